@@ -1,0 +1,36 @@
+# Everything runs in .venv, made on first use from what the machine's Python offers (3.11 or later).
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/demo.stamp
+	$(BIN)/elman train lm --run runs/demo --minutes 2.5
+	$(BIN)/elman sample runs/demo --prompt "The " --length 600 --seed 1
+	$(BIN)/elman explain runs/demo --output runs/demo/gates.png
+	@echo "Pictures: runs/demo/loss.png, runs/demo/gates.png"
+
+test: .venv/dev.stamp
+	$(BIN)/python -m pytest -n 2
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+
+bench: .venv/dev.stamp
+	$(BIN)/python bench/recurrence.py
+
+clean:
+	rm -rf .venv runs
+
+# torch first and pinned: left open, it would fetch gigabytes that a CPU has no use for.
+.venv/demo.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"elman needs Python 3.11 or later, this is {sys.version.split()[0]}; try: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0 -e '.[train]'
+	touch $@
+
+.venv/dev.stamp: .venv/demo.stamp
+	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0 -e '.[dev]'
+	touch $@

@@ -1,0 +1,61 @@
+"""Recurrent neural networks on PyTorch: every cell is its equations.
+
+Public names are loaded when first used, so that `elman --help` need not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from elman import cells as cells
+    from elman.cell import Cell as Cell
+    from elman.cell import State as State
+    from elman.describe import describe as describe
+    from elman.explain.trace import trace as trace
+    from elman.layers import GRU as GRU
+    from elman.layers import LSTM as LSTM
+    from elman.layers import RNN as RNN
+    from elman.layers import CoupledLSTM as CoupledLSTM
+    from elman.layers import CoupledPeepholeLSTM as CoupledPeepholeLSTM
+    from elman.layers import PeepholeLSTM as PeepholeLSTM
+    from elman.layers import Recurrent as Recurrent
+    from elman.recurrence import use_engine as use_engine
+    from elman.training.tbptt import detach as detach
+    from elman.training.tbptt import tbptt as tbptt
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Cell": "elman.cell",
+    "State": "elman.cell",
+    "describe": "elman.describe",
+    "trace": "elman.explain.trace",
+    "RNN": "elman.layers",
+    "LSTM": "elman.layers",
+    "GRU": "elman.layers",
+    "PeepholeLSTM": "elman.layers",
+    "CoupledLSTM": "elman.layers",
+    "CoupledPeepholeLSTM": "elman.layers",
+    "Recurrent": "elman.layers",
+    "use_engine": "elman.recurrence",
+    "tbptt": "elman.training.tbptt",
+    "detach": "elman.training.tbptt",
+}
+
+__all__ = ["cells", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "cells":
+        return importlib.import_module("elman.cells")
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'elman' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,74 @@
+"""What runs a layer, and what it costs."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from elman import recurrence
+from elman.cell import Cell
+from elman.layers import Hidden, Recurrent
+
+
+class Description(NamedTuple):
+    """What `describe` found. Printed, it is a few lines of text."""
+
+    layer: str
+    engines: tuple[recurrence.Choice, ...]  # layer l, direction d at l * num_directions + d
+    parameters: int
+    flops: int  # multiplications and additions of all matrix products of one forward pass
+    saved_bytes: int  # kept for backward, beyond input and parameters; 0 where no gradient is needed
+
+    def __str__(self) -> str:
+        lines = [self.layer]
+        for choice in dict.fromkeys(self.engines):
+            lines.append(f"  engine      {choice.engine}: {choice.why}")
+        lines.append(f"  parameters  {self.parameters:,}")
+        lines.append(f"  forward     {self.flops:,} floating-point operations in matrix products")
+        lines.append(f"  saved       {self.saved_bytes:,} bytes for backward, beyond input and parameters")
+        return "\n".join(lines)
+
+
+class _Choices:
+    def __init__(self) -> None:
+        self.made: list[recurrence.Choice] = []
+
+    def steps_of(self, cell: Cell) -> None:
+        return None
+
+    def ran(self, cell: Cell, choice: recurrence.Choice) -> None:
+        self.made.append(choice)
+
+
+def describe(layer: Recurrent, input: Tensor, hx: Hidden | None = None) -> Description:
+    """Which engine runs this layer on this input and why, its parameters, operations and saved bytes.
+
+    The layer is run forward once to find out; shapes and errors are those of `layer.forward`.
+    """
+    choices = _Choices()
+    own = {tensor.untyped_storage().data_ptr() for tensor in (input, *layer.parameters())}
+    saved: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with recurrence.observe(choices), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output, h_n = layer(input, hx)
+        del output, h_n
+    steps = input.numel() // input.shape[-1]  # T * B
+    flops = sum(2 * steps * w.numel() for name, w in layer.named_parameters() if name.startswith(("weight_ih", "weight_hh", "weight_hr")))
+    return Description(
+        f"{type(layer).__name__}({layer.extra_repr()})",
+        tuple(choices.made),
+        sum(p.numel() for p in layer.parameters()),
+        flops,
+        sum(saved.values()) if torch.is_grad_enabled() else 0,
+    )
+
+
+__all__: list[Any] = ["Description", "describe"]

@@ -1,0 +1,81 @@
+"""Every gate and state over time, by name."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from elman import graph, recurrence
+from elman.cell import Cell, State
+from elman.layers import Hidden, Recurrent
+
+
+class Recurrence(NamedTuple):
+    """What one layer and direction did, in the order of the input's steps."""
+
+    gates: dict[str, Tensor]  # each (T, B, H): the gate's activation
+    states: dict[str, Tensor]  # each (T, B, width): the state after the step
+    steps: list[dict[str, Tensor]]  # the same states step by step, each (B, width), joined to the output's autograd graph
+
+
+class Trace(NamedTuple):
+    """A layer's output and final state, and what every layer and direction did on the way."""
+
+    output: Tensor
+    h_n: Any
+    recurrences: list[Recurrence]  # layer l, direction d at l * num_directions + d
+
+
+class _Recorder:
+    """Runs every step through the cell's graph and keeps its gates and states."""
+
+    def __init__(self) -> None:
+        self.gates: list[list[dict[str, Tensor]]] = []
+        self.states: list[list[dict[str, Tensor]]] = []
+
+    def ran(self, cell: Cell, choice: recurrence.Choice) -> None:
+        pass
+
+    def steps_of(self, cell: Cell) -> Any:
+        traced = graph.trace(cell)
+        watched = {name: traced.gate(name).index for name in cell.gates}
+        gates: list[dict[str, Tensor]] = []
+        states: list[dict[str, Tensor]] = []
+        self.gates.append(gates)
+        self.states.append(states)
+
+        def step(x: Any, R: Any, s: Any, p: Any, P: Any) -> State:
+            values = traced.evaluate(x, R, s, p, P)
+            gates.append({name: values[index] for name, index in watched.items()})
+            states.append({name: values[node.index] for name, node in traced.outputs.items()})
+            return State(**states[-1])
+
+        return step
+
+
+def trace(layer: Recurrent, input: Tensor, hx: Hidden | None = None) -> Trace:
+    """Run a layer and keep every gate and state: `trace(lstm, x).recurrences[0].gates["f"]` is (T, B, H).
+
+    A gate's value is its activation: the first function applied to the sum that its input share enters.
+    The input has the shapes of `layer.forward`; what is kept is always time first, (T, B, ...). The
+    equations are those of the cell, run step by step, whatever engine would run the layer; gradients
+    flow as usual. `elman.graph.NotTraceable` if the cell's step cannot be traced.
+    """
+    recorder = _Recorder()
+    with recurrence.observe(recorder):
+        output, h_n = layer(input, hx)
+    recurrences = []
+    for number, (gates, states) in enumerate(zip(recorder.gates, recorder.states, strict=True)):
+        if number % layer.num_directions:  # the reverse direction ran from the end
+            gates.reverse()
+            states.reverse()
+        recurrences.append(
+            Recurrence(
+                {name: torch.stack([g[name] for g in gates]) for name in gates[0]},
+                {name: torch.stack([s[name] for s in states]) for name in states[0]},
+                states,
+            )
+        )
+    return Trace(output, h_n, recurrences)

@@ -1,0 +1,192 @@
+"""A cell's step as an expression graph: run once on symbols, every operation noted, equal ones shared.
+
+The equations in `elman.cells` are run as they stand. Symbols answer to Python's operators and, through
+`__torch_function__`, to torch's elementwise functions; anything else is refused by name.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from elman.cell import Cell, State, factors
+
+# Every operation a graph may hold: how to compute it.
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "neg": operator.neg,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "exp": torch.exp,
+    "log": torch.log,
+    "sqrt": torch.sqrt,
+    "abs": torch.abs,
+    "maximum": torch.maximum,
+    "minimum": torch.minimum,
+}
+
+_OF_TORCH: dict[Any, str] = {
+    function: name for name in OPERATIONS for function in (getattr(torch, name), getattr(torch.Tensor, name))
+} | {
+    torch.Tensor.__add__: "add",
+    torch.Tensor.__sub__: "sub",
+    torch.Tensor.__mul__: "mul",
+    torch.Tensor.__truediv__: "div",
+    torch.nn.functional.sigmoid: "sigmoid",
+    torch.nn.functional.tanh: "tanh",
+    torch.nn.functional.relu: "relu",
+}
+
+
+class NotTraceable(TypeError):
+    """The step does something that a graph cannot hold. The reference engine can still run it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One value in a graph.
+
+    op: a name in OPERATIONS; or a leaf, "x", "s", "p" (with `name`), "number" (with `value`); or a
+    product, "R" or "P" (with `name`), of its one argument.
+    """
+
+    graph: Graph = field(repr=False)
+    index: int
+    op: str
+    arguments: tuple[Node, ...] = ()
+    name: str = ""
+    value: float = 0.0
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Node:
+        name = _OF_TORCH.get(function)
+        if name is None or kwargs:
+            called = getattr(function, "__name__", str(function))
+            options = f" with {', '.join(kwargs)}" if kwargs else ""
+            raise NotTraceable(f"the step calls {called}{options}, which a graph does not know; it knows {', '.join(OPERATIONS)}")
+        return _apply(name, *args)
+
+    def __add__(self, other: Any) -> Node:
+        return _apply("add", self, other)
+
+    def __radd__(self, other: Any) -> Node:
+        return _apply("add", other, self)
+
+    def __sub__(self, other: Any) -> Node:
+        return _apply("sub", self, other)
+
+    def __rsub__(self, other: Any) -> Node:
+        return _apply("sub", other, self)
+
+    def __mul__(self, other: Any) -> Node:
+        return _apply("mul", self, other)
+
+    def __rmul__(self, other: Any) -> Node:
+        return _apply("mul", other, self)
+
+    def __truediv__(self, other: Any) -> Node:
+        return _apply("div", self, other)
+
+    def __rtruediv__(self, other: Any) -> Node:
+        return _apply("div", other, self)
+
+    def __neg__(self) -> Node:
+        return _apply("neg", self)
+
+    def __bool__(self) -> bool:
+        raise NotTraceable("the step decides on a value (if, while, and, or); use maximum, minimum or relu instead")
+
+    def __getattr__(self, name: str) -> Any:
+        if name in OPERATIONS:
+            return lambda *others: _apply(name, self, *others)
+        raise NotTraceable(f"the step asks a value for .{name}, which a graph does not know; it knows {', '.join(OPERATIONS)}")
+
+
+def _apply(op: str, *arguments: Any) -> Node:
+    graph = next(a.graph for a in arguments if isinstance(a, Node))
+    nodes: list[Node] = []
+    for argument in arguments:
+        if isinstance(argument, (int, float)):
+            argument = graph.add("number", value=float(argument))
+        elif not isinstance(argument, Node):
+            raise NotTraceable(f"the step puts a {type(argument).__name__} into {op}; only gates, states, vectors and plain numbers may enter")
+        nodes.append(argument)
+    return graph.add(op, tuple(nodes))
+
+
+class Graph:
+    """The nodes of a cell's step, arguments before results, and which of them are the new state."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.outputs: dict[str, Node] = {}
+        self._known: dict[tuple[Any, ...], Node] = {}
+
+    def add(self, op: str, arguments: tuple[Node, ...] = (), name: str = "", value: float = 0.0) -> Node:
+        """The node of this operation, the same one if it was added before."""
+        key = (op, tuple(a.index for a in arguments), name, value)
+        if key not in self._known:
+            self._known[key] = Node(self, len(self.nodes), op, arguments, name, value)
+            self.nodes.append(self._known[key])
+        return self._known[key]
+
+    def evaluate(self, x: Any, R: Any, s: Any, p: Any, P: Any) -> list[Any]:
+        """The value of every node, given what a step is given."""
+        sources = {"x": x, "s": s, "p": p}
+        values: list[Any] = []
+        for node in self.nodes:
+            arguments = [values[a.index] for a in node.arguments]
+            if node.op in sources:
+                values.append(getattr(sources[node.op], node.name))
+            elif node.op == "number":
+                values.append(node.value)
+            elif node.op in ("R", "P"):
+                values.append(getattr(R if node.op == "R" else P, node.name) @ arguments[0])
+            else:
+                values.append(OPERATIONS[node.op](*arguments))
+        return values
+
+    def gate(self, name: str) -> Node:
+        """What gate `name` comes to: its share of the input, followed through sums to its first function."""
+        node = next((n for n in self.nodes if n.op in ("x", "R") and n.name == name), None)
+        if node is None:
+            raise KeyError(name)
+        while True:
+            users = [n for n in self.nodes if node in n.arguments]
+            if len(users) != 1 or users[0].op not in ("add", "sub") + _UNARY:
+                return node
+            node = users[0]
+            if node.op in _UNARY:
+                return node
+
+
+_UNARY = ("sigmoid", "tanh", "relu", "exp", "log", "sqrt", "abs")
+
+
+def trace(cell: Cell) -> Graph:
+    """The graph of a cell's step. NotTraceable, with the reason, if the step does what no graph can hold."""
+    graph = Graph()
+
+    def leaves(op: str, names: tuple[str, ...]) -> State:
+        return State(**{name: graph.add(op, name=name) for name in names})
+
+    new = cell(
+        x=leaves("x", cell.anatomy.input_gates),
+        R=factors(cell.gates, lambda gate, v: graph.add("R", (v,), name=gate)),
+        s=leaves("s", cell.states),
+        p=leaves("p", cell.vectors),
+        P=factors(cell.projected, lambda state, v: graph.add("P", (v,), name=state)),
+    )
+    for name, node in vars(new).items():
+        if not isinstance(node, Node):
+            raise NotTraceable(f"the step of {cell.name!r} returns {name} = {node!r}, which depends on nothing it was given")
+        graph.outputs[name] = node
+    return graph

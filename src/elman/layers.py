@@ -1,0 +1,337 @@
+"""Layers: any cell, stacked, in one or two directions. The constructor, shapes, names and errors of torch.nn's."""
+
+from __future__ import annotations
+
+import numbers
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout as drop
+from torch.nn.utils.rnn import PackedSequence
+
+from elman import cells, initialise
+from elman.cell import Cell
+from elman.layout import Weights, parameter_name, parameter_shapes
+from elman.recurrence import recur
+
+Hidden = Tensor | tuple[Tensor, ...]
+
+
+class Recurrent(nn.Module):
+    """A recurrent network of any cell: L layers, D directions.
+
+    cell: the equations of a step (`elman.cells`, or your own `elman.Cell`).
+    input_size I, hidden_size H, num_layers L: whole numbers from 1 up.
+    bias: whether b_ih and b_hh are there.
+    batch_first: input and output are (B, T, ...) instead of (T, B, ...); states are not affected.
+    dropout: probability of zeroing an element of the output of every layer but the last, in training.
+    bidirectional: D = 2; a second set of weights reads the sequence from its end.
+    proj_size: width of the projected states of a cell that has some, else 0.
+
+    Layer l, direction d own `weight_ih_l{l}` (G*H, I or D*Y), `weight_hh_l{l}` (K*H, Y),
+    `bias_ih_l{l}` (G*H,), `bias_hh_l{l}` (K*H,), with `_reverse` for the second direction, as in
+    torch.nn; a cell with vectors has `weight_ch_l{l}` (V, H), a projecting one `weight_hr_l{l}`.
+    G and K count the gates that read the input and the state, Y is the width of the output.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        _check_arguments(cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, proj_size)
+        self.cell = cell
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.bias = bias
+        self.batch_first = batch_first
+        self.dropout = float(dropout)
+        self.bidirectional = bool(bidirectional)
+        self.proj_size = proj_size
+
+        width = self.cell.widths(hidden_size, proj_size)[0]
+        for layer in range(num_layers):
+            size = input_size if layer == 0 else width * self.num_directions
+            for reverse in self._directions:
+                for field, shape in parameter_shapes(cell, size, hidden_size, proj_size, bias).items():
+                    weight = torch.empty(shape, device=device, dtype=dtype)
+                    self.register_parameter(parameter_name(field, layer, reverse), nn.Parameter(weight))
+        self.reset_parameters()
+
+    @property
+    def num_directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def _directions(self) -> tuple[bool, ...]:
+        return (False, True) if self.bidirectional else (False,)
+
+    @property
+    def all_weights(self) -> list[list[nn.Parameter]]:
+        """The parameters of every layer and direction, as torch.nn lists them."""
+        return [
+            [w for w in self.weights(layer, reverse) if isinstance(w, nn.Parameter)]
+            for layer in range(self.num_layers)
+            for reverse in self._directions
+        ]
+
+    def weights(self, layer: int, reverse: bool = False) -> Weights:
+        """The parameters of one layer in one direction."""
+        return Weights(*(getattr(self, parameter_name(field, layer, reverse), None) for field in Weights._fields))
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter afresh, uniform on (-1/sqrt(H), 1/sqrt(H)), as torch.nn does."""
+        initialise.uniform(self, self.hidden_size)
+
+    def flatten_parameters(self) -> None:
+        """Does nothing; here because code written for torch.nn calls it."""
+
+    def forward(self, input: Tensor, hx: Hidden | None = None) -> tuple[Tensor, Any]:
+        """Read a sequence.
+
+        input: (T, B, I), or (B, T, I) with batch_first, or (T, I) unbatched.
+        hx: the initial state, zero if left out: one tensor (L*D, B, width) for a cell of one state,
+            else a tuple of them in the order of `cell.states`; without B for unbatched input.
+
+        Returns the output of the last layer, (T, B, D*Y) laid out as the input is, and the final
+        state of every layer and direction in the form of hx.
+
+        Raises ValueError or RuntimeError, as torch.nn does, with both sizes, where shapes or dtypes
+        do not fit.
+        """
+        x, batched = self._check_input(input)
+        state = self._check_state(hx, x, batched)
+
+        finals: list[tuple[Tensor, ...]] = []
+        for layer in range(self.num_layers):
+            outputs: list[Tensor] = []
+            for reverse in self._directions:
+                initial = tuple(s[len(finals)] for s in state)
+                output, final = recur(self.cell, x, self.weights(layer, reverse), initial, reverse=reverse)
+                outputs.append(output)
+                finals.append(final)
+            x = torch.cat(outputs, dim=-1) if self.bidirectional else outputs[0]  # (T, B, D*Y)
+            if layer < self.num_layers - 1:
+                x = drop(x, self.dropout, self.training)
+
+        h_n = tuple(torch.stack(states) for states in zip(*finals, strict=True))  # each (L*D, B, width)
+        if not batched:
+            x, h_n = x.squeeze(1), tuple(h.squeeze(1) for h in h_n)
+        elif self.batch_first:
+            x = x.transpose(0, 1)
+        return x, h_n if len(h_n) > 1 else h_n[0]
+
+    def _check_input(self, input: Tensor) -> tuple[Tensor, bool]:
+        """The input as (T, B, I), and whether it had a batch dimension."""
+        name = type(self).__name__
+        if isinstance(input, PackedSequence):
+            raise TypeError(f"{name} does not read a PackedSequence yet; unpack it with torch.nn.utils.rnn.pad_packed_sequence")
+        if input.dim() not in (2, 3):
+            raise ValueError(f"{name}: expected input to be 2D or 3D, got {input.dim()}D instead")
+        weight = next(self.parameters())
+        if input.dtype != weight.dtype and not torch._C._is_any_autocast_enabled():
+            raise ValueError(
+                f"{name}: input is {input.dtype} but the weights are {weight.dtype}; "
+                f"convert one: input.to({weight.dtype}) or layer.to({input.dtype})"
+            )
+        if input.size(-1) != self.input_size:
+            raise RuntimeError(f"{name}: input is {tuple(input.shape)}, so its last size is {input.size(-1)}, but input_size={self.input_size}")
+        batched = input.dim() == 3
+        x = (input.transpose(0, 1) if self.batch_first else input) if batched else input.unsqueeze(1)
+        if x.size(0) == 0:
+            raise RuntimeError(f"{name}: input is {tuple(input.shape)}, a sequence of no steps; at least one is needed")
+        return x, batched
+
+    def _check_state(self, hx: Hidden | None, x: Tensor, batched: bool) -> tuple[Tensor, ...]:
+        """The initial state as a tuple of (L*D, B, width)."""
+        name, states = type(self).__name__, self.cell.states
+        rows, batch = self.num_layers * self.num_directions, x.size(1)
+        widths = self.cell.widths(self.hidden_size, self.proj_size)
+        if hx is None:
+            return tuple(torch.zeros(rows, batch, width, dtype=x.dtype, device=x.device) for width in widths)
+        given = (hx,) if isinstance(hx, Tensor) else tuple(hx)
+        if len(given) != len(states) or (isinstance(hx, Tensor) and len(states) > 1):
+            form = f"a tuple of {len(states)} tensors ({', '.join(states)})" if len(states) > 1 else "one tensor"
+            raise RuntimeError(f"{name}: hx must be {form}, got {'one tensor' if isinstance(hx, Tensor) else f'{len(given)} tensors'}")
+        for state, value, width in zip(states, given, widths, strict=True):
+            shape = (rows, batch, width) if batched else (rows, width)
+            if tuple(value.shape) != shape:
+                raise RuntimeError(
+                    f"{name}: the initial {state} is {tuple(value.shape)} but must be {shape} = "
+                    f"({self.num_layers} layers x {self.num_directions} directions, {f'{batch} sequences, ' if batched else ''}{width})"
+                )
+        return given if batched else tuple(value.unsqueeze(1) for value in given)
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.input_size}, {self.hidden_size}"]
+        defaults = {"proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0, "bidirectional": False}
+        parts += [f"{name}={getattr(self, name)}" for name, value in defaults.items() if getattr(self, name) != value]
+        if type(self) is Recurrent:
+            parts.insert(0, self.cell.name)
+        return ", ".join(parts)
+
+
+def _check_arguments(cell: Any, input_size: Any, hidden_size: Any, num_layers: Any, bias: Any, batch_first: Any, dropout: Any, proj_size: Any) -> None:
+    """The conditions and error types of torch.nn's constructor."""
+    if not isinstance(cell, Cell):
+        raise TypeError(f"cell should be an elman.Cell, got: {type(cell).__name__}")
+    if not isinstance(dropout, numbers.Real) or not 0 <= dropout <= 1 or isinstance(dropout, bool):
+        raise ValueError(f"dropout should be a number in range [0, 1], the probability of an element being zeroed, got {dropout!r}")
+    for name, value in (("bias", bias), ("batch_first", batch_first)):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} should be of type bool, got: {type(value).__name__}")
+    for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
+        if not isinstance(value, int):
+            raise TypeError(f"{name} should be of type int, got: {type(value).__name__}")
+        if value <= 0:
+            raise ValueError(f"{name} must be greater than zero, got {value}")
+    if proj_size < 0 or proj_size >= hidden_size:
+        raise ValueError(f"proj_size must be 0 or a whole number smaller than hidden_size={hidden_size}, got {proj_size}")
+    if bool(cell.projected) != (proj_size > 0):
+        needs = "needs a proj_size greater than zero" if cell.projected else "projects no state, so proj_size must be 0"
+        raise ValueError(f"cell {cell.name!r} {needs}, got {proj_size}")
+    if dropout > 0 and num_layers == 1:
+        warnings.warn(
+            "dropout is applied after every recurrent layer but the last, so it needs num_layers greater than 1, "
+            f"but got dropout={dropout} and num_layers={num_layers}",
+            stacklevel=4,
+        )
+
+
+class RNN(Recurrent):
+    """The Elman network: h_t = f(W x_t + b_ih + R h_{t-1} + b_hh), f tanh or ReLU. See `elman.cells.rnn`.
+
+    Replaces torch.nn.RNN: same arguments in the same order, same parameters, same results.
+    Shapes and errors: `Recurrent`. Source: Elman (1990).
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"unknown nonlinearity {nonlinearity!r}: select from 'tanh' or 'relu'")
+        cell = cells.rnn if nonlinearity == "tanh" else cells.rnn_relu
+        super().__init__(cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype)
+        self.nonlinearity = nonlinearity
+
+
+class _OfOneCell(Recurrent):
+    """A layer whose cell is fixed by its class: torch's arguments without the cell."""
+
+    equations: Cell
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(self.equations, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype)
+
+
+class LSTM(Recurrent):
+    """Long short-term memory: c_t = f c_{t-1} + i g, h_t = o tanh(c_t). See `elman.cells.lstm`.
+
+    Replaces torch.nn.LSTM: same arguments in the same order, same parameters, same results. With
+    proj_size > 0 the output is projected before it is fed back (`elman.cells.projected_lstm`).
+    Shapes and errors: `Recurrent`. Source: Hochreiter & Schmidhuber (1997), Gers et al. (2000).
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        cell = cells.projected_lstm if proj_size else cells.lstm
+        super().__init__(cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype)
+
+
+class GRU(Recurrent):
+    """Gated recurrent unit: h_t = (1 - z) n + z h_{t-1}. See `elman.cells.gru` and `gru_before`.
+
+    Replaces torch.nn.GRU: same arguments in the same order, same parameters, same results.
+    `reset_after=False` applies the reset gate before the recurrent product, as first published.
+    Shapes and errors: `Recurrent`. Source: Cho et al. (2014), Chung et al. (2014).
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        reset_after: bool = True,
+    ) -> None:
+        cell = cells.gru if reset_after else cells.gru_before
+        super().__init__(cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype)
+
+
+class PeepholeLSTM(_OfOneCell):
+    """LSTM whose gates see the cell state through one weight per unit. See `elman.cells.peephole_lstm`.
+
+    `weight_ch_l0` is (3, H): rows i, f, o. Shapes and errors: `Recurrent`. Source: Gers et al. (2002).
+    """
+
+    equations = cells.peephole_lstm
+
+
+class CoupledLSTM(_OfOneCell):
+    """LSTM with i = 1 - f. See `elman.cells.coupled_lstm`.
+
+    Gates f, g, o. Shapes and errors: `Recurrent`. Source: Greff et al. (2017).
+    """
+
+    equations = cells.coupled_lstm
+
+
+class CoupledPeepholeLSTM(_OfOneCell):
+    """LSTM with i = 1 - f and peepholes. See `elman.cells.coupled_peephole_lstm`.
+
+    Gates f, g, o; `weight_ch_l0` is (2, H): rows f, o. Shapes and errors: `Recurrent`.
+    Source: Gers et al. (2002), Greff et al. (2017).
+    """
+
+    equations = cells.coupled_peephole_lstm

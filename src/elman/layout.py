@@ -1,0 +1,109 @@
+"""Where every weight lies: parameter names, their shapes, and the gate orders of other frameworks.
+
+A wrong row is silent, so orders are stated here only, and tested against the frameworks themselves.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from elman.cell import Cell
+
+
+class Weights(NamedTuple):
+    """The parameters of one layer in one direction. None where the cell or the layer has none.
+
+    G input gates, K recurrent gates, V vectors; H hidden_size, I input size, Y the output's width.
+    """
+
+    ih: Tensor | None  # (G*H, I)
+    hh: Tensor | None  # (K*H, Y)
+    b_ih: Tensor | None  # (G*H,)
+    b_hh: Tensor | None  # (K*H,)
+    hr: Tensor | None = None  # (proj_size, H)
+    ch: Tensor | None = None  # (V, H)
+
+
+NAMES = {  # torch's names; `weight_ch`, the peepholes, is elman's
+    "ih": "weight_ih_l{}{}",
+    "hh": "weight_hh_l{}{}",
+    "b_ih": "bias_ih_l{}{}",
+    "b_hh": "bias_hh_l{}{}",
+    "hr": "weight_hr_l{}{}",
+    "ch": "weight_ch_l{}{}",
+}
+
+
+def parameter_name(field: str, layer: int, reverse: bool) -> str:
+    """torch's name of a weight: `weight_ih_l0`, `bias_hh_l1_reverse`."""
+    return NAMES[field].format(layer, "_reverse" if reverse else "")
+
+
+def parameter_shapes(cell: Cell, input_size: int, hidden_size: int, proj_size: int = 0, bias: bool = True) -> dict[str, tuple[int, ...]]:
+    """The shape of each weight that the cell has, by field of `Weights`, in torch's order."""
+    rows_x = len(cell.anatomy.input_gates) * hidden_size
+    rows_r = len(cell.anatomy.recurrent_gates) * hidden_size
+    width = cell.widths(hidden_size, proj_size)[0]
+    shapes = {
+        "ih": (rows_x, input_size),
+        "hh": (rows_r, width),
+        "b_ih": (rows_x,) if bias else (0,),
+        "b_hh": (rows_r,) if bias else (0,),
+        "hr": (proj_size, hidden_size) if cell.projected else (0,),
+        "ch": (len(cell.vectors), hidden_size),
+    }
+    return {field: shape for field, shape in shapes.items() if shape[0] > 0}
+
+
+class Onnx(NamedTuple):
+    """How an ONNX operator lays a cell out. A row's sign says how it is filled: see `to_onnx`."""
+
+    operator: str
+    rows: tuple[str, ...]  # our gates in ONNX's order; "-f" is minus our f, "" is zero
+    peepholes: tuple[str, ...] = ()
+    attributes: dict[str, object] = {}
+
+
+# Coupled cells: ONNX keeps the input gate (f = 1 - i) where elman keeps the forget gate (i = 1 - f).
+# sigmoid(-a) = 1 - sigmoid(a), so its i rows are minus our f rows; its f rows are ignored.
+ONNX = {
+    "rnn": Onnx("RNN", ("h",), attributes={"activations": ["Tanh"]}),
+    "rnn_relu": Onnx("RNN", ("h",), attributes={"activations": ["Relu"]}),
+    "lstm": Onnx("LSTM", ("i", "o", "f", "g")),
+    "peephole_lstm": Onnx("LSTM", ("i", "o", "f", "g"), ("i", "o", "f")),
+    "coupled_lstm": Onnx("LSTM", ("-f", "o", "", "g"), attributes={"input_forget": 1}),
+    "coupled_peephole_lstm": Onnx("LSTM", ("-f", "o", "", "g"), ("-f", "o", ""), attributes={"input_forget": 1}),
+    "gru": Onnx("GRU", ("z", "r", "n"), attributes={"linear_before_reset": 1}),
+    "gru_before": Onnx("GRU", ("z", "r", "n"), attributes={"linear_before_reset": 0}),
+}
+
+
+def _reorder(blocks: Tensor, have: tuple[str, ...], want: tuple[str, ...]) -> Tensor:
+    """(len(have), ...) in our order -> (len(want), ...) in the order wanted, with its signs and zeros."""
+    rows = {name: blocks[k] for k, name in enumerate(have)}
+    zero = torch.zeros_like(blocks[0])
+    return torch.stack([zero if not name else -rows[name[1:]] if name[0] == "-" else rows[name] for name in want])
+
+
+def to_onnx(cell: Cell, weights: Weights) -> dict[str, Tensor]:
+    """The weights of one direction as ONNX wants them: W (n*H, I), R (n*H, H), B (2*n*H,), P (3*H,).
+
+    n is the number of rows in `ONNX[cell.name]`. B and P are left out where there are none.
+    """
+    form = ONNX[cell.name]
+    if weights.ih is None or weights.hh is None:
+        raise ValueError(f"cell {cell.name!r} lacks a weight matrix that ONNX's {form.operator} needs")
+    count = len(cell.gates)
+
+    def rows(tensor: Tensor) -> Tensor:
+        return _reorder(tensor.unflatten(0, (count, -1)), cell.gates, form.rows).flatten(0, 1)
+
+    packed = {"W": rows(weights.ih), "R": rows(weights.hh)}
+    if weights.b_ih is not None and weights.b_hh is not None:
+        packed["B"] = torch.cat([rows(weights.b_ih), rows(weights.b_hh)])
+    if weights.ch is not None:
+        packed["P"] = _reorder(weights.ch, cell.vectors, form.peepholes).flatten()
+    return packed

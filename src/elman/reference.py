@@ -1,0 +1,116 @@
+"""Engine `reference`: the loop over time in plain PyTorch, so that autograd is backpropagation through time.
+
+Every other engine is judged against this one, in float64. It is written to be read, and does only two
+things for speed: the input's product is one for all steps, and the gates that read the same operand
+share one product per step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from elman.cell import Cell, Factor, State, factors
+from elman.layout import Weights
+
+Step = Callable[..., State]
+
+
+def unsupported(cell: Cell, x: Tensor, weights: Weights) -> str | None:
+    """Why this engine cannot run the case: it always can."""
+    return None
+
+
+def run(
+    cell: Cell,
+    x: Tensor,  # (T, B, I)
+    weights: Weights,
+    state: tuple[Tensor, ...],  # each (B, width)
+    *,
+    reverse: bool = False,
+    step: Step | None = None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One layer in one direction, all steps: the output (T, B, Y) and the final states, each (B, width).
+
+    With `reverse` time runs from the last step to the first; output[t] still belongs to x[t].
+    `step` replaces `cell` by something that computes the same and watches (`elman.trace`).
+    """
+    step = step or cell
+    R = Products(cell, weights)
+    P = factors(cell.projected, lambda _, v: linear(v, _given(weights.hr)))
+    p = State(**dict(zip(cell.vectors, weights.ch.unbind() if weights.ch is not None else (), strict=True)))
+    s = State(**dict(zip(cell.states, state, strict=True)))
+
+    shares = input_shares(cell, x, weights)
+    outputs: list[Tensor] = []
+    for x_t in reversed(shares) if reverse else shares:
+        s = step(x=x_t, R=R.next_step(), s=s, p=p, P=P)
+        outputs.append(next(iter(s)))
+    if reverse:
+        outputs.reverse()
+    return torch.stack(outputs), tuple(s)
+
+
+def input_shares(cell: Cell, x: Tensor, weights: Weights) -> list[State]:
+    """W_g x_t + b_ih,g for every gate g and step t, in one product: a State per step, each value (B, H)."""
+    gates = cell.anatomy.input_gates
+    if not gates:
+        return [State() for _ in range(x.shape[0])]
+    share = linear(x, _given(weights.ih), weights.b_ih)  # (T, B, G*H)
+    return [State(**dict(zip(gates, row.chunk(len(gates), dim=-1), strict=True))) for row in share.unbind()]
+
+
+class Products:
+    """`R` in a step: `R.i @ v` is R_i v + b_hh,i, taken from the one product of all gates that read v.
+
+    Which gates those are is known beforehand (`cell.anatomy`), by the order in which a step asks.
+    """
+
+    def __init__(self, cell: Cell, weights: Weights):
+        gates = cell.anatomy.recurrent_gates
+        self._calls = cell.anatomy.calls
+        self._groups = cell.anatomy.groups
+        self._factors = {gate: Factor(gate, self._multiply) for gate in gates}
+        if gates:
+            matrix, bias = _given(weights.hh), weights.b_hh
+            self._matrices = [_rows(matrix, gates, group) for group in self._groups]
+            self._biases = [None if bias is None else _rows(bias, gates, group) for group in self._groups]
+        self._asked = 0
+        self._shares: dict[int, dict[str, Tensor]] = {}
+
+    def next_step(self) -> Products:
+        self._asked = 0
+        self._shares = {}
+        return self
+
+    def __getattr__(self, gate: str) -> Factor:
+        try:
+            return self.__dict__["_factors"][gate]
+        except KeyError:
+            raise AttributeError(gate) from None
+
+    def _multiply(self, gate: str, operand: Tensor) -> Tensor:
+        number = self._calls[self._asked]
+        self._asked += 1
+        if number not in self._shares:
+            share = linear(operand, self._matrices[number], self._biases[number])  # (B, gates*H)
+            group = self._groups[number]
+            self._shares[number] = dict(zip(group, share.chunk(len(group), dim=-1), strict=True))
+        return self._shares[number][gate]
+
+
+def _rows(tensor: Tensor, gates: tuple[str, ...], group: tuple[str, ...]) -> Tensor:
+    """The rows of these gates: the tensor itself where they are all."""
+    if group == gates:
+        return tensor
+    blocks = tensor.unflatten(0, (len(gates), -1))
+    return torch.cat([blocks[gates.index(gate)] for gate in group])
+
+
+def _given(weight: Any) -> Tensor:
+    assert weight is not None  # the layer made it: the cell's anatomy says it is used
+    return weight

@@ -1,0 +1,1 @@
+"""Training: truncated backpropagation through time, the loop, run directories."""
