@@ -101,7 +101,9 @@ class Cell:
             raise ValueError(f"cell {self.name!r} needs at least one state; the first is its output")
         unknown = [a for a in self.arguments if a not in ARGUMENTS]
         if unknown:
-            raise TypeError(f"cell {self.name!r} asks for {unknown}; a step takes arguments named {', '.join(ARGUMENTS)}")
+            raise TypeError(
+                f"cell {self.name!r} asks for {unknown}; a step takes arguments named {', '.join(ARGUMENTS)}"
+            )
         object.__setattr__(self, "__module__", self.step.__module__)
         object.__setattr__(self, "__doc__", self.step.__doc__)
 
@@ -197,7 +199,9 @@ def _dry_run(cell: Cell) -> Anatomy:
     used = {gate for group in groups for gate in group}
     unused = [gate for gate in cell.gates if gate not in read and gate not in used]
     if unused:
-        raise ValueError(f"cell {cell.name!r} declares the gates {unused} but its step uses neither x.g nor R.g of them")
+        raise ValueError(
+            f"cell {cell.name!r} declares the gates {unused} but its step uses neither x.g nor R.g of them"
+        )
     return Anatomy(
         input_gates=tuple(gate for gate in cell.gates if gate in read),
         recurrent_gates=tuple(gate for gate in cell.gates if gate in used),

@@ -32,7 +32,10 @@ def rnn(x, R, s):
     return State(h=tanh(x.h + R.h @ s.h))
 
 
-@cell(gates=("h",), reference="Q. V. Le, N. Jaitly & G. E. Hinton, A simple way to initialize recurrent networks of rectified linear units (2015)")
+@cell(
+    gates=("h",),
+    reference="Q. V. Le, N. Jaitly & G. E. Hinton, A simple way to initialize recurrent networks of rectified linear units (2015)",
+)
 def rnn_relu(x, R, s):
     """The Elman network with rectified linear units.
 

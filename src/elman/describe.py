@@ -61,7 +61,11 @@ def describe(layer: Recurrent, input: Tensor, hx: Hidden | None = None) -> Descr
         output, h_n = layer(input, hx)
         del output, h_n
     steps = input.numel() // input.shape[-1]  # T * B
-    flops = sum(2 * steps * w.numel() for name, w in layer.named_parameters() if name.startswith(("weight_ih", "weight_hh", "weight_hr")))
+    flops = sum(
+        2 * steps * w.numel()
+        for name, w in layer.named_parameters()
+        if name.startswith(("weight_ih", "weight_hh", "weight_hr"))
+    )
     return Description(
         f"{type(layer).__name__}({layer.extra_repr()})",
         tuple(choices.made),

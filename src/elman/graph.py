@@ -71,7 +71,9 @@ class Node:
         if name is None or kwargs:
             called = getattr(function, "__name__", str(function))
             options = f" with {', '.join(kwargs)}" if kwargs else ""
-            raise NotTraceable(f"the step calls {called}{options}, which a graph does not know; it knows {', '.join(OPERATIONS)}")
+            raise NotTraceable(
+                f"the step calls {called}{options}, which a graph does not know; it knows {', '.join(OPERATIONS)}"
+            )
         return _apply(name, *args)
 
     def __add__(self, other: Any) -> Node:
@@ -107,7 +109,9 @@ class Node:
     def __getattr__(self, name: str) -> Any:
         if name in OPERATIONS:
             return lambda *others: _apply(name, self, *others)
-        raise NotTraceable(f"the step asks a value for .{name}, which a graph does not know; it knows {', '.join(OPERATIONS)}")
+        raise NotTraceable(
+            f"the step asks a value for .{name}, which a graph does not know; it knows {', '.join(OPERATIONS)}"
+        )
 
 
 def _apply(op: str, *arguments: Any) -> Node:
@@ -117,7 +121,9 @@ def _apply(op: str, *arguments: Any) -> Node:
         if isinstance(argument, (int, float)):
             argument = graph.add("number", value=float(argument))
         elif not isinstance(argument, Node):
-            raise NotTraceable(f"the step puts a {type(argument).__name__} into {op}; only gates, states, vectors and plain numbers may enter")
+            raise NotTraceable(
+                f"the step puts a {type(argument).__name__} into {op}; only gates, states, vectors and plain numbers may enter"
+            )
         nodes.append(argument)
     return graph.add(op, tuple(nodes))
 
@@ -187,6 +193,8 @@ def trace(cell: Cell) -> Graph:
     )
     for name, node in vars(new).items():
         if not isinstance(node, Node):
-            raise NotTraceable(f"the step of {cell.name!r} returns {name} = {node!r}, which depends on nothing it was given")
+            raise NotTraceable(
+                f"the step of {cell.name!r} returns {name} = {node!r}, which depends on nothing it was given"
+            )
         graph.outputs[name] = node
     return graph

@@ -138,7 +138,9 @@ class Recurrent(nn.Module):
         """The input as (T, B, I), and whether it had a batch dimension."""
         name = type(self).__name__
         if isinstance(input, PackedSequence):
-            raise TypeError(f"{name} does not read a PackedSequence yet; unpack it with torch.nn.utils.rnn.pad_packed_sequence")
+            raise TypeError(
+                f"{name} does not read a PackedSequence yet; unpack it with torch.nn.utils.rnn.pad_packed_sequence"
+            )
         if input.dim() not in (2, 3):
             raise ValueError(f"{name}: expected input to be 2D or 3D, got {input.dim()}D instead")
         weight = next(self.parameters())
@@ -148,7 +150,9 @@ class Recurrent(nn.Module):
                 f"convert one: input.to({weight.dtype}) or layer.to({input.dtype})"
             )
         if input.size(-1) != self.input_size:
-            raise RuntimeError(f"{name}: input is {tuple(input.shape)}, so its last size is {input.size(-1)}, but input_size={self.input_size}")
+            raise RuntimeError(
+                f"{name}: input is {tuple(input.shape)}, so its last size is {input.size(-1)}, but input_size={self.input_size}"
+            )
         batched = input.dim() == 3
         x = (input.transpose(0, 1) if self.batch_first else input) if batched else input.unsqueeze(1)
         if x.size(0) == 0:
@@ -165,7 +169,9 @@ class Recurrent(nn.Module):
         given = (hx,) if isinstance(hx, Tensor) else tuple(hx)
         if len(given) != len(states) or (isinstance(hx, Tensor) and len(states) > 1):
             form = f"a tuple of {len(states)} tensors ({', '.join(states)})" if len(states) > 1 else "one tensor"
-            raise RuntimeError(f"{name}: hx must be {form}, got {'one tensor' if isinstance(hx, Tensor) else f'{len(given)} tensors'}")
+            raise RuntimeError(
+                f"{name}: hx must be {form}, got {'one tensor' if isinstance(hx, Tensor) else f'{len(given)} tensors'}"
+            )
         for state, value, width in zip(states, given, widths, strict=True):
             shape = (rows, batch, width) if batched else (rows, width)
             if tuple(value.shape) != shape:
@@ -177,19 +183,37 @@ class Recurrent(nn.Module):
 
     def extra_repr(self) -> str:
         parts = [f"{self.input_size}, {self.hidden_size}"]
-        defaults = {"proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0, "bidirectional": False}
+        defaults = {
+            "proj_size": 0,
+            "num_layers": 1,
+            "bias": True,
+            "batch_first": False,
+            "dropout": 0,
+            "bidirectional": False,
+        }
         parts += [f"{name}={getattr(self, name)}" for name, value in defaults.items() if getattr(self, name) != value]
         if type(self) is Recurrent:
             parts.insert(0, self.cell.name)
         return ", ".join(parts)
 
 
-def _check_arguments(cell: Any, input_size: Any, hidden_size: Any, num_layers: Any, bias: Any, batch_first: Any, dropout: Any, proj_size: Any) -> None:
+def _check_arguments(
+    cell: Any,
+    input_size: Any,
+    hidden_size: Any,
+    num_layers: Any,
+    bias: Any,
+    batch_first: Any,
+    dropout: Any,
+    proj_size: Any,
+) -> None:
     """The conditions and error types of torch.nn's constructor."""
     if not isinstance(cell, Cell):
         raise TypeError(f"cell should be an elman.Cell, got: {type(cell).__name__}")
     if not isinstance(dropout, numbers.Real) or not 0 <= dropout <= 1 or isinstance(dropout, bool):
-        raise ValueError(f"dropout should be a number in range [0, 1], the probability of an element being zeroed, got {dropout!r}")
+        raise ValueError(
+            f"dropout should be a number in range [0, 1], the probability of an element being zeroed, got {dropout!r}"
+        )
     for name, value in (("bias", bias), ("batch_first", batch_first)):
         if not isinstance(value, bool):
             raise TypeError(f"{name} should be of type bool, got: {type(value).__name__}")
@@ -199,7 +223,9 @@ def _check_arguments(cell: Any, input_size: Any, hidden_size: Any, num_layers: A
         if value <= 0:
             raise ValueError(f"{name} must be greater than zero, got {value}")
     if proj_size < 0 or proj_size >= hidden_size:
-        raise ValueError(f"proj_size must be 0 or a whole number smaller than hidden_size={hidden_size}, got {proj_size}")
+        raise ValueError(
+            f"proj_size must be 0 or a whole number smaller than hidden_size={hidden_size}, got {proj_size}"
+        )
     if bool(cell.projected) != (proj_size > 0):
         needs = "needs a proj_size greater than zero" if cell.projected else "projects no state, so proj_size must be 0"
         raise ValueError(f"cell {cell.name!r} {needs}, got {proj_size}")
@@ -234,7 +260,9 @@ class RNN(Recurrent):
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"unknown nonlinearity {nonlinearity!r}: select from 'tanh' or 'relu'")
         cell = cells.rnn if nonlinearity == "tanh" else cells.rnn_relu
-        super().__init__(cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype)
+        super().__init__(
+            cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype
+        )
         self.nonlinearity = nonlinearity
 
 
@@ -255,7 +283,19 @@ class _OfOneCell(Recurrent):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(self.equations, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype)
+        super().__init__(
+            self.equations,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            0,
+            device,
+            dtype,
+        )
 
 
 class LSTM(Recurrent):
@@ -280,7 +320,19 @@ class LSTM(Recurrent):
         dtype: torch.dtype | None = None,
     ) -> None:
         cell = cells.projected_lstm if proj_size else cells.lstm
-        super().__init__(cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype)
+        super().__init__(
+            cell,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            proj_size,
+            device,
+            dtype,
+        )
 
 
 class GRU(Recurrent):
@@ -306,7 +358,9 @@ class GRU(Recurrent):
         reset_after: bool = True,
     ) -> None:
         cell = cells.gru if reset_after else cells.gru_before
-        super().__init__(cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype)
+        super().__init__(
+            cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype
+        )
 
 
 class PeepholeLSTM(_OfOneCell):

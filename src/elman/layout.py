@@ -42,7 +42,9 @@ def parameter_name(field: str, layer: int, reverse: bool) -> str:
     return NAMES[field].format(layer, "_reverse" if reverse else "")
 
 
-def parameter_shapes(cell: Cell, input_size: int, hidden_size: int, proj_size: int = 0, bias: bool = True) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(
+    cell: Cell, input_size: int, hidden_size: int, proj_size: int = 0, bias: bool = True
+) -> dict[str, tuple[int, ...]]:
     """The shape of each weight that the cell has, by field of `Weights`, in torch's order."""
     rows_x = len(cell.anatomy.input_gates) * hidden_size
     rows_r = len(cell.anatomy.recurrent_gates) * hidden_size

@@ -52,7 +52,9 @@ def choose(cell: Cell, x: Tensor, weights: Weights) -> Choice:
     if forced != "auto":
         problem = ENGINES[forced].unsupported(cell, x, weights)
         if problem:
-            raise RuntimeError(f'the engine {forced!r} was asked for but cannot run this: {problem}; use_engine("auto") would choose one that can')
+            raise RuntimeError(
+                f'the engine {forced!r} was asked for but cannot run this: {problem}; use_engine("auto") would choose one that can'
+            )
         return Choice(forced, "asked for with use_engine")
     if x.device.type == "cpu":
         return Choice("reference", "the only engine made for the CPU so far")

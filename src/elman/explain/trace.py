@@ -17,7 +17,9 @@ class Recurrence(NamedTuple):
 
     gates: dict[str, Tensor]  # each (T, B, H): the gate's activation
     states: dict[str, Tensor]  # each (T, B, width): the state after the step
-    steps: list[dict[str, Tensor]]  # the same states step by step, each (B, width), joined to the output's autograd graph
+    steps: list[
+        dict[str, Tensor]
+    ]  # the same states step by step, each (B, width), joined to the output's autograd graph
 
 
 class Trace(NamedTuple):

@@ -59,7 +59,9 @@ class Window:
     def carried(self) -> Any:
         """The state where the next window starts, cut from its history. Known once `run` was called."""
         if not self._ran:
-            raise RuntimeError(f"the window of steps {self.start} to {self.stop} has not been run, so its state is not known; call window.run(model)")
+            raise RuntimeError(
+                f"the window of steps {self.start} to {self.stop} has not been run, so its state is not known; call window.run(model)"
+            )
         return self._next_state
 
 
@@ -88,11 +90,15 @@ def tbptt(stream: Any, k1: int, k2: int | None = None, state: Any = None) -> Ite
     """
     k2 = k1 if k2 is None else k2
     if k1 < 1 or k2 < k1:
-        raise ValueError(f"tbptt needs k1 >= 1 and k2 >= k1, got k1={k1} and k2={k2}: an update every k1 steps that reaches back k2")
+        raise ValueError(
+            f"tbptt needs k1 >= 1 and k2 >= k1, got k1={k1} and k2={k2}: an update every k1 steps that reaches back k2"
+        )
     parts: Sequence[Any] = stream if isinstance(stream, tuple) else (stream,)
     lengths = [len(part) for part in parts]
     if len(set(lengths)) != 1 or not lengths[0]:
-        raise ValueError(f"tbptt needs a stream of at least one step, all of its parts equally long, got lengths {lengths}")
+        raise ValueError(
+            f"tbptt needs a stream of at least one step, all of its parts equally long, got lengths {lengths}"
+        )
     return _windows(parts, lengths[0], k1, k2, state)
 
 

@@ -1,0 +1,5 @@
+"""`python -m elman` is `elman`."""
+
+from elman.cli import main
+
+main()

@@ -1,0 +1,79 @@
+"""The command line: one file per command. Standard output is data, standard error is talk.
+
+Each command imports what it needs when it runs, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+import elman
+from elman.cli import cells, evaluate, explain, sample, train
+from elman.errors import InputError
+
+app = typer.Typer(
+    name="elman",
+    help="Recurrent neural networks: train them on your own sequences, judge them, look inside.",
+    epilog="Example:  elman train lm --run runs/first",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(train.app, name="train")
+app.command("sample", epilog=sample.EXAMPLE)(sample.sample)
+app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
+app.command("explain", epilog=explain.EXAMPLE)(explain.explain)
+app.command("cells", epilog=cells.EXAMPLE)(cells.cells)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"elman {elman.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and stop."
+    ),
+) -> None:
+    pass
+
+
+_USAGE_ERROR = typer.BadParameter.__mro__[1]  # its base: any mistake in options or arguments
+
+
+def main() -> None:
+    """Run the command line. A user's mistake ends with status 2 and one sentence, Ctrl-C with 130."""
+    try:
+        status = app(standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read standard output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except InputError as error:
+        status = _complain(str(error))
+    except typer.Abort:
+        status = 130
+    except KeyboardInterrupt:
+        status = 130
+    except Exception as error:
+        if not isinstance(error, _USAGE_ERROR):
+            raise
+        message: str = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
+        if message.startswith("Usage:"):  # a group without its command shows its help
+            print(message, file=sys.stderr)
+            status = 2
+        else:
+            status = _complain(f"{message.rstrip('.')}; see --help")
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _complain(sentence: str) -> int:
+    print("elman: " + " ".join(sentence.split()), file=sys.stderr)
+    return 2

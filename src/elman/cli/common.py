@@ -1,0 +1,21 @@
+"""What several commands share."""
+
+from __future__ import annotations
+
+from elman.errors import InputError
+
+PER = {"characters": "character", "bytes": "byte", "bpe": "token"}
+
+
+def device(name: str) -> str:
+    """ "auto" becomes cuda where there is one, else cpu. InputError for a device that is not there."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name} cannot be used: {reason}; choose auto or cpu") from error
+    return name

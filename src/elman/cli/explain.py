@@ -1,0 +1,47 @@
+"""`elman explain`: look inside a language model while it reads."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import typer
+
+from elman.cli.common import PER
+from elman.errors import InputError
+
+EXAMPLE = 'Example:  elman explain runs/first --text "for key in sorted(dictionary):" --output gates.png'
+
+
+def explain(
+    run: Path = typer.Argument(..., help="Directory of a run."),
+    text: str = typer.Option(
+        None, help="Text to read; the beginning of the text held out if left out.", show_default=False
+    ),
+    layer: int = typer.Option(1, help="Layer to look at, from 1."),
+    units: int = typer.Option(16, help="How many units to show, the most active first."),
+    output: Path = typer.Option(
+        None, help="Picture to write; default gates.png in the run's directory.", show_default=False
+    ),
+) -> None:
+    """Draw every gate along a text, and how far back the last prediction's loss looks."""
+    from elman.explain import pictures
+    from elman.training.run import load_language_model
+
+    if units < 1:
+        raise InputError(f"--units must be 1 or more, got {units}")
+    model, vocabulary, config = load_language_model(run)
+    if text is None:
+        text = str(config.get("data", {}).get("excerpt", ""))
+    insight = pictures.look(model, vocabulary, text, layer)
+    options = config["options"]
+    title = f"{options['cell']}, layer {layer} of {options['num_layers']}, {options['hidden_size']} units"
+    path = output or run / "gates.png"
+    pictures.save(pictures.memory(insight, title, units), path)
+
+    # The same in numbers: the step at which the gradient has fallen to a thousandth of its largest value.
+    for name, norms in insight.gradients.items():
+        reach = next((back for back, norm in enumerate(norms[::-1]) if norm < norms.max() / 1000), None)
+        where = f"{reach} {PER[vocabulary.unit]}s back" if reach is not None else "nowhere in this text"
+        print(f"gradient of state {name}: below a thousandth of its largest {where}")
+    print(f"picture in {path}", file=sys.stderr)

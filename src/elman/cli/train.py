@@ -1,0 +1,301 @@
+"""`elman train`: one command per task."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from elman.cli.common import PER, device
+from elman.errors import InputError
+
+if TYPE_CHECKING:
+    from elman.datasets.text import Corpus
+    from elman.tasks.language_model import Options
+    from elman.training.loop import Report, Training
+    from elman.training.run import Run
+
+app = typer.Typer(help="Train a model of your data.", no_args_is_help=True, rich_markup_mode=None)
+
+EXAMPLE = "Example:  elman train lm novel.txt --cell gru --minutes 10 --run runs/novel"
+
+
+@app.callback()
+def _tasks() -> None:
+    pass
+
+
+@app.command("lm", epilog=EXAMPLE)
+def lm(
+    context: typer.Context,
+    file: Path = typer.Argument(
+        None,
+        help="UTF-8 text, may be gzipped; Python's own documentation topics if left out.",
+        metavar="FILE",
+        show_default=False,
+    ),
+    run: Path = typer.Option(None, help="Directory for the run; default runs/lm-DATE-TIME.", show_default=False),
+    resume: Path = typer.Option(
+        None,
+        metavar="RUN",
+        help="Go on with a run that was stopped; only --minutes, --epochs and --device may be given with it.",
+        show_default=False,
+    ),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace the run in --run, if there is one."),
+    unit: str = typer.Option("characters", help="What is predicted: characters, bytes or bpe."),
+    vocabulary_size: int = typer.Option(1000, help="Tokens of a bpe vocabulary."),
+    cell: str = typer.Option("lstm", help="A cell, as `elman cells` lists them."),
+    hidden_size: int = typer.Option(256, help="Units per layer."),
+    embedding_size: int = typer.Option(64, help="Width of a token's embedding."),
+    num_layers: int = typer.Option(1, help="Recurrent layers."),
+    dropout: float = typer.Option(0.1, help="Share of activations dropped around and between layers while training."),
+    batch_size: int = typer.Option(16, help="Places in the text that are read side by side."),
+    window: int = typer.Option(
+        64, help="Steps between updates, and how far back gradients reach; the state is carried on."
+    ),
+    learning_rate: float = typer.Option(
+        4e-3, help="Highest learning rate, after warm-up; then half a cosine down to zero."
+    ),
+    weight_decay: float = typer.Option(0.01, help="AdamW's weight decay."),
+    clip: float = typer.Option(1.0, help="Largest norm of the gradient."),
+    epochs: float = typer.Option(
+        None,
+        help="Passes over the text. With this alone, a resumed run equals an uninterrupted one to the bit.",
+        show_default=False,
+    ),
+    minutes: float = typer.Option(None, help="Time for training; 3 if neither is given.", show_default=False),
+    held_out: float = typer.Option(0.1, help="Share of the text, from its end, kept for validation."),
+    seed: int = typer.Option(0, help="Seed of everything random."),
+    device_name: str = typer.Option("auto", "--device", help="auto, cpu, cuda, ..."),
+) -> None:
+    """Train a language model on a text, and judge it on a part held out, next to n-gram baselines.
+
+    Ctrl-C saves and stops; --resume goes on from there.
+    """
+    given = {
+        name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    }
+    if resume is not None:
+        refused = sorted(given - {"resume", "minutes", "epochs", "device_name"})
+        if refused:
+            names = ", ".join("FILE" if name == "file" else "--" + name.replace("_", "-") for name in refused)
+            raise InputError(
+                f"--resume goes on with what {resume} was begun with, so {names} cannot be given; leave it out"
+            )
+    elif epochs is None and minutes is None:
+        minutes = 3.0
+
+    from elman.tasks.language_model import Options
+
+    chosen = device(device_name)
+    if resume is None:
+        values = {name: context.params[name] for name in Options.__dataclass_fields__}
+        options = Options(**values | {"minutes": minutes})
+        options.check()
+        training, config = _begin(
+            run or Path(f"runs/lm-{datetime.now():%Y%m%d-%H%M%S}"), file, options, chosen, overwrite
+        )
+    else:
+        training, config = _resume(resume, epochs, minutes, chosen)
+    if _follow(training, config):
+        _conclude(training.run, config)
+    else:
+        directory = training.run.directory
+        _say(
+            f"interrupted at step {training.place.step}, everything is saved; go on with: elman train lm --resume {directory}"
+        )
+        raise typer.Exit(130)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _begin(
+    directory: Path, file: Path | None, options: Options, device: str, overwrite: bool
+) -> tuple[Training, dict[str, Any]]:
+    """A new run: read the text, fit the baselines, write everything that stays as it is."""
+    import torch
+
+    import elman
+    from elman.datasets.text import DEFAULT, read
+    from elman.tasks.language_model import LanguageModel
+    from elman.tasks.ngram import witten_bell
+    from elman.training.loop import Training, stream_length
+    from elman.training.run import Run
+
+    run = Run(directory)
+    run.check_free(overwrite)
+    corpus = read(file, options.unit, options.held_out, options.vocabulary_size)
+    stream_length(corpus.train, options)
+    if len(corpus.validation) < 2:
+        raise InputError(
+            f"{options.held_out} of {file or DEFAULT} holds out {len(corpus.validation)} tokens; give more text or a larger --held-out"
+        )
+    torch.manual_seed(options.seed)
+    model = LanguageModel(corpus.vocabulary.size, options).to(device)
+    by_order = witten_bell(corpus.train.numpy(), corpus.validation.numpy()[1:], corpus.vocabulary.size, 5)
+    best = min(range(1, 5), key=lambda n: by_order[n])
+    config = {
+        "elman": elman.__version__,
+        "task": "lm",
+        "options": asdict(options),
+        "data": {
+            "path": None if file is None else str(file.resolve()),
+            "train_tokens": len(corpus.train),
+            "validation_tokens": len(corpus.validation),
+            "validation_characters": corpus.validation_characters,
+            "excerpt": corpus.excerpt,
+        },
+        "vocabulary_size": corpus.vocabulary.size,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "baselines": {"unigram": by_order[0], f"{best + 1}-gram": by_order[best]},
+    }
+    run.create(config)
+    corpus.vocabulary.save(directory)
+    training = Training(run, model, corpus, options)
+    training.save()
+    return training, config
+
+
+def _resume(
+    directory: Path, epochs: float | None, minutes: float | None, device: str
+) -> tuple[Training, dict[str, Any]]:
+    """A run as its checkpoint left it, perhaps with a new budget."""
+    from elman.datasets.text import read
+    from elman.datasets.vocabulary import load
+    from elman.tasks.language_model import LanguageModel, Options
+    from elman.training.loop import Training
+    from elman.training.run import Run
+
+    run = Run(directory)
+    config = run.config("lm")
+    options = Options.from_json(config["options"], str(directory / "config.json"))
+    if epochs is not None or minutes is not None:
+        options = replace(options, epochs=epochs, minutes=minutes)
+        options.check()
+    vocabulary = load(directory)
+    path = config.get("data", {}).get("path")
+    corpus = read(None if path is None else Path(path), options.unit, options.held_out, vocabulary=vocabulary)
+    training = Training(run, LanguageModel(vocabulary.size, options).to(device), corpus, options)
+    training.restore()
+    if asdict(options) != config["options"]:
+        config["options"] = asdict(options)
+        run.save_config(config)
+        training.place.finished = training.progress() >= 1
+    return training, config
+
+
+def _follow(training: Training, config: dict[str, Any]) -> bool:
+    """Train, showing how it goes. False if Ctrl-C stopped it; everything is saved then."""
+    options, data, place = training.options, config["data"], training.place
+    per = PER[options.unit]
+    _say(f"run         {training.run.directory}")
+    _say(
+        f"text        {data['path'] or 'documentation topics of Python'}: {data['train_tokens']:,} {options.unit if per != 'token' else 'tokens'} to learn from, {data['validation_tokens']:,} held out"
+    )
+    _say(
+        f"model       {options.num_layers} x {options.hidden_size} {options.cell}, {config['parameters']:,} parameters, on {training.device}"
+    )
+    _say(
+        "baselines   "
+        + ", ".join(f"{name} {nats:.3f}" for name, nats in config["baselines"].items())
+        + f" nats per {per}, on the same held-out text"
+    )
+    if place.step:
+        _say(f"resumed     at step {place.step}, epoch {place.step / training.steps_per_epoch:.2f}")
+    with _interruptible() as interrupted, _display(training, per) as show:
+        for report in training.steps():
+            show(report)
+            if interrupted() and not report.place.finished:
+                training.save()
+                return False
+    return True
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Any]:
+    """A function that says whether Ctrl-C was pressed. A second Ctrl-C stops at once."""
+    pressed: list[int] = []
+
+    def press(number: int, frame: Any) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+        _say("stopping after this step; press Ctrl-C again to stop without saving")
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _display(training: Training, per: str) -> Iterator[Any]:
+    """A live bar on a terminal; a line per evaluation always."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    columns = (
+        TextColumn("{task.fields[figures]}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    progress = Progress(*columns, console=console, disable=not console.is_terminal)
+    task = progress.add_task("", total=1.0, completed=training.progress(), figures="")
+    smooth, tokens, began = 0.0, 0, time.monotonic()
+
+    def show(report: Report) -> None:
+        nonlocal smooth, tokens
+        smooth = 0.98 * smooth + 0.02 * report.loss if smooth else report.loss
+        tokens += report.tokens
+        rate = tokens / (time.monotonic() - began)
+        progress.update(
+            task,
+            completed=report.progress,
+            figures=f"step {report.place.step}  loss {smooth:.3f}  {rate:,.0f} {per}s/s",
+        )
+        if report.row is not None:
+            row = report.row
+            console.print(
+                f"{report.progress:4.0%}  step {row['step']}  epoch {row['epoch']:.2f}  training {row['train_nats']:.4f}  "
+                f"validation {row['validation_nats']:.4f} nats per {per} = {row['bits_per_character']:.4f} bits per character  {rate:,.0f} {per}s/s"
+            )
+
+    with progress:
+        yield show
+
+
+def _conclude(run: Run, config: dict[str, Any]) -> None:
+    """The result on standard output, next to the baselines, and the losses as a picture."""
+    from elman.explain import pictures
+
+    per, baselines = PER[config["options"]["unit"]], config["baselines"]
+    rows = run.metrics()
+    if not rows:
+        raise InputError(f"{run.directory} is finished but its metrics.csv is empty; train again")
+    best = min(rows, key=lambda row: float(row["validation_nats"]))
+    nats = float(best["validation_nats"])
+    pictures.save(pictures.losses(rows, baselines, per), run.directory / "loss.png")
+    print(
+        f"validation  {nats:.4f} nats per {per}, {float(best['bits_per_character']):.4f} bits per character, perplexity {float(best['perplexity']):.3f}"
+    )
+    for name, baseline in baselines.items():
+        verdict = f"the model is {abs(nats - baseline):.4f} nats {'better' if nats < baseline else 'worse'}"
+        print(f"{name:<11} {baseline:.4f} nats per {per}: {verdict}")
+    _say(
+        f"kept the parameters of step {best['step']}; picture in {run.directory / 'loss.png'}; next: elman sample {run.directory}"
+    )

@@ -1,0 +1,1 @@
+"""Data: reading files, and what can be had without any."""

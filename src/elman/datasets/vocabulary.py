@@ -1,0 +1,143 @@
+"""From text to numbers and back: characters, bytes, or byte-pair encoding."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elman.errors import InputError
+from elman.training.files import read_json, write_atomically
+
+UNITS = ("characters", "bytes", "bpe")
+
+
+class Vocabulary(Protocol):
+    """What a language model reads and writes. Token ids run from 0 to size - 1."""
+
+    unit: str
+    size: int
+    unknown: int | None  # the id that stands for whatever the vocabulary lacks, if any
+
+    def encode(self, text: str | bytes) -> NDArray[Any]:
+        """Token ids of a text; the unit "bytes" takes bytes as well."""
+        ...
+
+    def decoder(self) -> Callable[[int], str]:
+        """A function from the next token to the text it completes, for streaming."""
+        ...
+
+    def save(self, directory: Path) -> None: ...
+
+
+class Characters:
+    """One token per character seen in the training text, and one for all others."""
+
+    unit = "characters"
+
+    def __init__(self, symbols: str):
+        self.symbols = symbols
+        self.size = len(symbols) + 1
+        self.unknown = len(symbols)
+        points = np.array([ord(symbol) for symbol in symbols], dtype=np.int64)
+        kind = np.uint8 if self.size <= 256 else np.int32
+        self._table = np.full(points.max(initial=0) + 2, self.unknown, dtype=kind)  # the last entry: any other
+        self._table[points] = np.arange(len(symbols), dtype=kind)
+
+    def encode(self, text: str | bytes) -> NDArray[Any]:
+        assert isinstance(text, str)
+        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+        return self._table[np.minimum(points, len(self._table) - 1)]
+
+    def decoder(self) -> Callable[[int], str]:
+        return lambda token: self.symbols[token] if token < len(self.symbols) else "\N{REPLACEMENT CHARACTER}"
+
+    def save(self, directory: Path) -> None:
+        content = {"unit": self.unit, "symbols": self.symbols}
+        write_atomically(directory / "vocabulary.json", json.dumps(content, ensure_ascii=False, indent=1).encode())
+
+
+class Bytes:
+    """One token per byte of UTF-8."""
+
+    unit = "bytes"
+    size = 256
+    unknown = None
+
+    def encode(self, text: str | bytes) -> NDArray[Any]:
+        return np.frombuffer(text.encode() if isinstance(text, str) else text, dtype=np.uint8)
+
+    def decoder(self) -> Callable[[int], str]:
+        incremental = codecs.getincrementaldecoder("utf-8")("replace")
+        return lambda token: incremental.decode(bytes([token]))
+
+    def save(self, directory: Path) -> None:
+        write_atomically(directory / "vocabulary.json", json.dumps({"unit": self.unit}).encode())
+
+
+class BytePairs:
+    """Byte-pair encoding on bytes, learned from the training text: nothing is unknown to it."""
+
+    unit = "bpe"
+    unknown = None
+
+    def __init__(self, serialized: str):
+        from tokenizers import Tokenizer
+
+        self._tokenizer = Tokenizer.from_str(serialized)
+        self.size = self._tokenizer.get_vocab_size()
+
+    @classmethod
+    def learn(cls, blocks: Iterable[str], size: int) -> BytePairs:
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
+        tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+        trainer = trainers.BpeTrainer(
+            vocab_size=size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        )
+        tokenizer.train_from_iterator(blocks, trainer)
+        return cls(tokenizer.to_str())
+
+    def encode(self, text: str | bytes) -> NDArray[Any]:
+        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+
+    def decoder(self) -> Callable[[int], str]:
+        from tokenizers.decoders import DecodeStream
+
+        stream = DecodeStream(skip_special_tokens=False)
+        return lambda token: stream.step(self._tokenizer, token) or ""
+
+    def save(self, directory: Path) -> None:
+        write_atomically(directory / "tokenizer.json", self._tokenizer.to_str(pretty=True).encode())
+
+
+def load(directory: Path) -> Vocabulary:
+    """The vocabulary of a run. InputError if its file is missing or damaged."""
+    tokenizer = directory / "tokenizer.json"
+    if tokenizer.exists():
+        try:
+            return BytePairs(tokenizer.read_text(encoding="utf-8"))
+        except Exception as error:  # the tokenizers library raises bare Exception
+            raise InputError(f"{tokenizer} is damaged: {error}; restore it or train again") from error
+    path = directory / "vocabulary.json"
+    content = read_json(path)
+    symbols = content.get("symbols", "")
+    if content.get("unit") == "bytes":
+        return Bytes()
+    if (
+        content.get("unit") != "characters"
+        or not isinstance(symbols, str)
+        or not symbols
+        or len(set(symbols)) != len(symbols)
+    ):
+        raise InputError(
+            f"{path} is damaged: it should hold a unit, and for characters a string of different symbols; restore it or train again"
+        )
+    return Characters(symbols)

@@ -1,0 +1,144 @@
+"""Pictures: a run's losses, and what a network's gates and gradients do along a text."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from elman.datasets.vocabulary import Vocabulary
+from elman.errors import InputError
+from elman.explain.trace import trace
+from elman.tasks.language_model import LanguageModel
+from elman.training.files import write_atomically
+
+SHOWN = 120  # tokens along a picture at most; what comes before them is read all the same
+_VISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥"})
+
+
+class Insight(NamedTuple):
+    """What one layer did along a text of T+1 tokens, of which it read T and predicted the last."""
+
+    tokens: list[str]  # T + 1
+    gates: dict[str, Tensor]  # each (T, H)
+    states: dict[str, Tensor]  # each (T, width)
+    gradients: dict[str, NDArray[Any]]  # each (T,): norm of d loss / d state after step t
+
+
+def look(model: LanguageModel, vocabulary: Vocabulary, text: str, layer: int) -> Insight:
+    """Read a text and trace one layer; differentiate the last prediction's loss by each earlier state."""
+    ids = torch.from_numpy(vocabulary.encode(text).copy()).long()
+    layers = model.recurrent.num_layers
+    if not 1 <= layer <= layers:
+        raise InputError(f"--layer must lie between 1 and {layers}, the layers of this model, got {layer}")
+    if len(ids) < 3:
+        raise InputError(f"the text has {len(ids)} tokens; give at least 3, so that there is a past to look back on")
+    model.eval()
+    with torch.enable_grad():
+        traced = trace(model.recurrent, model.embedding(ids[:-1, None]))
+        loss = cross_entropy(model.output(traced.output[-1]), ids[-1:])
+        recurrence = traced.recurrences[layer - 1]
+        gradients = {}
+        for name in recurrence.states:
+            found = torch.autograd.grad(
+                loss, [step[name] for step in recurrence.steps], retain_graph=True, allow_unused=True
+            )
+            gradients[name] = np.array([0.0 if g is None else float(g.norm()) for g in found])
+    spell = [vocabulary.decoder()(int(token)) for token in ids]  # each on its own
+    return Insight(
+        spell,
+        {name: value[:, 0].detach() for name, value in recurrence.gates.items()},
+        {name: value[:, 0].detach() for name, value in recurrence.states.items()},
+        gradients,
+    )
+
+
+def memory(insight: Insight, title: str, units: int) -> Figure:
+    """Every gate's most active units as heat maps over the text, and below how far back the loss looks.
+
+    Most active are the units whose output varies most along the text. The lowest panel shows, for each
+    position, the norm of the gradient of the last prediction's loss with respect to the state there.
+    """
+    output = next(iter(insight.states.values()))
+    active = output.std(0).argsort(descending=True)[:units]
+    begin = max(0, len(insight.tokens) - 1 - SHOWN)
+    tokens = insight.tokens[begin:-1]
+    panels = {f"gate {name}": value for name, value in insight.gates.items()}
+    if len(insight.states) > 1:
+        panels |= {
+            f"state {name}": value for name, value in insight.states.items() if name != next(iter(insight.states))
+        }
+    panels |= {"output " + next(iter(insight.states)): output}
+
+    height = 1.0 + 0.09 * len(active)
+    figure = Figure(figsize=(max(7.0, 1.6 + 0.135 * len(tokens)), height * len(panels) + 3.2), layout="constrained")
+    axes = figure.subplots(
+        len(panels) + 1, 1, sharex=True, height_ratios=[height] * len(panels) + [2.6], squeeze=False
+    )[:, 0]
+    for axis, (name, value) in zip(axes, panels.items(), strict=False):
+        shown = value[begin:, active].T.numpy()  # (units, T)
+        positive = shown.min() >= 0
+        top = 1.0 if np.abs(shown).max() <= 1 else float(np.abs(shown).max())
+        image = axis.imshow(
+            shown,
+            aspect="auto",
+            interpolation="nearest",
+            cmap="viridis" if positive else "RdBu_r",
+            vmin=0.0 if positive else -top,
+            vmax=top,
+        )
+        axis.set_ylabel(f"{name}\n({len(active)} units)")
+        axis.set_yticks([])
+        figure.colorbar(image, ax=axis, pad=0.01, aspect=8)
+    last: Axes = axes[-1]
+    for name, norms in insight.gradients.items():
+        last.semilogy(np.where(norms[begin:] > 0, norms[begin:], np.nan), marker=".", label=f"‖∂loss/∂{name}‖")
+    last.set_ylabel("how far back\nthe loss looks")
+    last.grid(alpha=0.3)
+    last.legend(loc="upper left")
+    last.set_xticks(
+        range(len(tokens)),
+        [token.translate(_VISIBLE) for token in tokens],
+        family="monospace",
+        fontsize=9,
+        rotation=90 if max(map(len, tokens)) > 1 else 0,
+    )
+    last.set_xlabel(f"the text; the loss is that of predicting {insight.tokens[-1].translate(_VISIBLE)!r} after it")
+    last.set_xlim(-0.5, len(tokens) - 0.5)
+    figure.suptitle(title)
+    return figure
+
+
+def losses(rows: list[dict[str, str]], baselines: dict[str, float], per: str) -> Figure:
+    """Training and held-out loss over a run, with the baselines as lines."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axis = figure.subplots()
+    epochs = [float(row["epoch"]) for row in rows]
+    for column, label in (("train_nats", "training, since the last point"), ("validation_nats", "held-out text")):
+        axis.plot(epochs, [float(row[column]) for row in rows], marker=".", label=label)
+    for shade, (name, nats) in zip(("0.35", "0.65"), baselines.items(), strict=False):
+        axis.axhline(nats, color=shade, linestyle="--", linewidth=1)
+        axis.annotate(f"{name} {nats:.3f}", (epochs[-1], nats), ha="right", va="bottom", fontsize=9, color=shade)
+    axis.set_xlabel("epochs")
+    axis.set_ylabel(f"nats per {per}")
+    axis.grid(alpha=0.3)
+    axis.legend(loc="center right")
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture in the format its name ends with, whole or not at all."""
+    content = io.BytesIO()
+    kind = path.suffix.lstrip(".").lower() or "png"
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise InputError(f"{path}: pictures are not written as .{kind}; choose png, svg or pdf")
+    figure.savefig(content, format=kind, dpi=130)
+    write_atomically(path, content.getvalue())

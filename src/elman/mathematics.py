@@ -1,0 +1,85 @@
+"""A cell's equations as mathematics, read from the source of its step."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+
+from elman.cell import Cell
+
+_FUNCTIONS = {"sigmoid": "σ", "relu": "ReLU"}
+_ADD, _MULTIPLY, _ATOM = 1, 2, 3  # how tightly a term binds
+
+
+def equations(cell: Cell) -> list[str]:
+    """One line per equation: `f_t = σ(W_f x_t + b_f + R_f h_{t-1} + b'_f)`.
+
+    W, b belong to the input's share of a gate (weight_ih, bias_ih), R, b' to the recurrent share
+    (weight_hh, bias_hh), p are the per-unit weights (weight_ch), P projects (weight_hr); ⊙ is the
+    elementwise product. ValueError if the source of the step cannot be had.
+    """
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cell.step)))
+    except (OSError, TypeError, SyntaxError) as error:
+        raise ValueError(
+            f"the source of cell {cell.name!r} cannot be read ({error}); define its step in a file"
+        ) from error
+    function = next((node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)), None)
+    if function is None:
+        raise ValueError(
+            f"the step of cell {cell.name!r} is not written as a function with def, so its equations cannot be shown"
+        )
+    lines: list[str] = []
+    for statement in function.body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            lines.append(f"{statement.targets[0].id}_t = {_term(statement.value)}")
+        elif isinstance(statement, ast.Return) and isinstance(statement.value, ast.Call):
+            for new in statement.value.keywords:
+                line = f"{new.arg}_t = {_term(new.value)}"
+                if line != f"{new.arg}_t = {new.arg}_t":
+                    lines.append(line)
+        elif not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)):
+            lines.append(ast.unparse(statement))  # beyond what is known here: the source itself
+    return lines
+
+
+def _term(node: ast.expr, outer: int = 0) -> str:
+    """The mathematics of an expression, in parentheses where it binds less tightly than `outer`."""
+    text, binding = _bound(node)
+    return f"({text})" if binding < outer else text
+
+
+def _bound(node: ast.expr) -> tuple[str, int]:
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        source, name = node.value.id, node.attr
+        if source == "x":
+            return f"W_{name} x_t + b_{name}", _ADD
+        if source == "s":
+            return f"{name}_{{t-1}}", _ATOM
+        return f"{source}_{name}", _ATOM
+    if isinstance(node, ast.Name):
+        return f"{node.id}_t", _ATOM
+    if isinstance(node, ast.Constant):
+        return str(node.value), _ATOM
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return f"-{_term(node.operand, _ATOM)}", _MULTIPLY
+    if isinstance(node, ast.Call):
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
+        return f"{_FUNCTIONS.get(name, name)}({', '.join(_term(argument) for argument in node.args)})", _ATOM
+    if isinstance(node, ast.BinOp):
+        left, right = node.left, node.right
+        if isinstance(node.op, ast.MatMult):
+            product = f"{_term(left, _ATOM)} {_term(right, _ATOM)}"
+            if isinstance(left, ast.Attribute) and isinstance(left.value, ast.Name) and left.value.id == "R":
+                return f"{product} + b'_{left.attr}", _ADD
+            return product, _MULTIPLY
+        if isinstance(node.op, ast.Add):
+            return f"{_term(left, _ADD)} + {_term(right, _ADD)}", _ADD
+        if isinstance(node.op, ast.Sub):
+            return f"{_term(left, _ADD)} - {_term(right, _MULTIPLY)}", _ADD
+        if isinstance(node.op, ast.Mult):
+            return f"{_term(left, _MULTIPLY)} ⊙ {_term(right, _MULTIPLY)}", _MULTIPLY
+        if isinstance(node.op, ast.Div):
+            return f"{_term(left, _MULTIPLY)} / {_term(right, _ATOM)}", _MULTIPLY
+    return ast.unparse(node), _ATOM

@@ -1,0 +1,218 @@
+"""Language modelling: predict the next token from all before it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from elman import cells
+from elman.datasets.vocabulary import UNITS, Vocabulary
+from elman.errors import InputError
+from elman.layers import Recurrent
+from elman.training.tbptt import detach
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything that decides what is trained and how; saved in a run's config.json."""
+
+    unit: str = "characters"
+    vocabulary_size: int = 1000
+    cell: str = "lstm"
+    hidden_size: int = 256
+    embedding_size: int = 64
+    num_layers: int = 1
+    dropout: float = 0.1
+    batch_size: int = 16
+    window: int = 64
+    learning_rate: float = 4e-3
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    epochs: float | None = None
+    minutes: float | None = None
+    held_out: float = 0.1
+    seed: int = 0
+
+    def check(self) -> None:
+        """InputError for the first value that makes no sense."""
+        if self.unit not in UNITS:
+            raise InputError(f"unknown unit {self.unit!r}: choose one of {', '.join(UNITS)}")
+        try:
+            cell = cells.by_name(self.cell)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        if cell.projected:
+            raise InputError(f"cell {self.cell!r} projects its output, which this model has no use for; choose lstm")
+        for name, least in (
+            ("hidden_size", 1),
+            ("embedding_size", 1),
+            ("num_layers", 1),
+            ("batch_size", 1),
+            ("window", 1),
+            ("seed", 0),
+        ):
+            if getattr(self, name) < least:
+                raise InputError(f"{_option(name)} must be {least} or more, got {getattr(self, name)}")
+        if self.unit == "bpe" and self.vocabulary_size < 257:
+            raise InputError(
+                f"--vocabulary-size must be 257 or more (256 bytes and what is merged from them), got {self.vocabulary_size}"
+            )
+        for name, least, most in (("dropout", 0, 0.99), ("held_out", 0.001, 0.9), ("weight_decay", 0, math.inf)):
+            if not least <= getattr(self, name) <= most:
+                raise InputError(f"{_option(name)} must lie between {least} and {most}, got {getattr(self, name)}")
+        for name in ("learning_rate", "clip", "epochs", "minutes"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"{_option(name)} must be greater than 0, got {value}")
+        if self.epochs is None and self.minutes is None:
+            raise InputError("training needs an end: give --epochs or --minutes")
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any], where: str) -> Options:
+        """Options as a config.json holds them. InputError, naming the file, if they are not."""
+        known = {field.name for field in fields(cls)}
+        if set(content) != known:
+            odd = sorted(set(content) ^ known)
+            raise InputError(f"{where} does not fit this version of elman: options {', '.join(odd)}; train again")
+        for field in fields(cls):
+            value, kinds = content[field.name], str(field.type).split(" | ")
+            fits = {
+                "int": isinstance(value, int),
+                "float": isinstance(value, (int, float)),
+                "str": isinstance(value, str),
+                "None": value is None,
+            }
+            if isinstance(value, bool) or not any(fits[kind] for kind in kinds):
+                raise InputError(
+                    f"{where} is damaged: {field.name} is {value!r} but should be {field.type}; restore it or train again"
+                )
+        options = cls(**content)
+        options.check()
+        return options
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+class LanguageModel(nn.Module):
+    """Embedding, recurrent layers of any cell, and a linear layer onto the vocabulary.
+
+    forward(tokens, state): tokens (T, B) of any integer type; state as the recurrent layers take it,
+    None for zero. Returns logits (T, B, size) and the new state.
+    """
+
+    def __init__(self, size: int, options: Options):
+        super().__init__()
+        dropout = options.dropout if options.num_layers > 1 else 0.0
+        self.embedding = nn.Embedding(size, options.embedding_size)
+        self.recurrent = Recurrent(
+            cells.by_name(options.cell),
+            options.embedding_size,
+            options.hidden_size,
+            options.num_layers,
+            dropout=dropout,
+        )
+        self.dropout = nn.Dropout(options.dropout)
+        self.output = nn.Linear(options.hidden_size, size)
+
+    def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        x = self.dropout(self.embedding(tokens.long()))  # (T, B, E)
+        h, state = self.recurrent(x, state)  # (T, B, H)
+        return self.output(self.dropout(h)), state
+
+
+class Score(NamedTuple):
+    """How well a text was predicted."""
+
+    tokens: int
+    characters: int
+    nats: float  # mean negative log-likelihood per token
+
+    @property
+    def bits_per_character(self) -> float:
+        return self.nats * self.tokens / self.characters / math.log(2)
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.nats)
+
+
+@torch.inference_mode()
+def evaluate(model: LanguageModel, tokens: Tensor, characters: int) -> Score:
+    """Predict every token but the first from all before it, with the state carried.
+
+    For speed a long text is read as up to 64 rows at once. Each row but the first starts with at least
+    100 tokens that belong to the row before and are not scored, so its state is warm where counting
+    begins; every token is scored exactly once.
+    """
+    was_training = model.training
+    model.eval()
+    count = len(tokens) - 1
+    rows = max(1, min(64, count // 1000))
+    warm = 100 if rows > 1 else 0
+    length = -(-(count - warm) // rows) + warm
+    starts = [round(r * (count - length) / max(rows - 1, 1)) for r in range(rows)]
+    scored_from = [0] + [starts[r - 1] + length - starts[r] for r in range(1, rows)]
+
+    device = model.output.weight.device
+    x = torch.stack([tokens[s : s + length] for s in starts], dim=1)  # (length, rows)
+    y = torch.stack([tokens[s + 1 : s + 1 + length] for s in starts], dim=1)
+    scored = torch.arange(length)[:, None] >= torch.tensor(scored_from)  # (length, rows)
+    total, state = 0.0, None
+    for begin in range(0, length, 256):
+        part = slice(begin, begin + 256)
+        logits, state = model(x[part].to(device), state)
+        loss = cross_entropy(logits.flatten(0, 1), y[part].to(device).long().flatten(), reduction="none")
+        total += float(loss.double()[scored[part].to(device).flatten()].sum())
+    model.train(was_training)
+    # Characters are counted with the first one, which nothing comes before.
+    return Score(count, characters, total / count)
+
+
+@torch.inference_mode()
+def sample(
+    model: LanguageModel,
+    vocabulary: Vocabulary,
+    prompt: str,
+    length: int,
+    temperature: float,
+    top_p: float,
+    generator: torch.Generator,
+) -> Iterator[str]:
+    """Continue a prompt by `length` tokens, one step per token, yielding text as it comes.
+
+    temperature divides the logits: 0 takes the likeliest token always. top_p keeps the smallest set of
+    likeliest tokens whose probability reaches it (A. Holtzman et al., The curious case of neural text
+    degeneration, ICLR 2020). InputError if the prompt holds what the vocabulary lacks.
+    """
+    model.eval()
+    device = model.output.weight.device
+    prompt_tokens = torch.from_numpy(vocabulary.encode(prompt or "\n").copy()).long()
+    if vocabulary.unknown is not None and prompt and bool((prompt_tokens == vocabulary.unknown).any()):
+        strange = prompt[int((prompt_tokens == vocabulary.unknown).nonzero()[0, 0])]
+        raise InputError(f"the prompt has {strange!r}, a character that the training text did not have; leave it out")
+    decode = vocabulary.decoder()
+    yield prompt
+    logits, state = model(prompt_tokens[:, None].to(device))
+    for _ in range(length):
+        token = choose(logits[-1, 0].float().cpu(), temperature, top_p, vocabulary.unknown, generator)
+        yield decode(token)
+        logits, state = model(torch.tensor([[token]], device=device), detach(state))
+
+
+def choose(logits: Tensor, temperature: float, top_p: float, never: int | None, generator: torch.Generator) -> int:
+    """Draw a token from logits (size,)."""
+    if never is not None:
+        logits = logits.index_fill(0, torch.tensor([never]), -math.inf)
+    if temperature == 0:
+        return int(logits.argmax())
+    probability, order = torch.softmax(logits / temperature, 0).sort(descending=True)
+    outside = probability.cumsum(0) - probability >= top_p  # the mass before a token already reaches top_p
+    return int(order[torch.multinomial(probability.masked_fill(outside, 0.0), 1, generator=generator)])

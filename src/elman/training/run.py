@@ -1,0 +1,184 @@
+"""A run: the directory that holds a trained model, how it came about, and enough to go on.
+
+    config.json         what was asked for, the data, the baselines
+    vocabulary.json     or tokenizer.json
+    model.safetensors   the parameters that did best on held-out text
+    metrics.csv         one row per evaluation
+    checkpoint/state.safetensors   everything needed to go on to the bit
+    loss.png            the losses as a picture
+
+Each file is replaced whole. No pickle is written or read.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from elman.datasets import vocabulary as vocabularies
+from elman.errors import InputError
+from elman.tasks.language_model import LanguageModel, Options
+from elman.training.files import read_json, write_atomically
+
+FILES = (
+    "config.json",
+    "vocabulary.json",
+    "tokenizer.json",
+    "model.safetensors",
+    "metrics.csv",
+    "checkpoint/state.safetensors",
+    "loss.png",
+)
+
+
+class Run:
+    """The directory of one run. Reading and writing raise InputError with the file and the reason."""
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+
+    @property
+    def exists(self) -> bool:
+        return (self.directory / "config.json").exists()
+
+    def check_free(self, overwrite: bool) -> None:
+        """Refuse a directory with a run in it, unless it may be overwritten, or with anything else in it."""
+        try:
+            occupied = self.directory.exists() and any(self.directory.iterdir())
+        except OSError as error:
+            raise InputError(
+                f"cannot use {self.directory} for a run: {error.strerror or error}; choose another --run"
+            ) from error
+        if self.exists and not overwrite:
+            raise InputError(
+                f"{self.directory} already holds a run; go on with --resume {self.directory}, replace it with --overwrite, or choose another --run"
+            )
+        if occupied and not self.exists:
+            raise InputError(f"{self.directory} is not empty and holds no run of elman; choose another --run")
+
+    def create(self, config: dict[str, Any]) -> None:
+        """Start afresh: the files of an earlier run are removed."""
+        try:
+            (self.directory / "checkpoint").mkdir(parents=True, exist_ok=True)
+            for name in FILES:
+                (self.directory / name).unlink(missing_ok=True)
+            self.sweep()
+        except OSError as error:
+            raise InputError(
+                f"cannot use {self.directory} for a run: {error.strerror or error}; choose another --run"
+            ) from error
+        self.save_config(config)
+
+    def sweep(self) -> None:
+        """Remove what a killed process left half written, beside the files it was to replace."""
+        for name in FILES:
+            path = self.directory / name
+            for leftover in path.parent.glob(f".{path.name}.*"):
+                leftover.unlink(missing_ok=True)
+
+    def save_config(self, config: dict[str, Any]) -> None:
+        write_atomically(self.directory / "config.json", json.dumps(config, indent=2, ensure_ascii=False).encode())
+
+    def config(self, task: str) -> dict[str, Any]:
+        """config.json, checked to be one of this task's."""
+        if not self.directory.is_dir():
+            raise InputError(
+                f"{self.directory} is not a directory; give the directory of a run, as `elman train` made it"
+            )
+        if not self.exists:
+            raise InputError(
+                f"{self.directory} is not a run of elman: it has no config.json; give the directory that `elman train` made"
+            )
+        path = self.directory / "config.json"
+        config = read_json(path)
+        if config.get("task") != task or not isinstance(config.get("options"), dict):
+            raise InputError(f"{path} is not that of a run for task {task!r}: its task is {config.get('task')!r}")
+        return config
+
+    # Tensors
+
+    def save_tensors(self, name: str, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
+        """Tensors and a JSON object in one file, so that they can never belong to different moments."""
+        contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        write_atomically(self.directory / name, safetensors.torch.save(contiguous, {"elman": json.dumps(notes)}))
+
+    def load_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        path = self.directory / name
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+                notes = json.loads((file.metadata() or {})["elman"])
+        except FileNotFoundError as error:
+            raise InputError(
+                f"{path} is missing: the run was stopped before it was first written, or it is incomplete; train again"
+            ) from error
+        except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+            raise InputError(f"{path} is damaged or not elman's: {error}; restore it or train again") from error
+        return tensors, notes
+
+    # Metrics
+
+    def append_metrics(self, row: dict[str, Any]) -> None:
+        """Add a row to metrics.csv, whose first row sets the columns."""
+        rows = [*self.metrics(), {key: _shortest(value) for key, value in row.items()}]
+        self._write_metrics(rows)
+
+    def metrics(self) -> list[dict[str, str]]:
+        path = self.directory / "metrics.csv"
+        if not path.exists():
+            return []
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drop the rows of steps that a resumed run will take again."""
+        rows = self.metrics()
+        if any(int(row["step"]) > step for row in rows):
+            self._write_metrics([row for row in rows if int(row["step"]) <= step])
+
+    def _write_metrics(self, rows: list[dict[str, str]]) -> None:
+        text = io.StringIO(newline="")
+        if rows:
+            writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        write_atomically(self.directory / "metrics.csv", text.getvalue().encode())
+
+
+def _shortest(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def load_language_model(
+    directory: Path, device: str = "cpu"
+) -> tuple[LanguageModel, vocabularies.Vocabulary, dict[str, Any]]:
+    """The model of a run as it did best, its vocabulary, and its config.json."""
+    run = Run(directory)
+    config = run.config("lm")
+    options = Options.from_json(config["options"], str(directory / "config.json"))
+    vocabulary = vocabularies.load(directory)
+    tensors, _ = run.load_tensors("model.safetensors")
+    model = LanguageModel(vocabulary.size, options)
+    fill(model, tensors, directory / "model.safetensors")
+    return model.to(device).eval(), vocabulary, config
+
+
+def fill(model: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Put tensors into a model. InputError with both shapes where they do not fit."""
+    wanted = model.state_dict()
+    for name in sorted(wanted.keys() | tensors.keys()):
+        have = tuple(tensors[name].shape) if name in tensors else "missing"
+        want = tuple(wanted[name].shape) if name in wanted else "unknown to it"
+        if have != want:
+            raise InputError(
+                f"{path} does not fit its config.json: {name} is {have} in the file and {want} in the model; restore one of them or train again"
+            )
+    model.load_state_dict(tensors)
