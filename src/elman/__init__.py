@@ -44,7 +44,23 @@ _HOME = {
     "detach": "elman.training.tbptt",
 }
 
-__all__ = ["cells", *_HOME]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Cell",
+    "CoupledLSTM",
+    "CoupledPeepholeLSTM",
+    "PeepholeLSTM",
+    "Recurrent",
+    "State",
+    "cells",
+    "describe",
+    "detach",
+    "tbptt",
+    "trace",
+    "use_engine",
+]
 
 
 def __getattr__(name: str) -> Any:

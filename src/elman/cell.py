@@ -158,22 +158,19 @@ def _dry_run(cell: Cell) -> Anatomy:
             return super().__getattribute__(name)
 
     def multiply(gate: str, operand: Any) -> Any:
-        for known, seen in enumerate(operands):
-            if seen is operand:
-                break
-        else:
-            known = len(operands)
+        group = next((number for number, seen in enumerate(operands) if seen is operand), len(operands))
+        if group == len(operands):
             operands.append(operand)
             groups.append([])
-        calls.append(known)
-        if gate not in groups[known]:
-            groups[known].append(gate)
+        calls.append(group)
+        if gate not in groups[group]:
+            groups[group].append(gate)
         return torch.full((batch, hidden), 0.5)
 
     value = torch.full((batch, hidden), 0.5)
     try:
         new = cell(
-            x=Watched(**{gate: value for gate in cell.gates}),
+            x=Watched(**dict.fromkeys(cell.gates, value)),
             R=factors(cell.gates, multiply),
             s=State(
                 **{
@@ -181,7 +178,7 @@ def _dry_run(cell: Cell) -> Anatomy:
                     for name, width in zip(cell.states, cell.widths(hidden, proj), strict=True)
                 }
             ),
-            p=State(**{name: value[0] for name in cell.vectors}),
+            p=State(**dict.fromkeys(cell.vectors, value[0])),
             P=factors(cell.projected, lambda name, operand: torch.full((batch, proj), 0.5)),
         )
     except AttributeError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,8 +23,7 @@ class Description(NamedTuple):
 
     def __str__(self) -> str:
         lines = [self.layer]
-        for choice in dict.fromkeys(self.engines):
-            lines.append(f"  engine      {choice.engine}: {choice.why}")
+        lines += [f"  engine      {choice.engine}: {choice.why}" for choice in dict.fromkeys(self.engines)]
         lines.append(f"  parameters  {self.parameters:,}")
         lines.append(f"  forward     {self.flops:,} floating-point operations in matrix products")
         lines.append(f"  saved       {self.saved_bytes:,} bytes for backward, beyond input and parameters")
@@ -73,6 +72,3 @@ def describe(layer: Recurrent, input: Tensor, hx: Hidden | None = None) -> Descr
         flops,
         sum(saved.values()) if torch.is_grad_enabled() else 0,
     )
-
-
-__all__: list[Any] = ["Description", "describe"]

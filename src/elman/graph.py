@@ -167,7 +167,7 @@ class Graph:
             raise KeyError(name)
         while True:
             users = [n for n in self.nodes if node in n.arguments]
-            if len(users) != 1 or users[0].op not in ("add", "sub") + _UNARY:
+            if len(users) != 1 or users[0].op not in ("add", "sub", *_UNARY):
                 return node
             node = users[0]
             if node.op in _UNARY:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import warnings
 from typing import Any
 
@@ -132,7 +131,7 @@ class Recurrent(nn.Module):
             x, h_n = x.squeeze(1), tuple(h.squeeze(1) for h in h_n)
         elif self.batch_first:
             x = x.transpose(0, 1)
-        return x, h_n if len(h_n) > 1 else h_n[0]
+        return x, h_n[0] if len(self.cell.states) == 1 else h_n
 
     def _check_input(self, input: Tensor) -> tuple[Tensor, bool]:
         """The input as (T, B, I), and whether it had a batch dimension."""
@@ -210,7 +209,7 @@ def _check_arguments(
     """The conditions and error types of torch.nn's constructor."""
     if not isinstance(cell, Cell):
         raise TypeError(f"cell should be an elman.Cell, got: {type(cell).__name__}")
-    if not isinstance(dropout, numbers.Real) or not 0 <= dropout <= 1 or isinstance(dropout, bool):
+    if not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1 or isinstance(dropout, bool):
         raise ValueError(
             f"dropout should be a number in range [0, 1], the probability of an element being zeroed, got {dropout!r}"
         )

@@ -5,6 +5,8 @@ A wrong row is silent, so orders are stated here only, and tested against the fr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -66,7 +68,7 @@ class Onnx(NamedTuple):
     operator: str
     rows: tuple[str, ...]  # our gates in ONNX's order; "-f" is minus our f, "" is zero
     peepholes: tuple[str, ...] = ()
-    attributes: dict[str, object] = {}
+    attributes: Mapping[str, object] = MappingProxyType({})
 
 
 # Coupled cells: ONNX keeps the input gate (f = 1 - i) where elman keeps the forget gate (i = 1 - f).

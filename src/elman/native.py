@@ -48,7 +48,7 @@ def run(
     h_0 = tuple(s.unsqueeze(0).contiguous() for s in state)
     output, *h_n = _KERNELS[cell](
         x.flip(0) if reverse else x,
-        h_0 if len(h_0) > 1 else h_0[0],
+        h_0[0] if len(cell.states) == 1 else h_0,
         flat,
         weights.b_ih is not None,  # has_biases
         1,  # num_layers

@@ -51,7 +51,7 @@ _USAGE_ERROR = typer.BadParameter.__mro__[1]  # its base: any mistake in options
 def main() -> None:
     """Run the command line. A user's mistake ends with status 2 and one sentence, Ctrl-C with 130."""
     try:
-        status = app(standalone_mode=False)
+        status = app(standalone_mode=False, prog_name="elman")
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read standard output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,14 +8,17 @@ EXAMPLE = "Example:  elman cells gru --input-size 64 --hidden-size 128"
 
 
 def cells(
-    name: str = typer.Argument(
+    name: str | None = typer.Argument(
         None, help="A cell, to see its equations; all are listed if left out.", metavar="CELL", show_default=False
     ),
     input_size: int = typer.Option(128, help="Input size for the count of parameters."),
     hidden_size: int = typer.Option(128, help="Units for the count of parameters."),
     proj_size: int = typer.Option(64, help="Width of a projected state, for a cell that has one."),
 ) -> None:
-    """List the cells, or print one's equations as mathematics, from its source."""
+    """List the cells, or print the equations of one.
+
+    Equations are printed as mathematics, read from the source of the cell.
+    """
     from elman import cells as built_in
     from elman.errors import InputError
     from elman.layout import NAMES, parameter_shapes

@@ -17,7 +17,10 @@ def evaluate(
     file: Path = typer.Argument(..., help="UTF-8 text, may be gzipped."),
     device_name: str = typer.Option("auto", "--device", help="auto, cpu, cuda, ..."),
 ) -> None:
-    """Predict every token of a text from all before it, with the state carried."""
+    """Judge a language model on any text.
+
+    Every token is predicted from all before it, with the state carried.
+    """
     from elman.datasets.text import read
     from elman.tasks import language_model
     from elman.training.run import load_language_model

@@ -15,16 +15,19 @@ EXAMPLE = 'Example:  elman explain runs/first --text "for key in sorted(dictiona
 
 def explain(
     run: Path = typer.Argument(..., help="Directory of a run."),
-    text: str = typer.Option(
+    text: str | None = typer.Option(
         None, help="Text to read; the beginning of the text held out if left out.", show_default=False
     ),
     layer: int = typer.Option(1, help="Layer to look at, from 1."),
     units: int = typer.Option(16, help="How many units to show, the most active first."),
-    output: Path = typer.Option(
+    output: Path | None = typer.Option(
         None, help="Picture to write; default gates.png in the run's directory.", show_default=False
     ),
 ) -> None:
-    """Draw every gate along a text, and how far back the last prediction's loss looks."""
+    """Draw what a network does along a text.
+
+    Every gate of its most active units, and how far back the last prediction's loss looks.
+    """
     from elman.explain import pictures
     from elman.training.run import load_language_model
 

@@ -20,10 +20,13 @@ def sample(
     length: int = typer.Option(500, help="Tokens to write."),
     temperature: float = typer.Option(0.8, help="Above 1 bolder, below 1 safer, 0 always the likeliest."),
     top_p: float = typer.Option(1.0, help="Draw from the likeliest tokens whose probability reaches this."),
-    seed: int = typer.Option(None, help="Same seed, same text; drawn and told if left out.", show_default=False),
+    seed: int | None = typer.Option(None, help="Same seed, same text; drawn and told if left out.", show_default=False),
     device_name: str = typer.Option("auto", "--device", help="auto, cpu, cuda, ..."),
 ) -> None:
-    """Write text with a language model, as it comes, one step per token."""
+    """Write text with a language model.
+
+    The text comes as it is drawn, one step per token, with the state carried.
+    """
     if length < 1:
         raise InputError(f"--length must be 1 or more, got {length}")
     if not 0 <= temperature < float("inf"):

@@ -18,7 +18,6 @@ from elman.cli.common import PER, device
 from elman.errors import InputError
 
 if TYPE_CHECKING:
-    from elman.datasets.text import Corpus
     from elman.tasks.language_model import Options
     from elman.training.loop import Report, Training
     from elman.training.run import Run
@@ -36,14 +35,14 @@ def _tasks() -> None:
 @app.command("lm", epilog=EXAMPLE)
 def lm(
     context: typer.Context,
-    file: Path = typer.Argument(
+    file: Path | None = typer.Argument(
         None,
         help="UTF-8 text, may be gzipped; Python's own documentation topics if left out.",
         metavar="FILE",
         show_default=False,
     ),
-    run: Path = typer.Option(None, help="Directory for the run; default runs/lm-DATE-TIME.", show_default=False),
-    resume: Path = typer.Option(
+    run: Path | None = typer.Option(None, help="Directory for the run; default runs/lm-DATE-TIME.", show_default=False),
+    resume: Path | None = typer.Option(
         None,
         metavar="RUN",
         help="Go on with a run that was stopped; only --minutes, --epochs and --device may be given with it.",
@@ -66,18 +65,19 @@ def lm(
     ),
     weight_decay: float = typer.Option(0.01, help="AdamW's weight decay."),
     clip: float = typer.Option(1.0, help="Largest norm of the gradient."),
-    epochs: float = typer.Option(
+    epochs: float | None = typer.Option(
         None,
         help="Passes over the text. With this alone, a resumed run equals an uninterrupted one to the bit.",
         show_default=False,
     ),
-    minutes: float = typer.Option(None, help="Time for training; 3 if neither is given.", show_default=False),
+    minutes: float | None = typer.Option(None, help="Time for training; 3 if neither is given.", show_default=False),
     held_out: float = typer.Option(0.1, help="Share of the text, from its end, kept for validation."),
     seed: int = typer.Option(0, help="Seed of everything random."),
     device_name: str = typer.Option("auto", "--device", help="auto, cpu, cuda, ..."),
 ) -> None:
-    """Train a language model on a text, and judge it on a part held out, next to n-gram baselines.
+    """Train a language model on a text.
 
+    It is judged on a part of the text held out, next to n-gram baselines on the same part.
     Ctrl-C saves and stops; --resume goes on from there.
     """
     given = {
@@ -97,8 +97,9 @@ def lm(
 
     chosen = device(device_name)
     if resume is None:
-        values = {name: context.params[name] for name in Options.__dataclass_fields__}
-        options = Options(**values | {"minutes": minutes})
+        values: dict[str, Any] = {name: context.params[name] for name in Options.__dataclass_fields__}
+        values["minutes"] = minutes
+        options = Options(**values)
         options.check()
         training, config = _begin(
             run or Path(f"runs/lm-{datetime.now():%Y%m%d-%H%M%S}"), file, options, chosen, overwrite
@@ -255,7 +256,7 @@ def _display(training: Training, per: str) -> Iterator[Any]:
         TimeRemainingColumn(),
     )
     progress = Progress(*columns, console=console, disable=not console.is_terminal)
-    task = progress.add_task("", total=1.0, completed=training.progress(), figures="")
+    task = progress.add_task("", total=1.0, figures="")
     smooth, tokens, began = 0.0, 0, time.monotonic()
 
     def show(report: Report) -> None:

@@ -148,7 +148,7 @@ def read(path: Path | None, unit: str, held_out: float, size: int = 0, vocabular
         text = part if isinstance(part, str) else part.decode("utf-8", "replace")
         beginning += text[: LOOKED_AT - len(beginning)]
         characters += len(part) if isinstance(part, str) else int(np.count_nonzero((tokens & 0xC0) != 0x80))
-    digest = hashlib.sha256(ids[:end]).hexdigest()
+    digest = hashlib.sha256(ids[:end].data).hexdigest()
     return Corpus(
         vocabulary, torch.from_numpy(ids[:cut]), torch.from_numpy(ids[cut:end]), characters, _prose(beginning), digest
     )

@@ -20,9 +20,16 @@ UNITS = ("characters", "bytes", "bpe")
 class Vocabulary(Protocol):
     """What a language model reads and writes. Token ids run from 0 to size - 1."""
 
-    unit: str
-    size: int
-    unknown: int | None  # the id that stands for whatever the vocabulary lacks, if any
+    @property
+    def unit(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def unknown(self) -> int | None:
+        """The id that stands for whatever the vocabulary lacks, if any."""
+        ...
 
     def encode(self, text: str | bytes) -> NDArray[Any]:
         """Token ids of a text; the unit "bytes" takes bytes as well."""

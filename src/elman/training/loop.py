@@ -196,7 +196,7 @@ class Training:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{path} is damaged: {error}; restore it or train again") from error
         states = tuple(under("state.")[str(number)].to(self.device) for number in range(len(under("state."))))
-        self.state = None if not states else states if len(states) > 1 else states[0]
+        self.state = None if not states else states[0] if len(self.model.recurrent.cell.states) == 1 else states
         self.run.sweep()
         if not self.place.finished:
             self.run.forget_metrics_after(self.place.step)

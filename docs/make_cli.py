@@ -1,0 +1,35 @@
+"""Writes docs/cli.md from what `--help` prints; with --check, says whether it is up to date."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+PAGE = Path(__file__).parent / "cli.md"
+COMMANDS = ("", "train", "train lm", "sample", "evaluate", "explain", "cells")
+
+
+def page() -> str:
+    parts = ["# Command line\n\nWritten by `python docs/make_cli.py` from what `--help` prints.\n"]
+    for command in COMMANDS:
+        words = [sys.executable, "-m", "elman", *command.split(), "--help"]
+        done = subprocess.run(
+            words,
+            env=os.environ | {"COLUMNS": "100", "TERMINAL_WIDTH": "100"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        parts.append(f"## elman {command}".rstrip() + f"\n\n```text\n{done.stdout.strip()}\n```\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    text = page()
+    if "--check" in sys.argv:
+        if PAGE.read_text(encoding="utf-8") != text:
+            sys.exit("docs/cli.md is not what --help prints; run: python docs/make_cli.py")
+    else:
+        PAGE.write_text(text, encoding="utf-8")
