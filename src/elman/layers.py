@@ -178,6 +178,10 @@ class Recurrent(nn.Module):
                     f"{name}: the initial {state} is {tuple(value.shape)} but must be {shape} = "
                     f"({self.num_layers} layers x {self.num_directions} directions, {f'{batch} sequences, ' if batched else ''}{width})"
                 )
+            if value.dtype != x.dtype and not torch._C._is_any_autocast_enabled():
+                raise RuntimeError(
+                    f"{name}: the initial {state} is {value.dtype} but the input is {x.dtype}; convert it: {state}.to({x.dtype})"
+                )
         return given if batched else tuple(value.unsqueeze(1) for value in given)
 
     def extra_repr(self) -> str:
@@ -236,6 +240,11 @@ def _check_arguments(
         )
 
 
+def _no_projection(proj_size: int | None) -> None:
+    if proj_size is not None:
+        raise ValueError(f"proj_size is for LSTM only, got proj_size={proj_size}; leave it out")
+
+
 class RNN(Recurrent):
     """The Elman network: h_t = f(W x_t + b_ih + R h_{t-1} + b_hh), f tanh or ReLU. See `elman.cells.rnn`.
 
@@ -255,7 +264,10 @@ class RNN(Recurrent):
         bidirectional: bool = False,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        proj_size: int | None = None,
     ) -> None:
+        _no_projection(proj_size)
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"unknown nonlinearity {nonlinearity!r}: select from 'tanh' or 'relu'")
         cell = cells.rnn if nonlinearity == "tanh" else cells.rnn_relu
@@ -355,7 +367,9 @@ class GRU(Recurrent):
         dtype: torch.dtype | None = None,
         *,
         reset_after: bool = True,
+        proj_size: int | None = None,
     ) -> None:
+        _no_projection(proj_size)
         cell = cells.gru if reset_after else cells.gru_before
         super().__init__(
             cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype

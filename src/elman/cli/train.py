@@ -191,7 +191,6 @@ def _resume(
     if asdict(options) != config["options"]:
         config["options"] = asdict(options)
         run.save_config(config)
-        training.place.finished = training.progress() >= 1
     return training, config
 
 

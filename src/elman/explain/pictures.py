@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from elman.datasets.vocabulary import Vocabulary
 from elman.errors import InputError
 from elman.explain.trace import trace
-from elman.tasks.language_model import LanguageModel
+from elman.tasks.language_model import LanguageModel, check_text
 from elman.training.files import write_atomically
 
 SHOWN = 120  # tokens along a picture at most; what comes before them is read all the same
@@ -35,6 +35,7 @@ class Insight(NamedTuple):
 
 def look(model: LanguageModel, vocabulary: Vocabulary, text: str, layer: int) -> Insight:
     """Read a text and trace one layer; differentiate the last prediction's loss by each earlier state."""
+    check_text(text, "the text")
     ids = torch.from_numpy(vocabulary.encode(text).copy()).long()
     layers = model.recurrent.num_layers
     if not 1 <= layer <= layers:

@@ -63,7 +63,12 @@ class Options:
             raise InputError(
                 f"--vocabulary-size must be 257 or more (256 bytes and what is merged from them), got {self.vocabulary_size}"
             )
-        for name, least, most in (("dropout", 0, 0.99), ("held_out", 0.001, 0.9), ("weight_decay", 0, math.inf)):
+        for name, least, most in (
+            ("dropout", 0, 0.99),
+            ("held_out", 0.001, 0.9),
+            ("weight_decay", 0, 1e6),
+            ("seed", 0, 2**63 - 1),
+        ):
             if not least <= getattr(self, name) <= most:
                 raise InputError(f"{_option(name)} must lie between {least} and {most}, got {getattr(self, name)}")
         for name in ("learning_rate", "clip", "epochs", "minutes"):
@@ -141,7 +146,7 @@ class Score(NamedTuple):
 
     @property
     def perplexity(self) -> float:
-        return math.exp(self.nats)
+        return math.exp(self.nats) if self.nats < 700 else math.inf
 
 
 @torch.inference_mode()
@@ -194,6 +199,7 @@ def sample(
     """
     model.eval()
     device = model.output.weight.device
+    check_text(prompt, "the prompt")
     prompt_tokens = torch.from_numpy(vocabulary.encode(prompt or "\n").copy()).long()
     if vocabulary.unknown is not None and prompt and bool((prompt_tokens == vocabulary.unknown).any()):
         strange = prompt[int((prompt_tokens == vocabulary.unknown).nonzero()[0, 0])]
@@ -207,12 +213,23 @@ def sample(
         logits, state = model(torch.tensor([[token]], device=device), detach(state))
 
 
+def check_text(text: str, what: str) -> None:
+    """InputError for a text with parts of characters, as a command line in another encoding gives."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{what} is not UTF-8: character {error.start + 1} is {text[error.start]!r}; give it in UTF-8"
+        ) from error
+
+
 def choose(logits: Tensor, temperature: float, top_p: float, never: int | None, generator: torch.Generator) -> int:
     """Draw a token from logits (size,)."""
     if never is not None:
         logits = logits.index_fill(0, torch.tensor([never]), -math.inf)
     if temperature == 0:
         return int(logits.argmax())
-    probability, order = torch.softmax(logits / temperature, 0).sort(descending=True)
+    # Differences to the largest: none overflows, however small the temperature.
+    probability, order = torch.softmax((logits - logits.max()).double() / temperature, 0).sort(descending=True)
     outside = probability.cumsum(0) - probability >= top_p  # the mass before a token already reaches top_p
     return int(order[torch.multinomial(probability.masked_fill(outside, 0.0), 1, generator=generator)])

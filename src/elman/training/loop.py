@@ -76,6 +76,8 @@ class Training:
         self.model.train()
         self._clock = saved = time.monotonic()
         while not place.finished:
+            if place.at == self.length:  # the text is at its end: from the front, with a fresh state
+                place.epoch, place.at, self.state = place.epoch + 1, 0, None
             x, y = streams(self.corpus.train, o, place.epoch)
             for window in tbptt((x[place.at :], y[place.at :]), k1=o.window, state=self.state):
                 rate = o.learning_rate * self.schedule()
@@ -101,7 +103,6 @@ class Training:
                 yield Report(place, self.progress(), value, target.numel(), row)
                 if place.finished:
                     return
-            place.epoch, place.at, self.state = place.epoch + 1, 0, None
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -162,7 +163,9 @@ class Training:
         for number, entries in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{names[number]}.{key}": value for key, value in entries.items()}
         states = () if self.state is None else (self.state,) if isinstance(self.state, Tensor) else self.state
-        tensors |= {f"state.{number}": value for number, value in enumerate(states)}
+        tensors |= {
+            f"state.{name}": value for name, value in zip(self.model.recurrent.cell.states, states, strict=False)
+        }
         tensors["random.cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
@@ -195,8 +198,18 @@ class Training:
                 torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{path} is damaged: {error}; restore it or train again") from error
-        states = tuple(under("state.")[str(number)].to(self.device) for number in range(len(under("state."))))
-        self.state = None if not states else states[0] if len(self.model.recurrent.cell.states) == 1 else states
+        cell, found, o = self.model.recurrent.cell, under("state."), self.options
+        shapes = {name: tuple(value.shape) for name, value in found.items()}
+        wanted = dict.fromkeys(cell.states, (o.num_layers, o.batch_size, o.hidden_size))
+        if found and shapes != wanted:
+            raise InputError(
+                f"{path} does not fit its config.json: its states are {shapes}, the model's {wanted}; restore one of them or train again"
+            )
+        states = tuple(found[name].to(self.device) for name in cell.states if found)
+        self.state = None if not states else states[0] if len(states) == 1 else states
+        # The budget may be another one now.
+        self.place.finished = self.progress() >= 1
+        self.place.evaluations = min(self.place.evaluations, int(self.progress() * EVALUATIONS))
         self.run.sweep()
         if not self.place.finished:
             self.run.forget_metrics_after(self.place.step)

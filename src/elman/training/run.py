@@ -114,7 +114,8 @@ class Run:
         path = self.directory / name
         try:
             with safetensors.safe_open(path, framework="pt") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+                # Copied to where torch would have put them: products round otherwise on memory that is not aligned.
+                tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dict
                 notes = json.loads((file.metadata() or {})["elman"])
         except FileNotFoundError as error:
             raise InputError(

@@ -1,0 +1,123 @@
+"""Tiny texts, runs and invocations that several tests share."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import pytest
+import torch
+
+from elman.cli import main
+from elman.datasets.text import Corpus, read
+from elman.tasks.language_model import LanguageModel, Options
+from elman.training.loop import Training
+from elman.training.run import Run
+
+WORDS = ["the", "of", "and", "to", "in", "a", "is", "that", "it", "was", "for", "on", "are", "as", "with", "they"]
+
+
+def prose(length: int, seed: int = 0) -> str:
+    """Words in lines: enough structure for a loss to fall."""
+    draw = random.Random(seed)
+    lines: list[str] = []
+    while sum(map(len, lines)) < length:
+        lines.append(" ".join(draw.choices(WORDS, k=draw.randint(4, 9))) + ".\n")
+    return "".join(lines)[:length]
+
+
+def tiny(**changes: Any) -> Options:
+    """Options of a network that trains in milliseconds."""
+    values: dict[str, Any] = {
+        "hidden_size": 8,
+        "embedding_size": 4,
+        "batch_size": 4,
+        "window": 8,
+        "dropout": 0.2,
+        "learning_rate": 0.02,
+        "epochs": 2.0,
+    }
+    return Options(**values | changes)
+
+
+def corpus_of(directory: Path, text: str, options: Options) -> Corpus:
+    path = directory / "text.txt"
+    path.write_bytes(text.encode())
+    return read(path, options.unit, options.held_out, options.vocabulary_size)
+
+
+def begin(directory: Path, corpus: Corpus, options: Options) -> Training:
+    """A new run, as `elman train lm` begins it."""
+    torch.manual_seed(options.seed)
+    run = Run(directory)
+    run.create({"task": "lm", "options": asdict(options)})
+    corpus.vocabulary.save(directory)
+    training = Training(run, LanguageModel(corpus.vocabulary.size, options), corpus, options)
+    training.save()
+    return training
+
+
+def reopen(directory: Path, corpus: Corpus, options: Options) -> Training:
+    """The run as its checkpoint left it, in a process whose own random state is another."""
+    torch.manual_seed(987654321)
+    training = Training(Run(directory), LanguageModel(corpus.vocabulary.size, options), corpus, options)
+    training.restore()
+    return training
+
+
+def metrics(directory: Path) -> list[dict[str, str]]:
+    """metrics.csv without the one column that depends on the clock."""
+    with (directory / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+class Outcome(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+def elman(*arguments: object) -> Outcome:
+    """`elman ARGUMENTS` in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", ["elman", *map(str, arguments)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as stopped,
+    ):
+        main()
+    assert isinstance(stopped.value.code, int)
+    return Outcome(stopped.value.code, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def process(*command: object, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """`python COMMAND` in a process of its own, on one thread; killed if the block leaves it running."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
+    given: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment, **options}
+    child = subprocess.Popen([sys.executable, *map(str, command)], text=True, **given)
+    with child:
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
+def finished(*command: object, **options: Any) -> Outcome:
+    """What `python COMMAND` came to."""
+    with process(*command, **options) as child:
+        out, err = child.communicate(timeout=120)
+    return Outcome(child.returncode, out, err)

@@ -1,0 +1,96 @@
+"""Every engine is as accurate as PyTorch, and the rule notices when it is not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import sigmoid, tanh
+
+from accuracy import Errors, Sizes, check, measure
+from cases import CELLS, DEPTH_NAMES, DEPTHS
+from elman import Cell, State, cells
+
+NATIVE = ("rnn", "rnn_relu", "lstm", "gru")
+
+
+@pytest.mark.parametrize(("layers", "bidirectional"), DEPTHS, ids=DEPTH_NAMES)
+@pytest.mark.parametrize("name", CELLS)
+def test_reference(name: str, layers: int, bidirectional: bool) -> None:
+    check(measure(cells.BUILT_IN[name], "reference", layers, bidirectional))
+
+
+@pytest.mark.parametrize(("layers", "bidirectional"), DEPTHS, ids=DEPTH_NAMES)
+@pytest.mark.parametrize("name", NATIVE)
+def test_native(name: str, layers: int, bidirectional: bool) -> None:
+    check(measure(cells.BUILT_IN[name], "native", layers, bidirectional))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_single_numbers(name: str) -> None:
+    """T = B = I = H = 1, where one unlucky rounding would alarm without pooling."""
+    check(measure(cells.BUILT_IN[name], "reference", sizes=Sizes(1, 1, 1, 1), least=32))
+
+
+def test_every_tensor_is_judged_on_enough_elements() -> None:
+    errors = measure(cells.peephole_lstm, "reference", 2, True, sizes=Sizes(2, 2, 3, 30))
+    parameters = [
+        f"d_{kind}_l{layer}{direction}"
+        for layer in (0, 1)
+        for direction in ("", "_reverse")
+        for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_ch")
+    ]
+    assert set(errors) == {"output", "final_0", "final_1", "d_x", "d_state_0", "d_state_1", *parameters}
+    assert min(e.count for e in errors.values()) >= 1000
+
+
+def low_precision(x, R, s):
+    i = sigmoid(x.i + R.i @ s.h)
+    f = sigmoid(x.f + R.f @ s.h)
+    g = tanh(x.g + R.g @ s.h)
+    o = sigmoid(x.o + R.o @ s.h)
+    c = (f * s.c + i * g).bfloat16().to(x.i.dtype)
+    return State(h=o * tanh(c), c=c)
+
+
+def low_precision_tanh(x, R, s):
+    r = sigmoid(x.r + R.r @ s.h)
+    z = sigmoid(x.z + R.z @ s.h)
+    a = x.n + r * (R.n @ s.h)
+    n = tanh(a) * (1 + 1e-5 * a)
+    return State(h=(1 - z) * n + z * s.h)
+
+
+def test_a_low_precision_cell_state_is_noticed() -> None:
+    planted = Cell(low_precision, gates=("i", "f", "g", "o"), states=("h", "c"))
+    errors = measure(cells.lstm, "reference", mine=planted)
+    assert not any(e.within for e in errors.values())
+    with pytest.raises(AssertionError, match=r"final_1: rms error .*e-0[34], allowed .*e-0[78]"):
+        check(errors)
+
+
+def test_an_imprecise_function_is_noticed() -> None:
+    with pytest.raises(AssertionError, match="output"):
+        check(measure(cells.gru, "reference", mine=Cell(low_precision_tanh, gates=("r", "z", "n"))))
+
+
+def test_the_rule_itself() -> None:
+    exact = torch.ones(1000, dtype=torch.float64)
+
+    def within(mine: float, torchs: float) -> bool:
+        errors = Errors()
+        errors.add(exact + mine, exact + torchs, exact)
+        return errors.within
+
+    assert within(1.9e-4, 1e-4)
+    assert not within(2.1e-4, 1e-4)
+    assert within(0.9e-7, 0.0)
+    assert not within(1.1e-7, 0.0)
+    assert not within(float("nan"), 1e-4)
+    assert not within(float("inf"), 1e-4)
+
+
+def test_other_equations_are_no_measure() -> None:
+    """Where PyTorch computes something else its error is large, and would allow a large one."""
+    renamed = Cell(cells.gru_before.step, gates=("r", "z", "n"), name="gru")
+    with pytest.raises(AssertionError, match=r"output: PyTorch itself is off by"):
+        check(measure(renamed, "reference"))

@@ -1,0 +1,769 @@
+"""The command line: what it prints, what it refuses, and how."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from matplotlib.image import imread
+
+from elman import Recurrent, cells
+from elman.datasets.text import read
+from elman.tasks.language_model import evaluate
+from elman.training.run import Run, load_language_model
+from runs import elman, finished, metrics, process, prose
+
+SIZES = ("--hidden-size", 8, "--embedding-size", 4, "--batch-size", 4, "--window", 8)
+COMMANDS = [(), ("train",), ("train", "lm"), ("sample",), ("evaluate",), ("explain",), ("cells",)]
+
+
+def example_of(help: str) -> str:
+    """The command after "Example:", its lines joined."""
+    assert "Example:" in help
+    return " ".join(help.split("Example:")[1].split())
+
+
+# Help and start-up
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_has_an_example(command: tuple[str, ...]):
+    outcome = elman(*command, "--help")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert outcome.out.startswith(f"Usage: elman {' '.join(command)}".rstrip())
+    if command != ("train",):
+        assert example_of(outcome.out).startswith(f"elman {' '.join(command)}".rstrip())
+
+
+def test_every_command_is_listed():
+    out = elman("--help").out
+    assert all(re.search(rf"^  {command[0]} ", out, re.MULTILINE) for command in COMMANDS if command)
+
+
+def test_examples_can_be_parsed():
+    """Options in an example are options of the command."""
+    for command in COMMANDS:
+        out = elman(*command, "--help").out
+        if "Example:" in out:
+            known = set(re.findall(r"--[a-z-]+", elman(*command, "--help").out.split("Example:")[0]))
+            if not command:
+                known = set(re.findall(r"--[a-z-]+", elman("train", "lm", "--help").out.split("Example:")[0]))
+            assert set(re.findall(r"--[a-z-]+", example_of(out))) <= known
+
+
+def test_version():
+    import elman as library
+
+    assert elman("--version") == (0, f"elman {library.__version__}\n", "")
+
+
+def test_python_m_elman():
+    outcome = finished("-m", "elman", "--help")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "Example:  elman train lm" in outcome.out
+    bare = finished("-m", "elman")
+    assert bare.out + bare.err == outcome.out  # with nothing to do, help is what it says
+
+
+def test_help_needs_no_heavy_library():
+    """This is what makes it quick."""
+    code = """
+import sys
+from elman.cli import main
+for arguments in ["--help"], ["train", "lm", "--help"], ["sample", "--help"], ["--version"]:
+    sys.argv = ["elman", *arguments]
+    try:
+        main()
+    except SystemExit as stopped:
+        assert stopped.code == 0
+heavy = {"torch", "numpy", "matplotlib", "tokenizers", "safetensors", "onnx", "rich.progress"}
+print(sorted(heavy & set(sys.modules)), file=sys.stderr)
+"""
+    outcome = finished("-c", code)
+    assert outcome.status == 0
+    assert outcome.err == "[]\n"
+
+
+# Cells
+
+GATE = "{0}_t = σ(W_{0} x_t + b_{0} + R_{0} h_{{t-1}} + b'_{0}{1})"
+CANDIDATE = "g_t = tanh(W_g x_t + b_g + R_g h_{t-1} + b'_g)"
+OLD, NEW = " + p_{0} ⊙ c_{{t-1}}", " + p_{0} ⊙ c_t"
+OUTPUT = "h_t = o_t ⊙ tanh(c_t)"
+EQUATIONS = {
+    "rnn": ["h_t = tanh(W_h x_t + b_h + R_h h_{t-1} + b'_h)"],
+    "rnn_relu": ["h_t = ReLU(W_h x_t + b_h + R_h h_{t-1} + b'_h)"],
+    "lstm": [
+        GATE.format("i", ""),
+        GATE.format("f", ""),
+        CANDIDATE,
+        GATE.format("o", ""),
+        "c_t = f_t ⊙ c_{t-1} + i_t ⊙ g_t",
+        OUTPUT,
+    ],
+    "peephole_lstm": [
+        GATE.format("i", OLD.format("i")),
+        GATE.format("f", OLD.format("f")),
+        CANDIDATE,
+        "c_t = f_t ⊙ c_{t-1} + i_t ⊙ g_t",
+        GATE.format("o", NEW.format("o")),
+        OUTPUT,
+    ],
+    "coupled_lstm": [
+        GATE.format("f", ""),
+        CANDIDATE,
+        GATE.format("o", ""),
+        "c_t = f_t ⊙ c_{t-1} + (1 - f_t) ⊙ g_t",
+        OUTPUT,
+    ],
+    "coupled_peephole_lstm": [
+        GATE.format("f", OLD.format("f")),
+        CANDIDATE,
+        "c_t = f_t ⊙ c_{t-1} + (1 - f_t) ⊙ g_t",
+        GATE.format("o", NEW.format("o")),
+        OUTPUT,
+    ],
+    "gru": [
+        "r_t = σ(W_r x_t + b_r + R_r h_{t-1} + b'_r)",
+        "z_t = σ(W_z x_t + b_z + R_z h_{t-1} + b'_z)",
+        "n_t = tanh(W_n x_t + b_n + r_t ⊙ (R_n h_{t-1} + b'_n))",
+        "h_t = (1 - z_t) ⊙ n_t + z_t ⊙ h_{t-1}",
+    ],
+    "gru_before": [
+        "r_t = σ(W_r x_t + b_r + R_r h_{t-1} + b'_r)",
+        "z_t = σ(W_z x_t + b_z + R_z h_{t-1} + b'_z)",
+        "n_t = tanh(W_n x_t + b_n + R_n (r_t ⊙ h_{t-1}) + b'_n)",
+        "h_t = (1 - z_t) ⊙ n_t + z_t ⊙ h_{t-1}",
+    ],
+    "projected_lstm": [
+        GATE.format("i", ""),
+        GATE.format("f", ""),
+        CANDIDATE,
+        GATE.format("o", ""),
+        "c_t = f_t ⊙ c_{t-1} + i_t ⊙ g_t",
+        "h_t = P_h (o_t ⊙ tanh(c_t))",
+    ],
+}
+
+
+def test_cells_are_listed():
+    outcome = elman("cells")
+    assert (outcome.status, outcome.err) == (0, "")
+    lines = outcome.out.splitlines()
+    assert [line.split()[0] for line in lines] == list(cells.BUILT_IN) == list(EQUATIONS)
+    for line, cell in zip(lines, cells.BUILT_IN.values(), strict=True):
+        assert f"gates {' '.join(cell.gates)} " in line
+        assert f"states {' '.join(cell.states)} " in line
+
+
+@pytest.mark.parametrize("name", EQUATIONS)
+def test_equations_of_a_cell(name: str):
+    outcome = elman("cells", name)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert re.findall(r"^    (\S.* = .*)$", outcome.out, re.MULTILINE) == EQUATIONS[name]
+    assert f"\ngates       {', '.join(cells.BUILT_IN[name].gates)}\n" in outcome.out
+    assert f"\nstates      {', '.join(cells.BUILT_IN[name].states)}; the first is the output\n" in outcome.out
+    assert cells.BUILT_IN[name].reference in outcome.out
+
+
+@pytest.mark.parametrize("name", EQUATIONS)
+def test_parameters_of_a_cell_are_those_of_a_layer(name: str):
+    cell = cells.BUILT_IN[name]
+    layer = Recurrent(cell, 7, 12, proj_size=5 if cell.projected else 0)
+    out = elman("cells", name, "--input-size", 7, "--hidden-size", 12, "--proj-size", 5).out
+    total = re.search(r"^parameters +([\d,]+) for input_size=7, hidden_size=12", out, re.MULTILINE)
+    assert total is not None
+    assert int(total[1].replace(",", "")) == sum(p.numel() for p in layer.parameters())
+    listed = re.findall(r"^ {12}(\w+_l0) +([\d x]+?) +([\d,]+)$", out, re.MULTILINE)
+    assert {found: tuple(map(int, shape.split(" x "))) for found, shape, _ in listed} == {
+        parameter: tuple(value.shape) for parameter, value in layer.named_parameters()
+    }
+    assert all(math.prod(map(int, shape.split(" x "))) == int(n.replace(",", "")) for _, shape, n in listed)
+
+
+# One tiny run, from its text to its pictures
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    directory = tmp_path_factory.mktemp("made")
+    text = prose(1500)
+    (directory / "text.txt").write_text(text)
+    (directory / "held_out.txt").write_text(text[1350:])
+    arguments = ("train", "lm", directory / "text.txt", "--epochs", 3.6, "--seed", 7, *SIZES)
+    outcome = elman(*arguments, "--run", directory / "run")
+    return SimpleNamespace(directory=directory, run=directory / "run", outcome=outcome, arguments=arguments, text=text)
+
+
+def test_training_says_its_result_on_standard_output(made: SimpleNamespace):
+    status, out, err = made.outcome
+    assert status == 0
+    config = json.loads((made.run / "config.json").read_text())
+    best = min(metrics(made.run), key=lambda row: float(row["validation_nats"]))
+    nats = float(best["validation_nats"])
+    result, *baselines = out.splitlines()
+    assert result == (
+        f"validation  {nats:.4f} nats per character, {float(best['bits_per_character']):.4f} bits per character, "
+        f"perplexity {float(best['perplexity']):.3f}"
+    )
+    assert list(config["baselines"]) == ["unigram", re.findall(r"\d-gram", out)[0]]
+    for line, (name, baseline) in zip(baselines, config["baselines"].items(), strict=True):
+        better = "better" if nats < baseline else "worse"
+        assert line.split()[0] == name
+        assert f"{baseline:.4f} nats per character: the model is {abs(nats - baseline):.4f} nats {better}" in line
+    assert len(re.findall(r"validation \d\.\d+ nats", err)) == 12
+    assert err.isprintable() or set(err) - set("\n") <= {c for c in err if c.isprintable()}  # no colours, no bar
+
+
+def test_what_a_run_notes_of_itself(made: SimpleNamespace):
+    config = json.loads((made.run / "config.json").read_text())
+    corpus = read(made.directory / "text.txt", "characters", 0.1)
+    assert config["task"] == "lm"
+    assert config["options"]["seed"] == 7
+    assert config["options"]["epochs"] == 3.6
+    assert config["options"]["minutes"] is None
+    assert config["data"]["path"] == str(made.directory / "text.txt")
+    assert config["data"]["train_tokens"] == len(corpus.train) == 1350
+    assert config["data"]["validation_tokens"] == 150
+    assert config["vocabulary_size"] == corpus.vocabulary.size
+    model, _, _ = load_language_model(made.run)
+    assert config["parameters"] == sum(p.numel() for p in model.parameters())
+
+
+def test_the_same_command_makes_the_same_model(made: SimpleNamespace, tmp_path: Path):
+    assert elman(*made.arguments, "--run", tmp_path / "again").out == made.outcome.out
+    for name in ("model.safetensors", "config.json", "vocabulary.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (made.run / name).read_bytes()
+    other = [7 if argument == 7 else argument for argument in made.arguments]
+    other[other.index("--seed") + 1] = 8
+    elman(*other, "--run", tmp_path / "other")
+    assert (tmp_path / "other" / "model.safetensors").read_bytes() != (made.run / "model.safetensors").read_bytes()
+
+
+def test_evaluation_of_the_held_out_text_is_that_of_training(made: SimpleNamespace):
+    model, vocabulary, _ = load_language_model(made.run)
+    tokens = read(made.directory / "held_out.txt", "characters", 1.0, vocabulary=vocabulary).validation
+    score = evaluate(model, tokens, len(tokens))
+    _, notes = Run(made.run).load_tensors("model.safetensors")
+    assert score.nats == notes["validation_nats"]
+
+    status, out, err = elman("evaluate", made.run, made.directory / "held_out.txt")
+    assert (status, err) == (0, "")
+    figures = dict(re.findall(r"^(\S.*?) {2,}(\S+)$", out, re.MULTILINE))
+    assert figures == {
+        "characters": "150",
+        "unknown": "0",
+        "nats per character": f"{score.nats:.4f}",
+        "bits per character": f"{score.bits_per_character:.4f}",
+        "perplexity": f"{score.perplexity:.4f}",
+    }
+    assert made.outcome.out.startswith(f"validation  {figures['nats per character']} nats per character, ")
+
+
+def test_unknown_characters_are_counted(made: SimpleNamespace, tmp_path: Path):
+    (tmp_path / "text.txt").write_text("the €§ of and to\n")
+    assert re.search(r"^unknown +2$", elman("evaluate", made.run, tmp_path / "text.txt").out, re.MULTILINE)
+
+
+def test_samples_go_to_standard_output_and_talk_does_not(made: SimpleNamespace):
+    status, out, err = elman("sample", made.run, "--prompt", "the ", "--length", 50, "--seed", 3)
+    assert (status, err) == (0, "")
+    assert out.startswith("the ")
+    assert len(out) == 4 + 50 + 1
+    assert out.endswith("\n")
+    assert elman("sample", made.run, "--prompt", "the ", "--length", 50, "--seed", 3).out == out
+
+    drawn = elman("sample", made.run, "--prompt", "the ", "--length", 50)
+    seed = re.fullmatch(r"--seed (\d+)\n", drawn.err)
+    assert seed is not None  # told, so that it can be had again
+    assert elman("sample", made.run, "--prompt", "the ", "--length", 50, "--seed", seed[1]).out == drawn.out
+
+
+@pytest.mark.parametrize("unit", ["bytes", "bpe"])
+def test_other_units(tmp_path: Path, unit: str):
+    (tmp_path / "text.txt").write_text(prose(3000) + "naïve café\n")
+    trained = elman(
+        "train", "lm", tmp_path / "text.txt", "--run", tmp_path / "run", "--unit", unit, "--vocabulary-size", 280,
+        "--epochs", 1, *SIZES,
+    )  # fmt: skip
+    per = "token" if unit == "bpe" else "byte"
+    assert trained.status == 0
+    assert f"nats per {per}" in trained.out
+    assert (tmp_path / "run" / ("tokenizer.json" if unit == "bpe" else "vocabulary.json")).exists()
+    assert elman("sample", tmp_path / "run", "--prompt", "é€", "--length", 5, "--seed", 0).out.startswith("é€")
+    evaluated = elman("evaluate", tmp_path / "run", tmp_path / "text.txt")
+    assert re.search(rf"^nats per {per} +\d\.\d{{4}}$", evaluated.out, re.MULTILINE)
+    assert "unknown" not in evaluated.out
+    assert elman("train", "lm", "--resume", tmp_path / "run").out == trained.out
+    assert elman("explain", tmp_path / "run", "--text", "naïve café of the").status == 0
+
+
+def size_of_png(path: Path) -> tuple[int, int]:
+    content = path.read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    return struct.unpack(">II", content[16:24])
+
+
+def test_explaining_draws_a_picture(made: SimpleNamespace, tmp_path: Path):
+    status, out, err = elman("explain", made.run, "--text", "the of and to", "--output", tmp_path / "gates.png")
+    assert status == 0
+    assert err == f"picture in {tmp_path / 'gates.png'}\n"
+    assert re.findall(r"^gradient of state (\w): below a thousandth of its largest ", out, re.MULTILINE) == ["h", "c"]
+    width, height = size_of_png(tmp_path / "gates.png")
+    assert 700 < width < 3000
+    assert 700 < height < 3000
+    pixels = np.asarray(imread(tmp_path / "gates.png"))[..., :3]
+    assert pixels.min() < 0.3
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100  # heat maps
+    assert (pixels < 0.95).any(axis=2).mean() > 0.1
+
+
+def test_explaining_without_a_text_takes_held_out_prose(made: SimpleNamespace, tmp_path: Path):
+    run = shutil.copytree(made.run, tmp_path / "run")
+    status, _, err = elman("explain", run, "--units", 3)
+    assert (status, err) == (0, f"picture in {run / 'gates.png'}\n")
+    assert size_of_png(run / "gates.png")[0] > size_of_png(made.run / "loss.png")[0]  # a hundred characters wide
+
+
+@pytest.mark.parametrize(("kind", "start"), [("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_pictures_in_other_formats(made: SimpleNamespace, tmp_path: Path, kind: str, start: bytes):
+    assert elman("explain", made.run, "--text", "the of", "--output", tmp_path / f"gates.{kind}").status == 0
+    assert (tmp_path / f"gates.{kind}").read_bytes().startswith(start)
+
+
+def test_overwriting_a_run(made: SimpleNamespace, tmp_path: Path):
+    run = shutil.copytree(made.run, tmp_path / "run")
+    (run / "notes.txt").write_text("mine")
+    assert elman(*made.arguments, "--run", run, "--overwrite", "--cell", "gru").status == 0
+    assert json.loads((run / "config.json").read_text())["options"]["cell"] == "gru"
+    assert (run / "notes.txt").read_text() == "mine"
+
+
+def test_an_empty_directory_will_do(made: SimpleNamespace, tmp_path: Path):
+    assert elman(*made.arguments, "--run", tmp_path).out == made.outcome.out
+
+
+def test_three_minutes_unless_told_otherwise(made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from elman.training.loop import Training
+
+    monkeypatch.setattr(Training, "progress", lambda self: min(1.0, self.place.step / 3))
+    assert elman("train", "lm", made.directory / "text.txt", "--run", tmp_path / "run", *SIZES).status == 0
+    options = json.loads((tmp_path / "run" / "config.json").read_text())["options"]
+    assert (options["minutes"], options["epochs"]) == (3.0, None)
+
+
+# Standard output that goes somewhere else
+
+
+def test_a_reader_that_has_seen_enough(made: SimpleNamespace):
+    """`elman sample RUN | head -c 10`"""
+    with process("-m", "elman", "sample", made.run, "--length", 3000, "--seed", 1) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        assert len(child.stdout.read(10)) == 10
+        child.stdout.close()
+        assert child.stderr.read() == ""
+        assert child.wait(timeout=60) in (0, 141)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_standard_output_on_a_full_disk():
+    with open("/dev/full", "w") as full:
+        outcome = finished("-m", "elman", "cells", stdout=full)
+    assert outcome.status == 2
+    complaint(outcome.err, "No space left on device")
+
+
+# What is refused
+
+
+def complaint(err: str, *mentions: str) -> None:
+    """One line that begins with the program's name and says what was wrong."""
+    assert err.startswith("elman: ")
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    for mention in mentions:
+        assert mention in err
+
+
+BIG = 10**9
+NEW = ["train", "lm", "{text}", "--run", "{new}", "--epochs", "1"]
+
+# The command line, with names in braces from `places` below, and what the complaint must mention.
+REFUSED: dict[str, tuple[list[str], list[str]]] = {
+    # arguments
+    "unknown command": (["tarin"], ["tarin"]),
+    "unknown task": (["train", "lmm"], ["lmm"]),
+    "unknown option": ([*NEW, "--hiden-size", "3"], ["--hiden-size"]),
+    "argument too many": (["train", "lm", "{text}", "another"], ["another"]),
+    "argument missing": (["sample"], ["run"]),
+    "second argument missing": (["evaluate", "{run}"], ["file"]),
+    "option without its value": (["train", "lm", "{text}", "--cell"], ["--cell"]),
+    "no number": ([*NEW, "--hidden-size", "many"], ["--hidden-size", "many"]),
+    "no whole number": ([*NEW, "--num-layers", "1.5"], ["--num-layers", "1.5"]),
+    "no number for a rate": ([*NEW, "--learning-rate", "fast"], ["--learning-rate", "fast"]),
+    # options of training
+    "hidden size 0": ([*NEW, "--hidden-size", "0"], ["--hidden-size", "got 0"]),
+    "hidden size -5": ([*NEW, "--hidden-size", "-5"], ["--hidden-size", "got -5"]),
+    "hidden size beyond memory": ([*NEW, "--hidden-size", str(BIG)], [str(BIG)]),
+    "hidden size beyond numbers": ([*NEW, "--hidden-size", str(10**20)], [str(10**20)]),
+    "embedding size 0": ([*NEW, "--embedding-size", "0"], ["--embedding-size", "got 0"]),
+    "no layers": ([*NEW, "--num-layers", "0"], ["--num-layers", "got 0"]),
+    "batch of none": ([*NEW, "--batch-size", "0"], ["--batch-size", "got 0"]),
+    "window of none": ([*NEW, "--window", "0"], ["--window", "got 0"]),
+    "window beyond the text": ([*NEW, "--window", "5000"], ["--window", "5000"]),
+    "batch beyond the text": ([*NEW, "--batch-size", "5000"], ["--batch-size", "5000"]),
+    "unknown cell": ([*NEW, "--cell", "lstn"], ["'lstn'", "did you mean 'lstm'"]),
+    "projected cell": ([*NEW, "--cell", "projected_lstm"], ["'projected_lstm'"]),
+    "unknown unit": ([*NEW, "--unit", "words"], ["'words'", "characters, bytes, bpe"]),
+    "small vocabulary": ([*NEW, "--unit", "bpe", "--vocabulary-size", "100"], ["--vocabulary-size", "got 100"]),
+    "dropout 1": ([*NEW, "--dropout", "1"], ["--dropout", "got 1.0"]),
+    "dropout -0.1": ([*NEW, "--dropout", "-0.1"], ["--dropout", "got -0.1"]),
+    "learning rate nan": ([*NEW, "--learning-rate", "nan"], ["--learning-rate", "got nan"]),
+    "learning rate 0": ([*NEW, "--learning-rate", "0"], ["--learning-rate", "got 0"]),
+    "weight decay -1": ([*NEW, "--weight-decay", "-1"], ["--weight-decay", "got -1"]),
+    "clip 0": ([*NEW, "--clip", "0"], ["--clip", "got 0"]),
+    "epochs 0": (["train", "lm", "{text}", "--epochs", "0"], ["--epochs", "got 0"]),
+    "epochs inf": (["train", "lm", "{text}", "--epochs", "inf"], ["--epochs", "got inf"]),
+    "minutes -1": (["train", "lm", "{text}", "--minutes", "-1"], ["--minutes", "got -1"]),
+    "seed -1": ([*NEW, "--seed", "-1"], ["--seed", "got -1"]),
+    "seed beyond 64 bits": ([*NEW, "--seed", str(1 << 70)], ["--seed", str(1 << 70)]),
+    "all held out": ([*NEW, "--held-out", "1"], ["--held-out", "got 1.0"]),
+    "next to none held out": (
+        ["train", "lm", "{short}", "--run", "{new}", "--held-out", "0.001", "--batch-size", "1", "--window", "2"],
+        ["--held-out", "0.001"],
+    ),
+    "unknown device": ([*NEW, "--device", "gpu9"], ["--device gpu9"]),
+    "device without memory": ([*NEW, "--device", "meta"], ["--device meta"]),
+    # texts
+    "no such file": (["train", "lm", "{none}"], ["{none}", "No such file"]),
+    "a directory": (["train", "lm", "{directory}"], ["{directory} is a directory"]),
+    "the text itself": (["train", "lm", "so it goes " * 500], ["so it goes", "File name too long"]),
+    "empty": (["train", "lm", "{empty}"], ["{empty} is empty"]),
+    "binary": (["train", "lm", "{binary}"], ["{binary} looks binary: byte 4 is zero", "--unit bytes"]),
+    "not UTF-8": (["train", "lm", "{latin}"], ["{latin} is not UTF-8: byte 9, on line 2, is 0xe9", "--unit bytes"]),
+    "damaged gzip": (["train", "lm", "{gzip}"], ["{gzip} is a damaged gzip file"]),
+    "too short": (["train", "lm", "{short}"], ["9 tokens", "--batch-size"]),
+    # directories for runs
+    "run exists": (["train", "lm", "{text}", "--run", "{run}"], ["{run} already holds a run", "--resume", "--overwrite"]),
+    "directory of something else": (["train", "lm", "{text}", "--run", "{foreign}"], ["{foreign} is not empty"]),
+    "the same, to overwrite": (["train", "lm", "{text}", "--run", "{foreign}", "--overwrite"], ["{foreign}"]),
+    "run is a file": (["train", "lm", "{text}", "--run", "{text}"], ["{text}", "Not a directory"]),
+    "run below a file": (["train", "lm", "{text}", "--run", "{text}/run"], ["{text}/run", "Not a directory"]),
+    "run with too long a name": (["train", "lm", "{text}", "--run", "r" * 300], ["rrr", "File name too long"]),
+    # resuming
+    "resuming nothing": (["train", "lm", "--resume", "{none}"], ["{none} is not a directory"]),
+    "resuming a file": (["train", "lm", "--resume", "{text}"], ["{text} is not a directory"]),
+    "resuming something else": (["train", "lm", "--resume", "{foreign}"], ["{foreign} is not a run of elman"]),
+    "resuming too long a name": (["train", "lm", "--resume", "r" * 300], ["rrr"]),
+    "resuming with a file": (["train", "lm", "{text}", "--resume", "{run}"], ["FILE cannot be given"]),
+    "resuming with options": (
+        ["train", "lm", "--resume", "{run}", "--cell", "gru", "--seed", "0"],
+        ["--cell, --seed cannot be given"],
+    ),
+    "resuming elsewhere": (["train", "lm", "--resume", "{run}", "--run", "{new}"], ["--run cannot be given"]),
+    "resuming for 0 minutes": (["train", "lm", "--resume", "{run}", "--minutes", "0"], ["--minutes", "got 0"]),
+    "resuming on no device": (["train", "lm", "--resume", "{run}", "--device", "gpu9"], ["--device gpu9"]),
+    # the other commands
+    "sampling nothing": (["sample", "{none}"], ["{none} is not a directory"]),
+    "sampling something else": (["sample", "{foreign}"], ["{foreign} is not a run of elman"]),
+    "sampling before the first evaluation": (["sample", "{begun}"], ["{begun}/model.safetensors is missing"]),
+    "temperature -1": (["sample", "{run}", "--temperature", "-1"], ["--temperature", "got -1"]),
+    "temperature nan": (["sample", "{run}", "--temperature", "nan"], ["--temperature", "got nan"]),
+    "temperature inf": (["sample", "{run}", "--temperature", "inf"], ["--temperature", "got inf"]),
+    "top-p 0": (["sample", "{run}", "--top-p", "0"], ["--top-p", "got 0"]),
+    "top-p 1.5": (["sample", "{run}", "--top-p", "1.5"], ["--top-p", "got 1.5"]),
+    "top-p nan": (["sample", "{run}", "--top-p", "nan"], ["--top-p", "got nan"]),
+    "length 0": (["sample", "{run}", "--length", "0"], ["--length", "got 0"]),
+    "sampling with seed -1": (["sample", "{run}", "--seed", "-1"], ["--seed", "got -1"]),
+    "sampling with a huge seed": (["sample", "{run}", "--seed", str(1 << 70)], ["--seed", str(1 << 70)]),
+    "sampling with seed one": (["sample", "{run}", "--seed", "one"], ["--seed", "one"]),
+    "strange prompt": (["sample", "{run}", "--seed", "1", "--prompt", "the €"], ["'€'"]),
+    "prompt that is no text": (["sample", "{run}", "--seed", "1", "--prompt", "\udcff"], ["prompt"]),
+    "sampling on no device": (["sample", "{run}", "--device", "gpu9"], ["--device gpu9"]),
+    "evaluating no file": (["evaluate", "{run}", "{none}"], ["{none}", "No such file"]),
+    "evaluating a directory": (["evaluate", "{run}", "{directory}"], ["{directory} is a directory"]),
+    "evaluating an empty file": (["evaluate", "{run}", "{empty}"], ["{empty} is empty"]),
+    "evaluating one character": (["evaluate", "{run}", "{one}"], ["{one} has 1 token", "at least 2"]),
+    "evaluating a binary file": (["evaluate", "{run}", "{binary}"], ["{binary} looks binary"]),
+    "evaluating with nothing": (["evaluate", "{foreign}", "{text}"], ["{foreign} is not a run of elman"]),
+    "layer 0": (["explain", "{run}", "--layer", "0"], ["--layer", "between 1 and 1", "got 0"]),
+    "layer 2 of 1": (["explain", "{run}", "--layer", "2"], ["--layer", "between 1 and 1", "got 2"]),
+    "no units": (["explain", "{run}", "--units", "0"], ["--units", "got 0"]),
+    "explaining two characters": (["explain", "{run}", "--text", "to"], ["2 tokens", "at least 3"]),
+    "explaining nothing": (["explain", "{none}"], ["{none} is not a directory"]),
+    "picture of no known kind": (
+        ["explain", "{run}", "--text", "the", "--output", "{new}.xyz"],
+        ["{new}.xyz", ".xyz", "png, svg or pdf"],
+    ),
+    "picture by way of TeX": (["explain", "{run}", "--text", "the", "--output", "{new}.pgf"], ["{new}.pgf", "png"]),
+    "picture into no directory": (
+        ["explain", "{run}", "--text", "the", "--output", "{none}/gates.png"],
+        ["{none}/gates.png", "No such file"],
+    ),
+    "picture onto a directory": (
+        ["explain", "{run}", "--text", "the", "--output", "{directory}"],
+        ["{directory}", "Is a directory"],
+    ),
+    "equations of no cell": (["cells", "gur"], ["'gur'", "did you mean 'gru'"]),
+    "cells of no size": (["cells", "gru", "--hidden-size", "0"], ["--hidden-size 0"]),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def places(made: SimpleNamespace) -> dict[str, str]:
+    root = made.directory
+    contents = {
+        "text": made.text.encode(),
+        "empty": b"",
+        "binary": b"abc\0def",
+        "latin": b"four\ncaf\xe9\n",
+        "gzip": b"\x1f\x8b\x08\x00 nothing of the kind",
+        "short": b"ten words.",
+        "one": b"t",
+    }
+    for name, content in contents.items():
+        (root / f"{name}.file").write_bytes(content)
+    for name in ("directory", "foreign"):
+        (root / name).mkdir()
+    (root / "foreign" / "thesis.doc").write_text("precious")
+    shutil.copytree(made.run, root / "begun", ignore=shutil.ignore_patterns("model.safetensors"))
+    names = {name: str(root / f"{name}.file") for name in contents}
+    return names | {name: str(root / name) for name in ("run", "begun", "directory", "foreign", "none", "new")}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_directory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where a command without --run would begin one."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_mistake_ends_with_one_sentence(made: SimpleNamespace, places: dict[str, str], tmp_path: Path, case: str):
+    arguments, mentions = ([part.format(**places) for part in parts] for parts in REFUSED[case])
+    before = contents_of(made.directory)
+    outcome = elman(*arguments)
+    assert outcome.status == 2
+    assert outcome.out == ""
+    complaint(outcome.err, *mentions)
+    assert contents_of(made.directory) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def contents_of(directory: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() if path.is_file() else b"" for path in directory.rglob("*")}
+
+
+def test_a_directory_one_may_not_write_to(made: SimpleNamespace, tmp_path: Path):
+    if os.geteuid() == 0:
+        pytest.skip("everything is permitted to root")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    outcome = elman(*made.arguments, "--run", tmp_path / "locked" / "run")
+    assert (outcome.status, outcome.out) == (2, "")
+    complaint(outcome.err, str(tmp_path / "locked" / "run"), "Permission denied")
+
+
+# Damaged runs
+
+Change = Callable[[Path], Any]
+
+
+def edited(name: str, **values: Any) -> Change:
+    """A JSON file of the run with other values; ... removes one."""
+
+    def change(run: Path) -> None:
+        content = json.loads((run / name).read_text()) | values
+        kept = {key: value for key, value in content.items() if value is not ...}
+        (run / name).write_text(json.dumps(kept))
+
+    return change
+
+
+def option(**values: Any) -> Change:
+    def change(run: Path) -> None:
+        options = json.loads((run / "config.json").read_text())["options"] | values
+        kept = {key: value for key, value in options.items() if value is not ...}
+        edited("config.json", options=kept)(run)
+
+    return change
+
+
+def written(name: str, content: bytes) -> Change:
+    return lambda run: (run / name).write_bytes(content)
+
+
+def cut(name: str, share: float) -> Change:
+    def change(run: Path) -> None:
+        content = (run / name).read_bytes()
+        (run / name).write_bytes(content[: int(len(content) * share)])
+
+    return change
+
+
+def removed(name: str) -> Change:
+    return lambda run: (run / name).unlink()
+
+
+def tensors(name: str, change: Callable[[dict[str, torch.Tensor], dict[str, Any]], None]) -> Change:
+    """A file of tensors with others in it, or other notes."""
+
+    def apply(run: Path) -> None:
+        found, notes = Run(run).load_tensors(name)
+        change(found, notes)
+        safetensors.torch.save_file(found, run / name, {"elman": json.dumps(notes)})
+
+    return apply
+
+
+MODEL, CHECKPOINT = "model.safetensors", "checkpoint/state.safetensors"
+RESUME, SAMPLE = ("train", "lm", "--resume"), ("sample",)
+
+DAMAGED: dict[str, tuple[Change, list[tuple[str, ...]], list[str]]] = {
+    "config is empty": (written("config.json", b""), [RESUME, SAMPLE], ["config.json is damaged"]),
+    "config is half": (cut("config.json", 0.5), [RESUME, SAMPLE], ["config.json is damaged"]),
+    "config is no text": (written("config.json", b"\xff\xfe\0"), [RESUME, SAMPLE], ["config.json is damaged"]),
+    "config is a list": (written("config.json", b"[]"), [RESUME, SAMPLE], ["config.json is damaged", "list"]),
+    "config is a directory": (
+        lambda run: ((run / "config.json").unlink(), (run / "config.json").mkdir()),
+        [RESUME, SAMPLE],
+        ["config.json", "Is a directory"],
+    ),
+    "another task": (edited("config.json", task="tag"), [RESUME, SAMPLE], ["config.json", "'tag'"]),
+    "no task": (edited("config.json", task=...), [RESUME, SAMPLE], ["config.json", "'lm'"]),
+    "no options": (edited("config.json", options=...), [RESUME, SAMPLE], ["config.json"]),
+    "no data": (edited("config.json", data=...), [RESUME], ["train again"]),
+    "data is null": (edited("config.json", data=None), [RESUME, ("explain",)], ["config.json", "data"]),
+    "path is a number": (edited("config.json", data={"path": 3}), [RESUME], ["config.json", "path"]),
+    "no baselines": (edited("config.json", baselines=...), [RESUME], ["config.json", "baselines"]),
+    "no count of parameters": (edited("config.json", parameters=...), [RESUME], ["config.json", "parameters"]),
+    "an option is missing": (option(window=...), [RESUME, SAMPLE], ["config.json", "window"]),
+    "an option too many": (option(momentum=0.9), [RESUME, SAMPLE], ["config.json", "momentum"]),
+    "an option of the wrong type": (option(hidden_size="8"), [RESUME, SAMPLE], ["hidden_size is '8'"]),
+    "an option that is null": (option(cell=None), [RESUME, SAMPLE], ["cell is None"]),
+    "an option out of bounds": (option(hidden_size=-1), [RESUME, SAMPLE], ["--hidden-size", "-1"]),
+    "an unknown cell": (option(cell="lstn"), [RESUME, SAMPLE], ["'lstn'"]),
+    "another cell": (option(cell="gru"), [RESUME, SAMPLE], ["does not fit its config.json"]),
+    "another size": (option(hidden_size=9), [RESUME, SAMPLE], ["does not fit its config.json"]),
+    "another batch size": (option(batch_size=5), [RESUME], [CHECKPOINT]),
+    "no vocabulary": (removed("vocabulary.json"), [RESUME, SAMPLE], ["vocabulary.json", "No such file"]),
+    "vocabulary is half": (cut("vocabulary.json", 0.5), [RESUME, SAMPLE], ["vocabulary.json is damaged"]),
+    "vocabulary of another kind": (
+        written("vocabulary.json", b'{"unit": "words"}'),
+        [RESUME, SAMPLE],
+        ["vocabulary.json is damaged"],
+    ),
+    "vocabulary with a character less": (
+        edited("vocabulary.json", symbols="abc"),
+        [RESUME, SAMPLE],
+        ["train again"],
+    ),
+    "foreign tokenizer": (written("tokenizer.json", b"{}"), [RESUME, SAMPLE], ["tokenizer.json is damaged"]),
+    "no model": (removed(MODEL), [SAMPLE, ("explain",)], [f"{MODEL} is missing"]),
+    "model is empty": (written(MODEL, b""), [SAMPLE, ("explain",)], [f"{MODEL} is damaged"]),
+    "model is half": (cut(MODEL, 0.5), [SAMPLE], [f"{MODEL} is damaged"]),
+    "model lacks its last byte": (cut(MODEL, 0.9999), [SAMPLE], [f"{MODEL} is damaged"]),
+    "model is a pickle": (written(MODEL, b"\x80\x04K\x01."), [SAMPLE], [f"{MODEL} is damaged"]),
+    "model of another size": (
+        tensors(MODEL, lambda found, _: found.update({"output.bias": torch.zeros(3)})),
+        [SAMPLE],
+        [MODEL, "output.bias is (3,)"],
+    ),
+    "model without a tensor": (
+        tensors(MODEL, lambda found, _: found.__delitem__("output.bias")),
+        [SAMPLE],
+        [MODEL, "output.bias is missing"],
+    ),
+    "model with a tensor too many": (
+        tensors(MODEL, lambda found, _: found.update({"extra": torch.zeros(3)})),
+        [SAMPLE],
+        [MODEL, "extra is (3,)"],
+    ),
+    "model of somebody else": (
+        lambda run: safetensors.torch.save_file({"weight": torch.zeros(3)}, run / MODEL),
+        [SAMPLE],
+        [MODEL, "not elman's"],
+    ),
+    "no checkpoint": (removed(CHECKPOINT), [RESUME], [f"{CHECKPOINT} is missing"]),
+    "checkpoint is half": (cut(CHECKPOINT, 0.5), [RESUME], [f"{CHECKPOINT} is damaged"]),
+    "checkpoint is the model": (
+        lambda run: shutil.copy(run / MODEL, run / CHECKPOINT),
+        [RESUME],
+        [],
+    ),
+    "checkpoint without moments": (
+        tensors(CHECKPOINT, lambda found, _: found.__delitem__("optimizer.output.bias.exp_avg")),
+        [RESUME],
+        [f"{CHECKPOINT} is damaged", "optimizer.output.bias.exp_avg"],
+    ),
+    "moments of another shape": (
+        tensors(CHECKPOINT, lambda found, _: found.update({"optimizer.output.bias.exp_avg": torch.zeros(3)})),
+        [RESUME],
+        [CHECKPOINT, "optimizer.output.bias.exp_avg"],
+    ),
+    "checkpoint without half of the state": (
+        tensors(CHECKPOINT, lambda found, _: found.__delitem__("state.1")),
+        [RESUME],
+        [CHECKPOINT],
+    ),
+    "checkpoint with states numbered otherwise": (
+        tensors(CHECKPOINT, lambda found, _: found.update({"state.3": found.pop("state.1")})),
+        [RESUME],
+        [CHECKPOINT],
+    ),
+    "checkpoint without random state": (
+        tensors(CHECKPOINT, lambda found, _: found.__delitem__("random.cpu")),
+        [RESUME],
+        [f"{CHECKPOINT} is damaged", "random.cpu"],
+    ),
+    "random state of another length": (
+        tensors(CHECKPOINT, lambda found, _: found.update({"random.cpu": torch.zeros(3, dtype=torch.uint8)})),
+        [RESUME],
+        [f"{CHECKPOINT} is damaged"],
+    ),
+    "checkpoint without its place": (
+        tensors(CHECKPOINT, lambda _, notes: notes.__delitem__("place")),
+        [RESUME],
+        [f"{CHECKPOINT} is damaged", "place"],
+    ),
+    "place with a word for a number": (
+        tensors(CHECKPOINT, lambda _, notes: notes["place"].update(step="ten", finished=False)),
+        [RESUME],
+        [CHECKPOINT],
+    ),
+    "metrics are no text": (written("metrics.csv", b"\xff\xfe\0"), [RESUME], ["metrics.csv"]),
+    "metrics are another table": (written("metrics.csv", b"a,b\n1,2\n"), [RESUME], ["metrics.csv"]),
+    "metrics are words": (
+        written("metrics.csv", b"step,validation_nats,bits_per_character,perplexity\nx,y,z,w\n"),
+        [RESUME],
+        ["metrics.csv"],
+    ),
+    "text is gone": (
+        edited("config.json", data={"path": "/no/such/text"}),
+        [RESUME],
+        ["cannot read /no/such/text: No such file"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_run_ends_with_one_sentence(made: SimpleNamespace, tmp_path: Path, case: str):
+    damage, commands, mentions = DAMAGED[case]
+    for command in commands:
+        run = shutil.copytree(made.run, tmp_path / command[0])
+        damage(run)
+        budget = ("--epochs", 6) if command == RESUME else ()  # or a finished run would have nothing to do
+        outcome = elman(*command, run, *budget)
+        assert (outcome.status, outcome.out) == (2, "")
+        complaint(outcome.err, *mentions)

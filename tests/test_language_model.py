@@ -1,0 +1,386 @@
+"""The language model: its options, its score, its samples."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import asdict, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from elman import cells
+from elman.datasets.vocabulary import Bytes, Characters
+from elman.errors import InputError
+from elman.tasks.language_model import LanguageModel, Options, Score, choose, evaluate, sample
+from runs import begin, corpus_of, prose, tiny
+
+CELLS = [name for name, cell in cells.BUILT_IN.items() if not cell.projected]
+
+
+def model_of(size: int = 12, scale: float = 1.0, dtype: torch.dtype = torch.float32, **changes: Any) -> LanguageModel:
+    """A network as it is drawn; a scale above 1 makes it depend more on what it has read."""
+    torch.manual_seed(1)
+    model = LanguageModel(size, tiny(**changes)).to(dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(scale)
+    return model
+
+
+def draw(length: int, size: int = 12) -> Tensor:
+    return torch.randint(size, (length,), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
+
+
+# Score
+
+
+class Lagged(nn.Module):
+    """Predicts from the token of `lag` steps ago, and from nothing where there was none."""
+
+    def __init__(self, size: int, lag: int):
+        super().__init__()
+        self.lag, self.size = lag, size
+        self.output = nn.Linear(1, 1)
+        self.table = torch.randn(size + 1, size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+    def forward(self, tokens: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        past = torch.full((self.lag, tokens.shape[1]), self.size) if state is None else state
+        read = torch.cat([past, tokens.long()])
+        return self.table[read[: len(tokens)]], read[len(tokens) :]
+
+
+@pytest.mark.parametrize("lag", [0, 1, 100])
+@pytest.mark.parametrize(
+    "length", [2, 3, 255, 256, 257, 258, 999, 1000, 1001, 2000, 2001, 2002, 3500, 64_000, 64_001, 66_666, 130_001]
+)
+def test_every_token_is_scored_once_with_a_hundred_before_it(length: int, lag: int):
+    """Read in rows or at one go: for a memory of up to 100 steps the sum is the same to rounding."""
+    model, tokens = Lagged(12, lag), draw(length)
+    logits, _ = model(tokens[:-1, None])
+    exact = float(cross_entropy(logits[:, 0], tokens[1:].long()))
+    score = evaluate(cast(LanguageModel, model), tokens, 77)
+    assert score.nats == pytest.approx(exact, rel=1e-12)
+    assert (score.tokens, score.characters) == (length - 1, 77)
+
+
+@given(st.integers(1990, 9000))
+def test_every_token_is_scored_once_at_any_length(length: int):
+    model, tokens = Lagged(12, 100), draw(length)
+    logits, _ = model(tokens[:-1, None])
+    exact = float(cross_entropy(logits[:, 0], tokens[1:].long()))
+    assert evaluate(cast(LanguageModel, model), tokens, 1).nats == pytest.approx(exact, rel=1e-12)
+
+
+@torch.no_grad()
+def one_by_one(model: LanguageModel, tokens: Tensor, carry: bool = True) -> float:
+    model.eval()
+    total, state = 0.0, None
+    for x, y in pairwise(tokens):
+        logits, new = model(x.view(1, 1), state)
+        total += float(cross_entropy(logits[0], y.long().view(1)))
+        state = new if carry else None
+    return total / (len(tokens) - 1)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_score_is_that_of_reading_one_token_at_a_time(cell: str):
+    model, tokens = model_of(scale=3, dtype=torch.float64, cell=cell, num_layers=2), draw(600)
+    exact = one_by_one(model, tokens)
+    assert abs(exact - one_by_one(model, tokens, carry=False)) > 0.001  # this network's memory matters
+    assert evaluate(model, tokens, 600).nats == pytest.approx(exact, rel=1e-12)
+
+
+def test_rows_cost_next_to_nothing():
+    """A state that has read 100 tokens is as good as one that has read them all."""
+    model, tokens = model_of(scale=3), draw(4500)
+    exact = one_by_one(model, tokens)
+    assert abs(exact - one_by_one(model, tokens, carry=False)) > 0.01
+    assert evaluate(model, tokens, 4500).nats == pytest.approx(exact, abs=1e-5)
+
+
+def test_evaluation_leaves_no_trace():
+    model, tokens = model_of(dropout=0.5), draw(2500)
+    before = torch.get_rng_state()
+    model.train()
+    score = evaluate(model, tokens, 2500)
+    assert model.training
+    assert all(part.training for part in model.modules())
+    assert evaluate(model.eval(), tokens, 2500) == score  # without dropout in either mode
+    assert not model.training
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_bits_per_character_and_perplexity():
+    score = Score(tokens=300, characters=600, nats=2 * math.log(2))
+    assert score.bits_per_character == pytest.approx(1.0)
+    assert score.perplexity == pytest.approx(4.0)
+
+
+def test_perplexity_of_a_hopeless_model_is_infinite():
+    """A learning rate that is far too high gets here, with a loss that is still finite."""
+    assert Score(tokens=1, characters=1, nats=1000.0).perplexity == math.inf
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_untrained_network_knows_next_to_nothing(cell: str):
+    size = 50
+    score = evaluate(model_of(size, cell=cell, hidden_size=16), draw(3000, size), 3000)
+    assert score.nats == pytest.approx(math.log(size), abs=0.15)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_cell_learns(tmp_path: Path, cell: str):
+    options = tiny(cell=cell, hidden_size=16, learning_rate=0.05, batch_size=8, epochs=1.5, dropout=0.0)
+    training = begin(tmp_path / "run", corpus_of(tmp_path, prose(4000), options), options)
+    losses = [report.loss for report in training.steps()]
+    assert len(losses) > 60
+    assert sum(losses[:5]) / 5 - sum(losses[-5:]) / 5 > 0.6
+
+
+def test_one_layer_has_no_dropout_between_layers():
+    assert model_of(num_layers=1, dropout=0.3).recurrent.dropout == 0
+    assert model_of(num_layers=2, dropout=0.3).recurrent.dropout == 0.3
+
+
+# Sampling
+
+
+def drawn(logits: Tensor, temperature: float, top_p: float, never: int | None = None, count: int = 300) -> Counter[int]:
+    generator = torch.Generator().manual_seed(0)
+    return Counter(choose(logits, temperature, top_p, never, generator) for _ in range(count))
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"),
+    [(0.01, 1), (0.45, 1), (0.55, 2), (0.65, 2), (0.75, 3), (0.80, 3), (0.90, 4), (1.0, 5)],
+)
+def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p: float, kept: int):
+    probability = torch.tensor([0.15, 0.05, 0.50, 0.10, 0.20])  # together 0.5, 0.7, 0.85, 0.95, 1
+    likeliest = probability.argsort(descending=True)[:kept].tolist()
+    assert set(drawn(probability.log(), 1.0, top_p, count=600)) == set(likeliest)
+
+
+def test_top_p_reached_exactly_is_reached():
+    assert len(drawn(torch.zeros(4), 1.0, 0.5)) == 2  # each 0.25, without rounding
+    assert len(drawn(torch.zeros(4), 1.0, 0.75)) == 3
+
+
+def test_top_p_looks_at_what_temperature_made():
+    logits = torch.tensor([0.5, 0.25, 0.25]).log()
+    assert set(drawn(logits, 0.25, 0.8)) == {0}
+    assert set(drawn(logits, 1.0, 0.8)) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_tokens_come_as_often_as_they_should(temperature: float):
+    logits, count = torch.tensor([0.3, -1.0, 1.2, 0.0]), 3000
+    found = drawn(logits, temperature, 1.0, count=count)
+    for token, p in enumerate(torch.softmax(logits / temperature, 0).tolist()):
+        assert abs(found[token] - count * p) < 5 * math.sqrt(count * p * (1 - p))
+
+
+def test_temperature_zero_takes_the_likeliest():
+    assert set(drawn(torch.tensor([1.0, 1.001, 0.5]), 0.0, 1.0, count=30)) == {1}
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-30, 1e-39, 1e-320])
+def test_small_temperature_is_close_to_zero(temperature: float):
+    assert set(drawn(torch.tensor([1.0, -3.0, 2.0]), temperature, 1.0, count=30)) == {2}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 100.0])
+def test_what_must_not_be_drawn_never_is(temperature: float):
+    assert 1 not in drawn(torch.tensor([1.0, 50.0, 1.5]), temperature, 1.0, never=1)
+
+
+def text_of(model: LanguageModel, vocabulary: Any, prompt: str, length: int, temperature: float, seed: int = 0) -> str:
+    generator = torch.Generator().manual_seed(seed)
+    return "".join(sample(model, vocabulary, prompt, length, temperature, 1.0, generator))
+
+
+VOCABULARY = Characters("\n abcdefghi")  # and one for what it lacks: 12 tokens
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_sampling_carries_the_state(cell: str):
+    """The same as reading everything written so far again before each token."""
+    model = model_of(scale=4, cell=cell, num_layers=2).eval()
+    written = forgetful = "abc"
+    for _ in range(60):
+        for read in (written, forgetful[-1]):
+            logits, _ = model(torch.from_numpy(VOCABULARY.encode(read).copy())[:, None])
+            symbol = VOCABULARY.symbols[int(logits[-1, 0, :-1].argmax())]
+            if read is written:
+                written += symbol
+            else:
+                forgetful += symbol
+    assert written != forgetful  # or the state would not matter
+    assert text_of(model, VOCABULARY, "abc", 60, temperature=0) == written
+
+
+def test_sampling_takes_one_step_per_token_and_waits_to_be_asked():
+    model = model_of()
+    shapes: list[tuple[int, ...]] = []
+    model.register_forward_pre_hook(lambda _, arguments: shapes.append(tuple(arguments[0].shape)))
+    pieces = sample(model, VOCABULARY, "abcd", 10, 1.0, 1.0, torch.Generator())
+    assert next(pieces) == "abcd"
+    for _ in range(3):
+        next(pieces)
+    assert shapes == [(4, 1), (1, 1), (1, 1)]
+    assert len(list(pieces)) == 7
+
+
+def test_seeds_reproduce():
+    model, before = model_of(dropout=0.5).train(), torch.get_rng_state()
+    texts = [text_of(model, VOCABULARY, "ab", 80, 1.0, seed) for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+    assert len(texts[0]) == 82
+    assert texts[0].startswith("ab")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_unknown_characters_are_never_written():
+    model = model_of()
+    with torch.no_grad():
+        model.output.bias[VOCABULARY.unknown] = 50.0
+    for temperature in (0.0, 1.0, 50.0):
+        assert "\N{REPLACEMENT CHARACTER}" not in text_of(model, VOCABULARY, "", 200, temperature)
+
+
+def test_prompt_must_be_known():
+    with pytest.raises(InputError, match="the prompt has 'z', a character that the training text did not have"):
+        text_of(model_of(), VOCABULARY, "abzx", 5, 1.0)
+
+
+@pytest.mark.parametrize("vocabulary", [VOCABULARY, Characters("abcdefghijk")], ids=["line end", "no line end"])
+def test_without_a_prompt_it_begins_a_line(vocabulary: Characters):
+    model = model_of(scale=4).eval()
+    start = torch.from_numpy(vocabulary.encode("\n").copy())[:, None]
+    first = vocabulary.symbols[int(model(start)[0][-1, 0, :-1].argmax())]
+    text = text_of(model, vocabulary, "", 20, temperature=0)
+    assert len(text) == 20
+    assert text[0] == first
+
+
+def test_bytes_are_written_as_whole_characters():
+    """What a network writes a byte at a time comes out as text."""
+    model = model_of(256)
+    with torch.no_grad():  # é, é, é, ... : 0xc3 after 0xa9, 0xa9 after 0xc3
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.output.bias[0xC3] = 50.0
+    assert text_of(model, Bytes(), "é", 4, 0) == "é" + "\N{REPLACEMENT CHARACTER}" * 3  # the last may go on
+    with torch.no_grad():
+        model.output.bias[ord("x")] = 60.0
+    assert text_of(model, Bytes(), "é", 4, 0) == "éxxxx"
+
+
+@pytest.mark.parametrize("prompt", ["\udcff", "ab\ud800"])
+def test_prompt_that_is_no_text(prompt: str):
+    """Bytes of a command line that are not UTF-8 arrive as surrogates."""
+    for model, vocabulary in ((model_of(256), Bytes()), (model_of(), VOCABULARY)):
+        with pytest.raises(InputError, match="prompt"):
+            text_of(model, vocabulary, prompt, 3, 1.0)
+
+
+# Options
+
+REFUSED: list[tuple[str, Any, str]] = [
+    ("unit", "words", "unknown unit 'words': choose one of characters, bytes, bpe"),
+    ("cell", "transformer", "unknown cell 'transformer'.*known cells: rnn, "),
+    ("cell", "lstn", "unknown cell 'lstn'.*did you mean 'lstm'"),
+    ("cell", "projected_lstm", "'projected_lstm' projects its output"),
+    ("hidden_size", 0, "--hidden-size must be 1 or more, got 0"),
+    ("embedding_size", 0, "--embedding-size must be 1 or more, got 0"),
+    ("num_layers", 0, "--num-layers must be 1 or more, got 0"),
+    ("batch_size", -1, "--batch-size must be 1 or more, got -1"),
+    ("window", 0, "--window must be 1 or more, got 0"),
+    ("seed", -1, "--seed must be 0 or more, got -1"),
+    ("seed", 1 << 64, "--seed.*18446744073709551616"),
+    ("dropout", -0.1, "--dropout must lie between 0 and 0.99, got -0.1"),
+    ("dropout", 1.0, "--dropout must lie between 0 and 0.99, got 1.0"),
+    ("dropout", math.nan, "--dropout must lie between 0 and 0.99, got nan"),
+    ("held_out", 0.0, "--held-out must lie between 0.001 and 0.9, got 0.0"),
+    ("held_out", 0.95, "--held-out must lie between 0.001 and 0.9, got 0.95"),
+    ("held_out", math.nan, "--held-out must lie between 0.001 and 0.9, got nan"),
+    ("weight_decay", -1.0, "--weight-decay must .*got -1.0"),
+    ("weight_decay", math.nan, "--weight-decay must .*got nan"),
+    ("weight_decay", math.inf, "--weight-decay must .*got inf"),
+    ("learning_rate", 0.0, "--learning-rate must be greater than 0, got 0.0"),
+    ("learning_rate", math.nan, "--learning-rate must be greater than 0, got nan"),
+    ("learning_rate", math.inf, "--learning-rate must be .*, got inf"),
+    ("clip", 0.0, "--clip must be greater than 0, got 0.0"),
+    ("clip", math.nan, "--clip must be greater than 0, got nan"),
+    ("epochs", 0.0, "--epochs must be greater than 0, got 0.0"),
+    ("epochs", math.inf, "--epochs must be .*, got inf"),
+    ("minutes", -3.0, "--minutes must be greater than 0, got -3.0"),
+    ("minutes", math.nan, "--minutes must be greater than 0, got nan"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "complaint"), REFUSED)
+def test_options_that_make_no_sense(name: str, value: Any, complaint: str):
+    options = replace(Options(epochs=1.0), **{name: value})
+    with pytest.raises(InputError, match=complaint):
+        options.check()
+    with pytest.raises(InputError, match=complaint):
+        Options.from_json(asdict(options), "config.json")
+
+
+def test_no_option_goes_unchecked():
+    assert {name for name, _, _ in REFUSED} | {"vocabulary_size"} == set(asdict(Options()))
+
+
+def test_byte_pairs_need_room_for_all_bytes():
+    with pytest.raises(InputError, match=r"--vocabulary-size must be 257 or more .*, got 256"):
+        Options(unit="bpe", vocabulary_size=256, epochs=1.0).check()
+    Options(unit="bpe", vocabulary_size=257, epochs=1.0).check()
+    Options(unit="bytes", vocabulary_size=0, epochs=1.0).check()  # says nothing to bytes
+
+
+def test_training_needs_an_end():
+    with pytest.raises(InputError, match="give --epochs or --minutes"):
+        Options().check()
+
+
+def test_options_at_their_limits():
+    smallest: dict[str, Any] = {"hidden_size": 1, "embedding_size": 1, "num_layers": 1, "batch_size": 1, "window": 1}
+    Options(**smallest, dropout=0.0, held_out=0.001, weight_decay=0.0, minutes=1e-9).check()
+    Options(dropout=0.99, held_out=0.9, epochs=1e9).check()
+
+
+def test_options_come_back_from_json():
+    options = tiny(cell="gru", minutes=3.0)
+    assert Options.from_json(asdict(options), "config.json") == options
+    assert Options.from_json(asdict(options) | {"epochs": 3, "minutes": None}, "config.json").epochs == 3
+
+
+@pytest.mark.parametrize("name", list(asdict(Options())))
+def test_options_of_a_damaged_config(name: str):
+    good = asdict(tiny())
+    wrong: list[Any] = [[], {}, True]
+    wrong += [3] if isinstance(good[name], str) else ["3"]
+    if isinstance(good[name], int):
+        wrong += [8.0]
+    if good[name] is not None and name not in ("epochs", "minutes"):
+        wrong += [None]
+    for value in wrong:
+        with pytest.raises(InputError, match=f"config.json is damaged: {name} is "):
+            Options.from_json(good | {name: value}, "config.json")
+    missing = {key: value for key, value in good.items() if key != name}
+    with pytest.raises(InputError, match=f"config.json does not fit this version of elman: options {name};"):
+        Options.from_json(missing, "config.json")
+
+
+def test_options_of_another_version():
+    with pytest.raises(InputError, match=r"config\.json does not fit this version of elman: options momentum;"):
+        Options.from_json(asdict(tiny()) | {"momentum": 0.9}, "config.json")

@@ -1,0 +1,280 @@
+"""Plants a bug in a copy of the package and runs the tests that should notice; fails if they pass.
+
+Each mutant is one replacement in one file, behind an anchor that says which of several like lines is
+meant. The tests run as they are, in a process of their own, against the copy.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+class Mutant(NamedTuple):
+    name: str
+    file: str  # below src/elman
+    after: str  # the replacement happens at the first place after this
+    old: str
+    new: str
+    test: str  # what has to notice
+
+
+MUTANTS = [
+    Mutant("two gates swapped", "cells.py", "def lstm(", "f * s.c + i * g", "i * s.c + f * g", "test_cells.py"),
+    Mutant(
+        "the reset on the wrong side", "cells.py", "def gru(", "r * (R.n @ s.h)", "R.n @ (r * s.h)", "test_torch.py"
+    ),
+    Mutant(
+        "the reset after the product, before it was asked for",
+        "cells.py",
+        "def gru_before(",
+        "R.n @ (r * s.h)",
+        "r * (R.n @ s.h)",
+        "test_onnx.py",
+    ),
+    Mutant(
+        "update gate turned round",
+        "cells.py",
+        "def gru(",
+        "(1 - z) * n + z * s.h",
+        "(1 - z) * s.h + z * n",
+        "test_cells.py",
+    ),
+    Mutant(
+        "output peephole reads the old cell state",
+        "cells.py",
+        "def peephole_lstm(",
+        "p.o * c)",
+        "p.o * s.c)",
+        "test_onnx.py",
+    ),
+    Mutant("input peephole missing", "cells.py", "def peephole_lstm(", " + p.i * s.c", "", "test_cells.py"),
+    Mutant(
+        "coupling turned round",
+        "cells.py",
+        "def coupled_peephole_lstm(",
+        "f * s.c + (1 - f) * g",
+        "(1 - f) * s.c + f * g",
+        "test_onnx.py",
+    ),
+    Mutant("a missing tanh", "cells.py", "def coupled_lstm(", "o * tanh(c)", "o * c", "test_cells.py"),
+    Mutant(
+        "a cell state of low precision",
+        "cells.py",
+        "def lstm(",
+        "c = f * s.c + i * g",
+        "c = (f * s.c + i * g).bfloat16().to(f.dtype)",
+        "test_accuracy.py",
+    ),
+    Mutant("input bias dropped", "reference.py", "def input_shares", "weights.b_ih)", "None)", "test_cells.py"),
+    Mutant(
+        "recurrent bias dropped",
+        "reference.py",
+        "class Products",
+        "None if bias is None else",
+        "None if True else",
+        "test_torch.py",
+    ),
+    Mutant(
+        "initial state ignored",
+        "reference.py",
+        "def run(",
+        "zip(cell.states, state, strict=True)",
+        "zip(cell.states, [v * 0 for v in state], strict=True)",
+        "test_cells.py",
+    ),
+    Mutant(
+        "a detached state",
+        "reference.py",
+        "def run(",
+        "s=s, p=p",
+        "s=State(**{k: v.detach() for k, v in vars(s).items()}), p=p",
+        "test_gradcheck.py",
+    ),
+    Mutant(
+        "reverse direction reads forwards",
+        "reference.py",
+        "def run(",
+        "reversed(shares) if reverse else shares",
+        "shares",
+        "test_cells.py",
+    ),
+    Mutant(
+        "reverse output not turned back", "reference.py", "def run(", "outputs.reverse()", "pass", "test_identities.py"
+    ),
+    Mutant(
+        "a step too few",
+        "reference.py",
+        "def run(",
+        "reversed(shares) if reverse else shares",
+        "reversed(shares) if reverse else [*shares[:-1], shares[0]]",
+        "test_torch.py",
+    ),
+    Mutant(
+        "a group's rows in the wrong order",
+        "reference.py",
+        "def _rows",
+        "for gate in group",
+        "for gate in reversed(group)",
+        "test_cells.py",
+    ),
+    Mutant("states of the wrong layer", "layers.py", "def forward", "s[len(finals)]", "s[0]", "test_cells.py"),
+    Mutant(
+        "dropout outside training",
+        "layers.py",
+        "def forward",
+        "self.dropout, self.training",
+        "self.dropout, True",
+        "test_torch.py",
+    ),
+    Mutant(
+        "wider initialisation",
+        "initialise.py",
+        "def uniform",
+        "1.0 / math.sqrt(hidden_size)",
+        "1.0 / hidden_size",
+        "test_torch.py",
+    ),
+    Mutant(
+        "rows in torch's order for ONNX",
+        "layout.py",
+        '"gru_before"',
+        '("z", "r", "n")',
+        '("r", "z", "n")',
+        "test_onnx.py",
+    ),
+    Mutant(
+        "coupled rows not negated for ONNX",
+        "layout.py",
+        "def _reorder",
+        "-rows[name[1:]]",
+        "rows[name[1:]]",
+        "test_onnx.py",
+    ),
+    Mutant("nodes shared that differ", "graph.py", "def add", ", name, value)", ", value)", "test_cells.py"),
+    Mutant(
+        "a gradient that is not cut",
+        "training/tbptt.py",
+        "def detach",
+        "return state.detach()",
+        "return state",
+        "test_tbptt.py",
+    ),
+    Mutant(
+        "a window that reaches one step too far",
+        "training/tbptt.py",
+        "def _windows",
+        "fresh + k1 - k2)",
+        "fresh + k1 - k2 - 1)",
+        "test_tbptt.py",
+    ),
+    Mutant(
+        "a state that is not carried",
+        "training/tbptt.py",
+        "def _windows",
+        "state = window.carried",
+        "state = None",
+        "test_tbptt.py",
+    ),
+    Mutant(
+        "random state not restored",
+        "training/loop.py",
+        "def restore",
+        'torch.set_rng_state(tensors["random.cpu"])',
+        "pass",
+        "test_training.py",
+    ),
+    Mutant(
+        "state not carried by the loop",
+        "training/loop.py",
+        "def steps",
+        "self.state = window.carried",
+        "self.state = None",
+        "test_training.py",
+    ),
+    Mutant(
+        "targets not shifted",
+        "training/loop.py",
+        "def streams",
+        "tokens[start + 1 : start + 1 +",
+        "tokens[start : start +",
+        "test_training.py",
+    ),
+    Mutant(
+        "tokens scored twice",
+        "tasks/language_model.py",
+        "def evaluate",
+        "starts[r - 1] + length - starts[r]",
+        "0",
+        "test_language_model.py",
+    ),
+    Mutant(
+        "one token too many in top_p",
+        "tasks/language_model.py",
+        "def choose",
+        "probability.cumsum(0) - probability >= top_p",
+        "probability.cumsum(0) - probability > top_p + probability",
+        "test_language_model.py",
+    ),
+    Mutant(
+        "counts where types belong",
+        "tasks/ngram.py",
+        "def witten_bell",
+        "first[count_hw > 0]",
+        "first[continued[counted]]",
+        "test_ngram.py",
+    ),
+    Mutant(
+        "an answer to the wrong gate",
+        "graph.py",
+        "def gate",
+        "node = users[0]\n",
+        "node = self.nodes[users[0].index - 1]\n",
+        "test_cells.py",
+    ),
+    Mutant(
+        "a cut in the text one too early",
+        "datasets/text.py",
+        "def _split",
+        "boundary - done, 0)",
+        "boundary - done - 1, 0)",
+        "test_text.py",
+    ),
+]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
+def test_the_suite_notices(mutant: Mutant, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    path = tmp_path / "src" / "elman" / mutant.file
+    before, anchor, rest = path.read_text(encoding="utf-8").partition(mutant.after)
+    assert anchor, f"{mutant.file} no longer has {mutant.after!r}: bring this mutant up to date"
+    assert mutant.old in rest, f"{mutant.file} no longer has {mutant.old!r}: bring this mutant up to date"
+    path.write_text(before + anchor + rest.replace(mutant.old, mutant.new, 1), encoding="utf-8")
+
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "src"), "OMP_NUM_THREADS": "1", "PYTEST_ADDOPTS": ""}
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--basetemp",
+        str(tmp_path / "base"),
+        f"tests/{mutant.test}",
+    ]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, (
+        f"{mutant.test} did not notice: {mutant.name}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+    )
+    assert " failed" in done.stdout, done.stdout[-2000:]

@@ -1,0 +1,492 @@
+"""RNN, LSTM and GRU in the place of torch.nn's: same names, numbers, shapes and errors.
+
+What can be asserted without knowing which library runs is asserted of both.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pack_sequence
+from torch.testing import assert_close
+
+import elman
+from cases import as_tuple, gradients, hidden, normal, run
+
+# torch.nn.LSTM(proj_size=...) in float32 says so, once in a process
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+
+INPUT, HIDDEN, STEPS, BATCH = 5, 4, 6, 3
+
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "RNN": ("RNN", {}),
+    "RNN-relu": ("RNN", {"nonlinearity": "relu"}),
+    "LSTM": ("LSTM", {}),
+    "LSTM-proj": ("LSTM", {"proj_size": 3}),
+    "GRU": ("GRU", {}),
+}
+
+
+def make(library: ModuleType, kind: str, *args: Any, **options: Any) -> Any:
+    name, own = KINDS[kind]
+    return getattr(library, name)(*(args or (INPUT, HIDDEN)), **own, **options)
+
+
+def pair(kind: str, **options: Any) -> tuple[Any, Any]:
+    """torch.nn's layer and ours with its state_dict."""
+    torch.manual_seed(0)
+    theirs = make(torch.nn, kind, dtype=torch.float64, **options)
+    ours = make(elman, kind, dtype=torch.float64, **options)
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p.mul_(2)
+    assert ours.load_state_dict(theirs.state_dict(), strict=True).missing_keys == []
+    return theirs, ours
+
+
+def data(of: Any, batched: bool = True) -> tuple[Tensor, tuple[Tensor, ...]]:
+    shape = (STEPS, BATCH, INPUT) if batched else (STEPS, INPUT)
+    if of.batch_first and batched:
+        shape = (BATCH, STEPS, INPUT)
+    dtype = next(of.parameters()).dtype
+    rows = of.num_layers * (2 if of.bidirectional else 1)
+    widths = [of.proj_size or HIDDEN, HIDDEN] if "LSTM" in type(of).__name__ else [HIDDEN]
+    states = tuple(
+        normal(*((rows, BATCH, w) if batched else (rows, w)), seed=2 + k, dtype=dtype) for k, w in enumerate(widths)
+    )
+    return normal(*shape, seed=1, dtype=dtype), states
+
+
+def close(mine: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> None:
+    assert [m.shape for m in mine] == [t.shape for t in theirs]
+    assert_close(mine, theirs, rtol=1e-11, atol=1e-12)
+
+
+libraries = pytest.mark.parametrize("library", [torch.nn, elman], ids=["torch", "elman"])
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.mark.parametrize("batch_first", [False, True], ids=["time-first", "batch-first"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "nobias"])
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["uni", "bi"])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@kinds
+def test_same_results_and_gradients(kind: str, layers: int, bidirectional: bool, bias: bool, batch_first: bool) -> None:
+    theirs, ours = pair(kind, num_layers=layers, bidirectional=bidirectional, bias=bias, batch_first=batch_first)
+    x, states = data(theirs)
+    close(run(ours, x, states), run(theirs, x, states))
+    close(gradients(ours, x, states), gradients(theirs, x, states))
+
+
+@kinds
+def test_without_initial_state(kind: str) -> None:
+    theirs, ours = pair(kind, num_layers=2, bidirectional=True)
+    x, states = data(theirs)
+    output, h_n = ours(x)
+    close((output, *as_tuple(h_n)), run(theirs, x, tuple(torch.zeros_like(s) for s in states)))
+    close((output, *as_tuple(h_n)), run(ours, x, tuple(torch.zeros_like(s) for s in states)))
+
+
+@pytest.mark.parametrize("batch_first", [False, True], ids=["time-first", "batch-first"])
+@kinds
+def test_unbatched(kind: str, batch_first: bool) -> None:
+    theirs, ours = pair(kind, num_layers=2, bidirectional=True, batch_first=batch_first)
+    x, states = data(theirs, batched=False)
+    close(run(ours, x, states), run(theirs, x, states))
+    close(gradients(ours, x, states), gradients(theirs, x, states))
+    output, h_n = theirs(x)
+    mine, m_n = ours(x)
+    close((mine, *as_tuple(m_n)), (output, *as_tuple(h_n)))
+
+
+@kinds
+def test_an_empty_batch(kind: str) -> None:
+    theirs, ours = pair(kind)
+    x, states = data(theirs)
+    none = tuple(s[:, :0] for s in states)
+    close(run(ours, x[:, :0], none), run(theirs, x[:, :0], none))
+
+
+@kinds
+def test_state_may_be_a_list(kind: str) -> None:
+    theirs, ours = pair(kind)
+    x, states = data(theirs)
+    form = states[0] if len(states) == 1 else list(states)
+    output, h_n = ours(x, form)
+    close((output, *as_tuple(h_n)), run(theirs, x, states))
+
+
+@kinds
+def test_hx_and_result_have_torchs_form(kind: str) -> None:
+    theirs, ours = pair(kind)
+    x, states = data(theirs)
+    for hx in (None, hidden(states)):
+        mine, torchs = ours(x, hx), theirs(x, hx)
+        assert type(mine) is type(torchs) is tuple
+        assert type(mine[1]) is type(torchs[1])
+
+
+# Parameters.
+
+DEEP = {"num_layers": 3, "bidirectional": True}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"bias": False}, DEEP, {**DEEP, "bias": False}], ids=["plain", "nobias", "deep", "deep-nobias"]
+)
+@kinds
+def test_same_seed_gives_the_same_parameters(kind: str, options: dict[str, Any]) -> None:
+    torch.manual_seed(3)
+    theirs = make(torch.nn, kind, **options)
+    following = torch.rand(3)
+    torch.manual_seed(3)
+    ours = make(elman, kind, **options)
+    assert torch.equal(torch.rand(3), following)
+    assert [n for n, _ in ours.named_parameters()] == [n for n, _ in theirs.named_parameters()]
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    for mine, torchs in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(mine, torchs)
+    torch.manual_seed(4)
+    theirs.reset_parameters()
+    torch.manual_seed(4)
+    ours.reset_parameters()
+    for mine, torchs in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(mine, torchs)
+
+
+@kinds
+def test_all_weights(kind: str) -> None:
+    theirs, ours = pair(kind, num_layers=2, bidirectional=True)
+    assert len(ours.all_weights) == len(theirs.all_weights) == 4
+    for mine, torchs in zip(ours.all_weights, theirs.all_weights, strict=True):
+        assert [tuple(p.shape) for p in mine] == [tuple(p.shape) for p in torchs]
+        assert all(torch.equal(m, t) for m, t in zip(mine, torchs, strict=True))
+        assert all(any(m is p for p in ours.parameters()) for m in mine)
+
+
+@kinds
+def test_torch_loads_ours(kind: str) -> None:
+    theirs, ours = pair(kind, num_layers=2)
+    x, states = data(theirs)
+    with torch.no_grad():
+        for p in ours.parameters():
+            p.add_(0.1)
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    close(run(ours, x, states), run(theirs, x, states))
+
+
+@libraries
+@kinds
+def test_strict_loading_refuses_another_shape(library: ModuleType, kind: str) -> None:
+    shallow, deep = make(library, kind), make(library, kind, num_layers=2)
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        shallow.load_state_dict(deep.state_dict())
+    with pytest.raises(RuntimeError, match="Missing key"):
+        deep.load_state_dict(shallow.state_dict())
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        shallow.load_state_dict(make(library, kind, INPUT + 1, HIDDEN).state_dict())
+
+
+@libraries
+@kinds
+def test_attributes_and_dtype(library: ModuleType, kind: str) -> None:
+    of = make(
+        library, kind, num_layers=2, bias=False, batch_first=True, dropout=0.5, bidirectional=True, dtype=torch.bfloat16
+    )
+    assert (of.input_size, of.hidden_size, of.num_layers) == (INPUT, HIDDEN, 2)
+    assert (of.bias, of.batch_first, of.dropout, of.bidirectional) == (False, True, 0.5, True)
+    assert of.proj_size == (3 if kind == "LSTM-proj" else 0)
+    assert {p.dtype for p in of.parameters()} == {torch.bfloat16}
+    if library is elman or kind not in ("LSTM-proj",):
+        assert {t.dtype for t in run(of, *data(of))} == {torch.bfloat16}
+    of.flatten_parameters()
+    assert of.double().weight_ih_l1_reverse.dtype == torch.float64
+
+
+@libraries
+def test_positional_order(library: ModuleType) -> None:
+    lstm = library.LSTM(5, 4, 2, False, True, 0.25, True, 3)
+    gru = library.GRU(5, 4, 2, False, True, 0.25, True)
+    rnn = library.RNN(5, 4, 2, "relu", False, True, 0.25, True)
+    assert rnn.nonlinearity == "relu"
+    assert lstm.proj_size == 3
+    for of in (lstm, gru, rnn):
+        assert (
+            of.input_size,
+            of.hidden_size,
+            of.num_layers,
+            of.bias,
+            of.batch_first,
+            of.dropout,
+            of.bidirectional,
+        ) == (5, 4, 2, False, True, 0.25, True)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM"])
+def test_names_of_the_arguments(kind: str) -> None:
+    """torch's signatures are (*args, **kwargs); these are the documented ones."""
+    order = [
+        "input_size",
+        "hidden_size",
+        "num_layers",
+        "bias",
+        "batch_first",
+        "dropout",
+        "bidirectional",
+        "device",
+        "dtype",
+    ]
+    if kind == "RNN":
+        order.insert(3, "nonlinearity")
+    else:
+        order.insert(7, "proj_size")
+    parameters = inspect.signature(getattr(elman, kind)).parameters.values()
+    assert [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY] == order
+    assert list(inspect.signature(getattr(elman, kind).forward).parameters)[:3] == ["self", "input", "hx"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_layers": 2},
+        {"bias": False},
+        {"batch_first": True},
+        {"bidirectional": True},
+        {"num_layers": 3, "bias": False, "batch_first": True, "dropout": 0.5, "bidirectional": True},
+    ],
+    ids=lambda o: "-".join(o) or "plain",
+)
+@kinds
+def test_repr(kind: str, options: dict[str, Any]) -> None:
+    assert repr(make(elman, kind, **options)) == repr(make(torch.nn, kind, **options))
+
+
+# Dropout.
+
+
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["uni", "bi"])
+@pytest.mark.parametrize("p", [0.4, 1.0])
+@kinds
+def test_dropout_between_layers(kind: str, p: float, bidirectional: bool) -> None:
+    theirs, ours = pair(kind, num_layers=3, dropout=p, bidirectional=bidirectional)
+    x, states = data(theirs)
+
+    def seeded(of: Any) -> tuple[Tensor, ...]:
+        torch.manual_seed(5)
+        return run(of, x, states)
+
+    close(seeded(ours), seeded(theirs))
+    dropped, again = run(ours, x, states), run(ours, x, states)
+    assert torch.equal(dropped[0], again[0]) == (p == 1.0)
+    ours.eval()
+    theirs.eval()
+    close(run(ours, x, states), run(theirs, x, states))
+    assert torch.equal(run(ours, x, states)[0], run(ours, x, states)[0])
+    assert not torch.allclose(run(ours, x, states)[0], dropped[0])
+
+
+@libraries
+@kinds
+def test_dropout_leaves_the_last_layer_and_the_states_alone(library: ModuleType, kind: str) -> None:
+    of = make(library, kind, num_layers=2, dropout=0.9)
+    x, states = data(of)
+    output, *h_n = run(of, x, states)
+    of.eval()
+    clean = run(of, x, states)
+    if kind != "RNN-relu":
+        assert (output != 0).all()
+    assert_close(h_n[0][0], clean[1][0])  # the first layer's final state
+    assert not torch.allclose(h_n[0][1], clean[1][1])
+    assert_close(output[-1], h_n[0][1])
+
+
+@libraries
+@kinds
+def test_dropout_with_one_layer_warns_at_the_callers_line(library: ModuleType, kind: str) -> None:
+    with pytest.warns(UserWarning, match=r"num_layers greater than 1, but got dropout=0\.5 and num_layers=1") as caught:
+        make(library, kind, dropout=0.5)
+    if library is elman:
+        assert caught[0].filename == __file__
+
+
+# Errors: the same type for the same mistake.
+
+
+@pytest.mark.parametrize(
+    ("error", "options"),
+    [
+        (ValueError, {"hidden_size": 0}),
+        (ValueError, {"hidden_size": -1}),
+        (ValueError, {"input_size": 0}),
+        (ValueError, {"num_layers": 0}),
+        (ValueError, {"dropout": 1.5}),
+        (ValueError, {"dropout": -0.1}),
+        (ValueError, {"dropout": True}),
+        (ValueError, {"dropout": "half"}),
+        (TypeError, {"bias": "yes"}),
+        (TypeError, {"bias": 1}),
+        (TypeError, {"batch_first": "yes"}),
+        (TypeError, {"hidden_size": 4.0}),
+        (TypeError, {"input_size": 5.0}),
+        (TypeError, {"num_layers": 1.5}),
+        (TypeError, {"width": 3}),
+    ],
+    ids=lambda v: "-".join(f"{k}={x}" for k, x in v.items()) if isinstance(v, dict) else None,
+)
+@libraries
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
+def test_errors_of_the_constructor(
+    name: str, library: ModuleType, error: type[Exception], options: dict[str, Any]
+) -> None:
+    with pytest.raises(error) as caught:
+        getattr(library, name)(**{"input_size": INPUT, "hidden_size": HIDDEN, **options})
+    assert type(caught.value) is error
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("RNN", {"nonlinearity": "sigmoid"}),
+        ("LSTM", {"proj_size": HIDDEN}),
+        ("LSTM", {"proj_size": HIDDEN + 1}),
+        ("LSTM", {"proj_size": -1}),
+        ("GRU", {"proj_size": 2}),
+        ("RNN", {"proj_size": 2}),
+    ],
+    ids=str,
+)
+@libraries
+def test_value_errors_of_the_constructor(library: ModuleType, name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        getattr(library, name)(INPUT, HIDDEN, **options)
+
+
+@pytest.mark.parametrize("nonlinearity", ["Tanh", "", None])
+@libraries
+def test_nonlinearity(library: ModuleType, nonlinearity: Any) -> None:
+    with pytest.raises(ValueError, match="nonlinearity"):
+        library.RNN(INPUT, HIDDEN, nonlinearity=nonlinearity)
+
+
+x_of: Callable[..., Tensor] = torch.zeros
+
+
+@pytest.mark.parametrize(
+    ("error", "x"),
+    [
+        (ValueError, x_of(1, STEPS, BATCH, INPUT)),
+        (ValueError, x_of(INPUT)),
+        (RuntimeError, x_of(STEPS, BATCH, INPUT + 1)),
+        (RuntimeError, x_of(STEPS, INPUT - 1)),
+        (ValueError, x_of(STEPS, BATCH, INPUT, dtype=torch.float64)),
+        (ValueError, x_of(STEPS, BATCH, INPUT, dtype=torch.float16)),
+        (ValueError, x_of(STEPS, BATCH, INPUT, dtype=torch.int64)),
+        (RuntimeError, x_of(0, BATCH, INPUT)),
+        (RuntimeError, x_of(0, INPUT)),
+    ],
+    ids=["4D", "1D", "size", "size-unbatched", "double", "half", "int", "no-steps", "no-steps-unbatched"],
+)
+@libraries
+@kinds
+def test_errors_of_the_input(kind: str, library: ModuleType, error: type[Exception], x: Tensor) -> None:
+    with pytest.raises(error) as caught:
+        make(library, kind)(x)
+    assert type(caught.value) is error
+
+
+@pytest.mark.parametrize(
+    ("batched", "change"),
+    [
+        (True, lambda h: h[0]),
+        (True, lambda h: h[None]),
+        (True, lambda h: h[:, :1]),
+        (True, lambda h: h[:1]),
+        (True, lambda h: torch.cat([h, h])),
+        (True, lambda h: torch.cat([h, h], dim=2)),
+        (True, lambda h: h.transpose(0, 1)),
+        (False, lambda h: h[0]),
+        (False, lambda h: h[:, None]),
+        (False, lambda h: h[:, 1:]),
+    ],
+    ids=[
+        "2D",
+        "4D",
+        "batch",
+        "rows-few",
+        "rows-many",
+        "width",
+        "transposed",
+        "unbatched-1D",
+        "unbatched-3D",
+        "unbatched-width",
+    ],
+)
+@pytest.mark.parametrize("which", [0, -1], ids=["first", "last"])
+@libraries
+@kinds
+def test_errors_of_the_state(
+    kind: str, library: ModuleType, which: int, batched: bool, change: Callable[[Tensor], Tensor]
+) -> None:
+    of = make(library, kind, num_layers=2, dtype=torch.float64)
+    x, states = data(of, batched)
+    wrong = list(states)
+    wrong[which] = change(wrong[which])
+    with pytest.raises(RuntimeError):
+        of(x, hidden(tuple(wrong)))
+
+
+@pytest.mark.parametrize("steps", [1, STEPS])
+@pytest.mark.parametrize("which", [0, -1], ids=["first", "last"])
+@libraries
+@kinds
+def test_state_of_another_dtype(kind: str, library: ModuleType, which: int, steps: int) -> None:
+    of = make(library, kind)
+    x, states = data(of)
+    wrong = list(states)
+    wrong[which] = wrong[which].double()
+    with pytest.raises(RuntimeError):
+        of(x[:steps], hidden(tuple(wrong)))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@libraries
+def test_lstm_needs_two_states(library: ModuleType, count: int) -> None:
+    with pytest.raises((RuntimeError, IndexError)):
+        library.LSTM(INPUT, HIDDEN)(x_of(STEPS, BATCH, INPUT), (x_of(1, BATCH, HIDDEN),) * count)
+
+
+def test_messages_carry_both_sizes() -> None:
+    lstm = elman.LSTM(INPUT, HIDDEN, num_layers=2)
+    with pytest.raises(RuntimeError, match=r"input is \(6, 3, 7\).*input_size=5"):
+        lstm(x_of(STEPS, BATCH, 7))
+    with pytest.raises(RuntimeError, match=r"initial c is \(2, 1, 4\) but must be \(2, 3, 4\)"):
+        lstm(x_of(STEPS, BATCH, INPUT), (x_of(2, BATCH, HIDDEN), x_of(2, 1, HIDDEN)))
+    with pytest.raises(RuntimeError, match=r"a tuple of 2 tensors \(h, c\), got one tensor"):
+        lstm(x_of(STEPS, BATCH, INPUT), x_of(2, BATCH, HIDDEN))
+    with pytest.raises(
+        ValueError, match=r"float64 but the weights are torch.float32; convert one: input.to\(torch.float32\)"
+    ):
+        lstm(x_of(STEPS, BATCH, INPUT).double())
+
+
+@kinds
+def test_packed_sequence_is_refused(kind: str) -> None:
+    of = make(elman, kind)
+    with pytest.raises(TypeError, match=r"PackedSequence.*pad_packed_sequence"):
+        of(pack_sequence([torch.zeros(3, INPUT), torch.zeros(2, INPUT)]))
+
+
+def test_recurrent_checks_the_cell() -> None:
+    with pytest.raises(TypeError, match=r"elman\.Cell, got: str"):
+        elman.Recurrent("lstm", INPUT, HIDDEN)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="'projected_lstm' needs a proj_size"):
+        elman.Recurrent(elman.cells.projected_lstm, INPUT, HIDDEN)
+    with pytest.raises(ValueError, match="'gru' projects no state"):
+        elman.Recurrent(elman.cells.gru, INPUT, HIDDEN, proj_size=2)
