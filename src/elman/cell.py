@@ -61,7 +61,6 @@ class Anatomy(NamedTuple):
 
     input_gates: tuple[str, ...]  # gates read as x.g: rows of weight_ih
     recurrent_gates: tuple[str, ...]  # gates used as R.g: rows of weight_hh
-    calls: tuple[int, ...]  # for each `R.g @ v`, in the order they are reached: which group it is in
     groups: tuple[tuple[str, ...], ...]  # gates that read the same operand, and so share one product
 
 
@@ -149,7 +148,6 @@ def _dry_run(cell: Cell) -> Anatomy:
     read: list[str] = []
     operands: list[Any] = []
     groups: list[list[str]] = []
-    calls: list[int] = []
 
     class Watched(State):
         def __getattribute__(self, name: str) -> Any:
@@ -162,7 +160,6 @@ def _dry_run(cell: Cell) -> Anatomy:
         if group == len(operands):
             operands.append(operand)
             groups.append([])
-        calls.append(group)
         if gate not in groups[group]:
             groups[group].append(gate)
         return torch.full((batch, hidden), 0.5)
@@ -202,6 +199,5 @@ def _dry_run(cell: Cell) -> Anatomy:
     return Anatomy(
         input_gates=tuple(gate for gate in cell.gates if gate in read),
         recurrent_gates=tuple(gate for gate in cell.gates if gate in used),
-        calls=tuple(calls),
         groups=tuple(tuple(gate for gate in cell.gates if gate in group) for group in groups),
     )

@@ -60,15 +60,19 @@ def describe(layer: Recurrent, input: Tensor, hx: Hidden | None = None) -> Descr
         output, h_n = layer(input, hx)
         del output, h_n
     steps = input.numel() // input.shape[-1]  # T * B
-    flops = sum(
-        2 * steps * w.numel()
-        for name, w in layer.named_parameters()
-        if name.startswith(("weight_ih", "weight_hh", "weight_hr"))
-    )
+    all_weights = [
+        layer.weights(number, bool(reverse))
+        for number in range(layer.num_layers)
+        for reverse in range(layer.num_directions)
+    ]
+    per_step = sum(w.numel() for weights in all_weights for w in (weights.ih, weights.hr) if w is not None)
+    # A gate's rows are used once for each operand they multiply.
+    rows = sum(map(len, layer.cell.anatomy.groups)) * layer.hidden_size
+    per_step += sum(rows * weights.hh.shape[1] for weights in all_weights if weights.hh is not None)
     return Description(
         f"{type(layer).__name__}({layer.extra_repr()})",
         tuple(choices.made),
         sum(p.numel() for p in layer.parameters()),
-        flops,
+        2 * steps * per_step,
         sum(saved.values()) if torch.is_grad_enabled() else 0,
     )

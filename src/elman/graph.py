@@ -33,6 +33,15 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "minimum": torch.minimum,
 }
 
+NONLINEAR = ("sigmoid", "tanh", "relu", "exp", "log", "sqrt", "abs")
+
+# What appears in derivatives only.
+DERIVATIVE_OPERATIONS: dict[str, Callable[..., Any]] = {
+    "step": lambda y: (y > 0).to(y.dtype),
+    "sign": torch.sign,
+    "greater": lambda a, b: torch.heaviside(a - b, torch.full_like(a, 0.5)),
+}
+
 _OF_TORCH: dict[Any, str] = {
     function: name for name in OPERATIONS for function in (getattr(torch, name), getattr(torch.Tensor, name))
 } | {
@@ -68,9 +77,10 @@ class Node:
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Node:
         name = _OF_TORCH.get(function)
-        if name is None or kwargs:
+        options = [option for option, given in (kwargs or {}).items() if given not in (False, None)]
+        if name is None or options:
             called = getattr(function, "__name__", str(function))
-            options = f" with {', '.join(kwargs)}" if kwargs else ""
+            options = f" with {', '.join(options)}" if options else ""
             raise NotTraceable(
                 f"the step calls {called}{options}, which a graph does not know; it knows {', '.join(OPERATIONS)}"
             )
@@ -103,6 +113,12 @@ class Node:
     def __neg__(self) -> Node:
         return _apply("neg", self)
 
+    def __abs__(self) -> Node:
+        return _apply("abs", self)
+
+    def __hash__(self) -> int:
+        return hash(self.index)
+
     def __bool__(self) -> bool:
         raise NotTraceable("the step decides on a value (if, while, and, or); use maximum, minimum or relu instead")
 
@@ -112,6 +128,43 @@ class Node:
         raise NotTraceable(
             f"the step asks a value for .{name}, which a graph does not know; it knows {', '.join(OPERATIONS)}"
         )
+
+
+def _refuse(symbol: str) -> Callable[..., Node]:
+    def refuse(self: Node, *others: Any) -> Node:
+        raise NotTraceable(
+            f"the step applies {symbol} to a value, which a graph does not know; it knows {', '.join(OPERATIONS)}"
+        )
+
+    return refuse
+
+
+for _name, _symbol in {
+    "__lt__": "<",
+    "__le__": "<=",
+    "__gt__": ">",
+    "__ge__": ">=",
+    "__eq__": "==",
+    "__ne__": "!=",
+    "__pow__": "**",
+    "__rpow__": "**",
+    "__mod__": "%",
+    "__rmod__": "%",
+    "__floordiv__": "//",
+    "__rfloordiv__": "//",
+    "__matmul__": "@",
+    "__rmatmul__": "@",
+    "__getitem__": "[]",
+    "__iter__": "iteration",
+    "__len__": "len",
+    "__float__": "float",
+    "__int__": "int",
+    "__invert__": "~",
+    "__and__": "&",
+    "__or__": "|",
+    "__xor__": "^",
+}.items():
+    setattr(Node, _name, _refuse(_symbol))
 
 
 def _apply(op: str, *arguments: Any) -> Node:
@@ -166,15 +219,12 @@ class Graph:
         if node is None:
             raise KeyError(name)
         while True:
-            users = [n for n in self.nodes if node in n.arguments]
-            if len(users) != 1 or users[0].op not in ("add", "sub", *_UNARY):
+            users = [n for n in self.nodes if any(argument is node for argument in n.arguments)]
+            if len(users) != 1 or users[0].op not in ("add", "sub", *NONLINEAR):
                 return node
             node = users[0]
-            if node.op in _UNARY:
+            if node.op in NONLINEAR:
                 return node
-
-
-_UNARY = ("sigmoid", "tanh", "relu", "exp", "log", "sqrt", "abs")
 
 
 def trace(cell: Cell) -> Graph:

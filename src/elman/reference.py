@@ -67,24 +67,20 @@ def input_shares(cell: Cell, x: Tensor, weights: Weights) -> list[State]:
 class Products:
     """`R` in a step: `R.i @ v` is R_i v + b_hh,i, taken from the one product of all gates that read v.
 
-    Which gates those are is known beforehand (`cell.anatomy`), by the order in which a step asks.
+    Which gates read the same operand is known beforehand (`cell.anatomy`).
     """
 
     def __init__(self, cell: Cell, weights: Weights):
-        gates = cell.anatomy.recurrent_gates
-        self._calls = cell.anatomy.calls
         self._groups = cell.anatomy.groups
-        self._factors = {gate: Factor(gate, self._multiply) for gate in gates}
-        if gates:
-            matrix, bias = _given(weights.hh), weights.b_hh
+        self._factors = {gate: Factor(gate, self._multiply) for gate in cell.anatomy.recurrent_gates}
+        if self._groups:
+            gates, matrix, bias = cell.anatomy.recurrent_gates, _given(weights.hh), weights.b_hh
             self._matrices = [_rows(matrix, gates, group) for group in self._groups]
             self._biases = [None if bias is None else _rows(bias, gates, group) for group in self._groups]
-        self._asked = 0
-        self._shares: dict[int, dict[str, Tensor]] = {}
+        self.next_step()
 
     def next_step(self) -> Products:
-        self._asked = 0
-        self._shares = {}
+        self._shares: dict[int, tuple[Tensor, dict[str, Tensor]]] = {}  # by operand, which is held so that its id stays
         return self
 
     def __getattr__(self, gate: str) -> Factor:
@@ -94,13 +90,15 @@ class Products:
             raise AttributeError(gate) from None
 
     def _multiply(self, gate: str, operand: Tensor) -> Tensor:
-        number = self._calls[self._asked]
-        self._asked += 1
-        if number not in self._shares:
+        _, shares = self._shares.setdefault(id(operand), (operand, {}))
+        if gate not in shares:
+            # A gate that reads several operands is in several groups, in the order in which they are asked for.
+            candidates = [number for number, group in enumerate(self._groups) if gate in group]
+            number = next((n for n in candidates if n == len(self._shares) - 1), candidates[0])
             share = linear(operand, self._matrices[number], self._biases[number])  # (B, gates*H)
             group = self._groups[number]
-            self._shares[number] = dict(zip(group, share.chunk(len(group), dim=-1), strict=True))
-        return self._shares[number][gate]
+            shares |= zip(group, share.chunk(len(group), dim=-1), strict=True)
+        return shares[gate]
 
 
 def _rows(tensor: Tensor, gates: tuple[str, ...], group: tuple[str, ...]) -> Tensor:

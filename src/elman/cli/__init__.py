@@ -6,6 +6,7 @@ Each command imports what it needs when it runs, so that `--help` is quick.
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 import typer
@@ -45,7 +46,7 @@ def _options(
     pass
 
 
-_USAGE_ERROR = typer.BadParameter.__mro__[1]  # its base: any mistake in options or arguments
+_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # its base: any mistake in options or arguments
 
 
 def main() -> None:
@@ -62,16 +63,27 @@ def main() -> None:
         status = 130
     except KeyboardInterrupt:
         status = 130
-    except Exception as error:
-        if not isinstance(error, _USAGE_ERROR):
-            raise
+    except _USAGE_ERROR as error:
         message: str = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
         if message.startswith("Usage:"):  # a group without its command shows its help
             print(message, file=sys.stderr)
             status = 2
         else:
-            status = _complain(f"{message.rstrip('.')}; see --help")
+            status = _complain(f"{_with_value(message).rstrip('.')}; see --help")
+    except OSError as error:
+        what = error.filename or "standard output"
+        status = _complain(f"cannot use {what}: {error.strerror or error}")
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _with_value(message: str) -> str:
+    """The message with the value that was given, where it tells only the option."""
+    option = re.match(r"Invalid value for '(--[\w-]+)'", message)
+    if option is None:
+        return message
+    words = [part for word in sys.argv for part in word.split("=", 1)]
+    value = words[words.index(option[1]) + 1 :][:1] if option[1] in words else []
+    return f"{option[1]} got {value[0]!r}: {message.partition(': ')[2]}" if value else message
 
 
 def _complain(sentence: str) -> int:

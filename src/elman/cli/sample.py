@@ -43,8 +43,8 @@ def sample(
     if seed is None:
         seed = secrets.randbelow(1 << 31)
         print(f"--seed {seed}", file=sys.stderr)
-    elif seed < 0:
-        raise InputError(f"--seed must be 0 or more, got {seed}")
+    elif not 0 <= seed < 2**63:
+        raise InputError(f"--seed must be 0 or more and below 2**63, got {seed}")
     generator = torch.Generator().manual_seed(seed)
     for text in language_model.sample(model, vocabulary, prompt, length, temperature, top_p, generator):
         print(text, end="", flush=True)

@@ -142,7 +142,11 @@ def _begin(
             f"{options.held_out} of {file or DEFAULT} holds out {len(corpus.validation)} tokens; give more text or a larger --held-out"
         )
     torch.manual_seed(options.seed)
-    model = LanguageModel(corpus.vocabulary.size, options).to(device)
+    try:
+        model = LanguageModel(corpus.vocabulary.size, options).to(device)
+    except (RuntimeError, TypeError, MemoryError) as error:
+        sizes = f"--hidden-size {options.hidden_size}, --embedding-size {options.embedding_size} and --num-layers {options.num_layers}"
+        raise InputError(f"a model with {sizes} does not fit into memory; make it smaller") from error
     by_order = witten_bell(corpus.train.numpy(), corpus.validation.numpy()[1:], corpus.vocabulary.size, 5)
     best = min(range(1, 5), key=lambda n: by_order[n])
     config = {

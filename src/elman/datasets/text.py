@@ -39,9 +39,9 @@ class Corpus(NamedTuple):
 
 def byte_blocks(path: Path) -> Iterator[bytes]:
     """The bytes of a file, unpacked if it is gzipped. InputError, with the reason, if it cannot be read."""
-    if path.is_dir():
-        raise InputError(f"{path} is a directory; give a text file")
     try:
+        if path.is_dir():
+            raise InputError(f"{path} is a directory; give a text file")
         with path.open("rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)

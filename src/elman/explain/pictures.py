@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,8 @@ from elman.tasks.language_model import LanguageModel, check_text
 from elman.training.files import write_atomically
 
 SHOWN = 120  # tokens along a picture at most; what comes before them is read all the same
-_VISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥"})
+FORMATS = ("png", "svg", "pdf")
+_VISIBLE = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 
 
 class Insight(NamedTuple):
@@ -107,15 +109,22 @@ def memory(insight: Insight, title: str, units: int) -> Figure:
     last.legend(loc="upper left")
     last.set_xticks(
         range(len(tokens)),
-        [token.translate(_VISIBLE) for token in tokens],
+        [_visible(token) for token in tokens],
         family="monospace",
         fontsize=9,
         rotation=90 if max(map(len, tokens)) > 1 else 0,
+        parse_math=False,
     )
-    last.set_xlabel(f"the text; the loss is that of predicting {insight.tokens[-1].translate(_VISIBLE)!r} after it")
+    last.set_xlabel(
+        f"the text; the loss is that of predicting {_visible(insight.tokens[-1])!r} after it", parse_math=False
+    )
     last.set_xlim(-0.5, len(tokens) - 0.5)
     figure.suptitle(title)
     return figure
+
+
+def _visible(token: str) -> str:
+    return "".join(_VISIBLE.get(c, c if c.isprintable() else "·") for c in token)
 
 
 def losses(rows: list[dict[str, str]], baselines: dict[str, float], per: str) -> Figure:
@@ -139,7 +148,9 @@ def save(figure: Figure, path: Path) -> None:
     """Write a picture in the format its name ends with, whole or not at all."""
     content = io.BytesIO()
     kind = path.suffix.lstrip(".").lower() or "png"
-    if kind not in figure.canvas.get_supported_filetypes():
+    if kind not in FORMATS:
         raise InputError(f"{path}: pictures are not written as .{kind}; choose png, svg or pdf")
-    figure.savefig(content, format=kind, dpi=130)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of a script the font lacks: a box is drawn
+        figure.savefig(content, format=kind, dpi=130)
     write_atomically(path, content.getvalue())

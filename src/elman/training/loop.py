@@ -67,7 +67,7 @@ class Training:
         self.state: Any = None
         self.device = model.output.weight.device
         self.length = stream_length(corpus.train, options)
-        self.steps_per_epoch = math.ceil(self.length / options.window)
+        self.steps_per_epoch = self.length // options.window
 
     def steps(self) -> Iterator[Report]:
         """Train until the budget is used up, yielding after every step. Saves by itself as it goes."""
@@ -186,11 +186,19 @@ class Training:
         fill(self.model, under("model."), path)
         try:
             self.place = replace(Place(), **notes["place"])
+            for name, kind in Place.__annotations__.items():
+                value = getattr(self.place, name)
+                if not isinstance(value, {"int": int, "float": (int, float), "bool": bool}[kind]):
+                    raise TypeError(f"{name} is {value!r}")
             moments = {
                 number: {key: tensors[f"optimizer.{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
                 for number, (name, _) in enumerate(self.model.named_parameters())
                 if self.place.step  # before the first step there are none
             }
+            for number, (name, parameter) in enumerate(self.model.named_parameters()):
+                for key, value in moments.get(number, {}).items():
+                    if value.shape != (() if key == "step" else parameter.shape):
+                        raise ValueError(f"optimizer.{name}.{key} has shape {tuple(value.shape)}")
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
             torch.set_rng_state(tensors["random.cpu"])
@@ -216,8 +224,8 @@ class Training:
 
 
 def stream_length(tokens: Tensor, options: Options) -> int:
-    """Time steps in an epoch. InputError if the text is too short for the windows asked for."""
-    length = (len(tokens) - options.window) // options.batch_size
+    """Time steps in an epoch, whole windows only. InputError if the text is too short for the windows asked for."""
+    length = (len(tokens) - options.window) // options.batch_size // options.window * options.window
     if length < options.window:
         need = options.window * (options.batch_size + 1)
         raise InputError(

@@ -37,6 +37,18 @@ FILES = (
     "checkpoint/state.safetensors",
     "loss.png",
 )
+NUMBERS = ("epoch", "train_nats", "validation_nats", "bits_per_character", "perplexity")  # columns that are read again
+
+CONFIG = {  # what config.json must hold besides the task, and what kind of thing
+    "options": dict,
+    "parameters": int,
+    "baselines": dict,
+    "data": dict,
+    "data.path": (str, type(None)),
+    "data.train_tokens": int,
+    "data.validation_tokens": int,
+    "data.excerpt": str,
+}
 
 
 class Run:
@@ -99,8 +111,14 @@ class Run:
             )
         path = self.directory / "config.json"
         config = read_json(path)
-        if config.get("task") != task or not isinstance(config.get("options"), dict):
+        if config.get("task") != task:
             raise InputError(f"{path} is not that of a run for task {task!r}: its task is {config.get('task')!r}")
+        for name, kind in CONFIG.items():
+            value: Any = config
+            for key in name.split("."):
+                value = value.get(key, "missing") if isinstance(value, dict) else "missing"
+            if not isinstance(value, kind):
+                raise InputError(f"{path} is damaged: {name} is {value!r}; restore it or train again")
         return config
 
     # Tensors
@@ -136,8 +154,18 @@ class Run:
         path = self.directory / "metrics.csv"
         if not path.exists():
             return []
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+            for row in rows:
+                int(row["step"])
+                for column in NUMBERS:
+                    float(row[column])
+        except (ValueError, KeyError, TypeError, csv.Error) as error:
+            raise InputError(
+                f"{path} is damaged: {error}; restore it, or remove it and go on without its rows"
+            ) from error
+        return rows
 
     def forget_metrics_after(self, step: int) -> None:
         """Drop the rows of steps that a resumed run will take again."""

@@ -78,7 +78,8 @@ def tbptt(stream: Any, k1: int, k2: int | None = None, state: Any = None) -> Ite
     k1: steps from one update to the next. k2: steps that the gradient reaches back from the last of
         them, k1 if left out, never less. state: the state before the first step.
 
-    Each window's outputs are those of its k1 newest steps, so that every step is learned from once.
+    Each window's outputs are those of its k1 newest steps (the last window's: of what is left), so that
+    every step is learned from once.
     The state is carried from window to window, the gradient is not: it stops exactly k2 steps before
     the window's end. Where k2 > k1 windows overlap, and the shared steps are computed again with the
     new parameters, from the state that was known there. Only at the very start is the state used as
@@ -105,8 +106,8 @@ def tbptt(stream: Any, k1: int, k2: int | None = None, state: Any = None) -> Ite
 def _windows(parts: Sequence[Any], length: int, k1: int, k2: int, state: Any) -> Iterator[Window]:
     for fresh in range(0, length, k1):
         stop = min(fresh + k1, length)
-        start = max(0, min(fresh, fresh + k1 - k2))
-        following = max(0, min(stop, stop + k1 - k2))
+        start = max(0, stop - k2)
+        following = max(0, min(stop + k1, length) - k2) if stop < length else length
         window = Window(start, fresh, stop, tuple(part[start:stop] for part in parts), state, following)
         yield window
         state = window.carried
