@@ -90,18 +90,18 @@ class Outcome(NamedTuple):
     err: str
 
 
-def elman(*arguments: object) -> Outcome:
-    """`elman ARGUMENTS` in this process."""
-    out, err = io.StringIO(), io.StringIO()
+def elman(*arguments: object, out: io.TextIOBase | None = None, err: io.StringIO | None = None) -> Outcome:
+    """`elman ARGUMENTS` in this process. out, err: what stands for standard output and standard error."""
+    out, err = out or io.StringIO(), err or io.StringIO()
     with (
         mock.patch.object(sys, "argv", ["elman", *map(str, arguments)]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
+        mock.patch.object(sys, "stdout", out),
+        mock.patch.object(sys, "stderr", err),
         pytest.raises(SystemExit) as stopped,
     ):
         main()
     assert isinstance(stopped.value.code, int)
-    return Outcome(stopped.value.code, out.getvalue(), err.getvalue())
+    return Outcome(stopped.value.code, out.getvalue() if isinstance(out, io.StringIO) else "", err.getvalue())
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -364,7 +365,31 @@ def test_three_minutes_unless_told_otherwise(made: SimpleNamespace, tmp_path: Pa
     assert (options["minutes"], options["epochs"]) == (3.0, None)
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_there_is_a_bar(made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "120")
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    status, out, err = elman(*made.arguments, "--run", tmp_path / "run", err=Terminal())
+    assert (status, out) == (0, made.outcome.out)
+    assert "\x1b[" in err
+    assert re.search(r"step \d+ +loss \d\.\d+", err)
+    assert "100%" in err
+    assert len(re.findall(r"validation \d\.\d+ nats", err)) == 12  # the lines of a pipe are there too
+
+
 # Standard output that goes somewhere else
+
+
+def test_an_encoding_without_greek_letters(made: SimpleNamespace):
+    for arguments in (["cells", "gru"], ["sample", made.run, "--length", 5, "--seed", 1]):
+        status, _, err = elman(*arguments, out=io.TextIOWrapper(io.BytesIO(), encoding="latin-1"))
+        assert (status, err) == (0, "")
 
 
 def test_a_reader_that_has_seen_enough(made: SimpleNamespace):

@@ -518,6 +518,27 @@ def test_interrupted_with_control_c(reference: SimpleNamespace, tmp_path: Path):
     equal_files(reference, directory)
 
 
+@pytest.mark.parametrize("presses", [1, 2])
+def test_a_second_control_c_stops_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, presses: int):
+    (tmp_path / "text.txt").write_text(prose(1500))
+    count = Training._count
+
+    def pressed(self: Training, loss: Tensor, steps: int) -> float:
+        if self.place.step == 2:
+            for _ in range(presses):
+                signal.raise_signal(signal.SIGINT)
+        return count(self, loss, steps)
+
+    monkeypatch.setattr(Training, "_count", pressed)
+    before = signal.getsignal(signal.SIGINT)
+    outcome = elman("train", "lm", tmp_path / "text.txt", "--epochs", 1, *SIZES, "--run", tmp_path / "run")
+    assert outcome.status == 130
+    assert outcome.out == ""
+    assert step_of(tmp_path / "run") == (3 if presses == 1 else 0)
+    assert ("interrupted at step 3" in outcome.err) == (presses == 1)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def rewind(directory: Path, corpus: Corpus, options: Options, steps: int) -> bytes:
     """Put the checkpoint of an early step into the directory of a run. Returns its bytes."""
     torch.manual_seed(options.seed)
