@@ -304,6 +304,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("num_layers", 0, "--num-layers must be 1 or more, got 0"),
     ("batch_size", -1, "--batch-size must be 1 or more, got -1"),
     ("window", 0, "--window must be 1 or more, got 0"),
+    ("threads", 0, "--threads must be 1 or more, got 0"),
     ("seed", -1, "--seed must be 0 or more, got -1"),
     ("seed", 1 << 64, "--seed.*18446744073709551616"),
     ("dropout", -0.1, "--dropout must lie between 0 and 0.99, got -0.1"),

@@ -172,8 +172,8 @@ MUTANTS = [
         "a window that reaches one step too far",
         "training/tbptt.py",
         "def _windows",
-        "fresh + k1 - k2)",
-        "fresh + k1 - k2 - 1)",
+        "max(0, stop - k2)",
+        "max(0, stop - k2 - 1)",
         "test_tbptt.py",
     ),
     Mutant(

@@ -5,6 +5,7 @@ Each command imports what it needs when it runs, so that `--help` is quick.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -51,6 +52,9 @@ _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # its base: any m
 
 def main() -> None:
     """Run the command line. A user's mistake ends with status 2 and one sentence, Ctrl-C with 130."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal without σ shows its escape instead of failing
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = app(standalone_mode=False, prog_name="elman")
         sys.stdout.flush()

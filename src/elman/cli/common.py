@@ -8,8 +8,13 @@ PER = {"characters": "character", "bytes": "byte", "bpe": "token"}
 
 
 def device(name: str) -> str:
-    """ "auto" becomes cuda where there is one, else cpu. InputError for a device that is not there."""
+    """ "auto" becomes cuda where there is one, else cpu. InputError for a device that is not there.
+
+    On the CPU one thread is used from here on: see docs/decisions/0005.
+    """
     import torch
+
+    torch.set_num_threads(1)
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from elman.cli.common import PER
+from elman.cli.common import PER, device
 from elman.errors import InputError
 
 EXAMPLE = 'Example:  elman explain runs/first --text "for key in sorted(dictionary):" --output gates.png'
@@ -31,9 +31,11 @@ def explain(
     from elman.explain import pictures
     from elman.training.run import load_language_model
 
+    chosen = device("cpu")
+
     if units < 1:
         raise InputError(f"--units must be 1 or more, got {units}")
-    model, vocabulary, config = load_language_model(run)
+    model, vocabulary, config = load_language_model(run, chosen)
     if text is None:
         text = str(config.get("data", {}).get("excerpt", ""))
     insight = pictures.look(model, vocabulary, text, layer)

@@ -73,6 +73,7 @@ def lm(
     minutes: float | None = typer.Option(None, help="Time for training; 3 if neither is given.", show_default=False),
     held_out: float = typer.Option(0.1, help="Share of the text, from its end, kept for validation."),
     seed: int = typer.Option(0, help="Seed of everything random."),
+    threads: int = typer.Option(1, help="Threads on the CPU; more pay for wide layers on an idle machine."),
     device_name: str = typer.Option("auto", "--device", help="auto, cpu, cuda, ..."),
 ) -> None:
     """Train a language model on a text.

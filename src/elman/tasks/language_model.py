@@ -38,6 +38,7 @@ class Options:
     minutes: float | None = None
     held_out: float = 0.1
     seed: int = 0
+    threads: int = 1
 
     def check(self) -> None:
         """InputError for the first value that makes no sense."""
@@ -55,6 +56,7 @@ class Options:
             ("num_layers", 1),
             ("batch_size", 1),
             ("window", 1),
+            ("threads", 1),
             ("seed", 0),
         ):
             if getattr(self, name) < least:

@@ -22,6 +22,11 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)  # the new name, too, is on the disk
+        finally:
+            os.close(directory)
     except OSError as error:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)

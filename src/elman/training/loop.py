@@ -74,6 +74,7 @@ class Training:
         o, place = self.options, self.place
         parameters = list(self.model.parameters())
         self.model.train()
+        torch.set_num_threads(o.threads)
         self._clock = saved = time.monotonic()
         while not place.finished:
             if place.at == self.length:  # the text is at its end: from the front, with a fresh state
