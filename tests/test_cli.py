@@ -24,7 +24,7 @@ from elman import Recurrent, cells
 from elman.datasets.text import read
 from elman.tasks.language_model import evaluate
 from elman.training.run import Run, load_language_model
-from runs import elman, finished, metrics, process, prose
+from tiny_runs import elman, finished, metrics, process, prose
 
 SIZES = ("--hidden-size", 8, "--embedding-size", 4, "--batch-size", 4, "--window", 8)
 COMMANDS = [(), ("train",), ("train", "lm"), ("sample",), ("evaluate",), ("explain",), ("cells",)]
@@ -59,7 +59,7 @@ def test_examples_can_be_parsed():
         out = elman(*command, "--help").out
         if "Example:" in out:
             known = set(re.findall(r"--[a-z-]+", elman(*command, "--help").out.split("Example:")[0]))
-            if not command:
+            if command in ((), ("train",)):  # these show a command of theirs
                 known = set(re.findall(r"--[a-z-]+", elman("train", "lm", "--help").out.split("Example:")[0]))
             assert set(re.findall(r"--[a-z-]+", example_of(out))) <= known
 
@@ -321,7 +321,9 @@ def test_explaining_draws_a_picture(made: SimpleNamespace, tmp_path: Path):
     status, out, err = elman("explain", made.run, "--text", "the of and to", "--output", tmp_path / "gates.png")
     assert status == 0
     assert err == f"picture in {tmp_path / 'gates.png'}\n"
-    assert re.findall(r"^gradient of state (\w): below a thousandth of its largest ", out, re.MULTILINE) == ["h", "c"]
+    assert re.findall(
+        r"^gradient of state (\w): (?:falls below|stays above) a thousandth of its largest value", out, re.MULTILINE
+    ) == ["h", "c"]
     width, height = size_of_png(tmp_path / "gates.png")
     assert 700 < width < 3000
     assert 700 < height < 3000

@@ -98,6 +98,11 @@ def test_equals_autograd(cell: Cell) -> None:
         torch.testing.assert_close(gradient, next(exact), rtol=1e-12, atol=1e-13)
 
 
+def test_a_projection_is_refused() -> None:
+    with pytest.raises(graph.NotTraceable, match="projected state"):
+        derivative(graph.trace(cells.projected_lstm))
+
+
 def test_what_an_lstm_keeps() -> None:
     """Gates and states; tanh(c) is computed again from c, and pre-activations are not needed."""
     forward = graph.trace(cells.lstm)

@@ -159,7 +159,9 @@ MUTANTS = [
         "rows[name[1:]]",
         "test_onnx.py",
     ),
-    Mutant("nodes shared that differ", "graph.py", "def add", ", name, value)", ", value)", "test_cells.py"),
+    Mutant(
+        "nodes shared that differ", "graph.py", "def add", ", name, repr(value))", ", repr(value))", "test_cells.py"
+    ),
     Mutant(
         "a gradient that is not cut",
         "training/tbptt.py",

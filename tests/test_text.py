@@ -18,7 +18,7 @@ from elman.datasets import text
 from elman.datasets.text import read, text_blocks
 from elman.datasets.vocabulary import BytePairs, Bytes, Characters, Vocabulary, load
 from elman.errors import InputError
-from runs import prose
+from tiny_runs import prose
 
 MIXED = "\ufeffnaïve café\r\n€100 – 😀😀 日本語\r\n\n\rplain\n" * 3 + "no line end"
 UNITS = ("characters", "bytes", "bpe")

@@ -33,7 +33,7 @@ from elman.training import files, loop
 from elman.training.files import write_atomically
 from elman.training.loop import CHECKPOINT, MODEL, WARM_UP, Place, Training, stream_length, streams
 from elman.training.run import FILES, Run, load_language_model
-from runs import begin, corpus_of, elman, finished, metrics, process, prose, reopen, tiny
+from tiny_runs import begin, corpus_of, elman, finished, metrics, process, prose, reopen, tiny
 
 
 def small(tmp_path: Path, **changes: Any) -> tuple[Corpus, Options]:
@@ -314,7 +314,9 @@ def test_a_time_budget_ends_training_and_pauses_do_not_count(tmp_path: Path, mon
 
 
 def test_checkpoints_are_written_as_time_goes_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Besides those at every evaluation, of which there is one here, at the end."""
     corpus, options = small(tmp_path)
+    monkeypatch.setattr(loop, "EVALUATIONS", 1)
     for seconds, every in ((-1.0, True), (1e9, False)):
         monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", seconds)
         directory = tmp_path / f"run {every}"
@@ -750,7 +752,7 @@ def test_a_directory_that_is_not_there(tmp_path: Path):
 def test_every_file_of_a_run_is_of_an_open_format(reference: SimpleNamespace):
     kinds = {".json": b"{", ".csv": b"step,", ".png": b"\x89PNG"}
     names = {str(path.relative_to(reference.directory)) for path in reference.directory.rglob("*") if path.is_file()}
-    assert names == set(FILES) - {"tokenizer.json"}
+    assert names == set(FILES) - {"tokenizer.json", "gates.png"}
     for name in names:
         content = (reference.directory / name).read_bytes()
         if name.endswith(".safetensors"):
@@ -769,3 +771,26 @@ def test_no_pickle_is_read_or_written():
     )
     assert pickling.search("x = torch.load(path)")
     assert [(path.name, found[0]) for path in sources for found in pickling.finditer(path.read_text("utf-8"))] == []
+
+
+def test_a_directory_of_someone_elses_is_never_overwritten(tmp_path: Path):
+    """Many programs leave a config.json."""
+    (tmp_path / "config.json").write_text('{"model_type": "other"}')
+    (tmp_path / "model.safetensors").write_bytes(b"theirs")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="not empty and holds no run of elman"):
+            Run(tmp_path).check_free(overwrite)
+    assert (tmp_path / "model.safetensors").read_bytes() == b"theirs"
+
+
+def test_the_best_model_and_the_checkpoint_are_of_one_moment(tmp_path: Path):
+    """A run killed right after an evaluation must not go on with a worse model as its best."""
+    corpus, options = small(tmp_path)
+    training = begin(tmp_path / "run", corpus, options)
+    for report in training.steps():
+        if report.row is not None:
+            assert step_of(tmp_path / "run") == report.place.step
+            assert reopen(tmp_path / "run", corpus, options).place.best == training.place.best
+            break
+    else:
+        pytest.fail("there was no evaluation")

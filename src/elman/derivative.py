@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from elman.graph import NONLINEAR, Graph, Node
+from elman.graph import NONLINEAR, Graph, Node, NotTraceable
 
 # The derivative graph has leaves of its own besides "number":
 #   kept      a value of the forward graph, by its index there
@@ -20,7 +20,10 @@ from elman.graph import NONLINEAR, Graph, Node
 
 
 def derivative(graph: Graph) -> Graph:
-    """The derivative of one step. Which forward values it needs are its "kept" leaves: see `is_kept`."""
+    """The derivative of one step. Which forward values it needs are its "kept" leaves: see `is_kept`.
+
+    NotTraceable for a step that projects a state.
+    """
     backward = Graph()
     adjoints: dict[int, Node] = {}
     multiplied = {node.arguments[0].index for node in graph.nodes if node.op == "R"}
@@ -47,6 +50,8 @@ def derivative(graph: Graph) -> Graph:
             continue
         if node.op in ("x", "s", "p"):
             backward.outputs[f"{node.op}.{node.name}"] = adjoint
+        elif node.op == "P":
+            raise NotTraceable("the derivative of a projected state is not known here yet; the reference engine has it")
         elif node.op == "R":
             backward.outputs[f"R.{node.index}"] = adjoint
         else:

@@ -124,7 +124,9 @@ class Node:
 
     def __getattr__(self, name: str) -> Any:
         if name in OPERATIONS:
-            return lambda *others: _apply(name, self, *others)
+            return lambda *others, **options: Node.__torch_function__(
+                getattr(torch, name), (), (self, *others), options
+            )
         raise NotTraceable(
             f"the step asks a value for .{name}, which a graph does not know; it knows {', '.join(OPERATIONS)}"
         )
@@ -191,7 +193,7 @@ class Graph:
 
     def add(self, op: str, arguments: tuple[Node, ...] = (), name: str = "", value: float = 0.0) -> Node:
         """The node of this operation, the same one if it was added before."""
-        key = (op, tuple(a.index for a in arguments), name, value)
+        key = (op, tuple(a.index for a in arguments), name, repr(value))
         if key not in self._known:
             self._known[key] = Node(self, len(self.nodes), op, arguments, name, value)
             self.nodes.append(self._known[key])

@@ -142,7 +142,7 @@ class Recurrent(nn.Module):
             )
         if input.dim() not in (2, 3):
             raise ValueError(f"{name}: expected input to be 2D or 3D, got {input.dim()}D instead")
-        weight = next(self.parameters())
+        weight = next(self.parameters(), input)
         if input.dtype != weight.dtype and not torch._C._is_any_autocast_enabled():
             raise ValueError(
                 f"{name}: input is {input.dtype} but the weights are {weight.dtype}; "
@@ -197,6 +197,8 @@ class Recurrent(nn.Module):
         parts += [f"{name}={getattr(self, name)}" for name, value in defaults.items() if getattr(self, name) != value]
         if type(self) is Recurrent:
             parts.insert(0, self.cell.name)
+        if self.cell is cells.gru_before and type(self) is GRU:
+            parts.append("reset_after=False")
         return ", ".join(parts)
 
 

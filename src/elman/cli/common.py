@@ -21,6 +21,6 @@ def device(name: str) -> str:
     try:
         torch.ones(1, device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].split(". ")[0][:120]
         raise InputError(f"--device {name} cannot be used: {reason}; choose auto or cpu") from error
     return name

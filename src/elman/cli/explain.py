@@ -47,6 +47,8 @@ def explain(
     # The same in numbers: the step at which the gradient has fallen to a thousandth of its largest value.
     for name, norms in insight.gradients.items():
         reach = next((back for back, norm in enumerate(norms[::-1]) if norm < norms.max() / 1000), None)
-        where = f"{reach} {PER[vocabulary.unit]}s back" if reach is not None else "nowhere in this text"
-        print(f"gradient of state {name}: below a thousandth of its largest {where}")
+        fall = f"falls below a thousandth of its largest value {reach} {PER[vocabulary.unit]}s back"
+        print(
+            f"gradient of state {name}: {fall if reach is not None else 'stays above a thousandth of its largest value'}"
+        )
     print(f"picture in {path}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import sys
 import time
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
     from elman.training.loop import Report, Training
     from elman.training.run import Run
 
-app = typer.Typer(help="Train a model of your data.", no_args_is_help=True, rich_markup_mode=None)
-
 EXAMPLE = "Example:  elman train lm novel.txt --cell gru --minutes 10 --run runs/novel"
+
+app = typer.Typer(help="Train a model of your data.", epilog=EXAMPLE, no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()
@@ -146,6 +147,8 @@ def _begin(
     try:
         model = LanguageModel(corpus.vocabulary.size, options).to(device)
     except (RuntimeError, TypeError, MemoryError) as error:
+        if not re.search("memory|overflow|storage size", str(error), re.IGNORECASE):
+            raise
         sizes = f"--hidden-size {options.hidden_size}, --embedding-size {options.embedding_size} and --num-layers {options.num_layers}"
         raise InputError(f"a model with {sizes} does not fit into memory; make it smaller") from error
     by_order = witten_bell(corpus.train.numpy(), corpus.validation.numpy()[1:], corpus.vocabulary.size, 5)
@@ -265,7 +268,7 @@ def _display(training: Training, per: str) -> Iterator[Any]:
 
     def show(report: Report) -> None:
         nonlocal smooth, tokens
-        smooth = 0.98 * smooth + 0.02 * report.loss if smooth else report.loss
+        smooth = 0.9 * smooth + 0.1 * report.loss if smooth else report.loss
         tokens += report.tokens
         rate = tokens / (time.monotonic() - began)
         progress.update(
@@ -276,8 +279,8 @@ def _display(training: Training, per: str) -> Iterator[Any]:
         if report.row is not None:
             row = report.row
             console.print(
-                f"{report.progress:4.0%}  step {row['step']}  epoch {row['epoch']:.2f}  training {row['train_nats']:.4f}  "
-                f"validation {row['validation_nats']:.4f} nats per {per} = {row['bits_per_character']:.4f} bits per character  {rate:,.0f} {per}s/s"
+                f"{report.progress:4.0%}  step {row['step']}  epoch {row['epoch']:.2f}  training {row['train_nats']:.3f}  "
+                f"validation {row['validation_nats']:.3f} nats/{per}  {rate:,.0f}/s"
             )
 
     with progress:
@@ -290,9 +293,12 @@ def _conclude(run: Run, config: dict[str, Any]) -> None:
 
     per, baselines = PER[config["options"]["unit"]], config["baselines"]
     rows = run.metrics()
-    if not rows:
-        raise InputError(f"{run.directory} is finished but its metrics.csv is empty; train again")
-    best = min(rows, key=lambda row: float(row["validation_nats"]))
+    _, kept = run.load_tensors("model.safetensors")
+    best = next((row for row in rows if int(row["step"]) == kept.get("step")), None)
+    if best is None:
+        raise InputError(
+            f"{run.directory / 'metrics.csv'} has no row for step {kept.get('step')}, whose parameters were kept; restore it"
+        )
     nats = float(best["validation_nats"])
     pictures.save(pictures.losses(rows, baselines, per), run.directory / "loss.png")
     print(

@@ -138,13 +138,14 @@ class LanguageModel(nn.Module):
 class Score(NamedTuple):
     """How well a text was predicted."""
 
-    tokens: int
-    characters: int
+    tokens: int  # predicted: all but the first
+    characters: int  # of the whole text
     nats: float  # mean negative log-likelihood per token
 
     @property
     def bits_per_character(self) -> float:
-        return self.nats * self.tokens / self.characters / math.log(2)
+        # `characters` counts the first token's, which nothing comes before; so its share is left out.
+        return self.nats * (self.tokens + 1) / self.characters / math.log(2)
 
     @property
     def perplexity(self) -> float:
@@ -179,7 +180,6 @@ def evaluate(model: LanguageModel, tokens: Tensor, characters: int) -> Score:
         loss = cross_entropy(logits.flatten(0, 1), y[part].to(device).long().flatten(), reduction="none")
         total += float(loss.double()[scored[part].to(device).flatten()].sum())
     model.train(was_training)
-    # Characters are counted with the first one, which nothing comes before.
     return Score(count, characters, total / count)
 
 

@@ -31,7 +31,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
         raise InputError(
-            f"cannot write {path} ({len(content):,} bytes): {error.strerror or error}; what was there before is intact: make room or choose another place, then go on with --resume"
+            f"cannot write {path} ({len(content):,} bytes): {error.strerror or error}; what was there before is intact; make room or choose another place"
         ) from error
 
 

@@ -98,7 +98,8 @@ class Training:
                 place.finished = self.progress() >= 1
                 due = place.finished or int(self.progress() * EVALUATIONS) > place.evaluations
                 row = self._evaluate(rate, float(norm)) if due else None
-                if place.finished or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                # At every evaluation too: the best model and the place it is from stay together.
+                if row is not None or time.monotonic() - saved > CHECKPOINT_SECONDS:
                     self.save()
                     saved = time.monotonic()
                 yield Report(place, self.progress(), value, target.numel(), row)
@@ -230,7 +231,7 @@ def stream_length(tokens: Tensor, options: Options) -> int:
     if length < options.window:
         need = options.window * (options.batch_size + 1)
         raise InputError(
-            f"the training text has {len(tokens):,} tokens, but {options.batch_size} streams with a window of {options.window} need {need:,}; "
+            f"the part of the text to learn from has {len(tokens):,} tokens, but {options.batch_size} streams with a window of {options.window} need {need:,}; "
             "give more text, or a smaller --batch-size or --window"
         )
     return length

@@ -5,7 +5,7 @@
     model.safetensors   the parameters that did best on held-out text
     metrics.csv         one row per evaluation
     checkpoint/state.safetensors   everything needed to go on to the bit
-    loss.png            the losses as a picture
+    loss.png            the losses as a picture; gates.png what `elman explain` drew
 
 Each file is replaced whole. No pickle is written or read.
 """
@@ -36,6 +36,7 @@ FILES = (
     "metrics.csv",
     "checkpoint/state.safetensors",
     "loss.png",
+    "gates.png",
 )
 NUMBERS = ("epoch", "train_nats", "validation_nats", "bits_per_character", "perplexity")  # columns that are read again
 
@@ -59,7 +60,12 @@ class Run:
 
     @property
     def exists(self) -> bool:
-        return (self.directory / "config.json").exists()
+        """Whether elman made this directory: only then may it be overwritten."""
+        path = self.directory / "config.json"
+        try:
+            return path.exists() and "elman" in read_json(path)
+        except InputError:
+            return False
 
     def check_free(self, overwrite: bool) -> None:
         """Refuse a directory with a run in it, unless it may be overwritten, or with anything else in it."""
@@ -105,7 +111,7 @@ class Run:
             raise InputError(
                 f"{self.directory} is not a directory; give the directory of a run, as `elman train` made it"
             )
-        if not self.exists:
+        if not (self.directory / "config.json").exists():
             raise InputError(
                 f"{self.directory} is not a run of elman: it has no config.json; give the directory that `elman train` made"
             )
@@ -119,6 +125,8 @@ class Run:
                 value = value.get(key, "missing") if isinstance(value, dict) else "missing"
             if not isinstance(value, kind):
                 raise InputError(f"{path} is damaged: {name} is {value!r}; restore it or train again")
+        if not all(isinstance(nats, (int, float)) for nats in config["baselines"].values()):
+            raise InputError(f"{path} is damaged: baselines is {config['baselines']!r}; restore it or train again")
         return config
 
     # Tensors
@@ -135,6 +143,8 @@ class Run:
                 # Copied to where torch would have put them: products round otherwise on memory that is not aligned.
                 tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dict
                 notes = json.loads((file.metadata() or {})["elman"])
+            if not isinstance(notes, dict):
+                raise ValueError(f"its notes are {notes!r}")
         except FileNotFoundError as error:
             raise InputError(
                 f"{path} is missing: the run was stopped before it was first written, or it is incomplete; train again"

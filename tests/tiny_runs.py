@@ -61,7 +61,7 @@ def begin(directory: Path, corpus: Corpus, options: Options) -> Training:
     torch.manual_seed(options.seed)
     run = Run(directory)
     data = {"path": None, "train_tokens": len(corpus.train), "validation_tokens": len(corpus.validation), "excerpt": ""}
-    run.create({"task": "lm", "options": asdict(options), "parameters": 0, "baselines": {}, "data": data})
+    run.create({"elman": "0", "task": "lm", "options": asdict(options), "parameters": 0, "baselines": {}, "data": data})
     corpus.vocabulary.save(directory)
     training = Training(run, LanguageModel(corpus.vocabulary.size, options), corpus, options)
     training.save()
