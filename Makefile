@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test lint bench clean
 
 demo: .venv/demo.stamp
-	$(BIN)/elman train lm --run runs/demo --minutes 2.5
+	$(BIN)/elman train lm --run runs/demo --overwrite --minutes 2.5
 	$(BIN)/elman sample runs/demo --prompt "The " --length 600 --seed 1
 	$(BIN)/elman explain runs/demo --output runs/demo/gates.png
 	@echo "Pictures: runs/demo/loss.png, runs/demo/gates.png"
