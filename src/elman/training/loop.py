@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -37,6 +37,16 @@ class Place:
     evaluations: int = 0
     best: float = math.inf  # nats per token on held-out text
     finished: bool = False
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Place:
+        """What a checkpoint holds. TypeError for a value of another kind."""
+        place = cls(**content)
+        for field in fields(cls):
+            value, kind = getattr(place, field.name), type(field.default)
+            if not isinstance(value, (int, float) if kind is float else kind):
+                raise TypeError(f"{field.name} is {value!r}")
+        return place
 
 
 @dataclass(frozen=True)
@@ -187,11 +197,7 @@ class Training:
 
         fill(self.model, under("model."), path)
         try:
-            self.place = replace(Place(), **notes["place"])
-            for name, kind in Place.__annotations__.items():
-                value = getattr(self.place, name)
-                if not isinstance(value, {"int": int, "float": (int, float), "bool": bool}[kind]):
-                    raise TypeError(f"{name} is {value!r}")
+            self.place = Place.from_json(notes["place"])
             moments = {
                 number: {key: tensors[f"optimizer.{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
                 for number, (name, _) in enumerate(self.model.named_parameters())
