@@ -10,7 +10,7 @@ from torch import Tensor, maximum, minimum, relu, sigmoid, tanh
 
 from elman import cells, graph
 from elman.cell import Cell, State, factors
-from elman.derivative import derivative, is_kept
+from elman.derivative import OPERATIONS, derivative, is_kept
 
 B, H = 3, 4
 
@@ -29,7 +29,7 @@ CELLS.append(Cell(everything, gates=("a", "b", "d"), states=("h", "c", "spare"),
 
 
 def evaluate(backward: graph.Graph, leaf: Any) -> dict[str, Tensor]:
-    operations = graph.OPERATIONS | graph.DERIVATIVE_OPERATIONS
+    operations = graph.OPERATIONS | OPERATIONS
     values: list[Any] = []
     for node in backward.nodes:
         arguments = [values[argument.index] for argument in node.arguments]

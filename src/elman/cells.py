@@ -12,6 +12,7 @@ import difflib
 from torch import relu, sigmoid, tanh
 
 from elman.cell import Cell, State, cell
+from elman.errors import InputError
 
 ELMAN = "J. L. Elman, Finding structure in time, Cognitive Science 14 (1990)"
 LSTM = "S. Hochreiter & J. Schmidhuber, Long short-term memory, Neural Computation 9 (1997)"
@@ -141,10 +142,10 @@ BUILT_IN: dict[str, Cell] = {value.name: value for value in list(globals().value
 
 
 def by_name(name: str) -> Cell:
-    """The built-in cell of that name. ValueError lists the names there are."""
+    """The built-in cell of that name. InputError, a ValueError, lists the names there are."""
     known = BUILT_IN.get(name.lower().replace("-", "_"))
     if known is None:
         close = difflib.get_close_matches(name.lower(), BUILT_IN, n=1)
         guess = f"; did you mean {close[0]!r}?" if close else ";"
-        raise ValueError(f"unknown cell {name!r}{guess} known cells: {', '.join(BUILT_IN)}")
+        raise InputError(f"unknown cell {name!r}{guess} known cells: {', '.join(BUILT_IN)}")
     return known

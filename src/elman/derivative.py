@@ -7,6 +7,9 @@ recurrent product, of the previous state and of the per-unit weights.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
+
+import torch
 
 from elman.graph import NONLINEAR, Graph, Node, NotTraceable
 
@@ -17,6 +20,14 @@ from elman.graph import NONLINEAR, Graph, Node, NotTraceable
 # and outputs by these names:
 #   x.g       adjoint of the input share of gate g            R.k   of the product that is node k
 #   s.h       elementwise part of the adjoint of a state       p.g   of a per-unit weight, per row of the batch
+
+
+# What appears in derivatives only: how to compute it.
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    "step": lambda y: (y > 0).to(y.dtype),
+    "sign": torch.sign,
+    "greater": lambda a, b: torch.heaviside(a - b, torch.full_like(a, 0.5)),
+}
 
 
 def derivative(graph: Graph) -> Graph:

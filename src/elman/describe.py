@@ -60,11 +60,7 @@ def describe(layer: Recurrent, input: Tensor, hx: Hidden | None = None) -> Descr
         output, h_n = layer(input, hx)
         del output, h_n
     steps = input.numel() // input.shape[-1]  # T * B
-    all_weights = [
-        layer.weights(number, bool(reverse))
-        for number in range(layer.num_layers)
-        for reverse in range(layer.num_directions)
-    ]
+    all_weights = layer.each_weights()
     per_step = sum(w.numel() for weights in all_weights for w in (weights.ih, weights.hr) if w is not None)
     # A gate's rows are used once for each operand they multiply.
     rows = sum(map(len, layer.cell.anatomy.groups)) * layer.hidden_size

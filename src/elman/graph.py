@@ -35,13 +35,6 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
 
 NONLINEAR = ("sigmoid", "tanh", "relu", "exp", "log", "sqrt", "abs")
 
-# What appears in derivatives only.
-DERIVATIVE_OPERATIONS: dict[str, Callable[..., Any]] = {
-    "step": lambda y: (y > 0).to(y.dtype),
-    "sign": torch.sign,
-    "greater": lambda a, b: torch.heaviside(a - b, torch.full_like(a, 0.5)),
-}
-
 _OF_TORCH: dict[Any, str] = {
     function: name for name in OPERATIONS for function in (getattr(torch, name), getattr(torch.Tensor, name))
 } | {

@@ -44,13 +44,11 @@ def gate_bias(layer: Recurrent, **values: float | Tensor) -> None:
             else "this layer has no biases (bias=False)"
         )
         raise ValueError(f"gate_bias: {problem}")
-    for number in range(layer.num_layers):
-        for reverse in (False, True)[: layer.num_directions]:
-            weights = layer.weights(number, reverse)
-            for gate, value in values.items():
-                for bias, gates, new in (
-                    (weights.b_hh, anatomy.recurrent_gates, 0.0),
-                    (weights.b_ih, anatomy.input_gates, value),
-                ):
-                    if bias is not None and gate in gates:
-                        bias.unflatten(0, (len(gates), -1))[gates.index(gate)] = new
+    for weights in layer.each_weights():
+        for gate, value in values.items():
+            for bias, gates, new in (
+                (weights.b_hh, anatomy.recurrent_gates, 0.0),
+                (weights.b_ih, anatomy.input_gates, value),
+            ):
+                if bias is not None and gate in gates:
+                    bias.unflatten(0, (len(gates), -1))[gates.index(gate)] = new

@@ -81,15 +81,15 @@ class Recurrent(nn.Module):
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:
         """The parameters of every layer and direction, as torch.nn lists them."""
-        return [
-            [w for w in self.weights(layer, reverse) if isinstance(w, nn.Parameter)]
-            for layer in range(self.num_layers)
-            for reverse in self._directions
-        ]
+        return [[w for w in weights if isinstance(w, nn.Parameter)] for weights in self.each_weights()]
 
     def weights(self, layer: int, reverse: bool = False) -> Weights:
         """The parameters of one layer in one direction."""
         return Weights(*(getattr(self, parameter_name(field, layer, reverse), None) for field in Weights._fields))
+
+    def each_weights(self) -> list[Weights]:
+        """The parameters of every layer and direction: layer l, direction d at l * num_directions + d."""
+        return [self.weights(layer, reverse) for layer in range(self.num_layers) for reverse in self._directions]
 
     def reset_parameters(self) -> None:
         """Draw every parameter afresh, uniform on (-1/sqrt(H), 1/sqrt(H)), as torch.nn does."""

@@ -29,10 +29,7 @@ def cells(
             summary = (cell.step.__doc__ or "").strip().splitlines()[0]
             typer.echo(f"{cell.name:<22} gates {' '.join(cell.gates):<8} states {' '.join(cell.states):<4} {summary}")
         return
-    try:
-        cell = built_in.by_name(name)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    cell = built_in.by_name(name)
     if min(input_size, hidden_size, proj_size) < 1:
         raise InputError(
             f"sizes must be 1 or more, got --input-size {input_size}, --hidden-size {hidden_size} and --proj-size {proj_size}"

@@ -37,7 +37,7 @@ def explain(
         raise InputError(f"--units must be 1 or more, got {units}")
     model, vocabulary, config = load_language_model(run, chosen)
     if text is None:
-        text = str(config.get("data", {}).get("excerpt", ""))
+        text = str(config["data"]["excerpt"])
     insight = pictures.look(model, vocabulary, text, layer)
     options = config["options"]
     title = f"{options['cell']}, layer {layer} of {options['num_layers']}, {options['hidden_size']} units"

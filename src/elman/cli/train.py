@@ -192,7 +192,7 @@ def _resume(
         options = replace(options, epochs=epochs, minutes=minutes)
         options.check()
     vocabulary = load(directory)
-    path = config.get("data", {}).get("path")
+    path = config["data"]["path"]
     corpus = read(None if path is None else Path(path), options.unit, options.held_out, vocabulary=vocabulary)
     training = Training(run, LanguageModel(vocabulary.size, options).to(device), corpus, options)
     training.restore()
@@ -204,11 +204,13 @@ def _resume(
 
 def _follow(training: Training, config: dict[str, Any]) -> bool:
     """Train, showing how it goes. False if Ctrl-C stopped it; everything is saved then."""
+    from elman.datasets.text import DEFAULT
+
     options, data, place = training.options, config["data"], training.place
     per = PER[options.unit]
     _say(f"run         {training.run.directory}")
     _say(
-        f"text        {data['path'] or 'documentation topics of Python'}: {data['train_tokens']:,} {options.unit if per != 'token' else 'tokens'} to learn from, {data['validation_tokens']:,} held out"
+        f"text        {data['path'] or DEFAULT}: {data['train_tokens']:,} {options.unit if per != 'token' else 'tokens'} to learn from, {data['validation_tokens']:,} held out"
     )
     _say(
         f"model       {options.num_layers} x {options.hidden_size} {options.cell}, {config['parameters']:,} parameters, on {training.device}"

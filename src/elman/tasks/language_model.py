@@ -15,7 +15,6 @@ from elman import cells
 from elman.datasets.vocabulary import UNITS, Vocabulary
 from elman.errors import InputError
 from elman.layers import Recurrent
-from elman.training.tbptt import detach
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,7 @@ class Options:
         """InputError for the first value that makes no sense."""
         if self.unit not in UNITS:
             raise InputError(f"unknown unit {self.unit!r}: choose one of {', '.join(UNITS)}")
-        try:
-            cell = cells.by_name(self.cell)
-        except ValueError as error:
-            raise InputError(str(error)) from error
-        if cell.projected:
+        if cells.by_name(self.cell).projected:
             raise InputError(f"cell {self.cell!r} projects its output, which this model has no use for; choose lstm")
         for name, least in (
             ("hidden_size", 1),
@@ -212,7 +207,7 @@ def sample(
     for _ in range(length):
         token = choose(logits[-1, 0].float().cpu(), temperature, top_p, vocabulary.unknown, generator)
         yield decode(token)
-        logits, state = model(torch.tensor([[token]], device=device), detach(state))
+        logits, state = model(torch.tensor([[token]], device=device), state)
 
 
 def check_text(text: str, what: str) -> None:
