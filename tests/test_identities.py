@@ -294,13 +294,13 @@ def test_describe(layers: int, bidirectional: bool) -> None:
         directions * (gates * size + gates * HIDDEN + 2 * gates + 3 * HIDDEN) for size in sizes
     )
     assert found.flops == sum(directions * 2 * STEPS * BATCH * gates * (size + HIDDEN) for size in sizes)
-    assert [choice.engine for choice in found.engines] == ["reference"] * (layers * directions)
+    assert [choice.engine for choice in found.engines] == ["cpu"] * (layers * directions)
     assert found.saved_bytes >= 8 * STEPS * BATCH * HIDDEN * layers * directions
     with torch.no_grad():
         assert elman.describe(of, x).saved_bytes == 0
     text = str(found)
     assert "PeepholeLSTM(4, 5" in text
-    assert "reference" in text
+    assert "cpu: kernels made from the cell's equations" in text
     assert f"{found.parameters:,}" in text
     assert f"{found.flops:,}" in text
     assert f"{found.saved_bytes:,}" in text
@@ -330,19 +330,19 @@ def engine_of(of: Recurrent) -> str:
 
 def test_use_engine_nests_and_is_undone() -> None:
     of = layer("lstm", INPUT, HIDDEN)
-    assert engine_of(of) == "reference"
+    assert engine_of(of) == "cpu"
     with elman.use_engine("native"):
         assert engine_of(of) == "native"
         with elman.use_engine("reference"):
             assert engine_of(of) == "reference"
         assert engine_of(of) == "native"
         with elman.use_engine("auto"):
-            assert engine_of(of) == "reference"
+            assert engine_of(of) == "cpu"
         assert engine_of(of) == "native"
-    assert engine_of(of) == "reference"
+    assert engine_of(of) == "cpu"
     with pytest.raises(KeyError), elman.use_engine("native"):
         raise KeyError
-    assert engine_of(of) == "reference"
+    assert engine_of(of) == "cpu"
 
 
 def test_use_engine_holds_for_its_own_thread() -> None:
@@ -351,19 +351,24 @@ def test_use_engine_holds_for_its_own_thread() -> None:
         other = threading.Thread(target=lambda: seen.append(engine_of(of)))
         other.start()
         other.join()
-    assert seen == ["reference"]
+    assert seen == ["cpu"]
 
 
 def test_describe_says_why() -> None:
     of = layer("lstm", INPUT, HIDDEN)
     x, _ = inputs(of, STEPS, BATCH)
-    assert "CPU" in str(elman.describe(of, x))
+    assert "cpu: kernels made from the cell's equations" in str(elman.describe(of, x))
+    assert "reference: it has float32 and float64" in str(elman.describe(of.bfloat16(), x.bfloat16()))
+    of = of.double()
     with elman.use_engine("native"):
         assert "native: asked for with use_engine" in str(elman.describe(of, x))
 
 
 def test_unknown_engine() -> None:
-    with pytest.raises(ValueError, match=r"unknown engine 'fast'.*auto, reference, native"), elman.use_engine("fast"):
+    with (
+        pytest.raises(ValueError, match=r"unknown engine 'fast'.*auto, reference, native, cpu"),
+        elman.use_engine("fast"),
+    ):
         pass
 
 
@@ -422,8 +427,7 @@ def traced(name: str, layers: int = 2, bidirectional: bool = True) -> tuple[Recu
 def test_trace_is_the_layer(name: str, layers: int, bidirectional: bool) -> None:
     of, x, states, seen = traced(name, layers, bidirectional)
     results = run(of, x, states)
-    assert torch.equal(seen.output, results[0])
-    assert all(torch.equal(a, b) for a, b in zip(as_tuple(seen.h_n), results[1:], strict=True))
+    close((seen.output, *as_tuple(seen.h_n)), results)
     directions = 2 if bidirectional else 1
     assert len(seen.recurrences) == layers * directions
     for row, recurrence in enumerate(seen.recurrences):
@@ -431,10 +435,10 @@ def test_trace_is_the_layer(name: str, layers: int, bidirectional: bool) -> None
         assert tuple(recurrence.states) == of.cell.states
         last = 0 if row % directions else -1
         for state, final in zip(recurrence.states.values(), results[1:], strict=True):
-            assert torch.equal(state[last], final[row])
+            close(state[last], final[row])
         for t, step in enumerate(recurrence.steps):
             assert all(torch.equal(step[k], recurrence.states[k][t]) for k in of.cell.states)
-    assert torch.equal(torch.cat([r.states["h"] for r in seen.recurrences[-directions:]], dim=2), results[0])
+    assert torch.equal(torch.cat([r.states["h"] for r in seen.recurrences[-directions:]], dim=2), seen.output)
 
 
 @names

@@ -126,7 +126,7 @@ MUTANTS = [
         "for gate in reversed(group)",
         "test_cells.py",
     ),
-    Mutant("states of the wrong layer", "layers.py", "def forward", "s[len(finals)]", "s[0]", "test_cells.py"),
+    Mutant("states of the wrong layer", "layers.py", "def forward", "s[len(finals) + d]", "s[d]", "test_cells.py"),
     Mutant(
         "dropout outside training",
         "layers.py",

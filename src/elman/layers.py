@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from elman import cells, initialise
 from elman.cell import Cell
-from elman.layout import Weights, parameter_name, parameter_shapes
+from elman.layout import Direction, Weights, parameter_name, parameter_shapes
 from elman.recurrence import recur
 
 Hidden = Tensor | tuple[Tensor, ...]
@@ -116,17 +116,17 @@ class Recurrent(nn.Module):
 
         finals: list[tuple[Tensor, ...]] = []
         for layer in range(self.num_layers):
-            outputs: list[Tensor] = []
-            for reverse in self._directions:
-                initial = tuple(s[len(finals)] for s in state)
-                output, final = recur(self.cell, x, self.weights(layer, reverse), initial, reverse=reverse)
-                outputs.append(output)
-                finals.append(final)
-            x = torch.cat(outputs, dim=-1) if self.bidirectional else outputs[0]  # (T, B, D*Y)
+            directions = [
+                Direction(self.weights(layer, reverse), tuple(s[len(finals) + d] for s in state), reverse)
+                for d, reverse in enumerate(self._directions)
+            ]
+            x, final = recur(self.cell, x, directions)  # (T, B, D*Y)
+            finals += final
             if layer < self.num_layers - 1:
                 x = drop(x, self.dropout, self.training)
 
-        h_n = tuple(torch.stack(states) for states in zip(*finals, strict=True))  # each (L*D, B, width)
+        stack = torch.stack if len(finals) > 1 else (lambda states: states[0].unsqueeze(0))  # spares a copy
+        h_n = tuple(stack(states) for states in zip(*finals, strict=True))  # each (L*D, B, width)
         if not batched:
             x, h_n = x.squeeze(1), tuple(h.squeeze(1) for h in h_n)
         elif self.batch_first:

@@ -29,6 +29,14 @@ class Weights(NamedTuple):
     ch: Tensor | None = None  # (V, H)
 
 
+class Direction(NamedTuple):
+    """What one direction of a layer runs on."""
+
+    weights: Weights
+    state: tuple[Tensor, ...]  # the initial states, each (B, width)
+    reverse: bool
+
+
 NAMES = {  # torch's names; `weight_ch`, the peepholes, is elman's
     "ih": "weight_ih_l{}{}",
     "hh": "weight_hh_l{}{}",

@@ -1,26 +1,47 @@
-"""One layer, one direction, all steps: which engine runs it. No maths here.
+"""One layer, all steps: which engine runs it. No maths here.
 
 An engine is a module with `unsupported(cell, x, weights)`, which says why it cannot run a case (or
-None), and `run(cell, x, weights, state, reverse=...)`, which returns the output and the final states,
-differentiable with respect to everything that is a tensor. Adding an engine is adding its name to
-`ENGINES` and its place to `choose`.
+None), and `run`, which returns the output and the final states, differentiable with respect to
+everything that is a tensor. Adding an engine is adding its name to `ENGINES` and its place to `choose`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import ModuleType
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
-from elman import native, reference
+from elman import cpu, native, reference
 from elman.cell import Cell
-from elman.layout import Weights
+from elman.layout import Direction, Weights
 
-ENGINES: dict[str, ModuleType] = {"reference": reference, "native": native}
+Layer = tuple[Tensor, list[tuple[Tensor, ...]]]  # output (T, B, D*Y); each direction's final states, (B, width) each
+
+
+def _one_by_one(run: Callable[..., tuple[Tensor, tuple[Tensor, ...]]]) -> Callable[..., Layer]:
+    """A layer by an engine that runs one direction at a time."""
+
+    def run_layer(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> Layer:
+        outputs, finals = zip(*(run(cell, x, d.weights, d.state, reverse=d.reverse) for d in directions), strict=True)
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1), list(finals)
+
+    return run_layer
+
+
+class Engine(NamedTuple):
+    unsupported: Callable[[Cell, Tensor, Weights], str | None]
+    run: Callable[[Cell, Tensor, Sequence[Direction]], Layer]
+
+
+ENGINES = {
+    "reference": Engine(reference.unsupported, _one_by_one(reference.run)),
+    "native": Engine(native.unsupported, _one_by_one(native.run)),
+    "cpu": Engine(cpu.unsupported, cpu.run),
+}
 
 _forced: ContextVar[str] = ContextVar("engine", default="auto")
 _observer: ContextVar[Observer | None] = ContextVar("observer", default=None)
@@ -57,35 +78,33 @@ def choose(cell: Cell, x: Tensor, weights: Weights) -> Choice:
             )
         return Choice(forced, "asked for with use_engine")
     if x.device.type == "cpu":
-        return Choice("reference", "the only engine made for the CPU so far")
+        problem = cpu.unsupported(cell, x, weights)
+        return Choice("reference", problem) if problem else Choice("cpu", "kernels made from the cell's equations")
     problem = native.unsupported(cell, x, weights)
     if problem:
         return Choice("reference", problem)
     return Choice("native", f"torch's kernel for {cell.name} on {x.device.type}")
 
 
-def recur(
-    cell: Cell,
-    x: Tensor,  # (T, B, I)
-    weights: Weights,
-    state: tuple[Tensor, ...],  # each (B, width)
-    *,
-    reverse: bool = False,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run one layer in one direction: output (T, B, Y) and final states, each (B, width)."""
+def recur(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> Layer:
+    """Run one layer in all its directions: output (T, B, D*Y) and each direction's final states, (B, width) each."""
     observer = _observer.get()
-    choice = choose(cell, x, weights)
+    choices = [choose(cell, x, direction.weights) for direction in directions]
     if observer is not None:
-        observer.ran(cell, choice)
-        step = observer.steps_of(cell)
-        if step is not None:
-            return reference.run(cell, x, weights, state, reverse=reverse, step=step)
-    return ENGINES[choice.engine].run(cell, x, weights, state, reverse=reverse)
+        steps = []
+        for choice in choices:
+            observer.ran(cell, choice)
+            steps.append(observer.steps_of(cell))
+        if any(step is not None for step in steps):
+            watched = iter(steps)
+            run = _one_by_one(lambda *case, reverse: reference.run(*case, reverse=reverse, step=next(watched)))
+            return run(cell, x, directions)
+    return ENGINES[choices[0].engine].run(cell, x, directions)
 
 
 @contextmanager
 def use_engine(name: str) -> Iterator[None]:
-    """Run every layer inside the block with one engine: "reference", "native", or "auto" for the default.
+    """Run every layer inside the block with one engine: "reference", "native", "cpu", or "auto" for the default.
 
     A forced engine that cannot run a case raises RuntimeError. The setting holds for the current
     thread or task only. ValueError for a name that is no engine.

@@ -1,0 +1,228 @@
+"""docs/performance.md, written from the rows of one run.
+
+python bench/report.py bench/results/FILE.csv     # once more, from the last run in the file
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import machine
+import picture
+import problems
+import results
+from peers import IN_PYTORCH, MODULES
+from problems import LARGE, PASSES, Case
+from results import Row
+
+DOCUMENT = machine.ROOT / "docs" / "performance.md"
+MACHINE_SHARE = 0.8  # of the best matmul rate, at LARGE and one thread
+Key = tuple[str, str, Case, int]  # cell, pass, case, threads
+
+
+class Target(NamedTuple):
+    """A best peer's time over elman's: geometric mean over cases and threads, and in the worst single case."""
+
+    name: str
+    cells: tuple[str, ...]
+    timed: str
+    against: str
+    peers: tuple[str, ...]
+    mean: float
+    worst: float | None
+
+
+EVERYONE = tuple(name for name in MODULES if name != "elman")
+NOT_IN_TORCH = ("peephole_lstm", "coupled_lstm", "coupled_peephole_lstm", "gru_before")
+TARGETS = (
+    Target("LSTM", ("lstm",), "training", "the best peer", EVERYONE, 1.4, 0.95),
+    Target("LSTM", ("lstm",), "inference", "the best peer", EVERYONE, 1.1, 0.9),
+    Target("GRU", ("gru",), "training", "the best peer", EVERYONE, 2.5, 1.5),
+    Target("GRU", ("gru",), "inference", "the best peer", EVERYONE, 1.2, 0.95),
+    Target("RNN", ("rnn",), "training", "the best peer", EVERYONE, 2.5, 1.5),
+    Target("RNN", ("rnn",), "inference", "the best peer", EVERYONE, 2.0, 1.2),
+    Target("the other four", NOT_IN_TORCH, "training", "PyTorch", IN_PYTORCH, 8.0, None),
+    Target("the other four", NOT_IN_TORCH, "training", "JAX", ("JAX",), 2.0, None),
+    Target("the other four", NOT_IN_TORCH, "inference", "ONNX Runtime", ("ONNX Runtime",), 1.1, None),
+)
+
+
+def by_key(rows: Iterable[Row]) -> dict[Key, dict[str, Row]]:
+    """The rows of every measurement, by peer."""
+    found: dict[Key, dict[str, Row]] = {}
+    for row in rows:
+        if row.timed in PASSES:
+            found.setdefault((row.cell, row.timed, row.case, row.threads), {})[row.peer] = row
+    return found
+
+
+def ratio(peers: dict[str, Row], among: tuple[str, ...]) -> float | None:
+    """The time of the best of some peers, over elman's."""
+    times = [peers[name].median for name in among if name in peers]
+    return min(times) / peers["elman"].median if times and "elman" in peers else None
+
+
+def machine_rates(rows: Iterable[Row]) -> dict[int, tuple[float, str]]:
+    """GFLOP/s of the fastest matrix product for each number of threads, and which it is.
+
+    A product's rate is the median over the run, so that one lucky moment does not set the measure.
+    """
+    found: dict[int, dict[str, list[float]]] = {}
+    for row in rows:
+        if row.timed == "matmul":
+            found.setdefault(row.threads, {}).setdefault(row.note, []).append(row.median)
+    return {
+        threads: max((statistics.median(rates), product) for product, rates in products.items())
+        for threads, products in found.items()
+    }
+
+
+def gflops(row: Row) -> float:
+    return 1e-6 * problems.flops(row.cell, row.case, row.timed == "training") / row.median
+
+
+def table(head: list[str], body: Iterable[list[str]], left: int = 1) -> str:
+    """Markdown; the first columns aligned to the left, all others to the right."""
+    rule = ["---" if number < left else "---:" for number in range(len(head))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *body))
+
+
+def summary(rows: list[Row]) -> str:
+    """The targets, and what was reached."""
+    measured, rates = by_key(rows), machine_rates(rows)
+    body: list[list[str]] = []
+    for target in TARGETS:
+        found = {
+            key: value
+            for key, peers in measured.items()
+            if key[0] in target.cells and key[1] == target.timed and (value := ratio(peers, target.peers)) is not None
+        }
+        if not found:
+            continue
+        mean = math.exp(statistics.fmean(math.log(value) for value in found.values()))
+        (cell, _, case, threads), worst = min(found.items(), key=lambda item: item[1])
+        met = mean >= target.mean and worst >= (target.worst or 0)
+        where = f"{case}, {threads} thread{'s' * (threads > 1)}" + (f", {cell}" if len(target.cells) > 1 else "")
+        demanded = f"{target.mean:g}" + (f" ({target.worst:g})" if target.worst else "")
+        reached = f"{mean:.2f} ({worst:.2f})"
+        body.append([target.name, target.timed, target.against, demanded, reached, where, "yes" if met else "no"])
+    text = table(["cells", "pass", "against", "target", "reached", "worst case", "met"], body, 3) if body else ""
+    body = []
+    for (cell, timed, case, threads), peers in measured.items():
+        if case == LARGE and "elman" in peers and threads in rates:
+            share = gflops(peers["elman"]) / rates[threads][0]
+            wanted = f"{MACHINE_SHARE:.0%}" if threads == 1 else ""
+            met = ("yes" if share >= MACHINE_SHARE else "no") if threads == 1 else ""
+            body.append([cell, timed, str(threads), f"{gflops(peers['elman']):.0f}", f"{share:.0%}", wanted, met])
+    if body:
+        head = ["cell", "pass", "threads", "GFLOP/s", "of the best matmul", "target", "met"]
+        text += f"\n\nAt {LARGE}, against the machine:\n\n{table(head, body, 2)}"
+    return text.strip()
+
+
+def detail(cell: str, timed: str, measured: dict[Key, dict[str, Row]], rates: dict[int, tuple[float, str]]) -> str:
+    """One cell in one pass: a line for each case and number of threads."""
+    chosen = {key: peers for key, peers in measured.items() if key[:2] == (cell, timed)}
+    names = [name for name in EVERYONE if any(name in peers for peers in chosen.values())]
+    body: list[list[str]] = []
+    for (_, _, case, threads), peers in chosen.items():
+        mine, best = peers["elman"], ratio(peers, EVERYONE)
+        share = f"{gflops(mine) / rates[threads][0]:.0%}" if threads in rates else ""
+        body.append(
+            [
+                str(case),
+                str(threads),
+                f"{ms(mine.median)} ({ms(mine.lower_quartile)} to {ms(mine.upper_quartile)})",
+                *(ms(peers[name].median) if name in peers else "" for name in names),
+                f"{best:.2f}" if best else "",
+                f"{gflops(mine):.0f}",
+                share,
+            ]
+        )
+    return table(["T, B, I, H", "threads", "elman", *names, "best / elman", "GFLOP/s", "of matmul"], body)
+
+
+def ms(milliseconds: float) -> str:
+    """Three digits, and no more decimals than that."""
+    return f"{milliseconds:.{max(0, 2 - math.floor(math.log10(milliseconds)))}f}"
+
+
+def document(rows: list[Row], minutes: float | None) -> str:
+    """The whole page."""
+    measured, rates = by_key(rows), machine_rates(rows)
+    first = next(row for row in rows if row.peer == "elman" and row.timed in PASSES)
+    versions = {row.peer: row.peer_version for row in rows if row.timed in PASSES and row.peer != "elman"}
+    engines = sorted({row.engine for row in rows if row.engine})
+    remarks = {(row.peer, row.timed, row.cell): row.note for row in rows if row.timed in ("absent", "wrong", "failed")}
+    command = "make bench-all" if "Keras" in {row.peer for row in rows} else "make bench"
+    fewest = min(row.rounds for row in rows if row.timed in PASSES)
+    most = max(row.rounds for row in rows if row.timed in PASSES)
+    lines = [
+        "# Performance",
+        f"Written by `{command}` from its own measurements; do not edit. Begun {first.run.replace('T', ' at ')}"
+        + (f", took {minutes:g} minutes." if minutes else "."),
+        f"- Machine: {first.machine}\n- {first.versions}; engine: {', '.join(engines)}\n- "
+        + ", ".join(f"{peer} {version}" for peer, version in versions.items()),
+        "One layer in one direction, float32, with initial states, by (T, B, I, H): time steps, batch, input size, "
+        "hidden size. Training is forward and backward with the gradients of the input, the initial states and all "
+        "parameters, for random cotangents on the output and the final states; inference is forward without them. "
+        "Every peer is a process of its own, pinned to the same one or two cores. They take turns, round by round, and "
+        "those who wait are stopped, so no thread pool takes time from another. A round is one call, or as many as last "
+        f"{1e3 * _burst():g} ms; times are medians of {fewest} to {most} rounds, with quartiles in parentheses. Before it "
+        "is timed, each peer has computed the outputs and gradients of a small problem, and they agreed with elman's. "
+        "GRU is the one with the reset after the recurrent product, `gru_before` the other.",
+        "The eager loop and JAX's `lax.scan` under `jit` have the input's share of all steps in one product before the "
+        "loop, and one recurrent product in each step (`gru_before`: two). ONNX Runtime's model is one operator whose "
+        "weights are constants, which it packs beforehand; everyone else may not assume that weights stay as they are. "
+        "Keras is the faster of with and without XLA. A blank is a cell that the peer lacks: torchrecurrent has the "
+        "peephole LSTM only, torch.nn and Keras have no peepholes and no coupled gates. ONNX Runtime does not train.",
+    ]
+    if remarks:
+        lines += [
+            "Not measured:",
+            "\n".join(f"- {' '.join(k for k in key if k)}: {note}" for key, note in remarks.items()),
+        ]
+    lines += [
+        "## Targets",
+        "The best peer's time over elman's, so above 1 elman is faster: the geometric mean over all cases and numbers "
+        "of threads, and the worst single case in parentheses.",
+        summary(rows),
+    ]
+    if rates:
+        lines.append(
+            "The best matmul rate is the fastest of the products that occur in that case, through torch and oneDNN, measured "
+            "in the same run: "
+            + "; ".join(
+                f"{rate:.0f} GFLOP/s at {threads} thread{'s' * (threads > 1)} ({product})"
+                for threads, (rate, product) in sorted(rates.items())
+            )
+            + ". A layer's operations are those of its matrix products, 2 T B G H (I + H) for G gates, and three times that in training."
+        )
+    lines += [f"![Every peer's time over elman's, by case]({picture.NAME})", "## All times", "Milliseconds."]
+    for cell, timed in dict.fromkeys(key[:2] for key in measured):
+        lines += [f"### {cell}, {timed}", detail(cell, timed, measured, rates)]
+    return "\n\n".join(lines) + "\n"
+
+
+def _burst() -> float:
+    from rounds import BURST
+
+    return BURST
+
+
+def write(rows: list[Row], minutes: float | None = None) -> None:
+    """The page and its picture."""
+    picture.draw(by_key(rows), DOCUMENT.parent / picture.NAME)
+    DOCUMENT.write_text(document(rows, minutes), encoding="utf-8")
+    print(f"wrote {DOCUMENT.relative_to(machine.ROOT)} and {picture.NAME}")
+
+
+if __name__ == "__main__":
+    stored = results.read(Path(sys.argv[1]))
+    wanted = sys.argv[2] if len(sys.argv) > 2 else [row.run for row in stored if row.timed in PASSES][-1]
+    write([row for row in stored if row.run == wanted])

@@ -1,0 +1,66 @@
+"""Engine `cpu`: kernels made from a cell's equations, compiled by LLVM for the processor at hand.
+
+graph.py, derivative.py   the step as an expression graph, and its derivative
+phases.py                 either of them cut at its matrix products
+plan.py                   where every value lies
+kernels.py                the plan as programs over vectors (program.py, functions.py, product.py)
+llvm.py                   compiled
+passes.py                 a layer forward and backward: kernels, and library products around them
+operators.py              what PyTorch sees of it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
+
+from elman.cell import Cell
+from elman.graph import NotTraceable
+from elman.layout import Direction, Weights
+
+DTYPES = (torch.float32, torch.float64)
+
+
+@cache
+def _problem(cell: Cell) -> str | None:
+    """Why no kernel can be made of a cell, or None."""
+    if cell.projected:
+        return "a projected state is not made into kernels yet"
+    try:
+        from elman.cpu.plan import plan
+
+        plan(cell)
+    except NotTraceable as error:
+        return str(error)
+    except ImportError as error:
+        return f"llvmlite cannot be loaded: {error}"
+    return None
+
+
+def unsupported(cell: Cell, x: Tensor, weights: Weights) -> str | None:
+    """Why this engine cannot run the case, or None."""
+    if x.device.type != "cpu":
+        return f"it is for the CPU, and the input is on {x.device.type}"
+    if x.dtype not in DTYPES:
+        return f"it has float32 and float64, and the input is {x.dtype}"
+    if any(w is not None and w.dtype != x.dtype for w in weights) or torch.is_autocast_enabled("cpu"):
+        return "under autocast the dtypes are chosen operation by operation"
+    if _transformed(x):
+        return "forward-mode and functorch's transforms need operations they can see into"
+    return _problem(cell)
+
+
+def _transformed(x: Tensor) -> bool:
+    """Whether vmap, grad, jvp or forward-mode differentiation is going on."""
+    return peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
+
+
+def run(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+    """One layer in all its directions: the output (T, B, D*H) and each direction's final states, each (B, H)."""
+    from elman.cpu import operators
+
+    return operators.run(cell, x, directions)

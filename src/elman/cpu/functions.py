@@ -1,0 +1,179 @@
+"""The elementary functions on vectors, within 2 units in the last place, and what a derivative needs besides.
+
+exp(x) = 2^k e^r with k = round(x / ln 2), so that |r| <= ln(2)/2, and e^r by its Taylor series.
+tanh and sigmoid come from it; a NaN stays a NaN, infinities give the limits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from llvmlite import ir
+
+from elman.cpu.program import Program, Value
+
+
+class Format(NamedTuple):
+    """What depends on the floating-point format."""
+
+    mantissa: int  # bits stored
+    bias: int  # of the exponent
+    terms: int  # of the Taylor series of e^r, |r| <= ln(2)/2: the first left out is below half a unit of the last place
+    more_terms: int  # the same for 0 <= r <= ln 2
+    high: float  # ln 2 in two parts; the first has so few bits that k times it is exact
+    low: float
+    tanh_one: float  # from here up tanh rounds to 1
+    sigmoid_zero: float  # from here down sigmoid is below the smallest normal number
+
+
+def _parts(bits: int) -> tuple[float, float]:
+    """ln 2 = a number of so few bits + the rest."""
+    high = math.floor(math.log(2) * 2**bits) / 2**bits
+    # The rest to double precision: ln 2 itself is 0x1.62e42fefa39ef35793c7673007e5p-1.
+    beyond = float.fromhex("0x1.abc9e3b39803f2f6af40p-56")
+    return high, (math.log(2) - high) + beyond
+
+
+FORMATS = {
+    4: Format(23, 127, 8, 10, *_parts(14), tanh_one=9.02, sigmoid_zero=-87.0),
+    8: Format(52, 1023, 14, 17, *_parts(41), tanh_one=19.1, sigmoid_zero=-708.0),
+}
+
+
+def _reduced(p: Program, x: Value, down: bool = False) -> tuple[Value, Value]:
+    """k + bias in the low bits of a vector of whole numbers, and r, for x = k ln 2 + r.
+
+    |r| <= ln(2)/2, or with `down` 0 <= r <= ln 2.
+    """
+    f = FORMATS[p.dtype_bytes]
+    # Added to a number this large, anything is rounded to a whole number, which then stands in the low bits.
+    shift = 1.5 * 2**f.mantissa + f.bias
+    # Not quite a half: a tie must not round the smallest x to k = -1.
+    scaled = p.fma(x, p.splat(1 / math.log(2)), -0.499) if down else x * (1 / math.log(2))
+    rounded = scaled + shift
+    k = rounded - shift
+    r = p.fma(k, p.splat(-f.low), p.fma(k, p.splat(-f.high), x))
+    return Value(p, p.builder.bitcast(rounded.ir, p.bit_vector)), r
+
+
+def _power_of_two(p: Program, biased: Value) -> Value:
+    """2^k from the low bits of k + bias."""
+    places = ir.Constant(p.bit_vector, [FORMATS[p.dtype_bytes].mantissa] * p.lanes)
+    return Value(p, p.builder.bitcast(p.builder.shl(biased.ir, places), p.vector))
+
+
+def _beyond_one(p: Program, r: Value, terms: int) -> Value:
+    """e^r - 1 = r + r^2 (1/2 + r/6 + ...)."""
+    last = terms - 1
+    series = p.splat(1 / math.factorial(last))
+    for n in range(last - 1, 1, -1):
+        series = p.fma(series, r, 1 / math.factorial(n))
+    return p.fma(series, r * r, r)
+
+
+def _exp_within(p: Program, x: Value) -> Value:
+    """exp(x) where it is a normal number."""
+    k, r = _reduced(p, x)
+    return (_beyond_one(p, r, FORMATS[p.dtype_bytes].terms) + 1) * _power_of_two(p, k)
+
+
+def exp(p: Program, x: Value) -> Value:
+    f = FORMATS[p.dtype_bytes]
+    largest = (f.bias + 1) * math.log(2)  # infinity from here up
+    # 2^k in two factors: one alone would overflow before exp(x) does, and could not be denormal.
+    k, r = _reduced(p, clamp(p, x, -1.3 * largest, 1.1 * largest))
+    whole = ir.Constant(p.bit_vector, [f.bias] * p.lanes)
+    mask = ir.Constant(p.bit_vector, [(1 << f.mantissa) - 1 >> 1] * p.lanes)
+    b = p.builder
+    exponent = b.sub(b.and_(k.ir, mask), whole)
+    first = b.ashr(exponent, ir.Constant(p.bit_vector, [1] * p.lanes))
+    second = b.sub(exponent, first)
+    scale = [_power_of_two(p, Value(p, b.add(part, whole))) for part in (first, second)]
+    return (_beyond_one(p, r, f.terms) + 1) * scale[0] * scale[1]
+
+
+def sigmoid(p: Program, x: Value) -> Value:
+    """1 / (1 + e^-x)"""
+    zero = FORMATS[p.dtype_bytes].sigmoid_zero
+    y = p.splat(1.0).over(_exp_within(p, -clamp(p, x, zero, -zero)) + 1)
+    return p.select(x < zero, 0.0, y)
+
+
+def tanh(p: Program, x: Value) -> Value:
+    """The sign of x times E / (E + 2), with E = e^|2x| - 1 = 2^k (e^r - 1) + (2^k - 1).
+
+    No term is negative, so nothing cancels.
+    """
+    f = FORMATS[p.dtype_bytes]
+    size = p.elementwise("fabs", x)
+    k, r = _reduced(p, p.select(size > f.tanh_one, f.tanh_one, size) * 2, down=True)
+    scale = _power_of_two(p, k)
+    e = p.fma(_beyond_one(p, r, f.more_terms), scale, scale - 1)
+    return p.elementwise("copysign", e.over(e + 2), x)
+
+
+def log(p: Program, x: Value) -> Value:
+    """x = 2^e m with m in [sqrt(1/2), sqrt(2)): e ln 2 + 2 artanh(s), s = (m - 1)/(m + 1)."""
+    f, b = FORMATS[p.dtype_bytes], p.builder
+
+    def bits(value: int) -> ir.Constant:
+        return ir.Constant(p.bit_vector, [value] * p.lanes)
+
+    word = b.bitcast(x.ir, p.bit_vector)
+    root = (f.bias << f.mantissa) - (1 << f.mantissa >> 1)  # near sqrt(1/2), as bits
+    e = b.ashr(b.sub(word, bits(root)), bits(f.mantissa))
+    m = Value(p, b.bitcast(b.sub(word, b.shl(e, bits(f.mantissa))), p.vector))
+    count = Value(p, b.sitofp(e, p.vector))
+    s = (m - 1) / (m + 1)
+    square = s * s
+    odd = 11 if p.dtype_bytes == 4 else 25
+    series = p.splat(2 / odd)
+    for n in range(odd - 2, 1, -2):
+        series = p.fma(series, square, 2 / n)
+    y = p.fma(count, p.splat(f.high), p.fma(count, p.splat(f.low), p.fma(series * square, s, s + s)))
+    y = p.select(x.equals(0.0), -math.inf, y)
+    y = p.select(x.equals(math.inf), math.inf, y)
+    return p.select(x < 0.0, math.nan, p.select(x.equals(x), y, x))
+
+
+def relu(p: Program, x: Value) -> Value:
+    return p.select(x <= 0.0, 0.0, x)
+
+
+def clamp(p: Program, x: Value, low: float, high: float) -> Value:
+    x = p.select(x < low, low, x)  # a NaN is not below, and stays
+    return p.select(x > high, high, x)
+
+
+def _sign(p: Program, x: Value) -> Value:
+    return p.select(x > 0.0, 1.0, p.select(x < 0.0, -1.0, p.splat(0.0)))
+
+
+def _greater(p: Program, a: Value, b: Value) -> Value:
+    return p.select(a > b, 1.0, p.select(a < b, 0.0, p.splat(0.5)))
+
+
+Emit = Callable[..., Value]
+
+# How every operation of a graph, and of a derivative, is computed on vectors.
+OPERATIONS: dict[str, Emit] = {
+    "add": lambda p, a, b: a + b,
+    "sub": lambda p, a, b: a - b,
+    "mul": lambda p, a, b: a * b,
+    "div": lambda p, a, b: a / b,
+    "neg": lambda p, a: -a,
+    "sigmoid": sigmoid,
+    "tanh": tanh,
+    "relu": relu,
+    "exp": exp,
+    "log": log,
+    "sqrt": lambda p, a: p.elementwise("sqrt", a),
+    "abs": lambda p, a: p.elementwise("fabs", a),
+    "maximum": lambda p, a, b: p.elementwise("maximum", a, b),
+    "minimum": lambda p, a, b: p.elementwise("minimum", a, b),
+    "step": lambda p, y: p.select(y <= 0.0, 0.0, p.splat(1.0)),
+    "sign": _sign,
+    "greater": _greater,
+}

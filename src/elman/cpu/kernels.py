@@ -1,0 +1,357 @@
+"""The kernels: one layer in one direction, all steps, for a range of the batch's rows.
+
+A kernel is a function of one argument, a table of 64-bit words; `Kernel.words` names them in order.
+Inside, for every step and phase, for every panel of units and tile of rows: the products of the phase
+leave their sums in a scratch that stays in the first-level cache, and the cell's equations are applied
+to them there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+
+from elman.cell import Cell
+from elman.cpu import functions, llvm
+from elman.cpu.plan import Pass, Place, Product, plan
+from elman.cpu.product import panels
+from elman.cpu.program import INT, POINTER, Program, Value
+from elman.graph import Node
+
+ACCUMULATORS = 32  # vectors that a tile leaves in the scratch, at most; more if a single block has more
+PRESENT = ("p", "d_p", "carry", "memory")  # arrays that hold one step only
+
+
+class Kernel(NamedTuple):
+    address: int
+    words: tuple[str, ...]  # what the table holds
+
+
+@cache
+def kernel(cell: Cell, which: str, dtype_bytes: int, ragged: bool) -> Kernel:
+    """The compiled kernel `which`, "infer", "forward" or "backward"; `ragged` if H does not fill its last vector."""
+    module, words = text(cell, which, dtype_bytes, ragged)
+    return Kernel(llvm.addresses(module, [which])[0], words)
+
+
+def text(cell: Cell, which: str, dtype_bytes: int, ragged: bool) -> tuple[ir.Module, tuple[str, ...]]:
+    """A kernel before it is compiled."""
+    emit = _Backward if which == "backward" else _Forward
+    made = emit(getattr(plan(cell), which), cell, which, dtype_bytes, ragged)
+    return made.p.module, tuple(made.words)
+
+
+class _Emit:
+    """What forward and backward share: the table, places in memory, products, loops."""
+
+    def __init__(self, todo: Pass, cell: Cell, name: str, dtype_bytes: int, ragged: bool) -> None:
+        self.todo, self.cell, self.name, self.ragged = todo, cell, name, ragged
+        lanes = llvm.target().lanes(dtype_bytes)
+        module = llvm.new_module(f"{cell.name} {name}")
+        self.p = p = Program(module, name, {"table": POINTER}, dtype_bytes, lanes)
+        self.lanes = lanes
+        self.words: list[str] = []
+        self._read: dict[str, Value] = {}
+        self.units, self.steps, self.dt = self.word("units"), self.word("steps"), self.word("dt")
+        self.padded = self.word("padded")  # units, up to a whole number of vectors
+        most = max((sum(max(ACCUMULATORS, len(q.nodes)) for q in products) for products in todo.products), default=1)
+        self.scratch = p.scratch(max(most, 1))
+        with p.flushing_denormals():
+            self.body()
+        p.done()
+
+    def body(self) -> None:
+        raise NotImplementedError
+
+    def word(self, name: str, kind: ir.Type = INT) -> Value:
+        """A word of the table, read once, on entry."""
+        if name not in self._read:
+            with self.p.builder.goto_entry_block():
+                self._read[name] = self.p.load_word(self.p.given["table"], len(self.words), kind)
+            self.words.append(name)
+        return self._read[name]
+
+    def pointer(self, name: str) -> Value:
+        return self.word(name, POINTER)
+
+    def array(self, name: str, time: Value) -> tuple[Value, Value]:
+        """Where an array's row 0 lies at this time, and how far apart its rows are."""
+        start, row = self.pointer(name), self.word(f"{name} row")
+        return start if _of(name) in PRESENT else self.p.at(start, time * self.word(f"{name} time")), row
+
+    def slot(self, place: Place) -> Value:
+        """How far a slot is from the first one."""
+        return (self.padded if _of(place.array) in ("carry", "memory", "d_p") else self.units) * place.slot
+
+    # One step
+
+    def phase(self, number: int, n: Value, t: Value) -> None:
+        p, products = self.p, self.todo.products[number]
+
+        def find(array: str) -> tuple[Value, Value]:
+            return self.locate(array, n, t)
+
+        for first, width, row, count in self.tiles(number):
+            self.fetch(number, find, first, width, row, count)
+            results: dict[int, tuple[Value, int, int]] = {}
+            used = 0
+            for index, product in enumerate(products):
+                out = p.at(self.scratch, used * self.lanes)
+                self.product(f"{number}.{index}", product, n, find, first, width, row, count, out)
+                for place, node in enumerate(product.nodes):
+                    results[node.index] = (out, len(product.nodes), place)
+                used += max(ACCUMULATORS, len(product.nodes))
+            with p.loop(0, count) as r, p.loop(0, width) as j:
+                unit = (first + j) * self.lanes
+                mask = p.first_lanes(self.units - unit) if self.ragged else None
+                sums = {
+                    index: p.load(out, ((r * width + j) * vectors + place) * self.lanes)
+                    for index, (out, vectors, place) in results.items()
+                }
+                self.elements(number, sums, Access(self, find, row + r, unit, mask))
+
+    def fetch(self, number: int, find: Any, first: Value, width: Value, row: Value, count: Value) -> None:
+        """Ask for what the tile's elements are going to read and write, so that it comes during the products.
+
+        It is spread over rows far apart, which no processor foresees.
+        """
+        p = self.p
+        stored = [place for _, place in self.todo.stores[number]]
+        places = {
+            place: place in stored for place in [*self.read_in(number), *stored] if _of(place.array) not in PRESENT
+        }
+        with p.loop(0, count) as r, p.loop(0, width) as j:
+            for place, write in places.items():
+                start, apart = find(place.array)
+                p.prefetch(start, (row + r) * apart + self.slot(place) + (first + j) * self.lanes, write)
+
+    def read_in(self, number: int) -> list[Place]:
+        """The places that a phase reads."""
+        phase = self.todo.phases[number]
+        here = {node.index for node in phase.nodes}
+        nodes = [a for node in phase.nodes for a in node.arguments] + [node for node, _ in self.todo.stores[number]]
+        return [self.todo.places[n.index] for n in nodes if n.index not in here and n.index in self.todo.places]
+
+    def tiles(self, number: int) -> Iterator[tuple[Value, Value, Value, Value]]:
+        """First block and width of every panel of a phase, first row and count of every tile of rows."""
+        p = self.p
+        wide = [self.word(f"{number} {name}") for name in ("panels", "narrow", "wider")]
+        tall = [self.word(f"{number} {name}") for name in ("tiles", "short", "taller")]
+        for first, width in panels(p, *wide):
+            for row, count in panels(p, *tall):
+                yield first, width, row + self.word("first row"), count
+
+    def product(
+        self,
+        name: str,
+        product: Product,
+        n: Value,
+        find: Any,
+        first: Value,
+        width: Value,
+        row: Value,
+        count: Value,
+        out: Value,
+    ) -> None:
+        raise NotImplementedError
+
+    def run_tile(
+        self,
+        name: str,
+        a: Value,
+        a_row: Value,
+        depth: Value,
+        b: Value,
+        start: Value,
+        start_row: Value,
+        out: Value,
+        width: Value,
+        count: Value,
+    ) -> None:
+        """One of four tiles: with or without one more row, with or without one more block."""
+        p, number = self.p, name.partition(".")[0]
+        four = [self.word(f"{name} tile {kind}") for kind in range(4)]
+        taller, wider = count > self.word(f"{number} short"), width > self.word(f"{number} narrow")
+        chosen = p.select(taller, p.select(wider, four[3], four[2]), p.select(wider, four[1], four[0]))
+        p.call(chosen, a, a_row, depth, b, start, start_row, out)
+
+    def locate(self, array: str, n: Value, t: Value) -> tuple[Value, Value]:
+        raise NotImplementedError
+
+    def elements(self, number: int, sums: dict[int, Value], access: Access) -> None:
+        """Compute and store what the phase computes, for one vector of units in one row."""
+        values: dict[int, Value] = {}
+
+        def value(node: Node) -> Value:
+            if node.index not in values:
+                if node.op == "number":
+                    values[node.index] = self.p.splat(node.value)
+                elif node.index in sums:
+                    values[node.index] = sums[node.index]
+                else:
+                    values[node.index] = access.load(self.todo.places[node.index])
+            return values[node.index]
+
+        phase = self.todo.phases[number]
+        for node in phase.nodes:
+            if node.op == "adjoint":
+                values[node.index] = self.adjoint(node, sums, access)
+            elif node.arguments:
+                values[node.index] = functions.OPERATIONS[node.op](self.p, *(value(a) for a in node.arguments))
+        stored = [(value(node), place) for node, place in self.todo.stores[number]]  # all is read before
+        for result, place in stored:
+            access.store(result, place)
+
+    def adjoint(self, node: Node, sums: dict[int, Value], access: Access) -> Value:
+        raise NotImplementedError
+
+
+def _of(array: str) -> str:
+    """carry of carry.h"""
+    return array.partition(".")[0]
+
+
+class Access(NamedTuple):
+    """Memory as one vector of units in one row sees it."""
+
+    emit: _Emit
+    find: Any  # array -> where its row 0 lies now, and how far apart rows are
+    row: Value
+    unit: Value
+    mask: Value | None
+
+    def _address(self, place: Place) -> Value:
+        start, row = self.find(place.array)
+        return self.emit.p.at(start, self.row * row + self.emit.slot(place) + self.unit)
+
+    def load(self, place: Place) -> Value:
+        return self.emit.p.load(self._address(place), 0, self.mask)
+
+    def store(self, value: Value, place: Place) -> None:
+        p, address = self.emit.p, self._address(place)
+        if place.array == "d_p":
+            value = value + p.load(address, 0, self.mask)
+        p.store(value, address, 0, self.mask)
+
+
+class _Forward(_Emit):
+    def body(self) -> None:
+        p = self.p
+        with p.loop(0, self.steps) as n:
+            t = self.word("first time") + n * self.dt
+            for number in range(len(self.todo.phases)):
+                self.phase(number, n, t)
+
+    def locate(self, array: str, n: Value, t: Value) -> tuple[Value, Value]:
+        p, (kind, _, state) = self.p, array.partition(".")
+        if kind == "before":
+            now, row = self.state(state, n - 1, t - self.dt)
+            first = n.equals(0)
+            return p.select(first, self.pointer(f"s0.{state}"), now), p.select(first, self.word(f"s0.{state} row"), row)
+        return self.state(state, n, t) if kind == "s" else self.array(array, t)
+
+    def state(self, state: str, n: Value, t: Value) -> tuple[Value, Value]:
+        """Every step of the output is kept, and in training of the others; in inference these have two places, by turns."""
+        by_turns = self.name == "infer" and state != self.cell.states[0]
+        return self.array(f"s.{state}", n & self.p.int(1) if by_turns else t)
+
+    def product(
+        self,
+        name: str,
+        product: Product,
+        n: Value,
+        find: Any,
+        first: Value,
+        width: Value,
+        row: Value,
+        count: Value,
+        out: Value,
+    ) -> None:
+        p, vectors = self.p, len(product.nodes) * self.lanes
+        start, a_row = find(product.operand.array)
+        a = p.at(start, row * a_row + self.slot(product.operand))
+        b = p.at(self.pointer(f"{name} weights"), first * self.units * vectors)
+        bias = p.at(self.pointer(f"{name} bias"), first * vectors)
+        self.run_tile(name, a, a_row, self.units, b, bias, p.int(0), out, width, count)
+
+
+class _Backward(_Emit):
+    """Steps in the opposite order: `t` goes back, `t - dt` is the step that forward made after t."""
+
+    def body(self) -> None:
+        p = self.p
+        with p.loop(0, self.steps) as n:
+            t = self.word("first time") + n * self.dt
+            for number in range(len(self.todo.phases)):
+                self.phase(number, n, t)
+        # What the first step's products give to the initial states.
+        end = self.word("first time") + self.steps * self.dt
+        for index, product in enumerate(self.todo.products[0]):
+            if not product.state:
+                continue
+            for first, width, row, count in self.tiles(0):
+                find = lambda array: self.locate(array, self.steps, end)  # noqa: E731
+                self.product(f"0.{index}", product, self.steps, find, first, width, row, count, self.scratch)
+                carry, carry_row = find(f"carry.{product.state}")
+                with p.loop(0, count) as r, p.loop(0, width) as j:
+                    value = p.load(self.scratch, (r * width + j) * self.lanes)
+                    p.store(value, carry, (row + r) * carry_row + (first + j) * self.lanes)
+
+    def locate(self, array: str, n: Value, t: Value) -> tuple[Value, Value]:
+        p, (kind, _, state) = self.p, array.partition(".")
+        if kind == "before":
+            now, row = self.array(f"s.{state}", t + self.dt)
+            first = n.equals(self.steps - 1)
+            return p.select(first, self.pointer(f"s0.{state}"), now), p.select(first, self.word(f"s0.{state} row"), row)
+        if kind == "later":  # the adjoints of the step that was just done
+            return self.array(state, t - self.dt)
+        return self.array(array, t)
+
+    def product(
+        self,
+        name: str,
+        product: Product,
+        n: Value,
+        find: Any,
+        first: Value,
+        width: Value,
+        row: Value,
+        count: Value,
+        out: Value,
+    ) -> None:
+        p, lanes = self.p, self.lanes
+        depth = self.units * sum(segment.slots for segment in product.segments)
+        panel = p.at(self.pointer(f"{name} weights"), first * depth * lanes)
+        if product.state:
+            start, start_row = find(f"carry.{product.state}")
+            start = p.at(start, row * start_row + first * lanes)
+            if f"s.{product.state}" not in self.todo.graph.outputs:  # all comes through products
+                starting = n.equals(0)
+                start = p.select(starting, start, self.pointer("zeros"))
+                start_row = p.select(starting, start_row, p.int(0))
+        else:
+            start, start_row = self.pointer("zeros"), p.int(0)
+        done = p.int(0)
+        for segment in product.segments:
+            rows, a_row = find(f"later.{segment.place.array}" if product.state else segment.place.array)
+            a = p.at(rows, row * a_row + self.slot(segment.place))
+            length = self.units * segment.slots
+            if product.state:
+                # The last step has none after it: nothing is multiplied, and the sum is what it starts from.
+                length = p.select(n.equals(0), 0, length)
+            self.run_tile(
+                name, a, a_row, length, p.at(panel, done * width * lanes), start, start_row, out, width, count
+            )
+            done = done + self.units * segment.slots
+            start, start_row = out, width * lanes
+
+    def read_in(self, number: int) -> list[Place]:
+        return [*super().read_in(number), *([Place("d_out")] if number == 0 else [])]
+
+    def adjoint(self, node: Node, sums: dict[int, Value], access: Access) -> Value:
+        """Of a state after the step: from the step after, and for the output from outside."""
+        value = sums[node.index] if node.index in sums else access.load(Place(f"carry.{node.name}"))
+        return value + access.load(Place("d_out")) if node.name == self.cell.states[0] else value

@@ -1,0 +1,247 @@
+"""What PyTorch sees of the engine: three operators.
+
+    elman::infer     (cell, x, weights, fields, state, reverse) -> output, final states
+    elman::forward   the same, and then what backward needs
+    elman::backward  (..., output, saved, cotangents, needed) -> gradients of x, weights, state
+
+Shapes: x (T, B, I). weights: for each direction those fields of `Weights` whose numbers `fields` lists;
+state: each direction's initial states, (B, H) each; reverse: one bool for each direction; output (T, B, D*H).
+A cell is known by a name made of its graph. Which gradients are needed, and whether anything is saved,
+is said by the caller, so that the shapes of all results are known beforehand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from elman import reference
+from elman.cell import Cell
+from elman.cpu import passes
+from elman.cpu.passes import Saved, Wanted
+from elman.cpu.plan import plan
+from elman.layout import Direction, Weights
+
+_cells: dict[str, Cell] = {}
+_names: dict[Cell, str] = {}
+
+_INPUTS = "str cell, Tensor x, Tensor[] weights, int[] fields, Tensor[] state, bool[] reverse"
+library = torch.library.Library("elman", "DEF")
+library.define(f"infer({_INPUTS}) -> Tensor[]")
+library.define(f"forward({_INPUTS}) -> Tensor[]")
+library.define(f"backward({_INPUTS}, Tensor output, Tensor[] saved, Tensor?[] cotangents, bool[] needed) -> Tensor[]")
+
+
+def run(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+    """One layer in all its directions: the output (T, B, D*H) and each direction's final states, each (B, H).
+
+    Tensors with values go straight to the passes; the dispatcher, which would cost as much as a short
+    sequence, is asked where something else than the values is wanted: a compiler's or exporter's trace.
+    """
+    fields = [number for number, weight in enumerate(directions[0].weights) if weight is not None]
+    weights = [w for direction in directions for w in direction.weights if w is not None]
+    state = [s for direction in directions for s in direction.state]
+    reverse = [direction.reverse for direction in directions]
+    training = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights, *state))
+    if torch.compiler.is_compiling() or type(x) is not Tensor or is_in_torch_dispatch_mode():
+        operator = torch.ops.elman.forward if training else torch.ops.elman.infer
+        output, *rest = operator(name_of(cell), x, weights, fields, state, reverse)
+    elif training:
+        output, *rest = _Layer.apply(name_of(cell), fields, reverse, len(weights), x, *weights, *state)
+    else:
+        output, *rest = _infer(name_of(cell), x, weights, fields, state, reverse)
+    count = len(cell.states)
+    return output, [tuple(rest[d * count : (d + 1) * count]) for d in range(len(directions))]
+
+
+def name_of(cell: Cell) -> str:
+    """The name under which the operators know a cell from now on: the same in every process."""
+    if cell not in _names:
+        nodes = [(n.op, [a.index for a in n.arguments], n.name, n.value) for n in plan(cell).forward.graph.nodes]
+        outputs = [(name, node.index) for name, node in plan(cell).forward.graph.outputs.items()]
+        form = repr((cell.gates, cell.states, cell.vectors, cell.anatomy, nodes, outputs))
+        _names[cell] = f"{cell.name}-{hashlib.sha256(form.encode()).hexdigest()[:16]}"
+        _cells[_names[cell]] = cell
+    return _names[cell]
+
+
+def _cell(name: str) -> Cell:
+    if name not in _cells:
+        raise RuntimeError(
+            f"the cell {name!r} is not known in this process; make a layer of it, or run one, before what was exported"
+        )
+    return _cells[name]
+
+
+Inputs = tuple[str, Tensor, Sequence[Tensor], Sequence[int], Sequence[Tensor], Sequence[bool]]
+
+
+def _directions(inputs: Inputs) -> list[Direction]:
+    _, _, weights, fields, state, reverse = inputs
+    found = []
+    for d, back in enumerate(reverse):
+        own = dict(zip(fields, map(_dense, _share_of(weights, d, reverse)), strict=True))
+        found.append(
+            Direction(Weights(*map(own.get, range(6))), tuple(map(_dense, _share_of(state, d, reverse))), back)
+        )
+    return found
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """The kernels step over rows, but take what is in a row as lying together."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def _share_of(all_of_them: Sequence[Any], direction: int, reverse: Sequence[bool]) -> Sequence[Any]:
+    """The part of a list that belongs to one of the directions."""
+    count = len(all_of_them) // len(reverse)
+    return all_of_them[direction * count : (direction + 1) * count]
+
+
+def _infer(*inputs: Any) -> list[Tensor]:
+    output, finals = passes.infer(_cell(inputs[0]), inputs[1], _directions(inputs))
+    return [output, *(s for states in finals for s in states)]
+
+
+def _forward(*inputs: Any) -> list[Tensor]:
+    output, finals, saved = passes.forward(_cell(inputs[0]), inputs[1], _directions(inputs))
+    kept = [tensor for each in saved for tensor in (each.share, each.extra, *each.states)]
+    return [output, *(s for states in finals for s in states), *kept]
+
+
+def _backward(*arguments: Any) -> list[Tensor]:
+    """`cotangents` of the output and the final states; `needed` of x, the weights and the states, as the results are."""
+    inputs, (output, saved, cotangents, needed) = arguments[:-4], arguments[-4:]
+    cell, x, weights, fields, _, reverse = inputs
+    directions = _directions(inputs)
+    keeps = [
+        Saved(own[0], own[1], tuple(own[2:])) for own in (_share_of(saved, d, reverse) for d in range(len(reverse)))
+    ]
+    d_finals = [_share_of(cotangents[1:], d, reverse) for d in range(len(reverse))]
+    of_weights, of_state = needed[1 : 1 + len(weights)], needed[1 + len(weights) :]
+    needs = []
+    for d in range(len(reverse)):
+        own = dict(zip(fields, _share_of(of_weights, d, reverse), strict=True))
+        needs.append(Wanted([own.get(field, False) for field in range(6)], _share_of(of_state, d, reverse)))
+    got = passes.backward(_cell(cell), x, directions, output, keeps, cotangents[0], d_finals, needed[0], needs)
+    flat = [
+        got.x,
+        *(d[0][field] for d in got.directions for field in fields),
+        *(s for d in got.directions for s in d[1]),
+    ]
+    return [x.new_empty(0) if tensor is None else tensor for tensor in flat]
+
+
+library.impl("infer", _infer, "CPU")
+library.impl("forward", _forward, "CPU")
+library.impl("backward", _backward, "CPU")
+
+
+# Shapes without values.
+
+
+def _shapes(x: Tensor, state: Sequence[Tensor], reverse: Sequence[bool]) -> list[Tensor]:
+    output = x.new_empty(x.shape[0], x.shape[1], len(reverse) * state[0].shape[1])
+    return [output, *(torch.empty_like(s, memory_format=torch.contiguous_format) for s in state)]
+
+
+@torch.library.register_fake("elman::infer", lib=library)
+def _(cell: str, x: Tensor, weights: Any, fields: Any, state: Any, reverse: Any) -> list[Tensor]:
+    return _shapes(x, state, reverse)
+
+
+@torch.library.register_fake("elman::forward", lib=library)
+def _(cell: str, x: Tensor, weights: Any, fields: Any, state: Any, reverse: Any) -> list[Tensor]:
+    known, (steps, batch, _), units = _cell(cell), x.shape, state[0].shape[1]
+    widths = [len(known.anatomy.input_gates), plan(known).extra, *(1 for _ in known.states[1:])]
+    return [*_shapes(x, state, reverse), *(x.new_empty(steps, batch, w * units) for _ in reverse for w in widths)]
+
+
+@torch.library.register_fake("elman::backward", lib=library)
+def _(
+    cell: Any,
+    x: Tensor,
+    weights: Any,
+    fields: Any,
+    state: Any,
+    reverse: Any,
+    output: Any,
+    saved: Any,
+    cotangents: Any,
+    needed: Any,
+) -> list[Tensor]:
+    return [
+        torch.empty_like(tensor, memory_format=torch.contiguous_format) if wanted else x.new_empty(0)
+        for tensor, wanted in zip((x, *weights, *state), needed, strict=True)
+    ]
+
+
+# Autograd.
+
+
+def _keep(ctx: Any, inputs: Inputs, output: Sequence[Tensor]) -> None:
+    ctx.cell, x, weights, ctx.fields, state, ctx.reverse = inputs
+    ctx.counts = len(weights), len(state)
+    ctx.needed = [tensor.requires_grad for tensor in (x, *weights, *state)]
+    ctx.save_for_backward(x, *weights, *state, output[0], *output[1 + len(state) :])
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx: Any, cotangents: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    got, weight_count = _gradients(ctx, cotangents, torch.ops.elman.backward), ctx.counts[0]
+    return None, got[0], got[1 : 1 + weight_count], None, got[1 + weight_count :], None
+
+
+def _gradients(ctx: Any, cotangents: Sequence[Tensor | None], backward: Any) -> list[Tensor | None]:
+    """Of x, the weights and the states; None where nobody asks."""
+    x, *rest = ctx.saved_tensors
+    weight_count, state_count = ctx.counts
+    weights, state = rest[:weight_count], rest[weight_count : weight_count + state_count]
+    output, *saved = rest[weight_count + state_count :]
+    inputs = (ctx.cell, x, weights, ctx.fields, state, ctx.reverse)
+    cotangents = list(cotangents[: 1 + state_count])
+    if torch.is_grad_enabled():  # the gradient is to be differentiated again
+        return _by_reference(inputs, cotangents, ctx.needed)
+    got = backward(*inputs, output, saved, cotangents, ctx.needed)
+    return [tensor if wanted else None for tensor, wanted in zip(got, ctx.needed, strict=True)]
+
+
+class _Layer(torch.autograd.Function):
+    """The same as the operator, without the dispatcher."""
+
+    @staticmethod
+    def forward(ctx: Any, cell: str, fields: Any, reverse: Any, weight_count: int, *tensors: Tensor) -> tuple[Any, ...]:
+        x, weights, state = tensors[0], tensors[1 : 1 + weight_count], tensors[1 + weight_count :]
+        inputs = (cell, x, weights, fields, state, reverse)
+        results = _forward(*inputs)
+        _keep(ctx, inputs, results)
+        return tuple(results[: 1 + len(state)])
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
+        return None, None, None, None, *_gradients(ctx, cotangents, _backward)
+
+
+def _by_reference(inputs: Inputs, cotangents: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tensor | None]:
+    """The same gradients by the reference engine, with a graph of their own."""
+    name, x, weights, _, state, _ = inputs
+    outputs: list[Tensor] = []
+    finals: list[Tensor] = []
+    for weights_of_one, initial, reverse in _directions(inputs):
+        output, final = reference.run(_cell(name), x, weights_of_one, initial, reverse=reverse)
+        outputs.append(output)
+        finals += final
+    results = [torch.cat(outputs, dim=-1), *finals]
+    pairs = [(r, c) for r, c in zip(results, cotangents, strict=True) if c is not None and r.requires_grad]
+    sources = [t for t, wanted in zip((x, *weights, *state), needed, strict=True) if wanted]
+    values, d_values = zip(*pairs, strict=True)
+    found = iter(torch.autograd.grad(values, sources, d_values, create_graph=True, allow_unused=True))
+    return [next(found) if wanted else None for wanted in needed]
+
+
+torch.library.register_autograd("elman::forward", _differentiate, setup_context=_keep, lib=library)

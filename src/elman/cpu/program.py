@@ -1,0 +1,294 @@
+"""Programs over typed vectors, written in Python and kept as LLVM's intermediate form.
+
+A `Program` is one function of a module. Its values answer to Python's operators, so that a kernel reads
+as what it computes:
+
+    with p.loop(0, count) as k:
+        y = p.load(source, k * p.lanes)
+        p.store(y * y + 1, target, k * p.lanes)
+
+There are four types: whole numbers (64 bits), addresses, vectors of `lanes` floating-point numbers, and
+masks. A product followed by a sum may become one fused operation ("contract"), and a division written
+`a.over(b)` an estimate refined; nothing else that would change a result is allowed to the compiler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from llvmlite import ir
+
+INT = ir.IntType(64)
+POINTER = ir.PointerType()
+CONTRACT = ("contract",)
+
+
+class Value:
+    """A value in a program. Plain Python numbers may stand beside it."""
+
+    __slots__ = ("ir", "program")
+
+    def __init__(self, program: Program, value: Any):
+        self.program = program
+        self.ir = value
+
+    def _binary(self, other: Any, whole: str, floating: str, swap: bool = False) -> Value:
+        p, vector = self.program, self.ir.type != INT
+        pair = [self.ir, p.like(self, other).ir]
+        left, right = reversed(pair) if swap else pair
+        if vector:
+            return Value(p, getattr(p.builder, floating)(left, right, flags=CONTRACT))
+        return Value(p, getattr(p.builder, whole)(left, right))
+
+    def __add__(self, other: Any) -> Value:
+        return self._binary(other, "add", "fadd")
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Value:
+        return self._binary(other, "sub", "fsub")
+
+    def __rsub__(self, other: Any) -> Value:
+        return self._binary(other, "sub", "fsub", swap=True)
+
+    def __mul__(self, other: Any) -> Value:
+        return self._binary(other, "mul", "fmul")
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Value:
+        return self._binary(other, "", "fdiv")
+
+    def __rtruediv__(self, other: Any) -> Value:
+        return self._binary(other, "", "fdiv", swap=True)
+
+    def __and__(self, other: Value) -> Value:
+        return Value(self.program, self.program.builder.and_(self.ir, other.ir))
+
+    def over(self, other: Value) -> Value:
+        """Quotient of finite numbers; where the processor has estimates of 1 / x, one that is refined once."""
+        p = self.program
+        divide: Any = p.builder.fdiv  # llvmlite's declaration lacks the flags
+        return Value(p, divide(self.ir, other.ir, flags=("arcp", "ninf", *CONTRACT)))
+
+    def __neg__(self) -> Value:
+        return Value(self.program, self.program.builder.fneg(self.ir))
+
+    def _compare(self, symbol: str, other: Any) -> Value:
+        p, other = self.program, self.program.like(self, other)
+        compare = p.builder.icmp_signed if self.ir.type == INT else p.builder.fcmp_ordered
+        return Value(p, compare(symbol, self.ir, other.ir))
+
+    def __lt__(self, other: Any) -> Value:
+        return self._compare("<", other)
+
+    def __gt__(self, other: Any) -> Value:
+        return self._compare(">", other)
+
+    def __le__(self, other: Any) -> Value:
+        return self._compare("<=", other)
+
+    def equals(self, other: Any) -> Value:
+        return self._compare("==", other)
+
+
+class Program:
+    """One function. `arguments` are whole numbers or addresses: name -> INT or POINTER."""
+
+    def __init__(self, module: ir.Module, name: str, arguments: dict[str, ir.Type], dtype_bytes: int, lanes: int):
+        self.module = module
+        self.lanes = lanes
+        self.dtype_bytes = dtype_bytes
+        self.scalar = ir.FloatType() if dtype_bytes == 4 else ir.DoubleType()
+        self.bits = ir.IntType(8 * dtype_bytes)
+        self.vector = ir.VectorType(self.scalar, lanes)
+        self.bit_vector = ir.VectorType(self.bits, lanes)
+        self.mask_vector = ir.VectorType(ir.IntType(1), lanes)
+        self.function = ir.Function(module, ir.FunctionType(ir.VoidType(), list(arguments.values())), name)
+        self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
+        self.given = {key: Value(self, value) for key, value in zip(arguments, self.function.args, strict=True)}
+
+    # Constants and conversions
+
+    def int(self, value: int) -> Value:
+        return Value(self, INT(value))
+
+    def splat(self, value: float) -> Value:
+        return Value(self, ir.Constant(self.vector, [value] * self.lanes))
+
+    def like(self, pattern: Value, value: Any) -> Value:
+        """A Python number as a value of the pattern's type; a value as it is."""
+        if isinstance(value, Value):
+            return value
+        return self.int(value) if pattern.ir.type == INT else self.splat(float(value))
+
+    def select(self, condition: Value, yes: Any, no: Any) -> Value:
+        """yes where the condition holds, else no."""
+        pattern = yes if isinstance(yes, Value) else no
+        return Value(self, self.builder.select(condition.ir, self.like(pattern, yes).ir, self.like(pattern, no).ir))
+
+    def whole(self, number: Value, step: int) -> Value:
+        """The largest multiple of `step`, a power of two, that is not above the number."""
+        return number & self.int(-step)
+
+    def minimum(self, a: Value, b: Value) -> Value:
+        return self.select(a < b, a, b)
+
+    def intrinsic(self, name: str, result: ir.Type, *arguments: Any) -> Any:
+        """A call of one of LLVM's own functions; the name as it stands in the language reference."""
+        function = self.module.globals.get(name)
+        if function is None:
+            function = ir.Function(self.module, ir.FunctionType(result, [a.type for a in arguments]), name)
+        return self.builder.call(function, arguments)
+
+    def elementwise(self, name: str, *vectors: Value) -> Value:
+        """llvm.`name` on vectors: fma, fabs, sqrt, maximum, ..."""
+        kind = f"llvm.{name}.v{self.lanes}f{8 * self.dtype_bytes}"
+        return Value(self, self.intrinsic(kind, self.vector, *(v.ir for v in vectors)))
+
+    def fma(self, a: Value, b: Value, c: Any) -> Value:
+        """a b + c, rounded once."""
+        return self.elementwise("fma", a, b, self.like(a, c))
+
+    # Memory. Indices and offsets count elements, not bytes.
+
+    def at(self, pointer: Value, offset: Any) -> Value:
+        """The address `offset` elements further."""
+        offset = self.like(self.int(0), offset)
+        return Value(self, self.builder.gep(pointer.ir, [offset.ir], source_etype=self.scalar))
+
+    def load(self, pointer: Value, offset: Any = 0, mask: Value | None = None) -> Value:
+        """A vector. Lanes outside the mask are not read and are zero."""
+        address = self.at(pointer, offset).ir
+        if mask is None:
+            return Value(self, self.builder.load(address, align=self.dtype_bytes, typ=self.vector))
+        name = f"llvm.masked.load.v{self.lanes}f{8 * self.dtype_bytes}.p0"
+        return Value(self, self.intrinsic(name, self.vector, address, mask.ir, self.splat(0.0).ir))
+
+    def store(self, value: Value, pointer: Value, offset: Any = 0, mask: Value | None = None) -> None:
+        """Lanes outside the mask are not written."""
+        address = self.at(pointer, offset).ir
+        if mask is None:
+            self.builder.store(value.ir, address, align=self.dtype_bytes)
+            return
+        name = f"llvm.masked.store.v{self.lanes}f{8 * self.dtype_bytes}.p0"
+        self.intrinsic(name, ir.VoidType(), value.ir, address, mask.ir)
+
+    def prefetch(self, pointer: Value, offset: Any = 0, write: bool = False) -> None:
+        """Ask for the memory there, to be read or written soon. Any address will do."""
+        word = ir.IntType(32)
+        self.intrinsic(
+            "llvm.prefetch.p0", ir.VoidType(), self.at(pointer, offset).ir, word(int(write)), word(3), word(1)
+        )
+
+    def broadcast(self, pointer: Value, offset: Any = 0) -> Value:
+        """One number from memory in every lane."""
+        one = self.builder.load(self.at(pointer, offset).ir, align=self.dtype_bytes, typ=self.scalar)
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        first = self.builder.insert_element(undefined, one, ir.IntType(32)(0))
+        return Value(self, self.builder.shuffle_vector(first, undefined, _indices([0] * self.lanes)))
+
+    def load_word(self, pointer: Value, index: int, kind: ir.Type) -> Value:
+        """Entry `index` of a table of 64-bit words, as a whole number or as an address."""
+        address = self.builder.gep(pointer.ir, [INT(index)], source_etype=INT)
+        return Value(self, self.builder.load(address, typ=kind))
+
+    def next_ticket(self, counter: Value) -> Value:
+        """The whole number at an address, which is one more for whoever comes next, in this thread or another."""
+        return Value(self, self.builder.atomic_rmw("add", counter.ir, INT(1), "seq_cst"))
+
+    def scratch(self, vectors: int) -> Value:
+        """Room for so many vectors on the stack of this call."""
+        memory: Any = self.builder.alloca(self.vector, vectors)
+        memory.align = self.lanes * self.dtype_bytes
+        return Value(self, memory)
+
+    def shuffle(self, a: Value, b: Value, lanes: Sequence[int]) -> Value:
+        """A vector of chosen lanes, those of b counted on after those of a."""
+        return Value(self, self.builder.shuffle_vector(a.ir, b.ir, _indices(lanes)))
+
+    def first_lanes(self, count: Value) -> Value:
+        """The mask of the lanes below `count`."""
+        word = ir.IntType(32)
+        numbers = ir.VectorType(word, self.lanes)
+        undefined = ir.Constant(numbers, ir.Undefined)
+        first = self.builder.insert_element(undefined, self.builder.trunc(count.ir, word), word(0))
+        every = self.builder.shuffle_vector(first, undefined, _indices([0] * self.lanes))
+        return Value(self, self.builder.icmp_signed("<", ir.Constant(numbers, list(range(self.lanes))), every))
+
+    # Control
+
+    @contextmanager
+    def loop(self, start: Any, stop: Any, step: int = 1) -> Iterator[Value]:
+        """for index in range(start, stop, step)"""
+        loop = Loop(self, start, stop, step, ())
+        yield loop.index
+        loop.end(())
+
+    def loop_carrying(self, start: Any, stop: Any, step: int, *carried: Value) -> Loop:
+        """A loop with values that go from round to round: see `Loop`."""
+        return Loop(self, start, stop, step, carried)
+
+    @contextmanager
+    def when(self, condition: Value) -> Iterator[None]:
+        with self.builder.if_then(condition.ir):
+            yield
+
+    @contextmanager
+    def flushing_denormals(self) -> Iterator[None]:
+        """Numbers below the smallest normal one are zero inside, which spares slow traps; the mode is restored."""
+        if not self.module.triple.startswith("x86_64"):
+            yield
+            return
+        word, b = ir.IntType(32), self.builder
+        before, inside = b.alloca(word), b.alloca(word)
+        self.intrinsic("llvm.x86.sse.stmxcsr", ir.VoidType(), before)
+        b.store(b.or_(b.load(before, typ=word), word(0x8040)), inside)
+        self.intrinsic("llvm.x86.sse.ldmxcsr", ir.VoidType(), inside)
+        yield
+        self.intrinsic("llvm.x86.sse.ldmxcsr", ir.VoidType(), before)
+
+    def call(self, function: Value, *arguments: Value) -> None:
+        """The function whose address this whole number is."""
+        kind = ir.FunctionType(ir.VoidType(), [a.ir.type for a in arguments])
+        self.builder.call(self.builder.inttoptr(function.ir, kind.as_pointer()), [a.ir for a in arguments])
+
+    def done(self) -> None:
+        self.builder.ret_void()
+
+
+class Loop:
+    """index and carried values of one round; `end(next values)` closes it and gives those after the last."""
+
+    def __init__(self, p: Program, start: Any, stop: Any, step: int, carried: Sequence[Value]):
+        self.p, self.step = p, step
+        start, self.stop = p.like(p.int(0), start), p.like(p.int(0), stop)
+        before = p.builder.block
+        self.head = p.builder.append_basic_block("loop")
+        body = p.builder.append_basic_block("body")
+        self.after = p.builder.append_basic_block("after")
+        p.builder.branch(self.head)
+        p.builder.position_at_end(self.head)
+        self._phis = []
+        for value in (start, *carried):
+            phi = p.builder.phi(value.ir.type)
+            phi.add_incoming(value.ir, before)
+            self._phis.append(phi)
+        inside = p.builder.icmp_signed("<", self._phis[0], self.stop.ir)
+        p.builder.cbranch(inside, body, self.after)
+        p.builder.position_at_end(body)
+        self.index, *self.carried = (Value(p, phi) for phi in self._phis)
+
+    def end(self, following: Sequence[Value]) -> list[Value]:
+        p = self.p
+        for phi, value in zip(self._phis, (self.index + self.step, *following), strict=True):
+            phi.add_incoming(value.ir, p.builder.block)
+        p.builder.branch(self.head)
+        p.builder.position_at_end(self.after)
+        return self.carried
+
+
+def _indices(lanes: Sequence[int]) -> ir.Constant:
+    return ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes))

@@ -1,0 +1,745 @@
+"""Engine `cpu` against the reference engine: sizes, memory layouts, gradients, special values, threads, refusals."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn, sigmoid, tanh
+from torch.func import functional_call
+
+import elman
+from cases import CELLS, DEPTH_NAMES, DEPTHS, as_tuple, close, gradients, hidden, inputs, layer, normal, recurrent, run
+from elman import Cell, Recurrent, State, cells
+from elman.cpu import memory, operators, passes, threads
+from test_cpu_memory import allocating
+
+names = pytest.mark.parametrize("name", CELLS)
+
+
+def by(engine: str, call: Callable[[], Any]) -> Any:
+    with elman.use_engine(engine):
+        return call()
+
+
+def everything(of: Recurrent, x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Results of inference, of training, and all gradients."""
+    with torch.no_grad():
+        inferred = run(of, x, states)
+    return (*inferred, *(r.detach() for r in run(of, x, states)), *gradients(of, x, states))
+
+
+def same(of: Recurrent, x: Tensor, states: tuple[Tensor, ...]) -> None:
+    close(by("cpu", lambda: everything(of, x, states)), by("reference", lambda: everything(of, x, states)))
+
+
+# Sizes.
+
+SIZES = [  # T, B, I, H: below, at and above one vector of 8 and several; rows that fill their tiles and do not
+    (1, 1, 1, 1),
+    (3, 1, 1, 2),
+    (2, 2, 3, 7),
+    (1, 5, 4, 8),
+    (5, 6, 1, 9),
+    (2, 7, 5, 15),
+    (3, 13, 2, 16),
+    (4, 1, 3, 17),
+    (2, 3, 3, 31),
+    (9, 2, 40, 33),
+    (2, 12, 1, 64),
+    (3, 25, 2, 67),
+]
+
+
+@pytest.mark.parametrize("number", range(len(SIZES)), ids=lambda number: "x".join(map(str, SIZES[number])))
+@names
+def test_equals_the_reference(name: str, number: int) -> None:
+    steps, batch, size, units = SIZES[number]
+    of = layer(name, size, units, bidirectional=number % 2 == 1, bias=number % 3 != 1, seed=number)
+    same(of, *inputs(of, steps, batch, seed=number))
+
+
+@pytest.mark.parametrize(("layers", "bidirectional"), DEPTHS, ids=DEPTH_NAMES)
+@pytest.mark.parametrize("batch_first", [False, True], ids=["time-first", "batch-first"])
+@names
+def test_layers_equal_the_reference(name: str, batch_first: bool, layers: int, bidirectional: bool) -> None:
+    of = layer(name, 4, 10, num_layers=layers, bidirectional=bidirectional, batch_first=batch_first)
+    x, states = inputs(of, 5, 3)
+    same(of, x.transpose(0, 1) if batch_first else x, states)
+
+
+def test_a_long_sequence_in_chunks() -> None:
+    """In inference the input's share is made for some steps at a time: results do not show where it was cut."""
+    of = layer("lstm", 3, 5, bidirectional=True)
+    x, states = inputs(of, 29, 2)
+    with torch.no_grad():
+        whole = by("cpu", lambda: run(of, x, states))
+        exact = by("reference", lambda: run(of, x, states))
+        close(whole, exact)
+        before = passes.SHARE_BYTES
+        try:
+            for bytes_ in (1, 5 * 2 * 20 * 8, 7 * 2 * 20 * 8):
+                passes.SHARE_BYTES = bytes_
+                close(by("cpu", lambda: run(of, x, states)), exact)
+        finally:
+            passes.SHARE_BYTES = before
+
+
+# Memory layouts. Every gap is NaN.
+
+
+def strided(t: Tensor) -> Tensor:
+    wide = torch.full((*t.shape, 2), torch.nan, dtype=t.dtype)
+    wide[..., 1] = t
+    return wide[..., 1]
+
+
+def with_gaps_between_rows(t: Tensor) -> Tensor:
+    wide = torch.full((*t.shape[:-1], t.shape[-1] + 3), torch.nan, dtype=t.dtype)
+    wide[..., 1:-2] = t
+    return wide[..., 1:-2]
+
+
+def transposed(t: Tensor) -> Tensor:
+    return t.transpose(0, -1).contiguous().transpose(0, -1)
+
+
+def plain(t: Tensor) -> Tensor:
+    return t
+
+
+@pytest.mark.parametrize("units", [1, 6], ids=["one-unit", "six-units"])
+@pytest.mark.parametrize("form", [strided, with_gaps_between_rows, transposed])
+@names
+def test_layout_of_inputs_states_weights_and_cotangents(
+    name: str, form: Callable[[Tensor], Tensor], units: int
+) -> None:
+    of = layer(name, 5, units, bidirectional=True)
+    x, states = inputs(of, 4, 3)
+    parameters = dict(of.named_parameters())
+
+    def results(form: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+        leaves = [value.detach().clone().requires_grad_() for value in (x, *states, *parameters.values())]
+        formed = [form(leaf) for leaf in leaves]
+        given = dict(zip(parameters, formed[1 + len(states) :], strict=True))
+        output, h_n = functional_call(of, given, (formed[0], hidden(tuple(formed[1 : 1 + len(states)]))))
+        found = (output, *as_tuple(h_n))
+        cotangents = [form(normal(*r.shape, seed=k)) for k, r in enumerate(found)]
+        return (*found, *torch.autograd.grad(found, leaves, cotangents))
+
+    close(by("cpu", lambda: results(form)), by("reference", lambda: results(plain)))
+
+
+@names
+def test_expanded_inputs_and_states(name: str) -> None:
+    of = layer(name, 5, 6, bidirectional=True)
+    x, states = inputs(of, 4, 3)
+    same(of, x[:1, :1].expand(4, 3, 5), tuple(s[:, :1].expand(-1, 3, -1) for s in states))
+    same(of, x[..., :1].expand_as(x), tuple(s[:1, :1, :1].expand_as(s) for s in states))
+
+
+LOSSES: dict[str, Callable[[Tensor, tuple[Tensor, ...]], Tensor]] = {
+    "sum of the output": lambda output, finals: output.sum(),
+    "last output": lambda output, finals: output[-1].square().sum(),
+    "one sequence": lambda output, finals: output[:, 1].square().sum(),
+    "every other unit": lambda output, finals: output[:, :, ::2].square().sum(),
+    "output read twice": lambda output, finals: (output * output.flip(0)).sum(),
+    "transposed": lambda output, finals: (
+        output.transpose(0, 1).reshape(-1) @ torch.arange(output.numel(), dtype=output.dtype)
+    ),
+    "first final state only": lambda output, finals: finals[0].square().sum(),
+    "last final state only": lambda output, finals: finals[-1].square().sum(),
+    "sum of the last final state": lambda output, finals: finals[-1].sum(),
+    "all final states": lambda output, finals: sum(
+        ((k + 1) * f.square().sum() for k, f in enumerate(finals)), output.new_zeros(())
+    ),
+    "final state of the reverse direction": lambda output, finals: finals[0][1].square().sum(),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("name", ["rnn", "lstm", "peephole_lstm", "gru_before"])
+def test_losses_that_use_a_part_of_the_results(name: str, loss: str) -> None:
+    of = layer(name, 3, 9, bidirectional=True)
+    x, states = inputs(of, 4, 3)
+
+    def d() -> tuple[Tensor, ...]:
+        leaves = [value.detach().clone().requires_grad_() for value in (x, *states)]
+        output, *finals = run(of, leaves[0], tuple(leaves[1:]))
+        value = LOSSES[loss](output, tuple(finals))
+        return torch.autograd.grad(value, [*leaves, *of.parameters()], allow_unused=True, materialize_grads=True)
+
+    close(by("cpu", d), by("reference", d))
+
+
+# Gradients that nobody asked for.
+
+
+@pytest.mark.parametrize("name", ["lstm", "peephole_lstm", "gru_before"])
+def test_only_what_requires_a_gradient_gets_one(name: str) -> None:
+    of = layer(name, 3, 9, bidirectional=True)
+    x, states = inputs(of, 4, 3)
+    tensors = {"x": x, **{f"state {k}": s for k, s in enumerate(states)}, **dict(of.named_parameters())}
+    every = dict(zip(tensors, by("reference", lambda: gradients(of, x, states)), strict=True))
+    for wanted in ([key] for key in tensors):
+        leaves = {key: value.detach().clone().requires_grad_(key in wanted) for key, value in tensors.items()}
+        given = {key: leaves[key] for key, _ in of.named_parameters()}
+        with elman.use_engine("cpu"):
+            initial = tuple(leaves[f"state {k}"] for k in range(len(states)))
+            output, h_n = functional_call(of, given, (leaves["x"], hidden(initial)))
+        results = (output, *as_tuple(h_n))
+        sum(((r * normal(*r.shape, seed=7 + k)).sum() for k, r in enumerate(results)), torch.zeros(())).backward()
+        for key, leaf in leaves.items():
+            if key in wanted:
+                assert leaf.grad is not None
+                close(leaf.grad, every[key])
+            else:
+                assert leaf.grad is None
+
+
+def operands(of: Recurrent, steps: int = 4, batch: int = 3) -> tuple[Any, ...]:
+    """What the operators are called with for the first layer."""
+    x, states = inputs(of, steps, batch)
+    directions = [of.weights(0, reverse) for reverse in ((False, True) if of.bidirectional else (False,))]
+    fields = [number for number, weight in enumerate(directions[0]) if weight is not None]
+    weights = [w.detach() for direction in directions for w in direction if w is not None]
+    state = [s[d] for d in range(len(directions)) for s in states]
+    return operators.name_of(of.cell), x, weights, fields, state, [bool(d) for d in range(len(directions))]
+
+
+def test_what_is_not_needed_is_not_computed() -> None:
+    of = layer("peephole_lstm", 3, 9, bidirectional=True)
+    arguments = operands(of)
+    _, x, weights, _, state, reverse = arguments
+    output, *rest = torch.ops.elman.forward(*arguments)
+    finals, saved = rest[: len(state)], rest[len(state) :]
+    cotangents = [torch.ones_like(r) for r in (output, *finals)]
+    sources = [x, *weights, *state]
+    every = torch.ops.elman.backward(*arguments, output, saved, cotangents, [True] * len(sources))
+    for k, source in enumerate(sources):
+        needed = [j == k for j in range(len(sources))]
+        found = torch.ops.elman.backward(*arguments, output, saved, cotangents, needed)
+        assert every[k].shape == source.shape
+        assert torch.equal(found[k], every[k])
+        assert [t.numel() for j, t in enumerate(found) if j != k] == [0] * (len(sources) - 1)
+    assert len(saved) % len(reverse) == 0
+
+
+def test_twice_through_one_graph() -> None:
+    of = layer("lstm", 3, 9, bidirectional=True)
+    x, states = inputs(of, 4, 3)
+    with elman.use_engine("cpu"):
+        results = run(of, x, states)
+        loss = sum(((k + 1) * r.square().sum() for k, r in enumerate(results)), torch.zeros(()))
+        first = torch.autograd.grad(loss, list(of.parameters()), retain_graph=True)
+        run(of, x + 1, states)  # something else in between
+        gradients(of, x - 1, states)
+        second = torch.autograd.grad(loss, list(of.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_an_output_that_was_written_over_is_noticed() -> None:
+    of = layer("gru", 3, 4)
+    with elman.use_engine("cpu"):
+        output, _ = of(inputs(of, 4, 3)[0])
+    loss = output.sum()
+    with torch.no_grad():
+        output.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+# Special values.
+
+
+def one_row(value: float) -> Callable[[Tensor, tuple[Tensor, ...], Recurrent], None]:
+    def plant(x: Tensor, states: tuple[Tensor, ...], of: Recurrent) -> None:
+        x[1, 2, 0] = value
+
+    return plant
+
+
+def everywhere(value: float) -> Callable[[Tensor, tuple[Tensor, ...], Recurrent], None]:
+    def plant(x: Tensor, states: tuple[Tensor, ...], of: Recurrent) -> None:
+        x.copy_(torch.where(x > 0, value, -value))
+
+    return plant
+
+
+def in_a_state(value: float) -> Callable[[Tensor, tuple[Tensor, ...], Recurrent], None]:
+    def plant(x: Tensor, states: tuple[Tensor, ...], of: Recurrent) -> None:
+        states[-1][0, 2, 3] = value
+
+    return plant
+
+
+def large_weights(x: Tensor, states: tuple[Tensor, ...], of: Recurrent) -> None:
+    with torch.no_grad():
+        for p in of.parameters():
+            p.mul_(1e3)
+
+
+PLANTED = {
+    "nan": one_row(float("nan")),
+    "inf": one_row(float("inf")),
+    "minus inf": one_row(-float("inf")),
+    "large": one_row(1e30),
+    "large everywhere": everywhere(1e6),
+    "inf everywhere": everywhere(float("inf")),
+    "nan in a state": in_a_state(float("nan")),
+    "inf in a state": in_a_state(float("inf")),
+    "large in a state": in_a_state(-1e30),
+    "large weights": large_weights,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("planted", PLANTED)
+@names
+def test_special_values_are_the_references(name: str, planted: str, dtype: torch.dtype) -> None:
+    of = layer(name, 3, 17, dtype=dtype)
+    x, states = inputs(of, 3, 4)
+    PLANTED[planted](x, states, of)
+    found, exact = (by(engine, lambda: everything(of, x, states)) for engine in ("cpu", "reference"))
+    rtol = 1e-3 if dtype == torch.float32 else 1e-9
+    for mine, reference in zip(found, exact, strict=True):
+        assert torch.equal(mine.isnan(), reference.isnan())
+        assert torch.equal(mine.isinf(), reference.isinf())
+        finite = reference.isfinite()
+        size = reference[finite].abs().max().item() if finite.any() else 1.0
+        torch.testing.assert_close(mine, reference, rtol=rtol, atol=rtol * min(size, 1e30), equal_nan=True)
+
+
+@names
+def test_a_nan_stays_in_its_row(name: str) -> None:
+    of = layer(name, 3, 17, dtype=torch.float32, bidirectional=True)
+    x, states = inputs(of, 5, 7)
+    leaf = x.clone()
+    leaf[2, 3] = torch.nan
+    leaf.requires_grad_()
+    with elman.use_engine("cpu"):
+        results = run(of, leaf, states)
+        loss = sum(
+            ((r * normal(*r.shape, seed=k, dtype=r.dtype)).sum() for k, r in enumerate(results)), torch.zeros(())
+        )
+        (d,) = torch.autograd.grad(loss, [leaf])
+        clean = run(of, x, states)
+    others = [row for row in range(7) if row != 3]
+    assert results[0][2, 3].isnan().all()
+    assert torch.equal(results[0][:, others], clean[0][:, others])
+    assert d[:, others].isfinite().all()
+    assert d[2, 3].isnan().all()
+
+
+def test_denormal_arithmetic_is_as_before() -> None:
+    small = torch.full((64,), 1e-40)
+    for name in ("lstm", "gru_before"):
+        of = layer(name, 3, 17, dtype=torch.float32, bidirectional=True)
+        x, states = inputs(of, 5, 7)
+        by("cpu", lambda of=of, x=x, states=states: everything(of, x, states))
+        assert (small * 1).count_nonzero() == 64
+        assert 5e-324 * 1.0 > 0
+        with two_threads():
+            by("cpu", lambda of=of, x=x, states=states: everything(of, x, states))
+            large = torch.full((1 << 18,), 1e-40)  # enough for torch to use both
+            assert (large * 1).count_nonzero() == large.numel()
+
+
+# The same bits.
+
+
+@contextmanager
+def two_threads(small: int = 0) -> Iterator[None]:
+    """Two threads, and worth waking for anything larger than `small` multiplications."""
+    before, work = torch.get_num_threads(), passes.SMALL
+    torch.set_num_threads(2)
+    passes.SMALL = small
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        passes.SMALL = work
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["uni", "bi"])
+@pytest.mark.parametrize(
+    "sizes",
+    [(3, 2, 2, 5), (5, 7, 9, 33), (20, 64, 64, 128), (3, 1000, 16, 16), (100, 1, 64, 256)],
+    ids=lambda sizes: "x".join(map(str, sizes)),
+)
+@pytest.mark.parametrize("name", ["lstm", "gru_before"])
+def test_threads_do_not_change_a_bit(
+    name: str,
+    sizes: tuple[int, int, int, int],
+    bidirectional: bool,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps, batch, size, units = sizes
+    of = layer(name, size, units, bidirectional=bidirectional, dtype=dtype)
+    x, states = inputs(of, steps, batch)
+    alone = by("cpu", lambda: everything(of, x, states))
+    again = by("cpu", lambda: everything(of, x, states))
+    parts: list[int] = []
+    start = threads.run
+
+    def watched(kernel: Any, tables: Any, *rest: Any) -> None:
+        parts.append(len(tables))
+        start(kernel, tables, *rest)
+
+    monkeypatch.setattr(threads, "run", watched)
+    with two_threads():
+        together = by("cpu", lambda: everything(of, x, states))
+    assert batch == 1 or max(parts) > 1
+    keys = ["output", "finals", "d x", "d states", *(f"d {key}" for key, _ in of.named_parameters())]
+    count = len(states)
+    order = [0, *([1] * count), 0, *([1] * count), 2, *([3] * count), *range(4, len(keys))]
+    for which, other in (("a second call", again), ("two threads", together)):
+        changed = [keys[k] for k, a, b in zip(order, alone, other, strict=True) if not torch.equal(a, b)]
+        assert not changed, f"changed by {which}: {changed}"
+
+
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["uni", "bi"])
+@names
+def test_inference_is_training_to_the_bit(name: str, bidirectional: bool) -> None:
+    of = layer(name, 5, 33, bidirectional=bidirectional, dtype=torch.float32)
+    for steps, batch in ((1, 1), (7, 1), (5, 7), (1, 3), (3, 24)):
+        x, states = inputs(of, steps, batch)
+        with elman.use_engine("cpu"):
+            trained = run(of, x, states)
+            with torch.no_grad():
+                inferred = run(of, x, states)
+        assert all(torch.equal(a, b) for a, b in zip(trained, inferred, strict=True)), (steps, batch)
+
+
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "gru_before"])
+def test_rows_of_a_batch_do_not_depend_on_each_other_to_the_bit(name: str) -> None:
+    of = layer(name, 16, 33, dtype=torch.float32)
+    with elman.use_engine("cpu"), torch.no_grad():
+        for steps, batch in ((5, 7), (4, 24), (1, 2), (1, 9)):
+            x, states = inputs(of, steps, batch)
+            whole = run(of, x, states)
+            for rows in (slice(0, 1), slice(1, 2), slice(0, batch // 2 + 1), slice(batch // 3, batch)):
+                part = run(of, x[:, rows], tuple(s[:, rows] for s in states))
+                assert all(torch.equal(w[:, rows], p) for w, p in zip(whole, part, strict=True)), (steps, batch, rows)
+
+
+def test_sizes_that_grow_and_shrink() -> None:
+    """Workspaces are kept from call to call; what an earlier call left in them must not be read."""
+    order = [(3, 2, 5), (9, 13, 40), (1, 1, 1), (2, 5, 16), (9, 13, 40), (3, 2, 5)]
+    memory.workspace.clear()
+    for name in ("peephole_lstm", "gru_before", "rnn"):
+        for steps, batch, units in order:
+            of = layer(name, 3, units, bidirectional=units != 16)
+            same(of, *inputs(of, steps, batch))
+
+
+def test_two_callers_at_once() -> None:
+    cases = []
+    for number, (name, steps, batch, units) in enumerate([("lstm", 9, 5, 20), ("lstm", 4, 12, 33), ("gru", 6, 7, 20)]):
+        of = layer(name, 4, units, seed=number, bidirectional=True)
+        x, states = inputs(of, steps, batch, seed=number)
+        cases.append((of, x, states, by("reference", lambda of=of, x=x, states=states: everything(of, x, states))))
+    wrong: list[BaseException] = []
+
+    def caller(of: Recurrent, x: Tensor, states: tuple[Tensor, ...], exact: Any) -> None:
+        try:
+            for _ in range(25):
+                close(by("cpu", lambda: everything(of, x, states)), exact)
+        except BaseException as error:
+            wrong.append(error)
+
+    callers = [threading.Thread(target=caller, args=case) for case in cases]
+    for each in callers:
+        each.start()
+    for each in callers:
+        each.join()
+    assert not wrong, wrong[0]
+
+
+def test_inference_mode_and_training_in_turn() -> None:
+    of = layer("lstm", 3, 9, bidirectional=True)
+    x, states = inputs(of, 4, 3)
+    exact = by("reference", lambda: everything(of, x, states))
+    for first in (True, False):
+        memory.workspace.clear()
+        for inference in (first, not first, first):
+            with elman.use_engine("cpu"):
+                if inference:
+                    with torch.inference_mode():
+                        results = run(of, x, states)
+                    assert results[0].is_inference()
+                    close(tuple(r.clone() for r in results), exact[:3])
+                else:
+                    close(everything(of, x, states), exact)
+
+
+FORK = """
+import os, signal, sys, time
+sys.path.insert(0, {tests!r})
+import torch, elman
+from cases import gradients, inputs, layer
+from elman.cpu import passes, threads
+passes.SMALL = 0
+of = layer("lstm", 3, 9, bidirectional=True)
+x, states = inputs(of, 4, 6)
+torch.set_num_threads(2)
+with elman.use_engine("cpu"):
+    before = gradients(of, x, states)
+    assert threads.available() == 2
+    child = os.fork()
+    if child == 0:
+        after = gradients(of, x, states)
+        os._exit(0 if all(torch.equal(a, b) for a, b in zip(before, after)) else 3)
+    for _ in range(300):
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            sys.exit(os.waitstatus_to_exitcode(status))
+        time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
+    sys.exit("the child hangs")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has run OpenMP, as on Linux")
+def test_a_forked_child_does_not_hang() -> None:
+    from pathlib import Path
+
+    script = FORK.format(tests=str(Path(__file__).parent))
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+# What inference keeps.
+
+
+def test_inference_keeps_nothing() -> None:
+    of = layer("peephole_lstm", 3, 9, num_layers=2, bidirectional=True)
+    x, states = inputs(of, 4, 3)
+    with elman.use_engine("cpu"):
+        assert elman.describe(of, x, hidden(states)).saved_bytes > 0
+        with torch.no_grad():
+            assert elman.describe(of, x, hidden(states)).saved_bytes == 0
+            assert run(of, x, states)[0].grad_fn is None
+        frozen = of.requires_grad_(False)
+        assert elman.describe(frozen, x, hidden(states)).saved_bytes == 0
+        assert run(frozen, x, states)[0].grad_fn is None
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru_before"])
+def test_memory_of_inference_does_not_grow_with_the_sequence(name: str) -> None:
+    """Beyond the output: what the input gives to the gates is made for a part of the steps at a time."""
+    of = layer(name, 2, 64, dtype=torch.float32)
+    beyond = []
+    for steps in (2500, 5000):
+        x, states = inputs(of, steps, 8)
+        sizes: list[int] = []
+
+        def counting(*shape: int, dtype: torch.dtype, sizes: list[int] = sizes) -> Tensor:
+            sizes.append(torch.Size(shape).numel() * dtype.itemsize)
+            return torch.empty(shape, dtype=dtype)
+
+        with allocating(counting), elman.use_engine("cpu"), torch.no_grad():
+            output = run(of, x, states)[0]
+        assert output.nbytes in sizes
+        beyond.append(sum(sizes) - output.nbytes)
+    assert beyond[0] == beyond[1] < 12 << 20
+
+
+# Refusals: what the engine cannot run, the reference engine does, and `describe` says why.
+
+
+def unknown_function(x, R, s):
+    return State(h=torch.sin(x.a + R.a @ s.h))
+
+
+def engine_and_reason(of: Recurrent, x: Tensor) -> tuple[str, str]:
+    with torch.no_grad():
+        (choice,) = elman.describe(of, x).engines
+    return choice.engine, choice.why
+
+
+def test_an_unknown_function_is_named() -> None:
+    of = recurrent(Cell(unknown_function, gates=("a",)), 3, 4)
+    x, states = inputs(of, 5, 2)
+    engine, why = engine_and_reason(of, x)
+    assert engine == "reference"
+    assert "the step calls sin, which a graph does not know" in why
+    close(run(of, x, states), by("reference", lambda: run(of, x, states)))
+    with elman.use_engine("cpu"), pytest.raises(RuntimeError, match=r"'cpu' was asked for but .* the step calls sin"):
+        of(x)
+
+
+REFUSED = {
+    "projected": (lambda: layer("projected_lstm", 3, 4), torch.float64, "a projected state"),
+    "bfloat16": (lambda: layer("lstm", 3, 4, dtype=torch.bfloat16), torch.bfloat16, "the input is torch.bfloat16"),
+    "float16": (lambda: layer("lstm", 3, 4, dtype=torch.float16), torch.float16, "the input is torch.float16"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case: str) -> None:
+    make, dtype, reason = REFUSED[case]
+    of, x = make(), normal(5, 2, 3, seed=0, dtype=dtype)
+    engine, why = engine_and_reason(of, x)
+    assert engine == "reference"
+    assert reason in why
+    assert of(x)[0].isfinite().all()
+    with elman.use_engine("cpu"), pytest.raises(RuntimeError, match=reason):
+        of(x)
+
+
+def test_autocast_is_refused() -> None:
+    of, x = layer("lstm", 3, 4, dtype=torch.float32), normal(5, 2, 3, seed=0, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        engine, why = engine_and_reason(of, x)
+        assert engine == "reference"
+        assert "autocast" in why
+        with elman.use_engine("cpu"), pytest.raises(RuntimeError, match="autocast"):
+            of(x)
+    assert engine_and_reason(of, x)[0] == "cpu"
+
+
+def test_transforms_are_refused_and_right_on_the_reference() -> None:
+    of = layer("lstm", 3, 4)
+    x = normal(5, 2, 3, seed=0)
+    parameters = {key: p.detach() for key, p in of.named_parameters()}
+
+    def output(x: Tensor) -> Tensor:
+        return functional_call(of, parameters, (x,))[0]
+
+    cases: dict[str, Callable[[], Any]] = {
+        "vmap": lambda: torch.vmap(output)(torch.stack([x, x + 1])),
+        "jvp": lambda: torch.func.jvp(output, (x,), (torch.ones_like(x),)),
+        "grad": lambda: torch.func.grad(lambda x: output(x).sum())(x),
+        "vjp": lambda: torch.func.vjp(output, x)[1](torch.ones(5, 2, 4, dtype=torch.float64)),
+    }
+
+    def forward_mode() -> Any:
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+            return torch.autograd.forward_ad.unpack_dual(output(dual))
+
+    cases["forward mode"] = forward_mode
+    for name, call in cases.items():
+        with elman.use_engine("cpu"), pytest.raises(RuntimeError, match="transforms need operations they can see into"):
+            call()
+        torch.testing.assert_close(call(), by("reference", call), msg=name)
+    _, tangent = cases["jvp"]()
+    assert tangent.abs().max() > 0.1
+    assert engine_and_reason(of, x)[0] == "cpu"
+
+
+def test_a_step_that_decides_is_refused() -> None:
+    def decides(x, R, s):
+        return State(h=tanh(x.a) if bool((s.h > 0).any()) else x.a)
+
+    of = recurrent(Cell(decides, gates=("a",)), 3, 4)
+    engine, why = engine_and_reason(of, inputs(of, 5, 2)[0])
+    assert engine == "reference"
+    assert "a graph does not know" in why
+
+
+# What PyTorch sees.
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["peephole_lstm", "gru_before"])
+def test_operators_are_well_behaved(name: str) -> None:
+    of = layer(name, 3, 9, bidirectional=True)
+    arguments = operands(of)
+    cell, x, weights, fields, state, reverse = arguments
+    tests = ("test_schema", "test_faketensor", "test_autograd_registration")
+    assert set(torch.library.opcheck(torch.ops.elman.infer.default, arguments, test_utils=tests).values()) == {
+        "SUCCESS"
+    }
+    leaves = (cell, x.requires_grad_(), [w.requires_grad_() for w in weights], fields, state, reverse)
+    assert set(torch.library.opcheck(torch.ops.elman.forward.default, leaves, test_utils=tests).values()) == {"SUCCESS"}
+    with torch.no_grad():
+        output, *rest = torch.ops.elman.forward(*arguments)
+        saved = rest[len(state) :]
+        cotangents = [torch.ones_like(output), *(None for _ in state)]
+        x, weights = x.detach(), [w.detach() for w in weights]
+        for needed in ([True] * (1 + len(weights) + len(state)), [True] + [False] * (len(weights) + len(state))):
+            given = (cell, x, weights, fields, state, reverse, output, saved, cotangents, needed)
+            found = torch.library.opcheck(torch.ops.elman.backward.default, given, test_utils=tests)
+            assert set(found.values()) == {"SUCCESS"}
+
+
+def test_a_cell_that_is_not_known_is_named() -> None:
+    _, *rest = operands(layer("lstm", 3, 4))
+    with pytest.raises(RuntimeError, match="the cell 'stranger-0123' is not known in this process; make a layer of it"):
+        torch.ops.elman.infer("stranger-0123", *rest)
+
+
+def test_cells_of_one_graph_have_one_name() -> None:
+    def step(x, R, s):
+        return State(h=tanh(x.h + R.h @ s.h))
+
+    def another(x, R, s):
+        return State(h=tanh(x.h + R.h @ s.h) * 1.5)
+
+    first, second = Cell(step, gates=("h",), name="rnn"), Cell(step, gates=("h",), name="rnn")
+    assert operators.name_of(first) == operators.name_of(second) == operators.name_of(cells.rnn)
+    assert operators.name_of(Cell(another, gates=("h",), name="rnn")) != operators.name_of(first)
+
+
+def test_a_cells_number_is_a_part_of_it() -> None:
+    """Two cells that differ in a number only must not share kernels."""
+
+    def leaky(rate: float) -> Cell:
+        def step(x, R, s):
+            return State(h=(1 - rate) * s.h + rate * sigmoid(x.a + R.a @ s.h))
+
+        return Cell(step, gates=("a",), name="leaky")
+
+    for rate in (0.25, 0.75):
+        of = recurrent(leaky(rate), 3, 9)
+        same(of, *inputs(of, 4, 3))
+
+
+def test_the_engine_is_faster_than_the_reference() -> None:
+    """By a factor of ten or more; only that it is not slower is asked, whatever else the machine does."""
+    of = layer("peephole_lstm", 16, 16, dtype=torch.float32)
+    x, states = inputs(of, 200, 4)
+
+    def seconds(engine: str) -> float:
+        best = float("inf")
+        for _ in range(3):
+            start = time.perf_counter()
+            by(engine, lambda: gradients(of, x, states))
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    seconds("cpu")
+    assert seconds("cpu") < seconds("reference")
+
+
+def test_a_module_in_training() -> None:
+    """Through an optimiser: weights that were written in place are seen by the next call."""
+    torch.manual_seed(0)
+    runs = {}
+    for engine in ("cpu", "reference"):
+        of = layer("gru", 3, 9, num_layers=2)
+        x, states = inputs(of, 6, 4)
+        optimiser = torch.optim.SGD(of.parameters(), lr=0.1)
+        losses = []
+        for _ in range(5):
+            with elman.use_engine(engine):
+                loss = nn.functional.mse_loss(run(of, x, states)[0], torch.zeros(6, 4, 9, dtype=torch.float64))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+        runs[engine] = torch.tensor(losses, dtype=torch.float64)
+    close(runs["cpu"], runs["reference"])
+    assert runs["cpu"][-1] < 0.9 * runs["cpu"][0]

@@ -1,0 +1,187 @@
+"""Engine `cpu` reads and writes its own memory only: buffers between guard pages, filled with NaN beforehand.
+
+A vector read or written across the end of a buffer is a fault of the processor, so the cases run in a
+process of their own, which says what it is at. Smaller trespasses are found by what lies around the buffer.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, relu, sigmoid, tanh
+from torch.func import functional_call
+
+import elman
+from cases import CELLS, as_tuple, hidden, inputs, layer, normal, recurrent
+from elman import Cell, Recurrent, State
+from elman.cpu import memory
+
+Allocate = Callable[..., Tensor]
+
+
+@contextmanager
+def allocating(allocate: Allocate) -> Iterator[None]:
+    """`allocate` instead of `memory.empty`, wherever the engine has it by name; workspaces are made anew."""
+    original = memory.empty
+    holders = [m for name, m in sys.modules.items() if name.startswith("elman.") and vars(m).get("empty") is original]
+    assert memory in holders
+    memory.workspace.clear()
+    try:
+        for module in holders:
+            vars(module)["empty"] = allocate
+        yield
+    finally:
+        for module in holders:
+            vars(module)["empty"] = original
+        memory.workspace.clear()
+
+
+# Fences.
+
+PAGE = mmap.PAGESIZE
+NO_ACCESS = 0  # PROT_NONE
+MARK = 0xA5
+
+
+class Fences:
+    """Buffers that end where memory ends, or begin where it begins; the rest of their pages is marked."""
+
+    def __init__(self, at_end: bool):
+        self.at_end = at_end
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.libc.mmap.restype = ctypes.c_void_p
+        self.libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+        self.libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+        self.marked: list[tuple[int, int]] = []  # address and length of what nobody may write to
+        self.count = 0
+
+    def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        size = torch.Size(shape).numel() * dtype.itemsize
+        room = -(-size // PAGE) * PAGE
+        start = self.libc.mmap(None, room + 2 * PAGE, NO_ACCESS, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+        assert start not in (None, ctypes.c_void_p(-1).value), "no more memory to map"
+        self.count += 1
+        if not size:
+            return torch.empty(shape, dtype=dtype)
+        inside = start + PAGE
+        assert self.libc.mprotect(inside, room, mmap.PROT_READ | mmap.PROT_WRITE) == 0
+        address = inside + (room - size if self.at_end else 0)
+        ctypes.memset(inside, MARK, room)
+        self.marked.append((inside, address - inside) if self.at_end else (address + size, room - size))
+        tensor = torch.frombuffer((ctypes.c_char * size).from_address(address), dtype=dtype).view(shape)
+        return tensor.fill_(torch.nan)
+
+    def copy(self, tensor: Tensor) -> Tensor:
+        return self.empty(*tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
+
+    def check(self) -> None:
+        """AssertionError if what lies around a buffer was written to."""
+        for address, length in self.marked:
+            around = ctypes.string_at(address, length)
+            assert around.count(MARK) == length, f"{length - around.count(MARK)} bytes written outside of a buffer"
+
+
+def everything(of: Recurrent, x: Tensor, states: tuple[Tensor, ...], copy: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """Results of inference, then of training, then gradients; whatever goes in was copied by `copy`."""
+    names = [name for name, _ in of.named_parameters()]
+    leaves = [copy(value).requires_grad_() for value in (x, *states, *of.parameters())]
+    given = dict(zip(names, leaves[1 + len(states) :], strict=True))
+
+    def results() -> list[Tensor]:
+        output, h_n = functional_call(of, given, (leaves[0], hidden(tuple(leaves[1 : 1 + len(states)]))))
+        return [output, *as_tuple(h_n)]
+
+    with torch.no_grad():
+        inferred = results()
+    trained = results()
+    cotangents = [copy(normal(*r.shape, seed=5 + k, dtype=r.dtype)) for k, r in enumerate(trained)]
+    d = torch.autograd.grad(trained, leaves, cotangents, allow_unused=True, materialize_grads=True)
+    return [*inferred, *(r.detach() for r in trained), *d]
+
+
+def three_phases(x, R, s, p):
+    a = sigmoid(x.a + R.a @ s.h)
+    b = tanh(x.b + R.b @ (a * s.h) + R.a @ s.c)
+    c = relu(R.b @ (b - s.c)) * p.v + 0.5 * s.c
+    return State(h=torch.maximum(a * b, tanh(c)), c=tanh(c), spare=s.h)
+
+
+def no_product(x, s):
+    return State(h=sigmoid(x.a) * s.h + tanh(x.b))
+
+
+OWN = [
+    Cell(three_phases, gates=("a", "b"), states=("h", "c", "spare"), vectors=("v",)),
+    Cell(no_product, gates=("a", "b")),
+]
+SIZES = [  # T, B, I, H: below, at and above a vector of 16, 8, 4
+    (1, 1, 1, 1),
+    (3, 2, 3, 3),
+    (2, 5, 1, 15),
+    (3, 7, 3, 16),
+    (4, 6, 2, 17),
+    (2, 13, 5, 9),
+    (2, 1, 3, 67),
+    (2, 3, 16, 32),
+]
+
+
+def main(dtype_name: str) -> None:
+    """What the process does. Every line printed is what comes next."""
+    torch.set_num_threads(1)
+    dtype = getattr(torch, dtype_name)
+    tolerance = {torch.float32: 2e-4, torch.float64: 1e-11}[dtype]
+    for at_end in (True, False):
+        for name in (*CELLS, *OWN):
+            for number, (steps, batch, size, units) in enumerate(SIZES):
+                options = {"dtype": dtype, "bidirectional": number % 3 == 1, "bias": number % 4 != 2}
+                of = (
+                    recurrent(name, size, units, **options)
+                    if isinstance(name, Cell)
+                    else layer(name, size, units, **options)
+                )
+                side = "end" if at_end else "begin"
+                print(f"{of.cell.name} T={steps} B={batch} I={size} H={units}, buffers {side} at a fence", flush=True)
+                x, states = inputs(of, steps, batch)
+                fences = Fences(at_end)
+                with elman.use_engine("cpu"), allocating(fences.empty):
+                    mine = everything(of, x, states, fences.copy)
+                    fences.check()
+                assert fences.count > 3 + len(states)
+                with elman.use_engine("reference"):
+                    double = recurrent(of.cell, size, units, **options | {"dtype": torch.float64})
+                    double.load_state_dict(of.state_dict())
+                    exact = everything(double, x.double(), tuple(s.double() for s in states), torch.clone)
+                for m, e in zip(mine, exact, strict=True):
+                    error = ((m - e).abs().max() / (1 + e.abs().max())).item()
+                    assert error <= tolerance, f"off by {error}"  # not for a NaN either
+    print("done", flush=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs mmap and mprotect as Linux has them")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_nothing_beyond_a_buffer_is_read_or_written(dtype: str) -> None:
+    done = subprocess.run(
+        [sys.executable, __file__, dtype],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    last = done.stdout.splitlines()[-1] if done.stdout else ""
+    assert (done.returncode, last) == (0, "done"), f"at {last}: exit {done.returncode}\n{done.stderr[-2000:]}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
