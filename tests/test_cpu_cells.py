@@ -17,45 +17,40 @@ from elman import Cell, State
 def random_cell(seed: int) -> Cell:
     """A cell of 1 to 3 gates, 1 to 3 states and 0 to 2 vectors, with products of whatever the step has so far."""
     draw = random.Random(seed)
-    gates = tuple("abc"[: draw.randint(1, 3)])
-    states = tuple("hcm"[: draw.randint(1, 3)])
-    vectors = tuple("vw"[: draw.randint(0, 2)])
+    gates, states, vectors = "abc"[: draw.randint(1, 3)], "hcm"[: draw.randint(1, 3)], "vw"[: draw.randint(0, 2)]
     # Every gate is read from the input, from a product, or from both; a cell may lack either kind altogether.
     kinds = draw.choice([("x",), ("R",), ("x", "R"), ("x", "R", "both"), ("both",), ("both",)])
     kind_of = {gate: draw.choice(kinds) for gate in gates}
+    multiplied = [gate for gate in gates if kind_of[gate] != "x"]
+    multiplied += [draw.choice(multiplied) for _ in range(draw.randint(0, 2)) if multiplied]
+    todo: list[tuple[str, Any]] = [("product", gate) for gate in multiplied]
+    todo += [("function", draw.randrange(8)) for _ in range(3)] + [("arithmetic", draw.randrange(10)) for _ in range(3)]
+    draw.shuffle(todo)
+    late = draw.choice([1, 2, 3])  # how much what was made last is preferred
     program = draw.getrandbits(32)
 
     def step(x: Any, R: Any, s: Any, p: Any) -> State:
         choose = random.Random(program)
-        known = [getattr(s, state) for state in states]
-        known += [getattr(x, gate) for gate in gates if kind_of[gate] != "R"]
-        weights = [getattr(p, vector) for vector in vectors]
-        products = [gate for gate in gates if kind_of[gate] != "x"]
-        todo = ["R"] * len(products) + ["function"] * 3 + ["two"] * 3 + ["again"] * choose.randint(0, 1)
-        choose.shuffle(todo)
+        known = [getattr(s, state) for state in states] + [getattr(x, gate) for gate in gates if kind_of[gate] != "R"]
 
         def one() -> Any:
-            return choose.choice(known)
+            return known[max(choose.randrange(len(known)) for _ in range(late))]
 
-        for what in todo:
-            if what == "R" or (what == "again" and products):
-                gate = choose.choice(products) if what == "again" else products[todo[: todo.index("R")].count("R")]
-                if what == "R":
-                    todo[todo.index("R")] = "done"
-                    gate = products.pop(0) if len(products) > 1 else products[0]
-                product = getattr(R, gate) @ one()
+        for kind, which in todo:
+            if kind == "product":
+                product = getattr(R, which) @ (choose.choice([*vars(p).values()]) if vectors and late == 1 else one())
                 known.append(product + one() if choose.random() < 0.5 else product)
-            elif what == "function":
-                known.append(function(choose.randrange(8), one()))
+            elif kind == "function":
+                known.append(function(which, one()))
             else:
-                other = choose.choice(weights) if weights and choose.random() < 0.4 else one()
-                known.append(arithmetic(choose.randrange(10), one(), other))
-        new = {state: bounded(choose, choose.choice(known[len(states) :] or known)) for state in states[:1]}
-        for state in states[1:]:  # a later state may be an earlier one delayed, or never read
+                weigh = bool(vectors) and choose.random() < 0.4
+                known.append(arithmetic(which, one(), choose.choice([*vars(p).values()]) if weigh else one()))
+        new = {"h": bounded(choose, one())}
+        for state in states[1:]:  # it may be an earlier one delayed, or never be read
             new[state] = choose.choice([s.h, one(), bounded(choose, one()), bounded(choose, known[-1])])
         return State(**new)
 
-    return Cell(step, gates=gates, states=states, vectors=vectors, name=f"random_{seed}")
+    return Cell(step, gates=tuple(gates), states=tuple(states), vectors=tuple(vectors), name=f"random_{seed}")
 
 
 def function(number: int, v: Any) -> Any:

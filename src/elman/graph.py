@@ -208,6 +208,23 @@ class Graph:
                 values.append(OPERATIONS[node.op](*arguments))
         return values
 
+    def needed(self) -> Graph:
+        """The same graph without what no output depends on."""
+        live: set[int] = set()
+        waiting = list(self.outputs.values())
+        while waiting:
+            node = waiting.pop()
+            if node.index not in live:
+                live.add(node.index)
+                waiting += node.arguments
+        graph, same = Graph(), {}
+        for node in self.nodes:
+            if node.index in live:
+                arguments = tuple(same[a.index] for a in node.arguments)
+                same[node.index] = graph.add(node.op, arguments, node.name, node.value)
+        graph.outputs = {name: same[node.index] for name, node in self.outputs.items()}
+        return graph
+
     def gate(self, name: str) -> Node:
         """What gate `name` comes to: its share of the input, followed through sums to its first function."""
         node = next((n for n in self.nodes if n.op in ("x", "R") and n.name == name), None)

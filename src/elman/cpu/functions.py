@@ -37,8 +37,8 @@ def _parts(bits: int) -> tuple[float, float]:
 
 
 FORMATS = {
-    4: Format(23, 127, 8, 10, *_parts(14), tanh_one=9.02, sigmoid_zero=-87.0),
-    8: Format(52, 1023, 14, 17, *_parts(41), tanh_one=19.1, sigmoid_zero=-708.0),
+    4: Format(23, 127, 8, 10, *_parts(14), tanh_one=9.02, sigmoid_zero=-87.33),
+    8: Format(52, 1023, 14, 17, *_parts(41), tanh_one=19.1, sigmoid_zero=-708.39),
 }
 
 
@@ -121,11 +121,13 @@ def log(p: Program, x: Value) -> Value:
     def bits(value: int) -> ir.Constant:
         return ir.Constant(p.bit_vector, [value] * p.lanes)
 
-    word = b.bitcast(x.ir, p.bit_vector)
+    small = x < 2.0 ** (1 - f.bias)  # denormal: 2^(mantissa + 1) times as much is not
+    normal = p.select(small, x * 2.0 ** (f.mantissa + 1), x)
+    word = b.bitcast(normal.ir, p.bit_vector)
     root = (f.bias << f.mantissa) - (1 << f.mantissa >> 1)  # near sqrt(1/2), as bits
     e = b.ashr(b.sub(word, bits(root)), bits(f.mantissa))
     m = Value(p, b.bitcast(b.sub(word, b.shl(e, bits(f.mantissa))), p.vector))
-    count = Value(p, b.sitofp(e, p.vector))
+    count = Value(p, b.sitofp(e, p.vector)) - p.select(small, f.mantissa + 1.0, p.splat(0.0))
     s = (m - 1) / (m + 1)
     square = s * s
     odd = 11 if p.dtype_bytes == 4 else 25

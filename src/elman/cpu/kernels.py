@@ -17,11 +17,10 @@ from llvmlite import ir
 from elman.cell import Cell
 from elman.cpu import functions, llvm
 from elman.cpu.plan import Pass, Place, Product, plan
-from elman.cpu.product import panels
+from elman.cpu.product import ACCUMULATORS, panels
 from elman.cpu.program import INT, POINTER, Program, Value
 from elman.graph import Node
 
-ACCUMULATORS = 32  # vectors that a tile leaves in the scratch, at most; more if a single block has more
 PRESENT = ("p", "d_p", "carry", "memory")  # arrays that hold one step only
 
 
@@ -168,6 +167,7 @@ class _Emit:
         start: Value,
         start_row: Value,
         out: Value,
+        out_row: Value,
         width: Value,
         count: Value,
     ) -> None:
@@ -176,7 +176,7 @@ class _Emit:
         four = [self.word(f"{name} tile {kind}") for kind in range(4)]
         taller, wider = count > self.word(f"{number} short"), width > self.word(f"{number} narrow")
         chosen = p.select(taller, p.select(wider, four[3], four[2]), p.select(wider, four[1], four[0]))
-        p.call(chosen, a, a_row, depth, b, start, start_row, out)
+        p.call(chosen, a, a_row, p.int(1), depth, b, start, start_row, out, out_row)
 
     def locate(self, array: str, n: Value, t: Value) -> tuple[Value, Value]:
         raise NotImplementedError
@@ -275,7 +275,7 @@ class _Forward(_Emit):
         a = p.at(start, row * a_row + self.slot(product.operand))
         b = p.at(self.pointer(f"{name} weights"), first * self.units * vectors)
         bias = p.at(self.pointer(f"{name} bias"), first * vectors)
-        self.run_tile(name, a, a_row, self.units, b, bias, p.int(0), out, width, count)
+        self.run_tile(name, a, a_row, self.units, b, bias, p.int(0), out, width * vectors, width, count)
 
 
 class _Backward(_Emit):
@@ -343,7 +343,17 @@ class _Backward(_Emit):
                 # The last step has none after it: nothing is multiplied, and the sum is what it starts from.
                 length = p.select(n.equals(0), 0, length)
             self.run_tile(
-                name, a, a_row, length, p.at(panel, done * width * lanes), start, start_row, out, width, count
+                name,
+                a,
+                a_row,
+                length,
+                p.at(panel, done * width * lanes),
+                start,
+                start_row,
+                out,
+                width * lanes,
+                width,
+                count,
             )
             done = done + self.units * segment.slots
             start, start_row = out, width * lanes

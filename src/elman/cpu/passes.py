@@ -1,7 +1,7 @@
-"""One layer, all its directions, forward or backward: library products around the kernels.
+"""One layer, all its directions, forward or backward: the recurrence, and large products before and after it.
 
-What does not depend on the step before is left to the library, as few large products: the input's share
-of every gate, its gradient, the weights' gradients. The kernels run the recurrence between them.
+What does not depend on the step before is done for all steps at once (matrices.py): the input's share of
+every gate, its gradient, the weights' gradients. The kernels run the recurrence between them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 from elman.cell import Cell
 from elman.cpu import llvm
 from elman.cpu.calls import Call
+from elman.cpu.matrices import Linear, add_products
 from elman.cpu.memory import empty, workspace
 from elman.cpu.plan import Place, Plan, plan
 from elman.layout import Direction, Weights
@@ -59,6 +60,8 @@ def infer(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> tuple[Tenso
     chunk = max(2, SHARE_BYTES // max(1, batch * gates * units * x.dtype.itemsize) // 2 * 2)
     call = Call(cell, "infer", x, directions)
     call.pack()
+    rows = min(chunk, steps) * batch
+    shares = [_input_share(d, direction.weights, rows) for d, direction in enumerate(directions) if gates]
     present: Finals = [direction.state for direction in directions]
     for begin in range(0, steps, chunk):
         count = min(chunk, steps - begin)
@@ -68,8 +71,8 @@ def infer(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> tuple[Tenso
             part = output[start : start + count, :, d * units : (d + 1) * units]
             if gates:
                 share = workspace.tensor(f"{d} share", count * batch, gates * units, dtype=x.dtype)
-                _input_share(x[start : start + count], direction.weights, share)
-                call.place(d, "x", share.view(count, batch, -1))
+                shares[d](_rows_of(x[start : start + count]), share)
+                call.place(d, "x", share.view(count, batch, gates * units))
             call.place(d, f"s.{cell.states[0]}", part)
             for state, values in zip(cell.states[1:], turns[d], strict=True):
                 call.place(d, f"s.{state}", values)
@@ -88,10 +91,11 @@ def forward(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> tuple[Ten
     call = Call(cell, "forward", x, directions)
     call.pack()
     saved: list[Saved] = []
-    for direction in directions:
+    flat_x = _rows_of(x)
+    for d, direction in enumerate(directions):
         share = empty(steps, batch, len(cell.anatomy.input_gates) * units, dtype=x.dtype)
         if direction.weights.ih is not None:
-            _input_share(x, direction.weights, share.view(steps * batch, -1))
+            _input_share(d, direction.weights, steps * batch)(flat_x, share.flatten(0, 1))
         extra = empty(steps, batch, plan(cell).extra * units, dtype=x.dtype)
         states = tuple(empty(steps, batch, units, dtype=x.dtype) for _ in cell.states[1:])
         saved.append(Saved(share, extra, states))
@@ -152,11 +156,10 @@ def backward(
     gradients: list[tuple[Weights, tuple[Tensor | None, ...]]] = []
     for d, (direction, wants) in enumerate(zip(directions, wanted, strict=True)):
         if wants_x and direction.weights.ih is not None:
-            flat = adjoints[d].share.view(steps * batch, -1)
-            if d_x is None:
-                d_x = torch.mm(flat, direction.weights.ih).view(x.shape)
-            else:
-                d_x.view(steps * batch, -1).addmm_(flat, direction.weights.ih)
+            back = Linear(f"{d} input back", direction.weights.ih, None, steps * batch, transposed=False)
+            new = d_x is None
+            d_x = empty(steps, batch, x.shape[2], dtype=dtype) if d_x is None else d_x
+            back(adjoints[d].share.flatten(0, 1), d_x.flatten(0, 1), add=not new)
         sequences = (output[:, :, d * units : (d + 1) * units], *saved[d].states)
         d_weights = _of_weights(plan(cell), x, direction, sequences, saved[d], adjoints[d], wants, units)
         of_state = (
@@ -192,10 +195,13 @@ def _of_weights(
     """The gradients of a direction's weights: sums over all steps and rows, as few large products."""
     of, want = direction.weights, dict(zip(Weights._fields, wants.weights, strict=True))
     flat = d.share.flatten(0, 1)
-    d_ih = torch.mm(flat.t(), x.flatten(0, 1)) if want["ih"] else None
+    d_ih = None
+    if want["ih"] and of.ih is not None:
+        d_ih = torch.empty_like(of.ih, memory_format=torch.contiguous_format)
+        add_products([(d.share.view(1, *flat.shape), _rows_of(x).unsqueeze(0))], d_ih, add=False)
     d_b_ih = flat.sum(0) if want["b_ih"] else None
     d_ch = d.p[:, :, :units].sum(0) if want["ch"] else None
-    d_hh = torch.empty_like(of.hh) if want["hh"] and of.hh is not None else None
+    d_hh = torch.empty_like(of.hh, memory_format=torch.contiguous_format) if want["hh"] and of.hh is not None else None
     d_b_hh = torch.empty_like(of.b_hh) if want["b_hh"] and of.b_hh is not None else None
 
     written: set[int] = set()
@@ -208,9 +214,8 @@ def _of_weights(
             total = d_b_ih[columns] if d_b_ih is not None and place.array == "d_x" else adjoint.sum((0, 1))
             d_b_hh[rows] = total if new else d_b_hh[rows] + total
         if d_hh is not None:
-            for left, right in _factors(made, operand, adjoint, direction, sequences, saved, units):
-                d_hh[rows].addmm_(left.flatten(0, 1).t(), right.flatten(0, 1), beta=0 if new else 1)
-                new = False
+            factors = _factors(made, operand, adjoint, direction, sequences, saved, units)
+            add_products(list(factors), d_hh[rows], add=not new)
     for gate in set(range(len(made.cell.anatomy.recurrent_gates))) - written:  # used, but without effect
         for gradient in (d_hh, d_b_hh):
             if gradient is not None:
@@ -264,14 +269,16 @@ def _units(directions: Sequence[Direction]) -> int:
     return directions[0].state[0].shape[1]
 
 
-def _input_share(x: Tensor, weights: Weights, out: Tensor) -> None:
-    """W x_t + b_ih for every step and row, (T*B, G*H)."""
-    assert weights.ih is not None
+def _rows_of(x: Tensor) -> Tensor:
+    """(T, B, I) -> (T*B, I), what is in a row lying together."""
     flat = x.flatten(0, 1)
-    if weights.b_ih is None:
-        torch.mm(flat, weights.ih.t(), out=out)
-    else:
-        torch.addmm(weights.b_ih, flat, weights.ih.t(), out=out)
+    return flat if flat.stride(1) == 1 else flat.contiguous()
+
+
+def _input_share(d: int, weights: Weights, rows: int) -> Linear:
+    """W x_t + b_ih for steps and rows, (T*B, I) -> (T*B, G*H)."""
+    assert weights.ih is not None
+    return Linear(f"{d} input", weights.ih, weights.b_ih, rows)
 
 
 def _place_kept(call: Call, d: int, cell: Cell, output: Tensor, saved: Saved) -> tuple[Tensor, ...]:

@@ -14,7 +14,9 @@ Arrays hold T steps (or, those marked *, the present one), B rows and one or mor
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
+from types import MappingProxyType
 from typing import NamedTuple
 
 from elman.cell import Cell
@@ -57,6 +59,7 @@ class Pass(NamedTuple):
     places: dict[int, Place]  # where a value that is not computed in a phase is read in it
     stores: list[list[tuple[Node, Place]]]
     memory: int  # slots
+    operands: Mapping[int, Place] = MappingProxyType({})  # forward: where computed operands of products are stored
 
 
 class Multiplied(NamedTuple):
@@ -80,7 +83,7 @@ class Plan(NamedTuple):
 @cache
 def plan(cell: Cell) -> Plan:
     """The plan of a cell. NotTraceable if its step, or the derivative of its step, is no graph."""
-    graph, cut = trace(cell), None
+    graph = trace(cell).needed()
     back = derivative(graph)
     _zero_where_missing(cell, graph, back)
     cut = phases(graph, _waits_for)
@@ -131,6 +134,7 @@ def _forward(cell: Cell, graph: Graph, cut: list[Phase], kept: set[int] | None) 
     ]
 
     stores: list[list[tuple[Node, Place]]] = []
+    operand_places: dict[int, Place] = {}
     extra = memory = 0
     for number, phase in enumerate(cut):
         here: list[tuple[Node, Place]] = []
@@ -153,7 +157,7 @@ def _forward(cell: Cell, graph: Graph, cut: list[Phase], kept: set[int] | None) 
                 else:
                     store(node, Place("extra", extra))
                     extra += 1
-                places[node.index] = here[-1][1]
+                operand_places[node.index] = here[-1][1]  # a leaf is still read where it was
             elif is_kept and not stored and node.op != "x":
                 slot = next((slot for slot in free if last_read[slot] <= number), None)
                 if slot is not None:
@@ -178,12 +182,12 @@ def _forward(cell: Cell, graph: Graph, cut: list[Phase], kept: set[int] | None) 
                 Product(
                     tuple(nodes),
                     gates=tuple(cell.anatomy.recurrent_gates.index(node.name) for node in nodes),
-                    operand=places[operand],
+                    operand=operand_places.get(operand, places[operand]),
                 )
                 for operand, nodes in by_operand.items()
             ]
         )
-    return Pass(graph, cut, products, places, stores, memory), extra
+    return Pass(graph, cut, products, places, stores, memory, operand_places), extra
 
 
 def _backward(cell: Cell, forward: Pass, back: Graph) -> tuple[Pass, int, tuple[Multiplied, ...]]:
@@ -266,7 +270,7 @@ def _backward(cell: Cell, forward: Pass, back: Graph) -> tuple[Pass, int, tuple[
     multiplied = tuple(
         Multiplied(
             cell.anatomy.recurrent_gates.index(node.name),
-            forward.places[node.arguments[0].index],
+            forward.operands.get(node.arguments[0].index, forward.places[node.arguments[0].index]),
             d_places[back.outputs[f"R.{node.index}"].index],
         )
         for node in recurrent

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from elman.cpu import llvm
 from elman.cpu.program import INT, POINTER, Program, Value
 
+ACCUMULATORS = 32  # vectors that a tile has, at most; more only where a single block of units has more
 UNROLL = 4  # steps of k in one round of a tile's loop
 
 
@@ -56,19 +57,22 @@ def balanced(count: int, most: int) -> list[tuple[int, int]]:
     return [(count // heaps + 1, count % heaps), (count // heaps, heaps - count % heaps)]
 
 
-TILE = {"A": POINTER, "A_row": INT, "K": INT, "B": POINTER, "start": POINTER, "start_row": INT, "out": POINTER}
+TILE = {"A": POINTER, "A_row": INT, "A_k": INT, "K": INT, "B": POINTER}
+TILE |= {"start": POINTER, "start_row": INT, "out": POINTER, "out_row": INT}
 
 
 @cache
 def tile(rows: int, vectors: int, dtype_bytes: int) -> int:
     """The address of: out[r][v] = start[r][v] + sum over k of A[r, k] B[k][v].
 
-    A has rows A_row apart, `start` (vectors beside each other) rows start_row apart; out has none between.
+    A has rows A_row apart and steps of k A_k apart; `start` and `out`, vectors beside each other, rows
+    start_row and out_row apart.
     """
     lanes = llvm.target().lanes(dtype_bytes)
     module = llvm.new_module(f"tile {rows} x {vectors}")
     p = Program(module, "tile", TILE, dtype_bytes, lanes)
     a, b, start, out = (p.given[name] for name in ("A", "B", "start", "out"))
+    a_k, out_row = p.given["A_k"], p.given["out_row"]
     row_of = [p.at(a, p.given["A_row"] * r) for r in range(rows)]
     sums = [
         p.load(start, p.given["start_row"] * r + v * lanes)  # r v accumulators
@@ -81,14 +85,15 @@ def tile(rows: int, vectors: int, dtype_bytes: int) -> int:
         sums = list(loop.carried)
         ahead = p.at(b, loop.index * (vectors * lanes))
         for k in range(at_once):
-            numbers = [p.broadcast(p.at(row, loop.index), k) for row in row_of]
+            numbers = [p.broadcast(row, (loop.index + k) * a_k) for row in row_of]
             for v in range(vectors):
                 weights = p.load(ahead, (k * vectors + v) * lanes)
                 for r in range(rows):
                     sums[r * vectors + v] = p.fma(numbers[r], weights, sums[r * vectors + v])
         sums = loop.end(sums)
     for position, total in enumerate(sums):
-        p.store(total, out, position * lanes)
+        r, v = divmod(position, vectors)
+        p.store(total, out, out_row * r + v * lanes)
     p.done()
     return llvm.addresses(module, ["tile"])[0]
 
@@ -159,3 +164,79 @@ def _turned(p: Program, rows: list[Value]) -> list[Value]:
                 rows[top], rows[top + half] = p.shuffle(a, b, low), p.shuffle(a, b, high)
         half //= 2
     return rows
+
+
+OUTER_ROWS = 6  # at most, in a tile of `outer`
+
+
+def outer_heights(lanes: int) -> list[int]:
+    """How many rows the tiles have into which a block is cut."""
+    return [tall for tall, many in balanced(lanes, OUTER_ROWS) for _ in range(many)]
+
+
+# out[m, n] = bias[n] + sum over k of A[m, k] B[k, n], B and bias in panels; rows of A and out `A_row` and `out_row`
+# apart, from `first row` on.
+LINEAR = ("A", "A_row", "K", "B", "bias", "out", "out_row", "units", "panels", "narrow", "wider")
+LINEAR += ("first row", "tiles", "short", "taller", "tile 0", "tile 1", "tile 2", "tile 3")
+
+
+@cache
+def linear(dtype_bytes: int, add: bool) -> int:
+    """The address of the kernel of `LINEAR`; with `add` it adds to what `out` holds."""
+    lanes = llvm.target().lanes(dtype_bytes)
+    module = llvm.new_module("linear")
+    p = Program(module, "linear", {"table": POINTER}, dtype_bytes, lanes)
+    addresses = ("A", "B", "bias", "out")
+    word = {n: p.load_word(p.given["table"], k, POINTER if n in addresses else INT) for k, n in enumerate(LINEAR)}
+    scratch = p.scratch(ACCUMULATORS)
+    for first, width in panels(p, word["panels"], word["narrow"], word["wider"]):
+        b, start = p.at(word["B"], first * word["K"] * lanes), p.at(word["bias"], first * lanes)
+        for begin, count in panels(p, word["tiles"], word["short"], word["taller"]):
+            row = begin + word["first row"]
+            taller, wider = count > word["short"], width > word["narrow"]
+            many = p.select(wider, word["tile 3"], word["tile 2"])
+            chosen = p.select(taller, many, p.select(wider, word["tile 1"], word["tile 0"]))
+            a = p.at(word["A"], row * word["A_row"])
+            p.call(chosen, a, word["A_row"], p.int(1), word["K"], b, start, p.int(0), scratch, width * lanes)
+            with p.loop(0, width) as j:
+                mask = p.first_lanes(word["units"] - (first + j) * lanes)
+                with p.loop(0, count) as r:
+                    target = p.at(word["out"], (row + r) * word["out_row"] + (first + j) * lanes)
+                    value = p.load(scratch, (r * width + j) * lanes)
+                    p.store(value + p.load(target, 0, mask) if add else value, target, 0, mask)
+    p.done()
+    return llvm.addresses(module, ["linear"])[0]
+
+
+# sums[m, n] += sum over k of left[k, m] right[k, n], both in panels: left in blocks of one vector, right as
+# `panels`, `narrow` and `wider` say. Rows of sums are `padded` apart; blocks of m from `first` on, `count` of them.
+OUTER = ("left", "right", "sums", "padded", "K", "first", "count", "panels", "narrow", "wider")
+OUTER += tuple(f"tile {kind}" for kind in range(4))  # of one row less, of one more; the odd ones of one more block
+
+
+@cache
+def outer(dtype_bytes: int) -> int:
+    """The address of the kernel of `OUTER`, which adds up the gradient of a weight."""
+    lanes = llvm.target().lanes(dtype_bytes)
+    module = llvm.new_module("outer")
+    p = Program(module, "outer", {"table": POINTER}, dtype_bytes, lanes)
+    addresses = ("left", "right", "sums")
+    word = {
+        name: p.load_word(p.given["table"], k, POINTER if name in addresses else INT) for k, name in enumerate(OUTER)
+    }
+    depth, padded, narrow = word["K"], word["padded"], word["narrow"]
+    heights = outer_heights(lanes)
+    for first, width in panels(p, word["panels"], narrow, word["wider"]):
+        b = p.at(word["right"], first * depth * lanes)
+        with p.loop(0, word["count"]) as number:
+            block = word["first"] + number
+            row = p.int(0)
+            for tall in heights:
+                a = p.at(word["left"], block * depth * lanes + row)
+                sums = p.at(word["sums"], (block * lanes + row) * padded + first * lanes)
+                kind = 2 * int(tall == max(heights))
+                tile_of = p.select(width > narrow, word[f"tile {kind + 1}"], word[f"tile {kind}"])
+                p.call(tile_of, a, p.int(1), p.int(lanes), depth, b, sums, padded, sums, padded)
+                row = row + tall
+    p.done()
+    return llvm.addresses(module, ["outer"])[0]
