@@ -21,8 +21,13 @@ def blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
+# Pages that are read, and run, from top to bottom, with what they print.
+PAGES = [ROOT / "docs" / "engine.md", ROOT / "docs" / "your-own-cell.md"]
+
+
 def python_blocks() -> list[object]:
-    found = [(path, number, block) for path in DOCUMENTS for number, block in enumerate(blocks(path, "python"))]
+    single = [path for path in DOCUMENTS if path not in PAGES]
+    found = [(path, number, block) for path in single for number, block in enumerate(blocks(path, "python"))]
     return [pytest.param(block, id=f"{path.name}-{number}") for path, number, block in found]
 
 
@@ -30,6 +35,22 @@ def python_blocks() -> list[object]:
 def test_python_blocks_run(block: str, capsys: pytest.CaptureFixture[str]) -> None:
     # In a file of its own, since a cell's source may be asked for.
     exec(compile(block, "<document>", "exec"), {"__name__": "document"})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_print_what_they_show(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = {"__name__": "document"}
+    steps = re.findall(
+        r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?",
+        page.read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )
+    assert sum(bool(shown) for _, shown in steps) >= 4
+    for block, shown in steps:
+        exec(compile(block, page.name, "exec"), names)
+        printed = "".join(f"{line.rstrip()}\n" for line in capsys.readouterr().out.splitlines())
+        if shown:
+            assert printed == shown
 
 
 def test_readme_has_python_blocks() -> None:

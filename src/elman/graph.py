@@ -225,6 +225,19 @@ class Graph:
         graph.outputs = {name: same[node.index] for name, node in self.outputs.items()}
         return graph
 
+    def __str__(self) -> str:
+        """One line for each node but plain numbers, then the outputs."""
+
+        def name_of(node: Node) -> str:
+            return f"{node.value:g}" if node.op == "number" else f"v{node.index}"
+
+        lines = []
+        for node in self.nodes:
+            inside = ", ".join([*([node.name] if node.name else []), *map(name_of, node.arguments)])
+            if node.op != "number":
+                lines.append(f"{name_of(node):4} = {node.op}({inside})")
+        return "\n".join([*lines, *(f"{name} -> {name_of(node)}" for name, node in self.outputs.items())])
+
     def gate(self, name: str) -> Node:
         """What gate `name` comes to: its share of the input, followed through sums to its first function."""
         node = next((n for n in self.nodes if n.op in ("x", "R") and n.name == name), None)

@@ -37,8 +37,8 @@ def _parts(bits: int) -> tuple[float, float]:
 
 
 FORMATS = {
-    4: Format(23, 127, 8, 10, *_parts(14), tanh_one=9.02, sigmoid_zero=-87.33),
-    8: Format(52, 1023, 14, 17, *_parts(41), tanh_one=19.1, sigmoid_zero=-708.39),
+    4: Format(23, 127, 8, 10, *_parts(14), tanh_one=9.02, sigmoid_zero=-126 * math.log(2)),
+    8: Format(52, 1023, 14, 17, *_parts(41), tanh_one=19.1, sigmoid_zero=-1022 * math.log(2)),
 }
 
 

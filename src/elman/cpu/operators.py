@@ -27,6 +27,7 @@ from elman.cpu.passes import Saved, Wanted
 from elman.cpu.plan import plan
 from elman.layout import Direction, Weights
 
+_VECTORS = Weights._fields.index("ch")
 _cells: dict[str, Cell] = {}
 _names: dict[Cell, str] = {}
 
@@ -86,6 +87,8 @@ def _directions(inputs: Inputs) -> list[Direction]:
     found = []
     for d, back in enumerate(reverse):
         own = dict(zip(fields, map(_dense, _share_of(weights, d, reverse)), strict=True))
+        if _VECTORS in own:
+            own[_VECTORS] = own[_VECTORS].contiguous()
         found.append(
             Direction(Weights(*map(own.get, range(6))), tuple(map(_dense, _share_of(state, d, reverse))), back)
         )
