@@ -13,10 +13,34 @@ from elman import Cell, State, cells
 NATIVE = ("rnn", "rnn_relu", "lstm", "gru")
 
 
+@pytest.mark.parametrize("engine", ["reference", "cpu"])
 @pytest.mark.parametrize(("layers", "bidirectional"), DEPTHS, ids=DEPTH_NAMES)
 @pytest.mark.parametrize("name", CELLS)
-def test_reference(name: str, layers: int, bidirectional: bool) -> None:
-    check(measure(cells.BUILT_IN[name], "reference", layers, bidirectional))
+def test_cells(name: str, layers: int, bidirectional: bool, engine: str) -> None:
+    check(measure(cells.BUILT_IN[name], engine, layers, bidirectional))
+
+
+SIZES = [  # below, at and above a vector of 16; rows that fill their tiles and do not
+    Sizes(1, 1, 1, 67),
+    Sizes(3, 13, 5, 15),
+    Sizes(2, 6, 1, 16),
+    Sizes(4, 7, 16, 17),
+    Sizes(5, 1, 3, 33),
+    Sizes(2, 25, 2, 64),
+    Sizes(30, 2, 4, 32),
+]
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: "x".join(map(str, sizes)))
+@pytest.mark.parametrize("name", CELLS)
+def test_sizes(name: str, sizes: Sizes) -> None:
+    check(measure(cells.BUILT_IN[name], "cpu", bidirectional=sizes.batch % 2 == 1, sizes=sizes))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_long_sequence(name: str) -> None:
+    """Errors must not grow from step to step faster than PyTorch's, nor in sums over many steps."""
+    check(measure(cells.BUILT_IN[name], "cpu", sizes=Sizes(300, 4, 3, 24)))
 
 
 @pytest.mark.parametrize(("layers", "bidirectional"), DEPTHS, ids=DEPTH_NAMES)
@@ -25,10 +49,11 @@ def test_native(name: str, layers: int, bidirectional: bool) -> None:
     check(measure(cells.BUILT_IN[name], "native", layers, bidirectional))
 
 
+@pytest.mark.parametrize("engine", ["reference", "cpu"])
 @pytest.mark.parametrize("name", CELLS)
-def test_single_numbers(name: str) -> None:
+def test_single_numbers(name: str, engine: str) -> None:
     """T = B = I = H = 1, where one unlucky rounding would alarm without pooling."""
-    check(measure(cells.BUILT_IN[name], "reference", sizes=Sizes(1, 1, 1, 1), least=32))
+    check(measure(cells.BUILT_IN[name], engine, sizes=Sizes(1, 1, 1, 1), least=32))
 
 
 def test_every_tensor_is_judged_on_enough_elements() -> None:
@@ -68,9 +93,10 @@ def test_a_low_precision_cell_state_is_noticed() -> None:
         check(errors)
 
 
-def test_an_imprecise_function_is_noticed() -> None:
+@pytest.mark.parametrize("engine", ["reference", "cpu"])
+def test_an_imprecise_function_is_noticed(engine: str) -> None:
     with pytest.raises(AssertionError, match="output"):
-        check(measure(cells.gru, "reference", mine=Cell(low_precision_tanh, gates=("r", "z", "n"))))
+        check(measure(cells.gru, engine, mine=Cell(low_precision_tanh, gates=("r", "z", "n"))))
 
 
 def test_the_rule_itself() -> None:

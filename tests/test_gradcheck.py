@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, jvp, vjp, vmap
 
+import elman
 from cases import CELLS, DEPTH_NAMES, DEPTHS, LAYERS, as_tuple, close, hidden, inputs, layer, normal, run
 from elman import Recurrent
+from elman.cpu import passes
 
 STEPS, BATCH, INPUT, HIDDEN = 3, 2, 2, 2
 
@@ -33,7 +35,28 @@ def function_of_everything(of: Recurrent) -> tuple[Callable[..., tuple[Tensor, .
 def test_gradients(name: str, layers: int, bidirectional: bool) -> None:
     of = layer(name, INPUT, HIDDEN, num_layers=layers, bidirectional=bidirectional)
     call, leaves = function_of_everything(of)
-    assert torch.autograd.gradcheck(call, leaves, rtol=1e-6, atol=1e-7)
+    # In reverse mode and numerically alike, every call runs the engine that is asked for here.
+    with elman.use_engine("reference" if name == "projected_lstm" else "cpu"):
+        assert torch.autograd.gradcheck(call, leaves, rtol=1e-6, atol=1e-7)
+    with elman.use_engine("reference"):
+        assert torch.autograd.gradcheck(call, leaves, rtol=1e-6, atol=1e-7, fast_mode=True)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_engines_own_backward_was_checked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a graph of the gradient, backward is the kernels'; with one, it is the reference engine's."""
+    backward, ran = passes.backward, []
+    monkeypatch.setattr(passes, "backward", lambda *case: ran.append(case) or backward(*case))
+    call, leaves = function_of_everything(layer(name, INPUT, HIDDEN))
+    with elman.use_engine("cpu"):
+        results = call(*leaves)
+        cotangents = [normal(*r.shape, seed=k) for k, r in enumerate(results)]
+        once = torch.autograd.grad(results, leaves, cotangents, retain_graph=True)
+        assert len(ran) == 1
+        twice = torch.autograd.grad(results, leaves, cotangents, create_graph=True)
+        assert len(ran) == 1
+    close(once, twice)
+    assert all(d.requires_grad for d in twice)
 
 
 @pytest.mark.parametrize("name", LAYERS)
