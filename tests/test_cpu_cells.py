@@ -96,7 +96,9 @@ def everything(of: elman.Recurrent, x: Tensor, states: tuple[Tensor, ...], engin
         results = results_of(of, leaves["x"], tuple(leaves[f"s{k}"] for k in range(len(states))))
         sources = leaves | dict(of.named_parameters())
         generator = torch.Generator().manual_seed(3)
-        total = sum((r * torch.randn(r.shape, generator=generator, dtype=r.dtype)).sum() for r in results.values())
+        total = torch.stack(
+            [(r * torch.randn(r.shape, generator=generator, dtype=r.dtype)).sum() for r in results.values()]
+        ).sum()
         if total.requires_grad:
             found = torch.autograd.grad(total, list(sources.values()), allow_unused=True, materialize_grads=True)
         else:

@@ -74,7 +74,7 @@ def in_units(found: Numbers, exact: NDArray[np.longdouble]) -> float:
 
 def exact_sigmoid(x: NDArray[np.longdouble]) -> NDArray[np.longdouble]:
     with np.errstate(over="ignore", under="ignore"):
-        return 1 / (1 + np.exp(-x))
+        return 1 / (1 + np.exp(-x))  # pyright: ignore[reportReturnType]
 
 
 # Function: exactly, on extended precision; the bound in units.

@@ -158,7 +158,7 @@ def main(dtype_name: str) -> None:
                     fences.check()
                 assert fences.count > 3 + len(states)
                 with elman.use_engine("reference"):
-                    double = recurrent(of.cell, size, units, **options | {"dtype": torch.float64})
+                    double = recurrent(of.cell, size, units, **options | {"dtype": torch.float64})  # pyright: ignore[reportArgumentType]
                     double.load_state_dict(of.state_dict())
                     exact = everything(double, x.double(), tuple(s.double() for s in states), torch.clone)
                 for m, e in zip(mine, exact, strict=True):
