@@ -348,14 +348,6 @@ MUTANTS = [
         "test_literature.py",
     ),
     Mutant(
-        "one row short in the second tile",
-        "cpu/product.py",
-        "def linear",
-        'row = begin + word["first row"]',
-        "row = begin * 1 + p.select(begin > 0, 1, p.int(0))",
-        "test_literature.py",
-    ),
-    Mutant(
         "product starts before its operand is complete",
         "phases.py",
         "def phases",
