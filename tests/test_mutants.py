@@ -363,6 +363,22 @@ MUTANTS = [
         "if False:",
         "test_cpu_cells.py",
     ),
+    Mutant(
+        "one chain of sums over the whole depth",
+        "cpu/product.py",
+        "BLOCK = ",
+        "128",
+        "1 << 40",
+        "test_accuracy.py::test_long_sums",
+    ),
+    Mutant(
+        "the second tile a row too early",
+        "cpu/product.py",
+        "def linear",
+        'row = begin + word["first row"]',
+        'row = begin + word["first row"] - p.select(begin > 0, 1, p.int(0))',
+        "test_literature.py",
+    ),
 ]
 
 

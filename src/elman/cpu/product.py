@@ -2,8 +2,8 @@
 
 A panel is `vectors` vectors wide and holds its part of the matrix in the order in which a tile reads it:
 for every k, vector after vector. Lanes beyond the matrix are zero, so that a tile needs no masks.
-Every element is one chain of fused multiply-adds over k, whatever the tile: how rows are cut into
-tiles, or threads, does not change a bit.
+Every element is summed in the same order, whatever the tile: how rows are cut into tiles, or threads, does
+not change a bit. It is summed in blocks of k, since the error of a single chain grows with its length.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from elman.cpu import llvm
 from elman.cpu.program import INT, POINTER, Program, Value
 
 ACCUMULATORS = 32  # vectors that a tile has, at most; more only where a single block of units has more
+BLOCK = 128  # steps of k that are summed from zero, a power of two
 UNROLL = 4  # steps of k in one round of a tile's loop
 
 
@@ -74,13 +75,9 @@ def tile(rows: int, vectors: int, dtype_bytes: int) -> int:
     a, b, start, out = (p.given[name] for name in ("A", "B", "start", "out"))
     a_k, out_row = p.given["A_k"], p.given["out_row"]
     row_of = [p.at(a, p.given["A_row"] * r) for r in range(rows)]
-    sums = [
-        p.load(start, p.given["start_row"] * r + v * lanes)  # r v accumulators
-        for r in range(rows)
-        for v in range(vectors)
-    ]
-    unrolled = p.whole(p.given["K"], UNROLL)
-    for begin, end, at_once in ((0, unrolled, UNROLL), (unrolled, p.given["K"], 1)):
+
+    def add_up(begin: Value, end: Value, at_once: int, sums: list[Value]) -> list[Value]:
+        """sums, r v of them, and A[r, k] B[k][v] from begin to end."""
         loop = p.loop_carrying(begin, end, at_once, *sums)
         sums = list(loop.carried)
         ahead = p.at(b, loop.index * (vectors * lanes))
@@ -90,10 +87,21 @@ def tile(rows: int, vectors: int, dtype_bytes: int) -> int:
                 weights = p.load(ahead, (k * vectors + v) * lanes)
                 for r in range(rows):
                     sums[r * vectors + v] = p.fma(numbers[r], weights, sums[r * vectors + v])
-        sums = loop.end(sums)
-    for position, total in enumerate(sums):
-        r, v = divmod(position, vectors)
-        p.store(total, out, out_row * r + v * lanes)
+        return loop.end(sums)
+
+    def add_to(before: Value, before_row: Value, sums: list[Value]) -> None:
+        for position, total in enumerate(sums):
+            r, v = divmod(position, vectors)
+            p.store(total + p.load(before, before_row * r + v * lanes), out, out_row * r + v * lanes)
+
+    # What does not fill a block comes first, with `start`: a short product then passes through memory once.
+    zero, depth = [p.splat(0.0)] * (rows * vectors), p.given["K"]
+    blocks = p.whole(depth, BLOCK)
+    unrolled = p.whole(depth, UNROLL)
+    rest = add_up(unrolled, depth, 1, add_up(blocks, unrolled, UNROLL, zero))
+    add_to(start, p.given["start_row"], rest)
+    with p.loop(0, blocks, BLOCK) as begin:
+        add_to(out, out_row, add_up(begin, begin + BLOCK, UNROLL, zero))
     p.done()
     return llvm.addresses(module, ["tile"])[0]
 
