@@ -358,15 +358,15 @@ def test_denormal_arithmetic_is_as_before() -> None:
 @contextmanager
 def two_threads(small: int = 0) -> Iterator[None]:
     """Two threads, and worth waking for anything larger than `small` multiplications."""
-    before, work = torch.get_num_threads(), calls.SMALL
+    before, work = torch.get_num_threads(), threads.SMALL
     torch.set_num_threads(2)
-    calls.SMALL = small
+    threads.SMALL = small
     calls.recipe.cache_clear()
     try:
         yield
     finally:
         torch.set_num_threads(before)
-        calls.SMALL = work
+        threads.SMALL = work
         calls.recipe.cache_clear()
 
 
@@ -489,8 +489,8 @@ import os, signal, sys, time
 sys.path.insert(0, {tests!r})
 import torch, elman
 from cases import gradients, inputs, layer
-from elman.cpu import calls, threads
-calls.SMALL = 0
+from elman.cpu import threads
+threads.SMALL = 0
 of = layer("lstm", 3, 9, bidirectional=True)
 x, states = inputs(of, 4, 6)
 torch.set_num_threads(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable
 from functools import cache
@@ -31,7 +32,8 @@ def compiled(name: str, arguments: int, form: str) -> Callable[..., None]:
         values = [p.load(p.given[source], k) for source in sources]
         p.store(functions.OPERATIONS[name](p, *values), p.given["out"], k)
     p.done()
-    return llvm.function(p.module, name, given)
+    kinds = [ctypes.c_int64 if kind == INT else ctypes.c_void_p for kind in given.values()]
+    return ctypes.CFUNCTYPE(None, *kinds)(llvm.addresses(p.module, [name])[0])
 
 
 def apply(name: str, *arguments: Numbers) -> Numbers:

@@ -28,23 +28,14 @@ def phases(
     product_of: Callable[[Node], tuple[Node, ...] | None],
     once: Callable[[Node], bool] = lambda node: False,
 ) -> list[Phase]:
-    """The phases of a graph, in order; what no output needs is left out.
+    """The phases of a graph, in order. It holds only what its outputs need: `Graph.needed`.
 
     product_of(node): the computed values that a product has to wait for; None if the node is no product.
     once(node): whether a leaf can be read in the first phase only; others can be read in any.
     """
-    needed: set[int] = set()
-    waiting = list(graph.outputs.values())
-    while waiting:
-        node = waiting.pop()
-        if node.index not in needed:
-            needed.add(node.index)
-            waiting += [*node.arguments, *(product_of(node) or ())]
-    nodes = [node for node in graph.nodes if node.index in needed]
-
     earliest: dict[int, int] = {}
     fixed = {node.index for node in graph.outputs.values()}
-    for node in nodes:
+    for node in graph.nodes:
         read = product_of(node)
         if read is None:
             earliest[node.index] = max((earliest[a.index] for a in node.arguments), default=0)
@@ -53,8 +44,8 @@ def phases(
             fixed |= {a.index for a in read}
 
     phase_of: dict[int, int] = {}
-    readers: dict[int, list[int]] = {node.index: [] for node in nodes}
-    for node in reversed(nodes):
+    readers: dict[int, list[int]] = {node.index: [] for node in graph.nodes}
+    for node in reversed(graph.nodes):
         early = node.op in NONLINEAR or node.index in fixed or not node.arguments or product_of(node) is not None
         phase_of[node.index] = earliest[node.index] if early else min(readers[node.index])
         if product_of(node) is None:
@@ -62,7 +53,7 @@ def phases(
                 readers[argument.index].append(phase_of[node.index])
 
     cut = [Phase() for _ in range(1 + max(phase_of.values(), default=0))]
-    for node in nodes:
+    for node in graph.nodes:
         phase = cut[phase_of[node.index]]
         if product_of(node) is not None:
             phase.products.append(node)

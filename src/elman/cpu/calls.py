@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -18,9 +17,8 @@ from elman.cpu import llvm, product, threads
 from elman.cpu.kernels import kernel
 from elman.cpu.memory import workspace
 from elman.cpu.plan import Pass, Product, plan
+from elman.cpu.product import Cut
 from elman.layout import Direction
-
-SMALL = 1 << 20  # multiplications below which a second thread is not worth waking
 
 
 class Sizes(NamedTuple):
@@ -65,13 +63,12 @@ def recipe(cell: Cell, which: str, sizes: Sizes) -> Recipe:
     rows = _rows(cell, sizes)
 
     packings: list[Packing] = []
-    tall: list[int] = []
+    cuts: list[tuple[int, Cut]] = []  # of each phase: most rows in a tile, panels
     for number, products in enumerate(todo.products):
         most = max((len(each.nodes) for each in products), default=1)
         tiling = product.tiling(max(count for _, count in rows), blocks, most)
-        count = -(-blocks // tiling.blocks)
-        panels = (count, blocks // count, blocks % count)
-        tall.append(tiling.rows)
+        panels = product.cut(blocks, tiling.blocks)
+        cuts.append((tiling.rows, panels))
         known |= zip((f"{number} panels", f"{number} narrow", f"{number} wider"), panels, strict=True)
         for index, each in enumerate(products):
             packings += _packings(which, f"{number}.{index}", each, units, blocks * lanes, panels)
@@ -83,7 +80,7 @@ def recipe(cell: Cell, which: str, sizes: Sizes) -> Recipe:
             back = not back
         mine = known | {"dt": -1 if back else 1, "first time": steps - 1 if back else 0}
         for first, count in rows:
-            table = mine | _tiles(todo, known, tall, first, count, size)
+            table = mine | _tiles(todo, cuts, first, count, size)
             for name in compiled.words:
                 positions[direction].setdefault(name, []).append(len(words))
                 words.append(table.get(name, 0))
@@ -94,16 +91,11 @@ def recipe(cell: Cell, which: str, sizes: Sizes) -> Recipe:
 def _rows(cell: Cell, sizes: Sizes) -> list[tuple[int, int]]:
     """The batch's rows cut for the threads there are: first row, number of rows."""
     each = sizes.units**2 * max(1, len(cell.anatomy.recurrent_gates))
-    if sizes.steps * sizes.batch * len(sizes.reverse) * each < SMALL:
-        return [(0, sizes.batch)]
-    parts = min(sizes.batch, max(1, sizes.threads // len(sizes.reverse)))
-    starts = [sizes.batch * part // parts for part in range(parts + 1)]
-    return [(start, end - start) for start, end in pairwise(starts)]
+    work = sizes.steps * sizes.batch * len(sizes.reverse) * each
+    return threads.shares(sizes.batch, work, max(1, sizes.threads // len(sizes.reverse)))
 
 
-def _packings(
-    which: str, name: str, each: Product, units: int, padded: int, panels: tuple[int, int, int]
-) -> list[Packing]:
+def _packings(which: str, name: str, each: Product, units: int, padded: int, panels: Cut) -> list[Packing]:
     """How the weights of a product, and forward its biases, come into panels."""
     buffer, found = f"{which} {name}", []
     if which == "backward":
@@ -128,23 +120,15 @@ def _packings(
     return found
 
 
-def _tiles(
-    todo: Pass, known: dict[str, int], tall: Sequence[int], first: int, rows: int, dtype_bytes: int
-) -> dict[str, int]:
+def _tiles(todo: Pass, cuts: Sequence[tuple[int, Cut]], first: int, rows: int, dtype_bytes: int) -> dict[str, int]:
     """How a range of rows is cut, and the tiles for it."""
     words = {"first row": first}
-    for number, products in enumerate(todo.products):
-        count = -(-rows // tall[number])
-        short, taller = rows // count, rows % count
-        words |= zip((f"{number} tiles", f"{number} short", f"{number} taller"), (count, short, taller), strict=True)
-        narrow, wider, panels = (known[f"{number} {name}"] for name in ("narrow", "wider", "panels"))
+    for number, (products, (tall, panels)) in enumerate(zip(todo.products, cuts, strict=True)):
+        tiles = product.cut(rows, tall)
+        words |= zip((f"{number} tiles", f"{number} short", f"{number} taller"), tiles, strict=True)
         for index, each in enumerate(products):
-            for kind in range(4):
-                more_rows, more_blocks = divmod(kind, 2)
-                used = (taller if more_rows else True) and (wider if more_blocks else wider < panels)
-                if used:
-                    vectors = (narrow + more_blocks) * len(each.nodes)
-                    words[f"{number}.{index} tile {kind}"] = product.tile(short + more_rows, vectors, dtype_bytes)
+            four = product.four_tiles(tiles, panels, len(each.nodes), dtype_bytes)
+            words |= {f"{number}.{index} tile {kind}": address for kind, address in enumerate(four)}
     return words
 
 

@@ -17,7 +17,7 @@ from llvmlite import ir
 from elman.cell import Cell
 from elman.cpu import functions, llvm
 from elman.cpu.plan import Pass, Place, Product, plan
-from elman.cpu.product import ACCUMULATORS, panels
+from elman.cpu.product import ACCUMULATORS, chosen, panels
 from elman.cpu.program import INT, POINTER, Program, Value
 from elman.graph import Node
 
@@ -43,6 +43,15 @@ def text(cell: Cell, which: str, dtype_bytes: int, ragged: bool) -> tuple[ir.Mod
     return made.p.module, tuple(made.words)
 
 
+class Tile(NamedTuple):
+    """Blocks of units and rows of the batch that are done together: the first ones, and how many."""
+
+    block: Value
+    width: Value
+    row: Value
+    rows: Value
+
+
 class _Emit:
     """What forward and backward share: the table, places in memory, products, loops."""
 
@@ -63,7 +72,10 @@ class _Emit:
         p.done()
 
     def body(self) -> None:
-        raise NotImplementedError
+        with self.p.loop(0, self.steps) as n:
+            t = self.word("first time") + n * self.dt
+            for number in range(len(self.todo.phases)):
+                self.phase(number, n, t)
 
     def word(self, name: str, kind: ir.Type = INT) -> Value:
         """A word of the table, read once, on entry."""
@@ -81,6 +93,12 @@ class _Emit:
         start, row = self.pointer(name), self.word(f"{name} row")
         return start if _of(name) in PRESENT else self.p.at(start, time * self.word(f"{name} time")), row
 
+    def initial_or(self, first: Value, state: str, otherwise: tuple[Value, Value]) -> tuple[Value, Value]:
+        """The initial state's place in the first step, else that of an array."""
+        initial = self.pointer(f"s0.{state}"), self.word(f"s0.{state} row")
+        start, row = (self.p.select(first, a, b) for a, b in zip(initial, otherwise, strict=True))
+        return start, row
+
     def slot(self, place: Place) -> Value:
         """How far a slot is from the first one."""
         return (self.padded if _of(place.array) in ("carry", "memory", "d_p") else self.units) * place.slot
@@ -93,26 +111,26 @@ class _Emit:
         def find(array: str) -> tuple[Value, Value]:
             return self.locate(array, n, t)
 
-        for first, width, row, count in self.tiles(number):
-            self.fetch(number, find, first, width, row, count)
+        for tile in self.tiles(number):
+            self.fetch(number, find, tile)
             results: dict[int, tuple[Value, int, int]] = {}
             used = 0
             for index, product in enumerate(products):
                 out = p.at(self.scratch, used * self.lanes)
-                self.product(f"{number}.{index}", product, n, find, first, width, row, count, out)
+                self.product(f"{number}.{index}", product, n, find, tile, out)
                 for place, node in enumerate(product.nodes):
                     results[node.index] = (out, len(product.nodes), place)
                 used += max(ACCUMULATORS, len(product.nodes))
-            with p.loop(0, count) as r, p.loop(0, width) as j:
-                unit = (first + j) * self.lanes
+            with p.loop(0, tile.rows) as r, p.loop(0, tile.width) as j:
+                unit = (tile.block + j) * self.lanes
                 mask = p.first_lanes(self.units - unit) if self.ragged else None
                 sums = {
-                    index: p.load(out, ((r * width + j) * vectors + place) * self.lanes)
+                    index: p.load(out, ((r * tile.width + j) * vectors + place) * self.lanes)
                     for index, (out, vectors, place) in results.items()
                 }
-                self.elements(number, sums, Access(self, find, row + r, unit, mask))
+                self.elements(number, sums, Access(self, find, tile.row + r, unit, mask))
 
-    def fetch(self, number: int, find: Any, first: Value, width: Value, row: Value, count: Value) -> None:
+    def fetch(self, number: int, find: Any, tile: Tile) -> None:
         """Ask for what the tile's elements are going to read and write, so that it comes during the products.
 
         It is spread over rows far apart, which no processor foresees.
@@ -122,10 +140,10 @@ class _Emit:
         places = {
             place: place in stored for place in [*self.read_in(number), *stored] if _of(place.array) not in PRESENT
         }
-        with p.loop(0, count) as r, p.loop(0, width) as j:
+        with p.loop(0, tile.rows) as r, p.loop(0, tile.width) as j:
             for place, write in places.items():
                 start, apart = find(place.array)
-                p.prefetch(start, (row + r) * apart + self.slot(place) + (first + j) * self.lanes, write)
+                p.prefetch(start, (tile.row + r) * apart + self.slot(place) + (tile.block + j) * self.lanes, write)
 
     def read_in(self, number: int) -> list[Place]:
         """The places that a phase reads."""
@@ -134,49 +152,26 @@ class _Emit:
         nodes = [a for node in phase.nodes for a in node.arguments] + [node for node, _ in self.todo.stores[number]]
         return [self.todo.places[n.index] for n in nodes if n.index not in here and n.index in self.todo.places]
 
-    def tiles(self, number: int) -> Iterator[tuple[Value, Value, Value, Value]]:
-        """First block and width of every panel of a phase, first row and count of every tile of rows."""
+    def tiles(self, number: int) -> Iterator[Tile]:
+        """Every panel of a phase, and in it every tile of rows."""
         p = self.p
         wide = [self.word(f"{number} {name}") for name in ("panels", "narrow", "wider")]
         tall = [self.word(f"{number} {name}") for name in ("tiles", "short", "taller")]
-        for first, width in panels(p, *wide):
+        for block, width in panels(p, *wide):
             for row, count in panels(p, *tall):
-                yield first, width, row + self.word("first row"), count
+                yield Tile(block, width, row + self.word("first row"), count)
 
-    def product(
-        self,
-        name: str,
-        product: Product,
-        n: Value,
-        find: Any,
-        first: Value,
-        width: Value,
-        row: Value,
-        count: Value,
-        out: Value,
-    ) -> None:
+    def product(self, name: str, product: Product, n: Value, find: Any, tile: Tile, out: Value) -> None:
+        """The sums of a product for a tile, into `out`."""
         raise NotImplementedError
 
-    def run_tile(
-        self,
-        name: str,
-        a: Value,
-        a_row: Value,
-        depth: Value,
-        b: Value,
-        start: Value,
-        start_row: Value,
-        out: Value,
-        out_row: Value,
-        width: Value,
-        count: Value,
-    ) -> None:
-        """One of four tiles: with or without one more row, with or without one more block."""
+    def run_tile(self, name: str, tile: Tile, out_row: Value, depth: Value, *arguments: Value) -> None:
+        """arguments: rows to multiply and how far they are apart; weights; what to start from, rows apart; out."""
+        a, a_row, b, start, start_row, out = arguments
         p, number = self.p, name.partition(".")[0]
         four = [self.word(f"{name} tile {kind}") for kind in range(4)]
-        taller, wider = count > self.word(f"{number} short"), width > self.word(f"{number} narrow")
-        chosen = p.select(taller, p.select(wider, four[3], four[2]), p.select(wider, four[1], four[0]))
-        p.call(chosen, a, a_row, p.int(1), depth, b, start, start_row, out, out_row)
+        taller, wider = tile.rows > self.word(f"{number} short"), tile.width > self.word(f"{number} narrow")
+        p.call(chosen(p, four, taller, wider), a, a_row, p.int(1), depth, b, start, start_row, out, out_row)
 
     def locate(self, array: str, n: Value, t: Value) -> tuple[Value, Value]:
         raise NotImplementedError
@@ -238,19 +233,11 @@ class Access(NamedTuple):
 
 
 class _Forward(_Emit):
-    def body(self) -> None:
-        p = self.p
-        with p.loop(0, self.steps) as n:
-            t = self.word("first time") + n * self.dt
-            for number in range(len(self.todo.phases)):
-                self.phase(number, n, t)
-
     def locate(self, array: str, n: Value, t: Value) -> tuple[Value, Value]:
-        p, (kind, _, state) = self.p, array.partition(".")
+        kind, _, state = array.partition(".")
         if kind == "before":
-            now, row = self.state(state, n - 1, t - self.dt)
             first = n.equals(0)
-            return p.select(first, self.pointer(f"s0.{state}"), now), p.select(first, self.word(f"s0.{state} row"), row)
+            return self.initial_or(first, state, self.state(state, n - 1, t - self.dt))
         return self.state(state, n, t) if kind == "s" else self.array(array, t)
 
     def state(self, state: str, n: Value, t: Value) -> tuple[Value, Value]:
@@ -258,76 +245,50 @@ class _Forward(_Emit):
         by_turns = self.name == "infer" and state != self.cell.states[0]
         return self.array(f"s.{state}", n & self.p.int(1) if by_turns else t)
 
-    def product(
-        self,
-        name: str,
-        product: Product,
-        n: Value,
-        find: Any,
-        first: Value,
-        width: Value,
-        row: Value,
-        count: Value,
-        out: Value,
-    ) -> None:
+    def product(self, name: str, product: Product, n: Value, find: Any, tile: Tile, out: Value) -> None:
         p, vectors = self.p, len(product.nodes) * self.lanes
         start, a_row = find(product.operand.array)
-        a = p.at(start, row * a_row + self.slot(product.operand))
-        b = p.at(self.pointer(f"{name} weights"), first * self.units * vectors)
-        bias = p.at(self.pointer(f"{name} bias"), first * vectors)
-        self.run_tile(name, a, a_row, self.units, b, bias, p.int(0), out, width * vectors, width, count)
+        a = p.at(start, tile.row * a_row + self.slot(product.operand))
+        b = p.at(self.pointer(f"{name} weights"), tile.block * self.units * vectors)
+        bias = p.at(self.pointer(f"{name} bias"), tile.block * vectors)
+        self.run_tile(name, tile, tile.width * vectors, self.units, a, a_row, b, bias, p.int(0), out)
 
 
 class _Backward(_Emit):
     """Steps in the opposite order: `t` goes back, `t - dt` is the step that forward made after t."""
 
     def body(self) -> None:
+        super().body()
         p = self.p
-        with p.loop(0, self.steps) as n:
-            t = self.word("first time") + n * self.dt
-            for number in range(len(self.todo.phases)):
-                self.phase(number, n, t)
         # What the first step's products give to the initial states.
         end = self.word("first time") + self.steps * self.dt
         for index, product in enumerate(self.todo.products[0]):
             if not product.state:
                 continue
-            for first, width, row, count in self.tiles(0):
+            for tile in self.tiles(0):
                 find = lambda array: self.locate(array, self.steps, end)  # noqa: E731
-                self.product(f"0.{index}", product, self.steps, find, first, width, row, count, self.scratch)
+                self.product(f"0.{index}", product, self.steps, find, tile, self.scratch)
                 carry, carry_row = find(f"carry.{product.state}")
-                with p.loop(0, count) as r, p.loop(0, width) as j:
-                    value = p.load(self.scratch, (r * width + j) * self.lanes)
-                    p.store(value, carry, (row + r) * carry_row + (first + j) * self.lanes)
+                with p.loop(0, tile.rows) as r, p.loop(0, tile.width) as j:
+                    value = p.load(self.scratch, (r * tile.width + j) * self.lanes)
+                    p.store(value, carry, (tile.row + r) * carry_row + (tile.block + j) * self.lanes)
 
     def locate(self, array: str, n: Value, t: Value) -> tuple[Value, Value]:
-        p, (kind, _, state) = self.p, array.partition(".")
+        kind, _, state = array.partition(".")
         if kind == "before":
-            now, row = self.array(f"s.{state}", t + self.dt)
             first = n.equals(self.steps - 1)
-            return p.select(first, self.pointer(f"s0.{state}"), now), p.select(first, self.word(f"s0.{state} row"), row)
+            return self.initial_or(first, state, self.array(f"s.{state}", t + self.dt))
         if kind == "later":  # the adjoints of the step that was just done
             return self.array(state, t - self.dt)
         return self.array(array, t)
 
-    def product(
-        self,
-        name: str,
-        product: Product,
-        n: Value,
-        find: Any,
-        first: Value,
-        width: Value,
-        row: Value,
-        count: Value,
-        out: Value,
-    ) -> None:
+    def product(self, name: str, product: Product, n: Value, find: Any, tile: Tile, out: Value) -> None:
         p, lanes = self.p, self.lanes
         depth = self.units * sum(segment.slots for segment in product.segments)
-        panel = p.at(self.pointer(f"{name} weights"), first * depth * lanes)
+        panel = p.at(self.pointer(f"{name} weights"), tile.block * depth * lanes)
         if product.state:
             start, start_row = find(f"carry.{product.state}")
-            start = p.at(start, row * start_row + first * lanes)
+            start = p.at(start, tile.row * start_row + tile.block * lanes)
             if f"s.{product.state}" not in self.todo.graph.outputs:  # all comes through products
                 starting = n.equals(0)
                 start = p.select(starting, start, self.pointer("zeros"))
@@ -337,26 +298,16 @@ class _Backward(_Emit):
         done = p.int(0)
         for segment in product.segments:
             rows, a_row = find(f"later.{segment.place.array}" if product.state else segment.place.array)
-            a = p.at(rows, row * a_row + self.slot(segment.place))
+            a = p.at(rows, tile.row * a_row + self.slot(segment.place))
             length = self.units * segment.slots
             if product.state:
                 # The last step has none after it: nothing is multiplied, and the sum is what it starts from.
                 length = p.select(n.equals(0), 0, length)
-            self.run_tile(
-                name,
-                a,
-                a_row,
-                length,
-                p.at(panel, done * width * lanes),
-                start,
-                start_row,
-                out,
-                width * lanes,
-                width,
-                count,
-            )
+            out_row = tile.width * lanes
+            b = p.at(panel, done * out_row)
+            self.run_tile(name, tile, out_row, length, a, a_row, b, start, start_row, out)
             done = done + self.units * segment.slots
-            start, start_row = out, width * lanes
+            start, start_row = out, out_row
 
     def read_in(self, number: int) -> list[Place]:
         return [*super().read_in(number), *([Place("d_out")] if number == 0 else [])]

@@ -5,8 +5,6 @@ Compiled code lives as long as the process.
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -75,9 +73,3 @@ def addresses(module: ir.Module, names: list[str]) -> list[int]:
     engine.finalize_object()
     _engines.append(engine)
     return [engine.get_function_address(name) for name in names]
-
-
-def function(module: ir.Module, name: str, arguments: dict[str, ir.Type]) -> Callable[..., None]:
-    """A function of whole numbers and addresses, compiled. The interpreter's lock is released while it runs."""
-    kinds = [ctypes.c_void_p if isinstance(kind, ir.PointerType) else ctypes.c_int64 for kind in arguments.values()]
-    return ctypes.CFUNCTYPE(None, *kinds)(addresses(module, [name])[0])

@@ -15,7 +15,6 @@ from elman.cpu import llvm, product, threads
 from elman.cpu.memory import workspace
 
 CHUNK = 512  # steps of the depth that are packed at a time
-SMALL = 1 << 20  # multiplications below which a second thread is not worth waking
 
 
 def add_products(pairs: list[tuple[Tensor, Tensor]], out: Tensor, add: bool) -> None:
@@ -35,28 +34,19 @@ def add_products(pairs: list[tuple[Tensor, Tensor]], out: Tensor, add: bool) -> 
     left = workspace.address("left", CHUNK * m_blocks * lanes, dtype)
     right = workspace.address("right", CHUNK * padded, dtype)
 
-    cut = product.tiling(product.OUTER_ROWS, n_blocks, 1)
-    count = -(-n_blocks // cut.blocks)
-    panels = (count, n_blocks // count, n_blocks % count)
-    low, high = min(product.outer_heights(lanes)), max(product.outer_heights(lanes))
-    tiles = [
-        product.tile(tall, panels[1] + more, size) if (panels[2] if more else panels[2] < count) else 0
-        for tall in (low, high)
-        for more in (0, 1)
-    ]
+    panels = product.cut(n_blocks, product.tiling(product.OUTER_ROWS, n_blocks, 1).blocks)
+    tiles = product.four_tiles(product.cut(lanes, product.OUTER_ROWS), panels, 1, size)
     total = sum(a.shape[0] * a.shape[1] for a, _ in pairs)
-    parts = min(threads.available(), m_blocks) if total * out.numel() >= SMALL else 1
-    edges = [m_blocks * part // parts for part in range(parts + 1)]
+    parts = threads.shares(m_blocks, total * out.numel(), threads.available())
     pack, outer = product.pack(False, size), product.outer(size)
     for a, a_row, b, b_row, depth in _chunks(pairs):
         of_left = (a, a_row, 0, 1, depth, out.shape[0], left, depth, 0, 1, 0, m_blocks, 1, 0)
         of_right = (b, b_row, 0, 1, depth, out.shape[1], right, depth, 0, 1, 0, *panels)
         threads.run(pack, 2, (*of_left, *of_right))
         words: list[int] = []
-        for part in range(parts):
-            span = (edges[part], edges[part + 1] - edges[part])
-            words += (left, right, sums.data_ptr(), padded, depth, *span, *panels, *tiles)
-        threads.run(outer, parts, words)
+        for part in parts:
+            words += (left, right, sums.data_ptr(), padded, depth, *part, *panels, *tiles)
+        threads.run(outer, len(parts), words)
     out.copy_(sums[: out.shape[0], : out.shape[1]])
 
 
@@ -71,9 +61,8 @@ class Linear:
         self.units, self.depth = weight.shape if transposed else (weight.shape[1], weight.shape[0])
         lanes = llvm.target().lanes(self.size)
         blocks = -(-self.units // lanes)
-        self.cut = product.tiling(max(rows, 1), blocks, 1)
-        count = -(-blocks // self.cut.blocks)
-        self.panels = (count, blocks // count, blocks % count)
+        tiling = product.tiling(max(rows, 1), blocks, 1)
+        self.tall, self.panels = tiling.rows, product.cut(blocks, tiling.blocks)
         self.packed = workspace.address(f"{name} weight", blocks * lanes * self.depth, dtype)
         self.bias = workspace.address(f"{name} bias", blocks * lanes, dtype)
         common = (1, self.depth, self.units, self.packed, self.depth, 0, 1, 0, *self.panels)
@@ -87,21 +76,15 @@ class Linear:
     def __call__(self, x: Tensor, out: Tensor, *, add: bool = False) -> None:
         """x (M, K) and out (M, N), rows of any distance; with `add` the result is added to out."""
         rows = x.shape[0]
-        parts = min(threads.available(), rows) if rows * self.units * self.depth >= SMALL else min(1, rows)
+        parts = threads.shares(rows, rows * self.units * self.depth, threads.available())
         words: list[int] = []
-        count, narrow, wider = self.panels
-        for part in range(parts):
-            first, last = rows * part // parts, rows * (part + 1) // parts
-            tiles = -(-(last - first) // self.cut.rows)
-            short, taller = (last - first) // tiles, (last - first) % tiles
+        for first, count in parts:
+            tiles = product.cut(count, self.tall)
             words += (x.data_ptr(), x.stride(0), self.depth, self.packed, self.bias, out.data_ptr(), out.stride(0))
-            words += (self.units, *self.panels, first, tiles, short, taller)
-            for more_rows in (0, 1):
-                for more_blocks in (0, 1):
-                    used = (taller if more_rows else True) and (wider if more_blocks else wider < count)
-                    words.append(product.tile(short + more_rows, narrow + more_blocks, self.size) if used else 0)
+            words += (self.units, *self.panels, first, *tiles)
+            words += product.four_tiles(tiles, self.panels, 1, self.size)
         if words:
-            threads.run(product.linear(self.size, add), parts, words)
+            threads.run(product.linear(self.size, add), len(parts), words)
 
 
 def _chunks(pairs: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[int, int, int, int, int]]:

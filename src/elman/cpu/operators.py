@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from elman import reference
 from elman.cell import Cell
 from elman.cpu import passes
 from elman.cpu.passes import Saved, Wanted
 from elman.cpu.plan import plan
 from elman.layout import Direction, Weights
+from elman.recurrence import ENGINES
 
 _VECTORS = Weights._fields.index("ch")
 _cells: dict[str, Cell] = {}
@@ -233,13 +233,8 @@ class _Layer(torch.autograd.Function):
 def _by_reference(inputs: Inputs, cotangents: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tensor | None]:
     """The same gradients by the reference engine, with a graph of their own."""
     name, x, weights, _, state, _ = inputs
-    outputs: list[Tensor] = []
-    finals: list[Tensor] = []
-    for weights_of_one, initial, reverse in _directions(inputs):
-        output, final = reference.run(_cell(name), x, weights_of_one, initial, reverse=reverse)
-        outputs.append(output)
-        finals += final
-    results = [torch.cat(outputs, dim=-1), *finals]
+    output, finals = ENGINES["reference"].run(_cell(name), x, _directions(inputs))
+    results = [output, *(s for states in finals for s in states)]
     pairs = [(r, c) for r, c in zip(results, cotangents, strict=True) if c is not None and r.requires_grad]
     sources = [t for t, wanted in zip((x, *weights, *state), needed, strict=True) if wanted]
     values, d_values = zip(*pairs, strict=True)

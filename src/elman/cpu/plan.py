@@ -86,6 +86,7 @@ def plan(cell: Cell) -> Plan:
     graph = trace(cell).needed()
     back = derivative(graph)
     _zero_where_missing(cell, graph, back)
+    back = back.needed()
     cut = phases(graph, _waits_for)
     kept = {int(node.name) for node in back.nodes if node.op == "kept"}
     infer, _ = _forward(cell, graph, cut, None)

@@ -20,6 +20,24 @@ BLOCK = 128  # steps of k that are summed from zero, a power of two
 UNROLL = 4  # steps of k in one round of a tile's loop
 
 
+class Cut(NamedTuple):
+    """Things in as few heaps as possible: `number` of them, the first `wider` with one more than `narrow`."""
+
+    number: int
+    narrow: int
+    wider: int
+
+    def heaps(self) -> list[tuple[int, int]]:
+        """The two sizes, and how many heaps have each."""
+        return [(self.narrow + 1, self.wider), (self.narrow, self.number - self.wider)]
+
+
+def cut(count: int, most: int) -> Cut:
+    """`count` things in heaps of at most `most`, as equal as can be."""
+    number = -(-count // most)
+    return Cut(number, count // number, count % number)
+
+
 class Tiling(NamedTuple):
     """How a product of `rows` rows and `blocks` blocks of units is cut."""
 
@@ -43,19 +61,13 @@ def tiling(rows: int, blocks: int, vectors_per_block: int) -> Tiling:
             if r * v + r + 1 > registers and (r, n) != (1, 1):
                 continue
             cycles = 0.0
-            for tall, many in balanced(rows, r):
-                for wide, times in balanced(blocks, n):
+            for tall, many in cut(rows, r).heaps():
+                for wide, times in cut(blocks, n).heaps():
                     v = wide * vectors_per_block
                     cycles += many * times * (max(tall * v / 2, 4, 2 * v) + 0.05 * (tall + v))
             if cycles < fewest:
                 best, fewest = Tiling(r, n), cycles
     return best
-
-
-def balanced(count: int, most: int) -> list[tuple[int, int]]:
-    """`count` things in as few equal heaps as hold at most `most`: sizes, which differ by one, and how many of each."""
-    heaps = -(-count // most)
-    return [(count // heaps + 1, count % heaps), (count // heaps, heaps - count % heaps)]
 
 
 TILE = {"A": POINTER, "A_row": INT, "A_k": INT, "K": INT, "B": POINTER}
@@ -104,6 +116,21 @@ def tile(rows: int, vectors: int, dtype_bytes: int) -> int:
         add_to(out, out_row, add_up(begin, begin + BLOCK, UNROLL, zero))
     p.done()
     return llvm.addresses(module, ["tile"])[0]
+
+
+def four_tiles(rows: Cut, blocks: Cut, vectors_per_block: int, dtype_bytes: int) -> list[int]:
+    """The tiles that rows and blocks so cut need: `chosen` picks one. Zero for a shape that does not occur."""
+    shapes = [
+        (rows.narrow + tall, blocks.narrow + wide, tall <= rows.wider and wide <= blocks.wider)
+        for tall in (0, 1)
+        for wide in (0, 1)
+    ]
+    return [tile(r, n * vectors_per_block, dtype_bytes) if occurs else 0 for r, n, occurs in shapes]
+
+
+def chosen(p: Program, four: list[Value], taller: Value, wider: Value) -> Value:
+    """The one of `four_tiles` with or without one more row, with or without one more block."""
+    return p.select(taller, p.select(wider, four[3], four[2]), p.select(wider, four[1], four[0]))
 
 
 def panels(p: Program, number: Value, narrow: Value, wider: Value) -> Iterator[tuple[Value, Value]]:
@@ -177,11 +204,6 @@ def _turned(p: Program, rows: list[Value]) -> list[Value]:
 OUTER_ROWS = 6  # at most, in a tile of `outer`
 
 
-def outer_heights(lanes: int) -> list[int]:
-    """How many rows the tiles have into which a block is cut."""
-    return [tall for tall, many in balanced(lanes, OUTER_ROWS) for _ in range(many)]
-
-
 # out[m, n] = bias[n] + sum over k of A[m, k] B[k, n], B and bias in panels; rows of A and out `A_row` and `out_row`
 # apart, from `first row` on.
 LINEAR = ("A", "A_row", "K", "B", "bias", "out", "out_row", "units", "panels", "narrow", "wider")
@@ -201,11 +223,10 @@ def linear(dtype_bytes: int, add: bool) -> int:
         b, start = p.at(word["B"], first * word["K"] * lanes), p.at(word["bias"], first * lanes)
         for begin, count in panels(p, word["tiles"], word["short"], word["taller"]):
             row = begin + word["first row"]
-            taller, wider = count > word["short"], width > word["narrow"]
-            many = p.select(wider, word["tile 3"], word["tile 2"])
-            chosen = p.select(taller, many, p.select(wider, word["tile 1"], word["tile 0"]))
+            four = [word[f"tile {kind}"] for kind in range(4)]
+            tile_of = chosen(p, four, count > word["short"], width > word["narrow"])
             a = p.at(word["A"], row * word["A_row"])
-            p.call(chosen, a, word["A_row"], p.int(1), word["K"], b, start, p.int(0), scratch, width * lanes)
+            p.call(tile_of, a, word["A_row"], p.int(1), word["K"], b, start, p.int(0), scratch, width * lanes)
             with p.loop(0, width) as j:
                 mask = p.first_lanes(word["units"] - (first + j) * lanes)
                 with p.loop(0, count) as r:
@@ -219,7 +240,7 @@ def linear(dtype_bytes: int, add: bool) -> int:
 # sums[m, n] += sum over k of left[k, m] right[k, n], both in panels: left in blocks of one vector, right as
 # `panels`, `narrow` and `wider` say. Rows of sums are `padded` apart; blocks of m from `first` on, `count` of them.
 OUTER = ("left", "right", "sums", "padded", "K", "first", "count", "panels", "narrow", "wider")
-OUTER += tuple(f"tile {kind}" for kind in range(4))  # of one row less, of one more; the odd ones of one more block
+OUTER += tuple(f"tile {kind}" for kind in range(4))  # as `four_tiles` gives them
 
 
 @cache
@@ -233,18 +254,17 @@ def outer(dtype_bytes: int) -> int:
         name: p.load_word(p.given["table"], k, POINTER if name in addresses else INT) for k, name in enumerate(OUTER)
     }
     depth, padded, narrow = word["K"], word["padded"], word["narrow"]
-    heights = outer_heights(lanes)
+    rows = cut(lanes, OUTER_ROWS)
     for first, width in panels(p, word["panels"], narrow, word["wider"]):
         b = p.at(word["right"], first * depth * lanes)
-        with p.loop(0, word["count"]) as number:
-            block = word["first"] + number
-            row = p.int(0)
-            for tall in heights:
+        with p.loop(0, word["count"]) as ahead:
+            block = word["first"] + ahead
+            for number in range(rows.number):  # of the tiles of the block
+                row = number * rows.narrow + min(number, rows.wider)
                 a = p.at(word["left"], block * depth * lanes + row)
                 sums = p.at(word["sums"], (block * lanes + row) * padded + first * lanes)
-                kind = 2 * int(tall == max(heights))
+                kind = 2 * (number < rows.wider)
                 tile_of = p.select(width > narrow, word[f"tile {kind + 1}"], word[f"tile {kind}"])
                 p.call(tile_of, a, p.int(1), p.int(lanes), depth, b, sums, padded, sums, padded)
-                row = row + tall
     p.done()
     return llvm.addresses(module, ["outer"])[0]

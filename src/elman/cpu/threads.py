@@ -11,6 +11,7 @@ import os
 from array import array
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ import torch
 from elman.cpu import llvm
 from elman.cpu.program import INT, POINTER, Program
 
+SMALL = 1 << 20  # multiplications below which a second thread is not worth waking
 _HEAD = 8  # words before the tables: next part, number of parts, kernel, words of a table
 _forked = False
 
@@ -34,6 +36,13 @@ if hasattr(os, "register_at_fork"):
 def available() -> int:
     """How many threads a kernel may use."""
     return torch.get_num_threads() if not _forked and _parallel() is not None else 1
+
+
+def shares(count: int, multiplications: int, threads: int) -> list[tuple[int, int]]:
+    """`count` rows or blocks divided among threads: the first of each part, and how many. Small work stays whole."""
+    parts = min(count, 1 if multiplications < SMALL else threads)
+    edges = [count * part // parts for part in range(parts + 1)] if parts else []
+    return [(first, last - first) for first, last in pairwise(edges)]
 
 
 def run(kernel: int, parts: int, tables: Sequence[int]) -> None:
