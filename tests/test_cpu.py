@@ -745,3 +745,53 @@ def test_a_module_in_training() -> None:
         runs[engine] = torch.tensor(losses, dtype=torch.float64)
     close(runs["cpu"], runs["reference"])
     assert runs["cpu"][-1] < 0.9 * runs["cpu"][0]
+
+
+# Tensors that are not what their memory says.
+
+neg_view: Any = torch._neg_view  # pyright: ignore[reportPrivateImportUsage]
+zero_tensor: Any = torch._efficientzerotensor  # pyright: ignore[reportPrivateImportUsage]
+
+
+def test_tensors_negated_by_a_mark() -> None:
+    of = layer("peephole_lstm", 3, 9)
+    x, states = inputs(of, 4, 5)
+    with elman.use_engine("cpu"):
+        mine = run(of, neg_view(-x), tuple(neg_view(-s) for s in states))
+        d = neg_view(-normal(*mine[0].shape, seed=1))
+        found = torch.autograd.grad(mine[0], list(of.parameters()), d)
+    with elman.use_engine("reference"):
+        exact = run(of, x, states)
+        close(found, torch.autograd.grad(exact[0], list(of.parameters()), normal(*mine[0].shape, seed=1)))
+    close(mine, exact)
+
+
+def test_a_cotangent_that_is_zero_by_a_mark() -> None:
+    of = layer("gru", 3, 9)
+    x, states = inputs(of, 4, 5)
+    zero = zero_tensor((4, 5, 9), dtype=torch.float64)
+    with elman.use_engine("cpu"):
+        output = run(of, x, states)[0]
+        assert all(d.count_nonzero() == 0 for d in torch.autograd.grad(output, list(of.parameters()), zero))
+
+
+def test_second_derivatives_where_nothing_has_an_effect() -> None:
+    of = recurrent(
+        Cell(lambda x, s: State(h=tanh(x.a), c=s.h * 1.0), gates=("a",), states=("h", "c"), name="deaf"), 2, 3
+    )
+    x, states = inputs(of, 4, 5)
+    of.requires_grad_(False)
+    leaf = states[1].requires_grad_()
+    with elman.use_engine("cpu"):
+        output = run(of, x, (states[0], leaf))[0]
+    assert not output.requires_grad or torch.autograd.grad(
+        output.sum(), leaf, create_graph=True, allow_unused=True
+    ) == (None,)
+
+
+@pytest.mark.filterwarnings("ignore")  # about the shapes it fixes, and about its age
+def test_traced_by_jit() -> None:
+    of = layer("lstm", 3, 9)
+    x, _ = inputs(of, 4, 5)
+    traced: Any = torch.jit.trace(of, x, check_trace=False)
+    close(traced(x)[0], of(x)[0])

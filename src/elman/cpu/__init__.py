@@ -49,6 +49,8 @@ def unsupported(cell: Cell, x: Tensor, weights: Weights) -> str | None:
         return f"it has float32 and float64, and the input is {x.dtype}"
     if any(w is not None and w.dtype != x.dtype for w in weights) or torch.is_autocast_enabled("cpu"):
         return "under autocast the dtypes are chosen operation by operation"
+    if torch._C._get_tracing_state() is not None:
+        return "torch.jit.trace follows torch's own operations only"
     if _transformed(x):
         return "forward-mode and functorch's transforms need operations they can see into"
     return _problem(cell)

@@ -96,7 +96,13 @@ def _directions(inputs: Inputs) -> list[Direction]:
 
 
 def _dense(tensor: Tensor) -> Tensor:
-    """The kernels step over rows, but take what is in a row as lying together."""
+    """What the kernels can read: memory, in which what is in a row lies together.
+
+    torch has tensors that are negative, or zero, by a mark only.
+    """
+    if tensor._is_zerotensor():
+        return torch.zeros(tensor.shape, dtype=tensor.dtype)
+    tensor = tensor.resolve_neg()
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
@@ -107,12 +113,12 @@ def _share_of(all_of_them: Sequence[Any], direction: int, reverse: Sequence[bool
 
 
 def _infer(*inputs: Any) -> list[Tensor]:
-    output, finals = passes.infer(_cell(inputs[0]), inputs[1], _directions(inputs))
+    output, finals = passes.infer(_cell(inputs[0]), _dense(inputs[1]), _directions(inputs))
     return [output, *(s for states in finals for s in states)]
 
 
 def _forward(*inputs: Any) -> list[Tensor]:
-    output, finals, saved = passes.forward(_cell(inputs[0]), inputs[1], _directions(inputs))
+    output, finals, saved = passes.forward(_cell(inputs[0]), _dense(inputs[1]), _directions(inputs))
     kept = [tensor for each in saved for tensor in (each.share, each.extra, *each.states)]
     return [output, *(s for states in finals for s in states), *kept]
 
@@ -121,7 +127,8 @@ def _backward(*arguments: Any) -> list[Tensor]:
     """`cotangents` of the output and the final states; `needed` of x, the weights and the states, as the results are."""
     inputs, (output, saved, cotangents, needed) = arguments[:-4], arguments[-4:]
     cell, x, weights, fields, _, reverse = inputs
-    directions = _directions(inputs)
+    x, directions = _dense(x), _directions(inputs)
+    cotangents = [None if d is None else _dense(d) for d in cotangents]
     keeps = [
         Saved(own[0], own[1], tuple(own[2:])) for own in (_share_of(saved, d, reverse) for d in range(len(reverse)))
     ]
@@ -236,6 +243,8 @@ def _by_reference(inputs: Inputs, cotangents: Sequence[Tensor | None], needed: S
     output, finals = ENGINES["reference"].run(_cell(name), x, _directions(inputs))
     results = [output, *(s for states in finals for s in states)]
     pairs = [(r, c) for r, c in zip(results, cotangents, strict=True) if c is not None and r.requires_grad]
+    if not pairs:  # nothing that was asked for has an effect
+        return [None] * len(needed)
     sources = [t for t, wanted in zip((x, *weights, *state), needed, strict=True) if wanted]
     values, d_values = zip(*pairs, strict=True)
     found = iter(torch.autograd.grad(values, sources, d_values, create_graph=True, allow_unused=True))

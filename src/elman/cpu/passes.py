@@ -71,7 +71,7 @@ def infer(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> tuple[Tenso
             part = output[start : start + count, :, d * units : (d + 1) * units]
             if gates:
                 share = workspace.tensor(f"{d} share", count * batch, gates * units, dtype=x.dtype)
-                shares[d](_rows_of(x[start : start + count]), share)
+                shares[d](x[start : start + count].flatten(0, 1), share)
                 call.place(d, "x", share.view(count, batch, gates * units))
             call.place(d, f"s.{cell.states[0]}", part)
             for state, values in zip(cell.states[1:], turns[d], strict=True):
@@ -91,7 +91,7 @@ def forward(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> tuple[Ten
     call = Call(cell, "forward", x, directions)
     call.pack()
     saved: list[Saved] = []
-    flat_x = _rows_of(x)
+    flat_x = x.flatten(0, 1)
     for d, direction in enumerate(directions):
         share = empty(steps, batch, len(cell.anatomy.input_gates) * units, dtype=x.dtype)
         if direction.weights.ih is not None:
@@ -125,8 +125,6 @@ def backward(
     padded = -(-units // lanes) * lanes
     if d_output is None:
         d_output = x.new_zeros(units * len(directions)).expand(steps, batch, -1)
-    elif d_output.stride(2) != 1:
-        d_output = d_output.contiguous()
 
     call = Call(cell, "backward", x, directions)
     call.pack()
@@ -198,7 +196,7 @@ def _of_weights(
     d_ih = None
     if want["ih"] and of.ih is not None:
         d_ih = torch.empty_like(of.ih, memory_format=torch.contiguous_format)
-        add_products([(d.share.view(1, *flat.shape), _rows_of(x).unsqueeze(0))], d_ih, add=False)
+        add_products([(d.share.view(1, *flat.shape), x.flatten(0, 1).unsqueeze(0))], d_ih, add=False)
     d_b_ih = flat.sum(0) if want["b_ih"] else None
     d_ch = d.p[:, :, :units].sum(0) if want["ch"] else None
     d_hh = torch.empty_like(of.hh, memory_format=torch.contiguous_format) if want["hh"] and of.hh is not None else None
@@ -267,12 +265,6 @@ def _runs(made: Plan) -> list[tuple[Place, Place, int, int]]:
 
 def _units(directions: Sequence[Direction]) -> int:
     return directions[0].state[0].shape[1]
-
-
-def _rows_of(x: Tensor) -> Tensor:
-    """(T, B, I) -> (T*B, I), what is in a row lying together."""
-    flat = x.flatten(0, 1)
-    return flat if flat.stride(1) == 1 else flat.contiguous()
 
 
 def _input_share(d: int, weights: Weights, rows: int) -> Linear:
