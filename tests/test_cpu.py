@@ -18,7 +18,7 @@ from torch.func import functional_call
 import elman
 from cases import CELLS, DEPTH_NAMES, DEPTHS, as_tuple, close, gradients, hidden, inputs, layer, normal, recurrent, run
 from elman import Cell, Recurrent, State, cells
-from elman.cpu import calls, memory, operators, passes, threads
+from elman.cpu import matrices, memory, operators, passes, threads
 from test_cpu_memory import allocating
 
 names = pytest.mark.parametrize("name", CELLS)
@@ -75,21 +75,47 @@ def test_layers_equal_the_reference(name: str, batch_first: bool, layers: int, b
     same(of, x.transpose(0, 1) if batch_first else x, states)
 
 
+@contextmanager
+def setting(module: Any, **values: int) -> Iterator[None]:
+    """Other values of what is read when a script is written; scripts are forgotten before and after."""
+    before = {name: getattr(module, name) for name in values}
+
+    def take(settings: dict[str, int]) -> None:
+        for name, value in settings.items():
+            setattr(module, name, value)
+        for script in (passes._infer, passes._forward, passes._backward):
+            script.cache_clear()
+
+    take(values)
+    try:
+        yield
+    finally:
+        take(before)
+
+
 def test_a_long_sequence_in_chunks() -> None:
     """In inference the input's share is made for some steps at a time: results do not show where it was cut."""
-    of = layer("lstm", 3, 5, bidirectional=True)
-    x, states = inputs(of, 29, 2)
-    with torch.no_grad():
-        whole = by("cpu", lambda: run(of, x, states))
-        exact = by("reference", lambda: run(of, x, states))
-        close(whole, exact)
-        before = passes.SHARE_BYTES
-        try:
+    for name in ("lstm", "gru_before"):
+        of = layer(name, 3, 5, bidirectional=True)
+        x, states = inputs(of, 29, 2)
+        with torch.no_grad():
+            exact = by("reference", lambda of=of, x=x, states=states: run(of, x, states))
             for bytes_ in (1, 5 * 2 * 20 * 8, 7 * 2 * 20 * 8):
-                passes.SHARE_BYTES = bytes_
-                close(by("cpu", lambda: run(of, x, states)), exact)
-        finally:
-            passes.SHARE_BYTES = before
+                for chunks in (1, 2, 100):
+                    with setting(passes, SHARE_BYTES=bytes_, CHUNKS=chunks):
+                        close(by("cpu", lambda of=of, x=x, states=states: run(of, x, states)), exact)
+
+
+@pytest.mark.parametrize("units", [5, 16], ids=["ragged", "whole"])
+@pytest.mark.parametrize("name", ["lstm", "gru", "gru_before", "peephole_lstm"])
+def test_long_gradients_in_chunks(name: str, units: int) -> None:
+    """Gradients of weights are added up over chunks of steps and rows, wherever these begin."""
+    of = layer(name, 16, units, bidirectional=True)
+    x, states = inputs(of, 11, 3)
+    exact = by("reference", lambda: everything(of, x, states))
+    for chunk, chunks in ((1, 100), (2, 100), (4, 100), (5, 2), (33, 1)):
+        with setting(matrices, CHUNK=chunk, CHUNKS=chunks):
+            close(by("cpu", lambda: everything(of, x, states)), exact)
 
 
 # Memory layouts. Every gap is NaN.
@@ -358,16 +384,13 @@ def test_denormal_arithmetic_is_as_before() -> None:
 @contextmanager
 def two_threads(small: int = 0) -> Iterator[None]:
     """Two threads, and worth waking for anything larger than `small` multiplications."""
-    before, work = torch.get_num_threads(), threads.SMALL
+    before = torch.get_num_threads()
     torch.set_num_threads(2)
-    threads.SMALL = small
-    calls.recipe.cache_clear()
     try:
-        yield
+        with setting(threads, SMALL=small):
+            yield
     finally:
         torch.set_num_threads(before)
-        threads.SMALL = work
-        calls.recipe.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -390,17 +413,17 @@ def test_threads_do_not_change_a_bit(
     x, states = inputs(of, steps, batch)
     alone = by("cpu", lambda: everything(of, x, states))
     again = by("cpu", lambda: everything(of, x, states))
-    most: list[int] = []
-    start = threads.run
+    teams: list[int] = []
+    parallel = threads.parallel()
 
-    def watched(kernel: int, parts: int, tables: Any) -> None:
-        most.append(parts)
-        start(kernel, parts, tables)
+    def watched(function: int, data: int, team: int, flags: int) -> None:
+        teams.append(team)
+        parallel(function, data, team, flags)
 
-    monkeypatch.setattr(threads, "run", watched)
+    monkeypatch.setattr(threads, "parallel", lambda: watched)
     with two_threads():
         together = by("cpu", lambda: everything(of, x, states))
-    assert batch == 1 or max(most) > 1
+    assert set(teams) == {2}
     keys = ["output", "finals", "d x", "d states", *(f"d {key}" for key, _ in of.named_parameters())]
     count = len(states)
     order = [0, *([1] * count), 0, *([1] * count), 2, *([3] * count), *range(4, len(keys))]

@@ -97,6 +97,7 @@ def everything(of: Recurrent, x: Tensor, states: tuple[Tensor, ...], copy: Calla
     given = dict(zip(names, leaves[1 + len(states) :], strict=True))
 
     def results() -> list[Tensor]:
+        memory.workspace.clear()  # so that every buffer is as large as it has to be
         output, h_n = functional_call(of, given, (leaves[0], hidden(tuple(leaves[1 : 1 + len(states)]))))
         return [output, *as_tuple(h_n)]
 
@@ -104,6 +105,7 @@ def everything(of: Recurrent, x: Tensor, states: tuple[Tensor, ...], copy: Calla
         inferred = results()
     trained = results()
     cotangents = [copy(normal(*r.shape, seed=5 + k, dtype=r.dtype)) for k, r in enumerate(trained)]
+    memory.workspace.clear()
     d = torch.autograd.grad(trained, leaves, cotangents, allow_unused=True, materialize_grads=True)
     return [*inferred, *(r.detach() for r in trained), *d]
 

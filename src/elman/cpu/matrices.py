@@ -7,95 +7,224 @@ steps and rows, is cut into fixed chunks that are added one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
 
-from torch import Tensor
+from elman.cpu import llvm, packing, product, threads
+from elman.cpu.product import ACCUMULATORS, chosen, cut, panels
+from elman.cpu.program import INT, POINTER, Program
+from elman.cpu.script import Array, Script, Task
+from elman.cpu.tables import Sizes, copy, fill, pack_panels
 
-from elman.cpu import llvm, product, threads
-from elman.cpu.memory import workspace
-
-CHUNK = 512  # steps of the depth that are packed at a time
-
-
-def add_products(pairs: list[tuple[Tensor, Tensor]], out: Tensor, add: bool) -> None:
-    """out (M, N) = [out +] sum of left^T right over pairs of left (K, M) and right (K, N).
-
-    Both may be (T, B, .) with any strides but the last, which is 1.
-    """
-    dtype, lanes = out.dtype, llvm.target().lanes(out.dtype.itemsize)
-    size = dtype.itemsize
-    m_blocks, n_blocks = -(-out.shape[0] // lanes), -(-out.shape[1] // lanes)
-    padded = n_blocks * lanes
-    sums = workspace.tensor("sums", m_blocks * lanes, padded, dtype=dtype)
-    if add:
-        sums[: out.shape[0], : out.shape[1]] = out
-    else:
-        sums.zero_()
-    left = workspace.address("left", CHUNK * m_blocks * lanes, dtype)
-    right = workspace.address("right", CHUNK * padded, dtype)
-
-    panels = product.cut(n_blocks, product.tiling(product.OUTER_ROWS, n_blocks, 1).blocks)
-    tiles = product.four_tiles(product.cut(lanes, product.OUTER_ROWS), panels, 1, size)
-    total = sum(a.shape[0] * a.shape[1] for a, _ in pairs)
-    parts = threads.shares(m_blocks, total * out.numel(), threads.available())
-    pack, outer = product.pack(False, size), product.outer(size)
-    for a, a_row, b, b_row, depth in _chunks(pairs):
-        of_left = (a, a_row, 0, 1, depth, out.shape[0], left, depth, 0, 1, 0, m_blocks, 1, 0)
-        of_right = (b, b_row, 0, 1, depth, out.shape[1], right, depth, 0, 1, 0, *panels)
-        threads.run(pack, 2, (*of_left, *of_right))
-        words: list[int] = []
-        for part in parts:
-            words += (left, right, sums.data_ptr(), padded, depth, *part, *panels, *tiles)
-        threads.run(outer, len(parts), words)
-    out.copy_(sums[: out.shape[0], : out.shape[1]])
+CHUNK = 512  # steps of the depth that are packed at a time, or more, so that there are
+CHUNKS = 64  # at most so many chunks
 
 
 class Linear:
-    """x -> x weight^T + bias, or with transposed=False x -> x weight, for a packed weight.
+    """rows -> rows weight^T + bias, or with transposed=False rows -> rows weight, for a weight that `packing` packs.
 
-    weight: (N, K), or (K, N) with transposed=False; rows of any distance. bias: (N,) or None.
+    weight: (N, K), or (K, N) with transposed=False. bias: (N,) or None.
     """
 
-    def __init__(self, name: str, weight: Tensor, bias: Tensor | None, rows: int, *, transposed: bool = True) -> None:
-        dtype, self.size = weight.dtype, weight.dtype.itemsize
-        self.units, self.depth = weight.shape if transposed else (weight.shape[1], weight.shape[0])
-        lanes = llvm.target().lanes(self.size)
-        blocks = -(-self.units // lanes)
+    def __init__(
+        self,
+        script: Script,
+        sizes: Sizes,
+        weight: Array,
+        bias: Array | None,
+        shape: tuple[int, int],
+        rows: int,
+        *,
+        transposed: bool = True,
+    ) -> None:
+        self.sizes, self.itemsize = sizes, sizes.dtype.itemsize
+        self.units, self.depth = shape if transposed else (shape[1], shape[0])
+        blocks = -(-self.units // sizes.lanes)
         tiling = product.tiling(max(rows, 1), blocks, 1)
-        self.tall, self.panels = tiling.rows, product.cut(blocks, tiling.blocks)
-        self.packed = workspace.address(f"{name} weight", blocks * lanes * self.depth, dtype)
-        self.bias = workspace.address(f"{name} bias", blocks * lanes, dtype)
-        common = (1, self.depth, self.units, self.packed, self.depth, 0, 1, 0, *self.panels)
-        threads.run(product.pack(transposed, self.size), 1, (weight.data_ptr(), weight.stride(0), 0, *common))
+        self.tall, self.panels = tiling.rows, cut(blocks, tiling.blocks)
+        self.packed, self.bias = script.room(blocks * sizes.lanes * self.depth), script.room(blocks * sizes.lanes)
+        kernel = packing.pack(transposed, self.itemsize)
+        self.packing = [
+            Task(kernel, (weight, weight.row, 0, 1, self.depth, self.units, self.packed, self.depth, 0, 1, 0, *part))
+            for part in pack_panels(self.panels, self.depth * self.units, sizes.threads)
+        ]
         if bias is None:
-            workspace.tensor(f"{name} bias", blocks * lanes, dtype=dtype).zero_()
+            self.packing.append(fill(self.bias, 1, blocks * sizes.lanes, sizes))
         else:
-            words = (bias.data_ptr(), 1, 0, 1, 1, self.units, self.bias, 1, 0, 1, 0, *self.panels)
-            threads.run(product.pack(True, self.size), 1, words)
+            self.packing.append(copy(bias, self.bias, 1, self.units, sizes, padded=blocks * sizes.lanes))
 
-    def __call__(self, x: Tensor, out: Tensor, *, add: bool = False) -> None:
-        """x (M, K) and out (M, N), rows of any distance; with `add` the result is added to out."""
-        rows = x.shape[0]
-        parts = threads.shares(rows, rows * self.units * self.depth, threads.available())
-        words: list[int] = []
-        for first, count in parts:
-            tiles = product.cut(count, self.tall)
-            words += (x.data_ptr(), x.stride(0), self.depth, self.packed, self.bias, out.data_ptr(), out.stride(0))
-            words += (self.units, *self.panels, first, *tiles)
-            words += product.four_tiles(tiles, self.panels, 1, self.size)
-        if words:
-            threads.run(product.linear(self.size, add), len(parts), words)
+    def __call__(self, x: Array, out: Array, rows: int, *, add: bool = False) -> list[Task]:
+        """x (M, K) and out (M, N); with `add` the result is added to out."""
+        kernel, tasks = linear(self.itemsize, add), []
+        for first, count in threads.shares(rows, rows * self.units * self.depth, self.sizes.threads):
+            tiles = cut(count, self.tall)
+            words = (x, x.row, self.depth, self.packed, self.bias, out, out.row, self.units, *self.panels, first)
+            tasks.append(Task(kernel, (*words, *tiles, *product.four_tiles(tiles, self.panels, 1, self.itemsize))))
+        return tasks
 
 
-def _chunks(pairs: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[int, int, int, int, int]]:
-    """Address and distance of rows of left and right, and how many rows: never more than CHUNK."""
-    for left, right in pairs:
-        size = left.element_size()
-        if left.stride(0) == left.stride(1) * left.shape[1] and right.stride(0) == right.stride(1) * right.shape[1]:
-            left, right = left.flatten(0, 1).unsqueeze(0), right.flatten(0, 1).unsqueeze(0)
-        for t in range(left.shape[0]):
-            for row in range(0, left.shape[1], CHUNK):
-                depth = min(CHUNK, left.shape[1] - row)
-                a = left.data_ptr() + (t * left.stride(0) + row * left.stride(1)) * size
-                b = right.data_ptr() + (t * right.stride(0) + row * right.stride(1)) * size
-                yield a, left.stride(1), b, right.stride(1), depth
+class Factor(NamedTuple):
+    """A factor of products over all steps and rows of the batch: (T*B, width), in pieces one below the other.
+
+    A left one is in one piece.
+    """
+
+    pieces: tuple[tuple[Array, int], ...]  # and the rows of each
+    width: int
+
+
+class Gradient(NamedTuple):
+    """out (M, N) [+]= left^T right, and sums (M,) [+]= the sum of left over all rows; either may be missing."""
+
+    left: Factor
+    right: Factor | None
+    out: Array | None
+    sums: Array | None
+    add: bool
+
+
+def gradients(script: Script, sizes: Sizes, products: Sequence[Gradient]) -> None:
+    """Stages that compute them all; a factor of several is packed once."""
+    lanes, itemsize = sizes.lanes, sizes.dtype.itemsize
+    depth = sizes.steps * sizes.batch
+    chunk = min(depth, max(CHUNK, -(-depth // (CHUNKS * CHUNK)) * CHUNK))
+    zeros = script.room(product.ACCUMULATORS * lanes)
+    script.stage([fill(zeros, 1, product.ACCUMULATORS * lanes, sizes)])
+
+    lefts: dict[Factor, _Packed] = {}
+    rights: dict[Factor, _Packed] = {}
+    outs: list[Array | None] = []  # where an output is added up: in rows and columns of whole vectors
+    after: list[tuple[bool, Task]] = []  # whether it adds to what another has left
+    for left, right, out, sums, add in products:
+        if left not in lefts:
+            lefts[left] = _Packed(script, sizes, left, chunk, left=True)
+        if right is not None and right not in rights:
+            rights[right] = _Packed(script, sizes, right, chunk, left=False)
+        if out is not None and right is not None and (left.width % lanes or right.width % lanes):
+            room = script.room(lefts[left].padded * rights[right].padded, row=rights[right].padded)
+            after.append((add, copy(room, out, left.width, right.width, sizes, add=add)))
+            out = room
+        outs.append(out)
+        if sums is not None:
+            after.append((add, copy(lefts[left].sums, sums, 1, left.width, sizes, add=add)))
+
+    for begin in range(0, depth, chunk):
+        count = min(chunk, depth - begin)
+        script.stage(task for factor in (*lefts.values(), *rights.values()) for task in factor.pack(begin, count))
+        now: list[tuple[bool, Task]] = []
+        for each, out in zip(products, outs, strict=True):
+            if out is None or each.right is None:
+                continue
+            left, right = lefts[each.left], rights[each.right]
+            adds = each.add and out is each.out
+            words = (left.room, right.room, out, zeros, int(begin == 0 and not adds), out.row, count)
+            four = product.four_tiles(cut(lanes, OUTER_ROWS), right.panels, 1, itemsize)
+            work = count * each.left.width * each.right.width
+            parts = threads.shares(left.panels.number, work, sizes.threads)
+            now += [(adds, Task(outer(itemsize), (*words, *part, *right.panels, *four))) for part in parts]
+        _in_turn(script, now)
+    _in_turn(script, after)
+
+
+def _in_turn(script: Script, tasks: list[tuple[bool, Task]]) -> None:
+    """Those that add to what another has left come after it, one by one."""
+    script.stage(task for adds, task in tasks if not adds)
+    for adds, task in tasks:
+        script.stage([task] if adds else [])
+
+
+class _Packed:
+    """A factor in panels, a chunk of its rows at a time; a left one in blocks of one vector, and added up."""
+
+    def __init__(self, script: Script, sizes: Sizes, factor: Factor, chunk: int, left: bool) -> None:
+        self.sizes, self.factor, self.left = sizes, factor, left
+        blocks = -(-factor.width // sizes.lanes)
+        self.panels = cut(blocks, 1 if left else product.tiling(OUTER_ROWS, blocks, 1).blocks)
+        self.padded = blocks * sizes.lanes
+        self.room, self.sums = script.room(chunk * self.padded), script.room(self.padded)
+
+    def pack(self, begin: int, count: int) -> list[Task]:
+        """Of the rows from `begin` on."""
+        kernel = packing.pack(False, self.sizes.dtype.itemsize, self.left)
+        tasks, first = [], 0
+        parts = pack_panels(self.panels, count * self.factor.width, self.sizes.threads)
+        for array, rows in self.factor.pieces:
+            low, high = max(begin, first), min(begin + count, first + rows)
+            words = (array.at(row=low - first), array.row, 0, 1, high - low, self.factor.width)
+            words += (self.room, count, low - begin, 1, 0)
+            added = (self.sums, int(low > 0)) if self.left else ()
+            tasks += [Task(kernel, (*words, *part, *added)) for part in parts] if low < high else []
+            first += rows
+        return tasks
+
+
+OUTER_ROWS = 6  # at most, in a tile of `outer`
+
+
+# out[m, n] = bias[n] + sum over k of A[m, k] B[k, n], B and bias in panels; rows of A and out `A_row` and `out_row`
+# apart, from `first row` on.
+LINEAR = ("A", "A_row", "K", "B", "bias", "out", "out_row", "units", "panels", "narrow", "wider")
+LINEAR += ("first row", "tiles", "short", "taller", "tile 0", "tile 1", "tile 2", "tile 3")
+
+
+@cache
+def linear(dtype_bytes: int, add: bool) -> int:
+    """The address of the kernel of `LINEAR`; with `add` it adds to what `out` holds."""
+    lanes = llvm.target().lanes(dtype_bytes)
+    module = llvm.new_module("linear")
+    p = Program(module, "linear", {"table": POINTER}, dtype_bytes, lanes)
+    addresses = ("A", "B", "bias", "out")
+    word = {n: p.load_word(p.given["table"], k, POINTER if n in addresses else INT) for k, n in enumerate(LINEAR)}
+    scratch = p.scratch(ACCUMULATORS)
+    for first, width in panels(p, word["panels"], word["narrow"], word["wider"]):
+        b, start = p.at(word["B"], first * word["K"] * lanes), p.at(word["bias"], first * lanes)
+        for begin, count in panels(p, word["tiles"], word["short"], word["taller"]):
+            row = begin + word["first row"]
+            four = [word[f"tile {kind}"] for kind in range(4)]
+            tile_of = chosen(p, four, count > word["short"], width > word["narrow"])
+            a = p.at(word["A"], row * word["A_row"])
+            p.call(tile_of, a, word["A_row"], p.int(1), word["K"], b, start, p.int(0), scratch, width * lanes)
+            with p.loop(0, width) as j:
+                mask = p.first_lanes(word["units"] - (first + j) * lanes)
+                with p.loop(0, count) as r:
+                    target = p.at(word["out"], (row + r) * word["out_row"] + (first + j) * lanes)
+                    value = p.load(scratch, (r * width + j) * lanes)
+                    p.store(value + p.load(target, 0, mask) if add else value, target, 0, mask)
+    p.done()
+    return llvm.addresses(module, ["linear"])[0]
+
+
+# sums[m, n] [+]= sum over k of left[k, m] right[k, n], both in panels: left in blocks of one vector, right as
+# `panels`, `narrow` and `wider` say. Rows of sums are `padded` apart; blocks of m from `first` on, `count` of them.
+# With `fresh` they begin at zero: `zeros` is a tile's row of that.
+OUTER = ("left", "right", "sums", "zeros", "fresh", "padded", "K", "first", "count", "panels", "narrow", "wider")
+OUTER += tuple(f"tile {kind}" for kind in range(4))  # as `four_tiles` gives them
+
+
+@cache
+def outer(dtype_bytes: int) -> int:
+    """The address of the kernel of `OUTER`, which adds up the gradient of a weight."""
+    lanes = llvm.target().lanes(dtype_bytes)
+    module = llvm.new_module("outer")
+    p = Program(module, "outer", {"table": POINTER}, dtype_bytes, lanes)
+    addresses = ("left", "right", "sums", "zeros")
+    word = {
+        name: p.load_word(p.given["table"], k, POINTER if name in addresses else INT) for k, name in enumerate(OUTER)
+    }
+    depth, padded, narrow, fresh = word["K"], word["padded"], word["narrow"], word["fresh"] > 0
+    rows = cut(lanes, OUTER_ROWS)
+    for first, width in panels(p, word["panels"], narrow, word["wider"]):
+        b = p.at(word["right"], first * depth * lanes)
+        with p.loop(0, word["count"]) as ahead:
+            block = word["first"] + ahead
+            for number in range(rows.number):  # of the tiles of the block
+                row = number * rows.narrow + min(number, rows.wider)
+                a = p.at(word["left"], block * depth * lanes + row)
+                sums = p.at(word["sums"], (block * lanes + row) * padded + first * lanes)
+                start, start_row = p.select(fresh, word["zeros"], sums), p.select(fresh, 0, padded)
+                kind = 2 * (number < rows.wider)
+                tile_of = p.select(width > narrow, word[f"tile {kind + 1}"], word[f"tile {kind}"])
+                p.call(tile_of, a, p.int(1), p.int(lanes), depth, b, start, start_row, sums, padded)
+    p.done()
+    return llvm.addresses(module, ["outer"])[0]

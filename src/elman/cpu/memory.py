@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import threading
+from array import array
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,39 +18,46 @@ def empty(*shape: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype)
 
 
+class Buffer(NamedTuple):
+    numbers: Tensor
+    size: int
+    address: int
+
+
 class Workspace(threading.local):
-    """Buffers by name, one set for each thread of Python, as large as they were ever needed."""
+    """Buffers in order, one set for each thread of Python, as large as they were ever needed."""
 
     def __init__(self) -> None:
-        self._buffers: dict[tuple[str, torch.dtype], tuple[Tensor, int, int]] = {}  # and its size and address
-
-    def _buffer(self, name: str, size: int, dtype: torch.dtype) -> tuple[Tensor, int, int]:
-        found = self._buffers.get((name, dtype))
-        if found is None or found[1] < size:
-            with torch.inference_mode(False):  # a tensor made in that mode could not be written outside of it
-                buffer = empty(size, dtype=dtype)
-            found = self._buffers[name, dtype] = (buffer, size, buffer.data_ptr())
-        return found
-
-    def address(self, name: str, size: int, dtype: torch.dtype) -> int:
-        """The address of that buffer with room for so many numbers; whatever the last call left in it."""
-        return self._buffer(name, size, dtype)[2]
-
-    def tensor(self, name: str, *shape: int, dtype: torch.dtype) -> Tensor:
-        """A tensor on the buffer of that name."""
-        size = math.prod(shape)
-        buffer, room, _ = self._buffer(name, size, dtype)
-        return (buffer if room == size else buffer[:size]).view(shape)
-
-    def trim(self) -> None:
-        """Give large buffers back, when what is on them is no longer needed."""
-        for key, (_, size, _) in list(self._buffers.items()):
-            if size * key[1].itemsize > KEPT_BYTES:
-                del self._buffers[key]
+        self.clear()
 
     def clear(self) -> None:
         """Give the memory of this thread's buffers back."""
-        self._buffers.clear()
+        self._buffers: dict[torch.dtype, list[Buffer]] = {}
+        self._words = array("q")
+        self._large = False
+
+    def addresses(self, sizes: Sequence[int], dtype: torch.dtype) -> list[int]:
+        """Of buffers with room for so many numbers; whatever the last call left in them."""
+        have = self._buffers.setdefault(dtype, [])
+        for number, size in enumerate(sizes):
+            if number == len(have) or have[number].size < size:
+                del have[number:]  # those after it are no larger; and never two at once
+                with torch.inference_mode(False):  # a tensor made in that mode could not be written outside of it
+                    numbers = empty(size, dtype=dtype)
+                have.append(Buffer(numbers, size, numbers.data_ptr()))
+                self._large |= size * dtype.itemsize > KEPT_BYTES
+        return [buffer.address for buffer in have[: len(sizes)]]
+
+    def words(self, count: int) -> array[int]:
+        """Room for so many whole numbers."""
+        if len(self._words) < count:
+            self._words = array("q", bytes(8 * count))
+        return self._words
+
+    def trim(self) -> None:
+        """Give all back where a buffer is large, when what is in them is no longer needed."""
+        if self._large:
+            self.clear()
 
 
 workspace = Workspace()

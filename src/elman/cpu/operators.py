@@ -106,6 +106,13 @@ def _dense(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
+def _rows(x: Tensor) -> Tensor:
+    """x (T, B, I), whose steps lie one behind the other as the rows of a step do."""
+    x = _dense(x)
+    steps, batch, _ = x.shape
+    return x if 1 in (steps, batch) or x.stride(0) == batch * x.stride(1) else x.contiguous()
+
+
 def _share_of(all_of_them: Sequence[Any], direction: int, reverse: Sequence[bool]) -> Sequence[Any]:
     """The part of a list that belongs to one of the directions."""
     count = len(all_of_them) // len(reverse)
@@ -113,12 +120,12 @@ def _share_of(all_of_them: Sequence[Any], direction: int, reverse: Sequence[bool
 
 
 def _infer(*inputs: Any) -> list[Tensor]:
-    output, finals = passes.infer(_cell(inputs[0]), _dense(inputs[1]), _directions(inputs))
+    output, finals = passes.infer(_cell(inputs[0]), _rows(inputs[1]), _directions(inputs))
     return [output, *(s for states in finals for s in states)]
 
 
 def _forward(*inputs: Any) -> list[Tensor]:
-    output, finals, saved = passes.forward(_cell(inputs[0]), _dense(inputs[1]), _directions(inputs))
+    output, finals, saved = passes.forward(_cell(inputs[0]), _rows(inputs[1]), _directions(inputs))
     kept = [tensor for each in saved for tensor in (each.share, each.extra, *each.states)]
     return [output, *(s for states in finals for s in states), *kept]
 
@@ -127,7 +134,7 @@ def _backward(*arguments: Any) -> list[Tensor]:
     """`cotangents` of the output and the final states; `needed` of x, the weights and the states, as the results are."""
     inputs, (output, saved, cotangents, needed) = arguments[:-4], arguments[-4:]
     cell, x, weights, fields, _, reverse = inputs
-    x, directions = _dense(x), _directions(inputs)
+    x, directions = _rows(x), _directions(inputs)
     cotangents = [None if d is None else _dense(d) for d in cotangents]
     keeps = [
         Saved(own[0], own[1], tuple(own[2:])) for own in (_share_of(saved, d, reverse) for d in range(len(reverse)))
@@ -137,7 +144,7 @@ def _backward(*arguments: Any) -> list[Tensor]:
     needs = []
     for d in range(len(reverse)):
         own = dict(zip(fields, _share_of(of_weights, d, reverse), strict=True))
-        needs.append(Wanted([own.get(field, False) for field in range(6)], _share_of(of_state, d, reverse)))
+        needs.append(Wanted(tuple([own.get(f, False) for f in range(6)]), tuple(_share_of(of_state, d, reverse))))
     got = passes.backward(_cell(cell), x, directions, output, keeps, cotangents[0], d_finals, needed[0], needs)
     flat = [
         got.x,

@@ -1,26 +1,30 @@
 """One layer, all its directions, forward or backward: the recurrence, and large products before and after it.
 
 What does not depend on the step before is done for all steps at once (matrices.py): the input's share of
-every gate, its gradient, the weights' gradients. The kernels run the recurrence between them.
+every gate, its gradient, the weights' gradients. The kernels run the recurrence between them (tables.py). A pass
+is a script, written once for its sizes and strides; a call makes the tensors of the results and runs it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from elman.cell import Cell
-from elman.cpu import llvm
-from elman.cpu.calls import Call
-from elman.cpu.matrices import Linear, add_products
-from elman.cpu.memory import empty, workspace
+from elman.cpu import packing, product, threads
+from elman.cpu.matrices import Factor, Gradient, Linear, gradients
+from elman.cpu.memory import empty
 from elman.cpu.plan import Place, Plan, plan
+from elman.cpu.script import Array, Script, Task
+from elman.cpu.tables import Kernels, Sizes, copy, fill
 from elman.layout import Direction, Weights
 
-SHARE_BYTES = 1 << 23  # in inference the input's share is made for so many bytes of steps at a time
+SHARE_BYTES = 1 << 20  # in inference the input's share is made for so many bytes of steps at a time
+CHUNKS = 64  # at most so many times in one script
 
 Finals = list[tuple[Tensor, ...]]  # each direction's final states, each (B, H)
 
@@ -36,8 +40,8 @@ class Saved(NamedTuple):
 class Wanted(NamedTuple):
     """Which gradients of a direction are asked for."""
 
-    weights: Sequence[bool]  # by field of `Weights`
-    state: Sequence[bool]
+    weights: tuple[bool, ...]  # by field of `Weights`
+    state: tuple[bool, ...]
 
 
 class Gradients(NamedTuple):
@@ -47,65 +51,222 @@ class Gradients(NamedTuple):
     directions: list[tuple[Weights, tuple[Tensor | None, ...]]]  # of the weights, of the initial states
 
 
+class Form(NamedTuple):
+    """What a script depends on, besides the cell."""
+
+    sizes: Sizes
+    reverse: tuple[bool, ...]
+    strides: tuple[tuple[int, ...] | None, ...]  # of what is given
+
+
+class Given(NamedTuple):
+    """What a direction runs on, in a script."""
+
+    weights: dict[str, Array]  # by field of `Weights`
+    state: list[Array]
+    reverse: bool
+
+
+def form_of(x: Tensor, directions: Sequence[Direction], given: Sequence[Tensor | None]) -> Form:
+    (steps, batch, inputs), units = x.shape, directions[0].state[0].shape[1]
+    sizes = Sizes(steps, batch, inputs, units, x.dtype, len(directions), threads.available())
+    strides = tuple([None if t is None else t.stride() for t in given])
+    return Form(sizes, tuple([d.reverse for d in directions]), strides)
+
+
+def operands(directions: Sequence[Direction]) -> list[Tensor | None]:
+    """Weights and states, in the order in which scripts are given them."""
+    return [t for d in directions for t in (*d.weights, *d.state)]
+
+
+def _given(script: Script, cell: Cell, form: Form) -> tuple[list[Given], Iterator[tuple[int, ...] | None]]:
+    """The directions, and the strides of what follows."""
+    strides, directions = iter(form.strides), []
+
+    def given() -> Array | None:
+        stride = next(strides)
+        return None if stride is None else script.given(row=stride[0])
+
+    for back in form.reverse:
+        weights = {name: array for name in Weights._fields if (array := given()) is not None}
+        directions.append(Given(weights, [array for _ in cell.states if (array := given()) is not None], back))
+    return directions, strides
+
+
+def _sequence(script: Script, stride: tuple[int, ...] | None) -> Array:
+    """A given array (T, B, columns)."""
+    assert stride is not None
+    return script.given(stride[0], stride[1])
+
+
+def _rows_of(x: Array, sizes: Sizes) -> Array:
+    """x as (T*B, I): steps follow each other as rows do."""
+    return x._replace(row=x.time) if sizes.batch == 1 else x
+
+
 def infer(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> tuple[Tensor, Finals]:
     """The output (T, B, D*H) and the final states; nothing else is kept."""
-    (steps, batch, _), units = x.shape, _units(directions)
-    gates = len(cell.anatomy.input_gates)
+    (steps, batch, _), units = x.shape, directions[0].state[0].shape[1]
     output = empty(steps, batch, len(directions) * units, dtype=x.dtype)
-    turns = [
-        [workspace.tensor(f"{d} turns {state}", 2, batch, units, dtype=x.dtype) for state in cell.states[1:]]
-        for d in range(len(directions))
-    ]
-    # An even number of steps: every chunk then finds the states in the second of their two places.
-    chunk = max(2, SHARE_BYTES // max(1, batch * gates * units * x.dtype.itemsize) // 2 * 2)
-    call = Call(cell, "infer", x, directions)
-    call.pack()
-    rows = min(chunk, steps) * batch
-    shares = [_input_share(d, direction.weights, rows) for d, direction in enumerate(directions) if gates]
-    present: Finals = [direction.state for direction in directions]
+    finals: Finals = [tuple([empty(batch, units, dtype=x.dtype) for _ in cell.states]) for _ in directions]
+    span = CHUNKS * _chunk(len(cell.anatomy.input_gates), batch, units, x.dtype)
+    for begin in range(0, steps if batch else 0, span):
+        count = min(span, steps - begin)
+        if begin:
+            directions = [d._replace(state=of) for d, of in zip(directions, finals, strict=True)]
+        inputs, outputs = [], []
+        for d, direction in enumerate(directions):
+            first = steps - begin - count if direction.reverse else begin
+            inputs.append(x[first : first + count] if count < steps else x)
+            outputs.append(output[first:, :, d * units :])
+        given = [*operands(directions), *inputs, *outputs, *(t for of in finals for t in of)]
+        _infer(cell, form_of(inputs[0], directions, given))([t.data_ptr() for t in given if t is not None])
+    return output, finals
+
+
+def _chunk(gates: int, batch: int, units: int, dtype: torch.dtype) -> int:
+    """For how many steps the input's share is made at a time.
+
+    An even number: every chunk then finds the states in the second of their two places.
+    """
+    return max(2, SHARE_BYTES // max(1, batch * gates * units * dtype.itemsize) // 2 * 2)
+
+
+@lru_cache(maxsize=256)
+def _infer(cell: Cell, form: Form) -> Script:
+    sizes, (steps, batch, _, units) = form.sizes, form.sizes[:4]
+    script = Script(sizes.dtype)
+    directions, strides = _given(script, cell, form)
+    xs = [_rows_of(_sequence(script, next(strides)), sizes) for _ in directions]
+    outputs = [_sequence(script, next(strides)) for _ in directions]
+    finals = [[script.given(row=units) for _ in cell.states] for _ in directions]
+
+    gates = len(cell.anatomy.input_gates)
+    chunk = min(steps, _chunk(gates, batch, units, sizes.dtype))
+    kernels = Kernels(cell, "infer", sizes)
+    first: list[Task] = []
+    shares: list[Linear] = []
+    arrays: list[dict[str, Array]] = []
+    for given, output in zip(directions, outputs, strict=True):
+        own, before = _start(script, kernels, given)
+        first += before
+        width = gates * units
+        if gates:
+            shares.append(_input_share(script, sizes, given, width, chunk * batch))
+            first += shares[-1].packing
+        own["x"] = script.room(chunk * batch * width, batch * width, width)
+        own[f"s.{cell.states[0]}"] = output
+        for state in cell.states[1:]:  # by turns in two places
+            own[f"s.{state}"] = script.room(2 * batch * units, batch * units, units)
+        arrays.append(own)
+    script.stage(first)
+
     for begin in range(0, steps, chunk):
         count = min(chunk, steps - begin)
-        call.take(count)
-        for d, direction in enumerate(directions):
-            start = steps - begin - count if direction.reverse else begin
-            part = output[start : start + count, :, d * units : (d + 1) * units]
-            if gates:
-                share = workspace.tensor(f"{d} share", count * batch, gates * units, dtype=x.dtype)
-                shares[d](x[start : start + count].flatten(0, 1), share)
-                call.place(d, "x", share.view(count, batch, gates * units))
-            call.place(d, f"s.{cell.states[0]}", part)
-            for state, values in zip(cell.states[1:], turns[d], strict=True):
-                call.place(d, f"s.{state}", values)
-            call.start_from(d, present[d])
-            present[d] = (part[0 if direction.reverse else -1], *(values[(count - 1) & 1] for values in turns[d]))
-        call.run()
-    finals = [tuple(state.clone() for state in states) for states in present]
-    workspace.trim()
-    return output, finals
+        starts = [steps - begin - count if given.reverse else begin for given in directions]
+        of = zip(shares, xs, arrays, starts, strict=bool(gates))
+        script.stage(task for share, x, own, t in of for task in share(x.at(t), own["x"], count * batch))
+        tasks: list[Task] = []
+        for given, own, output, t in zip(directions, arrays, outputs, starts, strict=True):
+            here = own | {f"s.{cell.states[0]}": output.at(t)}
+            if begin:  # the states are where the chunk before has left them
+                here[f"s0.{cell.states[0]}"] = output.at(t + count if given.reverse else t - 1)
+                here |= {f"s0.{state}": own[f"s.{state}"].at(1) for state in cell.states[1:]}
+            tasks += kernels.run(here, count, given.reverse)
+        script.stage(tasks)
+
+    last: list[Task] = []
+    for given, own, output, of in zip(directions, arrays, outputs, finals, strict=True):
+        present = [output.at(0 if given.reverse else steps - 1)]
+        present += [own[f"s.{state}"].at((steps - 1) % chunk & 1) for state in cell.states[1:]]
+        last += [copy(state, final, batch, units, sizes) for state, final in zip(present, of, strict=True)]
+    script.stage(last)
+    return script.close()
+
+
+def _start(script: Script, kernels: Kernels, given: Given) -> tuple[dict[str, Array], list[Task]]:
+    """The arrays that all kernels read, and what is to be done before they do."""
+    sizes = kernels.sizes
+    arrays, tasks = {}, []
+    if "hh" in given.weights:
+        arrays, tasks = kernels.pack(script, given.weights["hh"], given.weights.get("b_hh"))
+    arrays["zeros"] = script.room(product.ACCUMULATORS * sizes.lanes)
+    tasks.append(fill(arrays["zeros"], 1, product.ACCUMULATORS * sizes.lanes, sizes))
+    arrays["memory"] = script.room(
+        sizes.batch * kernels.todo.memory * sizes.padded, row=kernels.todo.memory * sizes.padded
+    )
+    arrays["p"] = given.weights.get("ch", arrays["zeros"])._replace(row=0)
+    for state, array in zip(kernels.cell.states, given.state, strict=True):
+        arrays[f"s0.{state}"] = array
+    return arrays, tasks
+
+
+def _input_share(script: Script, sizes: Sizes, given: Given, width: int, rows: int) -> Linear:
+    """W x_t + b_ih for steps and rows, (T*B, I) -> (T*B, G*H)."""
+    weights = given.weights
+    return Linear(script, sizes, weights["ih"], weights.get("b_ih"), (width, sizes.inputs), rows)
 
 
 def forward(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> tuple[Tensor, Finals, list[Saved]]:
     """The output (T, B, D*H), the final states, and what backward needs of it."""
-    (steps, batch, _), units = x.shape, _units(directions)
-    output = empty(steps, batch, len(directions) * units, dtype=x.dtype)
-    call = Call(cell, "forward", x, directions)
-    call.pack()
-    saved: list[Saved] = []
-    flat_x = x.flatten(0, 1)
-    for d, direction in enumerate(directions):
-        share = empty(steps, batch, len(cell.anatomy.input_gates) * units, dtype=x.dtype)
-        if direction.weights.ih is not None:
-            _input_share(d, direction.weights, steps * batch)(flat_x, share.flatten(0, 1))
-        extra = empty(steps, batch, plan(cell).extra * units, dtype=x.dtype)
-        states = tuple(empty(steps, batch, units, dtype=x.dtype) for _ in cell.states[1:])
-        saved.append(Saved(share, extra, states))
-    finals: Finals = []
-    for d, (direction, kept) in enumerate(zip(directions, saved, strict=True)):
-        sequences = _place_kept(call, d, cell, output, kept)
-        finals.append(tuple(sequence[0 if direction.reverse else -1] for sequence in sequences))
-    call.run()
-    workspace.trim()
-    return output, [tuple(state.clone() for state in states) for states in finals], saved
+    (steps, batch, _), units, dtype = x.shape, directions[0].state[0].shape[1], x.dtype
+    widths = len(cell.anatomy.input_gates) * units, plan(cell).extra * units
+    output = empty(steps, batch, len(directions) * units, dtype=dtype)
+    finals: Finals = [tuple([empty(batch, units, dtype=dtype) for _ in cell.states]) for _ in directions]
+    saved = [
+        Saved(
+            empty(steps, batch, widths[0], dtype=dtype),
+            empty(steps, batch, widths[1], dtype=dtype),
+            tuple([empty(steps, batch, units, dtype=dtype) for _ in cell.states[1:]]),
+        )
+        for _ in directions
+    ]
+    if batch:
+        given = [*operands(directions), x]
+        made = [
+            output,
+            *(t for of in finals for t in of),
+            *(t for of in saved for t in (of.share, of.extra, *of.states)),
+        ]
+        script = _forward(cell, form_of(x, directions, given))
+        script([t.data_ptr() for t in (*given, *made) if t is not None])
+    return output, finals, saved
+
+
+@lru_cache(maxsize=256)
+def _forward(cell: Cell, form: Form) -> Script:
+    sizes, (steps, batch, _, units) = form.sizes, form.sizes[:4]
+    script = Script(sizes.dtype)
+    directions, strides = _given(script, cell, form)
+    x = _rows_of(_sequence(script, next(strides)), sizes)
+    output = script.given(batch * sizes.directions * units, sizes.directions * units)
+    finals = [[script.given(row=units) for _ in cell.states] for _ in directions]
+    kernels, gates = Kernels(cell, "forward", sizes), len(cell.anatomy.input_gates)
+    stages: list[list[Task]] = [[], [], [], []]
+    for d, (given, of) in enumerate(zip(directions, finals, strict=True)):
+        own, before = _start(script, kernels, given)
+        stages[0] += before
+        sequences = _kept(script, cell, sizes, own, output.at(column=d * units))
+        if gates:
+            share = _input_share(script, sizes, given, gates * units, steps * batch)
+            stages[0] += share.packing
+            stages[1] += share(x, own["x"], steps * batch)
+        stages[2] += kernels.run(own, steps, given.reverse)
+        last = 0 if given.reverse else steps - 1
+        stages[3] += [copy(s.at(last), final, batch, units, sizes) for s, final in zip(sequences, of, strict=True)]
+    for tasks in stages:
+        script.stage(tasks)
+    return script.close()
+
+
+def _kept(script: Script, cell: Cell, sizes: Sizes, arrays: dict[str, Array], output: Array) -> list[Array]:
+    """Where forward writes, and backward reads: added to `arrays`, in the order of `Saved`. Returns the sequence of every state."""
+    batch, units = sizes.batch, sizes.units
+    for name, slots in (("x", len(cell.anatomy.input_gates)), ("extra", plan(cell).extra)):
+        arrays[name] = script.given(batch * slots * units, slots * units)
+    sequences = [output, *(script.given(batch * units, units) for _ in cell.states[1:])]
+    arrays |= {f"s.{state}": sequence for state, sequence in zip(cell.states, sequences, strict=True)}
+    return sequences
 
 
 def backward(
@@ -120,130 +281,163 @@ def backward(
     wanted: Sequence[Wanted],
 ) -> Gradients:
     """The gradients that are wanted, given those of the output and of each direction's final states."""
-    (steps, batch, _), units, dtype = x.shape, _units(directions), x.dtype
-    lanes = llvm.target().lanes(dtype.itemsize)
-    padded = -(-units // lanes) * lanes
-    if d_output is None:
-        d_output = x.new_zeros(units * len(directions)).expand(steps, batch, -1)
-
-    call = Call(cell, "backward", x, directions)
-    call.pack()
-    adjoints: list[Adjoints] = []
-    for d in range(len(directions)):
-        made = Adjoints(
-            workspace.tensor(f"{d} d_x", steps, batch, len(cell.anatomy.input_gates) * units, dtype=dtype),
-            workspace.tensor(f"{d} d_extra", steps, batch, plan(cell).d_extra * units, dtype=dtype),
-            workspace.tensor(f"{d} d_p", batch, len(cell.vectors), padded, dtype=dtype).zero_(),
-            workspace.tensor(f"{d} carry", len(cell.states), batch, padded, dtype=dtype).zero_(),
+    d_x = empty(*x.shape, dtype=x.dtype) if wants_x else None
+    made = [
+        (
+            Weights(
+                *[
+                    empty(*w.shape, dtype=w.dtype) if want and w is not None else None
+                    for w, want in zip(d.weights, wants.weights, strict=True)
+                ]
+            ),
+            tuple(
+                [empty(*s.shape, dtype=s.dtype) if want else None for s, want in zip(d.state, wants.state, strict=True)]
+            ),
         )
-        for state, carry, d_final in zip(cell.states, made.carry, d_finals[d], strict=True):
-            if d_final is not None:
-                carry[:, :units] = d_final
-            call.put(d, f"carry.{state}", carry.data_ptr())
-            call.put(d, f"carry.{state} row", padded)
-        call.place(d, "d_out", d_output[:, :, d * units : (d + 1) * units])
-        call.place(d, "d_x", made.share)
-        call.place(d, "d_extra", made.extra)
-        call.place(d, "d_p", made.p)
-        call.put(d, "d_p row", len(cell.vectors) * padded)
-        _place_kept(call, d, cell, output, saved[d])
-        adjoints.append(made)
-    call.run()
+        for d, wants in zip(directions, wanted, strict=True)
+    ]
+    results = [d_x, *(t for weights, state in made for t in (*weights, *state))]
+    if x.shape[1]:
+        given = [*operands(directions), x, d_output, *(t for of in d_finals for t in of)]
+        kept = [output, *(t for of in saved for t in (of.share, of.extra, *of.states))]
+        script = _backward(cell, form_of(x, directions, given), wants_x, tuple(wanted))
+        script([t.data_ptr() for t in (*given, *kept, *results) if t is not None])
+    else:
+        for t in results:
+            if t is not None:
+                t.zero_()
+    return Gradients(d_x, made)
 
-    d_x: Tensor | None = None
-    gradients: list[tuple[Weights, tuple[Tensor | None, ...]]] = []
-    for d, (direction, wants) in enumerate(zip(directions, wanted, strict=True)):
-        if wants_x and direction.weights.ih is not None:
-            back = Linear(f"{d} input back", direction.weights.ih, None, steps * batch, transposed=False)
-            new = d_x is None
-            d_x = empty(steps, batch, x.shape[2], dtype=dtype) if d_x is None else d_x
-            back(adjoints[d].share.flatten(0, 1), d_x.flatten(0, 1), add=not new)
-        sequences = (output[:, :, d * units : (d + 1) * units], *saved[d].states)
-        d_weights = _of_weights(plan(cell), x, direction, sequences, saved[d], adjoints[d], wants, units)
-        of_state = (
-            carry[:, :units].clone() if want else None
-            for carry, want in zip(adjoints[d].carry, wants.state, strict=True)
+
+@lru_cache(maxsize=256)
+def _backward(cell: Cell, form: Form, wants_x: bool, wanted: tuple[Wanted, ...]) -> Script:
+    sizes, (steps, batch, inputs, units) = form.sizes, form.sizes[:4]
+    made, padded, itemsize = plan(cell), sizes.padded, sizes.dtype.itemsize
+    script = Script(sizes.dtype)
+    directions, strides = _given(script, cell, form)
+    x = _rows_of(_sequence(script, next(strides)), sizes)
+    stride = next(strides)
+    d_output = None if stride is None else _sequence(script, stride)
+    d_finals = [
+        [None if (stride := next(strides)) is None else script.given(row=stride[0]) for _ in cell.states]
+        for _ in directions
+    ]
+    output = script.given(batch * sizes.directions * units, sizes.directions * units)
+    kernels, gates = Kernels(cell, "backward", sizes), len(cell.anatomy.input_gates)
+
+    first: list[Task] = []
+    runs: list[Task] = []
+    all_arrays, all_sequences = [], []
+    for d, given in enumerate(directions):
+        own, before = _start(script, kernels, given)
+        first += before
+        all_sequences.append(_kept(script, cell, sizes, own, output.at(column=d * units)))
+        own["d_x"] = script.room(steps * batch * gates * units, batch * gates * units, gates * units)
+        own["d_extra"] = script.room(
+            steps * batch * made.d_extra * units, batch * made.d_extra * units, made.d_extra * units
         )
-        gradients.append((d_weights, tuple(of_state)))
-    if wants_x and d_x is None:
-        d_x = torch.zeros_like(x)
-    workspace.trim()
-    return Gradients(d_x, gradients)
+        own["d_p"] = script.room(batch * len(cell.vectors) * padded, row=len(cell.vectors) * padded)
+        if cell.vectors:
+            first.append(fill(own["d_p"], batch, len(cell.vectors) * padded, sizes))
+        for state, d_final in zip(cell.states, d_finals[d], strict=True):
+            carry = own[f"carry.{state}"] = script.room(batch * padded, row=padded)
+            first.append(
+                fill(carry, batch, padded, sizes)
+                if d_final is None
+                else copy(d_final, carry, batch, units, sizes, padded=padded)
+            )
+        if d_output is None:  # the same zeros for every step and row
+            own["d_out"] = script.room(padded)
+            first.append(fill(own["d_out"], 1, padded, sizes))
+        else:
+            own["d_out"] = d_output.at(column=d * units)
+        all_arrays.append(own)
+        runs += kernels.run(own, steps, given.reverse)
 
-
-class Adjoints(NamedTuple):
-    """What the backward kernel leaves."""
-
-    share: Tensor  # (T, B, G*H), the array "d_x"
-    extra: Tensor  # (T, B, E*H)
-    p: Tensor  # (B, V, H padded)
-    carry: Tensor  # (states, B, H padded): of the initial states
+    d_x = script.given(row=inputs) if wants_x else None
+    backs: list[list[Task]] = []  # d_x is added up over the directions
+    products: list[Gradient] = []
+    after: list[Task] = []
+    of_directions = zip(directions, wanted, all_arrays, all_sequences, strict=True)
+    for given, wants, own, sequences in of_directions:
+        want = {
+            name for name, wish in zip(Weights._fields, wants.weights, strict=True) if wish and name in given.weights
+        }
+        if d_x is not None and "ih" in given.weights:
+            shape = gates * units, inputs
+            back = Linear(script, sizes, given.weights["ih"], None, shape, steps * batch, transposed=False)
+            first += back.packing
+            backs.append(back(own["d_x"], d_x, steps * batch, add=bool(backs)))
+        widths = {"ih": inputs, "hh": units, "ch": units}
+        out = {name: script.given(row=widths.get(name, 1)) for name in Weights._fields if name in want}
+        products += _of_weights(made, sizes, x, given, sequences, own, out)
+        if "ch" in out:
+            for v in range(len(cell.vectors)):
+                words = (own["d_p"].at(column=v * padded), own["d_p"].row, out["ch"].at(row=v), batch, units)
+                after.append(Task(packing.total(itemsize), words))
+        written = {gate for _, _, gate, count in _runs(made) for gate in range(gate, gate + count)}
+        for gate in set(range(len(cell.anatomy.recurrent_gates))) - written:  # used, but without effect
+            if "hh" in out:
+                after.append(fill(out["hh"].at(row=gate * units), units, units, sizes))
+            if "b_hh" in out:
+                after.append(fill(out["b_hh"].at(column=gate * units), 1, units, sizes))
+        for state, wish in zip(cell.states, wants.state, strict=True):
+            if wish:
+                after.append(copy(own[f"carry.{state}"], script.given(row=units), batch, units, sizes))
+    if d_x is not None and not backs:
+        after.append(fill(d_x, steps * batch, inputs, sizes))
+    script.stage(first)
+    script.stage(runs)
+    for tasks in backs:
+        script.stage(tasks)
+    if products:
+        gradients(script, sizes, products)
+    script.stage(after)
+    return script.close()
 
 
 def _of_weights(
     made: Plan,
-    x: Tensor,
-    direction: Direction,
-    sequences: Sequence[Tensor],
-    saved: Saved,
-    d: Adjoints,
-    wants: Wanted,
-    units: int,
-) -> Weights:
-    """The gradients of a direction's weights: sums over all steps and rows, as few large products."""
-    of, want = direction.weights, dict(zip(Weights._fields, wants.weights, strict=True))
-    flat = d.share.flatten(0, 1)
-    d_ih = None
-    if want["ih"] and of.ih is not None:
-        d_ih = torch.empty_like(of.ih, memory_format=torch.contiguous_format)
-        add_products([(d.share.view(1, *flat.shape), x.flatten(0, 1).unsqueeze(0))], d_ih, add=False)
-    d_b_ih = flat.sum(0) if want["b_ih"] else None
-    d_ch = d.p[:, :, :units].sum(0) if want["ch"] else None
-    d_hh = torch.empty_like(of.hh, memory_format=torch.contiguous_format) if want["hh"] and of.hh is not None else None
-    d_b_hh = torch.empty_like(of.b_hh) if want["b_hh"] and of.b_hh is not None else None
-
+    sizes: Sizes,
+    x: Array,
+    given: Given,
+    sequences: Sequence[Array],
+    arrays: dict[str, Array],
+    out: dict[str, Array],
+) -> list[Gradient]:
+    """The gradients of a direction's matrices and biases: sums over all steps and rows, as few large products."""
+    units, rows = sizes.units, sizes.steps * sizes.batch
+    products: list[Gradient] = []
+    if "ih" in out or "b_ih" in out:
+        left = Factor(((arrays["d_x"], rows),), len(made.cell.anatomy.input_gates) * units)
+        right = Factor(((x, rows),), sizes.inputs) if "ih" in out else None
+        products.append(Gradient(left, right, out.get("ih"), out.get("b_ih"), add=False))
     written: set[int] = set()
-    for operand, place, gate, count in _runs(made):
-        rows, new = slice(gate * units, (gate + count) * units), gate not in written
+    for operand, place, gate, count in _runs(made) if "hh" in out or "b_hh" in out else ():
+        left = Factor(((arrays[place.array].at(column=place.slot * units), rows),), count * units)
+        right = _operand(made, sizes, operand, given, sequences, arrays) if "hh" in out else None
+        d_hh = out["hh"].at(row=gate * units) if "hh" in out else None
+        d_b_hh = out["b_hh"].at(column=gate * units) if "b_hh" in out else None
+        products.append(Gradient(left, right, d_hh, d_b_hh, add=gate in written))
         written |= set(range(gate, gate + count))
-        columns = slice(place.slot * units, (place.slot + count) * units)
-        adjoint = (d.share if place.array == "d_x" else d.extra)[:, :, columns]
-        if d_b_hh is not None:
-            total = d_b_ih[columns] if d_b_ih is not None and place.array == "d_x" else adjoint.sum((0, 1))
-            d_b_hh[rows] = total if new else d_b_hh[rows] + total
-        if d_hh is not None:
-            factors = _factors(made, operand, adjoint, direction, sequences, saved, units)
-            add_products(list(factors), d_hh[rows], add=not new)
-    for gate in set(range(len(made.cell.anatomy.recurrent_gates))) - written:  # used, but without effect
-        for gradient in (d_hh, d_b_hh):
-            if gradient is not None:
-                gradient[gate * units : (gate + 1) * units] = 0
-    return Weights(d_ih, d_hh, d_b_ih, d_b_hh, None, d_ch)
+    return products
 
 
-def _factors(
-    made: Plan,
-    operand: Place,
-    adjoint: Tensor,
-    direction: Direction,
-    sequences: Sequence[Tensor],
-    saved: Saved,
-    units: int,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Adjoint and operand of a product over all steps; the state before the first step is in no sequence."""
+def _operand(
+    made: Plan, sizes: Sizes, operand: Place, given: Given, sequences: Sequence[Array], arrays: dict[str, Array]
+) -> Factor:
+    """What a recurrent product has multiplied, over all steps; the state before the first step is in no sequence."""
     kind, _, state = operand.array.partition(".")
+    rows, units = sizes.steps * sizes.batch, sizes.units
     if kind == "extra":
-        yield adjoint, saved.extra[:, :, operand.slot * units : (operand.slot + 1) * units]
-        return
+        return Factor(((arrays["extra"].at(column=operand.slot * units), rows),), units)
     number = made.cell.states.index(state)
     if kind == "s":
-        yield adjoint, sequences[number]
-    elif direction.reverse:
-        yield adjoint[:-1], sequences[number][1:]
-        yield adjoint[-1:], direction.state[number].unsqueeze(0)
-    else:
-        yield adjoint[1:], sequences[number][:-1]
-        yield adjoint[:1], direction.state[number].unsqueeze(0)
+        return Factor(((sequences[number], rows),), units)
+    initial, others = (given.state[number], sizes.batch), rows - sizes.batch
+    if given.reverse:
+        return Factor(((sequences[number].at(1), others), initial), units)
+    return Factor((initial, (sequences[number], others)), units)
 
 
 def _runs(made: Plan) -> list[tuple[Place, Place, int, int]]:
@@ -261,24 +455,3 @@ def _runs(made: Plan) -> list[tuple[Place, Place, int, int]]:
         else:
             runs.append((operand, d, gate, 1))
     return runs
-
-
-def _units(directions: Sequence[Direction]) -> int:
-    return directions[0].state[0].shape[1]
-
-
-def _input_share(d: int, weights: Weights, rows: int) -> Linear:
-    """W x_t + b_ih for steps and rows, (T*B, I) -> (T*B, G*H)."""
-    assert weights.ih is not None
-    return Linear(f"{d} input", weights.ih, weights.b_ih, rows)
-
-
-def _place_kept(call: Call, d: int, cell: Cell, output: Tensor, saved: Saved) -> tuple[Tensor, ...]:
-    """Where forward writes, and backward reads. Returns the sequence of every state."""
-    units = call.sizes.units
-    sequences = (output[:, :, d * units : (d + 1) * units], *saved.states)
-    for name, sequence in zip(cell.states, sequences, strict=True):
-        call.place(d, f"s.{name}", sequence)
-    call.place(d, "x", saved.share)
-    call.place(d, "extra", saved.extra)
-    return sequences

@@ -190,10 +190,16 @@ class Program:
         first = self.builder.insert_element(undefined, one, ir.IntType(32)(0))
         return Value(self, self.builder.shuffle_vector(first, undefined, _indices([0] * self.lanes)))
 
-    def load_word(self, pointer: Value, index: int, kind: ir.Type) -> Value:
+    def load_word(self, table: Value, index: Any, kind: ir.Type) -> Value:
         """Entry `index` of a table of 64-bit words, as a whole number or as an address."""
-        address = self.builder.gep(pointer.ir, [INT(index)], source_etype=INT)
-        return Value(self, self.builder.load(address, typ=kind))
+        return Value(self, self.builder.load(self._word(table, index), typ=kind))
+
+    def store_word(self, value: Value, table: Value, index: Any) -> None:
+        """The same entry, written."""
+        self.builder.store(value.ir, self._word(table, index))
+
+    def _word(self, table: Value, index: Any) -> Any:
+        return self.builder.gep(table.ir, [self.like(self.int(0), index).ir], source_etype=INT)
 
     def next_ticket(self, counter: Value) -> Value:
         """The whole number at an address, which is one more for whoever comes next, in this thread or another."""

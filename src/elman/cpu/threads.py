@@ -1,26 +1,19 @@
-"""Running a kernel on several tables at once, on the OpenMP team that torch's own operations use.
+"""The OpenMP team that torch's own operations use, and how work is divided among it.
 
-Each part is one table; which thread takes it does not matter to the result. One part after the other
-where there is no OpenMP, and in a forked child, where a parallel region would wait for ever.
+One thread where there is no OpenMP, and in a forked child, where a parallel region would wait for ever.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-from array import array
-from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from elman.cpu import llvm
-from elman.cpu.program import INT, POINTER, Program
-
 SMALL = 1 << 20  # multiplications below which a second thread is not worth waking
-_HEAD = 8  # words before the tables: next part, number of parts, kernel, words of a table
 _forked = False
 
 
@@ -34,8 +27,8 @@ if hasattr(os, "register_at_fork"):
 
 
 def available() -> int:
-    """How many threads a kernel may use."""
-    return torch.get_num_threads() if not _forked and _parallel() is not None else 1
+    """How many threads a script may use."""
+    return torch.get_num_threads() if not _forked and parallel() is not None else 1
 
 
 def shares(count: int, multiplications: int, threads: int) -> list[tuple[int, int]]:
@@ -45,46 +38,20 @@ def shares(count: int, multiplications: int, threads: int) -> list[tuple[int, in
     return [(first, last - first) for first, last in pairwise(edges)]
 
 
-def run(kernel: int, parts: int, tables: Sequence[int]) -> None:
-    """Run the kernel at this address on each of so many tables of equal length, which stand one after the other."""
-    data = array("q", (0, parts, kernel, len(tables) // parts, 0, 0, 0, 0, *tables))
-    address, _ = data.buffer_info()
-    team = min(available(), parts) if parts > 1 else 1
-    worker = _worker()
-    if team == 1:
-        worker.here(address)
-    else:
-        _parallel()(worker.address, address, team, 0)
-
-
 @cache
-def _parallel() -> Any:
+def parallel() -> Any:
     """GOMP_parallel(function, data, threads, flags) of the OpenMP that torch has loaded, or None."""
     try:
-        parallel = ctypes.CDLL(torch._C.__file__).GOMP_parallel
+        library = ctypes.CDLL(torch._C.__file__)
+        run, _ = library.GOMP_parallel, library.GOMP_barrier
     except (AttributeError, OSError):
         return None
-    parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-    parallel.restype = None
-    return parallel
-
-
-class Worker(NamedTuple):
-    address: int
-    here: Any  # the same as a function of Python; the interpreter's lock is released while it runs
+    run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    run.restype = None
+    return run
 
 
 @cache
-def _worker() -> Worker:
-    """What each thread runs: take the next part until there is none."""
-    module = llvm.new_module("worker")
-    p = Program(module, "worker", {"data": POINTER}, 8, 1)
-    data = p.given["data"]
-    parts, kernel, words = (p.load_word(data, index, INT) for index in (1, 2, 3))
-    with p.loop(0, parts):  # nobody takes more than all
-        part = p.next_ticket(data)
-        with p.when(part < parts):
-            p.call(kernel, p.at(data, part * words + _HEAD))
-    p.done()
-    address = llvm.addresses(module, ["worker"])[0]
-    return Worker(address, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address))
+def barrier() -> int:
+    """The address of the function that waits for the rest of the team."""
+    return ctypes.cast(ctypes.CDLL(torch._C.__file__).GOMP_barrier, ctypes.c_void_p).value or 0
