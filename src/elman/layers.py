@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -62,12 +63,16 @@ class Recurrent(nn.Module):
         self.proj_size = proj_size
 
         width = self.cell.widths(hidden_size, proj_size)[0]
+        self._names: dict[tuple[int, bool], list[str | None]] = {}  # of the parameters, by field of `Weights`
         for layer in range(num_layers):
             size = input_size if layer == 0 else width * self.num_directions
+            shapes = parameter_shapes(cell, size, hidden_size, proj_size, bias)
             for reverse in self._directions:
-                for field, shape in parameter_shapes(cell, size, hidden_size, proj_size, bias).items():
-                    weight = torch.empty(shape, device=device, dtype=dtype)
-                    self.register_parameter(parameter_name(field, layer, reverse), nn.Parameter(weight))
+                names = {field: parameter_name(field, layer, reverse) for field in shapes}
+                self._names[layer, reverse] = [names.get(field) for field in Weights._fields]
+                for field, name in names.items():
+                    weight = torch.empty(shapes[field], device=device, dtype=dtype)
+                    self.register_parameter(name, nn.Parameter(weight))
         self.reset_parameters()
 
     @property
@@ -85,7 +90,7 @@ class Recurrent(nn.Module):
 
     def weights(self, layer: int, reverse: bool = False) -> Weights:
         """The parameters of one layer in one direction."""
-        return Weights(*(getattr(self, parameter_name(field, layer, reverse), None) for field in Weights._fields))
+        return Weights(*[name and getattr(self, name) for name in self._names[layer, reverse]])
 
     def each_weights(self) -> list[Weights]:
         """The parameters of every layer and direction: layer l, direction d at l * num_directions + d."""
@@ -111,13 +116,14 @@ class Recurrent(nn.Module):
         Raises ValueError or RuntimeError, as torch.nn does, with both sizes, where shapes or dtypes
         do not fit.
         """
-        x, batched = self._check_input(input)
+        weights = self.each_weights()
+        x, batched = self._check_input(input, weights[0])
         state = self._check_state(hx, x, batched)
 
         finals: list[tuple[Tensor, ...]] = []
         for layer in range(self.num_layers):
             directions = [
-                Direction(self.weights(layer, reverse), tuple(s[len(finals) + d] for s in state), reverse)
+                Direction(weights[len(finals) + d], tuple([s[len(finals) + d] for s in state]), reverse)
                 for d, reverse in enumerate(self._directions)
             ]
             x, final = recur(self.cell, x, directions)  # (T, B, D*Y)
@@ -125,7 +131,7 @@ class Recurrent(nn.Module):
             if layer < self.num_layers - 1:
                 x = drop(x, self.dropout, self.training)
 
-        stack = torch.stack if len(finals) > 1 else (lambda states: states[0].unsqueeze(0))  # spares a copy
+        stack = torch.stack if len(finals) > 1 else _alone
         h_n = tuple(stack(states) for states in zip(*finals, strict=True))  # each (L*D, B, width)
         if not batched:
             x, h_n = x.squeeze(1), tuple(h.squeeze(1) for h in h_n)
@@ -133,7 +139,7 @@ class Recurrent(nn.Module):
             x = x.transpose(0, 1)
         return x, h_n[0] if len(self.cell.states) == 1 else h_n
 
-    def _check_input(self, input: Tensor) -> tuple[Tensor, bool]:
+    def _check_input(self, input: Tensor, weights: Weights) -> tuple[Tensor, bool]:
         """The input as (T, B, I), and whether it had a batch dimension."""
         name = type(self).__name__
         if isinstance(input, PackedSequence):
@@ -142,7 +148,7 @@ class Recurrent(nn.Module):
             )
         if input.dim() not in (2, 3):
             raise ValueError(f"{name}: expected input to be 2D or 3D, got {input.dim()}D instead")
-        weight = next(self.parameters(), input)
+        weight = next((w for w in weights if w is not None), input)
         if input.dtype != weight.dtype and not torch._C._is_any_autocast_enabled():
             raise ValueError(
                 f"{name}: input is {input.dtype} but the weights are {weight.dtype}; "
@@ -200,6 +206,11 @@ class Recurrent(nn.Module):
         if self.cell is cells.gru_before and type(self) is GRU:
             parts.append("reset_after=False")
         return ", ".join(parts)
+
+
+def _alone(states: Sequence[Tensor]) -> Tensor:
+    """A stack of one, without a copy."""
+    return states[0].unsqueeze(0)
 
 
 def _check_arguments(

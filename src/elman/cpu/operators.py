@@ -44,19 +44,19 @@ def run(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> tuple[Tensor,
     Tensors with values go straight to the passes; the dispatcher, which would cost as much as a short
     sequence, is asked where something else than the values is wanted: a compiler's or exporter's trace.
     """
-    fields = [number for number, weight in enumerate(directions[0].weights) if weight is not None]
-    weights = [w for direction in directions for w in direction.weights if w is not None]
-    state = [s for direction in directions for s in direction.state]
+    given, count = passes.operands(directions), len(cell.states)
+    training = torch.is_grad_enabled() and any([t is not None and t.requires_grad for t in (x, *given)])
     reverse = [direction.reverse for direction in directions]
-    training = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights, *state))
     if torch.compiler.is_compiling() or type(x) is not Tensor or is_in_torch_dispatch_mode():
+        fields = [number for number, weight in enumerate(directions[0].weights) if weight is not None]
+        weights = [w for direction in directions for w in direction.weights if w is not None]
+        state = [s for direction in directions for s in direction.state]
         operator = torch.ops.elman.forward if training else torch.ops.elman.infer
         output, *rest = operator(name_of(cell), x, weights, fields, state, reverse)
     elif training:
-        output, *rest = _Layer.apply(name_of(cell), fields, reverse, len(weights), x, *weights, *state)
+        output, *rest = _Layer.apply(cell, reverse, x, *given)
     else:
-        output, *rest = _infer(name_of(cell), x, weights, fields, state, reverse)
-    count = len(cell.states)
+        return passes.infer(cell, _rows(x), [_readable(direction) for direction in directions])
     return output, [tuple(rest[d * count : (d + 1) * count]) for d in range(len(directions))]
 
 
@@ -86,24 +86,28 @@ def _directions(inputs: Inputs) -> list[Direction]:
     _, _, weights, fields, state, reverse = inputs
     found = []
     for d, back in enumerate(reverse):
-        own = dict(zip(fields, map(_dense, _share_of(weights, d, reverse)), strict=True))
-        if _VECTORS in own:
-            own[_VECTORS] = own[_VECTORS].contiguous()
-        found.append(
-            Direction(Weights(*map(own.get, range(6))), tuple(map(_dense, _share_of(state, d, reverse))), back)
-        )
+        own = dict(zip(fields, _share_of(weights, d, reverse), strict=True))
+        of = Weights(*[own.get(field) for field in range(6)])
+        found.append(_readable(Direction(of, tuple(_share_of(state, d, reverse)), back)))
     return found
 
 
-def _dense(tensor: Tensor) -> Tensor:
-    """What the kernels can read: memory, in which what is in a row lies together.
+def _readable(direction: Direction) -> Direction:
+    """The direction with tensors that the kernels can read."""
+    weights, state, reverse = direction
+    weights = Weights(*[w if w is None else _dense(w) for w in weights])
+    if weights.ch is not None:
+        weights = weights._replace(ch=weights.ch.contiguous())
+    return Direction(weights, tuple([_dense(s) for s in state]), reverse)
 
-    torch has tensors that are negative, or zero, by a mark only.
-    """
+
+def _dense(tensor: Tensor) -> Tensor:
+    """The tensor in memory, what is in a row side by side. torch has some that are negative, or zero, by a mark only."""
+    if tensor.stride(-1) == 1 and not tensor.is_neg() and not tensor._is_zerotensor():
+        return tensor
     if tensor._is_zerotensor():
         return torch.zeros(tensor.shape, dtype=tensor.dtype)
-    tensor = tensor.resolve_neg()
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+    return tensor.resolve_neg().contiguous()
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -113,9 +117,9 @@ def _rows(x: Tensor) -> Tensor:
     return x if 1 in (steps, batch) or x.stride(0) == batch * x.stride(1) else x.contiguous()
 
 
-def _share_of(all_of_them: Sequence[Any], direction: int, reverse: Sequence[bool]) -> Sequence[Any]:
+def _share_of(all_of_them: Sequence[Any], direction: int, directions: Sequence[Any]) -> Sequence[Any]:
     """The part of a list that belongs to one of the directions."""
-    count = len(all_of_them) // len(reverse)
+    count = len(all_of_them) // len(directions)
     return all_of_them[direction * count : (direction + 1) * count]
 
 
@@ -134,24 +138,36 @@ def _backward(*arguments: Any) -> list[Tensor]:
     """`cotangents` of the output and the final states; `needed` of x, the weights and the states, as the results are."""
     inputs, (output, saved, cotangents, needed) = arguments[:-4], arguments[-4:]
     cell, x, weights, fields, _, reverse = inputs
-    x, directions = _rows(x), _directions(inputs)
-    cotangents = [None if d is None else _dense(d) for d in cotangents]
-    keeps = [
-        Saved(own[0], own[1], tuple(own[2:])) for own in (_share_of(saved, d, reverse) for d in range(len(reverse)))
-    ]
-    d_finals = [_share_of(cotangents[1:], d, reverse) for d in range(len(reverse))]
+    kept = [_share_of(saved, d, reverse) for d in range(len(reverse))]
     of_weights, of_state = needed[1 : 1 + len(weights)], needed[1 + len(weights) :]
-    needs = []
+    wanted = []
     for d in range(len(reverse)):
         own = dict(zip(fields, _share_of(of_weights, d, reverse), strict=True))
-        needs.append(Wanted(tuple([own.get(f, False) for f in range(6)]), tuple(_share_of(of_state, d, reverse))))
-    got = passes.backward(_cell(cell), x, directions, output, keeps, cotangents[0], d_finals, needed[0], needs)
+        wanted.append(Wanted(tuple([own.get(f, False) for f in range(6)]), tuple(_share_of(of_state, d, reverse))))
+    got = _gradients(_cell(cell), x, _directions(inputs), output, kept, cotangents, needed[0], wanted)
     flat = [
         got.x,
         *(d[0][field] for d in got.directions for field in fields),
         *(s for d in got.directions for s in d[1]),
     ]
     return [x.new_empty(0) if tensor is None else tensor for tensor in flat]
+
+
+def _gradients(
+    cell: Cell,
+    x: Tensor,
+    directions: Sequence[Direction],
+    output: Tensor,
+    kept: Sequence[Sequence[Tensor]],
+    cotangents: Sequence[Tensor | None],
+    wants_x: bool,
+    wanted: Sequence[Wanted],
+) -> passes.Gradients:
+    """`kept`: for each direction the tensors of `Saved`; cotangents of the output and of all final states."""
+    saved = [Saved(of[0], of[1], tuple(of[2:])) for of in kept]
+    d_output, *d_finals = [None if d is None else _dense(d) for d in cotangents]
+    d_finals = [_share_of(d_finals, d, directions) for d in range(len(directions))]
+    return passes.backward(cell, _rows(x), directions, output, saved, d_output, d_finals, wants_x, wanted)
 
 
 library.impl("infer", _infer, "CPU")
@@ -210,49 +226,74 @@ def _keep(ctx: Any, inputs: Inputs, output: Sequence[Tensor]) -> None:
 
 
 def _differentiate(ctx: Any, cotangents: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    got, weight_count = _gradients(ctx, cotangents, torch.ops.elman.backward), ctx.counts[0]
-    return None, got[0], got[1 : 1 + weight_count], None, got[1 + weight_count :], None
-
-
-def _gradients(ctx: Any, cotangents: Sequence[Tensor | None], backward: Any) -> list[Tensor | None]:
-    """Of x, the weights and the states; None where nobody asks."""
     x, *rest = ctx.saved_tensors
     weight_count, state_count = ctx.counts
     weights, state = rest[:weight_count], rest[weight_count : weight_count + state_count]
     output, *saved = rest[weight_count + state_count :]
-    inputs = (ctx.cell, x, weights, ctx.fields, state, ctx.reverse)
+    inputs, needed = (ctx.cell, x, weights, ctx.fields, state, ctx.reverse), ctx.needed
     cotangents = list(cotangents[: 1 + state_count])
     if torch.is_grad_enabled():  # the gradient is to be differentiated again
-        return _by_reference(inputs, cotangents, ctx.needed)
-    got = backward(*inputs, output, saved, cotangents, ctx.needed)
-    return [tensor if wanted else None for tensor, wanted in zip(got, ctx.needed, strict=True)]
+        tensors = (x, *weights, *state)
+        got = _by_reference(_cell(ctx.cell), x, _directions(inputs), tensors, cotangents, needed)
+    else:
+        found = torch.ops.elman.backward(*inputs, output, saved, cotangents, needed)
+        got = [tensor if wanted else None for tensor, wanted in zip(found, needed, strict=True)]
+    return None, got[0], got[1 : 1 + weight_count], None, got[1 + weight_count :], None
 
 
 class _Layer(torch.autograd.Function):
-    """The same as the operator, without the dispatcher."""
+    """The same as the operator, without the dispatcher; `given` as `passes.operands` has it."""
 
     @staticmethod
-    def forward(ctx: Any, cell: str, fields: Any, reverse: Any, weight_count: int, *tensors: Tensor) -> tuple[Any, ...]:
-        x, weights, state = tensors[0], tensors[1 : 1 + weight_count], tensors[1 + weight_count :]
-        inputs = (cell, x, weights, fields, state, reverse)
-        results = _forward(*inputs)
-        _keep(ctx, inputs, results)
-        return tuple(results[: 1 + len(state)])
+    def forward(ctx: Any, cell: Cell, reverse: Sequence[bool], x: Tensor, *given: Tensor | None) -> tuple[Tensor, ...]:
+        output, finals, saved = passes.forward(cell, _rows(x), _from_operands(given, reverse))
+        ctx.cell, ctx.reverse = cell, reverse
+        kept = [t for of in saved for t in (of.share, of.extra, *of.states)]
+        ctx.save_for_backward(x, *given, output, *kept)
+        ctx.set_materialize_grads(False)
+        return output, *(s for states in finals for s in states)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
-        return None, None, None, None, *_gradients(ctx, cotangents, _backward)
+        count = len(ctx.needs_input_grad) - 3
+        x, *rest = ctx.saved_tensors
+        given, output, saved = rest[:count], rest[count], rest[count + 1 :]
+        directions = _from_operands(given, ctx.reverse)
+        if torch.is_grad_enabled():
+            needed = ctx.needs_input_grad[2:]
+            return None, None, *_by_reference(ctx.cell, x, directions, (x, *given), cotangents, needed)
+        wanted, each = [], count // len(directions)
+        for begin in range(3, 3 + count, each):
+            own = ctx.needs_input_grad[begin : begin + each]
+            wanted.append(Wanted(own[: len(Weights._fields)], own[len(Weights._fields) :]))
+        kept = [_share_of(saved, d, directions) for d in range(len(directions))]
+        got = _gradients(ctx.cell, x, directions, output, kept, cotangents, ctx.needs_input_grad[2], wanted)
+        return None, None, got.x, *(t for weights, state in got.directions for t in (*weights, *state))
 
 
-def _by_reference(inputs: Inputs, cotangents: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tensor | None]:
-    """The same gradients by the reference engine, with a graph of their own."""
-    name, x, weights, _, state, _ = inputs
-    output, finals = ENGINES["reference"].run(_cell(name), x, _directions(inputs))
+def _from_operands(given: Sequence[Tensor | None], reverse: Sequence[bool]) -> list[Direction]:
+    fields, found = len(Weights._fields), []
+    for d, back in enumerate(reverse):
+        own: Sequence[Any] = _share_of(given, d, reverse)
+        found.append(_readable(Direction(Weights(*own[:fields]), tuple(own[fields:]), back)))
+    return found
+
+
+def _by_reference(
+    cell: Cell,
+    x: Tensor,
+    directions: Sequence[Direction],
+    tensors: Sequence[Tensor | None],
+    cotangents: Sequence[Tensor | None],
+    needed: Sequence[bool],
+) -> list[Tensor | None]:
+    """The gradients of these tensors by the reference engine, with a graph of their own."""
+    output, finals = ENGINES["reference"].run(cell, x, directions)
     results = [output, *(s for states in finals for s in states)]
     pairs = [(r, c) for r, c in zip(results, cotangents, strict=True) if c is not None and r.requires_grad]
     if not pairs:  # nothing that was asked for has an effect
         return [None] * len(needed)
-    sources = [t for t, wanted in zip((x, *weights, *state), needed, strict=True) if wanted]
+    sources = [t for t, wanted in zip(tensors, needed, strict=True) if wanted and t is not None]
     values, d_values = zip(*pairs, strict=True)
     found = iter(torch.autograd.grad(values, sources, d_values, create_graph=True, allow_unused=True))
     return [next(found) if wanted else None for wanted in needed]
