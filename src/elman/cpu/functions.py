@@ -60,7 +60,7 @@ def _reduced(p: Program, x: Value, down: bool = False) -> tuple[Value, Value]:
 
 def _power_of_two(p: Program, biased: Value) -> Value:
     """2^k from the low bits of k + bias."""
-    places = ir.Constant(p.bit_vector, [FORMATS[p.dtype_bytes].mantissa] * p.lanes)
+    places = ir.Constant(p.bit_vector, [FORMATS[p.dtype_bytes].mantissa] * p.width)
     return Value(p, p.builder.bitcast(p.builder.shl(biased.ir, places), p.vector))
 
 
@@ -84,11 +84,11 @@ def exp(p: Program, x: Value) -> Value:
     largest = (f.bias + 1) * math.log(2)  # infinity from here up
     # 2^k in two factors: one alone would overflow before exp(x) does, and could not be denormal.
     k, r = _reduced(p, clamp(p, x, -1.3 * largest, 1.1 * largest))
-    whole = ir.Constant(p.bit_vector, [f.bias] * p.lanes)
-    mask = ir.Constant(p.bit_vector, [(1 << f.mantissa) - 1 >> 1] * p.lanes)
+    whole = ir.Constant(p.bit_vector, [f.bias] * p.width)
+    mask = ir.Constant(p.bit_vector, [(1 << f.mantissa) - 1 >> 1] * p.width)
     b = p.builder
     exponent = b.sub(b.and_(k.ir, mask), whole)
-    first = b.ashr(exponent, ir.Constant(p.bit_vector, [1] * p.lanes))
+    first = b.ashr(exponent, ir.Constant(p.bit_vector, [1] * p.width))
     second = b.sub(exponent, first)
     scale = [_power_of_two(p, Value(p, b.add(part, whole))) for part in (first, second)]
     return (_beyond_one(p, r, f.terms) + 1) * scale[0] * scale[1]
@@ -119,7 +119,7 @@ def log(p: Program, x: Value) -> Value:
     f, b = FORMATS[p.dtype_bytes], p.builder
 
     def bits(value: int) -> ir.Constant:
-        return ir.Constant(p.bit_vector, [value] * p.lanes)
+        return ir.Constant(p.bit_vector, [value] * p.width)
 
     small = x < 2.0 ** (1 - f.bias)  # denormal: 2^(mantissa + 1) times as much is not
     normal = p.select(small, x * 2.0 ** (f.mantissa + 1), x)

@@ -113,7 +113,7 @@ class _Emit:
 
         for tile in self.tiles(number):
             self.fetch(number, find, tile)
-            results: dict[int, tuple[Value, int, int]] = {}
+            results: Sums = {}
             used = 0
             for index, product in enumerate(products):
                 out = p.at(self.scratch, used * self.lanes)
@@ -121,14 +121,13 @@ class _Emit:
                 for place, node in enumerate(product.nodes):
                     results[node.index] = (out, len(product.nodes), place)
                 used += max(ACCUMULATORS, len(product.nodes))
-            with p.loop(0, tile.rows) as r, p.loop(0, tile.width) as j:
-                unit = (tile.block + j) * self.lanes
-                mask = p.first_lanes(self.units - unit) if self.ragged else None
-                sums = {
-                    index: p.load(out, ((r * tile.width + j) * vectors + place) * self.lanes)
-                    for index, (out, vectors, place) in results.items()
-                }
-                self.elements(number, sums, Access(self, find, tile.row + r, unit, mask))
+            # Two elements at a time, so that one goes on while the other waits; the last may be alone.
+            count = tile.rows * tile.width
+            pairs = p.whole(count, 2)
+            with p.loop(0, pairs, 2) as first:
+                self.elements(number, results, Elements(self, find, tile, [first, first + 1]))
+            with p.when(pairs < count):
+                self.elements(number, results, Elements(self, find, tile, [pairs]))
 
     def fetch(self, number: int, find: Any, tile: Tile) -> None:
         """Ask for what the tile's elements are going to read and write, so that it comes during the products.
@@ -176,31 +175,33 @@ class _Emit:
     def locate(self, array: str, n: Value, t: Value) -> tuple[Value, Value]:
         raise NotImplementedError
 
-    def elements(self, number: int, sums: dict[int, Value], access: Access) -> None:
-        """Compute and store what the phase computes, for one vector of units in one row."""
+    def elements(self, number: int, sums: Sums, elements: Elements) -> None:
+        """Compute and store what the phase computes, for some vectors of units."""
+        p = self.p
         values: dict[int, Value] = {}
 
         def value(node: Node) -> Value:
             if node.index not in values:
                 if node.op == "number":
-                    values[node.index] = self.p.splat(node.value)
+                    values[node.index] = p.splat(node.value)
                 elif node.index in sums:
-                    values[node.index] = sums[node.index]
+                    values[node.index] = elements.sum(*sums[node.index])
                 else:
-                    values[node.index] = access.load(self.todo.places[node.index])
+                    values[node.index] = elements.load(self.todo.places[node.index])
             return values[node.index]
 
         phase = self.todo.phases[number]
-        for node in phase.nodes:
-            if node.op == "adjoint":
-                values[node.index] = self.adjoint(node, sums, access)
-            elif node.arguments:
-                values[node.index] = functions.OPERATIONS[node.op](self.p, *(value(a) for a in node.arguments))
-        stored = [(value(node), place) for node, place in self.todo.stores[number]]  # all is read before
-        for result, place in stored:
-            access.store(result, place)
+        with p.side_by_side(len(elements.positions)):
+            for node in phase.nodes:
+                if node.op == "adjoint":
+                    values[node.index] = self.adjoint(node, sums, elements)
+                elif node.arguments:
+                    values[node.index] = functions.OPERATIONS[node.op](p, *(value(a) for a in node.arguments))
+            stored = [(value(node), place) for node, place in self.todo.stores[number]]  # all is read before
+            for result, place in stored:
+                elements.store(result, place)
 
-    def adjoint(self, node: Node, sums: dict[int, Value], access: Access) -> Value:
+    def adjoint(self, node: Node, sums: Sums, elements: Elements) -> Value:
         raise NotImplementedError
 
 
@@ -209,27 +210,47 @@ def _of(array: str) -> str:
     return array.partition(".")[0]
 
 
-class Access(NamedTuple):
-    """Memory as one vector of units in one row sees it."""
+Sums = dict[int, tuple[Value, int, int]]  # of products: where a tile has left them, vectors for each block, which of these
 
-    emit: _Emit
-    find: Any  # array -> where its row 0 lies now, and how far apart rows are
+
+class Position(NamedTuple):
+    """A vector of units in one row."""
+
+    number: Value  # in its tile
     row: Value
-    unit: Value
+    unit: Value  # the first
     mask: Value | None
 
-    def _address(self, place: Place) -> Value:
+
+class Elements:
+    """Some vectors of a tile, by number, and memory as they see it: one value stands for all of them."""
+
+    def __init__(self, emit: _Emit, find: Any, tile: Tile, numbers: list[Value]) -> None:
+        self.emit, self.p, self.find = emit, emit.p, find
+        self.positions: list[Position] = []
+        for number in numbers:
+            row = self.p.quotient(number, tile.width)
+            unit = (tile.block + number - row * tile.width) * emit.lanes
+            mask = self.p.first_lanes(emit.units - unit) if emit.ragged else None
+            self.positions.append(Position(number, tile.row + row, unit, mask))
+
+    def sum(self, out: Value, vectors: int, place: int) -> Value:
+        """What a tile has left."""
+        lanes = self.emit.lanes
+        return self.p.join([self.p.load(out, (at.number * vectors + place) * lanes) for at in self.positions])
+
+    def _address(self, place: Place, at: Position) -> Value:
         start, row = self.find(place.array)
-        return self.emit.p.at(start, self.row * row + self.emit.slot(place) + self.unit)
+        return self.p.at(start, at.row * row + self.emit.slot(place) + at.unit)
 
     def load(self, place: Place) -> Value:
-        return self.emit.p.load(self._address(place), 0, self.mask)
+        return self.p.join([self.p.load(self._address(place, at), 0, at.mask) for at in self.positions])
 
     def store(self, value: Value, place: Place) -> None:
-        p, address = self.emit.p, self._address(place)
         if place.array == "d_p":
-            value = value + p.load(address, 0, self.mask)
-        p.store(value, address, 0, self.mask)
+            value = value + self.load(place)
+        for part, at in zip(self.p.parts(value), self.positions, strict=True):
+            self.p.store(part, self._address(place, at), 0, at.mask)
 
 
 class _Forward(_Emit):
@@ -312,7 +333,8 @@ class _Backward(_Emit):
     def read_in(self, number: int) -> list[Place]:
         return [*super().read_in(number), *([Place("d_out")] if number == 0 else [])]
 
-    def adjoint(self, node: Node, sums: dict[int, Value], access: Access) -> Value:
+    def adjoint(self, node: Node, sums: Sums, elements: Elements) -> Value:
         """Of a state after the step: from the step after, and for the output from outside."""
-        value = sums[node.index] if node.index in sums else access.load(Place(f"carry.{node.name}"))
-        return value + access.load(Place("d_out")) if node.name == self.cell.states[0] else value
+        summed = node.index in sums
+        value = elements.sum(*sums[node.index]) if summed else elements.load(Place(f"carry.{node.name}"))
+        return value + elements.load(Place("d_out")) if node.name == self.cell.states[0] else value

@@ -103,12 +103,40 @@ class Program:
         self.dtype_bytes = dtype_bytes
         self.scalar = ir.FloatType() if dtype_bytes == 4 else ir.DoubleType()
         self.bits = ir.IntType(8 * dtype_bytes)
-        self.vector = ir.VectorType(self.scalar, lanes)
-        self.bit_vector = ir.VectorType(self.bits, lanes)
-        self.mask_vector = ir.VectorType(ir.IntType(1), lanes)
+        self.in_memory = ir.VectorType(self.scalar, lanes)
+        self._of_width(lanes)
         self.function = ir.Function(module, ir.FunctionType(ir.VoidType(), list(arguments.values())), name)
         self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
         self.given = {key: Value(self, value) for key, value in zip(arguments, self.function.args, strict=True)}
+
+    def _of_width(self, width: int) -> None:
+        self.width = width  # lanes that are computed with
+        self.vector = ir.VectorType(self.scalar, width)
+        self.bit_vector = ir.VectorType(self.bits, width)
+
+    @contextmanager
+    def side_by_side(self, count: int) -> Iterator[None]:
+        """Inside, arithmetic is on `count` vectors as if they were one: `join` makes it, `parts` are what is stored.
+
+        Every operation then stands next to others that need not wait for it.
+        """
+        self._of_width(count * self.lanes)
+        yield
+        self._of_width(self.lanes)
+
+    def join(self, vectors: Sequence[Value]) -> Value:
+        """Vectors as one. Their number is a power of two."""
+        joined = list(vectors)
+        while len(joined) > 1:
+            lanes = range(2 * self.lanes * len(vectors) // len(joined))
+            joined = [self.shuffle(a, b, lanes) for a, b in zip(joined[::2], joined[1::2], strict=True)]
+        return joined[0]
+
+    def parts(self, joined: Value) -> list[Value]:
+        """The vectors that were joined."""
+        if self.width == self.lanes:
+            return [joined]
+        return [self.shuffle(joined, joined, range(k, k + self.lanes)) for k in range(0, self.width, self.lanes)]
 
     # Constants and conversions
 
@@ -116,7 +144,7 @@ class Program:
         return Value(self, INT(value))
 
     def splat(self, value: float) -> Value:
-        return Value(self, ir.Constant(self.vector, [value] * self.lanes))
+        return Value(self, ir.Constant(self.vector, [value] * self.width))
 
     def like(self, pattern: Value, value: Any) -> Value:
         """A Python number as a value of the pattern's type; a value as it is."""
@@ -133,6 +161,12 @@ class Program:
         """The largest multiple of `step`, a power of two, that is not above the number."""
         return number & self.int(-step)
 
+    def quotient(self, number: Value, by: Value) -> Value:
+        """number // by, of two whole numbers from 0 to 2^31."""
+        word = ir.IntType(32)
+        short = [self.builder.trunc(value.ir, word) for value in (number, by)]
+        return Value(self, self.builder.zext(self.builder.udiv(*short), INT))
+
     def minimum(self, a: Value, b: Value) -> Value:
         return self.select(a < b, a, b)
 
@@ -145,7 +179,7 @@ class Program:
 
     def elementwise(self, name: str, *vectors: Value) -> Value:
         """llvm.`name` on vectors: fma, fabs, sqrt, maximum, ..."""
-        kind = f"llvm.{name}.v{self.lanes}f{8 * self.dtype_bytes}"
+        kind = f"llvm.{name}.v{self.width}f{8 * self.dtype_bytes}"
         return Value(self, self.intrinsic(kind, self.vector, *(v.ir for v in vectors)))
 
     def fma(self, a: Value, b: Value, c: Any) -> Value:
@@ -163,9 +197,10 @@ class Program:
         """A vector. Lanes outside the mask are not read and are zero."""
         address = self.at(pointer, offset).ir
         if mask is None:
-            return Value(self, self.builder.load(address, align=self.dtype_bytes, typ=self.vector))
+            return Value(self, self.builder.load(address, align=self.dtype_bytes, typ=self.in_memory))
         name = f"llvm.masked.load.v{self.lanes}f{8 * self.dtype_bytes}.p0"
-        return Value(self, self.intrinsic(name, self.vector, address, mask.ir, self.splat(0.0).ir))
+        zero = ir.Constant(self.in_memory, [0.0] * self.lanes)
+        return Value(self, self.intrinsic(name, self.in_memory, address, mask.ir, zero))
 
     def store(self, value: Value, pointer: Value, offset: Any = 0, mask: Value | None = None) -> None:
         """Lanes outside the mask are not written."""
@@ -186,7 +221,7 @@ class Program:
     def broadcast(self, pointer: Value, offset: Any = 0) -> Value:
         """One number from memory in every lane."""
         one = self.builder.load(self.at(pointer, offset).ir, align=self.dtype_bytes, typ=self.scalar)
-        undefined = ir.Constant(self.vector, ir.Undefined)
+        undefined = ir.Constant(self.in_memory, ir.Undefined)
         first = self.builder.insert_element(undefined, one, ir.IntType(32)(0))
         return Value(self, self.builder.shuffle_vector(first, undefined, _indices([0] * self.lanes)))
 
@@ -207,7 +242,7 @@ class Program:
 
     def scratch(self, vectors: int) -> Value:
         """Room for so many vectors on the stack of this call."""
-        memory: Any = self.builder.alloca(self.vector, vectors)
+        memory: Any = self.builder.alloca(self.in_memory, vectors)
         memory.align = self.lanes * self.dtype_bytes
         return Value(self, memory)
 
