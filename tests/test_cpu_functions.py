@@ -83,7 +83,7 @@ def exact_sigmoid(x: NDArray[np.longdouble]) -> NDArray[np.longdouble]:
 BOUNDS: dict[str, tuple[Callable[..., Any], float]] = {
     "exp": (np.exp, 1.1),
     "sigmoid": (exact_sigmoid, 2.3),
-    "tanh": (np.tanh, 2.5),
+    "tanh": (np.tanh, 2.4),
     "log": (np.log, 2.1),
     "sqrt": (np.sqrt, 0.51),
 }

@@ -327,8 +327,8 @@ MUTANTS = [
         "tanh without its sign",
         "cpu/functions.py",
         "def tanh",
-        'return p.elementwise("copysign", e.over(e + 2), x)',
-        "return e.over(e + 2)",
+        'return p.elementwise("copysign", half.over(half + 1), x)',
+        "return half.over(half + 1)",
         "test_literature.py",
     ),
     Mutant(

@@ -90,7 +90,9 @@ class Recurrent(nn.Module):
 
     def weights(self, layer: int, reverse: bool = False) -> Weights:
         """The parameters of one layer in one direction."""
-        return Weights(*[name and getattr(self, name) for name in self._names[layer, reverse]])
+        own = self._parameters  # what is not there any more was replaced, by a parametrization say
+        names = self._names[layer, reverse]
+        return Weights(*[None if n is None else own[n] if n in own else getattr(self, n) for n in names])
 
     def each_weights(self) -> list[Weights]:
         """The parameters of every layer and direction: layer l, direction d at l * num_directions + d."""

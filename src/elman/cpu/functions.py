@@ -1,6 +1,6 @@
-"""The elementary functions on vectors, within 2 units in the last place, and what a derivative needs besides.
+"""The elementary functions on vectors, to a few units in the last place, and what a derivative needs besides.
 
-exp(x) = 2^k e^r with k = round(x / ln 2), so that |r| <= ln(2)/2, and e^r by its Taylor series.
+exp(x) = 2^k e^r with k = round(x / ln 2), so that |r| <= ln(2)/2, and e^r by a polynomial.
 tanh and sigmoid come from it; a NaN stays a NaN, infinities give the limits.
 """
 
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
+from functools import cache
 from typing import NamedTuple
 
 from llvmlite import ir
@@ -20,8 +22,8 @@ class Format(NamedTuple):
 
     mantissa: int  # bits stored
     bias: int  # of the exponent
-    terms: int  # of the Taylor series of e^r, |r| <= ln(2)/2: the first left out is below half a unit of the last place
-    more_terms: int  # the same for 0 <= r <= ln 2
+    terms: int  # of the polynomial for e^r, |r| <= ln(2)/2, beside 1 + r: its error is below a tenth of a unit
+    more_terms: int  # the same for (e^r - 1) / r, 0 <= r <= ln 2
     high: float  # ln 2 in two parts; the first has so few bits that k times it is exact
     low: float
     tanh_one: float  # from here up tanh rounds to 1
@@ -37,25 +39,25 @@ def _parts(bits: int) -> tuple[float, float]:
 
 
 FORMATS = {
-    4: Format(23, 127, 8, 10, *_parts(14), tanh_one=9.02, sigmoid_zero=-126 * math.log(2)),
-    8: Format(52, 1023, 14, 17, *_parts(41), tanh_one=19.1, sigmoid_zero=-1022 * math.log(2)),
+    4: Format(23, 127, 5, 6, *_parts(14), tanh_one=9.02, sigmoid_zero=-126 * math.log(2)),
+    8: Format(52, 1023, 10, 11, *_parts(41), tanh_one=19.1, sigmoid_zero=-1022 * math.log(2)),
 }
 
 
-def _reduced(p: Program, x: Value, down: bool = False) -> tuple[Value, Value]:
-    """k + bias in the low bits of a vector of whole numbers, and r, for x = k ln 2 + r.
+def _reduced(p: Program, x: Value, times: int, down: bool = False) -> tuple[Value, Value]:
+    """k + bias in the low bits of a vector of whole numbers, and s, for times x = k ln 2 + times s.
 
-    |r| <= ln(2)/2, or with `down` 0 <= r <= ln 2.
+    |times s| <= ln(2)/2, or with `down` 0 <= times s <= ln 2.
     """
     f = FORMATS[p.dtype_bytes]
     # Added to a number this large, anything is rounded to a whole number, which then stands in the low bits.
     shift = 1.5 * 2**f.mantissa + f.bias
     # Not quite a half: a tie must not round the smallest x to k = -1.
-    scaled = p.fma(x, p.splat(1 / math.log(2)), -0.499) if down else x * (1 / math.log(2))
-    rounded = scaled + shift
+    per_ln2 = p.splat(times / math.log(2))
+    rounded = p.fma(x, per_ln2, -0.499) + shift if down else p.fma(x, per_ln2, shift)
     k = rounded - shift
-    r = p.fma(k, p.splat(-f.low), p.fma(k, p.splat(-f.high), x))
-    return Value(p, p.builder.bitcast(rounded.ir, p.bit_vector)), r
+    s = p.fma(k, p.splat(-f.low / times), p.fma(k, p.splat(-f.high / times), x))
+    return Value(p, p.builder.bitcast(rounded.ir, p.bit_vector)), s
 
 
 def _power_of_two(p: Program, biased: Value) -> Value:
@@ -64,26 +66,43 @@ def _power_of_two(p: Program, biased: Value) -> Value:
     return Value(p, p.builder.bitcast(p.builder.shl(biased.ir, places), p.vector))
 
 
-def _beyond_one(p: Program, r: Value, terms: int) -> Value:
-    """e^r - 1 = r + r^2 (1/2 + r/6 + ...)."""
-    last = terms - 1
-    series = p.splat(1 / math.factorial(last))
-    for n in range(last - 1, 1, -1):
-        series = p.fma(series, r, 1 / math.factorial(n))
-    return p.fma(series, r * r, r)
+@cache
+def _polynomial(terms: int, low: float, high: float) -> list[float]:
+    """a_2, a_3, ...: e^r = 1 + r + r^2 (a_2 + a_3 r + ...) for r between low and high.
+
+    The Taylor series, its highest powers exchanged one by one for what is nearest to them: the lower powers of
+    the Chebyshev polynomial of that degree. In exact arithmetic.
+    """
+    a = [Fraction(1, math.factorial(n)) for n in range(2, 20)]
+    slope = 2 / (Fraction(high) - Fraction(low))
+    t = [-1 - slope * Fraction(low), slope]  # from -1 to 1, in powers of r
+    chebyshev = [[Fraction(1)], t]
+    while len(chebyshev) < len(a):
+        before, last = chebyshev[-2:]
+        raised = [2 * (t[0] * c + t[1] * d) for c, d in zip([*last, Fraction(0)], [Fraction(0), *last], strict=True)]
+        chebyshev.append([c - d for c, d in zip(raised, [*before, 0, 0], strict=True)])
+    while len(a) > terms:
+        near = chebyshev[len(a) - 1]
+        a = [c - a[-1] / near[-1] * d for c, d in zip(a, near, strict=True)][:-1]
+    return [float(c) for c in a]
 
 
-def _exp_within(p: Program, x: Value) -> Value:
-    """exp(x) where it is a normal number."""
-    k, r = _reduced(p, x)
-    return (_beyond_one(p, r, FORMATS[p.dtype_bytes].terms) + 1) * _power_of_two(p, k)
+def _beyond_one(p: Program, s: Value, times: int, down: bool = False) -> Value:
+    """(e^(times s) - 1) / |times| = +-s + s^2 (...), for s as `_reduced` gives it."""
+    f, half = FORMATS[p.dtype_bytes], math.log(2) / 2
+    a = _polynomial(f.more_terms, 0.0, 2 * half) if down else _polynomial(f.terms, -half, half)
+    scaled = [value * times**n / abs(times) for n, value in enumerate(a, start=2)]
+    series = p.splat(scaled[-1])
+    for value in reversed(scaled[:-1]):
+        series = p.fma(series, s, value)
+    return p.fma(series, s * s, s if times > 0 else -s)
 
 
 def exp(p: Program, x: Value) -> Value:
     f = FORMATS[p.dtype_bytes]
     largest = (f.bias + 1) * math.log(2)  # infinity from here up
     # 2^k in two factors: one alone would overflow before exp(x) does, and could not be denormal.
-    k, r = _reduced(p, clamp(p, x, -1.3 * largest, 1.1 * largest))
+    k, r = _reduced(p, clamp(p, x, -1.3 * largest, 1.1 * largest), 1)
     whole = ir.Constant(p.bit_vector, [f.bias] * p.width)
     mask = ir.Constant(p.bit_vector, [(1 << f.mantissa) - 1 >> 1] * p.width)
     b = p.builder
@@ -91,27 +110,28 @@ def exp(p: Program, x: Value) -> Value:
     first = b.ashr(exponent, ir.Constant(p.bit_vector, [1] * p.width))
     second = b.sub(exponent, first)
     scale = [_power_of_two(p, Value(p, b.add(part, whole))) for part in (first, second)]
-    return (_beyond_one(p, r, f.terms) + 1) * scale[0] * scale[1]
+    return (_beyond_one(p, r, 1) + 1) * scale[0] * scale[1]
 
 
 def sigmoid(p: Program, x: Value) -> Value:
     """1 / (1 + e^-x)"""
     zero = FORMATS[p.dtype_bytes].sigmoid_zero
-    y = p.splat(1.0).over(_exp_within(p, -clamp(p, x, zero, -zero)) + 1)
+    k, s = _reduced(p, clamp(p, x, zero, -zero), -1)
+    y = p.splat(1.0).over(p.fma(_beyond_one(p, s, -1) + 1, _power_of_two(p, k), 1))
     return p.select(x < zero, 0.0, y)
 
 
 def tanh(p: Program, x: Value) -> Value:
-    """The sign of x times E / (E + 2), with E = e^|2x| - 1 = 2^k (e^r - 1) + (2^k - 1).
+    """The sign of x times F / (F + 1), with F = (e^|2x| - 1) / 2 = 2^k (e^r - 1) / 2 + (2^k - 1) / 2.
 
     No term is negative, so nothing cancels.
     """
     f = FORMATS[p.dtype_bytes]
     size = p.elementwise("fabs", x)
-    k, r = _reduced(p, p.select(size > f.tanh_one, f.tanh_one, size) * 2, down=True)
+    k, s = _reduced(p, p.select(size > f.tanh_one, f.tanh_one, size), 2, down=True)
     scale = _power_of_two(p, k)
-    e = p.fma(_beyond_one(p, r, f.more_terms), scale, scale - 1)
-    return p.elementwise("copysign", e.over(e + 2), x)
+    half = p.fma(_beyond_one(p, s, 2, down=True), scale, p.fma(scale, p.splat(0.5), -0.5))
+    return p.elementwise("copysign", half.over(half + 1), x)
 
 
 def log(p: Program, x: Value) -> Value:

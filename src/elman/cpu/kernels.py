@@ -20,6 +20,7 @@ from elman.cpu.plan import Pass, Place, Product, plan
 from elman.cpu.product import ACCUMULATORS, chosen, panels
 from elman.cpu.program import INT, POINTER, Program, Value
 from elman.graph import Node
+from elman.phases import Phase
 
 PRESENT = ("p", "d_p", "carry", "memory")  # arrays that hold one step only
 
@@ -50,6 +51,8 @@ class Tile(NamedTuple):
     width: Value
     row: Value
     rows: Value
+    number: Value  # among the tiles of its blocks
+    backwards: Value  # whether the blocks before these are next
 
 
 class _Emit:
@@ -111,7 +114,7 @@ class _Emit:
         def find(array: str) -> tuple[Value, Value]:
             return self.locate(array, n, t)
 
-        for tile in self.tiles(number):
+        for tile in self.tiles(number, n):
             self.fetch(number, find, tile)
             results: Sums = {}
             used = 0
@@ -151,55 +154,94 @@ class _Emit:
         nodes = [a for node in phase.nodes for a in node.arguments] + [node for node, _ in self.todo.stores[number]]
         return [self.todo.places[n.index] for n in nodes if n.index not in here and n.index in self.todo.places]
 
-    def tiles(self, number: int) -> Iterator[Tile]:
-        """Every panel of a phase, and in it every tile of rows."""
+    def tiles(self, number: int, n: Value) -> Iterator[Tile]:
+        """Every panel of a phase, and in it every tile of rows.
+
+        Every other step goes through the panels backwards: it begins with those that a cache still holds.
+        """
         p = self.p
         wide = [self.word(f"{number} {name}") for name in ("panels", "narrow", "wider")]
         tall = [self.word(f"{number} {name}") for name in ("tiles", "short", "taller")]
-        for block, width in panels(p, *wide):
+        backwards = (n & p.int(1)).equals(1)
+        for block, width in panels(p, *wide, backwards=backwards):
             for row, count in panels(p, *tall):
-                yield Tile(block, width, row + self.word("first row"), count)
+                tile = p.quotient(row, tall[1])
+                yield Tile(block, width, row + self.word("first row"), count, tile, backwards)
 
     def product(self, name: str, product: Product, n: Value, find: Any, tile: Tile, out: Value) -> None:
         """The sums of a product for a tile, into `out`."""
         raise NotImplementedError
 
-    def run_tile(self, name: str, tile: Tile, out_row: Value, depth: Value, *arguments: Value) -> None:
-        """arguments: rows to multiply and how far they are apart; weights; what to start from, rows apart; out."""
+    def run_tile(self, name: str, tile: Tile, b_row: Value, depth: Value, *arguments: Value) -> None:
+        """arguments: rows to multiply and how far they are apart; weights; what to start from, rows apart; out.
+
+        Rows of the weights and of `out` are `b_row` apart.
+        """
         a, a_row, b, start, start_row, out = arguments
         p, number = self.p, name.partition(".")[0]
         four = [self.word(f"{name} tile {kind}") for kind in range(4)]
+        # While one panel is multiplied, each of its tiles asks for a part of the next.
+        panel, quarter = depth * b_row, tile.number & p.int(3)
+        ahead = p.at(b, p.select(tile.backwards, -1 * panel, panel) + p.quotient(panel, p.int(4)) * quarter)
         taller, wider = tile.rows > self.word(f"{number} short"), tile.width > self.word(f"{number} narrow")
-        p.call(chosen(p, four, taller, wider), a, a_row, p.int(1), depth, b, start, start_row, out, out_row)
+        p.call(chosen(p, four, taller, wider), a, a_row, p.int(1), depth, b, start, start_row, out, b_row, ahead)
 
     def locate(self, array: str, n: Value, t: Value) -> tuple[Value, Value]:
         raise NotImplementedError
 
     def elements(self, number: int, sums: Sums, elements: Elements) -> None:
         """Compute and store what the phase computes, for some vectors of units."""
-        p = self.p
+        p, phase = self.p, self.todo.phases[number]
         values: dict[int, Value] = {}
+        fused = self.fused(phase)
+        here = {node.index for node in phase.nodes}
 
         def value(node: Node) -> Value:
             if node.index not in values:
-                if node.op == "number":
-                    values[node.index] = p.splat(node.value)
-                elif node.index in sums:
-                    values[node.index] = elements.sum(*sums[node.index])
-                else:
-                    values[node.index] = elements.load(self.todo.places[node.index])
+                values[node.index] = compute(node) if node.index in here and node.arguments else read(node)
             return values[node.index]
 
-        phase = self.todo.phases[number]
+        def read(node: Node) -> Value:
+            if node.op == "number":
+                return p.splat(node.value)
+            if node.op == "adjoint" and node.index in here:
+                return self.adjoint(node, sums, elements)
+            if node.index in sums:
+                return elements.sum(*sums[node.index])
+            return elements.load(self.todo.places[node.index])
+
+        def compute(node: Node) -> Value:
+            if node.op in ("add", "sub"):
+                (a, b), minus = node.arguments, node.op == "sub"
+                if a.index in fused:
+                    c, d = map(value, a.arguments)
+                    return p.fma(c, d, -value(b) if minus else value(b))
+                if b.index in fused:
+                    c, d = map(value, b.arguments)
+                    return p.fma(-c if minus else c, d, value(a))
+            return functions.OPERATIONS[node.op](p, *map(value, node.arguments))
+
         with p.side_by_side(len(elements.positions)):
             for node in phase.nodes:
-                if node.op == "adjoint":
-                    values[node.index] = self.adjoint(node, sums, elements)
-                elif node.arguments:
-                    values[node.index] = functions.OPERATIONS[node.op](p, *(value(a) for a in node.arguments))
+                if node.index not in fused and node.op != "number":
+                    value(node)
             stored = [(value(node), place) for node, place in self.todo.stores[number]]  # all is read before
             for result, place in stored:
                 elements.store(result, place)
+
+    def fused(self, phase: Phase) -> set[int]:
+        """Products that are only read by one sum, which they are fused with. The same in inference as in training."""
+        readers: dict[int, list[Node]] = {}
+        for node in phase.nodes:
+            for argument in node.arguments:
+                readers.setdefault(argument.index, []).append(node)
+        kept = {node.index for node in (*phase.remembered, *self.todo.graph.outputs.values())}
+        return {
+            node.index
+            for node in phase.nodes
+            if node.op == "mul" and node.index not in kept
+            if [reader.op for reader in readers.get(node.index, [])] in (["add"], ["sub"])
+        }
 
     def adjoint(self, node: Node, sums: Sums, elements: Elements) -> Value:
         raise NotImplementedError
@@ -210,7 +252,9 @@ def _of(array: str) -> str:
     return array.partition(".")[0]
 
 
-Sums = dict[int, tuple[Value, int, int]]  # of products: where a tile has left them, vectors for each block, which of these
+Sums = dict[
+    int, tuple[Value, int, int]
+]  # of products: where a tile has left them, vectors for each block, which of these
 
 
 class Position(NamedTuple):
@@ -286,7 +330,7 @@ class _Backward(_Emit):
         for index, product in enumerate(self.todo.products[0]):
             if not product.state:
                 continue
-            for tile in self.tiles(0):
+            for tile in self.tiles(0, self.steps):
                 find = lambda array: self.locate(array, self.steps, end)  # noqa: E731
                 self.product(f"0.{index}", product, self.steps, find, tile, self.scratch)
                 carry, carry_row = find(f"carry.{product.state}")
@@ -305,7 +349,7 @@ class _Backward(_Emit):
 
     def product(self, name: str, product: Product, n: Value, find: Any, tile: Tile, out: Value) -> None:
         p, lanes = self.p, self.lanes
-        depth = self.units * sum(segment.slots for segment in product.segments)
+        depth = self.units * product.slots
         panel = p.at(self.pointer(f"{name} weights"), tile.block * depth * lanes)
         if product.state:
             start, start_row = find(f"carry.{product.state}")

@@ -41,7 +41,7 @@ class Linear:
         self.sizes, self.itemsize = sizes, sizes.dtype.itemsize
         self.units, self.depth = shape if transposed else (shape[1], shape[0])
         blocks = -(-self.units // sizes.lanes)
-        tiling = product.tiling(max(rows, 1), blocks, 1)
+        tiling = product.tiling(max(rows, 1), blocks, 1, self.depth, self.itemsize)
         self.tall, self.panels = tiling.rows, cut(blocks, tiling.blocks)
         self.packed, self.bias = script.room(blocks * sizes.lanes * self.depth), script.room(blocks * sizes.lanes)
         kernel = packing.pack(transposed, self.itemsize)
@@ -140,7 +140,9 @@ class _Packed:
     def __init__(self, script: Script, sizes: Sizes, factor: Factor, chunk: int, left: bool) -> None:
         self.sizes, self.factor, self.left = sizes, factor, left
         blocks = -(-factor.width // sizes.lanes)
-        self.panels = cut(blocks, 1 if left else product.tiling(OUTER_ROWS, blocks, 1).blocks)
+        self.panels = cut(
+            blocks, 1 if left else product.tiling(OUTER_ROWS, blocks, 1, chunk, sizes.dtype.itemsize).blocks
+        )
         self.padded = blocks * sizes.lanes
         self.room, self.sums = script.room(chunk * self.padded), script.room(self.padded)
 
@@ -184,7 +186,7 @@ def linear(dtype_bytes: int, add: bool) -> int:
             four = [word[f"tile {kind}"] for kind in range(4)]
             tile_of = chosen(p, four, count > word["short"], width > word["narrow"])
             a = p.at(word["A"], row * word["A_row"])
-            p.call(tile_of, a, word["A_row"], p.int(1), word["K"], b, start, p.int(0), scratch, width * lanes)
+            p.call(tile_of, a, word["A_row"], p.int(1), word["K"], b, start, p.int(0), scratch, width * lanes, b)
             with p.loop(0, width) as j:
                 mask = p.first_lanes(word["units"] - (first + j) * lanes)
                 with p.loop(0, count) as r:
@@ -225,6 +227,6 @@ def outer(dtype_bytes: int) -> int:
                 start, start_row = p.select(fresh, word["zeros"], sums), p.select(fresh, 0, padded)
                 kind = 2 * (number < rows.wider)
                 tile_of = p.select(width > narrow, word[f"tile {kind + 1}"], word[f"tile {kind}"])
-                p.call(tile_of, a, p.int(1), p.int(lanes), depth, b, start, start_row, sums, padded)
+                p.call(tile_of, a, p.int(1), p.int(lanes), depth, b, start, start_row, sums, padded, b)
     p.done()
     return llvm.addresses(module, ["outer"])[0]

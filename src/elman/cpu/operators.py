@@ -45,7 +45,7 @@ def run(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> tuple[Tensor,
     sequence, is asked where something else than the values is wanted: a compiler's or exporter's trace.
     """
     given, count = passes.operands(directions), len(cell.states)
-    training = torch.is_grad_enabled() and any([t is not None and t.requires_grad for t in (x, *given)])
+    training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *given))
     reverse = [direction.reverse for direction in directions]
     if torch.compiler.is_compiling() or type(x) is not Tensor or is_in_torch_dispatch_mode():
         fields = [number for number, weight in enumerate(directions[0].weights) if weight is not None]
@@ -95,6 +95,10 @@ def _directions(inputs: Inputs) -> list[Direction]:
 def _readable(direction: Direction) -> Direction:
     """The direction with tensors that the kernels can read."""
     weights, state, reverse = direction
+    if all(t is None or _is_dense(t) for t in (*weights, *state)) and (
+        weights.ch is None or weights.ch.is_contiguous()
+    ):
+        return direction
     weights = Weights(*[w if w is None else _dense(w) for w in weights])
     if weights.ch is not None:
         weights = weights._replace(ch=weights.ch.contiguous())
@@ -103,11 +107,13 @@ def _readable(direction: Direction) -> Direction:
 
 def _dense(tensor: Tensor) -> Tensor:
     """The tensor in memory, what is in a row side by side. torch has some that are negative, or zero, by a mark only."""
-    if tensor.stride(-1) == 1 and not tensor.is_neg() and not tensor._is_zerotensor():
-        return tensor
     if tensor._is_zerotensor():
         return torch.zeros(tensor.shape, dtype=tensor.dtype)
-    return tensor.resolve_neg().contiguous()
+    return tensor if _is_dense(tensor) else tensor.resolve_neg().contiguous()
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.stride(-1) == 1 and not tensor.is_neg() and not tensor._is_zerotensor()
 
 
 def _rows(x: Tensor) -> Tensor:

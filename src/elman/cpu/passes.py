@@ -67,9 +67,10 @@ class Given(NamedTuple):
     reverse: bool
 
 
-def form_of(x: Tensor, directions: Sequence[Direction], given: Sequence[Tensor | None]) -> Form:
-    (steps, batch, inputs), units = x.shape, directions[0].state[0].shape[1]
-    sizes = Sizes(steps, batch, inputs, units, x.dtype, len(directions), threads.available())
+def form_of(x: Tensor, directions: Sequence[Direction], given: Sequence[Tensor | None], steps: int = 0) -> Form:
+    """The form of a call; with `steps` for so many of them only."""
+    (length, batch, inputs), units = x.shape, directions[0].state[0].shape[1]
+    sizes = Sizes(steps or length, batch, inputs, units, x.dtype, len(directions), threads.available())
     strides = tuple([None if t is None else t.stride() for t in given])
     return Form(sizes, tuple([d.reverse for d in directions]), strides)
 
@@ -110,17 +111,20 @@ def infer(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> tuple[Tenso
     output = empty(steps, batch, len(directions) * units, dtype=x.dtype)
     finals: Finals = [tuple([empty(batch, units, dtype=x.dtype) for _ in cell.states]) for _ in directions]
     span = CHUNKS * _chunk(len(cell.anatomy.input_gates), batch, units, x.dtype)
+    results = [t.data_ptr() for of in finals for t in of]
     for begin in range(0, steps if batch else 0, span):
         count = min(span, steps - begin)
         if begin:
             directions = [d._replace(state=of) for d, of in zip(directions, finals, strict=True)]
-        inputs, outputs = [], []
-        for d, direction in enumerate(directions):
-            first = steps - begin - count if direction.reverse else begin
-            inputs.append(x[first : first + count] if count < steps else x)
-            outputs.append(output[first:, :, d * units :])
-        given = [*operands(directions), *inputs, *outputs, *(t for of in finals for t in of)]
-        _infer(cell, form_of(inputs[0], directions, given))([t.data_ptr() for t in given if t is not None])
+        given = operands(directions)
+        # Each direction has steps of its own, and is given x and the output from there on.
+        firsts = [steps - begin - count if direction.reverse else begin for direction in directions]
+        addresses = [t.data_ptr() for t in given if t is not None]
+        for array in (x, output):
+            step, start = array.stride(0) * x.itemsize, array.data_ptr()
+            addresses += [start + first * step for first in firsts]
+        given.append(x)
+        _infer(cell, form_of(x, directions, given, count))([*addresses, *results])
     return output, finals
 
 
@@ -137,8 +141,9 @@ def _infer(cell: Cell, form: Form) -> Script:
     sizes, (steps, batch, _, units) = form.sizes, form.sizes[:4]
     script = Script(sizes.dtype)
     directions, strides = _given(script, cell, form)
-    xs = [_rows_of(_sequence(script, next(strides)), sizes) for _ in directions]
-    outputs = [_sequence(script, next(strides)) for _ in directions]
+    stride, width = next(strides), sizes.directions * units
+    xs = [_rows_of(_sequence(script, stride), sizes) for _ in directions]
+    outputs = [script.given(batch * width, width).at(column=d * units) for d in range(sizes.directions)]
     finals = [[script.given(row=units) for _ in cell.states] for _ in directions]
 
     gates = len(cell.anatomy.input_gates)

@@ -49,6 +49,11 @@ class Product(NamedTuple):
     segments: tuple[Segment, ...] = ()  # backward: what is multiplied with weight_hh transposed
     state: str = ""  # backward: the state whose adjoint this is; its products were made in the step after
 
+    @property
+    def slots(self) -> int:
+        """How many times H units it is deep."""
+        return sum(segment.slots for segment in self.segments) or 1
+
 
 class Pass(NamedTuple):
     """What one kernel does, phase by phase."""

@@ -45,41 +45,58 @@ class Tiling(NamedTuple):
     blocks: int  # at most so many blocks of units in a panel
 
 
+FIRST_CACHE, SECOND_CACHE = 40 << 10, 3 << 19  # bytes of weights that a cache holds beside everything else
+
+
+def _cycles_to_bring(vector_from: int) -> float:
+    """Cycles until a vector of weights is there, when it comes from the last so many bytes that were read."""
+    return 0.5 if vector_from <= FIRST_CACHE else 1.6 if vector_from <= SECOND_CACHE else 5.0
+
+
 @cache
-def tiling(rows: int, blocks: int, vectors_per_block: int) -> Tiling:
+def tiling(rows: int, blocks: int, vectors_per_block: int, depth: int, dtype_bytes: int) -> Tiling:
     """The cut that takes the fewest cycles by a simple count.
 
-    A tile of r rows and v vectors needs, for every k, r v multiply-adds, two in a cycle; no fewer than
-    four cycles, since each waits for the one before; and time to bring v vectors from the second-level
-    cache. Its accumulators, the r broadcast numbers and one vector of weights have to stay in registers.
+    A tile of r rows and v vectors needs, for every k, r v multiply-adds, two in a cycle; no fewer than four cycles,
+    since each waits for the one before; r + v loads, two in a cycle; and time to bring v vectors from where they
+    are: for the first tile of a panel the whole matrix was read since, for the others the panel. Of a matrix that
+    is walked to and fro, one panel is still there. Accumulators, the r broadcast numbers and one vector of
+    weights have to stay in registers.
     """
-    registers = llvm.target().registers
+    target = llvm.target()
+    of_block = depth * vectors_per_block * target.vector_bytes
     best, fewest = Tiling(1, 1), float("inf")
     for r in range(1, 13):
+        tiles = cut(rows, r)
         for n in range(1, 25):
             v = n * vectors_per_block
-            if r * v + r + 1 > registers and (r, n) != (1, 1):
+            if r * v + r + 1 > target.registers and (r, n) != (1, 1):
                 continue
             cycles = 0.0
-            for tall, many in cut(rows, r).heaps():
-                for wide, times in cut(blocks, n).heaps():
-                    v = wide * vectors_per_block
-                    cycles += many * times * (max(tall * v / 2, 4, 2 * v) + 0.05 * (tall + v))
+            panels = cut(blocks, n)
+            for wide, times in panels.heaps():
+                v, panel = wide * vectors_per_block, wide * of_block
+                far, near = _cycles_to_bring(blocks * of_block), _cycles_to_bring(panel)
+                far -= (far - near) / panels.number if panels.number > 1 else 0.0
+                for tall, many in tiles.heaps():
+                    at_least = max(tall * v / 2, 4, (tall + v) / 2)
+                    cycles += times * (many * (max(at_least, near * v) + 0.05 * (tall + v)))
+                cycles += times * max(0.0, far * v - max(tiles.narrow * v / 2, 4, near * v))
             if cycles < fewest:
                 best, fewest = Tiling(r, n), cycles
     return best
 
 
 TILE = {"A": POINTER, "A_row": INT, "A_k": INT, "K": INT, "B": POINTER}
-TILE |= {"start": POINTER, "start_row": INT, "out": POINTER, "out_row": INT}
+TILE |= {"start": POINTER, "start_row": INT, "out": POINTER, "out_row": INT, "ahead": POINTER}
 
 
 @cache
-def tile(rows: int, vectors: int, dtype_bytes: int) -> int:
+def tile(rows: int, vectors: int, dtype_bytes: int, fetch: bool = False) -> int:
     """The address of: out[r][v] = start[r][v] + sum over k of A[r, k] B[k][v].
 
     A has rows A_row apart and steps of k A_k apart; `start` and `out`, vectors beside each other, rows
-    start_row and out_row apart.
+    start_row and out_row apart. With `fetch` it asks for a quarter as much memory as B has, from `ahead` on.
     """
     lanes = llvm.target().lanes(dtype_bytes)
     module = llvm.new_module(f"tile {rows} x {vectors}")
@@ -92,6 +109,11 @@ def tile(rows: int, vectors: int, dtype_bytes: int) -> int:
         """sums, r v of them, and A[r, k] B[k][v] from begin to end."""
         loop = p.loop_carrying(begin, end, at_once, *sums)
         sums = list(loop.carried)
+        if fetch and at_once == 4:
+            for v in range(vectors):
+                p.prefetch(
+                    p.given["ahead"], p.quotient(loop.index * (vectors * lanes), p.int(4)) + v * lanes, near=False
+                )
         ahead = p.at(b, loop.index * (vectors * lanes))
         for k in range(at_once):
             numbers = [p.broadcast(row, (loop.index + k) * a_k) for row in row_of]
@@ -118,14 +140,14 @@ def tile(rows: int, vectors: int, dtype_bytes: int) -> int:
     return llvm.addresses(module, ["tile"])[0]
 
 
-def four_tiles(rows: Cut, blocks: Cut, vectors_per_block: int, dtype_bytes: int) -> list[int]:
+def four_tiles(rows: Cut, blocks: Cut, vectors_per_block: int, dtype_bytes: int, fetch: bool = False) -> list[int]:
     """The tiles that rows and blocks so cut need: `chosen` picks one. Zero for a shape that does not occur."""
     shapes = [
         (rows.narrow + tall, blocks.narrow + wide, tall <= rows.wider and wide <= blocks.wider)
         for tall in (0, 1)
         for wide in (0, 1)
     ]
-    return [tile(r, n * vectors_per_block, dtype_bytes) if occurs else 0 for r, n, occurs in shapes]
+    return [tile(r, n * vectors_per_block, dtype_bytes, fetch) if occurs else 0 for r, n, occurs in shapes]
 
 
 def chosen(p: Program, four: list[Value], taller: Value, wider: Value) -> Value:
@@ -134,9 +156,12 @@ def chosen(p: Program, four: list[Value], taller: Value, wider: Value) -> Value:
 
 
 def panels(
-    p: Program, number: Value, narrow: Value, wider: Value, first: Value | int = 0
+    p: Program, number: Value, narrow: Value, wider: Value, first: Value | int = 0, backwards: Value | None = None
 ) -> Iterator[tuple[Value, Value]]:
-    """A loop over panels from `first` up to `number`: the first block of each and how many it has, `narrow`, or in the first `wider` one more."""
+    """A loop over panels from `first` up to `number`: the first block of each and how many it has, `narrow`, or in
+    the first `wider` one more. With `backwards` true, the last panel comes first."""
     with p.loop(first, number) as panel:
+        if backwards is not None:
+            panel = p.select(backwards, number - 1 - panel, panel)
         extra = p.select(panel < wider, 1, p.int(0))
         yield panel * narrow + p.minimum(panel, wider), narrow + extra

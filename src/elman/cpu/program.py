@@ -8,8 +8,8 @@ as what it computes:
         p.store(y * y + 1, target, k * p.lanes)
 
 There are four types: whole numbers (64 bits), addresses, vectors of `lanes` floating-point numbers, and
-masks. A product followed by a sum may become one fused operation ("contract"), and a division written
-`a.over(b)` an estimate refined; nothing else that would change a result is allowed to the compiler.
+masks. A product and a sum are fused where a program says so (`fma`), and a division written `a.over(b)` may be an
+estimate refined; nothing that would change a result is allowed to the compiler.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from llvmlite import ir
 
 INT = ir.IntType(64)
 POINTER = ir.PointerType()
-CONTRACT = ("contract",)
 
 
 class Value:
@@ -39,7 +38,7 @@ class Value:
         pair = [self.ir, p.like(self, other).ir]
         left, right = reversed(pair) if swap else pair
         if vector:
-            return Value(p, getattr(p.builder, floating)(left, right, flags=CONTRACT))
+            return Value(p, getattr(p.builder, floating)(left, right))
         return Value(p, getattr(p.builder, whole)(left, right))
 
     def __add__(self, other: Any) -> Value:
@@ -71,7 +70,7 @@ class Value:
         """Quotient of finite numbers; where the processor has estimates of 1 / x, one that is refined once."""
         p = self.program
         divide: Any = p.builder.fdiv  # llvmlite's declaration lacks the flags
-        return Value(p, divide(self.ir, other.ir, flags=("arcp", "ninf", *CONTRACT)))
+        return Value(p, divide(self.ir, other.ir, flags=("arcp", "ninf", "contract")))
 
     def __neg__(self) -> Value:
         return Value(self.program, self.program.builder.fneg(self.ir))
@@ -164,8 +163,8 @@ class Program:
     def quotient(self, number: Value, by: Value) -> Value:
         """number // by, of two whole numbers from 0 to 2^31."""
         word = ir.IntType(32)
-        short = [self.builder.trunc(value.ir, word) for value in (number, by)]
-        return Value(self, self.builder.zext(self.builder.udiv(*short), INT))
+        a, b = (self.builder.trunc(value.ir, word) for value in (number, by))
+        return Value(self, self.builder.zext(self.builder.udiv(a, b), INT))
 
     def minimum(self, a: Value, b: Value) -> Value:
         return self.select(a < b, a, b)
@@ -211,11 +210,16 @@ class Program:
         name = f"llvm.masked.store.v{self.lanes}f{8 * self.dtype_bytes}.p0"
         self.intrinsic(name, ir.VoidType(), value.ir, address, mask.ir)
 
-    def prefetch(self, pointer: Value, offset: Any = 0, write: bool = False) -> None:
-        """Ask for the memory there, to be read or written soon. Any address will do."""
+    def prefetch(self, pointer: Value, offset: Any = 0, write: bool = False, near: bool = True) -> None:
+        """Ask for the memory there, to be read or written soon, if not `near` then later. Any address will do."""
         word = ir.IntType(32)
         self.intrinsic(
-            "llvm.prefetch.p0", ir.VoidType(), self.at(pointer, offset).ir, word(int(write)), word(3), word(1)
+            "llvm.prefetch.p0",
+            ir.VoidType(),
+            self.at(pointer, offset).ir,
+            word(int(write)),
+            word(3 if near else 2),
+            word(1),
         )
 
     def broadcast(self, pointer: Value, offset: Any = 0) -> Value:

@@ -50,7 +50,9 @@ class Kernels:
         most = max(count for _, count in self.rows)
         self.cuts: list[tuple[int, Cut]] = []  # of each phase: most rows in a tile, panels
         for products in self.todo.products:
-            tiling = product.tiling(most, self.blocks, max((len(each.nodes) for each in products), default=1))
+            vectors = max((len(each.nodes) for each in products), default=1)
+            depth = sizes.units * max((each.slots for each in products), default=1)
+            tiling = product.tiling(most, self.blocks, vectors, depth, sizes.dtype.itemsize)
             self.cuts.append((tiling.rows, product.cut(self.blocks, tiling.blocks)))
 
     def pack(self, script: Script, weight: Array, bias: Array | None) -> tuple[dict[str, Array], list[Task]]:
@@ -61,7 +63,7 @@ class Kernels:
             for index, each in enumerate(products):
                 name = f"{number}.{index}"
                 if self.which == "backward":
-                    depth = self.sizes.units * sum(segment.slots for segment in each.segments)
+                    depth = self.sizes.units * each.slots
                     rooms[f"{name} weights"] = room = script.room(self.sizes.padded * depth)
                     tasks += self._transposed(each, weight, room, depth, panels)
                 else:
@@ -129,7 +131,11 @@ class Kernels:
             tiles = product.cut(rows, tall)
             words |= zip((f"{number} tiles", f"{number} short", f"{number} taller"), tiles, strict=True)
             for index, each in enumerate(products):
-                four = product.four_tiles(tiles, panels, len(each.nodes), self.sizes.dtype.itemsize)
+                size = self.sizes.dtype.itemsize
+                matrix = self.sizes.padded * self.sizes.units * each.slots * len(each.nodes) * size
+                four = product.four_tiles(
+                    tiles, panels, len(each.nodes), size, fetch=matrix > FETCHED and tiles.number > 2
+                )
                 words |= {f"{number}.{index} tile {kind}": address for kind, address in enumerate(four)}
         return words
 
@@ -140,6 +146,7 @@ def pack_panels(panels: Cut, work: int, available: int) -> Sequence[tuple[int, i
     return [(first, first + count, panels.narrow, panels.wider) for first, count in shares]
 
 
+FETCHED = 3 << 18  # bytes of weights from which on they are asked for ahead of time
 PACKING = 8  # multiplications that take as long as packing one number
 
 
