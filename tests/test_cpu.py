@@ -18,7 +18,7 @@ from torch.func import functional_call
 import elman
 from cases import CELLS, DEPTH_NAMES, DEPTHS, as_tuple, close, gradients, hidden, inputs, layer, normal, recurrent, run
 from elman import Cell, Recurrent, State, cells
-from elman.cpu import matrices, memory, operators, passes, threads
+from elman.cpu import matrices, memory, operators, passes, tables, threads
 from test_cpu_memory import allocating
 
 names = pytest.mark.parametrize("name", CELLS)
@@ -430,6 +430,39 @@ def test_threads_do_not_change_a_bit(
     for which, other in (("a second call", again), ("two threads", together)):
         changed = [keys[k] for k, a, b in zip(order, alone, other, strict=True) if not torch.equal(a, b)]
         assert not changed, f"changed by {which}: {changed}"
+
+
+@pytest.mark.parametrize("sizes", [(40, 1, 3, 40), (9, 3, 2, 131), (5, 2, 4, 7)], ids=lambda s: "x".join(map(str, s)))
+@pytest.mark.parametrize("name", ["lstm", "peephole_lstm", "gru_before"])
+def test_few_rows_share_units(name: str, sizes: tuple[int, int, int, int]) -> None:
+    """Where there are fewer rows than pay, threads take units and meet after every phase."""
+    steps, batch, size, units = sizes
+    for bidirectional in (False, True):
+        of = layer(name, size, units, bidirectional=bidirectional, dtype=torch.float32)
+        x, states = inputs(of, steps, batch)
+        alone = by("cpu", lambda of=of, x=x, states=states: everything(of, x, states))
+        before = torch.get_num_threads()
+        try:
+            for count in (2, 4):
+                torch.set_num_threads(count)
+                with setting(tables, MEETING=0), setting(threads, SMALL=0), setting(passes, SHARE_BYTES=4000):
+                    together = by("cpu", lambda of=of, x=x, states=states: everything(of, x, states))
+                assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True)), (bidirectional, count)
+        finally:
+            torch.set_num_threads(before)
+
+
+def test_a_team_that_is_smaller_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenMP may give fewer threads; who has to meet others then does not begin."""
+    of = layer("gru_before", 3, 40, bidirectional=True)
+    x, states = inputs(of, 9, 1)
+    alone = by("cpu", lambda: everything(of, x, states))
+    parallel = threads.parallel()
+    monkeypatch.setattr(threads, "parallel", lambda: lambda function, data, team, flags: parallel(function, data, 1, 0))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    with setting(tables, MEETING=0), setting(threads, SMALL=0):
+        together = by("cpu", lambda: everything(of, x, states))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["uni", "bi"])

@@ -324,6 +324,14 @@ MUTANTS = [
         "test_literature.py",
     ),
     Mutant(
+        "threads that share units do not wait for each other",
+        "cpu/kernels.py",
+        "def wait",
+        "p.meet(",
+        'p.prefetch(p.given["table"]) or (',
+        "test_cpu.py::test_few_rows_share_units",
+    ),
+    Mutant(
         "tanh without its sign",
         "cpu/functions.py",
         "def tanh",

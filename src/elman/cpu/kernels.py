@@ -79,6 +79,14 @@ class _Emit:
             t = self.word("first time") + n * self.dt
             for number in range(len(self.todo.phases)):
                 self.phase(number, n, t)
+                self.wait(n * len(self.todo.phases) + number)
+
+    def wait(self, number: Value) -> None:
+        """For those who do the same rows and other units, if there are any: each phase reads what all have made."""
+        p, parties = self.p, self.word("parties")
+        with p.when(parties > 1):
+            target = (self.word("met before") + number + 1) * parties
+            p.meet(self.pointer("meeting"), target, self.word("give way"))
 
     def word(self, name: str, kind: ir.Type = INT) -> Value:
         """A word of the table, read once, on entry."""
@@ -163,7 +171,8 @@ class _Emit:
         wide = [self.word(f"{number} {name}") for name in ("panels", "narrow", "wider")]
         tall = [self.word(f"{number} {name}") for name in ("tiles", "short", "taller")]
         backwards = (n & p.int(1)).equals(1)
-        for block, width in panels(p, *wide, backwards=backwards):
+        for panel, width in panels(p, *wide, backwards=backwards):
+            block = panel + self.word(f"{number} first block")
             for row, count in panels(p, *tall):
                 tile = p.quotient(row, tall[1])
                 yield Tile(block, width, row + self.word("first row"), count, tile, backwards)

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
-from elman.cpu import llvm, packing, product, threads
+from elman.cpu import packing, product, threads
 from elman.cpu.product import ACCUMULATORS, chosen, cut, panels
-from elman.cpu.program import INT, POINTER, Program
+from elman.cpu.program import of_table
 from elman.cpu.script import Array, Script, Task
 from elman.cpu.tables import Sizes, copy, fill, pack_panels
 
@@ -44,11 +44,14 @@ class Linear:
         tiling = product.tiling(max(rows, 1), blocks, 1, self.depth, self.itemsize)
         self.tall, self.panels = tiling.rows, cut(blocks, tiling.blocks)
         self.packed, self.bias = script.room(blocks * sizes.lanes * self.depth), script.room(blocks * sizes.lanes)
-        kernel = packing.pack(transposed, self.itemsize)
-        self.packing = [
-            Task(kernel, (weight, weight.row, 0, 1, self.depth, self.units, self.packed, self.depth, 0, 1, 0, *part))
-            for part in pack_panels(self.panels, self.depth * self.units, sizes.threads)
-        ]
+        if transposed:
+            kernel = packing.transposed(self.itemsize)
+            words = (weight, weight.row, 0, 1, self.depth, self.units, self.packed, 1, 0)
+        else:
+            kernel = packing.rows(self.itemsize)
+            words = (weight, weight.row, self.depth, self.units, self.packed, self.depth, 0)
+        parts = pack_panels(self.panels, self.depth * self.units, sizes.threads)
+        self.packing = [Task(kernel, (*words, *part)) for part in parts]
         if bias is None:
             self.packing.append(fill(self.bias, 1, blocks * sizes.lanes, sizes))
         else:
@@ -148,15 +151,15 @@ class _Packed:
 
     def pack(self, begin: int, count: int) -> list[Task]:
         """Of the rows from `begin` on."""
-        kernel = packing.pack(False, self.sizes.dtype.itemsize, self.left)
+        kernel = (packing.columns if self.left else packing.rows)(self.sizes.dtype.itemsize)
         tasks, first = [], 0
         parts = pack_panels(self.panels, count * self.factor.width, self.sizes.threads)
         for array, rows in self.factor.pieces:
             low, high = max(begin, first), min(begin + count, first + rows)
-            words = (array.at(row=low - first), array.row, 0, 1, high - low, self.factor.width)
-            words += (self.room, count, low - begin, 1, 0)
-            added = (self.sums, int(low > 0)) if self.left else ()
-            tasks += [Task(kernel, (*words, *part, *added)) for part in parts] if low < high else []
+            words = (array.at(row=low - first), array.row, high - low, self.factor.width, self.room, count, low - begin)
+            for part in parts if low < high else ():
+                rest = (*part[:2], self.sums, int(low > 0)) if self.left else part
+                tasks.append(Task(kernel, (*words, *rest)))
             first += rows
         return tasks
 
@@ -173,12 +176,8 @@ LINEAR += ("first row", "tiles", "short", "taller", "tile 0", "tile 1", "tile 2"
 @cache
 def linear(dtype_bytes: int, add: bool) -> int:
     """The address of the kernel of `LINEAR`; with `add` it adds to what `out` holds."""
-    lanes = llvm.target().lanes(dtype_bytes)
-    module = llvm.new_module("linear")
-    p = Program(module, "linear", {"table": POINTER}, dtype_bytes, lanes)
-    addresses = ("A", "B", "bias", "out")
-    word = {n: p.load_word(p.given["table"], k, POINTER if n in addresses else INT) for k, n in enumerate(LINEAR)}
-    scratch = p.scratch(ACCUMULATORS)
+    p, word = of_table("linear", LINEAR, ("A", "B", "bias", "out"), dtype_bytes)
+    lanes, scratch = p.lanes, p.scratch(ACCUMULATORS)
     for first, width in panels(p, word["panels"], word["narrow"], word["wider"]):
         b, start = p.at(word["B"], first * word["K"] * lanes), p.at(word["bias"], first * lanes)
         for begin, count in panels(p, word["tiles"], word["short"], word["taller"]):
@@ -193,8 +192,7 @@ def linear(dtype_bytes: int, add: bool) -> int:
                     target = p.at(word["out"], (row + r) * word["out_row"] + (first + j) * lanes)
                     value = p.load(scratch, (r * width + j) * lanes)
                     p.store(value + p.load(target, 0, mask) if add else value, target, 0, mask)
-    p.done()
-    return llvm.addresses(module, ["linear"])[0]
+    return p.address()
 
 
 # sums[m, n] [+]= sum over k of left[k, m] right[k, n], both in panels: left in blocks of one vector, right as
@@ -207,13 +205,8 @@ OUTER += tuple(f"tile {kind}" for kind in range(4))  # as `four_tiles` gives the
 @cache
 def outer(dtype_bytes: int) -> int:
     """The address of the kernel of `OUTER`, which adds up the gradient of a weight."""
-    lanes = llvm.target().lanes(dtype_bytes)
-    module = llvm.new_module("outer")
-    p = Program(module, "outer", {"table": POINTER}, dtype_bytes, lanes)
-    addresses = ("left", "right", "sums", "zeros")
-    word = {
-        name: p.load_word(p.given["table"], k, POINTER if name in addresses else INT) for k, name in enumerate(OUTER)
-    }
+    p, word = of_table("outer", OUTER, ("left", "right", "sums", "zeros"), dtype_bytes)
+    lanes = p.lanes
     depth, padded, narrow, fresh = word["K"], word["padded"], word["narrow"], word["fresh"] > 0
     rows = cut(lanes, OUTER_ROWS)
     for first, width in panels(p, word["panels"], narrow, word["wider"]):
@@ -228,5 +221,4 @@ def outer(dtype_bytes: int) -> int:
                 kind = 2 * (number < rows.wider)
                 tile_of = p.select(width > narrow, word[f"tile {kind + 1}"], word[f"tile {kind}"])
                 p.call(tile_of, a, p.int(1), p.int(lanes), depth, b, start, start_row, sums, padded, b)
-    p.done()
-    return llvm.addresses(module, ["outer"])[0]
+    return p.address()

@@ -1,68 +1,44 @@
-"""Kernels that move numbers: a matrix into panels (product.py), rows to other places; and that add rows up."""
+"""Kernels that move numbers: a matrix into panels (product.py), rows to other places; and that add rows up.
+
+Each is a function of a table, whose words are named before it. Panels are `depth` deep.
+"""
 
 from __future__ import annotations
 
 from functools import cache
 
-from elman.cpu import llvm
 from elman.cpu.product import BLOCK, panels
-from elman.cpu.program import INT, POINTER, Program, Value
+from elman.cpu.program import Program, Value, of_table
 
-# What a packing kernel is told. W has rows W_row apart and blocks of rows (gates) W_gate apart, `gates` of
-# them. Every k of a panel has `vectors` vectors for each block of units; gate q fills number place + q.
-# Panels are `depth` deep; k from from_k on are filled, `count` of them, in panels from `first` up to `panels`.
-PACK = ("W", "W_row", "W_gate", "gates", "count", "units", "out", "depth", "from_k", "vectors", "place")
-PACK += ("first", "panels", "narrow", "wider")
-SUMMED = (*PACK, "sums", "add")  # sums[unit] [+]= sum over k, added if `add` is 1
+# Panels of a transposed matrix W[unit, k]. W has rows W_row apart and blocks of rows (gates) W_gate apart, `gates`
+# of them. Every k of a panel has `vectors` vectors for each block of units; gate q fills number place + q. Panels
+# from `first` up to `panels`, `narrow` and `wider` as `Cut` has them.
+TRANSPOSED = ("W", "W_row", "W_gate", "gates", "count", "units", "out", "vectors", "place")
+TRANSPOSED += ("first", "panels", "narrow", "wider")
 
 
 @cache
-def pack(transposed: bool, dtype_bytes: int, summed: bool = False) -> int:
-    """The address of a kernel that fills panels from a matrix: W[k, unit], or transposed W[unit, k].
-
-    Units beyond the last are zero. `summed`, for W[k, unit] of one gate: what is packed is also added up.
-    """
-    lanes = llvm.target().lanes(dtype_bytes)
-    module = llvm.new_module("pack")
-    p = Program(module, "pack", {"table": POINTER}, dtype_bytes, lanes)
-    addresses = ("W", "out", "sums")
-    names = SUMMED if summed else PACK
-    word = {n: p.load_word(p.given["table"], k, POINTER if n in addresses else INT) for k, n in enumerate(names)}
-    row, count, vectors, depth = (word[name] for name in ("W_row", "count", "vectors", "depth"))
+def transposed(dtype_bytes: int) -> int:
+    """The address of the kernel of `TRANSPOSED`; `count` steps of k. Units beyond the last are zero."""
+    p, word = of_table("transposed", TRANSPOSED, ("W", "out"), dtype_bytes)
+    lanes = p.lanes
+    row, count, vectors = (word[name] for name in ("W_row", "count", "vectors"))
     for first, width in panels(p, word["panels"], word["narrow"], word["wider"], word["first"]):
         with p.loop(0, width) as block, p.loop(0, word["gates"]) as gate:
             unit = (first + block) * lanes
             inside = word["units"] - unit  # fewer than a vector in the last block
             step = width * vectors * lanes
-            begin = first * depth * vectors + block * vectors + word["place"] + gate
-            target = p.at(word["out"], begin * lanes + word["from_k"] * step)
-            source = p.at(word["W"], gate * word["W_gate"])
-            mask = p.first_lanes(inside)
-            if summed:
-                before = p.select(word["add"] > 0, p.load(word["sums"], unit, mask), p.splat(0.0))
-                total = p.loop_carrying(0, count, BLOCK, before)
-                part = p.loop_carrying(total.index, p.minimum(total.index + BLOCK, count), 1, p.splat(0.0))
-                values = p.load(source, part.index * row + unit, mask)
-                p.store(values, target, part.index * step)
-                (added,) = part.end([part.carried[0] + values])
-                (sums,) = total.end([total.carried[0] + added])
-                p.store(sums, word["sums"], unit, mask)
-            elif transposed:
-                with p.loop(0, count, lanes) as k:
-                    mask = p.first_lanes(count - k)
-                    last = inside - 1
-                    square = [
-                        p.load(source, (unit + p.minimum(p.int(lane), last)) * row + k, mask) for lane in range(lanes)
-                    ]
-                    square = [p.select(p.int(lane) < inside, v, 0.0) for lane, v in enumerate(square)]
-                    for lane, column in enumerate(_turned(p, square)):
-                        with p.when(k + lane < count):
-                            p.store(column, target, (k + lane) * step)
-            else:
-                with p.loop(0, count) as k:
-                    p.store(p.load(source, k * row + unit, mask), target, k * step)
-    p.done()
-    return llvm.addresses(module, ["pack"])[0]
+            begin = first * count * vectors + block * vectors + word["place"] + gate
+            target, source = p.at(word["out"], begin * lanes), p.at(word["W"], gate * word["W_gate"])
+            with p.loop(0, count, lanes) as k:
+                mask = p.first_lanes(count - k)
+                at = [unit + p.minimum(p.int(lane), inside - 1) for lane in range(lanes)]
+                square = [p.load(source, unit * row + k, mask) for unit in at]
+                square = [p.select(p.int(lane) < inside, v, 0.0) for lane, v in enumerate(square)]
+                for lane, column in enumerate(_turned(p, square)):
+                    with p.when(k + lane < count):
+                        p.store(column, target, (k + lane) * step)
+    return p.address()
 
 
 def _turned(p: Program, rows: list[Value]) -> list[Value]:
@@ -79,6 +55,53 @@ def _turned(p: Program, rows: list[Value]) -> list[Value]:
     return rows
 
 
+# Panels of a matrix W[k, unit], rows W_row apart: `count` of its rows, to k from from_k on.
+ROWS = ("W", "W_row", "count", "units", "out", "depth", "from_k", "first", "panels", "narrow", "wider")
+
+
+@cache
+def rows(dtype_bytes: int) -> int:
+    """The address of the kernel of `ROWS`. Units beyond the last are zero."""
+    p, word = of_table("rows", ROWS, ("W", "out"), dtype_bytes)
+    for first, width in panels(p, word["panels"], word["narrow"], word["wider"], word["first"]):
+        target = p.at(word["out"], (first * word["depth"] + word["from_k"] * width) * p.lanes)
+        with p.loop(0, word["count"]) as k, p.loop(0, width) as block:
+            unit = (first + block) * p.lanes
+            values = p.load(word["W"], k * word["W_row"] + unit, p.first_lanes(word["units"] - unit))
+            p.store(values, target, (k * width + block) * p.lanes)
+    return p.address()
+
+
+# The same in panels of one vector, blocks from `first` up to `blocks`; and sums[unit] [+]= sum over k, added if `add` is 1.
+COLUMNS = ("W", "W_row", "count", "units", "out", "depth", "from_k", "first", "blocks", "sums", "add")
+AT_ONCE = 4  # blocks, so that rows are read in pieces of that
+
+
+@cache
+def columns(dtype_bytes: int) -> int:
+    """The address of the kernel of `COLUMNS`."""
+    p, word = of_table("columns", COLUMNS, ("W", "out", "sums"), dtype_bytes)
+    with p.loop(word["first"], word["blocks"], AT_ONCE) as first:
+        blocks = [first + b for b in range(AT_ONCE)]
+        end = word["blocks"] * p.lanes
+        there = [p.first_lanes(end - block * p.lanes) for block in blocks]
+        inside = [p.first_lanes(p.minimum(end, word["units"]) - block * p.lanes) for block in blocks]
+        targets = [p.at(word["out"], (block * word["depth"] + word["from_k"]) * p.lanes) for block in blocks]
+        sums = [p.load(word["sums"], block * p.lanes, mask) for block, mask in zip(blocks, inside, strict=True)]
+        total = p.loop_carrying(0, word["count"], BLOCK, *(p.select(word["add"] > 0, s, 0.0) for s in sums))
+        end = p.minimum(total.index + BLOCK, word["count"])
+        part = p.loop_carrying(total.index, end, 1, *[p.splat(0.0)] * AT_ONCE)
+        added = []
+        for b, block in enumerate(blocks):
+            values = p.load(word["W"], part.index * word["W_row"] + block * p.lanes, inside[b])
+            p.store(values, targets[b], part.index * p.lanes, there[b])
+            added.append(part.carried[b] + values)
+        sums = total.end([a + b for a, b in zip(total.carried, part.end(added), strict=True)])
+        for block, value, mask in zip(blocks, sums, inside, strict=True):
+            p.store(value, word["sums"], block * p.lanes, mask)
+    return p.address()
+
+
 # out[r, n] [+]= source[r, n] for `units` of n; zero from there up to `padded`.
 COPY = ("source", "source_row", "out", "out_row", "rows", "units", "padded")
 
@@ -86,17 +109,12 @@ COPY = ("source", "source_row", "out", "out_row", "rows", "units", "padded")
 @cache
 def copy(dtype_bytes: int, add: bool = False) -> int:
     """The address of the kernel of `COPY`; with `add` it adds to what `out` holds."""
-    lanes = llvm.target().lanes(dtype_bytes)
-    module = llvm.new_module("copy")
-    p = Program(module, "copy", {"table": POINTER}, dtype_bytes, lanes)
-    addresses = ("source", "out")
-    word = {n: p.load_word(p.given["table"], k, POINTER if n in addresses else INT) for k, n in enumerate(COPY)}
-    with p.loop(0, word["rows"]) as r, p.loop(0, word["padded"], lanes) as n:
+    p, word = of_table("copy", COPY, ("source", "out"), dtype_bytes)
+    with p.loop(0, word["rows"]) as r, p.loop(0, word["padded"], p.lanes) as n:
         inside, wanted = p.first_lanes(word["units"] - n), p.first_lanes(word["padded"] - n)
         value, target = p.load(word["source"], r * word["source_row"] + n, inside), r * word["out_row"] + n
         p.store(value + p.load(word["out"], target, wanted) if add else value, word["out"], target, wanted)
-    p.done()
-    return llvm.addresses(module, ["copy"])[0]
+    return p.address()
 
 
 # out[n] = sum over rows of source[r, n].
@@ -106,16 +124,11 @@ TOTAL = ("source", "row", "out", "rows", "units")
 @cache
 def total(dtype_bytes: int) -> int:
     """The address of the kernel of `TOTAL`."""
-    lanes = llvm.target().lanes(dtype_bytes)
-    module = llvm.new_module("total")
-    p = Program(module, "total", {"table": POINTER}, dtype_bytes, lanes)
-    addresses = ("source", "out")
-    word = {n: p.load_word(p.given["table"], k, POINTER if n in addresses else INT) for k, n in enumerate(TOTAL)}
-    with p.loop(0, word["units"], lanes) as n:
+    p, word = of_table("total", TOTAL, ("source", "out"), dtype_bytes)
+    with p.loop(0, word["units"], p.lanes) as n:
         mask = p.first_lanes(word["units"] - n)
         loop = p.loop_carrying(0, word["rows"], 1, p.splat(0.0))
         value = p.load(word["source"], loop.index * word["row"] + n, mask)
         (sums,) = loop.end([loop.carried[0] + value])
         p.store(sums, word["out"], n, mask)
-    p.done()
-    return llvm.addresses(module, ["total"])[0]
+    return p.address()

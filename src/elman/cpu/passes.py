@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -75,6 +75,12 @@ def form_of(x: Tensor, directions: Sequence[Direction], given: Sequence[Tensor |
     return Form(sizes, tuple([d.reverse for d in directions]), strides)
 
 
+def _run(write: Any, cell: Cell, form: Form, more: tuple[Any, ...], addresses: list[int]) -> None:
+    """The script for that many threads, or where a team turns out to be smaller, the one for a single thread."""
+    if not write(cell, form, *more)(addresses):
+        write(cell, form._replace(sizes=form.sizes._replace(threads=1)), *more)(addresses)
+
+
 def operands(directions: Sequence[Direction]) -> list[Tensor | None]:
     """Weights and states, in the order in which scripts are given them."""
     return [t for d in directions for t in (*d.weights, *d.state)]
@@ -124,7 +130,7 @@ def infer(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> tuple[Tenso
             step, start = array.stride(0) * x.itemsize, array.data_ptr()
             addresses += [start + first * step for first in firsts]
         given.append(x)
-        _infer(cell, form_of(x, directions, given, count))([*addresses, *results])
+        _run(_infer, cell, form_of(x, directions, given, count), (), [*addresses, *results])
     return output, finals
 
 
@@ -177,8 +183,8 @@ def _infer(cell: Cell, form: Form) -> Script:
             if begin:  # the states are where the chunk before has left them
                 here[f"s0.{cell.states[0]}"] = output.at(t + count if given.reverse else t - 1)
                 here |= {f"s0.{state}": own[f"s.{state}"].at(1) for state in cell.states[1:]}
-            tasks += kernels.run(here, count, given.reverse)
-        script.stage(tasks)
+            tasks += kernels.run(here, count, given.reverse, begin)
+        script.stage(tasks, together=kernels.parties > 1)
 
     last: list[Task] = []
     for given, own, output, of in zip(directions, arrays, outputs, finals, strict=True):
@@ -201,6 +207,8 @@ def _start(script: Script, kernels: Kernels, given: Given) -> tuple[dict[str, Ar
         sizes.batch * kernels.todo.memory * sizes.padded, row=kernels.todo.memory * sizes.padded
     )
     arrays["p"] = given.weights.get("ch", arrays["zeros"])._replace(row=0)
+    arrays["meeting"] = script.room(128 // sizes.dtype.itemsize)  # cache lines of its own
+    tasks.append(fill(arrays["meeting"], 1, 128 // sizes.dtype.itemsize, sizes))
     for state, array in zip(kernels.cell.states, given.state, strict=True):
         arrays[f"s0.{state}"] = array
     return arrays, tasks
@@ -233,8 +241,9 @@ def forward(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> tuple[Ten
             *(t for of in finals for t in of),
             *(t for of in saved for t in (of.share, of.extra, *of.states)),
         ]
-        script = _forward(cell, form_of(x, directions, given))
-        script([t.data_ptr() for t in (*given, *made) if t is not None])
+        _run(
+            _forward, cell, form_of(x, directions, given), (), [t.data_ptr() for t in (*given, *made) if t is not None]
+        )
     return output, finals, saved
 
 
@@ -259,8 +268,8 @@ def _forward(cell: Cell, form: Form) -> Script:
         stages[2] += kernels.run(own, steps, given.reverse)
         last = 0 if given.reverse else steps - 1
         stages[3] += [copy(s.at(last), final, batch, units, sizes) for s, final in zip(sequences, of, strict=True)]
-    for tasks in stages:
-        script.stage(tasks)
+    for number, tasks in enumerate(stages):
+        script.stage(tasks, together=number == 2 and kernels.parties > 1)
     return script.close()
 
 
@@ -305,8 +314,8 @@ def backward(
     if x.shape[1]:
         given = [*operands(directions), x, d_output, *(t for of in d_finals for t in of)]
         kept = [output, *(t for of in saved for t in (of.share, of.extra, *of.states))]
-        script = _backward(cell, form_of(x, directions, given), wants_x, tuple(wanted))
-        script([t.data_ptr() for t in (*given, *kept, *results) if t is not None])
+        addresses = [t.data_ptr() for t in (*given, *kept, *results) if t is not None]
+        _run(_backward, cell, form_of(x, directions, given), (wants_x, tuple(wanted)), addresses)
     else:
         for t in results:
             if t is not None:
@@ -392,7 +401,7 @@ def _backward(cell: Cell, form: Form, wants_x: bool, wanted: tuple[Wanted, ...])
     if d_x is not None and not backs:
         after.append(fill(d_x, steps * batch, inputs, sizes))
     script.stage(first)
-    script.stage(runs)
+    script.stage(runs, together=kernels.parties > 1)
     for tasks in backs:
         script.stage(tasks)
     if products:

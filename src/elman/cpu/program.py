@@ -20,6 +20,8 @@ from typing import Any
 
 from llvmlite import ir
 
+from elman.cpu import llvm
+
 INT = ir.IntType(64)
 POINTER = ir.PointerType()
 
@@ -244,6 +246,29 @@ class Program:
         """The whole number at an address, which is one more for whoever comes next, in this thread or another."""
         return Value(self, self.builder.atomic_rmw("add", counter.ir, INT(1), "seq_cst"))
 
+    def meet(self, counter: Value, target: Value, give_way: Value) -> None:
+        """Come to a meeting, and wait until the counter of those who have come is at the target.
+
+        Now and then it calls `give_way`, if that is an address, for whoever may need this processor to come.
+        """
+        self.next_ticket(counter)
+        b = self.builder
+        wait = b.append_basic_block("wait")
+        met = b.append_basic_block("met")
+        before = b.block
+        b.branch(wait)
+        b.position_at_end(wait)
+        turns = b.phi(INT)
+        turns.add_incoming(INT(1), before)
+        if self.module.triple.startswith("x86_64"):
+            self.intrinsic("llvm.x86.sse2.pause", ir.VoidType())
+        with b.if_then(b.icmp_signed("==", b.and_(turns, INT(1023)), INT(0))), self.when(give_way > 0):
+            self.call(give_way)
+        come = b.load_atomic(counter.ir, "acquire", 8, typ=INT)
+        turns.add_incoming(b.add(turns, INT(1)), b.block)
+        b.cbranch(b.icmp_signed("<", come, target.ir), wait, met)
+        b.position_at_end(met)
+
     def scratch(self, vectors: int) -> Value:
         """Room for so many vectors on the stack of this call."""
         memory: Any = self.builder.alloca(self.in_memory, vectors)
@@ -297,11 +322,32 @@ class Program:
 
     def call(self, function: Value, *arguments: Value) -> None:
         """The function whose address this whole number is."""
-        kind = ir.FunctionType(ir.VoidType(), [a.ir.type for a in arguments])
-        self.builder.call(self.builder.inttoptr(function.ir, kind.as_pointer()), [a.ir for a in arguments])
+        self._call(function, ir.VoidType(), arguments)
+
+    def asked(self, function: Value) -> Value:
+        """The whole number, of 32 bits there, that the function at an address returns."""
+        return Value(self, self.builder.sext(self._call(function, ir.IntType(32), ()), INT))
+
+    def _call(self, function: Value, result: ir.Type, arguments: Sequence[Value]) -> Any:
+        kind = ir.FunctionType(result, [a.ir.type for a in arguments])
+        return self.builder.call(self.builder.inttoptr(function.ir, kind.as_pointer()), [a.ir for a in arguments])
 
     def done(self) -> None:
         self.builder.ret_void()
+
+    def address(self) -> int:
+        """It is written: compiled, where it lies."""
+        self.done()
+        return llvm.addresses(self.module, [self.function.name])[0]
+
+
+def of_table(
+    name: str, words: Sequence[str], addresses: Sequence[str], dtype_bytes: int
+) -> tuple[Program, dict[str, Value]]:
+    """A program whose argument is a table of 64-bit words, and what these are by name: whole numbers, or addresses."""
+    p = Program(llvm.new_module(name), name, {"table": POINTER}, dtype_bytes, llvm.target().lanes(dtype_bytes))
+    kinds = [POINTER if word in addresses else INT for word in words]
+    return p, {word: p.load_word(p.given["table"], k, kinds[k]) for k, word in enumerate(words)}
 
 
 class Loop:

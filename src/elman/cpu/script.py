@@ -49,6 +49,7 @@ class Script:
         self._given = 0
         self._rooms: list[int] = []
         self._stages: list[list[Task]] = []
+        self._together = 1  # threads that it cannot do without
 
     def given(self, time: int = 0, row: int = 0) -> Array:
         """An array whose address is the next one of the call."""
@@ -60,10 +61,13 @@ class Script:
         self._rooms.append(max(1, size))
         return Array(-len(self._rooms), 0, time, row)
 
-    def stage(self, tasks: Iterable[Task]) -> None:
+    def stage(self, tasks: Iterable[Task], *, together: bool = False) -> None:
+        """The next stage; `together` if its tasks wait for each other."""
         tasks = list(tasks)
         if tasks:
             self._stages.append(tasks)
+        if together:
+            self._together = max(self._together, len(tasks))
 
     def close(self) -> Script:
         """Nothing is added from now on. Large rooms come first, so that scripts share the workspace well."""
@@ -72,7 +76,8 @@ class Script:
         self._rooms = [self._rooms[number] for number in order]
         self._team = max((len(tasks) for tasks in self._stages), default=1)
 
-        words: list[int] = [len(self._stages), 0]
+        team_size = threads.team_size() if self._together > 1 else 0
+        words: list[int] = [len(self._stages), 0, 0, self._together, team_size]
         bases: list[int] = []
         tasks = [task for stage in self._stages for task in stage]
         directory = len(words) + 3 * len(self._stages)
@@ -98,10 +103,12 @@ class Script:
         self._words, self._bases = array("q", words), array("q", bases)
         return self
 
-    def __call__(self, addresses: Sequence[int]) -> None:
-        """Run it on arrays at these addresses."""
+    def __call__(self, addresses: Sequence[int]) -> bool:
+        """Run it on arrays at these addresses. False, and nothing was done, if there are too few threads for it."""
         assert len(addresses) == self._given
         team = min(threads.available(), self._team) if self._team > 1 else 1
+        if team < self._together:
+            return False
         known = array("q", (0, *addresses, *workspace.addresses(self._rooms, self.dtype)))
         count = len(self._words)
         words = workspace.words(count)
@@ -120,6 +127,11 @@ class Script:
         else:
             compiled.here(words_address)
         workspace.trim()
+        return words[_REFUSED] == 0
+
+
+# The first words of a script; three for each stage follow: ticket, tasks, where these are listed.
+_STAGES, _BARRIER, _REFUSED, _TOGETHER, _TEAM_SIZE, _HEAD = range(6)
 
 
 class _Compiled(NamedTuple):
@@ -137,14 +149,17 @@ def _compiled() -> _Compiled:
     script, bases, known, words = (p.given[name] for name in ("script", "bases", "known", "words"))
     with p.loop(0, p.given["count"]) as n:
         p.store_word(p.load_word(script, n, INT) + p.load_word(known, p.load_word(bases, n, INT), INT), words, n)
-    p.store_word(p.given["barrier"], words, 1)
+    p.store_word(p.given["barrier"], words, _BARRIER)
     p.done()
 
     p = Program(module, "work", {"words": POINTER}, 8, 1)
     words = p.given["words"]
-    barrier = p.load_word(words, 1, INT)
-    with p.loop(0, p.load_word(words, 0, INT)) as stage:
-        ticket = 2 + 3 * stage
+    barrier, team_size = (p.load_word(words, index, INT) for index in (_BARRIER, _TEAM_SIZE))
+    with p.when(team_size > 0), p.when(p.asked(team_size) < p.load_word(words, _TOGETHER, INT)):
+        p.store_word(p.int(1), words, _REFUSED)
+    stages = p.select(p.load_word(words, _REFUSED, INT) > 0, 0, p.load_word(words, _STAGES, INT))
+    with p.loop(0, stages) as stage:
+        ticket = _HEAD + 3 * stage
         count, directory = p.load_word(words, ticket + 1, INT), p.load_word(words, ticket + 2, INT)
         with p.loop(0, count):  # nobody takes more than all
             task = p.next_ticket(p.at(words, ticket))

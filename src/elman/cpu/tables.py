@@ -38,104 +38,117 @@ class Sizes(NamedTuple):
 
 
 class Kernels:
-    """The kernel "infer", "forward" or "backward" of a cell, for every direction of a layer and part of its rows."""
+    """The kernel "infer", "forward" or "backward" of a cell, for every direction of a layer and part of its work.
+
+    Threads share the rows of the batch; where these are few, the units, and then meet after every phase.
+    """
 
     def __init__(self, cell: Cell, which: str, sizes: Sizes) -> None:
         self.cell, self.which, self.sizes = cell, which, sizes
         self.todo: Pass = getattr(plan(cell), which)
-        self.blocks = sizes.padded // sizes.lanes
-        each = sizes.units**2 * max(1, len(cell.anatomy.recurrent_gates))
-        work = sizes.steps * sizes.batch * sizes.directions * each
-        self.rows = threads.shares(sizes.batch, work, max(1, sizes.threads // sizes.directions))
-        most = max(count for _, count in self.rows)
-        self.cuts: list[tuple[int, Cut]] = []  # of each phase: most rows in a tile, panels
+        blocks = sizes.padded // sizes.lanes
+        step = sizes.batch * sizes.units**2 * max(1, len(cell.anatomy.recurrent_gates))
+        work, available = sizes.steps * sizes.directions * step, max(1, sizes.threads // sizes.directions)
+        self.rows, self.blocks = threads.shares(sizes.batch, work, available), [(0, blocks)]
+        if available > 1 and sizes.batch < FEW * available and step >= MEETING:
+            self.rows, self.blocks = [(0, sizes.batch)], threads.shares(blocks, work, available)
+        self.parties = len(self.blocks)
+        most, broad = max(count for _, count in self.rows), max(count for _, count in self.blocks)
+        self.cuts: list[tuple[int, list[Cut]]] = []  # of each phase: most rows in a tile, panels of each part
         for products in self.todo.products:
             vectors = max((len(each.nodes) for each in products), default=1)
             depth = sizes.units * max((each.slots for each in products), default=1)
-            tiling = product.tiling(most, self.blocks, vectors, depth, sizes.dtype.itemsize)
-            self.cuts.append((tiling.rows, product.cut(self.blocks, tiling.blocks)))
+            tiling = product.tiling(most, broad, vectors, depth, sizes.dtype.itemsize)
+            self.cuts.append((tiling.rows, [product.cut(count, tiling.blocks) for _, count in self.blocks]))
 
     def pack(self, script: Script, weight: Array, bias: Array | None) -> tuple[dict[str, Array], list[Task]]:
         """Rooms for the weights, and forward the biases, of every product in panels, by the kernel's words; tasks that fill them."""
+        sizes = self.sizes
         rooms: dict[str, Array] = {}
         tasks: list[Task] = []
-        for number, (products, (_, panels)) in enumerate(zip(self.todo.products, self.cuts, strict=True)):
+        for number, (products, (_, cuts)) in enumerate(zip(self.todo.products, self.cuts, strict=True)):
             for index, each in enumerate(products):
-                name = f"{number}.{index}"
-                if self.which == "backward":
-                    depth = self.sizes.units * each.slots
-                    rooms[f"{name} weights"] = room = script.room(self.sizes.padded * depth)
-                    tasks += self._transposed(each, weight, room, depth, panels)
-                else:
-                    vectors = self.sizes.padded * len(each.gates)
-                    rooms[f"{name} weights"] = room = script.room(vectors * self.sizes.units)
-                    rooms[f"{name} bias"] = of_bias = script.room(vectors)
+                name, vectors, depth = f"{number}.{index}", max(1, len(each.gates)), sizes.units * each.slots
+                rooms[f"{name} weights"] = room = script.room(sizes.padded * vectors * depth)
+                if each.gates:
+                    rooms[f"{name} bias"] = of_bias = script.room(sizes.padded * vectors)
                     if bias is None:
-                        tasks.append(fill(of_bias, 1, vectors, self.sizes))
-                    tasks += self._by_gates(each, weight, bias, room, of_bias, panels)
+                        tasks.append(fill(of_bias, 1, sizes.padded * vectors, sizes))
+                for (first, _), panels in zip(self.blocks, cuts, strict=True):
+                    at, unit = room.at(column=first * sizes.lanes * vectors * depth), first * sizes.lanes
+                    if not each.gates:
+                        tasks += self._as_it_lies(each, weight, unit, at, panels)
+                        continue
+                    tasks += self._by_gates(each, weight, unit, at, sizes.units, panels)
+                    if bias is not None:
+                        here = rooms[f"{name} bias"].at(column=unit * vectors)
+                        tasks += self._by_gates(each, bias, unit, here, 1, panels)
         return rooms, tasks
 
-    def _transposed(self, each: Product, weight: Array, room: Array, depth: int, panels: Cut) -> list[Task]:
-        """weight_hh as it lies, (K*H, H): the rows of all segments one below the other."""
-        kernel, units = packing.pack(False, self.sizes.dtype.itemsize), self.sizes.units
-        tasks, done = [], 0
+    def _as_it_lies(self, each: Product, weight: Array, unit: int, room: Array, panels: Cut) -> list[Task]:
+        """Units of weight_hh (K*H, H) from one on: the rows of all segments one below the other."""
+        kernel, units = packing.rows(self.sizes.dtype.itemsize), self.sizes.units
+        tasks: list[Task] = []
+        done = 0
         for segment in each.segments:
-            length, source = segment.slots * units, weight.at(row=segment.gate * units)
-            for part in pack_panels(panels, length * units, self.sizes.threads):
-                words = (source, weight.row, 0, 1, length, units, room, depth, done, 1, 0, *part)
-                tasks.append(Task(kernel, words))
+            length, source = segment.slots * units, weight.at(row=segment.gate * units, column=unit)
+            words = (source, weight.row, length, units - unit, room, units * each.slots, done)
+            parts = pack_panels(panels, length * units, self.sizes.threads)
+            tasks += [Task(kernel, (*words, *part)) for part in parts]
             done += length
         return tasks
 
-    def _by_gates(
-        self, each: Product, weight: Array, bias: Array | None, room: Array, of_bias: Array, panels: Cut
-    ) -> list[Task]:
-        """weight_hh transposed, gates side by side in every panel; those that follow each other are packed together."""
-        kernel, units, vectors = packing.pack(True, self.sizes.dtype.itemsize), self.sizes.units, len(each.gates)
-        tasks, place = [], 0
+    def _by_gates(self, each: Product, weight: Array, unit: int, room: Array, columns: int, panels: Cut) -> list[Task]:
+        """The same transposed, or the bias, which is one column: gates side by side in every panel.
+
+        Those that follow each other are packed together.
+        """
+        kernel, units, vectors = packing.transposed(self.sizes.dtype.itemsize), self.sizes.units, len(each.gates)
+        tasks: list[Task] = []
+        place = 0
         while place < vectors:
             count, gate = 1, each.gates[place]
             while each.gates[place + count : place + count + 1] == (gate + count,):
                 count += 1
-            source = weight.at(row=gate * units)
-            for part in pack_panels(panels, count * units * units, self.sizes.threads):
-                words = (source, weight.row, units * weight.row, count, units, units)
-                tasks.append(Task(kernel, (*words, room, units, 0, vectors, place, *part)))
-            if bias is not None:
-                words = (bias.at(column=gate * units), 1, units, count, 1, units)
-                tasks.append(Task(kernel, (*words, of_bias, 1, 0, vectors, place, 0, *panels)))
+            words = (weight.at(row=gate * units + unit), weight.row, units * weight.row, count, columns, units - unit)
+            parts = pack_panels(panels, count * units * columns, self.sizes.threads)
+            tasks += [Task(kernel, (*words, room, vectors, place, *part)) for part in parts]
             place += count
         return tasks
 
-    def run(self, arrays: Mapping[str, Array], steps: int, reverse: bool) -> list[Task]:
-        """So many steps of one direction, on the arrays of the plan and what `pack` gave; a task for every part of the rows."""
+    def run(self, arrays: Mapping[str, Array], steps: int, reverse: bool, before: int = 0) -> list[Task]:
+        """So many steps of one direction, on the arrays of the plan and what `pack` gave; a task for every part.
+
+        before: how many steps were made on the same "meeting", an array that is zero at first.
+        """
         units, lanes, size = self.sizes.units, self.sizes.lanes, self.sizes.dtype.itemsize
         compiled = kernel(self.cell, self.which, size, units % lanes != 0)
         back = reverse != (self.which == "backward")
         known = {"units": units, "padded": self.sizes.padded, "steps": steps}
         known |= {"dt": -1 if back else 1, "first time": steps - 1 if back else 0}
-        for number, (_, panels) in enumerate(self.cuts):
-            known |= zip((f"{number} panels", f"{number} narrow", f"{number} wider"), panels, strict=True)
+        known |= {"parties": self.parties, "met before": before * len(self.cuts), "give way": threads.give_way()}
         for name, array in arrays.items():
             known |= {f"{name} time": array.time, f"{name} row": array.row}
         tasks = []
         for first, count in self.rows:
-            table = {**known, **arrays, **self._tiles(first, count)}
-            tasks.append(Task(compiled.address, [table[name] for name in compiled.words]))
+            for part, (block, _) in enumerate(self.blocks):
+                table = {**known, **arrays, "first row": first, **self._tiles(count, part, block)}
+                tasks.append(Task(compiled.address, [table[name] for name in compiled.words]))
         return tasks
 
-    def _tiles(self, first: int, rows: int) -> dict[str, int]:
-        """How a range of rows is cut, and the tiles for it."""
-        words = {"first row": first}
-        for number, (products, (tall, panels)) in enumerate(zip(self.todo.products, self.cuts, strict=True)):
-            tiles = product.cut(rows, tall)
+    def _tiles(self, rows: int, part: int, block: int) -> dict[str, int]:
+        """How a range of rows and a part of the units, from a block on, is cut, and the tiles for it."""
+        words: dict[str, int] = {}
+        size = self.sizes.dtype.itemsize
+        for number, (products, (tall, cuts)) in enumerate(zip(self.todo.products, self.cuts, strict=True)):
+            tiles, panels = product.cut(rows, tall), cuts[part]
+            words[f"{number} first block"] = block
+            words |= zip((f"{number} panels", f"{number} narrow", f"{number} wider"), panels, strict=True)
             words |= zip((f"{number} tiles", f"{number} short", f"{number} taller"), tiles, strict=True)
             for index, each in enumerate(products):
-                size = self.sizes.dtype.itemsize
                 matrix = self.sizes.padded * self.sizes.units * each.slots * len(each.nodes) * size
-                four = product.four_tiles(
-                    tiles, panels, len(each.nodes), size, fetch=matrix > FETCHED and tiles.number > 2
-                )
+                fetch = matrix > FETCHED and tiles.number > 2
+                four = product.four_tiles(tiles, panels, len(each.nodes), size, fetch=fetch)
                 words |= {f"{number}.{index} tile {kind}": address for kind, address in enumerate(four)}
         return words
 
@@ -146,6 +159,8 @@ def pack_panels(panels: Cut, work: int, available: int) -> Sequence[tuple[int, i
     return [(first, first + count, panels.narrow, panels.wider) for first, count in shares]
 
 
+FEW = 4  # rows for each thread, below which they share units instead
+MEETING = 1 << 15  # multiplications in a step from which on that is worth meeting after it
 FETCHED = 3 << 18  # bytes of weights from which on they are asked for ahead of time
 PACKING = 8  # multiplications that take as long as packing one number
 

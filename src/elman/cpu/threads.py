@@ -43,12 +43,27 @@ def parallel() -> Any:
     """GOMP_parallel(function, data, threads, flags) of the OpenMP that torch has loaded, or None."""
     try:
         library = ctypes.CDLL(torch._C.__file__)
-        run, _ = library.GOMP_parallel, library.GOMP_barrier
+        run, _, _ = library.GOMP_parallel, library.GOMP_barrier, library.omp_get_num_threads
     except (AttributeError, OSError):
         return None
     run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
     run.restype = None
     return run
+
+
+@cache
+def give_way() -> int:
+    """The address of a function that lets another thread have the processor, or 0."""
+    try:
+        return ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value or 0
+    except (AttributeError, OSError, TypeError):
+        return 0
+
+
+@cache
+def team_size() -> int:
+    """The address of the function that says how many threads a parallel region has got."""
+    return ctypes.cast(ctypes.CDLL(torch._C.__file__).omp_get_num_threads, ctypes.c_void_p).value or 0
 
 
 @cache
