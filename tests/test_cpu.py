@@ -83,7 +83,7 @@ def setting(module: Any, **values: int) -> Iterator[None]:
     def take(settings: dict[str, int]) -> None:
         for name, value in settings.items():
             setattr(module, name, value)
-        for script in (passes._infer, passes._forward, passes._backward):
+        for script in (passes.infer_script, passes.forward_script, passes.backward_script):
             script.cache_clear()
 
     take(values)

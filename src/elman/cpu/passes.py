@@ -130,7 +130,7 @@ def infer(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> tuple[Tenso
             step, start = array.stride(0) * x.itemsize, array.data_ptr()
             addresses += [start + first * step for first in firsts]
         given.append(x)
-        _run(_infer, cell, form_of(x, directions, given, count), (), [*addresses, *results])
+        _run(infer_script, cell, form_of(x, directions, given, count), (), [*addresses, *results])
     return output, finals
 
 
@@ -143,7 +143,7 @@ def _chunk(gates: int, batch: int, units: int, dtype: torch.dtype) -> int:
 
 
 @lru_cache(maxsize=256)
-def _infer(cell: Cell, form: Form) -> Script:
+def infer_script(cell: Cell, form: Form) -> Script:
     sizes, (steps, batch, _, units) = form.sizes, form.sizes[:4]
     script = Script(sizes.dtype)
     directions, strides = _given(script, cell, form)
@@ -242,13 +242,17 @@ def forward(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> tuple[Ten
             *(t for of in saved for t in (of.share, of.extra, *of.states)),
         ]
         _run(
-            _forward, cell, form_of(x, directions, given), (), [t.data_ptr() for t in (*given, *made) if t is not None]
+            forward_script,
+            cell,
+            form_of(x, directions, given),
+            (),
+            [t.data_ptr() for t in (*given, *made) if t is not None],
         )
     return output, finals, saved
 
 
 @lru_cache(maxsize=256)
-def _forward(cell: Cell, form: Form) -> Script:
+def forward_script(cell: Cell, form: Form) -> Script:
     sizes, (steps, batch, _, units) = form.sizes, form.sizes[:4]
     script = Script(sizes.dtype)
     directions, strides = _given(script, cell, form)
@@ -315,7 +319,7 @@ def backward(
         given = [*operands(directions), x, d_output, *(t for of in d_finals for t in of)]
         kept = [output, *(t for of in saved for t in (of.share, of.extra, *of.states))]
         addresses = [t.data_ptr() for t in (*given, *kept, *results) if t is not None]
-        _run(_backward, cell, form_of(x, directions, given), (wants_x, tuple(wanted)), addresses)
+        _run(backward_script, cell, form_of(x, directions, given), (wants_x, tuple(wanted)), addresses)
     else:
         for t in results:
             if t is not None:
@@ -324,7 +328,7 @@ def backward(
 
 
 @lru_cache(maxsize=256)
-def _backward(cell: Cell, form: Form, wants_x: bool, wanted: tuple[Wanted, ...]) -> Script:
+def backward_script(cell: Cell, form: Form, wants_x: bool, wanted: tuple[Wanted, ...]) -> Script:
     sizes, (steps, batch, inputs, units) = form.sizes, form.sizes[:4]
     made, padded, itemsize = plan(cell), sizes.padded, sizes.dtype.itemsize
     script = Script(sizes.dtype)

@@ -74,7 +74,8 @@ class Script:
         order = sorted(range(len(self._rooms)), key=lambda number: -self._rooms[number])
         base_of_room = {-1 - number: 1 + self._given + place for place, number in enumerate(order)}
         self._rooms = [self._rooms[number] for number in order]
-        self._team = max((len(tasks) for tasks in self._stages), default=1)
+        self.stages = [len(tasks) for tasks in self._stages]  # tasks of each
+        self._team = max(self.stages, default=1)
 
         team_size = threads.team_size() if self._together > 1 else 0
         words: list[int] = [len(self._stages), 0, 0, self._together, team_size]
