@@ -50,7 +50,9 @@ class Kernels:
         step = sizes.batch * sizes.units**2 * max(1, len(cell.anatomy.recurrent_gates))
         work, available = sizes.steps * sizes.directions * step, max(1, sizes.threads // sizes.directions)
         self.rows, self.blocks = threads.shares(sizes.batch, work, available), [(0, blocks)]
-        if available > 1 and sizes.batch < FEW * available and step >= MEETING:
+        weights = sum(self.bytes_of(each) for products in self.todo.products for each in products)
+        pays = sizes.batch < FEW * available or weights > OWN
+        if available > 1 and pays and step >= MEETING:
             self.rows, self.blocks = [(0, sizes.batch)], threads.shares(blocks, work, available)
         self.parties = len(self.blocks)
         most, broad = max(count for _, count in self.rows), max(count for _, count in self.blocks)
@@ -60,6 +62,11 @@ class Kernels:
             depth = sizes.units * max((each.slots for each in products), default=1)
             tiling = product.tiling(most, broad, vectors, depth, sizes.dtype.itemsize)
             self.cuts.append((tiling.rows, [product.cut(count, tiling.blocks) for _, count in self.blocks]))
+
+    def bytes_of(self, each: Product) -> int:
+        """Of the weights of a product."""
+        sizes = self.sizes
+        return sizes.padded * sizes.units * each.slots * max(1, len(each.gates)) * sizes.dtype.itemsize
 
     def pack(self, script: Script, weight: Array, bias: Array | None) -> tuple[dict[str, Array], list[Task]]:
         """Rooms for the weights, and forward the biases, of every product in panels, by the kernel's words; tasks that fill them."""
@@ -146,8 +153,7 @@ class Kernels:
             words |= zip((f"{number} panels", f"{number} narrow", f"{number} wider"), panels, strict=True)
             words |= zip((f"{number} tiles", f"{number} short", f"{number} taller"), tiles, strict=True)
             for index, each in enumerate(products):
-                matrix = self.sizes.padded * self.sizes.units * each.slots * len(each.nodes) * size
-                fetch = matrix > FETCHED and tiles.number > 2
+                fetch = self.bytes_of(each) > FETCHED and tiles.number > 2
                 four = product.four_tiles(tiles, panels, len(each.nodes), size, fetch=fetch)
                 words |= {f"{number}.{index} tile {kind}": address for kind, address in enumerate(four)}
         return words
@@ -160,6 +166,7 @@ def pack_panels(panels: Cut, work: int, available: int) -> Sequence[tuple[int, i
 
 
 FEW = 4  # rows for each thread, below which they share units instead
+OWN = 3 << 19  # bytes of weights from which on threads share units too, so that each has to read a part only
 MEETING = 1 << 15  # multiplications in a step from which on that is worth meeting after it
 FETCHED = 3 << 18  # bytes of weights from which on they are asked for ahead of time
 PACKING = 8  # multiplications that take as long as packing one number
