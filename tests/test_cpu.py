@@ -482,7 +482,7 @@ def test_inference_is_training_to_the_bit(name: str, bidirectional: bool) -> Non
 def test_rows_of_a_batch_do_not_depend_on_each_other_to_the_bit(name: str) -> None:
     of = layer(name, 16, 33, dtype=torch.float32)
     with elman.use_engine("cpu"), torch.no_grad():
-        for steps, batch in ((5, 7), (4, 24), (1, 2), (1, 9)):
+        for steps, batch in ((9, 7), (11, 24), (10, 2), (9, 9)):  # all longer than what reads weights as they lie
             x, states = inputs(of, steps, batch)
             whole = run(of, x, states)
             for rows in (slice(0, 1), slice(1, 2), slice(0, batch // 2 + 1), slice(batch // 3, batch)):

@@ -325,7 +325,18 @@ class _Forward(_Emit):
         a = p.at(start, tile.row * a_row + self.slot(product.operand))
         b = p.at(self.pointer(f"{name} weights"), tile.block * self.units * vectors)
         bias = p.at(self.pointer(f"{name} bias"), tile.block * vectors)
-        self.run_tile(name, tile, tile.width * vectors, self.units, a, a_row, b, bias, p.int(0), out)
+        lying, out_row = self.word("lying"), tile.width * vectors
+        with p.when(lying > 0):  # for few steps the weights are read as they lie
+            weights, row = self.pointer("hh"), self.word("hh row")
+            with p.loop(0, tile.width) as j:
+                unit = (tile.block + j) * self.lanes
+                for position, gate in enumerate(product.gates):
+                    of_gate = p.at(weights, (self.units * gate + unit) * row), row, self.units - unit
+                    place = (j * len(product.gates) + position) * self.lanes
+                    here = p.at(bias, place), p.at(out, place), out_row
+                    p.call(self.word("dots"), a, a_row, tile.rows, self.units, *of_gate, *here)
+        with p.when(lying.equals(0)):
+            self.run_tile(name, tile, out_row, self.units, a, a_row, b, bias, p.int(0), out)
 
 
 class _Backward(_Emit):

@@ -15,7 +15,7 @@ from elman.cpu import packing, product, threads
 from elman.cpu.product import ACCUMULATORS, chosen, cut, panels
 from elman.cpu.program import of_table
 from elman.cpu.script import Array, Script, Task
-from elman.cpu.tables import Sizes, copy, fill, pack_panels
+from elman.cpu.tables import FEW, Sizes, copy, fill, pack_panels
 
 CHUNK = 512  # steps of the depth that are packed at a time, or more, so that there are
 CHUNKS = 64  # at most so many chunks
@@ -43,15 +43,19 @@ class Linear:
         blocks = -(-self.units // sizes.lanes)
         tiling = product.tiling(max(rows, 1), blocks, 1, self.depth, self.itemsize)
         self.tall, self.panels = tiling.rows, cut(blocks, tiling.blocks)
-        self.packed, self.bias = script.room(blocks * sizes.lanes * self.depth), script.room(blocks * sizes.lanes)
-        if transposed:
+        self.lying, self.weight = transposed and sizes.few, weight
+        self.packed = script.room(0 if self.lying else blocks * sizes.lanes * self.depth)
+        self.bias = script.room(blocks * sizes.lanes)
+        if self.lying:
+            kernel, words = 0, ()
+        elif transposed:
             kernel = packing.transposed(self.itemsize)
             words = (weight, weight.row, 0, 1, self.depth, self.units, self.packed, 1, 0)
         else:
             kernel = packing.rows(self.itemsize)
             words = (weight, weight.row, self.depth, self.units, self.packed, self.depth, 0)
         parts = pack_panels(self.panels, self.depth * self.units, sizes.threads)
-        self.packing = [Task(kernel, (*words, *part)) for part in parts]
+        self.packing = [Task(kernel, (*words, *part)) for part in parts] if kernel else []
         if bias is None:
             self.packing.append(fill(self.bias, 1, blocks * sizes.lanes, sizes))
         else:
@@ -60,9 +64,14 @@ class Linear:
     def __call__(self, x: Array, out: Array, rows: int, *, add: bool = False) -> list[Task]:
         """x (M, K) and out (M, N); with `add` the result is added to out."""
         kernel, tasks = linear(self.itemsize, add), []
-        for first, count in threads.shares(rows, rows * self.units * self.depth, self.sizes.threads):
+        work, available = rows * self.units * self.depth, self.sizes.threads
+        parts = [(*part, 0, self.panels.number) for part in threads.shares(rows, work, available)]
+        if rows < FEW * available:  # panels are shared, not rows
+            parts = [(0, rows, k, k + n) for k, n in threads.shares(self.panels.number, work, available)]
+        for first, count, *some in parts:
             tiles = cut(count, self.tall)
-            words = (x, x.row, self.depth, self.packed, self.bias, out, out.row, self.units, *self.panels, first)
+            words = (x, x.row, self.depth, self.packed, self.bias, out, out.row, self.units, *some, *self.panels[1:])
+            words += (self.weight, self.weight.row, product.dots(self.itemsize) if self.lying else 0, first)
             tasks.append(Task(kernel, (*words, *tiles, *product.four_tiles(tiles, self.panels, 1, self.itemsize))))
         return tasks
 
@@ -168,24 +177,30 @@ OUTER_ROWS = 6  # at most, in a tile of `outer`
 
 
 # out[m, n] = bias[n] + sum over k of A[m, k] B[k, n], B and bias in panels; rows of A and out `A_row` and `out_row`
-# apart, from `first row` on.
-LINEAR = ("A", "A_row", "K", "B", "bias", "out", "out_row", "units", "panels", "narrow", "wider")
-LINEAR += ("first row", "tiles", "short", "taller", "tile 0", "tile 1", "tile 2", "tile 3")
+# apart, from `first row` on. If `dots` is an address, W[n, k] is read as it lies instead of B.
+LINEAR = ("A", "A_row", "K", "B", "bias", "out", "out_row", "units", "first", "panels", "narrow", "wider")
+LINEAR += ("W", "W_row", "dots", "first row", "tiles", "short", "taller", "tile 0", "tile 1", "tile 2", "tile 3")
 
 
 @cache
 def linear(dtype_bytes: int, add: bool) -> int:
     """The address of the kernel of `LINEAR`; with `add` it adds to what `out` holds."""
-    p, word = of_table("linear", LINEAR, ("A", "B", "bias", "out"), dtype_bytes)
+    p, word = of_table("linear", LINEAR, ("A", "B", "bias", "out", "W"), dtype_bytes)
     lanes, scratch = p.lanes, p.scratch(ACCUMULATORS)
-    for first, width in panels(p, word["panels"], word["narrow"], word["wider"]):
+    for first, width in panels(p, word["panels"], word["narrow"], word["wider"], word["first"]):
         b, start = p.at(word["B"], first * word["K"] * lanes), p.at(word["bias"], first * lanes)
         for begin, count in panels(p, word["tiles"], word["short"], word["taller"]):
             row = begin + word["first row"]
-            four = [word[f"tile {kind}"] for kind in range(4)]
-            tile_of = chosen(p, four, count > word["short"], width > word["narrow"])
-            a = p.at(word["A"], row * word["A_row"])
-            p.call(tile_of, a, word["A_row"], p.int(1), word["K"], b, start, p.int(0), scratch, width * lanes, b)
+            a, a_row, out_row = p.at(word["A"], row * word["A_row"]), word["A_row"], width * lanes
+            with p.when(word["dots"].equals(0)):
+                four = [word[f"tile {kind}"] for kind in range(4)]
+                tile_of = chosen(p, four, count > word["short"], width > word["narrow"])
+                p.call(tile_of, a, a_row, p.int(1), word["K"], b, start, p.int(0), scratch, out_row, b)
+            with p.when(word["dots"] > 0), p.loop(0, width) as j:
+                unit = (first + j) * lanes
+                of_block = p.at(word["W"], unit * word["W_row"]), word["W_row"], word["units"] - unit
+                here = p.at(start, j * lanes), p.at(scratch, j * lanes), out_row
+                p.call(word["dots"], a, a_row, count, word["K"], *of_block, *here)
             with p.loop(0, width) as j:
                 mask = p.first_lanes(word["units"] - (first + j) * lanes)
                 with p.loop(0, count) as r:

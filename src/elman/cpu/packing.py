@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from elman.cpu.product import BLOCK, panels
-from elman.cpu.program import Program, Value, of_table
+from elman.cpu.product import BLOCK, panels, turned
+from elman.cpu.program import of_table
 
 # Panels of a transposed matrix W[unit, k]. W has rows W_row apart and blocks of rows (gates) W_gate apart, `gates`
 # of them. Every k of a panel has `vectors` vectors for each block of units; gate q fills number place + q. Panels
@@ -35,24 +35,10 @@ def transposed(dtype_bytes: int) -> int:
                 at = [unit + p.minimum(p.int(lane), inside - 1) for lane in range(lanes)]
                 square = [p.load(source, unit * row + k, mask) for unit in at]
                 square = [p.select(p.int(lane) < inside, v, 0.0) for lane, v in enumerate(square)]
-                for lane, column in enumerate(_turned(p, square)):
+                for lane, column in enumerate(turned(p, square)):
                     with p.when(k + lane < count):
                         p.store(column, target, (k + lane) * step)
     return p.address()
-
-
-def _turned(p: Program, rows: list[Value]) -> list[Value]:
-    """The transpose of a square of vectors: halves exchanged between rows, then halves of halves."""
-    half = len(rows) // 2
-    while half:
-        for top in range(len(rows)):
-            if not top & half:
-                a, b = rows[top], rows[top + half]
-                low = [lane if not lane & half else lane - half + p.lanes for lane in range(p.lanes)]
-                high = [lane + half if not lane & half else lane + p.lanes for lane in range(p.lanes)]
-                rows[top], rows[top + half] = p.shuffle(a, b, low), p.shuffle(a, b, high)
-        half //= 2
-    return rows
 
 
 # Panels of a matrix W[k, unit], rows W_row apart: `count` of its rows, to k from from_k on.

@@ -165,3 +165,45 @@ def panels(
             panel = p.select(backwards, number - 1 - panel, panel)
         extra = p.select(panel < wider, 1, p.int(0))
         yield panel * narrow + p.minimum(panel, wider), narrow + extra
+
+
+DOTS = {"A": POINTER, "A_row": INT, "rows": INT, "K": INT, "W": POINTER, "W_row": INT, "units": INT}
+DOTS |= {"start": POINTER, "out": POINTER, "out_row": INT}
+
+
+@cache
+def dots(dtype_bytes: int) -> int:
+    """The address of: out[r][unit] = start[unit] + sum over k of A[r, k] W[unit, k], for one vector of units.
+
+    For a few rows, where bringing the weights into panels would take longer than multiplying them. It adds up in
+    another order than `tile`. Where there are fewer units than lanes, the last one stands for the missing ones.
+    """
+    target = llvm.target()
+    p = Program(llvm.new_module("dots"), "dots", DOTS, dtype_bytes, target.lanes(dtype_bytes))
+    lanes, given = p.lanes, p.given
+    weights = [p.at(given["W"], p.minimum(p.int(lane), given["units"] - 1) * given["W_row"]) for lane in range(lanes)]
+    with p.loop(0, given["rows"]) as r:
+        row = p.at(given["A"], r * given["A_row"])
+        loop = p.loop_carrying(0, given["K"], lanes, *[p.splat(0.0)] * lanes)
+        mask = p.first_lanes(given["K"] - loop.index)
+        numbers = p.load(row, loop.index, mask)
+        sums = [p.fma(numbers, p.load(w, loop.index, mask), s) for w, s in zip(weights, loop.carried, strict=True)]
+        parts = turned(p, loop.end(sums))
+        while len(parts) > 1:
+            parts = [a + b for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        p.store(parts[0] + p.load(given["start"]), given["out"], r * given["out_row"])
+    return p.address()
+
+
+def turned(p: Program, rows: list[Value]) -> list[Value]:
+    """The transpose of a square of vectors: halves exchanged between rows, then halves of halves."""
+    half = len(rows) // 2
+    while half:
+        for top in range(len(rows)):
+            if not top & half:
+                a, b = rows[top], rows[top + half]
+                low = [lane if not lane & half else lane - half + p.lanes for lane in range(p.lanes)]
+                high = [lane + half if not lane & half else lane + p.lanes for lane in range(p.lanes)]
+                rows[top], rows[top + half] = p.shuffle(a, b, low), p.shuffle(a, b, high)
+        half //= 2
+    return rows

@@ -33,6 +33,11 @@ class Sizes(NamedTuple):
         return -(-self.units // lanes) * lanes
 
     @property
+    def few(self) -> bool:
+        """Whether there is so little to multiply that weights are read as they lie. No matter how many threads there are."""
+        return self.steps * self.batch <= SHORT
+
+    @property
     def lanes(self) -> int:
         return llvm.target().lanes(self.dtype.itemsize)
 
@@ -63,6 +68,8 @@ class Kernels:
             tiling = product.tiling(most, broad, vectors, depth, sizes.dtype.itemsize)
             self.cuts.append((tiling.rows, [product.cut(count, tiling.blocks) for _, count in self.blocks]))
 
+        self.lying = which != "backward" and sizes.few
+
     def bytes_of(self, each: Product) -> int:
         """Of the weights of a product."""
         sizes = self.sizes
@@ -71,12 +78,12 @@ class Kernels:
     def pack(self, script: Script, weight: Array, bias: Array | None) -> tuple[dict[str, Array], list[Task]]:
         """Rooms for the weights, and forward the biases, of every product in panels, by the kernel's words; tasks that fill them."""
         sizes = self.sizes
-        rooms: dict[str, Array] = {}
+        rooms: dict[str, Array] = {"hh": weight}
         tasks: list[Task] = []
         for number, (products, (_, cuts)) in enumerate(zip(self.todo.products, self.cuts, strict=True)):
             for index, each in enumerate(products):
                 name, vectors, depth = f"{number}.{index}", max(1, len(each.gates)), sizes.units * each.slots
-                rooms[f"{name} weights"] = room = script.room(sizes.padded * vectors * depth)
+                rooms[f"{name} weights"] = room = script.room(0 if self.lying else sizes.padded * vectors * depth)
                 if each.gates:
                     rooms[f"{name} bias"] = of_bias = script.room(sizes.padded * vectors)
                     if bias is None:
@@ -86,7 +93,8 @@ class Kernels:
                     if not each.gates:
                         tasks += self._as_it_lies(each, weight, unit, at, panels)
                         continue
-                    tasks += self._by_gates(each, weight, unit, at, sizes.units, panels)
+                    if not self.lying:
+                        tasks += self._by_gates(each, weight, unit, at, sizes.units, panels)
                     if bias is not None:
                         here = rooms[f"{name} bias"].at(column=unit * vectors)
                         tasks += self._by_gates(each, bias, unit, here, 1, panels)
@@ -134,6 +142,7 @@ class Kernels:
         known = {"units": units, "padded": self.sizes.padded, "steps": steps}
         known |= {"dt": -1 if back else 1, "first time": steps - 1 if back else 0}
         known |= {"parties": self.parties, "met before": before * len(self.cuts), "give way": threads.give_way()}
+        known |= {"lying": int(self.lying), "dots": product.dots(size) if self.lying else 0}
         for name, array in arrays.items():
             known |= {f"{name} time": array.time, f"{name} row": array.row}
         tasks = []
@@ -165,6 +174,7 @@ def pack_panels(panels: Cut, work: int, available: int) -> Sequence[tuple[int, i
     return [(first, first + count, panels.narrow, panels.wider) for first, count in shares]
 
 
+SHORT = 8  # steps and rows, up to which weights are read as they lie
 FEW = 4  # rows for each thread, below which they share units instead
 OWN = 3 << 19  # bytes of weights from which on threads share units too, so that each has to read a part only
 MEETING = 1 << 15  # multiplications in a step from which on that is worth meeting after it
