@@ -343,6 +343,17 @@ def test_special_values_are_the_references(name: str, planted: str, dtype: torch
         torch.testing.assert_close(mine, reference, rtol=rtol, atol=rtol * min(size, 1e30), equal_nan=True)
 
 
+def test_a_nan_in_a_maximum_goes_back_as_in_torch() -> None:
+    def step(x, R, s):
+        return State(h=torch.maximum(x.a, s.h) + torch.minimum(x.b, R.b @ s.h))
+
+    of = recurrent(Cell(step, gates=("a", "b")), 3, 5)
+    x, states = inputs(of, 4, 6)
+    x[2, 1], states[0][0, 3, 2] = torch.nan, torch.nan
+    mine, exact = (by(engine, lambda: everything(of, x, states)) for engine in ("cpu", "reference"))
+    torch.testing.assert_close(mine, exact, rtol=1e-10, atol=1e-12, equal_nan=True)
+
+
 @names
 def test_a_nan_stays_in_its_row(name: str) -> None:
     of = layer(name, 3, 17, dtype=torch.float32, bidirectional=True)

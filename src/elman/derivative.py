@@ -26,7 +26,7 @@ from elman.graph import NONLINEAR, Graph, Node, NotTraceable
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "step": lambda y: (y > 0).to(y.dtype),
     "sign": torch.sign,
-    "greater": lambda a, b: torch.heaviside(a - b, torch.full_like(a, 0.5)),
+    "greater": lambda a, b: torch.where(a < b, 0.0, torch.where(a == b, 0.5, 1.0)).to(a.dtype),
 }
 
 
@@ -122,4 +122,4 @@ def _sign(x: Node) -> Node:
 
 
 def _greater(a: Node, b: Node) -> Node:
-    return a.graph.add("greater", (a, b))  # 1 where a > b, 1/2 where equal, else 0: torch's of maximum
+    return a.graph.add("greater", (a, b))  # 0 where a < b, 1/2 where equal, else 1: torch's of maximum

@@ -174,7 +174,7 @@ def _sign(p: Program, x: Value) -> Value:
 
 
 def _greater(p: Program, a: Value, b: Value) -> Value:
-    return p.select(a > b, 1.0, p.select(a < b, 0.0, p.splat(0.5)))
+    return p.select(a < b, 0.0, p.select(a.equals(b), 0.5, p.splat(1.0)))  # a NaN: 1, as torch has it
 
 
 Emit = Callable[..., Value]
