@@ -18,7 +18,7 @@ from torch.func import functional_call
 import elman
 from cases import CELLS, DEPTH_NAMES, DEPTHS, as_tuple, close, gradients, hidden, inputs, layer, normal, recurrent, run
 from elman import Cell, Recurrent, State, cells
-from elman.cpu import matrices, memory, operators, passes, tables, threads
+from elman.cpu import layer_scripts, matrices, memory, operators, tables, threads
 from test_cpu_memory import allocating
 
 names = pytest.mark.parametrize("name", CELLS)
@@ -83,7 +83,7 @@ def setting(module: Any, **values: int) -> Iterator[None]:
     def take(settings: dict[str, int]) -> None:
         for name, value in settings.items():
             setattr(module, name, value)
-        for script in (passes.infer_script, passes.forward_script, passes.backward_script):
+        for script in (layer_scripts.infer_script, layer_scripts.forward_script, layer_scripts.backward_script):
             script.cache_clear()
 
     take(values)
@@ -102,7 +102,7 @@ def test_a_long_sequence_in_chunks() -> None:
             exact = by("reference", lambda of=of, x=x, states=states: run(of, x, states))
             for bytes_ in (1, 5 * 2 * 20 * 8, 7 * 2 * 20 * 8):
                 for chunks in (1, 2, 100):
-                    with setting(passes, SHARE_BYTES=bytes_, CHUNKS=chunks):
+                    with setting(layer_scripts, SHARE_BYTES=bytes_, CHUNKS=chunks):
                         close(by("cpu", lambda of=of, x=x, states=states: run(of, x, states)), exact)
 
 
@@ -456,7 +456,7 @@ def test_few_rows_share_units(name: str, sizes: tuple[int, int, int, int]) -> No
         try:
             for count in (2, 4):
                 torch.set_num_threads(count)
-                with setting(tables, MEETING=0), setting(threads, SMALL=0), setting(passes, SHARE_BYTES=4000):
+                with setting(tables, MEETING=0), setting(threads, SMALL=0), setting(layer_scripts, SHARE_BYTES=4000):
                     together = by("cpu", lambda of=of, x=x, states=states: everything(of, x, states))
                 assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True)), (bidirectional, count)
         finally:

@@ -121,7 +121,13 @@ def no_product(x, s):
     return State(h=sigmoid(x.a) * s.h + tanh(x.b))
 
 
+def products_apart(x, R, s):
+    """Gates a and b with the second operand: only the gradient of a is added to another."""
+    return State(h=tanh(x.a + R.a @ s.h), c=sigmoid(R.a @ s.c) + tanh(R.b @ s.c))
+
+
 OWN = [
+    Cell(products_apart, gates=("a", "b"), states=("h", "c")),
     Cell(three_phases, gates=("a", "b"), states=("h", "c", "spare"), vectors=("v",)),
     Cell(no_product, gates=("a", "b")),
 ]

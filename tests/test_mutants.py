@@ -301,15 +301,15 @@ MUTANTS = [
     ),
     Mutant(
         "cotangents of final states ignored",
-        "cpu/passes.py",
-        "def backward_script",
+        "cpu/layer_scripts.py",
+        "def _adjoints",
         "if d_final is None",
         "if True",
         "test_literature.py",
     ),
     Mutant(
         "final state from the wrong end",
-        "cpu/passes.py",
+        "cpu/layer_scripts.py",
         "def forward_script",
         "last = 0 if given.reverse else steps - 1",
         "last = steps - 1 if given.reverse else 0",
@@ -317,7 +317,7 @@ MUTANTS = [
     ),
     Mutant(
         "weight gradient lacks the initial state",
-        "cpu/passes.py",
+        "cpu/layer_scripts.py",
         "def _operand",
         "(initial, (sequences[number], others))",
         "((sequences[number], sizes.batch), (sequences[number], others))",
@@ -350,7 +350,7 @@ MUTANTS = [
     Mutant(
         "wrong rows of weight_hh in backward",
         "cpu/tables.py",
-        "def _as_it_lies",
+        "def _by_segments",
         "row=segment.gate * units",
         "row=0",
         "test_literature.py",

@@ -5,7 +5,10 @@ phases.py                 either of them cut at its matrix products
 plan.py                   where every value lies
 kernels.py                the plan as programs over vectors (program.py, functions.py, product.py)
 llvm.py                   compiled
-passes.py                 a layer forward and backward: kernels, and library products around them
+script.py, tables.py      kernels on tables of addresses, and threads
+matrices.py, packing.py   the large products around the recurrence
+layer_scripts.py          a layer forward and backward, written down
+passes.py                 and run
 operators.py              what PyTorch sees of it
 """
 

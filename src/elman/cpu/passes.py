@@ -1,30 +1,19 @@
-"""One layer, all its directions, forward or backward: the recurrence, and large products before and after it.
-
-What does not depend on the step before is done for all steps at once (matrices.py): the input's share of
-every gate, its gradient, the weights' gradients. The kernels run the recurrence between them (tables.py). A pass
-is a script, written once for its sizes and strides; a call makes the tensors of the results and runs it.
-"""
+"""One layer, all its directions, forward or backward: the tensors of the results, and the script that fills them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from elman.cell import Cell
-from elman.cpu import packing, product, threads
-from elman.cpu.matrices import Factor, Gradient, Linear, gradients
+from elman.cpu import layer_scripts, threads
+from elman.cpu.layer_scripts import Form, Wanted, backward_script, forward_script, infer_script
 from elman.cpu.memory import empty
-from elman.cpu.plan import Place, Plan, plan
-from elman.cpu.script import Array, Script, Task
-from elman.cpu.tables import Kernels, Sizes, copy, fill
+from elman.cpu.plan import plan
+from elman.cpu.tables import Sizes
 from elman.layout import Direction, Weights
-
-SHARE_BYTES = 1 << 20  # in inference the input's share is made for so many bytes of steps at a time
-CHUNKS = 64  # at most so many times in one script
 
 Finals = list[tuple[Tensor, ...]]  # each direction's final states, each (B, H)
 
@@ -37,34 +26,11 @@ class Saved(NamedTuple):
     states: tuple[Tensor, ...]  # each (T, B, H): the states after the first
 
 
-class Wanted(NamedTuple):
-    """Which gradients of a direction are asked for."""
-
-    weights: tuple[bool, ...]  # by field of `Weights`
-    state: tuple[bool, ...]
-
-
 class Gradients(NamedTuple):
     """None where nobody asked."""
 
     x: Tensor | None
     directions: list[tuple[Weights, tuple[Tensor | None, ...]]]  # of the weights, of the initial states
-
-
-class Form(NamedTuple):
-    """What a script depends on, besides the cell."""
-
-    sizes: Sizes
-    reverse: tuple[bool, ...]
-    strides: tuple[tuple[int, ...] | None, ...]  # of what is given
-
-
-class Given(NamedTuple):
-    """What a direction runs on, in a script."""
-
-    weights: dict[str, Array]  # by field of `Weights`
-    state: list[Array]
-    reverse: bool
 
 
 def form_of(x: Tensor, directions: Sequence[Direction], given: Sequence[Tensor | None], steps: int = 0) -> Form:
@@ -86,37 +52,12 @@ def operands(directions: Sequence[Direction]) -> list[Tensor | None]:
     return [t for d in directions for t in (*d.weights, *d.state)]
 
 
-def _given(script: Script, cell: Cell, form: Form) -> tuple[list[Given], Iterator[tuple[int, ...] | None]]:
-    """The directions, and the strides of what follows."""
-    strides, directions = iter(form.strides), []
-
-    def given() -> Array | None:
-        stride = next(strides)
-        return None if stride is None else script.given(row=stride[0])
-
-    for back in form.reverse:
-        weights = {name: array for name in Weights._fields if (array := given()) is not None}
-        directions.append(Given(weights, [array for _ in cell.states if (array := given()) is not None], back))
-    return directions, strides
-
-
-def _sequence(script: Script, stride: tuple[int, ...] | None) -> Array:
-    """A given array (T, B, columns)."""
-    assert stride is not None
-    return script.given(stride[0], stride[1])
-
-
-def _rows_of(x: Array, sizes: Sizes) -> Array:
-    """x as (T*B, I): steps follow each other as rows do."""
-    return x._replace(row=x.time) if sizes.batch == 1 else x
-
-
 def infer(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> tuple[Tensor, Finals]:
     """The output (T, B, D*H) and the final states; nothing else is kept."""
     (steps, batch, _), units = x.shape, directions[0].state[0].shape[1]
     output = empty(steps, batch, len(directions) * units, dtype=x.dtype)
     finals: Finals = [tuple([empty(batch, units, dtype=x.dtype) for _ in cell.states]) for _ in directions]
-    span = CHUNKS * _chunk(len(cell.anatomy.input_gates), batch, units, x.dtype)
+    span = layer_scripts.CHUNKS * layer_scripts.chunk_of(len(cell.anatomy.input_gates), batch, units, x.dtype)
     results = [t.data_ptr() for of in finals for t in of]
     for begin in range(0, steps if batch else 0, span):
         count = min(span, steps - begin)
@@ -132,92 +73,6 @@ def infer(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> tuple[Tenso
         given.append(x)
         _run(infer_script, cell, form_of(x, directions, given, count), (), [*addresses, *results])
     return output, finals
-
-
-def _chunk(gates: int, batch: int, units: int, dtype: torch.dtype) -> int:
-    """For how many steps the input's share is made at a time.
-
-    An even number: every chunk then finds the states in the second of their two places.
-    """
-    return max(2, SHARE_BYTES // max(1, batch * gates * units * dtype.itemsize) // 2 * 2)
-
-
-@lru_cache(maxsize=256)
-def infer_script(cell: Cell, form: Form) -> Script:
-    sizes, (steps, batch, _, units) = form.sizes, form.sizes[:4]
-    script = Script(sizes.dtype)
-    directions, strides = _given(script, cell, form)
-    stride, width = next(strides), sizes.directions * units
-    xs = [_rows_of(_sequence(script, stride), sizes) for _ in directions]
-    outputs = [script.given(batch * width, width).at(column=d * units) for d in range(sizes.directions)]
-    finals = [[script.given(row=units) for _ in cell.states] for _ in directions]
-
-    gates = len(cell.anatomy.input_gates)
-    chunk = min(steps, _chunk(gates, batch, units, sizes.dtype))
-    kernels = Kernels(cell, "infer", sizes)
-    first: list[Task] = []
-    shares: list[Linear] = []
-    arrays: list[dict[str, Array]] = []
-    for given, output in zip(directions, outputs, strict=True):
-        own, before = _start(script, kernels, given)
-        first += before
-        width = gates * units
-        if gates:
-            shares.append(_input_share(script, sizes, given, width, chunk * batch))
-            first += shares[-1].packing
-        own["x"] = script.room(chunk * batch * width, batch * width, width)
-        own[f"s.{cell.states[0]}"] = output
-        for state in cell.states[1:]:  # by turns in two places
-            own[f"s.{state}"] = script.room(2 * batch * units, batch * units, units)
-        arrays.append(own)
-    script.stage(first)
-
-    for begin in range(0, steps, chunk):
-        count = min(chunk, steps - begin)
-        starts = [steps - begin - count if given.reverse else begin for given in directions]
-        of = zip(shares, xs, arrays, starts, strict=bool(gates))
-        script.stage(task for share, x, own, t in of for task in share(x.at(t), own["x"], count * batch))
-        tasks: list[Task] = []
-        for given, own, output, t in zip(directions, arrays, outputs, starts, strict=True):
-            here = own | {f"s.{cell.states[0]}": output.at(t)}
-            if begin:  # the states are where the chunk before has left them
-                here[f"s0.{cell.states[0]}"] = output.at(t + count if given.reverse else t - 1)
-                here |= {f"s0.{state}": own[f"s.{state}"].at(1) for state in cell.states[1:]}
-            tasks += kernels.run(here, count, given.reverse, begin)
-        script.stage(tasks, together=kernels.parties > 1)
-
-    last: list[Task] = []
-    for given, own, output, of in zip(directions, arrays, outputs, finals, strict=True):
-        present = [output.at(0 if given.reverse else steps - 1)]
-        present += [own[f"s.{state}"].at((steps - 1) % chunk & 1) for state in cell.states[1:]]
-        last += [copy(state, final, batch, units, sizes) for state, final in zip(present, of, strict=True)]
-    script.stage(last)
-    return script.close()
-
-
-def _start(script: Script, kernels: Kernels, given: Given) -> tuple[dict[str, Array], list[Task]]:
-    """The arrays that all kernels read, and what is to be done before they do."""
-    sizes = kernels.sizes
-    arrays, tasks = {}, []
-    if "hh" in given.weights:
-        arrays, tasks = kernels.pack(script, given.weights["hh"], given.weights.get("b_hh"))
-    arrays["zeros"] = script.room(product.ACCUMULATORS * sizes.lanes)
-    tasks.append(fill(arrays["zeros"], 1, product.ACCUMULATORS * sizes.lanes, sizes))
-    arrays["memory"] = script.room(
-        sizes.batch * kernels.todo.memory * sizes.padded, row=kernels.todo.memory * sizes.padded
-    )
-    arrays["p"] = given.weights.get("ch", arrays["zeros"])._replace(row=0)
-    arrays["meeting"] = script.room(128 // sizes.dtype.itemsize)  # cache lines of its own
-    tasks.append(fill(arrays["meeting"], 1, 128 // sizes.dtype.itemsize, sizes))
-    for state, array in zip(kernels.cell.states, given.state, strict=True):
-        arrays[f"s0.{state}"] = array
-    return arrays, tasks
-
-
-def _input_share(script: Script, sizes: Sizes, given: Given, width: int, rows: int) -> Linear:
-    """W x_t + b_ih for steps and rows, (T*B, I) -> (T*B, G*H)."""
-    weights = given.weights
-    return Linear(script, sizes, weights["ih"], weights.get("b_ih"), (width, sizes.inputs), rows)
 
 
 def forward(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> tuple[Tensor, Finals, list[Saved]]:
@@ -236,55 +91,11 @@ def forward(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> tuple[Ten
     ]
     if batch:
         given = [*operands(directions), x]
-        made = [
-            output,
-            *(t for of in finals for t in of),
-            *(t for of in saved for t in (of.share, of.extra, *of.states)),
-        ]
-        _run(
-            forward_script,
-            cell,
-            form_of(x, directions, given),
-            (),
-            [t.data_ptr() for t in (*given, *made) if t is not None],
-        )
+        kept = [t for of in saved for t in (of.share, of.extra, *of.states)]
+        made = [output, *(t for of in finals for t in of), *kept]
+        addresses = [t.data_ptr() for t in (*given, *made) if t is not None]
+        _run(forward_script, cell, form_of(x, directions, given), (), addresses)
     return output, finals, saved
-
-
-@lru_cache(maxsize=256)
-def forward_script(cell: Cell, form: Form) -> Script:
-    sizes, (steps, batch, _, units) = form.sizes, form.sizes[:4]
-    script = Script(sizes.dtype)
-    directions, strides = _given(script, cell, form)
-    x = _rows_of(_sequence(script, next(strides)), sizes)
-    output = script.given(batch * sizes.directions * units, sizes.directions * units)
-    finals = [[script.given(row=units) for _ in cell.states] for _ in directions]
-    kernels, gates = Kernels(cell, "forward", sizes), len(cell.anatomy.input_gates)
-    stages: list[list[Task]] = [[], [], [], []]
-    for d, (given, of) in enumerate(zip(directions, finals, strict=True)):
-        own, before = _start(script, kernels, given)
-        stages[0] += before
-        sequences = _kept(script, cell, sizes, own, output.at(column=d * units))
-        if gates:
-            share = _input_share(script, sizes, given, gates * units, steps * batch)
-            stages[0] += share.packing
-            stages[1] += share(x, own["x"], steps * batch)
-        stages[2] += kernels.run(own, steps, given.reverse)
-        last = 0 if given.reverse else steps - 1
-        stages[3] += [copy(s.at(last), final, batch, units, sizes) for s, final in zip(sequences, of, strict=True)]
-    for number, tasks in enumerate(stages):
-        script.stage(tasks, together=number == 2 and kernels.parties > 1)
-    return script.close()
-
-
-def _kept(script: Script, cell: Cell, sizes: Sizes, arrays: dict[str, Array], output: Array) -> list[Array]:
-    """Where forward writes, and backward reads: added to `arrays`, in the order of `Saved`. Returns the sequence of every state."""
-    batch, units = sizes.batch, sizes.units
-    for name, slots in (("x", len(cell.anatomy.input_gates)), ("extra", plan(cell).extra)):
-        arrays[name] = script.given(batch * slots * units, slots * units)
-    sequences = [output, *(script.given(batch * units, units) for _ in cell.states[1:])]
-    arrays |= {f"s.{state}": sequence for state, sequence in zip(cell.states, sequences, strict=True)}
-    return sequences
 
 
 def backward(
@@ -301,17 +112,7 @@ def backward(
     """The gradients that are wanted, given those of the output and of each direction's final states."""
     d_x = empty(*x.shape, dtype=x.dtype) if wants_x else None
     made = [
-        (
-            Weights(
-                *[
-                    empty(*w.shape, dtype=w.dtype) if want and w is not None else None
-                    for w, want in zip(d.weights, wants.weights, strict=True)
-                ]
-            ),
-            tuple(
-                [empty(*s.shape, dtype=s.dtype) if want else None for s, want in zip(d.state, wants.state, strict=True)]
-            ),
-        )
+        (Weights(*map(_like, d.weights, wants.weights)), tuple(map(_like, d.state, wants.state)))
         for d, wants in zip(directions, wanted, strict=True)
     ]
     results = [d_x, *(t for weights, state in made for t in (*weights, *state))]
@@ -327,149 +128,5 @@ def backward(
     return Gradients(d_x, made)
 
 
-@lru_cache(maxsize=256)
-def backward_script(cell: Cell, form: Form, wants_x: bool, wanted: tuple[Wanted, ...]) -> Script:
-    sizes, (steps, batch, inputs, units) = form.sizes, form.sizes[:4]
-    made, padded, itemsize = plan(cell), sizes.padded, sizes.dtype.itemsize
-    script = Script(sizes.dtype)
-    directions, strides = _given(script, cell, form)
-    x = _rows_of(_sequence(script, next(strides)), sizes)
-    stride = next(strides)
-    d_output = None if stride is None else _sequence(script, stride)
-    d_finals = [
-        [None if (stride := next(strides)) is None else script.given(row=stride[0]) for _ in cell.states]
-        for _ in directions
-    ]
-    output = script.given(batch * sizes.directions * units, sizes.directions * units)
-    kernels, gates = Kernels(cell, "backward", sizes), len(cell.anatomy.input_gates)
-
-    first: list[Task] = []
-    runs: list[Task] = []
-    all_arrays, all_sequences = [], []
-    for d, given in enumerate(directions):
-        own, before = _start(script, kernels, given)
-        first += before
-        all_sequences.append(_kept(script, cell, sizes, own, output.at(column=d * units)))
-        own["d_x"] = script.room(steps * batch * gates * units, batch * gates * units, gates * units)
-        own["d_extra"] = script.room(
-            steps * batch * made.d_extra * units, batch * made.d_extra * units, made.d_extra * units
-        )
-        own["d_p"] = script.room(batch * len(cell.vectors) * padded, row=len(cell.vectors) * padded)
-        if cell.vectors:
-            first.append(fill(own["d_p"], batch, len(cell.vectors) * padded, sizes))
-        for state, d_final in zip(cell.states, d_finals[d], strict=True):
-            carry = own[f"carry.{state}"] = script.room(batch * padded, row=padded)
-            first.append(
-                fill(carry, batch, padded, sizes)
-                if d_final is None
-                else copy(d_final, carry, batch, units, sizes, padded=padded)
-            )
-        if d_output is None:  # the same zeros for every step and row
-            own["d_out"] = script.room(padded)
-            first.append(fill(own["d_out"], 1, padded, sizes))
-        else:
-            own["d_out"] = d_output.at(column=d * units)
-        all_arrays.append(own)
-        runs += kernels.run(own, steps, given.reverse)
-
-    d_x = script.given(row=inputs) if wants_x else None
-    backs: list[list[Task]] = []  # d_x is added up over the directions
-    products: list[Gradient] = []
-    after: list[Task] = []
-    of_directions = zip(directions, wanted, all_arrays, all_sequences, strict=True)
-    for given, wants, own, sequences in of_directions:
-        want = {
-            name for name, wish in zip(Weights._fields, wants.weights, strict=True) if wish and name in given.weights
-        }
-        if d_x is not None and "ih" in given.weights:
-            shape = gates * units, inputs
-            back = Linear(script, sizes, given.weights["ih"], None, shape, steps * batch, transposed=False)
-            first += back.packing
-            backs.append(back(own["d_x"], d_x, steps * batch, add=bool(backs)))
-        widths = {"ih": inputs, "hh": units, "ch": units}
-        out = {name: script.given(row=widths.get(name, 1)) for name in Weights._fields if name in want}
-        products += _of_weights(made, sizes, x, given, sequences, own, out)
-        if "ch" in out:
-            for v in range(len(cell.vectors)):
-                words = (own["d_p"].at(column=v * padded), own["d_p"].row, out["ch"].at(row=v), batch, units)
-                after.append(Task(packing.total(itemsize), words))
-        written = {gate for _, _, gate, count in _runs(made) for gate in range(gate, gate + count)}
-        for gate in set(range(len(cell.anatomy.recurrent_gates))) - written:  # used, but without effect
-            if "hh" in out:
-                after.append(fill(out["hh"].at(row=gate * units), units, units, sizes))
-            if "b_hh" in out:
-                after.append(fill(out["b_hh"].at(column=gate * units), 1, units, sizes))
-        for state, wish in zip(cell.states, wants.state, strict=True):
-            if wish:
-                after.append(copy(own[f"carry.{state}"], script.given(row=units), batch, units, sizes))
-    if d_x is not None and not backs:
-        after.append(fill(d_x, steps * batch, inputs, sizes))
-    script.stage(first)
-    script.stage(runs, together=kernels.parties > 1)
-    for tasks in backs:
-        script.stage(tasks)
-    if products:
-        gradients(script, sizes, products)
-    script.stage(after)
-    return script.close()
-
-
-def _of_weights(
-    made: Plan,
-    sizes: Sizes,
-    x: Array,
-    given: Given,
-    sequences: Sequence[Array],
-    arrays: dict[str, Array],
-    out: dict[str, Array],
-) -> list[Gradient]:
-    """The gradients of a direction's matrices and biases: sums over all steps and rows, as few large products."""
-    units, rows = sizes.units, sizes.steps * sizes.batch
-    products: list[Gradient] = []
-    if "ih" in out or "b_ih" in out:
-        left = Factor(((arrays["d_x"], rows),), len(made.cell.anatomy.input_gates) * units)
-        right = Factor(((x, rows),), sizes.inputs) if "ih" in out else None
-        products.append(Gradient(left, right, out.get("ih"), out.get("b_ih"), add=False))
-    written: set[int] = set()
-    for operand, place, gate, count in _runs(made) if "hh" in out or "b_hh" in out else ():
-        left = Factor(((arrays[place.array].at(column=place.slot * units), rows),), count * units)
-        right = _operand(made, sizes, operand, given, sequences, arrays) if "hh" in out else None
-        d_hh = out["hh"].at(row=gate * units) if "hh" in out else None
-        d_b_hh = out["b_hh"].at(column=gate * units) if "b_hh" in out else None
-        products.append(Gradient(left, right, d_hh, d_b_hh, add=gate in written))
-        written |= set(range(gate, gate + count))
-    return products
-
-
-def _operand(
-    made: Plan, sizes: Sizes, operand: Place, given: Given, sequences: Sequence[Array], arrays: dict[str, Array]
-) -> Factor:
-    """What a recurrent product has multiplied, over all steps; the state before the first step is in no sequence."""
-    kind, _, state = operand.array.partition(".")
-    rows, units = sizes.steps * sizes.batch, sizes.units
-    if kind == "extra":
-        return Factor(((arrays["extra"].at(column=operand.slot * units), rows),), units)
-    number = made.cell.states.index(state)
-    if kind == "s":
-        return Factor(((sequences[number], rows),), units)
-    initial, others = (given.state[number], sizes.batch), rows - sizes.batch
-    if given.reverse:
-        return Factor(((sequences[number].at(1), others), initial), units)
-    return Factor((initial, (sequences[number], others)), units)
-
-
-def _runs(made: Plan) -> list[tuple[Place, Place, int, int]]:
-    """Products as few as possible: operand, place of the first adjoint, first gate, number of gates."""
-    runs: list[tuple[Place, Place, int, int]] = []
-    for gate, operand, d in made.multiplied:
-        last = runs[-1] if runs else None
-        if last is not None and (last[0], last[1].array, last[1].slot + last[3], last[2] + last[3]) == (
-            operand,
-            d.array,
-            d.slot,
-            gate,
-        ):
-            runs[-1] = (*last[:3], last[3] + 1)
-        else:
-            runs.append((operand, d, gate, 1))
-    return runs
+def _like(tensor: Tensor | None, wanted: bool) -> Tensor | None:
+    return empty(*tensor.shape, dtype=tensor.dtype) if wanted and tensor is not None else None

@@ -2,8 +2,9 @@
 
 A script is written once for its sizes and run many times. Its words are whole numbers, and addresses that
 are known at the call only: of the arrays given to it, and of rooms in the workspace. It has stages, and a stage
-has tasks. Tasks of a stage run in any order, on any thread of the team; a stage begins when the one before has
-ended. So running one costs a call into compiled code, however many kernels it takes.
+has tasks. Tasks of a stage run in any order, on any thread of the team, and those that wait for each other on a
+thread each; a stage begins when the one before has ended. So running a script costs one call into compiled code,
+however many kernels it takes.
 """
 
 from __future__ import annotations

@@ -14,6 +14,13 @@ from elman.cpu.plan import Pass, Product, plan
 from elman.cpu.product import Cut
 from elman.cpu.script import Array, Script, Task
 
+SHORT = 8  # steps and rows, up to which weights are read as they lie
+FEW = 4  # rows for each thread, below which they share units instead
+OWN = 3 << 19  # bytes of weights from which on threads share units too, so that each has to read a part only
+MEETING = 1 << 15  # multiplications in a step from which on that is worth meeting after it
+FETCHED = 3 << 18  # bytes of weights from which on they are asked for ahead of time
+PACKING = 8  # multiplications that take as long as packing one number
+
 
 class Sizes(NamedTuple):
     """Of a layer."""
@@ -67,7 +74,6 @@ class Kernels:
             depth = sizes.units * max((each.slots for each in products), default=1)
             tiling = product.tiling(most, broad, vectors, depth, sizes.dtype.itemsize)
             self.cuts.append((tiling.rows, [product.cut(count, tiling.blocks) for _, count in self.blocks]))
-
         self.lying = which != "backward" and sizes.few
 
     def bytes_of(self, each: Product) -> int:
@@ -91,7 +97,7 @@ class Kernels:
                 for (first, _), panels in zip(self.blocks, cuts, strict=True):
                     at, unit = room.at(column=first * sizes.lanes * vectors * depth), first * sizes.lanes
                     if not each.gates:
-                        tasks += self._as_it_lies(each, weight, unit, at, panels)
+                        tasks += self._by_segments(each, weight, unit, at, panels)
                         continue
                     if not self.lying:
                         tasks += self._by_gates(each, weight, unit, at, sizes.units, panels)
@@ -100,7 +106,7 @@ class Kernels:
                         tasks += self._by_gates(each, bias, unit, here, 1, panels)
         return rooms, tasks
 
-    def _as_it_lies(self, each: Product, weight: Array, unit: int, room: Array, panels: Cut) -> list[Task]:
+    def _by_segments(self, each: Product, weight: Array, unit: int, room: Array, panels: Cut) -> list[Task]:
         """Units of weight_hh (K*H, H) from one on: the rows of all segments one below the other."""
         kernel, units = packing.rows(self.sizes.dtype.itemsize), self.sizes.units
         tasks: list[Task] = []
@@ -172,14 +178,6 @@ def pack_panels(panels: Cut, work: int, available: int) -> Sequence[tuple[int, i
     """The last words of a packing: its panels divided among threads."""
     shares = threads.shares(panels.number, work * PACKING, available)
     return [(first, first + count, panels.narrow, panels.wider) for first, count in shares]
-
-
-SHORT = 8  # steps and rows, up to which weights are read as they lie
-FEW = 4  # rows for each thread, below which they share units instead
-OWN = 3 << 19  # bytes of weights from which on threads share units too, so that each has to read a part only
-MEETING = 1 << 15  # multiplications in a step from which on that is worth meeting after it
-FETCHED = 3 << 18  # bytes of weights from which on they are asked for ahead of time
-PACKING = 8  # multiplications that take as long as packing one number
 
 
 def fill(out: Array, rows: int, width: int, sizes: Sizes) -> Task:
