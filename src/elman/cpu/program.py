@@ -24,6 +24,9 @@ from elman.cpu import llvm
 
 INT = ir.IntType(64)
 POINTER = ir.PointerType()
+PATIENCE = (
+    64  # turns of waiting, a power of two, after which a thread gives way: whoever is late may need its processor
+)
 
 
 class Value:
@@ -249,7 +252,7 @@ class Program:
     def meet(self, counter: Value, target: Value, give_way: Value) -> None:
         """Come to a meeting, and wait until the counter of those who have come is at the target.
 
-        Now and then it calls `give_way`, if that is an address, for whoever may need this processor to come.
+        Every PATIENCE turns it calls `give_way`, if that is an address.
         """
         self.next_ticket(counter)
         b = self.builder
@@ -262,7 +265,7 @@ class Program:
         turns.add_incoming(INT(1), before)
         if self.module.triple.startswith("x86_64"):
             self.intrinsic("llvm.x86.sse2.pause", ir.VoidType())
-        with b.if_then(b.icmp_signed("==", b.and_(turns, INT(1023)), INT(0))), self.when(give_way > 0):
+        with b.if_then(b.icmp_signed("==", b.and_(turns, INT(PATIENCE - 1)), INT(0))), self.when(give_way > 0):
             self.call(give_way)
         come = b.load_atomic(counter.ir, "acquire", 8, typ=INT)
         turns.add_incoming(b.add(turns, INT(1)), b.block)
