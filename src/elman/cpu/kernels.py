@@ -17,7 +17,7 @@ from llvmlite import ir
 from elman.cell import Cell
 from elman.cpu import functions, llvm
 from elman.cpu.plan import Pass, Place, Product, plan
-from elman.cpu.product import ACCUMULATORS, chosen, panels
+from elman.cpu.product import ACCUMULATORS, UNROLL, chosen, panels
 from elman.cpu.program import INT, POINTER, Program, Value
 from elman.graph import Node
 from elman.phases import Phase
@@ -190,8 +190,8 @@ class _Emit:
         p, number = self.p, name.partition(".")[0]
         four = [self.word(f"{name} tile {kind}") for kind in range(4)]
         # While one panel is multiplied, each of its tiles asks for a part of the next.
-        panel, quarter = depth * b_row, tile.number & p.int(3)
-        ahead = p.at(b, p.select(tile.backwards, -1 * panel, panel) + p.quotient(panel, p.int(4)) * quarter)
+        panel, part = depth * b_row, tile.number & p.int(UNROLL - 1)
+        ahead = p.at(b, p.select(tile.backwards, -1 * panel, panel) + p.quotient(panel, p.int(UNROLL)) * part)
         taller, wider = tile.rows > self.word(f"{number} short"), tile.width > self.word(f"{number} narrow")
         p.call(chosen(p, four, taller, wider), a, a_row, p.int(1), depth, b, start, start_row, out, b_row, ahead)
 
@@ -261,9 +261,8 @@ def _of(array: str) -> str:
     return array.partition(".")[0]
 
 
-Sums = dict[
-    int, tuple[Value, int, int]
-]  # of products: where a tile has left them, vectors for each block, which of these
+# Of products: where a tile has left them, vectors for each block of units, which of these.
+Sums = dict[int, tuple[Value, int, int]]
 
 
 class Position(NamedTuple):

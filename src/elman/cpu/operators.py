@@ -95,10 +95,6 @@ def _directions(inputs: Inputs) -> list[Direction]:
 def _readable(direction: Direction) -> Direction:
     """The direction with tensors that the kernels can read."""
     weights, state, reverse = direction
-    if all(t is None or _is_dense(t) for t in (*weights, *state)) and (
-        weights.ch is None or weights.ch.is_contiguous()
-    ):
-        return direction
     weights = Weights(*[w if w is None else _dense(w) for w in weights])
     if weights.ch is not None:
         weights = weights._replace(ch=weights.ch.contiguous())
@@ -109,11 +105,7 @@ def _dense(tensor: Tensor) -> Tensor:
     """The tensor in memory, what is in a row side by side. torch has some that are negative, or zero, by a mark only."""
     if tensor._is_zerotensor():
         return torch.zeros(tensor.shape, dtype=tensor.dtype)
-    return tensor if _is_dense(tensor) else tensor.resolve_neg().contiguous()
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    return tensor.stride(-1) == 1 and not tensor.is_neg() and not tensor._is_zerotensor()
+    return tensor if tensor.stride(-1) == 1 and not tensor.is_neg() else tensor.resolve_neg().contiguous()
 
 
 def _rows(x: Tensor) -> Tensor:

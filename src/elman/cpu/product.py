@@ -96,7 +96,7 @@ def tile(rows: int, vectors: int, dtype_bytes: int, fetch: bool = False) -> int:
     """The address of: out[r][v] = start[r][v] + sum over k of A[r, k] B[k][v].
 
     A has rows A_row apart and steps of k A_k apart; `start` and `out`, vectors beside each other, rows
-    start_row and out_row apart. With `fetch` it asks for a quarter as much memory as B has, from `ahead` on.
+    start_row and out_row apart. With `fetch` it asks for memory from `ahead` on, one in UNROLL of what B has.
     """
     lanes = llvm.target().lanes(dtype_bytes)
     module = llvm.new_module(f"tile {rows} x {vectors}")
@@ -109,10 +109,10 @@ def tile(rows: int, vectors: int, dtype_bytes: int, fetch: bool = False) -> int:
         """sums, r v of them, and A[r, k] B[k][v] from begin to end."""
         loop = p.loop_carrying(begin, end, at_once, *sums)
         sums = list(loop.carried)
-        if fetch and at_once == 4:
+        if fetch and at_once == UNROLL:
             for v in range(vectors):
                 p.prefetch(
-                    p.given["ahead"], p.quotient(loop.index * (vectors * lanes), p.int(4)) + v * lanes, near=False
+                    p.given["ahead"], p.quotient(loop.index * (vectors * lanes), p.int(UNROLL)) + v * lanes, near=False
                 )
         ahead = p.at(b, loop.index * (vectors * lanes))
         for k in range(at_once):
@@ -136,8 +136,7 @@ def tile(rows: int, vectors: int, dtype_bytes: int, fetch: bool = False) -> int:
     add_to(start, p.given["start_row"], rest)
     with p.loop(0, blocks, BLOCK) as begin:
         add_to(out, out_row, add_up(begin, begin + BLOCK, UNROLL, zero))
-    p.done()
-    return llvm.addresses(module, ["tile"])[0]
+    return p.address()
 
 
 def four_tiles(rows: Cut, blocks: Cut, vectors_per_block: int, dtype_bytes: int, fetch: bool = False) -> list[int]:

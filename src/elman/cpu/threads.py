@@ -54,19 +54,24 @@ def parallel() -> Any:
 @cache
 def give_way() -> int:
     """The address of a function that lets another thread have the processor, or 0."""
-    try:
-        return ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value or 0
-    except (AttributeError, OSError, TypeError):
-        return 0
+    return _address(None, "sched_yield")
 
 
 @cache
 def team_size() -> int:
     """The address of the function that says how many threads a parallel region has got."""
-    return ctypes.cast(ctypes.CDLL(torch._C.__file__).omp_get_num_threads, ctypes.c_void_p).value or 0
+    return _address(torch._C.__file__, "omp_get_num_threads")
 
 
 @cache
 def barrier() -> int:
     """The address of the function that waits for the rest of the team."""
-    return ctypes.cast(ctypes.CDLL(torch._C.__file__).GOMP_barrier, ctypes.c_void_p).value or 0
+    return _address(torch._C.__file__, "GOMP_barrier")
+
+
+def _address(library: str | None, name: str) -> int:
+    """Where a function of a library, or of the process, lies; 0 if it is not there."""
+    try:
+        return ctypes.cast(getattr(ctypes.CDLL(library), name), ctypes.c_void_p).value or 0
+    except (AttributeError, OSError, TypeError):
+        return 0
