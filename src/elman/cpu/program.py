@@ -24,9 +24,7 @@ from elman.cpu import llvm
 
 INT = ir.IntType(64)
 POINTER = ir.PointerType()
-PATIENCE = (
-    64  # turns of waiting, a power of two, after which a thread gives way: whoever is late may need its processor
-)
+PATIENCE = 64  # turns of waiting, a power of two, until a thread gives way to one that may need its processor
 
 
 class Value:
