@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -236,8 +236,7 @@ def operands(of: Recurrent, steps: int = 4, batch: int = 3) -> tuple[Any, ...]:
     directions = [of.weights(0, reverse) for reverse in ((False, True) if of.bidirectional else (False,))]
     fields = [number for number, weight in enumerate(directions[0]) if weight is not None]
     weights = [w.detach() for direction in directions for w in direction if w is not None]
-    state = [s[d] for d in range(len(directions)) for s in states]
-    return operators.name_of(of.cell), x, weights, fields, state, [bool(d) for d in range(len(directions))]
+    return operators.name_of(of.cell), x, weights, fields, list(states), [bool(d) for d in range(len(directions))]
 
 
 def test_what_is_not_needed_is_not_computed() -> None:
@@ -613,7 +612,7 @@ def test_memory_of_inference_does_not_grow_with_the_sequence(name: str) -> None:
         x, states = inputs(of, steps, 8)
         sizes: list[int] = []
 
-        def counting(*shape: int, dtype: torch.dtype, sizes: list[int] = sizes) -> Tensor:
+        def counting(shape: Sequence[int], dtype: torch.dtype, sizes: list[int] = sizes) -> Tensor:
             sizes.append(torch.Size(shape).numel() * dtype.itemsize)
             return torch.empty(shape, dtype=dtype)
 

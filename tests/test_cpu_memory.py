@@ -11,7 +11,7 @@ import mmap
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -64,7 +64,7 @@ class Fences:
         self.marked: list[tuple[int, int]] = []  # address and length of what nobody may write to
         self.count = 0
 
-    def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         size = torch.Size(shape).numel() * dtype.itemsize
         room = -(-size // PAGE) * PAGE
         start = self.libc.mmap(None, room + 2 * PAGE, NO_ACCESS, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
@@ -81,7 +81,7 @@ class Fences:
         return tensor.fill_(torch.nan)
 
     def copy(self, tensor: Tensor) -> Tensor:
-        return self.empty(*tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
+        return self.empty(tensor.shape, tensor.dtype).copy_(tensor.detach())
 
     def check(self) -> None:
         """AssertionError if what lies around a buffer was written to."""

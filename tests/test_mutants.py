@@ -126,7 +126,9 @@ MUTANTS = [
         "for gate in reversed(group)",
         "test_cells.py",
     ),
-    Mutant("states of the wrong layer", "layers.py", "def forward", "s[len(finals) + d]", "s[d]", "test_cells.py"),
+    Mutant(
+        "states of the wrong layer", "layers.py", "def forward", "s[rows] for s", "s[:count] for s", "test_cells.py"
+    ),
     Mutant(
         "dropout outside training",
         "layers.py",

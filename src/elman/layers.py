@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -62,7 +61,8 @@ class Recurrent(nn.Module):
         self.bidirectional = bool(bidirectional)
         self.proj_size = proj_size
 
-        width = self.cell.widths(hidden_size, proj_size)[0]
+        self._widths = cell.widths(hidden_size, proj_size)  # of the states
+        width = self._widths[0]
         self._names: dict[tuple[int, bool], list[str | None]] = {}  # of the parameters, by field of `Weights`
         for layer in range(num_layers):
             size = input_size if layer == 0 else width * self.num_directions
@@ -123,18 +123,17 @@ class Recurrent(nn.Module):
         state = self._check_state(hx, x, batched)
 
         finals: list[tuple[Tensor, ...]] = []
+        reverse, count = self._directions, self.num_directions
         for layer in range(self.num_layers):
-            directions = [
-                Direction(weights[len(finals) + d], tuple([s[len(finals) + d] for s in state]), reverse)
-                for d, reverse in enumerate(self._directions)
-            ]
-            x, final = recur(self.cell, x, directions)  # (T, B, D*Y)
-            finals += final
+            rows = slice(layer * count, (layer + 1) * count)
+            directions = [*map(Direction, weights[rows], reverse)]
+            own = state if self.num_layers == 1 else tuple([s[rows] for s in state])  # each (D, B, width)
+            x, final = recur(self.cell, x, directions, own)  # (T, B, D*Y)
+            finals.append(final)
             if layer < self.num_layers - 1:
                 x = drop(x, self.dropout, self.training)
 
-        stack = torch.stack if len(finals) > 1 else _alone
-        h_n = tuple(stack(states) for states in zip(*finals, strict=True))  # each (L*D, B, width)
+        h_n = finals[0] if len(finals) == 1 else tuple([torch.cat(of) for of in zip(*finals, strict=True)])
         if not batched:
             x, h_n = x.squeeze(1), tuple(h.squeeze(1) for h in h_n)
         elif self.batch_first:
@@ -168,11 +167,11 @@ class Recurrent(nn.Module):
 
     def _check_state(self, hx: Hidden | None, x: Tensor, batched: bool) -> tuple[Tensor, ...]:
         """The initial state as a tuple of (L*D, B, width)."""
-        name, states = type(self).__name__, self.cell.states
-        rows, batch = self.num_layers * self.num_directions, x.size(1)
-        widths = self.cell.widths(self.hidden_size, self.proj_size)
+        states, widths = self.cell.states, self._widths
+        rows, batch = self.num_layers * self.num_directions, x.shape[1]
         if hx is None:
-            return tuple(torch.zeros(rows, batch, width, dtype=x.dtype, device=x.device) for width in widths)
+            return tuple([x.new_zeros((rows, batch, width)) for width in widths])
+        name = type(self).__name__
         given = (hx,) if isinstance(hx, Tensor) else tuple(hx)
         if len(given) != len(states) or (isinstance(hx, Tensor) and len(states) > 1):
             form = f"a tuple of {len(states)} tensors ({', '.join(states)})" if len(states) > 1 else "one tensor"
@@ -181,7 +180,7 @@ class Recurrent(nn.Module):
             )
         for state, value, width in zip(states, given, widths, strict=True):
             shape = (rows, batch, width) if batched else (rows, width)
-            if tuple(value.shape) != shape:
+            if value.shape != shape:
                 raise RuntimeError(
                     f"{name}: the initial {state} is {tuple(value.shape)} but must be {shape} = "
                     f"({self.num_layers} layers x {self.num_directions} directions, {f'{batch} sequences, ' if batched else ''}{width})"
@@ -208,11 +207,6 @@ class Recurrent(nn.Module):
         if self.cell is cells.gru_before and type(self) is GRU:
             parts.append("reset_after=False")
         return ", ".join(parts)
-
-
-def _alone(states: Sequence[Tensor]) -> Tensor:
-    """A stack of one, without a copy."""
-    return states[0].unsqueeze(0)
 
 
 def _check_arguments(

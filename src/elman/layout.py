@@ -33,7 +33,6 @@ class Direction(NamedTuple):
     """What one direction of a layer runs on."""
 
     weights: Weights
-    state: tuple[Tensor, ...]  # the initial states, each (B, width)
     reverse: bool
 
 

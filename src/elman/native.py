@@ -6,7 +6,7 @@ from torch.nn; on request (`use_engine("native")`) everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from elman import cells
 from elman.cell import Cell
-from elman.layout import Weights
+from elman.layout import Direction, Weights
 
 # torch._VF is where torch.nn's own layers find these; torch.lstm and so on lack type declarations.
 _KERNELS: dict[Cell, Callable[..., Any]] = {
@@ -26,7 +26,7 @@ _KERNELS: dict[Cell, Callable[..., Any]] = {
 }
 
 
-def unsupported(cell: Cell, x: Tensor, weights: Weights) -> str | None:
+def unsupported(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> str | None:
     """Why this engine cannot run the case, or None."""
     if cell not in _KERNELS:
         return f"torch has no kernel for {cell.name}"

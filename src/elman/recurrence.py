@@ -1,8 +1,8 @@
 """One layer, all steps: which engine runs it. No maths here.
 
-An engine is a module with `unsupported(cell, x, weights)`, which says why it cannot run a case (or
-None), and `run`, which returns the output and the final states, differentiable with respect to
-everything that is a tensor. Adding an engine is adding its name to `ENGINES` and its place to `choose`.
+An engine has `unsupported(cell, x, directions)`, which says why it cannot run a case (or None), and
+`run`, which returns the output and the final states, differentiable with respect to everything that
+is a tensor. Adding an engine is adding its name to `ENGINES` and its place to `choose`.
 """
 
 from __future__ import annotations
@@ -17,24 +17,30 @@ from torch import Tensor
 
 from elman import cpu, native, reference
 from elman.cell import Cell
-from elman.layout import Direction, Weights
+from elman.layout import Direction
 
-Layer = tuple[Tensor, list[tuple[Tensor, ...]]]  # output (T, B, D*Y); each direction's final states, (B, width) each
+States = tuple[Tensor, ...]  # each (D, B, width)
 
 
-def _one_by_one(run: Callable[..., tuple[Tensor, tuple[Tensor, ...]]]) -> Callable[..., Layer]:
+def _one_by_one(run: Callable[..., tuple[Tensor, tuple[Tensor, ...]]]) -> Callable[..., tuple[Tensor, States]]:
     """A layer by an engine that runs one direction at a time."""
 
-    def run_layer(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> Layer:
-        outputs, finals = zip(*(run(cell, x, d.weights, d.state, reverse=d.reverse) for d in directions), strict=True)
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1), list(finals)
+    def run_layer(cell: Cell, x: Tensor, directions: Sequence[Direction], state: States) -> tuple[Tensor, States]:
+        of_each = [
+            run(cell, x, weights, tuple([s[d] for s in state]), reverse=reverse)
+            for d, (weights, reverse) in enumerate(directions)
+        ]
+        outputs, finals = zip(*of_each, strict=True)
+        if len(directions) == 1:
+            return outputs[0], tuple([final.unsqueeze(0) for final in finals[0]])
+        return torch.cat(outputs, dim=-1), tuple([torch.stack(of) for of in zip(*finals, strict=True)])
 
     return run_layer
 
 
 class Engine(NamedTuple):
-    unsupported: Callable[[Cell, Tensor, Weights], str | None]
-    run: Callable[[Cell, Tensor, Sequence[Direction]], Layer]
+    unsupported: Callable[[Cell, Tensor, Sequence[Direction]], str | None]
+    run: Callable[[Cell, Tensor, Sequence[Direction], States], tuple[Tensor, States]]
 
 
 ENGINES = {
@@ -64,42 +70,42 @@ class Choice(NamedTuple):
     why: str
 
 
-def choose(cell: Cell, x: Tensor, weights: Weights) -> Choice:
+def choose(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> Choice:
     """The engine for a case: the forced one, else the fastest that supports it.
 
     RuntimeError if an engine was forced that cannot run the case: it never falls back in silence.
     """
     forced = _forced.get()
     if forced != "auto":
-        problem = ENGINES[forced].unsupported(cell, x, weights)
+        problem = ENGINES[forced].unsupported(cell, x, directions)
         if problem:
             raise RuntimeError(
                 f'the engine {forced!r} was asked for but cannot run this: {problem}; use_engine("auto") would choose one that can'
             )
         return Choice(forced, "asked for with use_engine")
     if x.device.type == "cpu":
-        problem = cpu.unsupported(cell, x, weights)
+        problem = cpu.unsupported(cell, x, directions)
         return Choice("reference", problem) if problem else Choice("cpu", "kernels made from the cell's equations")
-    problem = native.unsupported(cell, x, weights)
+    problem = native.unsupported(cell, x, directions)
     if problem:
         return Choice("reference", problem)
     return Choice("native", f"torch's kernel for {cell.name} on {x.device.type}")
 
 
-def recur(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> Layer:
-    """Run one layer in all its directions: output (T, B, D*Y) and each direction's final states, (B, width) each."""
+def recur(cell: Cell, x: Tensor, directions: Sequence[Direction], state: States) -> tuple[Tensor, States]:
+    """Run one layer in all its directions: output (T, B, D*Y) and final states, (D, B, width) each."""
     observer = _observer.get()
-    choices = [choose(cell, x, direction.weights) for direction in directions]
+    choice = choose(cell, x, directions)
     if observer is not None:
         steps = []
-        for choice in choices:
+        for _ in directions:
             observer.ran(cell, choice)
             steps.append(observer.steps_of(cell))
         if any(step is not None for step in steps):
             watched = iter(steps)
             run = _one_by_one(lambda *case, reverse: reference.run(*case, reverse=reverse, step=next(watched)))
-            return run(cell, x, directions)
-    return ENGINES[choices[0].engine].run(cell, x, directions)
+            return run(cell, x, directions, state)
+    return ENGINES[choice.engine].run(cell, x, directions, state)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ share one product per step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from elman.cell import Cell, Factor, State, factors
-from elman.layout import Weights
+from elman.layout import Direction, Weights
 
 Step = Callable[..., State]
 
 
-def unsupported(cell: Cell, x: Tensor, weights: Weights) -> str | None:
+def unsupported(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> str | None:
     """Why this engine cannot run the case: it always can."""
     return None
 

@@ -23,7 +23,7 @@ from torch._C._functorch import peek_interpreter_stack
 
 from elman.cell import Cell
 from elman.graph import NotTraceable
-from elman.layout import Direction, Weights
+from elman.layout import Direction
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -44,13 +44,13 @@ def _problem(cell: Cell) -> str | None:
     return None
 
 
-def unsupported(cell: Cell, x: Tensor, weights: Weights) -> str | None:
+def unsupported(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> str | None:
     """Why this engine cannot run the case, or None."""
     if x.device.type != "cpu":
         return f"it is for the CPU, and the input is on {x.device.type}"
     if x.dtype not in DTYPES:
         return f"it has float32 and float64, and the input is {x.dtype}"
-    if any(w is not None and w.dtype != x.dtype for w in weights) or torch.is_autocast_enabled("cpu"):
+    if torch.is_autocast_enabled("cpu") or not _of_dtype(x.dtype, directions):
         return "under autocast the dtypes are chosen operation by operation"
     if torch._C._get_tracing_state() is not None:
         return "torch.jit.trace follows torch's own operations only"
@@ -59,13 +59,23 @@ def unsupported(cell: Cell, x: Tensor, weights: Weights) -> str | None:
     return _problem(cell)
 
 
+def _of_dtype(dtype: torch.dtype, directions: Sequence[Direction]) -> bool:
+    for weights, _ in directions:
+        for weight in weights:
+            if weight is not None and weight.dtype != dtype:
+                return False
+    return True
+
+
 def _transformed(x: Tensor) -> bool:
     """Whether vmap, grad, jvp or forward-mode differentiation is going on."""
     return peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
 
 
-def run(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
-    """One layer in all its directions: the output (T, B, D*H) and each direction's final states, each (B, H)."""
+def run(
+    cell: Cell, x: Tensor, directions: Sequence[Direction], state: tuple[Tensor, ...]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One layer in all its directions: the output (T, B, D*H) and the final states, each (D, B, H) as `state`."""
     from elman.cpu import operators
 
-    return operators.run(cell, x, directions)
+    return operators.run(cell, x, directions, state)

@@ -86,7 +86,8 @@ class _Emit:
         p, parties = self.p, self.word("parties")
         with p.when(parties > 1):
             target = (self.word("met before") + number + 1) * parties
-            p.meet(self.pointer("meeting"), target, self.word("give way"))
+            p.next_ticket(self.pointer("meeting"))
+            p.wait_until(self.pointer("meeting"), target, self.word("give way"))
 
     def word(self, name: str, kind: ir.Type = INT) -> Value:
         """A word of the table, read once, on entry."""

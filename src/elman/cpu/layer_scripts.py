@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from elman.cell import Cell
-from elman.cpu import packing, product
+from elman.cpu import packing, product, threads
 from elman.cpu.matrices import Factor, Gradient, Linear, gradients
 from elman.cpu.plan import Place, Plan, plan
 from elman.cpu.script import Array, Script, Task
@@ -27,9 +27,21 @@ CHUNKS = 64  # at most so many times in one script
 class Form(NamedTuple):
     """What a script depends on, besides the cell."""
 
-    sizes: Sizes
+    steps: int
+    batch: int
+    inputs: int
+    units: int
+    dtype: torch.dtype
+    threads: int
     reverse: tuple[bool, ...]
-    strides: tuple[tuple[int, ...] | None, ...]  # of what is given
+    strides: tuple[tuple[int, ...] | None, ...]  # of x, and of what is given
+
+    def sizes(self, cell: Cell, products: int = 1) -> Sizes:
+        """With one thread where a team is not worth calling, for so many products with every weight."""
+        anatomy, directions = cell.anatomy, len(self.reverse)
+        columns = len(anatomy.input_gates) * self.inputs + len(anatomy.recurrent_gates) * self.units
+        work = products * self.steps * self.batch * self.units * columns * directions
+        return Sizes(*self[:5], directions, threads.of_team(work, self.threads))
 
 
 class Given(NamedTuple):
@@ -41,35 +53,37 @@ class Given(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """Which gradients of a direction are asked for."""
+    """Which gradients are asked for."""
 
-    weights: tuple[bool, ...]  # by field of `Weights`
+    x: bool
+    weights: tuple[tuple[bool, ...], ...]  # of each direction, by field of `Weights`
     state: tuple[bool, ...]
 
 
 def _given(script: Script, cell: Cell, form: Form) -> tuple[list[Given], Iterator[tuple[int, ...] | None]]:
     """The directions, and the strides of what follows."""
-    strides, directions = iter(form.strides), []
-
-    def given() -> Array | None:
-        stride = next(strides)
-        return None if stride is None else script.given(row=stride[0])
-
-    for back in form.reverse:
-        weights = {name: array for name in Weights._fields if (array := given()) is not None}
-        directions.append(Given(weights, [array for _ in cell.states if (array := given()) is not None], back))
-    return directions, strides
+    strides = iter(form.strides[1:])
+    weights: list[dict[str, Array]] = [{} for _ in form.reverse]
+    for of in weights:
+        for name in Weights._fields:
+            if (stride := next(strides)) is not None:
+                of[name] = script.given(row=stride[0])
+    states = [_by_direction(script, next(strides), len(form.reverse)) for _ in cell.states]  # of each, its directions
+    return [Given(*of) for of in zip(weights, map(list, zip(*states, strict=True)), form.reverse, strict=True)], strides
 
 
-def _sequence(script: Script, stride: tuple[int, ...] | None) -> Array:
-    """A given array (T, B, columns)."""
+def _by_direction(script: Script, stride: tuple[int, ...] | None, directions: int) -> list[Array]:
+    """The parts (B, H) of a given array (D, B, H)."""
     assert stride is not None
-    return script.given(stride[0], stride[1])
+    array = script.given(row=stride[1])
+    return [array.at(column=d * stride[0]) for d in range(directions)]
 
 
-def _rows_of(x: Array, sizes: Sizes) -> Array:
+def _x(script: Script, form: Form) -> Array:
     """x as (T*B, I): steps follow each other as rows do."""
-    return x._replace(row=x.time) if sizes.batch == 1 else x
+    assert form.strides[0] is not None
+    x = script.given(*form.strides[0][:2])
+    return x._replace(row=x.time) if form.batch == 1 else x
 
 
 def chunk_of(gates: int, batch: int, units: int, dtype: torch.dtype) -> int:
@@ -81,14 +95,20 @@ def chunk_of(gates: int, batch: int, units: int, dtype: torch.dtype) -> int:
 
 
 @lru_cache(maxsize=256)
+def span(cell: Cell, batch: int, units: int, dtype: torch.dtype) -> int:
+    """How many steps an inference script has at most."""
+    return CHUNKS * chunk_of(len(cell.anatomy.input_gates), batch, units, dtype)
+
+
+@lru_cache(maxsize=256)
 def infer_script(cell: Cell, form: Form) -> Script:
-    sizes, (steps, batch, _, units) = form.sizes, form.sizes[:4]
-    script = Script(sizes.dtype)
-    directions, strides = _given(script, cell, form)
-    stride, width = next(strides), sizes.directions * units
-    xs = [_rows_of(_sequence(script, stride), sizes) for _ in directions]
+    sizes, (steps, batch, _, units) = form.sizes(cell), form[:4]
+    script = Script(sizes.dtype, sizes.threads)
+    directions, _ = _given(script, cell, form)
+    width = sizes.directions * units
+    xs = [_x(script, form) for _ in directions]
     outputs = [script.given(batch * width, width).at(column=d * units) for d in range(sizes.directions)]
-    finals = [[script.given(row=units) for _ in cell.states] for _ in directions]
+    finals = _finals(script, cell, sizes)
 
     gates = len(cell.anatomy.input_gates)
     chunk = min(steps, chunk_of(gates, batch, units, sizes.dtype))
@@ -133,6 +153,12 @@ def infer_script(cell: Cell, form: Form) -> Script:
     return script.close()
 
 
+def _finals(script: Script, cell: Cell, sizes: Sizes) -> list[list[Array]]:
+    """For each direction, the places of its final states in arrays (D, B, H)."""
+    size = sizes.batch * sizes.units, sizes.units, 1
+    return [list(of) for of in zip(*[_by_direction(script, size, sizes.directions) for _ in cell.states], strict=True)]
+
+
 def _start(script: Script, kernels: Kernels, given: Given) -> tuple[dict[str, Array], list[Task]]:
     """The arrays that all kernels read, and what is to be done before they do."""
     sizes = kernels.sizes
@@ -160,12 +186,12 @@ def _input_share(script: Script, sizes: Sizes, given: Given, width: int, rows: i
 
 @lru_cache(maxsize=256)
 def forward_script(cell: Cell, form: Form) -> Script:
-    sizes, (steps, batch, _, units) = form.sizes, form.sizes[:4]
-    script = Script(sizes.dtype)
-    directions, strides = _given(script, cell, form)
-    x = _rows_of(_sequence(script, next(strides)), sizes)
+    sizes, (steps, batch, _, units) = form.sizes(cell), form[:4]
+    script = Script(sizes.dtype, sizes.threads)
+    directions, _ = _given(script, cell, form)
+    x = _x(script, form)
     output = script.given(batch * sizes.directions * units, sizes.directions * units)
-    finals = [[script.given(row=units) for _ in cell.states] for _ in directions]
+    finals = _finals(script, cell, sizes)
     kernels, gates = Kernels(cell, "forward", sizes), len(cell.anatomy.input_gates)
     stages: list[list[Task]] = [[], [], [], []]
     for d, (given, of) in enumerate(zip(directions, finals, strict=True)):
@@ -195,18 +221,20 @@ def _kept(script: Script, cell: Cell, sizes: Sizes, arrays: dict[str, Array], ou
 
 
 @lru_cache(maxsize=256)
-def backward_script(cell: Cell, form: Form, wants_x: bool, wanted: tuple[Wanted, ...]) -> Script:
-    sizes, (steps, batch, inputs, units) = form.sizes, form.sizes[:4]
+def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
+    sizes, (steps, batch, inputs, units) = form.sizes(cell, 2), form[:4]
     made, padded, itemsize = plan(cell), sizes.padded, sizes.dtype.itemsize
-    script = Script(sizes.dtype)
+    script = Script(sizes.dtype, sizes.threads)
     directions, strides = _given(script, cell, form)
-    x = _rows_of(_sequence(script, next(strides)), sizes)
     stride = next(strides)
-    d_output = None if stride is None else _sequence(script, stride)
-    d_finals = [
-        [None if (stride := next(strides)) is None else script.given(row=stride[0]) for _ in cell.states]
-        for _ in directions
-    ]
+    d_output = None if stride is None else script.given(*stride[:2])
+    d_finals: list[list[Array | None]] = [[] for _ in directions]
+    for _ in cell.states:
+        stride = next(strides)
+        parts = [None] * sizes.directions if stride is None else _by_direction(script, stride, sizes.directions)
+        for of, part in zip(d_finals, parts, strict=True):
+            of.append(part)
+    x = _x(script, form)
     output = script.given(batch * sizes.directions * units, sizes.directions * units)
     kernels, gates = Kernels(cell, "backward", sizes), len(cell.anatomy.input_gates)
 
@@ -222,15 +250,13 @@ def backward_script(cell: Cell, form: Form, wants_x: bool, wanted: tuple[Wanted,
         all_arrays.append(own)
         runs += kernels.run(own, steps, given.reverse)
 
-    d_x = script.given(row=inputs) if wants_x else None
+    d_x = script.given(row=inputs) if wanted.x else None
     backs: list[list[Task]] = []  # d_x is added up over the directions
     products: list[Gradient] = []
     after: list[Task] = []
-    of_directions = zip(directions, wanted, all_arrays, all_sequences, strict=True)
+    of_directions = zip(directions, wanted.weights, all_arrays, all_sequences, strict=True)
     for given, wants, own, sequences in of_directions:
-        want = {
-            name for name, wish in zip(Weights._fields, wants.weights, strict=True) if wish and name in given.weights
-        }
+        want = {name for name, wish in zip(Weights._fields, wants, strict=True) if wish and name in given.weights}
         if d_x is not None and "ih" in given.weights:
             shape = gates * units, inputs
             back = Linear(script, sizes, given.weights["ih"], None, shape, steps * batch, transposed=False)
@@ -249,9 +275,13 @@ def backward_script(cell: Cell, form: Form, wants_x: bool, wanted: tuple[Wanted,
                 after.append(fill(out["hh"].at(row=gate * units), units, units, sizes))
             if "b_hh" in out:
                 after.append(fill(out["b_hh"].at(column=gate * units), 1, units, sizes))
-        for state, wish in zip(cell.states, wants.state, strict=True):
-            if wish:
-                after.append(copy(own[f"carry.{state}"], script.given(row=units), batch, units, sizes))
+    for state, wish in zip(cell.states, wanted.state, strict=True):
+        if wish:
+            parts = _by_direction(script, (batch * units, units, 1), sizes.directions)
+            after += [
+                copy(own[f"carry.{state}"], part, batch, units, sizes)
+                for own, part in zip(all_arrays, parts, strict=True)
+            ]
     if d_x is not None and not backs:
         after.append(fill(d_x, steps * batch, inputs, sizes))
     script.stage(first)

@@ -13,7 +13,7 @@ from torch import Tensor
 KEPT_BYTES = 1 << 28  # a larger buffer does not outlive the call
 
 
-def empty(*shape: int, dtype: torch.dtype) -> Tensor:
+def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """A new tensor, not filled, 64-byte aligned."""
     return torch.empty(shape, dtype=dtype)
 
@@ -33,6 +33,7 @@ class Workspace(threading.local):
     def clear(self) -> None:
         """Give the memory of this thread's buffers back."""
         self._buffers: dict[torch.dtype, list[Buffer]] = {}
+        self.buffers = object()  # another one whenever they are others
         self._words = array("q")
         self._large = False
 
@@ -43,8 +44,9 @@ class Workspace(threading.local):
             if number == len(have) or have[number].size < size:
                 del have[number:]  # those after it are no larger; and never two at once
                 with torch.inference_mode(False):  # a tensor made in that mode could not be written outside of it
-                    numbers = empty(size, dtype=dtype)
+                    numbers = empty((size,), dtype)
                 have.append(Buffer(numbers, size, numbers.data_ptr()))
+                self.buffers = object()
                 self._large |= size * dtype.itemsize > KEPT_BYTES
         return [buffer.address for buffer in have[: len(sizes)]]
 

@@ -5,7 +5,7 @@
     elman::backward  (..., output, saved, cotangents, needed) -> gradients of x, weights, state
 
 Shapes: x (T, B, I). weights: for each direction those fields of `Weights` whose numbers `fields` lists;
-state: each direction's initial states, (B, H) each; reverse: one bool for each direction; output (T, B, D*H).
+state: the initial states, (D, B, H) each; reverse: one bool for each direction; output (T, B, D*H).
 A cell is known by a name made of its graph. Which gradients are needed, and whether anything is saved,
 is said by the caller, so that the shapes of all results are known beforehand.
 """
@@ -25,9 +25,8 @@ from elman.cpu import passes
 from elman.cpu.passes import Saved, Wanted
 from elman.cpu.plan import plan
 from elman.layout import Direction, Weights
-from elman.recurrence import ENGINES
+from elman.recurrence import ENGINES, States
 
-_VECTORS = Weights._fields.index("ch")
 _cells: dict[str, Cell] = {}
 _names: dict[Cell, str] = {}
 
@@ -38,26 +37,26 @@ library.define(f"forward({_INPUTS}) -> Tensor[]")
 library.define(f"backward({_INPUTS}, Tensor output, Tensor[] saved, Tensor?[] cotangents, bool[] needed) -> Tensor[]")
 
 
-def run(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
-    """One layer in all its directions: the output (T, B, D*H) and each direction's final states, each (B, H).
+def run(cell: Cell, x: Tensor, directions: Sequence[Direction], state: States) -> tuple[Tensor, States]:
+    """One layer in all its directions: the output (T, B, D*H) and the final states, each (D, B, H) as `state`.
 
     Tensors with values go straight to the passes; the dispatcher, which would cost as much as a short
     sequence, is asked where something else than the values is wanted: a compiler's or exporter's trace.
     """
-    given, count = passes.operands(directions), len(cell.states)
+    given = passes.operands(directions, state)
     training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *given))
-    reverse = [direction.reverse for direction in directions]
     if torch.compiler.is_compiling() or type(x) is not Tensor or is_in_torch_dispatch_mode():
         fields = [number for number, weight in enumerate(directions[0].weights) if weight is not None]
         weights = [w for direction in directions for w in direction.weights if w is not None]
-        state = [s for direction in directions for s in direction.state]
+        reverse = [direction.reverse for direction in directions]
         operator = torch.ops.elman.forward if training else torch.ops.elman.infer
         output, *rest = operator(name_of(cell), x, weights, fields, state, reverse)
     elif training:
+        reverse = [direction.reverse for direction in directions]
         output, *rest = _Layer.apply(cell, reverse, x, *given)
     else:
-        return passes.infer(cell, _rows(x), [_readable(direction) for direction in directions])
-    return output, [tuple(rest[d * count : (d + 1) * count]) for d in range(len(directions))]
+        return passes.infer(cell, _rows(x), _readable(directions), _dense_all(state))
+    return output, tuple(rest[: len(state)])
 
 
 def name_of(cell: Cell) -> str:
@@ -82,30 +81,49 @@ def _cell(name: str) -> Cell:
 Inputs = tuple[str, Tensor, Sequence[Tensor], Sequence[int], Sequence[Tensor], Sequence[bool]]
 
 
-def _directions(inputs: Inputs) -> list[Direction]:
-    _, _, weights, fields, state, reverse = inputs
+def _directions(inputs: Inputs) -> Sequence[Direction]:
+    _, _, weights, fields, _, reverse = inputs
     found = []
     for d, back in enumerate(reverse):
         own = dict(zip(fields, _share_of(weights, d, reverse), strict=True))
-        of = Weights(*[own.get(field) for field in range(6)])
-        found.append(_readable(Direction(of, tuple(_share_of(state, d, reverse)), back)))
-    return found
+        found.append(Direction(Weights(*[own.get(field) for field in range(len(Weights._fields))]), back))
+    return _readable(found)
 
 
-def _readable(direction: Direction) -> Direction:
-    """The direction with tensors that the kernels can read."""
-    weights, state, reverse = direction
-    weights = Weights(*[w if w is None else _dense(w) for w in weights])
+def _readable(directions: Sequence[Direction]) -> Sequence[Direction]:
+    """The directions with weights that the kernels can read: as a rule these themselves."""
+    for weights, _ in directions:
+        for weight in weights:
+            if weight is not None and not _is_dense(weight):
+                return [_made_readable(direction) for direction in directions]
+        if weights.ch is not None and not weights.ch.is_contiguous():
+            return [_made_readable(direction) for direction in directions]
+    return directions
+
+
+def _made_readable(direction: Direction) -> Direction:
+    weights = Weights(*[w if w is None else _dense(w) for w in direction.weights])
     if weights.ch is not None:
         weights = weights._replace(ch=weights.ch.contiguous())
-    return Direction(weights, tuple([_dense(s) for s in state]), reverse)
+    return Direction(weights, direction.reverse)
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether the tensor is in memory, what is in a row side by side. torch has some that are negative, or zero, by a mark only."""
+    return tensor.stride(-1) == 1 and not tensor.is_neg() and not tensor._is_zerotensor()
 
 
 def _dense(tensor: Tensor) -> Tensor:
-    """The tensor in memory, what is in a row side by side. torch has some that are negative, or zero, by a mark only."""
-    if tensor._is_zerotensor():
-        return torch.zeros(tensor.shape, dtype=tensor.dtype)
-    return tensor if tensor.stride(-1) == 1 and not tensor.is_neg() else tensor.resolve_neg().contiguous()
+    """The tensor, or a copy that the kernels can read."""
+    if _is_dense(tensor):
+        return tensor
+    return (
+        torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor._is_zerotensor() else tensor.resolve_neg().contiguous()
+    )
+
+
+def _dense_all(state: Sequence[Tensor]) -> States:
+    return tuple([_dense(s) for s in state])
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -122,32 +140,28 @@ def _share_of(all_of_them: Sequence[Any], direction: int, directions: Sequence[A
 
 
 def _infer(*inputs: Any) -> list[Tensor]:
-    output, finals = passes.infer(_cell(inputs[0]), _rows(inputs[1]), _directions(inputs))
-    return [output, *(s for states in finals for s in states)]
+    output, finals = passes.infer(_cell(inputs[0]), _rows(inputs[1]), _directions(inputs), _dense_all(inputs[4]))
+    return [output, *finals]
 
 
 def _forward(*inputs: Any) -> list[Tensor]:
-    output, finals, saved = passes.forward(_cell(inputs[0]), _rows(inputs[1]), _directions(inputs))
-    kept = [tensor for each in saved for tensor in (each.share, each.extra, *each.states)]
-    return [output, *(s for states in finals for s in states), *kept]
+    output, finals, saved = passes.forward(
+        _cell(inputs[0]), _rows(inputs[1]), _directions(inputs), _dense_all(inputs[4])
+    )
+    return [output, *finals, *(tensor for of in saved for tensor in (of.share, of.extra, *of.states))]
 
 
 def _backward(*arguments: Any) -> list[Tensor]:
     """`cotangents` of the output and the final states; `needed` of x, the weights and the states, as the results are."""
     inputs, (output, saved, cotangents, needed) = arguments[:-4], arguments[-4:]
-    cell, x, weights, fields, _, reverse = inputs
-    kept = [_share_of(saved, d, reverse) for d in range(len(reverse))]
-    of_weights, of_state = needed[1 : 1 + len(weights)], needed[1 + len(weights) :]
-    wanted = []
+    cell, x, weights, fields, state, reverse = inputs
+    of_weights: list[tuple[bool, ...]] = []
     for d in range(len(reverse)):
-        own = dict(zip(fields, _share_of(of_weights, d, reverse), strict=True))
-        wanted.append(Wanted(tuple([own.get(f, False) for f in range(6)]), tuple(_share_of(of_state, d, reverse))))
-    got = _gradients(_cell(cell), x, _directions(inputs), output, kept, cotangents, needed[0], wanted)
-    flat = [
-        got.x,
-        *(d[0][field] for d in got.directions for field in fields),
-        *(s for d in got.directions for s in d[1]),
-    ]
+        own = dict(zip(fields, _share_of(needed[1 : 1 + len(weights)], d, reverse), strict=True))
+        of_weights.append(tuple([own.get(field, False) for field in range(len(Weights._fields))]))
+    wanted = Wanted(needed[0], tuple(of_weights), tuple(needed[1 + len(weights) :]))
+    got = _gradients(_cell(cell), x, _directions(inputs), state, output, saved, cotangents, wanted)
+    flat = [got.x, *(of[field] for of in got.weights for field in fields), *got.state]
     return [x.new_empty(0) if tensor is None else tensor for tensor in flat]
 
 
@@ -155,17 +169,17 @@ def _gradients(
     cell: Cell,
     x: Tensor,
     directions: Sequence[Direction],
+    state: Sequence[Tensor],
     output: Tensor,
-    kept: Sequence[Sequence[Tensor]],
+    kept: Sequence[Tensor],
     cotangents: Sequence[Tensor | None],
-    wants_x: bool,
-    wanted: Sequence[Wanted],
+    wanted: Wanted,
 ) -> passes.Gradients:
-    """`kept`: for each direction the tensors of `Saved`; cotangents of the output and of all final states."""
-    saved = [Saved(of[0], of[1], tuple(of[2:])) for of in kept]
+    """`kept`: for each direction the tensors of `Saved`; cotangents of the output and of the final states."""
+    parts = [_share_of(kept, d, directions) for d in range(len(directions))]
+    saved = [Saved(of[0], of[1], tuple(of[2:])) for of in parts]
     d_output, *d_finals = [None if d is None else _dense(d) for d in cotangents]
-    d_finals = [_share_of(d_finals, d, directions) for d in range(len(directions))]
-    return passes.backward(cell, _rows(x), directions, output, saved, d_output, d_finals, wants_x, wanted)
+    return passes.backward(cell, _rows(x), directions, _dense_all(state), output, saved, d_output, d_finals, wanted)
 
 
 library.impl("infer", _infer, "CPU")
@@ -177,7 +191,7 @@ library.impl("backward", _backward, "CPU")
 
 
 def _shapes(x: Tensor, state: Sequence[Tensor], reverse: Sequence[bool]) -> list[Tensor]:
-    output = x.new_empty(x.shape[0], x.shape[1], len(reverse) * state[0].shape[1])
+    output = x.new_empty(x.shape[0], x.shape[1], len(reverse) * state[0].shape[2])
     return [output, *(torch.empty_like(s, memory_format=torch.contiguous_format) for s in state)]
 
 
@@ -188,7 +202,7 @@ def _(cell: str, x: Tensor, weights: Any, fields: Any, state: Any, reverse: Any)
 
 @torch.library.register_fake("elman::forward", lib=library)
 def _(cell: str, x: Tensor, weights: Any, fields: Any, state: Any, reverse: Any) -> list[Tensor]:
-    known, (steps, batch, _), units = _cell(cell), x.shape, state[0].shape[1]
+    known, (steps, batch, _), units = _cell(cell), x.shape, state[0].shape[2]
     widths = [len(known.anatomy.input_gates), plan(known).extra, *(1 for _ in known.states[1:])]
     return [*_shapes(x, state, reverse), *(x.new_empty(steps, batch, w * units) for _ in reverse for w in widths)]
 
@@ -232,7 +246,7 @@ def _differentiate(ctx: Any, cotangents: Sequence[Tensor | None]) -> tuple[Any, 
     cotangents = list(cotangents[: 1 + state_count])
     if torch.is_grad_enabled():  # the gradient is to be differentiated again
         tensors = (x, *weights, *state)
-        got = _by_reference(_cell(ctx.cell), x, _directions(inputs), tensors, cotangents, needed)
+        got = _by_reference(_cell(ctx.cell), x, _directions(inputs), state, tensors, cotangents, needed)
     else:
         found = torch.ops.elman.backward(*inputs, output, saved, cotangents, needed)
         got = [tensor if wanted else None for tensor, wanted in zip(found, needed, strict=True)]
@@ -244,50 +258,46 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, cell: Cell, reverse: Sequence[bool], x: Tensor, *given: Tensor | None) -> tuple[Tensor, ...]:
-        output, finals, saved = passes.forward(cell, _rows(x), _from_operands(given, reverse))
-        ctx.cell, ctx.reverse = cell, reverse
-        kept = [t for of in saved for t in (of.share, of.extra, *of.states)]
-        ctx.save_for_backward(x, *given, output, *kept)
+        directions, state = _from_operands(given, reverse)
+        output, finals, saved = passes.forward(cell, _rows(x), directions, _dense_all(state))
+        ctx.cell, ctx.reverse, ctx.count = cell, reverse, len(given)
+        ctx.save_for_backward(x, *given, output, *[t for of in saved for t in (of.share, of.extra, *of.states)])
         ctx.set_materialize_grads(False)
-        return output, *(s for states in finals for s in states)
+        return output, *finals
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
-        count = len(ctx.needs_input_grad) - 3
-        x, *rest = ctx.saved_tensors
+        (x, *rest), count, needed = ctx.saved_tensors, ctx.count, ctx.needs_input_grad[2:]
         given, output, saved = rest[:count], rest[count], rest[count + 1 :]
-        directions = _from_operands(given, ctx.reverse)
+        directions, state = _from_operands(given, ctx.reverse)
         if torch.is_grad_enabled():
-            needed = ctx.needs_input_grad[2:]
-            return None, None, *_by_reference(ctx.cell, x, directions, (x, *given), cotangents, needed)
-        wanted, each = [], count // len(directions)
-        for begin in range(3, 3 + count, each):
-            own = ctx.needs_input_grad[begin : begin + each]
-            wanted.append(Wanted(own[: len(Weights._fields)], own[len(Weights._fields) :]))
-        kept = [_share_of(saved, d, directions) for d in range(len(directions))]
-        got = _gradients(ctx.cell, x, directions, output, kept, cotangents, ctx.needs_input_grad[2], wanted)
-        return None, None, got.x, *(t for weights, state in got.directions for t in (*weights, *state))
+            return None, None, *_by_reference(ctx.cell, x, directions, state, (x, *given), cotangents, needed)
+        fields, ends = len(Weights._fields), 1 + count - len(state)
+        of_weights = tuple([needed[begin : begin + fields] for begin in range(1, ends, fields)])
+        wanted = Wanted(needed[0], of_weights, needed[ends:])
+        got = _gradients(ctx.cell, x, directions, state, output, saved, cotangents, wanted)
+        return None, None, got.x, *[t for weights in got.weights for t in weights], *got.state
 
 
-def _from_operands(given: Sequence[Tensor | None], reverse: Sequence[bool]) -> list[Direction]:
-    fields, found = len(Weights._fields), []
-    for d, back in enumerate(reverse):
-        own: Sequence[Any] = _share_of(given, d, reverse)
-        found.append(_readable(Direction(Weights(*own[:fields]), tuple(own[fields:]), back)))
-    return found
+def _from_operands(given: Sequence[Any], reverse: Sequence[bool]) -> tuple[Sequence[Direction], States]:
+    """The opposite of `passes.operands`."""
+    fields = len(Weights._fields)
+    parts = [Direction(Weights(*given[d * fields : (d + 1) * fields]), back) for d, back in enumerate(reverse)]
+    return _readable(parts), tuple(given[fields * len(reverse) :])
 
 
 def _by_reference(
     cell: Cell,
     x: Tensor,
     directions: Sequence[Direction],
+    state: Sequence[Tensor],
     tensors: Sequence[Tensor | None],
     cotangents: Sequence[Tensor | None],
     needed: Sequence[bool],
 ) -> list[Tensor | None]:
     """The gradients of these tensors by the reference engine, with a graph of their own."""
-    output, finals = ENGINES["reference"].run(cell, x, directions)
-    results = [output, *(s for states in finals for s in states)]
+    output, finals = ENGINES["reference"].run(cell, x, directions, tuple(state))
+    results = [output, *finals]
     pairs = [(r, c) for r, c in zip(results, cotangents, strict=True) if c is not None and r.requires_grad]
     if not pairs:  # nothing that was asked for has an effect
         return [None] * len(needed)

@@ -247,12 +247,11 @@ class Program:
         """The whole number at an address, which is one more for whoever comes next, in this thread or another."""
         return Value(self, self.builder.atomic_rmw("add", counter.ir, INT(1), "seq_cst"))
 
-    def meet(self, counter: Value, target: Value, give_way: Value) -> None:
-        """Come to a meeting, and wait until the counter of those who have come is at the target.
+    def wait_until(self, counter: Value, target: Value, give_way: Value) -> None:
+        """Wait until other threads have brought a counter to the target.
 
         Every PATIENCE turns it calls `give_way`, if that is an address.
         """
-        self.next_ticket(counter)
         b = self.builder
         wait = b.append_basic_block("wait")
         met = b.append_basic_block("met")
@@ -275,6 +274,10 @@ class Program:
         memory: Any = self.builder.alloca(self.in_memory, vectors)
         memory.align = self.lanes * self.dtype_bytes
         return Value(self, memory)
+
+    def scratch_words(self, count: int) -> Value:
+        """The same for whole numbers."""
+        return Value(self, self.builder.bitcast(self.builder.alloca(INT, count), POINTER))
 
     def shuffle(self, a: Value, b: Value, lanes: Sequence[int]) -> Value:
         """A vector of chosen lanes, those of b counted on after those of a."""
@@ -325,9 +328,13 @@ class Program:
         """The function whose address this whole number is."""
         self._call(function, ir.VoidType(), arguments)
 
-    def asked(self, function: Value) -> Value:
+    def asked(self, function: Value, *arguments: Value) -> Value:
         """The whole number, of 32 bits there, that the function at an address returns."""
-        return Value(self, self.builder.sext(self._call(function, ir.IntType(32), ()), INT))
+        return Value(self, self.builder.sext(self._call(function, ir.IntType(32), arguments), INT))
+
+    def every_bit_but(self, number: Value) -> Value:
+        """A word whose bits are all set except this one."""
+        return Value(self, self.builder.not_(self.builder.shl(INT(1), number.ir)))
 
     def _call(self, function: Value, result: ir.Type, arguments: Sequence[Value]) -> Any:
         kind = ir.FunctionType(result, [a.ir.type for a in arguments])

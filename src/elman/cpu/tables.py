@@ -147,7 +147,11 @@ class Kernels:
         back = reverse != (self.which == "backward")
         known = {"units": units, "padded": self.sizes.padded, "steps": steps}
         known |= {"dt": -1 if back else 1, "first time": steps - 1 if back else 0}
-        known |= {"parties": self.parties, "met before": before * len(self.cuts), "give way": threads.give_way()}
+        known |= {
+            "parties": self.parties,
+            "met before": before * len(self.cuts),
+            "give way": threads.functions().give_way,
+        }
         known |= {"lying": int(self.lying), "dots": product.dots(size) if self.lying else 0}
         for name, array in arrays.items():
             known |= {f"{name} time": array.time, f"{name} row": array.row}

@@ -9,11 +9,12 @@ import ctypes
 import os
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-SMALL = 1 << 20  # multiplications below which a second thread is not worth waking
+SMALL = 1 << 20  # multiplications below which work is not shared
+TEAM = 8  # times as many in all, below which a second thread is not worth waking
 _forked = False
 
 
@@ -31,6 +32,11 @@ def available() -> int:
     return torch.get_num_threads() if not _forked and parallel() is not None else 1
 
 
+def of_team(multiplications: int, threads: int) -> int:
+    """How many threads are called for so much work."""
+    return threads if multiplications >= TEAM * SMALL else 1
+
+
 def shares(count: int, multiplications: int, threads: int) -> list[tuple[int, int]]:
     """`count` rows or blocks divided among threads: the first of each part, and how many. Small work stays whole."""
     parts = min(count, 1 if multiplications < SMALL else threads)
@@ -43,7 +49,7 @@ def parallel() -> Any:
     """GOMP_parallel(function, data, threads, flags) of the OpenMP that torch has loaded, or None."""
     try:
         library = ctypes.CDLL(torch._C.__file__)
-        run, _, _ = library.GOMP_parallel, library.GOMP_barrier, library.omp_get_num_threads
+        run, _, _ = library.GOMP_parallel, library.omp_get_thread_num, library.omp_get_num_threads
     except (AttributeError, OSError):
         return None
     run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
@@ -51,22 +57,22 @@ def parallel() -> Any:
     return run
 
 
-@cache
-def give_way() -> int:
-    """The address of a function that lets another thread have the processor, or 0."""
-    return _address(None, "sched_yield")
+class Functions(NamedTuple):
+    """Addresses of what compiled code calls; 0 where the system has none."""
+
+    team: int = 0  # how many threads a parallel region has got
+    number: int = 0  # which of them this is
+    give_way: int = 0  # let another thread have the processor
+    processor: int = 0  # the number of the one this thread stands on
+    mask: int = 0  # those it may stand on
+    set_mask: int = 0
 
 
 @cache
-def team_size() -> int:
-    """The address of the function that says how many threads a parallel region has got."""
-    return _address(torch._C.__file__, "omp_get_num_threads")
-
-
-@cache
-def barrier() -> int:
-    """The address of the function that waits for the rest of the team."""
-    return _address(torch._C.__file__, "GOMP_barrier")
+def functions() -> Functions:
+    of_team = [_address(torch._C.__file__, name) for name in ("omp_get_num_threads", "omp_get_thread_num")]
+    names = ("sched_yield", "sched_getcpu", "sched_getaffinity", "sched_setaffinity")
+    return Functions(*of_team, *[_address(None, name) for name in names])
 
 
 def _address(library: str | None, name: str) -> int:

@@ -1,0 +1,102 @@
+"""What each thread of a team does with a script (script.py), and how they wait for each other.
+
+A stage is over when its tasks are done, no matter who has done them: nobody waits for a thread that has not come.
+Those who wait give way again and again, since another may stand on the same processor. One that finds itself on
+the caller's processor moves over; left alone, the system may take milliseconds to see that another one is free.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import Any, NamedTuple
+
+from elman.cpu import llvm, threads
+from elman.cpu.program import INT, POINTER, Program, Value
+
+# The first words of a script; four for each stage follow: ticket, tasks done, tasks, where these are listed.
+STAGES, REFUSED, LEFT, TOGETHER, TEAM, NUMBER, GIVE_WAY, PROCESSOR, MASK, SET_MASK, CALLER, HEAD = range(12)
+PER_STAGE = 4
+MASK_BYTES = 128  # of a set of processors, as Linux has it
+
+
+def head(stages: int, together: int, shared: bool) -> list[int]:
+    """The first words: `together` threads are needed; functions by their addresses, none of a team unless `shared`."""
+    functions = threads.functions() if shared else threads.Functions()
+    return [stages, 0, 0, together, *functions, 0]
+
+
+class Compiled(NamedTuple):
+    fill: Any
+    here: Any  # as functions of Python; the interpreter's lock is released while they run
+    address: int
+
+
+@cache
+def compiled() -> Compiled:
+    """`fill` completes a script's words for a call; `here` is what each thread of the team then does."""
+    module = llvm.new_module("script")
+    _fill(module)
+    _work(module)
+    fill, work = llvm.addresses(module, ["fill", "work"])
+    pointer, whole = ctypes.c_void_p, ctypes.c_int64
+    of_fill = ctypes.CFUNCTYPE(None, pointer, pointer, whole, pointer, pointer)
+    return Compiled(of_fill(fill), ctypes.CFUNCTYPE(None, pointer)(work), work)
+
+
+def _fill(module: Any) -> None:
+    arguments = {"script": POINTER, "bases": POINTER, "count": INT, "known": POINTER, "words": POINTER}
+    p = Program(module, "fill", arguments, 8, 1)
+    script, bases, known, words = (p.given[name] for name in ("script", "bases", "known", "words"))
+    with p.loop(0, p.given["count"]) as n:
+        p.store_word(p.load_word(script, n, INT) + p.load_word(known, p.load_word(bases, n, INT), INT), words, n)
+    processor = p.load_word(words, PROCESSOR, INT)
+    with p.when(processor > 0):
+        p.store_word(p.asked(processor), words, CALLER)
+    p.done()
+
+
+def _work(module: Any) -> None:
+    p = Program(module, "work", {"words": POINTER}, 8, 1)
+    words = p.given["words"]
+    team, number, give_way = (p.load_word(words, index, INT) for index in (TEAM, NUMBER, GIVE_WAY))
+    with p.when(team > 0):
+        with p.when(p.asked(team) < p.load_word(words, TOGETHER, INT)):
+            p.store_word(p.int(1), words, REFUSED)
+        with p.when(p.asked(number) > 0):
+            move_over(p, words)
+    stages = p.select(p.load_word(words, REFUSED, INT) > 0, 0, p.load_word(words, STAGES, INT))
+    with p.loop(0, stages) as stage:
+        ticket = HEAD + PER_STAGE * stage
+        done, count = p.at(words, ticket + 1), p.load_word(words, ticket + 2, INT)
+        directory = p.load_word(words, ticket + 3, INT)
+        with p.loop(0, count):  # nobody takes more than all
+            task = p.next_ticket(p.at(words, ticket))
+            with p.when(task < count):
+                table = p.load_word(words, directory + task, INT)
+                p.call(p.load_word(words, table, INT), p.at(words, table + 1))
+                p.next_ticket(done)
+        with p.when(team > 0):
+            p.wait_until(done, count, give_way)
+    with p.when(team > 0):
+        left = p.at(words, LEFT)
+        with p.when(p.asked(number) > 0):
+            p.next_ticket(left)
+        with p.when(p.asked(number).equals(0)):  # OpenMP's own end of a region does not give way
+            p.wait_until(left, p.asked(team) - 1, give_way)
+    p.done()
+
+
+def move_over(p: Program, words: Value) -> None:
+    """Where the caller's processor is also this thread's: go to another one that it may use."""
+    ask, mask_of, set_mask = (p.load_word(words, index, INT) for index in (PROCESSOR, MASK, SET_MASK))
+    caller, size = p.load_word(words, CALLER, INT), p.int(MASK_BYTES)
+    with p.when(ask > 0), p.when(p.asked(ask).equals(caller)):
+        mask = p.scratch_words(MASK_BYTES // 8)
+        with p.when(p.asked(mask_of, p.int(0), size, mask).equals(0)):
+            word = p.quotient(caller, p.int(64))
+            allowed = p.load_word(mask, word, INT)
+            p.store_word(allowed & p.every_bit_but(caller - word * 64), mask, word)
+            with p.when(p.asked(set_mask, p.int(0), size, mask).equals(0)):  # it is refused if there is no other
+                p.store_word(allowed, mask, word)
+                p.asked(set_mask, p.int(0), size, mask)
