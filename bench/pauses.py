@@ -33,7 +33,7 @@ def durations(layer: elman.Recurrent, x: torch.Tensor, pause: float) -> list[flo
 
 def main() -> None:
     name, *sizes = sys.argv[1:] or ("gru_before", 100, 1, 256, 256)
-    T, B, I, H = map(int, sizes)
+    T, B, I, H = map(int, sizes)  # noqa: E741
     layer, x = elman.Recurrent(elman.cells.by_name(name), I, H), torch.randn(T, B, I)
     print(f"{name} ({T}, {B}, {I}, {H})   threads   pause (ms)   median   90 %   maximum (ms)")
     for threads in (1, 2):

@@ -329,9 +329,17 @@ MUTANTS = [
         "threads that share units do not wait for each other",
         "cpu/kernels.py",
         "def wait",
-        "p.meet(",
+        "p.wait_until(",
         'p.prefetch(p.given["table"]) or (',
         "test_cpu.py::test_few_rows_share_units",
+    ),
+    Mutant(
+        "a thread stays kept from the processor it has left",
+        "cpu/team.py",
+        "def move_over",
+        "p.store_word(allowed, mask, word)",
+        "...",
+        "test_cpu_team.py",
     ),
     Mutant(
         "tanh without its sign",

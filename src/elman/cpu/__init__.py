@@ -5,7 +5,8 @@ phases.py                 either of them cut at its matrix products
 plan.py                   where every value lies
 kernels.py                the plan as programs over vectors (program.py, functions.py, product.py)
 llvm.py                   compiled
-script.py, tables.py      kernels on tables of addresses, and threads
+script.py, tables.py      kernels on tables of addresses
+team.py, threads.py       what threads do with them
 matrices.py, packing.py   the large products around the recurrence
 layer_scripts.py          a layer forward and backward, written down
 passes.py                 and run

@@ -38,13 +38,14 @@ def operands(directions: Sequence[Direction], state: States) -> list[Tensor | No
     return [*[weight for weights, _ in directions for weight in weights], *state]
 
 
-def form_of(x: Tensor, directions: Sequence[Direction], given: Sequence[Tensor | None], steps: int = 0) -> Form:
+def form_of(
+    x: Tensor, directions: Sequence[Direction], state: States, given: Sequence[Tensor | None], steps: int = 0
+) -> Form:
     """The form of a call on x, `operands` and what else is given; with `steps` for so many of them only."""
     length, batch, inputs = x.shape
-    units = given[len(Weights._fields) * len(directions)].shape[-1]
     strides = tuple([None if t is None else t.stride() for t in (x, *given)])
     reverse = tuple([direction.reverse for direction in directions])
-    return Form(steps or length, batch, inputs, units, x.dtype, threads.available(), reverse, strides)
+    return Form(steps or length, batch, inputs, state[0].shape[2], x.dtype, threads.available(), reverse, strides)
 
 
 def _run(write: Any, cell: Cell, form: Form, more: tuple[Any, ...], addresses: list[int]) -> None:
@@ -69,7 +70,7 @@ def infer(cell: Cell, x: Tensor, directions: Sequence[Direction], state: States)
             step, start = array.stride(0) * dtype.itemsize, array.data_ptr()
             addresses += [start + first * step for first in firsts]
         addresses += [final.data_ptr() for final in finals]
-        _run(infer_script, cell, form_of(x, directions, given, length), (), addresses)
+        _run(infer_script, cell, form_of(x, directions, state, given, length), (), addresses)
     return output, finals
 
 
@@ -93,7 +94,7 @@ def forward(
         given = operands(directions, state)
         kept = [t for of in saved for t in (of.share, of.extra, *of.states)]
         addresses = [t.data_ptr() for t in (*given, x, output, *finals, *kept) if t is not None]
-        _run(forward_script, cell, form_of(x, directions, given), (), addresses)
+        _run(forward_script, cell, form_of(x, directions, state, given), (), addresses)
     return output, finals, saved
 
 
@@ -117,7 +118,7 @@ def backward(
         given = [*operands(directions, state), d_output, *d_finals]
         kept = [output, *[t for of in saved for t in (of.share, of.extra, *of.states)]]
         addresses = [t.data_ptr() for t in (*given, x, *kept, *results) if t is not None]
-        _run(backward_script, cell, form_of(x, directions, given), (wanted,), addresses)
+        _run(backward_script, cell, form_of(x, directions, state, given), (wanted,), addresses)
     else:
         for t in results:
             if t is not None:
