@@ -29,10 +29,9 @@ def prepare(cell: str, arrays: Arrays, training: bool) -> Prepared:
     fill(parameters, arrays)
 
     def run(x: Tensor, states: States) -> tuple[Tensor, States]:
-        stacked = tuple(state.unsqueeze(0) for state in states)
-        output, h_n = layer(x, stacked[0] if len(stacked) == 1 else stacked)
-        return output, (h_n[0],) if len(states) == 1 else tuple(final[0] for final in h_n)
+        output, h_n = layer(x, states[0] if len(states) == 1 else states)
+        return output, (h_n,) if len(states) == 1 else h_n
 
     with nullcontext() if training else torch.inference_mode():
         engine = elman.describe(layer, torch.from_numpy(arrays["x"])).engines[0].engine
-    return prepared(run, parameters, arrays, training, engine)
+    return prepared(run, parameters, arrays, training, engine, stacked=True)

@@ -13,18 +13,32 @@ from peers import Arrays, Prepared
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 States = tuple[Tensor, ...]
-Layer = Callable[[Tensor, States], tuple[Tensor, States]]  # x (T, B, I), states (B, H)
+Layer = Callable[[Tensor, States], tuple[Tensor, States]]  # x (T, B, I), states (B, H), or (1, B, H) if it is stacked
 
 
-def prepared(layer: Layer, parameters: dict[str, Tensor], arrays: Arrays, training: bool, engine: str = "") -> Prepared:
+def prepared(
+    layer: Layer,
+    parameters: dict[str, Tensor],
+    arrays: Arrays,
+    training: bool,
+    engine: str = "",
+    *,
+    stacked: bool = False,
+) -> Prepared:
     """Inference under `inference_mode`; training is forward and the gradients of everything.
 
-    parameters: by the names that the problem's arrays have.
+    parameters: by the names that the problem's arrays have. stacked: states have a dimension for the layers, as
+    those of torch.nn's layers.
     """
+
+    def of_state(name: str) -> Tensor:
+        state = torch.from_numpy(arrays[name])
+        return state.unsqueeze(0) if stacked else state
+
     x = torch.from_numpy(arrays["x"]).requires_grad_(training)
     names = [name for name in ("h", "c") if f"{name}_0" in arrays]
-    states = tuple(torch.from_numpy(arrays[f"{name}_0"]).requires_grad_(training) for name in names)
-    cotangents = [torch.from_numpy(arrays[name]) for name in ("d_output", *(f"d_{name}_n" for name in names))]
+    states = tuple(of_state(f"{name}_0").requires_grad_(training) for name in names)
+    cotangents = [torch.from_numpy(arrays["d_output"]), *(of_state(f"d_{name}_n") for name in names)]
     leaves = {"x": x} | {f"{name}_0": state for name, state in zip(names, states, strict=True)} | parameters
 
     def forward() -> list[Tensor]:
@@ -46,6 +60,8 @@ def prepared(layer: Layer, parameters: dict[str, Tensor], arrays: Arrays, traini
         named = dict(zip(("output", *(f"{name}_n" for name in names)), values, strict=True))
         if training:
             named |= {f"d_{name}": d for name, d in zip(leaves, gradients, strict=True)}
+        if stacked:
+            named |= {name: value.squeeze(0) for name, value in named.items() if name.endswith(("_0", "_n"))}
         return {name: value.detach().numpy() for name, value in named.items()}
 
     return Prepared(call, results, engine)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchrecurrent import PeepholeLSTM  # pyright: ignore[reportMissingImports]
 
 from peers import Arrays, Prepared
-from peers.torch_run import States, fill, prepared
+from peers.torch_run import fill, prepared
 
 VERSION = version("torchrecurrent")
 
@@ -24,9 +24,4 @@ def prepare(cell: str, arrays: Arrays, training: bool) -> Prepared | None:
     parameters["weight_ch"] = parameters.pop("weight_ph")  # (3*H,), rows i, f, o
     fill(parameters, arrays)
 
-    def run(x: Tensor, states: States) -> tuple[Tensor, States]:
-        h_0, c_0 = states
-        output, (h_n, c_n) = layer(x, (h_0.unsqueeze(0), c_0.unsqueeze(0)))
-        return output, (h_n[0], c_n[0])
-
-    return prepared(run, parameters, arrays, training)
+    return prepared(lambda x, states: layer(x, states), parameters, arrays, training, stacked=True)

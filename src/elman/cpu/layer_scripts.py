@@ -20,7 +20,8 @@ from elman.cpu.script import Array, Script, Task
 from elman.cpu.tables import Kernels, Sizes, copy, fill
 from elman.layout import Weights
 
-SHARE_BYTES = 1 << 20  # in inference the input's share is made for so many bytes of steps at a time
+SHARE_BYTES = 1 << 20  # in inference each thread makes the input's share for so many bytes of steps at a time
+MOST_BYTES = 1 << 23  # or where its weights are larger, for as many bytes as these, up to so many
 CHUNKS = 64  # at most so many times in one script
 
 
@@ -86,18 +87,20 @@ def _x(script: Script, form: Form) -> Array:
     return x._replace(row=x.time) if form.batch == 1 else x
 
 
-def chunk_of(gates: int, batch: int, units: int, dtype: torch.dtype) -> int:
+def _chunk(cell: Cell, form: Form) -> int:
     """For how many steps the input's share is made at a time.
 
+    A cache should still hold it when it is read, but weights that no cache holds should not be read often.
     An even number: every chunk then finds the states in the second of their two places.
     """
-    return max(2, SHARE_BYTES // max(1, batch * gates * units * dtype.itemsize) // 2 * 2)
+    columns = len(cell.anatomy.input_gates) * form.units * form.dtype.itemsize
+    most = max(SHARE_BYTES * form.threads, min(columns * form.inputs, MOST_BYTES))
+    return max(2, most // max(1, form.batch * columns) // 2 * 2)
 
 
-@lru_cache(maxsize=256)
-def span(cell: Cell, batch: int, units: int, dtype: torch.dtype) -> int:
+def span(cell: Cell, form: Form) -> int:
     """How many steps an inference script has at most."""
-    return CHUNKS * chunk_of(len(cell.anatomy.input_gates), batch, units, dtype)
+    return CHUNKS * _chunk(cell, form)
 
 
 @lru_cache(maxsize=256)
@@ -111,7 +114,7 @@ def infer_script(cell: Cell, form: Form) -> Script:
     finals = _finals(script, cell, sizes)
 
     gates = len(cell.anatomy.input_gates)
-    chunk = min(steps, chunk_of(gates, batch, units, sizes.dtype))
+    chunk = min(steps, _chunk(cell, form))
     kernels = Kernels(cell, "infer", sizes)
     first: list[Task] = []
     shares: list[Linear] = []

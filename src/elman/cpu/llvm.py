@@ -6,6 +6,7 @@ Compiled code lives as long as the process.
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 from llvmlite import binding, ir
@@ -21,6 +22,7 @@ class Target(NamedTuple):
     cpu: str
     vector_bytes: int
     registers: int  # vector registers
+    caches: tuple[int, int]  # bytes of weights that the first and the second level hold, beside everything else
 
     def lanes(self, dtype_bytes: int) -> int:
         return self.vector_bytes // dtype_bytes
@@ -31,7 +33,20 @@ def target() -> Target:
     """The processor this process runs on."""
     features = binding.get_host_cpu_features()
     wide = next((size for feature, size in _VECTOR_BYTES if features.get(feature)), 16)
-    return Target(binding.get_host_cpu_name(), wide, 32 if wide == 64 else 16)
+    first, second = _cache_bytes(1), _cache_bytes(2)
+    return Target(binding.get_host_cpu_name(), wide, 32 if wide == 64 else 16, (first * 5 // 6, second * 3 // 4))
+
+
+def _cache_bytes(level: int) -> int:
+    """The size of a core's cache of data, as Linux tells it; elsewhere that of an ordinary one."""
+    for of in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        try:
+            kind, number, size = [(of / name).read_text().strip() for name in ("type", "level", "size")]
+            if kind != "Instruction" and int(number) == level:
+                return int(size.removesuffix("K")) << 10
+        except (OSError, ValueError):
+            continue
+    return {1: 32 << 10, 2: 1 << 20}[level]
 
 
 @cache

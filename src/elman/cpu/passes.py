@@ -38,14 +38,12 @@ def operands(directions: Sequence[Direction], state: States) -> list[Tensor | No
     return [*[weight for weights, _ in directions for weight in weights], *state]
 
 
-def form_of(
-    x: Tensor, directions: Sequence[Direction], state: States, given: Sequence[Tensor | None], steps: int = 0
-) -> Form:
-    """The form of a call on x, `operands` and what else is given; with `steps` for so many of them only."""
-    length, batch, inputs = x.shape
+def form_of(x: Tensor, directions: Sequence[Direction], state: States, given: Sequence[Tensor | None]) -> Form:
+    """The form of a call on x, `operands` and what else is given."""
+    steps, batch, inputs = x.shape
     strides = tuple([None if t is None else t.stride() for t in (x, *given)])
     reverse = tuple([direction.reverse for direction in directions])
-    return Form(steps or length, batch, inputs, state[0].shape[2], x.dtype, threads.available(), reverse, strides)
+    return Form(steps, batch, inputs, state[0].shape[2], x.dtype, threads.available(), reverse, strides)
 
 
 def _run(write: Any, cell: Cell, form: Form, more: tuple[Any, ...], addresses: list[int]) -> None:
@@ -59,10 +57,13 @@ def infer(cell: Cell, x: Tensor, directions: Sequence[Direction], state: States)
     (steps, batch, _), (count, _, units), dtype = x.shape, state[0].shape, x.dtype
     output = empty((steps, batch, count * units), dtype)
     finals = tuple([empty((count, batch, units), dtype) for _ in state])
-    span = layer_scripts.span(cell, batch, units, dtype)
-    for begin in range(0, steps if batch else 0, span):
-        length = min(span, steps - begin)
-        given = operands(directions, finals if begin else state)
+    begin = 0
+    while begin < steps and batch:
+        given = operands(directions, state)
+        form = form_of(x, directions, state, given)
+        length = min(steps - begin, layer_scripts.span(cell, form))
+        if length < steps:
+            form = form._replace(steps=length)
         # Each direction has steps of its own, and is given x and the output from there on.
         firsts = [steps - begin - length if reverse else begin for _, reverse in directions]
         addresses = [t.data_ptr() for t in given if t is not None]
@@ -70,7 +71,8 @@ def infer(cell: Cell, x: Tensor, directions: Sequence[Direction], state: States)
             step, start = array.stride(0) * dtype.itemsize, array.data_ptr()
             addresses += [start + first * step for first in firsts]
         addresses += [final.data_ptr() for final in finals]
-        _run(infer_script, cell, form_of(x, directions, state, given, length), (), addresses)
+        _run(infer_script, cell, form, (), addresses)
+        begin, state = begin + length, finals
     return output, finals
 
 

@@ -45,12 +45,21 @@ class Tiling(NamedTuple):
     blocks: int  # at most so many blocks of units in a panel
 
 
-FIRST_CACHE, SECOND_CACHE = 40 << 10, 3 << 19  # bytes of weights that a cache holds beside everything else
+# Cycles until a vector of weights is there, from the first-level cache, the second, and beyond.
+FIRST_CYCLES, SECOND_CYCLES, FAR_CYCLES = 0.5, 1.6, 5.0
 
 
-def _cycles_to_bring(vector_from: int) -> float:
-    """Cycles until a vector of weights is there, when it comes from the last so many bytes that were read."""
-    return 0.5 if vector_from <= FIRST_CACHE else 1.6 if vector_from <= SECOND_CACHE else 5.0
+def _cycles_again(read: int) -> float:
+    """When it comes from the last so many bytes that were read, in the same order."""
+    first, second = llvm.target().caches
+    return FIRST_CYCLES if read <= first else SECOND_CYCLES if read <= second else FAR_CYCLES
+
+
+def _cycles_to_and_fro(read: int, panel: int) -> float:
+    """When all was read once since, panel by panel in the opposite order: what a cache holds of it was read last."""
+    held = [min(1.0, size / read) if panel <= size else 0.0 for size in llvm.target().caches]
+    first, second = held[0], max(held)
+    return FIRST_CYCLES * first + SECOND_CYCLES * (second - first) + FAR_CYCLES * (1.0 - second)
 
 
 @cache
@@ -59,8 +68,7 @@ def tiling(rows: int, blocks: int, vectors_per_block: int, depth: int, dtype_byt
 
     A tile of r rows and v vectors needs, for every k, r v multiply-adds, two in a cycle; no fewer than four cycles,
     since each waits for the one before; r + v loads, two in a cycle; and time to bring v vectors from where they
-    are: for the first tile of a panel the whole matrix was read since, for the others the panel. Of a matrix that
-    is walked to and fro, one panel is still there. Accumulators, the r broadcast numbers and one vector of
+    are: for the first tile of a panel the whole matrix was read since, for the others the panel. Accumulators, the r broadcast numbers and one vector of
     weights have to stay in registers.
     """
     target = llvm.target()
@@ -76,8 +84,7 @@ def tiling(rows: int, blocks: int, vectors_per_block: int, depth: int, dtype_byt
             panels = cut(blocks, n)
             for wide, times in panels.heaps():
                 v, panel = wide * vectors_per_block, wide * of_block
-                far, near = _cycles_to_bring(blocks * of_block), _cycles_to_bring(panel)
-                far -= (far - near) / panels.number if panels.number > 1 else 0.0
+                far, near = _cycles_to_and_fro(blocks * of_block, panel), _cycles_again(panel)
                 for tall, many in tiles.heaps():
                     at_least = max(tall * v / 2, 4, (tall + v) / 2)
                     cycles += times * (many * (max(at_least, near * v) + 0.05 * (tall + v)))

@@ -16,9 +16,7 @@ from elman.cpu.script import Array, Script, Task
 
 SHORT = 8  # steps and rows, up to which weights are read as they lie
 FEW = 4  # rows for each thread, below which they share units instead
-OWN = 3 << 19  # bytes of weights from which on threads share units too, so that each has to read a part only
 MEETING = 1 << 15  # multiplications in a step from which on that is worth meeting after it
-FETCHED = 3 << 18  # bytes of weights from which on they are asked for ahead of time
 PACKING = 8  # multiplications that take as long as packing one number
 
 
@@ -63,7 +61,8 @@ class Kernels:
         work, available = sizes.steps * sizes.directions * step, max(1, sizes.threads // sizes.directions)
         self.rows, self.blocks = threads.shares(sizes.batch, work, available), [(0, blocks)]
         weights = sum(self.bytes_of(each) for products in self.todo.products for each in products)
-        pays = sizes.batch < FEW * available or weights > OWN
+        # Weights that no second-level cache holds are divided, so that each thread has to read a part only.
+        pays = sizes.batch < FEW * available or weights > llvm.target().caches[1]
         if available > 1 and pays and step >= MEETING:
             self.rows, self.blocks = [(0, sizes.batch)], threads.shares(blocks, work, available)
         self.parties = len(self.blocks)
@@ -172,7 +171,7 @@ class Kernels:
             words |= zip((f"{number} panels", f"{number} narrow", f"{number} wider"), panels, strict=True)
             words |= zip((f"{number} tiles", f"{number} short", f"{number} taller"), tiles, strict=True)
             for index, each in enumerate(products):
-                fetch = self.bytes_of(each) > FETCHED and tiles.number > 2
+                fetch = self.bytes_of(each) > llvm.target().caches[1] // 2 and tiles.number > 2  # ahead of time
                 four = product.four_tiles(tiles, panels, len(each.nodes), size, fetch=fetch)
                 words |= {f"{number}.{index} tile {kind}": address for kind, address in enumerate(four)}
         return words
