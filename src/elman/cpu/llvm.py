@@ -5,36 +5,70 @@ Compiled code lives as long as the process.
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from llvmlite import binding, ir
 
-# Where a processor has vectors, their bytes, widest first.
-_VECTOR_BYTES = (("avx512f", 64), ("avx", 32))
 _engines: list[binding.ExecutionEngine] = []  # the code of a module is freed with its engine
 
 
 class Target(NamedTuple):
     """A processor as the kernels see it."""
 
-    cpu: str
+    triple: str
+    cpu: str  # as LLVM names it
+    features: str
     vector_bytes: int
     registers: int  # vector registers
+    fused: bool  # whether it has a b + c in one instruction, rounded once
     caches: tuple[int, int]  # bytes of weights that the first and the second level hold, beside everything else
 
     def lanes(self, dtype_bytes: int) -> int:
         return self.vector_bytes // dtype_bytes
 
 
+# Processors that can be asked for: the beginning of their triple, bytes of a vector, vector registers, fused.
+# Those with the psABI's names run on any later one of the kind.
+NAMED = {
+    "x86-64": ("x86_64", 16, 16, False),
+    "x86-64-v3": ("x86_64", 32, 16, True),
+    "x86-64-v4": ("x86_64", 64, 32, True),
+    "aarch64": ("aarch64", 16, 32, True),
+}
+_NEEDS = {"x86-64-v3": ("avx2", "fma"), "x86-64-v4": ("avx512f", "avx512bw", "avx512dq", "avx512vl")}
+
+
 @cache
 def target() -> Target:
-    """The processor this process runs on."""
-    features = binding.get_host_cpu_features()
-    wide = next((size for feature, size in _VECTOR_BYTES if features.get(feature)), 16)
-    first, second = _cache_bytes(1), _cache_bytes(2)
-    return Target(binding.get_host_cpu_name(), wide, 32 if wide == 64 else 16, (first * 5 // 6, second * 3 // 4))
+    """The processor this process runs on, or the lesser one that the environment variable ELMAN_CPU asks for.
+
+    RuntimeError if that is unknown.
+    """
+    asked, features, host = os.environ.get("ELMAN_CPU"), binding.get_host_cpu_features(), binding.get_default_triple()
+    caches = _cache_bytes(1) * 5 // 6, _cache_bytes(2) * 3 // 4
+    if asked:
+        if asked not in NAMED:
+            raise RuntimeError(
+                f"ELMAN_CPU is {asked!r} but must be one of {', '.join(NAMED)}; unset it to use this processor as it is"
+            )
+        kind, size, registers, fused = NAMED[asked]
+        triple = host if host.startswith(kind) else f"{kind}-unknown-linux-gnu"
+        return Target(triple, "generic" if asked == kind else asked, "", size, registers, fused, caches)
+    best = host.partition("-")[0].replace("arm64", "aarch64")
+    if best == "x86_64":
+        can = (name for name in ("x86-64-v4", "x86-64-v3") if all(features.get(each) for each in _NEEDS[name]))
+        best = next(can, "x86-64")
+    _, size, registers, fused = NAMED.get(best, ("", 16, 16, False))
+    return Target(host, binding.get_host_cpu_name(), features.flatten(), size, registers, fused, caches)
+
+
+def runs_here() -> bool:
+    """Whether code for the target can run on this processor, not only be looked at."""
+    features, own = binding.get_host_cpu_features(), target().triple == binding.get_default_triple()
+    return own and all(features.get(each) for each in _NEEDS.get(target().cpu, ()))
 
 
 def _cache_bytes(level: int) -> int:
@@ -51,16 +85,17 @@ def _cache_bytes(level: int) -> int:
 
 @cache
 def _machine() -> binding.TargetMachine:
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    return binding.Target.from_default_triple().create_target_machine(
-        cpu=binding.get_host_cpu_name(), features=binding.get_host_cpu_features().flatten(), opt=3, jit=True
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    wanted = target()
+    return binding.Target.from_triple(wanted.triple).create_target_machine(
+        cpu=wanted.cpu, features=wanted.features, opt=3, jit=True
     )
 
 
 def new_module(name: str) -> ir.Module:
     module = ir.Module(name)
-    module.triple = binding.get_default_triple()
+    module.triple = target().triple
     return module
 
 
@@ -84,6 +119,11 @@ def assembly(module: ir.Module) -> str:
 
 def addresses(module: ir.Module, names: list[str]) -> list[int]:
     """Compile a module; the addresses of these functions, valid until the process ends."""
+    if not runs_here():
+        raise RuntimeError(
+            f"kernels for ELMAN_CPU={os.environ['ELMAN_CPU']} cannot run on this processor, "
+            f"{binding.get_host_cpu_name()}; unset it to use this one as it is"
+        )
     engine = binding.create_mcjit_compiler(optimised(module), _machine())
     engine.finalize_object()
     _engines.append(engine)

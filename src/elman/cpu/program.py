@@ -70,10 +70,14 @@ class Value:
         return Value(self.program, self.program.builder.and_(self.ir, other.ir))
 
     def over(self, other: Value) -> Value:
-        """Quotient of finite numbers; where the processor has estimates of 1 / x, one that is refined once."""
+        """Quotient of finite numbers; where the processor has good estimates of 1 / x, one that is refined once.
+
+        AVX-512 has: to 14 bits. Of older ones, to 12, the compiler makes something else of two vectors than of one.
+        """
         p = self.program
         divide: Any = p.builder.fdiv  # llvmlite's declaration lacks the flags
-        return Value(p, divide(self.ir, other.ir, flags=("arcp", "ninf", "contract")))
+        flags = ("arcp", "ninf", "contract") if llvm.target().vector_bytes == 64 else ()
+        return Value(p, divide(self.ir, other.ir, flags=flags))
 
     def __neg__(self) -> Value:
         return Value(self.program, self.program.builder.fneg(self.ir))
@@ -185,8 +189,9 @@ class Program:
         return Value(self, self.intrinsic(kind, self.vector, *(v.ir for v in vectors)))
 
     def fma(self, a: Value, b: Value, c: Any) -> Value:
-        """a b + c, rounded once."""
-        return self.elementwise("fma", a, b, self.like(a, c))
+        """a b + c, rounded once where the processor can."""
+        c = self.like(a, c)
+        return self.elementwise("fma", a, b, c) if llvm.target().fused else a * b + c
 
     # Memory. Indices and offsets count elements, not bytes.
 

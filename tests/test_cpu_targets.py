@@ -1,0 +1,108 @@
+"""Processors other than this one: lesser ones of its kind run their kernels here, others' are compiled only.
+
+The target is chosen when the engine starts, so each case is a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from elman.cpu import llvm
+
+ROOT = Path(__file__).parent.parent
+KIND = llvm.target().triple.partition("-")[0]
+# The rest of the suite runs the kernels for this processor.
+OTHERS = [name for name, (kind, size, *_) in llvm.NAMED.items() if (kind, size) != (KIND, llvm.target().vector_bytes)]
+
+
+def python(target: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"ELMAN_CPU": target, "OMP_NUM_THREADS": "1", "PYTEST_ADDOPTS": ""}
+    command = [sys.executable, "-W", "ignore", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+
+# Below, at and above a vector of every width; rows that fill their tiles and do not; weights read as they lie.
+SOME = [
+    f"tests/test_accuracy.py::test_sizes[{cell}-{size}]"
+    for cell in ("lstm", "gru_before", "coupled_peephole_lstm")
+    for size in ("1x1x40x67", "3x13x5x15", "4x7x16x17", "2x25x2x64")
+]
+SOME += [
+    "tests/test_accuracy.py::test_long_sums[gru-units]",
+    "tests/test_accuracy.py::test_long_sums[rnn-steps and rows]",
+]
+SOME += ["tests/test_cpu_functions.py", "tests/test_cpu.py::test_few_rows_share_units"]
+SOME += ["tests/test_cpu.py::test_rows_of_a_batch_do_not_depend_on_each_other_to_the_bit"]
+
+
+@pytest.mark.parametrize("target", [name for name in OTHERS if llvm.NAMED[name][0] == KIND])
+def test_a_lesser_processor_is_right(target: str) -> None:
+    """The kernels that a processor without the last vectors gets, run for real."""
+    if python(target, "-c", "from elman.cpu import llvm; assert llvm.runs_here()").returncode != 0:
+        pytest.skip(f"this processor is no {target}")
+    done = python(target, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *SOME)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+COMPILE = """
+from elman import cells
+from elman.cpu import functions, kernels, llvm, matrices, packing, product, script, team
+
+made = []  # the machine code of every module that would be run
+
+def addresses(module, names):
+    text = llvm.assembly(module)
+    assert all(name in text for name in names), names
+    made.append(text)
+    return [1] * len(names)
+
+llvm.addresses = addresses
+for size in (4, 8):
+    for cell in cells.BUILT_IN.values():
+        if not cell.projected:
+            for which in ("infer", "forward", "backward"):
+                kernels.kernel(cell, which, size, True)
+    for rows, vectors in ((1, 4), (6, 2), (6, 4)):
+        product.tile(rows, vectors, size, fetch=True)
+    product.dots(size)
+    for add in (False, True):
+        matrices.linear(size, add)
+        packing.copy(size, add)
+    for kernel in (matrices.outer, packing.transposed, packing.rows, packing.columns, packing.total):
+        kernel(size)
+team._fill(module := llvm.new_module("script"))
+team._work(module)
+addresses(module, ["fill", "work"])
+print(len(made), llvm.runs_here())
+print(*sorted({line.split()[0] for text in made for line in text.splitlines() if line.startswith("\\t")}))
+"""
+
+
+@pytest.mark.parametrize("target", OTHERS)
+def test_every_kernel_compiles(target: str) -> None:
+    done = python(target, "-c", COMPILE)
+    assert done.returncode == 0, done.stderr[-2000:]
+    count, instructions = done.stdout.split("\n")[:2]
+    assert int(count.split()[0]) > 60
+    has = set(instructions.split())
+    fused = {"aarch64": "fmla", "x86-64-v3": "vfmadd231ps", "x86-64-v4": "vfmadd231ps"}.get(target)
+    assert "mulps" in has if fused is None else fused in has
+    assert not any("fma" in word for word in has) or fused  # nor by a function of the library, number by number
+
+
+def test_an_unknown_processor_is_named() -> None:
+    done = python("pentium", "-c", "import elman, torch; elman.LSTM(2, 3)(torch.ones(1, 1, 2))")
+    assert done.returncode == 1
+    assert "ELMAN_CPU is 'pentium' but must be one of x86-64, x86-64-v3, x86-64-v4, aarch64; unset it" in done.stderr
+
+
+def test_another_kind_of_processor_is_refused() -> None:
+    other = "x86-64" if KIND == "aarch64" else "aarch64"
+    done = python(other, "-c", "import elman, torch; elman.LSTM(2, 3)(torch.ones(1, 1, 2))")
+    assert done.returncode == 1
+    assert f"kernels for ELMAN_CPU={other} cannot run on this processor" in done.stderr
