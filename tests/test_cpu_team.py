@@ -62,14 +62,14 @@ def test_a_thread_that_has_no_other_processor_stays() -> None:
 
 
 ALONE = """
-import os, sys, threading
+import os, sys
+processors = {processors}
+os.sched_setaffinity(0, processors)  # before anybody starts a thread
 sys.path.insert(0, {tests!r})
 import torch, elman
 from cases import gradients, inputs, layer
 from elman.cpu import tables, threads
 threads.SMALL = tables.MEETING = 0
-processors = {processors}
-os.sched_setaffinity(0, processors)
 torch.set_num_threads(2)
 for name, batch in (("lstm", 6), ("gru_before", 1)):  # sharing rows, and units
     of = layer(name, 3, 40, bidirectional=batch == 6)
