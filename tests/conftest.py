@@ -1,8 +1,11 @@
 import os
+import tempfile
 
 import torch
 from hypothesis import settings
 
+_code = tempfile.TemporaryDirectory()  # of this run, which its processes share
+os.environ.setdefault("ELMAN_CACHE", _code.name)
 os.environ["MPLBACKEND"] = "Agg"
 torch.set_num_threads(1)
 settings.register_profile("elman", deadline=None, derandomize=True)

@@ -18,7 +18,7 @@ from torch.func import functional_call
 import elman
 from cases import CELLS, DEPTH_NAMES, DEPTHS, as_tuple, close, gradients, hidden, inputs, layer, normal, recurrent, run
 from elman import Cell, Recurrent, State, cells
-from elman.cpu import layer_scripts, matrices, memory, operators, tables, threads
+from elman.cpu import layer_scripts, matrices, memory, operators, system, tables, threads
 from test_cpu_memory import allocating
 
 names = pytest.mark.parametrize("name", CELLS)
@@ -424,13 +424,13 @@ def test_threads_do_not_change_a_bit(
     alone = by("cpu", lambda: everything(of, x, states))
     again = by("cpu", lambda: everything(of, x, states))
     teams: list[int] = []
-    parallel = threads.parallel()
+    parallel = system.parallel()
 
     def watched(function: int, data: int, team: int, flags: int) -> None:
         teams.append(team)
         parallel(function, data, team, flags)
 
-    monkeypatch.setattr(threads, "parallel", lambda: watched)
+    monkeypatch.setattr(system, "parallel", lambda: watched)
     with two_threads():
         together = by("cpu", lambda: everything(of, x, states))
     assert set(teams) == {2}
@@ -467,8 +467,8 @@ def test_a_team_that_is_smaller_than_asked_for(monkeypatch: pytest.MonkeyPatch) 
     of = layer("gru_before", 3, 40, bidirectional=True)
     x, states = inputs(of, 9, 1)
     alone = by("cpu", lambda: everything(of, x, states))
-    parallel = threads.parallel()
-    monkeypatch.setattr(threads, "parallel", lambda: lambda function, data, team, flags: parallel(function, data, 1, 0))
+    parallel = system.parallel()
+    monkeypatch.setattr(system, "parallel", lambda: lambda function, data, team, flags: parallel(function, data, 1, 0))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     with setting(tables, MEETING=0), setting(threads, SMALL=0):
         together = by("cpu", lambda: everything(of, x, states))

@@ -33,7 +33,7 @@ def compiled(name: str, arguments: int, form: str) -> Callable[..., None]:
         p.store(functions.OPERATIONS[name](p, *values), p.given["out"], k)
     p.done()
     kinds = [ctypes.c_int64 if kind == INT else ctypes.c_void_p for kind in given.values()]
-    return ctypes.CFUNCTYPE(None, *kinds)(llvm.addresses(p.module, [name])[0])
+    return ctypes.CFUNCTYPE(None, *kinds)(llvm.load(llvm.machine_code(p.module), [name])[0])
 
 
 def apply(name: str, *arguments: Numbers) -> Numbers:

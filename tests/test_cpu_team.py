@@ -43,7 +43,9 @@ class System:
         addresses = [ctypes.cast(function, ctypes.c_void_p).value or 0 for function in self.kept]
         words[team.PROCESSOR], words[team.MASK], words[team.SET_MASK] = addresses
         words[team.CALLER] = caller
-        ctypes.CFUNCTYPE(None, ctypes.c_void_p)(p.address())(ctypes.addressof(words))
+        p.done()
+        (address,) = llvm.load(llvm.machine_code(p.module), [p.function.name])
+        ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)(ctypes.addressof(words))
         return self.asked
 
 

@@ -4,7 +4,8 @@ graph.py, derivative.py   the step as an expression graph, and its derivative
 phases.py                 either of them cut at its matrix products
 plan.py                   where every value lies
 kernels.py                the plan as programs over vectors (program.py, functions.py, product.py)
-llvm.py                   compiled
+llvm.py, compiled.py      compiled, and kept on disk
+system.py                 what differs between operating systems
 script.py, tables.py      kernels on tables of addresses
 team.py, threads.py       what threads do with them
 matrices.py, packing.py   the large products around the recurrence
@@ -23,6 +24,7 @@ from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 
 from elman.cell import Cell
+from elman.cpu import system
 from elman.graph import NotTraceable
 from elman.layout import Direction
 
@@ -34,6 +36,8 @@ def _problem(cell: Cell) -> str | None:
     """Why no kernel can be made of a cell, or None."""
     if cell.projected:
         return "a projected state is not made into kernels yet"
+    if refused := system.refuses_code():
+        return refused
     try:
         from elman.cpu.plan import plan
 

@@ -9,13 +9,13 @@ to them there.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from typing import Any, NamedTuple
 
 from llvmlite import ir
 
 from elman.cell import Cell
-from elman.cpu import functions, llvm
+from elman.cpu import compiled, functions, llvm
+from elman.cpu.compiled import Written
 from elman.cpu.plan import Pass, Place, Product, plan
 from elman.cpu.product import ACCUMULATORS, UNROLL, chosen, panels
 from elman.cpu.program import INT, POINTER, Program, Value
@@ -25,23 +25,14 @@ from elman.phases import Phase
 PRESENT = ("p", "d_p", "carry", "memory")  # arrays that hold one step only
 
 
-class Kernel(NamedTuple):
-    address: int
-    words: tuple[str, ...]  # what the table holds
-
-
-@cache
-def kernel(cell: Cell, which: str, dtype_bytes: int, ragged: bool) -> Kernel:
-    """The compiled kernel `which`, "infer", "forward" or "backward"; `ragged` if H does not fill its last vector."""
-    module, words = text(cell, which, dtype_bytes, ragged)
-    return Kernel(llvm.addresses(module, [which])[0], words)
-
-
-def text(cell: Cell, which: str, dtype_bytes: int, ragged: bool) -> tuple[ir.Module, tuple[str, ...]]:
-    """A kernel before it is compiled."""
+def text(cell: Cell, which: str, dtype_bytes: int, ragged: bool) -> Written:
+    """The kernel `which`, "infer", "forward" or "backward"; `ragged` if H does not fill its last vector."""
     emit = _Backward if which == "backward" else _Forward
     made = emit(getattr(plan(cell), which), cell, which, dtype_bytes, ragged)
-    return made.p.module, tuple(made.words)
+    return Written(made.p.module, [which], made.words)
+
+
+kernel = compiled.module(text)
 
 
 class Tile(NamedTuple):

@@ -6,13 +6,18 @@ Compiled code lives as long as the process.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
-from typing import NamedTuple
+from itertools import count
+from typing import Any, NamedTuple
 
+import llvmlite
 from llvmlite import binding, ir
 
-_engines: list[binding.ExecutionEngine] = []  # the code of a module is freed with its engine
+from elman.cpu import system
+
+_loaded: list[binding.ResourceTracker] = []  # code is freed with these
+_numbers = count()  # libraries have names of their own
 
 
 class Target(NamedTuple):
@@ -48,7 +53,7 @@ def target() -> Target:
     RuntimeError if that is unknown.
     """
     asked, features, host = os.environ.get("ELMAN_CPU"), binding.get_host_cpu_features(), binding.get_default_triple()
-    caches = _cache_bytes(1) * 5 // 6, _cache_bytes(2) * 3 // 4
+    caches = system.cache_bytes(1) * 5 // 6, system.cache_bytes(2) * 3 // 4
     if asked:
         if asked not in NAMED:
             raise RuntimeError(
@@ -69,18 +74,6 @@ def runs_here() -> bool:
     """Whether code for the target can run on this processor, not only be looked at."""
     features, own = binding.get_host_cpu_features(), target().triple == binding.get_default_triple()
     return own and all(features.get(each) for each in _NEEDS.get(target().cpu, ()))
-
-
-def _cache_bytes(level: int) -> int:
-    """The size of a core's cache of data, as Linux tells it; elsewhere that of an ordinary one."""
-    for of in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
-        try:
-            kind, number, size = [(of / name).read_text().strip() for name in ("type", "level", "size")]
-            if kind != "Instruction" and int(number) == level:
-                return int(size.removesuffix("K")) << 10
-        except (OSError, ValueError):
-            continue
-    return {1: 32 << 10, 2: 1 << 20}[level]
 
 
 @cache
@@ -117,14 +110,31 @@ def assembly(module: ir.Module) -> str:
     return _machine().emit_assembly(optimised(module))
 
 
-def addresses(module: ir.Module, names: list[str]) -> list[int]:
-    """Compile a module; the addresses of these functions, valid until the process ends."""
+def machine_code(module: ir.Module) -> bytes:
+    """A module compiled: an object file. RuntimeError if this processor could not run it."""
     if not runs_here():
         raise RuntimeError(
             f"kernels for ELMAN_CPU={os.environ['ELMAN_CPU']} cannot run on this processor, "
             f"{binding.get_host_cpu_name()}; unset it to use this one as it is"
         )
-    engine = binding.create_mcjit_compiler(optimised(module), _machine())
-    engine.finalize_object()
-    _engines.append(engine)
-    return [engine.get_function_address(name) for name in names]
+    return _machine().emit_object(optimised(module))
+
+
+def load(code: bytes, names: Sequence[str]) -> list[int]:
+    """Where these functions of an object file lie, now that it is in memory."""
+    library = binding.JITLibraryBuilder().add_object_img(code).add_current_process()
+    for name in names:
+        library.export_symbol(name)
+    loaded = library.link(_loader(), f"{next(_numbers)}")
+    _loaded.append(loaded)
+    return [loaded[name] for name in names]
+
+
+@cache
+def _loader() -> binding.LLJIT:
+    _machine()
+    return binding.create_lljit_compiler(binding.Target.from_triple(target().triple).create_target_machine())
+
+
+def versions() -> tuple[Any, ...]:
+    return llvmlite.__version__, *binding.llvm_version_info

@@ -8,12 +8,11 @@ steps and rows, is cut into fixed chunks that are added one after the other.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import NamedTuple
 
-from elman.cpu import packing, product, threads
+from elman.cpu import compiled, packing, product, threads
 from elman.cpu.product import ACCUMULATORS, chosen, cut, panels
-from elman.cpu.program import of_table
+from elman.cpu.program import Program, of_table
 from elman.cpu.script import Array, Script, Task
 from elman.cpu.tables import FEW, Sizes, copy, fill, pack_panels
 
@@ -182,8 +181,8 @@ LINEAR = ("A", "A_row", "K", "B", "bias", "out", "out_row", "units", "first", "p
 LINEAR += ("W", "W_row", "dots", "first row", "tiles", "short", "taller", "tile 0", "tile 1", "tile 2", "tile 3")
 
 
-@cache
-def linear(dtype_bytes: int, add: bool) -> int:
+@compiled.function
+def linear(dtype_bytes: int, add: bool) -> Program:
     """The address of the kernel of `LINEAR`; with `add` it adds to what `out` holds."""
     p, word = of_table("linear", LINEAR, ("A", "B", "bias", "out", "W"), dtype_bytes)
     lanes, scratch = p.lanes, p.scratch(ACCUMULATORS)
@@ -207,7 +206,7 @@ def linear(dtype_bytes: int, add: bool) -> int:
                     target = p.at(word["out"], (row + r) * word["out_row"] + (first + j) * lanes)
                     value = p.load(scratch, (r * width + j) * lanes)
                     p.store(value + p.load(target, 0, mask) if add else value, target, 0, mask)
-    return p.address()
+    return p
 
 
 # sums[m, n] [+]= sum over k of left[k, m] right[k, n], both in panels: left in blocks of one vector, right as
@@ -217,8 +216,8 @@ OUTER = ("left", "right", "sums", "zeros", "fresh", "padded", "K", "first", "cou
 OUTER += tuple(f"tile {kind}" for kind in range(4))  # as `four_tiles` gives them
 
 
-@cache
-def outer(dtype_bytes: int) -> int:
+@compiled.function
+def outer(dtype_bytes: int) -> Program:
     """The address of the kernel of `OUTER`, which adds up the gradient of a weight."""
     p, word = of_table("outer", OUTER, ("left", "right", "sums", "zeros"), dtype_bytes)
     lanes = p.lanes
@@ -236,4 +235,4 @@ def outer(dtype_bytes: int) -> int:
                 kind = 2 * (number < rows.wider)
                 tile_of = p.select(width > narrow, word[f"tile {kind + 1}"], word[f"tile {kind}"])
                 p.call(tile_of, a, p.int(1), p.int(lanes), depth, b, start, start_row, sums, padded, b)
-    return p.address()
+    return p

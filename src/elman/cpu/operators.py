@@ -12,7 +12,6 @@ is said by the caller, so that the shapes of all results are known beforehand.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from elman.cell import Cell
 from elman.cpu import passes
 from elman.cpu.passes import Saved, Wanted
-from elman.cpu.plan import plan
+from elman.cpu.plan import fingerprint, plan
 from elman.layout import Direction, Weights
 from elman.recurrence import ENGINES, States
 
@@ -62,10 +61,7 @@ def run(cell: Cell, x: Tensor, directions: Sequence[Direction], state: States) -
 def name_of(cell: Cell) -> str:
     """The name under which the operators know a cell from now on: the same in every process."""
     if cell not in _names:
-        nodes = [(n.op, [a.index for a in n.arguments], n.name, n.value) for n in plan(cell).forward.graph.nodes]
-        outputs = [(name, node.index) for name, node in plan(cell).forward.graph.outputs.items()]
-        form = repr((cell.gates, cell.states, cell.vectors, cell.anatomy, nodes, outputs))
-        _names[cell] = f"{cell.name}-{hashlib.sha256(form.encode()).hexdigest()[:16]}"
+        _names[cell] = f"{cell.name}-{fingerprint(cell)}"
         _cells[_names[cell]] = cell
     return _names[cell]
 

@@ -5,10 +5,9 @@ Each is a function of a table, whose words are named before it. Panels are `dept
 
 from __future__ import annotations
 
-from functools import cache
-
+from elman.cpu import compiled
 from elman.cpu.product import BLOCK, panels, turned
-from elman.cpu.program import of_table
+from elman.cpu.program import Program, of_table
 
 # Panels of a transposed matrix W[unit, k]. W has rows W_row apart and blocks of rows (gates) W_gate apart, `gates`
 # of them. Every k of a panel has `vectors` vectors for each block of units; gate q fills number place + q. Panels
@@ -17,8 +16,8 @@ TRANSPOSED = ("W", "W_row", "W_gate", "gates", "count", "units", "out", "vectors
 TRANSPOSED += ("first", "panels", "narrow", "wider")
 
 
-@cache
-def transposed(dtype_bytes: int) -> int:
+@compiled.function
+def transposed(dtype_bytes: int) -> Program:
     """The address of the kernel of `TRANSPOSED`; `count` steps of k. Units beyond the last are zero."""
     p, word = of_table("transposed", TRANSPOSED, ("W", "out"), dtype_bytes)
     lanes = p.lanes
@@ -38,15 +37,15 @@ def transposed(dtype_bytes: int) -> int:
                 for lane, column in enumerate(turned(p, square)):
                     with p.when(k + lane < count):
                         p.store(column, target, (k + lane) * step)
-    return p.address()
+    return p
 
 
 # Panels of a matrix W[k, unit], rows W_row apart: `count` of its rows, to k from from_k on.
 ROWS = ("W", "W_row", "count", "units", "out", "depth", "from_k", "first", "panels", "narrow", "wider")
 
 
-@cache
-def rows(dtype_bytes: int) -> int:
+@compiled.function
+def rows(dtype_bytes: int) -> Program:
     """The address of the kernel of `ROWS`. Units beyond the last are zero."""
     p, word = of_table("rows", ROWS, ("W", "out"), dtype_bytes)
     for first, width in panels(p, word["panels"], word["narrow"], word["wider"], word["first"]):
@@ -55,7 +54,7 @@ def rows(dtype_bytes: int) -> int:
             unit = (first + block) * p.lanes
             values = p.load(word["W"], k * word["W_row"] + unit, p.first_lanes(word["units"] - unit))
             p.store(values, target, (k * width + block) * p.lanes)
-    return p.address()
+    return p
 
 
 # The same in panels of one vector, blocks from `first` up to `blocks`; and sums[unit] [+]= sum over k, added if `add` is 1.
@@ -63,8 +62,8 @@ COLUMNS = ("W", "W_row", "count", "units", "out", "depth", "from_k", "first", "b
 AT_ONCE = 4  # blocks, so that rows are read in pieces of that
 
 
-@cache
-def columns(dtype_bytes: int) -> int:
+@compiled.function
+def columns(dtype_bytes: int) -> Program:
     """The address of the kernel of `COLUMNS`."""
     p, word = of_table("columns", COLUMNS, ("W", "out", "sums"), dtype_bytes)
     with p.loop(word["first"], word["blocks"], AT_ONCE) as first:
@@ -85,30 +84,30 @@ def columns(dtype_bytes: int) -> int:
         sums = total.end([a + b for a, b in zip(total.carried, part.end(added), strict=True)])
         for block, value, mask in zip(blocks, sums, inside, strict=True):
             p.store(value, word["sums"], block * p.lanes, mask)
-    return p.address()
+    return p
 
 
 # out[r, n] [+]= source[r, n] for `units` of n; zero from there up to `padded`.
 COPY = ("source", "source_row", "out", "out_row", "rows", "units", "padded")
 
 
-@cache
-def copy(dtype_bytes: int, add: bool = False) -> int:
+@compiled.function
+def copy(dtype_bytes: int, add: bool = False) -> Program:
     """The address of the kernel of `COPY`; with `add` it adds to what `out` holds."""
     p, word = of_table("copy", COPY, ("source", "out"), dtype_bytes)
     with p.loop(0, word["rows"]) as r, p.loop(0, word["padded"], p.lanes) as n:
         inside, wanted = p.first_lanes(word["units"] - n), p.first_lanes(word["padded"] - n)
         value, target = p.load(word["source"], r * word["source_row"] + n, inside), r * word["out_row"] + n
         p.store(value + p.load(word["out"], target, wanted) if add else value, word["out"], target, wanted)
-    return p.address()
+    return p
 
 
 # out[n] = sum over rows of source[r, n].
 TOTAL = ("source", "row", "out", "rows", "units")
 
 
-@cache
-def total(dtype_bytes: int) -> int:
+@compiled.function
+def total(dtype_bytes: int) -> Program:
     """The address of the kernel of `TOTAL`."""
     p, word = of_table("total", TOTAL, ("source", "out"), dtype_bytes)
     with p.loop(0, word["units"], p.lanes) as n:
@@ -117,4 +116,4 @@ def total(dtype_bytes: int) -> int:
         value = p.load(word["source"], loop.index * word["row"] + n, mask)
         (sums,) = loop.end([loop.carried[0] + value])
         p.store(sums, word["out"], n, mask)
-    return p.address()
+    return p

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
-from elman.cpu import llvm
+from elman.cpu import compiled, llvm
 from elman.cpu.program import INT, POINTER, Program, Value
 
 ACCUMULATORS = 32  # vectors that a tile has, at most; more only where a single block of units has more
@@ -98,8 +98,8 @@ TILE = {"A": POINTER, "A_row": INT, "A_k": INT, "K": INT, "B": POINTER}
 TILE |= {"start": POINTER, "start_row": INT, "out": POINTER, "out_row": INT, "ahead": POINTER}
 
 
-@cache
-def tile(rows: int, vectors: int, dtype_bytes: int, fetch: bool = False) -> int:
+@compiled.function
+def tile(rows: int, vectors: int, dtype_bytes: int, fetch: bool = False) -> Program:
     """The address of: out[r][v] = start[r][v] + sum over k of A[r, k] B[k][v].
 
     A has rows A_row apart and steps of k A_k apart; `start` and `out`, vectors beside each other, rows
@@ -143,7 +143,7 @@ def tile(rows: int, vectors: int, dtype_bytes: int, fetch: bool = False) -> int:
     add_to(start, p.given["start_row"], rest)
     with p.loop(0, blocks, BLOCK) as begin:
         add_to(out, out_row, add_up(begin, begin + BLOCK, UNROLL, zero))
-    return p.address()
+    return p
 
 
 def four_tiles(rows: Cut, blocks: Cut, vectors_per_block: int, dtype_bytes: int, fetch: bool = False) -> list[int]:
@@ -177,8 +177,8 @@ DOTS = {"A": POINTER, "A_row": INT, "rows": INT, "K": INT, "W": POINTER, "W_row"
 DOTS |= {"start": POINTER, "out": POINTER, "out_row": INT}
 
 
-@cache
-def dots(dtype_bytes: int) -> int:
+@compiled.function
+def dots(dtype_bytes: int) -> Program:
     """The address of: out[r][unit] = start[unit] + sum over k of A[r, k] W[unit, k], for one vector of units.
 
     For a few rows, where bringing the weights into panels would take longer than multiplying them. It adds up in
@@ -198,7 +198,7 @@ def dots(dtype_bytes: int) -> int:
         while len(parts) > 1:
             parts = [a + b for a, b in zip(parts[::2], parts[1::2], strict=True)]
         p.store(parts[0] + p.load(given["start"]), given["out"], r * given["out_row"])
-    return p.address()
+    return p
 
 
 def turned(p: Program, rows: list[Value]) -> list[Value]:

@@ -348,11 +348,6 @@ class Program:
     def done(self) -> None:
         self.builder.ret_void()
 
-    def address(self) -> int:
-        """It is written: compiled, where it lies."""
-        self.done()
-        return llvm.addresses(self.module, [self.function.name])[0]
-
 
 def of_table(
     name: str, words: Sequence[str], addresses: Sequence[str], dtype_bytes: int

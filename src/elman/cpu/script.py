@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from elman.cpu import team, threads
+from elman.cpu import system, team
 from elman.cpu.memory import workspace
 
 
@@ -112,12 +112,12 @@ class Script:
         count = len(self._words)
         words = workspace.words(count)
         place, known_place = words.buffer_info()[0], known.buffer_info()[0]
-        compiled = team.compiled()
-        compiled.fill(self._words.buffer_info()[0], self._bases.buffer_info()[0], count, known_place, place)
+        runner = team.runner()
+        runner.fill(self._words.buffer_info()[0], self._bases.buffer_info()[0], count, known_place, place)
         if self._threads > 1:
-            threads.parallel()(compiled.address, place, self._threads, 0)
+            system.parallel()(runner.address, place, self._threads, 0)
         else:
-            compiled.here(place)
+            runner.here(place)
         workspace.trim()
         return words[team.REFUSED] == 0
 

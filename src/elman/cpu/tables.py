@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from elman.cell import Cell
-from elman.cpu import llvm, packing, product, threads
+from elman.cpu import llvm, packing, product, system, threads
 from elman.cpu.kernels import kernel
 from elman.cpu.plan import Pass, Product, plan
 from elman.cpu.product import Cut
@@ -149,7 +149,7 @@ class Kernels:
         known |= {
             "parties": self.parties,
             "met before": before * len(self.cuts),
-            "give way": threads.functions().give_way,
+            "give way": system.functions().give_way,
         }
         known |= {"lying": int(self.lying), "dots": product.dots(size) if self.lying else 0}
         for name, array in arrays.items():
@@ -158,7 +158,7 @@ class Kernels:
         for first, count in self.rows:
             for part, (block, _) in enumerate(self.blocks):
                 table = {**known, **arrays, "first row": first, **self._tiles(count, part, block)}
-                tasks.append(Task(compiled.address, [table[name] for name in compiled.words]))
+                tasks.append(Task(compiled.addresses[0], [table[name] for name in compiled.words]))
         return tasks
 
     def _tiles(self, rows: int, part: int, block: int) -> dict[str, int]:

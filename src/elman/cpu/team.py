@@ -11,7 +11,8 @@ import ctypes
 from functools import cache
 from typing import Any, NamedTuple
 
-from elman.cpu import llvm, threads
+from elman.cpu import compiled, llvm, system
+from elman.cpu.compiled import Written
 from elman.cpu.program import INT, POINTER, Program, Value
 
 # The first words of a script; four for each stage follow: ticket, tasks done, tasks, where these are listed.
@@ -22,26 +23,31 @@ MASK_BYTES = 128  # of a set of processors, as Linux has it
 
 def head(stages: int, together: int, shared: bool) -> list[int]:
     """The first words: `together` threads are needed; functions by their addresses, none of a team unless `shared`."""
-    functions = threads.functions() if shared else threads.Functions()
+    functions = system.functions() if shared else system.Functions()
     return [stages, 0, 0, together, *functions, 0]
 
 
-class Compiled(NamedTuple):
+@compiled.module
+def text() -> Written:
+    module = llvm.new_module("script")
+    _fill(module)
+    _work(module)
+    return Written(module, ["fill", "work"])
+
+
+class Runner(NamedTuple):
     fill: Any
     here: Any  # as functions of Python; the interpreter's lock is released while they run
     address: int
 
 
 @cache
-def compiled() -> Compiled:
+def runner() -> Runner:
     """`fill` completes a script's words for a call; `here` is what each thread of the team then does."""
-    module = llvm.new_module("script")
-    _fill(module)
-    _work(module)
-    fill, work = llvm.addresses(module, ["fill", "work"])
+    fill, work = text().addresses
     pointer, whole = ctypes.c_void_p, ctypes.c_int64
     of_fill = ctypes.CFUNCTYPE(None, pointer, pointer, whole, pointer, pointer)
-    return Compiled(of_fill(fill), ctypes.CFUNCTYPE(None, pointer)(work), work)
+    return Runner(of_fill(fill), ctypes.CFUNCTYPE(None, pointer)(work), work)
 
 
 def _fill(module: Any) -> None:
