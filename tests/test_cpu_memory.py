@@ -30,18 +30,24 @@ Allocate = Callable[..., Tensor]
 
 @contextmanager
 def allocating(allocate: Allocate) -> Iterator[None]:
-    """`allocate` instead of `memory.empty`, wherever the engine has it by name; workspaces are made anew."""
-    original = memory.empty
-    holders = [m for name, m in sys.modules.items() if name.startswith("elman.") and vars(m).get("empty") is original]
-    assert memory in holders
+    """`allocate` instead of `memory.empty` and `empty_like`, wherever the engine has it by name; workspaces are made anew."""
+    instead = {memory.empty: allocate, memory.empty_like: lambda tensor: allocate(tensor.shape, tensor.dtype)}
+    holders = [
+        (module, name, original)
+        for path, module in sys.modules.items()
+        if path.startswith("elman.")
+        for name, original in vars(module).items()
+        if original in (memory.empty, memory.empty_like)
+    ]
+    assert any(module is memory for module, _, _ in holders)
     memory.workspace.clear()
     try:
-        for module in holders:
-            vars(module)["empty"] = allocate
+        for module, name, original in holders:
+            setattr(module, name, instead[original])
         yield
     finally:
-        for module in holders:
-            vars(module)["empty"] = original
+        for module, name, original in holders:
+            setattr(module, name, original)
         memory.workspace.clear()
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from elman.cell import State as State
     from elman.describe import describe as describe
     from elman.explain.trace import trace as trace
+    from elman.frozen import Frozen as Frozen
+    from elman.frozen import freeze as freeze
     from elman.layers import GRU as GRU
     from elman.layers import LSTM as LSTM
     from elman.layers import RNN as RNN
@@ -32,6 +34,8 @@ _HOME = {
     "State": "elman.cell",
     "describe": "elman.describe",
     "trace": "elman.explain.trace",
+    "Frozen": "elman.frozen",
+    "freeze": "elman.frozen",
     "RNN": "elman.layers",
     "LSTM": "elman.layers",
     "GRU": "elman.layers",
@@ -51,12 +55,14 @@ __all__ = [
     "Cell",
     "CoupledLSTM",
     "CoupledPeepholeLSTM",
+    "Frozen",
     "PeepholeLSTM",
     "Recurrent",
     "State",
     "cells",
     "describe",
     "detach",
+    "freeze",
     "tbptt",
     "trace",
     "use_engine",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,9 +14,13 @@ from torch.nn.utils.rnn import PackedSequence
 from elman import cells, initialise
 from elman.cell import Cell
 from elman.layout import Direction, Weights, parameter_name, parameter_shapes
-from elman.recurrence import recur
+from elman.recurrence import States, recur, recur_quickly
 
 Hidden = Tensor | tuple[Tensor, ...]
+
+
+def _recur(layer: int, cell: Cell, x: Tensor, directions: Sequence[Direction], state: States) -> tuple[Tensor, States]:
+    return recur(cell, x, directions, state)
 
 
 class Recurrent(nn.Module):
@@ -94,6 +99,10 @@ class Recurrent(nn.Module):
         names = self._names[layer, reverse]
         return Weights(*[None if n is None else own[n] if n in own else getattr(self, n) for n in names])
 
+    def directions(self, layer: int) -> list[Direction]:
+        """What the directions of a layer run on."""
+        return [Direction(self.weights(layer, reverse), reverse) for reverse in self._directions]
+
     def each_weights(self) -> list[Weights]:
         """The parameters of every layer and direction: layer l, direction d at l * num_directions + d."""
         return [self.weights(layer, reverse) for layer in range(self.num_layers) for reverse in self._directions]
@@ -118,17 +127,25 @@ class Recurrent(nn.Module):
         Raises ValueError or RuntimeError, as torch.nn does, with both sizes, where shapes or dtypes
         do not fit.
         """
-        weights = self.each_weights()
-        x, batched = self._check_input(input, weights[0])
+        return self._read(input, hx, [self.directions(layer) for layer in range(self.num_layers)], _recur)
+
+    def _read(
+        self,
+        input: Tensor,
+        hx: Hidden | None,
+        layers: Sequence[Sequence[Direction]],
+        recur: Callable[[int, Cell, Tensor, Sequence[Direction], States], tuple[Tensor, States]],
+    ) -> tuple[Tensor, Any]:
+        """The same by other weights, and with something to run a layer by its number, cell, x (T, B, I or D*Y) and states."""
+        x, batched = self._check_input(input, layers[0][0].weights)
         state = self._check_state(hx, x, batched)
 
         finals: list[tuple[Tensor, ...]] = []
-        reverse, count = self._directions, self.num_directions
-        for layer in range(self.num_layers):
+        count = self.num_directions
+        for layer, directions in enumerate(layers):
             rows = slice(layer * count, (layer + 1) * count)
-            directions = [*map(Direction, weights[rows], reverse)]
             own = state if self.num_layers == 1 else tuple([s[rows] for s in state])  # each (D, B, width)
-            x, final = recur(self.cell, x, directions, own)  # (T, B, D*Y)
+            x, final = recur(layer, self.cell, x, directions, own)  # (T, B, D*Y)
             finals.append(final)
             if layer < self.num_layers - 1:
                 x = drop(x, self.dropout, self.training)
@@ -139,6 +156,44 @@ class Recurrent(nn.Module):
         elif self.batch_first:
             x = x.transpose(0, 1)
         return x, h_n[0] if len(self.cell.states) == 1 else h_n
+
+    def step(self, input: Tensor, state: Hidden | None = None) -> tuple[Tensor, Any]:
+        """Read one step of a sequence, x_t, and go on from where the last one ended.
+
+        input: (B, I), or (I,) unbatched. state: as hx of `forward`, zero if left out.
+
+        Returns the output of the last layer at this step, (B, Y) or (Y,), and the state to give to the next
+        step: what `forward` gives for a sequence of this one step. Hooks are not called. RuntimeError for a
+        bidirectional layer, whose reverse direction begins at the end of the sequence.
+        """
+        return self._step(
+            input, state, lambda x, state: recur_quickly(self.cell, x, self.directions(0), state), self.forward
+        )
+
+    def _step(
+        self,
+        input: Tensor,
+        state: Hidden | None,
+        quickly: Callable[[Tensor, States], tuple[Tensor, States] | None],
+        forward: Callable[..., tuple[Tensor, Any]],
+    ) -> tuple[Tensor, Any]:
+        alone = len(self.cell.states) == 1
+        if state is not None and input.dim() == 2 and self.num_layers == 1 and not self.bidirectional:
+            done = quickly(input, (state,) if alone else state)  # pyright: ignore[reportArgumentType]
+            if done is not None:
+                return done[0], done[1][0] if alone else done[1]
+        name = type(self).__name__
+        if self.bidirectional:
+            raise RuntimeError(
+                f"{name} is bidirectional: its reverse direction begins at the end of the sequence, so there are no steps; call it with the whole sequence"
+            )
+        if input.dim() not in (1, 2):
+            raise ValueError(
+                f"{name}: one step should be (B, {self.input_size}) or ({self.input_size},), got {tuple(input.shape)}"
+            )
+        time = 1 if self.batch_first and input.dim() == 2 else 0
+        output, state = forward(input.unsqueeze(time), state)
+        return output.squeeze(time), state
 
     def _check_input(self, input: Tensor, weights: Weights) -> tuple[Tensor, bool]:
         """The input as (T, B, I), and whether it had a batch dimension."""
@@ -184,6 +239,10 @@ class Recurrent(nn.Module):
                 raise RuntimeError(
                     f"{name}: the initial {state} is {tuple(value.shape)} but must be {shape} = "
                     f"({self.num_layers} layers x {self.num_directions} directions, {f'{batch} sequences, ' if batched else ''}{width})"
+                )
+            if value.device != x.device:
+                raise RuntimeError(
+                    f"{name}: the initial {state} is on {value.device} but the input is on {x.device}; move it: {state}.to({str(x.device)!r})"
                 )
             if value.dtype != x.dtype and not torch._C._is_any_autocast_enabled():
                 raise RuntimeError(

@@ -5,7 +5,8 @@ A wrong row is silent, so orders are stated here only, and tested against the fr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -36,6 +37,29 @@ class Direction(NamedTuple):
     reverse: bool
 
 
+def misfit(cell: Cell, x: Tensor, directions: Sequence[Direction], state: Sequence[Tensor]) -> str | None:
+    """Which weight does not fit the input and the state, and what it should be; or None."""
+    for weights, _ in directions:
+        for field, weight in zip(Weights._fields, weights, strict=True):
+            if weight is None:
+                continue
+            if weight.device != x.device:
+                return f"{field_name(field)} is on {weight.device} but the input is on {x.device}; move one with .to()"
+            if weight.layout != torch.strided:
+                return (
+                    f"{field_name(field)} has the layout {weight.layout} but must be dense; make it so with .to_dense()"
+                )
+            shape = None if cell.projected else _shapes(cell, x.shape[2], state[0].shape[2])[field]
+            if shape is not None and weight.shape != shape:
+                return (
+                    f"{field_name(field)} is {tuple(weight.shape)} but the cell {cell.name!r} with input_size={x.shape[2]} "
+                    f"and hidden_size={state[0].shape[2]} needs {shape}"
+                )
+            if weight.dtype != x.dtype and not torch._C._is_any_autocast_enabled():
+                return f"{field_name(field)} is {weight.dtype} but the input is {x.dtype}; convert one with .to()"
+    return None
+
+
 NAMES = {  # torch's names; `weight_ch`, the peepholes, is elman's
     "ih": "weight_ih_l{}{}",
     "hh": "weight_hh_l{}{}",
@@ -49,6 +73,16 @@ NAMES = {  # torch's names; `weight_ch`, the peepholes, is elman's
 def parameter_name(field: str, layer: int, reverse: bool) -> str:
     """torch's name of a weight: `weight_ih_l0`, `bias_hh_l1_reverse`."""
     return NAMES[field].format(layer, "_reverse" if reverse else "")
+
+
+def field_name(field: str) -> str:
+    """weight_ih for "ih", whatever the layer."""
+    return NAMES[field].partition("_l{}")[0]
+
+
+@cache
+def _shapes(cell: Cell, input_size: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
+    return parameter_shapes(cell, input_size, hidden_size)
 
 
 def parameter_shapes(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from elman import cpu, native, reference
 from elman.cell import Cell
-from elman.layout import Direction
+from elman.layout import Direction, misfit
 
 States = tuple[Tensor, ...]  # each (D, B, width)
 
@@ -93,8 +93,17 @@ def choose(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> Choice:
 
 
 def recur(cell: Cell, x: Tensor, directions: Sequence[Direction], state: States) -> tuple[Tensor, States]:
-    """Run one layer in all its directions: output (T, B, D*Y) and final states, (D, B, width) each."""
+    """Run one layer in all its directions: output (T, B, D*Y) and final states, (D, B, width) each.
+
+    RuntimeError for a weight of another shape, type or device.
+    """
+    done = recur_quickly(cell, x, directions, state)
+    if done is not None:
+        return done
     observer = _observer.get()
+    problem = misfit(cell, x, directions, state)
+    if problem:
+        raise RuntimeError(problem)
     choice = choose(cell, x, directions)
     if observer is not None:
         steps = []
@@ -106,6 +115,21 @@ def recur(cell: Cell, x: Tensor, directions: Sequence[Direction], state: States)
             run = _one_by_one(lambda *case, reverse: reference.run(*case, reverse=reverse, step=next(watched)))
             return run(cell, x, directions, state)
     return ENGINES[choice.engine].run(cell, x, directions, state)
+
+
+def recur_quickly(
+    cell: Cell, x: Tensor, directions: Sequence[Direction], state: States
+) -> tuple[Tensor, States] | None:
+    """As `recur`, for inference on the CPU where nothing is out of the ordinary; None, and nothing was done, otherwise.
+
+    x may also be one step, (B, I), and the output is then (B, D*Y).
+    """
+    return cpu.run_quickly(cell, x, directions, state) if may_be_quick(x) else None
+
+
+def may_be_quick(x: Tensor) -> bool:
+    """Whether nobody watches, asks for another engine, or records, transforms or redirects operations on x."""
+    return _observer.get() is None and _forced.get() in ("auto", "cpu") and cpu.ordinary(x)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ graph.py, derivative.py   the step as an expression graph, and its derivative
 phases.py                 either of them cut at its matrix products
 plan.py                   where every value lies
 kernels.py                the plan as programs over vectors (program.py, functions.py, product.py)
+quick.py                  inference again and again, with little around it
 llvm.py, compiled.py      compiled, and kept on disk
 system.py                 what differs between operating systems
 script.py, tables.py      kernels on tables of addresses
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +57,7 @@ def unsupported(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> str |
         return f"it is for the CPU, and the input is on {x.device.type}"
     if x.dtype not in DTYPES:
         return f"it has float32 and float64, and the input is {x.dtype}"
-    if torch.is_autocast_enabled("cpu") or not _of_dtype(x.dtype, directions):
+    if torch.is_autocast_enabled("cpu"):
         return "under autocast the dtypes are chosen operation by operation"
     if torch._C._get_tracing_state() is not None:
         return "torch.jit.trace follows torch's own operations only"
@@ -64,17 +66,36 @@ def unsupported(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> str |
     return _problem(cell)
 
 
-def _of_dtype(dtype: torch.dtype, directions: Sequence[Direction]) -> bool:
-    for weights, _ in directions:
-        for weight in weights:
-            if weight is not None and weight.dtype != dtype:
-                return False
-    return True
-
-
 def _transformed(x: Tensor) -> bool:
     """Whether vmap, grad, jvp or forward-mode differentiation is going on."""
     return peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
+
+
+def run_quickly(
+    cell: Cell, x: Tensor, directions: Sequence[Direction], state: tuple[Tensor, ...]
+) -> tuple[Tensor, tuple[Tensor, ...]] | None:
+    """As `run`, for inference of `ordinary` tensors as they lie as a rule; None, and nothing was done, for others."""
+    return _quick().infer(cell, x, directions, state)
+
+
+@cache
+def _quick() -> Any:
+    from elman.cpu import quick
+
+    return quick
+
+
+def ordinary(x: Tensor) -> bool:
+    """Whether an operation on x would just be done: nobody records, transforms or redirects it."""
+    return not (
+        torch.is_grad_enabled()
+        or not x.is_cpu
+        or torch._C._len_torch_dispatch_stack()
+        or torch.compiler.is_compiling()
+        or torch.is_autocast_enabled("cpu")
+        or torch._C._get_tracing_state() is not None
+        or _transformed(x)
+    )
 
 
 def run(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -41,7 +42,7 @@ class Form(NamedTuple):
         """With one thread where a team is not worth calling, for so many products with every weight."""
         anatomy, directions = cell.anatomy, len(self.reverse)
         columns = len(anatomy.input_gates) * self.inputs + len(anatomy.recurrent_gates) * self.units
-        work = products * self.steps * self.batch * self.units * columns * directions
+        work = products * threads.of_rows(self.steps * self.batch) * self.units * columns * directions
         return Sizes(*self[:5], directions, threads.of_team(work, self.threads))
 
 
@@ -98,15 +99,13 @@ def _chunk(cell: Cell, form: Form) -> int:
     return max(2, most // max(1, form.batch * columns) // 2 * 2)
 
 
-def span(cell: Cell, form: Form) -> int:
-    """How many steps an inference script has at most."""
-    return CHUNKS * _chunk(cell, form)
-
-
 @lru_cache(maxsize=256)
-def infer_script(cell: Cell, form: Form) -> Script:
-    sizes, (steps, batch, _, units) = form.sizes(cell), form[:4]
-    script = Script(sizes.dtype, sizes.threads)
+def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
+    """As many steps as one script may have. part: as `Script` has them; the first brings the weights into panels."""
+    form = form._replace(steps=min(form.steps, CHUNKS * _chunk(cell, form)))
+    sizes, (steps, batch, _, units) = form.sizes(cell)._replace(frozen=part != "whole"), form[:4]
+    script = Script(sizes.dtype, sizes.threads, part)
+    script.steps = steps
     directions, _ = _given(script, cell, form)
     width = sizes.directions * units
     xs = [_x(script, form) for _ in directions]
@@ -116,22 +115,24 @@ def infer_script(cell: Cell, form: Form) -> Script:
     gates = len(cell.anatomy.input_gates)
     chunk = min(steps, _chunk(cell, form))
     kernels = Kernels(cell, "infer", sizes)
-    first: list[Task] = []
+    packing: list[Task] = []
+    zeros: list[Task] = []
     shares: list[Linear] = []
     arrays: list[dict[str, Array]] = []
     for given, output in zip(directions, outputs, strict=True):
-        own, before = _start(script, kernels, given)
-        first += before
+        own, before, after = _start(script, kernels, given)
+        packing += before
+        zeros += after
         width = gates * units
         if gates:
             shares.append(_input_share(script, sizes, given, width, chunk * batch))
-            first += shares[-1].packing
+            packing += shares[-1].packing
         own["x"] = script.room(chunk * batch * width, batch * width, width)
         own[f"s.{cell.states[0]}"] = output
         for state in cell.states[1:]:  # by turns in two places
             own[f"s.{state}"] = script.room(2 * batch * units, batch * units, units)
         arrays.append(own)
-    script.stage(first)
+    script.begin(packing, zeros)
 
     for begin in range(0, steps, chunk):
         count = min(chunk, steps - begin)
@@ -162,23 +163,23 @@ def _finals(script: Script, cell: Cell, sizes: Sizes) -> list[list[Array]]:
     return [list(of) for of in zip(*[_by_direction(script, size, sizes.directions) for _ in cell.states], strict=True)]
 
 
-def _start(script: Script, kernels: Kernels, given: Given) -> tuple[dict[str, Array], list[Task]]:
-    """The arrays that all kernels read, and what is to be done before they do."""
+def _start(script: Script, kernels: Kernels, given: Given) -> tuple[dict[str, Array], list[Task], list[Task]]:
+    """The arrays that all kernels read, and what is to be done before they do: once for the weights, and for every call."""
     sizes = kernels.sizes
     arrays, tasks = {}, []
     if "hh" in given.weights:
         arrays, tasks = kernels.pack(script, given.weights["hh"], given.weights.get("b_hh"))
-    arrays["zeros"] = script.room(product.ACCUMULATORS * sizes.lanes)
+    arrays["zeros"] = script.kept(product.ACCUMULATORS * sizes.lanes)
     tasks.append(fill(arrays["zeros"], 1, product.ACCUMULATORS * sizes.lanes, sizes))
     arrays["memory"] = script.room(
         sizes.batch * kernels.todo.memory * sizes.padded, row=kernels.todo.memory * sizes.padded
     )
     arrays["p"] = given.weights.get("ch", arrays["zeros"])._replace(row=0)
     arrays["meeting"] = script.room(128 // sizes.dtype.itemsize)  # cache lines of its own
-    tasks.append(fill(arrays["meeting"], 1, 128 // sizes.dtype.itemsize, sizes))
     for state, array in zip(kernels.cell.states, given.state, strict=True):
         arrays[f"s0.{state}"] = array
-    return arrays, tasks
+    meeting = fill(arrays["meeting"], 1, 128 // sizes.dtype.itemsize, sizes)
+    return arrays, tasks, [meeting] if kernels.parties > 1 else []
 
 
 def _input_share(script: Script, sizes: Sizes, given: Given, width: int, rows: int) -> Linear:
@@ -198,8 +199,8 @@ def forward_script(cell: Cell, form: Form) -> Script:
     kernels, gates = Kernels(cell, "forward", sizes), len(cell.anatomy.input_gates)
     stages: list[list[Task]] = [[], [], [], []]
     for d, (given, of) in enumerate(zip(directions, finals, strict=True)):
-        own, before = _start(script, kernels, given)
-        stages[0] += before
+        own, *before = _start(script, kernels, given)
+        stages[0] += chain(*before)
         sequences = _kept(script, cell, sizes, own, output.at(column=d * units))
         if gates:
             share = _input_share(script, sizes, given, gates * units, steps * batch)
@@ -245,8 +246,8 @@ def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
     runs: list[Task] = []
     all_arrays, all_sequences = [], []
     for d, given in enumerate(directions):
-        own, before = _start(script, kernels, given)
-        first += before
+        own, *before = _start(script, kernels, given)
+        first += chain(*before)
         all_sequences.append(_kept(script, cell, sizes, own, output.at(column=d * units)))
         d_out = None if d_output is None else d_output.at(column=d * units)
         first += _adjoints(script, made, sizes, own, d_out, d_finals[d])

@@ -43,8 +43,8 @@ class Linear:
         tiling = product.tiling(max(rows, 1), blocks, 1, self.depth, self.itemsize)
         self.tall, self.panels = tiling.rows, cut(blocks, tiling.blocks)
         self.lying, self.weight = transposed and sizes.few, weight
-        self.packed = script.room(0 if self.lying else blocks * sizes.lanes * self.depth)
-        self.bias = script.room(blocks * sizes.lanes)
+        self.packed = script.kept(0 if self.lying else blocks * sizes.lanes * self.depth)
+        self.bias = script.kept(blocks * sizes.lanes)
         if self.lying:
             kernel, words = 0, ()
         elif transposed:
@@ -63,7 +63,7 @@ class Linear:
     def __call__(self, x: Array, out: Array, rows: int, *, add: bool = False) -> list[Task]:
         """x (M, K) and out (M, N); with `add` the result is added to out."""
         kernel, tasks = linear(self.itemsize, add), []
-        work, available = rows * self.units * self.depth, self.sizes.threads
+        work, available = threads.of_rows(rows) * self.units * self.depth, self.sizes.threads
         parts = [(*part, 0, self.panels.number) for part in threads.shares(rows, work, available)]
         if rows < FEW * available:  # panels are shared, not rows
             parts = [(0, rows, k, k + n) for k, n in threads.shares(self.panels.number, work, available)]

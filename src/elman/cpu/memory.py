@@ -10,12 +10,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+_CPU = torch.device("cpu")
 KEPT_BYTES = 1 << 28  # a larger buffer does not outlive the call
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """A new tensor, not filled, 64-byte aligned."""
-    return torch.empty(shape, dtype=dtype)
+    """A new tensor, not filled, 64-byte aligned; on the CPU, whatever the default device is."""
+    return torch.empty(shape, dtype=dtype, device=_CPU)
+
+
+def empty_like(tensor: Tensor) -> Tensor:
+    """The same, of a contiguous tensor's shape and type."""
+    return torch.empty_like(tensor)
 
 
 class Buffer(NamedTuple):

@@ -54,7 +54,7 @@ def run(cell: Cell, x: Tensor, directions: Sequence[Direction], state: States) -
         reverse = [direction.reverse for direction in directions]
         output, *rest = _Layer.apply(cell, reverse, x, *given)
     else:
-        return passes.infer(cell, _rows(x), _readable(directions), _dense_all(state))
+        return passes.infer(cell, rows(x), readable(directions), _dense_all(state))
     return output, tuple(rest[: len(state)])
 
 
@@ -83,21 +83,21 @@ def _directions(inputs: Inputs) -> Sequence[Direction]:
     for d, back in enumerate(reverse):
         own = dict(zip(fields, _share_of(weights, d, reverse), strict=True))
         found.append(Direction(Weights(*[own.get(field) for field in range(len(Weights._fields))]), back))
-    return _readable(found)
+    return readable(found)
 
 
-def _readable(directions: Sequence[Direction]) -> Sequence[Direction]:
+def readable(directions: Sequence[Direction]) -> Sequence[Direction]:
     """The directions with weights that the kernels can read: as a rule these themselves."""
     for weights, _ in directions:
         for weight in weights:
             if weight is not None and not _is_dense(weight):
-                return [_made_readable(direction) for direction in directions]
+                return [_madereadable(direction) for direction in directions]
         if weights.ch is not None and not weights.ch.is_contiguous():
-            return [_made_readable(direction) for direction in directions]
+            return [_madereadable(direction) for direction in directions]
     return directions
 
 
-def _made_readable(direction: Direction) -> Direction:
+def _madereadable(direction: Direction) -> Direction:
     weights = Weights(*[w if w is None else _dense(w) for w in direction.weights])
     if weights.ch is not None:
         weights = weights._replace(ch=weights.ch.contiguous())
@@ -122,7 +122,7 @@ def _dense_all(state: Sequence[Tensor]) -> States:
     return tuple([_dense(s) for s in state])
 
 
-def _rows(x: Tensor) -> Tensor:
+def rows(x: Tensor) -> Tensor:
     """x (T, B, I), whose steps lie one behind the other as the rows of a step do."""
     x = _dense(x)
     steps, batch, _ = x.shape
@@ -136,13 +136,13 @@ def _share_of(all_of_them: Sequence[Any], direction: int, directions: Sequence[A
 
 
 def _infer(*inputs: Any) -> list[Tensor]:
-    output, finals = passes.infer(_cell(inputs[0]), _rows(inputs[1]), _directions(inputs), _dense_all(inputs[4]))
+    output, finals = passes.infer(_cell(inputs[0]), rows(inputs[1]), _directions(inputs), _dense_all(inputs[4]))
     return [output, *finals]
 
 
 def _forward(*inputs: Any) -> list[Tensor]:
     output, finals, saved = passes.forward(
-        _cell(inputs[0]), _rows(inputs[1]), _directions(inputs), _dense_all(inputs[4])
+        _cell(inputs[0]), rows(inputs[1]), _directions(inputs), _dense_all(inputs[4])
     )
     return [output, *finals, *(tensor for of in saved for tensor in (of.share, of.extra, *of.states))]
 
@@ -175,7 +175,7 @@ def _gradients(
     parts = [_share_of(kept, d, directions) for d in range(len(directions))]
     saved = [Saved(of[0], of[1], tuple(of[2:])) for of in parts]
     d_output, *d_finals = [None if d is None else _dense(d) for d in cotangents]
-    return passes.backward(cell, _rows(x), directions, _dense_all(state), output, saved, d_output, d_finals, wanted)
+    return passes.backward(cell, rows(x), directions, _dense_all(state), output, saved, d_output, d_finals, wanted)
 
 
 library.impl("infer", _infer, "CPU")
@@ -255,7 +255,7 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, cell: Cell, reverse: Sequence[bool], x: Tensor, *given: Tensor | None) -> tuple[Tensor, ...]:
         directions, state = _from_operands(given, reverse)
-        output, finals, saved = passes.forward(cell, _rows(x), directions, _dense_all(state))
+        output, finals, saved = passes.forward(cell, rows(x), directions, _dense_all(state))
         ctx.cell, ctx.reverse, ctx.count = cell, reverse, len(given)
         ctx.save_for_backward(x, *given, output, *[t for of in saved for t in (of.share, of.extra, *of.states)])
         ctx.set_materialize_grads(False)
@@ -279,7 +279,7 @@ def _from_operands(given: Sequence[Any], reverse: Sequence[bool]) -> tuple[Seque
     """The opposite of `passes.operands`."""
     fields = len(Weights._fields)
     parts = [Direction(Weights(*given[d * fields : (d + 1) * fields]), back) for d, back in enumerate(reverse)]
-    return _readable(parts), tuple(given[fields * len(reverse) :])
+    return readable(parts), tuple(given[fields * len(reverse) :])
 
 
 def _by_reference(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from elman.cell import Cell
-from elman.cpu import layer_scripts, threads
+from elman.cpu import threads
 from elman.cpu.layer_scripts import Form, Wanted, backward_script, forward_script, infer_script
 from elman.cpu.memory import empty
 from elman.cpu.plan import plan
@@ -60,10 +60,8 @@ def infer(cell: Cell, x: Tensor, directions: Sequence[Direction], state: States)
     begin = 0
     while begin < steps and batch:
         given = operands(directions, state)
-        form = form_of(x, directions, state, given)
-        length = min(steps - begin, layer_scripts.span(cell, form))
-        if length < steps:
-            form = form._replace(steps=length)
+        form = form_of(x, directions, state, given)._replace(steps=steps - begin)
+        length = infer_script(cell, form).steps
         # Each direction has steps of its own, and is given x and the output from there on.
         firsts = [steps - begin - length if reverse else begin for _, reverse in directions]
         addresses = [t.data_ptr() for t in given if t is not None]

@@ -40,29 +40,49 @@ class Task(NamedTuple):
 
 
 class Script:
-    """Write it with `given`, `room` and `stage`; then `close`, and call it with the addresses of what is given."""
+    """Write it with `given`, `room` and `stage`; then `close`, and call it with the addresses of what is given.
 
-    def __init__(self, dtype: torch.dtype, threads: int) -> None:
+    part: "whole"; or "first", which fills what is kept, and "rest", which runs on that any number of times.
+    """
+
+    def __init__(self, dtype: torch.dtype, threads: int, part: str = "whole") -> None:
         self.dtype = dtype
         self._threads = threads  # at most
-        self._given = 0
+        self._part = part
+        self.keeps: list[int] = []  # numbers in each array that a part is given after all others
+        self.steps = 0  # of a sequence, that it makes
+        self.given_count = 0  # arrays
         self._rooms: list[int] = []
         self._stages: list[list[Task]] = []
         self._together = 1  # threads that it cannot do without
 
     def given(self, time: int = 0, row: int = 0) -> Array:
         """An array whose address is the next one of the call."""
-        self._given += 1
-        return Array(self._given, 0, time, row)
+        self.given_count += 1
+        return Array(self.given_count, 0, time, row)
 
     def room(self, size: int, time: int = 0, row: int = 0) -> Array:
         """So many numbers of the workspace. What they hold at the beginning is not defined."""
         self._rooms.append(max(1, size))
         return Array(-len(self._rooms), 0, time, row)
 
+    def kept(self, size: int, row: int = 0) -> Array:
+        """The same, for what the first part leaves to the rest: of a part, an array that is given."""
+        if self._part == "whole":
+            return self.room(size, row=row)
+        self.keeps.append(max(1, size))
+        return self.given(row=row)
+
+    def begin(self, keeping: Sequence[Task], others: Sequence[Task]) -> None:
+        """The first stage: what fills kept arrays, and what else comes before everything."""
+        tasks = {"whole": [*keeping, *others], "first": keeping, "rest": others}[self._part]
+        self._stages = [list(tasks)] if tasks else []
+
     def stage(self, tasks: Iterable[Task], *, together: bool = False) -> None:
         """The next stage; `together` if its tasks wait for each other."""
         tasks = list(tasks)
+        if self._part == "first":
+            return
         if tasks:
             self._stages.append(tasks)
         if together:
@@ -71,7 +91,7 @@ class Script:
     def close(self) -> Script:
         """Nothing is added from now on. Large rooms come first, so that scripts share the workspace well."""
         order = sorted(range(len(self._rooms)), key=lambda number: -self._rooms[number])
-        base_of_room = {-1 - number: 1 + self._given + place for place, number in enumerate(order)}
+        base_of_room = {-1 - number: 1 + self.given_count + place for place, number in enumerate(order)}
         self._rooms = [self._rooms[number] for number in order]
         self.stages = [len(tasks) for tasks in self._stages]  # tasks of each
         self._threads = min(self._threads, max(self.stages, default=1))
@@ -100,26 +120,31 @@ class Script:
                     bases.append(0)
         self._stages = []
         self._words, self._bases = array("q", words), array("q", bases)
+        self._addresses = self._words.buffer_info()[0], self._bases.buffer_info()[0], len(words)
         self._seen: tuple[object, list[int]] = (None, [])
         return self
 
     def __call__(self, addresses: Sequence[int]) -> bool:
         """Run it on arrays at these addresses. False, and nothing was done, if there are too few threads for it."""
-        assert len(addresses) == self._given
+        assert len(addresses) == self.given_count
         if self._threads < self._together:
             return False
         known = array("q", (0, *addresses, *self._places()))
-        count = len(self._words)
-        words = workspace.words(count)
+        words = workspace.words(len(self._words))
         place, known_place = words.buffer_info()[0], known.buffer_info()[0]
         runner = team.runner()
-        runner.fill(self._words.buffer_info()[0], self._bases.buffer_info()[0], count, known_place, place)
         if self._threads > 1:
+            runner.fill(*self._addresses, known_place, place)
             system.parallel()(runner.address, place, self._threads, 0)
         else:
-            runner.here(place)
+            runner.fill_and_work(*self._addresses, known_place, place)
         workspace.trim()
         return words[team.REFUSED] == 0
+
+    @property
+    def contents(self) -> tuple[bytes, bytes]:
+        """Two scripts of the same contents do the same with the same addresses."""
+        return self._words.tobytes(), self._bases.tobytes()
 
     def _places(self) -> list[int]:
         """Where the rooms are: looked up again when the workspace has other buffers."""

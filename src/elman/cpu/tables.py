@@ -30,6 +30,7 @@ class Sizes(NamedTuple):
     dtype: torch.dtype
     directions: int
     threads: int
+    frozen: bool = False  # whether weights are brought into panels once for many calls
 
     @property
     def padded(self) -> int:
@@ -40,7 +41,7 @@ class Sizes(NamedTuple):
     @property
     def few(self) -> bool:
         """Whether there is so little to multiply that weights are read as they lie. No matter how many threads there are."""
-        return self.steps * self.batch <= SHORT
+        return self.steps * self.batch <= SHORT and not self.frozen
 
     @property
     def lanes(self) -> int:
@@ -57,8 +58,9 @@ class Kernels:
         self.cell, self.which, self.sizes = cell, which, sizes
         self.todo: Pass = getattr(plan(cell), which)
         blocks = sizes.padded // sizes.lanes
-        step = sizes.batch * sizes.units**2 * max(1, len(cell.anatomy.recurrent_gates))
-        work, available = sizes.steps * sizes.directions * step, max(1, sizes.threads // sizes.directions)
+        row = sizes.units**2 * max(1, len(cell.anatomy.recurrent_gates))
+        step, work = sizes.batch * row, threads.of_rows(sizes.steps * sizes.batch) * sizes.directions * row
+        available = max(1, sizes.threads // sizes.directions)
         self.rows, self.blocks = threads.shares(sizes.batch, work, available), [(0, blocks)]
         weights = sum(self.bytes_of(each) for products in self.todo.products for each in products)
         # Weights that no second-level cache holds are divided, so that each thread has to read a part only.
@@ -88,9 +90,9 @@ class Kernels:
         for number, (products, (_, cuts)) in enumerate(zip(self.todo.products, self.cuts, strict=True)):
             for index, each in enumerate(products):
                 name, vectors, depth = f"{number}.{index}", max(1, len(each.gates)), sizes.units * each.slots
-                rooms[f"{name} weights"] = room = script.room(0 if self.lying else sizes.padded * vectors * depth)
+                rooms[f"{name} weights"] = room = script.kept(0 if self.lying else sizes.padded * vectors * depth)
                 if each.gates:
-                    rooms[f"{name} bias"] = of_bias = script.room(sizes.padded * vectors)
+                    rooms[f"{name} bias"] = of_bias = script.kept(sizes.padded * vectors)
                     if bias is None:
                         tasks.append(fill(of_bias, 1, sizes.padded * vectors, sizes))
                 for (first, _), panels in zip(self.blocks, cuts, strict=True):

@@ -32,27 +32,40 @@ def text() -> Written:
     module = llvm.new_module("script")
     _fill(module)
     _work(module)
-    return Written(module, ["fill", "work"])
+    _both(module)
+    return Written(module, ["fill", "work", "fill_and_work"])
 
 
 class Runner(NamedTuple):
+    """Functions of Python; the interpreter's lock is released while they run. `address`: of `work`."""
+
     fill: Any
-    here: Any  # as functions of Python; the interpreter's lock is released while they run
+    fill_and_work: Any
     address: int
 
 
 @cache
 def runner() -> Runner:
-    """`fill` completes a script's words for a call; `here` is what each thread of the team then does."""
-    fill, work = text().addresses
+    """`fill` completes a script's words for a call; `work` is what each thread of the team then does."""
+    fill, work, both = text().addresses
     pointer, whole = ctypes.c_void_p, ctypes.c_int64
-    of_fill = ctypes.CFUNCTYPE(None, pointer, pointer, whole, pointer, pointer)
-    return Runner(of_fill(fill), ctypes.CFUNCTYPE(None, pointer)(work), work)
+    kind = ctypes.CFUNCTYPE(None, pointer, pointer, whole, pointer, pointer)
+    return Runner(kind(fill), kind(both), work)
+
+
+FILL = {"script": POINTER, "bases": POINTER, "count": INT, "known": POINTER, "words": POINTER}
+
+
+def _both(module: Any) -> None:
+    """For one thread."""
+    p = Program(module, "fill_and_work", FILL, 8, 1)
+    p.builder.call(module.get_global("fill"), [value.ir for value in p.given.values()])
+    p.builder.call(module.get_global("work"), [p.given["words"].ir])
+    p.done()
 
 
 def _fill(module: Any) -> None:
-    arguments = {"script": POINTER, "bases": POINTER, "count": INT, "known": POINTER, "words": POINTER}
-    p = Program(module, "fill", arguments, 8, 1)
+    p = Program(module, "fill", FILL, 8, 1)
     script, bases, known, words = (p.given[name] for name in ("script", "bases", "known", "words"))
     with p.loop(0, p.given["count"]) as n:
         p.store_word(p.load_word(script, n, INT) + p.load_word(known, p.load_word(bases, n, INT), INT), words, n)

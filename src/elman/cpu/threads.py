@@ -14,6 +14,7 @@ from elman.cpu import system
 
 SMALL = 1 << 20  # multiplications below which work is not shared
 TEAM = 8  # times as many in all, below which a second thread is not worth waking
+WAIT = 8  # rows that take no less time than so many: what waits is the reading of their weights
 _forked = False
 
 
@@ -34,6 +35,11 @@ def available() -> int:
 def of_team(multiplications: int, threads: int) -> int:
     """How many threads are called for so much work."""
     return threads if multiplications >= TEAM * SMALL else 1
+
+
+def of_rows(rows: int) -> int:
+    """As many rows as would take that long if they were many."""
+    return max(rows, WAIT)
 
 
 def shares(count: int, multiplications: int, threads: int) -> list[tuple[int, int]]:
