@@ -14,9 +14,12 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
+from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple, TypeVar
 
 import pytest
@@ -30,6 +33,7 @@ from cases import inputs, layer, normal, recurrent, run, weighted
 from elman import Cell, Recurrent, State
 from elman.cpu import memory, threads
 from elman.recurrence import Choice
+from test_cpu_memory import allocating
 
 T = TypeVar("T")
 LONG = 120  # seconds, after which something hangs
@@ -539,6 +543,115 @@ def test_checkpoints(name: str, reentrant: bool, teams: list[int]) -> None:
     weighted(results).backward()
     found = [leaf.grad for leaf in (*leaves, *own.parameters()) if leaf.grad is not None]
     assert equal((*results, *found), alone(name)[len(results) :])
+
+
+# A call that fails.
+
+
+class NoMemoryError(RuntimeError): ...
+
+
+EVERY = 1 << 62  # time
+
+
+class Memory:
+    """What is allocated, so many times at most, and given back: it then holds NaN, and nobody may write to it."""
+
+    def __init__(self) -> None:
+        self.most = EVERY
+        self.count = 0
+        self.freed: list[Tensor] = []
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        if self.count == self.most:
+            raise NoMemoryError
+        self.count += 1
+        numbers = torch.empty(shape, dtype=dtype)
+        given = numbers.view(shape)
+        weakref.finalize(given, self.free, numbers)
+        return given
+
+    def free(self, numbers: Tensor) -> None:
+        self.freed.append(numbers.fill_(torch.nan))
+
+
+def test_a_call_without_memory() -> None:
+    exact = {name: alone(name)[: 1 + len(call(name).states)] for name in ("smaller", "small", "rows")}
+    for most in itertools.count():
+        given = Memory()
+        with allocating(given.empty):
+            for name in ("smaller", "small"):
+                assert equal(inferred(*call(name)), exact[name])
+            given.most = given.count + most
+            try:
+                inferred(*call("rows"))
+            except NoMemoryError:
+                failed = True
+            else:
+                failed = False
+            given.most = EVERY
+            for name in ("small", "smaller", "rows", "small"):
+                assert equal(inferred(*call(name)), exact[name]), (name, most)
+        assert all(numbers.isnan().all() for numbers in given.freed), most
+        if not failed:
+            break
+    assert most > 2 * len(exact["rows"])  # failed at every result, and at every room of the workspace
+
+
+@contextmanager
+def at_every_line(of: str, do: Callable[[], None]) -> Iterator[None]:
+    """`do` wherever, in files of this name of the engine, Python might handle a signal: before every line."""
+    before = sys.gettrace()
+
+    def line(frame: FrameType, event: str, argument: Any) -> Any:
+        if event == "line":
+            do()
+        return line
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        path = Path(frame.f_code.co_filename)
+        return line if (path.parent.name, path.stem) in [("cpu", name) for name in of.split()] else None
+
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+@pytest.mark.parametrize(
+    ("kept", "afterwards"),
+    [(memory.KEPT_BYTES, ("small", "smaller", "rows", "small")), (1 << 16, ("rows", "small", "rows"))],
+    ids=["kept", "given-back"],
+)
+def test_a_call_that_is_interrupted(kept: int, afterwards: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "KEPT_BYTES", kept)
+    exact = {name: alone(name)[: 1 + len(call(name).states)] for name in ("smaller", "small", "rows")}
+    lines = itertools.count()
+
+    def interrupt() -> None:
+        if next(lines) == number:
+            raise KeyboardInterrupt
+
+    for number in itertools.count():
+        given = Memory()
+        with allocating(given.empty):
+            for name in ("smaller", "small"):
+                assert equal(inferred(*call(name)), exact[name])
+            lines = itertools.count()
+            try:
+                with at_every_line("memory script", interrupt):
+                    inferred(*call("rows"))
+            except KeyboardInterrupt:
+                interrupted = True
+            else:
+                interrupted = False
+            for name in afterwards:
+                assert equal(inferred(*call(name)), exact[name]), (name, number)
+        assert all(numbers.isnan().all() for numbers in given.freed), number
+        if not interrupted:
+            break
+    assert number > 50
 
 
 # Modes.
