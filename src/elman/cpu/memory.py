@@ -28,6 +28,7 @@ class Workspace(threading.local):
     """Buffers in order, one set for each thread of Python, as large as they were ever needed."""
 
     def __init__(self) -> None:
+        self.busy = False  # whether a call is using it
         self.clear()
 
     def clear(self) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 
 from elman.cpu import team, threads
-from elman.cpu.memory import workspace
+from elman.cpu.memory import Workspace, workspace
 
 
 class Array(NamedTuple):
@@ -108,23 +108,28 @@ class Script:
         assert len(addresses) == self._given
         if self._threads < self._together:
             return False
-        known = array("q", (0, *addresses, *self._places()))
-        count = len(self._words)
-        words = workspace.words(count)
-        place, known_place = words.buffer_info()[0], known.buffer_info()[0]
-        compiled = team.compiled()
-        compiled.fill(self._words.buffer_info()[0], self._bases.buffer_info()[0], count, known_place, place)
-        if self._threads > 1:
-            threads.parallel()(compiled.address, place, self._threads, 0)
-        else:
-            compiled.here(place)
-        workspace.trim()
-        return words[team.REFUSED] == 0
+        own = Workspace() if workspace.busy else workspace  # a signal's handler may call in the midst of a call
+        try:
+            own.busy = True
+            known = array("q", (0, *addresses, *self._places(own)))
+            count = len(self._words)
+            words = own.words(count)
+            place, known_place = words.buffer_info()[0], known.buffer_info()[0]
+            compiled = team.compiled()
+            compiled.fill(self._words.buffer_info()[0], self._bases.buffer_info()[0], count, known_place, place)
+            if self._threads > 1:
+                threads.parallel()(compiled.address, place, self._threads, 0)
+            else:
+                compiled.here(place)
+            own.trim()
+            return words[team.REFUSED] == 0
+        finally:
+            own.busy = False
 
-    def _places(self) -> list[int]:
+    def _places(self, own: Workspace) -> list[int]:
         """Where the rooms are: looked up again when the workspace has other buffers."""
         seen, places = self._seen
-        if seen is not workspace.buffers:
-            places = workspace.addresses(self._rooms, self.dtype)
-            self._seen = workspace.buffers, places
+        if seen is not own.buffers:
+            places = own.addresses(self._rooms, self.dtype)
+            self._seen = own.buffers, places
         return places
