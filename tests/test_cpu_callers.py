@@ -689,6 +689,7 @@ MODES: dict[str, Callable[[], Any]] = {
 
 def test_a_workspace_that_grows_in_one_mode_serves_the_others() -> None:
     sizes = ("smaller", "small", "rows")
+    exact = {name: alone(name) for name in sizes}
     count = 1 + len(call("rows").states)
     for modes in itertools.product((True, False), repeat=len(sizes)):
         memory.workspace.clear()
@@ -697,9 +698,34 @@ def test_a_workspace_that_grows_in_one_mode_serves_the_others() -> None:
                 with torch.inference_mode():
                     results = run(*call(name))
                 assert all(result.is_inference() for result in results)
-                assert equal(results, alone(name)[:count]), (name, modes)
+                assert equal(results, exact[name][:count]), (name, modes)
             else:
-                assert equal(trained(*call(name)), alone(name)[count:]), (name, modes)
+                assert equal(trained(*call(name)), exact[name][count:]), (name, modes)
+
+
+@pytest.mark.parametrize("name", ["small", "rows"])
+def test_modes_within_modes(name: str, teams: list[int]) -> None:
+    of, x, states = call(name)
+    assert len(states) == 2
+    count = 1 + len(states)
+    torchs = nn.LSTM(of.input_size, of.hidden_size, bidirectional=of.bidirectional)
+    torchs.load_state_dict(of.state_dict())
+    differentiated = 0
+    for depth in range(1, 4):
+        for modes in itertools.product(MODES, repeat=depth):
+            with ExitStack() as entered:
+                for mode in modes:
+                    entered.enter_context(MODES[mode]())
+                results = run(of, x, states)
+                expected = run(torchs, x, states)
+            assert equal(results, alone(name)[:count]), modes
+            assert [r.is_inference() for r in results] == [r.is_inference() for r in expected], modes
+            assert [r.requires_grad for r in results] == [r.requires_grad for r in expected], modes
+            if results[0].requires_grad and depth < 3:
+                d = torch.autograd.grad(weighted(results), list(of.parameters()))
+                assert equal(d, alone(name)[2 * count + 1 + len(states) :]), modes
+                differentiated += 1
+    assert differentiated > 8
 
 
 def outcome(make: Callable[[], tuple[Tensor, tuple[Tensor, Tensor]]]) -> Any:

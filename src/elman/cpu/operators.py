@@ -51,7 +51,7 @@ def run(cell: Cell, x: Tensor, directions: Sequence[Direction], state: States) -
         reverse = [direction.reverse for direction in directions]
         operator = torch.ops.elman.forward if training else torch.ops.elman.infer
         output, *rest = operator(name_of(cell), x, weights, fields, state, reverse)
-    elif training:
+    elif training and not torch.is_inference_mode_enabled():  # which `enable_grad` inside it does not end
         reverse = [direction.reverse for direction in directions]
         output, *rest = _Layer.apply(cell, reverse, x, *given)
     else:
