@@ -545,6 +545,25 @@ def test_checkpoints(name: str, reentrant: bool, teams: list[int]) -> None:
     assert equal((*results, *found), alone(name)[len(results) :])
 
 
+def test_a_name_that_two_ask_for_at_once_is_known_to_both() -> None:
+    from elman.cpu import operators
+
+    lines, number = itertools.count(), 0
+
+    def another() -> None:
+        if next(lines) == number:
+            assert operators._cell(operators.name_of(own)) is own
+
+    while True:
+        own, lines = Cell(own_step, gates=("a", "b"), name=f"asked for at line {number}"), itertools.count()
+        with at_every_line("operators", another):
+            assert operators.name_of(own).startswith(own.name)
+        if next(lines) <= number:
+            break
+        number += 1
+    assert number > 4
+
+
 # A call that fails.
 
 

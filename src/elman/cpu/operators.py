@@ -65,8 +65,9 @@ def name_of(cell: Cell) -> str:
         nodes = [(n.op, [a.index for a in n.arguments], n.name, n.value) for n in plan(cell).forward.graph.nodes]
         outputs = [(name, node.index) for name, node in plan(cell).forward.graph.outputs.items()]
         form = repr((cell.gates, cell.states, cell.vectors, cell.anatomy, nodes, outputs))
-        _names[cell] = f"{cell.name}-{hashlib.sha256(form.encode()).hexdigest()[:16]}"
-        _cells[_names[cell]] = cell
+        name = f"{cell.name}-{hashlib.sha256(form.encode()).hexdigest()[:16]}"
+        _cells[name] = cell  # before another thread can be told the name
+        _names[cell] = name
     return _names[cell]
 
 
