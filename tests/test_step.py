@@ -15,6 +15,7 @@ import elman
 from cases import CELLS, as_tuple, close, gradients, hidden, inputs, layer, normal, run
 from elman import Recurrent
 from elman.cpu import quick
+from test_cpu import neg_view, zero_tensor
 
 ALL = (*CELLS, "projected_lstm")
 
@@ -115,8 +116,8 @@ def test_a_frozen_layer_is_a_copy() -> None:
         before = run(of, x, states)
         frozen, later = elman.freeze(of), elman.freeze(of)
         assert all(torch.equal(a, b) for a, b in zip(run(frozen, x, states), before, strict=True))
-        of.weight_hh_l0.mul_(2)
-        of.weight_ih_l0.data = torch.zeros_like(of.weight_ih_l0)
+        of.get_parameter("weight_hh_l0").mul_(2)
+        of.get_parameter("weight_ih_l0").data = torch.zeros(57, 5, dtype=torch.float64)
         for each in (frozen, later, copy.deepcopy(frozen), pickle.loads(pickle.dumps(frozen))):
             assert all(torch.equal(a, b) for a, b in zip(run(each, x, states), before, strict=True))
             by_step = by_steps(each, x, states)
@@ -200,11 +201,11 @@ def test_weights_are_read_at_every_call() -> None:
     x, states = inputs(of, 6, 3)
     same(of, x, states)
     with torch.no_grad():
-        of.weight_hh_l0.add_(0.1)
+        of.get_parameter("weight_hh_l0").add_(0.1)
     same(of, x, states)
     of.weight_hh_l0.data = normal(19, 76, seed=3).t()  # other strides
     same(of, x, states)
-    of.weight_ih_l0.detach().numpy()[:] *= 0.5
+    of.get_parameter("weight_ih_l0").detach().numpy()[:] *= 0.5
     same(of, x, states)
     of.bias_hh_l0 = nn.Parameter(normal(76, seed=4))
     same(of, x, states)
@@ -220,9 +221,9 @@ def test_layouts_and_marks() -> None:
     for other in (x.transpose(0, 1), x.transpose(1, 2), x[:, :, :1].expand(4, 4, 4), x[::2], x.flip(0)):
         same(of, other, states)
     same(of, x, tuple(s.transpose(1, 2) for s in states))
-    same(of, torch._neg_view(x), states)
-    same(of, torch._efficientzerotensor(x.shape, dtype=x.dtype), states)
-    same(of, x, tuple(torch._neg_view(s) for s in states))
+    same(of, neg_view(x), states)
+    same(of, zero_tensor(x.shape, dtype=x.dtype), states)
+    same(of, x, tuple(neg_view(s) for s in states))
 
 
 def test_ordinary_inference_takes_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:

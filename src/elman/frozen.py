@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,15 @@ from elman.layers import Hidden, Recurrent
 from elman.layout import Direction, Weights
 from elman.recurrence import States, may_be_quick, recur
 
+if TYPE_CHECKING:
+    from elman.cpu.quick import Packed
+
 
 class Frozen(nn.Module):
     """A copy of a layer for inference on the CPU, with its weights as they were when it was made; see `freeze`."""
+
+    _layer: Recurrent
+    _packed: list[Packed]
 
     def __init__(self, layer: Recurrent) -> None:
         super().__init__()

@@ -34,12 +34,13 @@ class Workspace(threading.local):
     """Buffers in order, one set for each thread of Python, as large as they were ever needed."""
 
     def __init__(self) -> None:
+        self.busy = False  # whether a call is using it
         self.clear()
 
     def clear(self) -> None:
         """Give the memory of this thread's buffers back."""
+        self.buffers = object()  # another one whenever they are others, and before they are
         self._buffers: dict[torch.dtype, list[Buffer]] = {}
-        self.buffers = object()  # another one whenever they are others
         self._words = array("q")
         self._large = False
 
@@ -48,11 +49,11 @@ class Workspace(threading.local):
         have = self._buffers.setdefault(dtype, [])
         for number, size in enumerate(sizes):
             if number == len(have) or have[number].size < size:
+                self.buffers = object()  # if there is no memory, or an interrupt, addresses are looked up again
                 del have[number:]  # those after it are no larger; and never two at once
                 with torch.inference_mode(False):  # a tensor made in that mode could not be written outside of it
                     numbers = empty((size,), dtype)
                 have.append(Buffer(numbers, size, numbers.data_ptr()))
-                self.buffers = object()
                 self._large |= size * dtype.itemsize > KEPT_BYTES
         return [buffer.address for buffer in have[: len(sizes)]]
 

@@ -50,7 +50,7 @@ def run(cell: Cell, x: Tensor, directions: Sequence[Direction], state: States) -
         reverse = [direction.reverse for direction in directions]
         operator = torch.ops.elman.forward if training else torch.ops.elman.infer
         output, *rest = operator(name_of(cell), x, weights, fields, state, reverse)
-    elif training:
+    elif training and not torch.is_inference_mode_enabled():  # which `enable_grad` inside it does not end
         reverse = [direction.reverse for direction in directions]
         output, *rest = _Layer.apply(cell, reverse, x, *given)
     else:
@@ -61,8 +61,9 @@ def run(cell: Cell, x: Tensor, directions: Sequence[Direction], state: States) -
 def name_of(cell: Cell) -> str:
     """The name under which the operators know a cell from now on: the same in every process."""
     if cell not in _names:
-        _names[cell] = f"{cell.name}-{fingerprint(cell)}"
-        _cells[_names[cell]] = cell
+        name = f"{cell.name}-{fingerprint(cell)}"
+        _cells[name] = cell  # before another thread can be told the name
+        _names[cell] = name
     return _names[cell]
 
 

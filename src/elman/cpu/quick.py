@@ -29,14 +29,14 @@ Key = list[Any]
 class Call(NamedTuple):
     script: Script
     kept: list[int]  # addresses of arrays that the script is given after all others
-    count: int  # of directions
+    directions: int
     output: tuple[int, ...] | None  # its shape; None if that is the state's
 
     def __call__(self, addresses: list[int], x: Tensor, state: States) -> tuple[Tensor, States] | None:
         """addresses: of weights and states. None where there are fewer threads than the script needs."""
         output = empty_like(state[0]) if self.output is None else empty(self.output, x.dtype)
         finals = tuple([empty_like(s) for s in state])
-        addresses += [x.data_ptr()] * self.count + [output.data_ptr()] * self.count
+        addresses += [x.data_ptr()] * self.directions + [output.data_ptr()] * self.directions
         addresses += [final.data_ptr() for final in finals]
         return (output, finals) if self.script(addresses + self.kept) else None
 

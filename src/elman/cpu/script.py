@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 
 from elman.cpu import system, team
-from elman.cpu.memory import workspace
+from elman.cpu.memory import Workspace, workspace
 
 
 class Array(NamedTuple):
@@ -129,27 +129,32 @@ class Script:
         assert len(addresses) == self.given_count
         if self._threads < self._together:
             return False
-        known = array("q", (0, *addresses, *self._places()))
-        words = workspace.words(len(self._words))
-        place, known_place = words.buffer_info()[0], known.buffer_info()[0]
-        runner = team.runner()
-        if self._threads > 1:
-            runner.fill(*self._addresses, known_place, place)
-            system.parallel()(runner.address, place, self._threads, 0)
-        else:
-            runner.fill_and_work(*self._addresses, known_place, place)
-        workspace.trim()
-        return words[team.REFUSED] == 0
+        own = Workspace() if workspace.busy else workspace  # a signal's handler may call in the midst of a call
+        try:
+            own.busy = True
+            known = array("q", (0, *addresses, *self._places(own)))
+            words = own.words(len(self._words))
+            place, known_place = words.buffer_info()[0], known.buffer_info()[0]
+            runner = team.runner()
+            if self._threads > 1:
+                runner.fill(*self._addresses, known_place, place)
+                system.parallel()(runner.address, place, self._threads, 0)
+            else:
+                runner.fill_and_work(*self._addresses, known_place, place)
+            own.trim()
+            return words[team.REFUSED] == 0
+        finally:
+            own.busy = False
 
     @property
     def contents(self) -> tuple[bytes, bytes]:
         """Two scripts of the same contents do the same with the same addresses."""
         return self._words.tobytes(), self._bases.tobytes()
 
-    def _places(self) -> list[int]:
+    def _places(self, own: Workspace) -> list[int]:
         """Where the rooms are: looked up again when the workspace has other buffers."""
         seen, places = self._seen
-        if seen is not workspace.buffers:
-            places = workspace.addresses(self._rooms, self.dtype)
-            self._seen = workspace.buffers, places
+        if seen is not own.buffers:
+            places = own.addresses(self._rooms, self.dtype)
+            self._seen = own.buffers, places
         return places
