@@ -27,7 +27,7 @@ from elman.training.run import Run, load_language_model
 from tiny_runs import elman, finished, metrics, process, prose
 
 SIZES = ("--hidden-size", 8, "--embedding-size", 4, "--batch-size", 4, "--window", 8)
-COMMANDS = [(), ("train",), ("train", "lm"), ("sample",), ("evaluate",), ("explain",), ("cells",)]
+COMMANDS = [(), ("train",), ("train", "lm"), ("sample",), ("evaluate",), ("explain",), ("cells",), ("doctor",)]
 
 
 def example_of(help: str) -> str:

@@ -347,7 +347,8 @@ REFUSED = """
 import ctypes
 import torch, elman
 assert ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) == 0  # PR_SET_MDWE: memory that was written to is never executed
-from elman.cpu import system
+from elman.cli.doctor import doctor
+doctor()
 of, x = elman.LSTM(2, 3), torch.randn(4, 1, 2)
 print(elman.describe(of, x))
 of(x)[0].sum().backward()
@@ -368,6 +369,8 @@ def test_where_executable_memory_is_refused_the_reference_engine_runs(tmp_path: 
     assert (
         "engine      reference: this system lets no memory be executed that was written to (Permission denied)" in out
     )
+    for name in ("executable memory", "  lstm                   reference:"):
+        assert "this system lets no memory be executed" in out.split(name)[1].splitlines()[0]
     assert "the engine 'cpu' was asked for but cannot run this: this system lets no memory be executed" in out
 
 

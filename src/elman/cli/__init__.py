@@ -13,7 +13,7 @@ import sys
 import typer
 
 import elman
-from elman.cli import cells, evaluate, explain, sample, train
+from elman.cli import cells, doctor, evaluate, explain, sample, train
 from elman.errors import InputError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command("sample", epilog=sample.EXAMPLE)(sample.sample)
 app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("explain", epilog=explain.EXAMPLE)(explain.explain)
 app.command("cells", epilog=cells.EXAMPLE)(cells.cells)
+app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
 
 
 def _version(asked: bool) -> None:

@@ -41,6 +41,7 @@ def _problem(cell: Cell) -> str | None:
     if refused := system.refuses_code():
         return refused
     try:
+        import elman.cpu.llvm  # noqa: F401
         from elman.cpu.plan import plan
 
         plan(cell)
