@@ -17,8 +17,9 @@ from torch.func import functional_call
 
 import elman
 from cases import CELLS, DEPTH_NAMES, DEPTHS, as_tuple, close, gradients, hidden, inputs, layer, normal, recurrent, run
-from elman import Cell, Recurrent, State, cells
-from elman.cpu import layer_scripts, matrices, memory, operators, system, tables, threads
+from elman import Cell, Recurrent, State, cells, operators
+from elman.cpu import layer_scripts, matrices, memory, system, tables, threads
+from elman.names import register
 from test_cpu_memory import allocating
 
 names = pytest.mark.parametrize("name", CELLS)
@@ -233,28 +234,28 @@ def test_only_what_requires_a_gradient_gets_one(name: str) -> None:
 def operands(of: Recurrent, steps: int = 4, batch: int = 3) -> tuple[Any, ...]:
     """What the operators are called with for the first layer."""
     x, states = inputs(of, steps, batch)
-    directions = [of.weights(0, reverse) for reverse in ((False, True) if of.bidirectional else (False,))]
-    fields = [number for number, weight in enumerate(directions[0]) if weight is not None]
-    weights = [w.detach() for direction in directions for w in direction if w is not None]
-    return operators.name_of(of.cell), x, weights, fields, list(states), [bool(d) for d in range(len(directions))]
+    call = of.call(0, x, states)
+    return operators.arguments("cpu", call.replaced([t if t is None else t.detach() for t in call.tensors()]))
 
 
 def test_what_is_not_needed_is_not_computed() -> None:
     of = layer("peephole_lstm", 3, 9, bidirectional=True)
-    arguments = operands(of)
-    _, x, weights, _, state, reverse = arguments
-    output, *rest = torch.ops.elman.forward(*arguments)
-    finals, saved = rest[: len(state)], rest[len(state) :]
-    cotangents = [torch.ones_like(r) for r in (output, *finals)]
-    sources = [x, *weights, *state]
-    every = torch.ops.elman.backward(*arguments, output, saved, cotangents, [True] * len(sources))
-    for k, source in enumerate(sources):
-        needed = [j == k for j in range(len(sources))]
-        found = torch.ops.elman.backward(*arguments, output, saved, cotangents, needed)
-        assert every[k].shape == source.shape
-        assert torch.equal(found[k], every[k])
-        assert [t.numel() for j, t in enumerate(found) if j != k] == [0] * (len(sources) - 1)
-    assert len(saved) % len(reverse) == 0
+    x, states = inputs(of, 4, 3)
+    call = of.call(0, x, states)
+    arguments, sources = operators.arguments("cpu", call), call.tensors()
+    with torch.no_grad():
+        output, *rest = torch.ops.elman.forward(*arguments)
+        finals, saved = rest[: len(states)], rest[len(states) :]
+        cotangents = [torch.ones_like(r) for r in (output, *finals)]
+        given = [True] * len(cotangents)
+        every = torch.ops.elman.backward(*arguments, output, saved, cotangents, given, [t is not None for t in sources])
+        for k, source in enumerate(sources):
+            needed = [j == k and source is not None for j in range(len(sources))]
+            found = torch.ops.elman.backward(*arguments, output, saved, cotangents, given, needed)
+            if source is not None:
+                assert every[k].shape == source.shape
+                assert torch.equal(found[k], every[k])
+            assert [t for j, t in enumerate(found) if j != k] == [None] * (len(sources) - 1)
 
 
 def test_twice_through_one_graph() -> None:
@@ -724,28 +725,27 @@ def test_a_step_that_decides_is_refused() -> None:
 @pytest.mark.parametrize("name", ["peephole_lstm", "gru_before"])
 def test_operators_are_well_behaved(name: str) -> None:
     of = layer(name, 3, 9, bidirectional=True)
-    arguments = operands(of)
-    cell, x, weights, fields, state, reverse = arguments
-    tests = ("test_schema", "test_faketensor", "test_autograd_registration")
-    assert set(torch.library.opcheck(torch.ops.elman.infer.default, arguments, test_utils=tests).values()) == {
-        "SUCCESS"
-    }
-    leaves = (cell, x.requires_grad_(), [w.requires_grad_() for w in weights], fields, state, reverse)
-    assert set(torch.library.opcheck(torch.ops.elman.forward.default, leaves, test_utils=tests).values()) == {"SUCCESS"}
-    with torch.no_grad():
-        output, *rest = torch.ops.elman.forward(*arguments)
-        saved = rest[len(state) :]
-        cotangents = [torch.ones_like(output), *(None for _ in state)]
-        x, weights = x.detach(), [w.detach() for w in weights]
-        for needed in ([True] * (1 + len(weights) + len(state)), [True] + [False] * (len(weights) + len(state))):
-            given = (cell, x, weights, fields, state, reverse, output, saved, cotangents, needed)
-            found = torch.library.opcheck(torch.ops.elman.backward.default, given, test_utils=tests)
-            assert set(found.values()) == {"SUCCESS"}
+    x, states = inputs(of, 4, 3)
+    call = of.call(0, x, states)
+    call = call.replaced([t if t is None else t.detach().requires_grad_() for t in call.tensors()])
+    arguments = operators.arguments("cpu", call)
+    for operator in (torch.ops.elman.infer.default, torch.ops.elman.forward.default):
+        assert set(torch.library.opcheck(operator, arguments).values()) == {"SUCCESS"}
+    bare = call.replaced([t if t is None else t.detach() for t in call.tensors()])
+    arguments, there = operators.arguments("cpu", bare), [t is not None for t in bare.tensors()]
+    output, *rest = torch.ops.elman.forward(*arguments)
+    cotangents, given = [torch.ones_like(output)], [True, *(False for _ in states)]
+    for needed in (there, [True, *(False for _ in there[1:])]):
+        case = *arguments, output, rest[len(states) :], cotangents, given, needed
+        found = torch.library.opcheck(torch.ops.elman.backward.default, case)
+        assert set(found.values()) == {"SUCCESS"}
 
 
 def test_a_cell_that_is_not_known_is_named() -> None:
     _, *rest = operands(layer("lstm", 3, 4))
-    with pytest.raises(RuntimeError, match="the cell 'stranger-0123' is not known in this process; make a layer of it"):
+    with pytest.raises(
+        RuntimeError, match="the cell 'stranger-0123' is not known in this process; build a layer of it"
+    ):
         torch.ops.elman.infer("stranger-0123", *rest)
 
 
@@ -757,8 +757,8 @@ def test_cells_of_one_graph_have_one_name() -> None:
         return State(h=tanh(x.h + R.h @ s.h) * 1.5)
 
     first, second = Cell(step, gates=("h",), name="rnn"), Cell(step, gates=("h",), name="rnn")
-    assert operators.name_of(first) == operators.name_of(second) == operators.name_of(cells.rnn)
-    assert operators.name_of(Cell(another, gates=("h",), name="rnn")) != operators.name_of(first)
+    assert register(first) == register(second) == register(cells.rnn)
+    assert register(Cell(another, gates=("h",), name="rnn")) != register(first)
 
 
 def test_a_cells_number_is_a_part_of_it() -> None:

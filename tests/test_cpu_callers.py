@@ -411,26 +411,25 @@ def test_a_graph_is_differentiated_by_another_thread(name: str, teams: list[int]
 
 
 FORKS = """
-def one(cell: str, x: Tensor, w: List[Tensor], f: List[int], s: List[Tensor], r: List[bool]) -> List[Tensor]:
-    return torch.ops.elman.infer(cell, x, w, f, s, r)
+def one(cell: str, engine: str, r: List[bool], x: Tensor, t: List[List[Tensor]]) -> List[Tensor]:
+    return torch.ops.elman.infer(cell, engine, None, r, x, t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7], t[8], None, None)
 
-def some(n: int, cell: str, x: Tensor, w: List[Tensor], f: List[int], s: List[Tensor], r: List[bool]):
-    futures = [torch.jit.fork(one, cell, x, w, f, s, r) for _ in range(n)]
+def some(n: int, cell: str, engine: str, r: List[bool], x: Tensor, t: List[List[Tensor]]):
+    futures = [torch.jit.fork(one, cell, engine, r, x, t) for _ in range(n)]
     return [torch.jit.wait(future) for future in futures]
 """
 
 
 @pytest.mark.parametrize("name", LARGE)
 def test_threads_of_torchs_own_that_run_an_operator(name: str, teams: list[int]) -> None:
-    from elman.cpu import operators
+    from elman import operators
 
     of, x, states = call(name)
-    directions = [of.weights(0, reverse) for reverse in ((False, True) if of.bidirectional else (False,))]
-    fields = [number for number, weight in enumerate(directions[0]) if weight is not None]
-    weights = [w.detach() for direction in directions for w in direction if w is not None]
-    reverse = [bool(number) for number in range(len(directions))]
+    record = of.call(0, x, states)
+    record = record.replaced([t if t is None else t.detach() for t in record.tensors()])
+    key, engine, _, reverse, x, *lists = operators.arguments("cpu", record)
     scripted: Any = torch.jit.CompilationUnit(FORKS)
-    for results in scripted.some(6, operators.name_of(of.cell), x, weights, fields, list(states), reverse):
+    for results in scripted.some(6, key, engine, reverse, x, lists[:-2]):
         assert equal(results, alone(name)[: 1 + len(states)])
     called(teams, 6)
 
@@ -561,18 +560,18 @@ def test_checkpoints(name: str, reentrant: bool, teams: list[int]) -> None:
 
 
 def test_a_name_that_two_ask_for_at_once_is_known_to_both() -> None:
-    from elman.cpu import operators
+    from elman import names
 
     lines, number = itertools.count(), 0
 
     def another() -> None:
         if next(lines) == number:
-            assert operators._cell(operators.name_of(own)) is own
+            assert names.find(names.register(own)) is own
 
     while True:
         own, lines = Cell(own_step, gates=("a", "b"), name=f"asked for at line {number}"), itertools.count()
-        with at_every_line("operators", another):
-            assert operators.name_of(own).startswith(own.name)
+        with at_every_line("names", another):
+            assert names.register(own).startswith(own.name)
         if next(lines) <= number:
             break
         number += 1
@@ -644,7 +643,11 @@ def at_every_line(of: str, do: Callable[[], None]) -> Iterator[None]:
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         path = Path(frame.f_code.co_filename)
-        return line if (path.parent.name, path.stem) in [("cpu", name) for name in of.split()] else None
+        return (
+            line
+            if (path.parent.name, path.stem) in [(folder, name) for folder in ("cpu", "elman") for name in of.split()]
+            else None
+        )
 
     sys.settrace(trace)
     try:

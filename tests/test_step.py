@@ -236,7 +236,7 @@ def test_ordinary_inference_takes_the_short_way(monkeypatch: pytest.MonkeyPatch)
         return done
 
     monkeypatch.setattr(quick, "infer", watched)
-    of = layer("lstm", 5, 19, bidirectional=True)
+    of = layer("lstm", 5, 19, bidirectional=True, dtype=torch.float32)
     x, states = inputs(of, 6, 3)
     run(of, x, states)
     assert taken == []

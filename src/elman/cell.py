@@ -85,6 +85,7 @@ class Cell:
     projected: tuple[str, ...] = ()
     reference: str = ""
     name: str = ""
+    key = ""  # not of the record: what `elman.names.register` calls the cell
 
     def __post_init__(self) -> None:
         if not self.name:

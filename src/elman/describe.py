@@ -9,6 +9,7 @@ from torch import Tensor
 
 from elman import recurrence
 from elman.cell import Cell
+from elman.engines import Choice
 from elman.layers import Hidden, Recurrent
 
 
@@ -16,7 +17,7 @@ class Description(NamedTuple):
     """What `describe` found. Printed, it is a few lines of text."""
 
     layer: str
-    engines: tuple[recurrence.Choice, ...]  # layer l, direction d at l * num_directions + d
+    engines: tuple[Choice, ...]  # layer l, direction d at l * num_directions + d
     parameters: int
     flops: int  # multiplications and additions of all matrix products of one forward pass
     saved_bytes: int  # kept for backward, beyond input and parameters; 0 where no gradient is needed
@@ -32,12 +33,12 @@ class Description(NamedTuple):
 
 class _Choices:
     def __init__(self) -> None:
-        self.made: list[recurrence.Choice] = []
+        self.made: list[Choice] = []
 
     def steps_of(self, cell: Cell) -> None:
         return None
 
-    def ran(self, cell: Cell, choice: recurrence.Choice) -> None:
+    def ran(self, cell: Cell, choice: Choice) -> None:
         self.made.append(choice)
 
 

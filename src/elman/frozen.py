@@ -2,72 +2,58 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from elman import cpu
-from elman.cell import Cell
-from elman.layers import Hidden, Recurrent
-from elman.layout import Direction, Weights
-from elman.recurrence import States, may_be_quick, recur
+from elman.layers import Recurrent
+from elman.layout import Call, Weights
 
 if TYPE_CHECKING:
     from elman.cpu.quick import Packed
 
+_SHAPE = ("cell", "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
+_SHAPE += ("proj_size", "_widths", "_names")  # what a layer is, besides its weights
 
-class Frozen(nn.Module):
+
+class Frozen(Recurrent):
     """A copy of a layer for inference on the CPU, with its weights as they were when it was made; see `freeze`."""
 
-    _layer: Recurrent
     _packed: list[Packed]
 
     def __init__(self, layer: Recurrent) -> None:
-        super().__init__()
-        weight = next(layer.parameters())
-        problem = cpu.unsupported(layer.cell, weight.detach(), ())
+        nn.Module.__init__(self)  # no parameters: what moves, casts or loads them would not reach the panels
+        self._of = f"{layer._get_name()}({layer.extra_repr()})"
+        for name in _SHAPE:
+            setattr(self, name, getattr(layer, name))
+        self._weights = {key: Weights(*map(_as_it_is, layer.weights(*key))) for key in layer._names}
+        self.eval()
+        problem = cpu.ENGINE.unsupported(layer.call(0, next(layer.parameters()).detach(), ()))
         if problem:
-            raise RuntimeError(f"{type(layer).__name__} cannot be frozen for the engine 'cpu': {problem}")
-        # Not a submodule: what moves, casts or loads parameters would not reach the panels.
-        self.__dict__["_layer"] = copy.deepcopy(layer).eval().requires_grad_(False)
-        self._layers = [
-            [Direction(Weights(*map(_as_it_is, weights)), reverse) for weights, reverse in layer.directions(number)]
-            for number in range(layer.num_layers)
-        ]
+            raise RuntimeError(f"{layer._get_name()} cannot be frozen for the engine 'cpu': {problem}")
         self._pack()
 
     def _pack(self) -> None:
         from elman.cpu.quick import Packed
 
-        self._packed = [Packed(self._layer.cell, directions) for directions in self._layers]
+        of_layers = [
+            [w for d in self._directions for w in self.weights(n, d) if w is not None] for n in range(self.num_layers)
+        ]
+        self._packed = [Packed(weights) for weights in of_layers]
 
-    def forward(self, input: Tensor, hx: Hidden | None = None) -> tuple[Tensor, Any]:
-        """As the layer's. RuntimeError where a gradient would be recorded."""
-        if torch.is_grad_enabled():
-            given = (input, *((hx,) if isinstance(hx, Tensor) else hx or ()))
-            if any(tensor.requires_grad for tensor in given):
-                raise RuntimeError(
-                    "a frozen layer gives no gradients, but its input or state requires one; call the layer itself"
-                )
-            with torch.no_grad():
-                return self.forward(input, hx)
-        return self._layer._read(input, hx, self._layers, self._recur)
+    def weights(self, layer: int, reverse: bool = False) -> Weights:
+        """As they were when the layer was frozen."""
+        return self._weights[layer, reverse]
 
-    def step(self, input: Tensor, state: Hidden | None = None) -> tuple[Tensor, Any]:
-        """As the layer's: one step (B, I) or (I,), and the state to give to the next one."""
-        return self._layer._step(input, state, self._quickly, self.forward)
-
-    def _quickly(self, x: Tensor, state: States) -> tuple[Tensor, States] | None:
-        return self._packed[0].infer(x, state) if may_be_quick(x) else None
-
-    def _recur(
-        self, layer: int, cell: Cell, x: Tensor, directions: Sequence[Direction], state: States
-    ) -> tuple[Tensor, States]:
-        done = self._packed[layer].infer(x, state) if may_be_quick(x) else None
-        return recur(cell, x, directions, state) if done is None else done
+    def call(self, layer: int, x: Tensor, state: tuple[Tensor, ...]) -> Call:
+        """As the layer's, with the weights in panels. RuntimeError where a gradient would be recorded."""
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *state)):
+            raise RuntimeError(
+                "a frozen layer gives no gradients, but its input or state requires one; call the layer itself"
+            )
+        return super().call(layer, x, state)._replace(packed=self._packed[layer])
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_packed"}
@@ -77,7 +63,7 @@ class Frozen(nn.Module):
         self._pack()
 
     def extra_repr(self) -> str:
-        return f"{self._layer}, weights as they were when it was frozen"
+        return f"{self._of}, weights as they were when it was frozen"
 
 
 def _as_it_is(weight: Tensor | None) -> Tensor | None:

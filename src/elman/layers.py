@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,14 +12,11 @@ from torch.nn.utils.rnn import PackedSequence
 
 from elman import cells, initialise
 from elman.cell import Cell
-from elman.layout import Direction, Weights, parameter_name, parameter_shapes
-from elman.recurrence import States, recur, recur_quickly
+from elman.layout import Call, Direction, Weights, parameter_name, parameter_shapes
+from elman.names import register
+from elman.recurrence import at_once, recur
 
 Hidden = Tensor | tuple[Tensor, ...]
-
-
-def _recur(layer: int, cell: Cell, x: Tensor, directions: Sequence[Direction], state: States) -> tuple[Tensor, States]:
-    return recur(cell, x, directions, state)
 
 
 class Recurrent(nn.Module):
@@ -56,6 +52,7 @@ class Recurrent(nn.Module):
     ) -> None:
         super().__init__()
         _check_arguments(cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, proj_size)
+        register(cell)  # so that a program exported elsewhere finds it
         self.cell = cell
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -99,9 +96,10 @@ class Recurrent(nn.Module):
         names = self._names[layer, reverse]
         return Weights(*[None if n is None else own[n] if n in own else getattr(self, n) for n in names])
 
-    def directions(self, layer: int) -> list[Direction]:
-        """What the directions of a layer run on."""
-        return [Direction(self.weights(layer, reverse), reverse) for reverse in self._directions]
+    def call(self, layer: int, x: Tensor, state: tuple[Tensor, ...]) -> Call:
+        """What one layer is to run, on x (T, B, I or D*Y) from states (D, B, width)."""
+        directions = tuple([Direction(self.weights(layer, reverse), reverse) for reverse in self._directions])
+        return Call(self.cell, x, directions, state)
 
     def each_weights(self) -> list[Weights]:
         """The parameters of every layer and direction: layer l, direction d at l * num_directions + d."""
@@ -127,25 +125,15 @@ class Recurrent(nn.Module):
         Raises ValueError or RuntimeError, as torch.nn does, with both sizes, where shapes or dtypes
         do not fit.
         """
-        return self._read(input, hx, [self.directions(layer) for layer in range(self.num_layers)], _recur)
-
-    def _read(
-        self,
-        input: Tensor,
-        hx: Hidden | None,
-        layers: Sequence[Sequence[Direction]],
-        recur: Callable[[int, Cell, Tensor, Sequence[Direction], States], tuple[Tensor, States]],
-    ) -> tuple[Tensor, Any]:
-        """The same by other weights, and with something to run a layer by its number, cell, x (T, B, I or D*Y) and states."""
-        x, batched = self._check_input(input, layers[0][0].weights)
+        x, batched = self._check_input(input)
         state = self._check_state(hx, x, batched)
 
         finals: list[tuple[Tensor, ...]] = []
         count = self.num_directions
-        for layer, directions in enumerate(layers):
+        for layer in range(self.num_layers):
             rows = slice(layer * count, (layer + 1) * count)
             own = state if self.num_layers == 1 else tuple([s[rows] for s in state])  # each (D, B, width)
-            x, final = recur(layer, self.cell, x, directions, own)  # (T, B, D*Y)
+            x, final = recur(self.call(layer, x, own))  # (T, B, D*Y)
             finals.append(final)
             if layer < self.num_layers - 1:
                 x = drop(x, self.dropout, self.training)
@@ -166,23 +154,12 @@ class Recurrent(nn.Module):
         step: what `forward` gives for a sequence of this one step. Hooks are not called. RuntimeError for a
         bidirectional layer, whose reverse direction begins at the end of the sequence.
         """
-        return self._step(
-            input, state, lambda x, state: recur_quickly(self.cell, x, self.directions(0), state), self.forward
-        )
-
-    def _step(
-        self,
-        input: Tensor,
-        state: Hidden | None,
-        quickly: Callable[[Tensor, States], tuple[Tensor, States] | None],
-        forward: Callable[..., tuple[Tensor, Any]],
-    ) -> tuple[Tensor, Any]:
         alone = len(self.cell.states) == 1
         if state is not None and input.dim() == 2 and self.num_layers == 1 and not self.bidirectional:
-            done = quickly(input, (state,) if alone else state)  # pyright: ignore[reportArgumentType]
+            done = at_once(self.call(0, input, (state,) if alone else state))  # pyright: ignore[reportArgumentType]
             if done is not None:
                 return done[0], done[1][0] if alone else done[1]
-        name = type(self).__name__
+        name = self._get_name()
         if self.bidirectional:
             raise RuntimeError(
                 f"{name} is bidirectional: its reverse direction begins at the end of the sequence, so there are no steps; call it with the whole sequence"
@@ -192,19 +169,21 @@ class Recurrent(nn.Module):
                 f"{name}: one step should be (B, {self.input_size}) or ({self.input_size},), got {tuple(input.shape)}"
             )
         time = 1 if self.batch_first and input.dim() == 2 else 0
-        output, state = forward(input.unsqueeze(time), state)
+        output, state = self.forward(input.unsqueeze(time), state)
         return output.squeeze(time), state
 
-    def _check_input(self, input: Tensor, weights: Weights) -> tuple[Tensor, bool]:
+    def _check_input(self, input: Tensor) -> tuple[Tensor, bool]:
         """The input as (T, B, I), and whether it had a batch dimension."""
-        name = type(self).__name__
+        name = self._get_name()
         if isinstance(input, PackedSequence):
             raise TypeError(
                 f"{name} does not read a PackedSequence yet; unpack it with torch.nn.utils.rnn.pad_packed_sequence"
             )
         if input.dim() not in (2, 3):
             raise ValueError(f"{name}: expected input to be 2D or 3D, got {input.dim()}D instead")
-        weight = next((w for w in weights if w is not None), input)
+        weight = next((p for p in self._parameters.values() if p is not None), None)
+        if weight is None:  # all of them were replaced, by parametrizations say
+            weight = next((w for w in self.weights(0) if w is not None), input)
         if input.dtype != weight.dtype and not torch._C._is_any_autocast_enabled():
             raise ValueError(
                 f"{name}: input is {input.dtype} but the weights are {weight.dtype}; "
@@ -226,7 +205,7 @@ class Recurrent(nn.Module):
         rows, batch = self.num_layers * self.num_directions, x.shape[1]
         if hx is None:
             return tuple([x.new_zeros((rows, batch, width)) for width in widths])
-        name = type(self).__name__
+        name = self._get_name()
         given = (hx,) if isinstance(hx, Tensor) else tuple(hx)
         if len(given) != len(states) or (isinstance(hx, Tensor) and len(states) > 1):
             form = f"a tuple of {len(states)} tensors ({', '.join(states)})" if len(states) > 1 else "one tensor"

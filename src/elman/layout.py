@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,9 +37,82 @@ class Direction(NamedTuple):
     reverse: bool
 
 
-def misfit(cell: Cell, x: Tensor, directions: Sequence[Direction], state: Sequence[Tensor]) -> str | None:
-    """Which weight does not fit the input and the state, and what it should be; or None."""
-    for weights, _ in directions:
+Results = tuple[Tensor, tuple[Tensor, ...]]  # the output (T, B, D*Y) and the final states, each (D, B, width)
+
+
+class Call(NamedTuple):
+    """One layer, in all its directions, over a whole sequence: everything an engine is given.
+
+    T steps, B rows, D directions; a width is hidden_size, or proj_size for a projected state. Streams,
+    constants, lengths and resets have their place here before any engine reads them: `misfit` refuses them.
+    """
+
+    cell: Cell
+    x: Tensor  # (T, B, I)
+    directions: tuple[Direction, ...]
+    state: tuple[Tensor, ...]  # the initial states, each (D, B, width)
+    streams: tuple[Tensor, ...] = ()  # what a step reads besides x, each (T, B, width)
+    constants: tuple[Tensor, ...] = ()  # the same at every step, each (B, width)
+    lengths: Tensor | None = None  # (B,) whole numbers: how many steps each row has
+    reset: Tensor | None = None  # (T, B) bool: where a row starts afresh
+    autocast: torch.dtype | None = None  # the type of matrix products, where it is not that of x
+    packed: Any = None  # the weights in a form of the engine's own, where a layer was frozen
+
+    @property
+    def reverse(self) -> list[bool]:
+        return [direction.reverse for direction in self.directions]
+
+    def tensors(self) -> list[Tensor | None]:
+        """Every tensor of the call, in one order; None for a weight that is not there. `replaced` is the way back."""
+        weights = [weight for direction in self.directions for weight in direction.weights]
+        return [self.x, *weights, *self.state, *self.streams, *self.constants, self.lengths, self.reset]
+
+    def replaced(self, tensors: Sequence[Any]) -> Call:
+        """The same call on other tensors, or on whatever else stands for them, in the order of `tensors`."""
+        rest = iter(tensors)
+        x = next(rest)
+        directions = tuple([Direction(Weights(*[next(rest) for _ in w]), reverse) for w, reverse in self.directions])
+        state, streams, constants = [
+            tuple([next(rest) for _ in kind]) for kind in (self.state, self.streams, self.constants)
+        ]
+        lengths, reset = rest  # ValueError if there are more or fewer
+        return self._replace(
+            x=x,
+            directions=directions,
+            state=state,
+            streams=streams,
+            constants=constants,
+            lengths=lengths,
+            reset=reset,
+        )
+
+
+def joined(of_each: Sequence[Results]) -> Results:
+    """The results of a layer from those of its directions, in which a final state is (B, width)."""
+    outputs, finals = zip(*of_each, strict=True)
+    if len(of_each) == 1:
+        return outputs[0], tuple([final.unsqueeze(0) for final in finals[0]])
+    return torch.cat(outputs, dim=-1), tuple([torch.stack(of) for of in zip(*finals, strict=True)])
+
+
+def misfit(call: Call) -> str | None:
+    """What does not fit the input and the state, and what it should be; or None."""
+    cell, x = call.cell, call.x
+    if call.streams or call.constants:
+        return f"the cell {cell.name!r} reads no streams or constants, but some are given; leave them out"
+    if call.lengths is not None or call.reset is not None:
+        return "no engine reads lengths or resets yet; give sequences of one length"
+    inputs, units = x.shape[-1], hidden_size(call)
+    widths = cell.widths(units, call.state[0].shape[-1])
+    for name, state, width in zip(cell.states, call.state, widths, strict=True):
+        shape = len(call.directions), x.shape[1], width
+        if state.shape != shape:
+            return f"the initial {name} is {tuple(state.shape)} but must be {shape} = (directions, rows, width)"
+        if state.device != x.device or (state.dtype != x.dtype and call.autocast is None):
+            return f"the initial {name} is {state.dtype} on {state.device} but the input is {x.dtype} on {x.device}"
+    symbols = any(isinstance(size, torch.SymInt) for size in (inputs, units, *widths))  # a compiler's, without a hash
+    shapes = (_shapes.__wrapped__ if symbols else _shapes)(cell, inputs, units, widths[0])
+    for weights, _ in call.directions:
         for field, weight in zip(Weights._fields, weights, strict=True):
             if weight is None:
                 continue
@@ -49,15 +122,25 @@ def misfit(cell: Cell, x: Tensor, directions: Sequence[Direction], state: Sequen
                 return (
                     f"{field_name(field)} has the layout {weight.layout} but must be dense; make it so with .to_dense()"
                 )
-            shape = None if cell.projected else _shapes(cell, x.shape[2], state[0].shape[2])[field]
-            if shape is not None and weight.shape != shape:
+            shape = shapes[field]
+            if weight.shape != shape:
                 return (
-                    f"{field_name(field)} is {tuple(weight.shape)} but the cell {cell.name!r} with input_size={x.shape[2]} "
-                    f"and hidden_size={state[0].shape[2]} needs {shape}"
+                    f"{field_name(field)} is {tuple(weight.shape)} but the cell {cell.name!r} with input_size={inputs} "
+                    f"and hidden_size={units} needs {shape}"
                 )
-            if weight.dtype != x.dtype and not torch._C._is_any_autocast_enabled():
+            if weight.dtype != x.dtype and call.autocast is None:
                 return f"{field_name(field)} is {weight.dtype} but the input is {x.dtype}; convert one with .to()"
     return None
+
+
+def hidden_size(call: Call) -> int:
+    """H, read from the states, or where all of them are projected from the weights."""
+    for name, state in zip(call.cell.states, call.state, strict=True):
+        if name not in call.cell.projected:
+            return state.shape[-1]
+    hr = call.directions[0].weights.hr
+    assert hr is not None  # a projection has one
+    return hr.shape[-1]
 
 
 NAMES = {  # torch's names; `weight_ch`, the peepholes, is elman's
@@ -81,8 +164,8 @@ def field_name(field: str) -> str:
 
 
 @cache
-def _shapes(cell: Cell, input_size: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
-    return parameter_shapes(cell, input_size, hidden_size)
+def _shapes(cell: Cell, input_size: int, hidden_size: int, width: int) -> dict[str, tuple[int, ...]]:
+    return parameter_shapes(cell, input_size, hidden_size, width if cell.projected else 0)
 
 
 def parameter_shapes(

@@ -6,7 +6,7 @@ from torch.nn; on request (`use_engine("native")`) everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from elman import cells
 from elman.cell import Cell
-from elman.layout import Direction, Weights
+from elman.layout import Call, Results, joined
 
 # torch._VF is where torch.nn's own layers find these; torch.lstm and so on lack type declarations.
 _KERNELS: dict[Cell, Callable[..., Any]] = {
@@ -25,30 +25,42 @@ _KERNELS: dict[Cell, Callable[..., Any]] = {
     cells.projected_lstm: torch.lstm,
 }
 
+# Cells whose states torch's autocast leaves in float32 on the CPU, where it has no fused kernel for them.
+_WIDE = (cells.gru, cells.gru_before, cells.projected_lstm)
 
-def unsupported(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> str | None:
+
+def types(call: Call) -> tuple[torch.dtype, ...]:
+    """The type of every final state, the first of which is the output's too: under autocast, as torch.nn has it."""
+    low, x = call.autocast, call.x
+    if low is None:
+        return (x.dtype,) * len(call.state)
+    wide = x.device.type == "cpu" and call.cell in _WIDE
+    return tuple([x.dtype if wide and name not in call.cell.projected else low for name in call.cell.states])
+
+
+def unsupported(call: Call) -> str | None:
     """Why this engine cannot run the case, or None."""
+    cell, device = call.cell, call.x.device.type
     if cell not in _KERNELS:
         return f"torch has no kernel for {cell.name}"
-    if cell is cells.projected_lstm and x.device.type != "cuda":
-        return None if x.device.type == "cpu" else f"torch has no projected LSTM on {x.device.type}"
+    if cell is cells.projected_lstm and device not in ("cpu", "cuda"):
+        return f"torch has no projected LSTM on {device}"
     return None
 
 
-def run(
-    cell: Cell,
-    x: Tensor,  # (T, B, I)
-    weights: Weights,
-    state: tuple[Tensor, ...],  # each (B, width)
-    *,
-    reverse: bool = False,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One layer in one direction, all steps: the output (T, B, Y) and the final states, each (B, width)."""
+def run(call: Call) -> Results:
+    """One layer in all its directions."""
+    return joined([_run(call, d) for d in range(len(call.directions))])
+
+
+def _run(call: Call, d: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One direction, all steps: the output (T, B, Y) and the final states, each (B, width)."""
+    x, (weights, reverse) = call.x, call.directions[d]
     flat = [w for w in (weights.ih, weights.hh, weights.b_ih, weights.b_hh, weights.hr) if w is not None]
-    h_0 = tuple(s.unsqueeze(0).contiguous() for s in state)
-    output, *h_n = _KERNELS[cell](
+    h_0 = tuple(s[d : d + 1].contiguous() for s in call.state)
+    output, *h_n = _KERNELS[call.cell](
         x.flip(0) if reverse else x,
-        h_0[0] if len(cell.states) == 1 else h_0,
+        h_0[0] if len(call.state) == 1 else h_0,
         flat,
         weights.b_ih is not None,  # has_biases
         1,  # num_layers

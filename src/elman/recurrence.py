@@ -1,54 +1,29 @@
-"""One layer, all steps: which engine runs it. No maths here.
-
-An engine has `unsupported(cell, x, directions)`, which says why it cannot run a case (or None), and
-`run`, which returns the output and the final states, differentiable with respect to everything that
-is a tensor. Adding an engine is adding its name to `ENGINES` and its place to `choose`.
-"""
+"""One layer, all steps: what the caller has asked for, and who is watching. No maths here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
-from torch import Tensor
 
-from elman import cpu, native, reference
+from elman import operators, reference
 from elman.cell import Cell
-from elman.layout import Direction, misfit
-
-States = tuple[Tensor, ...]  # each (D, B, width)
-
-
-def _one_by_one(run: Callable[..., tuple[Tensor, tuple[Tensor, ...]]]) -> Callable[..., tuple[Tensor, States]]:
-    """A layer by an engine that runs one direction at a time."""
-
-    def run_layer(cell: Cell, x: Tensor, directions: Sequence[Direction], state: States) -> tuple[Tensor, States]:
-        of_each = [
-            run(cell, x, weights, tuple([s[d] for s in state]), reverse=reverse)
-            for d, (weights, reverse) in enumerate(directions)
-        ]
-        outputs, finals = zip(*of_each, strict=True)
-        if len(directions) == 1:
-            return outputs[0], tuple([final.unsqueeze(0) for final in finals[0]])
-        return torch.cat(outputs, dim=-1), tuple([torch.stack(of) for of in zip(*finals, strict=True)])
-
-    return run_layer
+from elman.engines import ENGINES, Choice, choose
+from elman.layout import Call, Results, misfit
 
 
-class Engine(NamedTuple):
-    unsupported: Callable[[Cell, Tensor, Sequence[Direction]], str | None]
-    run: Callable[[Cell, Tensor, Sequence[Direction], States], tuple[Tensor, States]]
+class _Asked(threading.local):
+    """The engine asked for, where the compiler reads it and guards it: it does not know context variables."""
+
+    def __init__(self) -> None:  # set here, not in the class, where a guard would not see it change
+        self.engine = "auto"
 
 
-ENGINES = {
-    "reference": Engine(reference.unsupported, _one_by_one(reference.run)),
-    "native": Engine(native.unsupported, _one_by_one(native.run)),
-    "cpu": Engine(cpu.unsupported, cpu.run),
-}
-
+_asked = _Asked()
 _forced: ContextVar[str] = ContextVar("engine", default="auto")
 _observer: ContextVar[Observer | None] = ContextVar("observer", default=None)
 
@@ -63,73 +38,47 @@ class Observer(Protocol):
     def ran(self, cell: Cell, choice: Choice) -> None: ...
 
 
-class Choice(NamedTuple):
-    """An engine and the reason it was taken."""
-
-    engine: str
-    why: str
-
-
-def choose(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> Choice:
-    """The engine for a case: the forced one, else the fastest that supports it.
-
-    RuntimeError if an engine was forced that cannot run the case: it never falls back in silence.
-    """
-    forced = _forced.get()
-    if forced != "auto":
-        problem = ENGINES[forced].unsupported(cell, x, directions)
-        if problem:
-            raise RuntimeError(
-                f'the engine {forced!r} was asked for but cannot run this: {problem}; use_engine("auto") would choose one that can'
-            )
-        return Choice(forced, "asked for with use_engine")
-    if x.device.type == "cpu":
-        problem = cpu.unsupported(cell, x, directions)
-        return Choice("reference", problem) if problem else Choice("cpu", "kernels made from the cell's equations")
-    problem = native.unsupported(cell, x, directions)
-    if problem:
-        return Choice("reference", problem)
-    return Choice("native", f"torch's kernel for {cell.name} on {x.device.type}")
-
-
-def recur(cell: Cell, x: Tensor, directions: Sequence[Direction], state: States) -> tuple[Tensor, States]:
+def recur(call: Call) -> Results:
     """Run one layer in all its directions: output (T, B, D*Y) and final states, (D, B, width) each.
 
     RuntimeError for a weight of another shape, type or device.
     """
-    done = recur_quickly(cell, x, directions, state)
-    if done is not None:
-        return done
-    observer = _observer.get()
-    problem = misfit(cell, x, directions, state)
-    if problem:
-        raise RuntimeError(problem)
-    choice = choose(cell, x, directions)
+    if torch.compiler.is_compiling():
+        call = _under_autocast(call)
+        return operators.run(choose(call, _asked.engine).engine, call)
+    if torch.is_autocast_enabled(call.x.device.type):
+        call = _under_autocast(call)
+    choice, observer = choose(call, _forced.get()), _observer.get()
     if observer is not None:
         steps = []
-        for _ in directions:
-            observer.ran(cell, choice)
-            steps.append(observer.steps_of(cell))
+        for _ in call.directions:
+            observer.ran(call.cell, choice)
+            steps.append(observer.steps_of(call.cell))
         if any(step is not None for step in steps):
-            watched = iter(steps)
-            run = _one_by_one(lambda *case, reverse: reference.run(*case, reverse=reverse, step=next(watched)))
-            return run(cell, x, directions, state)
-    return ENGINES[choice.engine].run(cell, x, directions, state)
+            if problem := misfit(call):
+                raise RuntimeError(problem)
+            return reference.run(call, steps)
+    return operators.run(choice.engine, call)
 
 
-def recur_quickly(
-    cell: Cell, x: Tensor, directions: Sequence[Direction], state: States
-) -> tuple[Tensor, States] | None:
-    """As `recur`, for inference on the CPU where nothing is out of the ordinary; None, and nothing was done, otherwise.
+def at_once(call: Call) -> Results | None:
+    """As `recur`, where the engine remembers calls of this form; None, and nothing was done, otherwise.
 
     x may also be one step, (B, I), and the output is then (B, D*Y).
     """
-    return cpu.run_quickly(cell, x, directions, state) if may_be_quick(x) else None
+    if torch.compiler.is_compiling() or _observer.get() is not None or operators.records(call):
+        return None
+    if torch.is_autocast_enabled(call.x.device.type):
+        return None
+    return ENGINES[choose(call, _forced.get()).engine].at_once(call)
 
 
-def may_be_quick(x: Tensor) -> bool:
-    """Whether nobody watches, asks for another engine, or records, transforms or redirects operations on x."""
-    return _observer.get() is None and _forced.get() in ("auto", "cpu") and cpu.ordinary(x)
+def _under_autocast(call: Call) -> Call:
+    """The call with the type that autocast asks for. It leaves float64 alone."""
+    kind, x = call.x.device.type, call.x
+    if torch.is_autocast_enabled(kind) and x.is_floating_point() and x.dtype != torch.float64:
+        return call._replace(autocast=torch.get_autocast_dtype(kind))
+    return call
 
 
 @contextmanager
@@ -137,14 +86,17 @@ def use_engine(name: str) -> Iterator[None]:
     """Run every layer inside the block with one engine: "reference", "native", "cpu", or "auto" for the default.
 
     A forced engine that cannot run a case raises RuntimeError. The setting holds for the current
-    thread or task only. ValueError for a name that is no engine.
+    thread or task only; what was compiled with torch.compile asks for the thread's. ValueError for a
+    name that is no engine.
     """
     if name != "auto" and name not in ENGINES:
         raise ValueError(f"unknown engine {name!r}: known engines are auto, {', '.join(ENGINES)}")
-    token = _forced.set(name)
+    token, before = _forced.set(name), _asked.engine
+    _asked.engine = name
     try:
         yield
     finally:
+        _asked.engine = before
         _forced.reset(token)
 
 

@@ -15,37 +15,38 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from elman.cell import Cell, Factor, State, factors
-from elman.layout import Direction, Weights
+from elman.layout import Call, Results, Weights, joined
 
 Step = Callable[..., State]
 
 
-def unsupported(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> str | None:
+def unsupported(call: Call) -> str | None:
     """Why this engine cannot run the case: it always can."""
     return None
 
 
-def run(
-    cell: Cell,
-    x: Tensor,  # (T, B, I)
-    weights: Weights,
-    state: tuple[Tensor, ...],  # each (B, width)
-    *,
-    reverse: bool = False,
-    step: Step | None = None,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One layer in one direction, all steps: the output (T, B, Y) and the final states, each (B, width).
+def run(call: Call, steps: Sequence[Step | None] | None = None) -> Results:
+    """One layer in all its directions.
 
-    With `reverse` time runs from the last step to the first; output[t] still belongs to x[t].
-    `step` replaces `cell` by something that computes the same and watches (`elman.trace`).
+    steps: for each direction something to run instead of the cell, which computes the same and watches
+    (`elman.trace`), or None.
     """
-    step = step or cell
+    watching = [None] * len(call.directions) if steps is None else steps
+    return joined([_run(call, d, step or call.cell) for d, step in enumerate(watching)])
+
+
+def _run(call: Call, d: int, step: Step) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One direction, all steps: the output (T, B, Y) and the final states, each (B, width).
+
+    A reverse direction runs from the last step to the first; output[t] still belongs to x[t].
+    """
+    cell, (weights, reverse) = call.cell, call.directions[d]
     R = Products(cell, weights)
     P = factors(cell.projected, lambda _, v: linear(v, _given(weights.hr)))
     p = State(**dict(zip(cell.vectors, weights.ch.unbind() if weights.ch is not None else (), strict=True)))
-    s = State(**dict(zip(cell.states, state, strict=True)))
+    s = State(**{name: state[d] for name, state in zip(cell.states, call.state, strict=True)})
 
-    shares = input_shares(cell, x, weights)
+    shares = input_shares(cell, call.x, weights)
     outputs: list[Tensor] = []
     for x_t in reversed(shares) if reverse else shares:
         s = step(x=x_t, R=R.next_step(), s=s, p=p, P=P)

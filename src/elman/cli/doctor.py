@@ -14,9 +14,9 @@ def doctor() -> None:
     import elman
     from elman import cells
     from elman.cpu import compiled, llvm, system, threads
+    from elman.engines import choose
     from elman.errors import InputError
     from elman.layers import Recurrent
-    from elman.recurrence import choose
 
     try:
         target = llvm.target()
@@ -57,5 +57,5 @@ def doctor() -> None:
         typer.echo(f"\nengines on {device}, float32")
         for cell in cells.BUILT_IN.values():
             layer = Recurrent(cell, 2, 3, proj_size=1 if cell.projected else 0, device=device)
-            choice = choose(cell, torch.empty(1, 1, 2, device=device), layer.directions(0))
+            choice = choose(layer.call(0, torch.empty(1, 1, 2, device=device), ()))
             say(f"  {cell.name}", f"{choice.engine}: {choice.why}")

@@ -12,7 +12,6 @@ team.py, threads.py       what threads do with them
 matrices.py, packing.py   the large products around the recurrence
 layer_scripts.py          a layer forward and backward, written down
 passes.py                 and run
-operators.py              what PyTorch sees of it
 """
 
 from __future__ import annotations
@@ -23,12 +22,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
 
+from elman import names
 from elman.cell import Cell
 from elman.cpu import system
 from elman.graph import NotTraceable
-from elman.layout import Direction
+from elman.layout import Call, Results
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -52,31 +52,58 @@ def _problem(cell: Cell) -> str | None:
     return None
 
 
-def unsupported(cell: Cell, x: Tensor, directions: Sequence[Direction]) -> str | None:
-    """Why this engine cannot run the case, or None."""
-    if x.device.type != "cpu":
-        return f"it is for the CPU, and the input is on {x.device.type}"
-    if x.dtype not in DTYPES:
-        return f"it has float32 and float64, and the input is {x.dtype}"
-    if torch.is_autocast_enabled("cpu"):
-        return "under autocast the dtypes are chosen operation by operation"
-    if torch._C._get_tracing_state() is not None:
-        return "torch.jit.trace follows torch's own operations only"
-    if _transformed(x):
-        return "forward-mode and functorch's transforms need operations they can see into"
-    return _problem(cell)
+@torch.compiler.assume_constant_result
+def _problem_of(key: str) -> str | None:
+    """The same by the cell's name: the compiler asks once and does not look inside."""
+    return _problem(names.find(key))
 
 
-def _transformed(x: Tensor) -> bool:
-    """Whether vmap, grad, jvp or forward-mode differentiation is going on."""
-    return peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
+class Cpu:
+    """The engine, as `elman.engines` knows engines. What it needs is loaded when it first runs."""
+
+    why = "kernels made from the cell's equations"
+
+    def unsupported(self, call: Call) -> str | None:
+        """Why this engine cannot run a call, or None."""
+        x = call.x
+        if not x.is_cpu:
+            return f"it is for the CPU, and the input is on {x.device.type}"
+        if x.dtype not in DTYPES:
+            return f"it has float32 and float64, and the input is {x.dtype}"
+        if call.autocast is not None:
+            return "under autocast the dtypes are chosen operation by operation"
+        if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+            return "forward-mode and functorch's transforms need operations they can see into"
+        if torch.compiler.is_compiling():
+            return _problem_of(call.cell.key)
+        if torch._C._get_tracing_state() is not None:
+            return "torch.jit.trace follows torch's own operations only"
+        return _problem(call.cell)
+
+    def at_once(self, call: Call) -> Results | None:
+        return _quick().infer(call) if not torch._C._len_torch_dispatch_stack() else None
+
+    def infer(self, call: Call) -> Results:
+        return _passes().infer(call)
+
+    def forward(self, call: Call) -> tuple[Results, list[Tensor]]:
+        return _passes().forward(call)
+
+    def saves(self, call: Call) -> list[tuple[Any, ...]]:
+        return _passes().saves(call)
+
+    def backward(
+        self,
+        call: Call,
+        output: Tensor,
+        saved: Sequence[Tensor],
+        cotangents: Sequence[Tensor | None],
+        needed: Sequence[bool],
+    ) -> list[Tensor | None]:
+        return _passes().backward(call, output, saved, cotangents, needed)
 
 
-def run_quickly(
-    cell: Cell, x: Tensor, directions: Sequence[Direction], state: tuple[Tensor, ...]
-) -> tuple[Tensor, tuple[Tensor, ...]] | None:
-    """As `run`, for inference of `ordinary` tensors as they lie as a rule; None, and nothing was done, for others."""
-    return _quick().infer(cell, x, directions, state)
+ENGINE = Cpu()
 
 
 @cache
@@ -86,23 +113,8 @@ def _quick() -> Any:
     return quick
 
 
-def ordinary(x: Tensor) -> bool:
-    """Whether an operation on x would just be done: nobody records, transforms or redirects it."""
-    return not (
-        torch.is_grad_enabled()
-        or not x.is_cpu
-        or torch._C._len_torch_dispatch_stack()
-        or torch.compiler.is_compiling()
-        or torch.is_autocast_enabled("cpu")
-        or torch._C._get_tracing_state() is not None
-        or _transformed(x)
-    )
+@cache
+def _passes() -> Any:
+    from elman.cpu import passes
 
-
-def run(
-    cell: Cell, x: Tensor, directions: Sequence[Direction], state: tuple[Tensor, ...]
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One layer in all its directions: the output (T, B, D*H) and the final states, each (D, B, H) as `state`."""
-    from elman.cpu import operators
-
-    return operators.run(cell, x, directions, state)
+    return passes

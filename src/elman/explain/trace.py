@@ -9,6 +9,7 @@ from torch import Tensor
 
 from elman import graph, recurrence
 from elman.cell import Cell, State
+from elman.engines import Choice
 from elman.layers import Hidden, Recurrent
 
 
@@ -37,7 +38,7 @@ class _Recorder:
         self.gates: list[list[dict[str, Tensor]]] = []
         self.states: list[list[dict[str, Tensor]]] = []
 
-    def ran(self, cell: Cell, choice: recurrence.Choice) -> None:
+    def ran(self, cell: Cell, choice: Choice) -> None:
         pass
 
     def steps_of(self, cell: Cell) -> Any:

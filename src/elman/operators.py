@@ -1,0 +1,287 @@
+"""What PyTorch sees of a layer: three operators, for its compiler, its exporter and its tracers.
+
+    elman::infer     (the call) -> output, final states
+    elman::forward   (the call) -> output, final states, and what backward needs besides
+    elman::backward  (the call, output, saved, cotangents, given, needed) -> gradients
+
+The call is `layout.Call` taken apart: tensors, and beside them names, types and flags that are fixed by the
+layer, never by T or B. So the shapes of all results are known beforehand. Where tensors simply have values, the
+same functions are called without the dispatcher, which would cost as much as a short sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from elman import names, native
+from elman.engines import ENGINES, REFERENCE, Composed, Gradients
+from elman.layout import Call, Direction, Results, Weights, misfit
+
+KINDS = tuple(f"Tensor[] {field}" for field in Weights._fields)  # one for each direction, or none
+CALL = f"""str cell, str engine, ScalarType? autocast, bool[] reverse, Tensor x, {", ".join(KINDS)}, \
+Tensor[] state, Tensor[] streams, Tensor[] constants, Tensor? lengths, Tensor? reset"""
+
+library = torch.library.Library("elman", "DEF")
+library.define(f"infer({CALL}) -> Tensor[]")
+library.define(f"forward({CALL}) -> Tensor[]")
+# cotangents: those that are given, of the output and of every final state; needed: by `Call.tensors`.
+# As an input, a list of optional tensors would lose its gradients; as a result it is what is meant.
+library.define(
+    f"backward({CALL}, Tensor output, Tensor[] saved, Tensor[] cotangents, bool[] given, bool[] needed) -> Tensor?[]"
+)
+
+
+def run(name: str, call: Call) -> Results:
+    """One layer by the engine of that name, differentiable with respect to every tensor of the call.
+
+    RuntimeError for a weight or a state of another shape, type or device.
+    """
+    if torch.compiler.is_compiling():
+        if transformed():
+            return REFERENCE.run(call)  # the transform needs operations that it can see into
+        return _by_operator(name, call)
+    engine, recording = ENGINES[name], records(call)
+    if not recording:
+        done = engine.at_once(call)
+        if done is not None:
+            return done
+    problem = misfit(call)
+    if problem:
+        raise RuntimeError(problem)
+    if isinstance(engine, Composed):
+        return engine.run(call)
+    if type(call.x) is not Tensor or is_in_torch_dispatch_mode():
+        return _by_operator(name, call)
+    if recording:
+        output, *finals = _Layer.apply(name, call, *call.tensors())
+        return output, tuple(finals)
+    return engine.infer(call)
+
+
+def records(call: Call) -> bool:
+    """Whether autograd is to know about the call."""
+    if not torch.is_grad_enabled():
+        return False
+    # `enable_grad` inside inference mode does not end that mode. The compiler cannot ask, and has no need to.
+    if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
+        return False
+    return any(t is not None and t.requires_grad for t in call.tensors())
+
+
+def transformed() -> bool:
+    """Whether vmap, grad, jvp or forward-mode differentiation is going on."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def _by_operator(name: str, call: Call) -> Results:
+    operator = torch.ops.elman.forward if records(call) and not torch.compiler.is_exporting() else torch.ops.elman.infer
+    output, *rest = operator(*arguments(name, call))
+    return output, tuple(rest[: len(call.state)])
+
+
+def arguments(name: str, call: Call) -> tuple[Any, ...]:
+    """The operators' arguments."""
+    kinds = [[weight for weight in weights if weight is not None] for weights in _by_kind(call)]
+    key = call.cell.key or names.register(call.cell)
+    rest = list(call.state), list(call.streams), list(call.constants), call.lengths, call.reset
+    return key, name, call.autocast, call.reverse, call.x, *kinds, *rest
+
+
+def _by_kind(call: Call) -> list[tuple[Any, ...]]:
+    """For each field of `Weights`, what the directions have there."""
+    return list(zip(*[weights for weights, _ in call.directions], strict=True))
+
+
+def _together(*arguments: Any) -> tuple[str, Call]:
+    """The opposite of `arguments`: the engine's name and the call."""
+    key, name, autocast, reverse, x, *kinds = arguments[: 5 + len(KINDS)]
+    state, streams, constants, lengths, reset = arguments[5 + len(KINDS) :]
+    directions = tuple(
+        [Direction(Weights(*[kind[d] if kind else None for kind in kinds]), back) for d, back in enumerate(reverse)]
+    )
+    rest = tuple(state), tuple(streams), tuple(constants), lengths, reset
+    return name, Call(names.find(key), x, directions, *rest, autocast)
+
+
+def _grouped(call: Call, by_tensor: Sequence[Any]) -> tuple[Any, ...]:
+    """What there is for every tensor of a call, such as its gradient, in the form of the operators' arguments."""
+    own = call.replaced(by_tensor)
+    kinds = [
+        [value for value, weight in zip(values, weights, strict=True) if weight is not None]
+        for values, weights in zip(_by_kind(own), _by_kind(call), strict=True)
+    ]
+    rest = list(own.state), list(own.streams), list(own.constants), own.lengths, own.reset
+    return None, None, None, None, own.x, *kinds, *rest
+
+
+# What the operators do.
+
+
+def _checked(*arguments: Any) -> tuple[Any, Call]:
+    """The engine and the call, which nobody but the operators has looked at."""
+    name, call = _together(*arguments)
+    problem = misfit(call) or ENGINES[name].unsupported(call)
+    if problem:
+        raise RuntimeError(problem)
+    if forward_ad._current_level >= 0:
+        duals = [t for t in call.tensors() if t is not None and forward_ad.unpack_dual(t).tangent is not None]
+        if duals:
+            raise RuntimeError(
+                "forward-mode differentiation cannot go through a compiled or exported layer; call the layer itself"
+            )
+    return ENGINES[name], call
+
+
+def _infer(*arguments: Any) -> list[Tensor]:
+    engine, call = _checked(*arguments)
+    output, finals = engine.infer(call)
+    return [output, *finals]
+
+
+def _forward(*arguments: Any) -> list[Tensor]:
+    engine, call = _checked(*arguments)
+    (output, finals), saved = engine.forward(call)
+    return [output, *finals, *saved]
+
+
+def _backward(*arguments: Any) -> Gradients:
+    *of_call, output, saved, cotangents, given, needed = arguments
+    engine, call = _checked(*of_call)
+    d = iter(cotangents)
+    found = engine.backward(call, output, saved, [next(d) if there else None for there in given], needed)
+    of_tensors = zip(call.tensors(), found, needed, strict=True)  # what nothing depends on has the gradient zero
+    return [torch.zeros_like(t) if want and d is None and t is not None else d for t, d, want in of_tensors]
+
+
+for _name, _does in (("infer", _infer), ("forward", _forward), ("backward", _backward)):
+    library.impl(_name, _does, "CompositeExplicitAutograd")
+
+
+# Shapes without values.
+
+
+def _shapes(call: Call) -> list[Tensor]:
+    (steps, batch, _), directions, types = call.x.shape, len(call.directions), native.types(call)
+    width = call.state[0].shape[-1]
+    finals = [s.new_empty(s.shape, dtype=kind) for s, kind in zip(call.state, types, strict=True)]
+    return [call.x.new_empty((steps, batch, directions * width), dtype=types[0]), *finals]
+
+
+def _fitting(*arguments: Any) -> tuple[Any, Call]:
+    name, call = _together(*arguments)
+    problem = misfit(call)
+    if problem:
+        raise RuntimeError(problem)
+    return ENGINES[name], call
+
+
+@torch.library.register_fake("elman::infer", lib=library)
+def _(*arguments: Any) -> list[Tensor]:
+    return _shapes(_fitting(*arguments)[1])
+
+
+@torch.library.register_fake("elman::forward", lib=library)
+def _(*arguments: Any) -> list[Tensor]:
+    engine, call = _fitting(*arguments)
+    return [*_shapes(call), *(call.x.new_empty(shape) for shape in engine.saves(call))]
+
+
+@torch.library.register_fake("elman::backward", lib=library)
+def _(*arguments: Any) -> Gradients:
+    *of_call, _output, _saved, _cotangents, _given, needed = arguments
+    tensors = _fitting(*of_call)[1].tensors()
+    return [t.new_empty(t.shape) if want and t is not None else None for t, want in zip(tensors, needed, strict=True)]
+
+
+# One derivative: what is kept of a call, and how gradients come of it.
+
+
+def _keep(ctx: Any, name: str, call: Call, output: Tensor, saved: Sequence[Tensor]) -> None:
+    tensors = call.tensors()
+    ctx.engine, ctx.bare = name, call.replaced([None] * len(tensors))
+    ctx.needed = [t is not None and t.requires_grad for t in tensors]
+    ctx.save_for_backward(*tensors, output, *saved)
+    ctx.set_materialize_grads(False)
+
+
+def _kept(ctx: Any) -> tuple[Call, Tensor, list[Tensor]]:
+    tensors, count = ctx.saved_tensors, len(ctx.needed)
+    return ctx.bare.replaced(tensors[:count]), tensors[count], list(tensors[count + 1 :])
+
+
+def _by_reference(ctx: Any, call: Call, cotangents: Sequence[Tensor | None]) -> Gradients | None:
+    """The gradients, where more is wanted than their values: derivatives of them, or of a transform; else None.
+
+    A legacy batched tensor is one of autograd's own vmap, which `is_grads_batched` brings.
+    """
+    again = torch.is_grad_enabled()
+    if again or transformed() or any(d is not None and is_legacy_batchedtensor(d) for d in cotangents):
+        return REFERENCE.gradients(call, cotangents, ctx.needed, again)
+    return None
+
+
+class _Layer(torch.autograd.Function):
+    """The operator without the dispatcher."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, call: Call, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        (output, finals), saved = ENGINES[name].forward(call)
+        _keep(ctx, name, call, output, saved)
+        return output, *finals
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
+        call, output, saved = _kept(ctx)
+        found = _by_reference(ctx, call, cotangents)
+        if found is None:
+            found = ENGINES[ctx.engine].backward(call, output, saved, cotangents, ctx.needed)
+        return None, None, *found
+
+
+def _keep_operator(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
+    name, call = _together(*inputs)
+    _keep(ctx, name, call, output[0], output[1 + len(call.state) :])
+
+
+def _differentiate(ctx: Any, cotangents: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    call, output, saved = _kept(ctx)
+    cotangents = cotangents[: 1 + len(call.state)]
+    found = _by_reference(ctx, call, cotangents)
+    if found is None:
+        found = _backward_operator(ctx.engine, call, output, saved, cotangents, ctx.needed)
+    return _grouped(call, found)
+
+
+def _differentiate_infer(ctx: Any, cotangents: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    """Of `infer`, which has kept nothing: what `forward` keeps is made first."""
+    call, _, _ = _kept(ctx)
+    found = _by_reference(ctx, call, cotangents)
+    if found is None:
+        output, *rest = torch.ops.elman.forward(*arguments(ctx.engine, call))
+        saved = rest[len(call.state) :]
+        found = _backward_operator(ctx.engine, call, output, saved, cotangents, ctx.needed)
+    return _grouped(call, found)
+
+
+def _backward_operator(
+    name: str,
+    call: Call,
+    output: Tensor,
+    saved: Sequence[Tensor],
+    cotangents: Sequence[Tensor | None],
+    needed: Sequence[bool],
+) -> Gradients:
+    given = [d for d in cotangents if d is not None]
+    there = [d is not None for d in cotangents]
+    return torch.ops.elman.backward(*arguments(name, call), output, saved, given, there, needed)
+
+
+torch.library.register_autograd("elman::forward", _differentiate, setup_context=_keep_operator, lib=library)
+torch.library.register_autograd("elman::infer", _differentiate_infer, setup_context=_keep_operator, lib=library)
