@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.func import functional_call, jvp, vjp, vmap
 
 import elman
@@ -123,3 +124,44 @@ def test_gradient_of_every_sequence_at_once(name: str) -> None:
         for key, value in alone.items():
             close(all_at_once[key][b], value)
             assert value.abs().max() > 1e-3
+
+
+# Cotangents that are more than values: a graph that the kernels have made, differentiated by a transform.
+
+BACKWARDS: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]] = {
+    "is_grads_batched": lambda f, x: torch.autograd.grad(f(x), x, torch.eye(2, dtype=x.dtype), is_grads_batched=True)[
+        0
+    ],
+    "jacobian": lambda f, x: torch.autograd.functional.jacobian(f, x, vectorize=True),
+    "hessian": lambda f, x: torch.autograd.functional.hessian(lambda x: f(x).square().sum(), x, vectorize=True),
+    "vmap of grad": lambda f, x: vmapped(f(x), x),
+    "dual": lambda f, x: tangent(f(x), x),
+}
+
+
+def vmapped(y: Tensor, x: Tensor) -> Tensor:
+    return vmap(lambda d: torch.autograd.grad(y, x, d, retain_graph=True)[0])(torch.eye(2, dtype=x.dtype))
+
+
+def tangent(y: Tensor, x: Tensor) -> Tensor:
+    """The tangent of a gradient, of a dual cotangent."""
+    with forward_ad.dual_level():
+        d_y = forward_ad.make_dual(normal(2, seed=5), normal(2, seed=6))
+        found = forward_ad.unpack_dual(torch.autograd.grad(y, x, d_y)[0]).tangent
+        assert found is not None, "the tangent was dropped"
+        return found
+
+
+@pytest.mark.parametrize("backward", BACKWARDS)
+@pytest.mark.parametrize("name", ["peephole_lstm", "gru_before", "projected_lstm"])
+def test_cotangents_that_are_batched_or_dual(name: str, backward: str) -> None:
+    of = layer(name, INPUT, HIDDEN, bidirectional=True)
+    x = inputs(of, STEPS, BATCH)[0].requires_grad_()
+
+    def f(x: Tensor) -> Tensor:
+        return of(x)[0].square().sum((0, 2))
+
+    found = BACKWARDS[backward](f, x)
+    with elman.use_engine("reference"):
+        close(found, BACKWARDS[backward](f, x))
+    assert found.abs().max() > 0.01

@@ -490,3 +490,29 @@ def test_recurrent_checks_the_cell() -> None:
         elman.Recurrent(elman.cells.projected_lstm, INPUT, HIDDEN)
     with pytest.raises(ValueError, match="'gru' projects no state"):
         elman.Recurrent(elman.cells.gru, INPUT, HIDDEN, proj_size=2)
+
+
+AUTOCAST = [(torch.bfloat16, True), (torch.bfloat16, False), (torch.float16, False)]  # torch trains no LSTM in float16
+
+
+@pytest.mark.parametrize("states", ["given", "zero", "bfloat16"])
+@pytest.mark.parametrize(("low", "training"), AUTOCAST, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_types_under_autocast(kind: str, low: torch.dtype, training: bool, states: str) -> None:
+    """Every result has the type that torch.nn's has, and so has every gradient; float64 is left alone."""
+    theirs, ours = (of.float() for of in pair(kind, num_layers=2, bidirectional=True))
+    x, h = data(ours)
+    x, h = x.float().requires_grad_(), tuple(s.float() if states == "given" else s.bfloat16() for s in h)
+    found = []
+    for of in (theirs, ours):
+        with torch.autocast("cpu", low), torch.set_grad_enabled(training):
+            output, h_n = of(x) if states == "zero" else of(x, hidden(h))
+        results = [output, *as_tuple(h_n)]
+        if training:
+            results += torch.autograd.grad(sum(r.float().sum() for r in results), [x, *of.parameters()])
+        found.append(results)
+    assert [t.dtype for t in found[0]] == [t.dtype for t in found[1]]
+    for mine, other in zip(*found, strict=True):
+        assert_close(mine.float(), other.float(), rtol=0.05, atol=0.05 * other.float().abs().max().item())
+    with torch.autocast("cpu", low):
+        assert {t.dtype for t in as_tuple(ours.double()(x.double())[1])} == {torch.float64}

@@ -25,7 +25,7 @@ _KERNELS: dict[Cell, Callable[..., Any]] = {
     cells.projected_lstm: torch.lstm,
 }
 
-# Cells whose states torch's autocast leaves in float32 on the CPU, where it has no fused kernel for them.
+# Cells whose states keep their own type under torch's autocast on the CPU, which has no fused kernel for them.
 _WIDE = (cells.gru, cells.gru_before, cells.projected_lstm)
 
 
@@ -35,7 +35,13 @@ def types(call: Call) -> tuple[torch.dtype, ...]:
     if low is None:
         return (x.dtype,) * len(call.state)
     wide = x.device.type == "cpu" and call.cell in _WIDE
-    return tuple([x.dtype if wide and name not in call.cell.projected else low for name in call.cell.states])
+    of_states = zip(call.cell.states, call.state, strict=True)
+    return tuple(
+        [
+            torch.promote_types(s.dtype, low) if wide and name not in call.cell.projected else low
+            for name, s in of_states
+        ]
+    )
 
 
 def unsupported(call: Call) -> str | None:
