@@ -509,7 +509,7 @@ def test_types_under_autocast(kind: str, low: torch.dtype, training: bool, state
             output, h_n = of(x) if states == "zero" else of(x, hidden(h))
         results = [output, *as_tuple(h_n)]
         if training:
-            results += torch.autograd.grad(sum(r.float().sum() for r in results), [x, *of.parameters()])
+            results += torch.autograd.grad(torch.stack([r.float().sum() for r in results]).sum(), [x, *of.parameters()])
         found.append(results)
     assert [t.dtype for t in found[0]] == [t.dtype for t in found[1]]
     for mine, other in zip(*found, strict=True):
