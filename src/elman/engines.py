@@ -157,6 +157,9 @@ class Choice(NamedTuple):
     why: str
 
 
+_FIRST = {name: Choice(name, engine.why) for name, engine in ENGINES.items()}  # where nothing speaks against it
+
+
 def choose(call: Call, forced: str = "auto") -> Choice:
     """The engine for a call: the forced one, else the first of its device that supports it.
 
@@ -170,9 +173,9 @@ def choose(call: Call, forced: str = "auto") -> Choice:
             )
         return Choice(forced, "asked for with use_engine")
     why = ""
-    for name in PREFERENCES.get(call.x.device.type, ELSEWHERE):
+    for name in PREFERENCES.get("cpu" if call.x.is_cpu else call.x.device.type, ELSEWHERE):
         problem = ENGINES[name].unsupported(call)
         if problem is None:
-            return Choice(name, why or ENGINES[name].why)
+            return Choice(name, why) if why else _FIRST[name]
         why = why or problem
     raise RuntimeError(why)

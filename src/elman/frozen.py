@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from elman import cpu
 from elman.layers import Recurrent
-from elman.layout import Call, Weights
+from elman.layout import Call, Direction, Weights
 
 if TYPE_CHECKING:
     from elman.cpu.quick import Packed
@@ -28,7 +28,10 @@ class Frozen(Recurrent):
         self._of = f"{layer._get_name()}({layer.extra_repr()})"
         for name in _SHAPE:
             setattr(self, name, getattr(layer, name))
-        self._weights = {key: Weights(*map(_as_it_is, layer.weights(*key))) for key in layer._names}
+        self._runs = [
+            tuple([Direction(Weights(*map(_as_it_is, layer.weights(n, d))), d) for d in layer._directions])
+            for n in range(layer.num_layers)
+        ]
         self.eval()
         problem = cpu.ENGINE.unsupported(layer.call(0, next(layer.parameters()).detach(), ()))
         if problem:
@@ -38,14 +41,12 @@ class Frozen(Recurrent):
     def _pack(self) -> None:
         from elman.cpu.quick import Packed
 
-        of_layers = [
-            [w for d in self._directions for w in self.weights(n, d) if w is not None] for n in range(self.num_layers)
-        ]
-        self._packed = [Packed(weights) for weights in of_layers]
+        weights = [[w for of, _ in directions for w in of if w is not None] for directions in self._runs]
+        self._packed = [Packed(of_layer) for of_layer in weights]
 
     def weights(self, layer: int, reverse: bool = False) -> Weights:
         """As they were when the layer was frozen."""
-        return self._weights[layer, reverse]
+        return self._runs[layer][reverse].weights
 
     def call(self, layer: int, x: Tensor, state: tuple[Tensor, ...]) -> Call:
         """As the layer's, with the weights in panels. RuntimeError where a gradient would be recorded."""
@@ -53,7 +54,7 @@ class Frozen(Recurrent):
             raise RuntimeError(
                 "a frozen layer gives no gradients, but its input or state requires one; call the layer itself"
             )
-        return super().call(layer, x, state)._replace(packed=self._packed[layer])
+        return Call(self.cell, x, self._runs[layer], state, packed=self._packed[layer])
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_packed"}

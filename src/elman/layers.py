@@ -98,8 +98,10 @@ class Recurrent(nn.Module):
 
     def call(self, layer: int, x: Tensor, state: tuple[Tensor, ...]) -> Call:
         """What one layer is to run, on x (T, B, I or D*Y) from states (D, B, width)."""
-        directions = tuple([Direction(self.weights(layer, reverse), reverse) for reverse in self._directions])
-        return Call(self.cell, x, directions, state)
+        directions = [Direction(self.weights(layer, False), False)]
+        if self.bidirectional:
+            directions.append(Direction(self.weights(layer, True), True))
+        return Call(self.cell, x, tuple(directions), state)
 
     def each_weights(self) -> list[Weights]:
         """The parameters of every layer and direction: layer l, direction d at l * num_directions + d."""
@@ -181,9 +183,11 @@ class Recurrent(nn.Module):
             )
         if input.dim() not in (2, 3):
             raise ValueError(f"{name}: expected input to be 2D or 3D, got {input.dim()}D instead")
-        weight = next((p for p in self._parameters.values() if p is not None), None)
-        if weight is None:  # all of them were replaced, by parametrizations say
-            weight = next((w for w in self.weights(0) if w is not None), input)
+        for weight in self._parameters.values() or self.weights(0):  # they are elsewhere where all were replaced
+            if weight is not None:
+                break
+        else:
+            weight = input
         if input.dtype != weight.dtype and not torch._C._is_any_autocast_enabled():
             raise ValueError(
                 f"{name}: input is {input.dtype} but the weights are {weight.dtype}; "

@@ -30,6 +30,9 @@ class Weights(NamedTuple):
     ch: Tensor | None = None  # (V, H)
 
 
+_FIELDS = len(Weights._fields)
+
+
 class Direction(NamedTuple):
     """What one direction of a layer runs on."""
 
@@ -69,22 +72,30 @@ class Call(NamedTuple):
 
     def replaced(self, tensors: Sequence[Any]) -> Call:
         """The same call on other tensors, or on whatever else stands for them, in the order of `tensors`."""
-        rest = iter(tensors)
-        x = next(rest)
-        directions = tuple([Direction(Weights(*[next(rest) for _ in w]), reverse) for w, reverse in self.directions])
-        state, streams, constants = [
-            tuple([next(rest) for _ in kind]) for kind in (self.state, self.streams, self.constants)
-        ]
-        lengths, reset = rest  # ValueError if there are more or fewer
-        return self._replace(
-            x=x,
-            directions=directions,
-            state=state,
-            streams=streams,
-            constants=constants,
-            lengths=lengths,
-            reset=reset,
-        )
+        place, directions = 1, []
+        for _, reverse in self.directions:
+            directions.append(Direction(Weights._make(tensors[place : place + _FIELDS]), reverse))
+            place += _FIELDS
+        kinds: list[tuple[Any, ...]] = []
+        for count in map(len, (self.state, self.streams, self.constants)):
+            kinds.append(tuple(tensors[place : place + count]))
+            place += count
+        lengths, reset = tensors[place:]  # ValueError if there are more or fewer
+        return Call(self.cell, tensors[0], tuple(directions), *kinds, lengths, reset, self.autocast, self.packed)
+
+    def bare(self) -> Call:
+        """The same call without its tensors, for `replaced` to fill."""
+        counts = len(self.state), len(self.streams), len(self.constants)
+        return _bare(self.cell, tuple(self.reverse), *counts, self.autocast)
+
+
+@cache
+def _bare(cell: Cell, reverse: tuple[bool, ...], *counts_and_autocast: Any) -> Any:
+    *counts, autocast = counts_and_autocast
+    nothing: Any = None
+    directions = tuple([Direction(Weights(*[nothing] * _FIELDS), back) for back in reverse])
+    kinds = [(nothing,) * count for count in counts]
+    return Call(cell, nothing, directions, *kinds, autocast=autocast)
 
 
 def joined(of_each: Sequence[Results]) -> Results:

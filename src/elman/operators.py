@@ -205,7 +205,7 @@ def _(*arguments: Any) -> Gradients:
 
 def _keep(ctx: Any, name: str, call: Call, output: Tensor, saved: Sequence[Tensor]) -> None:
     tensors = call.tensors()
-    ctx.engine, ctx.bare = name, call.replaced([None] * len(tensors))
+    ctx.engine, ctx.bare = name, call.bare()
     ctx.needed = [t is not None and t.requires_grad for t in tensors]
     ctx.save_for_backward(*tensors, output, *saved)
     ctx.set_materialize_grads(False)

@@ -46,7 +46,7 @@ def recur(call: Call) -> Results:
     if torch.compiler.is_compiling():
         call = _under_autocast(call)
         return operators.run(choose(call, _asked.engine).engine, call)
-    if torch.is_autocast_enabled(call.x.device.type):
+    if torch._C._is_any_autocast_enabled():
         call = _under_autocast(call)
     choice, observer = choose(call, _forced.get()), _observer.get()
     if observer is not None:
@@ -68,7 +68,7 @@ def at_once(call: Call) -> Results | None:
     """
     if torch.compiler.is_compiling() or _observer.get() is not None or operators.records(call):
         return None
-    if torch.is_autocast_enabled(call.x.device.type):
+    if torch._C._is_any_autocast_enabled():
         return None
     return ENGINES[choose(call, _forced.get()).engine].at_once(call)
 

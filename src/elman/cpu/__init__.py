@@ -81,7 +81,7 @@ class Cpu:
         return _problem(call.cell)
 
     def at_once(self, call: Call) -> Results | None:
-        return _quick().infer(call) if not torch._C._len_torch_dispatch_stack() else None
+        return None if torch._C._len_torch_dispatch_stack() else _quick().infer(call)
 
     def infer(self, call: Call) -> Results:
         return _passes().infer(call)
