@@ -25,7 +25,8 @@ class Failed(Exception):
 class Worker:
     """One peer on some cores. Its threads cannot take time from another's round: between requests it is stopped."""
 
-    def __init__(self, peer: str, cores: list[int], engine: str):
+    def __init__(self, peer: str, cores: list[int], engine: str, source: Path | None = None):
+        """source: a folder with a package `elman` to take instead of the installed one."""
         self.peer = peer
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed in end()
         count = str(len(cores))
@@ -39,7 +40,8 @@ class Worker:
             env=os.environ
             | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count}
             | {"TF_NUM_INTRAOP_THREADS": count, "TF_NUM_INTEROP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-            | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "BENCH_ENGINE": engine},
+            | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "BENCH_ENGINE": engine}
+            | ({"PYTHONPATH": str(source)} if source else {}),
         )
         hello = self._answer()
         self.absent: str | None = hello.get("absent")

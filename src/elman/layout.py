@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import accumulate, pairwise
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -76,12 +77,21 @@ class Call(NamedTuple):
         for _, reverse in self.directions:
             directions.append(Direction(Weights._make(tensors[place : place + _FIELDS]), reverse))
             place += _FIELDS
-        kinds: list[tuple[Any, ...]] = []
-        for count in map(len, (self.state, self.streams, self.constants)):
-            kinds.append(tuple(tensors[place : place + count]))
-            place += count
-        lengths, reset = tensors[place:]  # ValueError if there are more or fewer
-        return Call(self.cell, tensors[0], tuple(directions), *kinds, lengths, reset, self.autocast, self.packed)
+        edges = list(accumulate(map(len, (self.state, self.streams, self.constants)), initial=place))
+        state, streams, constants = [tuple(tensors[first:end]) for first, end in pairwise(edges)]
+        lengths, reset = tensors[edges[-1] :]  # ValueError if there are more or fewer
+        return Call(
+            self.cell,
+            tensors[0],
+            tuple(directions),
+            state,
+            streams,
+            constants,
+            lengths,
+            reset,
+            self.autocast,
+            self.packed,
+        )
 
     def bare(self) -> Call:
         """The same call without its tensors, for `replaced` to fill."""
@@ -91,10 +101,10 @@ class Call(NamedTuple):
 
 @cache
 def _bare(cell: Cell, reverse: tuple[bool, ...], *counts_and_autocast: Any) -> Any:
-    *counts, autocast = counts_and_autocast
+    states, streams, constants, autocast = counts_and_autocast
     nothing: Any = None
-    directions = tuple([Direction(Weights(*[nothing] * _FIELDS), back) for back in reverse])
-    kinds = [(nothing,) * count for count in counts]
+    directions = tuple([Direction(Weights._make([nothing] * _FIELDS), back) for back in reverse])
+    kinds = (nothing,) * states, (nothing,) * streams, (nothing,) * constants
     return Call(cell, nothing, directions, *kinds, autocast=autocast)
 
 
