@@ -21,7 +21,7 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from elman import names, native
-from elman.engines import ENGINES, REFERENCE, Composed, Gradients
+from elman.engines import ENGINES, REFERENCE, Composed, Engine, Gradients
 from elman.layout import Call, Direction, Results, Weights, misfit
 
 KINDS = tuple(f"Tensor[] {field}" for field in Weights._fields)  # one for each direction, or none
@@ -124,9 +124,8 @@ def _grouped(call: Call, by_tensor: Sequence[Any]) -> tuple[Any, ...]:
 # What the operators do.
 
 
-def _checked(*arguments: Any) -> tuple[Any, Call]:
-    """The engine and the call, which nobody but the operators has looked at."""
-    name, call = _together(*arguments)
+def _checked(name: str, call: Call) -> Engine:
+    """The engine for a call that nobody has looked at before."""
     problem = misfit(call) or ENGINES[name].unsupported(call)
     if problem:
         raise RuntimeError(problem)
@@ -136,26 +135,27 @@ def _checked(*arguments: Any) -> tuple[Any, Call]:
             raise RuntimeError(
                 "forward-mode differentiation cannot go through a compiled or exported layer; call the layer itself"
             )
-    return ENGINES[name], call
+    return ENGINES[name]
 
 
 def _infer(*arguments: Any) -> list[Tensor]:
-    engine, call = _checked(*arguments)
-    output, finals = engine.infer(call)
+    name, call = _together(*arguments)
+    done = ENGINES[name].at_once(call) if forward_ad._current_level < 0 else None
+    output, finals = _checked(name, call).infer(call) if done is None else done
     return [output, *finals]
 
 
 def _forward(*arguments: Any) -> list[Tensor]:
-    engine, call = _checked(*arguments)
-    (output, finals), saved = engine.forward(call)
+    name, call = _together(*arguments)
+    (output, finals), saved = _checked(name, call).forward(call)
     return [output, *finals, *saved]
 
 
 def _backward(*arguments: Any) -> Gradients:
     *of_call, output, saved, cotangents, given, needed = arguments
-    engine, call = _checked(*of_call)
+    name, call = _together(*of_call)
     d = iter(cotangents)
-    found = engine.backward(call, output, saved, [next(d) if there else None for there in given], needed)
+    found = _checked(name, call).backward(call, output, saved, [next(d) if there else None for there in given], needed)
     of_tensors = zip(call.tensors(), found, needed, strict=True)  # what nothing depends on has the gradient zero
     return [torch.zeros_like(t) if want and d is None and t is not None else d for t, d, want in of_tensors]
 

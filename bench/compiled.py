@@ -1,0 +1,85 @@
+"""What torch.compile gains or costs: the same model, compiled and not, in alternating rounds.
+
+    python bench/compiled.py [minutes]
+
+Two models: a tagger with three bidirectional layers between an embedding and a linear head, and one small layer
+alone, where the compiler's own cost for each call shows. Training is forward, loss and backward; inference is
+forward. Prints medians and their ratio, and how long compiling took. A table for eyes, on one thread.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import elman
+
+
+class Tagger(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(1000, 64)
+        self.read = elman.LSTM(64, 64, num_layers=3, bidirectional=True)
+        self.head = nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.LayerNorm(64), nn.Linear(64, 17))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.read(self.embed(tokens))[0])
+
+
+class Alone(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = elman.GRU(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.read(x)[0]
+
+
+def step(model: Callable[[Tensor], Tensor], parameters: list[nn.Parameter], x: Tensor, training: bool) -> Any:
+    if training:
+        return torch.autograd.grad(model(x).square().mean(), parameters)
+    with torch.no_grad():
+        return model(x)
+
+
+def compare(name: str, model: nn.Module, x: Tensor, seconds: float) -> None:
+    parameters, compiled = list(model.parameters()), torch.compile(model, fullgraph=True, dynamic=True)
+    for training in (True, False):
+        calls = {"eager": model, "compiled": compiled}
+        step(model, parameters, x, training)
+        begin = time.perf_counter()
+        step(compiled, parameters, x, training)
+        compiling = time.perf_counter() - begin
+        found: dict[str, list[float]] = {of: [] for of in calls}
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end or len(found["eager"]) < 5:
+            for of, call in calls.items():
+                begin = time.perf_counter()
+                for _ in range(5):
+                    step(call, parameters, x, training)
+                found[of].append((time.perf_counter() - begin) / 5 * 1e3)
+        eager, other = (statistics.median(times) for times in found.values())
+        what = "training" if training else "inference"
+        print(f"{name:24}{what:10}{eager:10.3f}{other:10.3f}{eager / other:8.2f}{compiling:12.1f}")
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    seconds = 60 * float(sys.argv[1] if len(sys.argv) > 1 else 1.0) / 6
+    print(f"{'':34}eager ms  compiled   ratio   compiling (s)")
+    compare("three layers, (50, 16)", Tagger(), torch.randint(1000, (50, 16)), seconds)
+    compare("one GRU(16), (10, 1)", Alone(), torch.randn(10, 1, 16), seconds)
+    compare("one GRU(16), (2, 3)", Alone(), torch.randn(2, 3, 16), seconds)
+
+
+if __name__ == "__main__":
+    main()
