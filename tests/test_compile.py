@@ -196,7 +196,8 @@ def test_a_transform_of_a_compiled_layer_works_or_raises(transform: str) -> None
         close(found, exact)
 
 
-def test_forward_mode_through_an_operator_raises() -> None:
+@pytest.mark.parametrize("engine", ["cpu", "reference"])
+def test_forward_mode_through_an_operator_raises(engine: str) -> None:
     of = layer("lstm", 3, 4).requires_grad_(False)
     x, states = inputs(of, 5, 2)
     from elman import operators
@@ -205,7 +206,7 @@ def test_forward_mode_through_an_operator_raises() -> None:
         call = of.call(0, forward_ad.make_dual(x, torch.ones_like(x)), states)
         for operator in (torch.ops.elman.infer, torch.ops.elman.forward):
             with pytest.raises(RuntimeError, match=r"[Ff]orward.mode"):
-                operator(*operators.arguments("cpu", call))
+                operator(*operators.arguments(engine, call))
 
 
 # Exported programs.

@@ -19,6 +19,7 @@ import elman
 from cases import CELLS, DEPTH_NAMES, DEPTHS, as_tuple, close, gradients, hidden, inputs, layer, normal, recurrent, run
 from elman import Cell, Recurrent, State, cells, operators
 from elman.cpu import layer_scripts, matrices, memory, system, tables, threads
+from elman.layout import Call
 from elman.names import register
 from test_cpu_memory import allocating
 
@@ -739,6 +740,39 @@ def test_operators_are_well_behaved(name: str) -> None:
         case = *arguments, output, rest[len(states) :], cotangents, given, needed
         found = torch.library.opcheck(torch.ops.elman.backward.default, case)
         assert set(found.values()) == {"SUCCESS"}
+
+
+MISFITS: dict[str, tuple[Callable[[Call], Call], str]] = {
+    "a state of fewer rows": (lambda call: call._replace(state=(call.state[0][:, 1:],)), "the initial h is"),
+    "a state of another type": (lambda call: call._replace(state=(call.state[0].float(),)), "the initial h is"),
+    "a state too few": (lambda call: call._replace(state=()), "1 states"),
+    "a weight of other sizes": (lambda call: call._replace(x=call.x[:, :, 1:]), "weight_ih is"),
+    "a stream": (lambda call: call._replace(streams=(call.x,)), "reads no streams"),
+    "a constant": (lambda call: call._replace(constants=(call.x[0],)), "reads no streams or constants"),
+    "lengths": (lambda call: call._replace(lengths=torch.ones(3, dtype=torch.int64)), "no engine reads lengths"),
+    "resets": (lambda call: call._replace(reset=torch.ones(4, 3, dtype=torch.bool)), "no engine reads lengths or"),
+    "another type": (lambda call: call.replaced([t if t is None else t.half() for t in call.tensors()]), "float16"),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_operators_refuse_what_does_not_fit(misfit: str) -> None:
+    """They can be called by anyone, so they look before an address is given to a kernel."""
+    of = layer("gru", 3, 9)
+    x, states = inputs(of, 4, 3)
+    call = of.call(0, x, states)
+    call = call.replaced([t if t is None else t.detach() for t in call.tensors()])
+    change, message = MISFITS[misfit]
+    wrong = operators.arguments("cpu", change(call))
+    output, *rest = torch.ops.elman.forward(*operators.arguments("cpu", call))
+    needed = [t is not None for t in change(call).tensors()]
+    for run_one in (
+        lambda: torch.ops.elman.infer(*wrong),
+        lambda: torch.ops.elman.forward(*wrong),
+        lambda: torch.ops.elman.backward(*wrong, output, rest[1:], [output], [True, False], needed),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            run_one()
 
 
 def test_a_cell_that_is_not_known_is_named() -> None:

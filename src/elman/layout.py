@@ -123,6 +123,8 @@ def misfit(call: Call) -> str | None:
         return f"the cell {cell.name!r} reads no streams or constants, but some are given; leave them out"
     if call.lengths is not None or call.reset is not None:
         return "no engine reads lengths or resets yet; give sequences of one length"
+    if len(call.state) != len(cell.states):
+        return f"the cell {cell.name!r} has {len(cell.states)} states ({', '.join(cell.states)}), but {len(call.state)} were given"
     inputs, units = x.shape[-1], hidden_size(call)
     widths = cell.widths(units, call.state[0].shape[-1])
     for name, state, width in zip(cell.states, call.state, widths, strict=True):
