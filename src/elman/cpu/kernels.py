@@ -8,7 +8,7 @@ to them there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -19,7 +19,7 @@ from elman.cpu.compiled import Written
 from elman.cpu.plan import Pass, Place, Product, plan
 from elman.cpu.product import ACCUMULATORS, UNROLL, chosen, panels
 from elman.cpu.program import INT, POINTER, Program, Value
-from elman.graph import Node
+from elman.graph import Node, walk
 from elman.phases import Phase
 
 PRESENT = ("p", "d_p", "carry", "memory")  # arrays that hold one step only
@@ -193,14 +193,8 @@ class _Emit:
     def elements(self, number: int, sums: Sums, elements: Elements) -> None:
         """Compute and store what the phase computes, for some vectors of units."""
         p, phase = self.p, self.todo.phases[number]
-        values: dict[int, Value] = {}
         fused = self.fused(phase)
         here = {node.index for node in phase.nodes}
-
-        def value(node: Node) -> Value:
-            if node.index not in values:
-                values[node.index] = compute(node) if node.index in here and node.arguments else read(node)
-            return values[node.index]
 
         def read(node: Node) -> Value:
             if node.op == "number":
@@ -211,7 +205,7 @@ class _Emit:
                 return elements.sum(*sums[node.index])
             return elements.load(self.todo.places[node.index])
 
-        def compute(node: Node) -> Value:
+        def compute(node: Node, value: Callable[[Node], Value]) -> Value:
             if node.op in ("add", "sub"):
                 (a, b), minus = node.arguments, node.op == "sub"
                 if a.index in fused:
@@ -223,6 +217,7 @@ class _Emit:
             return functions.OPERATIONS[node.op](p, *map(value, node.arguments))
 
         with p.side_by_side(len(elements.positions)):
+            value = walk(phase.nodes, compute, read)
             for node in phase.nodes:
                 if node.index not in fused and node.op != "number":
                     value(node)

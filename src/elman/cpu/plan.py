@@ -14,7 +14,6 @@ Arrays hold T steps (or, those marked *, the present one), B rows and one or mor
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
@@ -101,16 +100,6 @@ def plan(cell: Cell) -> Plan:
     backward, d_extra, multiplied = _backward(cell, forward, back)
     shares = _runs([k for k, gate in enumerate(cell.anatomy.input_gates) if f"x.{gate}" in back.outputs])
     return Plan(cell, infer, forward, backward, extra, d_extra, multiplied, shares)
-
-
-@cache
-def fingerprint(cell: Cell) -> str:
-    """All that kernels depend on of a cell, in sixteen digits: the same in every process."""
-    graph = plan(cell).forward.graph
-    nodes = [(n.op, [a.index for a in n.arguments], n.name, n.value) for n in graph.nodes]
-    outputs = [(name, node.index) for name, node in graph.outputs.items()]
-    form = repr((cell.gates, cell.states, cell.vectors, cell.anatomy, nodes, outputs))
-    return hashlib.sha256(form.encode()).hexdigest()[:16]
 
 
 def _waits_for(node: Node) -> tuple[Node, ...] | None:
