@@ -12,6 +12,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import accumulate, islice
 from typing import NamedTuple
 
 import torch
@@ -89,9 +90,9 @@ class Script:
 
     def stage(self, tasks: Iterable[Task], *, together: bool = False) -> None:
         """The next stage; `together` if its tasks wait for each other."""
-        tasks = list(tasks)
         if self._part == "first":
             return
+        tasks = list(tasks)
         if tasks:
             self._stages.append(tasks)
         if together:
@@ -103,8 +104,15 @@ class Script:
         The order of addresses is settled here: zero, the arrays in the order of `names`, the rooms. The first part is
         given only what it uses.
         """
-        used = {word.base for stage in self._stages for task in stage for word in task.words if isinstance(word, Array)}
-        self.names = tuple([name for name, base in self._given.items() if self._part != "first" or base in used])
+        tasks = [task for stage in self._stages for task in stage]
+        flat: list[int | Array] = []  # a kernel and its table, task by task
+        for task in tasks:
+            flat.append(task.kernel)
+            flat += task.words
+        self.names = tuple(self._given)
+        if self._part == "first":
+            used = {word.base for word in flat if word.__class__ is Array}  # pyright: ignore[reportAttributeAccessIssue]
+            self.names = tuple([name for name, base in self._given.items() if base in used])
         self._count = len(self.names)
         places = {self._given[name]: 1 + place for place, name in enumerate(self.names)}
         order = sorted(range(len(self._rooms)), key=lambda number: -self._rooms[number])
@@ -114,29 +122,17 @@ class Script:
         self._threads = min(self._threads, max(self.stages, default=1))
 
         words = team.head(len(self._stages), self._together, shared=self._threads > 1)
-        bases: list[int] = []
-        tasks = [task for stage in self._stages for task in stage]
         directory = len(words) + team.PER_STAGE * len(self._stages)
         for stage in self._stages:
             words += (0, 0, len(stage), directory)
             directory += len(stage)
-        place = directory
-        for task in tasks:
-            words.append(place)
-            place += 1 + len(task.words)
-        bases += [0] * len(words)
-        for task in tasks:
-            words.append(task.kernel)
-            bases.append(0)
-            for word in task.words:
-                if isinstance(word, Array):
-                    words.append(word.offset * self.dtype.itemsize)
-                    bases.append(places[word.base])
-                else:
-                    words.append(word)
-                    bases.append(0)
+        starts = accumulate((1 + len(task.words) for task in tasks), initial=directory)
+        words += islice(starts, len(tasks))
+        bases, size = [0] * len(words), self.dtype.itemsize
+        words += [word.offset * size if word.__class__ is Array else word for word in flat]  # pyright: ignore[reportAttributeAccessIssue]
+        bases += [places[word.base] if word.__class__ is Array else 0 for word in flat]  # pyright: ignore[reportAttributeAccessIssue]
         self._stages = []
-        self._words, self._bases = array("q", words), array("q", bases)
+        self._words, self._bases = array("q", words), array("q", bases)  # pyright: ignore
         self._addresses = self._words.buffer_info()[0], self._bases.buffer_info()[0], len(words)
         self._seen: tuple[object, list[int]] = (None, [])
         self._orders: dict[tuple[str, ...], Run] = {}
