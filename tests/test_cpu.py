@@ -355,6 +355,39 @@ def test_a_nan_in_a_maximum_goes_back_as_in_torch() -> None:
     torch.testing.assert_close(mine, exact, rtol=1e-10, atol=1e-12, equal_nan=True)
 
 
+def test_an_overflow_does_not_wake_a_dead_unit() -> None:
+    """relu passes nothing on where it is zero, and the infinite gradient of the other unit is none of the first one's."""
+    of = elman.RNN(1, 2, nonlinearity="relu", bias=False)
+    with torch.no_grad():
+        for p, value in zip(of.parameters(), ([[1.0], [-1.0]], [[0.5, 3e38], [0.0, 0.5]]), strict=True):
+            p.copy_(torch.tensor(value))
+    theirs = torch.nn.RNN(1, 2, nonlinearity="relu", bias=False)
+    theirs.load_state_dict(of.state_dict())
+    x = torch.ones(4, 1, 1, requires_grad=True)
+    mine, exact = (
+        torch.autograd.grad(by("cpu", lambda r=r: r(x))[0].sum(), [x, *r.parameters()]) for r in (of, theirs)
+    )
+    assert all(d.isfinite().all() for d in exact)
+    torch.testing.assert_close(mine, exact)
+
+
+@pytest.mark.parametrize("function", [torch.maximum, torch.minimum])
+def test_an_overflow_stays_with_the_larger_number(function: Any) -> None:
+    def step(x, R, s):
+        a, b = x.a - 2 * sign, x.b + 2 * sign  # a is not what comes out
+        return State(h=function(a, b) * 1e30 * (1e30 + 0 * s.h))
+
+    sign = 1 if function is torch.maximum else -1
+    of = recurrent(Cell(step, gates=("a", "b")), 3, 5, dtype=torch.float32)
+    x, states = 0.1 * torch.ones(1, 2, 3), (torch.zeros(1, 2, 5),)
+    with torch.no_grad():
+        next(of.parameters()).mul_(0.1)
+    mine, exact = (by(engine, lambda: gradients(of, x, states)) for engine in ("cpu", "reference"))
+    assert exact[0].isnan().all()
+    assert exact[2].isfinite().any()
+    torch.testing.assert_close(mine, exact, equal_nan=True)
+
+
 @names
 def test_a_nan_stays_in_its_row(name: str) -> None:
     of = layer(name, 3, 17, dtype=torch.float32, bidirectional=True)

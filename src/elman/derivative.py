@@ -24,9 +24,9 @@ from elman.graph import NONLINEAR, Graph, Node, NotTraceable
 
 # What appears in derivatives only: how to compute it.
 OPERATIONS: dict[str, Callable[..., Any]] = {
-    "step": lambda y: (y > 0).to(y.dtype),
     "sign": torch.sign,
-    "greater": lambda a, b: torch.where(a < b, 0.0, torch.where(a == b, 0.5, 1.0)).to(a.dtype),
+    "where_positive": lambda d, y: torch.where(y <= 0, 0.0, d),
+    "where_larger": lambda d, a, b: torch.where(a < b, 0.0, torch.where(a == b, d / 2, d)),
 }
 
 
@@ -97,29 +97,32 @@ _RULES: dict[str, Rule] = {
     "neg": lambda n, d, v: (lambda: -d,),
     "sigmoid": lambda n, d, v: (lambda: d * (v(n) * (1 - v(n))),),
     "tanh": lambda n, d, v: (lambda: d * (1 - v(n) * v(n)),),
-    "relu": lambda n, d, v: (lambda: d * _step(v(n)),),
+    "relu": lambda n, d, v: (lambda: _where_positive(d, v(n)),),
     "exp": lambda n, d, v: (lambda: d * v(n),),
     "log": lambda n, d, v: (lambda: d / v(n.arguments[0]),),
     "sqrt": lambda n, d, v: (lambda: d / (2 * v(n)),),
     "abs": lambda n, d, v: (lambda: d * _sign(v(n.arguments[0])),),
     "maximum": lambda n, d, v: (
-        lambda: d * _greater(*map(v, n.arguments)),
-        lambda: d * _greater(*map(v, n.arguments[::-1])),
+        lambda: _where_larger(d, *map(v, n.arguments)),
+        lambda: _where_larger(d, *map(v, n.arguments[::-1])),
     ),
     "minimum": lambda n, d, v: (
-        lambda: d * _greater(*map(v, n.arguments[::-1])),
-        lambda: d * _greater(*map(v, n.arguments)),
+        lambda: _where_larger(d, *map(v, n.arguments[::-1])),
+        lambda: _where_larger(d, *map(v, n.arguments)),
     ),
 }
 
 
-def _step(y: Node) -> Node:
-    return y.graph.add("step", (y,))  # 1 where y > 0, else 0: torch's derivative of relu
+# What is not passed on is zero even where the adjoint is infinite, so these select and do not multiply.
+
+
+def _where_positive(d: Node, y: Node) -> Node:
+    return y.graph.add("where_positive", (d, y))  # d where y > 0, else 0: torch's derivative of relu
+
+
+def _where_larger(d: Node, a: Node, b: Node) -> Node:
+    return a.graph.add("where_larger", (d, a, b))  # d where a > b, half of it where equal, else 0: torch's of maximum
 
 
 def _sign(x: Node) -> Node:
     return x.graph.add("sign", (x,))
-
-
-def _greater(a: Node, b: Node) -> Node:
-    return a.graph.add("greater", (a, b))  # 0 where a < b, 1/2 where equal, else 1: torch's of maximum

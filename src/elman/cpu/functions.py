@@ -173,8 +173,8 @@ def _sign(p: Program, x: Value) -> Value:
     return p.select(x > 0.0, 1.0, p.select(x < 0.0, -1.0, p.splat(0.0)))
 
 
-def _greater(p: Program, a: Value, b: Value) -> Value:
-    return p.select(a < b, 0.0, p.select(a.equals(b), 0.5, p.splat(1.0)))  # a NaN: 1, as torch has it
+def _where_larger(p: Program, d: Value, a: Value, b: Value) -> Value:
+    return p.select(a < b, 0.0, p.select(a.equals(b), d * 0.5, d))  # a NaN: d, as torch has it
 
 
 Emit = Callable[..., Value]
@@ -195,7 +195,7 @@ OPERATIONS: dict[str, Emit] = {
     "abs": lambda p, a: p.elementwise("fabs", a),
     "maximum": lambda p, a, b: p.elementwise("maximum", a, b),
     "minimum": lambda p, a, b: p.elementwise("minimum", a, b),
-    "step": lambda p, y: p.select(y <= 0.0, 0.0, p.splat(1.0)),
     "sign": _sign,
-    "greater": _greater,
+    "where_positive": lambda p, d, y: p.select(y <= 0.0, 0.0, d),
+    "where_larger": _where_larger,
 }

@@ -271,11 +271,13 @@ def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
     of_directions = zip(directions, wanted.weights, all_arrays, all_sequences, strict=True)
     for d, (given, wants, own, sequences) in enumerate(of_directions):
         want = {name for name, wish in zip(Weights._fields, wants, strict=True) if wish and name in given.weights}
-        if d_x is not None and "ih" in given.weights:
-            shape = gates * units, inputs
-            back = Linear(script, sizes, given.weights["ih"], None, shape, steps * batch, transposed=False)
+        for gate, count in made.shares:
+            if d_x is None:
+                break
+            shape, rows = (count * units, inputs), given.weights["ih"].at(row=gate * units)
+            back = Linear(script, sizes, rows, None, shape, steps * batch, transposed=False)
             first += back.packing
-            backs.append(back(own["d_x"], d_x, steps * batch, add=bool(backs)))
+            backs.append(back(own["d_x"].at(column=gate * units), d_x, steps * batch, add=bool(backs)))
         widths = {"ih": inputs, "hh": units, "ch": units}
         out = {name: script.given(f"d_{name}.{d}", row=widths.get(name, 1)) for name in Weights._fields if name in want}
         products += _of_weights(made, sizes, x, given, sequences, own, out)
@@ -283,12 +285,16 @@ def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
             for v in range(len(cell.vectors)):
                 words = (own["d_p"].at(column=v * padded), own["d_p"].row, out["ch"].at(row=v), batch, units)
                 after.append(Task(packing.total(itemsize), words))
-        written = {gate for gate, _, _ in made.multiplied}
-        for gate in set(range(len(cell.anatomy.recurrent_gates))) - written:  # used, but without effect
-            if "hh" in out:
-                after.append(fill(out["hh"].at(row=gate * units), units, units, sizes))
-            if "b_hh" in out:
-                after.append(fill(out["b_hh"].at(column=gate * units), 1, units, sizes))
+        live = {gate for begin, count in made.shares for gate in range(begin, begin + count)}
+        for name, idle in (
+            ("ih", set(range(gates)) - live),
+            ("hh", set(range(len(cell.anatomy.recurrent_gates))) - {gate for gate, _, _ in made.multiplied}),
+        ):
+            for gate in idle:  # used, but without effect: zero, whatever x holds
+                if name in out:
+                    after.append(fill(out[name].at(row=gate * units), units, widths[name], sizes))
+                if f"b_{name}" in out:
+                    after.append(fill(out[f"b_{name}"].at(column=gate * units), 1, units, sizes))
     for state, wish in zip(cell.states, wanted.state, strict=True):
         if wish:
             parts = _by_direction(script, f"d_initial.{state}", (batch * units, units, 1), sizes.directions)
@@ -348,10 +354,12 @@ def _of_weights(
     """The gradients of a direction's matrices and biases: sums over all steps and rows, as few large products."""
     units, rows = sizes.units, sizes.steps * sizes.batch
     products: list[Gradient] = []
-    if "ih" in out or "b_ih" in out:
-        left = Factor(((arrays["d_x"], rows),), len(made.cell.anatomy.input_gates) * units)
+    for gate, count in made.shares if "ih" in out or "b_ih" in out else ():
+        left = Factor(((arrays["d_x"].at(column=gate * units), rows),), count * units)
         right = Factor(((x, rows),), sizes.inputs) if "ih" in out else None
-        products.append(Gradient(left, right, out.get("ih"), out.get("b_ih"), add=False))
+        d_ih = out["ih"].at(row=gate * units) if "ih" in out else None
+        d_b_ih = out["b_ih"].at(column=gate * units) if "b_ih" in out else None
+        products.append(Gradient(left, right, d_ih, d_b_ih, add=False))
     for operand, place, gate, count, add in _runs(made) if "hh" in out or "b_hh" in out else ():
         left = Factor(((arrays[place.array].at(column=place.slot * units), rows),), count * units)
         right = _operand(made, sizes, operand, given, sequences, arrays) if "hh" in out else None

@@ -84,6 +84,7 @@ class Plan(NamedTuple):
     extra: int  # slots
     d_extra: int  # slots
     multiplied: tuple[Multiplied, ...]
+    shares: tuple[tuple[int, int], ...]  # input gates that have an effect: the first of each run, and how many
 
 
 @cache
@@ -98,7 +99,8 @@ def plan(cell: Cell) -> Plan:
     infer, _ = _forward(cell, graph, cut, None)
     forward, extra = _forward(cell, graph, cut, kept)
     backward, d_extra, multiplied = _backward(cell, forward, back)
-    return Plan(cell, infer, forward, backward, extra, d_extra, multiplied)
+    shares = _runs([k for k, gate in enumerate(cell.anatomy.input_gates) if f"x.{gate}" in back.outputs])
+    return Plan(cell, infer, forward, backward, extra, d_extra, multiplied, shares)
 
 
 @cache
@@ -118,12 +120,22 @@ def _waits_for(node: Node) -> tuple[Node, ...] | None:
 
 
 def _zero_where_missing(cell: Cell, graph: Graph, back: Graph) -> None:
-    """What the step reads without depending on it has the gradient zero, which is stored like any other."""
+    """A state that the step does not depend on has the gradient zero, which is stored like any other."""
     operands = {node.arguments[0].name for node in graph.nodes if node.op == "R" and node.arguments[0].op == "s"}
-    zero = [f"x.{gate}" for gate in cell.anatomy.input_gates]
-    zero += [f"s.{state}" for state in cell.states if state not in operands]
-    for name in zero:
-        back.outputs.setdefault(name, back.add("number", value=0.0))
+    for state in cell.states:
+        if state not in operands:
+            back.outputs.setdefault(f"s.{state}", back.add("number", value=0.0))
+
+
+def _runs(numbers: list[int]) -> tuple[tuple[int, int], ...]:
+    """Ascending numbers as runs that follow each other: the first of each, and how many."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        if found and sum(found[-1]) == number:
+            found[-1] = found[-1][0], found[-1][1] + 1
+        else:
+            found.append((number, 1))
+    return tuple(found)
 
 
 def _forward(cell: Cell, graph: Graph, cut: list[Phase], kept: set[int] | None) -> tuple[Pass, int]:
@@ -166,16 +178,16 @@ def _forward(cell: Cell, graph: Graph, cut: list[Phase], kept: set[int] | None) 
         operands = {n.arguments[0].index for n in graph.nodes if n.op == "R" and n.arguments[0].op != "s"}
         for node in [*phase.products, *phase.nodes]:
             is_operand, is_kept = node.index in operands, node.index in (kept or ())
-            stored = any(node is other for other, _ in here)
-            if is_operand and not stored:
-                if kept is None:
+            stored = next((place for other, place in here if other is node), None)  # as a state
+            if is_operand:
+                if stored is None and kept is None:
                     store(node, Place("memory", memory))
                     memory += 1
-                else:
+                elif stored is None:
                     store(node, Place("extra", extra))
                     extra += 1
-                operand_places[node.index] = here[-1][1]  # a leaf is still read where it was
-            elif is_kept and not stored and node.op != "x":
+                operand_places[node.index] = stored or here[-1][1]  # a leaf is still read where it was
+            elif is_kept and stored is None and node.op != "x":
                 slot = next((slot for slot in free if last_read[slot] <= number), None)
                 if slot is not None:
                     free.remove(slot)
@@ -213,7 +225,8 @@ def _backward(cell: Cell, forward: Pass, back: Graph) -> tuple[Pass, int, tuple[
 
     d_places: dict[int, Place] = {}  # of the adjoints, by their node in the backward graph
     for slot, gate in enumerate(cell.anatomy.input_gates):
-        d_places.setdefault(back.outputs[f"x.{gate}"].index, Place("d_x", slot))
+        if f"x.{gate}" in back.outputs:
+            d_places.setdefault(back.outputs[f"x.{gate}"].index, Place("d_x", slot))
     d_extra = 0
     for node in recurrent:
         adjoint = back.outputs[f"R.{node.index}"]

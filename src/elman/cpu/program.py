@@ -8,8 +8,8 @@ as what it computes:
         p.store(y * y + 1, target, k * p.lanes)
 
 There are four types: whole numbers (64 bits), addresses, vectors of `lanes` floating-point numbers, and
-masks. A product and a sum are fused where a program says so (`fma`), and a division written `a.over(b)` may be an
-estimate refined; nothing that would change a result is allowed to the compiler.
+masks. A product and a sum are fused where a program says so (`fma`), and a division written `a.over(b)` is an estimate
+refined where that is faster; nothing that would change a result is allowed to the compiler.
 """
 
 from __future__ import annotations
@@ -70,14 +70,17 @@ class Value:
         return Value(self.program, self.program.builder.and_(self.ir, other.ir))
 
     def over(self, other: Value) -> Value:
-        """Quotient of finite numbers; where the processor has good estimates of 1 / x, one that is refined once.
+        """Quotient of finite numbers. Where the processor estimates 1 / x well, the estimate is refined once.
 
-        AVX-512 has: to 14 bits. Of older ones, to 12, the compiler makes something else of two vectors than of one.
+        AVX-512 does, to 14 bits of float32. Written out: what a compiler that is allowed to makes of a division
+        depends on what stands around it.
         """
         p = self.program
-        divide: Any = p.builder.fdiv  # llvmlite's declaration lacks the flags
-        flags = ("arcp", "ninf", "contract") if llvm.target().vector_bytes == 64 else ()
-        return Value(p, divide(self.ir, other.ir, flags=flags))
+        if p.dtype_bytes != 4 or llvm.target().vector_bytes != 64:
+            return self / other
+        estimate = p.join([p.reciprocal_estimate(part) for part in p.parts(other)])
+        first = self * estimate
+        return p.fma(estimate, p.fma(-other, first, self), first)
 
     def __neg__(self) -> Value:
         return Value(self.program, self.program.builder.fneg(self.ir))
@@ -192,6 +195,14 @@ class Program:
         """a b + c, rounded once where the processor can."""
         c = self.like(a, c)
         return self.elementwise("fma", a, b, c) if llvm.target().fused else a * b + c
+
+    def reciprocal_estimate(self, vector: Value) -> Value:
+        """1 / x for a single vector of float32, to 14 bits, on a processor with AVX-512."""
+        every = ir.IntType(self.lanes)(-1)
+        name = f"llvm.x86.avx512.rcp14.ps.{32 * self.lanes}"
+        return Value(
+            self, self.intrinsic(name, self.in_memory, vector.ir, ir.Constant(self.in_memory, ir.Undefined), every)
+        )
 
     # Memory. Indices and offsets count elements, not bytes.
 
