@@ -8,6 +8,8 @@ import hashlib
 import io
 import json
 import os
+import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -225,18 +227,42 @@ def test_a_strangers_folder_is_not_used(folder: Path) -> None:
     assert "it belongs to user 12345" in str(compiled.folder()[1])
 
 
-@pytest.mark.parametrize("place", ["a file", "below a file", "a link to nothing"])
+@pytest.mark.parametrize("place", ["a file", "below a file", "a link to nothing", "a pipe", "a stranger's home"])
 def test_where_no_folder_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     path = tmp_path / "taken"
     if place == "a link to nothing":
         path.symlink_to(tmp_path / "nowhere")
+    elif place == "a pipe" and os.name == "posix":
+        os.mkfifo(path)
+    elif place == "a stranger's home":
+        path = Path("~nosuchuser")
     else:
         path.write_text("mine")
-    monkeypatch.setenv("ELMAN_CACHE", str(path / "more" if place == "below a file" else path))
+    monkeypatch.setenv("ELMAN_CACHE", str(path / "more" if place in ("below a file", "a stranger's home") else path))
     writer = Writer()
     assert [writer.stores(5), writer.stores(5), writer.times] == [5, 5, 2]
-    assert compiled.folder()[1]
-    assert place == "a link to nothing" or path.read_text() == "mine"
+    where, why = compiled.folder()
+    assert where is None
+    assert str(path) in str(why)
+    assert not path.is_file() or path.read_text() == "mine"
+
+
+@posix
+def test_where_there_is_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user without an entry in the system's list, as containers have them. No folder called ~ is made."""
+    import pwd
+
+    def missing(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    for name in ("ELMAN_CACHE", "HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", missing)
+    monkeypatch.chdir(tmp_path)
+    writer = Writer()
+    assert [writer.stores(5), writer.stores(5), writer.times] == [5, 5, 2]
+    assert "no home directory is known for this user" in str(compiled.folder()[1])
+    assert not files(tmp_path)
 
 
 class Full(io.BytesIO):
@@ -311,7 +337,11 @@ def python(cache: Path, code: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def output(process: subprocess.Popen[str]) -> str:
-    out, error = process.communicate(timeout=300)
+    with process:
+        try:
+            out, error = process.communicate(timeout=300)
+        finally:
+            process.kill()
     assert process.returncode == 0, error[-2000:]
     return out
 
@@ -322,6 +352,73 @@ def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
     first, second = (output(process) for process in [python(cache, TRAINED), python(cache, TRAINED)])
     assert first == second == output(python(cache, TRAINED, "nothing is compiled"))
     assert {path.suffix for path in files(cache)} == {".code"}
+
+
+# What may lie in the place of a file of code. Reading some of it would never end.
+
+
+def a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_socket(path: Path) -> None:
+    here = os.getcwd()
+    os.chdir(path.parent)  # the name of a socket must be short
+    try:
+        with socket.socket(socket.AF_UNIX) as of:
+            of.bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+def a_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def zeros_without_end(path: Path) -> None:
+    try:
+        os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 5))  # what /dev/zero is
+        os.close(os.open(path, os.O_RDONLY))
+    except PermissionError:
+        pytest.skip("only root makes devices")
+
+
+def a_huge_file(path: Path) -> None:
+    path.touch(0o600)
+    os.truncate(path, 1 << 40)
+
+
+STORES = """
+import os, resource, sys
+sys.path.insert(0, "tests")
+from test_cpu_compiled import Writer
+
+def next_descriptor():
+    os.close(number := os.open(os.devnull, os.O_RDONLY))
+    return number
+
+with open("/proc/self/statm") as file:
+    pages = int(file.read().split()[0])
+most = pages * resource.getpagesize() + (1 << 30)  # what reads too much fails, instead of using up the machine
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+before = next_descriptor()
+print(Writer().stores(5))
+assert next_descriptor() == before, "a file was left open"
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+@pytest.mark.parametrize(
+    "thing", [a_pipe, a_socket, a_folder, zeros_without_end, a_huge_file], ids=lambda thing: thing.__name__
+)
+def test_what_is_no_ordinary_file_is_not_read(folder: Path, thing: Callable[[Path], None]) -> None:
+    assert Writer().stores(5) == 5
+    (path,) = files(folder)
+    path.unlink()
+    thing(path)
+    assert output(python(folder, STORES)) == "5\n"
+    assert files(folder) == [path]
+    assert thing is a_folder or (path.is_file() and path.stat().st_size < 1 << 20)
 
 
 def test_cells_of_one_name_are_not_mixed_up(tmp_path: Path) -> None:

@@ -57,6 +57,23 @@ def test_it_tells_what_is_wrong(
     assert told[""] == "kernels for it cannot run on this processor: ELMAN_CPU asks for another one"
 
 
+def test_it_counts_files_only(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.code").write_bytes(b"12345")
+    (tmp_path / "a link to nothing.code").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "a folder.code").mkdir()
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("ELMAN_CACHE", str(tmp_path))
+    assert said(capsys)["compiled code"] == f"1 files of 5 bytes together in {tmp_path}"
+
+
+def test_an_unknown_home_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ELMAN_CACHE", "~nosuchuser/elman")
+    told = said(capsys)["compiled code"]
+    assert told == "not kept: no home directory is known for ~nosuchuser/elman; let ELMAN_CACHE name another folder"
+
+
 def test_an_unknown_processor_is_a_users_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ELMAN_CPU", "pentium")
     with pytest.raises(InputError, match="ELMAN_CPU is 'pentium' but must be one of"):

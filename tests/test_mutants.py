@@ -139,10 +139,10 @@ MUTANTS = [
     ),
     Mutant(
         "wider initialisation",
-        "initialise.py",
-        "def uniform",
-        "1.0 / math.sqrt(hidden_size)",
-        "1.0 / hidden_size",
+        "layers.py",
+        "def reset_parameters",
+        "1.0 / math.sqrt(self.hidden_size)",
+        "1.0 / self.hidden_size",
         "test_torch.py",
     ),
     Mutant(
@@ -396,6 +396,14 @@ MUTANTS = [
         'row = begin + word["first row"]',
         'row = begin + word["first row"] - p.select(begin > 0, 1, p.int(0))',
         "test_literature.py",
+    ),
+    Mutant(
+        "a link replaced by a file",
+        "files.py",
+        "def write_atomically",
+        "Path(os.path.realpath(path))",
+        "path",
+        "test_training.py::test_a_link_is_followed",
     ),
     # Between PyTorch and the kernels.
     Mutant(

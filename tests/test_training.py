@@ -11,7 +11,9 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,11 +28,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import elman as library
+from elman import files
 from elman.datasets.text import Corpus
 from elman.errors import InputError
+from elman.files import write_atomically
 from elman.tasks.language_model import LanguageModel, Options, evaluate
-from elman.training import files, loop
-from elman.training.files import write_atomically
+from elman.training import loop
 from elman.training.loop import CHECKPOINT, MODEL, WARM_UP, Place, Training, stream_length, streams
 from elman.training.run import FILES, Run, load_language_model
 from tiny_runs import begin, corpus_of, elman, finished, metrics, process, prose, reopen, tiny
@@ -747,6 +750,45 @@ def test_a_write_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.
 def test_a_directory_that_is_not_there(tmp_path: Path):
     with pytest.raises(InputError, match=re.escape(f"cannot write {tmp_path / 'no' / 'file'}")):
         write_atomically(tmp_path / "no" / "file", b"")
+
+
+ODD: dict[str, tuple[Callable[[Path], None], str]] = {
+    "pipe": (os.mkfifo, "a pipe"),
+    "directory": (os.mkdir, "a directory"),
+    "socket": (lambda path: bind(path), "a socket"),
+    "device": (lambda path: os.symlink(os.devnull, path), "a device"),
+    "loop": (lambda path: os.symlink(path, path), "a link that leads back to itself"),
+}
+
+
+def bind(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(os.path.relpath(path))  # a whole path may be too long for it
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path, odd: str):
+    path = tmp_path / "file"
+    make, what = ODD[odd]
+    make(path)
+    before = path.lstat()
+    with pytest.raises(InputError, match=re.escape(f"cannot write {path}: it is {what}")):
+        write_atomically(path, b"new")
+    assert list(tmp_path.iterdir()) == [path]
+    assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["replacing", "new"])
+def test_a_link_is_followed(tmp_path: Path, there: bool):
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere" / "file", tmp_path / "link"
+    link.symlink_to(Path("elsewhere") / "file")
+    if there:
+        target.write_bytes(b"old")
+    write_atomically(link, b"new")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+    assert not target.is_symlink()
 
 
 def test_every_file_of_a_run_is_of_an_open_format(reference: SimpleNamespace):

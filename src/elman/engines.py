@@ -157,7 +157,10 @@ class Choice(NamedTuple):
     why: str
 
 
-_FIRST = {name: Choice(name, engine.why) for name, engine in ENGINES.items()}  # where nothing speaks against it
+_TABLES = {  # for each kind of device, what to ask an engine, and the choice where nothing speaks against the first
+    device: tuple([(ENGINES[name].unsupported, Choice(name, ENGINES[name].why)) for name in engines])
+    for device, engines in (*PREFERENCES.items(), ("", ELSEWHERE))
+}
 
 
 def choose(call: Call, forced: str = "auto") -> Choice:
@@ -173,9 +176,10 @@ def choose(call: Call, forced: str = "auto") -> Choice:
             )
         return Choice(forced, "asked for with use_engine")
     why = ""
-    for name in PREFERENCES.get("cpu" if call.x.is_cpu else call.x.device.type, ELSEWHERE):
-        problem = ENGINES[name].unsupported(call)
+    device = "cpu" if call.x.is_cpu else call.x.device.type
+    for unsupported, choice in _TABLES[device if device in _TABLES else ""]:
+        problem = unsupported(call)
         if problem is None:
-            return Choice(name, why) if why else _FIRST[name]
+            return Choice(choice.engine, why) if why else choice
         why = why or problem
     raise RuntimeError(why)

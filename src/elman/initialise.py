@@ -1,26 +1,11 @@
-"""How parameters start."""
+"""How parameters start, where torch's default is not what is wanted."""
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
-from torch.nn import Module, init
 
-if TYPE_CHECKING:
-    from elman.layers import Recurrent
-
-
-def uniform(layer: Module, hidden_size: int) -> None:
-    """torch's default: every parameter uniform on (-1/sqrt(H), 1/sqrt(H)), in the order of registration.
-
-    With the same seed a layer starts with the very numbers of its torch.nn counterpart.
-    """
-    bound = 1.0 / math.sqrt(hidden_size)
-    for parameter in layer.parameters():
-        init.uniform_(parameter, -bound, bound)
+from elman.layers import Recurrent
 
 
 @torch.no_grad()

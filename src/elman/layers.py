@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
 from torch.nn.utils.rnn import PackedSequence
 
-from elman import cells, initialise
+from elman import cells
 from elman.cell import Cell
 from elman.layout import Call, Direction, Weights, parameter_name, parameter_shapes
 from elman.names import register
@@ -108,8 +109,14 @@ class Recurrent(nn.Module):
         return [self.weights(layer, reverse) for layer in range(self.num_layers) for reverse in self._directions]
 
     def reset_parameters(self) -> None:
-        """Draw every parameter afresh, uniform on (-1/sqrt(H), 1/sqrt(H)), as torch.nn does."""
-        initialise.uniform(self, self.hidden_size)
+        """Draw every parameter afresh, uniform on (-1/sqrt(H), 1/sqrt(H)), as torch.nn does.
+
+        They are drawn in the order of registration: with the same seed a layer starts with the very numbers of its
+        torch.nn counterpart.
+        """
+        bound = 1.0 / math.sqrt(self.hidden_size)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
 
     def flatten_parameters(self) -> None:
         """Does nothing; here because code written for torch.nn calls it."""
@@ -179,7 +186,9 @@ class Recurrent(nn.Module):
         name = self._get_name()
         if isinstance(input, PackedSequence):
             raise TypeError(
-                f"{name} does not read a PackedSequence yet; unpack it with torch.nn.utils.rnn.pad_packed_sequence"
+                f"{name} does not read a PackedSequence yet. Unpacked by torch.nn.utils.rnn.pad_packed_sequence, it also "
+                "reads the padding: final states, and everything in the reverse direction, then differ from torch.nn's. "
+                "For the same numbers, run the sequences of each length by themselves"
             )
         if input.dim() not in (2, 3):
             raise ValueError(f"{name}: expected input to be 2D or 3D, got {input.dim()}D instead")

@@ -71,6 +71,11 @@ class Call(NamedTuple):
         weights = [weight for direction in self.directions for weight in direction.weights]
         return [self.x, *weights, *self.state, *self.streams, *self.constants, self.lengths, self.reset]
 
+    def names(self) -> tuple[str, ...]:
+        """What each of `tensors` is called: "x", "ih.0" (a field of `Weights` and a direction), "initial.h", ..."""
+        counts = len(self.streams), len(self.constants)
+        return _names(self.cell, len(self.directions), *counts)
+
     def replaced(self, tensors: Sequence[Any]) -> Call:
         """The same call on other tensors, or on whatever else stands for them, in the order of `tensors`."""
         place, directions = 1, []
@@ -100,6 +105,13 @@ class Call(NamedTuple):
 
 
 @cache
+def _names(cell: Cell, directions: int, streams: int, constants: int) -> tuple[str, ...]:
+    weights = [f"{field}.{d}" for d in range(directions) for field in Weights._fields]
+    numbered = [*(f"stream.{k}" for k in range(streams)), *(f"constant.{k}" for k in range(constants))]
+    return "x", *weights, *(f"initial.{state}" for state in cell.states), *numbered, "lengths", "reset"
+
+
+@cache
 def _bare(cell: Cell, reverse: tuple[bool, ...], *counts_and_autocast: Any) -> Any:
     states, streams, constants, autocast = counts_and_autocast
     nothing: Any = None
@@ -125,16 +137,16 @@ def misfit(call: Call) -> str | None:
         return "no engine reads lengths or resets yet; give sequences of one length"
     if len(call.state) != len(cell.states):
         return f"the cell {cell.name!r} has {len(cell.states)} states ({', '.join(cell.states)}), but {len(call.state)} were given"
-    inputs, units = x.shape[-1], hidden_size(call)
-    widths = cell.widths(units, call.state[0].shape[-1])
+    inputs, units, width = x.shape[-1], hidden_size(call), call.state[0].shape[-1]
+    symbols = isinstance(inputs, torch.SymInt) or isinstance(units, torch.SymInt) or isinstance(width, torch.SymInt)
+    widths, shapes = (_sizes.__wrapped__ if symbols else _sizes)(cell, inputs, units, width)  # symbols have no hash
+    directions, batch = len(call.directions), x.shape[1]
     for name, state, width in zip(cell.states, call.state, widths, strict=True):
-        shape = len(call.directions), x.shape[1], width
-        if state.shape != shape:
+        if state.shape != (directions, batch, width):
+            shape = directions, batch, width
             return f"the initial {name} is {tuple(state.shape)} but must be {shape} = (directions, rows, width)"
         if state.device != x.device or (state.dtype != x.dtype and call.autocast is None):
             return f"the initial {name} is {state.dtype} on {state.device} but the input is {x.dtype} on {x.device}"
-    symbols = any(isinstance(size, torch.SymInt) for size in (inputs, units, *widths))  # a compiler's, without a hash
-    shapes = (_shapes.__wrapped__ if symbols else _shapes)(cell, inputs, units, widths[0])
     for weights, _ in call.directions:
         for field, weight in zip(Weights._fields, weights, strict=True):
             if weight is None:
@@ -187,8 +199,10 @@ def field_name(field: str) -> str:
 
 
 @cache
-def _shapes(cell: Cell, input_size: int, hidden_size: int, width: int) -> dict[str, tuple[int, ...]]:
-    return parameter_shapes(cell, input_size, hidden_size, width if cell.projected else 0)
+def _sizes(cell: Cell, inputs: int, units: int, width: int) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
+    """The widths of the states, and the shapes of the weights."""
+    proj_size = width if cell.projected else 0
+    return cell.widths(units, proj_size), parameter_shapes(cell, inputs, units, proj_size)
 
 
 def parameter_shapes(

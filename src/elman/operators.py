@@ -203,8 +203,9 @@ def _(*arguments: Any) -> Gradients:
 # One derivative: what is kept of a call, and how gradients come of it.
 
 
-def _keep(ctx: Any, name: str, call: Call, output: Tensor, saved: Sequence[Tensor]) -> None:
-    tensors = call.tensors()
+def _keep(
+    ctx: Any, name: str, call: Call, tensors: Sequence[Tensor | None], output: Tensor, saved: Sequence[Tensor]
+) -> None:
     ctx.engine, ctx.bare = name, call.bare()
     ctx.needed = [t is not None and t.requires_grad for t in tensors]
     ctx.save_for_backward(*tensors, output, *saved)
@@ -233,7 +234,7 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, name: str, call: Call, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         (output, finals), saved = ENGINES[name].forward(call)
-        _keep(ctx, name, call, output, saved)
+        _keep(ctx, name, call, tensors, output, saved)
         return output, *finals
 
     @staticmethod
@@ -247,7 +248,7 @@ class _Layer(torch.autograd.Function):
 
 def _keep_operator(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
     name, call = _together(*inputs)
-    _keep(ctx, name, call, output[0], output[1 + len(call.state) :])
+    _keep(ctx, name, call, call.tensors(), output[0], output[1 + len(call.state) :])
 
 
 def _differentiate(ctx: Any, cotangents: Sequence[Tensor | None]) -> tuple[Any, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import stat
+
 import typer
 
 EXAMPLE = "Example:  elman doctor"
@@ -49,7 +51,8 @@ def doctor() -> None:
     if path is None:
         say("compiled code", f"not kept: {problem}")
     else:
-        sizes = [file.stat().st_size for file in path.glob("*.code")]
+        found = [file.lstat() for file in path.glob("*.code")]
+        sizes = [status.st_size for status in found if stat.S_ISREG(status.st_mode)]
         say("compiled code", f"{len(sizes)} files of {sum(sizes):,} bytes together in {path}")
 
     devices = ["cpu", *(name for name in ("cuda", "mps") if getattr(torch, name).is_available())]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
@@ -25,6 +26,7 @@ from elman.cpu.program import Program
 from elman.graph import fingerprint
 
 MOST_FILES = 4096  # half of them go when there are more; a file has about 5,000 bytes
+MOST_BYTES = 64 << 20  # of a file; a larger one is not ours
 
 
 class Written(NamedTuple):
@@ -102,7 +104,10 @@ Kept = tuple[list[str], list[str], bytes]
 
 def folder() -> tuple[Path | None, str | None]:
     """Where code is kept, made if need be; or why it is not."""
-    path = system.directory()
+    try:
+        path = system.directory()
+    except RuntimeError as error:
+        return None, str(error)
     if path is None:
         return None, "ELMAN_CACHE is off"
     try:
@@ -124,9 +129,9 @@ def _read(key: str) -> Kept | None:
         path = _place(key)
         if path is None:
             return None
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
-        with open(descriptor, "rb") as file:
-            if system.not_private(os.fstat(descriptor)):
+        with open(path, "rb", opener=_descriptor) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES or system.not_private(status):
                 return None
             digest, _, rest = file.read().partition(b"\n")
         if digest != hashlib.sha256(rest).hexdigest().encode():
@@ -136,6 +141,11 @@ def _read(key: str) -> Kept | None:
         return (head["functions"], head["words"], code) if head["key"] == key else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _descriptor(path: str, flags: int) -> int:
+    """Opened without following a link, and without waiting: a pipe would wait for somebody to write to it."""
+    return os.open(path, flags | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY")))
 
 
 def _write(key: str, functions: list[str], words: list[str], code: bytes) -> None:

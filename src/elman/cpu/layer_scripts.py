@@ -6,7 +6,7 @@ every gate, its gradient, the weights' gradients. The kernels run the recurrence
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
@@ -36,7 +36,12 @@ class Form(NamedTuple):
     dtype: torch.dtype
     threads: int
     reverse: tuple[bool, ...]
-    strides: tuple[tuple[int, ...] | None, ...]  # of x, and of what is given
+    names: tuple[str, ...]  # of what is given
+    strides: tuple[tuple[int, ...] | None, ...]  # of each; None if it is not there
+
+    def given(self) -> dict[str, tuple[int, ...]]:
+        """The strides of what is there, by name."""
+        return {name: stride for name, stride in zip(self.names, self.strides, strict=True) if stride is not None}
 
     def sizes(self, cell: Cell, products: int = 1) -> Sizes:
         """With one thread where a team is not worth calling, for so many products with every weight."""
@@ -62,29 +67,25 @@ class Wanted(NamedTuple):
     state: tuple[bool, ...]
 
 
-def _given(script: Script, cell: Cell, form: Form) -> tuple[list[Given], Iterator[tuple[int, ...] | None]]:
-    """The directions, and the strides of what follows."""
-    strides = iter(form.strides[1:])
-    weights: list[dict[str, Array]] = [{} for _ in form.reverse]
-    for of in weights:
-        for name in Weights._fields:
-            if (stride := next(strides)) is not None:
-                of[name] = script.given(row=stride[0])
-    states = [_by_direction(script, next(strides), len(form.reverse)) for _ in cell.states]  # of each, its directions
-    return [Given(*of) for of in zip(weights, map(list, zip(*states, strict=True)), form.reverse, strict=True)], strides
+def _given(script: Script, cell: Cell, form: Form) -> list[Given]:
+    """The directions: their weights, and their parts of the initial states."""
+    strides, weights = form.given(), []
+    for d in range(len(form.reverse)):
+        names = {field: f"{field}.{d}" for field in Weights._fields if f"{field}.{d}" in strides}
+        weights.append({field: script.given(name, row=strides[name][0]) for field, name in names.items()})
+    states = [_by_direction(script, f"initial.{s}", strides[f"initial.{s}"], len(form.reverse)) for s in cell.states]
+    return [Given(of, [s[d] for s in states], form.reverse[d]) for d, of in enumerate(weights)]
 
 
-def _by_direction(script: Script, stride: tuple[int, ...] | None, directions: int) -> list[Array]:
+def _by_direction(script: Script, name: str, stride: tuple[int, ...], directions: int) -> list[Array]:
     """The parts (B, H) of a given array (D, B, H)."""
-    assert stride is not None
-    array = script.given(row=stride[1])
+    array = script.given(name, row=stride[1])
     return [array.at(column=d * stride[0]) for d in range(directions)]
 
 
-def _x(script: Script, form: Form) -> Array:
+def _x(script: Script, form: Form, name: str = "x") -> Array:
     """x as (T*B, I): steps follow each other as rows do."""
-    assert form.strides[0] is not None
-    x = script.given(*form.strides[0][:2])
+    x = script.given(name, *form.given()["x"][:2])
     return x._replace(row=x.time) if form.batch == 1 else x
 
 
@@ -106,10 +107,10 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
     sizes, (steps, batch, _, units) = form.sizes(cell)._replace(frozen=part != "whole"), form[:4]
     script = Script(sizes.dtype, sizes.threads, part)
     script.steps = steps
-    directions, _ = _given(script, cell, form)
-    width = sizes.directions * units
-    xs = [_x(script, form) for _ in directions]
-    outputs = [script.given(batch * width, width).at(column=d * units) for d in range(sizes.directions)]
+    directions = _given(script, cell, form)
+    width = sizes.directions * units  # each direction begins at a step of its own
+    xs = [_x(script, form, f"x.{d}") for d in range(sizes.directions)]
+    outputs = [script.given(f"output.{d}", batch * width, width).at(column=d * units) for d in range(sizes.directions)]
     finals = _finals(script, cell, sizes)
 
     gates = len(cell.anatomy.input_gates)
@@ -160,7 +161,8 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
 def _finals(script: Script, cell: Cell, sizes: Sizes) -> list[list[Array]]:
     """For each direction, the places of its final states in arrays (D, B, H)."""
     size = sizes.batch * sizes.units, sizes.units, 1
-    return [list(of) for of in zip(*[_by_direction(script, size, sizes.directions) for _ in cell.states], strict=True)]
+    finals = [_by_direction(script, f"final.{state}", size, sizes.directions) for state in cell.states]
+    return [list(of) for of in zip(*finals, strict=True)]
 
 
 def _start(script: Script, kernels: Kernels, given: Given) -> tuple[dict[str, Array], list[Task], list[Task]]:
@@ -192,16 +194,15 @@ def _input_share(script: Script, sizes: Sizes, given: Given, width: int, rows: i
 def forward_script(cell: Cell, form: Form) -> Script:
     sizes, (steps, batch, _, units) = form.sizes(cell), form[:4]
     script = Script(sizes.dtype, sizes.threads)
-    directions, _ = _given(script, cell, form)
-    x = _x(script, form)
-    output = script.given(batch * sizes.directions * units, sizes.directions * units)
+    x, directions = _x(script, form), _given(script, cell, form)
+    output = script.given("output", batch * sizes.directions * units, sizes.directions * units)
     finals = _finals(script, cell, sizes)
     kernels, gates = Kernels(cell, "forward", sizes), len(cell.anatomy.input_gates)
     stages: list[list[Task]] = [[], [], [], []]
     for d, (given, of) in enumerate(zip(directions, finals, strict=True)):
         own, *before = _start(script, kernels, given)
         stages[0] += chain(*before)
-        sequences = _kept(script, cell, sizes, own, output.at(column=d * units))
+        sequences = _kept(script, cell, sizes, d, own, output.at(column=d * units))
         if gates:
             share = _input_share(script, sizes, given, gates * units, steps * batch)
             stages[0] += share.packing
@@ -214,12 +215,22 @@ def forward_script(cell: Cell, form: Form) -> Script:
     return script.close()
 
 
-def _kept(script: Script, cell: Cell, sizes: Sizes, arrays: dict[str, Array], output: Array) -> list[Array]:
-    """Where forward writes, and backward reads: added to `arrays`, in the order of `Saved`. Returns the sequence of every state."""
+def kept_names(cell: Cell, directions: int) -> list[str]:
+    """What forward keeps for backward, besides the output, in the order of `passes.saves`."""
+    of_each = ["share", "extra", *(f"sequence.{state}" for state in cell.states[1:])]
+    return [f"{name}.{d}" for d in range(directions) for name in of_each]
+
+
+def _kept(script: Script, cell: Cell, sizes: Sizes, d: int, arrays: dict[str, Array], output: Array) -> list[Array]:
+    """Where forward writes, and backward reads, in direction d: added to `arrays`. Returns the sequence of every state."""
     batch, units = sizes.batch, sizes.units
-    for name, slots in (("x", len(cell.anatomy.input_gates)), ("extra", plan(cell).extra)):
-        arrays[name] = script.given(batch * slots * units, slots * units)
-    sequences = [output, *(script.given(batch * units, units) for _ in cell.states[1:])]
+    slots = len(cell.anatomy.input_gates), plan(cell).extra, *(1 for _ in cell.states[1:])
+    share, extra, *others = [
+        script.given(name, batch * count * units, count * units)
+        for name, count in zip(kept_names(cell, d + 1)[-len(slots) :], slots, strict=True)
+    ]
+    arrays |= {"x": share, "extra": extra}
+    sequences = [output, *others]
     arrays |= {f"s.{state}": sequence for state, sequence in zip(cell.states, sequences, strict=True)}
     return sequences
 
@@ -229,17 +240,16 @@ def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
     sizes, (steps, batch, inputs, units) = form.sizes(cell, 2), form[:4]
     made, padded, itemsize = plan(cell), sizes.padded, sizes.dtype.itemsize
     script = Script(sizes.dtype, sizes.threads)
-    directions, strides = _given(script, cell, form)
-    stride = next(strides)
-    d_output = None if stride is None else script.given(*stride[:2])
+    x, directions, strides = _x(script, form), _given(script, cell, form), form.given()
+    d_output = script.given("d_output", *strides["d_output"][:2]) if "d_output" in strides else None
     d_finals: list[list[Array | None]] = [[] for _ in directions]
-    for _ in cell.states:
-        stride = next(strides)
-        parts = [None] * sizes.directions if stride is None else _by_direction(script, stride, sizes.directions)
+    for state in cell.states:
+        name = f"d_final.{state}"
+        given_here = name in strides
+        parts = _by_direction(script, name, strides[name], len(directions)) if given_here else [None] * len(directions)
         for of, part in zip(d_finals, parts, strict=True):
             of.append(part)
-    x = _x(script, form)
-    output = script.given(batch * sizes.directions * units, sizes.directions * units)
+    output = script.given("output", batch * sizes.directions * units, sizes.directions * units)
     kernels, gates = Kernels(cell, "backward", sizes), len(cell.anatomy.input_gates)
 
     first: list[Task] = []
@@ -248,18 +258,18 @@ def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
     for d, given in enumerate(directions):
         own, *before = _start(script, kernels, given)
         first += chain(*before)
-        all_sequences.append(_kept(script, cell, sizes, own, output.at(column=d * units)))
+        all_sequences.append(_kept(script, cell, sizes, d, own, output.at(column=d * units)))
         d_out = None if d_output is None else d_output.at(column=d * units)
         first += _adjoints(script, made, sizes, own, d_out, d_finals[d])
         all_arrays.append(own)
         runs += kernels.run(own, steps, given.reverse)
 
-    d_x = script.given(row=inputs) if wanted.x else None
+    d_x = script.given("d_x", row=inputs) if wanted.x else None
     backs: list[list[Task]] = []  # d_x is added up over the directions
     products: list[Gradient] = []
     after: list[Task] = []
     of_directions = zip(directions, wanted.weights, all_arrays, all_sequences, strict=True)
-    for given, wants, own, sequences in of_directions:
+    for d, (given, wants, own, sequences) in enumerate(of_directions):
         want = {name for name, wish in zip(Weights._fields, wants, strict=True) if wish and name in given.weights}
         for gate, count in made.shares:
             if d_x is None:
@@ -269,7 +279,7 @@ def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
             first += back.packing
             backs.append(back(own["d_x"].at(column=gate * units), d_x, steps * batch, add=bool(backs)))
         widths = {"ih": inputs, "hh": units, "ch": units}
-        out = {name: script.given(row=widths.get(name, 1)) for name in Weights._fields if name in want}
+        out = {name: script.given(f"d_{name}.{d}", row=widths.get(name, 1)) for name in Weights._fields if name in want}
         products += _of_weights(made, sizes, x, given, sequences, own, out)
         if "ch" in out:
             for v in range(len(cell.vectors)):
@@ -287,7 +297,7 @@ def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
                     after.append(fill(out[f"b_{name}"].at(column=gate * units), 1, units, sizes))
     for state, wish in zip(cell.states, wanted.state, strict=True):
         if wish:
-            parts = _by_direction(script, (batch * units, units, 1), sizes.directions)
+            parts = _by_direction(script, f"d_initial.{state}", (batch * units, units, 1), sizes.directions)
             after += [
                 copy(own[f"carry.{state}"], part, batch, units, sizes)
                 for own, part in zip(all_arrays, parts, strict=True)

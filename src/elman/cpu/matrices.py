@@ -8,10 +8,11 @@ steps and rows, is cut into fixed chunks that are added one after the other.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 from elman.cpu import compiled, packing, product, threads
-from elman.cpu.product import ACCUMULATORS, chosen, cut, panels
+from elman.cpu.product import ACCUMULATORS, Cut, chosen, cut, panels
 from elman.cpu.program import Program, of_table
 from elman.cpu.script import Array, Script, Task
 from elman.cpu.tables import FEW, Sizes, copy, fill, pack_panels
@@ -105,44 +106,50 @@ def gradients(script: Script, sizes: Sizes, products: Sequence[Gradient]) -> Non
 
     lefts: dict[Factor, _Packed] = {}
     rights: dict[Factor, _Packed] = {}
-    outs: list[Array | None] = []  # where an output is added up: in rows and columns of whole vectors
-    after: list[tuple[bool, Task]] = []  # whether it adds to what another has left
+    sums_up: list[tuple[_Packed, _Packed, Array, bool]] = []  # the last: whether it adds to what another has left
+    after: list[tuple[bool, Task]] = []
     for left, right, out, sums, add in products:
         if left not in lefts:
             lefts[left] = _Packed(script, sizes, left, chunk, left=True)
         if right is not None and right not in rights:
             rights[right] = _Packed(script, sizes, right, chunk, left=False)
-        if out is not None and right is not None and (left.width % lanes or right.width % lanes):
-            room = script.room(lefts[left].padded * rights[right].padded, row=rights[right].padded)
-            after.append((add, copy(room, out, left.width, right.width, sizes, add=add)))
-            out = room
-        outs.append(out)
+        if out is not None and right is not None:
+            adds = add
+            if left.width % lanes or right.width % lanes:  # added up in a room of rows and columns of whole vectors
+                room = script.room(lefts[left].padded * rights[right].padded, row=rights[right].padded)
+                after.append((add, copy(room, out, left.width, right.width, sizes, add=add)))
+                out, adds = room, False
+            sums_up.append((lefts[left], rights[right], out, adds))
         if sums is not None:
             after.append((add, copy(lefts[left].sums, sums, 1, left.width, sizes, add=add)))
 
+    kernel, factors = outer(itemsize), (*lefts.values(), *rights.values())
     for begin in range(0, depth, chunk):
         count = min(chunk, depth - begin)
-        script.stage(task for factor in (*lefts.values(), *rights.values()) for task in factor.pack(begin, count))
+        script.stage([task for factor in factors for task in factor.pack(begin, count)])
         now: list[tuple[bool, Task]] = []
-        for each, out in zip(products, outs, strict=True):
-            if out is None or each.right is None:
-                continue
-            left, right = lefts[each.left], rights[each.right]
-            adds = each.add and out is each.out
+        for left, right, out, adds in sums_up:
             words = (left.room, right.room, out, zeros, int(begin == 0 and not adds), out.row, count)
-            four = product.four_tiles(cut(lanes, OUTER_ROWS), right.panels, 1, itemsize)
-            work = count * each.left.width * each.right.width
+            work = count * left.factor.width * right.factor.width
             parts = threads.shares(left.panels.number, work, sizes.threads)
-            now += [(adds, Task(outer(itemsize), (*words, *part, *right.panels, *four))) for part in parts]
+            tiles = _outer_tiles(right.panels, lanes, itemsize)
+            now += [(adds, Task(kernel, (*words, *part, *tiles))) for part in parts]
         _in_turn(script, now)
     _in_turn(script, after)
 
 
+@cache
+def _outer_tiles(panels: Cut, lanes: int, itemsize: int) -> tuple[int, ...]:
+    """The last words of `OUTER`."""
+    return *panels, *product.four_tiles(cut(lanes, OUTER_ROWS), panels, 1, itemsize)
+
+
 def _in_turn(script: Script, tasks: list[tuple[bool, Task]]) -> None:
     """Those that add to what another has left come after it, one by one."""
-    script.stage(task for adds, task in tasks if not adds)
+    script.stage([task for adds, task in tasks if not adds])
     for adds, task in tasks:
-        script.stage([task] if adds else [])
+        if adds:
+            script.stage([task])
 
 
 class _Packed:
@@ -156,18 +163,19 @@ class _Packed:
         )
         self.padded = blocks * sizes.lanes
         self.room, self.sums = script.room(chunk * self.padded), script.room(self.padded)
+        self.kernel = (packing.columns if left else packing.rows)(sizes.dtype.itemsize)
 
     def pack(self, begin: int, count: int) -> list[Task]:
         """Of the rows from `begin` on."""
-        kernel = (packing.columns if self.left else packing.rows)(self.sizes.dtype.itemsize)
-        tasks, first = [], 0
-        parts = pack_panels(self.panels, count * self.factor.width, self.sizes.threads)
+        tasks, first, width = [], 0, self.factor.width
+        parts = pack_panels(self.panels, count * width, self.sizes.threads)
         for array, rows in self.factor.pieces:
             low, high = max(begin, first), min(begin + count, first + rows)
-            words = (array.at(row=low - first), array.row, high - low, self.factor.width, self.room, count, low - begin)
-            for part in parts if low < high else ():
-                rest = (*part[:2], self.sums, int(low > 0)) if self.left else part
-                tasks.append(Task(kernel, (*words, *rest)))
+            if low < high:
+                words = (array.at(row=low - first), array.row, high - low, width, self.room, count, low - begin)
+                for part in parts:
+                    rest = (*part[:2], self.sums, int(low > 0)) if self.left else part
+                    tasks.append(Task(self.kernel, (*words, *rest)))
             first += rows
         return tasks
 

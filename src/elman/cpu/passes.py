@@ -3,37 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from elman.cell import Cell
 from elman.cpu import threads
-from elman.cpu.layer_scripts import Form, Wanted, backward_script, forward_script, infer_script
+from elman.cpu.layer_scripts import Form, Wanted, backward_script, forward_script, infer_script, kept_names
 from elman.cpu.memory import empty
 from elman.cpu.plan import plan
 from elman.cpu.readable import dense, readable
-from elman.layout import Call, Results
+from elman.layout import Call, Results, Weights
+
+Tensors = Sequence[Tensor | None]
 
 
-def operands(call: Call) -> list[Tensor | None]:
-    """Weights and states, in the order in which scripts are given them."""
-    return [*[weight for weights, _ in call.directions for weight in weights], *call.state]
+class Names(NamedTuple):
+    """What scripts call the arrays of a pass, in the order in which this file has them."""
+
+    call: tuple[str, ...]  # `Call.tensors`
+    finals: tuple[str, ...]
+    forward: tuple[str, ...]  # the call, the output, the final states, what is kept
+    form: tuple[str, ...]  # the call, the cotangents of the output and the final states
+    backward: tuple[str, ...]  # these, the output, what was kept, the gradients of the call
 
 
-def form_of(call: Call, given: Sequence[Tensor | None]) -> Form:
-    """The form of a call, and of what else is given: `operands`, and for backward more."""
-    x = call.x
+def names_of(call: Call) -> Names:
+    return _names(call.cell, call.names(), len(call.directions))
+
+
+@cache
+def _names(cell: Cell, call: tuple[str, ...], directions: int) -> Names:
+    finals = tuple([f"final.{state}" for state in cell.states])
+    kept, form = kept_names(cell, directions), (*call, "d_output", *(f"d_{name}" for name in finals))
+    gradients = tuple([f"d_{name}" for name in call])
+    return Names(call, finals, (*call, "output", *finals, *kept), form, (*form, "output", *kept, *gradients))
+
+
+def form_of(call: Call, cotangents: Tensors = ()) -> Form:
+    """The form of a call, and for backward of its cotangents."""
+    x, names = call.x, names_of(call)
     steps, batch, inputs = x.shape
-    strides = tuple([None if t is None else t.stride() for t in (x, *given)])
-    return Form(
-        steps, batch, inputs, call.state[0].shape[2], x.dtype, threads.available(), tuple(call.reverse), strides
-    )
+    known = names.form if cotangents else names.call
+    strides = tuple([None if t is None else t.stride() for t in (*call.tensors(), *cotangents)])
+    reverse = tuple(call.reverse)
+    return Form(steps, batch, inputs, call.state[0].shape[2], x.dtype, threads.available(), reverse, known, strides)
 
 
-def _run(write: Any, call: Call, form: Form, more: tuple[Any, ...], addresses: list[int]) -> None:
+def _run(
+    write: Any, call: Call, form: Form, more: tuple[Any, ...], names: tuple[str, ...], addresses: Sequence[int | None]
+) -> None:
     """The script for that many threads, or where a team turns out to be smaller, the one for a single thread."""
-    if not write(call.cell, form, *more)(addresses):
-        write(call.cell, form._replace(threads=1), *more)(addresses)
+    known = [address for address in addresses if address is not None]
+    script = write(call.cell, form, *more)
+    if script.usual is None:  # which arrays there are depends on the form, and so on the script, only
+        there = [name for name, address in zip(names, addresses, strict=True) if address is not None]
+        script.usual = script.taking(tuple(there))
+    if not script.usual(known):
+        _run(write, call, form._replace(threads=1), more, names, addresses)
+
+
+def _addresses(tensors: Tensors) -> list[int | None]:
+    return [None if t is None else t.data_ptr() for t in tensors]
 
 
 def infer(call: Call) -> Results:
@@ -42,29 +74,32 @@ def infer(call: Call) -> Results:
     x, (steps, batch, _), (count, _, units), dtype = call.x, call.x.shape, call.state[0].shape, call.x.dtype
     output = empty((steps, batch, count * units), dtype)
     finals = tuple([empty((count, batch, units), dtype) for _ in call.state])
+    names = *names_of(call).call[1:], *names_of(call).finals
+    names += *(f"x.{d}" for d in range(count)), *(f"output.{d}" for d in range(count))
     begin = 0
     while begin < steps and batch:
-        given = operands(call)
-        form = form_of(call, given)._replace(steps=steps - begin)
+        form = form_of(call)._replace(steps=steps - begin)
         length = infer_script(call.cell, form).steps
-        # Each direction has steps of its own, and is given x and the output from there on.
-        firsts = [steps - begin - length if reverse else begin for reverse in call.reverse]
-        addresses = [t.data_ptr() for t in given if t is not None]
+        addresses = _addresses([*call.tensors()[1:], *finals])
         for array in (x, output):
-            step, start = array.stride(0) * dtype.itemsize, array.data_ptr()
-            addresses += [start + first * step for first in firsts]
-        addresses += [final.data_ptr() for final in finals]
-        _run(infer_script, call, form, (), addresses)
+            # Each direction has steps of its own, and is given x and the output from there on.
+            firsts = [steps - begin - length if reverse else begin for reverse in call.reverse]
+            addresses += [array.data_ptr() + first * array.stride(0) * dtype.itemsize for first in firsts]
+        _run(infer_script, call, form, (), names, addresses)
         begin, call = begin + length, call._replace(state=finals)
     return output, finals
 
 
 def saves(call: Call) -> list[tuple[Any, ...]]:
-    """The shapes of what `forward` keeps for backward: the states after the first, and for every direction the
-    arrays "x", (T, B, G*H), and "extra" of the plan. Without elements where the cell needs none."""
-    (steps, batch, _), units = call.x.shape, call.state[0].shape[2]
-    widths = [len(call.cell.anatomy.input_gates), plan(call.cell).extra, *(1 for _ in call.state[1:])]
-    return [(steps, batch, width * units) for _ in call.directions for width in widths]
+    """The shapes of what `forward` keeps for backward: see `_kept_slots`. Without elements where the cell needs none."""
+    (steps, batch, _), units, slots = call.x.shape, call.state[0].shape[2], _kept_slots(call.cell)
+    return [(steps, batch, count * units) for _ in call.directions for count in slots]
+
+
+@cache
+def _kept_slots(cell: Cell) -> tuple[int, ...]:
+    """For each direction: the arrays "x" and "extra" of the plan, and the states after the first."""
+    return len(cell.anatomy.input_gates), plan(cell).extra, *(1 for _ in cell.states[1:])
 
 
 def forward(call: Call) -> tuple[Results, list[Tensor]]:
@@ -75,9 +110,8 @@ def forward(call: Call) -> tuple[Results, list[Tensor]]:
     finals = tuple([empty((count, batch, units), dtype) for _ in call.state])
     saved = [empty(shape, dtype) for shape in saves(call)]
     if batch:
-        given = operands(call)
-        addresses = [t.data_ptr() for t in (*given, call.x, output, *finals, *saved) if t is not None]
-        _run(forward_script, call, form_of(call, given), (), addresses)
+        addresses = _addresses([*call.tensors(), output, *finals, *saved])
+        _run(forward_script, call, form_of(call), (), names_of(call).forward, addresses)
     return (output, finals), saved
 
 
@@ -89,19 +123,17 @@ def backward(
     needed: Sequence[bool],
 ) -> list[Tensor | None]:
     """The gradients that are needed, given those of the output and of the final states."""
-    call, given = readable(call), [None if d is None else dense(d) for d in cotangents]
+    call = readable(call)
     results = [
         empty(t.shape, t.dtype) if want and t is not None else None
         for t, want in zip(call.tensors(), needed, strict=True)
     ]
-    asked: Any = call.replaced(needed)
-    wanted = Wanted(asked.x, tuple([tuple(weights) for weights, _ in asked.directions]), asked.state)
-    if call.x.shape[1]:
-        given = [*operands(call), *given]
-        addresses = [t.data_ptr() for t in (*given, call.x, output, *saved, *results) if t is not None]
-        _run(backward_script, call, form_of(call, given), (wanted,), addresses)
-    else:
-        for t in results:
-            if t is not None:
-                t.zero_()
+    if not call.x.shape[1]:
+        return [t if t is None else t.zero_() for t in results]
+    fields, end = len(Weights._fields), 1 + len(Weights._fields) * len(call.directions)
+    of_weights = tuple([tuple(needed[begin : begin + fields]) for begin in range(1, end, fields)])
+    wanted = Wanted(needed[0], of_weights, tuple(needed[end : end + len(call.state)]))
+    cotangents = [None if d is None else dense(d) for d in cotangents]
+    addresses = _addresses([*call.tensors(), *cotangents, output, *saved, *results])
+    _run(backward_script, call, form_of(call, cotangents), (wanted,), names_of(call).backward, addresses)
     return results

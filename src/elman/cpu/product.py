@@ -62,36 +62,58 @@ def _cycles_to_and_fro(read: int, panel: int) -> float:
     return FIRST_CYCLES * first + SECOND_CYCLES * (second - first) + FAR_CYCLES * (1.0 - second)
 
 
-@cache
+TALLEST, BROADEST = 12, 24  # rows and blocks of units that a tile is tried with
+MANY = 600  # rows from which on more of them change nothing, so that a new length asks for nothing new
+
+
 def tiling(rows: int, blocks: int, vectors_per_block: int, depth: int, dtype_bytes: int) -> Tiling:
-    """The cut that takes the fewest cycles by a simple count.
+    """The cut that takes the fewest cycles by a simple count: see `_cycles`."""
+    return _tiling(min(rows, MANY), blocks, vectors_per_block, depth, dtype_bytes)
+
+
+@cache
+def _tiling(rows: int, blocks: int, vectors_per_block: int, depth: int, dtype_bytes: int) -> Tiling:
+    registers = llvm.target().registers
+    best, fewest = Tiling(1, 1), float("inf")
+    cuts = [cut(rows, r) for r in range(1, TALLEST + 1)]
+    for n, (of_tiles, of_panels) in enumerate(_cycles(blocks, vectors_per_block, depth, dtype_bytes), start=1):
+        v = n * vectors_per_block
+        for r, (number, narrow, wider) in enumerate(cuts, start=1):
+            if r * v + r + 1 > registers and (r, n) != (1, 1):
+                break
+            cycles = (number - wider) * of_tiles[narrow] + of_panels[narrow]
+            if wider:
+                cycles += wider * of_tiles[narrow + 1]
+            if cycles < fewest or (cycles == fewest and (r, n) < best):
+                best, fewest = Tiling(r, n), cycles
+    return best
+
+
+@cache
+def _cycles(blocks: int, vectors_per_block: int, depth: int, dtype_bytes: int) -> list[tuple[list[float], list[float]]]:
+    """For panels of n = 1, 2, ... blocks: the cycles of a tile of r rows in every panel, and of reaching the panels
+    for the first tile of r rows, both by r. They do not depend on how many rows there are.
 
     A tile of r rows and v vectors needs, for every k, r v multiply-adds, two in a cycle; no fewer than four cycles,
     since each waits for the one before; r + v loads, two in a cycle; and time to bring v vectors from where they
-    are: for the first tile of a panel the whole matrix was read since, for the others the panel. Accumulators, the r broadcast numbers and one vector of
-    weights have to stay in registers.
+    are: for the first tile of a panel the whole matrix was read since, for the others the panel. Accumulators, the r
+    broadcast numbers and one vector of weights have to stay in registers.
     """
     target = llvm.target()
     of_block = depth * vectors_per_block * target.vector_bytes
-    best, fewest = Tiling(1, 1), float("inf")
-    for r in range(1, 13):
-        tiles = cut(rows, r)
-        for n in range(1, 25):
-            v = n * vectors_per_block
-            if r * v + r + 1 > target.registers and (r, n) != (1, 1):
-                continue
-            cycles = 0.0
-            panels = cut(blocks, n)
-            for wide, times in panels.heaps():
-                v, panel = wide * vectors_per_block, wide * of_block
-                far, near = _cycles_to_and_fro(blocks * of_block, panel), _cycles_again(panel)
-                for tall, many in tiles.heaps():
-                    at_least = max(tall * v / 2, 4, (tall + v) / 2)
-                    cycles += times * (many * (max(at_least, near * v) + 0.05 * (tall + v)))
-                cycles += times * max(0.0, far * v - max(tiles.narrow * v / 2, 4, near * v))
-            if cycles < fewest:
-                best, fewest = Tiling(r, n), cycles
-    return best
+    found: list[tuple[list[float], list[float]]] = []
+    for n in range(1, BROADEST + 1):
+        most = (target.registers - 1) // (n * vectors_per_block + 1)  # rows
+        of_tiles, of_panels = [0.0] * (TALLEST + 1), [0.0] * (TALLEST + 1)
+        for wide, times in cut(blocks, n).heaps():
+            v, panel = wide * vectors_per_block, wide * of_block
+            far, near = _cycles_to_and_fro(blocks * of_block, panel), _cycles_again(panel)
+            for r in range(1, min(TALLEST, max(most, 1)) + 1) if times else ():
+                at_least = max(r * v / 2, 4, (r + v) / 2)
+                of_tiles[r] += times * (max(at_least, near * v) + 0.05 * (r + v))
+                of_panels[r] += times * max(0.0, far * v - max(r * v / 2, 4, near * v))
+        found.append((of_tiles, of_panels))
+    return found
 
 
 TILE = {"A": POINTER, "A_row": INT, "A_k": INT, "K": INT, "B": POINTER}

@@ -6,7 +6,7 @@ tensor is: weights are where they are at the call, and hold what they hold then.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,8 +28,8 @@ Key = list[Any]
 class Known(NamedTuple):
     """What to do for a key."""
 
-    script: Script
-    kept: list[int]  # addresses of arrays that the script is given after all others
+    run: Callable[[list[int]], bool]  # on weights, states, x and output of each direction, final states, panels
+    kept: list[int]  # addresses of the panels of a frozen layer
     directions: int
     output: tuple[int, ...] | None  # its shape; None if that is the state's
 
@@ -39,7 +39,8 @@ class Known(NamedTuple):
         finals = tuple([empty_like(s) for s in state])
         addresses += [x.data_ptr()] * self.directions + [output.data_ptr()] * self.directions
         addresses += [final.data_ptr() for final in finals]
-        return (output, finals) if self.script(addresses + self.kept) else None
+        addresses += self.kept
+        return (output, finals) if self.run(addresses) else None
 
 
 class Calls:
@@ -83,7 +84,7 @@ class Calls:
     def know(self, call: Call, addresses: list[int]) -> Known | None:
         """What is done for calls of this form."""
         form = _form(call)
-        return None if form is None else _known(infer_script(call.cell, form), [], form, call.x)
+        return None if form is None else _known(call, infer_script(call.cell, form), form, {})
 
 
 _calls = Calls()
@@ -113,15 +114,18 @@ def _form(call: Call) -> Form | None:
     call = call._replace(x=x)
     if misfit(call) or ENGINE.unsupported(call) or not all(s.is_contiguous() for s in call.state):
         return None
-    return None if readable(call) is not call else passes.form_of(call, passes.operands(call))
+    return None if readable(call) is not call else passes.form_of(call)
 
 
-def _known(script: Script, kept: list[int], form: Form, x: Tensor) -> Known | None:
+def _known(call: Call, script: Script, form: Form, panels: dict[str, Tensor]) -> Known | None:
     if script.steps < form.steps:
         return None
     count = len(form.reverse)
-    shape = (*x.shape[:-1], count * form.units)
-    return Known(script, kept, count, None if shape == (count, form.batch, form.units) else shape)
+    shape = (*call.x.shape[:-1], count * form.units)
+    names = [*list(form.given())[1:], *(f"x.{d}" for d in range(count)), *(f"output.{d}" for d in range(count))]
+    names += [*(f"final.{state}" for state in call.cell.states), *panels]
+    kept = [array.data_ptr() for array in panels.values()]
+    return Known(script.taking(tuple(names)), kept, count, None if shape == (count, form.batch, form.units) else shape)
 
 
 class Packed(Calls):
@@ -133,7 +137,7 @@ class Packed(Calls):
     def __init__(self, weights: Sequence[Tensor]) -> None:
         super().__init__()
         self._addresses = [w.data_ptr() for w in weights]
-        self._panels: dict[Any, list[Tensor]] = {}
+        self._panels: dict[Any, dict[str, Tensor]] = {}
 
     def infer(self, call: Call) -> Results | None:
         return self._infer(call, [threads.available()], self._addresses.copy())
@@ -145,8 +149,8 @@ class Packed(Calls):
         first, rest = (infer_script(call.cell, form, part) for part in ("first", "rest"))
         panels = self._panels.get(first.contents)
         if panels is None:
-            panels = [empty((size,), call.x.dtype) for size in first.keeps]
-            others = [0] * (first.given_count - len(addresses) - len(panels))  # not read by this part
-            first([*addresses, *others, *[array.data_ptr() for array in panels]])
+            panels = {name: empty((size,), call.x.dtype) for name, size in first.keeps.items()}
+            arrays = dict(zip(call.names(), call.tensors(), strict=True)) | panels
+            first({name: arrays[name].data_ptr() for name in first.names})  # pyright: ignore[reportOptionalMemberAccess]
             self._panels[first.contents] = panels
-        return _known(rest, [array.data_ptr() for array in panels], form, call.x)
+        return _known(call, rest, form, panels)

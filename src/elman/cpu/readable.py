@@ -10,24 +10,17 @@ from elman.layout import Call, Direction, Weights
 
 def readable(call: Call) -> Call:
     """The call on tensors that the kernels can read: as a rule it is the same one."""
-    x, directions, state = rows(call.x), call.directions, call.state
-    if not all(_weights_are(weights) for weights, _ in directions):
-        directions = tuple([Direction(_readable(weights), reverse) for weights, reverse in directions])
-    if not all(map(is_dense, state)):
-        state = tuple(map(dense, state))
-    if x is call.x and directions is call.directions and state is call.state:
-        return call
-    return call._replace(x=x, directions=directions, state=state)
+    for tensor in call.tensors():
+        if tensor is not None and (tensor.stride(-1) != 1 or tensor.is_neg() or tensor._is_zerotensor()):
+            call = call.replaced([t if t is None else dense(t) for t in call.tensors()])
+            break
+    if any(weights.ch is not None and not weights.ch.is_contiguous() for weights, _ in call.directions):
+        call = call._replace(directions=tuple([Direction(_whole(weights), back) for weights, back in call.directions]))
+    x = rows(call.x)
+    return call if x is call.x else call._replace(x=x)
 
 
-def _weights_are(weights: Weights) -> bool:
-    if weights.ch is not None and not weights.ch.is_contiguous():
-        return False
-    return all(weight is None or is_dense(weight) for weight in weights)
-
-
-def _readable(weights: Weights) -> Weights:
-    weights = Weights(*[w if w is None else dense(w) for w in weights])
+def _whole(weights: Weights) -> Weights:
     return weights if weights.ch is None else weights._replace(ch=weights.ch.contiguous())
 
 
@@ -46,7 +39,6 @@ def dense(tensor: Tensor) -> Tensor:
 
 
 def rows(x: Tensor) -> Tensor:
-    """x (T, B, I), whose steps lie one behind the other as the rows of a step do."""
-    x = dense(x)
+    """A dense x (T, B, I), whose steps lie one behind the other as the rows of a step do."""
     steps, batch, _ = x.shape
     return x if 1 in (steps, batch) or x.stride(0) == batch * x.stride(1) else x.contiguous()

@@ -10,7 +10,9 @@ however many kernels it takes.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import accumulate, islice
 from typing import NamedTuple
 
 import torch
@@ -39,8 +41,11 @@ class Task(NamedTuple):
     words: Sequence[int | Array]
 
 
+Run = Callable[[Sequence[int]], bool]  # on addresses
+
+
 class Script:
-    """Write it with `given`, `room` and `stage`; then `close`, and call it with the addresses of what is given.
+    """Write it with `given`, `room` and `stage`; then `close`, and call it with the addresses of what is given, by name.
 
     part: "whole"; or "first", which fills what is kept, and "rest", which runs on that any number of times.
     """
@@ -49,17 +54,21 @@ class Script:
         self.dtype = dtype
         self._threads = threads  # at most
         self._part = part
-        self.keeps: list[int] = []  # numbers in each array that a part is given after all others
+        self.names: tuple[str, ...] = ()  # of the arrays it is given, in the order in which it runs on them
+        self.keeps: dict[str, int] = {}  # numbers in each array that the first part fills for the rest
         self.steps = 0  # of a sequence, that it makes
-        self.given_count = 0  # arrays
+        self.usual: Run | None = None  # `taking` the names that its pass uses, once these were checked
+        self._given: dict[str, int] = {}
         self._rooms: list[int] = []
         self._stages: list[list[Task]] = []
         self._together = 1  # threads that it cannot do without
 
-    def given(self, time: int = 0, row: int = 0) -> Array:
-        """An array whose address is the next one of the call."""
-        self.given_count += 1
-        return Array(self.given_count, 0, time, row)
+    def given(self, name: str, time: int = 0, row: int = 0) -> Array:
+        """An array whose address the call gives under this name. ValueError for a name that is taken."""
+        if name in self._given:
+            raise ValueError(f"a script is given the array {name!r} twice")
+        self._given[name] = base = len(self._given) + 1
+        return Array(base, 0, time, row)
 
     def room(self, size: int, time: int = 0, row: int = 0) -> Array:
         """So many numbers of the workspace. What they hold at the beginning is not defined."""
@@ -70,8 +79,9 @@ class Script:
         """The same, for what the first part leaves to the rest: of a part, an array that is given."""
         if self._part == "whole":
             return self.room(size, row=row)
-        self.keeps.append(max(1, size))
-        return self.given(row=row)
+        name = f"panel.{len(self.keeps)}"
+        self.keeps[name] = max(1, size)
+        return self.given(name, row=row)
 
     def begin(self, keeping: Sequence[Task], others: Sequence[Task]) -> None:
         """The first stage: what fills kept arrays, and what else comes before everything."""
@@ -80,59 +90,90 @@ class Script:
 
     def stage(self, tasks: Iterable[Task], *, together: bool = False) -> None:
         """The next stage; `together` if its tasks wait for each other."""
-        tasks = list(tasks)
         if self._part == "first":
             return
+        tasks = list(tasks)
         if tasks:
             self._stages.append(tasks)
         if together:
             self._together = max(self._together, len(tasks))
 
     def close(self) -> Script:
-        """Nothing is added from now on. Large rooms come first, so that scripts share the workspace well."""
+        """Nothing is added from now on. Large rooms come first, so that scripts share the workspace well.
+
+        The order of addresses is settled here: zero, the arrays in the order of `names`, the rooms. The first part is
+        given only what it uses.
+        """
+        tasks = [task for stage in self._stages for task in stage]
+        flat: list[int | Array] = []  # a kernel and its table, task by task
+        for task in tasks:
+            flat.append(task.kernel)
+            flat += task.words
+        self.names = tuple(self._given)
+        if self._part == "first":
+            used = {word.base for word in flat if word.__class__ is Array}  # pyright: ignore[reportAttributeAccessIssue]
+            self.names = tuple([name for name, base in self._given.items() if base in used])
+        self._count = len(self.names)
+        places = {self._given[name]: 1 + place for place, name in enumerate(self.names)}
         order = sorted(range(len(self._rooms)), key=lambda number: -self._rooms[number])
-        base_of_room = {-1 - number: 1 + self.given_count + place for place, number in enumerate(order)}
+        places |= {-1 - number: 1 + len(self.names) + place for place, number in enumerate(order)}
         self._rooms = [self._rooms[number] for number in order]
         self.stages = [len(tasks) for tasks in self._stages]  # tasks of each
         self._threads = min(self._threads, max(self.stages, default=1))
 
         words = team.head(len(self._stages), self._together, shared=self._threads > 1)
-        bases: list[int] = []
-        tasks = [task for stage in self._stages for task in stage]
         directory = len(words) + team.PER_STAGE * len(self._stages)
         for stage in self._stages:
             words += (0, 0, len(stage), directory)
             directory += len(stage)
-        place = directory
-        for task in tasks:
-            words.append(place)
-            place += 1 + len(task.words)
-        bases += [0] * len(words)
-        for task in tasks:
-            words.append(task.kernel)
-            bases.append(0)
-            for word in task.words:
-                if isinstance(word, Array):
-                    words.append(word.offset * self.dtype.itemsize)
-                    bases.append(base_of_room.get(word.base, word.base))
-                else:
-                    words.append(word)
-                    bases.append(0)
+        starts = accumulate((1 + len(task.words) for task in tasks), initial=directory)
+        words += islice(starts, len(tasks))
+        bases, size = [0] * len(words), self.dtype.itemsize
+        words += [word.offset * size if word.__class__ is Array else word for word in flat]  # pyright: ignore[reportAttributeAccessIssue]
+        bases += [places[word.base] if word.__class__ is Array else 0 for word in flat]  # pyright: ignore[reportAttributeAccessIssue]
         self._stages = []
-        self._words, self._bases = array("q", words), array("q", bases)
+        self._words, self._bases = array("q", words), array("q", bases)  # pyright: ignore
         self._addresses = self._words.buffer_info()[0], self._bases.buffer_info()[0], len(words)
         self._seen: tuple[object, list[int]] = (None, [])
+        self._orders: dict[tuple[str, ...], Run] = {}
         return self
 
-    def __call__(self, addresses: Sequence[int]) -> bool:
-        """Run it on arrays at these addresses. False, and nothing was done, if there are too few threads for it."""
-        assert len(addresses) == self.given_count
+    def __call__(self, addresses: Mapping[str, int]) -> bool:
+        """Run it on arrays at these addresses. False, and nothing was done, if there are too few threads for it.
+
+        TypeError for an array that is missing, or that the script does not know: it names them.
+        """
+        return self.taking(tuple(addresses))(tuple(addresses.values()))
+
+    def taking(self, names: tuple[str, ...]) -> Run:
+        """The same as a function of the addresses in the order of these names, which are checked here and not again."""
+        known = self._orders.get(names)
+        if known is None:
+            missing, unknown = set(self.names) - set(names), set(names) - set(self.names)
+            if missing or unknown or len(set(names)) != len(names):
+                raise TypeError(
+                    f"a script runs on the arrays {', '.join(self.names)}; "
+                    f"missing: {', '.join(sorted(missing)) or 'none'}; unknown: {', '.join(sorted(unknown)) or 'none'}; "
+                    f"given: {', '.join(names)}"
+                )
+            order = [names.index(name) for name in self.names]
+            known = self._run if names == self.names else partial(self._run_in_order, order)
+            self._orders[names] = known
+        return known
+
+    def _run_in_order(self, order: Sequence[int], given: Sequence[int]) -> bool:
+        return self._run([given[place] for place in order] if len(given) == len(order) else given)
+
+    def _run(self, given: Sequence[int]) -> bool:
+        """On the addresses of `names`."""
+        if len(given) != self._count:
+            raise TypeError(f"a script runs on {self._count} addresses, but {len(given)} were given")
         if self._threads < self._together:
             return False
         own = Workspace() if workspace.busy else workspace  # a signal's handler may call in the midst of a call
         try:
             own.busy = True
-            known = array("q", (0, *addresses, *self._places(own)))
+            known = array("q", (0, *given, *self._places(own)))
             words = own.words(len(self._words))
             place, known_place = words.buffer_info()[0], known.buffer_info()[0]
             runner = team.runner()

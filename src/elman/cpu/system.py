@@ -93,11 +93,18 @@ def refuses_code() -> str | None:
 
 
 def directory() -> Path | None:
-    """Where compiled code is kept: a folder of the user's, or the one that ELMAN_CACHE names; None if that is "off"."""
+    """Where compiled code is kept: a folder of the user's, or the one that ELMAN_CACHE names; None if that is "off".
+
+    RuntimeError if it lies in a home directory that is not known; a folder called ~ would be made otherwise.
+    """
     asked = os.environ.get("ELMAN_CACHE")
     if asked == "off":
         return None
-    return Path(asked).expanduser() if asked else Path(platformdirs.user_cache_dir("elman"))
+    try:
+        return Path(asked or platformdirs.user_cache_dir("elman")).expanduser()
+    except RuntimeError as error:
+        whose = asked or "this user"
+        raise RuntimeError(f"no home directory is known for {whose}; let ELMAN_CACHE name another folder") from error
 
 
 def not_private(status: os.stat_result) -> str | None:

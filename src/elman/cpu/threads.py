@@ -6,6 +6,7 @@ One thread where there is no OpenMP, and in a forked child, where a parallel reg
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -44,6 +45,10 @@ def of_rows(rows: int) -> int:
 
 def shares(count: int, multiplications: int, threads: int) -> list[tuple[int, int]]:
     """`count` rows or blocks divided among threads: the first of each part, and how many. Small work stays whole."""
-    parts = min(count, 1 if multiplications < SMALL else threads)
+    return _shares(count, min(count, 1 if multiplications < SMALL else threads))
+
+
+@lru_cache(4096)
+def _shares(count: int, parts: int) -> list[tuple[int, int]]:
     edges = [count * part // parts for part in range(parts + 1)] if parts else []
     return [(first, last - first) for first, last in pairwise(edges)]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elman.errors import InputError
-from elman.training.files import read_json, write_atomically
+from elman.files import read_json, write_atomically
 
 UNITS = ("characters", "bytes", "bpe")
 

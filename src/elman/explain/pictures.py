@@ -18,8 +18,8 @@ from torch.nn.functional import cross_entropy
 from elman.datasets.vocabulary import Vocabulary
 from elman.errors import InputError
 from elman.explain.trace import trace
+from elman.files import write_atomically
 from elman.tasks.language_model import LanguageModel, check_text
-from elman.training.files import write_atomically
 
 SHOWN = 120  # tokens along a picture at most; what comes before them is read all the same
 FORMATS = ("png", "svg", "pdf")

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from elman.datasets import vocabulary as vocabularies
 from elman.errors import InputError
+from elman.files import read_json, write_atomically
 from elman.tasks.language_model import LanguageModel, Options
-from elman.training.files import read_json, write_atomically
 
 FILES = (
     "config.json",

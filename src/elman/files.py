@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,14 @@ from elman.errors import InputError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file, or leave the old one as it was. InputError if the disk refuses."""
+    """Replace a file, or leave the old one as it was. A link is followed: what it points to is written.
+
+    InputError if the disk refuses, or if there is something that is no regular file.
+    """
+    given, path = path, Path(os.path.realpath(path))
+    what = _not_a_file(path)
+    if what:
+        raise InputError(f"cannot write {given}: it is {what}, which no file may replace; choose another name")
     temporary = None
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
@@ -31,8 +39,25 @@ def write_atomically(path: Path, content: bytes) -> None:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
         raise InputError(
-            f"cannot write {path} ({len(content):,} bytes): {error.strerror or error}; what was there before is intact; make room or choose another place"
+            f"cannot write {given} ({len(content):,} bytes): {error.strerror or error}; what was there before is intact; make room or choose another place"
         ) from error
+
+
+def _not_a_file(path: Path) -> str | None:
+    """What there is in place of a regular file; None if there is one, or nothing."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return None
+    kinds = {
+        stat.S_IFDIR: "a directory",
+        stat.S_IFLNK: "a link that leads back to itself",
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,0 +1,114 @@
+"""Scripts are given arrays by name: one that is missing, unknown or in another place never becomes an address."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cases import inputs, layer
+from elman.cpu import layer_scripts, passes
+from elman.cpu.script import Script
+
+
+def gru_script() -> tuple[Script, dict[str, Any]]:
+    """Inference of a GRU, the tensors that it runs on by name, and the output it should fill."""
+    of = layer("gru", 3, 9)
+    x, states = inputs(of, 5, 2)
+    with torch.no_grad():
+        call = of.call(0, x, states)
+        script = layer_scripts.infer_script(of.cell, passes.form_of(call))
+        arrays = {name: t for name, t in zip(call.names(), call.tensors(), strict=True) if t is not None}
+        del arrays["x"]
+        arrays |= {
+            "x.0": x,
+            "output.0": torch.full((5, 2, 9), torch.nan, dtype=x.dtype),
+            "final.h": torch.full_like(states[0], torch.nan),
+        }
+        arrays["expected"] = of(x, states)[0]
+    return script, arrays
+
+
+def test_names_in_any_order_are_the_same_call() -> None:
+    script, arrays = gru_script()
+    expected = arrays.pop("expected")
+    for order in (script.names, tuple(reversed(script.names)), tuple(sorted(script.names))):
+        arrays["output.0"].fill_(torch.nan)
+        assert script({name: arrays[name].data_ptr() for name in order})
+        assert torch.equal(arrays["output.0"], expected)
+        arrays["output.0"].fill_(torch.nan)
+        assert script.taking(order)([arrays[name].data_ptr() for name in order])
+        assert torch.equal(arrays["output.0"], expected)
+
+
+def missing(given: dict[str, int]) -> None:
+    del given["hh.0"]
+
+
+def unknown(given: dict[str, int]) -> None:
+    given["stranger"] = given["hh.0"]
+
+
+def renamed(given: dict[str, int]) -> None:
+    given["hh.1"] = given.pop("hh.0")
+
+
+WRONG: dict[str, tuple[Callable[[dict[str, int]], None], str]] = {
+    "missing": (missing, r"missing: hh\.0; unknown: none"),
+    "unknown": (unknown, "missing: none; unknown: stranger"),
+    "renamed": (renamed, r"missing: hh\.0; unknown: hh\.1"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_array_is_named(wrong: str) -> None:
+    script, arrays = gru_script()
+    del arrays["expected"]
+    given = {name: t.data_ptr() for name, t in arrays.items()}
+    change, message = WRONG[wrong]
+    change(given)
+    with pytest.raises(TypeError, match=message):
+        script(given)
+    assert arrays["output.0"].isnan().all(), "the kernels have run"
+
+
+def test_a_wrong_number_of_addresses_is_refused() -> None:
+    script, arrays = gru_script()
+    del arrays["expected"]
+    given = [arrays[name].data_ptr() for name in script.names]
+    for order in (script.names, tuple(reversed(script.names))):
+        for addresses in (given[1:], [*given, given[0]], []):
+            with pytest.raises(TypeError, match=f"runs on {len(given)} addresses, but {len(addresses)} were given"):
+                script.taking(order)(addresses)
+    with pytest.raises(TypeError, match=r"given: x\.0, x\.0"):
+        script.taking(("x.0", "x.0", *script.names[1:]))
+    assert arrays["output.0"].isnan().all()
+
+
+def test_a_name_is_given_once() -> None:
+    script = Script(torch.float32, 1)
+    script.given("x")
+    with pytest.raises(ValueError, match="given the array 'x' twice"):
+        script.given("x")
+
+
+def test_nothing_of_this_is_an_assertion() -> None:
+    """`python -O` drops assertions."""
+    code = """
+import test_cpu_scripts as own
+assert False
+for wrong in own.WRONG:
+    own.test_a_wrong_array_is_named(wrong)
+own.test_a_wrong_number_of_addresses_is_refused()
+own.test_a_name_is_given_once()
+print("all refused")
+"""
+    done = subprocess.run(
+        [sys.executable, "-O", "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    assert "all refused" in done.stdout, done.stderr
