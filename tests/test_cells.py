@@ -17,7 +17,7 @@ from torch.nn.functional import linear
 import elman
 import oracle
 from cases import CELLS, DEPTH_NAMES, DEPTHS, LAYERS, as_tuple, close, hidden, inputs, layer, normal, recurrent, run
-from elman import Cell, Recurrent, State, cells, graph
+from elman import Cell, Recurrent, State, cells, graph, operations
 from elman.cell import cell, factors
 
 STEPS, BATCH, INPUT, HIDDEN = 4, 2, 3, 3
@@ -98,7 +98,7 @@ def every_operation(x, R, s):
 def test_graph_knows_every_operation_it_lists() -> None:
     cell = Cell(every_operation, gates=("a", "b"))
     used = {node.op for node in graph.trace(cell).nodes}
-    assert set(graph.OPERATIONS) <= used
+    assert set(operations.OF_STEPS) <= used
     same_as_direct(cell)
 
 
@@ -206,7 +206,7 @@ def test_erf_is_refused_by_name_and_still_runs() -> None:
     cell = of_v(lambda v, h: torch.erf(v))
     with pytest.raises(graph.NotTraceable, match="calls erf") as caught:
         graph.trace(cell)
-    for known in graph.OPERATIONS:
+    for known in operations.OF_STEPS:
         assert known in str(caught.value)
 
     of = recurrent(cell, INPUT, HIDDEN)

@@ -73,6 +73,10 @@ SHARES = {
         "v = tanh(x.g)",
         "return State(a=v, b=R.h @ v + R.g @ (v * s.b))",
     ],
+    "a share of the input that is read late": [
+        "v = sigmoid(R.h @ s.a)",
+        "return State(a=tanh(x.g + R.g @ (v * s.b)), b=v * s.a)",
+    ],
     "a share of the input that is multiplied, then read": ["v = R.h @ x.g", "return State(a=v * x.g, b=tanh(v) - s.b)"],
 }
 

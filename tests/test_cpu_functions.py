@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from elman import operations
 from elman.cpu import functions, llvm
 from elman.cpu.program import INT, POINTER, Program
 
@@ -187,3 +188,7 @@ def test_a_number_does_not_depend_on_its_neighbours(form: str) -> None:
     for name in ("exp", "sigmoid", "tanh"):
         alone = np.array([apply(name, np.array([value, np.nan, -value], form))[0] for value in x])
         assert np.array_equal(apply(name, x), alone)
+
+
+def test_every_operation_of_a_graph_is_there() -> None:
+    assert set(functions.OPERATIONS) == set(operations.OPERATIONS)

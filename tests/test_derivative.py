@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from torch import Tensor, maximum, minimum, relu, sigmoid, tanh
 
 from elman import cells, graph
 from elman.cell import Cell, State, factors
-from elman.derivative import OPERATIONS, derivative, is_kept
+from elman.derivative import derivative, is_kept
+from elman.graph import on_tensors, walk
+from elman.leaves import MATRICES
 
-B, H = 3, 4
+B, H, Y = 3, 4, 2
 
 
 def everything(x, R, s, p):
@@ -24,38 +27,52 @@ def everything(x, R, s, p):
     return State(h=maximum(d, -e) + b, c=e - 0.5 * s.c, spare=x.d * 1.0)
 
 
-CELLS = [cell for cell in cells.BUILT_IN.values() if not cell.projected]
-CELLS.append(Cell(everything, gates=("a", "b", "d"), states=("h", "c", "spare"), vectors=("v",)))
+def two_projections(x, R, s, P):
+    """Every state is projected, and one matrix reads three operands: a state, a value, one that R reads as well."""
+    v = tanh(x.a + R.a @ s.h + R.a @ s.m)
+    return State(h=tanh(P.h @ v) * s.m, m=P.m @ (v * v) + P.h @ x.a)
 
 
-def evaluate(backward: graph.Graph, leaf: Any) -> dict[str, Tensor]:
-    operations = graph.OPERATIONS | OPERATIONS
-    values: list[Any] = []
-    for node in backward.nodes:
-        arguments = [values[argument.index] for argument in node.arguments]
-        values.append(
-            node.value if node.op == "number" else operations[node.op](*arguments) if arguments else leaf(node, values)
-        )
-    return {name: values[node.index] for name, node in backward.outputs.items()}
+def a_narrow_memory(x, R, s, P):
+    """The output is as wide as the units; R and P read the same operand."""
+    v = tanh(x.a + R.a @ s.h)
+    return State(h=R.b @ v * s.h, m=sigmoid(P.m @ v + s.m) - P.m @ s.h)
+
+
+CELLS = [
+    *cells.BUILT_IN.values(),
+    Cell(everything, gates=("a", "b", "d"), states=("h", "c", "spare"), vectors=("v",)),
+    Cell(two_projections, gates=("a",), states=("h", "m"), projected=("h", "m")),
+    Cell(a_narrow_memory, gates=("a", "b"), states=("h", "m"), projected=("m",)),
+]
+
+
+Leaf = Callable[[graph.Node, Callable[[graph.Node], Any]], Any]
+
+
+def evaluate(backward: graph.Graph, leaf: Leaf) -> dict[str, Tensor]:
+    def read(node: graph.Node) -> Any:
+        return node.value if node.op == "number" else leaf(node, value)
+
+    value = walk(backward.nodes, on_tensors, read)
+    return {name: value(node) for name, node in backward.outputs.items()}
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
 def test_equals_autograd(cell: Cell) -> None:
     torch.manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, dtype=torch.float64, requires_grad=True)  # noqa: E731
+    widths = cell.widths(H, Y)
     x = {gate: draw(B, H) for gate in cell.anatomy.input_gates}
-    s = {name: draw(B, H) for name in cell.states}
+    s = {name: draw(B, width) for name, width in zip(cell.states, widths, strict=True)}
     p = {name: draw(H) for name in cell.vectors}
-    weight = {gate: draw(H, H) for gate in cell.anatomy.recurrent_gates}
-    given = {
-        "x": State(**x),
-        "s": State(**s),
-        "p": State(**p),
-        "R": factors(cell.anatomy.recurrent_gates, lambda gate, v: v @ weight[gate].T + 0.3),
-        "P": State(),
-    }
+    weight = {("R", gate): draw(H, widths[0]) for gate in cell.anatomy.recurrent_gates}
+    weight |= {("P", name): draw(Y, H) for name in cell.projected}
+    given = {"x": State(**x), "s": State(**s), "p": State(**p)}
+    for kind, matrix in MATRICES.items():
+        given[kind] = factors(matrix.names(cell), lambda name, v, kind=kind: v @ weight[kind, name].T + 0.3)
     new = cell(**given)
-    cotangents = {name: torch.randn(B, H, dtype=torch.float64) for name in cell.states}
+    cotangents = {name: torch.randn_like(value) for name, value in vars(new).items()}
     total = sum((value * cotangents[name]).sum() for name, value in vars(new).items())
     assert isinstance(total, Tensor)
     leaves = [*x.values(), *s.values(), *p.values(), *weight.values()]
@@ -64,43 +81,37 @@ def test_equals_autograd(cell: Cell) -> None:
     forward = graph.trace(cell)
     kept = [value.detach() if isinstance(value, Tensor) else value for value in forward.evaluate(**given)]
     backward = derivative(forward)
-    product_of = {node.index: node for node in forward.nodes if node.op == "R"}
+    products = {node.index: node for node in forward.nodes if node.op in MATRICES}
 
-    def leaf(node: graph.Node, values: list[Any]) -> Tensor:
+    def leaf(node: graph.Node, value: Callable[[graph.Node], Any]) -> Tensor:
         if node.op == "kept":
             assert is_kept(forward, forward.nodes[int(node.name)])
             return kept[int(node.name)]
         if node.op == "adjoint":
             return cotangents[node.name]
         assert node.op == "returned"
-        return returned(
-            int(node.name), {name: values[n.index] for name, n in backward.outputs.items() if n.index < len(values)}
-        )
+        return returned(int(node.name), lambda name: value(backward.outputs[name]))
 
-    def returned(operand: int, outputs: dict[str, Tensor]) -> Tensor:
-        reads = [k for k, product in product_of.items() if product.arguments[0].index == operand]
-        shares = [outputs[f"R.{k}"] @ weight[product_of[k].name].detach() for k in reads if f"R.{k}" in outputs]
-        return sum(shares, torch.zeros(B, H, dtype=torch.float64))
+    def returned(operand: int, output: Callable[[str], Tensor]) -> Tensor:
+        total = torch.zeros_like(kept[operand])
+        for k, node in products.items():
+            if node.arguments[0].index == operand and f"{node.op}.{k}" in backward.outputs:
+                total = total + output(f"{node.op}.{k}") @ weight[node.op, node.name].detach()
+        return total
 
     found = evaluate(backward, leaf)
-    zero = torch.zeros(B, H, dtype=torch.float64)
     for gate in x:
         torch.testing.assert_close(found[f"x.{gate}"], next(exact), rtol=1e-12, atol=1e-13)
     for name in s:
-        node = next((n for n in forward.nodes if n.op == "s" and n.name == name), None)
-        through_products = zero if node is None else returned(node.index, found)
-        torch.testing.assert_close(found.get(f"s.{name}", zero) + through_products, next(exact), rtol=1e-12, atol=1e-13)
+        node = next(n for n in forward.nodes if n.op == "s" and n.name == name)
+        d_s = found.get(f"s.{name}", 0.0) + returned(node.index, found.__getitem__)
+        torch.testing.assert_close(d_s, next(exact), rtol=1e-12, atol=1e-13)
     for name in p:
         torch.testing.assert_close(found[f"p.{name}"].sum(0), next(exact), rtol=1e-12, atol=1e-13)
-    for gate in weight:
-        products = [(k, product) for k, product in product_of.items() if product.name == gate]
-        gradient = sum(found[f"R.{k}"].T @ kept[product.arguments[0].index] for k, product in products)
+    for of in weight:
+        those = [(k, node) for k, node in products.items() if (node.op, node.name) == of]
+        gradient = sum(found[f"{of[0]}.{k}"].T @ kept[node.arguments[0].index] for k, node in those)
         torch.testing.assert_close(gradient, next(exact), rtol=1e-12, atol=1e-13)
-
-
-def test_a_projection_is_refused() -> None:
-    with pytest.raises(graph.NotTraceable, match="projected state"):
-        derivative(graph.trace(cells.projected_lstm))
 
 
 def test_what_an_lstm_keeps() -> None:

@@ -6,46 +6,17 @@ The equations in `elman.cells` are run as they stand. Symbols answer to Python's
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
 
 from elman.cell import Cell, State, factors
-
-# Every operation a graph may hold: how to compute it.
-OPERATIONS: dict[str, Callable[..., Any]] = {
-    "add": operator.add,
-    "sub": operator.sub,
-    "mul": operator.mul,
-    "div": operator.truediv,
-    "neg": operator.neg,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "relu": torch.relu,
-    "exp": torch.exp,
-    "log": torch.log,
-    "sqrt": torch.sqrt,
-    "abs": torch.abs,
-    "maximum": torch.maximum,
-    "minimum": torch.minimum,
-}
-
-NONLINEAR = ("sigmoid", "tanh", "relu", "exp", "log", "sqrt", "abs")
-
-_OF_TORCH: dict[Any, str] = {
-    function: name for name in OPERATIONS for function in (getattr(torch, name), getattr(torch.Tensor, name))
-} | {
-    torch.Tensor.__add__: "add",
-    torch.Tensor.__sub__: "sub",
-    torch.Tensor.__mul__: "mul",
-    torch.Tensor.__truediv__: "div",
-    torch.nn.functional.sigmoid: "sigmoid",
-    torch.nn.functional.tanh: "tanh",
-    torch.nn.functional.relu: "relu",
-}
+from elman.leaves import LEAVES, MATRICES
+from elman.operations import OF_STEPS, OF_TORCH, OPERATIONS
 
 
 class NotTraceable(TypeError):
@@ -56,8 +27,8 @@ class NotTraceable(TypeError):
 class Node:
     """One value in a graph.
 
-    op: a name in OPERATIONS; or a leaf, "x", "s", "p" (with `name`), "number" (with `value`); or a
-    product, "R" or "P" (with `name`), of its one argument.
+    op: the name of an operation; or a leaf's kind (with `name`), or "number" (with `value`); or a matrix's kind
+    (with `name`), for its product with the one argument.
     """
 
     graph: Graph = field(repr=False)
@@ -69,15 +40,20 @@ class Node:
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Node:
-        name = _OF_TORCH.get(function)
+        operation = OF_TORCH.get(function)
         options = [option for option, given in (kwargs or {}).items() if given not in (False, None)]
-        if name is None or options:
+        if operation is None or options:
             called = getattr(function, "__name__", str(function))
             options = f" with {', '.join(options)}" if options else ""
             raise NotTraceable(
-                f"the step calls {called}{options}, which a graph does not know; it knows {', '.join(OPERATIONS)}"
+                f"the step calls {called}{options}, which a graph does not know; it knows {', '.join(OF_STEPS)}"
             )
-        return _apply(name, *args)
+        return _apply(operation.name, *args)
+
+    @property
+    def nonlinear(self) -> bool:
+        """Whether it is a function other than arithmetic."""
+        return self.op in OPERATIONS and OPERATIONS[self.op].nonlinear
 
     def __add__(self, other: Any) -> Node:
         return _apply("add", self, other)
@@ -116,19 +92,19 @@ class Node:
         raise NotTraceable("the step decides on a value (if, while, and, or); use maximum, minimum or relu instead")
 
     def __getattr__(self, name: str) -> Any:
-        if name in OPERATIONS:
+        if name in OF_STEPS:
             return lambda *others, **options: Node.__torch_function__(
                 getattr(torch, name), (), (self, *others), options
             )
         raise NotTraceable(
-            f"the step asks a value for .{name}, which a graph does not know; it knows {', '.join(OPERATIONS)}"
+            f"the step asks a value for .{name}, which a graph does not know; it knows {', '.join(OF_STEPS)}"
         )
 
 
 def _refuse(symbol: str) -> Callable[..., Node]:
     def refuse(self: Node, *others: Any) -> Node:
         raise NotTraceable(
-            f"the step applies {symbol} to a value, which a graph does not know; it knows {', '.join(OPERATIONS)}"
+            f"the step applies {symbol} to a value, which a graph does not know; it knows {', '.join(OF_STEPS)}"
         )
 
     return refuse
@@ -192,21 +168,18 @@ class Graph:
             self.nodes.append(self._known[key])
         return self._known[key]
 
-    def evaluate(self, x: Any, R: Any, s: Any, p: Any, P: Any) -> list[Any]:
+    def evaluate(self, **given: Any) -> list[Any]:
         """The value of every node, given what a step is given."""
-        sources = {"x": x, "s": s, "p": p}
-        values: list[Any] = []
-        for node in self.nodes:
-            arguments = [values[a.index] for a in node.arguments]
-            if node.op in sources:
-                values.append(getattr(sources[node.op], node.name))
-            elif node.op == "number":
-                values.append(node.value)
-            elif node.op in ("R", "P"):
-                values.append(getattr(R if node.op == "R" else P, node.name) @ arguments[0])
-            else:
-                values.append(OPERATIONS[node.op](*arguments))
-        return values
+
+        def compute(node: Node, value: Callable[[Node], Any]) -> Any:
+            if node.op in MATRICES:
+                return getattr(given[node.op], node.name) @ value(node.arguments[0])
+            return on_tensors(node, value)
+
+        def read(node: Node) -> Any:
+            return node.value if node.op == "number" else getattr(given[node.op], node.name)
+
+        return list(map(walk(self.nodes, compute, read), self.nodes))
 
     def needed(self) -> Graph:
         """The same graph without what no output depends on."""
@@ -245,27 +218,50 @@ class Graph:
             raise KeyError(name)
         while True:
             users = [n for n in self.nodes if any(argument is node for argument in n.arguments)]
-            if len(users) != 1 or users[0].op not in ("add", "sub", *NONLINEAR):
+            if len(users) != 1 or not (users[0].op in ("add", "sub") or users[0].nonlinear):
                 return node
             node = users[0]
-            if node.op in NONLINEAR:
+            if node.nonlinear:
                 return node
+
+
+Value = Callable[[Node], Any]
+
+
+def on_tensors(node: Node, value: Value) -> Any:
+    """What an operation comes to, by the values of its arguments: tensors and plain numbers."""
+    return OPERATIONS[node.op].compute(*map(value, node.arguments))
+
+
+def walk(nodes: Iterable[Node], compute: Callable[[Node, Value], Any], read: Callable[[Node], Any]) -> Value:
+    """The value of one of these nodes, or of one they read: found when it is first asked for, and then known.
+
+    compute(node, value): of one of the nodes, by the values of its arguments. read(node): of a leaf, and of
+    whatever is not among the nodes.
+    """
+    inside = {node.index for node in nodes if node.arguments}
+    found: dict[int, Any] = {}
+
+    def value(node: Node) -> Any:
+        if node.index not in found:
+            found[node.index] = compute(node, value) if node.index in inside else read(node)
+        return found[node.index]
+
+    return value
 
 
 def trace(cell: Cell) -> Graph:
     """The graph of a cell's step. NotTraceable, with the reason, if the step does what no graph can hold."""
     graph = Graph()
 
-    def leaves(op: str, names: tuple[str, ...]) -> State:
-        return State(**{name: graph.add(op, name=name) for name in names})
+    def leaves(kind: str, names: tuple[str, ...]) -> State:
+        return State(**{name: graph.add(kind, name=name) for name in names})
 
-    new = cell(
-        x=leaves("x", cell.anatomy.input_gates),
-        R=factors(cell.gates, lambda gate, v: graph.add("R", (v,), name=gate)),
-        s=leaves("s", cell.states),
-        p=leaves("p", cell.vectors),
-        P=factors(cell.projected, lambda state, v: graph.add("P", (v,), name=state)),
-    )
+    def multiply(kind: str) -> Callable[[str, Node], Node]:
+        return lambda name, v: graph.add(kind, (v,), name=name)
+
+    given = {kind: leaves(kind, leaf.names(cell)) for kind, leaf in LEAVES.items()}
+    new = cell(**given, **{kind: factors(matrix.names(cell), multiply(kind)) for kind, matrix in MATRICES.items()})
     for name, node in vars(new).items():
         if not isinstance(node, Node):
             raise NotTraceable(
@@ -273,3 +269,16 @@ def trace(cell: Cell) -> Graph:
             )
         graph.outputs[name] = node
     return graph
+
+
+@cache
+def fingerprint(cell: Cell) -> str:
+    """All that an engine makes of a cell depends on, in sixteen digits: the same in every process.
+
+    NotTraceable if its step is no graph.
+    """
+    graph = trace(cell).needed()
+    nodes = [(n.op, [a.index for a in n.arguments], n.name, n.value) for n in graph.nodes]
+    outputs = [(name, node.index) for name, node in graph.outputs.items()]
+    form = repr((cell.gates, cell.states, cell.vectors, cell.projected, cell.anatomy, nodes, outputs))
+    return hashlib.sha256(form.encode()).hexdigest()[:16]

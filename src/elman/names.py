@@ -6,8 +6,7 @@ from itertools import count
 
 from elman import cells
 from elman.cell import Cell
-from elman.cpu.plan import fingerprint
-from elman.graph import NotTraceable
+from elman.graph import NotTraceable, fingerprint
 
 _cells: dict[str, Cell] = {}
 _numbers = count(1)

@@ -1,7 +1,6 @@
 """Engine `cpu`: kernels made from a cell's equations, compiled by LLVM for the processor at hand.
 
-graph.py, derivative.py   the step as an expression graph, and its derivative
-phases.py                 either of them cut at its matrix products
+schedule.py, one up       the step and its derivative as graphs, cut at their matrix products
 plan.py                   where every value lies
 kernels.py                the plan as programs over vectors (program.py, functions.py, product.py)
 quick.py                  inference again and again, with little around it

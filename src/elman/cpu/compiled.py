@@ -22,8 +22,8 @@ from llvmlite import ir
 
 from elman.cell import Cell
 from elman.cpu import llvm, system
-from elman.cpu.plan import fingerprint
 from elman.cpu.program import Program
+from elman.graph import fingerprint
 
 MOST_FILES = 4096  # half of them go when there are more; a file has about 5,000 bytes
 MOST_BYTES = 64 << 20  # of a file; a larger one is not ours

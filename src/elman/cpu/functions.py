@@ -179,7 +179,7 @@ def _where_larger(p: Program, d: Value, a: Value, b: Value) -> Value:
 
 Emit = Callable[..., Value]
 
-# How every operation of a graph, and of a derivative, is computed on vectors.
+# How every operation in `elman.operations` is computed on vectors.
 OPERATIONS: dict[str, Emit] = {
     "add": lambda p, a, b: a + b,
     "sub": lambda p, a, b: a - b,

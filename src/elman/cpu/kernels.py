@@ -8,7 +8,7 @@ to them there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -16,13 +16,11 @@ from llvmlite import ir
 from elman.cell import Cell
 from elman.cpu import compiled, functions, llvm
 from elman.cpu.compiled import Written
-from elman.cpu.plan import Pass, Place, Product, plan
+from elman.cpu.plan import Pass, Place, Product, kind_of, plan
 from elman.cpu.product import ACCUMULATORS, UNROLL, chosen, panels
 from elman.cpu.program import INT, POINTER, Program, Value
-from elman.graph import Node
+from elman.graph import Node, walk
 from elman.phases import Phase
-
-PRESENT = ("p", "d_p", "carry", "memory")  # arrays that hold one step only
 
 
 def text(cell: Cell, which: str, dtype_bytes: int, ragged: bool) -> Written:
@@ -94,7 +92,7 @@ class _Emit:
     def array(self, name: str, time: Value) -> tuple[Value, Value]:
         """Where an array's row 0 lies at this time, and how far apart its rows are."""
         start, row = self.pointer(name), self.word(f"{name} row")
-        return start if _of(name) in PRESENT else self.p.at(start, time * self.word(f"{name} time")), row
+        return self.p.at(start, time * self.word(f"{name} time")) if kind_of(name).steps else start, row
 
     def initial_or(self, first: Value, state: str, otherwise: tuple[Value, Value]) -> tuple[Value, Value]:
         """The initial state's place in the first step, else that of an array."""
@@ -104,7 +102,7 @@ class _Emit:
 
     def slot(self, place: Place) -> Value:
         """How far a slot is from the first one."""
-        return (self.padded if _of(place.array) in ("carry", "memory", "d_p") else self.units) * place.slot
+        return (self.padded if kind_of(place.array).padded else self.units) * place.slot
 
     # One step
 
@@ -139,9 +137,7 @@ class _Emit:
         """
         p = self.p
         stored = [place for _, place in self.todo.stores[number]]
-        places = {
-            place: place in stored for place in [*self.read_in(number), *stored] if _of(place.array) not in PRESENT
-        }
+        places = {place: place in stored for place in [*self.read_in(number), *stored] if kind_of(place.array).steps}
         with p.loop(0, tile.rows) as r, p.loop(0, tile.width) as j:
             for place, write in places.items():
                 start, apart = find(place.array)
@@ -193,14 +189,8 @@ class _Emit:
     def elements(self, number: int, sums: Sums, elements: Elements) -> None:
         """Compute and store what the phase computes, for some vectors of units."""
         p, phase = self.p, self.todo.phases[number]
-        values: dict[int, Value] = {}
         fused = self.fused(phase)
         here = {node.index for node in phase.nodes}
-
-        def value(node: Node) -> Value:
-            if node.index not in values:
-                values[node.index] = compute(node) if node.index in here and node.arguments else read(node)
-            return values[node.index]
 
         def read(node: Node) -> Value:
             if node.op == "number":
@@ -211,7 +201,7 @@ class _Emit:
                 return elements.sum(*sums[node.index])
             return elements.load(self.todo.places[node.index])
 
-        def compute(node: Node) -> Value:
+        def compute(node: Node, value: Callable[[Node], Value]) -> Value:
             if node.op in ("add", "sub"):
                 (a, b), minus = node.arguments, node.op == "sub"
                 if a.index in fused:
@@ -223,6 +213,7 @@ class _Emit:
             return functions.OPERATIONS[node.op](p, *map(value, node.arguments))
 
         with p.side_by_side(len(elements.positions)):
+            value = walk(phase.nodes, compute, read)
             for node in phase.nodes:
                 if node.index not in fused and node.op != "number":
                     value(node)
@@ -246,11 +237,6 @@ class _Emit:
 
     def adjoint(self, node: Node, sums: Sums, elements: Elements) -> Value:
         raise NotImplementedError
-
-
-def _of(array: str) -> str:
-    """carry of carry.h"""
-    return array.partition(".")[0]
 
 
 # Of products: where a tile has left them, vectors for each block of units, which of these.

@@ -1,29 +1,56 @@
-"""What the kernels of a cell do in which phase, and where every value lies. No code is made here.
+"""Where every value of a cell's schedule lies, for the kernels. No code is made here.
 
-Arrays hold T steps (or, those marked *, the present one), B rows and one or more slots of H units:
+Arrays hold T steps or the present one, B rows, and one or more slots of H units:
 
     x         the input's share of every gate; forward writes what it keeps over what it has read
     extra     what else forward keeps: values that backward reads, computed operands of products
     s.NAME    a state after every step; before.NAME the same one step earlier
-    p*        per-unit weights
+    p         per-unit weights
     d_x       adjoints of the input's shares           d_extra  of products, where those differ
-    d_out     cotangent of the output                  d_p*     of per-unit weights, for every row
-    carry.NAME*  adjoint of a state, from step to step
-    memory*   what a later phase of the same step reads
+    d_out     cotangent of the output                  d_p      of per-unit weights, for every row
+    carry.NAME   adjoint of a state, from step to step
+    memory    what a later phase of the same step reads
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
 from typing import NamedTuple
 
 from elman.cell import Cell
-from elman.derivative import derivative
-from elman.graph import Graph, Node, trace
-from elman.phases import Phase, phases
+from elman.graph import Graph, Node
+from elman.leaves import LEAVES
+from elman.phases import Phase
+from elman.schedule import Returned, Schedule, schedule
+
+
+class Kind(NamedTuple):
+    """What is known of an array by its name, up to a dot."""
+
+    steps: bool  # whether it holds every step, or the present one
+    padded: bool = False  # whether its slots are whole vectors apart, or H units
+    given: bool = False  # whether training gets it from its caller, or finds room for it
+
+
+ARRAYS = {
+    "x": Kind(steps=True, given=True),
+    "extra": Kind(steps=True, given=True),
+    "s": Kind(steps=True, given=True),
+    "before": Kind(steps=True, given=True),
+    "p": Kind(steps=False, given=True),
+    "d_x": Kind(steps=True),
+    "d_extra": Kind(steps=True),
+    "d_out": Kind(steps=True, given=True),
+    "d_p": Kind(steps=False, padded=True),
+    "carry": Kind(steps=False, padded=True),
+    "memory": Kind(steps=False, padded=True),
+}
+
+
+def kind_of(array: str) -> Kind:
+    return ARRAYS[array.partition(".")[0]]
 
 
 class Place(NamedTuple):
@@ -64,8 +91,12 @@ class Pass(NamedTuple):
     products: list[list[Product]]
     places: dict[int, Place]  # where a value that is not computed in a phase is read in it
     stores: list[list[tuple[Node, Place]]]
-    memory: int  # slots
+    slots: Mapping[str, int]  # of "extra" or "d_extra", and of "memory"
     operands: Mapping[int, Place] = MappingProxyType({})  # forward: where computed operands of products are stored
+
+    @property
+    def memory(self) -> int:
+        return self.slots.get("memory", 0)
 
 
 class Multiplied(NamedTuple):
@@ -89,42 +120,17 @@ class Plan(NamedTuple):
 
 @cache
 def plan(cell: Cell) -> Plan:
-    """The plan of a cell. NotTraceable if its step, or the derivative of its step, is no graph."""
-    graph = trace(cell).needed()
-    back = derivative(graph)
-    _zero_where_missing(cell, graph, back)
-    back = back.needed()
-    cut = phases(graph, _waits_for)
-    kept = {int(node.name) for node in back.nodes if node.op == "kept"}
-    infer, _ = _forward(cell, graph, cut, None)
-    forward, extra = _forward(cell, graph, cut, kept)
-    backward, d_extra, multiplied = _backward(cell, forward, back)
-    shares = _runs([k for k, gate in enumerate(cell.anatomy.input_gates) if f"x.{gate}" in back.outputs])
-    return Plan(cell, infer, forward, backward, extra, d_extra, multiplied, shares)
-
-
-@cache
-def fingerprint(cell: Cell) -> str:
-    """All that kernels depend on of a cell, in sixteen digits: the same in every process."""
-    graph = plan(cell).forward.graph
-    nodes = [(n.op, [a.index for a in n.arguments], n.name, n.value) for n in graph.nodes]
-    outputs = [(name, node.index) for name, node in graph.outputs.items()]
-    form = repr((cell.gates, cell.states, cell.vectors, cell.anatomy, nodes, outputs))
-    return hashlib.sha256(form.encode()).hexdigest()[:16]
-
-
-def _waits_for(node: Node) -> tuple[Node, ...] | None:
-    if node.op != "R":
-        return None
-    return () if node.arguments[0].op == "s" else node.arguments
-
-
-def _zero_where_missing(cell: Cell, graph: Graph, back: Graph) -> None:
-    """A state that the step does not depend on has the gradient zero, which is stored like any other."""
-    operands = {node.arguments[0].name for node in graph.nodes if node.op == "R" and node.arguments[0].op == "s"}
-    for state in cell.states:
-        if state not in operands:
-            back.outputs.setdefault(f"s.{state}", back.add("number", value=0.0))
+    """The plan of a cell. NotTraceable if its step is no graph."""
+    made = schedule(cell)
+    infer, forward = _Step(made, keeps=False).done(), _Step(made, keeps=True).done()
+    adjoints = _places_of_adjoints(made)
+    multiplied = tuple(
+        Multiplied(each.block, _operand(forward, each.operand), adjoints[each.adjoint.index]) for each in made.products
+    )
+    live = [k for k, gate in enumerate(cell.anatomy.input_gates) if f"x.{gate}" in made.derivative.outputs]
+    backward = _backward(made, forward, adjoints)
+    extra, d_extra = forward.slots.get("extra", 0), backward.slots.get("d_extra", 0)
+    return Plan(cell, infer, forward, backward, extra, d_extra, multiplied, _runs(live))
 
 
 def _runs(numbers: list[int]) -> tuple[tuple[int, int], ...]:
@@ -138,171 +144,160 @@ def _runs(numbers: list[int]) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
-def _forward(cell: Cell, graph: Graph, cut: list[Phase], kept: set[int] | None) -> tuple[Pass, int]:
-    """The pass that runs the step, and how many slots of `extra` it needs; kept is None for inference."""
-    gates = cell.anatomy.input_gates
-    places: dict[int, Place] = {}
-    for node in graph.nodes:
-        if node.op == "x":
-            places[node.index] = Place("x", gates.index(node.name))
-        elif node.op == "s":
-            places[node.index] = Place(f"before.{node.name}")
-        elif node.op == "p":
-            places[node.index] = Place("p", cell.vectors.index(node.name))
+def _place_of(cell: Cell, kind: str, name: str, array: str) -> Place:
+    """Where the leaf, or its adjoint, lies in an array of `LEAVES`."""
+    return Place(array.format(name), 0 if "{}" in array else LEAVES[kind].names(cell).index(name))
 
-    last_read = dict.fromkeys(range(len(gates)), 0)  # the phase after which a slot of x may be overwritten
-    for number, phase in enumerate(cut):
-        for node in phase.nodes:
-            for argument in node.arguments:
-                if argument.op == "x":
+
+def _operand(forward: Pass, node: Node) -> Place:
+    """Where products find what they multiply."""
+    return forward.operands.get(node.index, forward.places[node.index])
+
+
+class _Slots(dict[str, int]):
+    """How many slots arrays have."""
+
+    def new(self, array: str) -> Place:
+        self[array] = self.get(array, 0) + 1
+        return Place(array, self[array] - 1)
+
+
+class _Step:
+    """The places of the step's values. In training it keeps what backward reads."""
+
+    def __init__(self, made: Schedule, *, keeps: bool) -> None:
+        self.made, self.keeps = made, keeps
+        self.kept = made.kept if keeps else frozenset()
+        self.slots = _Slots()
+        self.operands: dict[int, Place] = {}
+        self.places = {
+            leaf.index: _place_of(made.cell, leaf.op, leaf.name, LEAVES[leaf.op].array)
+            for leaf in made.graph.nodes
+            if leaf.op in LEAVES
+        }
+        self.free = self.overwritable()
+        self.stores = [self.stored_in(number, phase) for number, phase in enumerate(made.phases)]
+
+    def done(self) -> Pass:
+        made = self.made
+        products = [self.products_in(phase) for phase in made.phases]
+        return Pass(made.graph, made.phases, products, self.places, self.stores, self.slots, self.operands)
+
+    def overwritable(self) -> dict[int, int]:
+        """The slots of x that backward does not read, and the phase after which nobody does."""
+        cell, graph = self.made.cell, self.made.graph
+        gates = cell.anatomy.input_gates
+        kept = {node.name for node in graph.nodes if node.op == "x" and node.index in self.kept}
+        last_read = {slot: 0 for slot, gate in enumerate(gates) if gate not in kept}
+        for number, phase in enumerate(self.made.phases):
+            for argument in (argument for node in phase.nodes for argument in node.arguments):
+                if argument.op == "x" and argument.name not in kept:
                     last_read[gates.index(argument.name)] = number
-    free = [
-        slot
-        for slot in last_read
-        if not any(n.index in (kept or ()) and n.op == "x" and n.name == gates[slot] for n in graph.nodes)
-    ]
+        return last_read
 
-    stores: list[list[tuple[Node, Place]]] = []
-    operand_places: dict[int, Place] = {}
-    extra = memory = 0
-    for number, phase in enumerate(cut):
+    def stored_in(self, number: int, phase: Phase) -> list[tuple[Node, Place]]:
+        """What a phase stores where: new states, operands of products, what backward reads, what later phases read."""
+        nodes = [*phase.products, *phase.nodes]
         here: list[tuple[Node, Place]] = []
-
-        def store(node: Node, place: Place, here: list[tuple[Node, Place]] = here) -> None:
-            here.append((node, place))
-            places.setdefault(node.index, place)
-
-        for state, node in graph.outputs.items():
-            if any(node is other for other in (*phase.nodes, *phase.products)):
-                store(node, Place(f"s.{state}"))
-        operands = {n.arguments[0].index for n in graph.nodes if n.op == "R" and n.arguments[0].op != "s"}
-        for node in [*phase.products, *phase.nodes]:
-            is_operand, is_kept = node.index in operands, node.index in (kept or ())
-            stored = next((place for other, place in here if other is node), None)  # as a state
-            if is_operand:
-                if stored is None and kept is None:
-                    store(node, Place("memory", memory))
-                    memory += 1
-                elif stored is None:
-                    store(node, Place("extra", extra))
-                    extra += 1
-                operand_places[node.index] = stored or here[-1][1]  # a leaf is still read where it was
-            elif is_kept and stored is None and node.op != "x":
-                slot = next((slot for slot in free if last_read[slot] <= number), None)
-                if slot is not None:
-                    free.remove(slot)
-                    store(node, Place("x", slot))
-                else:
-                    store(node, Place("extra", extra))
-                    extra += 1
+        for state, node in self.made.graph.outputs.items():
+            if any(node is other for other in nodes):
+                self.store(node, Place(f"s.{state}"), here)
+        states = {node.index: place for node, place in reversed(here)}
+        for node in nodes:
+            if node.index in self.made.operands:
+                place = states.get(node.index)
+                if place is None:
+                    place = self.store(node, self.slots.new("extra" if self.keeps else "memory"), here)
+                self.operands[node.index] = place  # a leaf is still read where it was
+            elif node.index in self.kept and node.index not in states and node.op != "x":
+                self.store(node, self.room(number), here)
         for node in phase.remembered:
-            if node.index not in places:
-                store(node, Place("memory", memory))
-                memory += 1
-        stores.append(here)
+            if node.index not in self.places:
+                self.store(node, self.slots.new("memory"), here)
+        return here
 
-    products: list[list[Product]] = []
-    for phase in cut:
+    def room(self, number: int) -> Place:
+        """For what is kept in a phase: a slot of x that has been read, or one more of extra."""
+        slot = next((slot for slot, last_read in self.free.items() if last_read <= number), None)
+        if slot is None:
+            return self.slots.new("extra")
+        del self.free[slot]
+        return Place("x", slot)
+
+    def store(self, node: Node, place: Place, here: list[tuple[Node, Place]]) -> Place:
+        here.append((node, place))
+        self.places.setdefault(node.index, place)
+        return place
+
+    def products_in(self, phase: Phase) -> list[Product]:
         by_operand: dict[int, list[Node]] = {}
         for node in phase.products:
             by_operand.setdefault(node.arguments[0].index, []).append(node)
-        products.append(
-            [
-                Product(
-                    tuple(nodes),
-                    gates=tuple(cell.anatomy.recurrent_gates.index(node.name) for node in nodes),
-                    operand=operand_places.get(operand, places[operand]),
-                )
-                for operand, nodes in by_operand.items()
-            ]
-        )
-    return Pass(graph, cut, products, places, stores, memory, operand_places), extra
+        gates = self.made.cell.anatomy.recurrent_gates
+        return [
+            Product(
+                tuple(nodes),
+                gates=tuple(gates.index(node.name) for node in nodes),
+                operand=self.operands.get(operand, self.places[operand]),
+            )
+            for operand, nodes in by_operand.items()
+        ]
 
 
-def _backward(cell: Cell, forward: Pass, back: Graph) -> tuple[Pass, int, tuple[Multiplied, ...]]:
-    graph = forward.graph
-    recurrent = [node for node in graph.nodes if node.op == "R" and f"R.{node.index}" in back.outputs]
+def _places_of_adjoints(made: Schedule) -> dict[int, Place]:
+    """Of input shares and of products, by their nodes in the derivative; one that is both has one place."""
+    places: dict[int, Place] = {}
+    for slot, gate in enumerate(made.cell.anatomy.input_gates):
+        if f"x.{gate}" in made.derivative.outputs:
+            places.setdefault(made.derivative.outputs[f"x.{gate}"].index, Place("d_x", slot))
+    slots = _Slots()
+    for each in made.products:
+        if each.adjoint.index not in places:
+            places[each.adjoint.index] = slots.new("d_extra")
+    return places
 
-    d_places: dict[int, Place] = {}  # of the adjoints, by their node in the backward graph
-    for slot, gate in enumerate(cell.anatomy.input_gates):
-        if f"x.{gate}" in back.outputs:
-            d_places.setdefault(back.outputs[f"x.{gate}"].index, Place("d_x", slot))
-    d_extra = 0
-    for node in recurrent:
-        adjoint = back.outputs[f"R.{node.index}"]
-        if adjoint.index not in d_places:
-            d_places[adjoint.index] = Place("d_extra", d_extra)
-            d_extra += 1
 
-    def products_of(operand: int) -> list[Node]:
-        return [node for node in recurrent if node.arguments[0].index == operand]
-
-    def waits_for(node: Node) -> tuple[Node, ...] | None:
-        if node.op != "returned":
-            return None
-        return tuple(back.outputs[f"R.{product.index}"] for product in products_of(int(node.name)))
-
-    cut = phases(back, waits_for, once=lambda node: node.op == "adjoint")
-
-    def segments(operand: int) -> tuple[Segment, ...]:
-        """Slots that lie beside each other, and whose blocks of weight_hh do too, are one segment."""
-        found: list[Segment] = []
-        for node in products_of(operand):
-            place = d_places[back.outputs[f"R.{node.index}"].index]
-            gate = cell.anatomy.recurrent_gates.index(node.name)
-            last = found[-1] if found else None
-            if (
-                last is not None
-                and last.place.array == place.array
-                and last.place.slot + last.slots == place.slot
-                and last.gate + last.slots == gate
-            ):
-                found[-1] = last._replace(slots=last.slots + 1)
-            else:
-                found.append(Segment(place, gate, 1))
-        return tuple(found)
-
-    products = [[Product((node,), segments=segments(int(node.name))) for node in phase.products] for phase in cut]
-    for state in cell.states:
-        leaf = next((node for node in graph.nodes if node.op == "s" and node.name == state), None)
-        if leaf is not None and products_of(leaf.index):
-            adjoint = back.add("adjoint", name=state)
-            products[0].append(Product((adjoint,), segments=segments(leaf.index), state=state))
-
-    places = {node.index: forward.places[int(node.name)] for node in back.nodes if node.op == "kept"}
+def _backward(made: Schedule, forward: Pass, adjoints: dict[int, Place]) -> Pass:
+    places = {n.index: forward.places[int(n.name)] for n in made.derivative.nodes if n.op == "kept"}
+    slots = _Slots(d_extra=sum(place.array == "d_extra" for place in adjoints.values()))
     stores: list[list[tuple[Node, Place]]] = []
-    memory = 0
-    for phase in cut:
-        here: list[tuple[Node, Place]] = []
-        for node in [*phase.products, *phase.nodes]:
-            for name, output in back.outputs.items():
-                if output is not node:
-                    continue
-                kind, _, of = name.partition(".")
-                if kind == "x":
-                    here.append((node, Place("d_x", cell.anatomy.input_gates.index(of))))
-                elif kind == "s":
-                    here.append((node, Place(f"carry.{of}")))
-                elif kind == "p":
-                    here.append((node, Place("d_p", cell.vectors.index(of))))
-                elif d_places[node.index].array == "d_extra":
-                    here.append((node, d_places[node.index]))
-        here = list({(node.index, place): (node, place) for node, place in here}.values())
+    for phase in made.backward:
+        here = _stored_in(made, phase, adjoints)
         for node in phase.remembered:
-            place = next((place for other, place in here if other is node and place.array in ("d_x", "d_extra")), None)
+            all_steps = (place for other, place in here if other is node and kind_of(place.array).steps)
+            place = next(all_steps, None)
             if place is None:
-                place = Place("memory", memory)
-                memory += 1
+                place = slots.new("memory")
                 here.append((node, place))
             places[node.index] = place
         stores.append(here)
+    products = [[_returned(each, adjoints) for each in of_phase] for of_phase in made.returned]
+    return Pass(made.derivative, made.backward, products, places, stores, slots)
 
-    multiplied = tuple(
-        Multiplied(
-            cell.anatomy.recurrent_gates.index(node.name),
-            forward.operands.get(node.arguments[0].index, forward.places[node.arguments[0].index]),
-            d_places[back.outputs[f"R.{node.index}"].index],
-        )
-        for node in recurrent
-    )
-    return Pass(back, cut, products, places, stores, memory), d_extra, multiplied
+
+def _stored_in(made: Schedule, phase: Phase, adjoints: dict[int, Place]) -> list[tuple[Node, Place]]:
+    """The derivative's outputs that a phase stores. A value that is several of them may have one place, or several."""
+    here: dict[tuple[int, Place], tuple[Node, Place]] = {}
+    for node in [*phase.products, *phase.nodes]:
+        for output in [name for name, other in made.derivative.outputs.items() if other is node]:
+            kind, _, name = output.partition(".")
+            place = _place_of(made.cell, kind, name, LEAVES[kind].d_array) if kind in LEAVES else adjoints[node.index]
+            here.setdefault((node.index, place), (node, place))
+    return list(here.values())
+
+
+def _returned(each: Returned, adjoints: dict[int, Place]) -> Product:
+    """Slots that lie beside each other, and whose blocks of weight_hh do too, are one segment."""
+    segments: list[Segment] = []
+    for product in each.products:
+        place, last = adjoints[product.adjoint.index], segments[-1] if segments else None
+        if (
+            last is not None
+            and last.place.array == place.array
+            and last.place.slot + last.slots == place.slot
+            and last.gate + last.slots == product.block
+        ):
+            segments[-1] = last._replace(slots=last.slots + 1)
+        else:
+            segments.append(Segment(place, product.block, 1))
+    return Product((each.node,), segments=tuple(segments), state=each.state)

@@ -50,7 +50,7 @@ class _Recorder:
         self.states.append(states)
 
         def step(x: Any, R: Any, s: Any, p: Any, P: Any) -> State:
-            values = traced.evaluate(x, R, s, p, P)
+            values = traced.evaluate(x=x, R=R, s=s, p=p, P=P)
             gates.append({name: values[index] for name, index in watched.items()})
             states.append({name: values[node.index] for name, node in traced.outputs.items()})
             return State(**states[-1])
