@@ -520,10 +520,10 @@ MUTANTS = [
     ),
     Mutant(
         "a derivative that is multiplied, not selected",
-        "derivative.py",
-        "def _where_positive",
-        'y.graph.add("where_positive", (d, y))',
-        'd * y.graph.add("where_positive", (y.graph.add("number", value=1.0), y))',
+        "operations.py",
+        'Operation("relu"',
+        "where_positive(d, y())",
+        "d * where_positive(d / d, y())",
         "test_cpu.py::test_an_overflow_does_not_wake_a_dead_unit",
     ),
     # Between PyTorch and the kernels.
