@@ -18,6 +18,7 @@ lint: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
+	$(BIN)/lint-imports
 
 bench: .venv-bench/peers.stamp
 	$(BENCH)/python bench/run.py

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 import elman
 from cases import CELLS, as_tuple, close, gradients, hidden, inputs, layer, normal, run
 from elman import Recurrent
-from elman.cpu import quick
+from elman.cpu import passes, quick
+from elman.cpu.script import Script
 from test_cpu import neg_view, zero_tensor
 
 ALL = (*CELLS, "projected_lstm")
@@ -249,6 +250,37 @@ def test_ordinary_inference_takes_the_short_way(monkeypatch: pytest.MonkeyPatch)
     with torch.inference_mode():
         run(of, x, states)
     assert taken == [True, True]
+
+
+def test_the_short_way_counts_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script is written for so many threads; with another number there is another script."""
+    of = layer("lstm", 64, 256, dtype=torch.float32)
+    x, states = inputs(of, 40, 16)
+    asked: list[int] = []
+    taking = Script.taking
+    monkeypatch.setattr(Script, "taking", lambda self, names: asked.append(self._threads) or taking(self, names))
+    with torch.no_grad():
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            try:
+                run(of, x, states)
+            finally:
+                torch.set_num_threads(1)
+    assert asked == [1, 2]
+
+
+def test_the_short_way_knows_the_direction() -> None:
+    """Two calls that differ in the direction only."""
+    of = layer("gru", 5, 19)
+    x, states = inputs(of, 6, 3)
+    call = of.call(0, x, states)
+    back = call._replace(directions=(call.directions[0]._replace(reverse=True),))
+    with torch.no_grad():
+        for each in (call, back, call):
+            found = quick.infer(each)
+            assert found is not None
+            close(found[0], passes.infer(each)[0])
+    assert not torch.equal(passes.infer(call)[0], passes.infer(back)[0])
 
 
 def test_a_default_device_is_not_the_engines() -> None:
