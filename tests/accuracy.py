@@ -33,6 +33,10 @@ class Sizes(NamedTuple):
     input_size: int = 19
     hidden_size: int = 67  # no multiple of any vector length
 
+    def of(self, cell: Cell) -> dict[str, int]:
+        """What a layer of the cell needs besides: torch's proj_size is smaller than hidden_size."""
+        return {"proj_size": max(1, self.hidden_size // 2)} if cell.projected else {}
+
 
 ORDINARY = Sizes()
 
@@ -97,7 +101,7 @@ def one_seed(
     mine: Cell,
     device: str,
 ) -> None:
-    options = {"num_layers": layers, "bidirectional": bidirectional}
+    options = {"num_layers": layers, "bidirectional": bidirectional} | sizes.of(cell)
     layer = recurrent(cell, sizes.input_size, sizes.hidden_size, seed=seed, dtype=torch.float32, **options)
     x, states = inputs(layer, sizes.steps, sizes.batch, seed=seed)
     parameters: Parameters = dict(layer.named_parameters())
@@ -105,7 +109,7 @@ def one_seed(
     tested = recurrent(mine, sizes.input_size, sizes.hidden_size, dtype=torch.float32, **options).to(device)
     with use_engine(engine):
         got = differentiate(calling(tested), parameters, x, states, torch.float32, device)
-    torchs = differentiate(eager(cell.name, sizes, layers, bidirectional), parameters, x, states, torch.float32)
+    torchs = differentiate(eager(cell, sizes, layers, bidirectional), parameters, x, states, torch.float32)
     with use_engine("reference"):
         exact = differentiate(calling(layer.double()), parameters, x, states, torch.float64)
     for name, value in exact.items():
@@ -158,17 +162,17 @@ def calling(module: torch.nn.Module) -> Run:
     return run
 
 
-def eager(cell: str, sizes: Sizes, layers: int, bidirectional: bool) -> Run:
+def eager(cell: Cell, sizes: Sizes, layers: int, bidirectional: bool) -> Run:
     """PyTorch in float32: torch.nn's own layer, or a loop with one product per gate."""
-    options: dict[str, Any] = {"num_layers": layers, "bidirectional": bidirectional}
-    known = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}
-    if cell in known:
-        return calling(known[cell](sizes.input_size, sizes.hidden_size, **options))
-    if cell == "rnn_relu":
+    options: dict[str, Any] = {"num_layers": layers, "bidirectional": bidirectional} | sizes.of(cell)
+    known = {"lstm": torch.nn.LSTM, "projected_lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}
+    if cell.name in known:
+        return calling(known[cell.name](sizes.input_size, sizes.hidden_size, **options))
+    if cell.name == "rnn_relu":
         return calling(torch.nn.RNN(sizes.input_size, sizes.hidden_size, nonlinearity="relu", **options))
 
     def run(parameters: Parameters, x: Tensor, states: States) -> tuple[Tensor, States]:
-        return stacked(cell, parameters, x, states, layers, bidirectional)
+        return stacked(cell.name, parameters, x, states, layers, bidirectional)
 
     return run
 

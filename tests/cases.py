@@ -12,7 +12,7 @@ from torch import Tensor
 import elman
 from elman import Cell, Recurrent
 
-# The public layer of every built-in cell.
+# The public layer of every built-in cell; that of the projected LSTM is told its proj_size by `layer`.
 LAYERS: dict[str, Callable[..., Recurrent]] = {
     "rnn": elman.RNN,
     "rnn_relu": partial(elman.RNN, nonlinearity="relu"),
@@ -24,7 +24,7 @@ LAYERS: dict[str, Callable[..., Recurrent]] = {
     "gru_before": partial(elman.GRU, reset_after=False),
     "projected_lstm": elman.LSTM,
 }
-CELLS = tuple(name for name in LAYERS if name != "projected_lstm")
+CELLS = tuple(LAYERS)
 DEPTHS = ((1, False), (1, True), (2, False), (2, True))  # layers, bidirectional
 DEPTH_NAMES = ("1-uni", "1-bi", "2-uni", "2-bi")
 
@@ -42,6 +42,8 @@ def recurrent(
     cell: Cell, input_size: int, hidden_size: int, *, seed: int = 0, dtype: torch.dtype = torch.float64, **options: Any
 ) -> Recurrent:
     """A layer of any cell, its parameters drawn from the seed."""
+    if cell.projected:
+        options.setdefault("proj_size", hidden_size - 1)
     return draw(Recurrent(cell, input_size, hidden_size, dtype=dtype, **options), seed)
 
 

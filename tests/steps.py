@@ -29,70 +29,113 @@ OF_BOUNDED = (
 )
 
 
+KINDS = ("input", "product", "product", "projection", "bounded", "any", "two", "two bounded", "two bounded", "vector")
+
+
+class Writer:
+    """A step, line by line. Values are known by their names, apart by their widths: "hidden" and "projected"."""
+
+    def __init__(self, draw: Any) -> None:
+        self.draw = draw
+        self.lines: list[str] = []
+        self.gates: set[str] = set()
+        self.states, self.vectors = "hcm"[: draw(st.integers(1, 3))], "vw"[: draw(st.integers(0, 2))]
+        narrow = draw(st.sampled_from(("", "", "", "h", "c", "hc", "hcm")))
+        self.width = {state: "projected" if state in narrow else "hidden" for state in self.states}
+        self.values: dict[str, list[str]] = {"hidden": [], "projected": []}
+        self.bounded: dict[str, list[str]] = {"hidden": [], "projected": []}
+        self.multiplied: dict[str, list[str]] = {"hidden": [], "projected": []}
+        for state, width in self.width.items():
+            self.values[width].append(f"s.{state}")
+        if not self.values["hidden"]:
+            self.input()
+
+    def one_of(self, choices: Any) -> str:
+        return self.draw(st.sampled_from(choices))
+
+    def known(self, width: str) -> str:
+        return self.one_of(self.values[width][::-1])  # examples become simpler towards the first: what was made last
+
+    def add(self, expression: str, width: str) -> str:
+        name = f"v{len(self.lines)}"
+        self.lines.append(f"{name} = {expression}")
+        self.values[width].append(name)
+        return name
+
+    def gate(self) -> str:
+        gate = self.one_of("abde")
+        self.gates.add(gate)
+        return gate
+
+    def input(self) -> None:
+        self.add(f"x.{self.gate()}", "hidden")
+
+    def product(self) -> None:
+        width = self.width["h"]
+        operand = self.known(width)
+        if width == "hidden" and self.vectors and self.draw(st.booleans()):
+            self.add(f"R.{self.gate()} @ p.{self.vectors[0]} + {operand}", "hidden")  # it has no batch alone
+        else:
+            self.add(f"R.{self.gate()} @ {operand}", "hidden")
+            self.multiplied[width].append(operand)
+
+    def projection(self) -> None:
+        operand = self.known("hidden")
+        self.add(f"P.{self.one_of(self.projected)} @ {operand}", "projected")
+        self.multiplied["hidden"].append(operand)
+
+    @property
+    def projected(self) -> list[str]:
+        return [state for state, width in self.width.items() if width == "projected"]
+
+    def line(self) -> None:
+        """One more, if it can be written."""
+        kind = self.one_of(KINDS)
+        width = self.one_of([width for width in self.values if self.values[width]])
+        if kind == "input":
+            self.input()
+        elif kind == "product":
+            self.product()
+        elif kind == "projection" and self.projected:
+            self.projection()
+        elif kind == "bounded":
+            self.bounded[width].append(self.add(self.one_of(BOUNDED).format(self.known(width)), width))
+        elif kind == "any":
+            self.add(self.one_of(ANY).format(self.known(width)), width)
+        elif kind == "two":
+            self.add(self.one_of(OF_TWO).format(self.known(width), self.known(width)), width)
+        elif kind == "two bounded" and self.bounded[width]:
+            self.add(self.one_of(OF_BOUNDED).format(self.known(width), self.one_of(self.bounded[width])), width)
+        elif kind == "vector" and self.vectors:
+            form = self.one_of(("{0} * {1}", "{0} + {1}", "{0} - {1}"))
+            self.add(form.format(self.known("hidden"), f"p.{self.vectors[-1]}"), "hidden")
+
+    def result(self, width: str) -> str:
+        """Often what a product has read, or a state before."""
+        if self.multiplied[width] and self.draw(st.integers(0, 2)) == 0:
+            return self.one_of(self.multiplied[width])
+        return self.one_of(("{0}", "tanh({0})")).format(self.known(width))
+
+
 @st.composite
 def cells(draw: Any) -> Cell:
-    """1 to 3 states, up to 4 gates and 2 vectors; products of states, shares of the input, vectors and computed values."""
-    states, vectors = "hcm"[: draw(st.integers(1, 3))], "vw"[: draw(st.integers(0, 2))]
-    values = [f"s.{state}" for state in states]  # (B, H)
-    bounded: list[str] = []
-    multiplied: list[str] = []
-    gates: set[str] = set()
-    lines: list[str] = []
-
-    def known() -> str:
-        """A value, one of the last as a rule."""
-        return values[-1 - draw(st.integers(0, len(values) - 1))]
-
-    def add(expression: str, kind: list[str] | None = None) -> None:
-        lines.append(f"v{len(lines)} = {expression}")
-        for names in (values, kind):
-            if names is not None:
-                names.append(f"v{len(lines) - 1}")
-
-    kinds = ("input", "product", "product", "bounded", "any", "two", "two bounded", "two bounded", "vector")
+    """1 to 3 states, some of them projected, up to 4 gates and 2 vectors; products of whatever the step has so far."""
+    writer = Writer(draw)
     for _ in range(draw(st.integers(3, 12))):
-        kind = draw(st.sampled_from(kinds))
-        gate = draw(st.sampled_from("abde"))
-        if kind == "input":
-            gates.add(gate)
-            add(f"x.{gate}")
-        elif kind == "product":
-            gates.add(gate)
-            of_vector = [f"p.{v} + {known()}" for v in vectors]  # which has no batch
-            operand = draw(st.sampled_from([known(), *of_vector]))
-            add(f"R.{gate} @ {operand}")
-            if operand not in of_vector:
-                multiplied.append(operand)
-        elif kind == "bounded":
-            add(draw(st.sampled_from(BOUNDED)).format(known()), bounded)
-        elif kind == "any":
-            add(draw(st.sampled_from(ANY)).format(known()))
-        elif kind == "two":
-            add(draw(st.sampled_from(OF_TWO)).format(known(), known()))
-        elif kind == "vector" and vectors:
-            add(draw(st.sampled_from(("{0} * {1}", "{0} + {1}", "{0} - {1}"))).format(known(), f"p.{vectors[-1]}"))
-        elif bounded:
-            add(draw(st.sampled_from(OF_BOUNDED)).format(known(), draw(st.sampled_from(bounded))))
-    if not gates:
-        gates.add("a")
-        add("tanh(x.a + R.a @ s.h)", bounded)
-
-    def result() -> str:
-        """Often what a product has read, or a state before."""
-        if multiplied and draw(st.integers(0, 2)) == 0:
-            return draw(st.sampled_from(multiplied))
-        return draw(st.sampled_from(("{0}", "tanh({0})"))).format(known())
-
-    new = [f"{state}={result()}" for state in states]
-    return cell_of([*lines, f"return State({', '.join(new)})"], sorted(gates), states, vectors)
+        writer.line()
+    if not writer.gates:
+        writer.input()
+    new = ", ".join(f"{state}={writer.result(width)}" for state, width in writer.width.items())
+    lines = [*writer.lines, f"return State({new})"]
+    return cell_of(lines, sorted(writer.gates), writer.states, writer.vectors, writer.projected)
 
 
-def cell_of(lines: list[str], gates: Any, states: str, vectors: str = "") -> Cell:
+def cell_of(lines: list[str], gates: Any, states: str, vectors: str = "", projected: Any = ()) -> Cell:
     """The cell whose step has these lines; it prints itself."""
-    source = "\n    ".join(["def step(x, R, s, p):", *lines])
+    source = "\n    ".join(["def step(x, R, s, p, P):", *lines])
     room: dict[str, Any] = {"State": State} | {name: getattr(torch, name) for name in FUNCTIONS}
     exec(source, room)
-    return Printed(room["step"], tuple(gates), tuple(states), tuple(vectors), reference=source)
+    return Printed(room["step"], tuple(gates), tuple(states), tuple(vectors), tuple(projected), reference=source)
 
 
 class Printed(Cell):

@@ -21,8 +21,8 @@ from torch import Tensor, relu, sigmoid, tanh
 from torch.func import functional_call
 
 import elman
-from cases import CELLS, as_tuple, hidden, inputs, layer, normal, recurrent
-from elman import Cell, Recurrent, State
+from cases import as_tuple, hidden, inputs, normal, recurrent
+from elman import Cell, Recurrent, State, cells
 from elman.cpu import memory
 
 Allocate = Callable[..., Tensor]
@@ -132,7 +132,21 @@ def products_apart(x, R, s):
     return State(h=tanh(x.a + R.a @ s.h), c=sigmoid(R.a @ s.c) + tanh(R.b @ s.c))
 
 
+def narrow_states(x, R, s, P):
+    """Two projected states; one matrix with three operands, one of which the other reads as well."""
+    v = tanh(x.a + R.a @ s.h + R.a @ s.m)
+    return State(h=tanh(P.h @ v) * s.m, m=P.m @ (v * v) + P.h @ x.a)
+
+
+def narrow_memory(x, R, s, P):
+    """The output is as wide as the units, and both matrices multiply it."""
+    v = tanh(x.a + R.a @ s.h)
+    return State(h=R.b @ v * s.h, m=sigmoid(P.m @ v + s.m) - P.m @ s.h)
+
+
 OWN = [
+    Cell(narrow_states, gates=("a",), states=("h", "m"), projected=("h", "m")),
+    Cell(narrow_memory, gates=("a", "b"), states=("h", "m"), projected=("m",)),
     Cell(products_apart, gates=("a", "b"), states=("h", "c")),
     Cell(three_phases, gates=("a", "b"), states=("h", "c", "spare"), vectors=("v",)),
     Cell(no_product, gates=("a", "b")),
@@ -155,14 +169,11 @@ def main(dtype_name: str) -> None:
     dtype = getattr(torch, dtype_name)
     tolerance = {torch.float32: 2e-4, torch.float64: 1e-11}[dtype]
     for at_end in (True, False):
-        for name in (*CELLS, *OWN):
+        for cell in (*cells.BUILT_IN.values(), *OWN):
             for number, (steps, batch, size, units) in enumerate(SIZES):
                 options = {"dtype": dtype, "bidirectional": number % 3 == 1, "bias": number % 4 != 2}
-                of = (
-                    recurrent(name, size, units, **options)
-                    if isinstance(name, Cell)
-                    else layer(name, size, units, **options)
-                )
+                units = max(units, 1 + bool(cell.projected))  # a projected state is narrower
+                of = recurrent(cell, size, units, **options)
                 side = "end" if at_end else "begin"
                 print(f"{of.cell.name} T={steps} B={batch} I={size} H={units}, buffers {side} at a fence", flush=True)
                 x, states = inputs(of, steps, batch)
@@ -172,7 +183,7 @@ def main(dtype_name: str) -> None:
                     fences.check()
                 assert fences.count > 3 + len(states)
                 with elman.use_engine("reference"):
-                    double = recurrent(of.cell, size, units, **options | {"dtype": torch.float64})  # pyright: ignore[reportArgumentType]
+                    double = recurrent(cell, size, units, **options | {"dtype": torch.float64})  # pyright: ignore[reportArgumentType]
                     double.load_state_dict(of.state_dict())
                     exact = everything(double, x.double(), tuple(s.double() for s in states), torch.clone)
                 for m, e in zip(mine, exact, strict=True):

@@ -29,7 +29,7 @@ def python(target: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 # Below, at and above a vector of every width; rows that fill their tiles and do not; weights read as they lie.
 SOME = [
     f"tests/test_accuracy.py::test_sizes[{cell}-{size}]"
-    for cell in ("lstm", "gru_before", "coupled_peephole_lstm")
+    for cell in ("lstm", "gru_before", "coupled_peephole_lstm", "projected_lstm")
     for size in ("1x1x40x67", "3x13x5x15", "4x7x16x17", "2x25x2x64")
 ]
 SOME += [
@@ -68,9 +68,8 @@ def load(code, names):
 llvm.machine_code, llvm.load = machine_code, load
 for size in (4, 8):
     for cell in cells.BUILT_IN.values():
-        if not cell.projected:
-            for which in ("infer", "forward", "backward"):
-                kernels.kernel(cell, which, size, True)
+        for which in ("infer", "forward", "backward"):
+            kernels.kernel(cell, which, size, ("hidden", "projected")[: 1 + bool(cell.projected)])
     for rows, vectors in ((1, 4), (6, 2), (6, 4)):
         product.tile(rows, vectors, size, fetch=True)
     product.dots(size)

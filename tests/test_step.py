@@ -18,8 +18,6 @@ from elman.cpu import passes, quick
 from elman.cpu.script import Script
 from test_cpu import neg_view, zero_tensor
 
-ALL = (*CELLS, "projected_lstm")
-
 
 def by_steps(of: Any, x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """As `cases.run`, step by step."""
@@ -32,7 +30,7 @@ def by_steps(of: Any, x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ..
 
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("batch", [1, 3, 12])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", CELLS)
 def test_steps_are_the_sequence(name: str, batch: int, layers: int) -> None:
     of = layer(name, 5, 19, num_layers=layers)
     x, states = inputs(of, 6, batch)
@@ -40,9 +38,8 @@ def test_steps_are_the_sequence(name: str, batch: int, layers: int) -> None:
     with torch.no_grad():
         close(by_steps(of, x, states), expected)
     close(by_steps(of, x, states), expected)  # where a gradient is recorded
-    if name != "projected_lstm":
-        with torch.no_grad():
-            close(by_steps(elman.freeze(of), x, states), expected)
+    with torch.no_grad():
+        close(by_steps(elman.freeze(of), x, states), expected)
 
 
 def test_gradients_go_through_steps() -> None:
@@ -155,7 +152,6 @@ def test_a_frozen_layer_gives_no_gradient(of: str) -> None:
 @pytest.mark.parametrize(
     ("of", "why"),
     [
-        (lambda: elman.LSTM(3, 4, proj_size=2), "a projected state is not made into kernels yet"),
         (lambda: elman.LSTM(3, 4).half(), "it has float32 and float64, and the input is torch.float16"),
         (lambda: elman.LSTM(3, 4, device="meta"), "it is for the CPU, and the input is on meta"),
     ],

@@ -139,9 +139,9 @@ def misfit(call: Call) -> str | None:
         return "no engine reads lengths or resets yet; give sequences of one length"
     if len(call.state) != len(cell.states):
         return f"the cell {cell.name!r} has {len(cell.states)} states ({', '.join(cell.states)}), but {len(call.state)} were given"
-    inputs, units, width = x.shape[-1], hidden_size(call), call.state[0].shape[-1]
-    symbols = isinstance(inputs, torch.SymInt) or isinstance(units, torch.SymInt) or isinstance(width, torch.SymInt)
-    widths, shapes = (_sizes.__wrapped__ if symbols else _sizes)(cell, inputs, units, width)  # symbols have no hash
+    inputs, (units, proj) = x.shape[-1], sizes(call)
+    symbols = isinstance(inputs, torch.SymInt) or isinstance(units, torch.SymInt) or isinstance(proj, torch.SymInt)
+    widths, shapes = (_sizes.__wrapped__ if symbols else _sizes)(cell, inputs, units, proj)  # symbols have no hash
     directions, batch = len(call.directions), x.shape[1]
     for name, state, width in zip(cell.states, call.state, widths, strict=True):
         if state.shape != (directions, batch, width):
@@ -170,14 +170,17 @@ def misfit(call: Call) -> str | None:
     return None
 
 
-def hidden_size(call: Call) -> int:
-    """H, read from the states, or where all of them are projected from the weights."""
-    for name, state in zip(call.cell.states, call.state, strict=True):
-        if name not in call.cell.projected:
-            return state.shape[-1]
+def sizes(call: Call) -> tuple[int, int]:
+    """hidden_size, read from the states, or where all of them are projected from the weights; and proj_size, or 0."""
+    projected, states = call.cell.projected, call.cell.states
+    if not projected:
+        return call.state[0].shape[-1], 0
     hr = call.directions[0].weights.hr
     assert hr is not None  # a projection has one
-    return hr.shape[-1]
+    proj = call.state[states.index(projected[0])].shape[-1]
+    return next(
+        (s.shape[-1] for name, s in zip(states, call.state, strict=True) if name not in projected), hr.shape[-1]
+    ), proj
 
 
 NAMES = {  # torch's names; `weight_ch`, the peepholes, is elman's
@@ -201,10 +204,9 @@ def field_name(field: str) -> str:
 
 
 @cache
-def _sizes(cell: Cell, inputs: int, units: int, width: int) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
+def _sizes(cell: Cell, inputs: int, units: int, proj: int) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
     """The widths of the states, and the shapes of the weights."""
-    proj_size = width if cell.projected else 0
-    return cell.widths(units, proj_size), parameter_shapes(cell, inputs, units, proj_size)
+    return cell.widths(units, proj), parameter_shapes(cell, inputs, units, proj)
 
 
 def parameter_shapes(

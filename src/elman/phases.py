@@ -5,8 +5,8 @@ So the work of one step falls into phases: within one, units do not depend on ea
 one phase, the GRU that resets before the product two. What is of another width, as the projected state is,
 has phases of its own: values of two widths depend on each other through products only.
 
-Functions, and what a product reads, are computed as early as they can be; arithmetic as late as it can
-be, so that little has to be remembered from phase to phase.
+Functions, and what a product reads, are computed as early as they can be; arithmetic, and functions of what
+can be read in any phase, as late as they can be. So little has to be remembered from phase to phase.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from elman.operations import OPERATIONS
 
 @dataclass
 class Phase:
+    level: int = 0  # how many products one after the other come before it
     width: str = HIDDEN  # of all that is in it
     products: list[Node] = field(default_factory=list)  # known when the phase begins
     nodes: list[Node] = field(default_factory=list)  # computed, read once or stored in it, arguments before results
@@ -54,10 +55,14 @@ def phases(
             earliest[node.index] = max((earliest[a.index] + 1 for a in read), default=0)
             fixed |= {a.index for a in read}
 
+    def in_any_phase(node: Node) -> bool:
+        return not node.arguments and waits_for(node) is None and not once(node)
+
     level_of: dict[int, int] = {}
     readers: dict[int, list[int]] = {node.index: [] for node in graph.nodes}
     for node in reversed(graph.nodes):
-        early = node.nonlinear or node.index in fixed or not node.arguments or waits_for(node) is not None
+        early = node.index in fixed or not node.arguments or waits_for(node) is not None
+        early = early or (node.nonlinear and not all(map(in_any_phase, node.arguments)))
         level_of[node.index] = earliest[node.index] if early else min(readers[node.index])
         if waits_for(node) is None:
             for argument in node.arguments:
@@ -68,7 +73,7 @@ def phases(
         level, is_product = level_of[node.index], waits_for(node) is not None
         if not (is_product or node.arguments or node.index in fixed or once(node)):
             continue
-        phase = cut.setdefault((level, width(node)), Phase(width(node)))
+        phase = cut.setdefault((level, width(node)), Phase(level, width(node)))
         (phase.products if is_product else phase.nodes).append(node)
         if any(reader > level for reader in readers[node.index]):
             phase.remembered.append(node)

@@ -129,11 +129,40 @@ def _backward(
             return leaf.name or None
         return width_of_state(cell, leaf.name) if leaf.op == "adjoint" else width[int(leaf.name)]
 
+    def in_phases(anytime: set[str]) -> list[Phase]:
+        """An adjoint is read once, since the next one is stored in its place; those of some states at any time."""
+        once = lambda node: node.op == "adjoint" and node.name not in anytime  # noqa: E731
+        return phases(back, waits_for, once, lambda node: widths[node.index])
+
     widths = _widths(cell, back, of_leaf)
-    cut = phases(back, waits_for, once=lambda node: node.op == "adjoint", width=lambda node: widths[node.index])
+    multiplied = {leaf.name: readers(leaf.index) for leaf in graph.nodes if leaf.op == "s" and readers(leaf.index)}
+    sums = {cell.states[0], *multiplied}  # adjoints that are sums, of what comes from outside or back through products
+    cut = in_phases(_readable_later(back, in_phases(set())) - sums)
+
     returned = [[Returned(node, readers(int(node.name))) for node in phase.products] for phase in cut]
-    for leaf in graph.nodes:
-        if leaf.op == "s" and readers(leaf.index):
-            # Added to the graph where nothing else reads it: the initial state's gradient needs it.
-            returned[0].append(Returned(back.add("adjoint", name=leaf.name), readers(leaf.index), leaf.name))
+    for state, of_state in multiplied.items():
+        begin = next(
+            (k for k, each in enumerate(cut) if (each.level, each.width) == (0, width_of_state(cell, state))), -1
+        )
+        if begin < 0:
+            begin = 0
+            cut.insert(0, Phase(0, width_of_state(cell, state)))
+            returned.insert(0, [])
+        # Added to the graph where nothing else reads it: the initial state's gradient needs it.
+        returned[begin].append(Returned(back.add("adjoint", name=state), of_state, state))
     return cut, returned
+
+
+def _readable_later(back: Graph, cut: list[Phase]) -> set[str]:
+    """States whose adjoint nobody reads before a later phase, nor after the phase that stores the next one."""
+    found: set[str] = set()
+    level_of = {node.index: phase.level for phase in cut for node in (*phase.products, *phase.nodes)}
+    for leaf in (node for node in back.nodes if node.op == "adjoint"):
+        read = [level_of[n.index] for n in back.nodes if any(a is leaf for a in n.arguments) and n.index in level_of]
+        following = back.outputs.get(f"s.{leaf.name}")
+        is_output = any(output is leaf for output in back.outputs.values())
+        if is_output or following is None or not read:
+            continue
+        if min(read) > 0 and max(read) <= level_of[following.index]:
+            found.add(leaf.name)
+    return found

@@ -1,7 +1,7 @@
 """Engine `cpu`: kernels made from a cell's equations, compiled by LLVM for the processor at hand.
 
 schedule.py, one up       the step and its derivative as graphs, cut at their matrix products
-plan.py                   where every value lies
+arrays.py, plan.py        where every value lies
 kernels.py                the plan as programs over vectors (program.py, functions.py, product.py)
 quick.py                  inference again and again, with little around it
 llvm.py, compiled.py      compiled, and kept on disk
@@ -35,8 +35,6 @@ DTYPES = (torch.float32, torch.float64)
 @cache
 def _problem(cell: Cell) -> str | None:
     """Why no kernel can be made of a cell, or None."""
-    if cell.projected:
-        return "a projected state is not made into kernels yet"
     if refused := system.refuses_code():
         return refused
     try:

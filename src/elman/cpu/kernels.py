@@ -15,16 +15,18 @@ from llvmlite import ir
 
 from elman.cell import Cell
 from elman.cpu import compiled, functions, llvm
+from elman.cpu.arrays import Place, kind_of, width_of
 from elman.cpu.compiled import Written
-from elman.cpu.plan import Pass, Place, Product, kind_of, plan
+from elman.cpu.plan import Pass, Product, plan
 from elman.cpu.product import ACCUMULATORS, UNROLL, chosen, panels
 from elman.cpu.program import INT, POINTER, Program, Value
 from elman.graph import Node, walk
+from elman.leaves import HIDDEN
 from elman.phases import Phase
 
 
-def text(cell: Cell, which: str, dtype_bytes: int, ragged: bool) -> Written:
-    """The kernel `which`, "infer", "forward" or "backward"; `ragged` if H does not fill its last vector."""
+def text(cell: Cell, which: str, dtype_bytes: int, ragged: tuple[str, ...]) -> Written:
+    """The kernel `which`, "infer", "forward" or "backward"; `ragged`: widths that do not fill their last vector."""
     emit = _Backward if which == "backward" else _Forward
     made = emit(getattr(plan(cell), which), cell, which, dtype_bytes, ragged)
     return Written(made.p.module, [which], made.words)
@@ -47,7 +49,7 @@ class Tile(NamedTuple):
 class _Emit:
     """What forward and backward share: the table, places in memory, products, loops."""
 
-    def __init__(self, todo: Pass, cell: Cell, name: str, dtype_bytes: int, ragged: bool) -> None:
+    def __init__(self, todo: Pass, cell: Cell, name: str, dtype_bytes: int, ragged: tuple[str, ...]) -> None:
         self.todo, self.cell, self.name, self.ragged = todo, cell, name, ragged
         lanes = llvm.target().lanes(dtype_bytes)
         module = llvm.new_module(f"{cell.name} {name}")
@@ -55,8 +57,9 @@ class _Emit:
         self.lanes = lanes
         self.words: list[str] = []
         self._read: dict[str, Value] = {}
-        self.units, self.steps, self.dt = self.word("units"), self.word("steps"), self.word("dt")
-        self.padded = self.word("padded")  # units, up to a whole number of vectors
+        self.units(HIDDEN)
+        self.steps, self.dt = self.word("steps"), self.word("dt")
+        self.padded(HIDDEN)
         most = max((sum(max(ACCUMULATORS, len(q.nodes)) for q in products) for products in todo.products), default=1)
         self.scratch = p.scratch(max(most, 1))
         with p.flushing_denormals():
@@ -86,6 +89,14 @@ class _Emit:
             self.words.append(name)
         return self._read[name]
 
+    def units(self, width: str) -> Value:
+        """How many units a value of this width has."""
+        return self.word(width)
+
+    def padded(self, width: str) -> Value:
+        """The same, up to a whole number of vectors."""
+        return self.word(f"{width} padded")
+
     def pointer(self, name: str) -> Value:
         return self.word(name, POINTER)
 
@@ -102,12 +113,13 @@ class _Emit:
 
     def slot(self, place: Place) -> Value:
         """How far a slot is from the first one."""
-        return (self.padded if kind_of(place.array).padded else self.units) * place.slot
+        width = width_of(self.cell, place.array)
+        return (self.padded(width) if kind_of(place.array).padded else self.units(width)) * place.slot
 
     # One step
 
     def phase(self, number: int, n: Value, t: Value) -> None:
-        p, products = self.p, self.todo.products[number]
+        p, products, phase = self.p, self.todo.products[number], self.todo.phases[number]
 
         def find(array: str) -> tuple[Value, Value]:
             return self.locate(array, n, t)
@@ -126,9 +138,9 @@ class _Emit:
             count = tile.rows * tile.width
             pairs = p.whole(count, 2)
             with p.loop(0, pairs, 2) as first:
-                self.elements(number, results, Elements(self, find, tile, [first, first + 1]))
+                self.elements(number, results, Elements(self, phase, find, tile, [first, first + 1]))
             with p.when(pairs < count):
-                self.elements(number, results, Elements(self, find, tile, [pairs]))
+                self.elements(number, results, Elements(self, phase, find, tile, [pairs]))
 
     def fetch(self, number: int, find: Any, tile: Tile) -> None:
         """Ask for what the tile's elements are going to read and write, so that it comes during the products.
@@ -255,13 +267,13 @@ class Position(NamedTuple):
 class Elements:
     """Some vectors of a tile, by number, and memory as they see it: one value stands for all of them."""
 
-    def __init__(self, emit: _Emit, find: Any, tile: Tile, numbers: list[Value]) -> None:
+    def __init__(self, emit: _Emit, phase: Phase, find: Any, tile: Tile, numbers: list[Value]) -> None:
         self.emit, self.p, self.find = emit, emit.p, find
         self.positions: list[Position] = []
         for number in numbers:
             row = self.p.quotient(number, tile.width)
             unit = (tile.block + number - row * tile.width) * emit.lanes
-            mask = self.p.first_lanes(emit.units - unit) if emit.ragged else None
+            mask = self.p.first_lanes(emit.units(phase.width) - unit) if phase.width in emit.ragged else None
             self.positions.append(Position(number, tile.row + row, unit, mask))
 
     def sum(self, out: Value, vectors: int, place: int) -> Value:
@@ -300,20 +312,21 @@ class _Forward(_Emit):
         p, vectors = self.p, len(product.nodes) * self.lanes
         start, a_row = find(product.operand.array)
         a = p.at(start, tile.row * a_row + self.slot(product.operand))
-        b = p.at(self.pointer(f"{name} weights"), tile.block * self.units * vectors)
+        units, (depth,) = self.units(product.width), (self.units(width) for width in product.depths)
+        b = p.at(self.pointer(f"{name} weights"), tile.block * depth * vectors)
         bias = p.at(self.pointer(f"{name} bias"), tile.block * vectors)
         lying, out_row = self.word("lying"), tile.width * vectors
         with p.when(lying > 0):  # for few steps the weights are read as they lie
-            weights, row = self.pointer("hh"), self.word("hh row")
+            weights, row = self.pointer(product.weight), self.word(f"{product.weight} row")
             with p.loop(0, tile.width) as j:
                 unit = (tile.block + j) * self.lanes
-                for position, gate in enumerate(product.gates):
-                    of_gate = p.at(weights, (self.units * gate + unit) * row), row, self.units - unit
-                    place = (j * len(product.gates) + position) * self.lanes
+                for position, block in enumerate(product.blocks):
+                    of_block = p.at(weights, (units * block + unit) * row), row, units - unit
+                    place = (j * len(product.blocks) + position) * self.lanes
                     here = p.at(bias, place), p.at(out, place), out_row
-                    p.call(self.word("dots"), a, a_row, tile.rows, self.units, *of_gate, *here)
+                    p.call(self.word("dots"), a, a_row, tile.rows, depth, *of_block, *here)
         with p.when(lying.equals(0)):
-            self.run_tile(name, tile, out_row, self.units, a, a_row, b, bias, p.int(0), out)
+            self.run_tile(name, tile, out_row, depth, a, a_row, b, bias, p.int(0), out)
 
 
 class _Backward(_Emit):
@@ -324,12 +337,13 @@ class _Backward(_Emit):
         p = self.p
         # What the first step's products give to the initial states.
         end = self.word("first time") + self.steps * self.dt
-        for index, product in enumerate(self.todo.products[0]):
+        all_products = [(number, k, each) for number, of in enumerate(self.todo.products) for k, each in enumerate(of)]
+        for number, index, product in all_products:
             if not product.state:
                 continue
-            for tile in self.tiles(0, self.steps):
+            for tile in self.tiles(number, self.steps):
                 find = lambda array: self.locate(array, self.steps, end)  # noqa: E731
-                self.product(f"0.{index}", product, self.steps, find, tile, self.scratch)
+                self.product(f"{number}.{index}", product, self.steps, find, tile, self.scratch)
                 carry, carry_row = find(f"carry.{product.state}")
                 with p.loop(0, tile.rows) as r, p.loop(0, tile.width) as j:
                     value = p.load(self.scratch, (r * tile.width + j) * self.lanes)
@@ -346,7 +360,9 @@ class _Backward(_Emit):
 
     def product(self, name: str, product: Product, n: Value, find: Any, tile: Tile, out: Value) -> None:
         p, lanes = self.p, self.lanes
-        depth = self.units * product.slots
+        depth, *more = [self.units(width) * slots for width, slots in product.depths.items()]
+        for other in more:
+            depth = depth + other
         panel = p.at(self.pointer(f"{name} weights"), tile.block * depth * lanes)
         if product.state:
             start, start_row = find(f"carry.{product.state}")
@@ -361,18 +377,20 @@ class _Backward(_Emit):
         for segment in product.segments:
             rows, a_row = find(f"later.{segment.place.array}" if product.state else segment.place.array)
             a = p.at(rows, tile.row * a_row + self.slot(segment.place))
-            length = self.units * segment.slots
+            length = self.units(segment.width) * segment.slots
             if product.state:
                 # The last step has none after it: nothing is multiplied, and the sum is what it starts from.
                 length = p.select(n.equals(0), 0, length)
             out_row = tile.width * lanes
             b = p.at(panel, done * out_row)
             self.run_tile(name, tile, out_row, length, a, a_row, b, start, start_row, out)
-            done = done + self.units * segment.slots
+            done = done + self.units(segment.width) * segment.slots
             start, start_row = out, out_row
 
     def read_in(self, number: int) -> list[Place]:
-        return [*super().read_in(number), *([Place("d_out")] if number == 0 else [])]
+        phase = self.todo.phases[number]
+        here = any(node.op == "adjoint" and node.name == self.cell.states[0] for node in phase.nodes)
+        return [*super().read_in(number), *([Place("d_out")] if here else [])]
 
     def adjoint(self, node: Node, sums: Sums, elements: Elements) -> Value:
         """Of a state after the step: from the step after, and for the output from outside."""

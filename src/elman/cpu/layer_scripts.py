@@ -7,7 +7,7 @@ every gate, its gradient, the weights' gradients. The kernels run the recurrence
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import chain
 from typing import NamedTuple
 
@@ -15,11 +15,13 @@ import torch
 
 from elman.cell import Cell
 from elman.cpu import packing, product, threads
+from elman.cpu.arrays import Place, width_of
 from elman.cpu.matrices import Factor, Gradient, Linear, gradients
-from elman.cpu.plan import Place, Plan, plan
+from elman.cpu.plan import Plan, plan
 from elman.cpu.script import Array, Script, Task
-from elman.cpu.tables import Kernels, Sizes, copy, fill
+from elman.cpu.tables import Kernels, Sizes, copy, fill, multiplications
 from elman.layout import Weights
+from elman.leaves import HIDDEN, PROJECTED, width_of_state
 
 SHARE_BYTES = 1 << 20  # in inference each thread makes the input's share for so many bytes of steps at a time
 MOST_BYTES = 1 << 23  # or where its weights are larger, for as many bytes as these, up to so many
@@ -33,6 +35,7 @@ class Form(NamedTuple):
     batch: int
     inputs: int
     units: int
+    proj: int  # 0 where no state is projected
     dtype: torch.dtype
     threads: int
     reverse: tuple[bool, ...]
@@ -45,10 +48,10 @@ class Form(NamedTuple):
 
     def sizes(self, cell: Cell, products: int = 1) -> Sizes:
         """With one thread where a team is not worth calling, for so many products with every weight."""
-        anatomy, directions = cell.anatomy, len(self.reverse)
-        columns = len(anatomy.input_gates) * self.inputs + len(anatomy.recurrent_gates) * self.units
-        work = products * threads.of_rows(self.steps * self.batch) * self.units * columns * directions
-        return Sizes(*self[:5], directions, threads.of_team(work, self.threads))
+        directions = len(self.reverse)
+        row = len(cell.anatomy.input_gates) * self.inputs * self.units + multiplications(cell, self.units, self.proj)
+        work = products * threads.of_rows(self.steps * self.batch) * row * directions
+        return Sizes(*self[:6], directions, threads.of_team(work, self.threads))
 
 
 class Given(NamedTuple):
@@ -78,7 +81,7 @@ def _given(script: Script, cell: Cell, form: Form) -> list[Given]:
 
 
 def _by_direction(script: Script, name: str, stride: tuple[int, ...], directions: int) -> list[Array]:
-    """The parts (B, H) of a given array (D, B, H)."""
+    """The parts (B, width) of a given array (D, B, width)."""
     array = script.given(name, row=stride[1])
     return [array.at(column=d * stride[0]) for d in range(directions)]
 
@@ -108,9 +111,9 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
     script = Script(sizes.dtype, sizes.threads, part)
     script.steps = steps
     directions = _given(script, cell, form)
-    width = sizes.directions * units  # each direction begins at a step of its own
-    xs = [_x(script, form, f"x.{d}") for d in range(sizes.directions)]
-    outputs = [script.given(f"output.{d}", batch * width, width).at(column=d * units) for d in range(sizes.directions)]
+    widths = _widths(cell, sizes)
+    xs = [_x(script, form, f"x.{d}") for d in range(sizes.directions)]  # each direction begins at a step of its own
+    outputs = [_output(script, sizes, widths[0], f"output.{d}")[d] for d in range(sizes.directions)]
     finals = _finals(script, cell, sizes)
 
     gates = len(cell.anatomy.input_gates)
@@ -130,8 +133,8 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
             packing += shares[-1].packing
         own["x"] = script.room(chunk * batch * width, batch * width, width)
         own[f"s.{cell.states[0]}"] = output
-        for state in cell.states[1:]:  # by turns in two places
-            own[f"s.{state}"] = script.room(2 * batch * units, batch * units, units)
+        for state, width in zip(cell.states[1:], widths[1:], strict=True):  # by turns in two places
+            own[f"s.{state}"] = script.room(2 * batch * width, batch * width, width)
         arrays.append(own)
     script.begin(packing, zeros)
 
@@ -153,29 +156,42 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
     for given, own, output, of in zip(directions, arrays, outputs, finals, strict=True):
         present = [output.at(0 if given.reverse else steps - 1)]
         present += [own[f"s.{state}"].at((steps - 1) % chunk & 1) for state in cell.states[1:]]
-        last += [copy(state, final, batch, units, sizes) for state, final in zip(present, of, strict=True)]
+        ends = zip(present, of, widths, strict=True)
+        last += [copy(state, final, batch, width, sizes) for state, final, width in ends]
     script.stage(last)
     return script.close()
 
 
+def _widths(cell: Cell, sizes: Sizes) -> list[int]:
+    """Of the states, the first of which is the output."""
+    return [sizes.of(width_of_state(cell, state)) for state in cell.states]
+
+
+def _output(script: Script, sizes: Sizes, width: int, name: str = "output") -> list[Array]:
+    """The parts (T, B, width) of each direction."""
+    row = sizes.directions * width
+    output = script.given(name, sizes.batch * row, row)
+    return [output.at(column=d * width) for d in range(sizes.directions)]
+
+
 def _finals(script: Script, cell: Cell, sizes: Sizes) -> list[list[Array]]:
-    """For each direction, the places of its final states in arrays (D, B, H)."""
-    size = sizes.batch * sizes.units, sizes.units, 1
-    finals = [_by_direction(script, f"final.{state}", size, sizes.directions) for state in cell.states]
+    """For each direction, the places of its final states in arrays (D, B, width)."""
+    finals = [
+        _by_direction(script, f"final.{state}", (sizes.batch * width, width, 1), sizes.directions)
+        for state, width in zip(cell.states, _widths(cell, sizes), strict=True)
+    ]
     return [list(of) for of in zip(*finals, strict=True)]
 
 
 def _start(script: Script, kernels: Kernels, given: Given) -> tuple[dict[str, Array], list[Task], list[Task]]:
     """The arrays that all kernels read, and what is to be done before they do: once for the weights, and for every call."""
     sizes = kernels.sizes
-    arrays, tasks = {}, []
-    if "hh" in given.weights:
-        arrays, tasks = kernels.pack(script, given.weights["hh"], given.weights.get("b_hh"))
+    arrays, tasks = kernels.pack(script, given.weights)
     arrays["zeros"] = script.kept(product.ACCUMULATORS * sizes.lanes)
     tasks.append(fill(arrays["zeros"], 1, product.ACCUMULATORS * sizes.lanes, sizes))
-    arrays["memory"] = script.room(
-        sizes.batch * kernels.todo.memory * sizes.padded, row=kernels.todo.memory * sizes.padded
-    )
+    for name, slots in kernels.todo.arrays("memory").items():
+        row = slots * sizes.padded(width_of(kernels.cell, name))
+        arrays[name] = script.room(sizes.batch * row, row=row)
     arrays["p"] = given.weights.get("ch", arrays["zeros"])._replace(row=0)
     arrays["meeting"] = script.room(128 // sizes.dtype.itemsize)  # cache lines of its own
     for state, array in zip(kernels.cell.states, given.state, strict=True):
@@ -195,50 +211,61 @@ def forward_script(cell: Cell, form: Form) -> Script:
     sizes, (steps, batch, _, units) = form.sizes(cell), form[:4]
     script = Script(sizes.dtype, sizes.threads)
     x, directions = _x(script, form), _given(script, cell, form)
-    output = script.given("output", batch * sizes.directions * units, sizes.directions * units)
-    finals = _finals(script, cell, sizes)
+    widths = _widths(cell, sizes)
+    outputs, finals = _output(script, sizes, widths[0]), _finals(script, cell, sizes)
     kernels, gates = Kernels(cell, "forward", sizes), len(cell.anatomy.input_gates)
     stages: list[list[Task]] = [[], [], [], []]
     for d, (given, of) in enumerate(zip(directions, finals, strict=True)):
         own, *before = _start(script, kernels, given)
         stages[0] += chain(*before)
-        sequences = _kept(script, cell, sizes, d, own, output.at(column=d * units))
+        sequences = _kept(script, cell, sizes, d, own, outputs[d])
         if gates:
             share = _input_share(script, sizes, given, gates * units, steps * batch)
             stages[0] += share.packing
             stages[1] += share(x, own["x"], steps * batch)
         stages[2] += kernels.run(own, steps, given.reverse)
         last = 0 if given.reverse else steps - 1
-        stages[3] += [copy(s.at(last), final, batch, units, sizes) for s, final in zip(sequences, of, strict=True)]
+        ends = zip(sequences, of, widths, strict=True)
+        stages[3] += [copy(sequence.at(last), final, batch, width, sizes) for sequence, final, width in ends]
     for number, tasks in enumerate(stages):
         script.stage(tasks, together=number == 2 and kernels.parties > 1)
     return script.close()
 
 
+class Kept(NamedTuple):
+    """An array that forward keeps for backward."""
+
+    array: str  # of the plan
+    width: str
+    slots: int
+
+
+@cache
+def kept(cell: Cell) -> list[Kept]:
+    """What forward keeps in each direction, besides the output."""
+    slots = {"x": len(cell.anatomy.input_gates), "extra": 0} | plan(cell).forward.arrays("extra")
+    slots |= {f"s.{state}": 1 for state in cell.states[1:]}
+    return [Kept(array, width_of(cell, array), count) for array, count in slots.items()]
+
+
 def kept_names(cell: Cell, directions: int) -> list[str]:
-    """What forward keeps for backward, besides the output, in the order of `passes.saves`."""
-    of_each = ["share", "extra", *(f"sequence.{state}" for state in cell.states[1:])]
-    return [f"{name}.{d}" for d in range(directions) for name in of_each]
+    """The names of all of it, in the order of `passes.saves`."""
+    return [f"kept {each.array}.{d}" for d in range(directions) for each in kept(cell)]
 
 
 def _kept(script: Script, cell: Cell, sizes: Sizes, d: int, arrays: dict[str, Array], output: Array) -> list[Array]:
     """Where forward writes, and backward reads, in direction d: added to `arrays`. Returns the sequence of every state."""
-    batch, units = sizes.batch, sizes.units
-    slots = len(cell.anatomy.input_gates), plan(cell).extra, *(1 for _ in cell.states[1:])
-    share, extra, *others = [
-        script.given(name, batch * count * units, count * units)
-        for name, count in zip(kept_names(cell, d + 1)[-len(slots) :], slots, strict=True)
-    ]
-    arrays |= {"x": share, "extra": extra}
-    sequences = [output, *others]
-    arrays |= {f"s.{state}": sequence for state, sequence in zip(cell.states, sequences, strict=True)}
-    return sequences
+    arrays[f"s.{cell.states[0]}"] = output
+    for each in kept(cell):
+        row = each.slots * sizes.of(each.width)
+        arrays[each.array] = script.given(f"kept {each.array}.{d}", sizes.batch * row, row)
+    return [arrays[f"s.{state}"] for state in cell.states]
 
 
 @lru_cache(maxsize=256)
 def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
     sizes, (steps, batch, inputs, units) = form.sizes(cell, 2), form[:4]
-    made, padded, itemsize = plan(cell), sizes.padded, sizes.dtype.itemsize
+    made, widths = plan(cell), _widths(cell, sizes)
     script = Script(sizes.dtype, sizes.threads)
     x, directions, strides = _x(script, form), _given(script, cell, form), form.given()
     d_output = script.given("d_output", *strides["d_output"][:2]) if "d_output" in strides else None
@@ -249,8 +276,7 @@ def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
         parts = _by_direction(script, name, strides[name], len(directions)) if given_here else [None] * len(directions)
         for of, part in zip(d_finals, parts, strict=True):
             of.append(part)
-    output = script.given("output", batch * sizes.directions * units, sizes.directions * units)
-    kernels, gates = Kernels(cell, "backward", sizes), len(cell.anatomy.input_gates)
+    outputs, kernels = _output(script, sizes, widths[0]), Kernels(cell, "backward", sizes)
 
     first: list[Task] = []
     runs: list[Task] = []
@@ -258,8 +284,8 @@ def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
     for d, given in enumerate(directions):
         own, *before = _start(script, kernels, given)
         first += chain(*before)
-        all_sequences.append(_kept(script, cell, sizes, d, own, output.at(column=d * units)))
-        d_out = None if d_output is None else d_output.at(column=d * units)
+        all_sequences.append(_kept(script, cell, sizes, d, own, outputs[d]))
+        d_out = None if d_output is None else d_output.at(column=d * widths[0])
         first += _adjoints(script, made, sizes, own, d_out, d_finals[d])
         all_arrays.append(own)
         runs += kernels.run(own, steps, given.reverse)
@@ -278,28 +304,19 @@ def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
             back = Linear(script, sizes, rows, None, shape, steps * batch, transposed=False)
             first += back.packing
             backs.append(back(own["d_x"].at(column=gate * units), d_x, steps * batch, add=bool(backs)))
-        widths = {"ih": inputs, "hh": units, "ch": units}
-        out = {name: script.given(f"d_{name}.{d}", row=widths.get(name, 1)) for name in Weights._fields if name in want}
+        columns = {"ih": inputs, "hh": widths[0], "hr": units, "ch": units}
+        out = {
+            name: script.given(f"d_{name}.{d}", row=columns.get(name, 1)) for name in Weights._fields if name in want
+        }
         products += _of_weights(made, sizes, x, given, sequences, own, out)
         if "ch" in out:
-            for v in range(len(cell.vectors)):
-                words = (own["d_p"].at(column=v * padded), own["d_p"].row, out["ch"].at(row=v), batch, units)
-                after.append(Task(packing.total(itemsize), words))
-        live = {gate for begin, count in made.shares for gate in range(begin, begin + count)}
-        for name, idle in (
-            ("ih", set(range(gates)) - live),
-            ("hh", set(range(len(cell.anatomy.recurrent_gates))) - {gate for gate, _, _ in made.multiplied}),
-        ):
-            for gate in idle:  # used, but without effect: zero, whatever x holds
-                if name in out:
-                    after.append(fill(out[name].at(row=gate * units), units, widths[name], sizes))
-                if f"b_{name}" in out:
-                    after.append(fill(out[f"b_{name}"].at(column=gate * units), 1, units, sizes))
-    for state, wish in zip(cell.states, wanted.state, strict=True):
+            after += _of_vectors(made, sizes, own["d_p"], out["ch"])
+        after += _without_effect(made, sizes, out, columns)
+    for state, width, wish in zip(cell.states, widths, wanted.state, strict=True):
         if wish:
-            parts = _by_direction(script, f"d_initial.{state}", (batch * units, units, 1), sizes.directions)
+            parts = _by_direction(script, f"d_initial.{state}", (batch * width, width, 1), sizes.directions)
             after += [
-                copy(own[f"carry.{state}"], part, batch, units, sizes)
+                copy(own[f"carry.{state}"], part, batch, width, sizes)
                 for own, part in zip(all_arrays, parts, strict=True)
             ]
     if d_x is not None and not backs:
@@ -323,22 +340,57 @@ def _adjoints(
     d_finals: Sequence[Array | None],
 ) -> list[Task]:
     """What the backward kernel begins with and leaves: added to `arrays`; tasks that fill it."""
-    (steps, batch, _, units), padded = sizes[:4], sizes.padded
-    for name, slots in (("d_x", len(made.cell.anatomy.input_gates)), ("d_extra", made.d_extra)):
-        arrays[name] = script.room(steps * batch * slots * units, batch * slots * units, slots * units)
-    vectors = len(made.cell.vectors) * padded
+    steps, batch, cell = sizes.steps, sizes.batch, made.cell
+    slots_of = {"d_x": len(cell.anatomy.input_gates)} | made.backward.arrays("d_extra")
+    for name, slots in slots_of.items():
+        row = slots * sizes.of(width_of(cell, name))
+        arrays[name] = script.room(steps * batch * row, batch * row, row)
+    vectors = len(cell.vectors) * sizes.padded(HIDDEN)
     arrays["d_p"] = script.room(batch * vectors, row=vectors)
     tasks = [fill(arrays["d_p"], batch, vectors, sizes)] if vectors else []
-    for state, d_final in zip(made.cell.states, d_finals, strict=True):
+    for state, d_final in zip(cell.states, d_finals, strict=True):
+        width = width_of_state(cell, state)
+        padded = sizes.padded(width)
         carry = arrays[f"carry.{state}"] = script.room(batch * padded, row=padded)
         if d_final is None:
             tasks.append(fill(carry, batch, padded, sizes))
         else:
-            tasks.append(copy(d_final, carry, batch, units, sizes, padded=padded))
+            tasks.append(copy(d_final, carry, batch, sizes.of(width), sizes, padded=padded))
     if d_output is None:  # the same zeros for every step and row
+        padded = sizes.padded(width_of(cell, "d_out"))
         d_output = script.room(padded)
         tasks.append(fill(d_output, 1, padded, sizes))
     arrays["d_out"] = d_output
+    return tasks
+
+
+def _of_vectors(made: Plan, sizes: Sizes, d_p: Array, out: Array) -> list[Task]:
+    """The gradients of the per-unit weights: sums over the rows of the batch."""
+    kernel, padded = packing.total(sizes.dtype.itemsize), sizes.padded(HIDDEN)
+    return [
+        Task(kernel, (d_p.at(column=v * padded), d_p.row, out.at(row=v), sizes.batch, sizes.units))
+        for v in range(len(made.cell.vectors))
+    ]
+
+
+def _without_effect(made: Plan, sizes: Sizes, out: dict[str, Array], columns: dict[str, int]) -> list[Task]:
+    """Zeros for the gradients of blocks of rows that the step uses without effect, whatever x and the states hold."""
+    live = {("ih", gate) for begin, count in made.shares for gate in range(begin, begin + count)}
+    live |= {(each.weight, each.block) for each in made.multiplied}
+    anatomy, tasks = made.cell.anatomy, []
+    for weight, blocks, width in (
+        ("ih", len(anatomy.input_gates), HIDDEN),
+        ("hh", len(anatomy.recurrent_gates), HIDDEN),
+        ("hr", 1, PROJECTED),
+    ):
+        rows = sizes.of(width)
+        for block in range(blocks):
+            if (weight, block) in live:
+                continue
+            if weight in out:
+                tasks.append(fill(out[weight].at(row=block * rows), rows, columns[weight], sizes))
+            if f"b_{weight}" in out:
+                tasks.append(fill(out[f"b_{weight}"].at(column=block * rows), 1, rows, sizes))
     return tasks
 
 
@@ -360,12 +412,15 @@ def _of_weights(
         d_ih = out["ih"].at(row=gate * units) if "ih" in out else None
         d_b_ih = out["b_ih"].at(column=gate * units) if "b_ih" in out else None
         products.append(Gradient(left, right, d_ih, d_b_ih, add=False))
-    for operand, place, gate, count, add in _runs(made) if "hh" in out or "b_hh" in out else ():
-        left = Factor(((arrays[place.array].at(column=place.slot * units), rows),), count * units)
-        right = _operand(made, sizes, operand, given, sequences, arrays) if "hh" in out else None
-        d_hh = out["hh"].at(row=gate * units) if "hh" in out else None
-        d_b_hh = out["b_hh"].at(column=gate * units) if "b_hh" in out else None
-        products.append(Gradient(left, right, d_hh, d_b_hh, add))
+    for run in _runs(made):
+        if run.weight not in out and run.bias not in out:
+            continue
+        width = sizes.of(width_of(made.cell, run.d.array))
+        left = Factor(((arrays[run.d.array].at(column=run.d.slot * width), rows),), run.blocks * width)
+        right = _operand(made, sizes, run.operand, given, sequences, arrays) if run.weight in out else None
+        d_weight = out[run.weight].at(row=run.block * width) if run.weight in out else None
+        d_bias = out[run.bias].at(column=run.block * width) if run.bias in out else None
+        products.append(Gradient(left, right, d_weight, d_bias, run.add))
     return products
 
 
@@ -374,41 +429,42 @@ def _operand(
 ) -> Factor:
     """What a recurrent product has multiplied, over all steps; the state before the first step is in no sequence."""
     kind, _, state = operand.array.partition(".")
-    rows, units = sizes.steps * sizes.batch, sizes.units
+    rows, width = sizes.steps * sizes.batch, sizes.of(width_of(made.cell, operand.array))
     if kind == "extra":
-        return Factor(((arrays["extra"].at(column=operand.slot * units), rows),), units)
+        return Factor(((arrays[operand.array].at(column=operand.slot * width), rows),), width)
     number = made.cell.states.index(state)
     if kind == "s":
-        return Factor(((sequences[number], rows),), units)
+        return Factor(((sequences[number], rows),), width)
     initial, others = (given.state[number], sizes.batch), rows - sizes.batch
     if given.reverse:
-        return Factor(((sequences[number].at(1), others), initial), units)
-    return Factor((initial, (sequences[number], others)), units)
+        return Factor(((sequences[number].at(1), others), initial), width)
+    return Factor((initial, (sequences[number], others)), width)
 
 
 class Run(NamedTuple):
-    """Products of one operand whose adjoints lie side by side, and whose gates follow each other."""
+    """Products of one operand whose adjoints lie side by side, and whose blocks of rows follow each other."""
 
+    weight: str  # fields of `Weights`
+    bias: str | None
     operand: Place
     d: Place  # the first adjoint
-    gate: int  # the first
-    gates: int
-    add: bool  # whether others have written the gradients of these gates
+    block: int  # the first
+    blocks: int
+    add: bool  # whether others have written the gradients of these blocks
 
 
 def _runs(made: Plan) -> list[Run]:
     """Products as few as possible."""
     runs: list[Run] = []
-    written: set[int] = set()
-    for gate, operand, d in made.multiplied:
-        add = gate in written
-        written.add(gate)
-        last = runs[-1] if runs else None
-        if last is not None and (
-            (last.operand, last.d.array, last.d.slot + last.gates, last.gate + last.gates, last.add)
-            == (operand, d.array, d.slot, gate, add)
-        ):
-            runs[-1] = last._replace(gates=last.gates + 1)
-        else:
-            runs.append(Run(operand, d, gate, 1, add))
+    written: set[tuple[str, int]] = set()
+    for weight, bias, block, operand, d in made.multiplied:
+        add = (weight, block) in written
+        written.add((weight, block))
+        here, last = Run(weight, bias, operand, d, block, 1, add), runs[-1] if runs else None
+        if last is not None:
+            place = last.d._replace(slot=last.d.slot + last.blocks)
+            if last._replace(d=place, block=last.block + last.blocks, blocks=1) == here:
+                runs[-1] = last._replace(blocks=last.blocks + 1)
+                continue
+        runs.append(here)
     return runs

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from elman.cell import Cell
 from elman.cpu import threads
-from elman.cpu.layer_scripts import Form, Wanted, backward_script, forward_script, infer_script, kept_names
+from elman.cpu.layer_scripts import Form, Wanted, backward_script, forward_script, infer_script, kept, kept_names
 from elman.cpu.memory import empty
-from elman.cpu.plan import plan
 from elman.cpu.readable import dense, readable
-from elman.layout import Call, Results, Weights
+from elman.layout import Call, Results, Weights, sizes
+from elman.leaves import HIDDEN
 
 Tensors = Sequence[Tensor | None]
 
@@ -45,10 +45,11 @@ def form_of(call: Call, cotangents: Tensors = ()) -> Form:
     """The form of a call, and for backward of its cotangents."""
     x, names = call.x, names_of(call)
     steps, batch, inputs = x.shape
+    units, proj = sizes(call)
     known = names.form if cotangents else names.call
     strides = tuple([None if t is None else t.stride() for t in (*call.tensors(), *cotangents)])
     reverse = tuple(call.reverse)
-    return Form(steps, batch, inputs, call.state[0].shape[2], x.dtype, threads.available(), reverse, known, strides)
+    return Form(steps, batch, inputs, units, proj, x.dtype, threads.available(), reverse, known, strides)
 
 
 def _run(
@@ -69,11 +70,11 @@ def _addresses(tensors: Tensors) -> list[int | None]:
 
 
 def infer(call: Call) -> Results:
-    """The output (T, B, D*H) and the final states; nothing else is kept."""
+    """The output (T, B, D*Y) and the final states; nothing else is kept."""
     call = readable(call)
-    x, (steps, batch, _), (count, _, units), dtype = call.x, call.x.shape, call.state[0].shape, call.x.dtype
-    output = empty((steps, batch, count * units), dtype)
-    finals = tuple([empty((count, batch, units), dtype) for _ in call.state])
+    x, (steps, batch, _), (count, _, width), dtype = call.x, call.x.shape, call.state[0].shape, call.x.dtype
+    output = empty((steps, batch, count * width), dtype)
+    finals = tuple([empty(s.shape, dtype) for s in call.state])
     names = *names_of(call).call[1:], *names_of(call).finals
     names += *(f"x.{d}" for d in range(count)), *(f"output.{d}" for d in range(count))
     begin = 0
@@ -91,23 +92,21 @@ def infer(call: Call) -> Results:
 
 
 def saves(call: Call) -> list[tuple[Any, ...]]:
-    """The shapes of what `forward` keeps for backward: see `_kept_slots`. Without elements where the cell needs none."""
-    (steps, batch, _), units, slots = call.x.shape, call.state[0].shape[2], _kept_slots(call.cell)
-    return [(steps, batch, count * units) for _ in call.directions for count in slots]
+    """The shapes of what `forward` keeps for backward, for each direction the arrays of `layer_scripts.kept`.
 
-
-@cache
-def _kept_slots(cell: Cell) -> tuple[int, ...]:
-    """For each direction: the arrays "x" and "extra" of the plan, and the states after the first."""
-    return len(cell.anatomy.input_gates), plan(cell).extra, *(1 for _ in cell.states[1:])
+    Without elements where the cell needs none.
+    """
+    (steps, batch, _), (units, proj) = call.x.shape, sizes(call)
+    columns = [each.slots * (units if each.width == HIDDEN else proj) for each in kept(call.cell)]
+    return [(steps, batch, count) for _ in call.directions for count in columns]
 
 
 def forward(call: Call) -> tuple[Results, list[Tensor]]:
-    """The output (T, B, D*H), the final states, and what backward needs besides: see `saves`."""
+    """The output (T, B, D*Y), the final states, and what backward needs besides: see `saves`."""
     call = readable(call)
-    (steps, batch, _), (count, _, units), dtype = call.x.shape, call.state[0].shape, call.x.dtype
-    output = empty((steps, batch, count * units), dtype)
-    finals = tuple([empty((count, batch, units), dtype) for _ in call.state])
+    (steps, batch, _), (count, _, width), dtype = call.x.shape, call.state[0].shape, call.x.dtype
+    output = empty((steps, batch, count * width), dtype)
+    finals = tuple([empty(s.shape, dtype) for s in call.state])
     saved = [empty(shape, dtype) for shape in saves(call)]
     if batch:
         addresses = _addresses([*call.tensors(), output, *finals, *saved])

@@ -1,16 +1,4 @@
-"""Where every value of a cell's schedule lies, for the kernels. No code is made here.
-
-Arrays hold T steps or the present one, B rows, and one or more slots of H units:
-
-    x         the input's share of every gate; forward writes what it keeps over what it has read
-    extra     what else forward keeps: values that backward reads, computed operands of products
-    s.NAME    a state after every step; before.NAME the same one step earlier
-    p         per-unit weights
-    d_x       adjoints of the input's shares           d_extra  of products, where those differ
-    d_out     cotangent of the output                  d_p      of per-unit weights, for every row
-    carry.NAME   adjoint of a state, from step to step
-    memory    what a later phase of the same step reads
-"""
+"""Where every value of a cell's schedule lies, for the kernels. No code is made here."""
 
 from __future__ import annotations
 
@@ -20,51 +8,20 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from elman.cell import Cell
+from elman.cpu.arrays import Place, kind_of, width_of
 from elman.graph import Graph, Node
-from elman.leaves import LEAVES
+from elman.leaves import HIDDEN, LEAVES, MATRICES
 from elman.phases import Phase
 from elman.schedule import Returned, Schedule, schedule
 
 
-class Kind(NamedTuple):
-    """What is known of an array by its name, up to a dot."""
-
-    steps: bool  # whether it holds every step, or the present one
-    padded: bool = False  # whether its slots are whole vectors apart, or H units
-    given: bool = False  # whether training gets it from its caller, or finds room for it
-
-
-ARRAYS = {
-    "x": Kind(steps=True, given=True),
-    "extra": Kind(steps=True, given=True),
-    "s": Kind(steps=True, given=True),
-    "before": Kind(steps=True, given=True),
-    "p": Kind(steps=False, given=True),
-    "d_x": Kind(steps=True),
-    "d_extra": Kind(steps=True),
-    "d_out": Kind(steps=True, given=True),
-    "d_p": Kind(steps=False, padded=True),
-    "carry": Kind(steps=False, padded=True),
-    "memory": Kind(steps=False, padded=True),
-}
-
-
-def kind_of(array: str) -> Kind:
-    return ARRAYS[array.partition(".")[0]]
-
-
-class Place(NamedTuple):
-    """A slot of an array."""
-
-    array: str
-    slot: int = 0
-
-
 class Segment(NamedTuple):
-    """A part of a product's depth: slots beside each other, and as many blocks of rows of weight_hh."""
+    """A part of a product's depth: slots beside each other, and as many blocks of rows of a weight."""
 
     place: Place
-    gate: int  # the first of the blocks of rows
+    width: str  # of a slot, and of a block
+    weight: str  # field of `layout.Weights`
+    block: int  # the first
     slots: int
 
 
@@ -72,15 +29,14 @@ class Product(NamedTuple):
     """Products that read the same operand in the same phase, done together."""
 
     nodes: tuple[Node, ...]  # results, one block of units each
-    gates: tuple[int, ...] = ()  # forward: the block of rows of weight_hh of each result
+    width: str  # of the results
+    depths: Mapping[str, int]  # how many slots of which width are multiplied
+    weight: str = ""  # forward: field of `layout.Weights`
+    bias: str | None = None
+    blocks: tuple[int, ...] = ()  # forward: the block of rows of the weight of each result
     operand: Place = Place("")  # forward: what is multiplied
-    segments: tuple[Segment, ...] = ()  # backward: what is multiplied with weight_hh transposed
+    segments: tuple[Segment, ...] = ()  # backward: what is multiplied with weights transposed
     state: str = ""  # backward: the state whose adjoint this is; its products were made in the step after
-
-    @property
-    def slots(self) -> int:
-        """How many times H units it is deep."""
-        return sum(segment.slots for segment in self.segments) or 1
 
 
 class Pass(NamedTuple):
@@ -91,18 +47,20 @@ class Pass(NamedTuple):
     products: list[list[Product]]
     places: dict[int, Place]  # where a value that is not computed in a phase is read in it
     stores: list[list[tuple[Node, Place]]]
-    slots: Mapping[str, int]  # of "extra" or "d_extra", and of "memory"
+    slots: Mapping[str, int]  # of arrays that a cell has as it needs them: extra, d_extra, memory
     operands: Mapping[int, Place] = MappingProxyType({})  # forward: where computed operands of products are stored
 
-    @property
-    def memory(self) -> int:
-        return self.slots.get("memory", 0)
+    def arrays(self, kind: str) -> dict[str, int]:
+        """Those of a kind, and how many slots they have."""
+        return {array: slots for array, slots in self.slots.items() if array.partition(".")[0] == kind}
 
 
 class Multiplied(NamedTuple):
-    """A product of the step as the weight's gradient sees it: d_weight_hh[gate] += d^T operand."""
+    """A product of the step as the weight's gradient sees it: d_weight[block] += d^T operand."""
 
-    gate: int
+    weight: str  # field of `layout.Weights`
+    bias: str | None
+    block: int
     operand: Place
     d: Place
 
@@ -112,8 +70,6 @@ class Plan(NamedTuple):
     infer: Pass
     forward: Pass
     backward: Pass
-    extra: int  # slots
-    d_extra: int  # slots
     multiplied: tuple[Multiplied, ...]
     shares: tuple[tuple[int, int], ...]  # input gates that have an effect: the first of each run, and how many
 
@@ -123,14 +79,20 @@ def plan(cell: Cell) -> Plan:
     """The plan of a cell. NotTraceable if its step is no graph."""
     made = schedule(cell)
     infer, forward = _Step(made, keeps=False).done(), _Step(made, keeps=True).done()
-    adjoints = _places_of_adjoints(made)
+    adjoints, slots = _places_of_adjoints(made)
+    backward = _backward(made, forward, adjoints, slots)
     multiplied = tuple(
-        Multiplied(each.block, _operand(forward, each.operand), adjoints[each.adjoint.index]) for each in made.products
+        Multiplied(
+            each.matrix.weight,
+            each.matrix.bias,
+            each.block,
+            _operand(forward, each.operand),
+            adjoints[each.adjoint.index],
+        )
+        for each in made.products
     )
     live = [k for k, gate in enumerate(cell.anatomy.input_gates) if f"x.{gate}" in made.derivative.outputs]
-    backward = _backward(made, forward, adjoints)
-    extra, d_extra = forward.slots.get("extra", 0), backward.slots.get("d_extra", 0)
-    return Plan(cell, infer, forward, backward, extra, d_extra, multiplied, _runs(live))
+    return Plan(cell, infer, forward, backward, multiplied, _runs(live))
 
 
 def _runs(numbers: list[int]) -> tuple[tuple[int, int], ...]:
@@ -157,7 +119,8 @@ def _operand(forward: Pass, node: Node) -> Place:
 class _Slots(dict[str, int]):
     """How many slots arrays have."""
 
-    def new(self, array: str) -> Place:
+    def new(self, array: str, width: str) -> Place:
+        array = array if width == HIDDEN else f"{array}.{width}"
         self[array] = self.get(array, 0) + 1
         return Place(array, self[array] - 1)
 
@@ -207,20 +170,20 @@ class _Step:
             if node.index in self.made.operands:
                 place = states.get(node.index)
                 if place is None:
-                    place = self.store(node, self.slots.new("extra" if self.keeps else "memory"), here)
+                    place = self.store(node, self.slots.new("extra" if self.keeps else "memory", phase.width), here)
                 self.operands[node.index] = place  # a leaf is still read where it was
             elif node.index in self.kept and node.index not in states and node.op != "x":
-                self.store(node, self.room(number), here)
+                self.store(node, self.room(number, phase.width), here)
         for node in phase.remembered:
             if node.index not in self.places:
-                self.store(node, self.slots.new("memory"), here)
+                self.store(node, self.slots.new("memory", phase.width), here)
         return here
 
-    def room(self, number: int) -> Place:
+    def room(self, number: int, width: str) -> Place:
         """For what is kept in a phase: a slot of x that has been read, or one more of extra."""
         slot = next((slot for slot, last_read in self.free.items() if last_read <= number), None)
-        if slot is None:
-            return self.slots.new("extra")
+        if slot is None or width != HIDDEN:
+            return self.slots.new("extra", width)
         del self.free[slot]
         return Place("x", slot)
 
@@ -230,21 +193,28 @@ class _Step:
         return place
 
     def products_in(self, phase: Phase) -> list[Product]:
-        by_operand: dict[int, list[Node]] = {}
+        cell = self.made.cell
+        by_operand: dict[tuple[str, int], list[Node]] = {}
         for node in phase.products:
-            by_operand.setdefault(node.arguments[0].index, []).append(node)
-        gates = self.made.cell.anatomy.recurrent_gates
-        return [
-            Product(
-                tuple(nodes),
-                gates=tuple(gates.index(node.name) for node in nodes),
-                operand=self.operands.get(operand, self.places[operand]),
+            by_operand.setdefault((node.op, node.arguments[0].index), []).append(node)
+        products: list[Product] = []
+        for (kind, operand), nodes in by_operand.items():
+            matrix, place = MATRICES[kind], self.operands.get(operand, self.places[operand])
+            products.append(
+                Product(
+                    tuple(nodes),
+                    phase.width,
+                    {width_of(cell, place.array): 1},
+                    matrix.weight,
+                    matrix.bias,
+                    tuple(matrix.block(cell, node.name) for node in nodes),
+                    place,
+                )
             )
-            for operand, nodes in by_operand.items()
-        ]
+        return products
 
 
-def _places_of_adjoints(made: Schedule) -> dict[int, Place]:
+def _places_of_adjoints(made: Schedule) -> tuple[dict[int, Place], _Slots]:
     """Of input shares and of products, by their nodes in the derivative; one that is both has one place."""
     places: dict[int, Place] = {}
     for slot, gate in enumerate(made.cell.anatomy.input_gates):
@@ -253,13 +223,12 @@ def _places_of_adjoints(made: Schedule) -> dict[int, Place]:
     slots = _Slots()
     for each in made.products:
         if each.adjoint.index not in places:
-            places[each.adjoint.index] = slots.new("d_extra")
-    return places
+            places[each.adjoint.index] = slots.new("d_extra", each.matrix.result)
+    return places, slots
 
 
-def _backward(made: Schedule, forward: Pass, adjoints: dict[int, Place]) -> Pass:
+def _backward(made: Schedule, forward: Pass, adjoints: dict[int, Place], slots: _Slots) -> Pass:
     places = {n.index: forward.places[int(n.name)] for n in made.derivative.nodes if n.op == "kept"}
-    slots = _Slots(d_extra=sum(place.array == "d_extra" for place in adjoints.values()))
     stores: list[list[tuple[Node, Place]]] = []
     for phase in made.backward:
         here = _stored_in(made, phase, adjoints)
@@ -267,11 +236,17 @@ def _backward(made: Schedule, forward: Pass, adjoints: dict[int, Place]) -> Pass
             all_steps = (place for other, place in here if other is node and kind_of(place.array).steps)
             place = next(all_steps, None)
             if place is None:
-                place = slots.new("memory")
+                place = slots.new("memory", phase.width)
                 here.append((node, place))
             places[node.index] = place
         stores.append(here)
-    products = [[_returned(each, adjoints) for each in of_phase] for of_phase in made.returned]
+    for node in made.derivative.nodes:  # one that is read in a later phase only, from where it is carried
+        if node.op == "adjoint":
+            places.setdefault(node.index, _place_of(made.cell, "s", node.name, LEAVES["s"].d_array))
+    products = [
+        [_returned(each, phase.width, adjoints) for each in of_phase]
+        for phase, of_phase in zip(made.backward, made.returned, strict=True)
+    ]
     return Pass(made.derivative, made.backward, products, places, stores, slots)
 
 
@@ -281,23 +256,28 @@ def _stored_in(made: Schedule, phase: Phase, adjoints: dict[int, Place]) -> list
     for node in [*phase.products, *phase.nodes]:
         for output in [name for name, other in made.derivative.outputs.items() if other is node]:
             kind, _, name = output.partition(".")
-            place = _place_of(made.cell, kind, name, LEAVES[kind].d_array) if kind in LEAVES else adjoints[node.index]
+            of_leaf = kind in LEAVES
+            place = _place_of(made.cell, kind, name, LEAVES[kind].d_array) if of_leaf else adjoints[node.index]
             here.setdefault((node.index, place), (node, place))
     return list(here.values())
 
 
-def _returned(each: Returned, adjoints: dict[int, Place]) -> Product:
-    """Slots that lie beside each other, and whose blocks of weight_hh do too, are one segment."""
+def _returned(each: Returned, width: str, adjoints: dict[int, Place]) -> Product:
+    """Slots that lie beside each other, and whose blocks of the weight do too, are one segment."""
     segments: list[Segment] = []
+    depths: dict[str, int] = {}
     for product in each.products:
-        place, last = adjoints[product.adjoint.index], segments[-1] if segments else None
-        if (
-            last is not None
-            and last.place.array == place.array
-            and last.place.slot + last.slots == place.slot
-            and last.gate + last.slots == product.block
-        ):
+        matrix = product.matrix
+        here = Segment(adjoints[product.adjoint.index], matrix.result, matrix.weight, product.block, 1)
+        depths[matrix.result] = depths.get(matrix.result, 0) + 1
+        last = segments[-1] if segments else None
+        if last is not None and _follows(last, here):
             segments[-1] = last._replace(slots=last.slots + 1)
         else:
-            segments.append(Segment(place, product.block, 1))
-    return Product((each.node,), segments=tuple(segments), state=each.state)
+            segments.append(here)
+    return Product((each.node,), width, depths, segments=tuple(segments), state=each.state)
+
+
+def _follows(last: Segment, here: Segment) -> bool:
+    place = Place(last.place.array, last.place.slot + last.slots)
+    return (place, last.weight, last.block + last.slots) == (here.place, here.weight, here.block)

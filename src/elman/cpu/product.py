@@ -35,7 +35,7 @@ class Cut(NamedTuple):
 def cut(count: int, most: int) -> Cut:
     """`count` things in heaps of at most `most`, as equal as can be."""
     number = -(-count // most)
-    return Cut(number, count // number, count % number)
+    return Cut(number, count // number, count % number) if number else Cut(0, 0, 0)
 
 
 class Tiling(NamedTuple):
@@ -175,7 +175,7 @@ def four_tiles(rows: Cut, blocks: Cut, vectors_per_block: int, dtype_bytes: int,
         for tall in (0, 1)
         for wide in (0, 1)
     ]
-    return [tile(r, n * vectors_per_block, dtype_bytes, fetch) if occurs else 0 for r, n, occurs in shapes]
+    return [tile(r, n * vectors_per_block, dtype_bytes, fetch) if occurs and n else 0 for r, n, occurs in shapes]
 
 
 def chosen(p: Program, four: list[Value], taller: Value, wider: Value) -> Value:

@@ -121,11 +121,12 @@ def _known(call: Call, script: Script, form: Form, panels: dict[str, Tensor]) ->
     if script.steps < form.steps:
         return None
     count = len(form.reverse)
-    shape = (*call.x.shape[:-1], count * form.units)
+    _, _, width = of_state = call.state[0].shape
+    shape = (*call.x.shape[:-1], count * width)
     names = [*list(form.given())[1:], *(f"x.{d}" for d in range(count)), *(f"output.{d}" for d in range(count))]
     names += [*(f"final.{state}" for state in call.cell.states), *panels]
     kept = [array.data_ptr() for array in panels.values()]
-    return Known(script.taking(tuple(names)), kept, count, None if shape == (count, form.batch, form.units) else shape)
+    return Known(script.taking(tuple(names)), kept, count, None if shape == of_state else shape)
 
 
 class Packed(Calls):

@@ -1,4 +1,4 @@
-"""The recurrence as tasks of a script: bringing weight_hh into panels, and the kernels for every part of the batch."""
+"""The recurrence as tasks of a script: bringing weights into panels, and the kernels for every part of the batch."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from elman.cpu.kernels import kernel
 from elman.cpu.plan import Pass, Product, plan
 from elman.cpu.product import Cut
 from elman.cpu.script import Array, Script, Task
+from elman.leaves import HIDDEN, PROJECTED
 
 SHORT = 8  # steps and rows, up to which weights are read as they lie
 FEW = 4  # rows for each thread, below which they share units instead
@@ -27,16 +28,19 @@ class Sizes(NamedTuple):
     batch: int
     inputs: int
     units: int
+    proj: int  # 0 where no state is projected
     dtype: torch.dtype
     directions: int
     threads: int
     frozen: bool = False  # whether weights are brought into panels once for many calls
 
-    @property
-    def padded(self) -> int:
-        """Units, up to a whole number of vectors."""
-        lanes = self.lanes
-        return -(-self.units // lanes) * lanes
+    def of(self, width: str) -> int:
+        """How many units a value of this width has."""
+        return self.units if width == HIDDEN else self.proj
+
+    def padded(self, width: str) -> int:
+        """The same, up to a whole number of vectors."""
+        return -(-self.of(width) // self.lanes) * self.lanes
 
     @property
     def few(self) -> bool:
@@ -48,6 +52,20 @@ class Sizes(NamedTuple):
         return llvm.target().lanes(self.dtype.itemsize)
 
 
+def multiplications(cell: Cell, units: int, proj: int) -> int:
+    """In the recurrence of one row and step."""
+    depth = proj if cell.states[0] in cell.projected else units
+    return units * depth * len(cell.anatomy.recurrent_gates) + units * proj
+
+
+class Parts(NamedTuple):
+    """How the units of a phase are shared, and cut."""
+
+    blocks: list[tuple[int, int]]  # of each part: its first block of units, and how many it has
+    tall: int  # rows in a tile, at most
+    panels: list[Cut]  # of each part
+
+
 class Kernels:
     """The kernel "infer", "forward" or "backward" of a cell, for every direction of a layer and part of its work.
 
@@ -57,82 +75,93 @@ class Kernels:
     def __init__(self, cell: Cell, which: str, sizes: Sizes) -> None:
         self.cell, self.which, self.sizes = cell, which, sizes
         self.todo: Pass = getattr(plan(cell), which)
-        blocks = sizes.padded // sizes.lanes
-        row = sizes.units**2 * max(1, len(cell.anatomy.recurrent_gates))
+        row = max(sizes.units**2, multiplications(cell, sizes.units, sizes.proj))
         step, work = sizes.batch * row, threads.of_rows(sizes.steps * sizes.batch) * sizes.directions * row
         available = max(1, sizes.threads // sizes.directions)
-        self.rows, self.blocks = threads.shares(sizes.batch, work, available), [(0, blocks)]
+        self.rows, self.parties = threads.shares(sizes.batch, work, available), 1
         weights = sum(self.bytes_of(each) for products in self.todo.products for each in products)
         # Weights that no second-level cache holds are divided, so that each thread has to read a part only.
         pays = sizes.batch < FEW * available or weights > llvm.target().caches[1]
         if available > 1 and pays and step >= MEETING:
-            self.rows, self.blocks = [(0, sizes.batch)], threads.shares(blocks, work, available)
-        self.parties = len(self.blocks)
-        most, broad = max(count for _, count in self.rows), max(count for _, count in self.blocks)
-        self.cuts: list[tuple[int, list[Cut]]] = []  # of each phase: most rows in a tile, panels of each part
-        for products in self.todo.products:
+            self.rows = [(0, sizes.batch)]
+            self.parties = len(threads.shares(sizes.padded(HIDDEN) // sizes.lanes, work, available))
+        most = max(count for _, count in self.rows)
+        self.parts: list[Parts] = []
+        for phase, products in zip(self.todo.phases, self.todo.products, strict=True):
+            blocks = threads.parts(sizes.padded(phase.width) // sizes.lanes, self.parties)
             vectors = max((len(each.nodes) for each in products), default=1)
-            depth = sizes.units * max((each.slots for each in products), default=1)
-            tiling = product.tiling(most, broad, vectors, depth, sizes.dtype.itemsize)
-            self.cuts.append((tiling.rows, [product.cut(count, tiling.blocks) for _, count in self.blocks]))
+            depth = max((self.depth(each) for each in products), default=sizes.of(phase.width))
+            tiling = product.tiling(most, max(count for _, count in blocks), vectors, depth, sizes.dtype.itemsize)
+            self.parts.append(Parts(blocks, tiling.rows, [product.cut(count, tiling.blocks) for _, count in blocks]))
         self.lying = which != "backward" and sizes.few
+
+    def depth(self, each: Product) -> int:
+        """How many numbers it multiplies for one result."""
+        return sum(self.sizes.of(width) * slots for width, slots in each.depths.items())
 
     def bytes_of(self, each: Product) -> int:
         """Of the weights of a product."""
-        sizes = self.sizes
-        return sizes.padded * sizes.units * each.slots * max(1, len(each.gates)) * sizes.dtype.itemsize
+        numbers = self.sizes.padded(each.width) * self.depth(each) * max(1, len(each.blocks))
+        return numbers * self.sizes.dtype.itemsize
 
-    def pack(self, script: Script, weight: Array, bias: Array | None) -> tuple[dict[str, Array], list[Task]]:
+    def pack(self, script: Script, weights: Mapping[str, Array]) -> tuple[dict[str, Array], list[Task]]:
         """Rooms for the weights, and forward the biases, of every product in panels, by the kernel's words; tasks that fill them."""
         sizes = self.sizes
-        rooms: dict[str, Array] = {"hh": weight}
+        rooms: dict[str, Array] = {field: weights[field] for field in ("hh", "hr") if field in weights}
         tasks: list[Task] = []
-        for number, (products, (_, cuts)) in enumerate(zip(self.todo.products, self.cuts, strict=True)):
+        for number, (products, parts) in enumerate(zip(self.todo.products, self.parts, strict=True)):
             for index, each in enumerate(products):
-                name, vectors, depth = f"{number}.{index}", max(1, len(each.gates)), sizes.units * each.slots
-                rooms[f"{name} weights"] = room = script.kept(0 if self.lying else sizes.padded * vectors * depth)
-                if each.gates:
-                    rooms[f"{name} bias"] = of_bias = script.kept(sizes.padded * vectors)
+                name, vectors, depth = f"{number}.{index}", max(1, len(each.blocks)), self.depth(each)
+                padded, bias = sizes.padded(each.width), weights.get(each.bias or "")
+                rooms[f"{name} weights"] = room = script.kept(0 if self.lying else padded * vectors * depth)
+                if each.blocks:
+                    rooms[f"{name} bias"] = of_bias = script.kept(padded * vectors)
                     if bias is None:
-                        tasks.append(fill(of_bias, 1, sizes.padded * vectors, sizes))
-                for (first, _), panels in zip(self.blocks, cuts, strict=True):
+                        tasks.append(fill(of_bias, 1, padded * vectors, sizes))
+                for (first, count), panels in zip(parts.blocks, parts.panels, strict=True):
                     at, unit = room.at(column=first * sizes.lanes * vectors * depth), first * sizes.lanes
-                    if not each.gates:
-                        tasks += self._by_segments(each, weight, unit, at, panels)
+                    if not count:
+                        continue
+                    if not each.blocks:
+                        tasks += self._by_segments(each, weights, unit, at, panels)
                         continue
                     if not self.lying:
-                        tasks += self._by_gates(each, weight, unit, at, sizes.units, panels)
+                        tasks += self._by_blocks(each, weights[each.weight], unit, at, depth, panels)
                     if bias is not None:
                         here = rooms[f"{name} bias"].at(column=unit * vectors)
-                        tasks += self._by_gates(each, bias, unit, here, 1, panels)
+                        tasks += self._by_blocks(each, bias, unit, here, 1, panels)
         return rooms, tasks
 
-    def _by_segments(self, each: Product, weight: Array, unit: int, room: Array, panels: Cut) -> list[Task]:
-        """Units of weight_hh (K*H, H) from one on: the rows of all segments one below the other."""
-        kernel, units = packing.rows(self.sizes.dtype.itemsize), self.sizes.units
+    def _by_segments(
+        self, each: Product, weights: Mapping[str, Array], unit: int, room: Array, panels: Cut
+    ) -> list[Task]:
+        """Units of a weight (K*H, H) from one on: the rows of all segments one below the other."""
+        kernel, units = packing.rows(self.sizes.dtype.itemsize), self.sizes.of(each.width)
         tasks: list[Task] = []
         done = 0
         for segment in each.segments:
-            length, source = segment.slots * units, weight.at(row=segment.gate * units, column=unit)
-            words = (source, weight.row, length, units - unit, room, units * each.slots, done)
+            rows, weight = self.sizes.of(segment.width), weights[segment.weight]
+            length, source = segment.slots * rows, weight.at(row=segment.block * rows, column=unit)
+            words = (source, weight.row, length, units - unit, room, self.depth(each), done)
             parts = pack_panels(panels, length * units, self.sizes.threads)
             tasks += [Task(kernel, (*words, *part)) for part in parts]
             done += length
         return tasks
 
-    def _by_gates(self, each: Product, weight: Array, unit: int, room: Array, columns: int, panels: Cut) -> list[Task]:
-        """The same transposed, or the bias, which is one column: gates side by side in every panel.
+    def _by_blocks(self, each: Product, weight: Array, unit: int, room: Array, columns: int, panels: Cut) -> list[Task]:
+        """The same transposed, or the bias, which is one column: blocks of rows side by side in every panel.
 
         Those that follow each other are packed together.
         """
-        kernel, units, vectors = packing.transposed(self.sizes.dtype.itemsize), self.sizes.units, len(each.gates)
+        kernel, vectors = packing.transposed(self.sizes.dtype.itemsize), len(each.blocks)
+        units = self.sizes.of(each.width)
         tasks: list[Task] = []
         place = 0
         while place < vectors:
-            count, gate = 1, each.gates[place]
-            while each.gates[place + count : place + count + 1] == (gate + count,):
+            count, block = 1, each.blocks[place]
+            while each.blocks[place + count : place + count + 1] == (block + count,):
                 count += 1
-            words = (weight.at(row=gate * units + unit), weight.row, units * weight.row, count, columns, units - unit)
+            words = (weight.at(row=block * units + unit), weight.row, units * weight.row, count, columns, units - unit)
             parts = pack_panels(panels, count * units * columns, self.sizes.threads)
             tasks += [Task(kernel, (*words, room, vectors, place, *part)) for part in parts]
             place += count
@@ -143,14 +172,16 @@ class Kernels:
 
         before: how many steps were made on the same "meeting", an array that is zero at first.
         """
-        units, lanes, size = self.sizes.units, self.sizes.lanes, self.sizes.dtype.itemsize
-        compiled = kernel(self.cell, self.which, size, units % lanes != 0)
+        sizes, size = self.sizes, self.sizes.dtype.itemsize
+        ragged = tuple([width for width in (HIDDEN, PROJECTED) if sizes.of(width) % sizes.lanes])
+        compiled = kernel(self.cell, self.which, size, ragged)
         back = reverse != (self.which == "backward")
-        known = {"units": units, "padded": self.sizes.padded, "steps": steps}
+        known = {width: sizes.of(width) for width in (HIDDEN, PROJECTED)} | {"steps": steps}
+        known |= {f"{width} padded": sizes.padded(width) for width in (HIDDEN, PROJECTED)}
         known |= {"dt": -1 if back else 1, "first time": steps - 1 if back else 0}
         known |= {
             "parties": self.parties,
-            "met before": before * len(self.cuts),
+            "met before": before * len(self.parts),
             "give way": system.functions().give_way,
         }
         known |= {"lying": int(self.lying), "dots": product.dots(size) if self.lying else 0}
@@ -158,18 +189,18 @@ class Kernels:
             known |= {f"{name} time": array.time, f"{name} row": array.row}
         tasks = []
         for first, count in self.rows:
-            for part, (block, _) in enumerate(self.blocks):
-                table = {**known, **arrays, "first row": first, **self._tiles(count, part, block)}
+            for part in range(self.parties):
+                table = {**known, **arrays, "first row": first, **self._tiles(count, part)}
                 tasks.append(Task(compiled.addresses[0], [table[name] for name in compiled.words]))
         return tasks
 
-    def _tiles(self, rows: int, part: int, block: int) -> dict[str, int]:
-        """How a range of rows and a part of the units, from a block on, is cut, and the tiles for it."""
+    def _tiles(self, rows: int, part: int) -> dict[str, int]:
+        """How a range of rows and a part of the units is cut, and the tiles for it."""
         words: dict[str, int] = {}
         size = self.sizes.dtype.itemsize
-        for number, (products, (tall, cuts)) in enumerate(zip(self.todo.products, self.cuts, strict=True)):
-            tiles, panels = product.cut(rows, tall), cuts[part]
-            words[f"{number} first block"] = block
+        for number, (products, parts) in enumerate(zip(self.todo.products, self.parts, strict=True)):
+            tiles, panels = product.cut(rows, parts.tall), parts.panels[part]
+            words[f"{number} first block"] = parts.blocks[part][0]
             words |= zip((f"{number} panels", f"{number} narrow", f"{number} wider"), panels, strict=True)
             words |= zip((f"{number} tiles", f"{number} short", f"{number} taller"), tiles, strict=True)
             for index, each in enumerate(products):

@@ -45,10 +45,11 @@ def of_rows(rows: int) -> int:
 
 def shares(count: int, multiplications: int, threads: int) -> list[tuple[int, int]]:
     """`count` rows or blocks divided among threads: the first of each part, and how many. Small work stays whole."""
-    return _shares(count, min(count, 1 if multiplications < SMALL else threads))
+    return parts(count, min(count, 1 if multiplications < SMALL else threads))
 
 
 @lru_cache(4096)
-def _shares(count: int, parts: int) -> list[tuple[int, int]]:
-    edges = [count * part // parts for part in range(parts + 1)] if parts else []
+def parts(count: int, number: int) -> list[tuple[int, int]]:
+    """So many parts: the first of each, and how many it has; some have none where there are too few."""
+    edges = [count * part // number for part in range(number + 1)] if number else []
     return [(first, last - first) for first, last in pairwise(edges)]
