@@ -763,6 +763,7 @@ def test_operators_are_well_behaved(name: str) -> None:
     call = of.call(0, x, states)
     call = call.replaced([t if t is None else t.detach().requires_grad_() for t in call.tensors()])
     arguments = operators.arguments("cpu", call)
+    assert not any(isinstance(argument, list) and not argument for argument in arguments)  # AOTInductor loses these
     for operator in (torch.ops.elman.infer.default, torch.ops.elman.forward.default):
         assert set(torch.library.opcheck(operator, arguments).values()) == {"SUCCESS"}
     bare = call.replaced([t if t is None else t.detach() for t in call.tensors()])
