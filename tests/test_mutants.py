@@ -153,7 +153,7 @@ MUTANTS = [
     Mutant(
         "rows in torch's order for ONNX",
         "layout.py",
-        '"gru_before"',
+        "cells.gru_before",
         '("z", "r", "n")',
         '("r", "z", "n")',
         "test_onnx.py",

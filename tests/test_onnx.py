@@ -12,12 +12,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from torch import Tensor
+from torch import Tensor, sigmoid, tanh
 from torch.testing import assert_close
 
-from cases import CELLS, inputs, layer, run
-from elman import Recurrent
-from elman.layout import ONNX, to_onnx
+from cases import CELLS, inputs, layer, recurrent, run
+from elman import Cell, Recurrent, State, cells
+from elman.layout import Onnx, onnx_form, to_onnx
 
 STEPS, BATCH, INPUT, HIDDEN = 7, 3, 5, 4
 Packed = dict[str, NDArray[np.float32]]
@@ -30,6 +30,12 @@ def float_layer(name: str, bidirectional: bool, bias: bool = True) -> Recurrent:
     return layer(name, INPUT, HIDDEN, dtype=torch.float32, bidirectional=bidirectional, bias=bias)
 
 
+def form_of(cell: Cell) -> Onnx:
+    form = onnx_form(cell)
+    assert form is not None
+    return form
+
+
 def pack(of: Recurrent) -> Packed:
     """W, R, B and P of every direction, stacked."""
     each = [to_onnx(of.cell, of.weights(0, reverse)) for reverse in (False, True)[: of.num_directions]]
@@ -38,7 +44,7 @@ def pack(of: Recurrent) -> Packed:
 
 def runtime(of: Recurrent, packed: Packed, x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Output and final states as ONNX Runtime computes them, in elman's shapes."""
-    form = ONNX[of.cell.name]
+    form = form_of(of.cell)
     feed = {"X": x.numpy(), "initial_h": states[0].numpy()} | packed
     if len(states) > 1:
         feed["initial_c"] = states[1].numpy()
@@ -99,7 +105,7 @@ def swaps() -> list[tuple[str, str, int, int]]:
     """Every pair of row blocks of every tensor that ONNX takes: W and R, both halves of B, P."""
     found = []
     for name in CELLS:
-        form = ONNX[name]
+        form = form_of(cells.by_name(name))
         count = len(form.rows)
         for key in ("W", "R", "B"):
             found += [(name, key, a, b) for a, b in combinations(range(count), 2)]
@@ -132,7 +138,7 @@ def test_two_swapped_rows_are_noticed(key: str) -> None:
 @names
 def test_what_onnx_ignores_is_zero_and_what_it_reads_is_not(name: str) -> None:
     packed = pack(float_layer(name, bidirectional=True))
-    form = ONNX[name]
+    form = form_of(cells.by_name(name))
     rows = {"W": form.rows, "R": form.rows, "B": form.rows * 2, "P": form.peepholes}
     assert set(packed) == {key for key, names in rows.items() if names}
     for key, value in packed.items():
@@ -143,7 +149,7 @@ def test_what_onnx_ignores_is_zero_and_what_it_reads_is_not(name: str) -> None:
 @pytest.mark.parametrize("name", ["coupled_lstm", "coupled_peephole_lstm"])
 def test_what_is_zero_is_ignored(name: str) -> None:
     of = float_layer(name, bidirectional=True)
-    form, packed = ONNX[of.cell.name], pack(of)
+    form, packed = form_of(of.cell), pack(of)
     for key, rows in {"W": form.rows, "R": form.rows, "B": form.rows * 2, "P": form.peepholes}.items():
         for k, row in enumerate(rows):
             if not row:
@@ -156,3 +162,36 @@ def test_a_cell_without_a_matrix_is_refused() -> None:
     of = float_layer("lstm", bidirectional=False)
     with pytest.raises(ValueError, match="'lstm' lacks a weight matrix"):
         to_onnx(of.cell, of.weights(0)._replace(hh=None))
+
+
+def in_another_order(x, R, s, p):
+    """The peephole LSTM, its lines and terms in an order of their own."""
+    candidate = tanh(R.g @ s.h + x.g)
+    keep = sigmoid(p.f * s.c + (x.f + R.f @ s.h))
+    c = candidate * sigmoid(x.i + R.i @ s.h + s.c * p.i) + s.c * keep
+    return State(h=tanh(c) * sigmoid(x.o + R.o @ s.h + p.o * c), c=c)
+
+
+def test_a_users_cell_with_known_equations_is_found_by_them() -> None:
+    """Its gates and peepholes stand in an order of its own, and it may have any name."""
+    own = Cell(in_another_order, gates=("o", "g", "f", "i"), states=("h", "c"), vectors=("o", "i", "f"), name="rnn")
+    of = recurrent(own, INPUT, HIDDEN, dtype=torch.float32, bidirectional=True)
+    assert form_of(own).operator == "LSTM"
+    mine, theirs = mine_and_theirs(of, pack(of))
+    assert_close(mine, theirs, rtol=0, atol=2e-6)
+
+
+def test_a_users_cell_is_not_known_by_its_name() -> None:
+    def lstm(x, R, s):
+        i, f, o = sigmoid(x.i + R.i @ s.h), sigmoid(x.f + R.f @ s.h), sigmoid(x.o + R.o @ s.h)
+        c = f * s.c + i * tanh(x.g + R.g @ s.h)
+        return State(h=o * c, c=c)  # without the tanh
+
+    of = recurrent(Cell(lstm, gates=("i", "f", "g", "o"), states=("h", "c")), INPUT, HIDDEN)
+    assert onnx_form(of.cell) is None
+    with pytest.raises(ValueError, match="no operator for the equations of the cell 'lstm'"):
+        to_onnx(of.cell, of.weights(0))
+
+
+def test_a_users_cell_that_is_no_graph_has_no_form() -> None:
+    assert onnx_form(Cell(lambda x, R, s: State(h=torch.erf(x.h + R.h @ s.h)), gates=("h",), name="erf")) is None

@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from elman import cells
-from elman.layout import ONNX, Weights, to_onnx
+from elman.layout import Weights, onnx_form, to_onnx
 from peers import Arrays, Prepared
 
 VERSION = onnxruntime.__version__
@@ -19,7 +19,8 @@ VERSION = onnxruntime.__version__
 
 def session(cell: str, arrays: Arrays, given: Arrays) -> onnxruntime.InferenceSession:
     """A model of one node that takes `given` and holds the weights."""
-    form = ONNX[cell]
+    form = onnx_form(cells.by_name(cell))
+    assert form is not None
     weights = Weights(*(torch.from_numpy(arrays[name]) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")))
     if "weight_ch" in arrays:
         weights = weights._replace(ch=torch.from_numpy(arrays["weight_ch"]))

@@ -110,32 +110,12 @@ def _refuse(symbol: str) -> Callable[..., Node]:
     return refuse
 
 
-for _name, _symbol in {
-    "__lt__": "<",
-    "__le__": "<=",
-    "__gt__": ">",
-    "__ge__": ">=",
-    "__eq__": "==",
-    "__ne__": "!=",
-    "__pow__": "**",
-    "__rpow__": "**",
-    "__mod__": "%",
-    "__rmod__": "%",
-    "__floordiv__": "//",
-    "__rfloordiv__": "//",
-    "__matmul__": "@",
-    "__rmatmul__": "@",
-    "__getitem__": "[]",
-    "__iter__": "iteration",
-    "__len__": "len",
-    "__float__": "float",
-    "__int__": "int",
-    "__invert__": "~",
-    "__and__": "&",
-    "__or__": "|",
-    "__xor__": "^",
-}.items():
-    setattr(Node, _name, _refuse(_symbol))
+# Python's other operators, by the name of the method and the sign.
+_REFUSED = """lt < le <= gt > ge >= eq == ne != pow ** rpow ** mod % rmod % floordiv // rfloordiv // matmul @ rmatmul @
+getitem [] iter iteration len len float float int int invert ~ and & or | xor ^"""
+_words = iter(_REFUSED.split())
+for _name, _symbol in zip(_words, _words, strict=True):
+    setattr(Node, f"__{_name}__", _refuse(_symbol))
 
 
 def _apply(op: str, *arguments: Any) -> Node:
@@ -280,5 +260,23 @@ def fingerprint(cell: Cell) -> str:
     graph = trace(cell).needed()
     nodes = [(n.op, [a.index for a in n.arguments], n.name, n.value) for n in graph.nodes]
     outputs = [(name, node.index) for name, node in graph.outputs.items()]
-    form = repr((cell.gates, cell.states, cell.vectors, cell.projected, cell.anatomy, nodes, outputs))
-    return hashlib.sha256(form.encode()).hexdigest()[:16]
+    return _digits((cell.gates, cell.states, cell.vectors, cell.projected, cell.anatomy, nodes, outputs))
+
+
+@cache
+def equations(cell: Cell) -> str:
+    """What a step computes, in sixteen digits: the same in whichever order its gates, terms and lines are written.
+
+    NotTraceable if its step is no graph.
+    """
+    graph, said = trace(cell), {}
+    for node in graph.nodes:
+        inside = [said[a.index] for a in node.arguments]
+        if node.op in OPERATIONS and OPERATIONS[node.op].commutes:
+            inside.sort()
+        said[node.index] = _digits((node.op, inside, node.name, node.value))
+    return _digits([(state, said[node.index]) for state, node in graph.outputs.items()])
+
+
+def _digits(form: Any) -> str:
+    return hashlib.sha256(repr(form).encode()).hexdigest()[:16]

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from elman import cells
 from elman.cell import Cell
+from elman.graph import NotTraceable, equations
 
 
 class Weights(NamedTuple):
@@ -232,18 +234,32 @@ class Onnx(NamedTuple):
     attributes: Mapping[str, object] = MappingProxyType({})
 
 
+# By built-in cell; `onnx_form` finds other cells of the same equations, which order gates and peepholes as they like.
 # Coupled cells: ONNX keeps the input gate (f = 1 - i) where elman keeps the forget gate (i = 1 - f).
 # sigmoid(-a) = 1 - sigmoid(a), so its i rows are minus our f rows; its f rows are ignored.
 ONNX = {
-    "rnn": Onnx("RNN", ("h",), attributes={"activations": ["Tanh"]}),
-    "rnn_relu": Onnx("RNN", ("h",), attributes={"activations": ["Relu"]}),
-    "lstm": Onnx("LSTM", ("i", "o", "f", "g")),
-    "peephole_lstm": Onnx("LSTM", ("i", "o", "f", "g"), ("i", "o", "f")),
-    "coupled_lstm": Onnx("LSTM", ("-f", "o", "", "g"), attributes={"input_forget": 1}),
-    "coupled_peephole_lstm": Onnx("LSTM", ("-f", "o", "", "g"), ("-f", "o", ""), attributes={"input_forget": 1}),
-    "gru": Onnx("GRU", ("z", "r", "n"), attributes={"linear_before_reset": 1}),
-    "gru_before": Onnx("GRU", ("z", "r", "n"), attributes={"linear_before_reset": 0}),
+    cells.rnn: Onnx("RNN", ("h",), attributes={"activations": ["Tanh"]}),
+    cells.rnn_relu: Onnx("RNN", ("h",), attributes={"activations": ["Relu"]}),
+    cells.lstm: Onnx("LSTM", ("i", "o", "f", "g")),
+    cells.peephole_lstm: Onnx("LSTM", ("i", "o", "f", "g"), ("i", "o", "f")),
+    cells.coupled_lstm: Onnx("LSTM", ("-f", "o", "", "g"), attributes={"input_forget": 1}),
+    cells.coupled_peephole_lstm: Onnx("LSTM", ("-f", "o", "", "g"), ("-f", "o", ""), attributes={"input_forget": 1}),
+    cells.gru: Onnx("GRU", ("z", "r", "n"), attributes={"linear_before_reset": 1}),
+    cells.gru_before: Onnx("GRU", ("z", "r", "n"), attributes={"linear_before_reset": 0}),
 }
+
+
+def onnx_form(cell: Cell) -> Onnx | None:
+    """ONNX's form of a cell, known by its equations whatever its name; None if ONNX has no operator for it."""
+    try:
+        return _by_equations().get(equations(cell))
+    except NotTraceable:
+        return None
+
+
+@cache
+def _by_equations() -> dict[str, Onnx]:
+    return {equations(cell): form for cell, form in ONNX.items()}
 
 
 def _reorder(blocks: Tensor, have: tuple[str, ...], want: tuple[str, ...]) -> Tensor:
@@ -256,9 +272,12 @@ def _reorder(blocks: Tensor, have: tuple[str, ...], want: tuple[str, ...]) -> Te
 def to_onnx(cell: Cell, weights: Weights) -> dict[str, Tensor]:
     """The weights of one direction as ONNX wants them: W (n*H, I), R (n*H, H), B (2*n*H,), P (3*H,).
 
-    n is the number of rows in `ONNX[cell.name]`. B and P are left out where there are none.
+    n is the number of rows in `onnx_form(cell)`. B and P are left out where there are none. ValueError for a cell,
+    or a layer, that ONNX has no operator for.
     """
-    form = ONNX[cell.name]
+    form = onnx_form(cell)
+    if form is None:
+        raise ValueError(f"ONNX has no operator for the equations of the cell {cell.name!r}")
     if weights.ih is None or weights.hh is None:
         raise ValueError(f"cell {cell.name!r} lacks a weight matrix that ONNX's {form.operator} needs")
     count = len(cell.gates)

@@ -24,6 +24,7 @@ class Operation(NamedTuple):
     shares: tuple[Share, ...] = ()  # the adjoint of each argument; none for what only derivatives are made of
     also: tuple[Any, ...] = ()  # further functions that are the same in a step
     nonlinear: bool = False  # a function, computed early and kept for backward, and not arithmetic, which is done again
+    commutes: bool = False  # whether its arguments may change places
     whole_row: bool = False  # needs its argument of every unit before it starts, as a product does
 
     def __call__(self, *nodes: Any) -> Any:
@@ -41,9 +42,17 @@ where_positive = Operation("where_positive", lambda d, y: torch.where(y <= 0, 0.
 where_larger = Operation("where_larger", lambda d, a, b: torch.where(a < b, 0.0, torch.where(a == b, d / 2, d)))
 
 _OF_STEPS = (
-    Operation("add", operator.add, (lambda d, y, a, b: d, lambda d, y, a, b: d), (torch.Tensor.__add__,)),
+    Operation(
+        "add", operator.add, (lambda d, y, a, b: d, lambda d, y, a, b: d), (torch.Tensor.__add__,), commutes=True
+    ),
     Operation("sub", operator.sub, (lambda d, y, a, b: d, lambda d, y, a, b: -d), (torch.Tensor.__sub__,)),
-    Operation("mul", operator.mul, (lambda d, y, a, b: d * b(), lambda d, y, a, b: d * a()), (torch.Tensor.__mul__,)),
+    Operation(
+        "mul",
+        operator.mul,
+        (lambda d, y, a, b: d * b(), lambda d, y, a, b: d * a()),
+        (torch.Tensor.__mul__,),
+        commutes=True,
+    ),
     Operation(
         "div",
         operator.truediv,
@@ -64,11 +73,13 @@ _OF_STEPS = (
         "maximum",
         torch.maximum,
         (lambda d, y, a, b: where_larger(d, a(), b()), lambda d, y, a, b: where_larger(d, b(), a())),
+        commutes=True,
     ),
     Operation(
         "minimum",
         torch.minimum,
         (lambda d, y, a, b: where_larger(d, b(), a()), lambda d, y, a, b: where_larger(d, a(), b())),
+        commutes=True,
     ),
 )
 
