@@ -542,7 +542,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     ),
     "picture onto a directory": (
         ["explain", "{run}", "--text", "the", "--output", "{directory}"],
-        ["{directory}", "Is a directory"],
+        ["{directory}", "it is a directory, which no file may replace"],
     ),
     "equations of no cell": (["cells", "gur"], ["'gur'", "did you mean 'gru'"]),
     "cells of no size": (["cells", "gru", "--hidden-size", "0"], ["--hidden-size 0"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -102,6 +103,7 @@ def training(of: Any, x: Tensor, states: tuple[Tensor, ...]) -> list[Tensor]:
     return [*results, *torch.autograd.grad(results, sources, cotangents)]
 
 
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch's code generator needs a compiler of C++")
 def test_a_model_by_inductor() -> None:
     """A model around the layers, by torch's own code generator, as users compile it."""
 

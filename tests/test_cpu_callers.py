@@ -411,11 +411,11 @@ def test_a_graph_is_differentiated_by_another_thread(name: str, teams: list[int]
 
 
 FORKS = """
-def one(cell: str, engine: str, r: List[bool], x: Tensor, t: List[List[Tensor]]) -> List[Tensor]:
-    return torch.ops.elman.infer(cell, engine, None, r, x, t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7], t[8], None, None)
+def one(cell: str, engine: str, r: List[bool], x: Tensor, t: List[Optional[List[Tensor]]], s: List[Tensor]) -> List[Tensor]:
+    return torch.ops.elman.infer(cell, engine, None, r, x, t[0], t[1], t[2], t[3], t[4], t[5], s, None, None, None, None)
 
-def some(n: int, cell: str, engine: str, r: List[bool], x: Tensor, t: List[List[Tensor]]):
-    futures = [torch.jit.fork(one, cell, engine, r, x, t) for _ in range(n)]
+def some(n: int, cell: str, engine: str, r: List[bool], x: Tensor, t: List[Optional[List[Tensor]]], s: List[Tensor]):
+    futures = [torch.jit.fork(one, cell, engine, r, x, t, s) for _ in range(n)]
     return [torch.jit.wait(future) for future in futures]
 """
 
@@ -429,7 +429,7 @@ def test_threads_of_torchs_own_that_run_an_operator(name: str, teams: list[int])
     record = record.replaced([t if t is None else t.detach() for t in record.tensors()])
     key, engine, _, reverse, x, *lists = operators.arguments("cpu", record)
     scripted: Any = torch.jit.CompilationUnit(FORKS)
-    for results in scripted.some(6, key, engine, reverse, x, lists[:-2]):
+    for results in scripted.some(6, key, engine, reverse, x, lists[:6], lists[6]):
         assert equal(results, alone(name)[: 1 + len(states)])
     called(teams, 6)
 

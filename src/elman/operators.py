@@ -24,9 +24,10 @@ from elman import names, native
 from elman.engines import ENGINES, REFERENCE, Composed, Engine, Gradients
 from elman.layout import Call, Direction, Results, Weights, misfit
 
-KINDS = tuple(f"Tensor[] {field}" for field in Weights._fields)  # one for each direction, or none
+# One tensor for each direction. Where there are none the list is missing: AOTInductor hands on no empty one.
+KINDS = tuple(f"Tensor[]? {field}" for field in Weights._fields)
 CALL = f"""str cell, str engine, ScalarType? autocast, bool[] reverse, Tensor x, {", ".join(KINDS)}, \
-Tensor[] state, Tensor[] streams, Tensor[] constants, Tensor? lengths, Tensor? reset"""
+Tensor[] state, Tensor[]? streams, Tensor[]? constants, Tensor? lengths, Tensor? reset"""
 
 library = torch.library.Library("elman", "DEF")
 library.define(f"infer({CALL}) -> Tensor[]")
@@ -88,9 +89,9 @@ def _by_operator(name: str, call: Call) -> Results:
 
 def arguments(name: str, call: Call) -> tuple[Any, ...]:
     """The operators' arguments."""
-    kinds = [[weight for weight in weights if weight is not None] for weights in _by_kind(call)]
+    kinds = [[weight for weight in weights if weight is not None] or None for weights in _by_kind(call)]
     key = call.cell.key or names.register(call.cell)
-    rest = list(call.state), list(call.streams), list(call.constants), call.lengths, call.reset
+    rest = list(call.state), list(call.streams) or None, list(call.constants) or None, call.lengths, call.reset
     return key, name, call.autocast, call.reverse, call.x, *kinds, *rest
 
 
@@ -106,7 +107,7 @@ def _together(*arguments: Any) -> tuple[str, Call]:
     directions = tuple(
         [Direction(Weights(*[kind[d] if kind else None for kind in kinds]), back) for d, back in enumerate(reverse)]
     )
-    rest = tuple(state), tuple(streams), tuple(constants), lengths, reset
+    rest = tuple(state), tuple(streams or ()), tuple(constants or ()), lengths, reset
     return name, Call(names.find(key), x, directions, *rest, autocast)
 
 
@@ -114,10 +115,10 @@ def _grouped(call: Call, by_tensor: Sequence[Any]) -> tuple[Any, ...]:
     """What there is for every tensor of a call, such as its gradient, in the form of the operators' arguments."""
     own = call.replaced(by_tensor)
     kinds = [
-        [value for value, weight in zip(values, weights, strict=True) if weight is not None]
+        [value for value, weight in zip(values, weights, strict=True) if weight is not None] or None
         for values, weights in zip(_by_kind(own), _by_kind(call), strict=True)
     ]
-    rest = list(own.state), list(own.streams), list(own.constants), own.lengths, own.reset
+    rest = list(own.state), list(own.streams) or None, list(own.constants) or None, own.lengths, own.reset
     return None, None, None, None, own.x, *kinds, *rest
 
 

@@ -28,16 +28,19 @@ Key = list[Any]
 class Known(NamedTuple):
     """What to do for a key."""
 
-    run: Callable[[list[int]], bool]  # on weights, states, x and output of each direction, final states, panels
+    run: Callable[
+        [list[int]], bool
+    ]  # on the call's tensors but x, x and output of each direction, final states, panels
     kept: list[int]  # addresses of the panels of a frozen layer
     directions: int
     output: tuple[int, ...] | None  # its shape; None if that is the state's
 
-    def __call__(self, addresses: list[int], x: Tensor, state: tuple[Tensor, ...]) -> Results | None:
-        """addresses: of weights and states. None where there are fewer threads than the script needs."""
-        output = empty_like(state[0]) if self.output is None else empty(self.output, x.dtype)
-        finals = tuple([empty_like(s) for s in state])
-        addresses += [x.data_ptr()] * self.directions + [output.data_ptr()] * self.directions
+    def __call__(self, addresses: list[int], call: Call) -> Results | None:
+        """addresses: of x and the call's other tensors. None where there are fewer threads than the script needs."""
+        output = empty_like(call.state[0]) if self.output is None else empty(self.output, call.x.dtype)
+        finals = tuple([empty_like(s) for s in call.state])
+        x, *addresses = addresses
+        addresses += [x] * self.directions + [output.data_ptr()] * self.directions
         addresses += [final.data_ptr() for final in finals]
         addresses += self.kept
         return (output, finals) if self.run(addresses) else None
@@ -55,33 +58,23 @@ class Calls:
         x may also be one step, (B, I), and the output is then.
         """
         key: Key = [call.cell, threads.available()]
+        for direction in call.directions:
+            key.append(direction.reverse)
         addresses: list[int] = []
-        for weights, reverse in call.directions:
-            key.append(reverse)
-            for weight in weights:
-                if weight is None:
-                    key.append(None)
-                elif not _look(weight, key, addresses):
-                    return None
-        return self._infer(call, key, addresses)
+        return self._infer(call, key, addresses) if _look(call.tensors(), key, addresses) else None
 
     def _infer(self, call: Call, key: Key, addresses: list[int]) -> Results | None:
-        """The same, when the weights were looked at."""
-        for s in call.state:
-            if not _look(s, key, addresses):
-                return None
-        if not _look(call.x, key, []):
-            return None
+        """The same, when everything was looked at."""
         found = tuple(key)
         try:
             known = self._known[found]
         except KeyError:
             if len(self._known) >= MOST:
                 self._known.clear()
-            self._known[found] = known = self.know(call, addresses)
-        return None if known is None else known(addresses, call.x, call.state)
+            self._known[found] = known = self.know(call)
+        return None if known is None else known(addresses, call)
 
-    def know(self, call: Call, addresses: list[int]) -> Known | None:
+    def know(self, call: Call) -> Known | None:
         """What is done for calls of this form."""
         form = _form(call)
         return None if form is None else _known(call, infer_script(call.cell, form), form, {})
@@ -95,14 +88,18 @@ def infer(call: Call) -> Results | None:
     return (call.packed or _calls).infer(call)
 
 
-def _look(tensor: Tensor, key: Key, addresses: list[int]) -> bool:
-    """Add to a key, and to addresses. False for a tensor whose memory is not its numbers."""
-    if type(tensor) not in PLAIN or not tensor.is_cpu or tensor.layout is not torch.strided:
-        return False
-    if tensor.is_neg() or tensor._is_zerotensor():
-        return False
-    key += (tensor.shape, tensor.stride(), tensor.dtype)
-    addresses.append(tensor.data_ptr())
+def _look(tensors: Sequence[Tensor | None], key: Key, addresses: list[int]) -> bool:
+    """Add to a key, and to addresses. False if the memory of one of the tensors is not its numbers."""
+    for tensor in tensors:
+        if tensor is None:
+            key.append(None)
+            continue
+        if type(tensor) not in PLAIN or not tensor.is_cpu or tensor.layout is not torch.strided:
+            return False
+        if tensor.is_neg() or tensor._is_zerotensor():
+            return False
+        key += (tensor.shape, tensor.stride(), tensor.dtype)
+        addresses.append(tensor.data_ptr())
     return True
 
 
@@ -141,9 +138,14 @@ class Packed(Calls):
         self._panels: dict[Any, dict[str, Tensor]] = {}
 
     def infer(self, call: Call) -> Results | None:
-        return self._infer(call, [threads.available()], self._addresses.copy())
+        key: Key = [threads.available()]
+        addresses: list[int] = []
+        if not _look((call.x, *call.state, *call.streams, *call.constants, call.lengths, call.reset), key, addresses):
+            return None
+        addresses[1:1] = self._addresses
+        return self._infer(call, key, addresses)
 
-    def know(self, call: Call, addresses: list[int]) -> Known | None:
+    def know(self, call: Call) -> Known | None:
         form = _form(call)
         if form is None:
             return None

@@ -31,7 +31,7 @@ class Array(NamedTuple):
 
     def at(self, time: int = 0, row: int = 0, column: int = 0) -> Array:
         """The part that begins there."""
-        return self._replace(offset=self.offset + time * self.time + row * self.row + column)
+        return Array(self.base, self.offset + time * self.time + row * self.row + column, self.time, self.row)
 
 
 class Task(NamedTuple):
@@ -128,12 +128,16 @@ class Script:
             directory += len(stage)
         starts = accumulate((1 + len(task.words) for task in tasks), initial=directory)
         words += islice(starts, len(tasks))
-        bases, size = [0] * len(words), self.dtype.itemsize
-        words += [word.offset * size if word.__class__ is Array else word for word in flat]  # pyright: ignore[reportAttributeAccessIssue]
-        bases += [places[word.base] if word.__class__ is Array else 0 for word in flat]  # pyright: ignore[reportAttributeAccessIssue]
+        place, size = len(words), self.dtype.itemsize
+        self._words, self._bases = array("q", words), array("q", bytes(8 * (place + len(flat))))
+        for number, word in enumerate(flat):
+            if word.__class__ is Array:
+                base, offset, _, _ = word  # pyright: ignore[reportGeneralTypeIssues]
+                flat[number] = offset * size
+                self._bases[place + number] = places[base]
+        self._words.extend(flat)  # pyright: ignore[reportArgumentType]
         self._stages = []
-        self._words, self._bases = array("q", words), array("q", bases)  # pyright: ignore
-        self._addresses = self._words.buffer_info()[0], self._bases.buffer_info()[0], len(words)
+        self._addresses = self._words.buffer_info()[0], self._bases.buffer_info()[0], len(self._words)
         self._seen: tuple[object, list[int]] = (None, [])
         self._orders: dict[tuple[str, ...], Run] = {}
         return self
