@@ -20,6 +20,7 @@ import pytest
 
 from elman import cells
 from elman.cpu import compiled, llvm, system
+from elman.cpu.formats import FLOAT64
 from elman.cpu.program import INT, POINTER, Program
 from test_cpu_targets import ROOT
 
@@ -44,7 +45,7 @@ class Writer:
 
         def constant(number: int) -> Program:
             self.times += 1
-            p = Program(llvm.new_module("constant"), "constant", {"out": POINTER}, 8, 1)
+            p = Program(llvm.new_module("constant"), "constant", {"out": POINTER}, FLOAT64, lanes=1)
             p.store_word(p.int(number), p.given["out"], 0)
             return p
 

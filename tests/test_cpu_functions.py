@@ -14,21 +14,22 @@ from numpy.typing import NDArray
 
 from elman import operations
 from elman.cpu import functions, llvm
+from elman.cpu.formats import FLOAT32, FLOAT64
 from elman.cpu.program import INT, POINTER, Program
 
 Numbers = NDArray[Any]
 FORMATS = {"float32": np.float32, "float64": np.float64}
+OF_NAME = {each.name: each for each in (FLOAT32, FLOAT64)}
 formats = pytest.mark.parametrize("form", FORMATS)
 
 
 @cache
 def compiled(name: str, arguments: int, form: str) -> Callable[..., None]:
     """out[i] = function(a[i], b[i]) for i < n, a whole number of vectors."""
-    size = np.dtype(form).itemsize
-    lanes = llvm.target().lanes(size)
+    lanes = OF_NAME[form].lanes
     sources = [f"in{k}" for k in range(arguments)]
     given: dict[str, Any] = {**dict.fromkeys(sources, POINTER), "out": POINTER, "n": INT}
-    p = Program(llvm.new_module(name), name, given, size, lanes)
+    p = Program(llvm.new_module(name), name, given, OF_NAME[form])
     with p.loop(0, p.given["n"], lanes) as k:
         values = [p.load(p.given[source], k) for source in sources]
         p.store(functions.OPERATIONS[name](p, *values), p.given["out"], k)
@@ -39,7 +40,7 @@ def compiled(name: str, arguments: int, form: str) -> Callable[..., None]:
 
 def apply(name: str, *arguments: Numbers) -> Numbers:
     form = arguments[0].dtype
-    lanes = llvm.target().lanes(form.itemsize)
+    lanes = OF_NAME[form.name].lanes
     count = arguments[0].size
     padded = [np.resize(a, -(-count // lanes) * lanes) for a in arguments]
     out = np.full_like(padded[0], np.nan)

@@ -83,8 +83,8 @@ class Fences:
         address = inside + (room - size if self.at_end else 0)
         ctypes.memset(inside, MARK, room)
         self.marked.append((inside, address - inside) if self.at_end else (address + size, room - size))
-        tensor = torch.frombuffer((ctypes.c_char * size).from_address(address), dtype=dtype).view(shape)
-        return tensor.fill_(torch.nan)
+        ctypes.memset(address, 0xFF, size)  # NaN in every format
+        return torch.frombuffer((ctypes.c_char * size).from_address(address), dtype=dtype).view(shape)
 
     def copy(self, tensor: Tensor) -> Tensor:
         return self.empty(tensor.shape, tensor.dtype).copy_(tensor.detach())

@@ -13,7 +13,9 @@ import torch
 
 from cases import inputs, layer
 from elman.cpu import layer_scripts, passes
-from elman.cpu.script import Script
+from elman.cpu.formats import FLOAT32, FLOAT64
+from elman.cpu.script import Script, Task
+from elman.cpu.tables import copy
 
 
 def gru_script() -> tuple[Script, dict[str, Any]]:
@@ -91,10 +93,28 @@ def test_a_wrong_number_of_addresses_is_refused() -> None:
 
 
 def test_a_name_is_given_once() -> None:
-    script = Script(torch.float32, 1)
+    script = Script(FLOAT32, 1)
     script.given("x")
     with pytest.raises(ValueError, match="given the array 'x' twice"):
         script.given("x")
+
+
+def test_an_array_has_a_format_of_its_own() -> None:
+    """Numbers of four and of eight bytes in one script, given and in rooms, found by their place among numbers."""
+    tensors = {"narrow": torch.randn(3, 5), "wide": torch.randn(3, 5, dtype=torch.float64)}
+    script = Script(FLOAT32, 1)
+    stages: list[list[Task]] = [[], []]
+    for name, form in (("narrow", None), ("wide", FLOAT64)):
+        given, out = script.given(name, row=5, form=form), script.given(f"{name} out", row=2, form=form)
+        room = script.room(64, row=4, form=form)
+        stages[0].append(copy(given.at(row=1, column=2), room.at(row=3), 2, 2))
+        stages[1].append(copy(room.at(row=3), out.at(row=1), 2, 2))
+    for tasks in stages:
+        script.stage(tasks)
+    outs = {f"{name} out": torch.zeros(3, 2, dtype=t.dtype) for name, t in tensors.items()}
+    assert script.close()({name: t.data_ptr() for name, t in (tensors | outs).items()})
+    for name, t in tensors.items():
+        assert torch.equal(outs[f"{name} out"], torch.cat([torch.zeros(1, 2, dtype=t.dtype), t[1:, 2:4]]))
 
 
 def test_nothing_of_this_is_an_assertion() -> None:

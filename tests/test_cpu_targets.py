@@ -52,6 +52,7 @@ def test_a_lesser_processor_is_right(target: str) -> None:
 COMPILE = """
 from elman import cells
 from elman.cpu import functions, kernels, llvm, matrices, packing, product, script, team
+from elman.cpu.formats import FLOAT32, FLOAT64
 
 made = []  # the machine code of every module that would be run
 
@@ -66,18 +67,18 @@ def load(code, names):
     return [1] * len(names)
 
 llvm.machine_code, llvm.load = machine_code, load
-for size in (4, 8):
+for form in (FLOAT32, FLOAT64):
     for cell in cells.BUILT_IN.values():
         for which in ("infer", "forward", "backward"):
-            kernels.kernel(cell, which, size, ("hidden", "projected")[: 1 + bool(cell.projected)])
+            kernels.kernel(cell, which, form, ("hidden", "projected")[: 1 + bool(cell.projected)])
     for rows, vectors in ((1, 4), (6, 2), (6, 4)):
-        product.tile(rows, vectors, size, fetch=True)
-    product.dots(size)
+        product.tile(rows, vectors, form, fetch=True)
+    product.dots(form)
     for add in (False, True):
-        matrices.linear(size, add)
-        packing.copy(size, add)
+        matrices.linear(form, add)
+        packing.copy(form, add)
     for kernel in (matrices.outer, packing.transposed, packing.rows, packing.columns, packing.total):
-        kernel(size)
+        kernel(form)
 team.text()
 print(len(made), llvm.runs_here())
 print(*sorted({line.split()[0] for text in made for line in text.splitlines() if line.startswith("\\t")}))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from elman.cpu import llvm, team
+from elman.cpu.formats import FLOAT64
 from elman.cpu.program import POINTER, Program
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="processors are chosen as Linux has them")
@@ -37,7 +38,7 @@ class System:
 
     def move_over(self, caller: int) -> list[set[int]]:
         """The masks that a thread sets which finds the caller on that processor."""
-        p = Program(llvm.new_module("move"), "move", {"words": POINTER}, 8, 1)
+        p = Program(llvm.new_module("move"), "move", {"words": POINTER}, FLOAT64, lanes=1)
         team.move_over(p, p.given["words"])
         words = (ctypes.c_int64 * team.HEAD)()
         addresses = [ctypes.cast(function, ctypes.c_void_p).value or 0 for function in self.kept]

@@ -11,6 +11,7 @@ import torch
 from elman import cells
 from elman.cli.doctor import doctor
 from elman.cpu import llvm, system
+from elman.cpu.formats import FLOAT32
 from elman.errors import InputError
 
 
@@ -35,7 +36,7 @@ def test_it_tells_what_is_there(
     told = said(capsys)
     assert f"torch {torch.__version__}" in told["versions"]
     assert llvm.target().cpu in told["processor"]
-    assert f"{llvm.target().lanes(4)} float32" in told["vectors"]
+    assert f"{FLOAT32.lanes} float32" in told["vectors"]
     assert told["executable memory"] == "allowed"
     assert told["compiled code"] == f"0 files of 0 bytes together in {tmp_path / 'elman'}"
     assert {name for name in told if name in cells.BUILT_IN} == set(cells.BUILT_IN)

@@ -113,7 +113,7 @@ MUTANTS = [
         "def run(",
         "outputs.reverse()",
         "pass",
-        "test_identities.py::test_reversed_input_through_the_reverse_direction_is_the_reversed_output",
+        "test_cells.py",
     ),
     Mutant(
         "a step too few",
@@ -443,6 +443,14 @@ MUTANTS = [
         "test_training.py::test_a_link_is_followed",
     ),
     # Scripts, workspace, quick calls, the code cache.
+    Mutant(
+        "an array of another format",
+        "cpu/script.py",
+        "def close",
+        "offset * form.bytes",
+        "offset * self._form.bytes",
+        "test_cpu_scripts.py::test_an_array_has_a_format_of_its_own",
+    ),
     Mutant(
         "an order of names that is not kept",
         "cpu/script.py",

@@ -16,6 +16,7 @@ def doctor() -> None:
     import elman
     from elman import cells
     from elman.cpu import compiled, llvm, system, threads
+    from elman.cpu.formats import FLOAT32, FLOAT64
     from elman.engines import choose
     from elman.errors import InputError
     from elman.layers import Recurrent
@@ -39,7 +40,7 @@ def doctor() -> None:
         say("", "kernels for it cannot run on this processor: ELMAN_CPU asks for another one")
     say(
         "vectors",
-        f"{target.vector_bytes} bytes: {target.lanes(4)} float32 or {target.lanes(8)} float64; {target.registers} registers, "
+        f"{target.vector_bytes} bytes: {FLOAT32.lanes} float32 or {FLOAT64.lanes} float64; {target.registers} registers, "
         f"{'' if target.fused else 'no '}fused multiply-add",
     )
     if system.parallel() is None:

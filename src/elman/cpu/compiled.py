@@ -22,6 +22,7 @@ from llvmlite import ir
 
 from elman.cell import Cell
 from elman.cpu import llvm, system
+from elman.cpu.formats import Format
 from elman.cpu.program import Program
 from elman.graph import fingerprint
 
@@ -48,7 +49,7 @@ P = ParamSpec("P")
 
 
 def module(write: Callable[P, Written]) -> Callable[P, Code]:
-    """What `write` writes, compiled. Its arguments are numbers, names, and cells."""
+    """What `write` writes, compiled. Its arguments are numbers, names, formats and cells."""
 
     @wraps(write)
     def compiled(*arguments: P.args, **named: P.kwargs) -> Code:
@@ -83,8 +84,13 @@ def function(write: Callable[P, Program]) -> Callable[P, int]:
 
 
 def _key(name: str, arguments: Sequence[Any]) -> str:
-    told = [fingerprint(argument) if isinstance(argument, Cell) else argument for argument in arguments]
-    return repr((name, told, _surroundings()))
+    return repr((name, [_told(argument) for argument in arguments], _surroundings()))
+
+
+def _told(argument: Any) -> Any:
+    if isinstance(argument, Cell):
+        return fingerprint(argument)
+    return argument.name if isinstance(argument, Format) else argument
 
 
 @cache

@@ -10,38 +10,10 @@ import math
 from collections.abc import Callable
 from fractions import Fraction
 from functools import cache
-from typing import NamedTuple
 
 from llvmlite import ir
 
 from elman.cpu.program import Program, Value
-
-
-class Format(NamedTuple):
-    """What depends on the floating-point format."""
-
-    mantissa: int  # bits stored
-    bias: int  # of the exponent
-    terms: int  # of the polynomial for e^r, |r| <= ln(2)/2, beside 1 + r: its error is below a tenth of a unit
-    more_terms: int  # the same for (e^r - 1) / r, 0 <= r <= ln 2
-    high: float  # ln 2 in two parts; the first has so few bits that k times it is exact
-    low: float
-    tanh_one: float  # from here up tanh rounds to 1
-    sigmoid_zero: float  # from here down sigmoid is below the smallest normal number
-
-
-def _parts(bits: int) -> tuple[float, float]:
-    """ln 2 = a number of so few bits + the rest."""
-    high = math.floor(math.log(2) * 2**bits) / 2**bits
-    # The rest to double precision: ln 2 itself is 0x1.62e42fefa39ef35793c7673007e5p-1.
-    beyond = float.fromhex("0x1.abc9e3b39803f2f6af40p-56")
-    return high, (math.log(2) - high) + beyond
-
-
-FORMATS = {
-    4: Format(23, 127, 5, 6, *_parts(14), tanh_one=9.02, sigmoid_zero=-126 * math.log(2)),
-    8: Format(52, 1023, 10, 11, *_parts(41), tanh_one=19.1, sigmoid_zero=-1022 * math.log(2)),
-}
 
 
 def _reduced(p: Program, x: Value, times: int, down: bool = False) -> tuple[Value, Value]:
@@ -49,7 +21,7 @@ def _reduced(p: Program, x: Value, times: int, down: bool = False) -> tuple[Valu
 
     |times s| <= ln(2)/2, or with `down` 0 <= times s <= ln 2.
     """
-    f = FORMATS[p.dtype_bytes]
+    f = p.arithmetic
     # Added to a number this large, anything is rounded to a whole number, which then stands in the low bits.
     shift = 1.5 * 2**f.mantissa + f.bias
     # Not quite a half: a tie must not round the smallest x to k = -1.
@@ -62,7 +34,7 @@ def _reduced(p: Program, x: Value, times: int, down: bool = False) -> tuple[Valu
 
 def _power_of_two(p: Program, biased: Value) -> Value:
     """2^k from the low bits of k + bias."""
-    places = ir.Constant(p.bit_vector, [FORMATS[p.dtype_bytes].mantissa] * p.width)
+    places = ir.Constant(p.bit_vector, [p.arithmetic.mantissa] * p.width)
     return Value(p, p.builder.bitcast(p.builder.shl(biased.ir, places), p.vector))
 
 
@@ -89,7 +61,7 @@ def _polynomial(terms: int, low: float, high: float) -> list[float]:
 
 def _beyond_one(p: Program, s: Value, times: int, down: bool = False) -> Value:
     """(e^(times s) - 1) / |times| = +-s + s^2 (...), for s as `_reduced` gives it."""
-    f, half = FORMATS[p.dtype_bytes], math.log(2) / 2
+    f, half = p.arithmetic, math.log(2) / 2
     a = _polynomial(f.more_terms, 0.0, 2 * half) if down else _polynomial(f.terms, -half, half)
     scaled = [value * times**n / abs(times) for n, value in enumerate(a, start=2)]
     series = p.splat(scaled[-1])
@@ -99,7 +71,7 @@ def _beyond_one(p: Program, s: Value, times: int, down: bool = False) -> Value:
 
 
 def exp(p: Program, x: Value) -> Value:
-    f = FORMATS[p.dtype_bytes]
+    f = p.arithmetic
     largest = (f.bias + 1) * math.log(2)  # infinity from here up
     # 2^k in two factors: one alone would overflow before exp(x) does, and could not be denormal.
     k, r = _reduced(p, clamp(p, x, -1.3 * largest, 1.1 * largest), 1)
@@ -115,7 +87,7 @@ def exp(p: Program, x: Value) -> Value:
 
 def sigmoid(p: Program, x: Value) -> Value:
     """1 / (1 + e^-x)"""
-    zero = FORMATS[p.dtype_bytes].sigmoid_zero
+    zero = p.arithmetic.sigmoid_zero
     k, s = _reduced(p, clamp(p, x, zero, -zero), -1)
     y = p.splat(1.0).over(p.fma(_beyond_one(p, s, -1) + 1, _power_of_two(p, k), 1))
     return p.select(x < zero, 0.0, y)
@@ -126,7 +98,7 @@ def tanh(p: Program, x: Value) -> Value:
 
     No term is negative, so nothing cancels.
     """
-    f = FORMATS[p.dtype_bytes]
+    f = p.arithmetic
     size = p.elementwise("fabs", x)
     k, s = _reduced(p, p.select(size > f.tanh_one, f.tanh_one, size), 2, down=True)
     scale = _power_of_two(p, k)
@@ -136,7 +108,7 @@ def tanh(p: Program, x: Value) -> Value:
 
 def log(p: Program, x: Value) -> Value:
     """x = 2^e m with m in [sqrt(1/2), sqrt(2)): e ln 2 + 2 artanh(s), s = (m - 1)/(m + 1)."""
-    f, b = FORMATS[p.dtype_bytes], p.builder
+    f, b = p.arithmetic, p.builder
 
     def bits(value: int) -> ir.Constant:
         return ir.Constant(p.bit_vector, [value] * p.width)
@@ -150,9 +122,8 @@ def log(p: Program, x: Value) -> Value:
     count = Value(p, b.sitofp(e, p.vector)) - p.select(small, f.mantissa + 1.0, p.splat(0.0))
     s = (m - 1) / (m + 1)
     square = s * s
-    odd = 11 if p.dtype_bytes == 4 else 25
-    series = p.splat(2 / odd)
-    for n in range(odd - 2, 1, -2):
+    series = p.splat(2 / f.odd)
+    for n in range(f.odd - 2, 1, -2):
         series = p.fma(series, square, 2 / n)
     y = p.fma(count, p.splat(f.high), p.fma(count, p.splat(f.low), p.fma(series * square, s, s + s)))
     y = p.select(x.equals(0.0), -math.inf, y)

@@ -17,6 +17,7 @@ from elman.cell import Cell
 from elman.cpu import compiled, functions, llvm
 from elman.cpu.arrays import Place, kind_of, width_of
 from elman.cpu.compiled import Written
+from elman.cpu.formats import Format
 from elman.cpu.plan import Pass, Product, plan
 from elman.cpu.product import ACCUMULATORS, UNROLL, chosen, panels
 from elman.cpu.program import INT, POINTER, Program, Value
@@ -25,10 +26,10 @@ from elman.leaves import HIDDEN
 from elman.phases import Phase
 
 
-def text(cell: Cell, which: str, dtype_bytes: int, ragged: tuple[str, ...]) -> Written:
+def text(cell: Cell, which: str, form: Format, ragged: tuple[str, ...]) -> Written:
     """The kernel `which`, "infer", "forward" or "backward"; `ragged`: widths that do not fill their last vector."""
     emit = _Backward if which == "backward" else _Forward
-    made = emit(getattr(plan(cell), which), cell, which, dtype_bytes, ragged)
+    made = emit(getattr(plan(cell), which), cell, which, form, ragged)
     return Written(made.p.module, [which], made.words)
 
 
@@ -49,12 +50,11 @@ class Tile(NamedTuple):
 class _Emit:
     """What forward and backward share: the table, places in memory, products, loops."""
 
-    def __init__(self, todo: Pass, cell: Cell, name: str, dtype_bytes: int, ragged: tuple[str, ...]) -> None:
+    def __init__(self, todo: Pass, cell: Cell, name: str, form: Format, ragged: tuple[str, ...]) -> None:
         self.todo, self.cell, self.name, self.ragged = todo, cell, name, ragged
-        lanes = llvm.target().lanes(dtype_bytes)
         module = llvm.new_module(f"{cell.name} {name}")
-        self.p = p = Program(module, name, {"table": POINTER}, dtype_bytes, lanes)
-        self.lanes = lanes
+        self.p = p = Program(module, name, {"table": POINTER}, form)
+        self.lanes = form.lanes
         self.words: list[str] = []
         self._read: dict[str, Value] = {}
         self.units(HIDDEN)

@@ -11,11 +11,10 @@ from functools import cache, lru_cache
 from itertools import chain
 from typing import NamedTuple
 
-import torch
-
 from elman.cell import Cell
 from elman.cpu import packing, product, threads
 from elman.cpu.arrays import Place, width_of
+from elman.cpu.formats import Format
 from elman.cpu.matrices import Factor, Gradient, Linear, gradients
 from elman.cpu.plan import Plan, plan
 from elman.cpu.script import Array, Script, Task
@@ -36,7 +35,7 @@ class Form(NamedTuple):
     inputs: int
     units: int
     proj: int  # 0 where no state is projected
-    dtype: torch.dtype
+    format: Format  # of every number
     threads: int
     reverse: tuple[bool, ...]
     names: tuple[str, ...]  # of what is given
@@ -98,7 +97,7 @@ def _chunk(cell: Cell, form: Form) -> int:
     A cache should still hold it when it is read, but weights that no cache holds should not be read often.
     An even number: every chunk then finds the states in the second of their two places.
     """
-    columns = len(cell.anatomy.input_gates) * form.units * form.dtype.itemsize
+    columns = len(cell.anatomy.input_gates) * form.units * form.format.bytes
     most = max(SHARE_BYTES * form.threads, min(columns * form.inputs, MOST_BYTES))
     return max(2, most // max(1, form.batch * columns) // 2 * 2)
 
@@ -108,7 +107,7 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
     """As many steps as one script may have. part: as `Script` has them; the first brings the weights into panels."""
     form = form._replace(steps=min(form.steps, CHUNKS * _chunk(cell, form)))
     sizes, (steps, batch, _, units) = form.sizes(cell)._replace(frozen=part != "whole"), form[:4]
-    script = Script(sizes.dtype, sizes.threads, part)
+    script = Script(sizes.format, sizes.threads, part)
     script.steps = steps
     directions = _given(script, cell, form)
     widths = _widths(cell, sizes)
@@ -157,7 +156,7 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
         present = [output.at(0 if given.reverse else steps - 1)]
         present += [own[f"s.{state}"].at((steps - 1) % chunk & 1) for state in cell.states[1:]]
         ends = zip(present, of, widths, strict=True)
-        last += [copy(state, final, batch, width, sizes) for state, final, width in ends]
+        last += [copy(state, final, batch, width) for state, final, width in ends]
     script.stage(last)
     return script.close()
 
@@ -188,15 +187,15 @@ def _start(script: Script, kernels: Kernels, given: Given) -> tuple[dict[str, Ar
     sizes = kernels.sizes
     arrays, tasks = kernels.pack(script, given.weights)
     arrays["zeros"] = script.kept(product.ACCUMULATORS * sizes.lanes)
-    tasks.append(fill(arrays["zeros"], 1, product.ACCUMULATORS * sizes.lanes, sizes))
+    tasks.append(fill(arrays["zeros"], 1, product.ACCUMULATORS * sizes.lanes))
     for name, slots in kernels.todo.arrays("memory").items():
         row = slots * sizes.padded(width_of(kernels.cell, name))
         arrays[name] = script.room(sizes.batch * row, row=row)
     arrays["p"] = given.weights.get("ch", arrays["zeros"])._replace(row=0)
-    arrays["meeting"] = script.room(128 // sizes.dtype.itemsize)  # cache lines of its own
+    arrays["meeting"] = script.room(128 // sizes.format.bytes)  # cache lines of its own
     for state, array in zip(kernels.cell.states, given.state, strict=True):
         arrays[f"s0.{state}"] = array
-    meeting = fill(arrays["meeting"], 1, 128 // sizes.dtype.itemsize, sizes)
+    meeting = fill(arrays["meeting"], 1, 128 // sizes.format.bytes)
     return arrays, tasks, [meeting] if kernels.parties > 1 else []
 
 
@@ -209,7 +208,7 @@ def _input_share(script: Script, sizes: Sizes, given: Given, width: int, rows: i
 @lru_cache(maxsize=256)
 def forward_script(cell: Cell, form: Form) -> Script:
     sizes, (steps, batch, _, units) = form.sizes(cell), form[:4]
-    script = Script(sizes.dtype, sizes.threads)
+    script = Script(sizes.format, sizes.threads)
     x, directions = _x(script, form), _given(script, cell, form)
     widths = _widths(cell, sizes)
     outputs, finals = _output(script, sizes, widths[0]), _finals(script, cell, sizes)
@@ -226,7 +225,7 @@ def forward_script(cell: Cell, form: Form) -> Script:
         stages[2] += kernels.run(own, steps, given.reverse)
         last = 0 if given.reverse else steps - 1
         ends = zip(sequences, of, widths, strict=True)
-        stages[3] += [copy(sequence.at(last), final, batch, width, sizes) for sequence, final, width in ends]
+        stages[3] += [copy(sequence.at(last), final, batch, width) for sequence, final, width in ends]
     for number, tasks in enumerate(stages):
         script.stage(tasks, together=number == 2 and kernels.parties > 1)
     return script.close()
@@ -266,7 +265,7 @@ def _kept(script: Script, cell: Cell, sizes: Sizes, d: int, arrays: dict[str, Ar
 def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
     sizes, (steps, batch, inputs, units) = form.sizes(cell, 2), form[:4]
     made, widths = plan(cell), _widths(cell, sizes)
-    script = Script(sizes.dtype, sizes.threads)
+    script = Script(sizes.format, sizes.threads)
     x, directions, strides = _x(script, form), _given(script, cell, form), form.given()
     d_output = script.given("d_output", *strides["d_output"][:2]) if "d_output" in strides else None
     d_finals: list[list[Array | None]] = [[] for _ in directions]
@@ -316,11 +315,10 @@ def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
         if wish:
             parts = _by_direction(script, f"d_initial.{state}", (batch * width, width, 1), sizes.directions)
             after += [
-                copy(own[f"carry.{state}"], part, batch, width, sizes)
-                for own, part in zip(all_arrays, parts, strict=True)
+                copy(own[f"carry.{state}"], part, batch, width) for own, part in zip(all_arrays, parts, strict=True)
             ]
     if d_x is not None and not backs:
-        after.append(fill(d_x, steps * batch, inputs, sizes))
+        after.append(fill(d_x, steps * batch, inputs))
     script.stage(first)
     script.stage(runs, together=kernels.parties > 1)
     for tasks in backs:
@@ -347,26 +345,26 @@ def _adjoints(
         arrays[name] = script.room(steps * batch * row, batch * row, row)
     vectors = len(cell.vectors) * sizes.padded(HIDDEN)
     arrays["d_p"] = script.room(batch * vectors, row=vectors)
-    tasks = [fill(arrays["d_p"], batch, vectors, sizes)] if vectors else []
+    tasks = [fill(arrays["d_p"], batch, vectors)] if vectors else []
     for state, d_final in zip(cell.states, d_finals, strict=True):
         width = width_of_state(cell, state)
         padded = sizes.padded(width)
         carry = arrays[f"carry.{state}"] = script.room(batch * padded, row=padded)
         if d_final is None:
-            tasks.append(fill(carry, batch, padded, sizes))
+            tasks.append(fill(carry, batch, padded))
         else:
-            tasks.append(copy(d_final, carry, batch, sizes.of(width), sizes, padded=padded))
+            tasks.append(copy(d_final, carry, batch, sizes.of(width), padded=padded))
     if d_output is None:  # the same zeros for every step and row
         padded = sizes.padded(width_of(cell, "d_out"))
         d_output = script.room(padded)
-        tasks.append(fill(d_output, 1, padded, sizes))
+        tasks.append(fill(d_output, 1, padded))
     arrays["d_out"] = d_output
     return tasks
 
 
 def _of_vectors(made: Plan, sizes: Sizes, d_p: Array, out: Array) -> list[Task]:
     """The gradients of the per-unit weights: sums over the rows of the batch."""
-    kernel, padded = packing.total(sizes.dtype.itemsize), sizes.padded(HIDDEN)
+    kernel, padded = packing.total(d_p.format), sizes.padded(HIDDEN)
     return [
         Task(kernel, (d_p.at(column=v * padded), d_p.row, out.at(row=v), sizes.batch, sizes.units))
         for v in range(len(made.cell.vectors))
@@ -388,9 +386,9 @@ def _without_effect(made: Plan, sizes: Sizes, out: dict[str, Array], columns: di
             if (weight, block) in live:
                 continue
             if weight in out:
-                tasks.append(fill(out[weight].at(row=block * rows), rows, columns[weight], sizes))
+                tasks.append(fill(out[weight].at(row=block * rows), rows, columns[weight]))
             if f"b_{weight}" in out:
-                tasks.append(fill(out[f"b_{weight}"].at(column=block * rows), 1, rows, sizes))
+                tasks.append(fill(out[f"b_{weight}"].at(column=block * rows), 1, rows))
     return tasks
 
 

@@ -31,9 +31,6 @@ class Target(NamedTuple):
     fused: bool  # whether it has a b + c in one instruction, rounded once
     caches: tuple[int, int]  # bytes of weights that the first and the second level hold, beside everything else
 
-    def lanes(self, dtype_bytes: int) -> int:
-        return self.vector_bytes // dtype_bytes
-
 
 # Processors that can be asked for: the beginning of their triple, bytes of a vector, vector registers, fused.
 # Those with the psABI's names run on any later one of the kind.

@@ -12,6 +12,7 @@ from functools import cache
 from typing import NamedTuple
 
 from elman.cpu import compiled, packing, product, threads
+from elman.cpu.formats import Format
 from elman.cpu.product import ACCUMULATORS, Cut, chosen, cut, panels
 from elman.cpu.program import Program, of_table
 from elman.cpu.script import Array, Script, Task
@@ -38,10 +39,10 @@ class Linear:
         *,
         transposed: bool = True,
     ) -> None:
-        self.sizes, self.itemsize = sizes, sizes.dtype.itemsize
+        self.sizes, form = sizes, sizes.format
         self.units, self.depth = shape if transposed else (shape[1], shape[0])
         blocks = -(-self.units // sizes.lanes)
-        tiling = product.tiling(max(rows, 1), blocks, 1, self.depth, self.itemsize)
+        tiling = product.tiling(max(rows, 1), blocks, 1, self.depth, form)
         self.tall, self.panels = tiling.rows, cut(blocks, tiling.blocks)
         self.lying, self.weight = transposed and sizes.few, weight
         self.packed = script.kept(0 if self.lying else blocks * sizes.lanes * self.depth)
@@ -49,21 +50,22 @@ class Linear:
         if self.lying:
             kernel, words = 0, ()
         elif transposed:
-            kernel = packing.transposed(self.itemsize)
+            kernel = packing.transposed(form)
             words = (weight, weight.row, 0, 1, self.depth, self.units, self.packed, 1, 0)
         else:
-            kernel = packing.rows(self.itemsize)
+            kernel = packing.rows(form)
             words = (weight, weight.row, self.depth, self.units, self.packed, self.depth, 0)
         parts = pack_panels(self.panels, self.depth * self.units, sizes.threads)
         self.packing = [Task(kernel, (*words, *part)) for part in parts] if kernel else []
         if bias is None:
-            self.packing.append(fill(self.bias, 1, blocks * sizes.lanes, sizes))
+            self.packing.append(fill(self.bias, 1, blocks * sizes.lanes))
         else:
-            self.packing.append(copy(bias, self.bias, 1, self.units, sizes, padded=blocks * sizes.lanes))
+            self.packing.append(copy(bias, self.bias, 1, self.units, padded=blocks * sizes.lanes))
 
     def __call__(self, x: Array, out: Array, rows: int, *, add: bool = False) -> list[Task]:
         """x (M, K) and out (M, N); with `add` the result is added to out."""
-        kernel, tasks = linear(self.itemsize, add), []
+        form, tasks = self.sizes.format, []
+        kernel = linear(form, add)
         work, available = threads.of_rows(rows) * self.units * self.depth, self.sizes.threads
         parts = [(*part, 0, self.panels.number) for part in threads.shares(rows, work, available)]
         if rows < FEW * available:  # panels are shared, not rows
@@ -71,8 +73,8 @@ class Linear:
         for first, count, *some in parts:
             tiles = cut(count, self.tall)
             words = (x, x.row, self.depth, self.packed, self.bias, out, out.row, self.units, *some, *self.panels[1:])
-            words += (self.weight, self.weight.row, product.dots(self.itemsize) if self.lying else 0, first)
-            tasks.append(Task(kernel, (*words, *tiles, *product.four_tiles(tiles, self.panels, 1, self.itemsize))))
+            words += (self.weight, self.weight.row, product.dots(form) if self.lying else 0, first)
+            tasks.append(Task(kernel, (*words, *tiles, *product.four_tiles(tiles, self.panels, 1, form))))
         return tasks
 
 
@@ -98,11 +100,11 @@ class Gradient(NamedTuple):
 
 def gradients(script: Script, sizes: Sizes, products: Sequence[Gradient]) -> None:
     """Stages that compute them all; a factor of several is packed once."""
-    lanes, itemsize = sizes.lanes, sizes.dtype.itemsize
+    lanes, form = sizes.lanes, sizes.format
     depth = sizes.steps * sizes.batch
     chunk = min(depth, max(CHUNK, -(-depth // (CHUNKS * CHUNK)) * CHUNK))
     zeros = script.room(product.ACCUMULATORS * lanes)
-    script.stage([fill(zeros, 1, product.ACCUMULATORS * lanes, sizes)])
+    script.stage([fill(zeros, 1, product.ACCUMULATORS * lanes)])
 
     lefts: dict[Factor, _Packed] = {}
     rights: dict[Factor, _Packed] = {}
@@ -117,13 +119,13 @@ def gradients(script: Script, sizes: Sizes, products: Sequence[Gradient]) -> Non
             adds = add
             if left.width % lanes or right.width % lanes:  # added up in a room of rows and columns of whole vectors
                 room = script.room(lefts[left].padded * rights[right].padded, row=rights[right].padded)
-                after.append((add, copy(room, out, left.width, right.width, sizes, add=add)))
+                after.append((add, copy(room, out, left.width, right.width, add=add)))
                 out, adds = room, False
             sums_up.append((lefts[left], rights[right], out, adds))
         if sums is not None:
-            after.append((add, copy(lefts[left].sums, sums, 1, left.width, sizes, add=add)))
+            after.append((add, copy(lefts[left].sums, sums, 1, left.width, add=add)))
 
-    kernel, factors = outer(itemsize), (*lefts.values(), *rights.values())
+    kernel, factors = outer(form), (*lefts.values(), *rights.values())
     for begin in range(0, depth, chunk):
         count = min(chunk, depth - begin)
         script.stage([task for factor in factors for task in factor.pack(begin, count)])
@@ -132,16 +134,16 @@ def gradients(script: Script, sizes: Sizes, products: Sequence[Gradient]) -> Non
             words = (left.room, right.room, out, zeros, int(begin == 0 and not adds), out.row, count)
             work = count * left.factor.width * right.factor.width
             parts = threads.shares(left.panels.number, work, sizes.threads)
-            tiles = _outer_tiles(right.panels, lanes, itemsize)
+            tiles = _outer_tiles(right.panels, lanes, form)
             now += [(adds, Task(kernel, (*words, *part, *tiles))) for part in parts]
         _in_turn(script, now)
     _in_turn(script, after)
 
 
 @cache
-def _outer_tiles(panels: Cut, lanes: int, itemsize: int) -> tuple[int, ...]:
+def _outer_tiles(panels: Cut, lanes: int, form: Format) -> tuple[int, ...]:
     """The last words of `OUTER`."""
-    return *panels, *product.four_tiles(cut(lanes, OUTER_ROWS), panels, 1, itemsize)
+    return *panels, *product.four_tiles(cut(lanes, OUTER_ROWS), panels, 1, form)
 
 
 def _in_turn(script: Script, tasks: list[tuple[bool, Task]]) -> None:
@@ -158,12 +160,10 @@ class _Packed:
     def __init__(self, script: Script, sizes: Sizes, factor: Factor, chunk: int, left: bool) -> None:
         self.sizes, self.factor, self.left = sizes, factor, left
         blocks = -(-factor.width // sizes.lanes)
-        self.panels = cut(
-            blocks, 1 if left else product.tiling(OUTER_ROWS, blocks, 1, chunk, sizes.dtype.itemsize).blocks
-        )
+        self.panels = cut(blocks, 1 if left else product.tiling(OUTER_ROWS, blocks, 1, chunk, sizes.format).blocks)
         self.padded = blocks * sizes.lanes
         self.room, self.sums = script.room(chunk * self.padded), script.room(self.padded)
-        self.kernel = (packing.columns if left else packing.rows)(sizes.dtype.itemsize)
+        self.kernel = (packing.columns if left else packing.rows)(sizes.format)
 
     def pack(self, begin: int, count: int) -> list[Task]:
         """Of the rows from `begin` on."""
@@ -190,9 +190,9 @@ LINEAR += ("W", "W_row", "dots", "first row", "tiles", "short", "taller", "tile 
 
 
 @compiled.function
-def linear(dtype_bytes: int, add: bool) -> Program:
+def linear(form: Format, add: bool) -> Program:
     """The address of the kernel of `LINEAR`; with `add` it adds to what `out` holds."""
-    p, word = of_table("linear", LINEAR, ("A", "B", "bias", "out", "W"), dtype_bytes)
+    p, word = of_table("linear", LINEAR, ("A", "B", "bias", "out", "W"), form)
     lanes, scratch = p.lanes, p.scratch(ACCUMULATORS)
     for first, width in panels(p, word["panels"], word["narrow"], word["wider"], word["first"]):
         b, start = p.at(word["B"], first * word["K"] * lanes), p.at(word["bias"], first * lanes)
@@ -225,9 +225,9 @@ OUTER += tuple(f"tile {kind}" for kind in range(4))  # as `four_tiles` gives the
 
 
 @compiled.function
-def outer(dtype_bytes: int) -> Program:
+def outer(form: Format) -> Program:
     """The address of the kernel of `OUTER`, which adds up the gradient of a weight."""
-    p, word = of_table("outer", OUTER, ("left", "right", "sums", "zeros"), dtype_bytes)
+    p, word = of_table("outer", OUTER, ("left", "right", "sums", "zeros"), form)
     lanes = p.lanes
     depth, padded, narrow, fresh = word["K"], word["padded"], word["narrow"], word["fresh"] > 0
     rows = cut(lanes, OUTER_ROWS)

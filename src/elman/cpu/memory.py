@@ -25,8 +25,8 @@ def empty_like(tensor: Tensor) -> Tensor:
 
 
 class Buffer(NamedTuple):
-    numbers: Tensor
-    size: int
+    memory: Tensor
+    size: int  # bytes
     address: int
 
 
@@ -40,21 +40,21 @@ class Workspace(threading.local):
     def clear(self) -> None:
         """Give the memory of this thread's buffers back."""
         self.buffers = object()  # another one whenever they are others, and before they are
-        self._buffers: dict[torch.dtype, list[Buffer]] = {}
+        self._buffers: list[Buffer] = []
         self._words = array("q")
         self._large = False
 
-    def addresses(self, sizes: Sequence[int], dtype: torch.dtype) -> list[int]:
-        """Of buffers with room for so many numbers; whatever the last call left in them."""
-        have = self._buffers.setdefault(dtype, [])
+    def addresses(self, sizes: Sequence[int]) -> list[int]:
+        """Of buffers of so many bytes; whatever the last call left in them."""
+        have = self._buffers
         for number, size in enumerate(sizes):
             if number == len(have) or have[number].size < size:
                 self.buffers = object()  # if there is no memory, or an interrupt, addresses are looked up again
                 del have[number:]  # those after it are no larger; and never two at once
                 with torch.inference_mode(False):  # a tensor made in that mode could not be written outside of it
-                    numbers = empty((size,), dtype)
-                have.append(Buffer(numbers, size, numbers.data_ptr()))
-                self._large |= size * dtype.itemsize > KEPT_BYTES
+                    room = empty((size,), torch.uint8)
+                have.append(Buffer(room, size, room.data_ptr()))
+                self._large |= size > KEPT_BYTES
         return [buffer.address for buffer in have[: len(sizes)]]
 
     def words(self, count: int) -> array[int]:

@@ -6,6 +6,7 @@ Each is a function of a table, whose words are named before it. Panels are `dept
 from __future__ import annotations
 
 from elman.cpu import compiled
+from elman.cpu.formats import Format
 from elman.cpu.product import BLOCK, panels, turned
 from elman.cpu.program import Program, of_table
 
@@ -17,9 +18,9 @@ TRANSPOSED += ("first", "panels", "narrow", "wider")
 
 
 @compiled.function
-def transposed(dtype_bytes: int) -> Program:
+def transposed(form: Format) -> Program:
     """The address of the kernel of `TRANSPOSED`; `count` steps of k. Units beyond the last are zero."""
-    p, word = of_table("transposed", TRANSPOSED, ("W", "out"), dtype_bytes)
+    p, word = of_table("transposed", TRANSPOSED, ("W", "out"), form)
     lanes = p.lanes
     row, count, vectors = (word[name] for name in ("W_row", "count", "vectors"))
     for first, width in panels(p, word["panels"], word["narrow"], word["wider"], word["first"]):
@@ -45,9 +46,9 @@ ROWS = ("W", "W_row", "count", "units", "out", "depth", "from_k", "first", "pane
 
 
 @compiled.function
-def rows(dtype_bytes: int) -> Program:
+def rows(form: Format) -> Program:
     """The address of the kernel of `ROWS`. Units beyond the last are zero."""
-    p, word = of_table("rows", ROWS, ("W", "out"), dtype_bytes)
+    p, word = of_table("rows", ROWS, ("W", "out"), form)
     for first, width in panels(p, word["panels"], word["narrow"], word["wider"], word["first"]):
         target = p.at(word["out"], (first * word["depth"] + word["from_k"] * width) * p.lanes)
         with p.loop(0, word["count"]) as k, p.loop(0, width) as block:
@@ -63,9 +64,9 @@ AT_ONCE = 4  # blocks, so that rows are read in pieces of that
 
 
 @compiled.function
-def columns(dtype_bytes: int) -> Program:
+def columns(form: Format) -> Program:
     """The address of the kernel of `COLUMNS`."""
-    p, word = of_table("columns", COLUMNS, ("W", "out", "sums"), dtype_bytes)
+    p, word = of_table("columns", COLUMNS, ("W", "out", "sums"), form)
     with p.loop(word["first"], word["blocks"], AT_ONCE) as first:
         blocks = [first + b for b in range(AT_ONCE)]
         end = word["blocks"] * p.lanes
@@ -92,9 +93,9 @@ COPY = ("source", "source_row", "out", "out_row", "rows", "units", "padded")
 
 
 @compiled.function
-def copy(dtype_bytes: int, add: bool = False) -> Program:
+def copy(form: Format, add: bool = False) -> Program:
     """The address of the kernel of `COPY`; with `add` it adds to what `out` holds."""
-    p, word = of_table("copy", COPY, ("source", "out"), dtype_bytes)
+    p, word = of_table("copy", COPY, ("source", "out"), form)
     with p.loop(0, word["rows"]) as r, p.loop(0, word["padded"], p.lanes) as n:
         inside, wanted = p.first_lanes(word["units"] - n), p.first_lanes(word["padded"] - n)
         value, target = p.load(word["source"], r * word["source_row"] + n, inside), r * word["out_row"] + n
@@ -107,9 +108,9 @@ TOTAL = ("source", "row", "out", "rows", "units")
 
 
 @compiled.function
-def total(dtype_bytes: int) -> Program:
+def total(form: Format) -> Program:
     """The address of the kernel of `TOTAL`."""
-    p, word = of_table("total", TOTAL, ("source", "out"), dtype_bytes)
+    p, word = of_table("total", TOTAL, ("source", "out"), form)
     with p.loop(0, word["units"], p.lanes) as n:
         mask = p.first_lanes(word["units"] - n)
         loop = p.loop_carrying(0, word["rows"], 1, p.splat(0.0))

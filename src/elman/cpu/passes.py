@@ -10,6 +10,7 @@ from torch import Tensor
 
 from elman.cell import Cell
 from elman.cpu import threads
+from elman.cpu.formats import FORMATS
 from elman.cpu.layer_scripts import Form, Wanted, backward_script, forward_script, infer_script, kept, kept_names
 from elman.cpu.memory import empty
 from elman.cpu.readable import dense, readable
@@ -49,7 +50,7 @@ def form_of(call: Call, cotangents: Tensors = ()) -> Form:
     known = names.form if cotangents else names.call
     strides = tuple([None if t is None else t.stride() for t in (*call.tensors(), *cotangents)])
     reverse = tuple(call.reverse)
-    return Form(steps, batch, inputs, units, proj, x.dtype, threads.available(), reverse, known, strides)
+    return Form(steps, batch, inputs, units, proj, FORMATS[x.dtype], threads.available(), reverse, known, strides)
 
 
 def _run(

@@ -13,6 +13,7 @@ from functools import cache
 from typing import NamedTuple
 
 from elman.cpu import compiled, llvm
+from elman.cpu.formats import Format
 from elman.cpu.program import INT, POINTER, Program, Value
 
 ACCUMULATORS = 32  # vectors that a tile has, at most; more only where a single block of units has more
@@ -66,17 +67,17 @@ TALLEST, BROADEST = 12, 24  # rows and blocks of units that a tile is tried with
 MANY = 600  # rows from which on more of them change nothing, so that a new length asks for nothing new
 
 
-def tiling(rows: int, blocks: int, vectors_per_block: int, depth: int, dtype_bytes: int) -> Tiling:
+def tiling(rows: int, blocks: int, vectors_per_block: int, depth: int, form: Format) -> Tiling:
     """The cut that takes the fewest cycles by a simple count: see `_cycles`."""
-    return _tiling(min(rows, MANY), blocks, vectors_per_block, depth, dtype_bytes)
+    return _tiling(min(rows, MANY), blocks, vectors_per_block, depth, form)
 
 
 @cache
-def _tiling(rows: int, blocks: int, vectors_per_block: int, depth: int, dtype_bytes: int) -> Tiling:
+def _tiling(rows: int, blocks: int, vectors_per_block: int, depth: int, form: Format) -> Tiling:
     registers = llvm.target().registers
     best, fewest = Tiling(1, 1), float("inf")
     cuts = [cut(rows, r) for r in range(1, TALLEST + 1)]
-    for n, (of_tiles, of_panels) in enumerate(_cycles(blocks, vectors_per_block, depth, dtype_bytes), start=1):
+    for n, (of_tiles, of_panels) in enumerate(_cycles(blocks, vectors_per_block, depth, form), start=1):
         v = n * vectors_per_block
         for r, (number, narrow, wider) in enumerate(cuts, start=1):
             if r * v + r + 1 > registers and (r, n) != (1, 1):
@@ -90,7 +91,7 @@ def _tiling(rows: int, blocks: int, vectors_per_block: int, depth: int, dtype_by
 
 
 @cache
-def _cycles(blocks: int, vectors_per_block: int, depth: int, dtype_bytes: int) -> list[tuple[list[float], list[float]]]:
+def _cycles(blocks: int, vectors_per_block: int, depth: int, form: Format) -> list[tuple[list[float], list[float]]]:
     """For panels of n = 1, 2, ... blocks: the cycles of a tile of r rows in every panel, and of reaching the panels
     for the first tile of r rows, both by r. They do not depend on how many rows there are.
 
@@ -121,15 +122,14 @@ TILE |= {"start": POINTER, "start_row": INT, "out": POINTER, "out_row": INT, "ah
 
 
 @compiled.function
-def tile(rows: int, vectors: int, dtype_bytes: int, fetch: bool = False) -> Program:
+def tile(rows: int, vectors: int, form: Format, fetch: bool = False) -> Program:
     """The address of: out[r][v] = start[r][v] + sum over k of A[r, k] B[k][v].
 
     A has rows A_row apart and steps of k A_k apart; `start` and `out`, vectors beside each other, rows
     start_row and out_row apart. With `fetch` it asks for memory from `ahead` on, one in UNROLL of what B has.
     """
-    lanes = llvm.target().lanes(dtype_bytes)
-    module = llvm.new_module(f"tile {rows} x {vectors}")
-    p = Program(module, "tile", TILE, dtype_bytes, lanes)
+    lanes, module = form.lanes, llvm.new_module(f"tile {rows} x {vectors}")
+    p = Program(module, "tile", TILE, form)
     a, b, start, out = (p.given[name] for name in ("A", "B", "start", "out"))
     a_k, out_row = p.given["A_k"], p.given["out_row"]
     row_of = [p.at(a, p.given["A_row"] * r) for r in range(rows)]
@@ -168,14 +168,14 @@ def tile(rows: int, vectors: int, dtype_bytes: int, fetch: bool = False) -> Prog
     return p
 
 
-def four_tiles(rows: Cut, blocks: Cut, vectors_per_block: int, dtype_bytes: int, fetch: bool = False) -> list[int]:
+def four_tiles(rows: Cut, blocks: Cut, vectors_per_block: int, form: Format, fetch: bool = False) -> list[int]:
     """The tiles that rows and blocks so cut need: `chosen` picks one. Zero for a shape that does not occur."""
     shapes = [
         (rows.narrow + tall, blocks.narrow + wide, tall <= rows.wider and wide <= blocks.wider)
         for tall in (0, 1)
         for wide in (0, 1)
     ]
-    return [tile(r, n * vectors_per_block, dtype_bytes, fetch) if occurs and n else 0 for r, n, occurs in shapes]
+    return [tile(r, n * vectors_per_block, form, fetch) if occurs and n else 0 for r, n, occurs in shapes]
 
 
 def chosen(p: Program, four: list[Value], taller: Value, wider: Value) -> Value:
@@ -200,14 +200,13 @@ DOTS |= {"start": POINTER, "out": POINTER, "out_row": INT}
 
 
 @compiled.function
-def dots(dtype_bytes: int) -> Program:
+def dots(form: Format) -> Program:
     """The address of: out[r][unit] = start[unit] + sum over k of A[r, k] W[unit, k], for one vector of units.
 
     For a few rows, where bringing the weights into panels would take longer than multiplying them. It adds up in
     another order than `tile`. Where there are fewer units than lanes, the last one stands for the missing ones.
     """
-    target = llvm.target()
-    p = Program(llvm.new_module("dots"), "dots", DOTS, dtype_bytes, target.lanes(dtype_bytes))
+    p = Program(llvm.new_module("dots"), "dots", DOTS, form)
     lanes, given = p.lanes, p.given
     weights = [p.at(given["W"], p.minimum(p.int(lane), given["units"] - 1) * given["W_row"]) for lane in range(lanes)]
     with p.loop(0, given["rows"]) as r:

@@ -21,6 +21,7 @@ from typing import Any
 from llvmlite import ir
 
 from elman.cpu import llvm
+from elman.cpu.formats import FLOAT32, Format
 
 INT = ir.IntType(64)
 POINTER = ir.PointerType()
@@ -76,7 +77,7 @@ class Value:
         depends on what stands around it.
         """
         p = self.program
-        if p.dtype_bytes != 4 or llvm.target().vector_bytes != 64:
+        if p.format is not FLOAT32 or llvm.target().vector_bytes != 64:
             return self / other
         estimate = p.join([p.reciprocal_estimate(part) for part in p.parts(other)])
         first = self * estimate
@@ -104,16 +105,16 @@ class Value:
 
 
 class Program:
-    """One function. `arguments` are whole numbers or addresses: name -> INT or POINTER."""
+    """One function. `arguments` are whole numbers or addresses: name -> INT or POINTER. `lanes`: as the format has them."""
 
-    def __init__(self, module: ir.Module, name: str, arguments: dict[str, ir.Type], dtype_bytes: int, lanes: int):
+    def __init__(self, module: ir.Module, name: str, arguments: dict[str, ir.Type], form: Format, lanes: int = 0):
         self.module = module
-        self.lanes = lanes
-        self.dtype_bytes = dtype_bytes
-        self.scalar = ir.FloatType() if dtype_bytes == 4 else ir.DoubleType()
-        self.bits = ir.IntType(8 * dtype_bytes)
-        self.in_memory = ir.VectorType(self.scalar, lanes)
-        self._of_width(lanes)
+        self.format, self.arithmetic = form, form.arithmetic
+        self.lanes = lanes or form.lanes
+        self.scalar = form.arithmetic.scalar
+        self.bits = ir.IntType(8 * form.arithmetic.bytes)
+        self.in_memory = ir.VectorType(self.scalar, self.lanes)
+        self._of_width(self.lanes)
         self.function = ir.Function(module, ir.FunctionType(ir.VoidType(), list(arguments.values())), name)
         self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
         self.given = {key: Value(self, value) for key, value in zip(arguments, self.function.args, strict=True)}
@@ -188,7 +189,7 @@ class Program:
 
     def elementwise(self, name: str, *vectors: Value) -> Value:
         """llvm.`name` on vectors: fma, fabs, sqrt, maximum, ..."""
-        kind = f"llvm.{name}.v{self.width}f{8 * self.dtype_bytes}"
+        kind = f"llvm.{name}.v{self.width}f{8 * self.arithmetic.bytes}"
         return Value(self, self.intrinsic(kind, self.vector, *(v.ir for v in vectors)))
 
     def fma(self, a: Value, b: Value, c: Any) -> Value:
@@ -215,8 +216,8 @@ class Program:
         """A vector. Lanes outside the mask are not read and are zero."""
         address = self.at(pointer, offset).ir
         if mask is None:
-            return Value(self, self.builder.load(address, align=self.dtype_bytes, typ=self.in_memory))
-        name = f"llvm.masked.load.v{self.lanes}f{8 * self.dtype_bytes}.p0"
+            return Value(self, self.builder.load(address, align=self.format.bytes, typ=self.in_memory))
+        name = f"llvm.masked.load.v{self.lanes}f{8 * self.arithmetic.bytes}.p0"
         zero = ir.Constant(self.in_memory, [0.0] * self.lanes)
         return Value(self, self.intrinsic(name, self.in_memory, address, mask.ir, zero))
 
@@ -224,9 +225,9 @@ class Program:
         """Lanes outside the mask are not written."""
         address = self.at(pointer, offset).ir
         if mask is None:
-            self.builder.store(value.ir, address, align=self.dtype_bytes)
+            self.builder.store(value.ir, address, align=self.format.bytes)
             return
-        name = f"llvm.masked.store.v{self.lanes}f{8 * self.dtype_bytes}.p0"
+        name = f"llvm.masked.store.v{self.lanes}f{8 * self.arithmetic.bytes}.p0"
         self.intrinsic(name, ir.VoidType(), value.ir, address, mask.ir)
 
     def prefetch(self, pointer: Value, offset: Any = 0, write: bool = False, near: bool = True) -> None:
@@ -243,7 +244,7 @@ class Program:
 
     def broadcast(self, pointer: Value, offset: Any = 0) -> Value:
         """One number from memory in every lane."""
-        one = self.builder.load(self.at(pointer, offset).ir, align=self.dtype_bytes, typ=self.scalar)
+        one = self.builder.load(self.at(pointer, offset).ir, align=self.format.bytes, typ=self.scalar)
         undefined = ir.Constant(self.in_memory, ir.Undefined)
         first = self.builder.insert_element(undefined, one, ir.IntType(32)(0))
         return Value(self, self.builder.shuffle_vector(first, undefined, _indices([0] * self.lanes)))
@@ -288,7 +289,7 @@ class Program:
     def scratch(self, vectors: int) -> Value:
         """Room for so many vectors on the stack of this call."""
         memory: Any = self.builder.alloca(self.in_memory, vectors)
-        memory.align = self.lanes * self.dtype_bytes
+        memory.align = self.lanes * self.arithmetic.bytes
         return Value(self, memory)
 
     def scratch_words(self, count: int) -> Value:
@@ -361,10 +362,10 @@ class Program:
 
 
 def of_table(
-    name: str, words: Sequence[str], addresses: Sequence[str], dtype_bytes: int
+    name: str, words: Sequence[str], addresses: Sequence[str], form: Format
 ) -> tuple[Program, dict[str, Value]]:
     """A program whose argument is a table of 64-bit words, and what these are by name: whole numbers, or addresses."""
-    p = Program(llvm.new_module(name), name, {"table": POINTER}, dtype_bytes, llvm.target().lanes(dtype_bytes))
+    p = Program(llvm.new_module(name), name, {"table": POINTER}, form)
     kinds = [POINTER if word in addresses else INT for word in words]
     return p, {word: p.load_word(p.given["table"], k, kinds[k]) for k, word in enumerate(words)}
 

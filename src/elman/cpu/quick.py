@@ -152,7 +152,7 @@ class Packed(Calls):
         first, rest = (infer_script(call.cell, form, part) for part in ("first", "rest"))
         panels = self._panels.get(first.contents)
         if panels is None:
-            panels = {name: empty((size,), call.x.dtype) for name, size in first.keeps.items()}
+            panels = {name: empty((size,), torch.uint8) for name, size in first.keeps.items()}
             arrays = dict(zip(call.names(), call.tensors(), strict=True)) | panels
             first({name: arrays[name].data_ptr() for name in first.names})  # pyright: ignore[reportOptionalMemberAccess]
             self._panels[first.contents] = panels

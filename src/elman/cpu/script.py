@@ -15,15 +15,15 @@ from functools import partial
 from itertools import accumulate, islice
 from typing import NamedTuple
 
-import torch
-
 from elman.cpu import system, team
+from elman.cpu.formats import Format
 from elman.cpu.memory import Workspace, workspace
 
 
 class Array(NamedTuple):
     """Numbers in memory, (T, B, columns beside each other): an address that the call completes."""
 
+    format: Format
     base: int  # which of the addresses of the call
     offset: int = 0  # numbers beyond it
     time: int = 0  # from step to step
@@ -31,7 +31,8 @@ class Array(NamedTuple):
 
     def at(self, time: int = 0, row: int = 0, column: int = 0) -> Array:
         """The part that begins there."""
-        return Array(self.base, self.offset + time * self.time + row * self.row + column, self.time, self.row)
+        offset = self.offset + time * self.time + row * self.row + column
+        return Array(self.format, self.base, offset, self.time, self.row)
 
 
 class Task(NamedTuple):
@@ -47,40 +48,42 @@ Run = Callable[[Sequence[int]], bool]  # on addresses
 class Script:
     """Write it with `given`, `room` and `stage`; then `close`, and call it with the addresses of what is given, by name.
 
+    form: of the numbers in an array that is given no other.
     part: "whole"; or "first", which fills what is kept, and "rest", which runs on that any number of times.
     """
 
-    def __init__(self, dtype: torch.dtype, threads: int, part: str = "whole") -> None:
-        self.dtype = dtype
+    def __init__(self, form: Format, threads: int, part: str = "whole") -> None:
+        self._form = form
         self._threads = threads  # at most
         self._part = part
         self.names: tuple[str, ...] = ()  # of the arrays it is given, in the order in which it runs on them
-        self.keeps: dict[str, int] = {}  # numbers in each array that the first part fills for the rest
+        self.keeps: dict[str, int] = {}  # bytes of each array that the first part fills for the rest
         self.steps = 0  # of a sequence, that it makes
         self.usual: Run | None = None  # `taking` the names that its pass uses, once these were checked
         self._given: dict[str, int] = {}
-        self._rooms: list[int] = []
+        self._rooms: list[int] = []  # bytes of each
         self._stages: list[list[Task]] = []
         self._together = 1  # threads that it cannot do without
 
-    def given(self, name: str, time: int = 0, row: int = 0) -> Array:
+    def given(self, name: str, time: int = 0, row: int = 0, *, form: Format | None = None) -> Array:
         """An array whose address the call gives under this name. ValueError for a name that is taken."""
         if name in self._given:
             raise ValueError(f"a script is given the array {name!r} twice")
         self._given[name] = base = len(self._given) + 1
-        return Array(base, 0, time, row)
+        return Array(form or self._form, base, 0, time, row)
 
-    def room(self, size: int, time: int = 0, row: int = 0) -> Array:
+    def room(self, size: int, time: int = 0, row: int = 0, *, form: Format | None = None) -> Array:
         """So many numbers of the workspace. What they hold at the beginning is not defined."""
-        self._rooms.append(max(1, size))
-        return Array(-len(self._rooms), 0, time, row)
+        form = form or self._form
+        self._rooms.append(max(1, size) * form.bytes)
+        return Array(form, -len(self._rooms), 0, time, row)
 
     def kept(self, size: int, row: int = 0) -> Array:
         """The same, for what the first part leaves to the rest: of a part, an array that is given."""
         if self._part == "whole":
             return self.room(size, row=row)
         name = f"panel.{len(self.keeps)}"
-        self.keeps[name] = max(1, size)
+        self.keeps[name] = max(1, size) * self._form.bytes
         return self.given(name, row=row)
 
     def begin(self, keeping: Sequence[Task], others: Sequence[Task]) -> None:
@@ -128,12 +131,12 @@ class Script:
             directory += len(stage)
         starts = accumulate((1 + len(task.words) for task in tasks), initial=directory)
         words += islice(starts, len(tasks))
-        place, size = len(words), self.dtype.itemsize
+        place = len(words)
         self._words, self._bases = array("q", words), array("q", bytes(8 * (place + len(flat))))
         for number, word in enumerate(flat):
             if word.__class__ is Array:
-                base, offset, _, _ = word  # pyright: ignore[reportGeneralTypeIssues]
-                flat[number] = offset * size
+                form, base, offset, _, _ = word  # pyright: ignore[reportGeneralTypeIssues]
+                flat[number] = offset * form.bytes
                 self._bases[place + number] = places[base]
         self._words.extend(flat)  # pyright: ignore[reportArgumentType]
         self._stages = []
@@ -200,6 +203,6 @@ class Script:
         """Where the rooms are: looked up again when the workspace has other buffers."""
         seen, places = self._seen
         if seen is not own.buffers:
-            places = own.addresses(self._rooms, self.dtype)
+            places = own.addresses(self._rooms)
             self._seen = own.buffers, places
         return places

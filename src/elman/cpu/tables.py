@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import torch
-
 from elman.cell import Cell
 from elman.cpu import llvm, packing, product, system, threads
+from elman.cpu.formats import Format
 from elman.cpu.kernels import kernel
 from elman.cpu.plan import Pass, Product, plan
 from elman.cpu.product import Cut
@@ -29,7 +28,7 @@ class Sizes(NamedTuple):
     inputs: int
     units: int
     proj: int  # 0 where no state is projected
-    dtype: torch.dtype
+    format: Format
     directions: int
     threads: int
     frozen: bool = False  # whether weights are brought into panels once for many calls
@@ -49,7 +48,7 @@ class Sizes(NamedTuple):
 
     @property
     def lanes(self) -> int:
-        return llvm.target().lanes(self.dtype.itemsize)
+        return self.format.lanes
 
 
 def multiplications(cell: Cell, units: int, proj: int) -> int:
@@ -91,7 +90,7 @@ class Kernels:
             blocks = threads.parts(sizes.padded(phase.width) // sizes.lanes, self.parties)
             vectors = max((len(each.nodes) for each in products), default=1)
             depth = max((self.depth(each) for each in products), default=sizes.of(phase.width))
-            tiling = product.tiling(most, max(count for _, count in blocks), vectors, depth, sizes.dtype.itemsize)
+            tiling = product.tiling(most, max(count for _, count in blocks), vectors, depth, sizes.format)
             self.parts.append(Parts(blocks, tiling.rows, [product.cut(count, tiling.blocks) for _, count in blocks]))
         self.lying = which != "backward" and sizes.few
 
@@ -102,7 +101,7 @@ class Kernels:
     def bytes_of(self, each: Product) -> int:
         """Of the weights of a product."""
         numbers = self.sizes.padded(each.width) * self.depth(each) * max(1, len(each.blocks))
-        return numbers * self.sizes.dtype.itemsize
+        return numbers * self.sizes.format.bytes
 
     def pack(self, script: Script, weights: Mapping[str, Array]) -> tuple[dict[str, Array], list[Task]]:
         """Rooms for the weights, and forward the biases, of every product in panels, by the kernel's words; tasks that fill them."""
@@ -117,7 +116,7 @@ class Kernels:
                 if each.blocks:
                     rooms[f"{name} bias"] = of_bias = script.kept(padded * vectors)
                     if bias is None:
-                        tasks.append(fill(of_bias, 1, padded * vectors, sizes))
+                        tasks.append(fill(of_bias, 1, padded * vectors))
                 for (first, count), panels in zip(parts.blocks, parts.panels, strict=True):
                     at, unit = room.at(column=first * sizes.lanes * vectors * depth), first * sizes.lanes
                     if not count:
@@ -136,7 +135,7 @@ class Kernels:
         self, each: Product, weights: Mapping[str, Array], unit: int, room: Array, panels: Cut
     ) -> list[Task]:
         """Units of a weight (K*H, H) from one on: the rows of all segments one below the other."""
-        kernel, units = packing.rows(self.sizes.dtype.itemsize), self.sizes.of(each.width)
+        kernel, units = packing.rows(self.sizes.format), self.sizes.of(each.width)
         tasks: list[Task] = []
         done = 0
         for segment in each.segments:
@@ -153,7 +152,7 @@ class Kernels:
 
         Those that follow each other are packed together.
         """
-        kernel, vectors = packing.transposed(self.sizes.dtype.itemsize), len(each.blocks)
+        kernel, vectors = packing.transposed(self.sizes.format), len(each.blocks)
         units = self.sizes.of(each.width)
         tasks: list[Task] = []
         place = 0
@@ -172,9 +171,9 @@ class Kernels:
 
         before: how many steps were made on the same "meeting", an array that is zero at first.
         """
-        sizes, size = self.sizes, self.sizes.dtype.itemsize
+        sizes, form = self.sizes, self.sizes.format
         ragged = tuple([width for width in (HIDDEN, PROJECTED) if sizes.of(width) % sizes.lanes])
-        compiled = kernel(self.cell, self.which, size, ragged)
+        compiled = kernel(self.cell, self.which, form, ragged)
         back = reverse != (self.which == "backward")
         known = {width: sizes.of(width) for width in (HIDDEN, PROJECTED)} | {"steps": steps}
         known |= {f"{width} padded": sizes.padded(width) for width in (HIDDEN, PROJECTED)}
@@ -184,7 +183,7 @@ class Kernels:
             "met before": before * len(self.parts),
             "give way": system.functions().give_way,
         }
-        known |= {"lying": int(self.lying), "dots": product.dots(size) if self.lying else 0}
+        known |= {"lying": int(self.lying), "dots": product.dots(form) if self.lying else 0}
         for name, array in arrays.items():
             known |= {f"{name} time": array.time, f"{name} row": array.row}
         tasks = []
@@ -197,7 +196,6 @@ class Kernels:
     def _tiles(self, rows: int, part: int) -> dict[str, int]:
         """How a range of rows and a part of the units is cut, and the tiles for it."""
         words: dict[str, int] = {}
-        size = self.sizes.dtype.itemsize
         for number, (products, parts) in enumerate(zip(self.todo.products, self.parts, strict=True)):
             tiles, panels = product.cut(rows, parts.tall), parts.panels[part]
             words[f"{number} first block"] = parts.blocks[part][0]
@@ -205,7 +203,7 @@ class Kernels:
             words |= zip((f"{number} tiles", f"{number} short", f"{number} taller"), tiles, strict=True)
             for index, each in enumerate(products):
                 fetch = self.bytes_of(each) > llvm.target().caches[1] // 2 and tiles.number > 2  # ahead of time
-                four = product.four_tiles(tiles, panels, len(each.nodes), size, fetch=fetch)
+                four = product.four_tiles(tiles, panels, len(each.nodes), self.sizes.format, fetch=fetch)
                 words |= {f"{number}.{index} tile {kind}": address for kind, address in enumerate(four)}
         return words
 
@@ -216,12 +214,12 @@ def pack_panels(panels: Cut, work: int, available: int) -> Sequence[tuple[int, i
     return [(first, first + count, panels.narrow, panels.wider) for first, count in shares]
 
 
-def fill(out: Array, rows: int, width: int, sizes: Sizes) -> Task:
+def fill(out: Array, rows: int, width: int) -> Task:
     """Zeros."""
-    return Task(packing.copy(sizes.dtype.itemsize), (out, 0, out, out.row, rows, 0, width))
+    return Task(packing.copy(out.format), (out, 0, out, out.row, rows, 0, width))
 
 
-def copy(source: Array, out: Array, rows: int, units: int, sizes: Sizes, *, padded: int = 0, add: bool = False) -> Task:
+def copy(source: Array, out: Array, rows: int, units: int, *, padded: int = 0, add: bool = False) -> Task:
     """Rows of so many units to another place, followed by zeros up to `padded`; with `add` added to what is there."""
-    kernel = packing.copy(sizes.dtype.itemsize, add)
+    kernel = packing.copy(out.format, add)
     return Task(kernel, (source, source.row, out, out.row, rows, units, padded or units))

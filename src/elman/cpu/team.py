@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from elman.cpu import compiled, llvm, system
 from elman.cpu.compiled import Written
+from elman.cpu.formats import FLOAT64
 from elman.cpu.program import INT, POINTER, Program, Value
 
 # The first words of a script; four for each stage follow: ticket, tasks done, tasks, where these are listed.
@@ -58,14 +59,14 @@ FILL = {"script": POINTER, "bases": POINTER, "count": INT, "known": POINTER, "wo
 
 def _both(module: Any) -> None:
     """For one thread."""
-    p = Program(module, "fill_and_work", FILL, 8, 1)
+    p = Program(module, "fill_and_work", FILL, FLOAT64, lanes=1)
     p.builder.call(module.get_global("fill"), [value.ir for value in p.given.values()])
     p.builder.call(module.get_global("work"), [p.given["words"].ir])
     p.done()
 
 
 def _fill(module: Any) -> None:
-    p = Program(module, "fill", FILL, 8, 1)
+    p = Program(module, "fill", FILL, FLOAT64, lanes=1)
     script, bases, known, words = (p.given[name] for name in ("script", "bases", "known", "words"))
     with p.loop(0, p.given["count"]) as n:
         p.store_word(p.load_word(script, n, INT) + p.load_word(known, p.load_word(bases, n, INT), INT), words, n)
@@ -76,7 +77,7 @@ def _fill(module: Any) -> None:
 
 
 def _work(module: Any) -> None:
-    p = Program(module, "work", {"words": POINTER}, 8, 1)
+    p = Program(module, "work", {"words": POINTER}, FLOAT64, lanes=1)
     words = p.given["words"]
     team, number, give_way = (p.load_word(words, index, INT) for index in (TEAM, NUMBER, GIVE_WAY))
     with p.when(team > 0):
