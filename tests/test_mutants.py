@@ -414,8 +414,8 @@ MUTANTS = [
         "gradients of a gate's two products not added",
         "cpu/matrices.py",
         "def gradients",
-        "copy(room, out, left.width, right.width, sizes, add=add)",
-        "copy(room, out, left.width, right.width, sizes)",
+        "copy(room, out, left.width, right.width, add=add)",
+        "copy(room, out, left.width, right.width)",
         "test_cpu_cells.py",
     ),
     Mutant(
