@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -86,7 +86,8 @@ def setting(module: Any, **values: int) -> Iterator[None]:
         for name, value in settings.items():
             setattr(module, name, value)
         for script in (layer_scripts.infer_script, layer_scripts.forward_script, layer_scripts.backward_script):
-            script.cache_clear()
+            cast(Any, script).cache_clear()
+        layer_scripts.templates.cache_clear()
 
     take(values)
     try:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
 from cases import inputs, layer
+from elman import Recurrent
 from elman.cpu import layer_scripts, passes
 from elman.cpu.formats import FLOAT32, FLOAT64
+from elman.cpu.layer_scripts import Form, Wanted, backward_script, forward_script, infer_script
 from elman.cpu.script import Script, Task
 from elman.cpu.tables import copy
+from elman.cpu.tape import Tape, decided, several
 
 
 def gru_script() -> tuple[Script, dict[str, Any]]:
@@ -115,6 +119,67 @@ def test_an_array_has_a_format_of_its_own() -> None:
     assert script.close()({name: t.data_ptr() for name, t in (tensors | outs).items()})
     for name, t in tensors.items():
         assert torch.equal(outs[f"{name} out"], torch.cat([torch.zeros(1, 2, dtype=t.dtype), t[1:, 2:4]]))
+
+
+# Sizes on both sides of what decides how a script is written: chunks of weights' gradients and of inference, tiles of
+# rows, rows that are few.
+SIZES = [(T, B) for T in (1, 2, 3, 7, 16, 17, 40, 131) for B in (1, 2, 5, 8, 32, 33)]
+
+
+def forms(of: Recurrent, steps: int, batch: int, threads: int) -> list[tuple[Any, Form, tuple[Any, ...]]]:
+    """What every kind of script is asked for, with its form."""
+    x, states = inputs(of, steps, batch)
+    call = of.call(0, x, states)
+    output = torch.empty(steps, batch, sum(s.shape[-1] for s in states[:1]) * of.num_directions, dtype=x.dtype)
+    weights = tuple(tuple(w is not None for w in weights) for weights, _ in call.directions)
+    form = passes.form_of(call)._replace(threads=threads)
+    wanted = Wanted(True, weights, tuple(True for _ in states))
+    back = passes.form_of(call, [output, *(None for _ in states)])._replace(threads=threads)
+    scripts = [(infer_script, form, (part,)) for part in ("whole", "first", "rest")]
+    return [*scripts, (forward_script, form, ()), (backward_script, back, (wanted,))]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", ["lstm", "gru", "projected_lstm", "coupled_peephole_lstm"])
+def test_a_script_for_other_sizes_is_as_if_written_for_them(name: str, threads: int) -> None:
+    """Written on numbers of a tape that is played for other sizes, or on the sizes themselves: word for word the same."""
+    of = layer(name, 40, 64, bidirectional=name == "gru")
+    sizes = SIZES.copy()
+    random.Random(name).shuffle(sizes)
+    for steps, batch in sizes:
+        for write, form, more in forms(of, steps, batch, threads):
+            found, expected = write(of.cell, form, *more), write.__wrapped__(of.cell, form, *more)
+            assert found.contents == expected.contents, (write.__name__, *more, steps, batch)
+            for what in ("names", "keeps", "steps", "stages", "_rooms", "_threads", "_together"):
+                assert getattr(found, what) == getattr(expected, what), (write.__name__, *more, what, steps, batch)
+    written = [
+        len(layer_scripts.templates(write.__wrapped__, of.cell, form.opened()[0], *more))
+        for write, form, more in forms(of, 1, 2, threads)
+    ]
+    assert max(written) <= len(SIZES) // 2, "hardly any script was written for more than one size"
+
+
+def test_decisions_of_a_tape() -> None:
+    """A number is whatever its arithmetic gives for other sizes, and never what a decision has not allowed."""
+    tape = Tape([6, 4])
+    a, b = tape.sizes
+    late = a * b - 2 * (a // b) + -a
+    assert tape.play([100, 7]) is not None
+    assert a > b
+    other = several(lambda n: [n * n, n + 1], a, 2)
+    values = tape.play([100, 7])
+    assert values is not None
+    assert values[cast(Any, late).place] == 100 * 7 - 2 * (100 // 7) - 100
+    assert [values[cast(Any, n).place] for n in other] == [10000, 101]
+    assert tape.play([3, 7]) is None
+    assert list(range(b)) == [0, 1, 2, 3]
+    assert tape.play([100, 7]) is None
+    assert tape.play([100, 4]) is not None
+    assert decided(lambda n: n % 10, a) == 6
+    assert tape.play([100, 4]) is None
+    assert tape.play([106, 4]) is not None
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(a)
 
 
 def test_nothing_of_this_is_an_assertion() -> None:

@@ -6,10 +6,10 @@ every gate, its gradient, the weights' gradients. The kernels run the recurrence
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache, lru_cache
-from itertools import chain
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache, wraps
+from itertools import chain, islice
+from typing import Any, Concatenate, NamedTuple, ParamSpec, cast
 
 from elman.cell import Cell
 from elman.cpu import packing, product, threads
@@ -19,12 +19,14 @@ from elman.cpu.matrices import Factor, Gradient, Linear, gradients
 from elman.cpu.plan import Plan, plan
 from elman.cpu.script import Array, Script, Task
 from elman.cpu.tables import Kernels, Sizes, copy, fill, multiplications
+from elman.cpu.tape import Tape
 from elman.layout import Weights
 from elman.leaves import HIDDEN, PROJECTED, width_of_state
 
 SHARE_BYTES = 1 << 20  # in inference each thread makes the input's share for so many bytes of steps at a time
 MOST_BYTES = 1 << 23  # or where its weights are larger, for as many bytes as these, up to so many
 CHUNKS = 64  # at most so many times in one script
+TEMPLATES = 16  # at most, that are kept of a form
 
 
 class Form(NamedTuple):
@@ -45,12 +47,60 @@ class Form(NamedTuple):
         """The strides of what is there, by name."""
         return {name: stride for name, stride in zip(self.names, self.strides, strict=True) if stride is not None}
 
+    def opened(self) -> tuple[Form, list[int]]:
+        """The form without the sizes that change from batch to batch, and these: T, B, strides of sequences and states."""
+        sizes = [self.steps, self.batch]
+        strides: list[tuple[int, ...] | None] = []
+        for stride in self.strides:
+            if stride is not None and len(stride) == 3:
+                sizes += stride
+                stride = 0, 0, 0
+            strides.append(stride)
+        return self._replace(steps=0, batch=0, strides=tuple(strides)), sizes
+
+    def with_sizes(self, sizes: Sequence[int]) -> Form:
+        """The opposite of `opened`."""
+        steps, batch, *rest = sizes
+        numbers = iter(rest)
+        strides = [
+            tuple(islice(numbers, 3)) if stride is not None and len(stride) == 3 else stride for stride in self.strides
+        ]
+        return self._replace(steps=steps, batch=batch, strides=tuple(strides))
+
     def sizes(self, cell: Cell, products: int = 1) -> Sizes:
         """With one thread where a team is not worth calling, for so many products with every weight."""
         directions = len(self.reverse)
         row = len(cell.anatomy.input_gates) * self.inputs * self.units + multiplications(cell, self.units, self.proj)
         work = products * threads.of_rows(self.steps * self.batch) * row * directions
         return Sizes(*self[:6], directions, threads.of_team(work, self.threads))
+
+
+P = ParamSpec("P")
+
+
+@lru_cache(maxsize=128)
+def templates(*_: Any) -> list[tuple[Tape, Script]]:
+    """Of a kind of script and a form without sizes: scripts as they were written, the latest in use first."""
+    return []
+
+
+def for_all_sizes(write: Callable[Concatenate[Cell, Form, P], Script]) -> Callable[Concatenate[Cell, Form, P], Script]:
+    """The script that `write` writes, kept. It is written on a tape (tape.py), which is played for other sizes."""
+
+    def script(cell: Cell, form: Form, *more: P.args, **named: P.kwargs) -> Script:
+        form, sizes = form.opened()
+        known = templates(write, cell, form, *more, *named.items())
+        for template in known:
+            values = template[0].play(sizes)
+            if values is not None:
+                known[:] = template, *(other for other in known if other is not template)
+                return template[1].again(values)
+        tape = Tape(sizes)
+        written = write(cell, form.with_sizes(tape.sizes), *more, **named)
+        known[:] = (tape, written), *known[: TEMPLATES - 1]
+        return written
+
+    return wraps(write)(cast("Callable[Concatenate[Cell, Form, P], Script]", lru_cache(maxsize=256)(script)))
 
 
 class Given(NamedTuple):
@@ -102,7 +152,7 @@ def _chunk(cell: Cell, form: Form) -> int:
     return max(2, most // max(1, form.batch * columns) // 2 * 2)
 
 
-@lru_cache(maxsize=256)
+@for_all_sizes
 def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
     """As many steps as one script may have. part: as `Script` has them; the first brings the weights into panels."""
     form = form._replace(steps=min(form.steps, CHUNKS * _chunk(cell, form)))
@@ -137,15 +187,17 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
         arrays.append(own)
     script.begin(packing, zeros)
 
-    for begin in range(0, steps, chunk):
-        count = min(chunk, steps - begin)
+    number = int(-(-steps // chunk))
+    for n in range(number):
+        begin = n * chunk
+        count = steps - begin if n == number - 1 else chunk
         starts = [steps - begin - count if given.reverse else begin for given in directions]
         of = zip(shares, xs, arrays, starts, strict=bool(gates))
         script.stage(task for share, x, own, t in of for task in share(x.at(t), own["x"], count * batch))
         tasks: list[Task] = []
         for given, own, output, t in zip(directions, arrays, outputs, starts, strict=True):
             here = own | {f"s.{cell.states[0]}": output.at(t)}
-            if begin:  # the states are where the chunk before has left them
+            if n:  # the states are where the chunk before has left them
                 here[f"s0.{cell.states[0]}"] = output.at(t + count if given.reverse else t - 1)
                 here |= {f"s0.{state}": own[f"s.{state}"].at(1) for state in cell.states[1:]}
             tasks += kernels.run(here, count, given.reverse, begin)
@@ -154,7 +206,7 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
     last: list[Task] = []
     for given, own, output, of in zip(directions, arrays, outputs, finals, strict=True):
         present = [output.at(0 if given.reverse else steps - 1)]
-        present += [own[f"s.{state}"].at((steps - 1) % chunk & 1) for state in cell.states[1:]]
+        present += [own[f"s.{state}"].at((steps - 1) % chunk % 2) for state in cell.states[1:]]
         ends = zip(present, of, widths, strict=True)
         last += [copy(state, final, batch, width) for state, final, width in ends]
     script.stage(last)
@@ -205,7 +257,7 @@ def _input_share(script: Script, sizes: Sizes, given: Given, width: int, rows: i
     return Linear(script, sizes, weights["ih"], weights.get("b_ih"), (width, sizes.inputs), rows)
 
 
-@lru_cache(maxsize=256)
+@for_all_sizes
 def forward_script(cell: Cell, form: Form) -> Script:
     sizes, (steps, batch, _, units) = form.sizes(cell), form[:4]
     script = Script(sizes.format, sizes.threads)
@@ -261,7 +313,7 @@ def _kept(script: Script, cell: Cell, sizes: Sizes, d: int, arrays: dict[str, Ar
     return [arrays[f"s.{state}"] for state in cell.states]
 
 
-@lru_cache(maxsize=256)
+@for_all_sizes
 def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
     sizes, (steps, batch, inputs, units) = form.sizes(cell, 2), form[:4]
     made, widths = plan(cell), _widths(cell, sizes)

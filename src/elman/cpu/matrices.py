@@ -74,7 +74,8 @@ class Linear:
             tiles = cut(count, self.tall)
             words = (x, x.row, self.depth, self.packed, self.bias, out, out.row, self.units, *some, *self.panels[1:])
             words += (self.weight, self.weight.row, product.dots(form) if self.lying else 0, first)
-            tasks.append(Task(kernel, (*words, *tiles, *product.four_tiles(tiles, self.panels, 1, form))))
+            four = product.four_tiles(count, self.tall, self.panels, 1, form)
+            tasks.append(Task(kernel, (*words, *tiles, *four)))
         return tasks
 
 
@@ -103,35 +104,45 @@ def gradients(script: Script, sizes: Sizes, products: Sequence[Gradient]) -> Non
     lanes, form = sizes.lanes, sizes.format
     depth = sizes.steps * sizes.batch
     chunk = min(depth, max(CHUNK, -(-depth // (CHUNKS * CHUNK)) * CHUNK))
+    chunks = [(n * chunk, chunk) for n in range(-(-depth // chunk))]
+    if chunks:
+        begin, _ = chunks[-1]
+        chunks[-1] = begin, depth - begin
     zeros = script.room(product.ACCUMULATORS * lanes)
     script.stage([fill(zeros, 1, product.ACCUMULATORS * lanes)])
 
-    lefts: dict[Factor, _Packed] = {}
-    rights: dict[Factor, _Packed] = {}
+    lefts: list[_Packed] = []
+    rights: list[_Packed] = []
+
+    def packed(factor: Factor, left: bool) -> _Packed:
+        known = lefts if left else rights
+        for each in known:
+            if each.factor == factor:
+                return each
+        known.append(_Packed(script, sizes, factor, chunk, left))
+        return known[-1]
+
     sums_up: list[tuple[_Packed, _Packed, Array, bool]] = []  # the last: whether it adds to what another has left
     after: list[tuple[bool, Task]] = []
-    for left, right, out, sums, add in products:
-        if left not in lefts:
-            lefts[left] = _Packed(script, sizes, left, chunk, left=True)
-        if right is not None and right not in rights:
-            rights[right] = _Packed(script, sizes, right, chunk, left=False)
-        if out is not None and right is not None:
-            adds = add
-            if left.width % lanes or right.width % lanes:  # added up in a room of rows and columns of whole vectors
-                room = script.room(lefts[left].padded * rights[right].padded, row=rights[right].padded)
-                after.append((add, copy(room, out, left.width, right.width, add=add)))
+    for left_factor, right_factor, out, sums, add in products:
+        left = packed(left_factor, left=True)
+        if out is not None and right_factor is not None:
+            right, adds = packed(right_factor, left=False), add
+            height, width = left_factor.width, right_factor.width
+            if height % lanes or width % lanes:  # added up in a room of rows and columns of whole vectors
+                room = script.room(left.padded * right.padded, row=right.padded)
+                after.append((add, copy(room, out, height, width, add=add)))
                 out, adds = room, False
-            sums_up.append((lefts[left], rights[right], out, adds))
+            sums_up.append((left, right, out, adds))
         if sums is not None:
-            after.append((add, copy(lefts[left].sums, sums, 1, left.width, add=add)))
+            after.append((add, copy(left.sums, sums, 1, left_factor.width, add=add)))
 
-    kernel, factors = outer(form), (*lefts.values(), *rights.values())
-    for begin in range(0, depth, chunk):
-        count = min(chunk, depth - begin)
+    kernel, factors = outer(form), (*lefts, *rights)
+    for number, (begin, count) in enumerate(chunks):
         script.stage([task for factor in factors for task in factor.pack(begin, count)])
         now: list[tuple[bool, Task]] = []
         for left, right, out, adds in sums_up:
-            words = (left.room, right.room, out, zeros, int(begin == 0 and not adds), out.row, count)
+            words = (left.room, right.room, out, zeros, int(number == 0 and not adds), out.row, count)
             work = count * left.factor.width * right.factor.width
             parts = threads.shares(left.panels.number, work, sizes.threads)
             tiles = _outer_tiles(right.panels, lanes, form)
@@ -143,7 +154,7 @@ def gradients(script: Script, sizes: Sizes, products: Sequence[Gradient]) -> Non
 @cache
 def _outer_tiles(panels: Cut, lanes: int, form: Format) -> tuple[int, ...]:
     """The last words of `OUTER`."""
-    return *panels, *product.four_tiles(cut(lanes, OUTER_ROWS), panels, 1, form)
+    return *panels, *product.four_tiles(lanes, OUTER_ROWS, panels, 1, form)
 
 
 def _in_turn(script: Script, tasks: list[tuple[bool, Task]]) -> None:
@@ -160,7 +171,7 @@ class _Packed:
     def __init__(self, script: Script, sizes: Sizes, factor: Factor, chunk: int, left: bool) -> None:
         self.sizes, self.factor, self.left = sizes, factor, left
         blocks = -(-factor.width // sizes.lanes)
-        self.panels = cut(blocks, 1 if left else product.tiling(OUTER_ROWS, blocks, 1, chunk, sizes.format).blocks)
+        self.panels = cut(blocks, 1 if left else product.tiling(OUTER_ROWS, blocks, 1, CHUNK, sizes.format).blocks)
         self.padded = blocks * sizes.lanes
         self.room, self.sums = script.room(chunk * self.padded), script.room(self.padded)
         self.kernel = (packing.columns if left else packing.rows)(sizes.format)

@@ -45,9 +45,11 @@ class Workspace(threading.local):
         self._large = False
 
     def addresses(self, sizes: Sequence[int]) -> list[int]:
-        """Of buffers of so many bytes; whatever the last call left in them."""
-        have = self._buffers
-        for number, size in enumerate(sizes):
+        """Of buffers of so many bytes; whatever the last call left in them. Large ones come first, and so are shared well."""
+        have, order = self._buffers, sorted(range(len(sizes)), key=lambda which: -sizes[which])
+        places = [0] * len(sizes)
+        for number, which in enumerate(order):
+            size = sizes[which]
             if number == len(have) or have[number].size < size:
                 self.buffers = object()  # if there is no memory, or an interrupt, addresses are looked up again
                 del have[number:]  # those after it are no larger; and never two at once
@@ -55,7 +57,8 @@ class Workspace(threading.local):
                     room = empty((size,), torch.uint8)
                 have.append(Buffer(room, size, room.data_ptr()))
                 self._large |= size > KEPT_BYTES
-        return [buffer.address for buffer in have[: len(sizes)]]
+            places[which] = have[number].address
+        return places
 
     def words(self, count: int) -> array[int]:
         """Room for so many whole numbers."""

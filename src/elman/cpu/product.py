@@ -8,13 +8,14 @@ not change a bit. It is summed in blocks of k, since the error of a single chain
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
 from elman.cpu import compiled, llvm
 from elman.cpu.formats import Format
 from elman.cpu.program import INT, POINTER, Program, Value
+from elman.cpu.tape import decided, several
 
 ACCUMULATORS = 32  # vectors that a tile has, at most; more only where a single block of units has more
 BLOCK = 128  # steps of k that are summed from zero, a power of two
@@ -69,7 +70,7 @@ MANY = 600  # rows from which on more of them change nothing, so that a new leng
 
 def tiling(rows: int, blocks: int, vectors_per_block: int, depth: int, form: Format) -> Tiling:
     """The cut that takes the fewest cycles by a simple count: see `_cycles`."""
-    return _tiling(min(rows, MANY), blocks, vectors_per_block, depth, form)
+    return decided(lambda rows: _tiling(min(rows, MANY), blocks, vectors_per_block, depth, form), rows)
 
 
 @cache
@@ -168,14 +169,29 @@ def tile(rows: int, vectors: int, form: Format, fetch: bool = False) -> Program:
     return p
 
 
-def four_tiles(rows: Cut, blocks: Cut, vectors_per_block: int, form: Format, fetch: bool = False) -> list[int]:
-    """The tiles that rows and blocks so cut need: `chosen` picks one. Zero for a shape that does not occur."""
+def four_tiles(
+    rows: int, most: int, blocks: Cut, vectors_per_block: int, form: Format, fetch: bool = False
+) -> Sequence[int]:
+    """The tiles that rows, cut into heaps of at most so many, and blocks so cut need: `chosen` picks one."""
+
+    def find(rows: int) -> Sequence[int]:
+        _, narrow, wider = cut(rows, most)
+        return _four_tiles(narrow, wider > 0, blocks, vectors_per_block, form, fetch)
+
+    return several(find, rows, 4)
+
+
+@cache
+def _four_tiles(
+    narrow: int, wider: bool, blocks: Cut, vectors_per_block: int, form: Format, fetch: bool
+) -> tuple[int, ...]:
+    """For tiles of `narrow` rows, and where there are `wider` ones of one more. Zero for a shape that does not occur."""
     shapes = [
-        (rows.narrow + tall, blocks.narrow + wide, tall <= rows.wider and wide <= blocks.wider)
+        (narrow + tall, blocks.narrow + wide, tall <= wider and wide <= blocks.wider)
         for tall in (0, 1)
         for wide in (0, 1)
     ]
-    return [tile(r, n * vectors_per_block, form, fetch) if occurs and n else 0 for r, n, occurs in shapes]
+    return tuple([tile(r, n * vectors_per_block, form, fetch) if occurs and n else 0 for r, n, occurs in shapes])
 
 
 def chosen(p: Program, four: list[Value], taller: Value, wider: Value) -> Value:

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from functools import partial
 from itertools import accumulate, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from elman.cpu import system, team
 from elman.cpu.formats import Format
 from elman.cpu.memory import Workspace, workspace
+from elman.cpu.tape import Number
 
 
 class Array(NamedTuple):
@@ -43,6 +45,10 @@ class Task(NamedTuple):
 
 
 Run = Callable[[Sequence[int]], bool]  # on addresses
+
+
+def _value(number: Any) -> int:
+    return number.value if isinstance(number, Number) else number
 
 
 class Script:
@@ -102,7 +108,7 @@ class Script:
             self._together = max(self._together, len(tasks))
 
     def close(self) -> Script:
-        """Nothing is added from now on. Large rooms come first, so that scripts share the workspace well.
+        """Nothing is added from now on. What is a number of a tape has the tape's value, and is remembered for `again`.
 
         The order of addresses is settled here: zero, the arrays in the order of `names`, the rooms. The first part is
         given only what it uses.
@@ -118,9 +124,7 @@ class Script:
             self.names = tuple([name for name, base in self._given.items() if base in used])
         self._count = len(self.names)
         places = {self._given[name]: 1 + place for place, name in enumerate(self.names)}
-        order = sorted(range(len(self._rooms)), key=lambda number: -self._rooms[number])
-        places |= {-1 - number: 1 + len(self.names) + place for place, number in enumerate(order)}
-        self._rooms = [self._rooms[number] for number in order]
+        places |= {-1 - number: 1 + len(self.names) + number for number in range(len(self._rooms))}
         self.stages = [len(tasks) for tasks in self._stages]  # tasks of each
         self._threads = min(self._threads, max(self.stages, default=1))
 
@@ -132,18 +136,37 @@ class Script:
         starts = accumulate((1 + len(task.words) for task in tasks), initial=directory)
         words += islice(starts, len(tasks))
         place = len(words)
-        self._words, self._bases = array("q", words), array("q", bytes(8 * (place + len(flat))))
+        self._bases = array("q", bytes(8 * (place + len(flat))))
         for number, word in enumerate(flat):
             if word.__class__ is Array:
                 form, base, offset, _, _ = word  # pyright: ignore[reportGeneralTypeIssues]
                 flat[number] = offset * form.bytes
                 self._bases[place + number] = places[base]
-        self._words.extend(flat)  # pyright: ignore[reportArgumentType]
+        self._open = self.steps, self._rooms, list(self.keeps.values())
+        self._late = [(place + n, word.place) for n, word in enumerate(flat) if isinstance(word, Number)]
+        self._words = array("q", [*words, *map(_value, flat)])
         self._stages = []
+        self._settle(_value)
+        return self
+
+    def again(self, values: Sequence[int]) -> Script:
+        """The script for other sizes of the tape that it was written on: with these values by place."""
+        other = copy(self)
+        other._words = self._words[:]
+        for place, number in self._late:
+            other._words[place] = values[number]
+        other._settle(lambda number: values[number.place] if isinstance(number, Number) else number)
+        return other
+
+    def _settle(self, value: Callable[[Any], int]) -> None:
+        """What does not stand in the words; and nothing of a call is known."""
+        steps, rooms, keeps = self._open
+        self.steps, self._rooms = value(steps), [value(size) for size in rooms]
+        self.keeps = dict(zip(self.keeps, map(value, keeps), strict=True))
         self._addresses = self._words.buffer_info()[0], self._bases.buffer_info()[0], len(self._words)
         self._seen: tuple[object, list[int]] = (None, [])
         self._orders: dict[tuple[str, ...], Run] = {}
-        return self
+        self.usual = None
 
     def __call__(self, addresses: Mapping[str, int]) -> bool:
         """Run it on arrays at these addresses. False, and nothing was done, if there are too few threads for it.

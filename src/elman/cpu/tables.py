@@ -84,7 +84,7 @@ class Kernels:
         if available > 1 and pays and step >= MEETING:
             self.rows = [(0, sizes.batch)]
             self.parties = len(threads.shares(sizes.padded(HIDDEN) // sizes.lanes, work, available))
-        most = max(count for _, count in self.rows)
+        most = -(-sizes.batch // len(self.rows))
         self.parts: list[Parts] = []
         for phase, products in zip(self.todo.phases, self.todo.products, strict=True):
             blocks = threads.parts(sizes.padded(phase.width) // sizes.lanes, self.parties)
@@ -203,7 +203,7 @@ class Kernels:
             words |= zip((f"{number} tiles", f"{number} short", f"{number} taller"), tiles, strict=True)
             for index, each in enumerate(products):
                 fetch = self.bytes_of(each) > llvm.target().caches[1] // 2 and tiles.number > 2  # ahead of time
-                four = product.four_tiles(tiles, panels, len(each.nodes), self.sizes.format, fetch=fetch)
+                four = product.four_tiles(rows, parts.tall, panels, len(each.nodes), self.sizes.format, fetch=fetch)
                 words |= {f"{number}.{index} tile {kind}": address for kind, address in enumerate(four)}
         return words
 

@@ -6,7 +6,6 @@ One thread where there is no OpenMP, and in a forked child, where a parallel reg
 from __future__ import annotations
 
 import os
-from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -45,11 +44,14 @@ def of_rows(rows: int) -> int:
 
 def shares(count: int, multiplications: int, threads: int) -> list[tuple[int, int]]:
     """`count` rows or blocks divided among threads: the first of each part, and how many. Small work stays whole."""
-    return parts(count, min(count, 1 if multiplications < SMALL else threads))
+    if not count:
+        return []
+    return parts(count, 1 if threads == 1 or multiplications < SMALL else min(count, threads))
 
 
-@lru_cache(4096)
 def parts(count: int, number: int) -> list[tuple[int, int]]:
     """So many parts: the first of each, and how many it has; some have none where there are too few."""
-    edges = [count * part // number for part in range(number + 1)] if number else []
+    if number == 1:
+        return [(0, count)]
+    edges = [count * part // number for part in range(number + 1)]
     return [(first, last - first) for first, last in pairwise(edges)]
