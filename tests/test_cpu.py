@@ -540,7 +540,7 @@ def test_rows_of_a_batch_do_not_depend_on_each_other_to_the_bit(name: str) -> No
 def test_sizes_that_grow_and_shrink() -> None:
     """Workspaces are kept from call to call; what an earlier call left in them must not be read."""
     order = [(3, 2, 5), (9, 13, 40), (1, 1, 1), (2, 5, 16), (9, 13, 40), (3, 2, 5)]
-    memory.workspace.clear()
+    memory.of_thread.workspace.clear()
     for name in ("peephole_lstm", "gru_before", "rnn"):
         for steps, batch, units in order:
             of = layer(name, 3, units, bidirectional=units != 16)
@@ -575,7 +575,7 @@ def test_inference_mode_and_training_in_turn() -> None:
     x, states = inputs(of, 4, 3)
     exact = by("reference", lambda: everything(of, x, states))
     for first in (True, False):
-        memory.workspace.clear()
+        memory.of_thread.workspace.clear()
         for inference in (first, not first, first):
             with elman.use_engine("cpu"):
                 if inference:

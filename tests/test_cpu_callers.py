@@ -670,7 +670,7 @@ def test_a_signals_handler_that_calls_another_layer(name: str, teams: list[int])
             wrong.append(f"{other}, at {number}")
 
     everything(*call(name))  # its scripts are written
-    memory.workspace.clear()
+    memory.of_thread.workspace.clear()
     for _ in range(2):  # with an empty workspace, and with one that serves
         with at_every_line("memory passes script", handler):
             results = everything(*call(name))
@@ -729,7 +729,7 @@ def test_a_workspace_that_grows_in_one_mode_serves_the_others() -> None:
     exact = {name: alone(name) for name in sizes}
     count = 1 + len(call("rows").states)
     for modes in itertools.product((True, False), repeat=len(sizes)):
-        memory.workspace.clear()
+        memory.of_thread.workspace.clear()
         for name, inference in [*zip(sizes, modes, strict=True), *zip(sizes, reversed(modes), strict=True)]:
             if inference:
                 with torch.inference_mode():

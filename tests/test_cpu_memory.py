@@ -40,7 +40,7 @@ def allocating(allocate: Allocate) -> Iterator[None]:
         if original in (memory.empty, memory.empty_like)
     ]
     assert any(module is memory for module, _, _ in holders)
-    memory.workspace.clear()
+    memory.of_thread.workspace.clear()
     try:
         for module, name, original in holders:
             setattr(module, name, instead[original])
@@ -48,7 +48,7 @@ def allocating(allocate: Allocate) -> Iterator[None]:
     finally:
         for module, name, original in holders:
             setattr(module, name, original)
-        memory.workspace.clear()
+        memory.of_thread.workspace.clear()
 
 
 # Fences.
@@ -103,7 +103,7 @@ def everything(of: Recurrent, x: Tensor, states: tuple[Tensor, ...], copy: Calla
     given = dict(zip(names, leaves[1 + len(states) :], strict=True))
 
     def results() -> list[Tensor]:
-        memory.workspace.clear()  # so that every buffer is as large as it has to be
+        memory.of_thread.workspace.clear()  # so that every buffer is as large as it has to be
         output, h_n = functional_call(of, given, (leaves[0], hidden(tuple(leaves[1 : 1 + len(states)]))))
         return [output, *as_tuple(h_n)]
 
@@ -111,7 +111,7 @@ def everything(of: Recurrent, x: Tensor, states: tuple[Tensor, ...], copy: Calla
         inferred = results()
     trained = results()
     cotangents = [copy(normal(*r.shape, seed=5 + k, dtype=r.dtype)) for k, r in enumerate(trained)]
-    memory.workspace.clear()
+    memory.of_thread.workspace.clear()
     d = torch.autograd.grad(trained, leaves, cotangents, allow_unused=True, materialize_grads=True)
     return [*inferred, *(r.detach() for r in trained), *d]
 

@@ -30,8 +30,8 @@ class Buffer(NamedTuple):
     address: int
 
 
-class Workspace(threading.local):
-    """Buffers in order, one set for each thread of Python, as large as they were ever needed."""
+class Workspace:
+    """Buffers in order, as large as they were ever needed."""
 
     def __init__(self) -> None:
         self.busy = False  # whether a call is using it
@@ -41,8 +41,8 @@ class Workspace(threading.local):
         """Give the memory of this thread's buffers back."""
         self.buffers = object()  # another one whenever they are others, and before they are
         self._buffers: list[Buffer] = []
-        self._words = array("q")
-        self._large = False
+        self._words = array("q"), 0
+        self.large = False  # whether `clear` gives much back
 
     def addresses(self, sizes: Sequence[int]) -> list[int]:
         """Of buffers of so many bytes; whatever the last call left in them. Large ones come first, and so are shared well."""
@@ -56,20 +56,23 @@ class Workspace(threading.local):
                 with torch.inference_mode(False):  # a tensor made in that mode could not be written outside of it
                     room = empty((size,), torch.uint8)
                 have.append(Buffer(room, size, room.data_ptr()))
-                self._large |= size > KEPT_BYTES
+                self.large |= size > KEPT_BYTES
             places[which] = have[number].address
         return places
 
-    def words(self, count: int) -> array[int]:
-        """Room for so many whole numbers."""
-        if len(self._words) < count:
-            self._words = array("q", bytes(8 * count))
+    def words(self, count: int) -> tuple[array[int], int]:
+        """Room for so many whole numbers, and its address."""
+        if len(self._words[0]) < count:
+            words = array("q", bytes(8 * count))
+            self._words = words, words.buffer_info()[0]
         return self._words
 
-    def trim(self) -> None:
-        """Give all back where a buffer is large, when what is in them is no longer needed."""
-        if self._large:
-            self.clear()
+
+class _OfThread(threading.local):
+    """One set of buffers for each thread of Python."""
+
+    def __init__(self) -> None:
+        self.workspace = Workspace()
 
 
-workspace = Workspace()
+of_thread = _OfThread()

@@ -37,13 +37,16 @@ class Known(NamedTuple):
 
     def __call__(self, addresses: list[int], call: Call) -> Results | None:
         """addresses: of x and the call's other tensors. None where there are fewer threads than the script needs."""
-        output = empty_like(call.state[0]) if self.output is None else empty(self.output, call.x.dtype)
-        finals = tuple([empty_like(s) for s in call.state])
-        x, *addresses = addresses
-        addresses += [x] * self.directions + [output.data_ptr()] * self.directions
-        addresses += [final.data_ptr() for final in finals]
-        addresses += self.kept
-        return (output, finals) if self.run(addresses) else None
+        run, kept, directions, shape = self
+        output = empty_like(call.state[0]) if shape is None else empty(shape, call.x.dtype)
+        x = addresses.pop(0)
+        addresses += [x, output.data_ptr()] if directions == 1 else [x, x, output.data_ptr(), output.data_ptr()]
+        finals = []
+        for state in call.state:
+            finals.append(final := empty_like(state))
+            addresses.append(final.data_ptr())
+        addresses += kept
+        return (output, tuple(finals)) if run(addresses) else None
 
 
 class Calls:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from elman.cpu import system, team
 from elman.cpu.formats import Format
-from elman.cpu.memory import Workspace, workspace
+from elman.cpu.memory import Workspace, of_thread
 from elman.cpu.tape import Number
 
 
@@ -110,18 +110,18 @@ class Script:
     def close(self) -> Script:
         """Nothing is added from now on. What is a number of a tape has the tape's value, and is remembered for `again`.
 
-        The order of addresses is settled here: zero, the arrays in the order of `names`, the rooms. The first part is
-        given only what it uses.
+        The order of addresses is settled here: zero, the arrays in the order of `names`, which has those last that are
+        kept, the rooms. The first part is given only what it uses.
         """
         tasks = [task for stage in self._stages for task in stage]
         flat: list[int | Array] = []  # a kernel and its table, task by task
         for task in tasks:
             flat.append(task.kernel)
             flat += task.words
-        self.names = tuple(self._given)
+        self.names = tuple(sorted(self._given, key=lambda name: name in self.keeps))  # as a frozen layer has them
         if self._part == "first":
             used = {word.base for word in flat if word.__class__ is Array}  # pyright: ignore[reportAttributeAccessIssue]
-            self.names = tuple([name for name, base in self._given.items() if base in used])
+            self.names = tuple([name for name in self.names if self._given[name] in used])
         self._count = len(self.names)
         places = {self._given[name]: 1 + place for place, name in enumerate(self.names)}
         places |= {-1 - number: 1 + len(self.names) + number for number in range(len(self._rooms))}
@@ -200,19 +200,25 @@ class Script:
             raise TypeError(f"a script runs on {self._count} addresses, but {len(given)} were given")
         if self._threads < self._together:
             return False
-        own = Workspace() if workspace.busy else workspace  # a signal's handler may call in the midst of a call
+        own = of_thread.workspace
+        if own.busy:  # a signal's handler may call in the midst of a call
+            own = Workspace()
         try:
             own.busy = True
-            known = array("q", (0, *given, *self._places(own)))
-            words = own.words(len(self._words))
-            place, known_place = words.buffer_info()[0], known.buffer_info()[0]
+            buffers, rooms = self._seen
+            if buffers is not own.buffers:  # for another thread, or the workspace has others now
+                rooms = own.addresses(self._rooms)
+                self._seen = own.buffers, rooms
+            known = array("q", (0, *given, *rooms))
+            words, place = own.words(len(self._words))
             runner = team.runner()
             if self._threads > 1:
-                runner.fill(*self._addresses, known_place, place)
+                runner.fill(*self._addresses, known.buffer_info()[0], place)
                 system.parallel()(runner.address, place, self._threads, 0)
             else:
-                runner.fill_and_work(*self._addresses, known_place, place)
-            own.trim()
+                runner.fill_and_work(*self._addresses, known.buffer_info()[0], place)
+            if own.large:  # what is in the buffers is no longer needed
+                own.clear()
             return words[team.REFUSED] == 0
         finally:
             own.busy = False
@@ -221,11 +227,3 @@ class Script:
     def contents(self) -> tuple[bytes, bytes]:
         """Two scripts of the same contents do the same with the same addresses."""
         return self._words.tobytes(), self._bases.tobytes()
-
-    def _places(self, own: Workspace) -> list[int]:
-        """Where the rooms are: looked up again when the workspace has other buffers."""
-        seen, places = self._seen
-        if seen is not own.buffers:
-            places = own.addresses(self._rooms)
-            self._seen = own.buffers, places
-        return places
