@@ -784,8 +784,12 @@ MISFITS: dict[str, tuple[Callable[[Call], Call], str]] = {
     "a weight of other sizes": (lambda call: call._replace(x=call.x[:, :, 1:]), "weight_ih is"),
     "a stream": (lambda call: call._replace(streams=(call.x,)), "reads no streams"),
     "a constant": (lambda call: call._replace(constants=(call.x[0],)), "reads no streams or constants"),
-    "lengths": (lambda call: call._replace(lengths=torch.ones(3, dtype=torch.int64)), "no engine reads lengths"),
-    "resets": (lambda call: call._replace(reset=torch.ones(4, 3, dtype=torch.bool)), "no engine reads lengths or"),
+    "a length too few": (lambda call: call._replace(lengths=torch.ones(2, dtype=torch.int64)), r"lengths is \(2,\)"),
+    "lengths too long": (
+        lambda call: call._replace(lengths=torch.full((3,), 5)),
+        "lengths holds 5, but the input has 4",
+    ),
+    "resets turned": (lambda call: call._replace(reset=torch.ones(3, 4, dtype=torch.bool)), r"reset is \(3, 4\)"),
     "another type": (lambda call: call.replaced([t if t is None else t.half() for t in call.tensors()]), "float16"),
 }
 

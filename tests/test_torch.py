@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pack_sequence
 from torch.testing import assert_close
 
 import elman
@@ -474,16 +473,6 @@ def test_messages_carry_both_sizes() -> None:
         ValueError, match=r"float64 but the weights are torch.float32; convert one: input.to\(torch.float32\)"
     ):
         lstm(x_of(STEPS, BATCH, INPUT).double())
-
-
-@kinds
-def test_packed_sequence_is_refused(kind: str) -> None:
-    of = make(elman, kind)
-    # What unpacking does is said: it is not the same.
-    with pytest.raises(
-        TypeError, match=r"pad_packed_sequence, it also reads the padding: final states, and everything in"
-    ):
-        of(pack_sequence([torch.zeros(3, INPUT), torch.zeros(2, INPUT)]))
 
 
 def test_recurrent_checks_the_cell() -> None:

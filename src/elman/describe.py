@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -42,7 +43,14 @@ class _Choices:
         self.made.append(choice)
 
 
-def describe(layer: Recurrent, input: Tensor, hx: Hidden | None = None) -> Description:
+def describe(
+    layer: Recurrent,
+    input: Tensor,
+    hx: Hidden | None = None,
+    *,
+    lengths: Tensor | Sequence[int] | None = None,
+    reset: Tensor | None = None,
+) -> Description:
     """Which engine runs this layer on this input and why, its parameters, operations and saved bytes.
 
     The layer is run forward once to find out; shapes and errors are those of `layer.forward`.
@@ -58,9 +66,10 @@ def describe(layer: Recurrent, input: Tensor, hx: Hidden | None = None) -> Descr
         return tensor
 
     with recurrence.observe(choices), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output, h_n = layer(input, hx)
+        output, h_n = layer(input, hx, lengths=lengths, reset=reset)
         del output, h_n
-    steps = input.numel() // input.shape[-1]  # T * B
+    # T * B, or as many as the sequences have
+    steps = input.numel() // input.shape[-1] if lengths is None else int(torch.as_tensor(lengths).sum())
     all_weights = layer.each_weights()
     per_step = sum(w.numel() for weights in all_weights for w in (weights.ih, weights.hr) if w is not None)
     # A gate's rows are used once for each operand they multiply.

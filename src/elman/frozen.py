@@ -48,13 +48,20 @@ class Frozen(Recurrent):
         """As they were when the layer was frozen."""
         return self._runs[layer][reverse].weights
 
-    def call(self, layer: int, x: Tensor, state: tuple[Tensor, ...]) -> Call:
+    def call(
+        self,
+        layer: int,
+        x: Tensor,
+        state: tuple[Tensor, ...],
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+    ) -> Call:
         """As the layer's, with the weights in panels. RuntimeError where a gradient would be recorded."""
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *state)):
             raise RuntimeError(
                 "a frozen layer gives no gradients, but its input or state requires one; call the layer itself"
             )
-        return Call(self.cell, x, self._runs[layer], state, (), (), None, None, None, self._packed[layer])
+        return Call(self.cell, x, self._runs[layer], state, (), (), lengths, reset, None, self._packed[layer])
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_packed"}

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
-from torch.nn.utils.rnn import PackedSequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from elman import cells
 from elman.cell import Cell
-from elman.layout import Call, Direction, Weights, parameter_name, parameter_shapes
+from elman.layout import Call, Direction, Weights, misplaced, parameter_name, parameter_shapes
 from elman.names import register
 from elman.recurrence import at_once, recur
 
@@ -97,12 +98,19 @@ class Recurrent(nn.Module):
         names = self._names[layer, reverse]
         return Weights(*[None if n is None else own[n] if n in own else getattr(self, n) for n in names])
 
-    def call(self, layer: int, x: Tensor, state: tuple[Tensor, ...]) -> Call:
-        """What one layer is to run, on x (T, B, I or D*Y) from states (D, B, width)."""
+    def call(
+        self,
+        layer: int,
+        x: Tensor,
+        state: tuple[Tensor, ...],
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+    ) -> Call:
+        """What one layer is to run, on x (T, B, I or D*Y) from states (D, B, width); lengths (B,), reset (T, B)."""
         directions = [Direction(self.weights(layer, False), False)]
         if self.bidirectional:
             directions.append(Direction(self.weights(layer, True), True))
-        return Call(self.cell, x, tuple(directions), state)
+        return Call(self.cell, x, tuple(directions), state, (), (), lengths, reset)
 
     def each_weights(self) -> list[Weights]:
         """The parameters of every layer and direction: layer l, direction d at l * num_directions + d."""
@@ -121,28 +129,45 @@ class Recurrent(nn.Module):
     def flatten_parameters(self) -> None:
         """Does nothing; here because code written for torch.nn calls it."""
 
-    def forward(self, input: Tensor, hx: Hidden | None = None) -> tuple[Tensor, Any]:
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Hidden | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        reset: Tensor | None = None,
+    ) -> tuple[Any, Any]:
         """Read a sequence.
 
-        input: (T, B, I), or (B, T, I) with batch_first, or (T, I) unbatched.
+        input: (T, B, I), or (B, T, I) with batch_first, or (T, I) unbatched; or a `PackedSequence`.
         hx: the initial state, zero if left out: one tensor (L*D, B, width) for a cell of one state,
             else a tuple of them in the order of `cell.states`; without B for unbatched input.
+        lengths: how many steps each sequence has, whole numbers (B,) from 0 to T in any order, or ()
+            unbatched; T if left out. What lies beyond them influences nothing: the output there is zero, the
+            final state is that of the last step, or hx where there is none, and the reverse direction begins
+            at the last step.
+        reset: where a sequence starts afresh, truth values laid out as the input is, (T, B), (B, T) or (T,).
+            reset[t] cuts between t-1 and t: the forward direction goes on at t from a state of zero, the reverse
+            direction at t-1. reset[0] discards hx for the forward direction.
 
         Returns the output of the last layer, (T, B, D*Y) laid out as the input is, and the final
-        state of every layer and direction in the form of hx.
+        state of every layer and direction in the form of hx. A `PackedSequence` is returned as one.
 
-        Raises ValueError or RuntimeError, as torch.nn does, with both sizes, where shapes or dtypes
-        do not fit.
+        Raises ValueError, TypeError or RuntimeError, as torch.nn does, with both sizes, where shapes, dtypes or
+        lengths do not fit.
         """
+        if isinstance(input, PackedSequence):
+            return self._packed_forward(input, hx, lengths, reset)
         x, batched = self._check_input(input)
         state = self._check_state(hx, x, batched)
+        lengths, reset = self._check_rows(lengths, reset, x, batched)
 
         finals: list[tuple[Tensor, ...]] = []
         count = self.num_directions
         for layer in range(self.num_layers):
             rows = slice(layer * count, (layer + 1) * count)
             own = state if self.num_layers == 1 else tuple([s[rows] for s in state])  # each (D, B, width)
-            x, final = recur(self.call(layer, x, own))  # (T, B, D*Y)
+            x, final = recur(self.call(layer, x, own, lengths, reset))  # (T, B, D*Y)
             finals.append(final)
             if layer < self.num_layers - 1:
                 x = drop(x, self.dropout, self.training)
@@ -154,17 +179,48 @@ class Recurrent(nn.Module):
             x = x.transpose(0, 1)
         return x, h_n[0] if len(self.cell.states) == 1 else h_n
 
-    def step(self, input: Tensor, state: Hidden | None = None) -> tuple[Tensor, Any]:
+    def _packed_forward(
+        self, input: PackedSequence, hx: Hidden | None, lengths: Any, reset: Any
+    ) -> tuple[PackedSequence, Any]:
+        """Of sequences sorted by length; hx and h_n are in the order they had before, as torch.nn has it."""
+        if lengths is not None or reset is not None:
+            raise TypeError(
+                f"{self._get_name()}: a PackedSequence brings its own lengths; leave lengths and reset out, "
+                "or give the sequences padded"
+            )
+        _, batch_sizes, order, back = input
+        if hx is not None and order is not None:
+            hx = hx.index_select(1, order) if isinstance(hx, Tensor) else tuple([h.index_select(1, order) for h in hx])
+        padded, lengths = pad_packed_sequence(PackedSequence(input.data, batch_sizes), self.batch_first)
+        output, h_n = self.forward(padded, hx, lengths=lengths)
+        data = pack_padded_sequence(output, lengths, self.batch_first).data
+        if back is not None:
+            h_n = (
+                h_n.index_select(1, back) if isinstance(h_n, Tensor) else tuple([h.index_select(1, back) for h in h_n])
+            )
+        return PackedSequence(data, batch_sizes, order, back), h_n
+
+    def step(
+        self,
+        input: Tensor,
+        state: Hidden | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        reset: Tensor | None = None,
+    ) -> tuple[Tensor, Any]:
         """Read one step of a sequence, x_t, and go on from where the last one ended.
 
         input: (B, I), or (I,) unbatched. state: as hx of `forward`, zero if left out.
+        lengths: (B,) or (), 1 for sequences that have this step; where it is 0 the output is zero and the state is
+            handed on. reset: (B,) or (), truth values; where it is true the state is zero before the step.
 
         Returns the output of the last layer at this step, (B, Y) or (Y,), and the state to give to the next
         step: what `forward` gives for a sequence of this one step. Hooks are not called. RuntimeError for a
         bidirectional layer, whose reverse direction begins at the end of the sequence.
         """
         alone = len(self.cell.states) == 1
-        if state is not None and input.dim() == 2 and self.num_layers == 1 and not self.bidirectional:
+        plain = lengths is None and reset is None
+        if plain and state is not None and input.dim() == 2 and self.num_layers == 1 and not self.bidirectional:
             done = at_once(self.call(0, input, (state,) if alone else state))  # pyright: ignore[reportArgumentType]
             if done is not None:
                 return done[0], done[1][0] if alone else done[1]
@@ -178,18 +234,14 @@ class Recurrent(nn.Module):
                 f"{name}: one step should be (B, {self.input_size}) or ({self.input_size},), got {tuple(input.shape)}"
             )
         time = 1 if self.batch_first and input.dim() == 2 else 0
-        output, state = self.forward(input.unsqueeze(time), state)
+        if reset is not None:
+            reset = reset.unsqueeze(time)
+        output, state = self.forward(input.unsqueeze(time), state, lengths=lengths, reset=reset)
         return output.squeeze(time), state
 
     def _check_input(self, input: Tensor) -> tuple[Tensor, bool]:
         """The input as (T, B, I), and whether it had a batch dimension."""
         name = self._get_name()
-        if isinstance(input, PackedSequence):
-            raise TypeError(
-                f"{name} does not read a PackedSequence yet. Unpacked by torch.nn.utils.rnn.pad_packed_sequence, it also "
-                "reads the padding: final states, and everything in the reverse direction, then differ from torch.nn's. "
-                "For the same numbers, run the sequences of each length by themselves"
-            )
         if input.dim() not in (2, 3):
             raise ValueError(f"{name}: expected input to be 2D or 3D, got {input.dim()}D instead")
         for weight in self._parameters.values() or self.weights(0):  # they are elsewhere where all were replaced
@@ -241,6 +293,36 @@ class Recurrent(nn.Module):
                     f"{name}: the initial {state} is {value.dtype} but the input is {x.dtype}; convert it: {state}.to({x.dtype})"
                 )
         return given if batched else tuple(value.unsqueeze(1) for value in given)
+
+    def _check_rows(
+        self, lengths: Tensor | Sequence[int] | None, reset: Tensor | None, x: Tensor, batched: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Lengths as (B,) of int64, and resets as (T, B), where x is."""
+        name, (steps, batch) = self._get_name(), x.shape[:2]
+        if lengths is not None:
+            lengths = torch.as_tensor(lengths)
+            if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+                raise TypeError(f"{name}: lengths is of {lengths.dtype} but must be whole numbers; convert it: .long()")
+            shape = (batch,) if batched else ()
+            if lengths.shape != shape:
+                form = f"({batch},) = (sequences,)" if batched else "() for unbatched input"
+                raise RuntimeError(f"{name}: lengths is {tuple(lengths.shape)} but must be {form}")
+            lengths = lengths.to(x.device, torch.int64).reshape(batch)
+        if reset is not None:
+            shape = (steps, batch) if batched else (steps,)
+            if batched and self.batch_first:
+                shape = batch, steps
+            if reset.dtype != torch.bool:
+                raise TypeError(f"{name}: reset is of {reset.dtype} but must be truth values; convert it: .bool()")
+            if reset.shape != shape:
+                raise RuntimeError(
+                    f"{name}: reset is {tuple(reset.shape)} but must be {shape}, laid out as the input is"
+                )
+            reset = reset.to(x.device)
+            reset = (reset.transpose(0, 1) if self.batch_first else reset) if batched else reset.unsqueeze(1)
+        if problem := misplaced(lengths, reset, steps, batch):
+            raise RuntimeError(f"{name}: {problem}")
+        return lengths, reset
 
     def extra_repr(self) -> str:
         parts = [f"{self.input_size}, {self.hidden_size}"]

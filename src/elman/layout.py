@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from elman import cells
 from elman.cell import Cell
@@ -49,8 +50,8 @@ Results = tuple[Tensor, tuple[Tensor, ...]]  # the output (T, B, D*Y) and the fi
 class Call(NamedTuple):
     """One layer, in all its directions, over a whole sequence: everything an engine is given.
 
-    T steps, B rows, D directions; a width is hidden_size, or proj_size for a projected state. Streams,
-    constants, lengths and resets have their place here before any engine reads them: `misfit` refuses them.
+    T steps, B rows, D directions; a width is hidden_size, or proj_size for a projected state. Streams and
+    constants have their place here before any engine reads them: `misfit` refuses them.
     """
 
     cell: Cell
@@ -60,7 +61,7 @@ class Call(NamedTuple):
     streams: tuple[Tensor, ...] = ()  # what a step reads besides x, each (T, B, width)
     constants: tuple[Tensor, ...] = ()  # the same at every step, each (B, width)
     lengths: Tensor | None = None  # (B,) whole numbers: how many steps each row has
-    reset: Tensor | None = None  # (T, B) bool: where a row starts afresh
+    reset: Tensor | None = None  # (T, B) bool: where a step does not go on from the one before it
     autocast: torch.dtype | None = None  # the type of matrix products, where it is not that of x
     packed: Any = None  # the weights in a form of the engine's own, where a layer was frozen
 
@@ -135,8 +136,6 @@ def misfit(call: Call) -> str | None:
     cell, x = call.cell, call.x
     if call.streams or call.constants:
         return f"the cell {cell.name!r} reads no streams or constants, but some are given; leave them out"
-    if call.lengths is not None or call.reset is not None:
-        return "no engine reads lengths or resets yet; give sequences of one length"
     if len(call.state) != len(cell.states):
         return f"the cell {cell.name!r} has {len(cell.states)} states ({', '.join(cell.states)}), but {len(call.state)} were given"
     inputs, (units, proj) = x.shape[-1], sizes(call)
@@ -167,7 +166,31 @@ def misfit(call: Call) -> str | None:
                 )
             if weight.dtype != x.dtype and call.autocast is None:
                 return f"{field_name(field)} is {weight.dtype} but the input is {x.dtype}; convert one with .to()"
+    return misplaced(call.lengths, call.reset, x.shape[0], batch)
+
+
+def misplaced(lengths: Tensor | None, reset: Tensor | None, steps: int, batch: int) -> str | None:
+    """What is wrong with lengths and resets of a batch, or None. Values are looked at where there are some."""
+    if lengths is not None:
+        if lengths.shape != (batch,) or lengths.dtype != torch.int64:
+            return (
+                f"lengths is {tuple(lengths.shape)} of {lengths.dtype} but must be ({batch},) = (rows,) of torch.int64"
+            )
+        if batch and has_values(lengths):
+            low, high = (int(edge) for edge in lengths.aminmax())
+            if low < 0 or high > steps:
+                wrong = low if low < 0 else high
+                return f"lengths holds {wrong}, but the input has {steps} steps; give whole numbers from 0 to {steps}"
+    if reset is not None and (reset.shape != (steps, batch) or reset.dtype != torch.bool):
+        return f"reset is {tuple(reset.shape)} of {reset.dtype} but must be ({steps}, {batch}) = (steps, rows) of torch.bool"
     return None
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether its numbers can be read: not while a compiler or a transform of torch.func looks at it, or of a fake one."""
+    if torch.compiler.is_compiling() or type(tensor) is not Tensor or tensor.is_meta:
+        return False
+    return not is_functorch_wrapped_tensor(tensor)
 
 
 def sizes(call: Call) -> tuple[int, int]:

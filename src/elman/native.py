@@ -47,6 +47,8 @@ def types(call: Call) -> tuple[torch.dtype, ...]:
 def unsupported(call: Call) -> str | None:
     """Why this engine cannot run the case, or None."""
     cell, device = call.cell, call.x.device.type
+    if call.lengths is not None or call.reset is not None:
+        return "torch's kernels know neither lengths nor resets"
     if cell not in _KERNELS:
         return f"torch has no kernel for {cell.name}"
     if cell is cells.projected_lstm and device not in ("cpu", "cuda"):

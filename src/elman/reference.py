@@ -46,14 +46,46 @@ def _run(call: Call, d: int, step: Step) -> tuple[Tensor, tuple[Tensor, ...]]:
     p = State(**dict(zip(cell.vectors, weights.ch.unbind() if weights.ch is not None else (), strict=True)))
     s = State(**{name: state[d] for name, state in zip(cell.states, call.state, strict=True)})
 
-    shares = input_shares(cell, call.x, weights)
+    present, goes_on = _masks(call, reverse)
+    x = call.x if present is None else torch.where(present, call.x, 0)
+    shares = input_shares(cell, x, weights)
     outputs: list[Tensor] = []
-    for x_t in reversed(shares) if reverse else shares:
-        s = step(x=x_t, R=R.next_step(), s=s, p=p, P=P)
-        outputs.append(next(iter(s)))
+    for t in reversed(range(len(shares))) if reverse else range(len(shares)):
+        before = s if goes_on is None else _select(goes_on[t], s, None)
+        after = step(x=shares[t], R=R.next_step(), s=before, p=p, P=P)
+        s = after if present is None else _select(present[t], after, s)
+        outputs.append(next(iter(after)))
     if reverse:
         outputs.reverse()
-    return torch.stack(outputs), tuple(s)
+    output = torch.stack(outputs)
+    return output if present is None else torch.where(present, output, 0), tuple(s)
+
+
+def _masks(call: Call, reverse: bool) -> tuple[Tensor | None, Tensor | None]:
+    """Which steps each row has, and which of them go on from the state of the step done before; (T, B, 1), None for all.
+
+    A step that a row does not have does not go on either, so that nothing of the row takes part in it.
+    """
+    if call.lengths is None and call.reset is None:
+        return None, None
+    steps, batch, _ = call.x.shape
+    present = goes_on = torch.ones(steps, batch, 1, dtype=torch.bool, device=call.x.device)
+    if call.lengths is not None:
+        numbers = torch.arange(steps, device=call.x.device).reshape(steps, 1, 1)
+        present = goes_on = numbers < call.lengths.unsqueeze(-1)
+    if call.reset is not None:
+        cuts = call.reset.unsqueeze(-1) & present  # before a step that the row has
+        if reverse:
+            cuts = torch.cat([cuts[1:], torch.zeros_like(cuts[:1])])
+        goes_on = present & ~cuts
+    return None if call.lengths is None else present, goes_on
+
+
+def _select(mask: Tensor, s: State, otherwise: State | None) -> State:
+    """s where the mask (B, 1) says so, elsewhere another state, or zero. Never by multiplying: zero times NaN is NaN."""
+    others = [0.0] * len(tuple(s)) if otherwise is None else [o.to(v.dtype) for v, o in zip(s, otherwise, strict=True)]
+    chosen = [torch.where(mask, value, other) for value, other in zip(s, others, strict=True)]
+    return State(**dict(zip(s.__dict__, chosen, strict=True)))
 
 
 def input_shares(cell: Cell, x: Tensor, weights: Weights) -> list[State]:

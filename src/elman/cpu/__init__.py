@@ -67,6 +67,8 @@ class Cpu:
             return f"it is for the CPU, and the input is on {x.device.type}"
         if x.dtype not in DTYPES:
             return f"it has float32 and float64, and the input is {x.dtype}"
+        if call.lengths is not None or call.reset is not None:
+            return "it has no lengths and resets yet"
         if call.autocast is not None:
             return "under autocast the dtypes are chosen operation by operation"
         if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
@@ -78,7 +80,9 @@ class Cpu:
         return _problem(call.cell)
 
     def at_once(self, call: Call) -> Results | None:
-        return None if torch._C._len_torch_dispatch_stack() else _quick().infer(call)
+        if call.lengths is not None or call.reset is not None or torch._C._len_torch_dispatch_stack():
+            return None
+        return _quick().infer(call)
 
     def infer(self, call: Call) -> Results:
         return _passes().infer(call)

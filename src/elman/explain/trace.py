@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -58,17 +59,35 @@ class _Recorder:
         return step
 
 
-def trace(layer: Recurrent, input: Tensor, hx: Hidden | None = None) -> Trace:
+def trace(
+    layer: Recurrent,
+    input: Tensor,
+    hx: Hidden | None = None,
+    *,
+    lengths: Tensor | Sequence[int] | None = None,
+    reset: Tensor | None = None,
+) -> Trace:
     """Run a layer and keep every gate and state: `trace(lstm, x).recurrences[0].gates["f"]` is (T, B, H).
 
     A gate's value is its activation: the first function applied to the sum that its input share enters.
     The input has the shapes of `layer.forward`; what is kept is always time first, (T, B, ...). The
     equations are those of the cell, run step by step, whatever engine would run the layer; gradients
-    flow as usual. `elman.graph.NotTraceable` if the cell's step cannot be traced.
+    flow as usual. Beyond a sequence's length gates and states are zero, in `steps` they are of no sequence. `elman.graph.NotTraceable` if the cell's step cannot be traced.
     """
     recorder = _Recorder()
     with recurrence.observe(recorder):
-        output, h_n = layer(input, hx)
+        output, h_n = layer(input, hx, lengths=lengths, reset=reset)
+    inside: Any = None  # which steps there are, (T, B, 1)
+    if lengths is not None:
+        count = len(recorder.gates[0])
+        inside = (torch.arange(count)[:, None] < torch.as_tensor(lengths).cpu().reshape(1, -1))[..., None].to(
+            input.device
+        )
+
+    def stacked(values: list[Tensor]) -> Tensor:
+        stack = torch.stack(values)
+        return stack if inside is None else torch.where(inside, stack, 0)
+
     recurrences = []
     for number, (gates, states) in enumerate(zip(recorder.gates, recorder.states, strict=True)):
         if number % layer.num_directions:  # the reverse direction ran from the end
@@ -76,8 +95,8 @@ def trace(layer: Recurrent, input: Tensor, hx: Hidden | None = None) -> Trace:
             states.reverse()
         recurrences.append(
             Recurrence(
-                {name: torch.stack([g[name] for g in gates]) for name in gates[0]},
-                {name: torch.stack([s[name] for s in states]) for name in states[0]},
+                {name: stacked([g[name] for g in gates]) for name in gates[0]},
+                {name: stacked([s[name] for s in states]) for name in states[0]},
                 states,
             )
         )

@@ -1,0 +1,349 @@
+"""Lengths, resets and packed sequences: against sequences run piece by piece, each by itself, and against torch.nn."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
+
+import elman
+from cases import CELLS, DEPTH_NAMES, DEPTHS, as_tuple, close, hidden, inputs, layer, normal, run, weighted
+from elman import Recurrent, reference
+from elman.layout import Call
+
+ENGINES = ("reference", "auto")
+
+
+def pieces(length: int, cuts: list[bool]) -> list[tuple[int, int]]:
+    """The parts of a sequence between its resets: the first step of each, and the one after its last."""
+    edges = [0, *[t for t in range(1, length) if cuts[t]], length]
+    return list(pairwise(edges)) if length else []
+
+
+def one_direction(call: Call, d: int, lengths: list[int], resets: list[list[bool]]) -> tuple[Tensor, list[Tensor]]:
+    """Every piece of every sequence run by itself, without lengths or resets."""
+    (steps, batch, _), reverse = call.x.shape, call.directions[d].reverse
+    outputs, finals = [], []
+    for b in range(batch):
+        at_end = [s[d : d + 1, b : b + 1] for s in call.state]
+        parts = pieces(lengths[b], resets[b])
+        if parts and resets[b][0] and not reverse:
+            at_end = [torch.zeros_like(s) for s in at_end]
+        found: list[Tensor] = []
+        final = at_end
+        for first, end in reversed(parts) if reverse else parts:
+            part = call._replace(x=call.x[first:end, b : b + 1], directions=call.directions[d : d + 1], state=at_end)
+            output, at_end = reference.run(part._replace(state=tuple(at_end)))
+            found.append(output)
+            final, at_end = at_end, [torch.zeros_like(s) for s in at_end]  # the next piece starts afresh
+        finals.append([s[0, 0] for s in final])
+        if reverse:
+            found.reverse()
+        output = torch.cat([*found, call.x.new_zeros(steps - lengths[b], 1, call.state[0].shape[-1])])
+        outputs.append(output)
+    return torch.cat(outputs, dim=1), [torch.stack(of) for of in zip(*finals, strict=True)]
+
+
+def piece_by_piece(
+    of: Recurrent, x: Tensor, states: tuple[Tensor, ...], lengths: list[int], resets: list[list[bool]]
+) -> tuple[Tensor, ...]:
+    """What `forward` should give, without a line of the code that knows lengths."""
+    finals: list[list[Tensor]] = []
+    for number in range(of.num_layers):
+        rows = slice(number * of.num_directions, (number + 1) * of.num_directions)
+        call = of.call(number, x, tuple(s[rows] for s in states))
+        found = [one_direction(call, d, lengths, resets) for d in range(of.num_directions)]
+        x = torch.cat([output for output, _ in found], dim=-1)
+        finals += [of_direction for _, of_direction in found]
+    return x, *[torch.stack(of) for of in zip(*finals, strict=True)]
+
+
+class Case:
+    """Random lengths and resets, with zero, one and all of the steps among them, and NaN beyond them."""
+
+    def __init__(self, seed: int, steps: int, batch: int, *, cut: float = 0.3, same: bool = False) -> None:
+        draw = random.Random(seed)
+        self.lengths = [steps if same else draw.choice((0, 1, steps, draw.randint(0, steps))) for _ in range(batch)]
+        self.resets = [[draw.random() < cut for _ in range(steps)] for _ in range(batch)]
+        self.inside = torch.arange(steps)[:, None] < torch.tensor(self.lengths)[None, :]  # (T, B)
+
+    @property
+    def reset(self) -> Tensor:
+        return torch.tensor(self.resets).T
+
+    def spoilt(self, x: Tensor) -> Tensor:
+        return torch.where(self.inside[..., None], x, torch.nan)
+
+
+def judged(of: Recurrent, x: Tensor, states: tuple[Tensor, ...], results: tuple[Tensor, ...], leaves: Any) -> Any:
+    grads = torch.autograd.grad(weighted(results), [*leaves, *of.parameters()], allow_unused=True)
+    sources = [*leaves, *of.parameters()]
+    return [torch.zeros_like(s) if g is None else g for s, g in zip(sources, grads, strict=True)]
+
+
+def compare(of: Recurrent, case: Case, x: Tensor, states: tuple[Tensor, ...], lengths: Any, reset: Any) -> None:
+    """Results, and gradients of random cotangents on all of them, padding included."""
+    leaves = [value.detach().clone().requires_grad_() for value in (x, *states)]
+    with elman.use_engine("reference"):
+        exact = piece_by_piece(of, leaves[0], tuple(leaves[1:]), case.lengths, case.resets)
+    d_exact = judged(of, x, states, exact, leaves)
+
+    others = [case.spoilt(x).requires_grad_(), *[s.detach().clone().requires_grad_() for s in states]]
+    output, h_n = of(others[0], hidden(tuple(others[1:])), lengths=lengths, reset=reset)
+    found = output, *as_tuple(h_n)
+    d_found = judged(of, x, states, found, others)
+    close(found, exact)
+    close(d_found, d_exact)
+    assert (d_found[0][~case.inside] == 0).all()
+    assert (output[~case.inside] == 0).all()
+    with torch.no_grad():
+        close(run_rows(of, case.spoilt(x), states, lengths, reset), exact)
+
+
+def run_rows(of: Any, x: Tensor, states: tuple[Tensor, ...], lengths: Any, reset: Any) -> tuple[Tensor, ...]:
+    output, h_n = of(x, hidden(states), lengths=lengths, reset=reset)
+    return output, *as_tuple(h_n)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("depth", DEPTHS, ids=DEPTH_NAMES)
+@pytest.mark.parametrize("name", CELLS)
+def test_every_cell(name: str, depth: tuple[int, bool], engine: str) -> None:
+    layers, bidirectional = depth
+    of = layer(name, 3, 5, num_layers=layers, bidirectional=bidirectional)
+    case = Case(len(name), 7, 5)
+    x, states = inputs(of, 7, 5)
+    with elman.use_engine(engine):
+        compare(of, case, x, states, torch.tensor(case.lengths), case.reset)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("seed", range(12))
+def test_random_lengths_and_resets(seed: int, engine: str) -> None:
+    draw = random.Random(seed)
+    name, units = draw.choice(("lstm", "gru", "gru_before", "projected_lstm")), draw.choice((2, 8, 17, 40))
+    of = layer(name, draw.randint(1, 20), units, bidirectional=seed % 2 == 0)
+    steps, batch = draw.choice((1, 2, 9, 40)), draw.choice((1, 2, 9, 33))
+    case = Case(seed, steps, batch, cut=draw.choice((0.0, 0.1, 0.9)), same=seed % 4 == 3)
+    x, states = inputs(of, steps, batch)
+    with elman.use_engine(engine):
+        compare(of, case, x, states, torch.tensor(case.lengths), case.reset)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_is_not_finite_beyond_the_end(engine: str) -> None:
+    """A state that no step reads may be anything; it is handed on, and its gradient with it."""
+    of = layer("lstm", 3, 5, bidirectional=True)
+    x, states = inputs(of, 4, 3)
+    states[0][:, 1], states[1][:, 1] = torch.inf, torch.nan
+    states = tuple(s.requires_grad_() for s in states)
+    with elman.use_engine(engine):
+        output, (h_n, c_n) = of(x, states, lengths=[4, 0, 2])
+        grads = torch.autograd.grad(weighted((output, h_n[:, [0, 2]], c_n[:, [0, 2]])), [*states, *of.parameters()])
+    assert output.isfinite().all()
+    assert (h_n[:, 1] == torch.inf).all()
+    assert c_n[:, 1].isnan().all()
+    assert all(g.isfinite().all() for g in grads)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_only_one_of_the_two(engine: str) -> None:
+    of = layer("lstm", 3, 5, bidirectional=True)
+    x, states = inputs(of, 6, 4)
+    none, all_of = Case(1, 6, 4, cut=0.0), Case(2, 6, 4, same=True)
+    with elman.use_engine(engine):
+        compare(of, none, x, states, none.lengths, None)
+        compare(of, all_of, x, states, None, all_of.reset)
+
+
+def test_lengths_equal_to_the_number_of_steps_change_nothing() -> None:
+    for name in ("lstm", "gru"):
+        of = layer(name, 3, 5, bidirectional=True)
+        x, states = inputs(of, 6, 4)
+        reset = torch.zeros(6, 4, dtype=torch.bool)
+        with elman.use_engine("reference"):
+            plain = run(of, x, states)
+            assert all(map(torch.equal, run_rows(of, x, states, torch.full((4,), 6), reset), plain))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_shapes_follow_the_input(engine: str) -> None:
+    of = layer("gru", 3, 5, num_layers=2, bidirectional=True)
+    first = layer("gru", 3, 5, num_layers=2, bidirectional=True, batch_first=True)
+    x, states = inputs(of, 6, 4)
+    case = Case(3, 6, 4)
+    with elman.use_engine(engine):
+        plain = run_rows(of, x, states, case.lengths, case.reset)
+        turned = run_rows(first, x.transpose(0, 1), states, case.lengths, case.reset.T)
+        close((turned[0].transpose(0, 1), turned[1]), plain)
+        for kind in (torch.int32, torch.uint8):
+            close(run_rows(of, x, states, torch.tensor(case.lengths, dtype=kind), case.reset), plain)
+        for b in range(4):
+            own = tuple(s[:, b] for s in states)
+            alone = run_rows(of, x[:, b], own, torch.tensor(case.lengths[b]), case.reset[:, b])
+            close(alone, (plain[0][:, b], plain[1][:, b]))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_step_by_step(engine: str) -> None:
+    of = layer("lstm", 3, 5, num_layers=2)
+    x, states = inputs(of, 6, 4)
+    case = Case(5, 6, 4)
+    with elman.use_engine(engine):
+        whole = run_rows(of, x, states, case.lengths, case.reset)
+        state, outputs = hidden(states), []
+        for t in range(6):
+            output, state = of.step(x[t], state, lengths=case.inside[t].long(), reset=case.reset[t])
+            outputs.append(output)
+    close((torch.stack(outputs), *as_tuple(state)), whole)
+
+
+def test_frozen() -> None:
+    of = layer("lstm", 3, 5, num_layers=2, bidirectional=True)
+    x, states = inputs(of, 6, 4)
+    case = Case(6, 6, 4)
+    with torch.no_grad():
+        close(
+            run_rows(elman.freeze(of), x, states, case.lengths, case.reset),
+            run_rows(of, x, states, case.lengths, case.reset),
+        )
+
+
+def test_trace_and_describe() -> None:
+    of = layer("gru", 3, 5, bidirectional=True)
+    x, states = inputs(of, 6, 4)
+    case = Case(7, 6, 4)
+    traced = elman.trace(of, case.spoilt(x), states[0], lengths=case.lengths, reset=case.reset)
+    output, h_n = of(x, states[0], lengths=case.lengths, reset=case.reset)
+    close((traced.output, traced.h_n), (output, h_n))
+    for d, recurrence in enumerate(traced.recurrences):
+        close(recurrence.states["h"], output[..., 5 * d : 5 * d + 5])
+        for gate in recurrence.gates.values():
+            assert (gate[~case.inside] == 0).all()
+            assert (gate[case.inside] != 0).all()
+    described = elman.describe(of, x, states[0], lengths=case.lengths, reset=case.reset)
+    assert described.flops * 24 == elman.describe(of, x, states[0]).flops * sum(case.lengths)
+
+
+# Packed sequences, as torch.nn has them.
+
+TORCH = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN, "projected_lstm": torch.nn.LSTM}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("ordered", [True, False], ids=["sorted", "unsorted"])
+@pytest.mark.parametrize("given", [True, False], ids=["states", "zeros"])
+@pytest.mark.parametrize("name", TORCH)
+def test_packed_sequences_are_torchs(name: str, given: bool, ordered: bool, engine: str) -> None:
+    options: dict[str, Any] = {"num_layers": 2, "bidirectional": True} | (
+        {"proj_size": 4} if name == "projected_lstm" else {}
+    )
+    of = layer(name, 3, 5, **options)
+    other = TORCH[name](3, 5, dtype=torch.float64, **options)
+    other.load_state_dict(of.state_dict())
+    lengths = [6, 4, 4, 1] if ordered else [4, 1, 6, 4]
+    x, states = inputs(of, 6, 4)
+    for batch_first in (False, True):
+        of.batch_first = other.batch_first = batch_first
+        results = []
+        for module in (of, other):
+            leaves = [value.detach().clone().requires_grad_() for value in (x, *states)]
+            parts = [leaves[0][:length, b] for b, length in enumerate(lengths)]
+            packed = pack_sequence(parts, enforce_sorted=ordered)
+            with elman.use_engine(engine):
+                output, h_n = module(packed, hidden(tuple(leaves[1:]))) if given else module(packed)
+            assert isinstance(output, PackedSequence)
+            found = output.data, *as_tuple(h_n)
+            needed = leaves if given else leaves[:1]
+            grads = torch.autograd.grad(weighted(found), [*needed, *module.parameters()])
+            indices = [i for i in (output.sorted_indices, output.unsorted_indices) if i is not None]
+            results.append((found, grads, output.batch_sizes, *indices))
+        close(*results)
+
+
+def test_a_packed_sequence_with_lengths_is_refused() -> None:
+    of = layer("lstm", 3, 5)
+    packed = pack_sequence([normal(4, 3, seed=1), normal(2, 3, seed=2)])
+    for more in ({"lengths": [4, 2]}, {"reset": torch.zeros(4, 2, dtype=torch.bool)}):
+        with pytest.raises(TypeError, match="a PackedSequence brings its own lengths"):
+            of(packed, **more)
+
+
+def test_packed_and_padded_are_the_same() -> None:
+    of = layer("peephole_lstm", 3, 5, bidirectional=True)
+    x, states = inputs(of, 6, 4)
+    lengths = torch.tensor([3, 6, 1, 5])
+    packed, h_n = of(pack_padded_sequence(x, lengths, enforce_sorted=False), hidden(states))
+    close((pad_packed_sequence(packed, total_length=6)[0], *h_n), run_rows(of, x, states, lengths, None))
+
+
+# What does not fit.
+
+BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "negative": ({"lengths": [3, -2, 1]}, RuntimeError, "lengths holds -2, but the input has 4 steps; .* 0 to 4"),
+    "too long": ({"lengths": [3, 5, 1]}, RuntimeError, "lengths holds 5, but the input has 4 steps; .* 0 to 4"),
+    "too few": ({"lengths": [3, 2]}, RuntimeError, r"lengths is \(2,\) but must be \(3,\) = \(sequences,\)"),
+    "of two dimensions": ({"lengths": [[3, 2, 1]]}, RuntimeError, r"lengths is \(1, 3\) but must be \(3,\)"),
+    "broken": ({"lengths": [3.0, 2.0, 1.5]}, TypeError, "lengths is of torch.float32 but must be whole numbers"),
+    "truth values": ({"lengths": [True, True, False]}, TypeError, "lengths is of torch.bool"),
+    "reset turned": (
+        {"reset": torch.zeros(3, 4, dtype=torch.bool)},
+        RuntimeError,
+        r"reset is \(3, 4\) but must be \(4, 3\), laid out as the input is",
+    ),
+    "reset of numbers": ({"reset": torch.zeros(4, 3)}, TypeError, "reset is of torch.float32 but must be truth values"),
+}
+
+
+@pytest.mark.parametrize("wrong", BAD)
+def test_what_does_not_fit_is_named(wrong: str) -> None:
+    of = layer("gru", 3, 5)
+    x, _ = inputs(of, 4, 3)
+    more, kind, message = BAD[wrong]
+    with pytest.raises(kind, match=f"GRU: {message}"):
+        of(x, **more)
+
+
+# Transforms and the compiler.
+
+
+def test_lengths_that_are_batched() -> None:
+    of = layer("lstm", 3, 5, bidirectional=True)
+    x, states = inputs(of, 6, 4)
+    lengths = torch.tensor([[3, 6, 0, 5], [1, 1, 6, 2]])
+    reset = torch.stack([Case(1, 6, 4).reset, Case(2, 6, 4).reset])
+    found = torch.func.vmap(lambda one, cuts: run_rows(of, x, states, one, cuts))(lengths, reset)
+    expected = [run_rows(of, x, states, one, cuts) for one, cuts in zip(lengths, reset, strict=True)]
+    close(found, tuple(torch.stack(of_both) for of_both in zip(*expected, strict=True)))
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru_before"])
+def test_compiled(name: str) -> None:
+    torch._dynamo.reset()
+    of = layer(name, 3, 5, num_layers=2, bidirectional=True)
+    compiled = torch.compile(of, fullgraph=True, backend="aot_eager", dynamic=True)
+    torch._dynamo.utils.counters.clear()
+    for steps, batch in ((6, 7), (9, 11), (8, 2)):  # T and B are no other size of the model at first
+        case = Case(steps, steps, batch)
+        x, states = inputs(of, steps, batch)
+        compare_compiled(of, compiled, case, x, states)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2  # with gradients, and without
+    x, states = inputs(of, 6, 4)
+    with pytest.raises(RuntimeError, match="lengths holds 7, but the input has 6 steps"), torch.no_grad():
+        run_rows(compiled, x, states, torch.tensor([7, 1, 2, 3]), Case(1, 6, 4).reset)
+
+
+def compare_compiled(of: Recurrent, compiled: Any, case: Case, x: Tensor, states: tuple[Tensor, ...]) -> None:
+    results = []
+    for module in (of, compiled):
+        leaves = [value.detach().clone().requires_grad_() for value in (x, *states)]
+        found = run_rows(module, leaves[0], tuple(leaves[1:]), torch.tensor(case.lengths), case.reset)
+        results.append((found, torch.autograd.grad(weighted(found), [*leaves, *of.parameters()])))
+        with torch.no_grad():
+            results[-1] += (run_rows(module, x, states, torch.tensor(case.lengths), case.reset),)
+    close(*results)
