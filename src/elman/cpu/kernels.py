@@ -19,7 +19,7 @@ from elman.cpu.arrays import Place, kind_of, width_of
 from elman.cpu.compiled import Written
 from elman.cpu.formats import Format
 from elman.cpu.plan import Pass, Product, plan
-from elman.cpu.product import ACCUMULATORS, UNROLL, chosen, panels
+from elman.cpu.product import ACCUMULATORS, UNROLL, panels
 from elman.cpu.program import INT, POINTER, Program, Value
 from elman.graph import Node, walk
 from elman.leaves import HIDDEN
@@ -34,6 +34,29 @@ def text(cell: Cell, which: str, form: Format, ragged: tuple[str, ...]) -> Writt
 
 
 kernel = compiled.module(text)
+
+
+# Steps that follow each other and have the same rows, the first ones of the batch; a kernel is given a list of such
+# runs, in the order in which it does them. `enter`, `advance` and `leave` are how much time goes on from the step
+# done before the run to its first, from one of its steps to the next, and from its last to the step after it.
+RUN = ("steps", "rows", "enter", "advance", "leave")
+
+
+class Step(NamedTuple):
+    """Number n of those that are done, from 0 on; times are where arrays hold it, the one done before, the one after."""
+
+    n: Value
+    time: Value
+    last: Value
+    next: Value
+    starts: Value  # whether it is the first of its run
+
+
+class Range(NamedTuple):
+    """Rows of a run, from one on, as they are cut into tiles in each phase."""
+
+    begin: Value
+    cuts: list[tuple[Value, Value, Value]]  # as `Cut` has them
 
 
 class Tile(NamedTuple):
@@ -58,8 +81,11 @@ class _Emit:
         self.words: list[str] = []
         self._read: dict[str, Value] = {}
         self.units(HIDDEN)
-        self.steps, self.dt = self.word("steps"), self.word("dt")
+        self.steps = self.word("steps")
         self.padded(HIDDEN)
+        self.own_run = len(self.words)
+        for name in RUN:
+            self.word(f"run {name}")
         most = max((sum(max(ACCUMULATORS, len(q.nodes)) for q in products) for products in todo.products), default=1)
         self.scratch = p.scratch(max(most, 1))
         with p.flushing_denormals():
@@ -67,11 +93,42 @@ class _Emit:
         p.done()
 
     def body(self) -> None:
-        with self.p.loop(0, self.steps) as n:
-            t = self.word("first time") + n * self.dt
+        """Run after run, and their steps. A single run may stand in the table, instead of an address of runs."""
+        p, at = self.p, self.word("runs at")
+        own = p.at_word(p.given["table"], self.own_run)
+        records = p.select(at.equals(0), own, p.address(at))
+        runs = p.loop_carrying(0, self.word("runs"), 1, p.int(0), self.word("first time"), p.int(0))
+        first, begin, before = runs.carried
+        record = p.at_word(records, runs.index * len(RUN))
+        steps, rows, enter, advance, leave = (p.load_word(record, place, INT) for place in range(len(RUN)))
+        rows = p.minimum(p.maximum(rows - self.word("first row"), p.int(0)), self.word("rows"))
+        ranges = self.ranges(before, rows)
+        with p.loop(0, steps) as k:
+            time, starts, ends = begin + k * advance, k.equals(0), k.equals(steps - 1)
+            last, following = p.select(starts, enter, advance), p.select(ends, leave, advance)
+            step = Step(first + k, time, time - last, time + following, starts)
             for number in range(len(self.todo.phases)):
-                self.phase(number, n, t)
-                self.wait(n * len(self.todo.phases) + number)
+                self.phase(number, step, ranges)
+                self.wait(step.n * len(self.todo.phases) + number)
+        runs.end([first + steps, begin + (steps - 1) * advance + leave, rows])
+
+    def ranges(self, before: Value, rows: Value) -> list[Range]:
+        """How the rows of a run are divided, when the run before it had so many."""
+        return [self.range(self.p.int(0), rows)]
+
+    def range(self, begin: Value, rows: Value) -> Range:
+        """So many rows from one on, in as few tiles as possible for each phase."""
+        p, cuts = self.p, []
+        for number in range(len(self.todo.phases)):
+            tall = self.word(f"{number} tall")
+            count = p.quotient(rows + tall - 1, tall)
+            narrow = p.quotient(rows, p.maximum(count, p.int(1)))
+            cuts.append((count, narrow, rows - narrow * count))
+        return Range(begin, cuts)
+
+    def in_step(self, step: Step, ranges: list[Range]) -> Iterator[tuple[Range, Value]]:
+        """The ranges that are done in a step, and for each whether no step was done with its rows before."""
+        yield ranges[0], step.n.equals(0)
 
     def wait(self, number: Value) -> None:
         """For those who do the same rows and other units, if there are any: each phase reads what all have made."""
@@ -118,19 +175,23 @@ class _Emit:
 
     # One step
 
-    def phase(self, number: int, n: Value, t: Value) -> None:
+    def phase(self, number: int, step: Step, ranges: list[Range]) -> None:
+        for rows, fresh in self.in_step(step, ranges):
+            self.rows_of_phase(number, step, rows, fresh)
+
+    def rows_of_phase(self, number: int, step: Step, rows: Range, fresh: Value) -> None:
         p, products, phase = self.p, self.todo.products[number], self.todo.phases[number]
 
         def find(array: str) -> tuple[Value, Value]:
-            return self.locate(array, n, t)
+            return self.locate(array, step)
 
-        for tile in self.tiles(number, n):
+        for tile in self.tiles(number, step.n, rows):
             self.fetch(number, find, tile)
             results: Sums = {}
             used = 0
             for index, product in enumerate(products):
                 out = p.at(self.scratch, used * self.lanes)
-                self.product(f"{number}.{index}", product, n, find, tile, out)
+                self.product(f"{number}.{index}", product, fresh, find, tile, out)
                 for place, node in enumerate(product.nodes):
                     results[node.index] = (out, len(product.nodes), place)
                 used += max(ACCUMULATORS, len(product.nodes))
@@ -162,23 +223,23 @@ class _Emit:
         nodes = [a for node in phase.nodes for a in node.arguments] + [node for node, _ in self.todo.stores[number]]
         return [self.todo.places[n.index] for n in nodes if n.index not in here and n.index in self.todo.places]
 
-    def tiles(self, number: int, n: Value) -> Iterator[Tile]:
-        """Every panel of a phase, and in it every tile of rows.
+    def tiles(self, number: int, n: Value, rows: Range) -> Iterator[Tile]:
+        """Every panel of a phase, and in it every tile of the rows.
 
         Every other step goes through the panels backwards: it begins with those that a cache still holds.
         """
         p = self.p
         wide = [self.word(f"{number} {name}") for name in ("panels", "narrow", "wider")]
-        tall = [self.word(f"{number} {name}") for name in ("tiles", "short", "taller")]
+        tall = rows.cuts[number]
         backwards = (n & p.int(1)).equals(1)
         for panel, width in panels(p, *wide, backwards=backwards):
             block = panel + self.word(f"{number} first block")
             for row, count in panels(p, *tall):
                 tile = p.quotient(row, tall[1])
-                yield Tile(block, width, row + self.word("first row"), count, tile, backwards)
+                yield Tile(block, width, row + rows.begin + self.word("first row"), count, tile, backwards)
 
-    def product(self, name: str, product: Product, n: Value, find: Any, tile: Tile, out: Value) -> None:
-        """The sums of a product for a tile, into `out`."""
+    def product(self, name: str, product: Product, fresh: Value, find: Any, tile: Tile, out: Value) -> None:
+        """The sums of a product for a tile, into `out`; fresh: whether no step was done with these rows before."""
         raise NotImplementedError
 
     def run_tile(self, name: str, tile: Tile, b_row: Value, depth: Value, *arguments: Value) -> None:
@@ -188,14 +249,15 @@ class _Emit:
         """
         a, a_row, b, start, start_row, out = arguments
         p, number = self.p, name.partition(".")[0]
-        four = [self.word(f"{name} tile {kind}") for kind in range(4)]
         # While one panel is multiplied, each of its tiles asks for a part of the next.
         panel, part = depth * b_row, tile.number & p.int(UNROLL - 1)
         ahead = p.at(b, p.select(tile.backwards, -1 * panel, panel) + p.quotient(panel, p.int(UNROLL)) * part)
-        taller, wider = tile.rows > self.word(f"{number} short"), tile.width > self.word(f"{number} narrow")
-        p.call(chosen(p, four, taller, wider), a, a_row, p.int(1), depth, b, start, start_row, out, b_row, ahead)
+        kind = tile.rows * 2 + p.select(tile.width > self.word(f"{number} narrow"), 1, p.int(0))
+        run = p.load_word(self.pointer(f"{name} tiles"), kind, INT)
+        p.call(run, a, a_row, p.int(1), depth, b, start, start_row, out, b_row, ahead)
 
-    def locate(self, array: str, n: Value, t: Value) -> tuple[Value, Value]:
+    def locate(self, array: str, step: Step) -> tuple[Value, Value]:
+        """Where an array's row 0 lies in a step, and how far apart its rows are."""
         raise NotImplementedError
 
     def elements(self, number: int, sums: Sums, elements: Elements) -> None:
@@ -296,19 +358,18 @@ class Elements:
 
 
 class _Forward(_Emit):
-    def locate(self, array: str, n: Value, t: Value) -> tuple[Value, Value]:
+    def locate(self, array: str, step: Step) -> tuple[Value, Value]:
         kind, _, state = array.partition(".")
         if kind == "before":
-            first = n.equals(0)
-            return self.initial_or(first, state, self.state(state, n - 1, t - self.dt))
-        return self.state(state, n, t) if kind == "s" else self.array(array, t)
+            return self.initial_or(step.n.equals(0), state, self.state(state, step.n - 1, step.last))
+        return self.state(state, step.n, step.time) if kind == "s" else self.array(array, step.time)
 
-    def state(self, state: str, n: Value, t: Value) -> tuple[Value, Value]:
+    def state(self, state: str, n: Value, time: Value) -> tuple[Value, Value]:
         """Every step of the output is kept, and in training of the others; in inference these have two places, by turns."""
         by_turns = self.name == "infer" and state != self.cell.states[0]
-        return self.array(f"s.{state}", n & self.p.int(1) if by_turns else t)
+        return self.array(f"s.{state}", n & self.p.int(1) if by_turns else time)
 
-    def product(self, name: str, product: Product, n: Value, find: Any, tile: Tile, out: Value) -> None:
+    def product(self, name: str, product: Product, fresh: Value, find: Any, tile: Tile, out: Value) -> None:
         p, vectors = self.p, len(product.nodes) * self.lanes
         start, a_row = find(product.operand.array)
         a = p.at(start, tile.row * a_row + self.slot(product.operand))
@@ -330,35 +391,57 @@ class _Forward(_Emit):
 
 
 class _Backward(_Emit):
-    """Steps in the opposite order: `t` goes back, `t - dt` is the step that forward made after t."""
+    """Steps in the opposite order: the one done last is the step that forward made after this one.
+
+    Rows only leave in forward, and so they only join here. In the first step of a run those that join are done by
+    themselves: nothing comes to them from a step after, since they have none.
+    """
+
+    def ranges(self, before: Value, rows: Value) -> list[Range]:
+        return [self.range(self.p.int(0), rows), self.range(self.p.int(0), before), self.range(before, rows - before)]
+
+    def in_step(self, step: Step, ranges: list[Range]) -> Iterator[tuple[Range, Value]]:
+        p, (every, old, new) = self.p, ranges
+        with p.loop(0, p.select(step.starts, 2, p.int(1))) as number:
+            joins = number > 0
+
+            def here(values: tuple[Value, Value, Value]) -> Value:
+                return p.select(step.starts, p.select(joins, values[2], values[1]), values[0])
+
+            cuts = [
+                tuple([here(of_range) for of_range in zip(*of_phase, strict=True)])
+                for of_phase in zip(every.cuts, old.cuts, new.cuts, strict=True)
+            ]
+            yield Range(p.select(joins, new.begin, 0), cuts), joins  # pyright: ignore[reportArgumentType]
 
     def body(self) -> None:
         super().body()
         p = self.p
-        # What the first step's products give to the initial states.
-        end = self.word("first time") + self.steps * self.dt
+        # What the first step's products give to the initial states: now every row has joined.
+        zero, time = p.int(0), self.word("last time")
+        step, rows = Step(self.steps, zero, time, zero, zero), self.range(zero, self.word("rows"))
         all_products = [(number, k, each) for number, of in enumerate(self.todo.products) for k, each in enumerate(of)]
         for number, index, product in all_products:
             if not product.state:
                 continue
-            for tile in self.tiles(number, self.steps):
-                find = lambda array: self.locate(array, self.steps, end)  # noqa: E731
-                self.product(f"{number}.{index}", product, self.steps, find, tile, self.scratch)
+            for tile in self.tiles(number, self.steps, rows):
+                find = lambda array: self.locate(array, step)  # noqa: E731
+                self.product(f"{number}.{index}", product, zero > 0, find, tile, self.scratch)
                 carry, carry_row = find(f"carry.{product.state}")
                 with p.loop(0, tile.rows) as r, p.loop(0, tile.width) as j:
                     value = p.load(self.scratch, (r * tile.width + j) * self.lanes)
                     p.store(value, carry, (tile.row + r) * carry_row + (tile.block + j) * self.lanes)
 
-    def locate(self, array: str, n: Value, t: Value) -> tuple[Value, Value]:
+    def locate(self, array: str, step: Step) -> tuple[Value, Value]:
         kind, _, state = array.partition(".")
         if kind == "before":
-            first = n.equals(self.steps - 1)
-            return self.initial_or(first, state, self.array(f"s.{state}", t + self.dt))
+            first = step.n.equals(self.steps - 1)
+            return self.initial_or(first, state, self.array(f"s.{state}", step.next))
         if kind == "later":  # the adjoints of the step that was just done
-            return self.array(state, t - self.dt)
-        return self.array(array, t)
+            return self.array(state, step.last)
+        return self.array(array, step.time)
 
-    def product(self, name: str, product: Product, n: Value, find: Any, tile: Tile, out: Value) -> None:
+    def product(self, name: str, product: Product, fresh: Value, find: Any, tile: Tile, out: Value) -> None:
         p, lanes = self.p, self.lanes
         depth, *more = [self.units(width) * slots for width, slots in product.depths.items()]
         for other in more:
@@ -368,9 +451,8 @@ class _Backward(_Emit):
             start, start_row = find(f"carry.{product.state}")
             start = p.at(start, tile.row * start_row + tile.block * lanes)
             if f"s.{product.state}" not in self.todo.graph.outputs:  # all comes through products
-                starting = n.equals(0)
-                start = p.select(starting, start, self.pointer("zeros"))
-                start_row = p.select(starting, start_row, p.int(0))
+                start = p.select(fresh, start, self.pointer("zeros"))
+                start_row = p.select(fresh, start_row, p.int(0))
         else:
             start, start_row = self.pointer("zeros"), p.int(0)
         done = p.int(0)
@@ -379,8 +461,8 @@ class _Backward(_Emit):
             a = p.at(rows, tile.row * a_row + self.slot(segment.place))
             length = self.units(segment.width) * segment.slots
             if product.state:
-                # The last step has none after it: nothing is multiplied, and the sum is what it starts from.
-                length = p.select(n.equals(0), 0, length)
+                # Where no step comes after, nothing is multiplied, and the sum is what it starts from.
+                length = p.select(fresh, 0, length)
             out_row = tile.width * lanes
             b = p.at(panel, done * out_row)
             self.run_tile(name, tile, out_row, length, a, a_row, b, start, start_row, out)

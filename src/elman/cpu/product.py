@@ -8,6 +8,7 @@ not change a bit. It is summed in blocks of k, since the error of a single chain
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
@@ -192,6 +193,36 @@ def _four_tiles(
         for wide in (0, 1)
     ]
     return tuple([tile(r, n * vectors_per_block, form, fetch) if occurs and n else 0 for r, n, occurs in shapes])
+
+
+def tile_table(
+    rows: int | None, most: int, blocks: Cut, vectors_per_block: int, form: Format, fetch: bool = False
+) -> int:
+    """The address of the tiles for rows in heaps of at most so many, and blocks so cut: that of r rows is number 2 r,
+    and of one block more 2 r + 1. Zero for those that do not occur; all of them may, if the rows are None."""
+
+    def find(rows: int) -> Sequence[int]:
+        _, narrow, wider = cut(rows, most)
+        heaps = (narrow, narrow + 1) if wider else (narrow,)
+        return (_tile_table(heaps, most, blocks, vectors_per_block, form, fetch).buffer_info()[0],)
+
+    if rows is None:
+        every = tuple(range(1, most + 1))
+        return _tile_table(every, most, blocks, vectors_per_block, form, fetch).buffer_info()[0]
+    return several(find, rows, 1)[0]
+
+
+@cache
+def _tile_table(
+    heaps: tuple[int, ...], most: int, blocks: Cut, vectors_per_block: int, form: Format, fetch: bool
+) -> array[int]:
+    """Kept until the process ends, as the tiles are."""
+    table = array("q", [0] * (2 * most + 2))
+    for r in heaps:
+        for wide in (0, 1):
+            if r and blocks.narrow and wide <= blocks.wider:
+                table[2 * r + wide] = tile(r, (blocks.narrow + wide) * vectors_per_block, form, fetch)
+    return table
 
 
 def chosen(p: Program, four: list[Value], taller: Value, wider: Value) -> Value:

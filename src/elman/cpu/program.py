@@ -180,6 +180,9 @@ class Program:
     def minimum(self, a: Value, b: Value) -> Value:
         return self.select(a < b, a, b)
 
+    def maximum(self, a: Value, b: Value) -> Value:
+        return self.select(a < b, b, a)
+
     def intrinsic(self, name: str, result: ir.Type, *arguments: Any) -> Any:
         """A call of one of LLVM's own functions; the name as it stands in the language reference."""
         function = self.module.globals.get(name)
@@ -256,6 +259,14 @@ class Program:
     def store_word(self, value: Value, table: Value, index: Any) -> None:
         """The same entry, written."""
         self.builder.store(value.ir, self._word(table, index))
+
+    def at_word(self, table: Value, index: Any) -> Value:
+        """The table from that entry on."""
+        return Value(self, self._word(table, index))
+
+    def address(self, number: Value) -> Value:
+        """The address that this whole number is."""
+        return Value(self, self.builder.inttoptr(number.ir, POINTER))
 
     def _word(self, table: Value, index: Any) -> Any:
         return self.builder.gep(table.ir, [self.like(self.int(0), index).ir], source_etype=INT)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from elman.cell import Cell
 from elman.cpu import llvm, packing, product, system, threads
 from elman.cpu.formats import Format
-from elman.cpu.kernels import kernel
+from elman.cpu.kernels import RUN, kernel
 from elman.cpu.plan import Pass, Product, plan
 from elman.cpu.product import Cut
 from elman.cpu.script import Array, Script, Task
@@ -177,7 +177,9 @@ class Kernels:
         back = reverse != (self.which == "backward")
         known = {width: sizes.of(width) for width in (HIDDEN, PROJECTED)} | {"steps": steps}
         known |= {f"{width} padded": sizes.padded(width) for width in (HIDDEN, PROJECTED)}
-        known |= {"dt": -1 if back else 1, "first time": steps - 1 if back else 0}
+        advance, first, last = (-1, steps - 1, 0) if back else (1, 0, steps - 1)
+        known |= {"first time": first, "last time": last, "runs": 1, "runs at": 0}
+        known |= zip([f"run {name}" for name in RUN], (steps, sizes.batch, 0, advance, 0), strict=True)
         known |= {
             "parties": self.parties,
             "met before": before * len(self.parts),
@@ -189,7 +191,7 @@ class Kernels:
         tasks = []
         for first, count in self.rows:
             for part in range(self.parties):
-                table = {**known, **arrays, "first row": first, **self._tiles(count, part)}
+                table = {**known, **arrays, "first row": first, "rows": count, **self._tiles(count, part)}
                 tasks.append(Task(compiled.addresses[0], [table[name] for name in compiled.words]))
         return tasks
 
@@ -200,11 +202,11 @@ class Kernels:
             tiles, panels = product.cut(rows, parts.tall), parts.panels[part]
             words[f"{number} first block"] = parts.blocks[part][0]
             words |= zip((f"{number} panels", f"{number} narrow", f"{number} wider"), panels, strict=True)
-            words |= zip((f"{number} tiles", f"{number} short", f"{number} taller"), tiles, strict=True)
+            words[f"{number} tall"] = parts.tall
             for index, each in enumerate(products):
                 fetch = self.bytes_of(each) > llvm.target().caches[1] // 2 and tiles.number > 2  # ahead of time
-                four = product.four_tiles(rows, parts.tall, panels, len(each.nodes), self.sizes.format, fetch=fetch)
-                words |= {f"{number}.{index} tile {kind}": address for kind, address in enumerate(four)}
+                form, vectors = self.sizes.format, len(each.nodes)
+                words[f"{number}.{index} tiles"] = product.tile_table(rows, parts.tall, panels, vectors, form, fetch)
         return words
 
 
