@@ -67,8 +67,6 @@ class Cpu:
             return f"it is for the CPU, and the input is on {x.device.type}"
         if x.dtype not in DTYPES:
             return f"it has float32 and float64, and the input is {x.dtype}"
-        if call.lengths is not None or call.reset is not None:
-            return "it has no lengths and resets yet"
         if call.autocast is not None:
             return "under autocast the dtypes are chosen operation by operation"
         if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:

@@ -97,7 +97,7 @@ class _Emit:
         p, at = self.p, self.word("runs at")
         own = p.at_word(p.given["table"], self.own_run)
         records = p.select(at.equals(0), own, p.address(at))
-        runs = p.loop_carrying(0, self.word("runs"), 1, p.int(0), self.word("first time"), p.int(0))
+        runs = p.loop_carrying(0, self.word("number of runs"), 1, p.int(0), self.word("first time"), p.int(0))
         first, begin, before = runs.carried
         record = p.at_word(records, runs.index * len(RUN))
         steps, rows, enter, advance, leave = (p.load_word(record, place, INT) for place in range(len(RUN)))

@@ -17,8 +17,9 @@ from elman.cpu.arrays import Place, width_of
 from elman.cpu.formats import Format
 from elman.cpu.matrices import Factor, Gradient, Linear, gradients
 from elman.cpu.plan import Plan, plan
+from elman.cpu.rows import INDICES
 from elman.cpu.script import Array, Script, Task
-from elman.cpu.tables import Kernels, Sizes, copy, fill, multiplications
+from elman.cpu.tables import Kernels, Packed, Sizes, copy, fill, gather, multiplications
 from elman.cpu.tape import Tape
 from elman.layout import Weights
 from elman.leaves import HIDDEN, PROJECTED, width_of_state
@@ -42,6 +43,7 @@ class Form(NamedTuple):
     reverse: tuple[bool, ...]
     names: tuple[str, ...]  # of what is given
     strides: tuple[tuple[int, ...] | None, ...]  # of each; None if it is not there
+    packed: Packed | None = None  # where there are lengths or resets; then `steps` and `batch` are of the rows
 
     def given(self) -> dict[str, tuple[int, ...]]:
         """The strides of what is there, by name."""
@@ -56,6 +58,11 @@ class Form(NamedTuple):
                 sizes += stride
                 stride = 0, 0, 0
             strides.append(stride)
+        if self.packed is not None:
+            *numbers, edges = self.packed
+            sizes += *numbers, *edges
+            packed = Packed(0, 0, 0, 0, 0, (0,) * len(edges))
+            return self._replace(steps=0, batch=0, strides=tuple(strides), packed=packed), sizes
         return self._replace(steps=0, batch=0, strides=tuple(strides)), sizes
 
     def with_sizes(self, sizes: Sequence[int]) -> Form:
@@ -65,14 +72,20 @@ class Form(NamedTuple):
         strides = [
             tuple(islice(numbers, 3)) if stride is not None and len(stride) == 3 else stride for stride in self.strides
         ]
-        return self._replace(steps=steps, batch=batch, strides=tuple(strides))
+        packed = self.packed
+        if packed is not None:
+            total, length, sequences, runs, last = islice(numbers, 5)
+            packed = Packed(total, length, sequences, runs, last, tuple(numbers))
+        return self._replace(steps=steps, batch=batch, strides=tuple(strides), packed=packed)
 
     def sizes(self, cell: Cell, products: int = 1) -> Sizes:
         """With one thread where a team is not worth calling, for so many products with every weight."""
         directions = len(self.reverse)
         row = len(cell.anatomy.input_gates) * self.inputs * self.units + multiplications(cell, self.units, self.proj)
-        work = products * threads.of_rows(self.steps * self.batch) * row * directions
-        return Sizes(*self[:6], directions, threads.of_team(work, self.threads))
+        sizes = Sizes(*self[:6], directions, self.threads, packed=self.packed)
+        return sizes._replace(
+            threads=threads.of_team(products * threads.of_rows(sizes.total) * row * directions, self.threads)
+        )
 
 
 P = ParamSpec("P")
@@ -138,7 +151,50 @@ def _by_direction(script: Script, name: str, stride: tuple[int, ...], directions
 def _x(script: Script, form: Form, name: str = "x") -> Array:
     """x as (T*B, I): steps follow each other as rows do."""
     x = script.given(name, *form.given()["x"][:2])
-    return x._replace(row=x.time) if form.batch == 1 else x
+    batch = form.batch if form.packed is None else form.packed.batch
+    return x._replace(row=x.time) if batch == 1 else x
+
+
+def _indices(script: Script, form: Form) -> dict[str, Array]:
+    """What `rows.Rows` has, by name; nothing if all sequences have all steps."""
+    if form.packed is None:
+        return {}
+    return {name: script.given(name) for name in index_names(len(form.reverse))}
+
+
+@cache
+def index_names(directions: int) -> tuple[str, ...]:
+    """In the order in which a pass gives them."""
+    single = [name for name in INDICES if not name.endswith(".")]
+    return *single, *(f"{name}{d}" for d in range(directions) for name in INDICES if name.endswith("."))
+
+
+class Entered(NamedTuple):
+    """A direction as the kernels see it: the rows of the batch, packed if they have different lengths."""
+
+    given: Given
+    x: Array  # (N, I)
+    output: Array  # of the first state, all steps
+    where: dict[str, Array]  # of its rows, by names of `INDICES`
+    tasks: list[Task]  # that make all this
+
+
+def _enter(
+    script: Script, cell: Cell, sizes: Sizes, indices: dict[str, Array], d: int, given: Given, x: Array, output: Array
+) -> Entered:
+    if sizes.packed is None:
+        return Entered(given, x, output, {}, [])
+    index = {name: indices[f"{name}{d}"] for name in INDICES if name.endswith(".")}
+    index |= {name: array for name, array in indices.items() if name in INDICES}
+    own = script.room(sizes.total * sizes.inputs, row=sizes.inputs)
+    tasks = gather(sizes, index["index."], x, own, sizes.total, sizes.inputs)
+    states: list[Array] = []
+    for state, width in zip(given.state, _widths(cell, sizes), strict=True):
+        states.append(script.room(sizes.batch * width, row=width))
+        tasks += gather(sizes, index["starts."], state, states[-1], sizes.batch, width)
+    width = _widths(cell, sizes)[0]
+    packed = script.room(sizes.total * width, width, width)
+    return Entered(Given(given.weights, states, False), own, packed, index, tasks)
 
 
 def _chunk(cell: Cell, form: Form) -> int:
@@ -155,33 +211,40 @@ def _chunk(cell: Cell, form: Form) -> int:
 @for_all_sizes
 def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
     """As many steps as one script may have. part: as `Script` has them; the first brings the weights into panels."""
-    form = form._replace(steps=min(form.steps, CHUNKS * _chunk(cell, form)))
+    chunk = _chunk(cell, form) if form.packed is None else form.steps
+    form = form._replace(steps=min(form.steps, CHUNKS * chunk))
     sizes, (steps, batch, _, units) = form.sizes(cell)._replace(frozen=part != "whole"), form[:4]
     script = Script(sizes.format, sizes.threads, part)
     script.steps = steps
-    directions = _given(script, cell, form)
+    originals = _given(script, cell, form)
     widths = _widths(cell, sizes)
     xs = [_x(script, form, f"x.{d}") for d in range(sizes.directions)]  # each direction begins at a step of its own
     outputs = [_output(script, sizes, widths[0], f"output.{d}")[d] for d in range(sizes.directions)]
     finals = _finals(script, cell, sizes)
+    indices = _indices(script, form)
+    directions = [
+        _enter(script, cell, sizes, indices, d, given, x, output)
+        for d, (given, x, output) in enumerate(zip(originals, xs, outputs, strict=True))
+    ]
 
     gates = len(cell.anatomy.input_gates)
-    chunk = min(steps, _chunk(cell, form))
+    chunk = min(steps, chunk)
+    rows = sizes.total if sizes.packed is not None else chunk * batch
     kernels = Kernels(cell, "infer", sizes)
     packing: list[Task] = []
     zeros: list[Task] = []
     shares: list[Linear] = []
     arrays: list[dict[str, Array]] = []
-    for given, output in zip(directions, outputs, strict=True):
-        own, before, after = _start(script, kernels, given)
+    for entered in directions:
+        own, before, after = _start(script, kernels, entered)
         packing += before
-        zeros += after
+        zeros += [*entered.tasks, *after]
         width = gates * units
         if gates:
-            shares.append(_input_share(script, sizes, given, width, chunk * batch))
+            shares.append(_input_share(script, sizes, entered.given, width, rows))
             packing += shares[-1].packing
-        own["x"] = script.room(chunk * batch * width, batch * width, width)
-        own[f"s.{cell.states[0]}"] = output
+        own["x"] = script.room(rows * width, sizes.time(width), width)
+        own[f"s.{cell.states[0]}"] = entered.output
         for state, width in zip(cell.states[1:], widths[1:], strict=True):  # by turns in two places
             own[f"s.{state}"] = script.room(2 * batch * width, batch * width, width)
         arrays.append(own)
@@ -191,11 +254,13 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
     for n in range(number):
         begin = n * chunk
         count = steps - begin if n == number - 1 else chunk
-        starts = [steps - begin - count if given.reverse else begin for given in directions]
-        of = zip(shares, xs, arrays, starts, strict=bool(gates))
-        script.stage(task for share, x, own, t in of for task in share(x.at(t), own["x"], count * batch))
+        starts = [steps - begin - count if given.reverse else begin for given, *_ in directions]
+        of = zip(shares, directions, arrays, starts, strict=bool(gates))
+        here_rows = rows if number == 1 else count * batch
+        script.stage(task for share, e, own, t in of for task in share(e.x.at(t), own["x"], here_rows))
         tasks: list[Task] = []
-        for given, own, output, t in zip(directions, arrays, outputs, starts, strict=True):
+        for entered, own, t in zip(directions, arrays, starts, strict=True):
+            given, output = entered.given, entered.output
             here = own | {f"s.{cell.states[0]}": output.at(t)}
             if n:  # the states are where the chunk before has left them
                 here[f"s0.{cell.states[0]}"] = output.at(t + count if given.reverse else t - 1)
@@ -204,13 +269,36 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
         script.stage(tasks, together=kernels.parties > 1)
 
     last: list[Task] = []
-    for given, own, output, of in zip(directions, arrays, outputs, finals, strict=True):
-        present = [output.at(0 if given.reverse else steps - 1)]
+    for d, (entered, own, output, of) in enumerate(zip(directions, arrays, outputs, finals, strict=True)):
+        if sizes.packed is not None:
+            sequences = [entered.output, *(own[f"s.{state}"] for state in cell.states[1:])]
+            last += _leave(cell, sizes, entered, sequences, "turns.", originals[d].state, output, of)
+            continue
+        present = [output.at(0 if entered.given.reverse else steps - 1)]
         present += [own[f"s.{state}"].at((steps - 1) % chunk % 2) for state in cell.states[1:]]
         ends = zip(present, of, widths, strict=True)
         last += [copy(state, final, batch, width) for state, final, width in ends]
     script.stage(last)
     return script.close()
+
+
+def _leave(
+    cell: Cell,
+    sizes: Sizes,
+    entered: Entered,
+    sequences: Sequence[Array],
+    index: str,
+    initial: Sequence[Array],
+    output: Array,
+    finals: Sequence[Array],
+) -> list[Task]:
+    """Output and final states, back from packed rows. index: where the last rows of states but the first are found."""
+    widths = _widths(cell, sizes)
+    tasks = gather(sizes, entered.where["places."], entered.output, output, sizes.places, widths[0])
+    for number, (sequence, of, final, width) in enumerate(zip(sequences, initial, finals, widths, strict=True)):
+        ends = entered.where[index if number else "ends."]
+        tasks += gather(sizes, ends, sequence, final, sizes.sequences, width, other=of)
+    return tasks
 
 
 def _widths(cell: Cell, sizes: Sizes) -> list[int]:
@@ -221,22 +309,22 @@ def _widths(cell: Cell, sizes: Sizes) -> list[int]:
 def _output(script: Script, sizes: Sizes, width: int, name: str = "output") -> list[Array]:
     """The parts (T, B, width) of each direction."""
     row = sizes.directions * width
-    output = script.given(name, sizes.batch * row, row)
+    output = script.given(name, sizes.sequences * row, row)
     return [output.at(column=d * width) for d in range(sizes.directions)]
 
 
 def _finals(script: Script, cell: Cell, sizes: Sizes) -> list[list[Array]]:
     """For each direction, the places of its final states in arrays (D, B, width)."""
     finals = [
-        _by_direction(script, f"final.{state}", (sizes.batch * width, width, 1), sizes.directions)
+        _by_direction(script, f"final.{state}", (sizes.sequences * width, width, 1), sizes.directions)
         for state, width in zip(cell.states, _widths(cell, sizes), strict=True)
     ]
     return [list(of) for of in zip(*finals, strict=True)]
 
 
-def _start(script: Script, kernels: Kernels, given: Given) -> tuple[dict[str, Array], list[Task], list[Task]]:
+def _start(script: Script, kernels: Kernels, entered: Entered) -> tuple[dict[str, Array], list[Task], list[Task]]:
     """The arrays that all kernels read, and what is to be done before they do: once for the weights, and for every call."""
-    sizes = kernels.sizes
+    sizes, given = kernels.sizes, entered.given
     arrays, tasks = kernels.pack(script, given.weights)
     arrays["zeros"] = script.kept(product.ACCUMULATORS * sizes.lanes)
     tasks.append(fill(arrays["zeros"], 1, product.ACCUMULATORS * sizes.lanes))
@@ -244,6 +332,7 @@ def _start(script: Script, kernels: Kernels, given: Given) -> tuple[dict[str, Ar
         row = slots * sizes.padded(width_of(kernels.cell, name))
         arrays[name] = script.room(sizes.batch * row, row=row)
     arrays["p"] = given.weights.get("ch", arrays["zeros"])._replace(row=0)
+    arrays |= {name: array for name, array in entered.where.items() if name in ("runs", "runs back")}
     arrays["meeting"] = script.room(128 // sizes.format.bytes)  # cache lines of its own
     for state, array in zip(kernels.cell.states, given.state, strict=True):
         arrays[f"s0.{state}"] = array
@@ -264,17 +353,23 @@ def forward_script(cell: Cell, form: Form) -> Script:
     x, directions = _x(script, form), _given(script, cell, form)
     widths = _widths(cell, sizes)
     outputs, finals = _output(script, sizes, widths[0]), _finals(script, cell, sizes)
+    indices = _indices(script, form)
     kernels, gates = Kernels(cell, "forward", sizes), len(cell.anatomy.input_gates)
     stages: list[list[Task]] = [[], [], [], []]
-    for d, (given, of) in enumerate(zip(directions, finals, strict=True)):
-        own, *before = _start(script, kernels, given)
-        stages[0] += chain(*before)
-        sequences = _kept(script, cell, sizes, d, own, outputs[d])
+    for d, (original, of) in enumerate(zip(directions, finals, strict=True)):
+        entered = _enter(script, cell, sizes, indices, d, original, x, outputs[d])
+        given = entered.given
+        own, *before = _start(script, kernels, entered)
+        stages[0] += chain(entered.tasks, *before)
+        sequences = _kept(script, cell, sizes, d, own, entered.output)
         if gates:
-            share = _input_share(script, sizes, given, gates * units, steps * batch)
+            share = _input_share(script, sizes, given, gates * units, sizes.total)
             stages[0] += share.packing
-            stages[1] += share(x, own["x"], steps * batch)
+            stages[1] += share(entered.x, own["x"], sizes.total)
         stages[2] += kernels.run(own, steps, given.reverse)
+        if sizes.packed is not None:
+            stages[3] += _leave(cell, sizes, entered, sequences, "ends.", original.state, outputs[d], of)
+            continue
         last = 0 if given.reverse else steps - 1
         ends = zip(sequences, of, widths, strict=True)
         stages[3] += [copy(sequence.at(last), final, batch, width) for sequence, final, width in ends]
@@ -309,7 +404,7 @@ def _kept(script: Script, cell: Cell, sizes: Sizes, d: int, arrays: dict[str, Ar
     arrays[f"s.{cell.states[0]}"] = output
     for each in kept(cell):
         row = each.slots * sizes.of(each.width)
-        arrays[each.array] = script.given(f"kept {each.array}.{d}", sizes.batch * row, row)
+        arrays[each.array] = script.given(f"kept {each.array}.{d}", sizes.time(row), row)
     return [arrays[f"s.{state}"] for state in cell.states]
 
 
@@ -328,51 +423,76 @@ def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
         for of, part in zip(d_finals, parts, strict=True):
             of.append(part)
     outputs, kernels = _output(script, sizes, widths[0]), Kernels(cell, "backward", sizes)
+    indices = _indices(script, form)
 
     first: list[Task] = []
     runs: list[Task] = []
-    all_arrays, all_sequences = [], []
-    for d, given in enumerate(directions):
-        own, *before = _start(script, kernels, given)
-        first += chain(*before)
-        all_sequences.append(_kept(script, cell, sizes, d, own, outputs[d]))
+    all_arrays, all_sequences, all_entered = [], [], []
+    befores: list[Task] = []
+    for d, original in enumerate(directions):
+        entered = _enter(script, cell, sizes, indices, d, original, x, outputs[d])
+        own, *before = _start(script, kernels, entered)
+        first += chain(entered.tasks, *before)
+        all_sequences.append(_kept(script, cell, sizes, d, own, entered.output))
         d_out = None if d_output is None else d_output.at(column=d * widths[0])
-        first += _adjoints(script, made, sizes, own, d_out, d_finals[d])
+        if sizes.packed is not None:
+            first += gather(sizes, entered.where["index."], outputs[d], entered.output, sizes.total, widths[0])
+            if d_out is not None:
+                packed = script.room(sizes.total * widths[0], widths[0], widths[0])
+                first += gather(sizes, entered.where["index."], d_out, packed, sizes.total, widths[0])
+                d_out = packed
+            befores += _states_before(script, made, sizes, entered, all_sequences[-1], own)
+        first += _adjoints(script, made, sizes, own, d_out, d_finals[d], entered.where.get("final."))
         all_arrays.append(own)
-        runs += kernels.run(own, steps, given.reverse)
+        all_entered.append(entered)
+        runs += kernels.run(own, steps, entered.given.reverse)
 
     d_x = script.given("d_x", row=inputs) if wanted.x else None
     backs: list[list[Task]] = []  # d_x is added up over the directions
     products: list[Gradient] = []
     after: list[Task] = []
-    of_directions = zip(directions, wanted.weights, all_arrays, all_sequences, strict=True)
-    for d, (given, wants, own, sequences) in enumerate(of_directions):
+    of_directions = zip(all_entered, wanted.weights, all_arrays, all_sequences, strict=True)
+    for d, (entered, wants, own, sequences) in enumerate(of_directions):
+        given, target, adds = entered.given, d_x, bool(backs)
+        if d_x is not None and sizes.packed is not None:
+            target, adds = script.room(sizes.total * inputs, row=inputs), False
         want = {name for name, wish in zip(Weights._fields, wants, strict=True) if wish and name in given.weights}
         for gate, count in made.shares:
-            if d_x is None:
+            if target is None:
                 break
             shape, rows = (count * units, inputs), given.weights["ih"].at(row=gate * units)
-            back = Linear(script, sizes, rows, None, shape, steps * batch, transposed=False)
+            back = Linear(script, sizes, rows, None, shape, sizes.total, transposed=False)
             first += back.packing
-            backs.append(back(own["d_x"].at(column=gate * units), d_x, steps * batch, add=bool(backs)))
+            backs.append(back(own["d_x"].at(column=gate * units), target, sizes.total, add=adds))
+            adds = True
+        if d_x is not None and target is not None and target is not d_x and made.shares:
+            places = entered.where["places."]
+            backs.append(gather(sizes, places, target, d_x, sizes.places, inputs, add=d > 0))
         columns = {"ih": inputs, "hh": widths[0], "hr": units, "ch": units}
         out = {
             name: script.given(f"d_{name}.{d}", row=columns.get(name, 1)) for name in Weights._fields if name in want
         }
-        products += _of_weights(made, sizes, x, given, sequences, own, out)
+        products += _of_weights(made, sizes, entered.x, given, sequences, own, out)
         if "ch" in out:
             after += _of_vectors(made, sizes, own["d_p"], out["ch"])
         after += _without_effect(made, sizes, out, columns)
     for state, width, wish in zip(cell.states, widths, wanted.state, strict=True):
         if wish:
-            parts = _by_direction(script, f"d_initial.{state}", (batch * width, width, 1), sizes.directions)
-            after += [
-                copy(own[f"carry.{state}"], part, batch, width) for own, part in zip(all_arrays, parts, strict=True)
-            ]
+            strides_here = (sizes.sequences * width, width, 1)
+            parts = _by_direction(script, f"d_initial.{state}", strides_here, sizes.directions)
+            number = cell.states.index(state)
+            for own, part, entered, d_final in zip(all_arrays, parts, all_entered, d_finals, strict=True):
+                carry = own[f"carry.{state}"]
+                if sizes.packed is None:
+                    after.append(copy(carry, part, batch, width))
+                else:
+                    begins, other = entered.where["first."], d_final[number]
+                    after += gather(sizes, begins, carry, part, sizes.sequences, width, other=other)
     if d_x is not None and not backs:
-        after.append(fill(d_x, steps * batch, inputs))
+        after.append(fill(d_x, sizes.places, inputs))
     script.stage(first)
     script.stage(runs, together=kernels.parties > 1)
+    script.stage(befores)
     for tasks in backs:
         script.stage(tasks)
     if products:
@@ -388,13 +508,17 @@ def _adjoints(
     arrays: dict[str, Array],
     d_output: Array | None,
     d_finals: Sequence[Array | None],
+    final: Array | None,
 ) -> list[Task]:
-    """What the backward kernel begins with and leaves: added to `arrays`; tasks that fill it."""
-    steps, batch, cell = sizes.steps, sizes.batch, made.cell
+    """What the backward kernel begins with and leaves: added to `arrays`; tasks that fill it.
+
+    final: of packed rows, the index of whose final state each row ends with.
+    """
+    batch, cell = sizes.batch, made.cell
     slots_of = {"d_x": len(cell.anatomy.input_gates)} | made.backward.arrays("d_extra")
     for name, slots in slots_of.items():
         row = slots * sizes.of(width_of(cell, name))
-        arrays[name] = script.room(steps * batch * row, batch * row, row)
+        arrays[name] = script.room(sizes.total * row, sizes.time(row), row)
     vectors = len(cell.vectors) * sizes.padded(HIDDEN)
     arrays["d_p"] = script.room(batch * vectors, row=vectors)
     tasks = [fill(arrays["d_p"], batch, vectors)] if vectors else []
@@ -404,6 +528,8 @@ def _adjoints(
         carry = arrays[f"carry.{state}"] = script.room(batch * padded, row=padded)
         if d_final is None:
             tasks.append(fill(carry, batch, padded))
+        elif final is not None:
+            tasks += gather(sizes, final, d_final, carry, batch, sizes.of(width), padded=padded)
         else:
             tasks.append(copy(d_final, carry, batch, sizes.of(width), padded=padded))
     if d_output is None:  # the same zeros for every step and row
@@ -454,7 +580,7 @@ def _of_weights(
     out: dict[str, Array],
 ) -> list[Gradient]:
     """The gradients of a direction's matrices and biases: sums over all steps and rows, as few large products."""
-    units, rows = sizes.units, sizes.steps * sizes.batch
+    units, rows = sizes.units, sizes.total
     products: list[Gradient] = []
     for gate, count in made.shares if "ih" in out or "b_ih" in out else ():
         left = Factor(((arrays["d_x"].at(column=gate * units), rows),), count * units)
@@ -474,13 +600,28 @@ def _of_weights(
     return products
 
 
+def _states_before(
+    script: Script, made: Plan, sizes: Sizes, entered: Entered, sequences: Sequence[Array], arrays: dict[str, Array]
+) -> list[Task]:
+    """Of packed rows: the states before every step that products multiply, added to `arrays`; tasks that gather them."""
+    tasks: list[Task] = []
+    for number, state in enumerate(made.cell.states):
+        name = f"before.{state}"
+        if any(each.operand.array == name for each in made.multiplied):
+            width = sizes.of(width_of(made.cell, name))
+            arrays[name] = script.room(sizes.total * width, row=width)
+            index, initial = entered.where["before"], entered.given.state[number]
+            tasks += gather(sizes, index, sequences[number], arrays[name], sizes.total, width, other=initial)
+    return tasks
+
+
 def _operand(
     made: Plan, sizes: Sizes, operand: Place, given: Given, sequences: Sequence[Array], arrays: dict[str, Array]
 ) -> Factor:
     """What a recurrent product has multiplied, over all steps; the state before the first step is in no sequence."""
     kind, _, state = operand.array.partition(".")
-    rows, width = sizes.steps * sizes.batch, sizes.of(width_of(made.cell, operand.array))
-    if kind == "extra":
+    rows, width = sizes.total, sizes.of(width_of(made.cell, operand.array))
+    if kind == "extra" or (kind == "before" and sizes.packed is not None):
         return Factor(((arrays[operand.array].at(column=operand.slot * width), rows),), width)
     number = made.cell.states.index(state)
     if kind == "s":

@@ -102,7 +102,7 @@ class Gradient(NamedTuple):
 def gradients(script: Script, sizes: Sizes, products: Sequence[Gradient]) -> None:
     """Stages that compute them all; a factor of several is packed once."""
     lanes, form = sizes.lanes, sizes.format
-    depth = sizes.steps * sizes.batch
+    depth = sizes.total
     chunk = min(depth, max(CHUNK, -(-depth // (CHUNKS * CHUNK)) * CHUNK))
     chunks = [(n * chunk, chunk) for n in range(-(-depth // chunk))]
     if chunks:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from elman.cpu import compiled
 from elman.cpu.formats import Format
 from elman.cpu.product import BLOCK, panels, turned
-from elman.cpu.program import Program, of_table
+from elman.cpu.program import INT, Program, of_table
 
 # Panels of a transposed matrix W[unit, k]. W has rows W_row apart and blocks of rows (gates) W_gate apart, `gates`
 # of them. Every k of a panel has `vectors` vectors for each block of units; gate q fills number place + q. Panels
@@ -117,4 +117,27 @@ def total(form: Format) -> Program:
         value = p.load(word["source"], loop.index * word["row"] + n, mask)
         (sums,) = loop.end([loop.carried[0] + value])
         p.store(sums, word["out"], n, mask)
+    return p
+
+
+# out[i, n] [+]= source[index[i], n] for `units` of n, zero from there up to `padded`; rows from `first` up to `end`. Where
+# the index is -1 it is zero, and below that other[i, n], or zero if `handed on` is 0 (rows.py).
+GATHER = ("index", "first", "end", "source", "source_row", "other", "other_row", "handed on", "out", "out_row")
+GATHER += ("units", "padded")
+
+
+@compiled.function
+def gather(form: Format, add: bool = False) -> Program:
+    """The address of the kernel of `GATHER`; with `add` it adds to what `out` holds."""
+    p, word = of_table("gather", GATHER, ("index", "source", "other", "out"), form)
+    with p.loop(word["first"], word["end"]) as i:
+        which = p.load_word(word["index"], i, INT)
+        here, own = which > -1, which < -1
+        source = p.at(word["source"], p.maximum(which, p.int(0)) * word["source_row"])
+        start = p.select(here, source, p.at(word["other"], i * word["other_row"]))
+        units = p.select(here, word["units"], p.select(own, word["units"] * word["handed on"], 0))
+        with p.loop(0, word["padded"], p.lanes) as n:
+            wanted, target = p.first_lanes(word["padded"] - n), i * word["out_row"] + n
+            value = p.load(start, n, p.first_lanes(units - n))
+            p.store(value + p.load(word["out"], target, wanted) if add else value, word["out"], target, wanted)
     return p

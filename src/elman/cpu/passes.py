@@ -11,9 +11,21 @@ from torch import Tensor
 from elman.cell import Cell
 from elman.cpu import threads
 from elman.cpu.formats import FORMATS
-from elman.cpu.layer_scripts import Form, Wanted, backward_script, forward_script, infer_script, kept, kept_names
+from elman.cpu.layer_scripts import (
+    Form,
+    Wanted,
+    backward_script,
+    forward_script,
+    index_names,
+    infer_script,
+    kept,
+    kept_names,
+)
 from elman.cpu.memory import empty
 from elman.cpu.readable import dense, readable
+from elman.cpu.rows import Rows
+from elman.cpu.rows import rows_of as find_rows
+from elman.cpu.tables import Packed
 from elman.layout import Call, Results, Weights, sizes
 from elman.leaves import HIDDEN
 
@@ -42,15 +54,39 @@ def _names(cell: Cell, call: tuple[str, ...], directions: int) -> Names:
     return Names(call, finals, (*call, "output", *finals, *kept), form, (*form, "output", *kept, *gradients))
 
 
-def form_of(call: Call, cotangents: Tensors = ()) -> Form:
-    """The form of a call, and for backward of its cotangents."""
+def form_of(call: Call, cotangents: Tensors = (), rows: Rows | None = None) -> Form:
+    """The form of a call, and for backward of its cotangents; rows: what its lengths and resets make of it."""
     x, names = call.x, names_of(call)
     steps, batch, inputs = x.shape
     units, proj = sizes(call)
     known = names.form if cotangents else names.call
-    strides = tuple([None if t is None else t.stride() for t in (*call.tensors(), *cotangents)])
-    reverse = tuple(call.reverse)
-    return Form(steps, batch, inputs, units, proj, FORMATS[x.dtype], threads.available(), reverse, known, strides)
+    strides = tuple([None if t is None else t.stride() for t in (*_without_rows(call), *cotangents)])
+    reverse, many = tuple(call.reverse), threads.available()
+    form = Form(steps, batch, inputs, units, proj, FORMATS[x.dtype], many, reverse, known, strides)
+    if rows is None:
+        return form
+    edges = rows.edges(max(1, many // len(reverse)))
+    return form._replace(
+        steps=rows.steps, batch=rows.rows, packed=Packed(rows.total, steps, batch, rows.runs, rows.last, edges)
+    )
+
+
+def rows_of(call: Call) -> Rows | None:
+    """The rows of a call with lengths or resets."""
+    if call.lengths is None and call.reset is None:
+        return None
+    return find_rows(call.lengths, call.reset, *call.x.shape[:2])
+
+
+def _indexed(
+    call: Call, rows: Rows | None, names: tuple[str, ...], addresses: list[int | None]
+) -> tuple[tuple[str, ...], list[int | None]]:
+    """With what a script is given of the rows, which whoever runs it has to hold."""
+    if rows is None:
+        return names, addresses
+    reverse = call.reverse
+    own = index_names(len(reverse))
+    return (*names, *own), [*addresses, *(rows.address(name, reverse) for name in own)]
 
 
 def _run(
@@ -73,6 +109,8 @@ def _addresses(tensors: Tensors) -> list[int | None]:
 def infer(call: Call) -> Results:
     """The output (T, B, D*Y) and the final states; nothing else is kept."""
     call = readable(call)
+    if (rows := rows_of(call)) is not None and not rows.total:
+        return _nothing_read(call)
     x, (steps, batch, _), (count, _, width), dtype = call.x, call.x.shape, call.state[0].shape, call.x.dtype
     output = empty((steps, batch, count * width), dtype)
     finals = tuple([empty(s.shape, dtype) for s in call.state])
@@ -80,14 +118,16 @@ def infer(call: Call) -> Results:
     names += *(f"x.{d}" for d in range(count)), *(f"output.{d}" for d in range(count))
     begin = 0
     while begin < steps and batch:
-        form = form_of(call)._replace(steps=steps - begin)
-        length = infer_script(call.cell, form).steps
-        addresses = _addresses([*call.tensors()[1:], *finals])
+        form = form_of(call, (), rows)
+        if rows is None:
+            form = form._replace(steps=steps - begin)
+        length = infer_script(call.cell, form).steps if rows is None else steps
+        addresses = _addresses([*_without_rows(call)[1:], *finals])
         for array in (x, output):
             # Each direction has steps of its own, and is given x and the output from there on.
             firsts = [steps - begin - length if reverse else begin for reverse in call.reverse]
             addresses += [array.data_ptr() + first * array.stride(0) * dtype.itemsize for first in firsts]
-        _run(infer_script, call, form, (), names, addresses)
+        _run(infer_script, call, form, (), *_indexed(call, rows, names, addresses))
         begin, call = begin + length, call._replace(state=finals)
     return output, finals
 
@@ -109,10 +149,25 @@ def forward(call: Call) -> tuple[Results, list[Tensor]]:
     output = empty((steps, batch, count * width), dtype)
     finals = tuple([empty(s.shape, dtype) for s in call.state])
     saved = [empty(shape, dtype) for shape in saves(call)]
+    if (rows := rows_of(call)) is not None and not rows.total:
+        return _nothing_read(call), saved
     if batch:
-        addresses = _addresses([*call.tensors(), output, *finals, *saved])
-        _run(forward_script, call, form_of(call), (), names_of(call).forward, addresses)
+        addresses = _addresses([*_without_rows(call), output, *finals, *saved])
+        names, addresses = _indexed(call, rows, names_of(call).forward, addresses)
+        _run(forward_script, call, form_of(call, (), rows), (), names, addresses)
     return (output, finals), saved
+
+
+def _nothing_read(call: Call) -> Results:
+    """The results where no sequence has a step: states are handed on."""
+    (steps, batch, _), (count, _, width) = call.x.shape, call.state[0].shape
+    output = empty((steps, batch, count * width), call.x.dtype).zero_()
+    return output, tuple([empty(s.shape, s.dtype).copy_(s) for s in call.state])
+
+
+def _without_rows(call: Call) -> Tensors:
+    """`Call.tensors`, but for lengths and resets: what scripts are given of these is `Rows`."""
+    return [*call.tensors()[:-2], None, None]
 
 
 def backward(
@@ -128,12 +183,26 @@ def backward(
         empty(t.shape, t.dtype) if want and t is not None else None
         for t, want in zip(call.tensors(), needed, strict=True)
     ]
-    if not call.x.shape[1]:
-        return [t if t is None else t.zero_() for t in results]
+    rows = rows_of(call)
+    if not call.x.shape[1] or (rows is not None and not rows.total):
+        return _handed_on(call, results, cotangents)
     fields, end = len(Weights._fields), 1 + len(Weights._fields) * len(call.directions)
     of_weights = tuple([tuple(needed[begin : begin + fields]) for begin in range(1, end, fields)])
     wanted = Wanted(needed[0], of_weights, tuple(needed[end : end + len(call.state)]))
     cotangents = [None if d is None else dense(d) for d in cotangents]
-    addresses = _addresses([*call.tensors(), *cotangents, output, *saved, *results])
-    _run(backward_script, call, form_of(call, cotangents), (wanted,), names_of(call).backward, addresses)
+    if rows is not None and cotangents[0] is not None:
+        cotangents[0] = cotangents[0].contiguous()  # rows are found by their number among all
+    addresses = _addresses([*_without_rows(call), *cotangents, output, *saved, *results])
+    names, addresses = _indexed(call, rows, names_of(call).backward, addresses)
+    _run(backward_script, call, form_of(call, cotangents, rows), (wanted,), names, addresses)
+    return results
+
+
+def _handed_on(call: Call, results: list[Tensor | None], cotangents: Tensors) -> list[Tensor | None]:
+    """The gradients where nothing was read: zero, but those of states that were handed on."""
+    first = len(results) - 2 - len(call.state)  # of the states
+    for number, result in enumerate(results):
+        if result is not None:
+            d_final = cotangents[1 + number - first] if first <= number < first + len(call.state) else None
+            result.zero_() if d_final is None else result.copy_(d_final)
     return results

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 from elman.cell import Cell
 from elman.cpu import llvm, packing, product, system, threads
@@ -20,6 +21,17 @@ MEETING = 1 << 15  # multiplications in a step from which on that is worth meeti
 PACKING = 8  # multiplications that take as long as packing one number
 
 
+class Packed(NamedTuple):
+    """Numbers of `rows.Rows`, for a batch (T, B)."""
+
+    total: int
+    steps: int  # T
+    batch: int  # B
+    runs: int
+    last: int
+    edges: tuple[int, ...]  # of as many parts as there are threads for a direction
+
+
 class Sizes(NamedTuple):
     """Of a layer."""
 
@@ -32,6 +44,26 @@ class Sizes(NamedTuple):
     directions: int
     threads: int
     frozen: bool = False  # whether weights are brought into panels once for many calls
+    packed: Packed | None = None  # where rows have different lengths; then `steps` are those of the longest
+
+    @property
+    def total(self) -> int:
+        """Rows of all steps."""
+        return self.steps * self.batch if self.packed is None else self.packed.total
+
+    @property
+    def places(self) -> int:
+        """Of the input: T*B."""
+        return self.steps * self.batch if self.packed is None else self.packed.steps * self.packed.batch
+
+    @property
+    def sequences(self) -> int:
+        """B, whatever rows they are cut into."""
+        return self.batch if self.packed is None else self.packed.batch
+
+    def time(self, row: int) -> int:
+        """From step to step, in an array whose rows are so far apart: packed, a step's place is that of its first row."""
+        return self.batch * row if self.packed is None else row
 
     def of(self, width: str) -> int:
         """How many units a value of this width has."""
@@ -44,7 +76,7 @@ class Sizes(NamedTuple):
     @property
     def few(self) -> bool:
         """Whether there is so little to multiply that weights are read as they lie. No matter how many threads there are."""
-        return self.steps * self.batch <= SHORT and not self.frozen
+        return self.total <= SHORT and not self.frozen
 
     @property
     def lanes(self) -> int:
@@ -75,9 +107,11 @@ class Kernels:
         self.cell, self.which, self.sizes = cell, which, sizes
         self.todo: Pass = getattr(plan(cell), which)
         row = max(sizes.units**2, multiplications(cell, sizes.units, sizes.proj))
-        step, work = sizes.batch * row, threads.of_rows(sizes.steps * sizes.batch) * sizes.directions * row
+        step, work = sizes.batch * row, threads.of_rows(sizes.total) * sizes.directions * row
         available = max(1, sizes.threads // sizes.directions)
         self.rows, self.parties = threads.shares(sizes.batch, work, available), 1
+        if sizes.packed is not None and len(self.rows) == len(sizes.packed.edges) - 1 > 1:  # by work, not by number
+            self.rows = [(first, end - first) for first, end in pairwise(sizes.packed.edges)]
         weights = sum(self.bytes_of(each) for products in self.todo.products for each in products)
         # Weights that no second-level cache holds are divided, so that each thread has to read a part only.
         pays = sizes.batch < FEW * available or weights > llvm.target().caches[1]
@@ -178,7 +212,11 @@ class Kernels:
         known = {width: sizes.of(width) for width in (HIDDEN, PROJECTED)} | {"steps": steps}
         known |= {f"{width} padded": sizes.padded(width) for width in (HIDDEN, PROJECTED)}
         advance, first, last = (-1, steps - 1, 0) if back else (1, 0, steps - 1)
-        known |= {"first time": first, "last time": last, "runs": 1, "runs at": 0}
+        known |= {"number of runs": 1, "runs at": 0}
+        if (packed := sizes.packed) is not None:
+            first, last = (packed.total - packed.last, 0) if back else (0, packed.total - packed.last)
+            known |= {"number of runs": packed.runs, "runs at": arrays["runs back" if back else "runs"]}
+        known |= {"first time": first, "last time": last}
         known |= zip([f"run {name}" for name in RUN], (steps, sizes.batch, 0, advance, 0), strict=True)
         known |= {
             "parties": self.parties,
@@ -195,9 +233,9 @@ class Kernels:
                 tasks.append(Task(compiled.addresses[0], [table[name] for name in compiled.words]))
         return tasks
 
-    def _tiles(self, rows: int, part: int) -> dict[str, int]:
+    def _tiles(self, rows: int, part: int) -> dict[str, Any]:
         """How a range of rows and a part of the units is cut, and the tiles for it."""
-        words: dict[str, int] = {}
+        words: dict[str, Any] = {}
         for number, (products, parts) in enumerate(zip(self.todo.products, self.parts, strict=True)):
             tiles, panels = product.cut(rows, parts.tall), parts.panels[part]
             words[f"{number} first block"] = parts.blocks[part][0]
@@ -206,7 +244,8 @@ class Kernels:
             for index, each in enumerate(products):
                 fetch = self.bytes_of(each) > llvm.target().caches[1] // 2 and tiles.number > 2  # ahead of time
                 form, vectors = self.sizes.format, len(each.nodes)
-                words[f"{number}.{index} tiles"] = product.tile_table(rows, parts.tall, panels, vectors, form, fetch)
+                every = None if self.sizes.packed is not None else rows
+                words[f"{number}.{index} tiles"] = product.tile_table(every, parts.tall, panels, vectors, form, fetch)
         return words
 
 
@@ -219,6 +258,26 @@ def pack_panels(panels: Cut, work: int, available: int) -> Sequence[tuple[int, i
 def fill(out: Array, rows: int, width: int) -> Task:
     """Zeros."""
     return Task(packing.copy(out.format), (out, 0, out, out.row, rows, 0, width))
+
+
+def gather(
+    sizes: Sizes,
+    index: Array,
+    source: Array,
+    out: Array,
+    rows: int,
+    units: int,
+    *,
+    other: Array | None = None,
+    padded: int = 0,
+    add: bool = False,
+) -> list[Task]:
+    """Rows of so many units by an index (rows.py); where it says so those of `other`, or zeros if there is none."""
+    kernel = packing.gather(out.format, add)
+    handed_on, other = int(other is not None), other or out
+    words = (source, source.row, other, other.row, handed_on, out, out.row, units, padded or units)
+    shares = threads.shares(rows, rows * units * PACKING, sizes.threads)
+    return [Task(kernel, (index, first, first + count, *words)) for first, count in shares]
 
 
 def copy(source: Array, out: Array, rows: int, units: int, *, padded: int = 0, add: bool = False) -> Task:

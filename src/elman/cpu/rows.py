@@ -1,0 +1,130 @@
+"""Sequences of different lengths as rows of a batch: cut at resets, sorted by length, packed.
+
+A piece of a sequence between two resets is a row of its own. The longest comes first, so that every step has the
+first rows of the step before it: rows only leave. Packed, the rows of a step follow each other, and the steps do;
+nothing is kept or computed for what a sequence does not have. In the reverse direction the same rows are read from
+their ends, so that one form of kernel serves both (kernels.py, `RUN`).
+
+T steps, B sequences, R rows, S steps of the longest, N rows of all steps together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from elman.cpu.kernels import RUN
+
+NOTHING, OWN = -1, -2  # in an index: zero; or what is handed on, which has the same number
+
+# What a script is given of the rows, by name. What ends with a dot is of a direction.
+INDICES = ("runs", "runs back", "before", "index.", "places.", "starts.", "ends.", "turns.", "final.", "first.")
+
+
+class Rows(NamedTuple):
+    """The rows of a batch. `arrays`: whole numbers, by the names of `INDICES`.
+
+    runs, runs back   runs of steps with as many rows, forward and backward
+    before            (N,) the row of the step before, or OWN for the initial state
+    index.            (N,) the place in (T, B) of each
+    places.           (T*B,) the other way
+    starts.           (R,) whose initial state a row begins with, or NOTHING
+    ends.             (B,) the last row of a sequence, or OWN where it has none and its initial state is handed on
+    turns.            (B,) the same in an array of two places, R rows each, that the steps take by turns
+    final.            (R,) whose final state a row ends with, or NOTHING
+    first.            (B,) the row that begins with the sequence's initial state; NOTHING, or OWN
+    """
+
+    steps: int  # S
+    rows: int  # R
+    total: int  # N
+    runs: int
+    last: int  # rows of the last step
+    work: np.ndarray  # (R,) steps of the rows up to each
+    arrays: dict[str, np.ndarray]
+
+    def address(self, name: str, reverse: Sequence[bool]) -> int:
+        """Of an array as a script calls it: by the number of the direction."""
+        kind, dot, d = name.partition(".")
+        return self.arrays[f"{kind}.{int(reverse[int(d)])}" if dot else name].ctypes.data
+
+    def edges(self, parts: int) -> tuple[int, ...]:
+        """Rows divided among threads so that each has about as many steps: where each part begins, and the end."""
+        inside = np.searchsorted(self.work, self.total * np.arange(1, parts) / parts)
+        return 0, *np.minimum(inside + 1, self.rows).tolist(), self.rows
+
+
+def rows_of(lengths: Tensor | None, reset: Tensor | None, steps: int, batch: int) -> Rows:
+    """The rows of a batch (T, B)."""
+    whole = np.full(batch, steps) if lengths is None else lengths.numpy()
+    cuts = None if reset is None else reset.numpy()
+    return _rows(whole.tobytes(), None if cuts is None else cuts.tobytes(), steps, batch)
+
+
+@lru_cache(maxsize=8)  # of a batch: for every layer, forward and backward
+def _rows(lengths: bytes, reset: bytes | None, steps: int, batch: int) -> Rows:
+    length = np.frombuffer(lengths, np.int64)
+    if reset is None:
+        of = np.flatnonzero(length)  # the sequence of each piece
+        begin, size = np.zeros_like(of), length[of]
+        is_first = is_last = with_initial = np.ones(len(of), bool)
+    else:
+        cuts: Any = np.frombuffer(reset, bool).reshape(steps, batch).T & (np.arange(steps) < length[:, None])
+        discards = cuts[:, :1].any(axis=1) if steps else np.zeros(batch, bool)
+        cuts[:, :1] = length[:, None] > 0
+        of, begin = np.nonzero(cuts)  # sequence by sequence
+        is_last = np.diff(of, append=-1) != 0
+        size = np.where(is_last, length[of], np.append(begin[1:], 0)) - begin
+        is_first = begin == 0
+        with_initial = is_first & ~discards[of]
+    if not len(of):
+        return Rows(0, 0, 0, 0, 0, size, {})
+    order = np.argsort(-size, kind="stable")
+    of, begin, size = of[order], begin[order], size[order]
+    is_first, is_last, with_initial = is_first[order], is_last[order], with_initial[order]
+
+    rows, longest = len(size), int(size[0])
+    counts = rows - np.cumsum(np.bincount(size, minlength=longest + 1))[:longest]  # rows of each step
+    offsets = np.cumsum(counts) - counts
+    step = np.repeat(np.arange(longest), counts)
+    row = np.arange(len(step)) - offsets[step]
+    before = np.where(step > 0, offsets[step - 1] + row, OWN)
+    arrays = {"before": before.astype(np.int64), **_runs(counts)}
+    numbers = np.arange(rows)
+    for d, (time, begins, ends) in enumerate(
+        ((begin[row] + step, with_initial, is_last), ((begin + size)[row] - 1 - step, is_last, is_first))
+    ):
+        index = time * batch + of[row]
+        places, starts = np.full(steps * batch, NOTHING), np.where(begins, of, NOTHING)
+        places[index] = np.arange(len(index))
+        final = np.where(ends, of, NOTHING)
+        last, turns, first = (np.full(batch, OWN) for _ in range(3))
+        last[of[ends]] = (offsets[size - 1] + numbers)[ends]
+        turns[of[ends]] = ((size - 1) % 2 * rows + numbers)[ends]
+        first[of] = NOTHING
+        first[of[begins]] = numbers[begins]
+        own = {"index": index, "places": places, "starts": starts, "ends": last}
+        own |= {"turns": turns, "final": final, "first": first}
+        arrays |= {f"{name}.{d}": np.ascontiguousarray(value, np.int64) for name, value in own.items()}
+    return Rows(longest, rows, len(step), len(arrays["runs"]), int(counts[-1]), np.cumsum(size), arrays)
+
+
+def _runs(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Records of `RUN`. A step's place is beyond the rows of the one before it, so time goes on by these."""
+    edges = np.flatnonzero(np.diff(counts, prepend=-1, append=-1))
+    steps, rows = np.diff(edges), counts[edges[:-1]]
+    back = rows[::-1]
+    forward = {"steps": steps, "rows": rows, "enter": np.append(0, rows[:-1]), "advance": rows, "leave": rows}
+    backward = {
+        "steps": steps[::-1],
+        "rows": back,
+        "enter": -back,
+        "advance": -back,
+        "leave": -np.append(back[1:], 0),
+    }
+    both = {"runs": forward, "runs back": backward}
+    return {name: np.stack([of[field] for field in RUN], axis=1).astype(np.int64) for name, of in both.items()}
