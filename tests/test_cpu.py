@@ -6,9 +6,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ from elman import Cell, Recurrent, State, cells, operators
 from elman.cpu import layer_scripts, matrices, memory, system, tables, threads
 from elman.layout import Call
 from elman.names import register
+from settings import setting, two_threads
 from test_cpu_memory import allocating
 
 names = pytest.mark.parametrize("name", CELLS)
@@ -75,25 +75,6 @@ def test_layers_equal_the_reference(name: str, batch_first: bool, layers: int, b
     of = layer(name, 4, 10, num_layers=layers, bidirectional=bidirectional, batch_first=batch_first)
     x, states = inputs(of, 5, 3)
     same(of, x.transpose(0, 1) if batch_first else x, states)
-
-
-@contextmanager
-def setting(module: Any, **values: int) -> Iterator[None]:
-    """Other values of what is read when a script is written; scripts are forgotten before and after."""
-    before = {name: getattr(module, name) for name in values}
-
-    def take(settings: dict[str, int]) -> None:
-        for name, value in settings.items():
-            setattr(module, name, value)
-        for script in (layer_scripts.infer_script, layer_scripts.forward_script, layer_scripts.backward_script):
-            cast(Any, script).cache_clear()
-        layer_scripts.templates.cache_clear()
-
-    take(values)
-    try:
-        yield
-    finally:
-        take(before)
 
 
 def test_a_long_sequence_in_chunks() -> None:
@@ -425,18 +406,6 @@ def test_denormal_arithmetic_is_as_before() -> None:
 
 
 # The same bits.
-
-
-@contextmanager
-def two_threads(small: int = 0) -> Iterator[None]:
-    """Two threads, and worth waking for anything larger than `small` multiplications."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with setting(threads, SMALL=small):
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])

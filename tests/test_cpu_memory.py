@@ -9,11 +9,13 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -96,15 +98,20 @@ class Fences:
             assert around.count(MARK) == length, f"{length - around.count(MARK)} bytes written outside of a buffer"
 
 
-def everything(of: Recurrent, x: Tensor, states: tuple[Tensor, ...], copy: Callable[[Tensor], Tensor]) -> list[Tensor]:
-    """Results of inference, then of training, then gradients; whatever goes in was copied by `copy`."""
+def everything(
+    of: Recurrent, x: Tensor, states: tuple[Tensor, ...], copy: Callable[[Tensor], Tensor], rows: dict[str, Any]
+) -> list[Tensor]:
+    """Results of inference, then of training, then gradients; whatever goes in was copied by `copy`.
+
+    rows: lengths and resets, or nothing.
+    """
     names = [name for name, _ in of.named_parameters()]
     leaves = [copy(value).requires_grad_() for value in (x, *states, *of.parameters())]
     given = dict(zip(names, leaves[1 + len(states) :], strict=True))
 
     def results() -> list[Tensor]:
         memory.of_thread.workspace.clear()  # so that every buffer is as large as it has to be
-        output, h_n = functional_call(of, given, (leaves[0], hidden(tuple(leaves[1 : 1 + len(states)]))))
+        output, h_n = functional_call(of, given, (leaves[0], hidden(tuple(leaves[1 : 1 + len(states)]))), rows)
         return [output, *as_tuple(h_n)]
 
     with torch.no_grad():
@@ -177,15 +184,20 @@ def main(dtype_name: str) -> None:
                 side = "end" if at_end else "begin"
                 print(f"{of.cell.name} T={steps} B={batch} I={size} H={units}, buffers {side} at a fence", flush=True)
                 x, states = inputs(of, steps, batch)
+                rows: dict[str, Any] = {}
+                if number % 2:
+                    draw = random.Random(number)
+                    rows["lengths"] = [draw.randint(0, steps) for _ in range(batch)]
+                    rows["reset"] = torch.tensor([[draw.random() < 0.3 for _ in range(batch)] for _ in range(steps)])
                 fences = Fences(at_end)
                 with elman.use_engine("cpu"), allocating(fences.empty):
-                    mine = everything(of, x, states, fences.copy)
+                    mine = everything(of, x, states, fences.copy, rows)
                     fences.check()
                 assert fences.count > 3 + len(states)
                 with elman.use_engine("reference"):
                     double = recurrent(cell, size, units, **options | {"dtype": torch.float64})  # pyright: ignore[reportArgumentType]
                     double.load_state_dict(of.state_dict())
-                    exact = everything(double, x.double(), tuple(s.double() for s in states), torch.clone)
+                    exact = everything(double, x.double(), tuple(s.double() for s in states), torch.clone, rows)
                 for m, e in zip(mine, exact, strict=True):
                     error = ((m - e).abs().max() / (1 + e.abs().max())).item()
                     assert error <= tolerance, f"off by {error}"  # not for a NaN either

@@ -17,8 +17,9 @@ from elman import Recurrent
 from elman.cpu import layer_scripts, passes
 from elman.cpu.formats import FLOAT32, FLOAT64
 from elman.cpu.layer_scripts import Form, Wanted, backward_script, forward_script, infer_script
+from elman.cpu.rows import rows_of
 from elman.cpu.script import Script, Task
-from elman.cpu.tables import copy
+from elman.cpu.tables import Packed, copy
 from elman.cpu.tape import Tape, decided, several
 
 
@@ -136,7 +137,14 @@ def forms(of: Recurrent, steps: int, batch: int, threads: int) -> list[tuple[Any
     wanted = Wanted(True, weights, tuple(True for _ in states))
     back = passes.form_of(call, [output, *(None for _ in states)])._replace(threads=threads)
     scripts = [(infer_script, form, (part,)) for part in ("whole", "first", "rest")]
-    return [*scripts, (forward_script, form, ()), (backward_script, back, (wanted,))]
+    plain = [*scripts, (forward_script, form, ()), (backward_script, back, (wanted,))]
+    draw = random.Random(steps * batch)
+    rows = rows_of(torch.tensor([draw.randint(1, steps) for _ in range(batch)]), None, steps, batch)
+    edges = rows.edges(max(1, threads // of.num_directions))
+    packed = Packed(rows.total, steps, batch, rows.runs, rows.last, edges)
+    return plain + [
+        (write, form._replace(steps=rows.steps, batch=rows.rows, packed=packed), more) for write, form, more in plain
+    ]
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -14,7 +14,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequen
 import elman
 from cases import CELLS, DEPTH_NAMES, DEPTHS, as_tuple, close, hidden, inputs, layer, normal, run, weighted
 from elman import Recurrent, reference
+from elman.cpu import tables
 from elman.layout import Call
+from settings import setting, two_threads
 
 ENGINES = ("reference", "auto")
 
@@ -228,6 +230,64 @@ def test_trace_and_describe() -> None:
             assert (gate[case.inside] != 0).all()
     described = elman.describe(of, x, states[0], lengths=case.lengths, reset=case.reset)
     assert described.flops * 24 == elman.describe(of, x, states[0]).flops * sum(case.lengths)
+
+
+# The kernels.
+
+
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["uni", "bi"])
+@pytest.mark.parametrize(
+    "sizes", [(9, 5, 3, 33), (40, 33, 16, 64), (30, 2, 20, 96)], ids=lambda s: "x".join(map(str, s))
+)
+@pytest.mark.parametrize("name", ["lstm", "gru_before", "projected_lstm"])
+def test_threads_do_not_change_a_bit(name: str, sizes: tuple[int, int, int, int], bidirectional: bool) -> None:
+    """Threads share rows by their steps, or units; the second time those that share units meet after every phase."""
+    steps, batch, size, units = sizes
+    of = layer(name, size, units, bidirectional=bidirectional)
+    case = Case(steps, steps, batch, cut=0.05)
+    x, states = inputs(of, steps, batch)
+
+    def everything() -> list[Tensor]:
+        leaves = [value.detach().clone().requires_grad_() for value in (x, *states)]
+        results = run_rows(of, leaves[0], tuple(leaves[1:]), case.lengths, case.reset)
+        with torch.no_grad():
+            inferred = run_rows(of, x, states, case.lengths, case.reset)
+        return [*results, *inferred, *torch.autograd.grad(weighted(results), [*leaves, *of.parameters()])]
+
+    with elman.use_engine("cpu"):
+        alone = everything()
+        with two_threads():
+            assert all(map(torch.equal, everything(), alone))
+            with setting(tables, MEETING=0):
+                assert all(map(torch.equal, everything(), alone))
+
+
+def test_a_length_of_another_row_does_not_change_a_bit() -> None:
+    of = layer("lstm", 8, 24, bidirectional=True)
+    x, states = inputs(of, 12, 20)
+    lengths = torch.tensor([random.Random(3).randint(1, 12) for _ in range(20)])
+    with elman.use_engine("cpu"), torch.no_grad():
+        whole = run_rows(of, x, states, lengths, None)
+        for b in range(20):
+            others = torch.where(torch.arange(20) == b, lengths, 12)
+            found = run_rows(of, x, states, others, None)
+            assert all(torch.equal(f[:, b], w[:, b]) for f, w in zip(found, whole, strict=True))
+
+
+def test_a_view_of_the_input_and_of_a_cotangent() -> None:
+    of = layer("gru", 3, 5, bidirectional=True)
+    case = Case(11, 7, 4)
+    wide = normal(14, 4, 6, seed=1)
+    x = wide[::2, :, ::2]
+    _, states = inputs(of, 7, 4)
+    for d_output in (normal(14, 4, 10, seed=2)[::2], torch.ones(()).expand(7, 4, 10).double()):
+        found = []
+        for engine in ("cpu", "reference"):
+            leaf = x.detach().requires_grad_()
+            with elman.use_engine(engine):
+                output, _ = of(leaf, states[0], lengths=case.lengths, reset=case.reset)
+                found.append([output, *torch.autograd.grad(output, [leaf, *of.parameters()], d_output)])
+        close(*found)
 
 
 # Packed sequences, as torch.nn has them.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from elman.cpu import compiled
 from elman.cpu.formats import Format
 from elman.cpu.product import BLOCK, panels, turned
-from elman.cpu.program import INT, Program, of_table
+from elman.cpu.program import INT, Program, Value, of_table
 
 # Panels of a transposed matrix W[unit, k]. W has rows W_row apart and blocks of rows (gates) W_gate apart, `gates`
 # of them. Every k of a panel has `vectors` vectors for each block of units; gate q fills number place + q. Panels
@@ -124,20 +124,35 @@ def total(form: Format) -> Program:
 # the index is -1 it is zero, and below that other[i, n], or zero if `handed on` is 0 (rows.py).
 GATHER = ("index", "first", "end", "source", "source_row", "other", "other_row", "handed on", "out", "out_row")
 GATHER += ("units", "padded")
+AHEAD, LINE = 4, 64  # rows, for which memory is asked before they are read; bytes that come at a time
 
 
 @compiled.function
 def gather(form: Format, add: bool = False) -> Program:
     """The address of the kernel of `GATHER`; with `add` it adds to what `out` holds."""
     p, word = of_table("gather", GATHER, ("index", "source", "other", "out"), form)
+    last = word["end"] - 1
+
+    def row_of(which: Value) -> Value:
+        return p.at(word["source"], p.maximum(which, p.int(0)) * word["source_row"])
+
     with p.loop(word["first"], word["end"]) as i:
         which = p.load_word(word["index"], i, INT)
         here, own = which > -1, which < -1
-        source = p.at(word["source"], p.maximum(which, p.int(0)) * word["source_row"])
-        start = p.select(here, source, p.at(word["other"], i * word["other_row"]))
+        start = p.select(here, row_of(which), p.at(word["other"], i * word["other_row"]))
         units = p.select(here, word["units"], p.select(own, word["units"] * word["handed on"], 0))
-        with p.loop(0, word["padded"], p.lanes) as n:
-            wanted, target = p.first_lanes(word["padded"] - n), i * word["out_row"] + n
-            value = p.load(start, n, p.first_lanes(units - n))
-            p.store(value + p.load(word["out"], target, wanted) if add else value, word["out"], target, wanted)
+        soon = row_of(p.load_word(word["index"], p.minimum(i + AHEAD, last), INT))  # no processor foresees it
+        with p.loop(0, word["units"], LINE // form.bytes) as n:
+            p.prefetch(soon, n)
+        out, whole = p.at(word["out"], i * word["out_row"]), p.whole(units, 4 * p.lanes)
+
+        def put(n: Value, value: Value, mask: Value | None) -> None:
+            p.store(value + p.load(out, n, mask) if add else value, out, n, mask)
+
+        with p.loop(0, whole, 4 * p.lanes) as n:
+            four = [n + k * p.lanes for k in range(4)]
+            for at, value in [(at, p.load(start, at)) for at in four]:
+                put(at, value, None)
+        with p.loop(whole, word["padded"], p.lanes) as n:
+            put(n, p.load(start, n, p.first_lanes(units - n)), p.first_lanes(word["padded"] - n))
     return p

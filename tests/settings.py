@@ -1,0 +1,42 @@
+"""The engine `cpu` under other settings than its own, such as a team of threads for work that is too small for one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+
+from elman.cpu import layer_scripts, threads
+
+
+@contextmanager
+def setting(module: Any, **values: int) -> Iterator[None]:
+    """Other values of what is read when a script is written; scripts are forgotten before and after."""
+    before = {name: getattr(module, name) for name in values}
+
+    def take(settings: dict[str, int]) -> None:
+        for name, value in settings.items():
+            setattr(module, name, value)
+        for script in (layer_scripts.infer_script, layer_scripts.forward_script, layer_scripts.backward_script):
+            cast(Any, script).cache_clear()
+        layer_scripts.templates.cache_clear()
+
+    take(values)
+    try:
+        yield
+    finally:
+        take(before)
+
+
+@contextmanager
+def two_threads(small: int = 0) -> Iterator[None]:
+    """Two threads, and worth waking for anything larger than `small` multiplications."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with setting(threads, SMALL=small):
+            yield
+    finally:
+        torch.set_num_threads(before)
