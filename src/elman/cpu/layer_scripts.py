@@ -14,7 +14,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, cast
 from elman.cell import Cell
 from elman.cpu import packing, product, threads
 from elman.cpu.arrays import Place, width_of
-from elman.cpu.formats import Format
+from elman.cpu.formats import FLOAT64, Format
 from elman.cpu.matrices import Factor, Gradient, Linear, gradients
 from elman.cpu.plan import Plan, plan
 from elman.cpu.rows import INDICES
@@ -159,7 +159,7 @@ def _indices(script: Script, form: Form) -> dict[str, Array]:
     """What `rows.Rows` has, by name; nothing if all sequences have all steps."""
     if form.packed is None:
         return {}
-    return {name: script.given(name) for name in index_names(len(form.reverse))}
+    return {name: script.given(name, form=FLOAT64) for name in index_names(len(form.reverse))}  # of eight bytes, too
 
 
 @cache
@@ -173,7 +173,7 @@ class Entered(NamedTuple):
     """A direction as the kernels see it: the rows of the batch, packed if they have different lengths."""
 
     given: Given
-    x: Array  # (N, I)
+    x: Array  # (N, I), or (T*B, I) and an index
     output: Array  # of the first state, all steps
     where: dict[str, Array]  # of its rows, by names of `INDICES`
     tasks: list[Task]  # that make all this
@@ -186,15 +186,14 @@ def _enter(
         return Entered(given, x, output, {}, [])
     index = {name: indices[f"{name}{d}"] for name in INDICES if name.endswith(".")}
     index |= {name: array for name, array in indices.items() if name in INDICES}
-    own = script.room(sizes.total * sizes.inputs, row=sizes.inputs)
-    tasks = gather(sizes, index["index."], x, own, sizes.total, sizes.inputs)
     states: list[Array] = []
+    tasks: list[Task] = []
     for state, width in zip(given.state, _widths(cell, sizes), strict=True):
         states.append(script.room(sizes.batch * width, row=width))
         tasks += gather(sizes, index["starts."], state, states[-1], sizes.batch, width)
     width = _widths(cell, sizes)[0]
     packed = script.room(sizes.total * width, width, width)
-    return Entered(Given(given.weights, states, False), own, packed, index, tasks)
+    return Entered(Given(given.weights, states, False), x, packed, index, tasks)
 
 
 def _chunk(cell: Cell, form: Form) -> int:
@@ -241,7 +240,7 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
         zeros += [*entered.tasks, *after]
         width = gates * units
         if gates:
-            shares.append(_input_share(script, sizes, entered.given, width, rows))
+            shares.append(_input_share(script, sizes, entered, width, rows))
             packing += shares[-1].packing
         own["x"] = script.room(rows * width, sizes.time(width), width)
         own[f"s.{cell.states[0]}"] = entered.output
@@ -340,10 +339,10 @@ def _start(script: Script, kernels: Kernels, entered: Entered) -> tuple[dict[str
     return arrays, tasks, [meeting] if kernels.parties > 1 else []
 
 
-def _input_share(script: Script, sizes: Sizes, given: Given, width: int, rows: int) -> Linear:
+def _input_share(script: Script, sizes: Sizes, entered: Entered, width: int, rows: int) -> Linear:
     """W x_t + b_ih for steps and rows, (T*B, I) -> (T*B, G*H)."""
-    weights = given.weights
-    return Linear(script, sizes, weights["ih"], weights.get("b_ih"), (width, sizes.inputs), rows)
+    weights, shape = entered.given.weights, (width, sizes.inputs)
+    return Linear(script, sizes, weights["ih"], weights.get("b_ih"), shape, rows, index=entered.where.get("index."))
 
 
 @for_all_sizes
@@ -363,7 +362,7 @@ def forward_script(cell: Cell, form: Form) -> Script:
         stages[0] += chain(entered.tasks, *before)
         sequences = _kept(script, cell, sizes, d, own, entered.output)
         if gates:
-            share = _input_share(script, sizes, given, gates * units, sizes.total)
+            share = _input_share(script, sizes, entered, gates * units, sizes.total)
             stages[0] += share.packing
             stages[1] += share(entered.x, own["x"], sizes.total)
         stages[2] += kernels.run(own, steps, given.reverse)
@@ -428,7 +427,6 @@ def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
     first: list[Task] = []
     runs: list[Task] = []
     all_arrays, all_sequences, all_entered = [], [], []
-    befores: list[Task] = []
     for d, original in enumerate(directions):
         entered = _enter(script, cell, sizes, indices, d, original, x, outputs[d])
         own, *before = _start(script, kernels, entered)
@@ -441,7 +439,6 @@ def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
                 packed = script.room(sizes.total * widths[0], widths[0], widths[0])
                 first += gather(sizes, entered.where["index."], d_out, packed, sizes.total, widths[0])
                 d_out = packed
-            befores += _states_before(script, made, sizes, entered, all_sequences[-1], own)
         first += _adjoints(script, made, sizes, own, d_out, d_finals[d], entered.where.get("final."))
         all_arrays.append(own)
         all_entered.append(entered)
@@ -472,7 +469,7 @@ def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
         out = {
             name: script.given(f"d_{name}.{d}", row=columns.get(name, 1)) for name in Weights._fields if name in want
         }
-        products += _of_weights(made, sizes, entered.x, given, sequences, own, out)
+        products += _of_weights(made, sizes, entered, sequences, own, out)
         if "ch" in out:
             after += _of_vectors(made, sizes, own["d_p"], out["ch"])
         after += _without_effect(made, sizes, out, columns)
@@ -492,7 +489,6 @@ def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
         after.append(fill(d_x, sizes.places, inputs))
     script.stage(first)
     script.stage(runs, together=kernels.parties > 1)
-    script.stage(befores)
     for tasks in backs:
         script.stage(tasks)
     if products:
@@ -573,8 +569,7 @@ def _without_effect(made: Plan, sizes: Sizes, out: dict[str, Array], columns: di
 def _of_weights(
     made: Plan,
     sizes: Sizes,
-    x: Array,
-    given: Given,
+    entered: Entered,
     sequences: Sequence[Array],
     arrays: dict[str, Array],
     out: dict[str, Array],
@@ -584,7 +579,7 @@ def _of_weights(
     products: list[Gradient] = []
     for gate, count in made.shares if "ih" in out or "b_ih" in out else ():
         left = Factor(((arrays["d_x"].at(column=gate * units), rows),), count * units)
-        right = Factor(((x, rows),), sizes.inputs) if "ih" in out else None
+        right = Factor(((entered.x, rows),), sizes.inputs, entered.where.get("index.")) if "ih" in out else None
         d_ih = out["ih"].at(row=gate * units) if "ih" in out else None
         d_b_ih = out["b_ih"].at(column=gate * units) if "b_ih" in out else None
         products.append(Gradient(left, right, d_ih, d_b_ih, add=False))
@@ -593,39 +588,27 @@ def _of_weights(
             continue
         width = sizes.of(width_of(made.cell, run.d.array))
         left = Factor(((arrays[run.d.array].at(column=run.d.slot * width), rows),), run.blocks * width)
-        right = _operand(made, sizes, run.operand, given, sequences, arrays) if run.weight in out else None
+        right = _operand(made, sizes, run.operand, entered, sequences, arrays) if run.weight in out else None
         d_weight = out[run.weight].at(row=run.block * width) if run.weight in out else None
         d_bias = out[run.bias].at(column=run.block * width) if run.bias in out else None
         products.append(Gradient(left, right, d_weight, d_bias, run.add))
     return products
 
 
-def _states_before(
-    script: Script, made: Plan, sizes: Sizes, entered: Entered, sequences: Sequence[Array], arrays: dict[str, Array]
-) -> list[Task]:
-    """Of packed rows: the states before every step that products multiply, added to `arrays`; tasks that gather them."""
-    tasks: list[Task] = []
-    for number, state in enumerate(made.cell.states):
-        name = f"before.{state}"
-        if any(each.operand.array == name for each in made.multiplied):
-            width = sizes.of(width_of(made.cell, name))
-            arrays[name] = script.room(sizes.total * width, row=width)
-            index, initial = entered.where["before"], entered.given.state[number]
-            tasks += gather(sizes, index, sequences[number], arrays[name], sizes.total, width, other=initial)
-    return tasks
-
-
 def _operand(
-    made: Plan, sizes: Sizes, operand: Place, given: Given, sequences: Sequence[Array], arrays: dict[str, Array]
+    made: Plan, sizes: Sizes, operand: Place, entered: Entered, sequences: Sequence[Array], arrays: dict[str, Array]
 ) -> Factor:
     """What a recurrent product has multiplied, over all steps; the state before the first step is in no sequence."""
     kind, _, state = operand.array.partition(".")
     rows, width = sizes.total, sizes.of(width_of(made.cell, operand.array))
-    if kind == "extra" or (kind == "before" and sizes.packed is not None):
+    if kind == "extra":
         return Factor(((arrays[operand.array].at(column=operand.slot * width), rows),), width)
     number = made.cell.states.index(state)
     if kind == "s":
         return Factor(((sequences[number], rows),), width)
+    given = entered.given
+    if sizes.packed is not None:
+        return Factor(((sequences[number], rows),), width, entered.where["before"], given.state[number])
     initial, others = (given.state[number], sizes.batch), rows - sizes.batch
     if given.reverse:
         return Factor(((sequences[number].at(1), others), initial), width)

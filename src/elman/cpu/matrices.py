@@ -14,7 +14,7 @@ from typing import NamedTuple
 from elman.cpu import compiled, packing, product, threads
 from elman.cpu.formats import Format
 from elman.cpu.product import ACCUMULATORS, Cut, chosen, cut, panels
-from elman.cpu.program import Program, of_table
+from elman.cpu.program import INT, Program, Value, of_table
 from elman.cpu.script import Array, Script, Task
 from elman.cpu.tables import FEW, Sizes, copy, fill, pack_panels
 
@@ -25,7 +25,7 @@ CHUNKS = 64  # at most so many chunks
 class Linear:
     """rows -> rows weight^T + bias, or with transposed=False rows -> rows weight, for a weight that `packing` packs.
 
-    weight: (N, K), or (K, N) with transposed=False. bias: (N,) or None.
+    weight: (N, K), or (K, N) with transposed=False. bias: (N,) or None. index: of the rows, if they lie elsewhere.
     """
 
     def __init__(
@@ -38,15 +38,17 @@ class Linear:
         rows: int,
         *,
         transposed: bool = True,
+        index: Array | None = None,
     ) -> None:
         self.sizes, form = sizes, sizes.format
         self.units, self.depth = shape if transposed else (shape[1], shape[0])
         blocks = -(-self.units // sizes.lanes)
         tiling = product.tiling(max(rows, 1), blocks, 1, self.depth, form)
         self.tall, self.panels = tiling.rows, cut(blocks, tiling.blocks)
-        self.lying, self.weight = transposed and sizes.few, weight
+        self.lying, self.weight = transposed and sizes.few and index is None, weight
         self.packed = script.kept(0 if self.lying else blocks * sizes.lanes * self.depth)
         self.bias = script.kept(blocks * sizes.lanes)
+        self.index_of_rows = index
         if self.lying:
             kernel, words = 0, ()
         elif transposed:
@@ -55,8 +57,9 @@ class Linear:
         else:
             kernel = packing.rows(form)
             words = (weight, weight.row, self.depth, self.units, self.packed, self.depth, 0)
+        more = () if transposed else (0, weight, 0)  # no index
         parts = pack_panels(self.panels, self.depth * self.units, sizes.threads)
-        self.packing = [Task(kernel, (*words, *part)) for part in parts] if kernel else []
+        self.packing = [Task(kernel, (*words, *part, *more)) for part in parts] if kernel else []
         if bias is None:
             self.packing.append(fill(self.bias, 1, blocks * sizes.lanes))
         else:
@@ -74,8 +77,8 @@ class Linear:
             tiles = cut(count, self.tall)
             words = (x, x.row, self.depth, self.packed, self.bias, out, out.row, self.units, *some, *self.panels[1:])
             words += (self.weight, self.weight.row, product.dots(form) if self.lying else 0, first)
-            four = product.four_tiles(count, self.tall, self.panels, 1, form)
-            tasks.append(Task(kernel, (*words, *tiles, *four)))
+            four = product.four_tiles(count, self.tall, self.panels, 1, form, self.index_of_rows is not None)
+            tasks.append(Task(kernel, (*words, *tiles, *four, self.index_of_rows or 0, rows)))
         return tasks
 
 
@@ -87,6 +90,8 @@ class Factor(NamedTuple):
 
     pieces: tuple[tuple[Array, int], ...]  # and the rows of each
     width: int
+    where: Array | None = None  # the index of its rows, if they lie elsewhere
+    other: Array | None = None  # and where it finds those of the first step
 
 
 class Gradient(NamedTuple):
@@ -183,21 +188,32 @@ class _Packed:
         for array, rows in self.factor.pieces:
             low, high = max(begin, first), min(begin + count, first + rows)
             if low < high:
-                words = (array.at(row=low - first), array.row, high - low, width, self.room, count, low - begin)
+                start = array.at(row=low - first) if self.factor.where is None else array
+                words = (start, array.row, high - low, width, self.room, count, low - begin)
                 for part in parts:
-                    rest = (*part[:2], self.sums, int(low > 0)) if self.left else part
+                    rest = (*part[:2], self.sums, int(low > 0)) if self.left else (*part, *self._elsewhere(low))
                     tasks.append(Task(self.kernel, (*words, *rest)))
             first += rows
         return tasks
+
+    def _elsewhere(self, low: int) -> tuple[int | Array, ...]:
+        """The last words of `ROWS`, from a row on."""
+        _, _, index, other = self.factor
+        if index is None:
+            return 0, self.room, 0
+        other = other or self.factor.pieces[0][0]
+        return index.at(column=low), other.at(row=low), other.row
 
 
 OUTER_ROWS = 6  # at most, in a tile of `outer`
 
 
 # out[m, n] = bias[n] + sum over k of A[m, k] B[k, n], B and bias in panels; rows of A and out `A_row` and `out_row`
-# apart, from `first row` on. If `dots` is an address, W[n, k] is read as it lies instead of B.
+# apart, from `first row` on. If `dots` is an address, W[n, k] is read as it lies instead of B. If `index` is one,
+# A[index[m], k] is multiplied, and the tiles are made for that.
 LINEAR = ("A", "A_row", "K", "B", "bias", "out", "out_row", "units", "first", "panels", "narrow", "wider")
 LINEAR += ("W", "W_row", "dots", "first row", "tiles", "short", "taller", "tile 0", "tile 1", "tile 2", "tile 3")
+LINEAR += ("index", "end")
 
 
 @compiled.function
@@ -213,7 +229,12 @@ def linear(form: Format, add: bool) -> Program:
             with p.when(word["dots"].equals(0)):
                 four = [word[f"tile {kind}"] for kind in range(4)]
                 tile_of = chosen(p, four, count > word["short"], width > word["narrow"])
-                p.call(tile_of, a, a_row, p.int(1), word["K"], b, start, p.int(0), scratch, out_row, b)
+                indexed = word["index"] > 0
+                with p.when(indexed), p.when(first.equals(word["first"])):
+                    ask_for_rows(p, word, row + count, count)
+                a_k = p.select(indexed, word["index"] + row * 8, p.int(1))
+                of_tile = p.select(indexed, word["A"], a), a_row, a_k, word["K"]
+                p.call(tile_of, *of_tile, b, start, p.int(0), scratch, out_row, b)
             with p.when(word["dots"] > 0), p.loop(0, width) as j:
                 unit = (first + j) * lanes
                 of_block = p.at(word["W"], unit * word["W_row"]), word["W_row"], word["units"] - unit
@@ -226,6 +247,15 @@ def linear(form: Format, add: bool) -> Program:
                     value = p.load(scratch, (r * width + j) * lanes)
                     p.store(value + p.load(target, 0, mask) if add else value, target, 0, mask)
     return p
+
+
+def ask_for_rows(p: Program, word: dict[str, Value], row: Value, count: Value) -> None:
+    """For the next tile: rows that lie anywhere, which no processor foresees."""
+    index, end = p.address(word["index"]), word["end"] - 1
+    with p.loop(0, count) as r:
+        soon = p.load_word(index, p.minimum(row + r, end), INT)
+        with p.loop(0, word["K"], 64 // p.format.bytes) as k:
+            p.prefetch(word["A"], soon * word["A_row"] + k)
 
 
 # sums[m, n] [+]= sum over k of left[k, m] right[k, n], both in panels: left in blocks of one vector, right as

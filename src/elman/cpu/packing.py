@@ -41,20 +41,28 @@ def transposed(form: Format) -> Program:
     return p
 
 
-# Panels of a matrix W[k, unit], rows W_row apart: `count` of its rows, to k from from_k on.
+# Panels of a matrix W[k, unit], rows W_row apart: `count` of its rows, to k from from_k on. If `index` is an address, row
+# k is W[index[k]], or where the index is negative other[k] (rows.py).
 ROWS = ("W", "W_row", "count", "units", "out", "depth", "from_k", "first", "panels", "narrow", "wider")
+ROWS += ("index", "other", "other_row")
 
 
 @compiled.function
 def rows(form: Format) -> Program:
     """The address of the kernel of `ROWS`. Units beyond the last are zero."""
-    p, word = of_table("rows", ROWS, ("W", "out"), form)
+    p, word = of_table("rows", ROWS, ("W", "out", "other"), form)
+    indexed, one = word["index"] > 0, p.scratch_words(1)  # something that can be read where there is no index
     for first, width in panels(p, word["panels"], word["narrow"], word["wider"], word["first"]):
         target = p.at(word["out"], (first * word["depth"] + word["from_k"] * width) * p.lanes)
-        with p.loop(0, word["count"]) as k, p.loop(0, width) as block:
-            unit = (first + block) * p.lanes
-            values = p.load(word["W"], k * word["W_row"] + unit, p.first_lanes(word["units"] - unit))
-            p.store(values, target, (k * width + block) * p.lanes)
+        with p.loop(0, word["count"]) as k:
+            number = p.load_word(p.select(indexed, p.address(word["index"]), p.at_word(one, -1 * k)), k, INT)
+            number = p.select(indexed, number, k)
+            source = p.at(word["W"], number * word["W_row"])
+            source = p.select(number < 0, p.at(word["other"], k * word["other_row"]), source)
+            with p.loop(0, width) as block:
+                unit = (first + block) * p.lanes
+                values = p.load(source, unit, p.first_lanes(word["units"] - unit))
+                p.store(values, target, (k * width + block) * p.lanes)
     return p
 
 

@@ -84,9 +84,19 @@ def _indexed(
     """With what a script is given of the rows, which whoever runs it has to hold."""
     if rows is None:
         return names, addresses
-    reverse = call.reverse
-    own = index_names(len(reverse))
-    return (*names, *own), [*addresses, *(rows.address(name, reverse) for name in own)]
+    reverse = tuple(call.reverse)
+    known = rows.addresses
+    return (*names, *index_names(len(reverse))), [*addresses, *[known[name] for name in _names_of_rows(reverse)]]
+
+
+@cache
+def _names_of_rows(reverse: tuple[bool, ...]) -> list[str]:
+    """What `Rows` calls the arrays that a script calls by `index_names`."""
+    found: list[str] = []
+    for name in index_names(len(reverse)):
+        kind, dot, d = name.partition(".")
+        found.append(f"{kind}.{int(reverse[int(d)])}" if dot else name)
+    return found
 
 
 def _run(

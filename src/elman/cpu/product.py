@@ -11,7 +11,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from elman.cpu import compiled, llvm
 from elman.cpu.formats import Format
@@ -124,17 +124,22 @@ TILE |= {"start": POINTER, "start_row": INT, "out": POINTER, "out_row": INT, "ah
 
 
 @compiled.function
-def tile(rows: int, vectors: int, form: Format, fetch: bool = False) -> Program:
+def tile(rows: int, vectors: int, form: Format, fetch: bool = False, indexed: bool = False) -> Program:
     """The address of: out[r][v] = start[r][v] + sum over k of A[r, k] B[k][v].
 
     A has rows A_row apart and steps of k A_k apart; `start` and `out`, vectors beside each other, rows
-    start_row and out_row apart. With `fetch` it asks for memory from `ahead` on, one in UNROLL of what B has.
+    start_row and out_row apart. `indexed`: A[index[r], k] instead, its steps of k side by side; A_k is the address of
+    the index. With `fetch` it asks for memory from `ahead` on, one in UNROLL of what B has.
     """
     lanes, module = form.lanes, llvm.new_module(f"tile {rows} x {vectors}")
     p = Program(module, "tile", TILE, form)
     a, b, start, out = (p.given[name] for name in ("A", "B", "start", "out"))
     a_k, out_row = p.given["A_k"], p.given["out_row"]
-    row_of = [p.at(a, p.given["A_row"] * r) for r in range(rows)]
+    numbers: list[Any] = list(range(rows))
+    if indexed:
+        index, a_k = p.address(a_k), p.int(1)
+        numbers = [p.load_word(index, r, INT) for r in numbers]
+    row_of = [p.at(a, p.given["A_row"] * number) for number in numbers]
 
     def add_up(begin: Value, end: Value, at_once: int, sums: list[Value]) -> list[Value]:
         """sums, r v of them, and A[r, k] B[k][v] from begin to end."""
@@ -171,20 +176,20 @@ def tile(rows: int, vectors: int, form: Format, fetch: bool = False) -> Program:
 
 
 def four_tiles(
-    rows: int, most: int, blocks: Cut, vectors_per_block: int, form: Format, fetch: bool = False
+    rows: int, most: int, blocks: Cut, vectors_per_block: int, form: Format, indexed: bool = False
 ) -> Sequence[int]:
     """The tiles that rows, cut into heaps of at most so many, and blocks so cut need: `chosen` picks one."""
 
     def find(rows: int) -> Sequence[int]:
         _, narrow, wider = cut(rows, most)
-        return _four_tiles(narrow, wider > 0, blocks, vectors_per_block, form, fetch)
+        return _four_tiles(narrow, wider > 0, blocks, vectors_per_block, form, indexed)
 
     return several(find, rows, 4)
 
 
 @cache
 def _four_tiles(
-    narrow: int, wider: bool, blocks: Cut, vectors_per_block: int, form: Format, fetch: bool
+    narrow: int, wider: bool, blocks: Cut, vectors_per_block: int, form: Format, indexed: bool
 ) -> tuple[int, ...]:
     """For tiles of `narrow` rows, and where there are `wider` ones of one more. Zero for a shape that does not occur."""
     shapes = [
@@ -192,7 +197,9 @@ def _four_tiles(
         for tall in (0, 1)
         for wide in (0, 1)
     ]
-    return tuple([tile(r, n * vectors_per_block, form, fetch) if occurs and n else 0 for r, n, occurs in shapes])
+    return tuple(
+        [tile(r, n * vectors_per_block, form, indexed=indexed) if occurs and n else 0 for r, n, occurs in shapes]
+    )
 
 
 def tile_table(

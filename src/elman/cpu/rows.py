@@ -10,7 +10,6 @@ T steps, B sequences, R rows, S steps of the longest, N rows of all steps togeth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -46,11 +45,7 @@ class Rows(NamedTuple):
     last: int  # rows of the last step
     work: np.ndarray  # (R,) steps of the rows up to each
     arrays: dict[str, np.ndarray]
-
-    def address(self, name: str, reverse: Sequence[bool]) -> int:
-        """Of an array as a script calls it: by the number of the direction."""
-        kind, dot, d = name.partition(".")
-        return self.arrays[f"{kind}.{int(reverse[int(d)])}" if dot else name].ctypes.data
+    addresses: dict[str, int]
 
     def edges(self, parts: int) -> tuple[int, ...]:
         """Rows divided among threads so that each has about as many steps: where each part begins, and the end."""
@@ -82,7 +77,7 @@ def _rows(lengths: bytes, reset: bytes | None, steps: int, batch: int) -> Rows:
         is_first = begin == 0
         with_initial = is_first & ~discards[of]
     if not len(of):
-        return Rows(0, 0, 0, 0, 0, size, {})
+        return Rows(0, 0, 0, 0, 0, size, {}, {})
     order = np.argsort(-size, kind="stable")
     of, begin, size = of[order], begin[order], size[order]
     is_first, is_last, with_initial = is_first[order], is_last[order], with_initial[order]
@@ -110,7 +105,8 @@ def _rows(lengths: bytes, reset: bytes | None, steps: int, batch: int) -> Rows:
         own = {"index": index, "places": places, "starts": starts, "ends": last}
         own |= {"turns": turns, "final": final, "first": first}
         arrays |= {f"{name}.{d}": np.ascontiguousarray(value, np.int64) for name, value in own.items()}
-    return Rows(longest, rows, len(step), len(arrays["runs"]), int(counts[-1]), np.cumsum(size), arrays)
+    addresses = {name: array.ctypes.data for name, array in arrays.items()}
+    return Rows(longest, rows, len(step), len(arrays["runs"]), int(counts[-1]), np.cumsum(size), arrays, addresses)
 
 
 def _runs(counts: np.ndarray) -> dict[str, np.ndarray]:

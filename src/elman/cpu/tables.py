@@ -177,7 +177,7 @@ class Kernels:
             length, source = segment.slots * rows, weight.at(row=segment.block * rows, column=unit)
             words = (source, weight.row, length, units - unit, room, self.depth(each), done)
             parts = pack_panels(panels, length * units, self.sizes.threads)
-            tasks += [Task(kernel, (*words, *part)) for part in parts]
+            tasks += [Task(kernel, (*words, *part, 0, source, 0)) for part in parts]
             done += length
         return tasks
 
