@@ -174,16 +174,15 @@ class Entered(NamedTuple):
 
     given: Given
     x: Array  # (N, I), or (T*B, I) and an index
-    output: Array  # of the first state, all steps
     where: dict[str, Array]  # of its rows, by names of `INDICES`
     tasks: list[Task]  # that make all this
 
 
 def _enter(
-    script: Script, cell: Cell, sizes: Sizes, indices: dict[str, Array], d: int, given: Given, x: Array, output: Array
+    script: Script, cell: Cell, sizes: Sizes, indices: dict[str, Array], d: int, given: Given, x: Array
 ) -> Entered:
     if sizes.packed is None:
-        return Entered(given, x, output, {}, [])
+        return Entered(given, x, {}, [])
     index = {name: indices[f"{name}{d}"] for name in INDICES if name.endswith(".")}
     index |= {name: array for name, array in indices.items() if name in INDICES}
     states: list[Array] = []
@@ -191,9 +190,7 @@ def _enter(
     for state, width in zip(given.state, _widths(cell, sizes), strict=True):
         states.append(script.room(sizes.batch * width, row=width))
         tasks += gather(sizes, index["starts."], state, states[-1], sizes.batch, width)
-    width = _widths(cell, sizes)[0]
-    packed = script.room(sizes.total * width, width, width)
-    return Entered(Given(given.weights, states, False), x, packed, index, tasks)
+    return Entered(Given(given.weights, states, False), x, index, tasks)
 
 
 def _chunk(cell: Cell, form: Form) -> int:
@@ -222,8 +219,8 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
     finals = _finals(script, cell, sizes)
     indices = _indices(script, form)
     directions = [
-        _enter(script, cell, sizes, indices, d, given, x, output)
-        for d, (given, x, output) in enumerate(zip(originals, xs, outputs, strict=True))
+        _enter(script, cell, sizes, indices, d, given, x)
+        for d, (given, x) in enumerate(zip(originals, xs, strict=True))
     ]
 
     gates = len(cell.anatomy.input_gates)
@@ -234,7 +231,7 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
     zeros: list[Task] = []
     shares: list[Linear] = []
     arrays: list[dict[str, Array]] = []
-    for entered in directions:
+    for entered, output in zip(directions, outputs, strict=True):
         own, before, after = _start(script, kernels, entered)
         packing += before
         zeros += [*entered.tasks, *after]
@@ -243,7 +240,9 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
             shares.append(_input_share(script, sizes, entered, width, rows))
             packing += shares[-1].packing
         own["x"] = script.room(rows * width, sizes.time(width), width)
-        own[f"s.{cell.states[0]}"] = entered.output
+        own[f"s.{cell.states[0]}"] = output
+        if sizes.packed is not None:
+            own[f"s.{cell.states[0]}"] = script.room(sizes.total * widths[0], widths[0], widths[0])
         for state, width in zip(cell.states[1:], widths[1:], strict=True):  # by turns in two places
             own[f"s.{state}"] = script.room(2 * batch * width, batch * width, width)
         arrays.append(own)
@@ -259,7 +258,7 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
         script.stage(task for share, e, own, t in of for task in share(e.x.at(t), own["x"], here_rows))
         tasks: list[Task] = []
         for entered, own, t in zip(directions, arrays, starts, strict=True):
-            given, output = entered.given, entered.output
+            given, output = entered.given, own[f"s.{cell.states[0]}"]
             here = own | {f"s.{cell.states[0]}": output.at(t)}
             if n:  # the states are where the chunk before has left them
                 here[f"s0.{cell.states[0]}"] = output.at(t + count if given.reverse else t - 1)
@@ -270,7 +269,7 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
     last: list[Task] = []
     for d, (entered, own, output, of) in enumerate(zip(directions, arrays, outputs, finals, strict=True)):
         if sizes.packed is not None:
-            sequences = [entered.output, *(own[f"s.{state}"] for state in cell.states[1:])]
+            sequences = [own[f"s.{state}"] for state in cell.states]
             last += _leave(cell, sizes, entered, sequences, "turns.", originals[d].state, output, of)
             continue
         present = [output.at(0 if entered.given.reverse else steps - 1)]
@@ -293,7 +292,7 @@ def _leave(
 ) -> list[Task]:
     """Output and final states, back from packed rows. index: where the last rows of states but the first are found."""
     widths = _widths(cell, sizes)
-    tasks = gather(sizes, entered.where["places."], entered.output, output, sizes.places, widths[0])
+    tasks = gather(sizes, entered.where["places."], sequences[0], output, sizes.places, widths[0])
     for number, (sequence, of, final, width) in enumerate(zip(sequences, initial, finals, widths, strict=True)):
         ends = entered.where[index if number else "ends."]
         tasks += gather(sizes, ends, sequence, final, sizes.sequences, width, other=of)
@@ -356,11 +355,11 @@ def forward_script(cell: Cell, form: Form) -> Script:
     kernels, gates = Kernels(cell, "forward", sizes), len(cell.anatomy.input_gates)
     stages: list[list[Task]] = [[], [], [], []]
     for d, (original, of) in enumerate(zip(directions, finals, strict=True)):
-        entered = _enter(script, cell, sizes, indices, d, original, x, outputs[d])
+        entered = _enter(script, cell, sizes, indices, d, original, x)
         given = entered.given
         own, *before = _start(script, kernels, entered)
         stages[0] += chain(entered.tasks, *before)
-        sequences = _kept(script, cell, sizes, d, own, entered.output)
+        sequences = _kept(script, cell, sizes, d, own, outputs[d])
         if gates:
             share = _input_share(script, sizes, entered, gates * units, sizes.total)
             stages[0] += share.packing
@@ -386,22 +385,22 @@ class Kept(NamedTuple):
 
 
 @cache
-def kept(cell: Cell) -> list[Kept]:
-    """What forward keeps in each direction, besides the output."""
+def kept(cell: Cell, packed: bool) -> list[Kept]:
+    """What forward keeps in each direction, besides the output; of packed rows, that too."""
     slots = {"x": len(cell.anatomy.input_gates), "extra": 0} | plan(cell).forward.arrays("extra")
-    slots |= {f"s.{state}": 1 for state in cell.states[1:]}
+    slots |= {f"s.{state}": 1 for state in cell.states[0 if packed else 1 :]}
     return [Kept(array, width_of(cell, array), count) for array, count in slots.items()]
 
 
-def kept_names(cell: Cell, directions: int) -> list[str]:
+def kept_names(cell: Cell, directions: int, packed: bool) -> list[str]:
     """The names of all of it, in the order of `passes.saves`."""
-    return [f"kept {each.array}.{d}" for d in range(directions) for each in kept(cell)]
+    return [f"kept {each.array}.{d}" for d in range(directions) for each in kept(cell, packed)]
 
 
 def _kept(script: Script, cell: Cell, sizes: Sizes, d: int, arrays: dict[str, Array], output: Array) -> list[Array]:
     """Where forward writes, and backward reads, in direction d: added to `arrays`. Returns the sequence of every state."""
     arrays[f"s.{cell.states[0]}"] = output
-    for each in kept(cell):
+    for each in kept(cell, sizes.packed is not None):
         row = each.slots * sizes.of(each.width)
         arrays[each.array] = script.given(f"kept {each.array}.{d}", sizes.time(row), row)
     return [arrays[f"s.{state}"] for state in cell.states]
@@ -428,17 +427,15 @@ def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
     runs: list[Task] = []
     all_arrays, all_sequences, all_entered = [], [], []
     for d, original in enumerate(directions):
-        entered = _enter(script, cell, sizes, indices, d, original, x, outputs[d])
+        entered = _enter(script, cell, sizes, indices, d, original, x)
         own, *before = _start(script, kernels, entered)
         first += chain(entered.tasks, *before)
-        all_sequences.append(_kept(script, cell, sizes, d, own, entered.output))
+        all_sequences.append(_kept(script, cell, sizes, d, own, outputs[d]))
         d_out = None if d_output is None else d_output.at(column=d * widths[0])
-        if sizes.packed is not None:
-            first += gather(sizes, entered.where["index."], outputs[d], entered.output, sizes.total, widths[0])
-            if d_out is not None:
-                packed = script.room(sizes.total * widths[0], widths[0], widths[0])
-                first += gather(sizes, entered.where["index."], d_out, packed, sizes.total, widths[0])
-                d_out = packed
+        if sizes.packed is not None and d_out is not None:
+            packed = script.room(sizes.total * widths[0], widths[0], widths[0])
+            first += gather(sizes, entered.where["index."], d_out, packed, sizes.total, widths[0])
+            d_out = packed
         first += _adjoints(script, made, sizes, own, d_out, d_finals[d], entered.where.get("final."))
         all_arrays.append(own)
         all_entered.append(entered)

@@ -43,13 +43,18 @@ class Names(NamedTuple):
 
 
 def names_of(call: Call) -> Names:
-    return _names(call.cell, call.names(), len(call.directions))
+    return _names(call.cell, call.names(), len(call.directions), _is_packed(call))
+
+
+def _is_packed(call: Call) -> bool:
+    """Whether its sequences are rows of different lengths (rows.py)."""
+    return call.lengths is not None or call.reset is not None
 
 
 @cache
-def _names(cell: Cell, call: tuple[str, ...], directions: int) -> Names:
+def _names(cell: Cell, call: tuple[str, ...], directions: int, packed: bool) -> Names:
     finals = tuple([f"final.{state}" for state in cell.states])
-    kept, form = kept_names(cell, directions), (*call, "d_output", *(f"d_{name}" for name in finals))
+    kept, form = kept_names(cell, directions, packed), (*call, "d_output", *(f"d_{name}" for name in finals))
     gradients = tuple([f"d_{name}" for name in call])
     return Names(call, finals, (*call, "output", *finals, *kept), form, (*form, "output", *kept, *gradients))
 
@@ -73,7 +78,7 @@ def form_of(call: Call, cotangents: Tensors = (), rows: Rows | None = None) -> F
 
 def rows_of(call: Call) -> Rows | None:
     """The rows of a call with lengths or resets."""
-    if call.lengths is None and call.reset is None:
+    if not _is_packed(call):
         return None
     return find_rows(call.lengths, call.reset, *call.x.shape[:2])
 
@@ -148,7 +153,7 @@ def saves(call: Call) -> list[tuple[Any, ...]]:
     Without elements where the cell needs none.
     """
     (steps, batch, _), (units, proj) = call.x.shape, sizes(call)
-    columns = [each.slots * (units if each.width == HIDDEN else proj) for each in kept(call.cell)]
+    columns = [each.slots * (units if each.width == HIDDEN else proj) for each in kept(call.cell, _is_packed(call))]
     return [(steps, batch, count) for _ in call.directions for count in columns]
 
 

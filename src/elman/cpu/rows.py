@@ -49,6 +49,8 @@ class Rows(NamedTuple):
 
     def edges(self, parts: int) -> tuple[int, ...]:
         """Rows divided among threads so that each has about as many steps: where each part begins, and the end."""
+        if parts == 1:
+            return 0, self.rows
         inside = np.searchsorted(self.work, self.total * np.arange(1, parts) / parts)
         return 0, *np.minimum(inside + 1, self.rows).tolist(), self.rows
 
