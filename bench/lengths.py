@@ -1,0 +1,111 @@
+"""Sequences of different lengths: elman's lengths next to packed sequences of torch.nn, and to the same batch padded.
+
+    python bench/lengths.py                    # about four minutes
+    python bench/lengths.py --threads 1 --cells lstm
+
+Lengths are uniform in 1..T. "torch" is the time of torch.nn on the packed sequences by elman's with lengths. "saved" is
+the part of the arithmetic that the padding costs which lengths save in time: 1 if the time falls as the steps do. The
+last table is one long stream cut by 20 resets, by the same without. Every round does all of them in a random order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import elman
+
+LAYERS = {"lstm": (elman.LSTM, torch.nn.LSTM), "gru": (elman.GRU, torch.nn.GRU), "rnn": (elman.RNN, torch.nn.RNN)}
+CASES = [(100, 32, 128, 128), (100, 32, 256, 256), (60, 16, 64, 64), (100, 32, 512, 512)]  # T, B, I, H
+ROUNDS = 15
+
+
+def medians(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """Milliseconds."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    draw = random.Random(0)
+    for number in range(-2, ROUNDS):
+        for name in draw.sample(list(runs), len(runs)):
+            begin = time.perf_counter()
+            runs[name]()
+            if number >= 0:
+                times[name].append((time.perf_counter() - begin) * 1e3)
+    return {name: statistics.median(of) for name, of in times.items()}
+
+
+def training(run: Callable[[], torch.Tensor], cotangent: torch.Tensor) -> Callable[[], None]:
+    def once() -> None:
+        output = run()
+        output.backward(cotangent[: len(output)])
+
+    return once
+
+
+def measured(runs: dict[str, Callable[[], torch.Tensor]], cotangent: torch.Tensor) -> dict[str, dict[str, float]]:
+    trained = medians({name: training(run, cotangent) for name, run in runs.items()})
+    with torch.no_grad():
+        return {"training": trained, "inference": medians(runs)}
+
+
+def lengths(cell: str, case: tuple[int, int, int, int], ratios: dict[str, list[float]]) -> None:
+    steps, batch, size, units = case
+    ours, theirs = (kind(size, units) for kind in LAYERS[cell])
+    theirs.load_state_dict(ours.state_dict())
+    x, cotangent = torch.randn(steps, batch, size), torch.randn(steps, batch, units)
+    own = torch.randint(1, steps + 1, (batch,), generator=torch.Generator().manual_seed(1))
+    packed = pack_padded_sequence(x, own, enforce_sorted=False)
+    runs: dict[str, Callable[[], torch.Tensor]] = {
+        "lengths": lambda: ours(x, lengths=own)[0],
+        "padded": lambda: ours(x)[0],
+        "torch": lambda: pad_packed_sequence(theirs(packed)[0])[0],
+    }
+    spared = 1 - own.sum().item() / (steps * batch)
+    for what, found in measured(runs, cotangent).items():
+        ratio, saved = found["torch"] / found["lengths"], (1 - found["lengths"] / found["padded"]) / spared
+        ratios.setdefault(f"{what}, {torch.get_num_threads()} threads", []).append(ratio)
+        times = "".join(f"{found[name]:10.3f}" for name in runs)
+        print(f"{cell:5} {case!s:21} {what:10} {torch.get_num_threads()} {times} {ratio:7.2f} {saved:7.2f}", flush=True)
+
+
+def stream(cell: str) -> None:
+    steps, units = 1000, 128
+    of = LAYERS[cell][0](units, units)
+    x, cotangent = torch.randn(steps, 1, units), torch.randn(steps, 1, units)
+    reset = torch.zeros(steps, 1, dtype=torch.bool)
+    reset[random.Random(0).sample(range(1, steps), 20)] = True
+    runs: dict[str, Callable[[], torch.Tensor]] = {"resets": lambda: of(x, reset=reset)[0], "none": lambda: of(x)[0]}
+    for what, found in measured(runs, cotangent).items():
+        print(
+            f"{cell:5} (1000, 1, 128, 128) {what:10} {found['resets']:10.3f} {found['none']:10.3f} {found['resets'] / found['none']:7.2f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--cells", nargs="*", default=list(LAYERS), choices=list(LAYERS))
+    given = parser.parse_args()
+    ratios: dict[str, list[float]] = {}
+    print(f"{'':39}threads {'lengths':>8} {'padded':>9} {'torch':>9}   torch   saved (ms)")
+    for threads in given.threads:
+        torch.set_num_threads(threads)
+        for case in CASES:
+            for cell in given.cells:
+                lengths(cell, case, ratios)
+    for what, found in ratios.items():
+        print(f"torch / elman, {what}: geometric mean {statistics.geometric_mean(found):.2f}, worst {min(found):.2f}")
+    torch.set_num_threads(1)
+    print("\none stream, 20 resets            (ms)       resets       none   ratio")
+    for cell in given.cells:
+        stream(cell)
+
+
+if __name__ == "__main__":
+    main()
