@@ -2,8 +2,8 @@
 
     python bench/new_shapes.py
 
-Over many new lengths T at B = 32, over many new batches B at T = 50, and over both, small and at random, for layers
-of 128 units, when everything that such a script needs was compiled before: median / mean. Some sizes need a script of
+Over many new lengths T at B = 32, over many new batches B at T = 50, over both, small and at random, and over many new sets
+of 32 lengths up to 100 (preparing their rows included), for layers of 128 units, when everything that such a script needs was compiled before: median / mean. Some sizes need a script of
 a new kind, which is written and not completed (docs/decisions/0011): the last column is the median of those. A table
 for eyes: it is no part of `make bench`.
 """
@@ -24,14 +24,15 @@ from elman.cpu.layer_scripts import Wanted
 UNITS = 128
 
 
-def milliseconds(of: elman.Recurrent, steps: int, batch: int) -> float:
+def milliseconds(of: elman.Recurrent, steps: int, batch: int, lengths: torch.Tensor | None = None) -> float:
     """Of writing the scripts of forward and backward, with every gradient."""
     state = tuple(torch.empty(of.num_directions, batch, UNITS) for _ in of.cell.states)
-    call = of.call(0, torch.empty(steps, batch, UNITS), state)
+    call = of.call(0, torch.empty(steps, batch, UNITS), state, lengths)
     cotangents = [torch.empty(steps, batch, UNITS * of.num_directions), *(None for _ in state)]
     weights = tuple(tuple(w is not None for w in weights) for weights, _ in call.directions)
-    forms = passes.form_of(call), passes.form_of(call, cotangents)
     begin = time.perf_counter()
+    rows = passes.rows_of(call)
+    forms = passes.form_of(call, (), rows), passes.form_of(call, cotangents, rows)
     layer_scripts.forward_script(of.cell, forms[0])
     layer_scripts.backward_script(of.cell, forms[1], Wanted(True, weights, (True,) * len(state)))
     return (time.perf_counter() - begin) * 1e3
@@ -51,7 +52,7 @@ def main() -> None:
     torch.set_num_threads(1)
     draw = random.Random(1)
     small = [(draw.randint(2, 40), draw.randint(2, 40)) for _ in range(100)]
-    print(f"{'(ms)':24}{'new length':>16}{'new batch':>16}{'random':>16}{'a new kind':>16}")
+    print(f"{'(ms)':24}{'new length':>16}{'new batch':>16}{'random':>16}{'lengths':>16}{'a new kind':>16}")
     for cell in ("lstm", "gru", "rnn"):
         for bidirectional in (False, True):
             of = elman.Recurrent(elman.cells.by_name(cell), UNITS, UNITS, bidirectional=bidirectional)
@@ -59,6 +60,8 @@ def main() -> None:
             found = [all_of(of, [(T, 32) for T in range(60, 180)]), all_of(of, [(50, B) for B in range(33, 64)])]
             layer_scripts.templates.cache_clear()
             found.append(all_of(of, small))
+            of_lengths = [torch.randint(1, 101, (32,), generator=torch.Generator().manual_seed(n)) for n in range(140)]
+            found.append([milliseconds(of, 100, 32, each) for each in of_lengths][20:])
             written = statistics.median(every_one_written(of, [(T, 32) for T in range(180, 220)]))
             name = cell + (", bidirectional" if bidirectional else "")
             columns = "".join(f"{statistics.median(t):8.3f} / {statistics.mean(t):.3f}" for t in found)

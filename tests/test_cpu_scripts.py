@@ -139,7 +139,7 @@ def forms(of: Recurrent, steps: int, batch: int, threads: int) -> list[tuple[Any
     scripts = [(infer_script, form, (part,)) for part in ("whole", "first", "rest")]
     plain = [*scripts, (forward_script, form, ()), (backward_script, back, (wanted,))]
     draw = random.Random(steps * batch)
-    rows = rows_of(torch.tensor([draw.randint(1, steps) for _ in range(batch)]), None, steps, batch)
+    rows = rows_of(torch.tensor([draw.randint(1, steps) for _ in range(batch)]), None, steps, batch, (False, True))
     edges = rows.edges(max(1, threads // of.num_directions))
     packed = Packed(rows.total, steps, batch, rows.runs, rows.last, edges)
     return plain + [

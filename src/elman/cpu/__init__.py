@@ -9,6 +9,7 @@ system.py                 what differs between operating systems
 script.py, tables.py      kernels on tables of addresses
 team.py, threads.py       what threads do with them
 matrices.py, packing.py   the large products around the recurrence
+rows.py                   sequences of different lengths, as packed rows
 layer_scripts.py          a layer forward and backward, written down
 passes.py                 and run
 """

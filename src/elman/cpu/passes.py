@@ -80,7 +80,8 @@ def rows_of(call: Call) -> Rows | None:
     """The rows of a call with lengths or resets."""
     if not _is_packed(call):
         return None
-    return find_rows(call.lengths, call.reset, *call.x.shape[:2])
+    steps, batch, _ = call.x.shape
+    return find_rows(call.lengths, call.reset, steps, batch, tuple(call.reverse))
 
 
 def _indexed(
@@ -89,19 +90,8 @@ def _indexed(
     """With what a script is given of the rows, which whoever runs it has to hold."""
     if rows is None:
         return names, addresses
-    reverse = tuple(call.reverse)
-    known = rows.addresses
-    return (*names, *index_names(len(reverse))), [*addresses, *[known[name] for name in _names_of_rows(reverse)]]
-
-
-@cache
-def _names_of_rows(reverse: tuple[bool, ...]) -> list[str]:
-    """What `Rows` calls the arrays that a script calls by `index_names`."""
-    found: list[str] = []
-    for name in index_names(len(reverse)):
-        kind, dot, d = name.partition(".")
-        found.append(f"{kind}.{int(reverse[int(d)])}" if dot else name)
-    return found
+    own, known = index_names(len(call.directions)), rows.addresses
+    return (*names, *own), [*addresses, *[known[name] for name in own]]
 
 
 def _run(

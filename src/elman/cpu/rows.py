@@ -55,15 +55,15 @@ class Rows(NamedTuple):
         return 0, *np.minimum(inside + 1, self.rows).tolist(), self.rows
 
 
-def rows_of(lengths: Tensor | None, reset: Tensor | None, steps: int, batch: int) -> Rows:
-    """The rows of a batch (T, B)."""
+def rows_of(lengths: Tensor | None, reset: Tensor | None, steps: int, batch: int, reverse: tuple[bool, ...]) -> Rows:
+    """The rows of a batch (T, B), for directions."""
     whole = np.full(batch, steps) if lengths is None else lengths.numpy()
     cuts = None if reset is None else reset.numpy()
-    return _rows(whole.tobytes(), None if cuts is None else cuts.tobytes(), steps, batch)
+    return _rows(whole.tobytes(), None if cuts is None else cuts.tobytes(), steps, batch, reverse)
 
 
 @lru_cache(maxsize=8)  # of a batch: for every layer, forward and backward
-def _rows(lengths: bytes, reset: bytes | None, steps: int, batch: int) -> Rows:
+def _rows(lengths: bytes, reset: bytes | None, steps: int, batch: int, reverse: tuple[bool, ...]) -> Rows:
     length = np.frombuffer(lengths, np.int64)
     if reset is None:
         of = np.flatnonzero(length)  # the sequence of each piece
@@ -90,23 +90,21 @@ def _rows(lengths: bytes, reset: bytes | None, steps: int, batch: int) -> Rows:
     step = np.repeat(np.arange(longest), counts)
     row = np.arange(len(step)) - offsets[step]
     before = np.where(step > 0, offsets[step - 1] + row, OWN)
-    arrays = {"before": before.astype(np.int64), **_runs(counts)}
-    numbers = np.arange(rows)
-    for d, (time, begins, ends) in enumerate(
-        ((begin[row] + step, with_initial, is_last), ((begin + size)[row] - 1 - step, is_last, is_first))
-    ):
-        index = time * batch + of[row]
-        places, starts = np.full(steps * batch, NOTHING), np.where(begins, of, NOTHING)
-        places[index] = np.arange(len(index))
-        final = np.where(ends, of, NOTHING)
+    arrays = {"before": before, **_runs(counts)}
+    numbers, all_rows, of_row = np.arange(rows), np.arange(len(step)), of[row]
+    ends_at, turn = offsets[size - 1] + numbers, (size - 1) % 2 * rows + numbers
+    for d, back in enumerate(reverse):
+        index = ((begin + size)[row] - 1 - step if back else begin[row] + step) * batch + of_row
+        places = np.full(steps * batch, NOTHING)
+        places[index] = all_rows
+        begins, ends = (is_last, is_first) if back else (with_initial, is_last)
         last, turns, first = (np.full(batch, OWN) for _ in range(3))
-        last[of[ends]] = (offsets[size - 1] + numbers)[ends]
-        turns[of[ends]] = ((size - 1) % 2 * rows + numbers)[ends]
+        last[of[ends]], turns[of[ends]] = ends_at[ends], turn[ends]
         first[of] = NOTHING
         first[of[begins]] = numbers[begins]
-        own = {"index": index, "places": places, "starts": starts, "ends": last}
-        own |= {"turns": turns, "final": final, "first": first}
-        arrays |= {f"{name}.{d}": np.ascontiguousarray(value, np.int64) for name, value in own.items()}
+        own = {"index": index, "places": places, "ends": last, "turns": turns, "first": first}
+        own |= {"starts": np.where(begins, of, NOTHING), "final": np.where(ends, of, NOTHING)}
+        arrays |= {f"{name}.{d}": value for name, value in own.items()}
     addresses = {name: array.ctypes.data for name, array in arrays.items()}
     return Rows(longest, rows, len(step), len(arrays["runs"]), int(counts[-1]), np.cumsum(size), arrays, addresses)
 
