@@ -679,6 +679,14 @@ MUTANTS = [
         "test_rows.py::test_a_view_of_the_input_and_of_a_cotangent",
     ),
     Mutant(
+        "a step without its vectors",
+        "one_step.py",
+        "def forward",
+        "for field in self._fields]",
+        "for field in self._fields[:-1]]",
+        "test_one_step.py::test_steps_are_those_of_the_layer",
+    ),
+    Mutant(
         "states of a packed sequence in the wrong order",
         "layers.py",
         "def _packed_forward",

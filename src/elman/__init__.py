@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from elman.layers import CoupledPeepholeLSTM as CoupledPeepholeLSTM
     from elman.layers import PeepholeLSTM as PeepholeLSTM
     from elman.layers import Recurrent as Recurrent
+    from elman.one_step import CoupledLSTMCell as CoupledLSTMCell
+    from elman.one_step import CoupledPeepholeLSTMCell as CoupledPeepholeLSTMCell
+    from elman.one_step import GRUCell as GRUCell
+    from elman.one_step import LSTMCell as LSTMCell
+    from elman.one_step import PeepholeLSTMCell as PeepholeLSTMCell
+    from elman.one_step import RecurrentCell as RecurrentCell
+    from elman.one_step import RNNCell as RNNCell
     from elman.recurrence import use_engine as use_engine
     from elman.training.tbptt import detach as detach
     from elman.training.tbptt import tbptt as tbptt
@@ -43,6 +50,13 @@ _HOME = {
     "CoupledLSTM": "elman.layers",
     "CoupledPeepholeLSTM": "elman.layers",
     "Recurrent": "elman.layers",
+    "RecurrentCell": "elman.one_step",
+    "RNNCell": "elman.one_step",
+    "LSTMCell": "elman.one_step",
+    "GRUCell": "elman.one_step",
+    "PeepholeLSTMCell": "elman.one_step",
+    "CoupledLSTMCell": "elman.one_step",
+    "CoupledPeepholeLSTMCell": "elman.one_step",
     "use_engine": "elman.recurrence",
     "tbptt": "elman.training.tbptt",
     "detach": "elman.training.tbptt",
@@ -54,10 +68,17 @@ __all__ = [
     "RNN",
     "Cell",
     "CoupledLSTM",
+    "CoupledLSTMCell",
     "CoupledPeepholeLSTM",
+    "CoupledPeepholeLSTMCell",
     "Frozen",
+    "GRUCell",
+    "LSTMCell",
     "PeepholeLSTM",
+    "PeepholeLSTMCell",
+    "RNNCell",
     "Recurrent",
+    "RecurrentCell",
     "State",
     "cells",
     "describe",
