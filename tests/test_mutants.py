@@ -679,6 +679,14 @@ MUTANTS = [
         "test_rows.py::test_a_view_of_the_input_and_of_a_cotangent",
     ),
     Mutant(
+        "directions merged in the last layer only",
+        "layers.py",
+        "def forward",
+        'if self.merge != "concat":',
+        'if self.merge != "concat" and layer:',
+        "test_directions.py",
+    ),
+    Mutant(
         "a step without its vectors",
         "one_step.py",
         "def forward",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from elman.cpu.quick import Packed
 
 _SHAPE = ("cell", "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
-_SHAPE += ("proj_size", "_widths", "_names")  # what a layer is, besides its weights
+_SHAPE += ("proj_size", "merge", "_widths", "_names")  # what a layer is, besides its weights
 
 
 class Frozen(Recurrent):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,14 @@ from elman.names import register
 from elman.recurrence import at_once, recur
 
 Hidden = Tensor | tuple[Tensor, ...]
+MERGES = ("concat", "sum", "mean")
+
+
+class Directions(NamedTuple):
+    """Something of each direction; None for the second of a layer that has one only."""
+
+    forward: Tensor
+    reverse: Tensor | None
 
 
 class Recurrent(nn.Module):
@@ -31,6 +39,8 @@ class Recurrent(nn.Module):
     dropout: probability of zeroing an element of the output of every layer but the last, in training.
     bidirectional: D = 2; a second set of weights reads the sequence from its end.
     proj_size: width of the projected states of a cell that has some, else 0.
+    merge: what becomes of the outputs (T, B, Y) of two directions, in every layer: "concat" puts them side by side,
+        (T, B, 2*Y), as torch.nn does; "sum" and "mean" give (T, B, Y), which is also the input of the next layer.
 
     Layer l, direction d own `weight_ih_l{l}` (G*H, I or D*Y), `weight_hh_l{l}` (K*H, Y),
     `bias_ih_l{l}` (G*H,), `bias_hh_l{l}` (K*H,), with `_reverse` for the second direction, as in
@@ -51,9 +61,15 @@ class Recurrent(nn.Module):
         proj_size: int = 0,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        merge: str = "concat",
     ) -> None:
         super().__init__()
         _check_arguments(cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, proj_size)
+        if merge not in MERGES:
+            raise ValueError(f"merge should be one of {', '.join(MERGES)}, got {merge!r}")
+        if merge != "concat" and not bidirectional:
+            raise ValueError(f"merge={merge!r} needs bidirectional=True: one direction has nothing to merge")
         register(cell)  # so that a program exported elsewhere finds it
         self.cell = cell
         self.input_size = input_size
@@ -64,12 +80,13 @@ class Recurrent(nn.Module):
         self.dropout = float(dropout)
         self.bidirectional = bool(bidirectional)
         self.proj_size = proj_size
+        self.merge = merge
 
         self._widths = cell.widths(hidden_size, proj_size)  # of the states
         width = self._widths[0]
         self._names: dict[tuple[int, bool], list[str | None]] = {}  # of the parameters, by field of `Weights`
         for layer in range(num_layers):
-            size = input_size if layer == 0 else width * self.num_directions
+            size = input_size if layer == 0 else width * (self.num_directions if merge == "concat" else 1)
             shapes = parameter_shapes(cell, size, hidden_size, proj_size, bias)
             for reverse in self._directions:
                 names = {field: parameter_name(field, layer, reverse) for field in shapes}
@@ -169,6 +186,8 @@ class Recurrent(nn.Module):
             own = state if self.num_layers == 1 else tuple([s[rows] for s in state])  # each (D, B, width)
             x, final = recur(self.call(layer, x, own, lengths, reset))  # (T, B, D*Y)
             finals.append(final)
+            if self.merge != "concat":
+                x = x.unflatten(-1, (2, -1)).sum(-2) if self.merge == "sum" else x.unflatten(-1, (2, -1)).mean(-2)
             if layer < self.num_layers - 1:
                 x = drop(x, self.dropout, self.training)
 
@@ -178,6 +197,41 @@ class Recurrent(nn.Module):
         elif self.batch_first:
             x = x.transpose(0, 1)
         return x, h_n[0] if len(self.cell.states) == 1 else h_n
+
+    def final_states(self, h_n: Hidden) -> dict[str, list[Directions]]:
+        """What `forward` returns as h_n, by state, layer and direction: `final_states(h_n)["h"][-1].reverse`.
+
+        Each (B, width), or (width,) unbatched. In the reverse direction it is the state after the sequence's first step.
+        """
+        given, count = (h_n,) if isinstance(h_n, Tensor) else h_n, self.num_directions
+        found: dict[str, list[Directions]] = {}
+        for state, value in zip(self.cell.states, given, strict=True):
+            rows = value.unflatten(0, (self.num_layers, count)).unbind()
+            found[state] = [Directions(row[0], row[1] if count == 2 else None) for row in rows]
+        return found
+
+    def halves(self, output: Tensor) -> Directions:
+        """The output of each direction, (T, B, Y) laid out as the output is. RuntimeError where they were merged."""
+        if self.merge != "concat":
+            raise RuntimeError(
+                f"{self._get_name()}: the directions were merged by {self.merge!r}, and cannot be told apart"
+            )
+        if not self.bidirectional:
+            return Directions(output, None)
+        return Directions(*output.chunk(2, dim=-1))
+
+    def last_output(self, output: Tensor, lengths: Tensor | Sequence[int] | None = None) -> Tensor:
+        """The output at the last step of every sequence, (B, D*Y), or (D*Y,) unbatched; zero where there is none.
+
+        Of the reverse direction that is its first step: for what it has read in all, see `final_states`.
+        """
+        if output.dim() == 2:
+            return output[-1 if lengths is None else max(int(torch.as_tensor(lengths)) - 1, 0)]
+        time_first = output.transpose(0, 1) if self.batch_first else output
+        if lengths is None:
+            return time_first[-1]
+        last = (torch.as_tensor(lengths).to(output.device) - 1).clamp(min=0)
+        return time_first[last, torch.arange(time_first.size(1), device=output.device)]
 
     def _packed_forward(
         self, input: PackedSequence, hx: Hidden | None, lengths: Any, reset: Any
@@ -333,6 +387,7 @@ class Recurrent(nn.Module):
             "batch_first": False,
             "dropout": 0,
             "bidirectional": False,
+            "merge": "concat",
         }
         parts += [f"{name}={getattr(self, name)}" for name, value in defaults.items() if getattr(self, name) != value]
         if type(self) is Recurrent:
@@ -407,15 +462,15 @@ class RNN(Recurrent):
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
+        merge: str = "concat",
         proj_size: int | None = None,
     ) -> None:
         _no_projection(proj_size)
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"unknown nonlinearity {nonlinearity!r}: select from 'tanh' or 'relu'")
         cell = cells.rnn if nonlinearity == "tanh" else cells.rnn_relu
-        super().__init__(
-            cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype
-        )
+        sizes = input_size, hidden_size, num_layers
+        super().__init__(cell, *sizes, bias, batch_first, dropout, bidirectional, 0, device, dtype, merge=merge)
         self.nonlinearity = nonlinearity
 
 
@@ -435,6 +490,8 @@ class _OfOneCell(Recurrent):
         bidirectional: bool = False,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        merge: str = "concat",
     ) -> None:
         super().__init__(
             self.equations,
@@ -448,6 +505,7 @@ class _OfOneCell(Recurrent):
             0,
             device,
             dtype,
+            merge=merge,
         )
 
 
@@ -471,6 +529,8 @@ class LSTM(Recurrent):
         proj_size: int = 0,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        merge: str = "concat",
     ) -> None:
         cell = cells.projected_lstm if proj_size else cells.lstm
         super().__init__(
@@ -485,6 +545,7 @@ class LSTM(Recurrent):
             proj_size,
             device,
             dtype,
+            merge=merge,
         )
 
 
@@ -509,13 +570,13 @@ class GRU(Recurrent):
         dtype: torch.dtype | None = None,
         *,
         reset_after: bool = True,
+        merge: str = "concat",
         proj_size: int | None = None,
     ) -> None:
         _no_projection(proj_size)
         cell = cells.gru if reset_after else cells.gru_before
-        super().__init__(
-            cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype
-        )
+        sizes = input_size, hidden_size, num_layers
+        super().__init__(cell, *sizes, bias, batch_first, dropout, bidirectional, 0, device, dtype, merge=merge)
 
 
 class PeepholeLSTM(_OfOneCell):
