@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 from itertools import pairwise
 from typing import Any
@@ -407,3 +408,52 @@ def compare_compiled(of: Recurrent, compiled: Any, case: Case, x: Tensor, states
         with torch.no_grad():
             results[-1] += (run_rows(module, x, states, torch.tensor(case.lengths), case.reset),)
     close(*results)
+
+
+def test_derivatives_of_every_kind() -> None:
+    of = layer("lstm", 3, 4, bidirectional=True)
+    x, states = inputs(of, 5, 3)
+    case = Case(2, 5, 3)
+    of_x = lambda x: run_rows(of, x, states, case.lengths, case.reset)  # noqa: E731
+    x.requires_grad_()
+    assert torch.autograd.gradcheck(of_x, x)
+    assert torch.autograd.gradcheck(of_x, x, check_forward_ad=True, check_backward_ad=False)
+    assert torch.autograd.gradgradcheck(of_x, x)
+    value, tangent, *_ = torch.func.jvp(lambda x: of_x(x)[0], (x.detach(),), (torch.ones_like(x),))
+    apart = (of_x(x.detach() + 1e-6)[0] - of_x(x.detach() - 1e-6)[0]) / 2e-6
+    torch.testing.assert_close(tangent, apart, rtol=1e-6, atol=1e-8)
+    close(value, of_x(x.detach())[0])
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_exported_with_lengths(strict: bool) -> None:
+    of = layer("gru", 3, 5, num_layers=2, bidirectional=True, batch_first=True, dtype=torch.float32)
+    x, lengths = torch.randn(6, 7, 3), torch.tensor([7, 1, 0, 5, 2, 3])
+    size = torch.export.Dim("B", min=2, max=1000), torch.export.Dim("T", min=2, max=1000)
+    shapes = {"input": {0: size[0], 1: size[1]}, "lengths": {0: size[0]}}
+    program = torch.export.export(of, (x,), {"lengths": lengths}, dynamic_shapes=shapes, strict=strict)
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    x, lengths = torch.randn(4, 9, 3), torch.tensor([9, 0, 4, 1])
+    assert all(map(torch.equal, loaded(x, lengths=lengths), of(x, lengths=lengths)))
+    with pytest.raises(RuntimeError, match="lengths holds 10, but the input has 9 steps"):
+        loaded(x, lengths=torch.tensor([10, 0, 4, 1]))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_traced_with_lengths() -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer("lstm", 3, 5, bidirectional=True)
+
+        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+            return self.layer(x, lengths=lengths)[0]
+
+    model = Model()
+    x, _ = inputs(model.layer, 6, 4)
+    traced: Any = torch.jit.trace(model, (x, torch.tensor([6, 1, 0, 3])), check_trace=False)
+    lengths = torch.tensor([2, 6, 5, 0])
+    close(traced(x, lengths), model(x, lengths))

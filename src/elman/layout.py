@@ -187,8 +187,13 @@ def misplaced(lengths: Tensor | None, reset: Tensor | None, steps: int, batch: i
 
 
 def has_values(tensor: Tensor) -> bool:
-    """Whether its numbers can be read: not while a compiler or a transform of torch.func looks at it, or of a fake one."""
-    if torch.compiler.is_compiling() or type(tensor) is not Tensor or tensor.is_meta:
+    """Whether its numbers can be read: not while a compiler, a tracer or a transform looks at it, or of a fake one."""
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or type(tensor) is not Tensor
+        or tensor.is_meta
+    ):
         return False
     return not is_functorch_wrapped_tensor(tensor)
 
