@@ -22,6 +22,7 @@ lint: .venv/dev.stamp
 
 bench: .venv-bench/peers.stamp
 	$(BENCH)/python bench/run.py
+	$(BENCH)/python bench/lengths.py
 
 bench-all: .venv-bench/all.stamp
 	$(BENCH)/python bench/run.py --all

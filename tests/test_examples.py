@@ -48,6 +48,18 @@ def test_sine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     assert errors[0] < errors[1] / 4
 
 
+def test_tagger(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """One import is changed, and the losses are the same."""
+    losses = []
+    for library in ("torch.nn", "elman"):
+        arguments = ["--library", library, "--hidden", "16", "--steps", "20", "--updates", "12"]
+        out = run("tagger.py", *arguments, monkeypatch=monkeypatch, capsys=capsys)
+        losses.append([float(line.split("loss ")[1].split()[0]) for line in out.splitlines() if "loss" in line])
+        assert f"{library}: " in out
+    assert len(losses[0]) == 6
+    torch.testing.assert_close(*map(torch.tensor, losses), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_gate_bias_sets_what_the_gate_sees(bidirectional: bool) -> None:
     layer = elman.LSTM(3, 5, num_layers=2, bidirectional=bidirectional)
