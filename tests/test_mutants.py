@@ -679,6 +679,22 @@ MUTANTS = [
         "test_rows.py::test_a_view_of_the_input_and_of_a_cotangent",
     ),
     Mutant(
+        "a learned state forgotten at resets",
+        "reference.py",
+        "def _run",
+        "afresh if call.afresh else None",
+        "None",
+        "test_rows.py::test_initial_states_that_are_learned",
+    ),
+    Mutant(
+        "the gradient of a learned state in the wrong direction",
+        "cpu/layer_scripts.py",
+        "def backward_script",
+        "out.at(row=d) if out",
+        "out.at(row=len(directions) - 1 - d) if out",
+        "test_rows.py::test_initial_states_that_are_learned",
+    ),
+    Mutant(
         "directions merged in the last layer only",
         "layers.py",
         "def forward",

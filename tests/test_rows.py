@@ -28,22 +28,24 @@ def pieces(length: int, cuts: list[bool]) -> list[tuple[int, int]]:
     return list(pairwise(edges)) if length else []
 
 
-def one_direction(call: Call, d: int, lengths: list[int], resets: list[list[bool]]) -> tuple[Tensor, list[Tensor]]:
-    """Every piece of every sequence run by itself, without lengths or resets."""
+def one_direction(
+    call: Call, d: int, lengths: list[int], resets: list[list[bool]], afresh: list[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """Every piece of every sequence run by itself, without lengths or resets. afresh: the states after one, (1, 1, width)."""
     (steps, batch, _), reverse = call.x.shape, call.directions[d].reverse
     outputs, finals = [], []
     for b in range(batch):
         at_end = [s[d : d + 1, b : b + 1] for s in call.state]
         parts = pieces(lengths[b], resets[b])
         if parts and resets[b][0] and not reverse:
-            at_end = [torch.zeros_like(s) for s in at_end]
+            at_end = afresh
         found: list[Tensor] = []
         final = at_end
         for first, end in reversed(parts) if reverse else parts:
             part = call._replace(x=call.x[first:end, b : b + 1], directions=call.directions[d : d + 1], state=at_end)
             output, at_end = reference.run(part._replace(state=tuple(at_end)))
             found.append(output)
-            final, at_end = at_end, [torch.zeros_like(s) for s in at_end]  # the next piece starts afresh
+            final, at_end = at_end, afresh
         finals.append([s[0, 0] for s in final])
         if reverse:
             found.reverse()
@@ -53,14 +55,23 @@ def one_direction(call: Call, d: int, lengths: list[int], resets: list[list[bool
 
 
 def piece_by_piece(
-    of: Recurrent, x: Tensor, states: tuple[Tensor, ...], lengths: list[int], resets: list[list[bool]]
+    of: Recurrent,
+    x: Tensor,
+    states: tuple[Tensor, ...],
+    lengths: list[int],
+    resets: list[list[bool]],
+    learned: tuple[Tensor, ...] = (),
 ) -> tuple[Tensor, ...]:
-    """What `forward` should give, without a line of the code that knows lengths."""
+    """What `forward` should give, without a line of the code that knows lengths. learned: (L*D, width) each."""
     finals: list[list[Tensor]] = []
     for number in range(of.num_layers):
         rows = slice(number * of.num_directions, (number + 1) * of.num_directions)
         call = of.call(number, x, tuple(s[rows] for s in states))
-        found = [one_direction(call, d, lengths, resets) for d in range(of.num_directions)]
+        found = []
+        for d in range(of.num_directions):
+            row = number * of.num_directions + d
+            afresh = [s[row, None, None] for s in learned] or [torch.zeros_like(s[:1, :1]) for s in call.state]
+            found.append(one_direction(call, d, lengths, resets, afresh))
         x = torch.cat([output for output, _ in found], dim=-1)
         finals += [of_direction for _, of_direction in found]
     return x, *[torch.stack(of) for of in zip(*finals, strict=True)]
@@ -152,6 +163,40 @@ def test_what_is_not_finite_beyond_the_end(engine: str) -> None:
     assert (h_n[:, 1] == torch.inf).all()
     assert c_n[:, 1].isnan().all()
     assert all(g.isfinite().all() for g in grads)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("depth", DEPTHS, ids=DEPTH_NAMES)
+@pytest.mark.parametrize("name", CELLS)
+def test_initial_states_that_are_learned(name: str, depth: tuple[int, bool], engine: str) -> None:
+    """Where hx is left out, and after every reset; with hx, after resets only."""
+    layers, bidirectional = depth
+    of = layer(name, 3, 5, num_layers=layers, bidirectional=bidirectional, learn_initial_state=True)
+    assert all(p.std() > 0.1 for p in of.initial_states())  # `layer` draws them too
+    case = Case(len(name) + 1, 7, 5)
+    x, states = inputs(of, 7, 5)
+    for given in (False, True):
+        results = []
+        for own in (True, False):
+            leaf = (case.spoilt(x) if own else x.clone()).requires_grad_()
+            learned = of.initial_states()
+            begin = states if given else tuple(s.unsqueeze(1).expand(-1, 5, -1) for s in learned)
+            with elman.use_engine(engine if own else "reference"):
+                if own:
+                    output, h_n = of(leaf, hidden(states) if given else None, lengths=case.lengths, reset=case.reset)
+                    found = output, *as_tuple(h_n)
+                else:
+                    found = piece_by_piece(of, leaf, begin, case.lengths, case.resets, learned)
+                results.append((found, judged(of, x, (), found, [leaf])))
+        close(*results)
+    with torch.no_grad():
+        plain, frozen = (of_one(x, lengths=case.lengths, reset=case.reset) for of_one in (of, elman.freeze(of)))
+        close(frozen, plain)
+    assert "learn_initial_state=True" in repr(of)
+    names = [name for name, _ in of.named_parameters()]
+    assert names[-len(states) :] == [f"{state}_0" for state in of.cell.states]
+    of.reset_parameters()
+    assert all((p == 0).all() for p in of.initial_states())
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -386,7 +431,7 @@ def test_lengths_that_are_batched() -> None:
 @pytest.mark.parametrize("name", ["lstm", "gru_before"])
 def test_compiled(name: str) -> None:
     torch._dynamo.reset()
-    of = layer(name, 3, 5, num_layers=2, bidirectional=True)
+    of = layer(name, 3, 5, num_layers=2, bidirectional=True, learn_initial_state=name == "lstm")
     compiled = torch.compile(of, fullgraph=True, backend="aot_eager", dynamic=True)
     torch._dynamo.utils.counters.clear()
     for steps, batch in ((6, 7), (9, 11), (8, 2)):  # T and B are no other size of the model at first

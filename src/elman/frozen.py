@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from elman.cpu.quick import Packed
 
 _SHAPE = ("cell", "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
-_SHAPE += ("proj_size", "merge", "_widths", "_names")  # what a layer is, besides its weights
+_SHAPE += ("proj_size", "merge", "learn_initial_state", "_widths", "_names")  # what a layer is, besides its weights
 
 
 class Frozen(Recurrent):
@@ -32,6 +32,7 @@ class Frozen(Recurrent):
             tuple([Direction(Weights(*map(_as_it_is, layer.weights(n, d))), d) for d in layer._directions])
             for n in range(layer.num_layers)
         ]
+        self._initial = tuple([state.detach().clone() for state in layer.initial_states()])
         self.eval()
         problem = cpu.ENGINE.unsupported(layer.call(0, next(layer.parameters()).detach(), ()))
         if problem:
@@ -44,6 +45,10 @@ class Frozen(Recurrent):
         weights = [[w for of, _ in directions for w in of if w is not None] for directions in self._runs]
         self._packed = [Packed(of_layer) for of_layer in weights]
 
+    def initial_states(self) -> tuple[Tensor, ...]:
+        """As they were when the layer was frozen."""
+        return self._initial
+
     def weights(self, layer: int, reverse: bool = False) -> Weights:
         """As they were when the layer was frozen."""
         return self._runs[layer][reverse].weights
@@ -55,13 +60,14 @@ class Frozen(Recurrent):
         state: tuple[Tensor, ...],
         lengths: Tensor | None = None,
         reset: Tensor | None = None,
+        afresh: tuple[Tensor, ...] = (),
     ) -> Call:
         """As the layer's, with the weights in panels. RuntimeError where a gradient would be recorded."""
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *state)):
             raise RuntimeError(
                 "a frozen layer gives no gradients, but its input or state requires one; call the layer itself"
             )
-        return Call(self.cell, x, self._runs[layer], state, (), (), lengths, reset, None, self._packed[layer])
+        return Call(self.cell, x, self._runs[layer], state, (), (), lengths, reset, afresh, None, self._packed[layer])
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_packed"}

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from elman import cells
 from elman.cell import Cell
-from elman.layout import Call, Direction, Weights, misplaced, parameter_name, parameter_shapes
+from elman.layout import Call, Direction, Weights, initial_name, misplaced, parameter_name, parameter_shapes
 from elman.names import register
 from elman.recurrence import at_once, recur
 
@@ -42,6 +42,9 @@ class Recurrent(nn.Module):
     merge: what becomes of the outputs (T, B, Y) of two directions, in every layer: "concat" puts them side by side,
         (T, B, 2*Y), as torch.nn does; "sum" and "mean" give (T, B, Y), which is also the input of the next layer.
 
+    learn_initial_state: whether sequences begin, where hx is left out, and go on after a reset, from states that are
+        learned: `h_0` and so on, one for each state, (L*D, width), zero at first.
+
     Layer l, direction d own `weight_ih_l{l}` (G*H, I or D*Y), `weight_hh_l{l}` (K*H, Y),
     `bias_ih_l{l}` (G*H,), `bias_hh_l{l}` (K*H,), with `_reverse` for the second direction, as in
     torch.nn; a cell with vectors has `weight_ch_l{l}` (V, H), a projecting one `weight_hr_l{l}`.
@@ -63,6 +66,7 @@ class Recurrent(nn.Module):
         dtype: torch.dtype | None = None,
         *,
         merge: str = "concat",
+        learn_initial_state: bool = False,
     ) -> None:
         super().__init__()
         _check_arguments(cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, proj_size)
@@ -94,6 +98,10 @@ class Recurrent(nn.Module):
                 for field, name in names.items():
                     weight = torch.empty(shapes[field], device=device, dtype=dtype)
                     self.register_parameter(name, nn.Parameter(weight))
+        self.learn_initial_state = learn_initial_state
+        for state, width in zip(cell.states, self._widths, strict=True) if learn_initial_state else ():
+            value = torch.empty((num_layers * self.num_directions, width), device=device, dtype=dtype)
+            self.register_parameter(initial_name(state), nn.Parameter(value))
         self.reset_parameters()
 
     @property
@@ -122,12 +130,16 @@ class Recurrent(nn.Module):
         state: tuple[Tensor, ...],
         lengths: Tensor | None = None,
         reset: Tensor | None = None,
+        afresh: tuple[Tensor, ...] = (),
     ) -> Call:
-        """What one layer is to run, on x (T, B, I or D*Y) from states (D, B, width); lengths (B,), reset (T, B)."""
+        """What one layer is to run, on x (T, B, I or D*Y) from states (D, B, width); lengths (B,), reset (T, B).
+
+        afresh: the states from which it goes on at resets, each (D, width); zero if left out.
+        """
         directions = [Direction(self.weights(layer, False), False)]
         if self.bidirectional:
             directions.append(Direction(self.weights(layer, True), True))
-        return Call(self.cell, x, tuple(directions), state, (), (), lengths, reset)
+        return Call(self.cell, x, tuple(directions), state, (), (), lengths, reset, afresh)
 
     def each_weights(self) -> list[Weights]:
         """The parameters of every layer and direction: layer l, direction d at l * num_directions + d."""
@@ -137,11 +149,19 @@ class Recurrent(nn.Module):
         """Draw every parameter afresh, uniform on (-1/sqrt(H), 1/sqrt(H)), as torch.nn does.
 
         They are drawn in the order of registration: with the same seed a layer starts with the very numbers of its
-        torch.nn counterpart.
+        torch.nn counterpart. Initial states that are learned are zero.
         """
         bound = 1.0 / math.sqrt(self.hidden_size)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
+        initial = {initial_name(state) for state in self.cell.states}
+        for name, parameter in self.named_parameters():
+            if name in initial:
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.uniform_(parameter, -bound, bound)
+
+    def initial_states(self) -> tuple[Tensor, ...]:
+        """The states that are learned, each (L*D, width), or nothing."""
+        return tuple([getattr(self, initial_name(s)) for s in self.cell.states]) if self.learn_initial_state else ()
 
     def flatten_parameters(self) -> None:
         """Does nothing; here because code written for torch.nn calls it."""
@@ -179,12 +199,14 @@ class Recurrent(nn.Module):
         state = self._check_state(hx, x, batched)
         lengths, reset = self._check_rows(lengths, reset, x, batched)
 
+        learned = () if reset is None else self.initial_states()
         finals: list[tuple[Tensor, ...]] = []
         count = self.num_directions
         for layer in range(self.num_layers):
             rows = slice(layer * count, (layer + 1) * count)
             own = state if self.num_layers == 1 else tuple([s[rows] for s in state])  # each (D, B, width)
-            x, final = recur(self.call(layer, x, own, lengths, reset))  # (T, B, D*Y)
+            afresh = tuple([s[rows] for s in learned])
+            x, final = recur(self.call(layer, x, own, lengths, reset, afresh))  # (T, B, D*Y)
             finals.append(final)
             if self.merge != "concat":
                 x = x.unflatten(-1, (2, -1)).sum(-2) if self.merge == "sum" else x.unflatten(-1, (2, -1)).mean(-2)
@@ -323,6 +345,8 @@ class Recurrent(nn.Module):
         states, widths = self.cell.states, self._widths
         rows, batch = self.num_layers * self.num_directions, x.shape[1]
         if hx is None:
+            if self.learn_initial_state:
+                return tuple([s.unsqueeze(1).expand(-1, batch, -1) for s in self.initial_states()])
             return tuple([x.new_zeros((rows, batch, width)) for width in widths])
         name = self._get_name()
         given = (hx,) if isinstance(hx, Tensor) else tuple(hx)
@@ -388,6 +412,7 @@ class Recurrent(nn.Module):
             "dropout": 0,
             "bidirectional": False,
             "merge": "concat",
+            "learn_initial_state": False,
         }
         parts += [f"{name}={getattr(self, name)}" for name, value in defaults.items() if getattr(self, name) != value]
         if type(self) is Recurrent:
@@ -463,14 +488,28 @@ class RNN(Recurrent):
         dtype: torch.dtype | None = None,
         *,
         merge: str = "concat",
+        learn_initial_state: bool = False,
         proj_size: int | None = None,
     ) -> None:
         _no_projection(proj_size)
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"unknown nonlinearity {nonlinearity!r}: select from 'tanh' or 'relu'")
         cell = cells.rnn if nonlinearity == "tanh" else cells.rnn_relu
-        sizes = input_size, hidden_size, num_layers
-        super().__init__(cell, *sizes, bias, batch_first, dropout, bidirectional, 0, device, dtype, merge=merge)
+        super().__init__(
+            cell,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            0,
+            device,
+            dtype,
+            merge=merge,
+            learn_initial_state=learn_initial_state,
+        )
         self.nonlinearity = nonlinearity
 
 
@@ -492,6 +531,7 @@ class _OfOneCell(Recurrent):
         dtype: torch.dtype | None = None,
         *,
         merge: str = "concat",
+        learn_initial_state: bool = False,
     ) -> None:
         super().__init__(
             self.equations,
@@ -506,6 +546,7 @@ class _OfOneCell(Recurrent):
             device,
             dtype,
             merge=merge,
+            learn_initial_state=learn_initial_state,
         )
 
 
@@ -531,6 +572,7 @@ class LSTM(Recurrent):
         dtype: torch.dtype | None = None,
         *,
         merge: str = "concat",
+        learn_initial_state: bool = False,
     ) -> None:
         cell = cells.projected_lstm if proj_size else cells.lstm
         super().__init__(
@@ -546,6 +588,7 @@ class LSTM(Recurrent):
             device,
             dtype,
             merge=merge,
+            learn_initial_state=learn_initial_state,
         )
 
 
@@ -571,12 +614,26 @@ class GRU(Recurrent):
         *,
         reset_after: bool = True,
         merge: str = "concat",
+        learn_initial_state: bool = False,
         proj_size: int | None = None,
     ) -> None:
         _no_projection(proj_size)
         cell = cells.gru if reset_after else cells.gru_before
-        sizes = input_size, hidden_size, num_layers
-        super().__init__(cell, *sizes, bias, batch_first, dropout, bidirectional, 0, device, dtype, merge=merge)
+        super().__init__(
+            cell,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            0,
+            device,
+            dtype,
+            merge=merge,
+            learn_initial_state=learn_initial_state,
+        )
 
 
 class PeepholeLSTM(_OfOneCell):

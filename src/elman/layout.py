@@ -62,6 +62,7 @@ class Call(NamedTuple):
     constants: tuple[Tensor, ...] = ()  # the same at every step, each (B, width)
     lengths: Tensor | None = None  # (B,) whole numbers: how many steps each row has
     reset: Tensor | None = None  # (T, B) bool: where a step does not go on from the one before it
+    afresh: tuple[Tensor, ...] = ()  # the states from which it goes on there, each (D, width); zero if there are none
     autocast: torch.dtype | None = None  # the type of matrix products, where it is not that of x
     packed: Any = None  # the weights in a form of the engine's own, where a layer was frozen
 
@@ -72,11 +73,11 @@ class Call(NamedTuple):
     def tensors(self) -> list[Tensor | None]:
         """Every tensor of the call, in one order; None for a weight that is not there. `replaced` is the way back."""
         weights = [weight for direction in self.directions for weight in direction.weights]
-        return [self.x, *weights, *self.state, *self.streams, *self.constants, self.lengths, self.reset]
+        return [self.x, *weights, *self.state, *self.streams, *self.constants, *self.afresh, self.lengths, self.reset]
 
     def names(self) -> tuple[str, ...]:
         """What each of `tensors` is called: "x", "ih.0" (a field of `Weights` and a direction), "initial.h", ..."""
-        counts = len(self.streams), len(self.constants)
+        counts = len(self.streams), len(self.constants), len(self.afresh)
         return _names(self.cell, len(self.directions), *counts)
 
     def replaced(self, tensors: Sequence[Any]) -> Call:
@@ -85,8 +86,9 @@ class Call(NamedTuple):
         for _, reverse in self.directions:
             directions.append(Direction(Weights._make(tensors[place : place + _FIELDS]), reverse))
             place += _FIELDS
-        edges = list(accumulate(map(len, (self.state, self.streams, self.constants)), initial=place))
-        state, streams, constants = [tuple(tensors[first:end]) for first, end in pairwise(edges)]
+        kinds = self.state, self.streams, self.constants, self.afresh
+        edges = list(accumulate(map(len, kinds), initial=place))
+        state, streams, constants, afresh = [tuple(tensors[first:end]) for first, end in pairwise(edges)]
         lengths, reset = tensors[edges[-1] :]  # ValueError if there are more or fewer
         return Call(
             self.cell,
@@ -97,30 +99,32 @@ class Call(NamedTuple):
             constants,
             lengths,
             reset,
+            afresh,
             self.autocast,
             self.packed,
         )
 
     def bare(self) -> Call:
         """The same call without its tensors, for `replaced` to fill."""
-        counts = len(self.state), len(self.streams), len(self.constants)
+        counts = len(self.state), len(self.streams), len(self.constants), len(self.afresh)
         return _bare(self.cell, tuple(self.reverse), *counts, self.autocast)
 
 
 @cache
-def _names(cell: Cell, directions: int, streams: int, constants: int) -> tuple[str, ...]:
+def _names(cell: Cell, directions: int, streams: int, constants: int, afresh: int) -> tuple[str, ...]:
     weights = [f"{field}.{d}" for d in range(directions) for field in Weights._fields]
     numbered = [*(f"stream.{k}" for k in range(streams)), *(f"constant.{k}" for k in range(constants))]
+    numbered += [f"afresh.{state}" for state in cell.states[:afresh]]
     return "x", *weights, *(f"initial.{state}" for state in cell.states), *numbered, "lengths", "reset"
 
 
 @cache
 def _bare(cell: Cell, reverse: tuple[bool, ...], *counts_and_autocast: Any) -> Any:
-    states, streams, constants, autocast = counts_and_autocast
+    states, streams, constants, afresh, autocast = counts_and_autocast
     nothing: Any = None
     directions = tuple([Direction(Weights._make([nothing] * _FIELDS), back) for back in reverse])
     kinds = (nothing,) * states, (nothing,) * streams, (nothing,) * constants
-    return Call(cell, nothing, directions, *kinds, autocast=autocast)
+    return Call(cell, nothing, directions, *kinds, afresh=(nothing,) * afresh, autocast=autocast)
 
 
 def joined(of_each: Sequence[Results]) -> Results:
@@ -148,6 +152,11 @@ def misfit(call: Call) -> str | None:
             return f"the initial {name} is {tuple(state.shape)} but must be {shape} = (directions, rows, width)"
         if state.device != x.device or (state.dtype != x.dtype and call.autocast is None):
             return f"the initial {name} is {state.dtype} on {state.device} but the input is {x.dtype} on {x.device}"
+    if call.afresh and (call.reset is None or len(call.afresh) != len(cell.states)):
+        return f"the cell {cell.name!r} has {len(cell.states)} states to start afresh from at resets, but {len(call.afresh)} were given"
+    for name, state, width in zip(cell.states, call.afresh, widths, strict=False):
+        if state.shape != (directions, width) or state.dtype != x.dtype or state.device != x.device:
+            return f"{name} to start afresh from is {tuple(state.shape)} of {state.dtype} but must be {(directions, width)} of {x.dtype}"
     for weights, _ in call.directions:
         for field, weight in zip(Weights._fields, weights, strict=True):
             if weight is None:
@@ -224,6 +233,11 @@ NAMES = {  # torch's names; `weight_ch`, the peepholes, is elman's
 def parameter_name(field: str, layer: int, reverse: bool) -> str:
     """torch's name of a weight: `weight_ih_l0`, `bias_hh_l1_reverse`."""
     return NAMES[field].format(layer, "_reverse" if reverse else "")
+
+
+def initial_name(state: str) -> str:
+    """The parameter of a state to begin with, (L*D, width): `h_0`, `c_0`."""
+    return f"{state}_0"
 
 
 def field_name(field: str) -> str:

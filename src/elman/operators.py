@@ -27,7 +27,7 @@ from elman.layout import Call, Direction, Results, Weights, misfit
 # One tensor for each direction. Where there are none the list is missing: AOTInductor hands on no empty one.
 KINDS = tuple(f"Tensor[]? {field}" for field in Weights._fields)
 CALL = f"""str cell, str engine, ScalarType? autocast, bool[] reverse, Tensor x, {", ".join(KINDS)}, \
-Tensor[] state, Tensor[]? streams, Tensor[]? constants, Tensor? lengths, Tensor? reset"""
+Tensor[] state, Tensor[]? streams, Tensor[]? constants, Tensor? lengths, Tensor? reset, Tensor[]? afresh"""
 
 library = torch.library.Library("elman", "DEF")
 library.define(f"infer({CALL}) -> Tensor[]")
@@ -92,6 +92,7 @@ def arguments(name: str, call: Call) -> tuple[Any, ...]:
     kinds = [[weight for weight in weights if weight is not None] or None for weights in _by_kind(call)]
     key = call.cell.key or names.register(call.cell)
     rest = list(call.state), list(call.streams) or None, list(call.constants) or None, call.lengths, call.reset
+    rest = *rest, list(call.afresh) or None
     return key, name, call.autocast, call.reverse, call.x, *kinds, *rest
 
 
@@ -103,11 +104,11 @@ def _by_kind(call: Call) -> list[tuple[Any, ...]]:
 def _together(*arguments: Any) -> tuple[str, Call]:
     """The opposite of `arguments`: the engine's name and the call."""
     key, name, autocast, reverse, x, *kinds = arguments[: 5 + len(KINDS)]
-    state, streams, constants, lengths, reset = arguments[5 + len(KINDS) :]
+    state, streams, constants, lengths, reset, afresh = arguments[5 + len(KINDS) :]
     directions = tuple(
         [Direction(Weights(*[kind[d] if kind else None for kind in kinds]), back) for d, back in enumerate(reverse)]
     )
-    rest = tuple(state), tuple(streams or ()), tuple(constants or ()), lengths, reset
+    rest = tuple(state), tuple(streams or ()), tuple(constants or ()), lengths, reset, tuple(afresh or ())
     return name, Call(names.find(key), x, directions, *rest, autocast)
 
 
@@ -119,6 +120,7 @@ def _grouped(call: Call, by_tensor: Sequence[Any]) -> tuple[Any, ...]:
         for values, weights in zip(_by_kind(own), _by_kind(call), strict=True)
     ]
     rest = list(own.state), list(own.streams) or None, list(own.constants) or None, own.lengths, own.reset
+    rest = *rest, list(own.afresh) or None
     return None, None, None, None, own.x, *kinds, *rest
 
 

@@ -46,12 +46,13 @@ def _run(call: Call, d: int, step: Step) -> tuple[Tensor, tuple[Tensor, ...]]:
     p = State(**dict(zip(cell.vectors, weights.ch.unbind() if weights.ch is not None else (), strict=True)))
     s = State(**{name: state[d] for name, state in zip(cell.states, call.state, strict=True)})
 
+    afresh = State(**{name: state[d] for name, state in zip(cell.states, call.afresh, strict=bool(call.afresh))})
     present, goes_on = _masks(call, reverse)
     x = call.x if present is None else torch.where(present, call.x, 0)
     shares = input_shares(cell, x, weights)
     outputs: list[Tensor] = []
     for t in reversed(range(len(shares))) if reverse else range(len(shares)):
-        before = s if goes_on is None else _select(goes_on[t], s, None)
+        before = s if goes_on is None else _select(goes_on[t], s, afresh if call.afresh else None)
         after = step(x=shares[t], R=R.next_step(), s=before, p=p, P=P)
         s = after if present is None else _select(present[t], after, s)
         outputs.append(next(iter(after)))

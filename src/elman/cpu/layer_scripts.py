@@ -122,6 +122,7 @@ class Given(NamedTuple):
     weights: dict[str, Array]  # by field of `Weights`
     state: list[Array]
     reverse: bool
+    afresh: list[Array]  # the states from which rows start afresh, each (width,); none for zero
 
 
 class Wanted(NamedTuple):
@@ -130,6 +131,7 @@ class Wanted(NamedTuple):
     x: bool
     weights: tuple[tuple[bool, ...], ...]  # of each direction, by field of `Weights`
     state: tuple[bool, ...]
+    afresh: tuple[bool, ...] = ()
 
 
 def _given(script: Script, cell: Cell, form: Form) -> list[Given]:
@@ -139,7 +141,13 @@ def _given(script: Script, cell: Cell, form: Form) -> list[Given]:
         names = {field: f"{field}.{d}" for field in Weights._fields if f"{field}.{d}" in strides}
         weights.append({field: script.given(name, row=strides[name][0]) for field, name in names.items()})
     states = [_by_direction(script, f"initial.{s}", strides[f"initial.{s}"], len(form.reverse)) for s in cell.states]
-    return [Given(of, [s[d] for s in states], form.reverse[d]) for d, of in enumerate(weights)]
+    afresh = [
+        script.given(f"afresh.{s}", row=strides[f"afresh.{s}"][0]) for s in cell.states if f"afresh.{s}" in strides
+    ]
+    return [
+        Given(of, [s[d] for s in states], form.reverse[d], [s.at(row=d) for s in afresh])
+        for d, of in enumerate(weights)
+    ]
 
 
 def _by_direction(script: Script, name: str, stride: tuple[int, ...], directions: int) -> list[Array]:
@@ -187,10 +195,11 @@ def _enter(
     index |= {name: array for name, array in indices.items() if name in INDICES}
     states: list[Array] = []
     tasks: list[Task] = []
-    for state, width in zip(given.state, _widths(cell, sizes), strict=True):
+    for number, (state, width) in enumerate(zip(given.state, _widths(cell, sizes), strict=True)):
         states.append(script.room(sizes.batch * width, row=width))
-        tasks += gather(sizes, index["starts."], state, states[-1], sizes.batch, width)
-    return Entered(Given(given.weights, states, False), x, index, tasks)
+        afresh = given.afresh[number]._replace(row=0) if given.afresh else None  # the same for every row
+        tasks += gather(sizes, index["starts."], state, states[-1], sizes.batch, width, other=afresh)
+    return Entered(Given(given.weights, states, False, given.afresh), x, index, tasks)
 
 
 def _chunk(cell: Cell, form: Form) -> int:
@@ -482,6 +491,15 @@ def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
                 else:
                     begins, other = entered.where["first."], d_final[number]
                     after += gather(sizes, begins, carry, part, sizes.sequences, width, other=other)
+    sums: list[Task] = []
+    for state, width, wish in zip(cell.states, widths, wanted.afresh or (False,) * len(widths), strict=True):
+        out = script.given(f"d_afresh.{state}", row=width) if wish else None
+        for d, (own, entered) in enumerate(zip(all_arrays, all_entered, strict=True) if out else ()):
+            room = script.room(batch * width, row=width)
+            after += gather(sizes, entered.where["fresh."], own[f"carry.{state}"], room, batch, width)
+            sums.append(
+                Task(packing.total(room.format), (room, room.row, out.at(row=d) if out else room, batch, width))
+            )
     if d_x is not None and not backs:
         after.append(fill(d_x, sizes.places, inputs))
     script.stage(first)
@@ -491,6 +509,7 @@ def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
     if products:
         gradients(script, sizes, products)
     script.stage(after)
+    script.stage(sums)
     return script.close()
 
 

@@ -193,7 +193,9 @@ def backward(
         return _handed_on(call, results, cotangents)
     fields, end = len(Weights._fields), 1 + len(Weights._fields) * len(call.directions)
     of_weights = tuple([tuple(needed[begin : begin + fields]) for begin in range(1, end, fields)])
-    wanted = Wanted(needed[0], of_weights, tuple(needed[end : end + len(call.state)]))
+    begin = end + len(call.state) + len(call.streams) + len(call.constants)
+    afresh = tuple(needed[begin : begin + len(call.afresh)])
+    wanted = Wanted(needed[0], of_weights, tuple(needed[end : end + len(call.state)]), afresh)
     cotangents = [None if d is None else dense(d) for d in cotangents]
     if rows is not None and cotangents[0] is not None:
         cotangents[0] = cotangents[0].contiguous()  # rows are found by their number among all
@@ -205,7 +207,7 @@ def backward(
 
 def _handed_on(call: Call, results: list[Tensor | None], cotangents: Tensors) -> list[Tensor | None]:
     """The gradients where nothing was read: zero, but those of states that were handed on."""
-    first = len(results) - 2 - len(call.state)  # of the states
+    first = 1 + len(Weights._fields) * len(call.directions)  # of the states
     for number, result in enumerate(results):
         if result is not None:
             d_final = cotangents[1 + number - first] if first <= number < first + len(call.state) else None

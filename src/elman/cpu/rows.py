@@ -22,6 +22,7 @@ NOTHING, OWN = -1, -2  # in an index: zero; or what is handed on, which has the 
 
 # What a script is given of the rows, by name. What ends with a dot is of a direction.
 INDICES = ("runs", "runs back", "before", "index.", "places.", "starts.", "ends.", "turns.", "final.", "first.")
+INDICES += ("fresh.",)
 
 
 class Rows(NamedTuple):
@@ -31,7 +32,8 @@ class Rows(NamedTuple):
     before            (N,) the row of the step before, or OWN for the initial state
     index.            (N,) the place in (T, B) of each
     places.           (T*B,) the other way
-    starts.           (R,) whose initial state a row begins with, or NOTHING
+    starts.           (R,) whose initial state a row begins with, or OWN where it starts afresh
+    fresh.            (R,) the row itself where it starts afresh, or NOTHING
     ends.             (B,) the last row of a sequence, or OWN where it has none and its initial state is handed on
     turns.            (B,) the same in an array of two places, R rows each, that the steps take by turns
     final.            (R,) whose final state a row ends with, or NOTHING
@@ -103,7 +105,8 @@ def _rows(lengths: bytes, reset: bytes | None, steps: int, batch: int, reverse: 
         first[of] = NOTHING
         first[of[begins]] = numbers[begins]
         own = {"index": index, "places": places, "ends": last, "turns": turns, "first": first}
-        own |= {"starts": np.where(begins, of, NOTHING), "final": np.where(ends, of, NOTHING)}
+        own |= {"starts": np.where(begins, of, OWN), "fresh": np.where(begins, NOTHING, numbers)}
+        own |= {"final": np.where(ends, of, NOTHING)}
         arrays |= {f"{name}.{d}": value for name, value in own.items()}
     addresses = {name: array.ctypes.data for name, array in arrays.items()}
     return Rows(longest, rows, len(step), len(arrays["runs"]), int(counts[-1]), np.cumsum(size), arrays, addresses)
