@@ -412,7 +412,7 @@ def test_a_graph_is_differentiated_by_another_thread(name: str, teams: list[int]
 
 FORKS = """
 def one(cell: str, engine: str, r: List[bool], x: Tensor, t: List[Optional[List[Tensor]]], s: List[Tensor]) -> List[Tensor]:
-    return torch.ops.elman.infer(cell, engine, None, r, x, t[0], t[1], t[2], t[3], t[4], t[5], s, None, None, None, None)
+    return torch.ops.elman.infer(cell, engine, None, r, x, t[0], t[1], t[2], t[3], t[4], t[5], s, None, None, None, None, None)
 
 def some(n: int, cell: str, engine: str, r: List[bool], x: Tensor, t: List[Optional[List[Tensor]]], s: List[Tensor]):
     futures = [torch.jit.fork(one, cell, engine, r, x, t, s) for _ in range(n)]
