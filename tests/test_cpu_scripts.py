@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +16,7 @@ import torch
 
 from cases import inputs, layer
 from elman import Recurrent
-from elman.cpu import layer_scripts, passes
+from elman.cpu import layer_scripts, passes, product
 from elman.cpu.formats import FLOAT32, FLOAT64
 from elman.cpu.layer_scripts import Form, Wanted, backward_script, forward_script, infer_script
 from elman.cpu.rows import rows_of
@@ -165,6 +167,16 @@ def test_a_script_for_other_sizes_is_as_if_written_for_them(name: str, threads: 
         for write, form, more in forms(of, 1, 2, threads)
     ]
     assert max(written) <= len(SIZES) // 2, "hardly any script was written for more than one size"
+
+
+def test_a_table_of_tiles_outlives_the_cache() -> None:
+    """Scripts hold its address. Of two threads that make the same table at once, the cache keeps one."""
+    arguments = (2, 3), 6, product.Cut(1, 1, 0), 1, FLOAT32, False
+    table = weakref.ref(product._tile_table(*arguments))
+    product._tile_table.cache_clear()
+    product._tile_table(*arguments)
+    gc.collect()
+    assert table() is not None
 
 
 def test_decisions_of_a_tape() -> None:

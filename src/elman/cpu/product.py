@@ -202,6 +202,9 @@ def _four_tiles(
     )
 
 
+_tables: list[array[int]] = []  # whose addresses scripts hold
+
+
 def tile_table(
     rows: int | None, most: int, blocks: Cut, vectors_per_block: int, form: Format, fetch: bool = False
 ) -> int:
@@ -223,8 +226,9 @@ def tile_table(
 def _tile_table(
     heaps: tuple[int, ...], most: int, blocks: Cut, vectors_per_block: int, form: Format, fetch: bool
 ) -> array[int]:
-    """Kept until the process ends, as the tiles are."""
+    """Kept until the process ends, as the tiles are: where threads race, the cache forgets all but one of theirs."""
     table = array("q", [0] * (2 * most + 2))
+    _tables.append(table)
     for r in heaps:
         for wide in (0, 1):
             if r and blocks.narrow and wide <= blocks.wider:
