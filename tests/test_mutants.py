@@ -574,6 +574,14 @@ MUTANTS = [
         "test_cpu.py::test_operators_refuse_what_does_not_fit[a stream]",  # the others would harm memory
     ),
     Mutant(
+        "a table of tiles that the cache may forget",
+        "cpu/product.py",
+        "def _tile_table",
+        "_tables.append(table)",
+        "pass",
+        "test_cpu_scripts.py::test_a_table_of_tiles_outlives_the_cache",
+    ),
+    Mutant(
         "a decision that other sizes may take another way",
         "cpu/tape.py",
         "def play",
