@@ -57,6 +57,15 @@ MUTANTS = [
         "p.o * s.c)",
         "test_onnx.py",
     ),
+    Mutant("packed rows put back elsewhere", "layers.py", "def _places", "- starts[step]", "", "test_rows.py"),
+    Mutant(
+        "packed states in the order of the rows",
+        "layers.py",
+        "def _packed_forward",
+        "if back is not None:\n            h_n",
+        "if False:\n            h_n",
+        "test_torchs_own.py",
+    ),
     Mutant("input peephole missing", "cells.py", "def peephole_lstm(", " + p.i * s.c", "", "test_cells.py"),
     Mutant(
         "coupling turned round",

@@ -131,13 +131,18 @@ def test_what_does_not_fit(library: Any, kind: str) -> None:
 def test_messages_carry_both_sizes() -> None:
     of = elman.LSTMCell(5, 4)
     x = torch.randn(3, 5)
-    with pytest.raises(RuntimeError, match=r"LSTMCell: input is \(3, 4\), so its last size is 4, but input_size=5"):
+    with pytest.raises(
+        RuntimeError, match=r"LSTMCell: input has inconsistent input_size: got 4 expected 5; input is \(3, 4\)"
+    ):
         of(x[:, 1:])
-    with pytest.raises(RuntimeError, match=r"LSTMCell: the state c is \(3, 3\) but must be \(3, 4\)"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"hidden1 has inconsistent hidden_size: got 3, expected 4; the state c is \(3, 3\) but must be \(3, 4\)",
+    ):
         of(x, (torch.zeros(3, 4), torch.zeros(3, 3)))
     with pytest.raises(RuntimeError, match=r"hx must be 2 tensors \(h, c\), got 1"):
         of(x, torch.zeros(3, 4))
-    with pytest.raises(ValueError, match="unknown nonlinearity 'sin'"):
+    with pytest.raises(ValueError, match="Unknown nonlinearity 'sin'"):
         elman.RNNCell(5, 4, nonlinearity="sin")
     with pytest.raises(TypeError, match=r"cell should be an elman\.Cell, got: str"):
         elman.RecurrentCell("lstm", 5, 4)  # pyright: ignore[reportArgumentType]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 import elman
@@ -372,6 +373,32 @@ def test_packed_sequences_are_torchs(name: str, given: bool, ordered: bool, engi
         close(*results)
 
 
+@pytest.mark.parametrize("batch_first", [False, True], ids=["time-first", "batch-first"])
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_a_packed_sequence_is_an_argument_of_a_compiled_layer(name: str, batch_first: bool) -> None:
+    """One graph for all numbers of steps and sequences, unsorted with or without states, sorted with states."""
+    torch._dynamo.reset()
+    of = layer(name, 3, 7, num_layers=2, bidirectional=True, batch_first=batch_first)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(of, fullgraph=True, backend=counter, dynamic=True)
+    for ordered, given in ((False, True), (False, False), (True, True)):
+        counts = []
+        for lengths in ([4, 1, 6, 4, 2], [3, 9, 9], [8, 2, 5, 1]):
+            lengths = sorted(lengths, reverse=True) if ordered else lengths
+            x, states = inputs(of, max(lengths), len(lengths))
+            packed = pack_sequence([x[:n, b] for b, n in enumerate(lengths)], enforce_sorted=ordered)
+            found = []
+            for module in (of, compiled):
+                leaf = packed.data.clone().requires_grad_()
+                output, h_n = module(PackedSequence(leaf, *packed[1:]), *([hidden(states)] if given else []))
+                assert isinstance(output, PackedSequence)
+                results = output.data, *as_tuple(h_n)
+                found.append((results, torch.autograd.grad(weighted(results), [leaf, *of.parameters()])))
+            close(*found)
+            counts.append(counter.frame_count)
+        assert len(set(counts)) == 1, (ordered, given, counts)
+
+
 def test_a_packed_sequence_with_lengths_is_refused() -> None:
     of = layer("lstm", 3, 5)
     packed = pack_sequence([normal(4, 3, seed=1), normal(2, 3, seed=2)])
@@ -434,11 +461,13 @@ def test_compiled(name: str) -> None:
     of = layer(name, 3, 5, num_layers=2, bidirectional=True, learn_initial_state=name == "lstm")
     compiled = torch.compile(of, fullgraph=True, backend="aot_eager", dynamic=True)
     torch._dynamo.utils.counters.clear()
-    for steps, batch in ((6, 7), (9, 11), (8, 2)):  # T and B are no other size of the model at first
-        case = Case(steps, steps, batch)
+    counts = []
+    for steps, batch in ((6, 7), (9, 11), (8, 2), (4, 3), (2, 5), (12, 2), (7, 7), (3, 9), (20, 6), (5, 4)):
+        case = Case(steps, steps, batch)  # T and B are no other size of the model at first
         x, states = inputs(of, steps, batch)
         compare_compiled(of, compiled, case, x, states)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2  # with gradients, and without
+        counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert counts == [2] * len(counts)  # with gradients, and without
     x, states = inputs(of, 6, 4)
     with pytest.raises(RuntimeError, match="lengths holds 7, but the input has 6 steps"), torch.no_grad():
         run_rows(compiled, x, states, torch.tensor([7, 1, 2, 3]), Case(1, 6, 4).reset)

@@ -168,14 +168,14 @@ def test_wrong_steps() -> None:
         with torch.no_grad():
             with pytest.raises(ValueError, match=r"one step should be \(B, 3\) or \(3,\), got \(1, 2, 3\)"):
                 each.step(torch.zeros(1, 2, 3), (h, h))
-            with pytest.raises(RuntimeError, match="its last size is 5, but input_size=3"):
+            with pytest.raises(RuntimeError, match="Expected 3, got 5: input is"):
                 each.step(torch.zeros(2, 5), (h, h))
             with pytest.raises(RuntimeError, match="hx must be a tuple of 2 tensors"):
                 each.step(torch.zeros(2, 3), h)
-            with pytest.raises(RuntimeError, match="the initial c is"):
+            with pytest.raises(RuntimeError, match=r"Expected hidden\[1\] size \(1, 2, 4\), got \[1, 1, 4\]"):
                 each.step(torch.zeros(2, 3), (h, h[:, :1]))
             with pytest.raises(
-                RuntimeError, match=r"the initial h is on meta but the input is on cpu; move it: h.to\('cpu'\)"
+                RuntimeError, match=r"input tensor at cpu and hidden tensor at meta; move it: h.to\('cpu'\)"
             ):
                 each.step(torch.zeros(2, 3), (h.to("meta"), h))
     with pytest.raises(RuntimeError, match="GRU is bidirectional: its reverse direction begins at the end"):
@@ -304,7 +304,7 @@ def test_a_default_device_is_not_the_engines() -> None:
             r"weight_hh is \(3, 3\) but the cell 'lstm' with input_size=3 and hidden_size=4 needs \(16, 4\)",
         ),
         (torch.ones(16, 4).double(), "weight_hh is torch.float64 but the input is torch.float32; convert one"),
-        (torch.ones(16, 4, device="meta"), "weight_hh is on meta but the input is on cpu; move one"),
+        (torch.ones(16, 4, device="meta"), "input tensor at cpu and parameter tensor weight_hh at meta; move one"),
         (torch.ones(16, 4).to_sparse(), "weight_hh has the layout torch.sparse_coo but must be dense"),
     ],
     ids=["shape", "dtype", "device", "sparse"],

@@ -463,14 +463,17 @@ def test_lstm_needs_two_states(library: ModuleType, count: int) -> None:
 
 def test_messages_carry_both_sizes() -> None:
     lstm = elman.LSTM(INPUT, HIDDEN, num_layers=2)
-    with pytest.raises(RuntimeError, match=r"input is \(6, 3, 7\).*input_size=5"):
+    with pytest.raises(RuntimeError, match=r"input_size. Expected 5, got 7: input is \(6, 3, 7\)"):
         lstm(x_of(STEPS, BATCH, 7))
-    with pytest.raises(RuntimeError, match=r"initial c is \(2, 1, 4\) but must be \(2, 3, 4\)"):
+    with pytest.raises(
+        RuntimeError, match=r"Expected hidden\[1\] size \(2, 3, 4\), got \[2, 1, 4\]: c must be \(2 layers"
+    ):
         lstm(x_of(STEPS, BATCH, INPUT), (x_of(2, BATCH, HIDDEN), x_of(2, 1, HIDDEN)))
     with pytest.raises(RuntimeError, match=r"a tuple of 2 tensors \(h, c\), got one tensor"):
         lstm(x_of(STEPS, BATCH, INPUT), x_of(2, BATCH, HIDDEN))
     with pytest.raises(
-        ValueError, match=r"float64 but the weights are torch.float32; convert one: input.to\(torch.float32\)"
+        ValueError,
+        match=r"float64\) does not match weight dtype \(torch.float32\). Convert input: input.to\(torch.float32\)",
     ):
         lstm(x_of(STEPS, BATCH, INPUT).double())
 
@@ -498,7 +501,12 @@ def test_types_under_autocast(kind: str, low: torch.dtype, training: bool, state
     found = []
     for of in (theirs, ours):
         with torch.autocast("cpu", low), torch.set_grad_enabled(training):
-            output, h_n = of(x) if states == "zero" else of(x, hidden(h))
+            try:
+                output, h_n = of(x) if states == "zero" else of(x, hidden(h))
+            except RuntimeError as error:
+                if of is theirs and "could not create a primitive descriptor" in str(error):
+                    pytest.skip("torch.nn has no kernel for this on this processor")
+                raise
         results = [output, *as_tuple(h_n)]
         if training:
             results += torch.autograd.grad(torch.stack([r.float().sum() for r in results]).sum(), [x, *of.parameters()])

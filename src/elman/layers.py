@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from elman import cells
 from elman.cell import Cell
@@ -69,7 +70,9 @@ class Recurrent(nn.Module):
         learn_initial_state: bool = False,
     ) -> None:
         super().__init__()
-        _check_arguments(cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, proj_size)
+        _check_arguments(
+            cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size
+        )
         if merge not in MERGES:
             raise ValueError(f"merge should be one of {', '.join(MERGES)}, got {merge!r}")
         if merge != "concat" and not bidirectional:
@@ -82,7 +85,7 @@ class Recurrent(nn.Module):
         self.bias = bias
         self.batch_first = batch_first
         self.dropout = float(dropout)
-        self.bidirectional = bool(bidirectional)
+        self.bidirectional = bidirectional
         self.proj_size = proj_size
         self.merge = merge
 
@@ -264,12 +267,21 @@ class Recurrent(nn.Module):
                 f"{self._get_name()}: a PackedSequence brings its own lengths; leave lengths and reset out, "
                 "or give the sequences padded"
             )
-        _, batch_sizes, order, back = input
+        data, batch_sizes, order, back = input
+        if back is not None:
+            batch: int = back.size(0)
+        elif hx is not None:
+            batch = (hx if isinstance(hx, Tensor) else hx[0]).size(1)
+        else:
+            batch = int(batch_sizes[0])  # the compiler cannot look
         if hx is not None and order is not None:
             hx = hx.index_select(1, order) if isinstance(hx, Tensor) else tuple([h.index_select(1, order) for h in hx])
-        padded, lengths = pad_packed_sequence(PackedSequence(input.data, batch_sizes), self.batch_first)
-        output, h_n = self.forward(padded, hx, lengths=lengths)
-        data = pack_padded_sequence(output, lengths, self.batch_first).data
+        sources, places, lengths = _places(batch_sizes.to(data.device), batch, data.size(0))
+        padded = data.index_select(0, sources.flatten()).unflatten(0, sources.shape)  # (T, B, I)
+        output, h_n = self.forward(padded.transpose(0, 1) if self.batch_first else padded, hx, lengths=lengths)
+        if self.batch_first:
+            output = output.transpose(0, 1)
+        data = output.flatten(0, 1).index_select(0, places)
         if back is not None:
             h_n = (
                 h_n.index_select(1, back) if isinstance(h_n, Tensor) else tuple([h.index_select(1, back) for h in h_n])
@@ -319,7 +331,7 @@ class Recurrent(nn.Module):
         """The input as (T, B, I), and whether it had a batch dimension."""
         name = self._get_name()
         if input.dim() not in (2, 3):
-            raise ValueError(f"{name}: expected input to be 2D or 3D, got {input.dim()}D instead")
+            raise ValueError(f"{name}: Expected input to be 2D or 3D, got {input.dim()}D tensor instead")
         for weight in self._parameters.values() or self.weights(0):  # they are elsewhere where all were replaced
             if weight is not None:
                 break
@@ -327,17 +339,20 @@ class Recurrent(nn.Module):
             weight = input
         if input.dtype != weight.dtype and not torch._C._is_any_autocast_enabled():
             raise ValueError(
-                f"{name}: input is {input.dtype} but the weights are {weight.dtype}; "
-                f"convert one: input.to({weight.dtype}) or layer.to({input.dtype})"
+                f"{name}: RNN input dtype ({input.dtype}) does not match weight dtype ({weight.dtype}). "
+                f"Convert input: input.to({weight.dtype}), or convert model: model.to({input.dtype})"
             )
         if input.size(-1) != self.input_size:
             raise RuntimeError(
-                f"{name}: input is {tuple(input.shape)}, so its last size is {input.size(-1)}, but input_size={self.input_size}"
+                f"{name}: input.size(-1) must be equal to input_size. Expected {self.input_size}, "
+                f"got {input.size(-1)}: input is {tuple(input.shape)}"
             )
         batched = input.dim() == 3
         x = (input.transpose(0, 1) if self.batch_first else input) if batched else input.unsqueeze(1)
         if x.size(0) == 0:
-            raise RuntimeError(f"{name}: input is {tuple(input.shape)}, a sequence of no steps; at least one is needed")
+            raise RuntimeError(
+                f"{name}: Expected sequence length to be larger than 0 in RNN, got 0: input is {tuple(input.shape)}"
+            )
         return x, batched
 
     def _check_state(self, hx: Hidden | None, x: Tensor, batched: bool) -> tuple[Tensor, ...]:
@@ -355,16 +370,24 @@ class Recurrent(nn.Module):
             raise RuntimeError(
                 f"{name}: hx must be {form}, got {'one tensor' if isinstance(hx, Tensor) else f'{len(given)} tensors'}"
             )
-        for state, value, width in zip(states, given, widths, strict=True):
+        for k, (state, value, width) in enumerate(zip(states, given, widths, strict=True)):
             shape = (rows, batch, width) if batched else (rows, width)
+            if value.dim() != len(shape):
+                form, which = ("batched 3-D", 3) if batched else ("unbatched 2-D", 2)
+                raise RuntimeError(
+                    f"{name}: For {form} input, hx should also be {which}-D but got {value.dim()}-D tensor: "
+                    f"{state} is {tuple(value.shape)} but must be {shape}"
+                )
             if value.shape != shape:
                 raise RuntimeError(
-                    f"{name}: the initial {state} is {tuple(value.shape)} but must be {shape} = "
-                    f"({self.num_layers} layers x {self.num_directions} directions, {f'{batch} sequences, ' if batched else ''}{width})"
+                    f"{name}: Expected hidden{f'[{k}]' if len(states) > 1 else ''} size {shape}, got {list(value.shape)}: "
+                    f"{state} must be ({self.num_layers} layers x {self.num_directions} directions, "
+                    f"{f'{batch} sequences, ' if batched else ''}{width})"
                 )
             if value.device != x.device:
                 raise RuntimeError(
-                    f"{name}: the initial {state} is on {value.device} but the input is on {x.device}; move it: {state}.to({str(x.device)!r})"
+                    f"{name}: Input and hidden tensors are not at the same device, found input tensor at {x.device} "
+                    f"and hidden tensor at {value.device}; move it: {state}.to({str(x.device)!r})"
                 )
             if value.dtype != x.dtype and not torch._C._is_any_autocast_enabled():
                 raise RuntimeError(
@@ -422,6 +445,25 @@ class Recurrent(nn.Module):
         return ", ".join(parts)
 
 
+def _places(batch_sizes: Tensor, batch: int, total: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Where packed steps lie in a padded batch, and the other way round; how long each sequence is.
+
+    batch_sizes: (T,), how many sequences have step t. total: of all steps, N.
+
+    Returns for every place (T, B) its row of what is packed, or any row where it is padding; for every row (N,) its
+    place of the T*B; and the lengths (B,). Their shapes follow from those of the arguments, as a compiler needs it.
+    """
+    device = batch_sizes.device
+    ends = batch_sizes.cumsum(0)
+    starts = ends - batch_sizes
+    column = torch.arange(batch, device=device)
+    present = column < batch_sizes.unsqueeze(1)  # (T, B)
+    sources = torch.where(present, starts.unsqueeze(1) + column, 0)
+    row = torch.arange(total, device=device)
+    step = torch.searchsorted(ends, row, right=True)
+    return sources, step * batch + row - starts[step], present.sum(0)
+
+
 def _check_arguments(
     cell: Any,
     input_size: Any,
@@ -430,16 +472,20 @@ def _check_arguments(
     bias: Any,
     batch_first: Any,
     dropout: Any,
+    bidirectional: Any,
     proj_size: Any,
 ) -> None:
     """The conditions and error types of torch.nn's constructor."""
     if not isinstance(cell, Cell):
         raise TypeError(f"cell should be an elman.Cell, got: {type(cell).__name__}")
-    if not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1 or isinstance(dropout, bool):
+    if not isinstance(dropout, (Real, str)):
+        raise TypeError(f"dropout should be a number, got: {type(dropout).__name__}")
+    if isinstance(dropout, (str, bool)) or not 0 <= float(dropout) <= 1:
         raise ValueError(
-            f"dropout should be a number in range [0, 1], the probability of an element being zeroed, got {dropout!r}"
+            "dropout should be a number in range [0, 1] representing the probability of an element being zeroed, "
+            f"got {dropout!r}"
         )
-    for name, value in (("bias", bias), ("batch_first", batch_first)):
+    for name, value in (("bias", bias), ("batch_first", batch_first), ("bidirectional", bidirectional)):
         if not isinstance(value, bool):
             raise TypeError(f"{name} should be of type bool, got: {type(value).__name__}")
     for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
@@ -447,24 +493,28 @@ def _check_arguments(
             raise TypeError(f"{name} should be of type int, got: {type(value).__name__}")
         if value <= 0:
             raise ValueError(f"{name} must be greater than zero, got {value}")
-    if proj_size < 0 or proj_size >= hidden_size:
+    if proj_size < 0:
+        raise ValueError(f"proj_size should be a positive integer or zero to disable projections, got {proj_size}")
+    if proj_size >= hidden_size:
         raise ValueError(
-            f"proj_size must be 0 or a whole number smaller than hidden_size={hidden_size}, got {proj_size}"
+            f"proj_size has to be smaller than hidden_size: got proj_size={proj_size}, hidden_size={hidden_size}"
         )
     if bool(cell.projected) != (proj_size > 0):
         needs = "needs a proj_size greater than zero" if cell.projected else "projects no state, so proj_size must be 0"
         raise ValueError(f"cell {cell.name!r} {needs}, got {proj_size}")
-    if dropout > 0 and num_layers == 1:
+    if float(dropout) > 0 and num_layers == 1:
         warnings.warn(
-            "dropout is applied after every recurrent layer but the last, so it needs num_layers greater than 1, "
-            f"but got dropout={dropout} and num_layers={num_layers}",
+            "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
+            f"num_layers greater than 1, but got dropout={dropout} and num_layers={num_layers}",
             stacklevel=4,
         )
 
 
 def _no_projection(proj_size: int | None) -> None:
     if proj_size is not None:
-        raise ValueError(f"proj_size is for LSTM only, got proj_size={proj_size}; leave it out")
+        raise ValueError(
+            f"proj_size argument is only supported for LSTM, not RNN or GRU: got {proj_size}; leave it out"
+        )
 
 
 class RNN(Recurrent):
@@ -493,7 +543,7 @@ class RNN(Recurrent):
     ) -> None:
         _no_projection(proj_size)
         if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"unknown nonlinearity {nonlinearity!r}: select from 'tanh' or 'relu'")
+            raise ValueError(f"Unknown nonlinearity {nonlinearity!r}. Select from 'tanh' or 'relu'.")
         cell = cells.rnn if nonlinearity == "tanh" else cells.rnn_relu
         super().__init__(
             cell,
@@ -511,6 +561,7 @@ class RNN(Recurrent):
             learn_initial_state=learn_initial_state,
         )
         self.nonlinearity = nonlinearity
+        self.mode = f"RNN_{nonlinearity.upper()}"  # as torch.nn calls it
 
 
 class _OfOneCell(Recurrent):
@@ -558,6 +609,8 @@ class LSTM(Recurrent):
     Shapes and errors: `Recurrent`. Source: Hochreiter & Schmidhuber (1997), Gers et al. (2000).
     """
 
+    mode = "LSTM"  # as torch.nn calls it
+
     def __init__(
         self,
         input_size: int,
@@ -599,6 +652,8 @@ class GRU(Recurrent):
     `reset_after=False` applies the reset gate before the recurrent product, as first published.
     Shapes and errors: `Recurrent`. Source: Cho et al. (2014), Chung et al. (2014).
     """
+
+    mode = "GRU"  # as torch.nn calls it
 
     def __init__(
         self,

@@ -162,7 +162,10 @@ def misfit(call: Call) -> str | None:
             if weight is None:
                 continue
             if weight.device != x.device:
-                return f"{field_name(field)} is on {weight.device} but the input is on {x.device}; move one with .to()"
+                return (
+                    f"Input and parameter tensors are not at the same device, found input tensor at {x.device} and "
+                    f"parameter tensor {field_name(field)} at {weight.device}; move one with .to()"
+                )
             if weight.layout != torch.strided:
                 return (
                     f"{field_name(field)} has the layout {weight.layout} but must be dense; make it so with .to_dense()"

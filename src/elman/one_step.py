@@ -44,6 +44,9 @@ class RecurrentCell(nn.Module):
         super().__init__()
         if not isinstance(cell, Cell):
             raise TypeError(f"cell should be an elman.Cell, got: {type(cell).__name__}")
+        for size, value in (("input_size", input_size), ("hidden_size", hidden_size)):
+            if value <= 0:
+                raise ValueError(f"{size} must be greater than zero, got {value}")
         if bool(cell.projected) != (0 < proj_size < hidden_size):
             needs = f"needs a proj_size from 1 to {hidden_size - 1}" if cell.projected else "projects no state"
             raise ValueError(f"cell {cell.name!r} {needs}, got proj_size={proj_size}")
@@ -83,7 +86,8 @@ class RecurrentCell(nn.Module):
             raise ValueError(f"{name}: Expected input to be 1D or 2D, got {input.dim()}D instead")
         if input.size(-1) != self.input_size:
             raise RuntimeError(
-                f"{name}: input is {tuple(input.shape)}, so its last size is {input.size(-1)}, but input_size={self.input_size}"
+                f"{name}: input has inconsistent input_size: got {input.size(-1)} expected {self.input_size}; "
+                f"input is {tuple(input.shape)}"
             )
         batched = input.dim() == 2
         x = input if batched else input.unsqueeze(0)
@@ -94,12 +98,24 @@ class RecurrentCell(nn.Module):
             given = (hx,) if isinstance(hx, Tensor) else tuple(hx)
             if len(given) != len(states):
                 raise RuntimeError(f"{name}: hx must be {len(states)} tensors ({', '.join(states)}), got {len(given)}")
-            for state, value, width in zip(states, given, widths, strict=True):
+            for k, (state, value, width) in enumerate(zip(states, given, widths, strict=True)):
                 if value.dim() not in (1, 2):
-                    raise ValueError(f"{name}: Expected {state} to be 1D or 2D, got {value.dim()}D instead")
+                    which = "hidden" if len(states) == 1 else f"hx[{k}]"
+                    raise ValueError(f"{name}: Expected {which} to be 1D or 2D, got {value.dim()}D instead")
                 shape = (x.size(0), width) if batched else (width,)
-                if value.shape != shape:
-                    raise RuntimeError(f"{name}: the state {state} is {tuple(value.shape)} but must be {shape}")
+                must = f"; the state {state} is {tuple(value.shape)} but must be {shape}"
+                if value.size(-1) != width:
+                    raise RuntimeError(
+                        f"{name}: hidden{k} has inconsistent hidden_size: got {value.size(-1)}, expected {width}{must}"
+                    )
+                if value.dim() == 2 and batched and value.size(0) != x.size(0):
+                    raise RuntimeError(
+                        f"{name}: Input batch size {x.size(0)} doesn't match hidden{k} batch size {value.size(0)}{must}"
+                    )
+                if value.dim() != len(shape):
+                    raise RuntimeError(
+                        f"{name}: a {input.dim()}D input needs hidden{k} to be {input.dim()}D, got {value.dim()}D{must}"
+                    )
             state = tuple([value.unsqueeze(0) if batched else value[None, None] for value in given])
         weights = Weights(*[None if field is None else getattr(self, field) for field in self._fields])
         call = Call(self.cell, x, (Direction(weights, False),), state)
@@ -134,7 +150,7 @@ class RNNCell(RecurrentCell):
         dtype: torch.dtype | None = None,
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"unknown nonlinearity {nonlinearity!r}: select from 'tanh' or 'relu'")
+            raise ValueError(f"Unknown nonlinearity {nonlinearity!r}. Select from 'tanh' or 'relu'.")
         cell = cells.rnn if nonlinearity == "tanh" else cells.rnn_relu
         super().__init__(cell, input_size, hidden_size, bias, 0, device, dtype)
         self.nonlinearity = nonlinearity

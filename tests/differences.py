@@ -1,0 +1,246 @@
+"""What differs from torch.nn, each with the reason and with a piece of code that shows it on either library.
+
+`docs/compatibility.md` is written from this list by `docs/make_compatibility.py`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+
+class Difference(NamedTuple):
+    """What is done, what becomes of it in torch.nn and in elman, and why."""
+
+    what: str
+    torchs: str
+    elmans: str
+    why: str
+    show: Callable[[Any], object]  # given the library, returns or raises what the two columns say
+
+
+def outcome(difference: Difference, library: ModuleType) -> str:
+    """What becomes of it: the type of the error that is raised, or what is returned, in words."""
+    torch._dynamo.reset()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = difference.show(library)
+    except Exception as error:
+        return type(error).__name__
+    return found if isinstance(found, str) else "works"
+
+
+def x(*shape: int) -> torch.Tensor:
+    return torch.randn(shape or (5, 2, 3))
+
+
+def _per_sample(library: Any) -> None:
+    of = library.GRU(3, 4)
+    weights = {name: p.detach() for name, p in of.named_parameters()}
+
+    def loss(weights: Any, x: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(of, weights, (x.unsqueeze(1),))[0].sum()
+
+    torch.func.vmap(torch.func.grad(loss), in_dims=(None, 1))(weights, x())
+
+
+def _jvp(library: Any) -> None:
+    of = library.LSTM(3, 4)
+    torch.func.jvp(lambda x: of(x)[0], (x(),), (x(),))
+
+
+def _compiled(library: Any) -> None:
+    torch.compile(library.LSTM(3, 4), fullgraph=True, dynamic=True, backend="eager")(x())
+
+
+def _exported(library: Any) -> None:
+    torch.export.export(library.LSTM(3, 4), (x(),), dynamic_shapes=({0: torch.export.Dim("T", min=2)},))
+
+
+def _traced(library: Any) -> None:
+    traced: Any = torch.jit.trace(library.LSTM(3, 4), (x(),), check_trace=False)
+    traced(x(7, 2, 3))
+
+
+def _traced_symbolically(library: Any) -> None:
+    torch.fx.symbolic_trace(nn.Sequential(library.LSTM(3, 4)))
+
+
+def _quantized(library: Any) -> str:
+    of = torch.ao.quantization.quantize_dynamic(nn.Sequential(library.LSTM(3, 4)), {nn.LSTM}, dtype=torch.qint8)
+    return "left as it is" if isinstance(of[0], library.LSTM) else "replaced"
+
+
+def _sorted_in_the_compiler(library: Any) -> None:
+    packed = nn.utils.rnn.pack_sequence([x(5, 3), x(2, 3)])
+    torch.compile(library.LSTM(3, 4), fullgraph=True, dynamic=True, backend="eager")(packed)
+
+
+def _twice_through_the_compiler(library: Any) -> None:
+    of = torch.compile(library.LSTM(3, 4), fullgraph=True, backend="aot_eager")
+    given = x().requires_grad_()
+    (d_x,) = torch.autograd.grad(of(given)[0].sum(), given, create_graph=True)
+    d_x.sum().backward()
+
+
+def _with(library: Any, **options: Any) -> None:
+    library.LSTM(3, 4)(x(), **options)
+
+
+def _lengths(library: Any) -> None:
+    _with(library, lengths=torch.tensor([5, 2]))
+
+
+def _boundaries(library: Any) -> None:
+    _with(library, reset=torch.zeros(5, 2, dtype=torch.bool))
+
+
+BETTER = [
+    Difference(
+        "`layer(x, lengths=...)`",
+        "TypeError",
+        "works",
+        "lengths in any order, zero included, without packing",
+        _lengths,
+    ),
+    Difference("`layer(x, reset=...)`", "TypeError", "works", "boundaries inside sequences", _boundaries),
+    Difference(
+        "`torch.compile(layer, fullgraph=True)`",
+        "Unsupported",
+        "works",
+        "one operator a layer for all T and B",
+        _compiled,
+    ),
+    Difference("`torch.export` with a dynamic T", "UserError", "works", "the same operator", _exported),
+    Difference(
+        "`vmap(grad(...))` of a GRU or RNN: gradients of each sample",
+        "RuntimeError",
+        "works",
+        "run by plain PyTorch",
+        _per_sample,
+    ),
+    Difference("`jvp` of an LSTM", "NotImplementedError", "works", "run by plain PyTorch", _jvp),
+    Difference(
+        "`torch.nn.utils.skip_init(LSTM, 3, 4)`",
+        "RuntimeError",
+        "works",
+        "elman's constructors have a signature",
+        lambda library: nn.utils.skip_init(library.LSTM, 3, 4),
+    ),
+    Difference(
+        "`GRU(3, 4)(x, (h,))`: the state as a tuple of one",
+        "AttributeError",
+        "works",
+        "every cell's state may be a tuple",
+        lambda library: library.GRU(3, 4)(x(), (x(1, 2, 4),)),
+    ),
+]
+
+LEFT = [
+    Difference(
+        "`isinstance(layer, torch.nn.LSTM)`, or `torch.nn.RNNBase`",
+        "True",
+        "False",
+        "code that asks for torch's class, to initialise say, must ask for elman's too",
+        lambda library: str(isinstance(library.LSTM(3, 4), (nn.LSTM, nn.RNNBase))),
+    ),
+    Difference(
+        "`quantize_dynamic(model, {torch.nn.LSTM})`",
+        "replaced",
+        "left as it is",
+        "torch replaces its own classes only",
+        _quantized,
+    ),
+    Difference(
+        "`layer._flat_weights`",
+        "works",
+        "AttributeError",
+        "there is no list of weights beside the parameters; `all_weights` is there, `flatten_parameters()` does nothing",
+        lambda library: library.LSTM(3, 4)._flat_weights,
+    ),
+    Difference(
+        "`layer.check_forward_args`, `check_input`, `check_hidden_size`, `get_expected_hidden_size`, `permute_hidden`",
+        "works",
+        "AttributeError",
+        "they are torch's own steps on the way to its kernels",
+        lambda library: [
+            getattr(library.LSTM(3, 4), name)
+            for name in (
+                "check_forward_args",
+                "check_input",
+                "check_hidden_size",
+                "get_expected_hidden_size",
+                "permute_hidden",
+            )
+        ],
+    ),
+    Difference(
+        '`RNNBase("LSTM", 3, 4)`',
+        "works",
+        "AttributeError",
+        "the base class is `elman.Recurrent`, and takes a cell",
+        lambda library: library.RNNBase("LSTM", 3, 4),
+    ),
+    Difference(
+        "`RNNCell(3, 0)`, `RNNCell(0, 4)`: a width of zero",
+        "works",
+        "ValueError",
+        "no kernel is made for it; torch's own layers refuse it too",
+        lambda library: (library.RNNCell(3, 0), library.RNNCell(0, 4)),
+    ),
+    Difference(
+        "`torch.jit.script(LSTMCell(3, 4))`",
+        "works",
+        "RuntimeError",
+        "equations of any cell cannot be written in TorchScript, which torch has deprecated; export instead",
+        lambda library: torch.jit.script(library.LSTMCell(3, 4)),
+    ),
+    Difference(
+        "`torch.jit.trace(layer, x)`, then another T",
+        "works",
+        "RuntimeError",
+        "the trace holds the loop over time unrolled, for one T; export instead",
+        _traced,
+    ),
+    Difference(
+        "`torch.fx.symbolic_trace(model)`",
+        "works",
+        "TraceError",
+        "it looks inside every module that is not torch's own; name elman's as leaves in `Tracer.is_leaf_module`",
+        _traced_symbolically,
+    ),
+]
+
+BOTH = [
+    Difference(
+        "second derivatives through a compiled layer",
+        "Unsupported",
+        "RuntimeError",
+        "torch's compiler differentiates once; without it both can",
+        _twice_through_the_compiler,
+    ),
+    Difference(
+        "a compiled layer of a `PackedSequence` that was sorted before, without a state",
+        "Unsupported",
+        "GuardOnDataDependentSymNode",
+        "the number of sequences is a value in a tensor; pack with `enforce_sorted=False`, or give the state",
+        _sorted_in_the_compiler,
+    ),
+    Difference(
+        "`pack_padded_sequence` inside what is compiled",
+        "Unsupported",
+        "Unsupported",
+        "it asks for values of a tensor; pack outside, or give `lengths`",
+        lambda library: torch.compile(
+            lambda x, lengths: library.LSTM(3, 4)(nn.utils.rnn.pack_padded_sequence(x, lengths)),
+            fullgraph=True,
+            backend="eager",
+        )(x(), torch.tensor([5, 2])),
+    ),
+]
