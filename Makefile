@@ -23,6 +23,7 @@ lint: .venv/dev.stamp
 bench: .venv-bench/peers.stamp
 	$(BENCH)/python bench/run.py
 	$(BENCH)/python bench/lengths.py
+	$(BENCH)/python bench/projections.py
 
 bench-all: .venv-bench/all.stamp
 	$(BENCH)/python bench/run.py --all

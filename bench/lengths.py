@@ -1,11 +1,12 @@
 """Sequences of different lengths: elman's lengths next to packed sequences of torch.nn, and to the same batch padded.
 
-    python bench/lengths.py                    # about four minutes
+    python bench/lengths.py                    # about six minutes
     python bench/lengths.py --threads 1 --cells lstm
 
-Lengths are uniform in 1..T. "torch" is the time of torch.nn on the packed sequences by elman's with lengths. "saved" is
-the part of the arithmetic that the padding costs which lengths save in time: 1 if the time falls as the steps do. The
-last table is one long stream cut by 20 resets, by the same without. Every round does all of them in a random order.
+Lengths are uniform in 1..T. "torch" is the time of torch.nn on the packed sequences, with its output padded, by elman's
+with lengths. "packed" is the same where both are given packed sequences and their output stays packed. "saved" is the
+part of the arithmetic that the padding costs which lengths save in time: 1 if the time falls as the steps do. The last
+table is one long stream cut by 20 resets, by the same without. Every round does all of them in a random order.
 """
 
 from __future__ import annotations
@@ -41,9 +42,11 @@ def medians(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
 
 
 def training(run: Callable[[], torch.Tensor], cotangent: torch.Tensor) -> Callable[[], None]:
+    rows = cotangent.flatten(0, 1)  # for outputs that are packed
+
     def once() -> None:
         output = run()
-        output.backward(cotangent[: len(output)])
+        output.backward((rows if output.dim() == 2 else cotangent)[: len(output)])
 
     return once
 
@@ -65,13 +68,17 @@ def lengths(cell: str, case: tuple[int, int, int, int], ratios: dict[str, list[f
         "lengths": lambda: ours(x, lengths=own)[0],
         "padded": lambda: ours(x)[0],
         "torch": lambda: pad_packed_sequence(theirs(packed)[0])[0],
+        "packed": lambda: ours(packed)[0].data,
+        "(torch)": lambda: theirs(packed)[0].data,
     }
     spared = 1 - own.sum().item() / (steps * batch)
     for what, found in measured(runs, cotangent).items():
         ratio, saved = found["torch"] / found["lengths"], (1 - found["lengths"] / found["padded"]) / spared
-        ratios.setdefault(f"{what}, {torch.get_num_threads()} threads", []).append(ratio)
+        packs, threads = found["(torch)"] / found["packed"], torch.get_num_threads()
+        ratios.setdefault(f"{what}, {threads} threads", []).append(ratio)
+        ratios.setdefault(f"{what}, packed, {threads} threads", []).append(packs)
         times = "".join(f"{found[name]:10.3f}" for name in runs)
-        print(f"{cell:5} {case!s:21} {what:10} {torch.get_num_threads()} {times} {ratio:7.2f} {saved:7.2f}", flush=True)
+        print(f"{cell:5} {case!s:21} {what:10} {threads} {times} {ratio:7.2f} {packs:7.2f} {saved:7.2f}", flush=True)
 
 
 def stream(cell: str) -> None:
@@ -93,7 +100,9 @@ def main() -> None:
     parser.add_argument("--cells", nargs="*", default=list(LAYERS), choices=list(LAYERS))
     given = parser.parse_args()
     ratios: dict[str, list[float]] = {}
-    print(f"{'':39}threads {'lengths':>8} {'padded':>9} {'torch':>9}   torch   saved (ms)")
+    print(
+        f"{'':39}threads {'lengths':>8} {'padded':>9} {'torch':>9} {'packed':>9} {'(torch)':>9}   torch  packed   saved (ms)"
+    )
     for threads in given.threads:
         torch.set_num_threads(threads)
         for case in CASES:
