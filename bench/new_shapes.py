@@ -18,8 +18,10 @@ from collections.abc import Iterable
 import torch
 
 import elman
-from elman.cpu import layer_scripts, passes
-from elman.cpu.layer_scripts import Wanted
+from elman.cpu.layer import passes
+from elman.cpu.layer.backward import Wanted, backward_script
+from elman.cpu.layer.form import templates
+from elman.cpu.layer.forward import forward_script
 
 UNITS = 128
 
@@ -33,8 +35,8 @@ def milliseconds(of: elman.Recurrent, steps: int, batch: int, lengths: torch.Ten
     begin = time.perf_counter()
     rows = passes.rows_of(call)
     forms = passes.form_of(call, (), rows), passes.form_of(call, cotangents, rows)
-    layer_scripts.forward_script(of.cell, forms[0])
-    layer_scripts.backward_script(of.cell, forms[1], Wanted(True, weights, (True,) * len(state)))
+    forward_script(of.cell, forms[0])
+    backward_script(of.cell, forms[1], Wanted(True, weights, (True,) * len(state)))
     return (time.perf_counter() - begin) * 1e3
 
 
@@ -44,7 +46,7 @@ def all_of(of: elman.Recurrent, sizes: Iterable[tuple[int, int]]) -> list[float]
 
 def every_one_written(of: elman.Recurrent, sizes: Iterable[tuple[int, int]]) -> Iterable[float]:
     for steps, batch in sizes:
-        layer_scripts.templates.cache_clear()
+        templates.cache_clear()
         yield milliseconds(of, steps, batch)
 
 
@@ -58,7 +60,7 @@ def main() -> None:
             of = elman.Recurrent(elman.cells.by_name(cell), UNITS, UNITS, bidirectional=bidirectional)
             all_of(of, [(steps, 32) for steps in range(41, 44)])
             found = [all_of(of, [(T, 32) for T in range(60, 180)]), all_of(of, [(50, B) for B in range(33, 64)])]
-            layer_scripts.templates.cache_clear()
+            templates.cache_clear()
             found.append(all_of(of, small))
             of_lengths = [torch.randint(1, 101, (32,), generator=torch.Generator().manual_seed(n)) for n in range(140)]
             found.append([milliseconds(of, 100, 32, each) for each in of_lengths][20:])

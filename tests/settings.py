@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import torch
 
-from elman.cpu import layer_scripts, threads
+from elman.cpu.layer import backward, form, forward, inference
+from elman.cpu.scripts import threads
 
 
 @contextmanager
@@ -19,9 +20,9 @@ def setting(module: Any, **values: int) -> Iterator[None]:
     def take(settings: dict[str, int]) -> None:
         for name, value in settings.items():
             setattr(module, name, value)
-        for script in (layer_scripts.infer_script, layer_scripts.forward_script, layer_scripts.backward_script):
+        for script in (inference.infer_script, forward.forward_script, backward.backward_script):
             cast(Any, script).cache_clear()
-        layer_scripts.templates.cache_clear()
+        form.templates.cache_clear()
 
     take(values)
     try:

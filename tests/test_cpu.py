@@ -17,7 +17,9 @@ from torch.func import functional_call
 import elman
 from cases import CELLS, DEPTH_NAMES, DEPTHS, as_tuple, close, gradients, hidden, inputs, layer, normal, recurrent, run
 from elman import Cell, Recurrent, State, cells, operators
-from elman.cpu import layer_scripts, matrices, memory, system, tables, threads
+from elman.cpu import system
+from elman.cpu.layer import inference, kernel_tasks, large_products
+from elman.cpu.scripts import memory, threads
 from elman.layout import Call
 from elman.names import register
 from settings import setting, two_threads
@@ -86,7 +88,7 @@ def test_a_long_sequence_in_chunks() -> None:
             exact = by("reference", lambda of=of, x=x, states=states: run(of, x, states))
             for bytes_ in (1, 5 * 2 * 20 * 8, 7 * 2 * 20 * 8):
                 for chunks in (1, 2, 100):
-                    with setting(layer_scripts, SHARE_BYTES=bytes_, CHUNKS=chunks):
+                    with setting(inference, SHARE_BYTES=bytes_, CHUNKS=chunks):
                         close(by("cpu", lambda of=of, x=x, states=states: run(of, x, states)), exact)
 
 
@@ -98,7 +100,7 @@ def test_long_gradients_in_chunks(name: str, units: int) -> None:
     x, states = inputs(of, 11, 3)
     exact = by("reference", lambda: everything(of, x, states))
     for chunk, chunks in ((1, 100), (2, 100), (4, 100), (5, 2), (33, 1)):
-        with setting(matrices, CHUNK=chunk, CHUNKS=chunks):
+        with setting(large_products, CHUNK=chunk, CHUNKS=chunks):
             close(by("cpu", lambda: everything(of, x, states)), exact)
 
 
@@ -461,7 +463,11 @@ def test_few_rows_share_units(name: str, sizes: tuple[int, int, int, int]) -> No
         try:
             for count in (2, 4):
                 torch.set_num_threads(count)
-                with setting(tables, MEETING=0), setting(threads, SMALL=0), setting(layer_scripts, SHARE_BYTES=4000):
+                with (
+                    setting(kernel_tasks, MEETING=0),
+                    setting(threads, SMALL=0),
+                    setting(inference, SHARE_BYTES=4000),
+                ):
                     together = by("cpu", lambda of=of, x=x, states=states: everything(of, x, states))
                 assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True)), (bidirectional, count)
         finally:
@@ -476,7 +482,7 @@ def test_a_team_that_is_smaller_than_asked_for(monkeypatch: pytest.MonkeyPatch) 
     parallel = system.parallel()
     monkeypatch.setattr(system, "parallel", lambda: lambda function, data, team, flags: parallel(function, data, 1, 0))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    with setting(tables, MEETING=0), setting(threads, SMALL=0):
+    with setting(kernel_tasks, MEETING=0), setting(threads, SMALL=0):
         together = by("cpu", lambda: everything(of, x, states))
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
@@ -545,9 +551,9 @@ def test_inference_mode_and_training_in_turn() -> None:
     exact = by("reference", lambda: everything(of, x, states))
     for first in (True, False):
         memory.of_thread.workspace.clear()
-        for inference in (first, not first, first):
+        for without in (first, not first, first):
             with elman.use_engine("cpu"):
-                if inference:
+                if without:
                     with torch.inference_mode():
                         results = run(of, x, states)
                     assert results[0].is_inference()
@@ -561,7 +567,7 @@ import os, signal, sys, time
 sys.path.insert(0, {tests!r})
 import torch, elman
 from cases import gradients, inputs, layer
-from elman.cpu import threads
+from elman.cpu.scripts import threads
 threads.SMALL = 0
 of = layer("lstm", 3, 9, bidirectional=True)
 x, states = inputs(of, 4, 6)

@@ -33,7 +33,8 @@ from torch.utils.data import DataLoader, Dataset
 import elman
 from cases import inputs, layer, normal, recurrent, run, weighted
 from elman import Cell, Recurrent, State
-from elman.cpu import memory, system, threads
+from elman.cpu import system
+from elman.cpu.scripts import memory, threads
 from elman.recurrence import Choice
 from test_cpu_memory import allocating
 

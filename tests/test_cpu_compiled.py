@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 
 from elman import cells
-from elman.cpu import compiled, llvm, system
-from elman.cpu.formats import FLOAT64
-from elman.cpu.program import INT, POINTER, Program
+from elman.cpu import system
+from elman.cpu.codegen import code_cache, llvm
+from elman.cpu.codegen.formats import FLOAT64
+from elman.cpu.codegen.program import INT, POINTER, Program
 from test_cpu_targets import ROOT
 
 posix = pytest.mark.skipif(os.name != "posix", reason="owners and modes are those of POSIX")
@@ -49,7 +50,7 @@ class Writer:
             p.store_word(p.int(number), p.given["out"], 0)
             return p
 
-        return compiled.function(constant)
+        return code_cache.function(constant)
 
     def stores(self, number: int) -> int:
         """What the program of a new process stores."""
@@ -81,25 +82,25 @@ def test_off_is_off(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_code_depends_on_is_in_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = [compiled._key("kernel", arguments) for arguments in ([cells.lstm, 4], [cells.gru, 4], [cells.lstm, 8])]
-    compiled._surroundings.cache_clear()
+    keys = [code_cache._key("kernel", arguments) for arguments in ([cells.lstm, 4], [cells.gru, 4], [cells.lstm, 8])]
+    code_cache._surroundings.cache_clear()
     try:
         with monkeypatch.context() as other:
             other.setattr(llvm, "versions", lambda: ("0.0", 1))
-            keys.append(compiled._key("kernel", [cells.lstm, 4]))
-        compiled._surroundings.cache_clear()
+            keys.append(code_cache._key("kernel", [cells.lstm, 4]))
+        code_cache._surroundings.cache_clear()
         for change in ({"cpu": "znver9"}, {"features": "+avx9"}, {"vector_bytes": 16}):
             with monkeypatch.context() as other:
                 target = llvm.target()._replace(**change)
                 other.setattr(llvm, "target", lambda target=target: target)
-                keys.append(compiled._key("kernel", [cells.lstm, 4]))
-            compiled._surroundings.cache_clear()
+                keys.append(code_cache._key("kernel", [cells.lstm, 4]))
+            code_cache._surroundings.cache_clear()
         with monkeypatch.context() as other:  # a line of the library is another one
             original = Path.read_bytes
             other.setattr(Path, "read_bytes", lambda path: original(path) + b"#" * (path.name == "derivative.py"))
-            keys.append(compiled._key("kernel", [cells.lstm, 4]))
+            keys.append(code_cache._key("kernel", [cells.lstm, 4]))
     finally:
-        compiled._surroundings.cache_clear()
+        code_cache._surroundings.cache_clear()
     assert len(set(keys)) == len(keys) == 8
 
 
@@ -209,7 +210,7 @@ def test_a_folder_that_others_may_write_to_is_not_used(folder: Path, mode: int) 
     folder.chmod(mode)
     assert writer.stores(5) == 5
     assert path.read_bytes() == before
-    where, why = compiled.folder()
+    where, why = code_cache.folder()
     assert where is None
     assert str(folder) in str(why)
     assert f"mode {mode:o}); chmod go-w it" in str(why)
@@ -225,7 +226,7 @@ def test_a_strangers_folder_is_not_used(folder: Path) -> None:
     writer = Writer()
     assert [writer.stores(5), writer.stores(5), writer.times] == [5, 5, 2]
     assert not files(folder)
-    assert "it belongs to user 12345" in str(compiled.folder()[1])
+    assert "it belongs to user 12345" in str(code_cache.folder()[1])
 
 
 @pytest.mark.parametrize("place", ["a file", "below a file", "a link to nothing", "a pipe", "a stranger's home"])
@@ -242,7 +243,7 @@ def test_where_no_folder_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("ELMAN_CACHE", str(path / "more" if place in ("below a file", "a stranger's home") else path))
     writer = Writer()
     assert [writer.stores(5), writer.stores(5), writer.times] == [5, 5, 2]
-    where, why = compiled.folder()
+    where, why = code_cache.folder()
     assert where is None
     assert str(path) in str(why)
     assert not path.is_file() or path.read_text() == "mine"
@@ -262,7 +263,7 @@ def test_where_there_is_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     writer = Writer()
     assert [writer.stores(5), writer.stores(5), writer.times] == [5, 5, 2]
-    assert "no home directory is known for this user" in str(compiled.folder()[1])
+    assert "no home directory is known for this user" in str(code_cache.folder()[1])
     assert not files(tmp_path)
 
 
@@ -288,7 +289,7 @@ def test_a_disk_that_takes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch
 
         monkeypatch.setattr("builtins.open", full)
     else:
-        monkeypatch.setattr(compiled.tempfile if step == "mkstemp" else os, step, refuse)
+        monkeypatch.setattr(code_cache.tempfile if step == "mkstemp" else os, step, refuse)
     writer = Writer()
     assert writer.stores(5) == 5
     monkeypatch.undo()
@@ -296,7 +297,7 @@ def test_a_disk_that_takes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_old_files_go(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "MOST_FILES", 6)
+    monkeypatch.setattr(code_cache, "MOST_FILES", 6)
     writer = Writer()
     for number in range(7):
         assert writer.stores(number) == number
@@ -312,7 +313,7 @@ def test_old_files_go(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 TRAINED = """
 import sys
 import torch, elman
-from elman.cpu import llvm
+from elman.cpu.codegen import llvm
 
 if "nothing is compiled" in sys.argv:
     def machine_code(module):

@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from elman import operations
-from elman.cpu import functions, llvm
-from elman.cpu.formats import FLOAT32, FLOAT64
-from elman.cpu.program import INT, POINTER, Program
+from elman.cpu.codegen import functions, llvm
+from elman.cpu.codegen.formats import FLOAT32, FLOAT64
+from elman.cpu.codegen.program import INT, POINTER, Program
 
 Numbers = NDArray[Any]
 FORMATS = {"float32": np.float32, "float64": np.float64}

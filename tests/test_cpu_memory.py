@@ -25,7 +25,7 @@ from torch.func import functional_call
 import elman
 from cases import as_tuple, hidden, inputs, normal, recurrent
 from elman import Cell, Recurrent, State, cells
-from elman.cpu import memory
+from elman.cpu.scripts import memory
 
 Allocate = Callable[..., Tensor]
 

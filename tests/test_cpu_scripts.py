@@ -16,13 +16,17 @@ import torch
 
 from cases import inputs, layer
 from elman import Recurrent
-from elman.cpu import layer_scripts, passes, product
-from elman.cpu.formats import FLOAT32, FLOAT64
-from elman.cpu.layer_scripts import Form, Wanted, backward_script, forward_script, infer_script
-from elman.cpu.rows import rows_of
-from elman.cpu.script import Script, Task
-from elman.cpu.tables import Packed, copy
-from elman.cpu.tape import Tape, decided, several
+from elman.cpu.codegen.formats import FLOAT32, FLOAT64
+from elman.cpu.kernels import product
+from elman.cpu.layer import passes
+from elman.cpu.layer.backward import Wanted, backward_script
+from elman.cpu.layer.form import Form, templates
+from elman.cpu.layer.forward import forward_script
+from elman.cpu.layer.inference import infer_script
+from elman.cpu.layer.kernel_tasks import Packed, copy
+from elman.cpu.layer.rows import rows_of
+from elman.cpu.scripts.script import Script, Task
+from elman.cpu.scripts.tape import Tape, decided, several
 
 
 def gru_script() -> tuple[Script, dict[str, Any]]:
@@ -31,7 +35,7 @@ def gru_script() -> tuple[Script, dict[str, Any]]:
     x, states = inputs(of, 5, 2)
     with torch.no_grad():
         call = of.call(0, x, states)
-        script = layer_scripts.infer_script(of.cell, passes.form_of(call))
+        script = infer_script(of.cell, passes.form_of(call))
         arrays = {name: t for name, t in zip(call.names(), call.tensors(), strict=True) if t is not None}
         del arrays["x"]
         arrays |= {
@@ -163,7 +167,7 @@ def test_a_script_for_other_sizes_is_as_if_written_for_them(name: str, threads: 
             for what in ("names", "keeps", "steps", "stages", "_rooms", "_threads", "_together"):
                 assert getattr(found, what) == getattr(expected, what), (write.__name__, *more, what, steps, batch)
     written = [
-        len(layer_scripts.templates(write.__wrapped__, of.cell, form.opened()[0], *more))
+        len(templates(write.__wrapped__, of.cell, form.opened()[0], *more))
         for write, form, more in forms(of, 1, 2, threads)
     ]
     assert max(written) <= len(SIZES) // 2, "hardly any script was written for more than one size"

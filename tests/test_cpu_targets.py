@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from elman.cpu import llvm
+from elman.cpu.codegen import llvm
 
 ROOT = Path(__file__).parent.parent
 KIND = llvm.target().triple.partition("-")[0]
@@ -51,8 +51,11 @@ def test_a_lesser_processor_is_right(target: str) -> None:
 
 COMPILE = """
 from elman import cells
-from elman.cpu import functions, kernels, llvm, matrices, packing, product, script, team
-from elman.cpu.formats import FLOAT32, FLOAT64
+from elman.cpu.codegen import functions, llvm
+from elman.cpu.kernels import packing, recurrence, product
+from elman.cpu.layer import large_products
+from elman.cpu.scripts import script, team
+from elman.cpu.codegen.formats import FLOAT32, FLOAT64
 
 made = []  # the machine code of every module that would be run
 
@@ -70,14 +73,14 @@ llvm.machine_code, llvm.load = machine_code, load
 for form in (FLOAT32, FLOAT64):
     for cell in cells.BUILT_IN.values():
         for which in ("infer", "forward", "backward"):
-            kernels.kernel(cell, which, form, ("hidden", "projected")[: 1 + bool(cell.projected)])
+            recurrence.kernel(cell, which, form, ("hidden", "projected")[: 1 + bool(cell.projected)])
     for rows, vectors in ((1, 4), (6, 2), (6, 4)):
         product.tile(rows, vectors, form, fetch=True)
     product.dots(form)
     for add in (False, True):
-        matrices.linear(form, add)
+        large_products.linear(form, add)
         packing.copy(form, add)
-    for kernel in (matrices.outer, packing.transposed, packing.rows, packing.columns, packing.total):
+    for kernel in (large_products.outer, packing.transposed, packing.rows, packing.columns, packing.total):
         kernel(form)
 team.text()
 print(len(made), llvm.runs_here())

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from elman.cpu import llvm, team
-from elman.cpu.formats import FLOAT64
-from elman.cpu.program import POINTER, Program
+from elman.cpu.codegen import llvm
+from elman.cpu.codegen.formats import FLOAT64
+from elman.cpu.codegen.program import POINTER, Program
+from elman.cpu.scripts import team
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="processors are chosen as Linux has them")
 
@@ -71,8 +72,9 @@ os.sched_setaffinity(0, processors)  # before anybody starts a thread
 sys.path.insert(0, {tests!r})
 import torch, elman
 from cases import gradients, inputs, layer
-from elman.cpu import tables, threads
-threads.SMALL = tables.MEETING = 0
+from elman.cpu.layer import kernel_tasks
+from elman.cpu.scripts import threads
+threads.SMALL = kernel_tasks.MEETING = 0
 torch.set_num_threads(2)
 for name, batch in (("lstm", 6), ("gru_before", 1)):  # sharing rows, and units
     of = layer(name, 3, 40, bidirectional=batch == 6)

@@ -10,8 +10,9 @@ import torch
 
 from elman import cells
 from elman.cli.doctor import doctor
-from elman.cpu import llvm, system
-from elman.cpu.formats import FLOAT32
+from elman.cpu import system
+from elman.cpu.codegen import llvm
+from elman.cpu.codegen.formats import FLOAT32
 from elman.errors import InputError
 
 

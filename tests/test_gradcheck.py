@@ -14,7 +14,7 @@ from torch.func import functional_call, jvp, vjp, vmap
 import elman
 from cases import CELLS, DEPTH_NAMES, DEPTHS, LAYERS, as_tuple, close, hidden, inputs, layer, normal, run
 from elman import Recurrent
-from elman.cpu import passes
+from elman.cpu.layer import passes
 
 STEPS, BATCH, INPUT, HIDDEN = 3, 2, 2, 2
 

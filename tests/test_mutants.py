@@ -270,7 +270,7 @@ MUTANTS = [
     # The kernels.
     Mutant(
         "first step reads no initial state",
-        "cpu/kernels.py",
+        "cpu/kernels/recurrence.py",
         "class _Forward",
         "step.n.equals(0)",
         "step.n.equals(-1)",
@@ -278,7 +278,7 @@ MUTANTS = [
     ),
     Mutant(
         "ragged lanes not masked",
-        "cpu/kernels.py",
+        "cpu/kernels/recurrence.py",
         "class Elements",
         "self.p.first_lanes(emit.units(phase.width) - unit) if phase.width in emit.ragged else None",
         "None",
@@ -286,7 +286,7 @@ MUTANTS = [
     ),
     Mutant(
         "backward: last step multiplies what is not there",
-        "cpu/kernels.py",
+        "cpu/kernels/recurrence.py",
         "class _Backward",
         "length = p.select(fresh, 0, length)",
         "pass",
@@ -294,7 +294,7 @@ MUTANTS = [
     ),
     Mutant(
         "backward: initial state not used at the first step",
-        "cpu/kernels.py",
+        "cpu/kernels/recurrence.py",
         "class _Backward",
         "step.n.equals(self.steps - 1)",
         "step.n.equals(self.steps)",
@@ -302,7 +302,7 @@ MUTANTS = [
     ),
     Mutant(
         "backward: cotangent of the output ignored",
-        "cpu/kernels.py",
+        "cpu/kernels/recurrence.py",
         "class _Backward",
         'value + elements.load(Place("d_out")) if',
         "value if",
@@ -310,7 +310,7 @@ MUTANTS = [
     ),
     Mutant(
         "vectors' gradients not summed over time",
-        "cpu/kernels.py",
+        "cpu/kernels/recurrence.py",
         "class Elements",
         "value = value + self.load(place)",
         "pass",
@@ -318,7 +318,7 @@ MUTANTS = [
     ),
     Mutant(
         "cotangents of final states ignored",
-        "cpu/layer_scripts.py",
+        "cpu/layer/backward.py",
         "def _adjoints",
         "if d_final is None",
         "if True",
@@ -326,7 +326,7 @@ MUTANTS = [
     ),
     Mutant(
         "final state from the wrong end",
-        "cpu/layer_scripts.py",
+        "cpu/layer/forward.py",
         "def forward_script",
         "last = 0 if given.reverse else steps - 1",
         "last = steps - 1 if given.reverse else 0",
@@ -334,7 +334,7 @@ MUTANTS = [
     ),
     Mutant(
         "weight gradient lacks the initial state",
-        "cpu/layer_scripts.py",
+        "cpu/layer/backward.py",
         "def _operand",
         "(initial, (sequences[number], others))",
         "((sequences[number], sizes.batch), (sequences[number], others))",
@@ -342,7 +342,7 @@ MUTANTS = [
     ),
     Mutant(
         "threads that share units do not wait for each other",
-        "cpu/kernels.py",
+        "cpu/kernels/recurrence.py",
         "def wait",
         "p.wait_until(",
         'p.prefetch(p.given["table"]) or (',
@@ -350,7 +350,7 @@ MUTANTS = [
     ),
     Mutant(
         "a thread stays kept from the processor it has left",
-        "cpu/team.py",
+        "cpu/scripts/team.py",
         "def move_over",
         "p.store_word(allowed, mask, word)",
         "...",
@@ -358,7 +358,7 @@ MUTANTS = [
     ),
     Mutant(
         "tanh without its sign",
-        "cpu/functions.py",
+        "cpu/codegen/functions.py",
         "def tanh",
         'return p.elementwise("copysign", half.over(half + 1), x)',
         "return half.over(half + 1)",
@@ -366,7 +366,7 @@ MUTANTS = [
     ),
     Mutant(
         "recurrent bias dropped in packing",
-        "cpu/tables.py",
+        "cpu/layer/kernel_tasks.py",
         "def pack",
         "if bias is not None:",
         "if False:",
@@ -374,7 +374,7 @@ MUTANTS = [
     ),
     Mutant(
         "wrong rows of weight_hh in backward",
-        "cpu/tables.py",
+        "cpu/layer/kernel_tasks.py",
         "def _by_segments",
         "row=segment.block * rows",
         "row=0",
@@ -390,7 +390,7 @@ MUTANTS = [
     ),
     Mutant(
         "what is kept overwrites what a later phase reads",
-        "cpu/plan.py",
+        "cpu/kernels/plan.py",
         "def overwritable",
         "last_read[gates.index(argument.name)] = number",
         "pass",
@@ -398,7 +398,7 @@ MUTANTS = [
     ),
     Mutant(
         "an operand that is a state is looked for where it was",
-        "cpu/plan.py",
+        "cpu/kernels/plan.py",
         "def stored_in",
         "self.operands[node.index] = place",
         "self.operands |= {} if node.index in states else {node.index: place}",
@@ -406,7 +406,7 @@ MUTANTS = [
     ),
     Mutant(
         "a zero that an infinite gradient undoes",
-        "cpu/functions.py",
+        "cpu/codegen/functions.py",
         "OPERATIONS",
         "p.select(y <= 0.0, 0.0, d)",
         "d * p.select(y <= 0.0, 0.0, p.splat(1.0))",
@@ -414,7 +414,7 @@ MUTANTS = [
     ),
     Mutant(
         "an idle gate takes part in the weights' gradient",
-        "cpu/plan.py",
+        "cpu/kernels/plan.py",
         "def plan",
         "_runs(live)",
         "_runs(list(range(len(cell.anatomy.input_gates))))",
@@ -422,7 +422,7 @@ MUTANTS = [
     ),
     Mutant(
         "gradients of a gate's two products not added",
-        "cpu/matrices.py",
+        "cpu/layer/large_products.py",
         "def gradients",
         "copy(room, out, height, width, add=add)",
         "copy(room, out, height, width)",
@@ -430,7 +430,7 @@ MUTANTS = [
     ),
     Mutant(
         "one chain of sums over the whole depth",
-        "cpu/product.py",
+        "cpu/kernels/product.py",
         "BLOCK = ",
         "128",
         "1 << 40",
@@ -438,7 +438,7 @@ MUTANTS = [
     ),
     Mutant(
         "the second tile a row too early",
-        "cpu/matrices.py",
+        "cpu/layer/large_products.py",
         "def linear",
         'row = begin + word["first row"]',
         'row = begin + word["first row"] - p.select(begin > 0, 1, p.int(0))',
@@ -455,7 +455,7 @@ MUTANTS = [
     # Scripts, workspace, quick calls, the code cache.
     Mutant(
         "an array of another format",
-        "cpu/script.py",
+        "cpu/scripts/script.py",
         "def close",
         "offset * form.bytes",
         "offset * self._form.bytes",
@@ -463,7 +463,7 @@ MUTANTS = [
     ),
     Mutant(
         "an order of names that is not kept",
-        "cpu/script.py",
+        "cpu/scripts/script.py",
         "def _run_in_order",
         "given[place] for place in order",
         "given[place] for place in sorted(order)",
@@ -471,7 +471,7 @@ MUTANTS = [
     ),
     Mutant(
         "an array that is not missed",
-        "cpu/script.py",
+        "cpu/scripts/script.py",
         "def taking",
         "if missing or unknown or",
         "if unknown or",
@@ -479,7 +479,7 @@ MUTANTS = [
     ),
     Mutant(
         "a quick call that does not look at strides",
-        "cpu/quick.py",
+        "cpu/layer/short_calls.py",
         "def _look",
         "tensor.stride(), ",
         "",
@@ -487,7 +487,7 @@ MUTANTS = [
     ),
     Mutant(
         "a quick call that does not count threads",
-        "cpu/quick.py",
+        "cpu/layer/short_calls.py",
         "class Calls",
         "[call.cell, threads.available()]",
         "[call.cell, 1]",
@@ -495,7 +495,7 @@ MUTANTS = [
     ),
     Mutant(
         "a quick call that forgets the direction",
-        "cpu/quick.py",
+        "cpu/layer/short_calls.py",
         "class Calls",
         "key.append(direction.reverse)",
         "pass",
@@ -503,7 +503,7 @@ MUTANTS = [
     ),
     Mutant(
         "a file of code that is not checked",
-        "cpu/compiled.py",
+        "cpu/codegen/code_cache.py",
         "def _read",
         "if digest != hashlib.sha256(rest).hexdigest().encode():",
         "if False:",
@@ -511,7 +511,7 @@ MUTANTS = [
     ),
     Mutant(
         "code that does not know its processor",
-        "cpu/compiled.py",
+        "cpu/codegen/code_cache.py",
         "def _surroundings",
         ", *llvm.target()",
         "",
@@ -519,7 +519,7 @@ MUTANTS = [
     ),
     Mutant(
         "gates that change places in a panel",
-        "cpu/packing.py",
+        "cpu/kernels/packing.py",
         "def transposed",
         'block * vectors + word["place"] + gate',
         'block * vectors + word["place"] + word["gates"] - 1 - gate',
@@ -527,7 +527,7 @@ MUTANTS = [
     ),
     Mutant(
         "sums of the last chunk begin anew",
-        "cpu/matrices.py",
+        "cpu/layer/large_products.py",
         "def gradients",
         "int(number == 0 and not adds)",
         "int(begin + chunk >= depth and not adds)",
@@ -535,7 +535,7 @@ MUTANTS = [
     ),
     Mutant(
         "a second thread that begins a row too early",
-        "cpu/tables.py",
+        "cpu/layer/kernel_tasks.py",
         "def run",
         '"first row": first, "rows": count',
         '"first row": max(0, first - 1), "rows": count',
@@ -584,7 +584,7 @@ MUTANTS = [
     ),
     Mutant(
         "a table of tiles that the cache may forget",
-        "cpu/product.py",
+        "cpu/kernels/product.py",
         "def _tile_table",
         "_tables.append(table)",
         "pass",
@@ -592,7 +592,7 @@ MUTANTS = [
     ),
     Mutant(
         "a decision that other sizes may take another way",
-        "cpu/tape.py",
+        "cpu/scripts/tape.py",
         "def play",
         "return None",
         "pass",
@@ -600,7 +600,7 @@ MUTANTS = [
     ),
     Mutant(
         "rooms of the sizes that a script was written for",
-        "cpu/script.py",
+        "cpu/scripts/script.py",
         "def _settle",
         "[value(size) for size in rooms]",
         "[_value(size) for size in rooms]",
@@ -608,7 +608,7 @@ MUTANTS = [
     ),
     Mutant(
         "strides that do not belong to a form's sizes",
-        "cpu/layer_scripts.py",
+        "cpu/layer/form.py",
         "def opened",
         "len(stride) == 3",
         "len(stride) == 4",
@@ -649,7 +649,7 @@ MUTANTS = [
     ),
     Mutant(
         "rows that join are taken for rows that go on",
-        "cpu/kernels.py",
+        "cpu/kernels/recurrence.py",
         "class _Backward",
         "self.range(before, rows - before)",
         "self.range(rows, self.p.int(0))",
@@ -657,7 +657,7 @@ MUTANTS = [
     ),
     Mutant(
         "a run that ends where the next one does not begin",
-        "cpu/rows.py",
+        "cpu/layer/rows.py",
         "def _runs",
         "-np.append(back[1:], 0)",
         "-back",
@@ -665,7 +665,7 @@ MUTANTS = [
     ),
     Mutant(
         "the other of two places of a state",
-        "cpu/rows.py",
+        "cpu/layer/rows.py",
         "def _rows",
         "(size - 1) % 2 * rows",
         "size % 2 * rows",
@@ -673,7 +673,7 @@ MUTANTS = [
     ),
     Mutant(
         "a reset at the first step that discards nothing",
-        "cpu/rows.py",
+        "cpu/layer/rows.py",
         "def _rows",
         "is_first & ~discards[of]",
         "is_first",
@@ -681,7 +681,7 @@ MUTANTS = [
     ),
     Mutant(
         "a state that is not handed on",
-        "cpu/packing.py",
+        "cpu/kernels/packing.py",
         "def gather",
         'p.select(own, word["units"] * word["handed on"], 0)',
         "p.int(0)",
@@ -689,7 +689,7 @@ MUTANTS = [
     ),
     Mutant(
         "a cotangent read as if its steps lay one behind the other",
-        "cpu/passes.py",
+        "cpu/layer/passes.py",
         "def backward",
         "cotangents[0].contiguous()",
         "cotangents[0]",
@@ -705,7 +705,7 @@ MUTANTS = [
     ),
     Mutant(
         "the gradient of a learned state in the wrong direction",
-        "cpu/layer_scripts.py",
+        "cpu/layer/backward.py",
         "def backward_script",
         "out.at(row=d) if out",
         "out.at(row=len(directions) - 1 - d) if out",

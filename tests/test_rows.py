@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequen
 import elman
 from cases import CELLS, DEPTH_NAMES, DEPTHS, as_tuple, close, hidden, inputs, layer, normal, run, weighted
 from elman import Recurrent, reference
-from elman.cpu import tables
+from elman.cpu.layer import kernel_tasks
 from elman.layout import Call
 from settings import setting, two_threads
 
@@ -305,7 +305,7 @@ def test_threads_do_not_change_a_bit(name: str, sizes: tuple[int, int, int, int]
         alone = everything()
         with two_threads():
             assert all(map(torch.equal, everything(), alone))
-            with setting(tables, MEETING=0):
+            with setting(kernel_tasks, MEETING=0):
                 assert all(map(torch.equal, everything(), alone))
 
 

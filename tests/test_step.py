@@ -14,8 +14,8 @@ from torch import Tensor, nn
 import elman
 from cases import CELLS, as_tuple, close, gradients, hidden, inputs, layer, normal, run
 from elman import Recurrent
-from elman.cpu import passes, quick
-from elman.cpu.script import Script
+from elman.cpu.layer import passes, short_calls
+from elman.cpu.scripts.script import Script
 from test_cpu import neg_view, zero_tensor
 
 
@@ -225,14 +225,14 @@ def test_layouts_and_marks() -> None:
 
 def test_ordinary_inference_takes_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[bool] = []
-    infer = quick.infer
+    infer = short_calls.infer
 
     def watched(*case: Any) -> Any:
         done = infer(*case)
         taken.append(done is not None)
         return done
 
-    monkeypatch.setattr(quick, "infer", watched)
+    monkeypatch.setattr(short_calls, "infer", watched)
     of = layer("lstm", 5, 19, bidirectional=True, dtype=torch.float32)
     x, states = inputs(of, 6, 3)
     run(of, x, states)
@@ -273,7 +273,7 @@ def test_the_short_way_knows_the_direction() -> None:
     back = call._replace(directions=(call.directions[0]._replace(reverse=True),))
     with torch.no_grad():
         for each in (call, back, call):
-            found = quick.infer(each)
+            found = short_calls.infer(each)
             assert found is not None
             close(found[0], passes.infer(each)[0])
     assert not torch.equal(passes.infer(call)[0], passes.infer(back)[0])

@@ -12,7 +12,7 @@ from elman.layers import Recurrent
 from elman.layout import Call, Direction, Weights
 
 if TYPE_CHECKING:
-    from elman.cpu.quick import Packed
+    from elman.cpu.layer.short_calls import Packed
 
 _SHAPE = ("cell", "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
 _SHAPE += ("proj_size", "merge", "learn_initial_state", "_widths", "_names")  # what a layer is, besides its weights
@@ -40,7 +40,7 @@ class Frozen(Recurrent):
         self._pack()
 
     def _pack(self) -> None:
-        from elman.cpu.quick import Packed
+        from elman.cpu.layer.short_calls import Packed
 
         weights = [[w for of, _ in directions for w in of if w is not None] for directions in self._runs]
         self._packed = [Packed(of_layer) for of_layer in weights]

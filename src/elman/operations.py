@@ -1,6 +1,6 @@
 """The operations of a graph: for each, how it is computed on tensors, and its derivative.
 
-How an engine of its own computes them stands with the engine (`cpu/functions.py`), which has to know them all.
+How an engine of its own computes them stands with the engine (`cpu/codegen/functions.py`), which has to know them all.
 """
 
 from __future__ import annotations

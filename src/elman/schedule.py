@@ -1,6 +1,6 @@
 """What a step computes when, forward and backward, for every engine: phases, and what they multiply and keep.
 
-Where values lie is the engine's own matter (`cpu/plan.py`).
+Where values lie is the engine's own matter (`cpu/kernels/plan.py`).
 """
 
 from __future__ import annotations

@@ -15,8 +15,10 @@ def doctor() -> None:
 
     import elman
     from elman import cells
-    from elman.cpu import compiled, llvm, system, threads
-    from elman.cpu.formats import FLOAT32, FLOAT64
+    from elman.cpu import system
+    from elman.cpu.codegen import code_cache, llvm
+    from elman.cpu.codegen.formats import FLOAT32, FLOAT64
+    from elman.cpu.scripts import threads
     from elman.engines import choose
     from elman.errors import InputError
     from elman.layers import Recurrent
@@ -48,7 +50,7 @@ def doctor() -> None:
     else:
         say("threads", f"{threads.available()}, of torch's OpenMP; torch.set_num_threads or OMP_NUM_THREADS changes it")
     say("executable memory", system.refuses_code() or "allowed")
-    path, problem = compiled.folder()
+    path, problem = code_cache.folder()
     if path is None:
         say("compiled code", f"not kept: {problem}")
     else:

@@ -1,17 +1,11 @@
 """Engine `cpu`: kernels made from a cell's equations, compiled by LLVM for the processor at hand.
 
-schedule.py, one up       the step and its derivative as graphs, cut at their matrix products
-arrays.py, plan.py        where every value lies
-kernels.py                the plan as programs over vectors (program.py, functions.py, product.py)
-quick.py                  inference again and again, with little around it
-llvm.py, compiled.py      compiled, and kept on disk
-system.py                 what differs between operating systems
-script.py, tables.py      kernels on tables of addresses
-team.py, threads.py       what threads do with them
-matrices.py, packing.py   the large products around the recurrence
-rows.py                   sequences of different lengths, as packed rows
-layer_scripts.py          a layer forward and backward, written down
-passes.py                 and run
+schedule.py, one up   the step and its derivative as graphs, cut at their matrix products
+codegen/              from programs over vectors, written in Python, to machine code
+scripts/              which kernels run on which arrays, in which order, on which threads
+kernels/              the programs that are made from a schedule
+layer/                a layer forward and backward, as scripts; from a call's tensors to the results
+system.py             what differs between operating systems
 """
 
 from __future__ import annotations
@@ -39,8 +33,8 @@ def _problem(cell: Cell) -> str | None:
     if refused := system.refuses_code():
         return refused
     try:
-        import elman.cpu.llvm  # noqa: F401
-        from elman.cpu.plan import plan
+        import elman.cpu.codegen.llvm  # noqa: F401
+        from elman.cpu.kernels.plan import plan
 
         plan(cell)
     except NotTraceable as error:
@@ -108,13 +102,13 @@ ENGINE = Cpu()
 
 @cache
 def _quick() -> Any:
-    from elman.cpu import quick
+    from elman.cpu.layer import short_calls
 
-    return quick
+    return short_calls
 
 
 @cache
 def _passes() -> Any:
-    from elman.cpu import passes
+    from elman.cpu.layer import passes
 
     return passes

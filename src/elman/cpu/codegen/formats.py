@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from llvmlite import ir
 
-from elman.cpu import llvm
+from elman.cpu.codegen import llvm
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,23 +9,18 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from elman.cell import Cell
-from elman.cpu import threads
-from elman.cpu.formats import FORMATS
-from elman.cpu.layer_scripts import (
-    Form,
-    Wanted,
-    backward_script,
-    forward_script,
-    index_names,
-    infer_script,
-    kept,
-    kept_names,
-)
-from elman.cpu.memory import empty
-from elman.cpu.readable import dense, readable
-from elman.cpu.rows import Rows
-from elman.cpu.rows import rows_of as find_rows
-from elman.cpu.tables import Packed
+from elman.cpu.codegen.formats import FORMATS
+from elman.cpu.layer.backward import Wanted, backward_script
+from elman.cpu.layer.directions import index_names
+from elman.cpu.layer.form import Form
+from elman.cpu.layer.forward import forward_script, kept, kept_names
+from elman.cpu.layer.inference import infer_script
+from elman.cpu.layer.kernel_tasks import Packed
+from elman.cpu.layer.readable import dense, readable
+from elman.cpu.layer.rows import Rows
+from elman.cpu.layer.rows import rows_of as find_rows
+from elman.cpu.scripts import threads
+from elman.cpu.scripts.memory import empty
 from elman.layout import Call, Results, Weights, sizes
 from elman.leaves import HIDDEN
 
@@ -138,7 +133,7 @@ def infer(call: Call) -> Results:
 
 
 def saves(call: Call) -> list[tuple[Any, ...]]:
-    """The shapes of what `forward` keeps for backward, for each direction the arrays of `layer_scripts.kept`.
+    """The shapes of what `forward` keeps for backward, for each direction the arrays of `forward.kept`.
 
     Without elements where the cell needs none.
     """

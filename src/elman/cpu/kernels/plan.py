@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from elman.cell import Cell
-from elman.cpu.arrays import Place, kind_of, width_of
+from elman.cpu.kernels.arrays import Place, kind_of, width_of
 from elman.graph import Graph, Node
 from elman.leaves import HIDDEN, LEAVES, MATRICES
 from elman.phases import Phase

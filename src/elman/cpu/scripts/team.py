@@ -11,10 +11,11 @@ import ctypes
 from functools import cache
 from typing import Any, NamedTuple
 
-from elman.cpu import compiled, llvm, system
-from elman.cpu.compiled import Written
-from elman.cpu.formats import FLOAT64
-from elman.cpu.program import INT, POINTER, Program, Value
+from elman.cpu import system
+from elman.cpu.codegen import code_cache, llvm
+from elman.cpu.codegen.code_cache import Written
+from elman.cpu.codegen.formats import FLOAT64
+from elman.cpu.codegen.program import INT, POINTER, Program, Value
 
 # The first words of a script; four for each stage follow: ticket, tasks done, tasks, where these are listed.
 STAGES, REFUSED, LEFT, TOGETHER, TEAM, NUMBER, GIVE_WAY, PROCESSOR, MASK, SET_MASK, CALLER, HEAD = range(12)
@@ -28,7 +29,7 @@ def head(stages: int, together: int, shared: bool) -> list[int]:
     return [stages, 0, 0, together, *functions, 0]
 
 
-@compiled.module
+@code_cache.module
 def text() -> Written:
     module = llvm.new_module("script")
     _fill(module)

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
-from elman.cpu import compiled, packing, product, threads
-from elman.cpu.formats import Format
-from elman.cpu.product import ACCUMULATORS, Cut, chosen, cut, panels
-from elman.cpu.program import INT, Program, Value, of_table
-from elman.cpu.script import Array, Script, Task
-from elman.cpu.tables import FEW, Sizes, copy, fill, pack_panels
+from elman.cpu.codegen import code_cache
+from elman.cpu.codegen.formats import Format
+from elman.cpu.codegen.program import INT, Program, Value, of_table
+from elman.cpu.kernels import packing, product
+from elman.cpu.kernels.product import ACCUMULATORS, Cut, chosen, cut, panels
+from elman.cpu.layer.kernel_tasks import FEW, Sizes, copy, fill, pack_panels
+from elman.cpu.scripts import threads
+from elman.cpu.scripts.script import Array, Script, Task
 
 CHUNK = 512  # steps of the depth that are packed at a time, or more, so that there are
 CHUNKS = 64  # at most so many chunks
@@ -216,7 +218,7 @@ LINEAR += ("W", "W_row", "dots", "first row", "tiles", "short", "taller", "tile 
 LINEAR += ("index", "end")
 
 
-@compiled.function
+@code_cache.function
 def linear(form: Format, add: bool) -> Program:
     """The address of the kernel of `LINEAR`; with `add` it adds to what `out` holds."""
     p, word = of_table("linear", LINEAR, ("A", "B", "bias", "out", "W"), form)
@@ -265,7 +267,7 @@ OUTER = ("left", "right", "sums", "zeros", "fresh", "padded", "K", "first", "cou
 OUTER += tuple(f"tile {kind}" for kind in range(4))  # as `four_tiles` gives them
 
 
-@compiled.function
+@code_cache.function
 def outer(form: Format) -> Program:
     """The address of the kernel of `OUTER`, which adds up the gradient of a weight."""
     p, word = of_table("outer", OUTER, ("left", "right", "sums", "zeros"), form)

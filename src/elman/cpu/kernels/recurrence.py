@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 from llvmlite import ir
 
 from elman.cell import Cell
-from elman.cpu import compiled, functions, llvm
-from elman.cpu.arrays import Place, kind_of, width_of
-from elman.cpu.compiled import Written
-from elman.cpu.formats import Format
-from elman.cpu.plan import Pass, Product, plan
-from elman.cpu.product import ACCUMULATORS, UNROLL, panels
-from elman.cpu.program import INT, POINTER, Program, Value
+from elman.cpu.codegen import code_cache, functions, llvm
+from elman.cpu.codegen.code_cache import Written
+from elman.cpu.codegen.formats import Format
+from elman.cpu.codegen.program import INT, POINTER, Program, Value
+from elman.cpu.kernels.arrays import Place, kind_of, width_of
+from elman.cpu.kernels.plan import Pass, Product, plan
+from elman.cpu.kernels.product import ACCUMULATORS, UNROLL, panels
 from elman.graph import Node, walk
 from elman.leaves import HIDDEN
 from elman.phases import Phase
@@ -33,7 +33,7 @@ def text(cell: Cell, which: str, form: Format, ragged: tuple[str, ...]) -> Writt
     return Written(made.p.module, [which], made.words)
 
 
-kernel = compiled.module(text)
+kernel = code_cache.module(text)
 
 
 # Steps that follow each other and have the same rows, the first ones of the batch; a kernel is given a list of such

@@ -3,7 +3,7 @@
 A piece of a sequence between two resets is a row of its own. The longest comes first, so that every step has the
 first rows of the step before it: rows only leave. Packed, the rows of a step follow each other, and the steps do;
 nothing is kept or computed for what a sequence does not have. In the reverse direction the same rows are read from
-their ends, so that one form of kernel serves both (kernels.py, `RUN`).
+their ends, so that one form of kernel serves both (recurrence.py, `RUN`).
 
 T steps, B sequences, R rows, S steps of the longest, N rows of all steps together.
 """
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from elman.cpu.kernels import RUN
+from elman.cpu.kernels.recurrence import RUN
 
 NOTHING, OWN = -1, -2  # in an index: zero; or what is handed on, which has the same number
 

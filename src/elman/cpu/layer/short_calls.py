@@ -12,11 +12,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from elman.cpu import ENGINE, passes, threads
-from elman.cpu.layer_scripts import Form, infer_script
-from elman.cpu.memory import empty, empty_like
-from elman.cpu.readable import readable
-from elman.cpu.script import Script
+from elman.cpu import ENGINE
+from elman.cpu.layer import passes
+from elman.cpu.layer.form import Form
+from elman.cpu.layer.inference import infer_script
+from elman.cpu.layer.readable import readable
+from elman.cpu.scripts import threads
+from elman.cpu.scripts.memory import empty, empty_like
+from elman.cpu.scripts.script import Script
 from elman.layout import Call, Results, misfit
 
 MOST = 512  # keys remembered at a time

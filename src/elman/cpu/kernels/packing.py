@@ -5,10 +5,10 @@ Each is a function of a table, whose words are named before it. Panels are `dept
 
 from __future__ import annotations
 
-from elman.cpu import compiled
-from elman.cpu.formats import Format
-from elman.cpu.product import BLOCK, panels, turned
-from elman.cpu.program import INT, Program, Value, of_table
+from elman.cpu.codegen import code_cache
+from elman.cpu.codegen.formats import Format
+from elman.cpu.codegen.program import INT, Program, Value, of_table
+from elman.cpu.kernels.product import BLOCK, panels, turned
 
 # Panels of a transposed matrix W[unit, k]. W has rows W_row apart and blocks of rows (gates) W_gate apart, `gates`
 # of them. Every k of a panel has `vectors` vectors for each block of units; gate q fills number place + q. Panels
@@ -17,7 +17,7 @@ TRANSPOSED = ("W", "W_row", "W_gate", "gates", "count", "units", "out", "vectors
 TRANSPOSED += ("first", "panels", "narrow", "wider")
 
 
-@compiled.function
+@code_cache.function
 def transposed(form: Format) -> Program:
     """The address of the kernel of `TRANSPOSED`; `count` steps of k. Units beyond the last are zero."""
     p, word = of_table("transposed", TRANSPOSED, ("W", "out"), form)
@@ -47,7 +47,7 @@ ROWS = ("W", "W_row", "count", "units", "out", "depth", "from_k", "first", "pane
 ROWS += ("index", "other", "other_row")
 
 
-@compiled.function
+@code_cache.function
 def rows(form: Format) -> Program:
     """The address of the kernel of `ROWS`. Units beyond the last are zero."""
     p, word = of_table("rows", ROWS, ("W", "out", "other"), form)
@@ -71,7 +71,7 @@ COLUMNS = ("W", "W_row", "count", "units", "out", "depth", "from_k", "first", "b
 AT_ONCE = 4  # blocks, so that rows are read in pieces of that
 
 
-@compiled.function
+@code_cache.function
 def columns(form: Format) -> Program:
     """The address of the kernel of `COLUMNS`."""
     p, word = of_table("columns", COLUMNS, ("W", "out", "sums"), form)
@@ -100,7 +100,7 @@ def columns(form: Format) -> Program:
 COPY = ("source", "source_row", "out", "out_row", "rows", "units", "padded")
 
 
-@compiled.function
+@code_cache.function
 def copy(form: Format, add: bool = False) -> Program:
     """The address of the kernel of `COPY`; with `add` it adds to what `out` holds."""
     p, word = of_table("copy", COPY, ("source", "out"), form)
@@ -115,7 +115,7 @@ def copy(form: Format, add: bool = False) -> Program:
 TOTAL = ("source", "row", "out", "rows", "units")
 
 
-@compiled.function
+@code_cache.function
 def total(form: Format) -> Program:
     """The address of the kernel of `TOTAL`."""
     p, word = of_table("total", TOTAL, ("source", "out"), form)
@@ -135,7 +135,7 @@ GATHER += ("units", "padded")
 AHEAD, LINE = 4, 64  # rows, for which memory is asked before they are read; bytes that come at a time
 
 
-@compiled.function
+@code_cache.function
 def gather(form: Format, add: bool = False) -> Program:
     """The address of the kernel of `GATHER`; with `add` it adds to what `out` holds."""
     p, word = of_table("gather", GATHER, ("index", "source", "other", "out"), form)

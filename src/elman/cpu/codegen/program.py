@@ -20,8 +20,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from elman.cpu import llvm
-from elman.cpu.formats import FLOAT32, Format
+from elman.cpu.codegen import llvm
+from elman.cpu.codegen.formats import FLOAT32, Format
 
 INT = ir.IntType(64)
 POINTER = ir.PointerType()

@@ -7,12 +7,15 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from elman.cell import Cell
-from elman.cpu import llvm, packing, product, system, threads
-from elman.cpu.formats import Format
-from elman.cpu.kernels import RUN, kernel
-from elman.cpu.plan import Pass, Product, plan
-from elman.cpu.product import Cut
-from elman.cpu.script import Array, Script, Task
+from elman.cpu import system
+from elman.cpu.codegen import llvm
+from elman.cpu.codegen.formats import Format
+from elman.cpu.kernels import packing, product
+from elman.cpu.kernels.plan import Pass, Product, plan
+from elman.cpu.kernels.product import Cut
+from elman.cpu.kernels.recurrence import RUN, kernel
+from elman.cpu.scripts import threads
+from elman.cpu.scripts.script import Array, Script, Task
 from elman.leaves import HIDDEN, PROJECTED
 
 SHORT = 8  # steps and rows, up to which weights are read as they lie

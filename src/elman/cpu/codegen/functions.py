@@ -13,7 +13,7 @@ from functools import cache
 
 from llvmlite import ir
 
-from elman.cpu.program import Program, Value
+from elman.cpu.codegen.program import Program, Value
 
 
 def _reduced(p: Program, x: Value, times: int, down: bool = False) -> tuple[Value, Value]:

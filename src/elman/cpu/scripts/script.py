@@ -16,10 +16,11 @@ from functools import partial
 from itertools import accumulate, islice
 from typing import Any, NamedTuple
 
-from elman.cpu import system, team
-from elman.cpu.formats import Format
-from elman.cpu.memory import Workspace, of_thread
-from elman.cpu.tape import Number
+from elman.cpu import system
+from elman.cpu.codegen.formats import Format
+from elman.cpu.scripts import team
+from elman.cpu.scripts.memory import Workspace, of_thread
+from elman.cpu.scripts.tape import Number
 
 
 class Array(NamedTuple):

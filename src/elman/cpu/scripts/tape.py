@@ -1,7 +1,7 @@
 """Whole numbers that remember how they came about, so that what was done with them can be done again for others.
 
 A script depends on sizes, and batches of real data have new sizes again and again. So a script is written on
-numbers of a tape (script.py, layer_scripts.py). Arithmetic with them gives numbers of the same tape. A decision,
+numbers of a tape (script.py, layer/form.py). Arithmetic with them gives numbers of the same tape. A decision,
 which is a comparison or any use as an ordinary whole number, is written down with how it went. For other sizes the
 tape is played again: if every decision goes the same way, the script is the same one with other numbers in it.
 """

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from elman.cpu import compiled, llvm
-from elman.cpu.formats import Format
-from elman.cpu.program import INT, POINTER, Program, Value
-from elman.cpu.tape import decided, several
+from elman.cpu.codegen import code_cache, llvm
+from elman.cpu.codegen.formats import Format
+from elman.cpu.codegen.program import INT, POINTER, Program, Value
+from elman.cpu.scripts.tape import decided, several
 
 ACCUMULATORS = 32  # vectors that a tile has, at most; more only where a single block of units has more
 BLOCK = 128  # steps of k that are summed from zero, a power of two
@@ -123,7 +123,7 @@ TILE = {"A": POINTER, "A_row": INT, "A_k": INT, "K": INT, "B": POINTER}
 TILE |= {"start": POINTER, "start_row": INT, "out": POINTER, "out_row": INT, "ahead": POINTER}
 
 
-@compiled.function
+@code_cache.function
 def tile(rows: int, vectors: int, form: Format, fetch: bool = False, indexed: bool = False) -> Program:
     """The address of: out[r][v] = start[r][v] + sum over k of A[r, k] B[k][v].
 
@@ -257,7 +257,7 @@ DOTS = {"A": POINTER, "A_row": INT, "rows": INT, "K": INT, "W": POINTER, "W_row"
 DOTS |= {"start": POINTER, "out": POINTER, "out_row": INT}
 
 
-@compiled.function
+@code_cache.function
 def dots(form: Format) -> Program:
     """The address of: out[r][unit] = start[unit] + sum over k of A[r, k] W[unit, k], for one vector of units.
 

@@ -21,9 +21,10 @@ from typing import Any, NamedTuple, ParamSpec, cast
 from llvmlite import ir
 
 from elman.cell import Cell
-from elman.cpu import llvm, system
-from elman.cpu.formats import Format
-from elman.cpu.program import Program
+from elman.cpu import system
+from elman.cpu.codegen import llvm
+from elman.cpu.codegen.formats import Format
+from elman.cpu.codegen.program import Program
 from elman.graph import fingerprint
 
 MOST_FILES = 4096  # half of them go when there are more; a file has about 5,000 bytes
@@ -96,9 +97,9 @@ def _told(argument: Any) -> Any:
 @cache
 def _surroundings() -> tuple[Any, ...]:
     """What code depends on beside its arguments. The sources of the library stand for its version."""
-    here = Path(__file__).parent
+    engine = Path(__file__).parent.parent
     sources = hashlib.sha256()
-    for path in sorted([*here.glob("*.py"), *here.parent.glob("*.py")]):
+    for path in sorted([*engine.rglob("*.py"), *engine.parent.glob("*.py")]):
         sources.update(path.read_bytes())
     return sources.hexdigest(), *llvm.versions(), *llvm.target()
 

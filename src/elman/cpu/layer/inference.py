@@ -1,0 +1,113 @@
+"""The script of a pass without gradients: nothing is kept, and the input's share is made a few steps at a time."""
+
+from __future__ import annotations
+
+from elman.cell import Cell
+from elman.cpu.layer.directions import (
+    enter,
+    final_arrays,
+    given_directions,
+    index_arrays,
+    input_array,
+    input_share,
+    leave,
+    output_arrays,
+    start,
+    widths_of_states,
+)
+from elman.cpu.layer.form import Form, for_all_sizes
+from elman.cpu.layer.kernel_tasks import Kernels, copy
+from elman.cpu.layer.large_products import Linear
+from elman.cpu.scripts.script import Array, Script, Task
+
+SHARE_BYTES = 1 << 20  # in inference each thread makes the input's share for so many bytes of steps at a time
+MOST_BYTES = 1 << 23  # or where its weights are larger, for as many bytes as these, up to so many
+CHUNKS = 64  # at most so many times in one script
+
+
+@for_all_sizes
+def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
+    """As many steps as one script may have. part: as `Script` has them; the first brings the weights into panels."""
+    chunk = _chunk(cell, form) if form.packed is None else form.steps
+    form = form._replace(steps=min(form.steps, CHUNKS * chunk))
+    sizes, (steps, batch, _, units) = form.sizes(cell)._replace(frozen=part != "whole"), form[:4]
+    script = Script(sizes.format, sizes.threads, part)
+    script.steps = steps
+    originals = given_directions(script, cell, form)
+    widths = widths_of_states(cell, sizes)
+    xs = [
+        input_array(script, form, f"x.{d}") for d in range(sizes.directions)
+    ]  # each direction begins at a step of its own
+    outputs = [output_arrays(script, sizes, widths[0], f"output.{d}")[d] for d in range(sizes.directions)]
+    finals = final_arrays(script, cell, sizes)
+    indices = index_arrays(script, form)
+    directions = [
+        enter(script, cell, sizes, indices, d, given, x) for d, (given, x) in enumerate(zip(originals, xs, strict=True))
+    ]
+
+    gates = len(cell.anatomy.input_gates)
+    chunk = min(steps, chunk)
+    rows = sizes.total if sizes.packed is not None else chunk * batch
+    kernels = Kernels(cell, "infer", sizes)
+    packing: list[Task] = []
+    zeros: list[Task] = []
+    shares: list[Linear] = []
+    arrays: list[dict[str, Array]] = []
+    for entered, output in zip(directions, outputs, strict=True):
+        own, before, after = start(script, kernels, entered)
+        packing += before
+        zeros += [*entered.tasks, *after]
+        width = gates * units
+        if gates:
+            shares.append(input_share(script, sizes, entered, width, rows))
+            packing += shares[-1].packing
+        own["x"] = script.room(rows * width, sizes.time(width), width)
+        own[f"s.{cell.states[0]}"] = output
+        if sizes.packed is not None:
+            own[f"s.{cell.states[0]}"] = script.room(sizes.total * widths[0], widths[0], widths[0])
+        for state, width in zip(cell.states[1:], widths[1:], strict=True):  # by turns in two places
+            own[f"s.{state}"] = script.room(2 * batch * width, batch * width, width)
+        arrays.append(own)
+    script.begin(packing, zeros)
+
+    number = int(-(-steps // chunk))
+    for n in range(number):
+        begin = n * chunk
+        count = steps - begin if n == number - 1 else chunk
+        starts = [steps - begin - count if given.reverse else begin for given, *_ in directions]
+        of = zip(shares, directions, arrays, starts, strict=bool(gates))
+        here_rows = rows if number == 1 else count * batch
+        script.stage(task for share, e, own, t in of for task in share(e.x.at(t), own["x"], here_rows))
+        tasks: list[Task] = []
+        for entered, own, t in zip(directions, arrays, starts, strict=True):
+            given, output = entered.given, own[f"s.{cell.states[0]}"]
+            here = own | {f"s.{cell.states[0]}": output.at(t)}
+            if n:  # the states are where the chunk before has left them
+                here[f"s0.{cell.states[0]}"] = output.at(t + count if given.reverse else t - 1)
+                here |= {f"s0.{state}": own[f"s.{state}"].at(1) for state in cell.states[1:]}
+            tasks += kernels.run(here, count, given.reverse, begin)
+        script.stage(tasks, together=kernels.parties > 1)
+
+    last: list[Task] = []
+    for d, (entered, own, output, of) in enumerate(zip(directions, arrays, outputs, finals, strict=True)):
+        if sizes.packed is not None:
+            sequences = [own[f"s.{state}"] for state in cell.states]
+            last += leave(cell, sizes, entered, sequences, "turns.", originals[d].state, output, of)
+            continue
+        present = [output.at(0 if entered.given.reverse else steps - 1)]
+        present += [own[f"s.{state}"].at((steps - 1) % chunk % 2) for state in cell.states[1:]]
+        ends = zip(present, of, widths, strict=True)
+        last += [copy(state, final, batch, width) for state, final, width in ends]
+    script.stage(last)
+    return script.close()
+
+
+def _chunk(cell: Cell, form: Form) -> int:
+    """For how many steps the input's share is made at a time.
+
+    A cache should still hold it when it is read, but weights that no cache holds should not be read often.
+    An even number: every chunk then finds the states in the second of their two places.
+    """
+    columns = len(cell.anatomy.input_gates) * form.units * form.format.bytes
+    most = max(SHARE_BYTES * form.threads, min(columns * form.inputs, MOST_BYTES))
+    return max(2, most // max(1, form.batch * columns) // 2 * 2)
