@@ -37,7 +37,7 @@ def two_threads(small: int = 0) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with setting(threads, SMALL=small):
+        with setting(threads, SHARED_FROM=small):
             yield
     finally:
         torch.set_num_threads(before)

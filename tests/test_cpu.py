@@ -465,7 +465,7 @@ def test_few_rows_share_units(name: str, sizes: tuple[int, int, int, int]) -> No
                 torch.set_num_threads(count)
                 with (
                     setting(kernel_tasks, MEETING=0),
-                    setting(threads, SMALL=0),
+                    setting(threads, SHARED_FROM=0),
                     setting(inference, SHARE_BYTES=4000),
                 ):
                     together = by("cpu", lambda of=of, x=x, states=states: everything(of, x, states))
@@ -482,7 +482,7 @@ def test_a_team_that_is_smaller_than_asked_for(monkeypatch: pytest.MonkeyPatch) 
     parallel = system.parallel()
     monkeypatch.setattr(system, "parallel", lambda: lambda function, data, team, flags: parallel(function, data, 1, 0))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    with setting(kernel_tasks, MEETING=0), setting(threads, SMALL=0):
+    with setting(kernel_tasks, MEETING=0), setting(threads, SHARED_FROM=0):
         together = by("cpu", lambda: everything(of, x, states))
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
@@ -568,7 +568,7 @@ sys.path.insert(0, {tests!r})
 import torch, elman
 from cases import gradients, inputs, layer
 from elman.cpu.scripts import threads
-threads.SMALL = 0
+threads.SHARED_FROM = 0
 of = layer("lstm", 3, 9, bidirectional=True)
 x, states = inputs(of, 4, 6)
 torch.set_num_threads(2)

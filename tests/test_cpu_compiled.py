@@ -83,24 +83,24 @@ def test_off_is_off(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_code_depends_on_is_in_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = [code_cache._key("kernel", arguments) for arguments in ([cells.lstm, 4], [cells.gru, 4], [cells.lstm, 8])]
-    code_cache._surroundings.cache_clear()
+    code_cache._environment.cache_clear()
     try:
         with monkeypatch.context() as other:
             other.setattr(llvm, "versions", lambda: ("0.0", 1))
             keys.append(code_cache._key("kernel", [cells.lstm, 4]))
-        code_cache._surroundings.cache_clear()
+        code_cache._environment.cache_clear()
         for change in ({"cpu": "znver9"}, {"features": "+avx9"}, {"vector_bytes": 16}):
             with monkeypatch.context() as other:
                 target = llvm.target()._replace(**change)
                 other.setattr(llvm, "target", lambda target=target: target)
                 keys.append(code_cache._key("kernel", [cells.lstm, 4]))
-            code_cache._surroundings.cache_clear()
+            code_cache._environment.cache_clear()
         with monkeypatch.context() as other:  # a line of the library is another one
             original = Path.read_bytes
             other.setattr(Path, "read_bytes", lambda path: original(path) + b"#" * (path.name == "derivative.py"))
             keys.append(code_cache._key("kernel", [cells.lstm, 4]))
     finally:
-        code_cache._surroundings.cache_clear()
+        code_cache._environment.cache_clear()
     assert len(set(keys)) == len(keys) == 8
 
 

@@ -74,7 +74,7 @@ import torch, elman
 from cases import gradients, inputs, layer
 from elman.cpu.layer import kernel_tasks
 from elman.cpu.scripts import threads
-threads.SMALL = kernel_tasks.MEETING = 0
+threads.SHARED_FROM = kernel_tasks.MEETING = 0
 torch.set_num_threads(2)
 for name, batch in (("lstm", 6), ("gru_before", 1)):  # sharing rows, and units
     of = layer(name, 3, 40, bidirectional=batch == 6)

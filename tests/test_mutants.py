@@ -512,7 +512,7 @@ MUTANTS = [
     Mutant(
         "code that does not know its processor",
         "cpu/codegen/code_cache.py",
-        "def _surroundings",
+        "def _environment",
         ", *llvm.target()",
         "",
         "test_cpu_compiled.py::test_what_code_depends_on_is_in_its_name",

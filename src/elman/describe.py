@@ -39,7 +39,7 @@ class _Choices:
     def steps_of(self, cell: Cell) -> None:
         return None
 
-    def ran(self, cell: Cell, choice: Choice) -> None:
+    def will_run(self, cell: Cell, choice: Choice) -> None:
         self.made.append(choice)
 
 

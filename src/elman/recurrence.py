@@ -35,7 +35,7 @@ class Observer(Protocol):
         """What to run instead of the cell, to watch every step; None to let the chosen engine run."""
         ...
 
-    def ran(self, cell: Cell, choice: Choice) -> None: ...
+    def will_run(self, cell: Cell, choice: Choice) -> None: ...
 
 
 def recur(call: Call) -> Results:
@@ -52,7 +52,7 @@ def recur(call: Call) -> Results:
     if observer is not None:
         steps = []
         for _ in call.directions:
-            observer.ran(call.cell, choice)
+            observer.will_run(call.cell, choice)
             steps.append(observer.steps_of(call.cell))
         if any(step is not None for step in steps):
             if problem := misfit(call):

@@ -39,7 +39,7 @@ class _Recorder:
         self.gates: list[list[dict[str, Tensor]]] = []
         self.states: list[list[dict[str, Tensor]]] = []
 
-    def ran(self, cell: Cell, choice: Choice) -> None:
+    def will_run(self, cell: Cell, choice: Choice) -> None:
         pass
 
     def steps_of(self, cell: Cell) -> Any:

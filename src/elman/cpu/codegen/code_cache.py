@@ -85,17 +85,17 @@ def function(write: Callable[P, Program]) -> Callable[P, int]:
 
 
 def _key(name: str, arguments: Sequence[Any]) -> str:
-    return repr((name, [_told(argument) for argument in arguments], _surroundings()))
+    return repr((name, [_identity(argument) for argument in arguments], _environment()))
 
 
-def _told(argument: Any) -> Any:
+def _identity(argument: Any) -> Any:
     if isinstance(argument, Cell):
         return fingerprint(argument)
     return argument.name if isinstance(argument, Format) else argument
 
 
 @cache
-def _surroundings() -> tuple[Any, ...]:
+def _environment() -> tuple[Any, ...]:
     """What code depends on beside its arguments. The sources of the library stand for its version."""
     engine = Path(__file__).parent.parent
     sources = hashlib.sha256()

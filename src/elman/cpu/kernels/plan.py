@@ -1,4 +1,4 @@
-"""Where every value of a cell's schedule lies, for the kernels. No code is made here."""
+"""Where every value of a cell's schedule lies, for the kernels. No code is scheduled here."""
 
 from __future__ import annotations
 
@@ -77,10 +77,10 @@ class Plan(NamedTuple):
 @cache
 def plan(cell: Cell) -> Plan:
     """The plan of a cell. NotTraceable if its step is no graph."""
-    made = schedule(cell)
-    infer, forward = _Step(made, keeps=False).done(), _Step(made, keeps=True).done()
-    adjoints, slots = _places_of_adjoints(made)
-    backward = _backward(made, forward, adjoints, slots)
+    scheduled = schedule(cell)
+    infer, forward = _Step(scheduled, keeps=False).done(), _Step(scheduled, keeps=True).done()
+    adjoints, slots = _places_of_adjoints(scheduled)
+    backward = _backward(scheduled, forward, adjoints, slots)
     multiplied = tuple(
         Multiplied(
             each.matrix.weight,
@@ -89,9 +89,9 @@ def plan(cell: Cell) -> Plan:
             _operand(forward, each.operand),
             adjoints[each.adjoint.index],
         )
-        for each in made.products
+        for each in scheduled.products
     )
-    live = [k for k, gate in enumerate(cell.anatomy.input_gates) if f"x.{gate}" in made.derivative.outputs]
+    live = [k for k, gate in enumerate(cell.anatomy.input_gates) if f"x.{gate}" in scheduled.derivative.outputs]
     return Plan(cell, infer, forward, backward, multiplied, _runs(live))
 
 
@@ -128,31 +128,31 @@ class _Slots(dict[str, int]):
 class _Step:
     """The places of the step's values. In training it keeps what backward reads."""
 
-    def __init__(self, made: Schedule, *, keeps: bool) -> None:
-        self.made, self.keeps = made, keeps
-        self.kept = made.kept if keeps else frozenset()
+    def __init__(self, scheduled: Schedule, *, keeps: bool) -> None:
+        self.scheduled, self.keeps = scheduled, keeps
+        self.kept = scheduled.kept if keeps else frozenset()
         self.slots = _Slots()
         self.operands: dict[int, Place] = {}
         self.places = {
-            leaf.index: _place_of(made.cell, leaf.op, leaf.name, LEAVES[leaf.op].array)
-            for leaf in made.graph.nodes
+            leaf.index: _place_of(scheduled.cell, leaf.op, leaf.name, LEAVES[leaf.op].array)
+            for leaf in scheduled.graph.nodes
             if leaf.op in LEAVES
         }
         self.free = self.overwritable()
-        self.stores = [self.stored_in(number, phase) for number, phase in enumerate(made.phases)]
+        self.stores = [self.stored_in(number, phase) for number, phase in enumerate(scheduled.phases)]
 
     def done(self) -> Pass:
-        made = self.made
-        products = [self.products_in(phase) for phase in made.phases]
-        return Pass(made.graph, made.phases, products, self.places, self.stores, self.slots, self.operands)
+        scheduled = self.scheduled
+        products = [self.products_in(phase) for phase in scheduled.phases]
+        return Pass(scheduled.graph, scheduled.phases, products, self.places, self.stores, self.slots, self.operands)
 
     def overwritable(self) -> dict[int, int]:
         """The slots of x that backward does not read, and the phase after which nobody does."""
-        cell, graph = self.made.cell, self.made.graph
+        cell, graph = self.scheduled.cell, self.scheduled.graph
         gates = cell.anatomy.input_gates
         kept = {node.name for node in graph.nodes if node.op == "x" and node.index in self.kept}
         last_read = {slot: 0 for slot, gate in enumerate(gates) if gate not in kept}
-        for number, phase in enumerate(self.made.phases):
+        for number, phase in enumerate(self.scheduled.phases):
             for argument in (argument for node in phase.nodes for argument in node.arguments):
                 if argument.op == "x" and argument.name not in kept:
                     last_read[gates.index(argument.name)] = number
@@ -162,12 +162,12 @@ class _Step:
         """What a phase stores where: new states, operands of products, what backward reads, what later phases read."""
         nodes = [*phase.products, *phase.nodes]
         here: list[tuple[Node, Place]] = []
-        for state, node in self.made.graph.outputs.items():
+        for state, node in self.scheduled.graph.outputs.items():
             if any(node is other for other in nodes):
                 self.store(node, Place(f"s.{state}"), here)
         states = {node.index: place for node, place in reversed(here)}
         for node in nodes:
-            if node.index in self.made.operands:
+            if node.index in self.scheduled.operands:
                 place = states.get(node.index)
                 if place is None:
                     place = self.store(node, self.slots.new("extra" if self.keeps else "memory", phase.width), here)
@@ -193,7 +193,7 @@ class _Step:
         return place
 
     def products_in(self, phase: Phase) -> list[Product]:
-        cell = self.made.cell
+        cell = self.scheduled.cell
         by_operand: dict[tuple[str, int], list[Node]] = {}
         for node in phase.products:
             by_operand.setdefault((node.op, node.arguments[0].index), []).append(node)
@@ -214,24 +214,24 @@ class _Step:
         return products
 
 
-def _places_of_adjoints(made: Schedule) -> tuple[dict[int, Place], _Slots]:
+def _places_of_adjoints(scheduled: Schedule) -> tuple[dict[int, Place], _Slots]:
     """Of input shares and of products, by their nodes in the derivative; one that is both has one place."""
     places: dict[int, Place] = {}
-    for slot, gate in enumerate(made.cell.anatomy.input_gates):
-        if f"x.{gate}" in made.derivative.outputs:
-            places.setdefault(made.derivative.outputs[f"x.{gate}"].index, Place("d_x", slot))
+    for slot, gate in enumerate(scheduled.cell.anatomy.input_gates):
+        if f"x.{gate}" in scheduled.derivative.outputs:
+            places.setdefault(scheduled.derivative.outputs[f"x.{gate}"].index, Place("d_x", slot))
     slots = _Slots()
-    for each in made.products:
+    for each in scheduled.products:
         if each.adjoint.index not in places:
             places[each.adjoint.index] = slots.new("d_extra", each.matrix.result)
     return places, slots
 
 
-def _backward(made: Schedule, forward: Pass, adjoints: dict[int, Place], slots: _Slots) -> Pass:
-    places = {n.index: forward.places[int(n.name)] for n in made.derivative.nodes if n.op == "kept"}
+def _backward(scheduled: Schedule, forward: Pass, adjoints: dict[int, Place], slots: _Slots) -> Pass:
+    places = {n.index: forward.places[int(n.name)] for n in scheduled.derivative.nodes if n.op == "kept"}
     stores: list[list[tuple[Node, Place]]] = []
-    for phase in made.backward:
-        here = _stored_in(made, phase, adjoints)
+    for phase in scheduled.backward:
+        here = _stored_in(scheduled, phase, adjoints)
         for node in phase.remembered:
             all_steps = (place for other, place in here if other is node and kind_of(place.array).steps)
             place = next(all_steps, None)
@@ -240,24 +240,24 @@ def _backward(made: Schedule, forward: Pass, adjoints: dict[int, Place], slots: 
                 here.append((node, place))
             places[node.index] = place
         stores.append(here)
-    for node in made.derivative.nodes:  # one that is read in a later phase only, from where it is carried
+    for node in scheduled.derivative.nodes:  # one that is read in a later phase only, from where it is carried
         if node.op == "adjoint":
-            places.setdefault(node.index, _place_of(made.cell, "s", node.name, LEAVES["s"].d_array))
+            places.setdefault(node.index, _place_of(scheduled.cell, "s", node.name, LEAVES["s"].d_array))
     products = [
         [_returned(each, phase.width, adjoints) for each in of_phase]
-        for phase, of_phase in zip(made.backward, made.returned, strict=True)
+        for phase, of_phase in zip(scheduled.backward, scheduled.returned, strict=True)
     ]
-    return Pass(made.derivative, made.backward, products, places, stores, slots)
+    return Pass(scheduled.derivative, scheduled.backward, products, places, stores, slots)
 
 
-def _stored_in(made: Schedule, phase: Phase, adjoints: dict[int, Place]) -> list[tuple[Node, Place]]:
+def _stored_in(scheduled: Schedule, phase: Phase, adjoints: dict[int, Place]) -> list[tuple[Node, Place]]:
     """The derivative's outputs that a phase stores. A value that is several of them may have one place, or several."""
     here: dict[tuple[int, Place], tuple[Node, Place]] = {}
     for node in [*phase.products, *phase.nodes]:
-        for output in [name for name, other in made.derivative.outputs.items() if other is node]:
+        for output in [name for name, other in scheduled.derivative.outputs.items() if other is node]:
             kind, _, name = output.partition(".")
             of_leaf = kind in LEAVES
-            place = _place_of(made.cell, kind, name, LEAVES[kind].d_array) if of_leaf else adjoints[node.index]
+            place = _place_of(scheduled.cell, kind, name, LEAVES[kind].d_array) if of_leaf else adjoints[node.index]
             here.setdefault((node.index, place), (node, place))
     return list(here.values())
 

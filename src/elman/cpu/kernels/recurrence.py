@@ -29,8 +29,8 @@ from elman.phases import Phase
 def text(cell: Cell, which: str, form: Format, ragged: tuple[str, ...]) -> Written:
     """The kernel `which`, "infer", "forward" or "backward"; `ragged`: widths that do not fill their last vector."""
     emit = _Backward if which == "backward" else _Forward
-    made = emit(getattr(plan(cell), which), cell, which, form, ragged)
-    return Written(made.p.module, [which], made.words)
+    emitted = emit(getattr(plan(cell), which), cell, which, form, ragged)
+    return Written(emitted.p.module, [which], emitted.words)
 
 
 kernel = code_cache.module(text)
@@ -73,8 +73,8 @@ class Tile(NamedTuple):
 class _Emit:
     """What forward and backward share: the table, places in memory, products, loops."""
 
-    def __init__(self, todo: Pass, cell: Cell, name: str, form: Format, ragged: tuple[str, ...]) -> None:
-        self.todo, self.cell, self.name, self.ragged = todo, cell, name, ragged
+    def __init__(self, planned: Pass, cell: Cell, name: str, form: Format, ragged: tuple[str, ...]) -> None:
+        self.planned, self.cell, self.name, self.ragged = planned, cell, name, ragged
         module = llvm.new_module(f"{cell.name} {name}")
         self.p = p = Program(module, name, {"table": POINTER}, form)
         self.lanes = form.lanes
@@ -86,7 +86,7 @@ class _Emit:
         self.own_run = len(self.words)
         for name in RUN:
             self.word(f"run {name}")
-        most = max((sum(max(ACCUMULATORS, len(q.nodes)) for q in products) for products in todo.products), default=1)
+        most = max((sum(max(ACCUMULATORS, len(q.nodes)) for q in products) for products in planned.products), default=1)
         self.scratch = p.scratch(max(most, 1))
         with p.flushing_denormals():
             self.body()
@@ -107,9 +107,9 @@ class _Emit:
             time, starts, ends = begin + k * advance, k.equals(0), k.equals(steps - 1)
             last, following = p.select(starts, enter, advance), p.select(ends, leave, advance)
             step = Step(first + k, time, time - last, time + following, starts)
-            for number in range(len(self.todo.phases)):
+            for number in range(len(self.planned.phases)):
                 self.phase(number, step, ranges)
-                self.wait(step.n * len(self.todo.phases) + number)
+                self.wait(step.n * len(self.planned.phases) + number)
         runs.end([first + steps, begin + (steps - 1) * advance + leave, rows])
 
     def ranges(self, before: Value, rows: Value) -> list[Range]:
@@ -119,7 +119,7 @@ class _Emit:
     def range(self, begin: Value, rows: Value) -> Range:
         """So many rows from one on, in as few tiles as possible for each phase."""
         p, cuts = self.p, []
-        for number in range(len(self.todo.phases)):
+        for number in range(len(self.planned.phases)):
             tall = self.word(f"{number} tall")
             count = p.quotient(rows + tall - 1, tall)
             narrow = p.quotient(rows, p.maximum(count, p.int(1)))
@@ -180,7 +180,7 @@ class _Emit:
             self.rows_of_phase(number, step, rows, fresh)
 
     def rows_of_phase(self, number: int, step: Step, rows: Range, fresh: Value) -> None:
-        p, products, phase = self.p, self.todo.products[number], self.todo.phases[number]
+        p, products, phase = self.p, self.planned.products[number], self.planned.phases[number]
 
         def find(array: str) -> tuple[Value, Value]:
             return self.locate(array, step)
@@ -209,7 +209,7 @@ class _Emit:
         It is spread over rows far apart, which no processor foresees.
         """
         p = self.p
-        stored = [place for _, place in self.todo.stores[number]]
+        stored = [place for _, place in self.planned.stores[number]]
         places = {place: place in stored for place in [*self.read_in(number), *stored] if kind_of(place.array).steps}
         with p.loop(0, tile.rows) as r, p.loop(0, tile.width) as j:
             for place, write in places.items():
@@ -218,10 +218,10 @@ class _Emit:
 
     def read_in(self, number: int) -> list[Place]:
         """The places that a phase reads."""
-        phase = self.todo.phases[number]
+        phase = self.planned.phases[number]
         here = {node.index for node in phase.nodes}
-        nodes = [a for node in phase.nodes for a in node.arguments] + [node for node, _ in self.todo.stores[number]]
-        return [self.todo.places[n.index] for n in nodes if n.index not in here and n.index in self.todo.places]
+        nodes = [a for node in phase.nodes for a in node.arguments] + [node for node, _ in self.planned.stores[number]]
+        return [self.planned.places[n.index] for n in nodes if n.index not in here and n.index in self.planned.places]
 
     def tiles(self, number: int, n: Value, rows: Range) -> Iterator[Tile]:
         """Every panel of a phase, and in it every tile of the rows.
@@ -262,7 +262,7 @@ class _Emit:
 
     def elements(self, number: int, sums: Sums, elements: Elements) -> None:
         """Compute and store what the phase computes, for some vectors of units."""
-        p, phase = self.p, self.todo.phases[number]
+        p, phase = self.p, self.planned.phases[number]
         fused = self.fused(phase)
         here = {node.index for node in phase.nodes}
 
@@ -273,7 +273,7 @@ class _Emit:
                 return self.adjoint(node, sums, elements)
             if node.index in sums:
                 return elements.sum(*sums[node.index])
-            return elements.load(self.todo.places[node.index])
+            return elements.load(self.planned.places[node.index])
 
         def compute(node: Node, value: Callable[[Node], Value]) -> Value:
             if node.op in ("add", "sub"):
@@ -291,7 +291,7 @@ class _Emit:
             for node in phase.nodes:
                 if node.index not in fused and node.op != "number":
                     value(node)
-            stored = [(value(node), place) for node, place in self.todo.stores[number]]  # all is read before
+            stored = [(value(node), place) for node, place in self.planned.stores[number]]  # all is read before
             for result, place in stored:
                 elements.store(result, place)
 
@@ -301,7 +301,7 @@ class _Emit:
         for node in phase.nodes:
             for argument in node.arguments:
                 readers.setdefault(argument.index, []).append(node)
-        kept = {node.index for node in (*phase.remembered, *self.todo.graph.outputs.values())}
+        kept = {node.index for node in (*phase.remembered, *self.planned.graph.outputs.values())}
         return {
             node.index
             for node in phase.nodes
@@ -376,8 +376,8 @@ class _Forward(_Emit):
         units, (depth,) = self.units(product.width), (self.units(width) for width in product.depths)
         b = p.at(self.pointer(f"{name} weights"), tile.block * depth * vectors)
         bias = p.at(self.pointer(f"{name} bias"), tile.block * vectors)
-        lying, out_row = self.word("lying"), tile.width * vectors
-        with p.when(lying > 0):  # for few steps the weights are read as they lie
+        in_place, out_row = self.word("in place"), tile.width * vectors
+        with p.when(in_place > 0):  # for few steps the weights are read as they lie
             weights, row = self.pointer(product.weight), self.word(f"{product.weight} row")
             with p.loop(0, tile.width) as j:
                 unit = (tile.block + j) * self.lanes
@@ -386,7 +386,7 @@ class _Forward(_Emit):
                     place = (j * len(product.blocks) + position) * self.lanes
                     here = p.at(bias, place), p.at(out, place), out_row
                     p.call(self.word("dots"), a, a_row, tile.rows, depth, *of_block, *here)
-        with p.when(lying.equals(0)):
+        with p.when(in_place.equals(0)):
             self.run_tile(name, tile, out_row, depth, a, a_row, b, bias, p.int(0), out)
 
 
@@ -420,7 +420,9 @@ class _Backward(_Emit):
         # What the first step's products give to the initial states: now every row has joined.
         zero, time = p.int(0), self.word("last time")
         step, rows = Step(self.steps, zero, time, zero, zero), self.range(zero, self.word("rows"))
-        all_products = [(number, k, each) for number, of in enumerate(self.todo.products) for k, each in enumerate(of)]
+        all_products = [
+            (number, k, each) for number, of in enumerate(self.planned.products) for k, each in enumerate(of)
+        ]
         for number, index, product in all_products:
             if not product.state:
                 continue
@@ -450,7 +452,7 @@ class _Backward(_Emit):
         if product.state:
             start, start_row = find(f"carry.{product.state}")
             start = p.at(start, tile.row * start_row + tile.block * lanes)
-            if f"s.{product.state}" not in self.todo.graph.outputs:  # all comes through products
+            if f"s.{product.state}" not in self.planned.graph.outputs:  # all comes through products
                 start = p.select(fresh, start, self.pointer("zeros"))
                 start_row = p.select(fresh, start_row, p.int(0))
         else:
@@ -470,7 +472,7 @@ class _Backward(_Emit):
             start, start_row = out, out_row
 
     def read_in(self, number: int) -> list[Place]:
-        phase = self.todo.phases[number]
+        phase = self.planned.phases[number]
         here = any(node.op == "adjoint" and node.name == self.cell.states[0] for node in phase.nodes)
         return [*super().read_in(number), *([Place("d_out")] if here else [])]
 

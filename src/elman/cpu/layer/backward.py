@@ -11,13 +11,13 @@ from elman.cpu.kernels import packing
 from elman.cpu.kernels.arrays import Place, width_of
 from elman.cpu.kernels.plan import Plan, plan
 from elman.cpu.layer.directions import (
-    Entered,
+    Prepared,
     by_direction,
-    enter,
     given_directions,
     index_arrays,
     input_array,
     output_arrays,
+    prepare,
     start,
     widths_of_states,
 )
@@ -42,7 +42,7 @@ class Wanted(NamedTuple):
 @for_all_sizes
 def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
     sizes, (steps, batch, inputs, units) = form.sizes(cell, 2), form[:4]
-    made, widths = plan(cell), widths_of_states(cell, sizes)
+    planned, widths = plan(cell), widths_of_states(cell, sizes)
     script = Script(sizes.format, sizes.threads)
     x, directions, strides = input_array(script, form), given_directions(script, cell, form), form.given()
     d_output = script.given("d_output", *strides["d_output"][:2]) if "d_output" in strides else None
@@ -60,31 +60,31 @@ def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
     runs: list[Task] = []
     all_arrays, all_sequences, all_entered = [], [], []
     for d, original in enumerate(directions):
-        entered = enter(script, cell, sizes, indices, d, original, x)
-        own, *before = start(script, kernels, entered)
-        first += chain(entered.tasks, *before)
+        prepared = prepare(script, cell, sizes, indices, d, original, x)
+        own, *before = start(script, kernels, prepared)
+        first += chain(prepared.tasks, *before)
         all_sequences.append(kept_arrays(script, cell, sizes, d, own, outputs[d]))
         d_out = None if d_output is None else d_output.at(column=d * widths[0])
         if sizes.packed is not None and d_out is not None:
             packed = script.room(sizes.total * widths[0], widths[0], widths[0])
-            first += gather(sizes, entered.where["index."], d_out, packed, sizes.total, widths[0])
+            first += gather(sizes, prepared.where["index."], d_out, packed, sizes.total, widths[0])
             d_out = packed
-        first += _adjoints(script, made, sizes, own, d_out, d_finals[d], entered.where.get("final."))
+        first += _adjoints(script, planned, sizes, own, d_out, d_finals[d], prepared.where.get("final."))
         all_arrays.append(own)
-        all_entered.append(entered)
-        runs += kernels.run(own, steps, entered.given.reverse)
+        all_entered.append(prepared)
+        runs += kernels.run(own, steps, prepared.given.reverse)
 
     d_x = script.given("d_x", row=inputs) if wanted.x else None
     backs: list[list[Task]] = []  # d_x is added up over the directions
     products: list[Gradient] = []
     after: list[Task] = []
     of_directions = zip(all_entered, wanted.weights, all_arrays, all_sequences, strict=True)
-    for d, (entered, wants, own, sequences) in enumerate(of_directions):
-        given, target, adds = entered.given, d_x, bool(backs)
+    for d, (prepared, wants, own, sequences) in enumerate(of_directions):
+        given, target, adds = prepared.given, d_x, bool(backs)
         if d_x is not None and sizes.packed is not None:
             target, adds = script.room(sizes.total * inputs, row=inputs), False
         want = {name for name, wish in zip(Weights._fields, wants, strict=True) if wish and name in given.weights}
-        for gate, count in made.shares:
+        for gate, count in planned.shares:
             if target is None:
                 break
             shape, rows = (count * units, inputs), given.weights["ih"].at(row=gate * units)
@@ -92,35 +92,35 @@ def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
             first += back.packing
             backs.append(back(own["d_x"].at(column=gate * units), target, sizes.total, add=adds))
             adds = True
-        if d_x is not None and target is not None and target is not d_x and made.shares:
-            places = entered.where["places."]
+        if d_x is not None and target is not None and target is not d_x and planned.shares:
+            places = prepared.where["places."]
             backs.append(gather(sizes, places, target, d_x, sizes.places, inputs, add=d > 0))
         columns = {"ih": inputs, "hh": widths[0], "hr": units, "ch": units}
         out = {
             name: script.given(f"d_{name}.{d}", row=columns.get(name, 1)) for name in Weights._fields if name in want
         }
-        products += _of_weights(made, sizes, entered, sequences, own, out)
+        products += _of_weights(planned, sizes, prepared, sequences, own, out)
         if "ch" in out:
-            after += _of_vectors(made, sizes, own["d_p"], out["ch"])
-        after += _without_effect(made, sizes, out, columns)
+            after += _of_vectors(planned, sizes, own["d_p"], out["ch"])
+        after += _without_effect(planned, sizes, out, columns)
     for state, width, wish in zip(cell.states, widths, wanted.state, strict=True):
         if wish:
             strides_here = (sizes.sequences * width, width, 1)
             parts = by_direction(script, f"d_initial.{state}", strides_here, sizes.directions)
             number = cell.states.index(state)
-            for own, part, entered, d_final in zip(all_arrays, parts, all_entered, d_finals, strict=True):
+            for own, part, prepared, d_final in zip(all_arrays, parts, all_entered, d_finals, strict=True):
                 carry = own[f"carry.{state}"]
                 if sizes.packed is None:
                     after.append(copy(carry, part, batch, width))
                 else:
-                    begins, other = entered.where["first."], d_final[number]
+                    begins, other = prepared.where["first."], d_final[number]
                     after += gather(sizes, begins, carry, part, sizes.sequences, width, other=other)
     sums: list[Task] = []
     for state, width, wish in zip(cell.states, widths, wanted.afresh or (False,) * len(widths), strict=True):
         out = script.given(f"d_afresh.{state}", row=width) if wish else None
-        for d, (own, entered) in enumerate(zip(all_arrays, all_entered, strict=True) if out else ()):
+        for d, (own, prepared) in enumerate(zip(all_arrays, all_entered, strict=True) if out else ()):
             room = script.room(batch * width, row=width)
-            after += gather(sizes, entered.where["fresh."], own[f"carry.{state}"], room, batch, width)
+            after += gather(sizes, prepared.where["fresh."], own[f"carry.{state}"], room, batch, width)
             sums.append(
                 Task(packing.total(room.format), (room, room.row, out.at(row=d) if out else room, batch, width))
             )
@@ -139,7 +139,7 @@ def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
 
 def _adjoints(
     script: Script,
-    made: Plan,
+    planned: Plan,
     sizes: Sizes,
     arrays: dict[str, Array],
     d_output: Array | None,
@@ -150,8 +150,8 @@ def _adjoints(
 
     final: of packed rows, the index of whose final state each row ends with.
     """
-    batch, cell = sizes.batch, made.cell
-    slots_of = {"d_x": len(cell.anatomy.input_gates)} | made.backward.arrays("d_extra")
+    batch, cell = sizes.batch, planned.cell
+    slots_of = {"d_x": len(cell.anatomy.input_gates)} | planned.backward.arrays("d_extra")
     for name, slots in slots_of.items():
         row = slots * sizes.of(width_of(cell, name))
         arrays[name] = script.room(sizes.total * row, sizes.time(row), row)
@@ -176,20 +176,20 @@ def _adjoints(
     return tasks
 
 
-def _of_vectors(made: Plan, sizes: Sizes, d_p: Array, out: Array) -> list[Task]:
+def _of_vectors(planned: Plan, sizes: Sizes, d_p: Array, out: Array) -> list[Task]:
     """The gradients of the per-unit weights: sums over the rows of the batch."""
     kernel, padded = packing.total(d_p.format), sizes.padded(HIDDEN)
     return [
         Task(kernel, (d_p.at(column=v * padded), d_p.row, out.at(row=v), sizes.batch, sizes.units))
-        for v in range(len(made.cell.vectors))
+        for v in range(len(planned.cell.vectors))
     ]
 
 
-def _without_effect(made: Plan, sizes: Sizes, out: dict[str, Array], columns: dict[str, int]) -> list[Task]:
+def _without_effect(planned: Plan, sizes: Sizes, out: dict[str, Array], columns: dict[str, int]) -> list[Task]:
     """Zeros for the gradients of blocks of rows that the step uses without effect, whatever x and the states hold."""
-    live = {("ih", gate) for begin, count in made.shares for gate in range(begin, begin + count)}
-    live |= {(each.weight, each.block) for each in made.multiplied}
-    anatomy, tasks = made.cell.anatomy, []
+    live = {("ih", gate) for begin, count in planned.shares for gate in range(begin, begin + count)}
+    live |= {(each.weight, each.block) for each in planned.multiplied}
+    anatomy, tasks = planned.cell.anatomy, []
     for weight, blocks, width in (
         ("ih", len(anatomy.input_gates), HIDDEN),
         ("hh", len(anatomy.recurrent_gates), HIDDEN),
@@ -207,9 +207,9 @@ def _without_effect(made: Plan, sizes: Sizes, out: dict[str, Array], columns: di
 
 
 def _of_weights(
-    made: Plan,
+    planned: Plan,
     sizes: Sizes,
-    entered: Entered,
+    prepared: Prepared,
     sequences: Sequence[Array],
     arrays: dict[str, Array],
     out: dict[str, Array],
@@ -217,18 +217,18 @@ def _of_weights(
     """The gradients of a direction's matrices and biases: sums over all steps and rows, as few large products."""
     units, rows = sizes.units, sizes.total
     products: list[Gradient] = []
-    for gate, count in made.shares if "ih" in out or "b_ih" in out else ():
+    for gate, count in planned.shares if "ih" in out or "b_ih" in out else ():
         left = Factor(((arrays["d_x"].at(column=gate * units), rows),), count * units)
-        right = Factor(((entered.x, rows),), sizes.inputs, entered.where.get("index.")) if "ih" in out else None
+        right = Factor(((prepared.x, rows),), sizes.inputs, prepared.where.get("index.")) if "ih" in out else None
         d_ih = out["ih"].at(row=gate * units) if "ih" in out else None
         d_b_ih = out["b_ih"].at(column=gate * units) if "b_ih" in out else None
         products.append(Gradient(left, right, d_ih, d_b_ih, add=False))
-    for run in _runs(made):
+    for run in _runs(planned):
         if run.weight not in out and run.bias not in out:
             continue
-        width = sizes.of(width_of(made.cell, run.d.array))
+        width = sizes.of(width_of(planned.cell, run.d.array))
         left = Factor(((arrays[run.d.array].at(column=run.d.slot * width), rows),), run.blocks * width)
-        right = _operand(made, sizes, run.operand, entered, sequences, arrays) if run.weight in out else None
+        right = _operand(planned, sizes, run.operand, prepared, sequences, arrays) if run.weight in out else None
         d_weight = out[run.weight].at(row=run.block * width) if run.weight in out else None
         d_bias = out[run.bias].at(column=run.block * width) if run.bias in out else None
         products.append(Gradient(left, right, d_weight, d_bias, run.add))
@@ -236,19 +236,24 @@ def _of_weights(
 
 
 def _operand(
-    made: Plan, sizes: Sizes, operand: Place, entered: Entered, sequences: Sequence[Array], arrays: dict[str, Array]
+    planned: Plan,
+    sizes: Sizes,
+    operand: Place,
+    prepared: Prepared,
+    sequences: Sequence[Array],
+    arrays: dict[str, Array],
 ) -> Factor:
     """What a recurrent product has multiplied, over all steps; the state before the first step is in no sequence."""
     kind, _, state = operand.array.partition(".")
-    rows, width = sizes.total, sizes.of(width_of(made.cell, operand.array))
+    rows, width = sizes.total, sizes.of(width_of(planned.cell, operand.array))
     if kind == "extra":
         return Factor(((arrays[operand.array].at(column=operand.slot * width), rows),), width)
-    number = made.cell.states.index(state)
+    number = planned.cell.states.index(state)
     if kind == "s":
         return Factor(((sequences[number], rows),), width)
-    given = entered.given
+    given = prepared.given
     if sizes.packed is not None:
-        return Factor(((sequences[number], rows),), width, entered.where["before"], given.state[number])
+        return Factor(((sequences[number], rows),), width, prepared.where["before"], given.state[number])
     initial, others = (given.state[number], sizes.batch), rows - sizes.batch
     if given.reverse:
         return Factor(((sequences[number].at(1), others), initial), width)
@@ -267,11 +272,11 @@ class Run(NamedTuple):
     add: bool  # whether others have written the gradients of these blocks
 
 
-def _runs(made: Plan) -> list[Run]:
+def _runs(planned: Plan) -> list[Run]:
     """Products as few as possible."""
     runs: list[Run] = []
     written: set[tuple[str, int]] = set()
-    for weight, bias, block, operand, d in made.multiplied:
+    for weight, bias, block, operand, d in planned.multiplied:
         add = (weight, block) in written
         written.add((weight, block))
         here, last = Run(weight, bias, operand, d, block, 1, add), runs[-1] if runs else None

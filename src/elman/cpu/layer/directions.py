@@ -96,7 +96,7 @@ def final_arrays(script: Script, cell: Cell, sizes: Sizes) -> list[list[Array]]:
     return [list(of) for of in zip(*finals, strict=True)]
 
 
-class Entered(NamedTuple):
+class Prepared(NamedTuple):
     """A direction as the kernels see it: the rows of the batch, packed if they have different lengths."""
 
     given: Given
@@ -105,11 +105,11 @@ class Entered(NamedTuple):
     tasks: list[Task]  # that make all this
 
 
-def enter(
+def prepare(
     script: Script, cell: Cell, sizes: Sizes, indices: dict[str, Array], d: int, given: Given, x: Array
-) -> Entered:
+) -> Prepared:
     if sizes.packed is None:
-        return Entered(given, x, {}, [])
+        return Prepared(given, x, {}, [])
     index = {name: indices[f"{name}{d}"] for name in INDICES if name.endswith(".")}
     index |= {name: array for name, array in indices.items() if name in INDICES}
     states: list[Array] = []
@@ -118,13 +118,13 @@ def enter(
         states.append(script.room(sizes.batch * width, row=width))
         afresh = given.afresh[number]._replace(row=0) if given.afresh else None  # the same for every row
         tasks += gather(sizes, index["starts."], state, states[-1], sizes.batch, width, other=afresh)
-    return Entered(Given(given.weights, states, False, given.afresh), x, index, tasks)
+    return Prepared(Given(given.weights, states, False, given.afresh), x, index, tasks)
 
 
-def leave(
+def scatter_results(
     cell: Cell,
     sizes: Sizes,
-    entered: Entered,
+    prepared: Prepared,
     sequences: Sequence[Array],
     index: str,
     initial: Sequence[Array],
@@ -133,24 +133,24 @@ def leave(
 ) -> list[Task]:
     """Output and final states, back from packed rows. index: where the last rows of states but the first are found."""
     widths = widths_of_states(cell, sizes)
-    tasks = gather(sizes, entered.where["places."], sequences[0], output, sizes.places, widths[0])
+    tasks = gather(sizes, prepared.where["places."], sequences[0], output, sizes.places, widths[0])
     for number, (sequence, of, final, width) in enumerate(zip(sequences, initial, finals, widths, strict=True)):
-        ends = entered.where[index if number else "ends."]
+        ends = prepared.where[index if number else "ends."]
         tasks += gather(sizes, ends, sequence, final, sizes.sequences, width, other=of)
     return tasks
 
 
-def start(script: Script, kernels: Kernels, entered: Entered) -> tuple[dict[str, Array], list[Task], list[Task]]:
+def start(script: Script, kernels: Kernels, prepared: Prepared) -> tuple[dict[str, Array], list[Task], list[Task]]:
     """The arrays that all kernels read, and what is to be done before they do: once for the weights, and for every call."""
-    sizes, given = kernels.sizes, entered.given
+    sizes, given = kernels.sizes, prepared.given
     arrays, tasks = kernels.pack(script, given.weights)
     arrays["zeros"] = script.kept(product.ACCUMULATORS * sizes.lanes)
     tasks.append(fill(arrays["zeros"], 1, product.ACCUMULATORS * sizes.lanes))
-    for name, slots in kernels.todo.arrays("memory").items():
+    for name, slots in kernels.planned.arrays("memory").items():
         row = slots * sizes.padded(width_of(kernels.cell, name))
         arrays[name] = script.room(sizes.batch * row, row=row)
     arrays["p"] = given.weights.get("ch", arrays["zeros"])._replace(row=0)
-    arrays |= {name: array for name, array in entered.where.items() if name in ("runs", "runs back")}
+    arrays |= {name: array for name, array in prepared.where.items() if name in ("runs", "runs back")}
     arrays["meeting"] = script.room(128 // sizes.format.bytes)  # cache lines of its own
     for state, array in zip(kernels.cell.states, given.state, strict=True):
         arrays[f"s0.{state}"] = array
@@ -158,7 +158,7 @@ def start(script: Script, kernels: Kernels, entered: Entered) -> tuple[dict[str,
     return arrays, tasks, [meeting] if kernels.parties > 1 else []
 
 
-def input_share(script: Script, sizes: Sizes, entered: Entered, width: int, rows: int) -> Linear:
+def input_share(script: Script, sizes: Sizes, prepared: Prepared, width: int, rows: int) -> Linear:
     """W x_t + b_ih for steps and rows, (T*B, I) -> (T*B, G*H)."""
-    weights, shape = entered.given.weights, (width, sizes.inputs)
-    return Linear(script, sizes, weights["ih"], weights.get("b_ih"), shape, rows, index=entered.where.get("index."))
+    weights, shape = prepared.given.weights, (width, sizes.inputs)
+    return Linear(script, sizes, weights["ih"], weights.get("b_ih"), shape, rows, index=prepared.where.get("index."))

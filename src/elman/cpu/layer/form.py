@@ -73,7 +73,7 @@ class Form(NamedTuple):
         row = len(cell.anatomy.input_gates) * self.inputs * self.units + multiplications(cell, self.units, self.proj)
         sizes = Sizes(*self[:6], directions, self.threads, packed=self.packed)
         return sizes._replace(
-            threads=threads.of_team(products * threads.of_rows(sizes.total) * row * directions, self.threads)
+            threads=threads.team_size(products * threads.effective_rows(sizes.total) * row * directions, self.threads)
         )
 
 

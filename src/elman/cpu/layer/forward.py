@@ -10,14 +10,14 @@ from elman.cell import Cell
 from elman.cpu.kernels.arrays import width_of
 from elman.cpu.kernels.plan import plan
 from elman.cpu.layer.directions import (
-    enter,
     final_arrays,
     given_directions,
     index_arrays,
     input_array,
     input_share,
-    leave,
     output_arrays,
+    prepare,
+    scatter_results,
     start,
     widths_of_states,
 )
@@ -37,18 +37,18 @@ def forward_script(cell: Cell, form: Form) -> Script:
     kernels, gates = Kernels(cell, "forward", sizes), len(cell.anatomy.input_gates)
     stages: list[list[Task]] = [[], [], [], []]
     for d, (original, of) in enumerate(zip(directions, finals, strict=True)):
-        entered = enter(script, cell, sizes, indices, d, original, x)
-        given = entered.given
-        own, *before = start(script, kernels, entered)
-        stages[0] += chain(entered.tasks, *before)
+        prepared = prepare(script, cell, sizes, indices, d, original, x)
+        given = prepared.given
+        own, *before = start(script, kernels, prepared)
+        stages[0] += chain(prepared.tasks, *before)
         sequences = kept_arrays(script, cell, sizes, d, own, outputs[d])
         if gates:
-            share = input_share(script, sizes, entered, gates * units, sizes.total)
+            share = input_share(script, sizes, prepared, gates * units, sizes.total)
             stages[0] += share.packing
-            stages[1] += share(entered.x, own["x"], sizes.total)
+            stages[1] += share(prepared.x, own["x"], sizes.total)
         stages[2] += kernels.run(own, steps, given.reverse)
         if sizes.packed is not None:
-            stages[3] += leave(cell, sizes, entered, sequences, "ends.", original.state, outputs[d], of)
+            stages[3] += scatter_results(cell, sizes, prepared, sequences, "ends.", original.state, outputs[d], of)
             continue
         last = 0 if given.reverse else steps - 1
         ends = zip(sequences, of, widths, strict=True)

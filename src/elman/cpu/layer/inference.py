@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from elman.cell import Cell
 from elman.cpu.layer.directions import (
-    enter,
     final_arrays,
     given_directions,
     index_arrays,
     input_array,
     input_share,
-    leave,
     output_arrays,
+    prepare,
+    scatter_results,
     start,
     widths_of_states,
 )
@@ -42,7 +42,8 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
     finals = final_arrays(script, cell, sizes)
     indices = index_arrays(script, form)
     directions = [
-        enter(script, cell, sizes, indices, d, given, x) for d, (given, x) in enumerate(zip(originals, xs, strict=True))
+        prepare(script, cell, sizes, indices, d, given, x)
+        for d, (given, x) in enumerate(zip(originals, xs, strict=True))
     ]
 
     gates = len(cell.anatomy.input_gates)
@@ -53,13 +54,13 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
     zeros: list[Task] = []
     shares: list[Linear] = []
     arrays: list[dict[str, Array]] = []
-    for entered, output in zip(directions, outputs, strict=True):
-        own, before, after = start(script, kernels, entered)
+    for prepared, output in zip(directions, outputs, strict=True):
+        own, before, after = start(script, kernels, prepared)
         packing += before
-        zeros += [*entered.tasks, *after]
+        zeros += [*prepared.tasks, *after]
         width = gates * units
         if gates:
-            shares.append(input_share(script, sizes, entered, width, rows))
+            shares.append(input_share(script, sizes, prepared, width, rows))
             packing += shares[-1].packing
         own["x"] = script.room(rows * width, sizes.time(width), width)
         own[f"s.{cell.states[0]}"] = output
@@ -79,8 +80,8 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
         here_rows = rows if number == 1 else count * batch
         script.stage(task for share, e, own, t in of for task in share(e.x.at(t), own["x"], here_rows))
         tasks: list[Task] = []
-        for entered, own, t in zip(directions, arrays, starts, strict=True):
-            given, output = entered.given, own[f"s.{cell.states[0]}"]
+        for prepared, own, t in zip(directions, arrays, starts, strict=True):
+            given, output = prepared.given, own[f"s.{cell.states[0]}"]
             here = own | {f"s.{cell.states[0]}": output.at(t)}
             if n:  # the states are where the chunk before has left them
                 here[f"s0.{cell.states[0]}"] = output.at(t + count if given.reverse else t - 1)
@@ -89,12 +90,12 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
         script.stage(tasks, together=kernels.parties > 1)
 
     last: list[Task] = []
-    for d, (entered, own, output, of) in enumerate(zip(directions, arrays, outputs, finals, strict=True)):
+    for d, (prepared, own, output, of) in enumerate(zip(directions, arrays, outputs, finals, strict=True)):
         if sizes.packed is not None:
             sequences = [own[f"s.{state}"] for state in cell.states]
-            last += leave(cell, sizes, entered, sequences, "turns.", originals[d].state, output, of)
+            last += scatter_results(cell, sizes, prepared, sequences, "turns.", originals[d].state, output, of)
             continue
-        present = [output.at(0 if entered.given.reverse else steps - 1)]
+        present = [output.at(0 if prepared.given.reverse else steps - 1)]
         present += [own[f"s.{state}"].at((steps - 1) % chunk % 2) for state in cell.states[1:]]
         ends = zip(present, of, widths, strict=True)
         last += [copy(state, final, batch, width) for state, final, width in ends]

@@ -18,8 +18,8 @@ from elman.cpu.scripts import threads
 from elman.cpu.scripts.script import Array, Script, Task
 from elman.leaves import HIDDEN, PROJECTED
 
-SHORT = 8  # steps and rows, up to which weights are read as they lie
-FEW = 4  # rows for each thread, below which they share units instead
+MOST_IN_PLACE = 8  # steps and rows, up to which weights are read as they lie
+LEAST_ROWS = 4  # rows for each thread, below which they share units instead
 MEETING = 1 << 15  # multiplications in a step from which on that is worth meeting after it
 PACKING = 8  # multiplications that take as long as packing one number
 
@@ -77,9 +77,9 @@ class Sizes(NamedTuple):
         return -(-self.of(width) // self.lanes) * self.lanes
 
     @property
-    def few(self) -> bool:
+    def in_place(self) -> bool:
         """Whether there is so little to multiply that weights are read as they lie. No matter how many threads there are."""
-        return self.total <= SHORT and not self.frozen
+        return self.total <= MOST_IN_PLACE and not self.frozen
 
     @property
     def lanes(self) -> int:
@@ -108,28 +108,28 @@ class Kernels:
 
     def __init__(self, cell: Cell, which: str, sizes: Sizes) -> None:
         self.cell, self.which, self.sizes = cell, which, sizes
-        self.todo: Pass = getattr(plan(cell), which)
+        self.planned: Pass = getattr(plan(cell), which)
         row = max(sizes.units**2, multiplications(cell, sizes.units, sizes.proj))
-        step, work = sizes.batch * row, threads.of_rows(sizes.total) * sizes.directions * row
+        step, work = sizes.batch * row, threads.effective_rows(sizes.total) * sizes.directions * row
         available = max(1, sizes.threads // sizes.directions)
         self.rows, self.parties = threads.shares(sizes.batch, work, available), 1
         if sizes.packed is not None and len(self.rows) == len(sizes.packed.edges) - 1 > 1:  # by work, not by number
             self.rows = [(first, end - first) for first, end in pairwise(sizes.packed.edges)]
-        weights = sum(self.bytes_of(each) for products in self.todo.products for each in products)
+        weights = sum(self.bytes_of(each) for products in self.planned.products for each in products)
         # Weights that no second-level cache holds are divided, so that each thread has to read a part only.
-        pays = sizes.batch < FEW * available or weights > llvm.target().caches[1]
+        pays = sizes.batch < LEAST_ROWS * available or weights > llvm.target().caches[1]
         if available > 1 and pays and step >= MEETING:
             self.rows = [(0, sizes.batch)]
             self.parties = len(threads.shares(sizes.padded(HIDDEN) // sizes.lanes, work, available))
         most = -(-sizes.batch // len(self.rows))
         self.parts: list[Parts] = []
-        for phase, products in zip(self.todo.phases, self.todo.products, strict=True):
+        for phase, products in zip(self.planned.phases, self.planned.products, strict=True):
             blocks = threads.parts(sizes.padded(phase.width) // sizes.lanes, self.parties)
             vectors = max((len(each.nodes) for each in products), default=1)
             depth = max((self.depth(each) for each in products), default=sizes.of(phase.width))
             tiling = product.tiling(most, max(count for _, count in blocks), vectors, depth, sizes.format)
             self.parts.append(Parts(blocks, tiling.rows, [product.cut(count, tiling.blocks) for _, count in blocks]))
-        self.lying = which != "backward" and sizes.few
+        self.in_place = which != "backward" and sizes.in_place
 
     def depth(self, each: Product) -> int:
         """How many numbers it multiplies for one result."""
@@ -145,11 +145,11 @@ class Kernels:
         sizes = self.sizes
         rooms: dict[str, Array] = {field: weights[field] for field in ("hh", "hr") if field in weights}
         tasks: list[Task] = []
-        for number, (products, parts) in enumerate(zip(self.todo.products, self.parts, strict=True)):
+        for number, (products, parts) in enumerate(zip(self.planned.products, self.parts, strict=True)):
             for index, each in enumerate(products):
                 name, vectors, depth = f"{number}.{index}", max(1, len(each.blocks)), self.depth(each)
                 padded, bias = sizes.padded(each.width), weights.get(each.bias or "")
-                rooms[f"{name} weights"] = room = script.kept(0 if self.lying else padded * vectors * depth)
+                rooms[f"{name} weights"] = room = script.kept(0 if self.in_place else padded * vectors * depth)
                 if each.blocks:
                     rooms[f"{name} bias"] = of_bias = script.kept(padded * vectors)
                     if bias is None:
@@ -161,7 +161,7 @@ class Kernels:
                     if not each.blocks:
                         tasks += self._by_segments(each, weights, unit, at, panels)
                         continue
-                    if not self.lying:
+                    if not self.in_place:
                         tasks += self._by_blocks(each, weights[each.weight], unit, at, depth, panels)
                     if bias is not None:
                         here = rooms[f"{name} bias"].at(column=unit * vectors)
@@ -226,7 +226,7 @@ class Kernels:
             "met before": before * len(self.parts),
             "give way": system.functions().give_way,
         }
-        known |= {"lying": int(self.lying), "dots": product.dots(form) if self.lying else 0}
+        known |= {"in place": int(self.in_place), "dots": product.dots(form) if self.in_place else 0}
         for name, array in arrays.items():
             known |= {f"{name} time": array.time, f"{name} row": array.row}
         tasks = []
@@ -239,7 +239,7 @@ class Kernels:
     def _tiles(self, rows: int, part: int) -> dict[str, Any]:
         """How a range of rows and a part of the units is cut, and the tiles for it."""
         words: dict[str, Any] = {}
-        for number, (products, parts) in enumerate(zip(self.todo.products, self.parts, strict=True)):
+        for number, (products, parts) in enumerate(zip(self.planned.products, self.parts, strict=True)):
             tiles, panels = product.cut(rows, parts.tall), parts.panels[part]
             words[f"{number} first block"] = parts.blocks[part][0]
             words |= zip((f"{number} panels", f"{number} narrow", f"{number} wider"), panels, strict=True)

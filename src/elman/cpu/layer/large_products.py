@@ -16,7 +16,7 @@ from elman.cpu.codegen.formats import Format
 from elman.cpu.codegen.program import INT, Program, Value, of_table
 from elman.cpu.kernels import packing, product
 from elman.cpu.kernels.product import ACCUMULATORS, Cut, chosen, cut, panels
-from elman.cpu.layer.kernel_tasks import FEW, Sizes, copy, fill, pack_panels
+from elman.cpu.layer.kernel_tasks import LEAST_ROWS, Sizes, copy, fill, pack_panels
 from elman.cpu.scripts import threads
 from elman.cpu.scripts.script import Array, Script, Task
 
@@ -47,11 +47,11 @@ class Linear:
         blocks = -(-self.units // sizes.lanes)
         tiling = product.tiling(max(rows, 1), blocks, 1, self.depth, form)
         self.tall, self.panels = tiling.rows, cut(blocks, tiling.blocks)
-        self.lying, self.weight = transposed and sizes.few and index is None, weight
-        self.packed = script.kept(0 if self.lying else blocks * sizes.lanes * self.depth)
+        self.in_place, self.weight = transposed and sizes.in_place and index is None, weight
+        self.packed = script.kept(0 if self.in_place else blocks * sizes.lanes * self.depth)
         self.bias = script.kept(blocks * sizes.lanes)
         self.index_of_rows = index
-        if self.lying:
+        if self.in_place:
             kernel, words = 0, ()
         elif transposed:
             kernel = packing.transposed(form)
@@ -71,14 +71,14 @@ class Linear:
         """x (M, K) and out (M, N); with `add` the result is added to out."""
         form, tasks = self.sizes.format, []
         kernel = linear(form, add)
-        work, available = threads.of_rows(rows) * self.units * self.depth, self.sizes.threads
+        work, available = threads.effective_rows(rows) * self.units * self.depth, self.sizes.threads
         parts = [(*part, 0, self.panels.number) for part in threads.shares(rows, work, available)]
-        if rows < FEW * available:  # panels are shared, not rows
+        if rows < LEAST_ROWS * available:  # panels are shared, not rows
             parts = [(0, rows, k, k + n) for k, n in threads.shares(self.panels.number, work, available)]
         for first, count, *some in parts:
             tiles = cut(count, self.tall)
             words = (x, x.row, self.depth, self.packed, self.bias, out, out.row, self.units, *some, *self.panels[1:])
-            words += (self.weight, self.weight.row, product.dots(form) if self.lying else 0, first)
+            words += (self.weight, self.weight.row, product.dots(form) if self.in_place else 0, first)
             four = product.four_tiles(count, self.tall, self.panels, 1, form, self.index_of_rows is not None)
             tasks.append(Task(kernel, (*words, *tiles, *four, self.index_of_rows or 0, rows)))
         return tasks

@@ -143,8 +143,8 @@ class Script:
                 form, base, offset, _, _ = word  # pyright: ignore[reportGeneralTypeIssues]
                 flat[number] = offset * form.bytes
                 self._bases[place + number] = places[base]
-        self._open = self.steps, self._rooms, list(self.keeps.values())
-        self._late = [(place + n, word.place) for n, word in enumerate(flat) if isinstance(word, Number)]
+        self._sizes = self.steps, self._rooms, list(self.keeps.values())
+        self._from_tape = [(place + n, word.place) for n, word in enumerate(flat) if isinstance(word, Number)]
         self._words = array("q", [*words, *map(_value, flat)])
         self._stages = []
         self._settle(_value)
@@ -154,14 +154,14 @@ class Script:
         """The script for other sizes of the tape that it was written on: with these values by place."""
         other = copy(self)
         other._words = self._words[:]
-        for place, number in self._late:
+        for place, number in self._from_tape:
             other._words[place] = values[number]
         other._settle(lambda number: values[number.place] if isinstance(number, Number) else number)
         return other
 
     def _settle(self, value: Callable[[Any], int]) -> None:
         """What does not stand in the words; and nothing of a call is known."""
-        steps, rooms, keeps = self._open
+        steps, rooms, keeps = self._sizes
         self.steps, self._rooms = value(steps), [value(size) for size in rooms]
         self.keeps = dict(zip(self.keeps, map(value, keeps), strict=True))
         self._addresses = self._words.buffer_info()[0], self._bases.buffer_info()[0], len(self._words)

@@ -12,9 +12,9 @@ import torch
 
 from elman.cpu import system
 
-SMALL = 1 << 20  # multiplications below which work is not shared
-TEAM = 8  # times as many in all, below which a second thread is not worth waking
-WAIT = 8  # rows that take no less time than so many: what waits is the reading of their weights
+SHARED_FROM = 1 << 20  # multiplications below which work is not shared
+TEAM_FROM = 8  # times as many in all, below which a second thread is not worth waking
+LEAST_EFFECTIVE_ROWS = 8  # rows that take no less time than so many: what waits is the reading of their weights
 _forked = False
 
 
@@ -32,21 +32,21 @@ def available() -> int:
     return torch.get_num_threads() if not _forked and system.parallel() is not None else 1
 
 
-def of_team(multiplications: int, threads: int) -> int:
+def team_size(multiplications: int, threads: int) -> int:
     """How many threads are called for so much work."""
-    return threads if multiplications >= TEAM * SMALL else 1
+    return threads if multiplications >= TEAM_FROM * SHARED_FROM else 1
 
 
-def of_rows(rows: int) -> int:
+def effective_rows(rows: int) -> int:
     """As many rows as would take that long if they were many."""
-    return max(rows, WAIT)
+    return max(rows, LEAST_EFFECTIVE_ROWS)
 
 
 def shares(count: int, multiplications: int, threads: int) -> list[tuple[int, int]]:
     """`count` rows or blocks divided among threads: the first of each part, and how many. Small work stays whole."""
     if not count:
         return []
-    return parts(count, 1 if threads == 1 or multiplications < SMALL else min(count, threads))
+    return parts(count, 1 if threads == 1 or multiplications < SHARED_FROM else min(count, threads))
 
 
 def parts(count: int, number: int) -> list[tuple[int, int]]:
