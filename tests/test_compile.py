@@ -20,7 +20,7 @@ from torch.autograd import forward_ad
 
 import elman
 from cases import CELLS, as_tuple, close, inputs, layer, normal, recurrent, run
-from elman import Cell, Recurrent, State
+from elman import Cell, Recurrent, State, operators
 
 SHAPES = [
     (5, 2),
@@ -167,6 +167,17 @@ def test_autocast_under_the_compiler(name: str) -> None:
     torch.testing.assert_close(mine, exact, rtol=0.02, atol=0.02)  # cotangents were rounded at other places
 
 
+def test_shapes_and_types_that_the_compiler_is_told() -> None:
+    """They are those of the results, under autocast too: the operators' fake kernels next to the real ones."""
+    of = layer("lstm", 3, 7, bidirectional=True, dtype=torch.float32)
+    x, states = inputs(of, 5, 2)
+    for engine, autocast in (("cpu", None), ("reference", None), ("reference", torch.bfloat16)):
+        call = of.call(0, x, states)._replace(autocast=autocast)
+        for operator in (torch.ops.elman.infer, torch.ops.elman.forward):
+            arguments = operators.arguments(engine, call)
+            torch.library.opcheck(operator, arguments, test_utils="test_faketensor")
+
+
 TRANSFORMS: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]] = {
     "jvp": lambda f, x: torch.func.jvp(f, (x,), (torch.ones_like(x),))[1],
     "dual": lambda f, x: dual(f, x),
@@ -202,8 +213,6 @@ def test_a_transform_of_a_compiled_layer_works_or_raises(transform: str) -> None
 def test_forward_mode_through_an_operator_raises(engine: str) -> None:
     of = layer("lstm", 3, 4).requires_grad_(False)
     x, states = inputs(of, 5, 2)
-    from elman import operators
-
     with forward_ad.dual_level():
         call = of.call(0, forward_ad.make_dual(x, torch.ones_like(x)), states)
         for operator in (torch.ops.elman.infer, torch.ops.elman.forward):

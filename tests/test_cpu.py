@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -654,7 +653,12 @@ def test_an_unknown_function_is_named() -> None:
     engine, why = engine_and_reason(of, x)
     assert engine == "reference"
     assert "the step calls sin, which a graph does not know" in why
-    close(run(of, x, states), by("reference", lambda: run(of, x, states)))
+    h, outputs, w = states[0][0], [], {name: p.detach() for name, p in of.named_parameters()}
+    for x_t in x:  # it runs, and its numbers are those of the equation
+        pre = x_t @ w["weight_ih_l0"].T + w["bias_ih_l0"] + h @ w["weight_hh_l0"].T + w["bias_hh_l0"]
+        h = torch.sin(pre)
+        outputs.append(h)
+    close(run(of, x, states), (torch.stack(outputs), h.unsqueeze(0)))
     with elman.use_engine("cpu"), pytest.raises(RuntimeError, match=r"'cpu' was asked for but .* the step calls sin"):
         of(x)
 
@@ -689,6 +693,7 @@ def test_autocast_is_refused() -> None:
 
 
 def test_transforms_are_refused_and_right_on_the_reference() -> None:
+    """Next to what the kernels give without a transform: values one by one, gradients, differences."""
     of = layer("lstm", 3, 4)
     x = normal(5, 2, 3, seed=0)
     parameters = {key: p.detach() for key, p in of.named_parameters()}
@@ -696,24 +701,29 @@ def test_transforms_are_refused_and_right_on_the_reference() -> None:
     def output(x: Tensor) -> Tensor:
         return functional_call(of, parameters, (x,))[0]
 
-    cases: dict[str, Callable[[], Any]] = {
-        "vmap": lambda: torch.vmap(output)(torch.stack([x, x + 1])),
-        "jvp": lambda: torch.func.jvp(output, (x,), (torch.ones_like(x),)),
-        "grad": lambda: torch.func.grad(lambda x: output(x).sum())(x),
-        "vjp": lambda: torch.func.vjp(output, x)[1](torch.ones(5, 2, 4, dtype=torch.float64)),
-    }
-
     def forward_mode() -> Any:
         with torch.autograd.forward_ad.dual_level():
             dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
             return torch.autograd.forward_ad.unpack_dual(output(dual))
 
-    cases["forward mode"] = forward_mode
-    for name, call in cases.items():
+    leaf = x.clone().requires_grad_()
+    values = by("cpu", lambda: output(x))
+    (d_x,) = torch.autograd.grad(by("cpu", lambda: output(leaf)).sum(), leaf)
+    tangent = by("cpu", lambda: (output(x + 1e-5) - output(x - 1e-5)) / 2e-5)
+    cases: dict[str, tuple[Callable[[], Any], Any]] = {
+        "vmap": (
+            lambda: torch.vmap(output)(torch.stack([x, x + 1])),
+            torch.stack([values, by("cpu", lambda: output(x + 1))]),
+        ),
+        "jvp": (lambda: torch.func.jvp(output, (x,), (torch.ones_like(x),)), (values, tangent)),
+        "grad": (lambda: torch.func.grad(lambda x: output(x).sum())(x), d_x),
+        "vjp": (lambda: torch.func.vjp(output, x)[1](torch.ones(5, 2, 4, dtype=torch.float64))[0], d_x),
+        "forward mode": (lambda: tuple(forward_mode()), (values, tangent)),
+    }
+    for name, (call, expected) in cases.items():
         with elman.use_engine("cpu"), pytest.raises(RuntimeError, match="transforms need operations they can see into"):
             call()
-        torch.testing.assert_close(call(), by("reference", call), msg=name)
-    _, tangent = cases["jvp"]()
+        torch.testing.assert_close(call(), expected, rtol=1e-8, atol=1e-9, msg=name)
     assert tangent.abs().max() > 0.1
     assert engine_and_reason(of, x)[0] == "cpu"
 
@@ -822,23 +832,6 @@ def test_a_cells_number_is_a_part_of_it() -> None:
     for rate in (0.25, 0.75):
         of = recurrent(leaky(rate), 3, 9)
         same(of, *inputs(of, 4, 3))
-
-
-def test_the_engine_is_faster_than_the_reference() -> None:
-    """By a factor of ten or more; only that it is not slower is asked, whatever else the machine does."""
-    of = layer("peephole_lstm", 16, 16, dtype=torch.float32)
-    x, states = inputs(of, 200, 4)
-
-    def seconds(engine: str) -> float:
-        best = float("inf")
-        for _ in range(3):
-            start = time.perf_counter()
-            by(engine, lambda: gradients(of, x, states))
-            best = min(best, time.perf_counter() - start)
-        return best
-
-    seconds("cpu")
-    assert seconds("cpu") < seconds("reference")
 
 
 def test_a_module_in_training() -> None:

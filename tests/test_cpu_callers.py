@@ -711,6 +711,15 @@ def test_a_call_that_is_interrupted(kept: int, afterwards: Sequence[str], monkey
             break
 
 
+def test_a_large_buffer_does_not_outlive_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = memory.of_thread.workspace
+    for kept, after in ((1 << 30, True), (1, False)):
+        monkeypatch.setattr(memory, "KEPT_BYTES", kept)
+        own.clear()
+        everything(*call("rows"))
+        assert bool(own._buffers) == after
+
+
 # Modes.
 
 MODES: dict[str, Callable[[], Any]] = {

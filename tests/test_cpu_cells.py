@@ -78,6 +78,10 @@ SHARES = {
         "v = sigmoid(R.h @ s.a)",
         "return State(a=tanh(x.g + R.g @ (v * s.b)), b=v * s.a)",
     ],
+    "a state that is made of another state, and multiplied": [
+        "v = R.h @ tanh(x.g) + tanh(s.a)",
+        "return State(a=tanh(R.h @ v), b=v)",
+    ],
     "a share of the input that is multiplied, then read": ["v = R.h @ x.g", "return State(a=v * x.g, b=tanh(v) - s.b)"],
 }
 

@@ -223,6 +223,17 @@ def test_layouts_and_marks() -> None:
     same(of, x, tuple(neg_view(s) for s in states))
 
 
+def test_the_short_way_knows_types() -> None:
+    """Two layers of the same sizes, whose numbers are not of the same type."""
+    for dtype in (torch.float32, torch.float64, torch.float32):
+        of = layer("gru", 4, 5, dtype=dtype)
+        x, states = inputs(of, 3, 2)
+        with torch.no_grad():
+            found = run(of, x, states)
+            with elman.use_engine("reference"):
+                torch.testing.assert_close(found, run(of, x, states))
+
+
 def test_ordinary_inference_takes_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[bool] = []
     infer = short_calls.infer
