@@ -5,15 +5,27 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import typer
+
+from elman.cli import app
 
 PAGE = Path(__file__).parent / "cli.md"
-COMMANDS = ("", "train", "train lm", "sample", "evaluate", "explain", "cells")
+
+
+def commands(of: Any, name: str = "") -> Iterator[str]:
+    """Every command of the program and of its groups, in the order of `--help`; itself first, as the empty name."""
+    yield name
+    for each, command in getattr(of, "commands", {}).items():
+        yield from commands(command, f"{name} {each}".strip())
 
 
 def page() -> str:
     parts = ["# Command line\n\nWritten by `python docs/make_cli.py` from what `--help` prints.\n"]
-    for command in COMMANDS:
+    for command in commands(typer.main.get_command(app)):
         words = [sys.executable, "-m", "elman", *command.split(), "--help"]
         done = subprocess.run(
             words,
