@@ -711,7 +711,17 @@ def test_a_call_that_is_interrupted(kept: int, afterwards: Sequence[str], monkey
             break
 
 
+def test_a_workspace_that_an_interrupt_left_busy_is_replaced() -> None:
+    left = memory.of_thread.workspace
+    left.busy = True  # as an interrupt leaves it that comes just before the call's last line
+    assert equal(everything(*call("small")), alone("small"))
+    assert memory.of_thread.workspace is not left
+    assert not memory.of_thread.workspace.busy
+    assert memory.of_thread.workspace._buffers
+
+
 def test_a_large_buffer_does_not_outlive_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    everything(*call("small"))
     own = memory.of_thread.workspace
     for kept, after in ((1 << 30, True), (1, False)):
         monkeypatch.setattr(memory, "KEPT_BYTES", kept)

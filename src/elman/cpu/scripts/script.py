@@ -1,10 +1,11 @@
 """A pass over a layer as a script: which kernels run on which tables, in which order.
 
-A script is written once for its sizes and run many times. Its words are whole numbers, and addresses that
-are known at the call only: of the arrays given to it, and of rooms in the workspace. It has stages, and a stage
-has tasks. Tasks of a stage run in any order, on any thread of the team, and those that wait for each other on a
-thread each; a stage begins when the one before has ended. So running a script costs one call into compiled code,
-however many kernels it takes.
+A script is written once for its sizes and run many times. It consists of stages, and a stage of tasks. A stage begins
+when the previous one has ended. The tasks of a stage run in any order, on any thread of the team; tasks that wait for
+each other need a thread each. One call into compiled code runs the whole script, however many kernels it has.
+
+The words of a script are whole numbers and addresses. A call supplies the addresses: those of the arrays that are
+given to the script, and those of its rooms, which are arrays in the workspace.
 """
 
 from __future__ import annotations
@@ -24,28 +25,28 @@ from elman.cpu.scripts.tape import Number
 
 
 class Array(NamedTuple):
-    """Numbers in memory, (T, B, columns beside each other): an address that the call completes."""
+    """An array (T, B, columns) in memory with contiguous columns. Its address is known only at the call."""
 
     format: Format
-    base: int  # which of the addresses of the call
-    offset: int = 0  # numbers beyond it
-    time: int = 0  # from step to step
-    row: int = 0  # from row to row
+    base: int  # which address it begins at: 1, 2, ... for the given arrays, -1, -2, ... for the rooms
+    offset: int = 0  # from that address, in numbers
+    time: int = 0  # stride from step to step, in numbers
+    row: int = 0  # stride from row to row, in numbers
 
     def at(self, time: int = 0, row: int = 0, column: int = 0) -> Array:
-        """The part that begins there."""
+        """Returns the part of the array that begins at this step, row and column."""
         offset = self.offset + time * self.time + row * self.row + column
         return Array(self.format, self.base, offset, self.time, self.row)
 
 
 class Task(NamedTuple):
-    """A kernel and its table."""
+    """A kernel and the table of words that it is called with."""
 
-    kernel: int
+    kernel: int  # its address
     words: Sequence[int | Array]
 
 
-Run = Callable[[Sequence[int]], bool]  # on addresses
+Run = Callable[[Sequence[int]], bool]  # runs a script on the addresses of its arrays; False: too few threads
 
 
 def _value(number: Any) -> int:
@@ -53,40 +54,43 @@ def _value(number: Any) -> int:
 
 
 class Script:
-    """Write it with `given`, `room` and `stage`; then `close`, and call it with the addresses of what is given, by name.
+    """A pass over a layer. `given`, `room` and `stage` write it, `close` completes it, and a call runs it.
 
-    form: of the numbers in an array that is given no other.
-    part: "whole"; or "first", which fills what is kept, and "rest", which runs on that any number of times.
+    form: the format of arrays for which no other is named.
+    part: "whole"; or "first", which fills the kept arrays, and "rest", which runs any number of times with them.
     """
 
     def __init__(self, form: Format, threads: int, part: str = "whole") -> None:
         self._form = form
-        self._threads = threads  # at most
+        self._threads = threads  # the most threads that it may use
         self._part = part
-        self.names: tuple[str, ...] = ()  # of the arrays it is given, in the order in which it runs on them
+        self.names: tuple[str, ...] = ()  # of the given arrays, in the order of the addresses that `_run` takes
         self.keeps: dict[str, int] = {}  # bytes of each array that the first part fills for the rest
-        self.steps = 0  # of a sequence, that it makes
-        self.usual: Run | None = None  # `taking` the names that its pass uses, once these were checked
-        self._given: dict[str, int] = {}
-        self._rooms: list[int] = []  # bytes of each
+        self.steps = 0  # in inference: how many steps of a sequence one run computes
+        self.usual: Run | None = None  # what `taking` returned for the names that its pass uses
+        self._given: dict[str, int] = {}  # the base of each given array
+        self._rooms: list[int] = []  # bytes of each room
         self._stages: list[list[Task]] = []
-        self._together = 1  # threads that it cannot do without
+        self._together = 1  # the least number of threads: tasks that wait for each other
 
     def given(self, name: str, time: int = 0, row: int = 0, *, form: Format | None = None) -> Array:
-        """An array whose address the call gives under this name. ValueError for a name that is taken."""
+        """Returns an array whose address the call gives under this name. Raises ValueError if the name is taken."""
         if name in self._given:
             raise ValueError(f"a script is given the array {name!r} twice")
         self._given[name] = base = len(self._given) + 1
         return Array(form or self._form, base, 0, time, row)
 
     def room(self, size: int, time: int = 0, row: int = 0, *, form: Format | None = None) -> Array:
-        """So many numbers of the workspace. What they hold at the beginning is not defined."""
+        """Returns an array of `size` numbers in the workspace. What they are at the beginning is undefined."""
         form = form or self._form
         self._rooms.append(max(1, size) * form.bytes)
         return Array(form, -len(self._rooms), 0, time, row)
 
     def kept(self, size: int, row: int = 0) -> Array:
-        """The same, for what the first part leaves to the rest: of a part, an array that is given."""
+        """Returns an array that the first part fills and the rest reads. It has `size` numbers.
+
+        In a whole script it is a room. In a part it is a given array, which the caller keeps between the parts.
+        """
         if self._part == "whole":
             return self.room(size, row=row)
         name = f"panel.{len(self.keeps)}"
@@ -94,12 +98,12 @@ class Script:
         return self.given(name, row=row)
 
     def begin(self, keeping: Sequence[Task], others: Sequence[Task]) -> None:
-        """The first stage: what fills kept arrays, and what else comes before everything."""
+        """Writes the first stage. keeping: the tasks that fill kept arrays. others: what else has to come first."""
         tasks = {"whole": [*keeping, *others], "first": keeping, "rest": others}[self._part]
         self._stages = [list(tasks)] if tasks else []
 
     def stage(self, tasks: Iterable[Task], *, together: bool = False) -> None:
-        """The next stage; `together` if its tasks wait for each other."""
+        """Adds a stage, but not to the first part. together: its tasks wait for each other, so each needs a thread."""
         if self._part == "first":
             return
         tasks = list(tasks)
@@ -109,24 +113,26 @@ class Script:
             self._together = max(self._together, len(tasks))
 
     def close(self) -> Script:
-        """Nothing is added from now on. What is a number of a tape has the tape's value, and is remembered for `again`.
+        """Completes the script: lays out its words, and returns it. Nothing can be added afterwards.
 
-        The order of addresses is settled here: zero, the arrays in the order of `names`, which has those last that are
-        kept, the rooms. The first part is given only what it uses.
+        A number of a tape becomes a word with its value on the tape; its place is recorded for `again`. The addresses
+        of a call are, in this order: zero, for words that are no address; those of the given arrays in the order of
+        `names`, the kept ones last; those of the rooms. The first part is given only the arrays that it uses.
         """
         tasks = [task for stage in self._stages for task in stage]
-        flat: list[int | Array] = []  # a kernel and its table, task by task
+        flat: list[int | Array] = []  # for each task the kernel and its words
         for task in tasks:
             flat.append(task.kernel)
             flat += task.words
-        self.names = tuple(sorted(self._given, key=lambda name: name in self.keeps))  # as a frozen layer has them
+        # Kept arrays come last, as frozen layers give them.
+        self.names = tuple(sorted(self._given, key=lambda name: name in self.keeps))
         if self._part == "first":
             used = {word.base for word in flat if word.__class__ is Array}  # pyright: ignore[reportAttributeAccessIssue]
             self.names = tuple([name for name in self.names if self._given[name] in used])
         self._count = len(self.names)
         places = {self._given[name]: 1 + place for place, name in enumerate(self.names)}
         places |= {-1 - number: 1 + len(self.names) + number for number in range(len(self._rooms))}
-        self.stages = [len(tasks) for tasks in self._stages]  # tasks of each
+        self.stages = [len(tasks) for tasks in self._stages]  # how many tasks each stage has
         self._threads = min(self._threads, max(self.stages, default=1))
 
         words = team.head(len(self._stages), self._together, shared=self._threads > 1)
@@ -151,7 +157,10 @@ class Script:
         return self
 
     def again(self, values: Sequence[int]) -> Script:
-        """The script for other sizes of the tape that it was written on: with these values by place."""
+        """Returns this script for other sizes.
+
+        values: what `play` of the tape that the script was written on returns for the other sizes.
+        """
         other = copy(self)
         other._words = self._words[:]
         for place, number in self._from_tape:
@@ -160,7 +169,7 @@ class Script:
         return other
 
     def _settle(self, value: Callable[[Any], int]) -> None:
-        """What does not stand in the words; and nothing of a call is known."""
+        """Sets the sizes that are not words with `value`, and forgets what earlier calls have found out."""
         steps, rooms, keeps = self._sizes
         self.steps, self._rooms = value(steps), [value(size) for size in rooms]
         self.keeps = dict(zip(self.keeps, map(value, keeps), strict=True))
@@ -170,14 +179,14 @@ class Script:
         self.usual = None
 
     def __call__(self, addresses: Mapping[str, int]) -> bool:
-        """Run it on arrays at these addresses. False, and nothing was done, if there are too few threads for it.
+        """Runs the script on arrays at these addresses. Returns False, with nothing done, if threads are too few.
 
-        TypeError for an array that is missing, or that the script does not know: it names them.
+        Raises TypeError, with their names, if arrays are missing or unknown to the script.
         """
         return self.taking(tuple(addresses))(tuple(addresses.values()))
 
     def taking(self, names: tuple[str, ...]) -> Run:
-        """The same as a function of the addresses in the order of these names, which are checked here and not again."""
+        """Returns a function that runs the script on addresses in the order of `names`, which are checked only here."""
         known = self._orders.get(names)
         if known is None:
             missing, unknown = set(self.names) - set(names), set(names) - set(self.names)
@@ -196,18 +205,18 @@ class Script:
         return self._run([given[place] for place in order] if len(given) == len(order) else given)
 
     def _run(self, given: Sequence[int]) -> bool:
-        """On the addresses of `names`."""
+        """Runs the script on the addresses of the given arrays in the order of `self.names`."""
         if len(given) != self._count:
             raise TypeError(f"a script runs on {self._count} addresses, but {len(given)} were given")
         if self._threads < self._together:
             return False
         own = of_thread.workspace
-        if own.busy:  # a signal's handler may call in the midst of a call
-            own = Workspace()
+        if own.busy:  # a signal handler runs the engine in the middle of a call, or one was interrupted as it ended
+            own = of_thread.workspace = Workspace()
         try:
             own.busy = True
             buffers, rooms = self._seen
-            if buffers is not own.buffers:  # for another thread, or the workspace has others now
+            if buffers is not own.buffers:  # the addresses are another thread's, or buffers were replaced
                 rooms = own.addresses(self._rooms)
                 self._seen = own.buffers, rooms
             known = array("q", (0, *given, *rooms))
@@ -218,7 +227,7 @@ class Script:
                 system.parallel()(runner.address, place, self._threads, 0)
             else:
                 runner.fill_and_work(*self._addresses, known.buffer_info()[0], place)
-            if own.large:  # what is in the buffers is no longer needed
+            if own.large:  # nothing in the buffers is needed any more
                 own.clear()
             return words[team.REFUSED] == 0
         finally:
@@ -226,5 +235,5 @@ class Script:
 
     @property
     def contents(self) -> tuple[bytes, bytes]:
-        """Two scripts of the same contents do the same with the same addresses."""
+        """Words and bases, as bytes. Two scripts with equal contents do the same on equal addresses."""
         return self._words.tobytes(), self._bases.tobytes()
