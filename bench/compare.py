@@ -1,10 +1,11 @@
-"""Two versions of elman next to each other: did a change cost or gain time?
+"""Compares the speed of two versions of elman: did a change cost or gain time?
 
     python bench/compare.py ../before/src src                        # folders that hold the package; about 6 minutes
     python bench/compare.py ../before/src src --cells lstm --cases 0,3 --threads 1 --minutes 1
 
-The problems of `make bench`, each timed in alternating rounds in two processes on the same cores. A ratio is the
-time of the second by that of the first: above 1 it is slower. It stores nothing; needs no peers.
+Each version runs in a process of its own, on the same cores. They take turns, round by round, on the problems of
+`make bench`. A ratio is the time of the second version divided by that of the first: above 1, the second is slower.
+The comparison needs no other library and stores nothing.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def main() -> None:
     scale = given.minutes * 60 / sum(expected.values())
     found: dict[tuple[int, str], list[tuple[float, str]]] = {}
     workers: dict[str, Worker] = {}
-    current = 0  # threads of the workers
+    current = 0  # number of threads of the present workers
     with tempfile.TemporaryDirectory() as folder:
         for item in items:
             threads, case, cell, what = item

@@ -1,10 +1,11 @@
-"""What torch.compile gains or costs: the same model, compiled and not, in alternating rounds.
+"""Measures what torch.compile gains or costs: a model runs compiled and eager, in alternating rounds.
 
     python bench/compiled.py [minutes]
 
-Two models: a tagger with three bidirectional layers between an embedding and a linear head, with and without lengths,
-and one small layer alone, where the compiler's own cost for each call shows. Training is forward, loss and backward; inference is
-forward. Prints medians and their ratio, and how long compiling took. A table for eyes, on one thread.
+There are two models. One is a tagger, with three bidirectional layers between an embedding and a linear head; it runs
+with and without lengths. The other is one small layer alone, where the overhead of a compiled call shows.
+Training is forward, loss and backward; inference is forward. The table has medians, their ratio, and the time that
+compiling took. It is only printed. Everything runs on one thread.
 """
 
 from __future__ import annotations

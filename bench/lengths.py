@@ -1,12 +1,18 @@
-"""Sequences of different lengths: elman's lengths next to packed sequences of torch.nn, and to the same batch padded.
+"""Sequences of different lengths: elman with `lengths`, next to torch.nn on packed sequences and elman with padding.
 
     python bench/lengths.py                    # about six minutes
     python bench/lengths.py --threads 1 --cells lstm
 
-Lengths are uniform in 1..T. "torch" is the time of torch.nn on the packed sequences, with its output padded, by elman's
-with lengths. "packed" is the same where both are given packed sequences and their output stays packed. "saved" is the
-part of the arithmetic that the padding costs which lengths save in time: 1 if the time falls as the steps do. The last
-table is one long stream cut by 20 resets, by the same without. Every round does all of them in a random order.
+Lengths are drawn uniformly from 1..T. The first five columns are milliseconds, the last three are ratios:
+
+    torch     the time of torch.nn on packed sequences, including the padding of its output, divided by elman's time
+              with lengths
+    packed    torch.nn's time divided by elman's, where both get packed sequences and leave their output packed
+    saved     the share of time that lengths save, divided by the share of steps that are padding: 1 if the time falls
+              in proportion to the steps
+
+The last table is one long stream that 20 resets cut, next to the stream without resets. Every round runs everything
+that is compared, in a random order.
 """
 
 from __future__ import annotations
@@ -29,7 +35,7 @@ ROUNDS = 15
 
 
 def medians(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Milliseconds."""
+    """Returns the median milliseconds of each run. Two rounds before are not counted."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     draw = random.Random(0)
     for number in range(-2, ROUNDS):
@@ -42,7 +48,7 @@ def medians(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
 
 
 def training(run: Callable[[], torch.Tensor], cotangent: torch.Tensor) -> Callable[[], None]:
-    rows = cotangent.flatten(0, 1)  # for outputs that are packed
+    rows = cotangent.flatten(0, 1)  # for a packed output, in which the steps of all sequences are rows
 
     def once() -> None:
         output = run()

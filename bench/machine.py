@@ -1,4 +1,4 @@
-"""What the numbers were measured on and with."""
+"""The machine and the versions that the numbers were measured with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def processor() -> str:
-    """Its name and model number, and how many cores this process may use."""
+    """Returns the processor's name, model number and widest vectors, and how many cores this process may use."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -26,7 +26,7 @@ def processor() -> str:
 
 
 def commit() -> str:
-    """The short commit, marked where files that are measured differ from it."""
+    """Returns the short hash of the commit, marked if the files in src differ from it."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()

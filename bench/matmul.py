@@ -1,4 +1,4 @@
-"""How fast this machine multiplies matrices: what a layer at (100, 64, 512, 512) could reach at most."""
+"""Measures how fast this machine multiplies matrices: the limit for a layer at (T, B, I, H) = (100, 64, 512, 512)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 T, B, I, H = 100, 64, 512, 512  # noqa: E741
 GATES = (1, 4)
-BURST = 0.02  # seconds
+BURST = 0.02  # seconds for which a product is repeated
 
 
 def products() -> dict[str, tuple[int, int, int]]:
-    """Rows, inner size and columns of every large product that occurs in the layers of that size."""
+    """Returns rows, inner size and columns of every large product in a layer of these sizes."""
     found: dict[str, tuple[int, int, int]] = {}
     for gates in GATES:
         found[f"input projection, {gates} gates"] = (T * B, I, gates * H)
@@ -25,7 +25,7 @@ def products() -> dict[str, tuple[int, int, int]]:
 
 
 def ways(a: Tensor, b: Tensor) -> dict[str, Callable[[], Tensor]]:
-    """torch.mm, and oneDNN where torch has it: it does without MKL's mistrust of other makers' processors."""
+    """Returns torch.mm, and oneDNN where torch has it. torch.mm's MKL may be slow on other makers' processors."""
     found: dict[str, Callable[[], Tensor]] = {"torch.mm": lambda: torch.mm(a, b)}
     if torch.backends.mkldnn.is_available():
         weight = b.t().contiguous()
@@ -34,7 +34,7 @@ def ways(a: Tensor, b: Tensor) -> dict[str, Callable[[], Tensor]]:
 
 
 def rates() -> dict[str, float]:
-    """GFLOP/s of every product in every way, each over a burst of its own."""
+    """Returns the GFLOP/s of every product computed in every way, each over a burst of its own."""
     found: dict[str, float] = {}
     with torch.inference_mode():
         for product, (rows, inner, columns) in products().items():

@@ -1,11 +1,16 @@
-"""What a batch of a size never seen before costs: the scripts of both passes, in milliseconds.
+"""Measures the cost of a batch of a size never seen before: the milliseconds to get the scripts of both passes.
 
     python bench/new_shapes.py
 
-Over many new lengths T at B = 32, over many new batches B at T = 50, over both, small and at random, and over many new sets
-of 32 lengths up to 100 (preparing their rows included), for layers of 128 units, when everything that such a script needs was compiled before: median / mean. Some sizes need a script of
-a new kind, which is written and not completed (docs/decisions/0011): the last column is the median of those. A table
-for eyes: it is no part of `make bench`.
+Layers have 128 units, and all that such a script needs was compiled before. Columns are median / mean over many sizes:
+
+    new length    T is new, B = 32
+    new batch     B is new, T = 50
+    random        T and B are both small and random
+    lengths       sets of 32 lengths up to 100; the time includes preparing their rows
+    a new kind    sizes that no known script fits, so that a new one is written (docs/decisions/0011); the median
+
+The table is only printed. It is no part of `make bench`.
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ UNITS = 128
 
 
 def milliseconds(of: elman.Recurrent, steps: int, batch: int, lengths: torch.Tensor | None = None) -> float:
-    """Of writing the scripts of forward and backward, with every gradient."""
+    """Returns the milliseconds that it takes to get the scripts of forward and backward, with every gradient."""
     state = tuple(torch.empty(of.num_directions, batch, UNITS) for _ in of.cell.states)
     call = of.call(0, torch.empty(steps, batch, UNITS), state, lengths)
     cotangents = [torch.empty(steps, batch, UNITS * of.num_directions), *(None for _ in state)]

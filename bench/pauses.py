@@ -1,9 +1,9 @@
-"""How long a call takes that comes after a pause, when threads and caches have been used by others.
+"""Measures how long a call takes after a pause, in which others may have used the processors and their caches.
 
     python bench/pauses.py [CELL T B I H]
 
-Prints median, 90th percentile and maximum of 60 calls of inference for one and two threads. A table for eyes:
-it is no part of `make bench`, which leaves no pauses.
+Prints the median, 90th percentile and maximum of 60 calls of inference, for one and two threads. The table is only
+printed. It is no part of `make bench`, which leaves no pauses.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CALLS = 60
 
 
 def durations(layer: elman.Recurrent, x: torch.Tensor, pause: float) -> list[float]:
-    """Milliseconds, sorted."""
+    """Returns the milliseconds of each call, sorted."""
     found = []
     layer(x)
     for _ in range(CALLS):

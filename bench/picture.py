@@ -1,4 +1,4 @@
-"""The picture of docs/performance.md: every peer's time over elman's."""
+"""Draws the picture of docs/performance.md: every peer's time divided by elman's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLOURS = dict(zip(MODULES, ("black", "#d1495b", "#6d6875", "#b08900", "#2a7de1"
 
 
 def draw(measured: dict[tuple[str, str, Case, int], dict[str, Row]], file: Path) -> None:
-    """A panel for each cell and pass; one dot for each peer and case, hollow for two threads."""
+    """Draws a panel for each cell and pass, with a dot for each peer and case, which is hollow for two threads."""
     cells = [cell for cell in CELLS if any(key[0] == cell for key in measured)]
     figure, axes = plt.subplots(
         len(cells), len(PASSES), figsize=(11, 1.9 * len(cells) + 1.5), sharex=True, sharey="row", squeeze=False
@@ -47,7 +47,7 @@ def draw(measured: dict[tuple[str, str, Case, int], dict[str, Row]], file: Path)
             panel.tick_params(labelsize=8, labelleft=True)
     for panel in axes[:, 0]:
         low, high = panel.get_ylim()
-        panel.set_ylim(min(low, 0.8), max(high, 1.25))  # the line at 1 is always in sight
+        panel.set_ylim(min(low, 0.8), max(high, 1.25))  # so that the line at 1 is always visible
         panel.set_ylabel("peer / elman", fontsize=8)
     for panel in axes[-1]:
         panel.set_xticks(
@@ -61,7 +61,7 @@ def draw(measured: dict[tuple[str, str, Case, int], dict[str, Row]], file: Path)
     ]
     handles.append(Line2D([], [], marker="o", linestyle="", color="grey", label="1 thread"))
     handles.append(Line2D([], [], marker="o", linestyle="", color="grey", markerfacecolor="white", label="2 threads"))
-    height = figure.get_figheight()  # inches, so that the head is as tall for one cell as for seven
+    height = figure.get_figheight()  # in inches, so that title and legend are as tall for one cell as for seven
     figure.suptitle("Each peer's time over elman's: above the line elman is faster", y=1 - 0.1 / height, fontsize=11)
     figure.legend(
         handles=handles,

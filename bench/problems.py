@@ -1,4 +1,4 @@
-"""What is timed: the cells, the sizes, the numbers, and what they cost."""
+"""The problems that are timed: cells, sizes and numbers, and the operations and seconds that they take."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ CASES = (
     Case(24, 128, 7, 32),
     Case(200, 32, 40, 100),
 )
-LARGE = CASES[4]  # where elman is compared with the machine
-SMALL = Case(7, 3, 5, 11)  # where every peer shows that it computes the same
+LARGE = CASES[4]  # the case at which elman's rate is compared with the machine's
+SMALL = Case(7, 3, 5, 11)  # the case at which every peer's results are compared with elman's
 
 CELLS = ("rnn", "lstm", "gru", "peephole_lstm", "coupled_lstm", "coupled_peephole_lstm", "gru_before")
 ALSO = ("rnn_relu",)  # as fast as rnn, so timed only when asked for
@@ -43,10 +43,10 @@ PASSES = ("training", "inference")
 
 
 def write(path: Path, cell: str, case: Case) -> None:
-    """Draw a problem and store it: weights in elman's layout, x, initial states, and cotangents.
+    """Draws a problem at random and stores it: weights in elman's layout, x, initial states, and cotangents.
 
-    Pre-activations have a standard deviation of 1 to 2, and every step gets a cotangent of its own, so
-    nothing saturates, vanishes or becomes a denormal number, which would be slow for all.
+    Pre-activations have a standard deviation of 1 to 2, and every step has a cotangent. So no number saturates,
+    vanishes or becomes denormal. Denormal numbers would slow down every peer.
     """
     built_in = cells.by_name(cell)
     normal = np.random.default_rng(0).standard_normal
@@ -61,15 +61,19 @@ def write(path: Path, cell: str, case: Case) -> None:
 
 
 def flops(cell: str, case: Case, training: bool) -> int:
-    """Multiplications and additions of all matrix products; backward has two of the size of each of forward's."""
+    """Returns the multiplications and additions of all matrix products.
+
+    For each product of forward, backward has two of its size.
+    """
     gates = len(cells.by_name(cell).gates)
     return 2 * case.T * case.B * gates * case.H * (case.I + case.H) * (3 if training else 1)
 
 
 def expected_seconds(cell: str, case: Case, training: bool, threads: int) -> float:
-    """Roughly what compiling and a few rounds of five peers take: only how the time available is shared out.
+    """Returns a rough estimate of the time for compiling and a few rounds of five peers.
 
-    Products at 60 GFLOP/s, and what an eager loop's and a scan's steps cost besides.
+    It only decides how the available time is divided among problems. It assumes matrix products at 60 GFLOP/s, and
+    adds the overhead per step of an eager loop and a scan.
     """
     round_of_all = 5 * flops(cell, case, training) / 60e9 / threads + case.T * (6e-4 if training else 1.5e-4)
     return (1.2 if training else 0.6) + 5 * round_of_all

@@ -1,8 +1,8 @@
-"""An LSTM whose state is projected: elman's proj_size next to torch.nn's, in alternating rounds.
+"""Times LSTMs with a projected state: elman's proj_size next to torch.nn's, in alternating rounds.
 
     python bench/projections.py                # about a minute
 
-Prints medians in milliseconds and torch's time by elman's, for training (forward and backward) and inference.
+Prints medians in milliseconds, and torch's time divided by elman's, for training (forward and backward) and inference.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""docs/performance.md, written from the rows of one run.
+"""Writes docs/performance.md from the rows of one run.
 
-python bench/report.py bench/results/FILE.csv     # once more, from the last run in the file
+python bench/report.py bench/results/FILE.csv     # writes it again, from the last run in the file
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from problems import LARGE, PASSES, Case
 from results import Row
 
 DOCUMENT = machine.ROOT / "docs" / "performance.md"
-MACHINE_SHARE = 0.8  # of the best matmul rate, at LARGE and one thread
+MACHINE_SHARE = 0.8  # target: elman's share of the best matmul rate, at LARGE and one thread
 Key = tuple[str, str, Case, int]  # cell, pass, case, threads
 
 
 class Target(NamedTuple):
-    """A best peer's time over elman's: geometric mean over cases and threads, and in the worst single case."""
+    """A target for the best peer's time divided by elman's.
+
+    mean: for the geometric mean over cases and threads. worst: for the worst single case.
+    """
 
     name: str
     cells: tuple[str, ...]
@@ -53,7 +56,7 @@ TARGETS = (
 
 
 def by_key(rows: Iterable[Row]) -> dict[Key, dict[str, Row]]:
-    """The rows of every measurement, by peer."""
+    """Returns the rows of each measurement, by peer."""
     found: dict[Key, dict[str, Row]] = {}
     for row in rows:
         if row.timed in PASSES:
@@ -62,15 +65,15 @@ def by_key(rows: Iterable[Row]) -> dict[Key, dict[str, Row]]:
 
 
 def ratio(peers: dict[str, Row], among: tuple[str, ...]) -> float | None:
-    """The time of the best of some peers, over elman's."""
+    """Returns the time of the fastest of these peers divided by elman's; None if a time is missing."""
     times = [peers[name].median for name in among if name in peers]
     return min(times) / peers["elman"].median if times and "elman" in peers else None
 
 
 def machine_rates(rows: Iterable[Row]) -> dict[int, tuple[float, str]]:
-    """GFLOP/s of the fastest matrix product for each number of threads, and which it is.
+    """Returns the rate and the name of the fastest matrix product for each number of threads, in GFLOP/s.
 
-    A product's rate is the median over the run, so that one lucky moment does not set the measure.
+    A product's rate is its median over the run, so that one lucky moment does not decide it.
     """
     found: dict[int, dict[str, list[float]]] = {}
     for row in rows:
@@ -87,13 +90,13 @@ def gflops(row: Row) -> float:
 
 
 def table(head: list[str], body: Iterable[list[str]], left: int = 1) -> str:
-    """Markdown; the first columns aligned to the left, all others to the right."""
+    """Returns a Markdown table. The first `left` columns are aligned to the left, all others to the right."""
     rule = ["---" if number < left else "---:" for number in range(len(head))]
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *body))
 
 
 def summary(rows: list[Row]) -> str:
-    """The targets, and what was reached."""
+    """Returns the tables of targets and of what was reached."""
     measured, rates = by_key(rows), machine_rates(rows)
     body: list[list[str]] = []
     for target in TARGETS:
@@ -126,7 +129,7 @@ def summary(rows: list[Row]) -> str:
 
 
 def detail(cell: str, timed: str, measured: dict[Key, dict[str, Row]], rates: dict[int, tuple[float, str]]) -> str:
-    """One cell in one pass: a line for each case and number of threads."""
+    """Returns the table of one cell in one pass, with a line for each case and number of threads."""
     chosen = {key: peers for key, peers in measured.items() if key[:2] == (cell, timed)}
     names = [name for name in EVERYONE if any(name in peers for peers in chosen.values())]
     body: list[list[str]] = []
@@ -148,12 +151,12 @@ def detail(cell: str, timed: str, measured: dict[Key, dict[str, Row]], rates: di
 
 
 def ms(milliseconds: float) -> str:
-    """Three digits, and no more decimals than that."""
+    """Returns a number with three significant digits; from 100 on, rounded to a whole number."""
     return f"{milliseconds:.{max(0, 2 - math.floor(math.log10(milliseconds)))}f}"
 
 
 def document(rows: list[Row], minutes: float | None) -> str:
-    """The whole page."""
+    """Returns the text of the whole page."""
     measured, rates = by_key(rows), machine_rates(rows)
     first = next(row for row in rows if row.peer == "elman" and row.timed in PASSES)
     versions = {row.peer: row.peer_version for row in rows if row.timed in PASSES and row.peer != "elman"}
@@ -216,7 +219,7 @@ def _burst() -> float:
 
 
 def write(rows: list[Row], minutes: float | None = None) -> None:
-    """The page and its picture."""
+    """Writes the page and its picture."""
     picture.draw(by_key(rows), DOCUMENT.parent / picture.NAME)
     DOCUMENT.write_text(document(rows, minutes), encoding="utf-8")
     print(f"wrote {DOCUMENT.relative_to(machine.ROOT)} and {picture.NAME}")

@@ -1,4 +1,4 @@
-"""The rows of `bench/results/*.csv`: one for each peer, case, cell, pass and thread count. Only ever appended to."""
+"""The rows of `bench/results/*.csv`, which only grow: one for each peer, case, cell, pass and thread count."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ FOLDER = Path(__file__).resolve().parent / "results"
 
 @dataclass(frozen=True)
 class Row:
-    """Milliseconds of one call. A row without a cell is a remark or a rate of matrix products; see `note`."""
+    """The milliseconds of one call. If `timed` is no pass: the rate of a matrix product, or a remark in `note`."""
 
-    run: str  # when the run began; the same for all rows of a run
+    run: str  # when the run began; equal in all rows of a run
     machine: str
-    versions: str  # elman's
+    versions: str  # of elman, Python and the system
     peer: str
     peer_version: str
     engine: str
     threads: int
     cell: str
-    timed: str  # training, inference; matmul (GFLOP/s in the three columns); absent; wrong
+    timed: str  # training, inference; matmul (median and quartiles are GFLOP/s); absent, wrong, failed (remarks)
     T: int
     B: int
     I: int  # noqa: E741
@@ -43,7 +43,7 @@ class Row:
 
 
 def path(machine: str, run: str) -> Path:
-    """One file for each machine and day."""
+    """Returns the file of a run. There is one for each machine and day."""
     return FOLDER / f"{run[:10]}-{re.sub(r'[^a-z0-9]+', '-', machine.lower()).strip('-')}.csv"
 
 

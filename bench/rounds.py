@@ -1,4 +1,4 @@
-"""Taking turns: how often each peer is timed, and that all agree on what they compute."""
+"""Times peers in alternating rounds, and checks that their results agree."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 import problems
 from workers import Failed, Worker
 
-BURST = 0.006  # seconds that a round lasts at least, in as many calls as it takes
+BURST = 0.006  # seconds that a round lasts at least; short calls are repeated until then
 LEAST, MOST = 3, 31  # rounds
-AGREE = 1e-3  # relative error of the outputs and gradients of two peers, in the root mean square
+AGREE = 1e-3  # largest relative error, in the root mean square, between an output or gradient of two peers
 REQUIRED = {"training": ("output", "d_x", "d_weight_ih", "d_weight_hh"), "inference": ("output",)}
 
 
 class Timed(NamedTuple):
-    """Seconds of one call, and how often it was timed."""
+    """The seconds of one call, as median and quartiles, and the number of rounds."""
 
     lower: float
     median: float
@@ -29,7 +29,7 @@ class Timed(NamedTuple):
 
 
 def timed(workers: Mapping[str, Worker], seconds: float, engines: Mapping[str, str]) -> dict[str, Timed | Failed]:
-    """Time all prepared workers in alternating rounds, in about so many seconds; a slow one gets fewer rounds."""
+    """Times all prepared workers in alternating rounds, for about `seconds` in all. A slow one gets fewer rounds."""
     failed: dict[str, Timed | Failed] = {}
     found: dict[str, list[float]] = {}
     repetitions: dict[str, int] = {}
@@ -47,14 +47,14 @@ def timed(workers: Mapping[str, Worker], seconds: float, engines: Mapping[str, s
         if peer in failed:
             continue
         calls = repetitions[peer] = max(1, math.ceil(BURST / first))
-        found[peer] = [first] if calls == 1 else []  # else it only told how many calls make a round
+        found[peer] = [first] if calls == 1 else []  # a short call only tells how many calls make a round
         cost = first * (calls + (calls > 1))
         counts[peer] = min(MOST, max(LEAST, int(seconds / len(workers) / cost))) - len(found[peer])
 
     longest = max(counts.values(), default=0)
     for number in range(longest):
         for peer, count in counts.items():
-            # `count` turns of `longest`, evenly spread, so that all see the same quiet and noisy times
+            # A peer's `count` turns are spread over all rounds, so that quiet and noisy times meet all peers alike.
             if number * count // longest != (number - 1) * count // longest and peer not in failed:
                 found[peer].append(once(peer, repetitions[peer]))
     return failed | {
@@ -68,7 +68,7 @@ def quartiles(times: list[float]) -> tuple[float, float, float]:
 
 
 def prepare(workers: Mapping[str, Worker], cell: str, file: Path, timed: str) -> dict[str, str | Failed | None]:
-    """What each worker calls its engine; None where it lacks the cell."""
+    """Prepares all workers. Returns what each calls its engine, None where it lacks the cell, or how it failed."""
     found: dict[str, str | Failed | None] = {}
     for peer, worker in workers.items():
         try:
@@ -80,9 +80,9 @@ def prepare(workers: Mapping[str, Worker], cell: str, file: Path, timed: str) ->
 
 
 def disagreements(workers: Mapping[str, Worker], cell: str, folder: Path) -> dict[str, str]:
-    """Who does not compute what elman does, at a small size, and in what it differs.
+    """Returns the peers whose results differ from elman's in a small problem, and in which arrays they differ.
 
-    Training is looked at, which contains inference; inference only where a peer does not train.
+    Training is compared, which contains inference. Inference alone is compared for peers that do not train.
     """
     file = folder / "small.npz"
     problems.write(file, cell, problems.SMALL)
@@ -109,13 +109,13 @@ def disagreements(workers: Mapping[str, Worker], cell: str, folder: Path) -> dic
 
 
 def differences(mine: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray], required: tuple[str, ...]) -> str:
-    """The names of the arrays in which two peers differ, with the relative error."""
+    """Returns the names of the arrays in which two peers differ, with the relative errors."""
     found = [f"{name} is missing" for name in required if name not in theirs]
     for name in mine:
         if name in theirs:
             error = float(
                 np.linalg.norm(mine[name] - theirs[name].reshape(mine[name].shape)) / np.linalg.norm(mine[name])
             )
-            if not error <= AGREE:  # NaN too
+            if not error <= AGREE:  # also for NaN
                 found.append(f"{name} differs by {error:.1e}")
     return ", ".join(found)

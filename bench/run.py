@@ -1,10 +1,10 @@
-"""Time elman next to its peers: the same cells, sizes and numbers, in alternating rounds on the same cores.
+"""Times elman next to its peers. All run the same cells, sizes and numbers, in alternating rounds on the same cores.
 
     python bench/run.py                                              # the whole set; writes docs/performance.md
     python bench/run.py --cells lstm,gru --cases 0,3 --threads 1 --minutes 1   # a part of it
 
-Every run adds to `bench/results/`. It does not start where the accuracy tests fail: a wrong engine can be
-as fast as it likes.
+Every run adds to `bench/results/`. It does not start if the accuracy tests fail, since the speed of a wrong engine
+means nothing.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from problems import CASES, CELLS, LARGE, PASSES, Case
 from results import Row
 from workers import Failed, Worker
 
-RESERVE = 10.0  # seconds for the report and for what was estimated too low
+RESERVE = 10.0  # seconds kept for the report, and for measurements that take longer than estimated
 
 
 @dataclass
 class Run:
-    """What is to be measured, and what was found so far."""
+    """What a run measures, and what it has found so far."""
 
     cells: list[str]
     cases: list[Case]
@@ -43,17 +43,17 @@ class Run:
     passes: list[str]
     peers: list[str]
     engine: str
-    deadline: float  # of time.monotonic()
+    deadline: float  # on the clock of time.monotonic()
     begin: str = field(default_factory=lambda: datetime.datetime.now().astimezone().isoformat(timespec="seconds"))
     processor: str = field(default_factory=machine.processor)
     versions: str = field(default_factory=machine.own_version)
     rows: list[Row] = field(default_factory=list)
-    wrong: set[tuple[str, str]] = field(default_factory=set)  # peer, cell: computes something else
-    left: float = 0.0  # expected seconds of everything not yet measured, in the units of problems.expected_seconds
+    wrong: set[tuple[str, str]] = field(default_factory=set)  # peers and cells whose results differ from elman's
+    left: float = 0.0  # problems.expected_seconds of everything that is not measured yet, summed
 
     @property
     def whole(self) -> bool:
-        """Whether this is the set that docs/performance.md is about."""
+        """Whether this run measures everything that docs/performance.md shows."""
         return (
             self.engine == "auto"
             and set(self.cells) >= set(CELLS)
@@ -74,17 +74,17 @@ class Run:
         version: str,
         note: str = "",
     ) -> None:
-        """Keep and store the row of one measurement; seconds become milliseconds."""
+        """Keeps and stores the row of one measurement, in milliseconds."""
         times = (round(value, 6) for value in (1e3 * found.median, 1e3 * found.lower, 1e3 * found.upper))
         self._store(peer, version, found.engine, threads, cell, what, case, found.rounds, *times, note)
 
     def remark(self, peer: str, threads: int, what: str, note: str, cell: str = "") -> None:
-        """Keep and store why there are no measurements."""
+        """Keeps and stores a row that says why measurements are missing."""
         print(f"{peer}: {what}: {cell} {note}", flush=True)
         self._store(peer, "", "", threads, cell, what, Case(0, 0, 0, 0), 0, 0.0, 0.0, 0.0, note)
 
     def rate(self, threads: int, case: Case, product: str, rate: float) -> None:
-        """Keep and store the GFLOP/s of one matrix product."""
+        """Keeps and stores the GFLOP/s of one matrix product."""
         self._store("PyTorch", "", "", threads, "", "matmul", case, 1, *(3 * [round(rate, 3)]), product)
 
     def _store(
@@ -95,7 +95,7 @@ class Run:
         results.append(results.path(self.processor, self.begin), [row])
 
     def share(self, cell: str, case: Case, what: str, threads: int) -> float:
-        """The seconds that one measurement may take: its part of what is left."""
+        """Returns the seconds that one measurement may take, as its share of the time left. `left` then excludes it."""
         expected = problems.expected_seconds(cell, case, what == "training", threads)
         share = expected / self.left * max(0.0, self.deadline - time.monotonic())
         self.left -= expected
@@ -106,7 +106,7 @@ class Run:
 
 
 def measure(run: Run, threads: int, folder: Path) -> None:
-    """Everything at one number of threads."""
+    """Measures everything at one number of threads."""
     cores = sorted(os.sched_getaffinity(0))[:threads]
     workers = start(run, threads, cores)
     try:
@@ -141,7 +141,7 @@ def measure(run: Run, threads: int, folder: Path) -> None:
 
 
 def start(run: Run, threads: int, cores: list[int]) -> dict[str, Worker]:
-    """A worker for every peer that is installed."""
+    """Starts a worker for every peer that is installed."""
     workers: dict[str, Worker] = {}
     for peer in run.peers:
         try:
@@ -160,7 +160,7 @@ def start(run: Run, threads: int, cores: list[int]) -> dict[str, Worker]:
 
 
 def compare(run: Run, workers: dict[str, Worker], threads: int, folder: Path) -> None:
-    """Leave out who computes something else than elman does: that would be no comparison."""
+    """Excludes peers whose results differ from elman's, cell by cell: timing them would compare nothing."""
     for cell in run.cells:
         for peer, why in rounds.disagreements(workers, cell, folder).items():
             run.remark(peer, threads, "wrong", why, cell)
@@ -170,7 +170,7 @@ def compare(run: Run, workers: dict[str, Worker], threads: int, folder: Path) ->
 
 
 def multiply(run: Run, workers: dict[str, Worker], threads: int, case: Case) -> None:
-    """Matrix products in one of PyTorch's workers: the rate of the machine at this moment."""
+    """Times matrix products in a worker that runs PyTorch, for the machine's rate at this moment."""
     worker = next((workers[peer] for peer in IN_PYTORCH if peer in workers), None)
     if worker is not None:
         for product, rate in worker.ask("matmul")["rates"].items():
@@ -178,7 +178,7 @@ def multiply(run: Run, workers: dict[str, Worker], threads: int, case: Case) -> 
 
 
 def show(threads: int, case: Case, cell: str, what: str, times: dict[str, rounds.Timed]) -> None:
-    """One line of the table on the terminal, in milliseconds."""
+    """Prints one line of the table, in milliseconds."""
     mine = times.get("elman")
     others = {peer: t for peer, t in times.items() if peer != "elman"}
     line = f"{threads} {case!s:<21} {cell:<21} {what:<9}"
@@ -266,4 +266,4 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        raise SystemExit(130) from None  # what was measured is stored
+        raise SystemExit(130) from None  # all measurements so far are stored

@@ -1,4 +1,4 @@
-"""One peer in a process of its own, pinned to its cores; answers the driver's requests line by line.
+"""Runs one peer in a process of its own, pinned to its cores, and answers the driver's requests line by line.
 
     python bench/worker.py MODULE CORES
 
@@ -18,14 +18,14 @@ from typing import Any
 
 
 def own_output() -> Any:
-    """The pipe to the driver. Whatever a framework prints goes to standard error instead."""
+    """Returns the pipe to the driver. Whatever a framework prints goes to standard error instead."""
     pipe = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     return pipe
 
 
 def die_with_the_driver() -> None:
-    """A stopped process would otherwise outlive a driver that was killed."""
+    """Has the system kill this process when the driver dies. A stopped process would outlive a killed driver."""
     PR_SET_PDEATHSIG = 1
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -39,10 +39,10 @@ class Worker:
         return {"version": self.peer.VERSION}
 
     def prepare(self, cell: str, file: str, training: bool) -> dict[str, Any]:
-        """Make everything ready and call it once: what is compiled or allocated at first use is not timed."""
+        """Prepares a problem and calls it once, so that compiling and allocating at first use are not timed."""
         import numpy as np
 
-        self.prepared = None  # before the next one is made: two large problems need not fit
+        self.prepared = None  # free the last problem first: two large ones may not fit into memory
         with np.load(file) as stored:
             arrays = dict(stored)
         self.prepared = self.peer.prepare(cell, arrays, training)
@@ -52,7 +52,7 @@ class Worker:
         return {"lacks": False, "engine": self.prepared.engine}
 
     def round(self, repetitions: int) -> dict[str, Any]:
-        """Mean seconds of some calls. Short ones are preceded by one that brings the caches back."""
+        """Returns the mean seconds of a call. If calls are repeated, one that is not timed fills the caches first."""
         call = self.prepared.call
         if repetitions > 1:
             call()

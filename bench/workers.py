@@ -1,4 +1,4 @@
-"""The driver's side of the peers' processes: only the one that was asked runs, all others are stopped."""
+"""The driver's side of the peers' processes. Only the process that was asked runs; all others are stopped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from peers import MODULES
 
 HERE = Path(__file__).resolve().parent
-PATIENCE = 180.0  # seconds for one answer: compiling is slow, hanging is slower
+PATIENCE = 180.0  # seconds to wait for one answer, long enough for slow compilers
 
 
 class Failed(Exception):
@@ -23,10 +23,10 @@ class Failed(Exception):
 
 
 class Worker:
-    """One peer on some cores. Its threads cannot take time from another's round: between requests it is stopped."""
+    """One peer's process on its cores. Between requests it is stopped, so that it takes no time from other peers."""
 
     def __init__(self, peer: str, cores: list[int], engine: str, source: Path | None = None):
-        """source: a folder with a package `elman` to take instead of the installed one."""
+        """source: a folder with a package `elman`, which is used instead of the installed one."""
         self.peer = peer
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed in end()
         count = str(len(cores))
@@ -36,7 +36,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
-            start_new_session=True,  # Ctrl-C is the driver's
+            start_new_session=True,  # so that Ctrl-C reaches the driver only
             env=os.environ
             | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count}
             | {"TF_NUM_INTRAOP_THREADS": count, "TF_NUM_INTEROP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -58,7 +58,7 @@ class Worker:
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
-        """The next line. Then the process stands still until it is asked again."""
+        """Returns the process's next line, then stops the process until it is asked again."""
         assert self.process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
@@ -80,6 +80,6 @@ class Worker:
         return f"ended with status {status}: {lines[-1] if lines else 'and said nothing'}"
 
     def end(self) -> None:
-        self.process.kill()  # a stopped process hears nothing else
+        self.process.kill()  # a stopped process reacts to no other signal
         self.process.wait()
         self.log.close()

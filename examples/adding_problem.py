@@ -1,8 +1,9 @@
-"""The adding problem: a long memory or none.
+"""The adding problem, which takes a long memory.
 
-Every sequence is T pairs of a number and a mark; two marks are 1, one in each half. The target is the
-sum of the two marked numbers. Always answering the mean gives a squared error of 1/6; beating it
-takes remembering a number over about T/2 steps. Source: S. Hochreiter & J. Schmidhuber, Long short-term memory, Neural Computation 9 (1997), section 5.4.
+A sequence is T pairs of a number and a mark. Two marks are 1, one in each half of the sequence; all others are 0. The
+target is the sum of the two marked numbers. A model that always answers the mean has a squared error of 1/6. To beat
+it, a model must remember a number over about T/2 steps.
+Source: S. Hochreiter & J. Schmidhuber, Long short-term memory, Neural Computation 9 (1997), section 5.4.
 
     python examples/adding_problem.py     # T = 200: the Elman network fails, LSTM and GRU succeed
 """
@@ -21,7 +22,7 @@ CHANCE = 1 / 6  # the variance of a sum of two uniform numbers
 
 
 def batch(length: int, size: int) -> tuple[Tensor, Tensor]:
-    """Pairs (T, B, 2) and sums (B,)."""
+    """Returns sequences of pairs (T, B, 2), and the sums of their marked numbers (B,)."""
     numbers = torch.rand(length, size)
     marks = torch.zeros(length, size)
     for start, end in ((0, length // 2), (length // 2, length)):
@@ -34,7 +35,7 @@ class Adder(nn.Module):
         super().__init__()
         self.recurrent = elman.Recurrent(cell, 2, hidden_size)
         self.output = nn.Linear(hidden_size, 1)
-        if "f" in cell.gates:  # start with memories as long as the task: Tallec & Ollivier (2018)
+        if "f" in cell.gates:  # start with memories of up to the length of a sequence: Tallec & Ollivier (2018)
             spans = torch.empty(hidden_size).uniform_(1, length - 1).log()
             gate_bias(self.recurrent, f=spans, i=-spans)
 
@@ -44,7 +45,7 @@ class Adder(nn.Module):
 
 
 def train(cell: elman.Cell, length: int, updates: int, hidden_size: int = 64, size: int = 32) -> float:
-    """The squared error on fresh sequences after training; stops early when it is a tenth of chance."""
+    """Returns the squared error on new sequences after training, which stops early below a tenth of CHANCE."""
     torch.manual_seed(0)
     model, average = Adder(cell, length, hidden_size), CHANCE
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)

@@ -1,7 +1,7 @@
-"""Squared error: predict a wave one step ahead, then let the network go on alone.
+"""A GRU learns to predict a wave one step ahead, by squared error, and then continues the wave alone.
 
-The wave is a sum of two sines that never repeats itself. A GRU is trained by truncated BPTT on one
-long stream: it updates every 25 steps and gradients reach back 50. Then it is fed its own predictions.
+The wave is a sum of two sines, and never repeats itself. The GRU is trained by truncated BPTT on one long stream, with
+an update every 25 steps and gradients that reach back 50 steps. Then it reads its own predictions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import elman
 
 
 def waves(steps: int, size: int) -> Tensor:
-    """Values (T, B, 1) between -1 and 1, every column with phases of its own."""
+    """Returns waves (T, B, 1) with values between -1 and 1. Each of the B waves has phases of its own."""
     time = torch.arange(steps, dtype=torch.float32)[:, None]
     phase = 6.28 * torch.rand(2, size)
     return (0.5 * torch.sin(0.2 * time + phase[0]) + 0.5 * torch.sin(0.311 * time + phase[1]))[..., None]
@@ -33,7 +33,7 @@ class Forecaster(nn.Module):
 
     @torch.inference_mode()
     def go_on(self, seen: Tensor, steps: int) -> Tensor:
-        """Read (T, B, 1), then feed back the predictions: (steps, B, 1)."""
+        """Reads `seen`, (T, B, 1), and then its own predictions. Returns these: (steps, B, 1)."""
         prediction, state = self(seen)
         alone = [prediction[-1:]]
         for _ in range(steps - 1):

@@ -1,12 +1,12 @@
-"""A sequence tagger, written against torch.nn: embedding, packing, two bidirectional layers, a linear head.
+"""A sequence tagger, written for torch.nn: an embedding, packing, two bidirectional layers, and a linear head.
 
-Nothing in it knows elman. Run it on either library, from the same seed:
+The same code runs on torch.nn or on elman, from the same seed:
 
     python examples/tagger.py                    # torch.nn's LSTM
-    python examples/tagger.py --library elman    # elman's: the same numbers, in less time
+    python examples/tagger.py --library elman    # elman's LSTM: the same losses, in less time
 
-The task is made up so that both directions are needed: a token is inside if an opening token came before it and a
-closing one comes after it, with nothing of the kind between. Losses of both runs agree until rounding has grown large.
+The task needs both directions: a token is inside if it lies between an opening and a closing token, with no other
+opening or closing token between these two. The losses of both runs agree until rounding errors have grown large.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class Tagger(nn.Module):
         self.head = nn.Linear(2 * hidden_size, 2)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Scores (T, B, 2) of tokens (T, B)."""
+        """Returns scores (T, B, 2) for tokens (T, B)."""
         packed = pack_padded_sequence(self.embedding(tokens), lengths, enforce_sorted=False)
         output: PackedSequence = self.recurrent(packed)[0]
         return self.head(pad_packed_sequence(output, total_length=len(tokens))[0])
 
 
 def batch(steps: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens (T, B), what they are (T, B), lengths (B,)."""
+    """Returns tokens (T, B), whether each is inside (T, B), and lengths (B,)."""
     tokens = torch.randint(TOKENS, (steps, size), generator=generator)
     lengths = torch.randint(steps // 4, steps + 1, (size,), generator=generator)
     inside = torch.zeros(steps, size, dtype=torch.long)
@@ -74,7 +74,7 @@ def main() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if update > 3:  # the first ones compile, or find their memory
+        if update > 3:  # the first updates compile kernels or allocate memory
             seconds += time.perf_counter() - begin
         if update % max(1, given.updates // 6) == 0:
             right = (scores.argmax(-1) == inside)[there].float().mean()

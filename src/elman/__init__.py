@@ -1,6 +1,6 @@
-"""Recurrent neural networks on PyTorch: every cell is its equations.
+"""Recurrent neural networks on PyTorch: every cell is written as its equations.
 
-Public names are loaded when first used, so that `elman --help` need not wait for torch.
+Public names are imported when they are first used, so that `elman --help` need not wait for torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m elman` is `elman`."""
+"""Runs the command line: `python -m elman` does what `elman` does."""
 
 from elman.cli import main
 

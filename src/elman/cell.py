@@ -1,4 +1,4 @@
-"""A cell: the equations of one time step, and a record of what they are made of.
+"""A cell: the equations of one time step, and a record of the names that they use.
 
 The equations are a plain Python function of up to five arguments, asked for by name:
 
@@ -8,9 +8,9 @@ The equations are a plain Python function of up to five arguments, asked for by 
     p   one weight per unit:                  p.i * s.c  (peepholes)             (H,)
     P   a projection onto a narrower state:   P.h @ v  is  weight_hr v           (B, proj_size)
 
-It returns the new state, `State(h=..., c=...)`; the first state is the layer's output. Arithmetic and
-torch's elementwise functions are all it may use, so that the same function runs on tensors (the
-reference engine) and, unchanged, on symbols (`elman.graph`), from which kernels are made.
+The function returns the new state, `State(h=..., c=...)`; the first state is the layer's output. It may use
+only arithmetic and torch's elementwise functions. The same function then runs on tensors (the reference engine)
+and, unchanged, on symbols (`elman.graph`), from which kernels are made.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ARGUMENTS = ("x", "R", "s", "p", "P")
 
 
 class State(SimpleNamespace):
-    """Values by name, in order: what a step returns, and what it reads as `x`, `s` and `p`."""
+    """Named values in order: the new state that a step returns, or the `x`, `s` or `p` that it receives."""
 
     def __iter__(self) -> Iterator[Any]:
         return iter(vars(self).values())
@@ -39,7 +39,7 @@ class State(SimpleNamespace):
 
 
 class Factor:
-    """What `R.i` or `P.h` is inside a step: something that multiplies an operand, `R.i @ v`."""
+    """The left factor of a product in a step, such as `R.i` or `P.h`: `R.i @ v` returns multiply("i", v)."""
 
     __slots__ = ("multiply", "name")
 
@@ -52,30 +52,30 @@ class Factor:
 
 
 def factors(names: tuple[str, ...], multiply: Callable[[str, Any], Any]) -> State:
-    """`R` or `P`: for every name something that answers `@` with multiply(name, operand)."""
+    """Returns `R` or `P`: a State with a `Factor` for every name, whose `@` returns multiply(name, operand)."""
     return State(**{name: Factor(name, multiply) for name in names})
 
 
 class Anatomy(NamedTuple):
-    """What a step was seen to use, in a dry run on two units."""
+    """The gates that a step uses, as found in a dry run on two units."""
 
-    input_gates: tuple[str, ...]  # gates read as x.g: rows of weight_ih
-    recurrent_gates: tuple[str, ...]  # gates used as R.g: rows of weight_hh
-    groups: tuple[tuple[str, ...], ...]  # gates that read the same operand, and so share one product
+    input_gates: tuple[str, ...]  # gates read as x.g; they have rows in weight_ih
+    recurrent_gates: tuple[str, ...]  # gates used as R.g; they have rows in weight_hh
+    groups: tuple[tuple[str, ...], ...]  # gates that multiply the same operand share one product
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """The equations of one step and the names they use. Adding a cell is writing one of these.
+    """The equations of one step and the names they use. To add a cell, write one of these records.
 
-    step: the function of the module's docstring.
+    step: the equations, a function as the docstring of `elman.cell` describes it.
     gates: gate names, in the order of their rows in `weight_ih` and `weight_hh`.
     states: state names; the first is the output.
     vectors: names of the per-unit weights, in the order of the rows of `weight_ch`.
     projected: the states that are proj_size wide instead of hidden_size.
     reference: where the equations were published.
 
-    Raises TypeError or ValueError, on first use, when the step and the record disagree.
+    Raises TypeError or ValueError: at once when the record itself is wrong, on first use when the step does not fit it.
     """
 
     step: Callable[..., State]
@@ -85,7 +85,7 @@ class Cell:
     projected: tuple[str, ...] = ()
     reference: str = ""
     name: str = ""
-    key = ""  # not of the record: what `elman.names.register` calls the cell
+    key = ""  # the name that `elman.names.register` gave the cell; not a field of the record
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -112,18 +112,19 @@ class Cell:
         return tuple(inspect.signature(self.step).parameters)
 
     def __call__(self, **available: Any) -> State:
-        """One step. Give x, R, s, p and P by name; the step receives the ones it asks for."""
+        """Runs one step. Give x, R, s, p and P by name; the step receives the ones it has parameters for."""
         return self.step(**{name: available[name] for name in self.arguments})
 
     def widths(self, hidden_size: int, proj_size: int = 0) -> tuple[int, ...]:
-        """The width of each state."""
+        """The width of each state: proj_size if it is projected, else hidden_size."""
         return tuple(proj_size if state in self.projected else hidden_size for state in self.states)
 
     @cached_property
     def anatomy(self) -> Anatomy:
         return _dry_run(self)
 
-    # A cell is a constant: copies of a layer share it, and a pickle names it where it can.
+    # A cell is a constant, so copies of a layer share it. A pickle stores the cell's name in its module, or all of its
+    # fields if the module does not hold the cell under that name.
 
     def __copy__(self) -> Cell:
         return self
@@ -139,12 +140,12 @@ class Cell:
 
 
 def cell(**record: Any) -> Callable[[Callable[..., State]], Cell]:
-    """Decorator: the function below becomes the step of a `Cell(step, **record)`."""
+    """Returns a decorator that replaces a step by `Cell(step, **record)`."""
     return lambda step: Cell(step, **record)
 
 
 def _dry_run(cell: Cell) -> Anatomy:
-    """Run the step once on two units and watch which gates and products it uses."""
+    """Runs the step once on two units, and notes which gates and products it uses."""
     batch, hidden, proj = 1, 2, 1
     read: list[str] = []
     operands: list[Any] = []

@@ -1,8 +1,8 @@
-"""The equations. Nothing else in elman states them.
+"""The equations of the built-in cells. No other file of elman states them.
 
 Read `x.i` as the input's share of gate i, W_i x_t + b_ih,i, and `R.i @ v` as its recurrent share,
-R_i v + b_hh,i; `s` is the state of the previous step and `p` holds one weight per unit. Gates stand
-in the order of their rows in the weight matrices, which is torch's. `*` is elementwise.
+R_i v + b_hh,i; `s` is the state of the previous step and `p` holds one weight per unit. Gates are listed
+in the order of their rows in the weight matrices, which is torch's order. `*` is elementwise.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def peephole_lstm(x, R, s, p):
 def coupled_lstm(x, R, s):
     """LSTM with coupled gates, i = 1 - f: something is written only where something is forgotten.
 
-    Source: Greff et al. (2017), CIFG. The forget gate is the one kept.
+    Source: Greff et al. (2017), CIFG. The forget gate f has weights; the input gate is computed from it.
     """
     f = sigmoid(x.f + R.f @ s.h)
     g = tanh(x.g + R.g @ s.h)
@@ -104,7 +104,8 @@ def coupled_peephole_lstm(x, R, s, p):
 def gru(x, R, s):
     """Gated recurrent unit, reset applied after the recurrent product.
 
-    Source: Chung et al. (2014), in the form of cuDNN. Same as `torch.nn.GRU`; z is the share kept.
+    Source: Chung et al. (2014), in the form of cuDNN. Same as `torch.nn.GRU`; z is the share of the
+    previous state that is kept.
     """
     r = sigmoid(x.r + R.r @ s.h)
     z = sigmoid(x.z + R.z @ s.h)
@@ -116,7 +117,7 @@ def gru(x, R, s):
 def gru_before(x, R, s):
     """Gated recurrent unit, reset applied before the recurrent product, as first published.
 
-    Source: Cho et al. (2014), equations 5 to 8. The same as ONNX's GRU with linear_before_reset=0.
+    Source: Cho et al. (2014), equations 5 to 8. Same as ONNX's GRU with linear_before_reset=0.
     """
     r = sigmoid(x.r + R.r @ s.h)
     z = sigmoid(x.z + R.z @ s.h)
@@ -142,7 +143,7 @@ BUILT_IN: dict[str, Cell] = {value.name: value for value in list(globals().value
 
 
 def by_name(name: str) -> Cell:
-    """The built-in cell of that name. InputError, a ValueError, lists the names there are."""
+    """The built-in cell of that name. For an unknown name raises InputError, a ValueError that lists the known ones."""
     known = BUILT_IN.get(name.lower().replace("-", "_"))
     if known is None:
         close = difflib.get_close_matches(name.lower(), BUILT_IN, n=1)

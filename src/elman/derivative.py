@@ -1,8 +1,8 @@
-"""The reverse-mode derivative of a cell's graph, as a graph in the same operations.
+"""The reverse-mode derivative of a cell's graph, as another graph of the same operations.
 
-For one step: given the adjoints of the new state, it yields the adjoint of every input share, of every
-product, of the previous state and of the per-unit weights. What an operation does is in its record
-(`elman.operations`).
+The adjoint of a value is the gradient of the loss with respect to it. From the adjoints of the new state, the
+derivative of a step computes the adjoint of every input share, of every product, of the previous state and of the
+per-unit weights. How an operation is differentiated is in its record (`elman.operations`).
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ from elman.graph import Graph, Node
 from elman.leaves import LEAVES, MATRICES
 from elman.operations import OPERATIONS
 
-# The derivative graph has leaves of its own besides "number":
-#   kept      a value of the forward graph, by its index there
-#   adjoint   that of a state after the step, by the state's name
-#   returned  sum over gates of R_g^T d(R_g v): what the products of an operand give back to it, by its index
-# and outputs by these names:
-#   x.g       adjoint of the input share of gate g            R.k   of the product that is node k
-#   s.h       elementwise part of the adjoint of a state       p.g   of a per-unit weight, per row of the batch
+# The derivative graph has three kinds of leaves besides "number":
+#   kept      a value of the forward graph; the leaf is named after the index of its node there
+#   adjoint   the adjoint of a state after the step; the leaf is named after the state
+#   returned  sum over gates of R_g^T d(R_g v): the adjoint that an operand v receives through its products; the leaf is
+#             named after the index of v
+# Its outputs are:
+#   x.g       the adjoint of the input share of gate g
+#   R.k, P.k  the adjoint of the product that is node k of the forward graph
+#   s.h       the elementwise part of the adjoint of a state before the step
+#   p.g       the adjoint of a per-unit weight, separately for each row of the batch
 
 
 def derivative(graph: Graph) -> Graph:
-    """The derivative of one step. Which forward values it needs are its "kept" leaves: see `is_kept`."""
+    """The derivative of one step. Its "kept" leaves are the forward values that it needs: see `is_kept`."""
     backward = Graph()
     adjoints: dict[int, Node] = {}
     multiplied = {node.arguments[0].index for node in graph.nodes if node.op in MATRICES}
@@ -33,7 +36,7 @@ def derivative(graph: Graph) -> Graph:
         adjoints[node.index] = adjoint if known is None else known + adjoint
 
     def value(node: Node) -> Node:
-        """A forward value in the backward graph: kept, or computed again from what is kept."""
+        """The node for a forward value in the backward graph: a kept leaf, or its operation again on kept values."""
         if node.op == "number":
             return backward.add("number", value=node.value)
         if is_kept(graph, node):
@@ -43,7 +46,8 @@ def derivative(graph: Graph) -> Graph:
     for name, node in graph.outputs.items():
         add(node, backward.add("adjoint", name=name))
     for node in reversed(graph.nodes):
-        if node.index in multiplied and node.op != "s":  # a state's share comes with the step before
+        # For a state, backward adds this part of the adjoint when it does the step before.
+        if node.index in multiplied and node.op != "s":
             add(node, backward.add("returned", name=str(node.index)))
         adjoint = adjoints.get(node.index)
         if adjoint is None or node.op == "number":
@@ -61,10 +65,10 @@ def derivative(graph: Graph) -> Graph:
 
 
 def is_kept(graph: Graph, node: Node) -> bool:
-    """Whether forward keeps this value if backward needs it; everything else is computed again.
+    """Whether forward keeps this value where backward needs it. Backward computes every other value again.
 
-    Kept are leaves, the new state, products, and functions other than arithmetic, unless what they are
-    a function of is itself the new state, as in tanh(c).
+    Leaves, the new state, products, and functions other than arithmetic are kept. A function of a new state, such as
+    tanh(c), is computed again.
     """
     state = {output.index for output in graph.outputs.values()}
     if node.op in LEAVES or node.op in MATRICES or node.index in state:

@@ -1,4 +1,4 @@
-"""What runs a layer, and what it costs."""
+"""Which engine runs a layer, and what the layer costs: parameters, operations and memory."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from elman.layers import Hidden, Recurrent
 
 
 class Description(NamedTuple):
-    """What `describe` found. Printed, it is a few lines of text."""
+    """What `describe` found out. As a string it is a few lines of text."""
 
     layer: str
-    engines: tuple[Choice, ...]  # layer l, direction d at l * num_directions + d
+    engines: tuple[Choice, ...]  # that of layer l, direction d is at l * num_directions + d
     parameters: int
     flops: int  # multiplications and additions of all matrix products of one forward pass
-    saved_bytes: int  # kept for backward, beyond input and parameters; 0 where no gradient is needed
+    saved_bytes: int  # kept for backward, without input and parameters; 0 where autograd is off
 
     def __str__(self) -> str:
         lines = [self.layer]
@@ -51,9 +51,9 @@ def describe(
     lengths: Tensor | Sequence[int] | None = None,
     reset: Tensor | None = None,
 ) -> Description:
-    """Which engine runs this layer on this input and why, its parameters, operations and saved bytes.
+    """Returns which engine runs this layer on this input and why, its parameters, operations and saved bytes.
 
-    The layer is run forward once to find out; shapes and errors are those of `layer.forward`.
+    To find out, the layer is run forward once. Shapes and errors are those of `layer.forward`.
     """
     choices = _Choices()
     own = {tensor.untyped_storage().data_ptr() for tensor in (input, *layer.parameters())}
@@ -68,11 +68,11 @@ def describe(
     with recurrence.observe(choices), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output, h_n = layer(input, hx, lengths=lengths, reset=reset)
         del output, h_n
-    # T * B, or as many as the sequences have
+    # Steps of all sequences together: T * B, or the sum of the lengths.
     steps = input.numel() // input.shape[-1] if lengths is None else int(torch.as_tensor(lengths).sum())
     all_weights = layer.each_weights()
     per_step = sum(w.numel() for weights in all_weights for w in (weights.ih, weights.hr) if w is not None)
-    # A gate's rows are used once for each operand they multiply.
+    # The rows of a gate count once for each operand that the gate multiplies.
     rows = sum(map(len, layer.cell.anatomy.groups)) * layer.hidden_size
     per_step += sum(rows * weights.hh.shape[1] for weights in all_weights if weights.hh is not None)
     return Description(

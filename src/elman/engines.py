@@ -1,13 +1,12 @@
-"""The engines there are, and which of them runs a call. No maths here.
+"""The list of engines, and the choice of the one that runs a call. There is no mathematics here.
 
-An engine either is made of operations that torch can differentiate (`Composed`), or it keeps of a forward pass
-what its own backward pass needs. Adding one is adding it to `ENGINES` and to `PREFERENCES`.
+An engine either is made of operations that torch can differentiate (`Composed`), or has a backward pass of its own and
+keeps in the forward pass what that needs. To add an engine, add it to `ENGINES` and to `PREFERENCES`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -15,36 +14,37 @@ from torch import Tensor
 
 from elman import cpu, native, reference
 from elman.layout import Call, Direction, Results, Weights
+from elman.torch_private import recording_below_autograd
 
 Gradients = list[Tensor | None]  # in the order of `Call.tensors`
 
 
 class Engine(Protocol):
-    """Who runs a layer."""
+    """Something that can run a layer."""
 
-    why: str  # the reason to take it, where it can run a call
+    why: str  # the reason for choosing it, if it can run the call
 
     def unsupported(self, call: Call) -> str | None:
-        """Why it cannot run a call, or None."""
+        """Why the engine cannot run a call; None if it can."""
         ...
 
     def at_once(self, call: Call) -> Results | None:
-        """The results, where no gradient is recorded and the engine remembers calls of this form; else None.
+        """Runs the call and returns its results if the engine remembers calls of this form; else returns None.
 
-        x may also be one step, (B, I), and the output is then (B, D*Y).
+        It is called only where no gradient is recorded. x may be a single step, (B, I); the output is then (B, D*Y).
         """
         ...
 
     def infer(self, call: Call) -> Results:
-        """The results; no gradient is asked for."""
+        """Returns the results, where no gradient is wanted."""
         ...
 
     def forward(self, call: Call) -> tuple[Results, list[Tensor]]:
-        """The results, and what `backward` is to be given besides."""
+        """Returns the results, and the tensors that `backward` takes as `saved`."""
         ...
 
     def saves(self, call: Call) -> list[tuple[Any, ...]]:
-        """The shapes of what `forward` keeps for a call, whose sizes may be torch's symbols."""
+        """The shapes of the tensors that `forward` saves. The sizes of the call may be torch's symbols."""
         ...
 
     def backward(
@@ -55,12 +55,12 @@ class Engine(Protocol):
         cotangents: Sequence[Tensor | None],
         needed: Sequence[bool],
     ) -> Gradients:
-        """The gradients that are needed, given those of the output and of every final state."""
+        """The gradients marked in `needed`; `cotangents` are the gradients of the output and of every final state."""
         ...
 
 
 class Composed:
-    """An engine made of torch's own operations: it keeps nothing, and differentiates by running once more."""
+    """An engine made of torch's own operations. It saves nothing: backward runs forward again and differentiates it."""
 
     def __init__(self, why: str, unsupported: Callable[[Call], str | None], run: Callable[[Call], Results]) -> None:
         self.why, self._unsupported, self._run = why, unsupported, run
@@ -69,7 +69,7 @@ class Composed:
         return self._unsupported(call)
 
     def run(self, call: Call) -> Results:
-        """The results, which torch can differentiate; under autocast, of the types that torch.nn gives."""
+        """Returns the results, which torch can differentiate. Under autocast their dtypes are those of torch.nn."""
         if call.autocast is None:
             return self._run(call)
         # Weights are cast here: autocast's own cache would keep casts that were made without a gradient.
@@ -100,7 +100,7 @@ class Composed:
         cotangents: Sequence[Tensor | None],
         needed: Sequence[bool],
     ) -> Gradients:
-        with _recording():
+        with recording_below_autograd():
             own = [
                 t if t is None else t.detach().requires_grad_(want)
                 for t, want in zip(call.tensors(), needed, strict=True)
@@ -110,12 +110,12 @@ class Composed:
     def gradients(
         self, call: Call, cotangents: Sequence[Tensor | None], needed: Sequence[bool], again: bool = True
     ) -> Gradients:
-        """The gradients that are needed, with a graph of their own if they are to be differentiated `again`."""
+        """The gradients marked in `needed`. With `again` they can be differentiated once more."""
         with torch.enable_grad():
             output, finals = self.run(call)
         given = zip((output, *finals), cotangents, strict=True)
         pairs = [(result, d) for result, d in given if d is not None and result.requires_grad]
-        if not pairs:  # nothing that was asked for has an effect
+        if not pairs:  # no result that has a cotangent depends on a tensor whose gradient is needed
             return [None] * len(needed)
         sources = [t for t, wanted in zip(call.tensors(), needed, strict=True) if wanted and t is not None]
         values, d_values = zip(*pairs, strict=True)
@@ -124,18 +124,8 @@ class Composed:
 
 
 def _cast(weights: Weights, dtype: torch.dtype) -> Weights:
-    """What enters matrix products, of another type; vectors are used elementwise, and stay."""
+    """The weights, with matrices and biases cast to dtype. The vectors `ch`, used elementwise, keep their dtype."""
     return Weights(*[w if w is None else w.to(dtype) for w in weights[:-1]], ch=weights.ch)
-
-
-@contextmanager
-def _recording() -> Any:
-    """Let autograd record, also inside an operator's implementation, which the dispatcher calls below autograd."""
-    keys, excluded = torch._C.DispatchKey, torch._C._dispatch_tls_local_exclude_set()
-    for key in (keys.AutogradFunctionality, keys.AutogradOther, keys.ADInplaceOrView):
-        excluded = excluded.remove(key)
-    with torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), excluded), torch.enable_grad():
-        yield
 
 
 REFERENCE = Composed("the loop over time in plain PyTorch", reference.unsupported, reference.run)
@@ -145,28 +135,31 @@ ENGINES: dict[str, Engine] = {
     "cpu": cpu.ENGINE,
 }
 
-# For each kind of device, the fastest first; the reference engine runs what no other can.
+# The engines to try on each kind of device, the fastest first; ELSEWHERE is for all other devices. The reference engine
+# is last, since it can run every call.
 PREFERENCES = {"cpu": ("cpu", "reference")}
 ELSEWHERE = ("native", "reference")
 
 
 class Choice(NamedTuple):
-    """An engine and the reason it was taken."""
+    """The name of an engine, and the reason why it was chosen."""
 
     engine: str
     why: str
 
 
-_TABLES = {  # for each kind of device, what to ask an engine, and the choice where nothing speaks against the first
+# For each kind of device, its engines in order: the function to ask whether the engine can run a call, and the choice
+# to return if this is the first engine.
+_TABLES = {
     device: tuple([(ENGINES[name].unsupported, Choice(name, ENGINES[name].why)) for name in engines])
     for device, engines in (*PREFERENCES.items(), ("", ELSEWHERE))
 }
 
 
 def choose(call: Call, forced: str = "auto") -> Choice:
-    """The engine for a call: the forced one, else the first of its device that supports it.
+    """Chooses the engine for a call: the forced one, else the first engine for its device that can run it.
 
-    RuntimeError if an engine was forced that cannot run the call: it never falls back in silence.
+    Raises RuntimeError if the forced engine cannot run the call. No other engine silently takes its place.
     """
     if forced != "auto":
         problem = ENGINES[forced].unsupported(call)

@@ -1,7 +1,7 @@
-"""The one exception that the command line turns into a sentence."""
+"""The exception that the command line prints as a sentence, not as a traceback."""
 
 from __future__ import annotations
 
 
 class InputError(ValueError):
-    """Something a person gave cannot be used: one sentence with what, the value, and the remedy."""
+    """User input cannot be used. The message is one sentence: what is wrong, the value, and the remedy."""

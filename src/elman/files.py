@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside, flushed to disk, renamed into place."""
+"""Files that are either complete or absent: written under a temporary name, flushed to disk, then renamed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from elman.errors import InputError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file, or leave the old one as it was. A link is followed: what it points to is written.
+    """Replaces a file, or leaves the old one as it was. For a symbolic link, the file that it points to is replaced.
 
-    InputError if the disk refuses, or if there is something that is no regular file.
+    Raises InputError if writing fails, or if the path is in use by something that is not a regular file.
     """
     given, path = path, Path(os.path.realpath(path))
     what = _not_a_file(path)
@@ -32,7 +32,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
         directory = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(directory)  # the new name, too, is on the disk
+            os.fsync(directory)  # brings the new name to disk, too
         finally:
             os.close(directory)
     except OSError as error:
@@ -44,7 +44,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _not_a_file(path: Path) -> str | None:
-    """What there is in place of a regular file; None if there is one, or nothing."""
+    """What is at the path, in words, if it is not a regular file; None for a regular file or a free path."""
     try:
         mode = os.lstat(path).st_mode
     except OSError:
@@ -61,7 +61,7 @@ def _not_a_file(path: Path) -> str | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. InputError if it is missing, damaged or something else."""
+    """Reads a JSON object from a file. Raises InputError if the file is missing or damaged, or holds no object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A layer for serving: its weights stay in the form in which the kernels read them."""
+"""A layer for serving, which keeps its weights in the form in which the kernels read them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from elman.layout import Call, Direction, Weights
 if TYPE_CHECKING:
     from elman.cpu.layer.short_calls import Packed
 
+# The attributes of a layer, without its weights.
 _SHAPE = ("cell", "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
-_SHAPE += ("proj_size", "merge", "learn_initial_state", "_widths", "_names")  # what a layer is, besides its weights
+_SHAPE += ("proj_size", "merge", "learn_initial_state", "_widths", "_names")
 
 
 class Frozen(Recurrent):
-    """A copy of a layer for inference on the CPU, with its weights as they were when it was made; see `freeze`."""
+    """A copy of a layer for inference on the CPU, with the weights that the layer had when copied; see `freeze`."""
 
     _packed: list[Packed]
 
     def __init__(self, layer: Recurrent) -> None:
-        nn.Module.__init__(self)  # no parameters: what moves, casts or loads them would not reach the panels
+        nn.Module.__init__(self)  # no parameters: moving, casting or loading them would not change the panels
         self._of = f"{layer._get_name()}({layer.extra_repr()})"
         for name in _SHAPE:
             setattr(self, name, getattr(layer, name))
@@ -46,11 +47,11 @@ class Frozen(Recurrent):
         self._packed = [Packed(of_layer) for of_layer in weights]
 
     def initial_states(self) -> tuple[Tensor, ...]:
-        """As they were when the layer was frozen."""
+        """The learned initial states as they were when the layer was frozen, or an empty tuple."""
         return self._initial
 
     def weights(self, layer: int, reverse: bool = False) -> Weights:
-        """As they were when the layer was frozen."""
+        """The weights of one layer in one direction, as they were when the layer was frozen."""
         return self._runs[layer][reverse].weights
 
     def call(
@@ -62,7 +63,10 @@ class Frozen(Recurrent):
         reset: Tensor | None = None,
         afresh: tuple[Tensor, ...] = (),
     ) -> Call:
-        """As the layer's, with the weights in panels. RuntimeError where a gradient would be recorded."""
+        """Returns the call that an engine is given for one layer: as `Recurrent.call`, with the weights in panels.
+
+        Raises RuntimeError where a gradient would be recorded.
+        """
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *state)):
             raise RuntimeError(
                 "a frozen layer gives no gradients, but its input or state requires one; call the layer itself"
@@ -85,15 +89,16 @@ def _as_it_is(weight: Tensor | None) -> Tensor | None:
 
 
 def freeze(layer: Recurrent) -> Frozen:
-    """A copy of a layer for serving on the CPU: inference as the layer does it, without bringing weights into panels.
+    """Returns a copy of a layer for inference on the CPU that does not pack the weights into panels on every call.
 
-    The copy holds the weights as they are now, beside panels made of them on the first call of every kind of
-    length and batch; what happens to the layer afterwards does not reach it. It has no parameters: nothing
-    moves, casts, saves or trains it, though it can be pickled. `forward` and `step` are the layer's.
+    The copy holds the weights as they are now: changing the layer afterwards does not change it. It packs them into
+    panels on the first call of every kind of length and batch size, and keeps the panels. It has no parameters:
+    `to`, `state_dict`, `load_state_dict` and optimizers do not reach its weights. It can be pickled. `forward` and
+    `step` are called like those of the layer.
 
-    Results are the layer's; up to eight steps and rows together differ in the last bits, since the layer itself
-    adds such short calls up in another order.
+    Results are those of the layer to the bit, except where T * B is at most 8: there the last bits may differ, since
+    the layer itself sums in another order in such short calls.
 
-    RuntimeError where the engine `cpu` cannot run the layer, with the reason.
+    Raises RuntimeError, with the reason, if the engine `cpu` cannot run the layer.
     """
     return Frozen(layer)

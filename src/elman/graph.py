@@ -1,7 +1,8 @@
-"""A cell's step as an expression graph: run once on symbols, every operation noted, equal ones shared.
+"""A cell's step as an expression graph. The step is run once on symbols, and every operation becomes a node.
 
-The equations in `elman.cells` are run as they stand. Symbols answer to Python's operators and, through
-`__torch_function__`, to torch's elementwise functions; anything else is refused by name.
+Equal operations become the same node. The equations in `elman.cells` are run unchanged: symbols support Python's
+arithmetic operators and, through `__torch_function__`, torch's elementwise functions. For anything else NotTraceable is
+raised, which names it.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ class NotTraceable(TypeError):
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One value in a graph.
+    """One value in a graph. `op` is one of:
 
-    op: the name of an operation; or a leaf's kind (with `name`), or "number" (with `value`); or a matrix's kind
-    (with `name`), for its product with the one argument.
+    the name of an operation (`elman.operations`), applied to the arguments;
+    the kind of a leaf (`elman.leaves.LEAVES`), which has a `name`;
+    the kind of a matrix (`elman.leaves.MATRICES`), which has a `name`: the product of that matrix and the one argument;
+    "number", a constant, which has a `value`.
     """
 
     graph: Graph = field(repr=False)
@@ -52,7 +55,7 @@ class Node:
 
     @property
     def nonlinear(self) -> bool:
-        """Whether it is a function other than arithmetic."""
+        """Whether the operation is a function other than arithmetic, such as tanh."""
         return self.op in OPERATIONS and OPERATIONS[self.op].nonlinear
 
     def __add__(self, other: Any) -> Node:
@@ -110,7 +113,7 @@ def _refuse(symbol: str) -> Callable[..., Node]:
     return refuse
 
 
-# Python's other operators, by the name of the method and the sign.
+# Python's operators that a graph does not have: pairs of the method's name and the sign for the message.
 _REFUSED = """lt < le <= gt > ge >= eq == ne != pow ** rpow ** mod % rmod % floordiv // rfloordiv // matmul @ rmatmul @
 getitem [] iter iteration len len float float int int invert ~ and & or | xor ^"""
 _words = iter(_REFUSED.split())
@@ -133,7 +136,7 @@ def _apply(op: str, *arguments: Any) -> Node:
 
 
 class Graph:
-    """The nodes of a cell's step, arguments before results, and which of them are the new state."""
+    """The nodes of a cell's step, each after its arguments; `outputs` has those that are the new state, by name."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
@@ -141,7 +144,7 @@ class Graph:
         self._known: dict[tuple[Any, ...], Node] = {}
 
     def add(self, op: str, arguments: tuple[Node, ...] = (), name: str = "", value: float = 0.0) -> Node:
-        """The node of this operation, the same one if it was added before."""
+        """Returns the node of this operation: the existing node if an equal one was added before, else a new node."""
         key = (op, tuple(a.index for a in arguments), name, repr(value))
         if key not in self._known:
             self._known[key] = Node(self, len(self.nodes), op, arguments, name, value)
@@ -149,7 +152,7 @@ class Graph:
         return self._known[key]
 
     def evaluate(self, **given: Any) -> list[Any]:
-        """The value of every node, given what a step is given."""
+        """Returns the value of every node, given the arguments of a step by name."""
 
         def compute(node: Node, value: Callable[[Node], Any]) -> Any:
             if node.op in MATRICES:
@@ -162,7 +165,7 @@ class Graph:
         return list(map(walk(self.nodes, compute, read), self.nodes))
 
     def needed(self) -> Graph:
-        """The same graph without what no output depends on."""
+        """Returns a copy of the graph with only the nodes on which an output depends."""
         live: set[int] = set()
         waiting = list(self.outputs.values())
         while waiting:
@@ -179,7 +182,7 @@ class Graph:
         return graph
 
     def __str__(self) -> str:
-        """One line for each node but plain numbers, then the outputs."""
+        """One line for each node that is not a number, then one for each output."""
 
         def name_of(node: Node) -> str:
             return f"{node.value:g}" if node.op == "number" else f"v{node.index}"
@@ -192,7 +195,11 @@ class Graph:
         return "\n".join([*lines, *(f"{name} -> {name_of(node)}" for name, node in self.outputs.items())])
 
     def gate(self, name: str) -> Node:
-        """What gate `name` comes to: its share of the input, followed through sums to its first function."""
+        """Returns the node that is the value of gate `name`: the first function that its input share enters.
+
+        The search starts at the input share, or else the recurrent share, and follows sums. It stops early at a value
+        that several nodes read, or one other operation. Raises KeyError if the graph has no such gate.
+        """
         node = next((n for n in self.nodes if n.op in ("x", "R") and n.name == name), None)
         if node is None:
             raise KeyError(name)
@@ -209,15 +216,15 @@ Value = Callable[[Node], Any]
 
 
 def on_tensors(node: Node, value: Value) -> Any:
-    """What an operation comes to, by the values of its arguments: tensors and plain numbers."""
+    """Computes a node's operation; value(argument) gives the value of an argument, a tensor or a plain number."""
     return OPERATIONS[node.op].compute(*map(value, node.arguments))
 
 
 def walk(nodes: Iterable[Node], compute: Callable[[Node, Value], Any], read: Callable[[Node], Any]) -> Value:
-    """The value of one of these nodes, or of one they read: found when it is first asked for, and then known.
+    """Returns a function that gives the value of a node. It finds each value when it is first asked for, and keeps it.
 
-    compute(node, value): of one of the nodes, by the values of its arguments. read(node): of a leaf, and of
-    whatever is not among the nodes.
+    compute(node, value): the value of a node of `nodes` that has arguments; value(argument) gives that of an argument.
+    read(node): the value of a leaf, or of a node that is not in `nodes`.
     """
     inside = {node.index for node in nodes if node.arguments}
     found: dict[int, Any] = {}
@@ -231,7 +238,7 @@ def walk(nodes: Iterable[Node], compute: Callable[[Node, Value], Any], read: Cal
 
 
 def trace(cell: Cell) -> Graph:
-    """The graph of a cell's step. NotTraceable, with the reason, if the step does what no graph can hold."""
+    """The graph of a cell's step. Raises NotTraceable, with the reason, if the step does what a graph cannot hold."""
     graph = Graph()
 
     def leaves(kind: str, names: tuple[str, ...]) -> State:
@@ -253,9 +260,9 @@ def trace(cell: Cell) -> Graph:
 
 @cache
 def fingerprint(cell: Cell) -> str:
-    """All that an engine makes of a cell depends on, in sixteen digits: the same in every process.
+    """A hash of everything about a cell that kernels depend on: sixteen hexadecimal digits, the same in every process.
 
-    NotTraceable if its step is no graph.
+    Raises NotTraceable if the cell's step cannot be traced.
     """
     graph = trace(cell).needed()
     nodes = [(n.op, [a.index for a in n.arguments], n.name, n.value) for n in graph.nodes]
@@ -265,9 +272,9 @@ def fingerprint(cell: Cell) -> str:
 
 @cache
 def equations(cell: Cell) -> str:
-    """What a step computes, in sixteen digits: the same in whichever order its gates, terms and lines are written.
+    """A hash of what a step computes: sixteen hexadecimal digits, whatever the order of its gates, terms and lines.
 
-    NotTraceable if its step is no graph.
+    Raises NotTraceable if the cell's step cannot be traced.
     """
     graph, said = trace(cell), {}
     for node in graph.nodes:

@@ -1,4 +1,4 @@
-"""How parameters start, where torch's default is not what is wanted."""
+"""Initial values of parameters other than torch's defaults."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from elman.layers import Recurrent
 
 @torch.no_grad()
 def gate_bias(layer: Recurrent, **values: float | Tensor) -> None:
-    """Set the input bias of gates, in every layer and direction: `gate_bias(lstm, f=1.0)`.
+    """Sets the input bias of gates in every layer and direction, and their recurrent bias to zero.
 
-    values: for each gate a number, or one per unit (H,). A forget gate that starts open lets gradients
-    through from the first update: a bias of 1 (R. Jozefowicz et al., An empirical exploration of
-    recurrent network architectures, ICML 2015), or log(u) with u uniform on (1, T-1) and the input
-    gate's bias minus that for memories over T steps (C. Tallec & Y. Ollivier, Can recurrent neural
-    networks warp time?, ICLR 2018). The recurrent bias of these gates is set to zero.
+    For example `gate_bias(lstm, f=1.0)`. values: for each gate a number, or a tensor (H,) with one number per unit.
 
-    ValueError for a gate that the cell does not have, or a layer without biases.
+    A forget gate that starts open lets gradients through from the first update. A bias of 1 opens it (R. Jozefowicz et
+    al., An empirical exploration of recurrent network architectures, ICML 2015). For memories over T steps, set its
+    bias to log(u), u uniform on (1, T-1), and the bias of the input gate to -log(u) (C. Tallec & Y. Ollivier, Can
+    recurrent neural networks warp time?, ICLR 2018).
+
+    Raises ValueError for a gate that the cell does not have, or a layer without biases.
     """
     anatomy = layer.cell.anatomy
     unknown = [gate for gate in values if gate not in layer.cell.gates]

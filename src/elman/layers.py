@@ -1,4 +1,4 @@
-"""Layers: any cell, stacked, in one or two directions. The constructor, shapes, names and errors of torch.nn's."""
+"""Layers: any cell, stacked, in one or two directions. Constructor, shapes, names and errors are those of torch.nn."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from elman.cell import Cell
 from elman.layout import Call, Direction, Weights, initial_name, misplaced, parameter_name, parameter_shapes
 from elman.names import register
 from elman.recurrence import at_once, recur
+from elman.torch_private import any_autocast
 
 Hidden = Tensor | tuple[Tensor, ...]
 MERGES = ("concat", "sum", "mean")
 
 
 class Directions(NamedTuple):
-    """Something of each direction; None for the second of a layer that has one only."""
+    """One tensor for each direction; `reverse` is None if the layer has one direction only."""
 
     forward: Tensor
     reverse: Tensor | None
@@ -35,21 +36,22 @@ class Recurrent(nn.Module):
 
     cell: the equations of a step (`elman.cells`, or your own `elman.Cell`).
     input_size I, hidden_size H, num_layers L: whole numbers from 1 up.
-    bias: whether b_ih and b_hh are there.
+    bias: whether the layer has the biases b_ih and b_hh.
     batch_first: input and output are (B, T, ...) instead of (T, B, ...); states are not affected.
     dropout: probability of zeroing an element of the output of every layer but the last, in training.
     bidirectional: D = 2; a second set of weights reads the sequence from its end.
-    proj_size: width of the projected states of a cell that has some, else 0.
-    merge: what becomes of the outputs (T, B, Y) of two directions, in every layer: "concat" puts them side by side,
-        (T, B, 2*Y), as torch.nn does; "sum" and "mean" give (T, B, Y), which is also the input of the next layer.
+    proj_size: width of the projected states; 0 for a cell that projects none.
+    merge: how every layer joins the outputs (T, B, Y) of its two directions: "concat" puts them side by side,
+        (T, B, 2*Y), as torch.nn does; "sum" and "mean" give (T, B, Y). The result is the input of the next layer.
 
-    learn_initial_state: whether sequences begin, where hx is left out, and go on after a reset, from states that are
-        learned: `h_0` and so on, one for each state, (L*D, width), zero at first.
+    learn_initial_state: whether initial states are parameters: `h_0` and so on, one for each state, (L*D, width), zero
+        at first. Sequences begin from them where hx is left out, and go on from them after a reset.
 
-    Layer l, direction d own `weight_ih_l{l}` (G*H, I or D*Y), `weight_hh_l{l}` (K*H, Y),
-    `bias_ih_l{l}` (G*H,), `bias_hh_l{l}` (K*H,), with `_reverse` for the second direction, as in
-    torch.nn; a cell with vectors has `weight_ch_l{l}` (V, H), a projecting one `weight_hr_l{l}`.
-    G and K count the gates that read the input and the state, Y is the width of the output.
+    Layer l has the parameters `weight_ih_l{l}` (G*H, I or D*Y), `weight_hh_l{l}` (K*H, Y),
+    `bias_ih_l{l}` (G*H,), `bias_hh_l{l}` (K*H,), and those of the second direction end in `_reverse`, as in
+    torch.nn. If the cell has vectors, there is `weight_ch_l{l}` (V, H); if it projects, `weight_hr_l{l}`
+    (proj_size, H). G gates read the input, K gates read the state, V is the number of vectors, and Y is the width of
+    the output of one direction; with "sum" or "mean" Y replaces D*Y everywhere.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class Recurrent(nn.Module):
             raise ValueError(f"merge should be one of {', '.join(MERGES)}, got {merge!r}")
         if merge != "concat" and not bidirectional:
             raise ValueError(f"merge={merge!r} needs bidirectional=True: one direction has nothing to merge")
-        register(cell)  # so that a program exported elsewhere finds it
+        register(cell)  # so that a program exported elsewhere finds the cell
         self.cell = cell
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -89,9 +91,10 @@ class Recurrent(nn.Module):
         self.proj_size = proj_size
         self.merge = merge
 
-        self._widths = cell.widths(hidden_size, proj_size)  # of the states
+        self._widths = cell.widths(hidden_size, proj_size)  # of each state
         width = self._widths[0]
-        self._names: dict[tuple[int, bool], list[str | None]] = {}  # of the parameters, by field of `Weights`
+        # The parameters' names in the order of `Weights`, by layer and whether it is the reverse direction.
+        self._names: dict[tuple[int, bool], list[str | None]] = {}
         for layer in range(num_layers):
             size = input_size if layer == 0 else width * (self.num_directions if merge == "concat" else 1)
             shapes = parameter_shapes(cell, size, hidden_size, proj_size, bias)
@@ -122,7 +125,7 @@ class Recurrent(nn.Module):
 
     def weights(self, layer: int, reverse: bool = False) -> Weights:
         """The parameters of one layer in one direction."""
-        own = self._parameters  # what is not there any more was replaced, by a parametrization say
+        own = self._parameters  # lacks parameters that are replaced, for example by a parametrization
         names = self._names[layer, reverse]
         return Weights(*[None if n is None else own[n] if n in own else getattr(self, n) for n in names])
 
@@ -135,9 +138,10 @@ class Recurrent(nn.Module):
         reset: Tensor | None = None,
         afresh: tuple[Tensor, ...] = (),
     ) -> Call:
-        """What one layer is to run, on x (T, B, I or D*Y) from states (D, B, width); lengths (B,), reset (T, B).
+        """Returns the call that an engine is given for one layer.
 
-        afresh: the states from which it goes on at resets, each (D, width); zero if left out.
+        x: the input of this layer, (T, B, I) for the first. state: the initial states, each (D, B, width).
+        lengths: (B,). reset: (T, B). afresh: the states to go on from after a reset, each (D, width); zero if left out.
         """
         directions = [Direction(self.weights(layer, False), False)]
         if self.bidirectional:
@@ -145,14 +149,14 @@ class Recurrent(nn.Module):
         return Call(self.cell, x, tuple(directions), state, (), (), lengths, reset, afresh)
 
     def each_weights(self) -> list[Weights]:
-        """The parameters of every layer and direction: layer l, direction d at l * num_directions + d."""
+        """The parameters of every layer and direction: those of layer l, direction d are at l * num_directions + d."""
         return [self.weights(layer, reverse) for layer in range(self.num_layers) for reverse in self._directions]
 
     def reset_parameters(self) -> None:
-        """Draw every parameter afresh, uniform on (-1/sqrt(H), 1/sqrt(H)), as torch.nn does.
+        """Draws every parameter anew, uniform on (-1/sqrt(H), 1/sqrt(H)), as torch.nn does.
 
-        They are drawn in the order of registration: with the same seed a layer starts with the very numbers of its
-        torch.nn counterpart. Initial states that are learned are zero.
+        Parameters are drawn in the order of registration. With the same seed a layer starts with exactly the numbers of
+        its torch.nn counterpart. Learned initial states are set to zero.
         """
         bound = 1.0 / math.sqrt(self.hidden_size)
         initial = {initial_name(state) for state in self.cell.states}
@@ -163,7 +167,7 @@ class Recurrent(nn.Module):
                 nn.init.uniform_(parameter, -bound, bound)
 
     def initial_states(self) -> tuple[Tensor, ...]:
-        """The states that are learned, each (L*D, width), or nothing."""
+        """The learned initial states, each (L*D, width); an empty tuple if the layer learns none."""
         return tuple([getattr(self, initial_name(s)) for s in self.cell.states]) if self.learn_initial_state else ()
 
     def flatten_parameters(self) -> None:
@@ -177,24 +181,25 @@ class Recurrent(nn.Module):
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
     ) -> tuple[Any, Any]:
-        """Read a sequence.
+        """Reads a sequence.
 
         input: (T, B, I), or (B, T, I) with batch_first, or (T, I) unbatched; or a `PackedSequence`.
-        hx: the initial state, zero if left out: one tensor (L*D, B, width) for a cell of one state,
-            else a tuple of them in the order of `cell.states`; without B for unbatched input.
-        lengths: how many steps each sequence has, whole numbers (B,) from 0 to T in any order, or ()
-            unbatched; T if left out. What lies beyond them influences nothing: the output there is zero, the
-            final state is that of the last step, or hx where there is none, and the reverse direction begins
-            at the last step.
+        hx: the initial state: one tensor (L*D, B, width) for a cell of one state, else a tuple of them in the order
+            of `cell.states`; without B for unbatched input. If left out, it is zero, or the learned initial state.
+        lengths: the number of steps of each sequence, whole numbers (B,) from 0 to T in any order, or ()
+            unbatched; T if left out. Input after a sequence's last step influences nothing, and output there is
+            zero. The forward direction ends at the last step, and the reverse direction begins there. The final
+            state of a sequence without steps is hx.
         reset: where a sequence starts afresh, truth values laid out as the input is, (T, B), (B, T) or (T,).
-            reset[t] cuts between t-1 and t: the forward direction goes on at t from a state of zero, the reverse
-            direction at t-1. reset[0] discards hx for the forward direction.
+            A true reset[t] cuts the sequence between t-1 and t: the forward direction starts step t, and the
+            reverse direction step t-1, from a state of zero, or the learned initial state. A true reset[0] makes
+            the forward direction ignore hx.
 
         Returns the output of the last layer, (T, B, D*Y) laid out as the input is, and the final
-        state of every layer and direction in the form of hx. A `PackedSequence` is returned as one.
+        state of every layer and direction in the form of hx. For a `PackedSequence` the output is one, too.
 
-        Raises ValueError, TypeError or RuntimeError, as torch.nn does, with both sizes, where shapes, dtypes or
-        lengths do not fit.
+        Raises ValueError, TypeError or RuntimeError, as torch.nn does, where shapes, dtypes or lengths do not fit.
+        The message names both sizes.
         """
         if isinstance(input, PackedSequence):
             return self._packed_forward(input, hx, lengths, reset)
@@ -224,9 +229,10 @@ class Recurrent(nn.Module):
         return x, h_n[0] if len(self.cell.states) == 1 else h_n
 
     def final_states(self, h_n: Hidden) -> dict[str, list[Directions]]:
-        """What `forward` returns as h_n, by state, layer and direction: `final_states(h_n)["h"][-1].reverse`.
+        """Splits the h_n that `forward` returns by state, layer and direction: `final_states(h_n)["h"][-1].reverse`.
 
-        Each (B, width), or (width,) unbatched. In the reverse direction it is the state after the sequence's first step.
+        Each tensor is (B, width), or (width,) unbatched. The reverse direction ends at the first step of the sequence,
+        so its final state is the one after that step.
         """
         given, count = (h_n,) if isinstance(h_n, Tensor) else h_n, self.num_directions
         found: dict[str, list[Directions]] = {}
@@ -236,7 +242,10 @@ class Recurrent(nn.Module):
         return found
 
     def halves(self, output: Tensor) -> Directions:
-        """The output of each direction, (T, B, Y) laid out as the output is. RuntimeError where they were merged."""
+        """Splits an output into that of each direction, (T, B, Y) laid out as the output is.
+
+        Raises RuntimeError if the layer merges its directions by sum or mean.
+        """
         if self.merge != "concat":
             raise RuntimeError(
                 f"{self._get_name()}: the directions were merged by {self.merge!r}, and cannot be told apart"
@@ -246,9 +255,10 @@ class Recurrent(nn.Module):
         return Directions(*output.chunk(2, dim=-1))
 
     def last_output(self, output: Tensor, lengths: Tensor | Sequence[int] | None = None) -> Tensor:
-        """The output at the last step of every sequence, (B, D*Y), or (D*Y,) unbatched; zero where there is none.
+        """The output at the last step of every sequence, (B, D*Y), or (D*Y,) unbatched; zero for one without steps.
 
-        Of the reverse direction that is its first step: for what it has read in all, see `final_states`.
+        The reverse direction begins at the last step, so its output there has read that step only. Its state after the
+        whole sequence is in `final_states`.
         """
         if output.dim() == 2:
             return output[-1 if lengths is None else max(int(torch.as_tensor(lengths)) - 1, 0)]
@@ -261,7 +271,10 @@ class Recurrent(nn.Module):
     def _packed_forward(
         self, input: PackedSequence, hx: Hidden | None, lengths: Any, reset: Any
     ) -> tuple[PackedSequence, Any]:
-        """Of sequences sorted by length; hx and h_n are in the order they had before, as torch.nn has it."""
+        """`forward` for a PackedSequence, whose sequences are sorted by length.
+
+        hx and h_n are in the order that the sequences had before sorting, as in torch.nn.
+        """
         if lengths is not None or reset is not None:
             raise TypeError(
                 f"{self._get_name()}: a PackedSequence brings its own lengths; leave lengths and reset out, "
@@ -273,7 +286,7 @@ class Recurrent(nn.Module):
         elif hx is not None:
             batch = (hx if isinstance(hx, Tensor) else hx[0]).size(1)
         else:
-            batch = int(batch_sizes[0])  # the compiler cannot look
+            batch = int(batch_sizes[0])  # a value, which the compiler cannot read
         if hx is not None and order is not None:
             hx = hx.index_select(1, order) if isinstance(hx, Tensor) else tuple([h.index_select(1, order) for h in hx])
         sources, places, lengths = _places(batch_sizes.to(data.device), batch, data.size(0))
@@ -296,15 +309,16 @@ class Recurrent(nn.Module):
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
-        """Read one step of a sequence, x_t, and go on from where the last one ended.
+        """Reads one step of a sequence, x_t, from the state after the step before.
 
-        input: (B, I), or (I,) unbatched. state: as hx of `forward`, zero if left out.
-        lengths: (B,) or (), 1 for sequences that have this step; where it is 0 the output is zero and the state is
-            handed on. reset: (B,) or (), truth values; where it is true the state is zero before the step.
+        input: (B, I), or (I,) unbatched. state: like hx of `forward`.
+        lengths: (B,) or (): 1 for a sequence that has this step, 0 for one that does not, whose output is zero and
+            whose state is returned unchanged.
+        reset: (B,) or (), truth values: where true, the step starts from a state of zero, or the learned initial state.
 
         Returns the output of the last layer at this step, (B, Y) or (Y,), and the state to give to the next
-        step: what `forward` gives for a sequence of this one step. Hooks are not called. RuntimeError for a
-        bidirectional layer, whose reverse direction begins at the end of the sequence.
+        step. Both are what `forward` returns for a sequence of this one step. Hooks are not called. Raises
+        RuntimeError for a bidirectional layer, whose reverse direction begins at the end of the sequence.
         """
         alone = len(self.cell.states) == 1
         plain = lengths is None and reset is None
@@ -328,16 +342,16 @@ class Recurrent(nn.Module):
         return output.squeeze(time), state
 
     def _check_input(self, input: Tensor) -> tuple[Tensor, bool]:
-        """The input as (T, B, I), and whether it had a batch dimension."""
+        """Checks the input; returns it as (T, B, I), and whether it had a batch dimension."""
         name = self._get_name()
         if input.dim() not in (2, 3):
             raise ValueError(f"{name}: Expected input to be 2D or 3D, got {input.dim()}D tensor instead")
-        for weight in self._parameters.values() or self.weights(0):  # they are elsewhere where all were replaced
+        for weight in self._parameters.values() or self.weights(0):  # the latter if all are parametrized
             if weight is not None:
                 break
         else:
             weight = input
-        if input.dtype != weight.dtype and not torch._C._is_any_autocast_enabled():
+        if input.dtype != weight.dtype and not any_autocast():
             raise ValueError(
                 f"{name}: RNN input dtype ({input.dtype}) does not match weight dtype ({weight.dtype}). "
                 f"Convert input: input.to({weight.dtype}), or convert model: model.to({input.dtype})"
@@ -356,7 +370,7 @@ class Recurrent(nn.Module):
         return x, batched
 
     def _check_state(self, hx: Hidden | None, x: Tensor, batched: bool) -> tuple[Tensor, ...]:
-        """The initial state as a tuple of (L*D, B, width)."""
+        """Checks hx; returns the initial states, each (L*D, B, width). Without hx: zeros, or the learned states."""
         states, widths = self.cell.states, self._widths
         rows, batch = self.num_layers * self.num_directions, x.shape[1]
         if hx is None:
@@ -389,7 +403,7 @@ class Recurrent(nn.Module):
                     f"{name}: Input and hidden tensors are not at the same device, found input tensor at {x.device} "
                     f"and hidden tensor at {value.device}; move it: {state}.to({str(x.device)!r})"
                 )
-            if value.dtype != x.dtype and not torch._C._is_any_autocast_enabled():
+            if value.dtype != x.dtype and not any_autocast():
                 raise RuntimeError(
                     f"{name}: the initial {state} is {value.dtype} but the input is {x.dtype}; convert it: {state}.to({x.dtype})"
                 )
@@ -398,7 +412,7 @@ class Recurrent(nn.Module):
     def _check_rows(
         self, lengths: Tensor | Sequence[int] | None, reset: Tensor | None, x: Tensor, batched: bool
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Lengths as (B,) of int64, and resets as (T, B), where x is."""
+        """Checks lengths and reset; returns them as (B,) of int64 and as (T, B), on the device of x."""
         name, (steps, batch) = self._get_name(), x.shape[:2]
         if lengths is not None:
             lengths = torch.as_tensor(lengths)
@@ -446,12 +460,14 @@ class Recurrent(nn.Module):
 
 
 def _places(batch_sizes: Tensor, batch: int, total: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Where packed steps lie in a padded batch, and the other way round; how long each sequence is.
+    """Returns the indices from a padded batch into packed data and back, and the lengths of the sequences.
 
-    batch_sizes: (T,), how many sequences have step t. total: of all steps, N.
+    batch_sizes: (T,), the number of sequences that have step t. batch: B. total: N, the rows of the packed data, one
+    for each step of each sequence.
 
-    Returns for every place (T, B) its row of what is packed, or any row where it is padding; for every row (N,) its
-    place of the T*B; and the lengths (B,). Their shapes follow from those of the arguments, as a compiler needs it.
+    The first result (T, B) gives the row of the packed data for every place of the padded batch, or row 0 for padding.
+    The second (N,) gives the place t * B + b of the padded batch for every row. The third (B,) gives the lengths. The
+    shapes of the results do not depend on values of tensors, so that a compiler knows them.
     """
     device = batch_sizes.device
     ends = batch_sizes.cumsum(0)
@@ -475,7 +491,7 @@ def _check_arguments(
     bidirectional: Any,
     proj_size: Any,
 ) -> None:
-    """The conditions and error types of torch.nn's constructor."""
+    """Checks the arguments of a layer's constructor, under the conditions and with the error types of torch.nn."""
     if not isinstance(cell, Cell):
         raise TypeError(f"cell should be an elman.Cell, got: {type(cell).__name__}")
     if not isinstance(dropout, (Real, str)):
@@ -518,7 +534,7 @@ def _no_projection(proj_size: int | None) -> None:
 
 
 class RNN(Recurrent):
-    """The Elman network: h_t = f(W x_t + b_ih + R h_{t-1} + b_hh), f tanh or ReLU. See `elman.cells.rnn`.
+    """The Elman network: h_t = f(W x_t + b_ih + R h_{t-1} + b_hh), f is tanh or ReLU. See `elman.cells.rnn`.
 
     Replaces torch.nn.RNN: same arguments in the same order, same parameters, same results.
     Shapes and errors: `Recurrent`. Source: Elman (1990).
@@ -565,7 +581,7 @@ class RNN(Recurrent):
 
 
 class _OfOneCell(Recurrent):
-    """A layer whose cell is fixed by its class: torch's arguments without the cell."""
+    """A layer whose class fixes its cell. The constructor takes torch.nn's arguments, and no cell."""
 
     equations: Cell
 

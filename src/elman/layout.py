@@ -1,6 +1,7 @@
-"""Where every weight lies: parameter names, their shapes, and the gate orders of other frameworks.
+"""How weights are laid out: parameter names, their shapes, and the gate orders of other frameworks.
 
-A wrong row is silent, so orders are stated here only, and tested against the frameworks themselves.
+Weights in a wrong order give wrong results without an error. So the orders are stated in this file only, and tested
+against the frameworks themselves. `Call`, the record that an engine is given, is here too.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
 
 from elman import cells
 from elman.cell import Cell
 from elman.graph import NotTraceable, equations
+from elman.torch_private import is_tracing, is_wrapped
 
 
 class Weights(NamedTuple):
-    """The parameters of one layer in one direction. None where the cell or the layer has none.
+    """The parameters of one layer in one direction; None for a parameter that the cell or the layer does not have.
 
-    G input gates, K recurrent gates, V vectors; H hidden_size, I input size, Y the output's width.
+    G is the number of input gates, K of recurrent gates, V of vectors. H is hidden_size, I the width of the input, Y
+    the width of the output.
     """
 
     ih: Tensor | None  # (G*H, I)
@@ -38,7 +40,7 @@ _FIELDS = len(Weights._fields)
 
 
 class Direction(NamedTuple):
-    """What one direction of a layer runs on."""
+    """One direction of a layer: its weights, and whether it reads the sequence from its end."""
 
     weights: Weights
     reverse: bool
@@ -48,40 +50,40 @@ Results = tuple[Tensor, tuple[Tensor, ...]]  # the output (T, B, D*Y) and the fi
 
 
 class Call(NamedTuple):
-    """One layer, in all its directions, over a whole sequence: everything an engine is given.
+    """Everything that an engine is given to run one layer, in all its directions, over a whole sequence.
 
-    T steps, B rows, D directions; a width is hidden_size, or proj_size for a projected state. Streams and
-    constants have their place here before any engine reads them: `misfit` refuses them.
+    T is the number of steps, B of rows of the batch, D of directions. The width of a state is hidden_size, or proj_size
+    if it is projected. No engine reads streams or constants yet, and `misfit` refuses a call that has some.
     """
 
     cell: Cell
     x: Tensor  # (T, B, I)
     directions: tuple[Direction, ...]
     state: tuple[Tensor, ...]  # the initial states, each (D, B, width)
-    streams: tuple[Tensor, ...] = ()  # what a step reads besides x, each (T, B, width)
-    constants: tuple[Tensor, ...] = ()  # the same at every step, each (B, width)
-    lengths: Tensor | None = None  # (B,) whole numbers: how many steps each row has
-    reset: Tensor | None = None  # (T, B) bool: where a step does not go on from the one before it
-    afresh: tuple[Tensor, ...] = ()  # the states from which it goes on there, each (D, width); zero if there are none
-    autocast: torch.dtype | None = None  # the type of matrix products, where it is not that of x
-    packed: Any = None  # the weights in a form of the engine's own, where a layer was frozen
+    streams: tuple[Tensor, ...] = ()  # what a step would read besides x, each (T, B, width)
+    constants: tuple[Tensor, ...] = ()  # what every step would read alike, each (B, width)
+    lengths: Tensor | None = None  # (B,) int64: the number of steps of each row
+    reset: Tensor | None = None  # (T, B) bool: true where a step does not go on from the step before it
+    afresh: tuple[Tensor, ...] = ()  # the states to go on from after a reset, each (D, width); if empty, zeros
+    autocast: torch.dtype | None = None  # the dtype of matrix products under autocast; None: that of x
+    packed: Any = None  # the weights of a frozen layer, in a form of the engine's own
 
     @property
     def reverse(self) -> list[bool]:
         return [direction.reverse for direction in self.directions]
 
     def tensors(self) -> list[Tensor | None]:
-        """Every tensor of the call, in one order; None for a weight that is not there. `replaced` is the way back."""
+        """Every tensor of the call, in a fixed order, with None for one that is missing. `replaced` is the inverse."""
         weights = [weight for direction in self.directions for weight in direction.weights]
         return [self.x, *weights, *self.state, *self.streams, *self.constants, *self.afresh, self.lengths, self.reset]
 
     def names(self) -> tuple[str, ...]:
-        """What each of `tensors` is called: "x", "ih.0" (a field of `Weights` and a direction), "initial.h", ..."""
+        """The name of each entry of `tensors()`: "x", "ih.0" (field ih of `Weights`, direction 0), "initial.h", ..."""
         counts = len(self.streams), len(self.constants), len(self.afresh)
         return _names(self.cell, len(self.directions), *counts)
 
     def replaced(self, tensors: Sequence[Any]) -> Call:
-        """The same call on other tensors, or on whatever else stands for them, in the order of `tensors`."""
+        """Returns a copy of the call with other values for its tensors, given in the order of `tensors()`."""
         place, directions = 1, []
         for _, reverse in self.directions:
             directions.append(Direction(Weights._make(tensors[place : place + _FIELDS]), reverse))
@@ -105,7 +107,7 @@ class Call(NamedTuple):
         )
 
     def bare(self) -> Call:
-        """The same call without its tensors, for `replaced` to fill."""
+        """Returns a copy of the call without its tensors, for `replaced` to fill."""
         counts = len(self.state), len(self.streams), len(self.constants), len(self.afresh)
         return _bare(self.cell, tuple(self.reverse), *counts, self.autocast)
 
@@ -128,7 +130,7 @@ def _bare(cell: Cell, reverse: tuple[bool, ...], *counts_and_autocast: Any) -> A
 
 
 def joined(of_each: Sequence[Results]) -> Results:
-    """The results of a layer from those of its directions, in which a final state is (B, width)."""
+    """Joins the results of each direction, with final states (B, width), into those of a layer."""
     outputs, finals = zip(*of_each, strict=True)
     if len(of_each) == 1:
         return outputs[0], tuple([final.unsqueeze(0) for final in finals[0]])
@@ -136,7 +138,7 @@ def joined(of_each: Sequence[Results]) -> Results:
 
 
 def misfit(call: Call) -> str | None:
-    """What does not fit the input and the state, and what it should be; or None."""
+    """What in a call does not fit its input and state, and what it should be, in words; None if everything fits."""
     cell, x = call.cell, call.x
     if call.streams or call.constants:
         return f"the cell {cell.name!r} reads no streams or constants, but some are given; leave them out"
@@ -144,7 +146,8 @@ def misfit(call: Call) -> str | None:
         return f"the cell {cell.name!r} has {len(cell.states)} states ({', '.join(cell.states)}), but {len(call.state)} were given"
     inputs, (units, proj) = x.shape[-1], sizes(call)
     symbols = isinstance(inputs, torch.SymInt) or isinstance(units, torch.SymInt) or isinstance(proj, torch.SymInt)
-    widths, shapes = (_sizes.__wrapped__ if symbols else _sizes)(cell, inputs, units, proj)  # symbols have no hash
+    # `cache` hashes its arguments, and symbols cannot be hashed.
+    widths, shapes = (_sizes.__wrapped__ if symbols else _sizes)(cell, inputs, units, proj)
     directions, batch = len(call.directions), x.shape[1]
     for name, state, width in zip(cell.states, call.state, widths, strict=True):
         if state.shape != (directions, batch, width):
@@ -182,7 +185,10 @@ def misfit(call: Call) -> str | None:
 
 
 def misplaced(lengths: Tensor | None, reset: Tensor | None, steps: int, batch: int) -> str | None:
-    """What is wrong with lengths and resets of a batch, or None. Values are looked at where there are some."""
+    """What is wrong with the lengths or the resets of a batch, in words; None if nothing is.
+
+    The values of lengths are checked only where they can be read: see `has_values`.
+    """
     if lengths is not None:
         if lengths.shape != (batch,) or lengths.dtype != torch.int64:
             return (
@@ -199,31 +205,32 @@ def misplaced(lengths: Tensor | None, reset: Tensor | None, steps: int, batch: i
 
 
 def has_values(tensor: Tensor) -> bool:
-    """Whether its numbers can be read: not while a compiler, a tracer or a transform looks at it, or of a fake one."""
-    if (
-        torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
-        or type(tensor) is not Tensor
-        or tensor.is_meta
-    ):
+    """Whether the numbers of a tensor can be read.
+
+    They cannot under a compiler, a tracer or a transform, nor if the tensor is fake or on the meta device.
+    """
+    if torch.compiler.is_compiling() or is_tracing() or type(tensor) is not Tensor or tensor.is_meta:
         return False
-    return not is_functorch_wrapped_tensor(tensor)
+    return not is_wrapped(tensor)
 
 
 def sizes(call: Call) -> tuple[int, int]:
-    """hidden_size, read from the states, or where all of them are projected from the weights; and proj_size, or 0."""
+    """Returns hidden_size and proj_size, which is 0 if the cell projects no state.
+
+    hidden_size is the width of a state that is not projected. Where all are projected, it is read from the matrix hr.
+    """
     projected, states = call.cell.projected, call.cell.states
     if not projected:
         return call.state[0].shape[-1], 0
     hr = call.directions[0].weights.hr
-    assert hr is not None  # a projection has one
+    assert hr is not None  # a cell that projects has this matrix
     proj = call.state[states.index(projected[0])].shape[-1]
     return next(
         (s.shape[-1] for name, s in zip(states, call.state, strict=True) if name not in projected), hr.shape[-1]
     ), proj
 
 
-NAMES = {  # torch's names; `weight_ch`, the peepholes, is elman's
+NAMES = {  # as in torch.nn, but for `weight_ch`, the peepholes, which torch.nn does not have
     "ih": "weight_ih_l{}{}",
     "hh": "weight_hh_l{}{}",
     "b_ih": "bias_ih_l{}{}",
@@ -239,12 +246,12 @@ def parameter_name(field: str, layer: int, reverse: bool) -> str:
 
 
 def initial_name(state: str) -> str:
-    """The parameter of a state to begin with, (L*D, width): `h_0`, `c_0`."""
+    """The name of the parameter that is a learned initial state, (L*D, width): `h_0`, `c_0`."""
     return f"{state}_0"
 
 
 def field_name(field: str) -> str:
-    """weight_ih for "ih", whatever the layer."""
+    """A weight's name without layer and direction: "weight_ih" for the field "ih"."""
     return NAMES[field].partition("_l{}")[0]
 
 
@@ -273,17 +280,18 @@ def parameter_shapes(
 
 
 class Onnx(NamedTuple):
-    """How an ONNX operator lays a cell out. A row's sign says how it is filled: see `to_onnx`."""
+    """The ONNX operator for a cell, and the order of gates and peepholes in its weights."""
 
     operator: str
-    rows: tuple[str, ...]  # our gates in ONNX's order; "-f" is minus our f, "" is zero
-    peepholes: tuple[str, ...] = ()
+    rows: tuple[str, ...]  # elman's gates in ONNX's order; "-f" stands for minus the rows of f, "" for zeros
+    peepholes: tuple[str, ...] = ()  # elman's vectors in ONNX's order, written in the same way
     attributes: Mapping[str, object] = MappingProxyType({})
 
 
-# By built-in cell; `onnx_form` finds other cells of the same equations, which order gates and peepholes as they like.
-# Coupled cells: ONNX keeps the input gate (f = 1 - i) where elman keeps the forget gate (i = 1 - f).
-# sigmoid(-a) = 1 - sigmoid(a), so its i rows are minus our f rows; its f rows are ignored.
+# The ONNX form of each built-in cell. `onnx_form` also finds it for other cells with the same equations, whatever the
+# order of their gates and peepholes.
+# Coupled cells: ONNX has weights for the input gate (f = 1 - i), elman for the forget gate (i = 1 - f). Since
+# sigmoid(-a) = 1 - sigmoid(a), the rows of ONNX's i are minus the rows of elman's f. ONNX ignores its rows of f.
 ONNX = {
     cells.rnn: Onnx("RNN", ("h",), attributes={"activations": ["Tanh"]}),
     cells.rnn_relu: Onnx("RNN", ("h",), attributes={"activations": ["Relu"]}),
@@ -297,7 +305,7 @@ ONNX = {
 
 
 def onnx_form(cell: Cell) -> Onnx | None:
-    """ONNX's form of a cell, known by its equations whatever its name; None if ONNX has no operator for it."""
+    """The ONNX form of a cell, found by its equations and not by its name; None if ONNX has no operator for it."""
     try:
         return _by_equations().get(equations(cell))
     except NotTraceable:
@@ -310,7 +318,7 @@ def _by_equations() -> dict[str, Onnx]:
 
 
 def _reorder(blocks: Tensor, have: tuple[str, ...], want: tuple[str, ...]) -> Tensor:
-    """(len(have), ...) in our order -> (len(want), ...) in the order wanted, with its signs and zeros."""
+    """Reorders blocks (len(have), ...) to (len(want), ...). In `want`, "-f" stands for minus block f, "" for zeros."""
     rows = {name: blocks[k] for k, name in enumerate(have)}
     zero = torch.zeros_like(blocks[0])
     return torch.stack([zero if not name else -rows[name[1:]] if name[0] == "-" else rows[name] for name in want])
@@ -319,8 +327,8 @@ def _reorder(blocks: Tensor, have: tuple[str, ...], want: tuple[str, ...]) -> Te
 def to_onnx(cell: Cell, weights: Weights) -> dict[str, Tensor]:
     """The weights of one direction as ONNX wants them: W (n*H, I), R (n*H, H), B (2*n*H,), P (3*H,).
 
-    n is the number of rows in `onnx_form(cell)`. B and P are left out where there are none. ValueError for a cell,
-    or a layer, that ONNX has no operator for.
+    n is the number of gates of ONNX's operator, `len(onnx_form(cell).rows)`. B is left out without biases, P without
+    peepholes. Raises ValueError if ONNX has no operator for the cell, or if the layer lacks a matrix that it needs.
     """
     form = onnx_form(cell)
     if form is None:

@@ -1,7 +1,7 @@
-"""What a step is given: the kinds of leaves its graph has, and the matrices it multiplies with.
+"""What a step is given: the kinds of leaves in its graph, and the kinds of matrices that it multiplies with.
 
-A leaf, or a matrix, is a kind and a name: `x.i` is the leaf "x" named "i". In the derivative's graph the
-adjoint of a leaf is the output of the same name, "x.i". A kind more is a line more in these tables.
+A leaf, or a matrix, has a kind and a name: `x.i` is the leaf of kind "x" with the name "i". The adjoint of this leaf is
+the output "x.i" of the derivative's graph. To add a kind, add a line to these tables.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Leaf(NamedTuple):
 
     names: Callable[[Cell], tuple[str, ...]]
     width: Callable[[Cell, str], str]
-    array: str  # that holds them; with {}, an array for each name, otherwise a slot for each, in order
-    d_array: str  # the same for their adjoints
-    rows: bool = True  # (B, width); False for (width,), the same in every row
+    array: str  # the array that holds them: one for each name if it contains {}, else one with a slot for each name
+    d_array: str  # the array that holds their adjoints, named in the same way
+    rows: bool = True  # True: (B, width). False: (width,), shared by the rows of the batch
 
 
 LEAVES: dict[str, Leaf] = {
@@ -39,11 +39,11 @@ class Matrix(NamedTuple):
     """A kind of matrices that a step multiplies with: `R.i @ v`."""
 
     names: Callable[[Cell], tuple[str, ...]]
-    block: Callable[[Cell, str], int]  # which block of rows of the weight is the one of this name
-    operand: Callable[[Cell], str]  # width of what is multiplied
-    result: str  # width
-    weight: str  # field of `layout.Weights`
-    bias: str | None
+    block: Callable[[Cell, str], int]  # the number of the block of rows that belongs to a name
+    operand: Callable[[Cell], str]  # the width of the operand
+    result: str  # the width of the product
+    weight: str  # a field of `layout.Weights`
+    bias: str | None  # a field of `layout.Weights`, or None
 
 
 MATRICES: dict[str, Matrix] = {

@@ -15,9 +15,9 @@ _ADD, _MULTIPLY, _ATOM = 1, 2, 3  # how tightly a term binds
 def equations(cell: Cell) -> list[str]:
     """One line per equation: `f_t = σ(W_f x_t + b_f + R_f h_{t-1} + b'_f)`.
 
-    W, b belong to the input's share of a gate (weight_ih, bias_ih), R, b' to the recurrent share
-    (weight_hh, bias_hh), p are the per-unit weights (weight_ch), P projects (weight_hr); ⊙ is the
-    elementwise product. ValueError if the source of the step cannot be had.
+    W and b belong to the input's share of a gate (weight_ih, bias_ih), R and b' to the recurrent share
+    (weight_hh, bias_hh); p are the per-unit weights (weight_ch), P is the projection (weight_hr); ⊙ is the
+    elementwise product. Raises ValueError if the source of the step cannot be read or is not a function with def.
     """
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(cell.step)))
@@ -40,7 +40,7 @@ def equations(cell: Cell) -> list[str]:
                 if line != f"{new.arg}_t = {new.arg}_t":
                     lines.append(line)
         elif not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)):
-            lines.append(ast.unparse(statement))  # beyond what is known here: the source itself
+            lines.append(ast.unparse(statement))  # a statement of another kind is shown as source
     return lines
 
 
@@ -51,6 +51,7 @@ def _term(node: ast.expr, outer: int = 0) -> str:
 
 
 def _bound(node: ast.expr) -> tuple[str, int]:
+    """The mathematics of an expression, and how tightly its outermost operation binds."""
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         source, name = node.value.id, node.attr
         if source == "x":

@@ -1,4 +1,4 @@
-"""The name of a cell outside this process: what compiled programs and exported ones call it by."""
+"""Names of cells. Compiled and exported programs refer to a cell by its name, in this process and in others."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _numbers = count(1)
 
 
 def register(cell: Cell) -> str:
-    """The name by which `find` knows the cell from now on, also kept as `cell.key`.
+    """Registers a cell, so that `find` knows it, and returns its name, which is also stored as `cell.key`.
 
-    It is made of the cell's graph, and so the same in every process. A cell that is no graph has a name
-    for this process only.
+    The name contains a hash of the cell's graph, and so is the same in every process. A cell that cannot be traced gets
+    a name that holds in this process only.
     """
     if not cell.key:
         try:
@@ -24,13 +24,13 @@ def register(cell: Cell) -> str:
         except NotTraceable:
             form = f"untraced-{next(_numbers)}"
         name = f"{cell.name}-{form}"
-        _cells[name] = cell  # before another thread can be told the name
-        object.__setattr__(cell, "key", name)  # a cell is frozen; this is no part of what it is
+        _cells[name] = cell  # before `key` tells another thread the name
+        object.__setattr__(cell, "key", name)  # a Cell is a frozen dataclass, and `key` is not a field of it
     return cell.key
 
 
 def find(key: str) -> Cell:
-    """The cell of that name. RuntimeError if it is a user's, and no layer of it was built in this process."""
+    """The cell of that name. Raises RuntimeError for a user's cell if this process has built no layer of it."""
     if key not in _cells:
         for cell in cells.BUILT_IN.values():
             register(cell)

@@ -1,7 +1,7 @@
-"""Engine `native`: torch's own kernels (cuDNN, MPS), for the cells they know.
+"""Engine `native`: torch's own kernels (cuDNN, MPS), for the cells that torch has kernels for.
 
-Used by itself on devices that elman has no kernels for, so that nobody is slower for having switched
-from torch.nn; on request (`use_engine("native")`) everywhere.
+On devices for which elman has no kernels it is the first choice, so that nobody loses speed by switching from
+torch.nn. On request (`use_engine("native")`) it runs on every device.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from elman import cells
 from elman.cell import Cell
 from elman.layout import Call, Results, joined
 
-# torch._VF is where torch.nn's own layers find these; torch.lstm and so on lack type declarations.
+# The functions that torch.nn's own layers call.
 _KERNELS: dict[Cell, Callable[..., Any]] = {
     cells.rnn: torch.rnn_tanh,
     cells.rnn_relu: torch.rnn_relu,
@@ -25,12 +25,12 @@ _KERNELS: dict[Cell, Callable[..., Any]] = {
     cells.projected_lstm: torch.lstm,
 }
 
-# Cells whose states keep their own type under torch's autocast on the CPU, which has no fused kernel for them.
+# Cells whose states keep their own dtype under autocast on the CPU, where torch has no fused kernel for them.
 _WIDE = (cells.gru, cells.gru_before, cells.projected_lstm)
 
 
 def types(call: Call) -> tuple[torch.dtype, ...]:
-    """The type of every final state, the first of which is the output's too: under autocast, as torch.nn has it."""
+    """The dtype of every final state, under autocast as in torch.nn. The first is the dtype of the output, too."""
     low, x = call.autocast, call.x
     if low is None:
         return (x.dtype,) * len(call.state)
@@ -45,7 +45,7 @@ def types(call: Call) -> tuple[torch.dtype, ...]:
 
 
 def unsupported(call: Call) -> str | None:
-    """Why this engine cannot run the case, or None."""
+    """Why this engine cannot run a call; None if it can."""
     cell, device = call.cell, call.x.device.type
     if call.lengths is not None or call.reset is not None:
         return "torch's kernels know neither lengths nor resets"
@@ -57,12 +57,12 @@ def unsupported(call: Call) -> str | None:
 
 
 def run(call: Call) -> Results:
-    """One layer in all its directions."""
+    """Runs one layer in all its directions."""
     return joined([_run(call, d) for d in range(len(call.directions))])
 
 
 def _run(call: Call, d: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One direction, all steps: the output (T, B, Y) and the final states, each (B, width)."""
+    """Runs all steps of one direction: returns the output (T, B, Y) and the final states, each (B, width)."""
     x, (weights, reverse) = call.x, call.directions[d]
     flat = [w for w in (weights.ih, weights.hh, weights.b_ih, weights.b_hh, weights.hr) if w is not None]
     h_0 = tuple(s[d : d + 1].contiguous() for s in call.state)

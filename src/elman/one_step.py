@@ -1,5 +1,5 @@
-"""Layers of one step: any cell, whose loop over time is the caller's. The constructor, shapes, names and errors of
-torch.nn's RNNCell, LSTMCell and GRUCell."""
+"""Layers that run one step of any cell; the caller writes the loop over time. Constructor, shapes, names and errors are
+those of torch.nn's RNNCell, LSTMCell and GRUCell."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class RecurrentCell(nn.Module):
     """One step of a recurrent network of any cell.
 
     cell: the equations (`elman.cells`, or your own `elman.Cell`).
-    input_size I, hidden_size H: whole numbers from 1 up. bias: whether b_ih and b_hh are there.
-    proj_size: width of the projected states of a cell that has some, else 0.
+    input_size I, hidden_size H: whole numbers from 1 up. bias: whether the layer has the biases b_ih and b_hh.
+    proj_size: width of the projected states; 0 for a cell that projects none.
 
-    It owns `weight_ih` (G*H, I), `weight_hh` (K*H, Y), `bias_ih` (G*H,), `bias_hh` (K*H,), as in torch.nn; a cell with
-    vectors `weight_ch` (V, H), a projecting one `weight_hr` (proj_size, H). G and K count the gates that read the input
-    and the state, Y is the width of the first state.
+    The parameters are `weight_ih` (G*H, I), `weight_hh` (K*H, Y), `bias_ih` (G*H,), `bias_hh` (K*H,), as in torch.nn.
+    If the cell has vectors, there is `weight_ch` (V, H); if it projects, `weight_hr` (proj_size, H). G gates read the
+    input, K gates read the state, V is the number of vectors, and Y is the width of the first state.
 
     For a sequence use `elman.Recurrent`: it runs all steps in one call, and much faster.
     """
@@ -67,19 +67,20 @@ class RecurrentCell(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw every parameter afresh, uniform on (-1/sqrt(H), 1/sqrt(H)), as torch.nn does."""
+        """Draws every parameter anew, uniform on (-1/sqrt(H), 1/sqrt(H)), as torch.nn does."""
         bound = 1.0 / math.sqrt(self.hidden_size)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
     def forward(self, input: Tensor, hx: Hidden | None = None) -> Any:
-        """Read one step.
+        """Reads one step.
 
-        input: (B, I), or (I,) unbatched. hx: the state before, zero if left out: one tensor (B, width) for a cell of
-        one state, else a tuple of them in the order of `cell.states`; (width,) unbatched.
+        input: (B, I), or (I,) unbatched.
+        hx: the state before the step, zero if left out: one tensor (B, width) for a cell of one state, else a tuple of
+            them in the order of `cell.states`; (width,) unbatched.
 
-        Returns the state after the step in the form of hx. ValueError or RuntimeError, as torch.nn, with both sizes,
-        where shapes do not fit.
+        Returns the state after the step in the form of hx. Raises ValueError or RuntimeError, as torch.nn does, where
+        shapes do not fit. The message names both sizes.
         """
         name, states = self._get_name(), self.cell.states
         if input.dim() not in (1, 2):
@@ -135,7 +136,7 @@ class RecurrentCell(nn.Module):
 
 
 class RNNCell(RecurrentCell):
-    """One step of the Elman network: h' = f(W x + b_ih + R h + b_hh), f tanh or ReLU. See `elman.cells.rnn`.
+    """One step of the Elman network: h' = f(W x + b_ih + R h + b_hh), f is tanh or ReLU. See `elman.cells.rnn`.
 
     Replaces torch.nn.RNNCell. Shapes and errors: `RecurrentCell`. Source: Elman (1990).
     """
@@ -161,7 +162,7 @@ class RNNCell(RecurrentCell):
 
 
 class _OfOneCell(RecurrentCell):
-    """A layer of one step whose cell is fixed by its class: torch's arguments without the cell."""
+    """A layer of one step whose class fixes its cell. The constructor takes torch.nn's arguments, and no cell."""
 
     equations: Cell
 

@@ -1,6 +1,7 @@
-"""The operations of a graph: for each, how it is computed on tensors, and its derivative.
+"""The operations of a graph: how each is computed on tensors, and how it is differentiated.
 
-How an engine of its own computes them stands with the engine (`cpu/codegen/functions.py`), which has to know them all.
+An engine that makes its own kernels has to compute every one of these operations. The engine `cpu` does so in
+`cpu/codegen/functions.py`.
 """
 
 from __future__ import annotations
@@ -12,28 +13,29 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional
 
-# d is the adjoint of the result y, a and b are the arguments; y, a and b are called where their values are needed.
+# share(d, y, a, b) is the adjoint of one argument. d is the adjoint of the result y, and a and b are the arguments.
+# y, a and b are given as functions: y() is the value of y, to be called only where the value is needed.
 Share = Callable[..., Any]
 
 
 class Operation(NamedTuple):
-    """One operation: elementwise, unless it is said to read whole rows."""
+    """One operation. It is elementwise, unless `whole_row` is set."""
 
-    name: str  # also of torch's function, and method, that a step may call
-    compute: Callable[..., Any]  # on tensors and plain numbers
-    shares: tuple[Share, ...] = ()  # the adjoint of each argument; none for what only derivatives are made of
-    also: tuple[Any, ...] = ()  # further functions that are the same in a step
-    nonlinear: bool = False  # a function, computed early and kept for backward, and not arithmetic, which is done again
+    name: str  # also that of torch's function and method, which a step may call
+    compute: Callable[..., Any]  # the result, from tensors and plain numbers
+    shares: tuple[Share, ...] = ()  # the adjoint of each argument; empty if only derivatives use the operation
+    also: tuple[Any, ...] = ()  # other functions of torch that a step may call for this operation
+    nonlinear: bool = False  # True: computed early, and kept for backward. False: arithmetic, which backward repeats
     commutes: bool = False  # whether its arguments may change places
-    whole_row: bool = False  # needs its argument of every unit before it starts, as a product does
+    whole_row: bool = False  # whether it needs all units of its arguments before it starts, as a product does
 
     def __call__(self, *nodes: Any) -> Any:
-        """This operation on nodes of a graph, as a node."""
+        """Returns the node that applies this operation to nodes of a graph."""
         return nodes[0].graph.add(self.name, nodes)
 
 
-# Of derivatives only. What is not passed on is zero even where the adjoint is infinite: these select, they do not
-# multiply. A NaN in the condition passes the adjoint on, as torch has it.
+# Operations that only derivatives use. where_positive and where_larger select and do not multiply, so that an adjoint
+# that is not passed on becomes zero even if it is infinite. A NaN in the condition passes the adjoint on, as in torch.
 
 sign = Operation("sign", torch.sign)
 # d where y > 0, else 0
@@ -86,7 +88,7 @@ _OF_STEPS = (
 OF_STEPS = {operation.name: operation for operation in _OF_STEPS}
 OPERATIONS = OF_STEPS | {operation.name: operation for operation in (sign, where_positive, where_larger)}
 
-OF_TORCH = {  # by what a step may call
+OF_TORCH = {  # the operation for each function and method of torch that a step may call
     function: operation
     for operation in _OF_STEPS
     for function in (getattr(torch, operation.name), getattr(torch.Tensor, operation.name), *operation.also)

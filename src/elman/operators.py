@@ -4,9 +4,9 @@
     elman::forward   (the call) -> output, final states, and what backward needs besides
     elman::backward  (the call, output, saved, cotangents, given, needed) -> gradients
 
-The call is `layout.Call` taken apart: tensors, and beside them names, types and flags that are fixed by the
-layer, never by T or B. So the shapes of all results are known beforehand. Where tensors simply have values, the
-same functions are called without the dispatcher, which would cost as much as a short sequence.
+"The call" stands for the parts of a `layout.Call`: its tensors, and names, dtypes and flags, which depend on the layer
+and never on T or B. So the shapes of all results are known beforehand. Where tensors are ordinary ones with values, the
+same functions are called without the dispatcher, which would cost as much time as a short sequence.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from elman import names, native
 from elman.engines import ENGINES, REFERENCE, Composed, Engine, Gradients
 from elman.layout import Call, Direction, Results, Weights, misfit
+from elman.torch_private import functorch_active, in_dispatch_mode, in_forward_mode, is_legacy_batched
 
-# One tensor for each direction. Where there are none the list is missing: AOTInductor hands on no empty one.
+# A list of weights has one tensor for each direction. Where there are none it is None and not empty: AOTInductor does
+# not pass on empty lists.
 KINDS = tuple(f"Tensor[]? {field}" for field in Weights._fields)
 CALL = f"""str cell, str engine, ScalarType? autocast, bool[] reverse, Tensor x, {", ".join(KINDS)}, \
 Tensor[] state, Tensor[]? streams, Tensor[]? constants, Tensor? lengths, Tensor? reset, Tensor[]? afresh"""
@@ -32,21 +32,22 @@ Tensor[] state, Tensor[]? streams, Tensor[]? constants, Tensor? lengths, Tensor?
 library = torch.library.Library("elman", "DEF")
 library.define(f"infer({CALL}) -> Tensor[]")
 library.define(f"forward({CALL}) -> Tensor[]")
-# cotangents: those that are given, of the output and of every final state; needed: by `Call.tensors`.
-# As an input, a list of optional tensors would lose its gradients; as a result it is what is meant.
+# given: for the output and every final state, whether it has a cotangent. cotangents: those that exist, in this order.
+# needed: for each of `Call.tensors()`, whether its gradient is wanted.
+# `cotangents` is not a Tensor?[], since such a list loses its gradients when it is an input. As a result it works.
 library.define(
     f"backward({CALL}, Tensor output, Tensor[] saved, Tensor[] cotangents, bool[] given, bool[] needed) -> Tensor?[]"
 )
 
 
 def run(name: str, call: Call) -> Results:
-    """One layer by the engine of that name, differentiable with respect to every tensor of the call.
+    """Runs one layer on the engine of that name. Results are differentiable with respect to every tensor of the call.
 
-    RuntimeError for a weight or a state of another shape, type or device.
+    Raises RuntimeError for a weight or a state whose shape, dtype or device does not fit.
     """
     if torch.compiler.is_compiling():
         if transformed():
-            return REFERENCE.run(call)  # the transform needs operations that it can see into
+            return REFERENCE.run(call)  # the transform has to see the single operations
         return _by_operator(name, call)
     engine, recording = ENGINES[name], records(call)
     if not recording:
@@ -58,7 +59,7 @@ def run(name: str, call: Call) -> Results:
         raise RuntimeError(problem)
     if isinstance(engine, Composed):
         return engine.run(call)
-    if type(call.x) is not Tensor or is_in_torch_dispatch_mode():
+    if type(call.x) is not Tensor or in_dispatch_mode():
         return _by_operator(name, call)
     if recording:
         output, *finals = _Layer.apply(name, call, *call.tensors())
@@ -67,18 +68,19 @@ def run(name: str, call: Call) -> Results:
 
 
 def records(call: Call) -> bool:
-    """Whether autograd is to know about the call."""
+    """Whether autograd has to record the call."""
     if not torch.is_grad_enabled():
         return False
-    # `enable_grad` inside inference mode does not end that mode. The compiler cannot ask, and has no need to.
+    # `enable_grad` inside inference mode does not end inference mode, so that is asked for separately. The compiler
+    # cannot ask for it, and need not.
     if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
         return False
     return any(t is not None and t.requires_grad for t in call.tensors())
 
 
 def transformed() -> bool:
-    """Whether vmap, grad, jvp or forward-mode differentiation is going on."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    """Whether vmap, grad, jvp or forward-mode differentiation is active."""
+    return functorch_active() or in_forward_mode()
 
 
 def _by_operator(name: str, call: Call) -> Results:
@@ -88,7 +90,7 @@ def _by_operator(name: str, call: Call) -> Results:
 
 
 def arguments(name: str, call: Call) -> tuple[Any, ...]:
-    """The operators' arguments."""
+    """The arguments of the operators for a call, in the order of `CALL`."""
     kinds = [[weight for weight in weights if weight is not None] or None for weights in _by_kind(call)]
     key = call.cell.key or names.register(call.cell)
     rest = list(call.state), list(call.streams) or None, list(call.constants) or None, call.lengths, call.reset
@@ -97,12 +99,12 @@ def arguments(name: str, call: Call) -> tuple[Any, ...]:
 
 
 def _by_kind(call: Call) -> list[tuple[Any, ...]]:
-    """For each field of `Weights`, what the directions have there."""
+    """For each field of `Weights`, its value in every direction."""
     return list(zip(*[weights for weights, _ in call.directions], strict=True))
 
 
 def _together(*arguments: Any) -> tuple[str, Call]:
-    """The opposite of `arguments`: the engine's name and the call."""
+    """The inverse of `arguments`: returns the engine's name and the call."""
     key, name, autocast, reverse, x, *kinds = arguments[: 5 + len(KINDS)]
     state, streams, constants, lengths, reset, afresh = arguments[5 + len(KINDS) :]
     directions = tuple(
@@ -113,7 +115,7 @@ def _together(*arguments: Any) -> tuple[str, Call]:
 
 
 def _grouped(call: Call, by_tensor: Sequence[Any]) -> tuple[Any, ...]:
-    """What there is for every tensor of a call, such as its gradient, in the form of the operators' arguments."""
+    """Arranges one value for every tensor of a call, such as its gradient, like the arguments of the operators."""
     own = call.replaced(by_tensor)
     kinds = [
         [value for value, weight in zip(values, weights, strict=True) if weight is not None] or None
@@ -124,15 +126,15 @@ def _grouped(call: Call, by_tensor: Sequence[Any]) -> tuple[Any, ...]:
     return None, None, None, None, own.x, *kinds, *rest
 
 
-# What the operators do.
+# The implementations of the operators.
 
 
 def _checked(name: str, call: Call) -> Engine:
-    """The engine for a call that nobody has looked at before."""
+    """Checks a call, and returns its engine. Raises RuntimeError if the engine cannot run the call."""
     problem = misfit(call) or ENGINES[name].unsupported(call)
     if problem:
         raise RuntimeError(problem)
-    if forward_ad._current_level >= 0:
+    if in_forward_mode():
         duals = [t for t in call.tensors() if t is not None and forward_ad.unpack_dual(t).tangent is not None]
         if duals:
             raise RuntimeError(
@@ -143,7 +145,7 @@ def _checked(name: str, call: Call) -> Engine:
 
 def _infer(*arguments: Any) -> list[Tensor]:
     name, call = _together(*arguments)
-    done = ENGINES[name].at_once(call) if forward_ad._current_level < 0 else None
+    done = ENGINES[name].at_once(call) if not in_forward_mode() else None
     output, finals = _checked(name, call).infer(call) if done is None else done
     return [output, *finals]
 
@@ -159,7 +161,8 @@ def _backward(*arguments: Any) -> Gradients:
     name, call = _together(*of_call)
     d = iter(cotangents)
     found = _checked(name, call).backward(call, output, saved, [next(d) if there else None for there in given], needed)
-    of_tensors = zip(call.tensors(), found, needed, strict=True)  # what nothing depends on has the gradient zero
+    # A tensor on which no result depends has a gradient of zero.
+    of_tensors = zip(call.tensors(), found, needed, strict=True)
     return [torch.zeros_like(t) if want and d is None and t is not None else d for t, d, want in of_tensors]
 
 
@@ -167,7 +170,7 @@ for _name, _does in (("infer", _infer), ("forward", _forward), ("backward", _bac
     library.impl(_name, _does, "CompositeExplicitAutograd")
 
 
-# Shapes without values.
+# The shapes of the results, for tensors without values.
 
 
 def _shapes(call: Call) -> list[Tensor]:
@@ -203,7 +206,7 @@ def _(*arguments: Any) -> Gradients:
     return [t.new_empty(t.shape) if want and t is not None else None for t, want in zip(tensors, needed, strict=True)]
 
 
-# One derivative: what is kept of a call, and how gradients come of it.
+# The derivative, with and without the dispatcher: what forward keeps of a call, and how gradients are made from it.
 
 
 def _keep(
@@ -221,18 +224,19 @@ def _kept(ctx: Any) -> tuple[Call, Tensor, list[Tensor]]:
 
 
 def _by_reference(ctx: Any, call: Call, cotangents: Sequence[Tensor | None]) -> Gradients | None:
-    """The gradients, where more is wanted than their values: derivatives of them, or of a transform; else None.
+    """The gradients by the reference engine, if an engine's own backward pass cannot give them; else None.
 
-    A legacy batched tensor is one of autograd's own vmap, which `is_grads_batched` brings.
+    It cannot if the gradients are to be differentiated again, under a transform, or for batched cotangents. A legacy
+    batched tensor comes from autograd's own vmap, which `is_grads_batched` uses.
     """
     again = torch.is_grad_enabled()
-    if again or transformed() or any(d is not None and is_legacy_batchedtensor(d) for d in cotangents):
+    if again or transformed() or any(d is not None and is_legacy_batched(d) for d in cotangents):
         return REFERENCE.gradients(call, cotangents, ctx.needed, again)
     return None
 
 
 class _Layer(torch.autograd.Function):
-    """The operator without the dispatcher."""
+    """The operator `elman::forward` and its derivative, called without the dispatcher."""
 
     @staticmethod
     def forward(ctx: Any, name: str, call: Call, *tensors: Tensor | None) -> tuple[Tensor, ...]:
@@ -264,7 +268,7 @@ def _differentiate(ctx: Any, cotangents: Sequence[Tensor | None]) -> tuple[Any, 
 
 
 def _differentiate_infer(ctx: Any, cotangents: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    """Of `infer`, which has kept nothing: what `forward` keeps is made first."""
+    """The derivative of `infer`, which has kept nothing. So it runs `forward` first, for what backward needs."""
     call, _, _ = _kept(ctx)
     found = _by_reference(ctx, call, cotangents)
     if found is None:

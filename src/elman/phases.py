@@ -1,12 +1,13 @@
-"""A graph cut into phases at its matrix products.
+"""Cuts a graph into phases at its matrix products.
 
-A product needs its whole operand, of every unit, before it can start; what follows needs the product.
-So the work of one step falls into phases: within one, units do not depend on each other. The LSTM has
-one phase, the GRU that resets before the product two. What is of another width, as the projected state is,
-has phases of its own: values of two widths depend on each other through products only.
+A product needs every unit of its operand before it can start, and the operations that follow need the product.
+So the work of one step falls into phases. Within a phase, units do not depend on each other. The LSTM has
+one phase, the GRU that resets before the product has two. Values of another width, such as the projected state,
+have phases of their own: values of two widths depend on each other only through products.
 
-Functions, and what a product reads, are computed as early as they can be; arithmetic, and functions of what
-can be read in any phase, as late as they can be. So little has to be remembered from phase to phase.
+Outputs, operands of products and functions are computed as early as possible. Arithmetic is computed as late as
+possible, and so are functions of leaves that can be read in any phase. So few values have to be remembered from one
+phase to a later one.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from elman.operations import OPERATIONS
 
 @dataclass
 class Phase:
-    level: int = 0  # how many products one after the other come before it
-    width: str = HIDDEN  # of all that is in it
-    products: list[Node] = field(default_factory=list)  # known when the phase begins
-    nodes: list[Node] = field(default_factory=list)  # computed, read once or stored in it, arguments before results
-    remembered: list[Node] = field(default_factory=list)  # of either, what later phases read
+    level: int = 0  # how many phases must be done before it, one after the other
+    width: str = HIDDEN  # of all its values
+    products: list[Node] = field(default_factory=list)  # done before the nodes
+    nodes: list[Node] = field(default_factory=list)  # computed, read once or stored in it; each after its arguments
+    remembered: list[Node] = field(default_factory=list)  # the products and nodes that later phases read
 
 
 def phases(
@@ -34,11 +35,12 @@ def phases(
     once: Callable[[Node], bool] = lambda node: False,
     width: Callable[[Node], str] = lambda node: HIDDEN,
 ) -> list[Phase]:
-    """The phases of a graph, in order. It holds only what its outputs need: `Graph.needed`.
+    """Returns the phases of a graph, in order. The graph must hold only nodes that its outputs need: `Graph.needed`.
 
     product_of(node): the computed values that a product has to wait for; None if the node is no product.
-    once(node): whether a leaf can be read in the first phase only; others can be read in any.
-    An operation over whole rows waits for its arguments as a product does.
+    once(node): whether a leaf can be read in the first phase only. Other leaves can be read in any phase.
+    width(node): the width of a value, one of those in `elman.leaves`.
+    An operation over whole rows waits for its arguments, as a product does.
     """
 
     def waits_for(node: Node) -> tuple[Node, ...] | None:

@@ -1,4 +1,4 @@
-"""One layer, all steps: what the caller has asked for, and who is watching. No maths here."""
+"""Runs one layer over all steps, on the engine that the caller asked for, and lets observers watch. No mathematics."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from elman import operators, reference
 from elman.cell import Cell
 from elman.engines import ENGINES, Choice, choose
 from elman.layout import Call, Results, misfit
+from elman.torch_private import any_autocast
 
 
 class _Asked(threading.local):
-    """The engine asked for, where the compiler reads it and guards it: it does not know context variables."""
+    """A second copy of the setting for torch.compile, which can read and guard it, but not a context variable."""
 
-    def __init__(self) -> None:  # set here, not in the class, where a guard would not see it change
+    def __init__(self) -> None:  # sets an instance attribute: a guard would not see a class attribute change
         self.engine = "auto"
 
 
@@ -29,24 +30,24 @@ _observer: ContextVar[Observer | None] = ContextVar("observer", default=None)
 
 
 class Observer(Protocol):
-    """Sees every recurrence that runs while it watches, in order: layer by layer, forward then reverse."""
+    """Is told of every recurrence that runs while it observes: layer by layer, forward direction before reverse."""
 
     def steps_of(self, cell: Cell) -> reference.Step | None:
-        """What to run instead of the cell, to watch every step; None to let the chosen engine run."""
+        """Returns a step to run instead of the cell's, which can watch; or None, to let the chosen engine run."""
         ...
 
     def will_run(self, cell: Cell, choice: Choice) -> None: ...
 
 
 def recur(call: Call) -> Results:
-    """Run one layer in all its directions: output (T, B, D*Y) and final states, (D, B, width) each.
+    """Runs one layer in all its directions: returns the output (T, B, D*Y) and the final states, each (D, B, width).
 
-    RuntimeError for a weight of another shape, type or device.
+    Raises RuntimeError for a weight or a state whose shape, dtype or device does not fit.
     """
     if torch.compiler.is_compiling():
         call = _under_autocast(call)
         return operators.run(choose(call, _asked.engine).engine, call)
-    if torch._C._is_any_autocast_enabled():
+    if any_autocast():
         call = _under_autocast(call)
     choice, observer = choose(call, _forced.get()), _observer.get()
     if observer is not None:
@@ -62,19 +63,19 @@ def recur(call: Call) -> Results:
 
 
 def at_once(call: Call) -> Results | None:
-    """As `recur`, where the engine remembers calls of this form; None, and nothing was done, otherwise.
+    """Runs a layer as `recur` does, if the engine remembers calls of this form; else does nothing and returns None.
 
-    x may also be one step, (B, I), and the output is then (B, D*Y).
+    x may be a single step, (B, I); the output is then (B, D*Y).
     """
     if torch.compiler.is_compiling() or _observer.get() is not None or operators.records(call):
         return None
-    if torch._C._is_any_autocast_enabled():
+    if any_autocast():
         return None
     return ENGINES[choose(call, _forced.get()).engine].at_once(call)
 
 
 def _under_autocast(call: Call) -> Call:
-    """The call with the type that autocast asks for. It leaves float64 alone."""
+    """Returns the call with the dtype that autocast asks for. Autocast does not change a call of float64."""
     kind, x = call.x.device.type, call.x
     if torch.is_autocast_enabled(kind) and x.is_floating_point() and x.dtype != torch.float64:
         return call._replace(autocast=torch.get_autocast_dtype(kind))
@@ -83,11 +84,11 @@ def _under_autocast(call: Call) -> Call:
 
 @contextmanager
 def use_engine(name: str) -> Iterator[None]:
-    """Run every layer inside the block with one engine: "reference", "native", "cpu", or "auto" for the default.
+    """Runs every layer inside the block with one engine: "reference", "native", "cpu", or "auto" for the default.
 
     A forced engine that cannot run a case raises RuntimeError. The setting holds for the current
-    thread or task only; what was compiled with torch.compile asks for the thread's. ValueError for a
-    name that is no engine.
+    thread or task only; functions compiled with torch.compile use that of the thread. Raises ValueError
+    for a name that is no engine.
     """
     if name != "auto" and name not in ENGINES:
         raise ValueError(f"unknown engine {name!r}: known engines are auto, {', '.join(ENGINES)}")
@@ -102,7 +103,7 @@ def use_engine(name: str) -> Iterator[None]:
 
 @contextmanager
 def observe(observer: Observer) -> Iterator[None]:
-    """Let an observer see every recurrence that runs inside the block."""
+    """Lets an observer see every recurrence that runs inside the block."""
     token = _observer.set(observer)
     try:
         yield

@@ -1,8 +1,8 @@
 """Engine `reference`: the loop over time in plain PyTorch, so that autograd is backpropagation through time.
 
 Every other engine is judged against this one, in float64. It is written to be read, and does only two
-things for speed: the input's product is one for all steps, and the gates that read the same operand
-share one product per step.
+things for speed: one product makes the input's share for all steps, and the gates that multiply the same
+operand share one product per step.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ Step = Callable[..., State]
 
 
 def unsupported(call: Call) -> str | None:
-    """Why this engine cannot run the case: it always can."""
+    """Why this engine cannot run a call: always None, since it can run every call."""
     return None
 
 
 def run(call: Call, steps: Sequence[Step | None] | None = None) -> Results:
-    """One layer in all its directions.
+    """Runs one layer in all its directions.
 
-    steps: for each direction something to run instead of the cell, which computes the same and watches
-    (`elman.trace`), or None.
+    steps: for each direction, a step to run instead of the cell's, or None. Such a step computes what the cell
+    computes, and watches (`elman.trace`).
     """
     watching = [None] * len(call.directions) if steps is None else steps
     return joined([_run(call, d, step or call.cell) for d, step in enumerate(watching)])
 
 
 def _run(call: Call, d: int, step: Step) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One direction, all steps: the output (T, B, Y) and the final states, each (B, width).
+    """Runs all steps of one direction: returns the output (T, B, Y) and the final states, each (B, width).
 
     A reverse direction runs from the last step to the first; output[t] still belongs to x[t].
     """
@@ -63,9 +63,10 @@ def _run(call: Call, d: int, step: Step) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 
 def _masks(call: Call, reverse: bool) -> tuple[Tensor | None, Tensor | None]:
-    """Which steps each row has, and which of them go on from the state of the step done before; (T, B, 1), None for all.
+    """Returns two masks (T, B, 1): the steps that each row has, and those that go on from the state before.
 
-    A step that a row does not have does not go on either, so that nothing of the row takes part in it.
+    A mask is None where it would be true everywhere. The state before is that of the step which the direction did
+    before. A step that a row does not have does not go on either, so that no value of the row enters it.
     """
     if call.lengths is None and call.reset is None:
         return None, None
@@ -83,14 +84,17 @@ def _masks(call: Call, reverse: bool) -> tuple[Tensor | None, Tensor | None]:
 
 
 def _select(mask: Tensor, s: State, otherwise: State | None) -> State:
-    """s where the mask (B, 1) says so, elsewhere another state, or zero. Never by multiplying: zero times NaN is NaN."""
+    """Returns s where the mask (B, 1) is true, and elsewhere the state `otherwise`, or zero if that is None.
+
+    It does not multiply by the mask, since zero times NaN is NaN.
+    """
     others = [0.0] * len(tuple(s)) if otherwise is None else [o.to(v.dtype) for v, o in zip(s, otherwise, strict=True)]
     chosen = [torch.where(mask, value, other) for value, other in zip(s, others, strict=True)]
     return State(**dict(zip(s.__dict__, chosen, strict=True)))
 
 
 def input_shares(cell: Cell, x: Tensor, weights: Weights) -> list[State]:
-    """W_g x_t + b_ih,g for every gate g and step t, in one product: a State per step, each value (B, H)."""
+    """W_g x_t + b_ih,g for every gate g and step t, in one product: one State per step, each of its values (B, H)."""
     gates = cell.anatomy.input_gates
     if not gates:
         return [State() for _ in range(x.shape[0])]
@@ -99,9 +103,9 @@ def input_shares(cell: Cell, x: Tensor, weights: Weights) -> list[State]:
 
 
 class Products:
-    """`R` in a step: `R.i @ v` is R_i v + b_hh,i, taken from the one product of all gates that read v.
+    """`R` in a step: `R.i @ v` is R_i v + b_hh,i, taken from one product for all gates that multiply v.
 
-    Which gates read the same operand is known beforehand (`cell.anatomy`).
+    Which gates multiply the same operand is known beforehand, from `cell.anatomy`.
     """
 
     def __init__(self, cell: Cell, weights: Weights):
@@ -114,7 +118,8 @@ class Products:
         self.next_step()
 
     def next_step(self) -> Products:
-        self._shares: dict[int, tuple[Tensor, dict[str, Tensor]]] = {}  # by operand, which is held so that its id stays
+        # By the id of the operand. The operand is held, so that no other tensor gets its id.
+        self._shares: dict[int, tuple[Tensor, dict[str, Tensor]]] = {}
         return self
 
     def __getattr__(self, gate: str) -> Factor:
@@ -126,7 +131,7 @@ class Products:
     def _multiply(self, gate: str, operand: Tensor) -> Tensor:
         _, shares = self._shares.setdefault(id(operand), (operand, {}))
         if gate not in shares:
-            # A gate that reads several operands is in several groups, in the order in which they are asked for.
+            # A gate that multiplies several operands is in several groups, in the order of the products in the step.
             candidates = [number for number, group in enumerate(self._groups) if gate in group]
             number = next((n for n in candidates if n == len(self._shares) - 1), candidates[0])
             share = linear(operand, self._matrices[number], self._biases[number])  # (B, gates*H)
@@ -136,7 +141,7 @@ class Products:
 
 
 def _rows(tensor: Tensor, gates: tuple[str, ...], group: tuple[str, ...]) -> Tensor:
-    """The rows of these gates: the tensor itself where they are all."""
+    """The rows of a group of gates; the tensor itself if the group is all gates."""
     if group == gates:
         return tensor
     blocks = tensor.unflatten(0, (len(gates), -1))
@@ -144,5 +149,5 @@ def _rows(tensor: Tensor, gates: tuple[str, ...], group: tuple[str, ...]) -> Ten
 
 
 def _given(weight: Any) -> Tensor:
-    assert weight is not None  # the layer made it: the cell's anatomy says it is used
+    assert weight is not None  # the layer has made it, since the cell's anatomy says that it is used
     return weight

@@ -1,6 +1,6 @@
-"""What a step computes when, forward and backward, for every engine: phases, and what they multiply and keep.
+"""When a step computes what, forward and backward: its phases, their products, and the values they keep.
 
-Where values lie is the engine's own matter (`cpu/kernels/plan.py`).
+A schedule is the same for every engine. Each engine decides where values lie in memory (`cpu/kernels/plan.py`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from elman.phases import Phase, phases
 
 
 class Product(NamedTuple):
-    """A product of the step that has an effect."""
+    """A matrix product of the step that influences the new state."""
 
-    node: Node  # of the step
-    adjoint: Node  # of the derivative
-    block: int  # which block of rows of the weight it multiplies with
+    node: Node  # of the product, in the graph of the step
+    adjoint: Node  # of the product, in the graph of the derivative
+    block: int  # the number of the block of rows of the weight that it multiplies with
 
     @property
     def matrix(self) -> Matrix:
@@ -33,30 +33,30 @@ class Product(NamedTuple):
 
 
 class Returned(NamedTuple):
-    """What products give back to the operand that they have read: the sum of their adjoints times their matrices."""
+    """The adjoint that an operand v receives through its products R_g v: the sum of R_g^T d(R_g v)."""
 
-    node: Node  # of the derivative
+    node: Node  # in the graph of the derivative: "returned", or the "adjoint" of a state
     products: tuple[Product, ...]
-    state: str = ""  # where the operand is a state: the products were those of the step after
+    state: str = ""  # the operand's name if it is a state: the products are then those of the step after
 
 
 class Schedule(NamedTuple):
-    """Phases of the step and of its derivative, in order."""
+    """The phases of a step and of its derivative, in order, with their products and the values they keep."""
 
     cell: Cell
-    graph: Graph  # the step, without what has no effect
+    graph: Graph  # the step, without nodes that do not influence the new state
     phases: list[Phase]
-    kept: frozenset[int]  # nodes whose values backward reads
-    operands: frozenset[int]  # nodes that products read, but for states
-    products: tuple[Product, ...]  # the weights' gradients are sums over these
+    kept: frozenset[int]  # indices of the nodes in `graph` whose values backward reads
+    operands: frozenset[int]  # indices of the nodes in `graph` that products multiply, except states
+    products: tuple[Product, ...]  # the gradients of the weights are sums over these products
     derivative: Graph
     backward: list[Phase]
-    returned: list[list[Returned]]  # by phase of `backward`
+    returned: list[list[Returned]]  # for each phase of `backward`
 
 
 @cache
 def schedule(cell: Cell) -> Schedule:
-    """The schedule of a cell. NotTraceable if its step is no graph."""
+    """The schedule of a cell. Raises NotTraceable if its step cannot be traced or mixes widths."""
     graph = trace(cell).needed()
     back = derivative(graph)
     _zero_where_missing(cell, graph, back)
@@ -82,14 +82,17 @@ def schedule(cell: Cell) -> Schedule:
 
 
 def _waits_for(node: Node) -> tuple[Node, ...] | None:
-    """The computed values that a product of the step waits for: of a state it knows all units beforehand."""
+    """The computed values that a product of the step waits for; None for a node that is no product.
+
+    A product with a state waits for nothing: all units of the state are known before the step.
+    """
     if node.op not in MATRICES:
         return None
     return () if node.arguments[0].op == "s" else node.arguments
 
 
 def _zero_where_missing(cell: Cell, graph: Graph, back: Graph) -> None:
-    """A state that the step does not depend on has the gradient zero, which is an output like any other."""
+    """Adds to the derivative an output of zero for the gradient of each state that the step does not depend on."""
     operands = {node.arguments[0].name for node in graph.nodes if node.op in MATRICES and node.arguments[0].op == "s"}
     for state in cell.states:
         if state not in operands:
@@ -97,7 +100,10 @@ def _zero_where_missing(cell: Cell, graph: Graph, back: Graph) -> None:
 
 
 def _widths(cell: Cell, graph: Graph, of_leaf: Callable[[Node], str | None]) -> dict[int, str]:
-    """The width of every node; None of a leaf that fits any, as a number does. NotTraceable where two widths meet."""
+    """The width of every node. Raises NotTraceable where an operation has arguments of two widths.
+
+    of_leaf(node): the width of a leaf; None for one that fits any width, such as a number.
+    """
     widths: dict[int, str | None] = {}
     for node in graph.nodes:
         read = {width for width in (widths[argument.index] for argument in node.arguments) if width is not None}
@@ -116,7 +122,7 @@ def _widths(cell: Cell, graph: Graph, of_leaf: Callable[[Node], str | None]) -> 
 def _backward(
     cell: Cell, graph: Graph, back: Graph, products: tuple[Product, ...], width: dict[int, str]
 ) -> tuple[list[Phase], list[list[Returned]]]:
-    """The phases of the derivative, and for each what comes back through products."""
+    """The phases of the derivative, and for each phase the adjoints that operands receive through products."""
 
     def readers(operand: int) -> tuple[Product, ...]:
         return tuple(product for product in products if product.operand.index == operand)
@@ -130,13 +136,17 @@ def _backward(
         return width_of_state(cell, leaf.name) if leaf.op == "adjoint" else width[int(leaf.name)]
 
     def in_phases(anytime: set[str]) -> list[Phase]:
-        """An adjoint is read once, since the next one is stored in its place; those of some states at any time."""
+        """The phases, if the adjoints of the states in `anytime` can be read in any phase.
+
+        Other adjoints are read in the first phase only, since the one for the step before is stored in their place.
+        """
         once = lambda node: node.op == "adjoint" and node.name not in anytime  # noqa: E731
         return phases(back, waits_for, once, lambda node: widths[node.index])
 
     widths = _widths(cell, back, of_leaf)
     multiplied = {leaf.name: readers(leaf.index) for leaf in graph.nodes if leaf.op == "s" and readers(leaf.index)}
-    sums = {cell.states[0], *multiplied}  # adjoints that are sums, of what comes from outside or back through products
+    # States whose adjoint is a sum, since it includes the gradient of the output or what comes back through products.
+    sums = {cell.states[0], *multiplied}
     cut = in_phases(_readable_later(back, in_phases(set())) - sums)
 
     returned = [[Returned(node, readers(int(node.name))) for node in phase.products] for phase in cut]
@@ -148,13 +158,13 @@ def _backward(
             begin = 0
             cut.insert(0, Phase(0, width_of_state(cell, state)))
             returned.insert(0, [])
-        # Added to the graph where nothing else reads it: the initial state's gradient needs it.
+        # If nothing else reads the adjoint, it is added to the graph here: the gradient of the initial state needs it.
         returned[begin].append(Returned(back.add("adjoint", name=state), of_state, state))
     return cut, returned
 
 
 def _readable_later(back: Graph, cut: list[Phase]) -> set[str]:
-    """States whose adjoint nobody reads before a later phase, nor after the phase that stores the next one."""
+    """States whose adjoint is not read in the first phase, nor after the phase that stores that of the step before."""
     found: set[str] = set()
     level_of = {node.index: phase.level for phase in cut for node in (*phase.products, *phase.nodes)}
     for leaf in (node for node in back.nodes if node.op == "adjoint"):

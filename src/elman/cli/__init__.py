@@ -1,4 +1,4 @@
-"""The command line: one file per command. Standard output is data, standard error is talk.
+"""The command line, one file per command. Results go to standard output, messages to standard error.
 
 Each command imports what it needs when it runs, so that `--help` is quick.
 """
@@ -48,18 +48,18 @@ def _options(
     pass
 
 
-_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # its base: any mistake in options or arguments
+_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # its base class: any mistake in options or arguments
 
 
 def main() -> None:
-    """Run the command line. A user's mistake ends with status 2 and one sentence, Ctrl-C with 130."""
-    for stream in (sys.stdout, sys.stderr):  # a terminal without σ shows its escape instead of failing
+    """Runs the command line. A user's mistake prints one sentence and exits with status 2, Ctrl-C with status 130."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that has no σ shows an escape sequence, instead of an error
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         status = app(standalone_mode=False, prog_name="elman")
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read standard output has seen enough
+    except BrokenPipeError:  # the reader of standard output has closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except InputError as error:
@@ -70,7 +70,7 @@ def main() -> None:
         status = 130
     except _USAGE_ERROR as error:
         message: str = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
-        if message.startswith("Usage:"):  # a group without its command shows its help
+        if message.startswith("Usage:"):  # a group was called without a command: the message is its help
             print(message, file=sys.stderr)
             status = 2
         else:
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def _with_value(message: str) -> str:
-    """The message with the value that was given, where it tells only the option."""
+    """Returns the message, with the given value added if the message names only the option."""
     option = re.match(r"Invalid value for '(--[\w-]+)'", message)
     if option is None:
         return message

@@ -1,4 +1,4 @@
-"""What several commands share."""
+"""Code that several commands use."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ PER = {"characters": "character", "bytes": "byte", "bpe": "token"}
 
 
 def device(name: str) -> str:
-    """ "auto" becomes cuda where there is one, else cpu. InputError for a device that is not there.
+    """Returns the device's name; for "auto", cuda where there is one, else cpu.
 
-    On the CPU one thread is used from here on: see docs/decisions/0005.
+    From then on torch uses one thread on the CPU: see docs/decisions/0005. Raises InputError for a device that
+    cannot be used.
     """
     import torch
 

@@ -25,7 +25,7 @@ def doctor() -> None:
 
     try:
         target = llvm.target()
-    except RuntimeError as error:  # ELMAN_CPU names none that is known
+    except RuntimeError as error:  # ELMAN_CPU names an unknown processor
         raise InputError(str(error)) from error
 
     def say(name: str, what: str) -> None:

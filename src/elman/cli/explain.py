@@ -44,7 +44,7 @@ def explain(
     path = output or run / "gates.png"
     pictures.save(pictures.memory(insight, title, units), path)
 
-    # The same in numbers: the step at which the gradient has fallen to a thousandth of its largest value.
+    # The reach of the gradient as a number: how many steps back it falls below a thousandth of its largest value.
     for name, norms in insight.gradients.items():
         reach = next((back for back, norm in enumerate(norms[::-1]) if norm < norms.max() / 1000), None)
         fall = f"falls below a thousandth of its largest value {reach} {PER[vocabulary.unit]}s back"

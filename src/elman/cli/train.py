@@ -125,7 +125,7 @@ def _say(text: str) -> None:
 def _begin(
     directory: Path, file: Path | None, options: Options, device: str, overwrite: bool
 ) -> tuple[Training, dict[str, Any]]:
-    """A new run: read the text, fit the baselines, write everything that stays as it is."""
+    """Begins a run: reads the text, fits the baselines, and writes config.json, the vocabulary and a checkpoint."""
     import torch
 
     import elman
@@ -161,10 +161,8 @@ def _begin(
             "path": None if file is None else str(file.resolve()),
             "train_tokens": len(corpus.train),
             "validation_tokens": len(corpus.validation),
-            "validation_characters": corpus.validation_characters,
             "excerpt": corpus.excerpt,
         },
-        "vocabulary_size": corpus.vocabulary.size,
         "parameters": sum(p.numel() for p in model.parameters()),
         "baselines": {"unigram": by_order[0], f"{best + 1}-gram": by_order[best]},
     }
@@ -178,7 +176,7 @@ def _begin(
 def _resume(
     directory: Path, epochs: float | None, minutes: float | None, device: str
 ) -> tuple[Training, dict[str, Any]]:
-    """A run as its checkpoint left it, perhaps with a new budget."""
+    """Loads a run from its checkpoint, with a new budget if one is given."""
     from elman.datasets.text import read
     from elman.datasets.vocabulary import load
     from elman.tasks.language_model import LanguageModel, Options
@@ -203,7 +201,7 @@ def _resume(
 
 
 def _follow(training: Training, config: dict[str, Any]) -> bool:
-    """Train, showing how it goes. False if Ctrl-C stopped it; everything is saved then."""
+    """Trains and shows the progress. Returns False if Ctrl-C stopped the training, whose state is saved then."""
     from elman.datasets.text import DEFAULT
 
     options, data, place = training.options, config["data"], training.place
@@ -233,7 +231,7 @@ def _follow(training: Training, config: dict[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[Any]:
-    """A function that says whether Ctrl-C was pressed. A second Ctrl-C stops at once."""
+    """Yields a function that says whether Ctrl-C was pressed. A second Ctrl-C stops the program at once."""
     pressed: list[int] = []
 
     def press(number: int, frame: Any) -> None:
@@ -251,7 +249,7 @@ def _interruptible() -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _display(training: Training, per: str) -> Iterator[Any]:
-    """A live bar on a terminal; a line per evaluation always."""
+    """Yields a function that shows a report: in a live bar on a terminal, and always in a line for each evaluation."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -290,7 +288,7 @@ def _display(training: Training, per: str) -> Iterator[Any]:
 
 
 def _conclude(run: Run, config: dict[str, Any]) -> None:
-    """The result on standard output, next to the baselines, and the losses as a picture."""
+    """Prints the result next to the baselines, and draws the losses."""
     from elman.explain import pictures
 
     per, baselines = PER[config["options"]["unit"]], config["baselines"]

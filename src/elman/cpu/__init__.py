@@ -1,11 +1,11 @@
 """Engine `cpu`: kernels made from a cell's equations, compiled by LLVM for the processor at hand.
 
-schedule.py, one up   the step and its derivative as graphs, cut at their matrix products
-codegen/              from programs over vectors, written in Python, to machine code
-scripts/              which kernels run on which arrays, in which order, on which threads
-kernels/              the programs that are made from a schedule
-layer/                a layer forward and backward, as scripts; from a call's tensors to the results
-system.py             what differs between operating systems
+../schedule.py   the step and its derivative as graphs, cut at their matrix products
+codegen/         turns programs over vectors, written in Python, into machine code
+scripts/         which kernels run on which arrays, in which order, on which threads
+kernels/         the programs that are made from a schedule
+layer/           runs a layer forward and backward as scripts, from the tensors of a call to its results
+system.py        what differs between operating systems
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from elman import names
 from elman.cell import Cell
 from elman.cpu import system
 from elman.graph import NotTraceable
 from elman.layout import Call, Results
+from elman.torch_private import count_dispatch_modes, functorch_active, in_forward_mode, is_tracing
 
 DTYPES = (torch.float32, torch.float64)
 
 
 @cache
 def _problem(cell: Cell) -> str | None:
-    """Why no kernel can be made of a cell, or None."""
+    """Returns why no kernel can be made from a cell, or None if one can."""
     if refused := system.refuses_code():
         return refused
     try:
@@ -46,17 +46,20 @@ def _problem(cell: Cell) -> str | None:
 
 @torch.compiler.assume_constant_result
 def _problem_of(key: str) -> str | None:
-    """The same by the cell's name: the compiler asks once and does not look inside."""
+    """Returns what `_problem` says of the cell with this name.
+
+    For torch's compiler the result is a constant: it calls this once and does not trace what happens inside.
+    """
     return _problem(names.find(key))
 
 
 class Cpu:
-    """The engine, as `elman.engines` knows engines. What it needs is loaded when it first runs."""
+    """The engine for the CPU; implements `elman.engines.Engine`. It imports its parts when it first needs them."""
 
     why = "kernels made from the cell's equations"
 
     def unsupported(self, call: Call) -> str | None:
-        """Why this engine cannot run a call, or None."""
+        """Returns why this engine cannot run a call, or None if it can."""
         x = call.x
         if not x.is_cpu:
             return f"it is for the CPU, and the input is on {x.device.type}"
@@ -64,16 +67,16 @@ class Cpu:
             return f"it has float32 and float64, and the input is {x.dtype}"
         if call.autocast is not None:
             return "under autocast the dtypes are chosen operation by operation"
-        if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        if functorch_active() or in_forward_mode():
             return "forward-mode and functorch's transforms need operations they can see into"
         if torch.compiler.is_compiling():
             return _problem_of(call.cell.key)
-        if torch._C._get_tracing_state() is not None:
+        if is_tracing():
             return "torch.jit.trace follows torch's own operations only"
         return _problem(call.cell)
 
     def at_once(self, call: Call) -> Results | None:
-        if call.lengths is not None or call.reset is not None or torch._C._len_torch_dispatch_stack():
+        if call.lengths is not None or call.reset is not None or count_dispatch_modes():
             return None
         return _quick().infer(call)
 

@@ -1,13 +1,13 @@
-"""What differs between operating systems. Linux is tested; macOS and Windows are written down, not tested.
+"""What differs between operating systems. Linux is tested; macOS and Windows are provided for, but not tested.
 
-                    Linux              macOS                    Windows
-OpenMP of torch     found in torch     found if it has GNU's    not found: one thread
-                                       entry, else one thread
-processors          may be chosen      not chosen               not chosen
-sizes of caches     read               those of an ordinary processor
-code is kept in     ~/.cache/elman     ~/Library/Caches/elman   %LOCALAPPDATA%\\elman\\Cache
-its owner           checked            checked                  not checked: the system keeps it to the user
-executable memory   tried              tried                    taken for granted
+                         Linux              macOS                      Windows
+torch's OpenMP           found in torch     found if it has GNU's      not found: one thread
+                                            functions, else one thread
+threads change processor if needed          never                      never
+sizes of caches          read from /sys     assumed, as on an ordinary processor
+folder of compiled code  ~/.cache/elman     ~/Library/Caches/elman     %LOCALAPPDATA%\\elman\\Cache
+owner of the folder      checked            checked                    not checked: private to the user anyway
+executable memory        tried out          tried out                  assumed to be allowed
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import platformdirs
-import torch
+
+from elman.torch_private import LIBRARY
 
 
 @cache
 def parallel() -> Any:
-    """GOMP_parallel(function, data, threads, flags) of the OpenMP that torch has loaded, or None."""
+    """Returns GOMP_parallel(function, data, threads, flags) of the OpenMP that torch has loaded, or None."""
     try:
-        library = ctypes.CDLL(torch._C.__file__)
+        library = ctypes.CDLL(LIBRARY)
         run, _, _ = library.GOMP_parallel, library.omp_get_thread_num, library.omp_get_num_threads
     except (AttributeError, OSError):
         return None
@@ -38,25 +39,25 @@ def parallel() -> Any:
 
 
 class Functions(NamedTuple):
-    """Addresses of what compiled code calls; 0 where the system has none."""
+    """Addresses of the functions of OpenMP and the system that compiled code calls; 0 for a missing function."""
 
-    team: int = 0  # how many threads a parallel region has got
-    number: int = 0  # which of them this is
-    give_way: int = 0  # let another thread have the processor
-    processor: int = 0  # the number of the one this thread stands on
-    mask: int = 0  # those it may stand on
-    set_mask: int = 0
+    team: int = 0  # returns the number of threads in the parallel region
+    number: int = 0  # returns this thread's number in the region, from 0
+    give_way: int = 0  # lets another thread have the processor
+    processor: int = 0  # returns the number of the processor that runs this thread
+    mask: int = 0  # reads the set of processors that may run this thread
+    set_mask: int = 0  # changes the set of processors that may run this thread
 
 
 @cache
 def functions() -> Functions:
-    of_team = [_address(torch._C.__file__, name) for name in ("omp_get_num_threads", "omp_get_thread_num")]
+    of_team = [_address(LIBRARY, name) for name in ("omp_get_num_threads", "omp_get_thread_num")]
     names = ("sched_yield", "sched_getcpu", "sched_getaffinity", "sched_setaffinity")
     return Functions(*of_team, *[_address(None, name) for name in names])
 
 
 def _address(library: str | None, name: str) -> int:
-    """Where a function of a library, or of the process, lies; 0 if it is not there."""
+    """Returns the address of a function in a library, or in this process if `library` is None; 0 if it has none."""
     try:
         return ctypes.cast(getattr(ctypes.CDLL(library), name), ctypes.c_void_p).value or 0
     except (AttributeError, OSError, TypeError):
@@ -64,7 +65,10 @@ def _address(library: str | None, name: str) -> int:
 
 
 def cache_bytes(level: int) -> int:
-    """The size of a core's cache of data, as Linux tells it; elsewhere that of an ordinary one."""
+    """Returns the size in bytes of a core's data cache of level 1 or 2.
+
+    Linux reports it; on other systems it is that of an ordinary processor.
+    """
     for of in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         try:
             kind, number, size = [(of / name).read_text().strip() for name in ("type", "level", "size")]
@@ -77,7 +81,7 @@ def cache_bytes(level: int) -> int:
 
 @cache
 def refuses_code() -> str | None:
-    """Why memory that was written to may not be executed, as some hardened systems have it; None if it may."""
+    """Returns why memory that was written to may not be executed, as on some hardened systems, or None if it may."""
     if os.name != "posix":
         return None
     protect = ctypes.CDLL(None, use_errno=True).mprotect
@@ -93,9 +97,10 @@ def refuses_code() -> str | None:
 
 
 def directory() -> Path | None:
-    """Where compiled code is kept: a folder of the user's, or the one that ELMAN_CACHE names; None if that is "off".
+    """Returns the folder for compiled code: the user's cache folder, or the one that ELMAN_CACHE names.
 
-    RuntimeError if it lies in a home directory that is not known; a folder called ~ would be made otherwise.
+    Returns None if ELMAN_CACHE is "off". Raises RuntimeError if the folder is in a home directory that is not
+    known: otherwise the path would keep its `~`, and a folder of that name would be made.
     """
     asked = os.environ.get("ELMAN_CACHE")
     if asked == "off":
@@ -108,7 +113,7 @@ def directory() -> Path | None:
 
 
 def not_private(status: os.stat_result) -> str | None:
-    """Why somebody else could write to a file or folder, or None."""
+    """Returns why somebody besides the user could write to a file or folder, or None if nobody could."""
     if os.name != "posix":
         return None
     if status.st_uid != os.geteuid():

@@ -1,1 +1,1 @@
-"""Data: reading files, and what can be had without any."""
+"""Data: text from files, a text that needs no file, and vocabularies."""

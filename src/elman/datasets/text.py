@@ -1,4 +1,7 @@
-"""Text for language models: read in blocks, split, turned into token ids with one copy in memory."""
+"""Text for language models: read in blocks, split into a training and a held-out part, turned into token ids.
+
+Memory holds the ids once, and never the whole text.
+"""
 
 from __future__ import annotations
 
@@ -19,26 +22,26 @@ from elman.errors import InputError
 
 BLOCK = 1 << 20  # bytes read at a time
 DEFAULT = "Python's documentation topics"
-EXCERPT = 100  # characters of held-out text kept for pictures, chosen from the first
-LOOKED_AT = 5000
+EXCERPT = 100  # characters of held-out text that are kept for pictures
+LOOKED_AT = 5000  # characters at the beginning of the held-out text from which the excerpt is chosen
 
 
-Block = str | bytes  # bytes for the unit "bytes", else text; both can be sliced, and counted with len
+Block = str | bytes  # bytes for the unit "bytes", text for other units; slices and len work on both
 
 
 class Corpus(NamedTuple):
-    """Token ids of a text, the last part held out, and the vocabulary they belong to."""
+    """The token ids of a text, whose last part is held out, and their vocabulary."""
 
     vocabulary: Vocabulary
-    train: Tensor  # (N,) of the smallest type that holds the ids
+    train: Tensor  # (N,) of the type that `vocabulary.encode` returns: uint8 or int32
     validation: Tensor  # (M,)
     validation_characters: int
-    excerpt: str  # a readable piece of what is held out
-    digest: str  # of the ids, to notice a file that has changed
+    excerpt: str  # a readable piece of the held-out text
+    digest: str  # SHA-256 of all ids, by which a changed file is noticed
 
 
 def byte_blocks(path: Path) -> Iterator[bytes]:
-    """The bytes of a file, unpacked if it is gzipped. InputError, with the reason, if it cannot be read."""
+    """Yields the bytes of a file, unpacked if it is gzipped. Raises InputError with the reason if it cannot be read."""
     try:
         if path.is_dir():
             raise InputError(f"{path} is a directory; give a text file")
@@ -57,9 +60,9 @@ def byte_blocks(path: Path) -> Iterator[bytes]:
 
 
 def text_blocks(path: Path | None) -> Iterator[str]:
-    """The text of a UTF-8 file, a block at a time, cut at line ends where there are any. None: the default text.
+    """Yields the text of a UTF-8 file in blocks, which end at line ends where there are any. None is the default text.
 
-    InputError, with line and byte, if the file is not UTF-8 or looks binary.
+    Raises InputError, with the place in the file, if the file is not UTF-8 or looks binary.
     """
     if path is None:
         from pydoc_data.topics import topics
@@ -88,7 +91,7 @@ def text_blocks(path: Path | None) -> Iterator[str]:
         whole, newline, begun = (rest + text).rpartition("\n")
         yield whole + newline
         rest = begun
-        if len(rest) > BLOCK:  # no line ends here
+        if len(rest) > BLOCK:  # no line end for the length of a block: cut here
             yield rest
             rest = ""
     try:
@@ -101,7 +104,7 @@ def text_blocks(path: Path | None) -> Iterator[str]:
 
 
 def blocks(path: Path | None, unit: str) -> Iterator[Block]:
-    """The file in blocks of what the unit counts: bytes as they are, or text."""
+    """Yields the blocks of a file: of bytes for the unit "bytes", of text for other units."""
     if unit != "bytes":
         yield from text_blocks(path)
     elif path is not None:
@@ -111,7 +114,7 @@ def blocks(path: Path | None, unit: str) -> Iterator[Block]:
 
 
 def learn_vocabulary(parts: Iterable[Block], unit: str, size: int) -> Vocabulary:
-    """The vocabulary of a training text; size matters to byte-pair encoding only."""
+    """Returns the vocabulary of a training text. Only byte-pair encoding uses `size`."""
     if unit == "bytes":
         return Bytes()
     text = (part for part in parts if isinstance(part, str))
@@ -121,11 +124,11 @@ def learn_vocabulary(parts: Iterable[Block], unit: str, size: int) -> Vocabulary
 
 
 def read(path: Path | None, unit: str, held_out: float, size: int = 0, vocabulary: Vocabulary | None = None) -> Corpus:
-    """Read a text, learn its vocabulary from the training part unless one is given, and encode it.
+    """Reads a text, learns its vocabulary from the training part unless one is given, and returns it encoded.
 
-    held_out: the share of the text, from its end, kept for validation. size: of a byte-pair
-    vocabulary. The file is read once for each step, so that memory never holds the text, and the ids
-    only once. InputError if the file is empty or cannot be read.
+    held_out: the share of the text, at its end, that is kept for validation. size: tokens of a byte-pair vocabulary.
+    The file is read again for each pass (to count, to learn, to encode), so that memory never holds the whole text,
+    and holds the ids once. Raises InputError if the file is empty or cannot be read.
     """
     total = sum(len(block) for block in blocks(path, unit))
     if not total:
@@ -135,7 +138,7 @@ def read(path: Path | None, unit: str, held_out: float, size: int = 0, vocabular
         training = (part for part, held in _split(blocks(path, unit), boundary) if not held)
         vocabulary = learn_vocabulary(training, unit, size)
 
-    # Room for the most tokens there can be: pages that are never written cost nothing.
+    # Room for the largest number of tokens, with byte pairs four per character. Unwritten pages take no memory.
     ids = np.empty(total * (4 if unit == "bpe" else 1), dtype=vocabulary.encode("").dtype)
     end, cut, beginning, characters = 0, 0, "", 0
     for part, held in _split(blocks(path, unit), boundary):
@@ -155,14 +158,14 @@ def read(path: Path | None, unit: str, held_out: float, size: int = 0, vocabular
 
 
 def _prose(text: str) -> str:
-    """The piece of EXCERPT characters, from the start of a line, with the most letters in it."""
+    """Returns the piece of EXCERPT characters that begins at the start of a line and has the most letters."""
     starts = [0] + [at + 1 for at, character in enumerate(text) if character == "\n"]
     pieces = [text[start : start + EXCERPT] for start in starts if start + EXCERPT <= len(text)]
     return max(pieces, key=lambda piece: sum(map(str.isalpha, piece)), default=text[:EXCERPT])
 
 
 def _split(blocks: Iterable[Block], boundary: int) -> Iterator[tuple[Block, bool]]:
-    """The same blocks, the one that crosses the boundary in two, each with whether it is past it."""
+    """Yields each block with whether it lies past the boundary. A block that crosses the boundary is cut in two."""
     done = 0
     for block in blocks:
         cut = min(max(boundary - done, 0), len(block))

@@ -1,4 +1,4 @@
-"""From text to numbers and back: characters, bytes, or byte-pair encoding."""
+"""Vocabularies turn text into token ids and back: of characters, of bytes, or of byte pairs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNITS = ("characters", "bytes", "bpe")
 
 
 class Vocabulary(Protocol):
-    """What a language model reads and writes. Token ids run from 0 to size - 1."""
+    """The tokens that a language model reads and writes. Their ids run from 0 to size - 1."""
 
     @property
     def unit(self) -> str: ...
@@ -28,22 +28,22 @@ class Vocabulary(Protocol):
 
     @property
     def unknown(self) -> int | None:
-        """The id that stands for whatever the vocabulary lacks, if any."""
+        """The id of the token for characters that the vocabulary lacks; None if it lacks none."""
         ...
 
     def encode(self, text: str | bytes) -> NDArray[Any]:
-        """Token ids of a text; the unit "bytes" takes bytes as well."""
+        """Returns the token ids of a text. The unit "bytes" also takes bytes."""
         ...
 
     def decoder(self) -> Callable[[int], str]:
-        """A function from the next token to the text it completes, for streaming."""
+        """Returns a function that takes the next token and returns the text that it completes, for streaming."""
         ...
 
     def save(self, directory: Path) -> None: ...
 
 
 class Characters:
-    """One token per character seen in the training text, and one for all others."""
+    """One token for each character in the training text, and one for all other characters."""
 
     unit = "characters"
 
@@ -53,7 +53,8 @@ class Characters:
         self.unknown = len(symbols)
         points = np.array([ord(symbol) for symbol in symbols], dtype=np.int64)
         kind = np.uint8 if self.size <= 256 else np.int32
-        self._table = np.full(points.max(initial=0) + 2, self.unknown, dtype=kind)  # the last entry: any other
+        # Ids by code point. The last entry is for all larger code points.
+        self._table = np.full(points.max(initial=0) + 2, self.unknown, dtype=kind)
         self._table[points] = np.arange(len(symbols), dtype=kind)
 
     def encode(self, text: str | bytes) -> NDArray[Any]:
@@ -88,7 +89,7 @@ class Bytes:
 
 
 class BytePairs:
-    """Byte-pair encoding on bytes, learned from the training text: nothing is unknown to it."""
+    """Byte-pair encoding, learned from the training text. It includes all single bytes, so no text is unknown to it."""
 
     unit = "bpe"
     unknown = None
@@ -126,7 +127,7 @@ class BytePairs:
 
 
 def load(directory: Path) -> Vocabulary:
-    """The vocabulary of a run. InputError if its file is missing or damaged."""
+    """Returns the vocabulary of a run. Raises InputError if its file is missing or damaged."""
     tokenizer = directory / "tokenizer.json"
     if tokenizer.exists():
         try:

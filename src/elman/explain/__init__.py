@@ -1,1 +1,1 @@
-"""Looking inside: gates and states over time, and how far back gradients reach."""
+"""Looking inside a network: its gates and states over time, and how far back gradients reach."""

@@ -1,4 +1,4 @@
-"""Pictures: a run's losses, and what a network's gates and gradients do along a text."""
+"""Pictures of a run's losses, and of a network's gates, states and gradients along a text."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from elman.explain.trace import trace
 from elman.files import write_atomically
 from elman.tasks.language_model import LanguageModel, check_text
 
-SHOWN = 120  # tokens along a picture at most; what comes before them is read all the same
+SHOWN = 120  # tokens in a picture at most, the last ones of the text; the model reads the whole text
 FORMATS = ("png", "svg", "pdf")
 _VISIBLE = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 
 
 class Insight(NamedTuple):
-    """What one layer did along a text of T+1 tokens, of which it read T and predicted the last."""
+    """What one layer did along a text of T + 1 tokens. The model read the first T and predicted the last."""
 
     tokens: list[str]  # T + 1
     gates: dict[str, Tensor]  # each (T, H)
     states: dict[str, Tensor]  # each (T, width)
-    gradients: dict[str, NDArray[Any]]  # each (T,): norm of d loss / d state after step t
+    gradients: dict[str, NDArray[Any]]  # each (T,): the norm of d loss / d state, for the state after step t
 
 
 def look(model: LanguageModel, vocabulary: Vocabulary, text: str, layer: int) -> Insight:
-    """Read a text and trace one layer; differentiate the last prediction's loss by each earlier state."""
+    """Runs the model over a text. Traces one layer, and differentiates the last prediction's loss by its states."""
     check_text(text, "the text")
     ids = torch.from_numpy(vocabulary.encode(text).copy()).long()
     layers = model.recurrent.num_layers
@@ -55,7 +55,8 @@ def look(model: LanguageModel, vocabulary: Vocabulary, text: str, layer: int) ->
                 loss, [step[name] for step in recurrence.steps], retain_graph=True, allow_unused=True
             )
             gradients[name] = np.array([0.0 if g is None else float(g.norm()) for g in found])
-    spell = [vocabulary.decoder()(int(token)) for token in ids]  # each on its own
+    # A new decoder for each token, so that the text of a token does not depend on those before it.
+    spell = [vocabulary.decoder()(int(token)) for token in ids]
     return Insight(
         spell,
         {name: value[:, 0].detach() for name, value in recurrence.gates.items()},
@@ -65,10 +66,10 @@ def look(model: LanguageModel, vocabulary: Vocabulary, text: str, layer: int) ->
 
 
 def memory(insight: Insight, title: str, units: int) -> Figure:
-    """Every gate's most active units as heat maps over the text, and below how far back the loss looks.
+    """Draws heat maps of gates, states and output along the text, and below them how far back the loss looks.
 
-    Most active are the units whose output varies most along the text. The lowest panel shows, for each
-    position, the norm of the gradient of the last prediction's loss with respect to the state there.
+    The heat maps show the most active units: those whose output varies most along the text. The lowest panel shows,
+    for each position, the norm of the gradient of the last prediction's loss with respect to the state there.
     """
     output = next(iter(insight.states.values()))
     active = output.std(0).argsort(descending=True)[:units]
@@ -128,7 +129,7 @@ def _visible(token: str) -> str:
 
 
 def losses(rows: list[dict[str, str]], baselines: dict[str, float], per: str) -> Figure:
-    """Training and held-out loss over a run, with the baselines as lines."""
+    """Draws the training and the held-out loss over a run, with the baselines as lines."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axis = figure.subplots()
     epochs = [float(row["epoch"]) for row in rows]
@@ -145,12 +146,12 @@ def losses(rows: list[dict[str, str]], baselines: dict[str, float], per: str) ->
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a picture in the format its name ends with, whole or not at all."""
+    """Writes a picture in the format that its file name ends with. The file is written whole or not at all."""
     content = io.BytesIO()
     kind = path.suffix.lstrip(".").lower() or "png"
     if kind not in FORMATS:
         raise InputError(f"{path}: pictures are not written as .{kind}; choose png, svg or pdf")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # of a script the font lacks: a box is drawn
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the font lacks a character and draws a box
         figure.savefig(content, format=kind, dpi=130)
     write_atomically(path, content.getvalue())

@@ -1,4 +1,4 @@
-"""Every gate and state over time, by name."""
+"""Tracing a layer: every gate and state over time, by name."""
 
 from __future__ import annotations
 
@@ -15,25 +15,23 @@ from elman.layers import Hidden, Recurrent
 
 
 class Recurrence(NamedTuple):
-    """What one layer and direction did, in the order of the input's steps."""
+    """What one direction of one layer did, in the order of the input's steps."""
 
-    gates: dict[str, Tensor]  # each (T, B, H): the gate's activation
-    states: dict[str, Tensor]  # each (T, B, width): the state after the step
-    steps: list[
-        dict[str, Tensor]
-    ]  # the same states step by step, each (B, width), joined to the output's autograd graph
+    gates: dict[str, Tensor]  # each (T, B, H): the gate's activations
+    states: dict[str, Tensor]  # each (T, B, width): the state after every step
+    steps: list[dict[str, Tensor]]  # for each step its states, each (B, width), as nodes of the output's autograd graph
 
 
 class Trace(NamedTuple):
-    """A layer's output and final state, and what every layer and direction did on the way."""
+    """The output and final state of `layer`, and what every direction of its layers did."""
 
     output: Tensor
     h_n: Any
-    recurrences: list[Recurrence]  # layer l, direction d at l * num_directions + d
+    recurrences: list[Recurrence]  # direction d of layer l is number l * num_directions + d
 
 
 class _Recorder:
-    """Runs every step through the cell's graph and keeps its gates and states."""
+    """An observer that runs every step through the cell's graph and keeps the step's gates and states."""
 
     def __init__(self) -> None:
         self.gates: list[list[dict[str, Tensor]]] = []
@@ -67,17 +65,18 @@ def trace(
     lengths: Tensor | Sequence[int] | None = None,
     reset: Tensor | None = None,
 ) -> Trace:
-    """Run a layer and keep every gate and state: `trace(lstm, x).recurrences[0].gates["f"]` is (T, B, H).
+    """Runs a layer and keeps every gate and state: `trace(lstm, x).recurrences[0].gates["f"]` is (T, B, H).
 
-    A gate's value is its activation: the first function applied to the sum that its input share enters.
-    The input has the shapes of `layer.forward`; what is kept is always time first, (T, B, ...). The
-    equations are those of the cell, run step by step, whatever engine would run the layer; gradients
-    flow as usual. Beyond a sequence's length gates and states are zero, in `steps` they are of no sequence. `elman.graph.NotTraceable` if the cell's step cannot be traced.
+    A gate's value is its activation: the result of the first function applied to the sum with the gate's input share.
+    The input has the shapes of `layer.forward`. Gates and states are always time first, (T, B, ...). The cell's
+    equations run step by step, whichever engine would run the layer, and gradients flow as usual. Beyond the end of a
+    sequence, gates and states are zero; the values of `steps` mean nothing there.
+    Raises `elman.graph.NotTraceable` if the cell's step cannot be traced.
     """
     recorder = _Recorder()
     with recurrence.observe(recorder):
         output, h_n = layer(input, hx, lengths=lengths, reset=reset)
-    inside: Any = None  # which steps there are, (T, B, 1)
+    inside: Any = None  # (T, B, 1): whether a step is inside the sequence
     if lengths is not None:
         count = len(recorder.gates[0])
         inside = (torch.arange(count)[:, None] < torch.as_tensor(lengths).cpu().reshape(1, -1))[..., None].to(
@@ -90,7 +89,7 @@ def trace(
 
     recurrences = []
     for number, (gates, states) in enumerate(zip(recorder.gates, recorder.states, strict=True)):
-        if number % layer.num_directions:  # the reverse direction ran from the end
+        if number % layer.num_directions:  # the reverse direction ran from the last step to the first
             gates.reverse()
             states.reverse()
         recurrences.append(

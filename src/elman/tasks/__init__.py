@@ -1,1 +1,1 @@
-"""Tasks: what a network is trained to do, and how it is judged."""
+"""Tasks: what a network is trained to do, and how it is evaluated."""

@@ -1,4 +1,4 @@
-"""Language modelling: predict the next token from all before it."""
+"""Language modelling: predict the next token from all tokens before it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from elman.layers import Recurrent
 
 @dataclass(frozen=True)
 class Options:
-    """Everything that decides what is trained and how; saved in a run's config.json."""
+    """The options that decide what is trained and how. A run saves them in its config.json."""
 
     unit: str = "characters"
     vocabulary_size: int = 1000
@@ -40,7 +40,7 @@ class Options:
     threads: int = 1
 
     def check(self) -> None:
-        """InputError for the first value that makes no sense."""
+        """Raises InputError for the first option whose value makes no sense."""
         if self.unit not in UNITS:
             raise InputError(f"unknown unit {self.unit!r}: choose one of {', '.join(UNITS)}")
         if cells.by_name(self.cell).projected:
@@ -77,7 +77,7 @@ class Options:
 
     @classmethod
     def from_json(cls, content: dict[str, Any], where: str) -> Options:
-        """Options as a config.json holds them. InputError, naming the file, if they are not."""
+        """Returns the options stored in a config.json. Raises InputError, naming the file, if they are not valid."""
         known = {field.name for field in fields(cls)}
         if set(content) != known:
             odd = sorted(set(content) ^ known)
@@ -104,10 +104,10 @@ def _option(name: str) -> str:
 
 
 class LanguageModel(nn.Module):
-    """Embedding, recurrent layers of any cell, and a linear layer onto the vocabulary.
+    """An embedding, recurrent layers of any cell, and a linear layer onto the vocabulary.
 
-    forward(tokens, state): tokens (T, B) of any integer type; state as the recurrent layers take it,
-    None for zero. Returns logits (T, B, size) and the new state.
+    forward(tokens, state) takes tokens (T, B) of any integer type, and the state of the recurrent layers, None for
+    zeros. It returns logits (T, B, size) and the new state.
     """
 
     def __init__(self, size: int, options: Options):
@@ -133,13 +133,13 @@ class LanguageModel(nn.Module):
 class Score(NamedTuple):
     """How well a text was predicted."""
 
-    tokens: int  # predicted: all but the first
-    characters: int  # of the whole text
+    tokens: int  # that were predicted: all but the first
+    characters: int  # in the whole text
     nats: float  # mean negative log-likelihood per token
 
     @property
     def bits_per_character(self) -> float:
-        # `characters` counts the first token's, which nothing comes before; so its share is left out.
+        # `characters` includes those of the first token, which is not predicted, so its average share is taken out.
         return self.nats * (self.tokens + 1) / self.characters / math.log(2)
 
     @property
@@ -149,11 +149,10 @@ class Score(NamedTuple):
 
 @torch.inference_mode()
 def evaluate(model: LanguageModel, tokens: Tensor, characters: int) -> Score:
-    """Predict every token but the first from all before it, with the state carried.
+    """Returns the score of predicting every token but the first from all tokens before it.
 
-    For speed a long text is read as up to 64 rows at once. Each row but the first starts with at least
-    100 tokens that belong to the row before and are not scored, so its state is warm where counting
-    begins; every token is scored exactly once.
+    For speed, a long text is cut into up to 64 rows that are read at once. Each row but the first begins with at
+    least 100 tokens that the row before it scores. They only warm up the state, so every token is scored once.
     """
     was_training = model.training
     model.eval()
@@ -188,11 +187,12 @@ def sample(
     top_p: float,
     generator: torch.Generator,
 ) -> Iterator[str]:
-    """Continue a prompt by `length` tokens, one step per token, yielding text as it comes.
+    """Yields a prompt, then the text of `length` more tokens, one step of the model per token.
 
-    temperature divides the logits: 0 takes the likeliest token always. top_p keeps the smallest set of
-    likeliest tokens whose probability reaches it (A. Holtzman et al., The curious case of neural text
-    degeneration, ICLR 2020). InputError if the prompt holds what the vocabulary lacks.
+    temperature: the logits are divided by it; 0 always takes the likeliest token.
+    top_p: a token is drawn from the smallest set of likeliest tokens whose probabilities reach top_p in sum
+        (A. Holtzman et al., The curious case of neural text degeneration, ICLR 2020).
+    Raises InputError if the prompt has a character that the vocabulary lacks.
     """
     model.eval()
     device = model.output.weight.device
@@ -211,7 +211,7 @@ def sample(
 
 
 def check_text(text: str, what: str) -> None:
-    """InputError for a text with parts of characters, as a command line in another encoding gives."""
+    """Raises InputError for a text with lone surrogates, to which Python decodes arguments that are not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -221,12 +221,12 @@ def check_text(text: str, what: str) -> None:
 
 
 def choose(logits: Tensor, temperature: float, top_p: float, never: int | None, generator: torch.Generator) -> int:
-    """Draw a token from logits (size,)."""
+    """Returns a token drawn from logits (size,), but never the token `never`."""
     if never is not None:
         logits = logits.index_fill(0, torch.tensor([never]), -math.inf)
     if temperature == 0:
         return int(logits.argmax())
-    # Differences to the largest: none overflows, however small the temperature.
+    # Without the largest logit, exponents are at most 0: they cannot overflow, however small the temperature.
     probability, order = torch.softmax((logits - logits.max()).double() / temperature, 0).sort(descending=True)
-    outside = probability.cumsum(0) - probability >= top_p  # the mass before a token already reaches top_p
+    outside = probability.cumsum(0) - probability >= top_p  # the likelier tokens already add up to top_p
     return int(order[torch.multinomial(probability.masked_fill(outside, 0.0), 1, generator=generator)])

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-LIMIT = 5_000_000  # tokens counted at most, the last ones of the training text
+LIMIT = 5_000_000  # n-grams are counted in the last tokens of the training text, at most this number
 
 
 def witten_bell(train: NDArray[np.integer], test: NDArray[np.integer], size: int, order: int) -> list[float]:
-    """Mean negative log-probability (nats per token) of `test` under n-grams of order 1, 2, ..., `order`.
+    """Returns the mean negative log-probability of `test` (nats per token) for n-grams of order 1, 2, ..., `order`.
 
         P_n(w | h) = (c(h w) + t(h) P_{n-1}(w | h')) / (c(h) + t(h)),    P_0 = 1 / size
 
-    h is the n-1 tokens before w, h' the n-2 before it, c counts in `train`, and t(h) is the number of
-    different tokens seen after h. Where h was never seen, or the test text has no n-1 tokens before w,
-    the lower order stands. `size` is the vocabulary's.
+    h is the n-1 tokens before w, and h' the n-2 tokens before w. c counts occurrences in `train`, and t(h) is the
+    number of different tokens seen after h. Where h was never seen, or the test text has fewer than n-1 tokens
+    before w, P_n is P_{n-1}. `size` is the number of tokens in the vocabulary.
 
     Source: I. H. Witten & T. C. Bell, The zero-frequency problem, IEEE Trans. Information Theory 37
     (1991), method C, interpolated.
@@ -23,19 +23,19 @@ def witten_bell(train: NDArray[np.integer], test: NDArray[np.integer], size: int
     tokens = np.concatenate([train[-LIMIT:], test]).astype(np.int64)
     learned = len(tokens) - len(test)
     probability = np.full(len(test), 1.0 / size)
-    history = np.zeros(len(tokens), dtype=np.int64)  # a number for each different h; the first order has one h
+    history = np.zeros(len(tokens), dtype=np.int64)  # a number for each different h; order 1 has one h, which is empty
     losses = []
     for n in range(1, order + 1):
-        # Positions before n-1 have no h of that length, nor do the first ones of the test text.
+        # The first n-1 tokens of the training text have no h and do not count. `seen` excludes those of the test text.
         counted = slice(n - 1, learned)
-        continued = history * size + tokens  # a number for each different h w
+        continued = history * size + tokens  # a number for each different pair of h and w
         _, continued = np.unique(continued, return_inverse=True)
         histories, pairs = int(history.max()) + 1, int(continued.max()) + 1
 
         count_h = np.bincount(history[counted], minlength=histories)
         count_hw = np.bincount(continued[counted], minlength=pairs)
         first = np.zeros(pairs, dtype=np.int64)
-        first[continued] = history  # the h of each h w
+        first[continued] = history  # the h of each pair
         types = np.bincount(first[count_hw > 0], minlength=histories)
 
         h, hw = history[learned:], continued[learned:]
@@ -45,5 +45,5 @@ def witten_bell(train: NDArray[np.integer], test: NDArray[np.integer], size: int
         probability = np.where(seen, mixed, probability)
         losses.append(float(-np.log(probability).mean()))
 
-        history = np.concatenate([[0], continued[:-1]])  # one token further: the next order's h
+        history = np.concatenate([[0], continued[:-1]])  # the pair before a token is its h in the next order
     return losses

@@ -1,1 +1,1 @@
-"""Training: truncated backpropagation through time, the loop, run directories."""
+"""Training: truncated backpropagation through time, the training loop, and the directories of runs."""

@@ -1,4 +1,7 @@
-"""The training loop of a language model: truncated BPTT, AdamW, a schedule, checkpoints that resume to the bit."""
+"""The training loop of a language model: truncated BPTT, AdamW, a learning-rate schedule, and checkpoints.
+
+Training resumes from a checkpoint bit for bit: see docs/decisions/0003.
+"""
 
 from __future__ import annotations
 
@@ -18,29 +21,29 @@ from elman.tasks.language_model import LanguageModel, Options, evaluate
 from elman.training.run import Run, fill
 from elman.training.tbptt import tbptt
 
-EVALUATIONS = 12  # evenly spread over a run, the last one at its end
+EVALUATIONS = 12  # in a run, evenly spaced; the last one is at its end
 CHECKPOINT_SECONDS = 20.0
-WARM_UP = 100  # steps
+WARM_UP = 100  # steps over which the learning rate rises linearly
 MODEL, CHECKPOINT = "model.safetensors", "checkpoint/state.safetensors"
 
 
 @dataclass
 class Place:
-    """Where training stands, apart from its tensors."""
+    """How far training has come: all that a checkpoint stores besides tensors."""
 
     step: int = 0
     epoch: int = 0
-    at: int = 0  # time steps of this epoch already learned from
-    seconds: float = 0.0  # spent so far, over all resumptions
-    losses: float = 0.0  # sum over `counted` steps since the last evaluation
+    at: int = 0  # time steps of this epoch that were trained on
+    seconds: float = 0.0  # of training so far, including those before the run was resumed
+    losses: float = 0.0  # sum of the losses of the `counted` steps since the last evaluation
     counted: int = 0
     evaluations: int = 0
-    best: float = math.inf  # nats per token on held-out text
+    best: float = math.inf  # lowest loss on held-out text so far, in nats per token
     finished: bool = False
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Place:
-        """What a checkpoint holds. TypeError for a value of another kind."""
+        """Returns the place stored in a checkpoint. Raises TypeError for a field of the wrong type."""
         place = cls(**content)
         for field in fields(cls):
             value, kind = getattr(place, field.name), type(field.default)
@@ -51,17 +54,20 @@ class Place:
 
 @dataclass(frozen=True)
 class Report:
-    """What one step tells whoever watches."""
+    """What `Training.steps` reports after each step."""
 
     place: Place
     progress: float  # 0 to 1
-    loss: float  # nats per token, of this step
-    tokens: int  # learned from in this step
-    row: dict[str, Any] | None = None  # of metrics.csv, when there was an evaluation
+    loss: float  # of this step, in nats per token
+    tokens: int  # number of tokens that this step trained on
+    row: dict[str, Any] | None = None  # the new row of metrics.csv, if the model was evaluated after this step
 
 
 class Training:
-    """A run under way: `for report in Training(...).steps(): ...`; stop at any step, `save()`, go on later."""
+    """A run in progress: `for report in Training(...).steps(): ...` trains it.
+
+    A caller may leave that loop after any step and `save()` the run. `restore()` and `steps()` go on from there.
+    """
 
     def __init__(self, run: Run, model: LanguageModel, corpus: Corpus, options: Options):
         self.run, self.model, self.corpus, self.options = run, model, corpus, options
@@ -80,14 +86,14 @@ class Training:
         self.steps_per_epoch = self.length // options.window
 
     def steps(self) -> Iterator[Report]:
-        """Train until the budget is used up, yielding after every step. Saves by itself as it goes."""
+        """Trains until the budget is used up. Yields a report after every step, and saves checkpoints on its own."""
         o, place = self.options, self.place
         parameters = list(self.model.parameters())
         self.model.train()
         torch.set_num_threads(o.threads)
         self._clock = saved = time.monotonic()
         while not place.finished:
-            if place.at == self.length:  # the text is at its end: from the front, with a fresh state
+            if place.at == self.length:  # the end of the text: the next epoch starts at its front, with a zero state
                 place.epoch, place.at, self.state = place.epoch + 1, 0, None
             x, y = streams(self.corpus.train, o, place.epoch)
             for window in tbptt((x[place.at :], y[place.at :]), k1=o.window, state=self.state):
@@ -108,7 +114,7 @@ class Training:
                 place.finished = self.progress() >= 1
                 due = place.finished or int(self.progress() * EVALUATIONS) > place.evaluations
                 row = self._evaluate(rate, float(norm)) if due else None
-                # At every evaluation too: the best model and the place it is from stay together.
+                # An evaluation may have replaced model.safetensors, so a checkpoint follows, whose `best` matches it.
                 if row is not None or time.monotonic() - saved > CHECKPOINT_SECONDS:
                     self.save()
                     saved = time.monotonic()
@@ -121,14 +127,14 @@ class Training:
         self.place.seconds, self._clock = self.place.seconds + now - self._clock, now
 
     def progress(self) -> float:
-        """The share of the budget used, 0 to 1: of steps or of time, whichever is further."""
+        """Returns the share of the budget that is used, 0 to 1: the share of steps or of time, whichever is larger."""
         o, place = self.options, self.place
         by_steps = place.step / max(1, round(o.epochs * self.steps_per_epoch)) if o.epochs is not None else 0.0
         by_time = place.seconds / (60 * o.minutes) if o.minutes is not None else 0.0
         return min(1.0, max(by_steps, by_time))
 
     def schedule(self) -> float:
-        """The share of the learning rate in use: a linear warm-up, then half a cosine to zero."""
+        """Returns the factor on the learning rate: a linear warm-up, times half a cosine that falls to zero."""
         return min(1.0, (self.place.step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * self.progress()))
 
     def _count(self, loss: Tensor, steps: int) -> float:
@@ -145,7 +151,7 @@ class Training:
         return value
 
     def _evaluate(self, rate: float, norm: float) -> dict[str, Any]:
-        """Judge the model on held-out text; keep it if it is the best so far."""
+        """Evaluates the model on held-out text and saves it if it is the best so far. Returns a row of metrics.csv."""
         place = self.place
         score = evaluate(self.model, self.corpus.validation, self.corpus.validation_characters)
         row = {
@@ -169,7 +175,7 @@ class Training:
         return row
 
     def save(self) -> None:
-        """Write everything that is needed to go on from here to the bit, in one file."""
+        """Writes a checkpoint: one file with everything that is needed to go on from this step bit for bit."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         names = [name for name, _ in self.model.named_parameters()]
         for number, entries in self.optimizer.state_dict()["state"].items():
@@ -184,7 +190,7 @@ class Training:
         self.run.save_tensors(CHECKPOINT, tensors, {"place": asdict(self.place), "data": self.corpus.digest})
 
     def restore(self) -> None:
-        """Go back to what `save` wrote last. InputError if it is damaged or belongs to other data."""
+        """Loads the checkpoint that `save` wrote last. Raises InputError if it is damaged or belongs to other data."""
         path = self.run.directory / CHECKPOINT
         tensors, notes = self.run.load_tensors(CHECKPOINT)
         if notes.get("data") != self.corpus.digest:
@@ -201,7 +207,7 @@ class Training:
             moments = {
                 number: {key: tensors[f"optimizer.{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
                 for number, (name, _) in enumerate(self.model.named_parameters())
-                if self.place.step  # before the first step there are none
+                if self.place.step  # before the first step the optimizer has no moments
             }
             for number, (name, parameter) in enumerate(self.model.named_parameters()):
                 for key, value in moments.get(number, {}).items():
@@ -223,7 +229,7 @@ class Training:
             )
         states = tuple(found[name].to(self.device) for name in cell.states if found)
         self.state = None if not states else states[0] if len(states) == 1 else states
-        # The budget may be another one now.
+        # The budget may have changed, and with it the progress.
         self.place.finished = self.progress() >= 1
         self.place.evaluations = min(self.place.evaluations, int(self.progress() * EVALUATIONS))
         self.run.sweep()
@@ -232,7 +238,7 @@ class Training:
 
 
 def stream_length(tokens: Tensor, options: Options) -> int:
-    """Time steps in an epoch, whole windows only. InputError if the text is too short for the windows asked for."""
+    """Returns the time steps in an epoch, all in whole windows. Raises InputError if the text is too short for one."""
     length = (len(tokens) - options.window) // options.batch_size // options.window * options.window
     if length < options.window:
         need = options.window * (options.batch_size + 1)
@@ -244,9 +250,10 @@ def stream_length(tokens: Tensor, options: Options) -> int:
 
 
 def streams(tokens: Tensor, options: Options, epoch: int) -> tuple[Tensor, Tensor]:
-    """The text as B parallel streams, (T, B), and the same one token later, without a copy.
+    """Returns x and y, both (T, B): the text as B parallel streams, and for each token of x the token after it.
 
-    Each epoch starts a little further into the text, so that windows and streams are cut elsewhere.
+    Both are views of `tokens`. An epoch starts at a random place in the first window of the text, so that every
+    epoch cuts the text into other streams and windows.
     """
     length, batch = stream_length(tokens, options), options.batch_size
     random = torch.Generator().manual_seed(options.seed + epoch)

@@ -1,13 +1,15 @@
-"""A run: the directory that holds a trained model, how it came about, and enough to go on.
+"""A run: the directory with a trained model, the record of its training, and the checkpoint to resume from.
 
-    config.json         what was asked for, the data, the baselines
-    vocabulary.json     or tokenizer.json
-    model.safetensors   the parameters that did best on held-out text
+    config.json         the options, the size and origin of the text, and the baselines
+    vocabulary.json     the vocabulary of characters or bytes
+    tokenizer.json      the vocabulary of byte pairs, in place of vocabulary.json
+    model.safetensors   the parameters with the lowest loss on held-out text
     metrics.csv         one row per evaluation
-    checkpoint/state.safetensors   everything needed to go on to the bit
-    loss.png            the losses as a picture; gates.png what `elman explain` drew
+    checkpoint/state.safetensors   everything that is needed to resume bit for bit
+    loss.png            a plot of the losses
+    gates.png           the picture that `elman explain` draws
 
-Each file is replaced whole. No pickle is written or read.
+A file is always replaced as a whole. No pickle is written or read.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ FILES = (
 )
 NUMBERS = ("epoch", "train_nats", "validation_nats", "bits_per_character", "perplexity")  # columns that are read again
 
-CONFIG = {  # what config.json must hold besides the task, and what kind of thing
+CONFIG = {  # the entries that config.json must have besides the task, and their types
     "options": dict,
     "parameters": int,
     "baselines": dict,
@@ -53,14 +55,14 @@ CONFIG = {  # what config.json must hold besides the task, and what kind of thin
 
 
 class Run:
-    """The directory of one run. Reading and writing raise InputError with the file and the reason."""
+    """The directory of one run. If reading or writing fails, methods raise InputError with the file and the reason."""
 
     def __init__(self, directory: Path):
         self.directory = directory
 
     @property
     def exists(self) -> bool:
-        """Whether elman made this directory: only then may it be overwritten."""
+        """Whether elman made this directory. No other directory may be overwritten."""
         path = self.directory / "config.json"
         try:
             return path.exists() and "elman" in read_json(path)
@@ -68,7 +70,7 @@ class Run:
             return False
 
     def check_free(self, overwrite: bool) -> None:
-        """Refuse a directory with a run in it, unless it may be overwritten, or with anything else in it."""
+        """Raises InputError if the directory holds a run that must not be overwritten, or any other files."""
         try:
             occupied = self.directory.exists() and any(self.directory.iterdir())
         except OSError as error:
@@ -83,7 +85,7 @@ class Run:
             raise InputError(f"{self.directory} is not empty and holds no run of elman; choose another --run")
 
     def create(self, config: dict[str, Any]) -> None:
-        """Start afresh: the files of an earlier run are removed."""
+        """Makes the directory, removes the files of an earlier run, and writes config.json."""
         try:
             (self.directory / "checkpoint").mkdir(parents=True, exist_ok=True)
             for name in FILES:
@@ -96,7 +98,7 @@ class Run:
         self.save_config(config)
 
     def sweep(self) -> None:
-        """Remove what a killed process left half written, beside the files it was to replace."""
+        """Removes the temporary files that a process leaves beside a run's file when it is killed while writing."""
         for name in FILES:
             path = self.directory / name
             for leftover in path.parent.glob(f".{path.name}.*"):
@@ -106,7 +108,7 @@ class Run:
         write_atomically(self.directory / "config.json", json.dumps(config, indent=2, ensure_ascii=False).encode())
 
     def config(self, task: str) -> dict[str, Any]:
-        """config.json, checked to be one of this task's."""
+        """Returns config.json, checked: it is complete and belongs to a run of this task."""
         if not self.directory.is_dir():
             raise InputError(
                 f"{self.directory} is not a directory; give the directory of a run, as `elman train` made it"
@@ -132,7 +134,7 @@ class Run:
     # Tensors
 
     def save_tensors(self, name: str, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
-        """Tensors and a JSON object in one file, so that they can never belong to different moments."""
+        """Writes tensors and a JSON object into one file, so that both always belong to the same step."""
         contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
         write_atomically(self.directory / name, safetensors.torch.save(contiguous, {"elman": json.dumps(notes)}))
 
@@ -140,7 +142,7 @@ class Run:
         path = self.directory / name
         try:
             with safetensors.safe_open(path, framework="pt") as file:
-                # Copied to where torch would have put them: products round otherwise on memory that is not aligned.
+                # Clone them into memory that torch aligns: matrix products round differently on unaligned memory.
                 tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dict
                 notes = json.loads((file.metadata() or {})["elman"])
             if not isinstance(notes, dict):
@@ -156,7 +158,7 @@ class Run:
     # Metrics
 
     def append_metrics(self, row: dict[str, Any]) -> None:
-        """Add a row to metrics.csv, whose first row sets the columns."""
+        """Adds a row to metrics.csv. The keys of the first row are the columns."""
         rows = [*self.metrics(), {key: _shortest(value) for key, value in row.items()}]
         self._write_metrics(rows)
 
@@ -178,7 +180,7 @@ class Run:
         return rows
 
     def forget_metrics_after(self, step: int) -> None:
-        """Drop the rows of steps that a resumed run will take again."""
+        """Removes the rows after `step` from metrics.csv, because a resumed run does those steps again."""
         rows = self.metrics()
         if any(int(row["step"]) > step for row in rows):
             self._write_metrics([row for row in rows if int(row["step"]) <= step])
@@ -199,7 +201,7 @@ def _shortest(value: Any) -> str:
 def load_language_model(
     directory: Path, device: str = "cpu"
 ) -> tuple[LanguageModel, vocabularies.Vocabulary, dict[str, Any]]:
-    """The model of a run as it did best, its vocabulary, and its config.json."""
+    """Returns the model of a run, as it did best on held-out text, the run's vocabulary, and its config.json."""
     run = Run(directory)
     config = run.config("lm")
     options = Options.from_json(config["options"], str(directory / "config.json"))
@@ -211,7 +213,7 @@ def load_language_model(
 
 
 def fill(model: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Put tensors into a model. InputError with both shapes where they do not fit."""
+    """Loads tensors into a model. Raises InputError, with both shapes, where a tensor does not fit."""
     wanted = model.state_dict()
     for name in sorted(wanted.keys() | tensors.keys()):
         have = tuple(tensors[name].shape) if name in tensors else "missing"

@@ -1,4 +1,4 @@
-"""Truncated backpropagation through time, for anyone's loop."""
+"""Truncated backpropagation through time, for any training loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def detach(state: Any) -> Any:
-    """The same state cut from its history: tensors detached, in tuples, lists and dicts of any depth."""
+    """Returns the state with all its tensors detached. They may be nested in tuples, lists and dicts."""
     if isinstance(state, Tensor):
         return state.detach()
     if isinstance(state, dict):
@@ -25,22 +25,22 @@ def detach(state: Any) -> Any:
 
 @dataclass
 class Window:
-    """Steps start to stop of a stream; the steps from `fresh` on have not been learned from yet."""
+    """Steps `start` to `stop` of a stream. Earlier windows have trained on those before `fresh`."""
 
     start: int
     fresh: int
     stop: int
-    data: tuple[Any, ...]  # the stream's parts, steps start to stop
-    state: Any  # at `start`
+    data: tuple[Any, ...]  # steps `start` to `stop` of each part of the stream
+    state: Any  # the state before step `start`
     _next_start: int
     _next_state: Any = None
     _ran: bool = False
 
     def run(self, model: Callable[..., tuple[Tensor, Any]]) -> tuple[Any, ...]:
-        """Read the window: the outputs at its fresh steps, then the stream's other parts at those steps.
+        """Runs the model over the window. Returns its outputs at the fresh steps, then the other parts at these steps.
 
-        `model(x, state)` returns (output, new state), time first. The window is read in two pieces
-        where the next one begins inside it, because the state there has to be known.
+        `model(x, state)` returns (output, new state), time first. If the next window starts inside this one, the
+        model runs in two pieces, because the next window needs the state between them.
         """
         x, *others = self.data
         cut, skip = self._next_start - self.start, self.fresh - self.start
@@ -57,7 +57,7 @@ class Window:
 
     @property
     def carried(self) -> Any:
-        """The state where the next window starts, cut from its history. Known once `run` was called."""
+        """The state where the next window starts, detached unless that is the very first step. Known after `run`."""
         if not self._ran:
             raise RuntimeError(
                 f"the window of steps {self.start} to {self.stop} has not been run, so its state is not known; call window.run(model)"
@@ -66,26 +66,27 @@ class Window:
 
 
 def tbptt(stream: Any, k1: int, k2: int | None = None, state: Any = None) -> Iterator[Window]:
-    """Walk along a stream, learning every k1 steps and reaching back k2: truncated BPTT(k2; k1).
+    """Yields the windows of a stream for truncated BPTT(k2; k1): an update every k1 steps, gradients over k2 steps.
 
         for window in elman.tbptt((x, y), k1=16, k2=64):
             output, target = window.run(model)          # model(x, state) -> (output, state)
             loss_function(output, target).backward()
             optimizer.step(); optimizer.zero_grad()
 
-    stream: a tensor, or anything else that can be sliced along time, or a tuple of such things of one
-        length, time first: (T, B, ...). The first is what the model reads.
-    k1: steps from one update to the next. k2: steps that the gradient reaches back from the last of
-        them, k1 if left out, never less. state: the state before the first step.
+    stream: a tensor (T, B, ...) or anything else that can be sliced along time, or a tuple of such parts, all of
+        one length. The model reads the first part.
+    k1: steps from one update to the next.
+    k2: steps that the gradient reaches back from the end of a window; k1 if left out, never less than k1.
+    state: the state before the first step.
 
-    Each window's outputs are those of its k1 newest steps (the last window's: of what is left), so that
-    every step is learned from once.
-    The state is carried from window to window, the gradient is not: it stops exactly k2 steps before
-    the window's end. Where k2 > k1 windows overlap, and the shared steps are computed again with the
-    new parameters, from the state that was known there. Only at the very start is the state used as
-    given: gradients reach it as long as a window does.
+    A window has outputs for its k1 newest steps, or for the steps that are left in the last window. So every step
+    is trained on once.
+    The state is carried from window to window. The gradient is not: it stops exactly k2 steps before the window's
+    end. If k2 > k1, windows overlap. The shared steps are computed again with the new parameters, from the state
+    that was known before them. The initial state is used as given, not detached, so that gradients reach it from
+    every window that starts at the first step.
 
-    ValueError for k1 < 1, k2 < k1, an empty stream, or parts of different lengths.
+    Raises ValueError for k1 < 1, k2 < k1, an empty stream, or parts of different lengths.
     Source: R. J. Williams & J. Peng, An efficient gradient-based algorithm for on-line training of
     recurrent network trajectories, Neural Computation 2 (1990): BPTT(h; h') with h = k2, h' = k1.
     """

@@ -1,8 +1,8 @@
 """From Python to machine code.
 
-formats.py      how a number lies in memory, and what is computed with it
-program.py      programs over vectors, written in Python, as LLVM's intermediate form
-functions.py    exp, tanh, sigmoid and their kind, on vectors
+formats.py      how numbers are stored in memory, and in which format they are computed
+program.py      programs over vectors, written in Python, which become LLVM's intermediate representation
+functions.py    exp, tanh, sigmoid and the other elementwise functions, on vectors
 llvm.py         LLVM: from a module's text to functions that can be called
-code_cache.py   compiled once, kept by the process, and on disk
+code_cache.py   compiles each module once, and keeps the code in the process and on disk
 """

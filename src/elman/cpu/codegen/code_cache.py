@@ -1,9 +1,9 @@
-"""From a function that writes a program to addresses: compiled once, then kept by the process, and on disk.
+"""Compiles each module once, and keeps the machine code in the process and on disk.
 
-A file holds the code of one module. It is named after all that the code depends on: what wrote it and its
-arguments, this library, LLVM, and the processor. Code is executed, so a file is read only where nobody but
-the user can have written it, and only if it is whole; any other is written anew. Nothing that goes wrong with
-a file stops a call: the code is compiled then, as it is the first time.
+A file holds the code of one module. Its name is a hash of everything that the code depends on: the function that
+writes the module and its arguments, the sources of this library, the version of LLVM, and the processor. Since
+code is executed, a file is read only if nobody but the user can have written it, and only if it is complete; any
+other file is written anew. No problem with a file makes a call fail: the code is then compiled, as at first use.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from elman.cpu.codegen.formats import Format
 from elman.cpu.codegen.program import Program
 from elman.graph import fingerprint
 
-MOST_FILES = 4096  # half of them go when there are more; a file has about 5,000 bytes
-MOST_BYTES = 64 << 20  # of a file; a larger one is not ours
+MOST_FILES = 4096  # in the folder; if there are more, the older half is deleted. A file has about 5,000 bytes
+MOST_BYTES = 64 << 20  # in a file; this library writes no larger ones, so a larger one is not read
 
 
 class Written(NamedTuple):
-    """A module, before it is compiled."""
+    """A module before it is compiled, and the names of the functions in it."""
 
     module: ir.Module
     functions: Sequence[str]
-    words: Sequence[str] = ()  # what the table holds that the function reads, in order
+    words: Sequence[str] = ()  # the names of the words in the table that the function reads, in order
 
 
 class Code(NamedTuple):
-    """Where the functions lie, until the process ends."""
+    """The addresses of a module's compiled functions, valid until the process ends."""
 
     addresses: tuple[int, ...]
     words: tuple[str, ...]
@@ -50,7 +50,10 @@ P = ParamSpec("P")
 
 
 def module(write: Callable[P, Written]) -> Callable[P, Code]:
-    """What `write` writes, compiled. Its arguments are numbers, names, formats and cells."""
+    """Returns a function that compiles the module which `write` returns, or finds it compiled.
+
+    The arguments of `write` may be numbers, names, formats and cells.
+    """
 
     @wraps(write)
     def compiled(*arguments: P.args, **named: P.kwargs) -> Code:
@@ -67,7 +70,7 @@ def module(write: Callable[P, Written]) -> Callable[P, Code]:
 
 
 def function(write: Callable[P, Program]) -> Callable[P, int]:
-    """The address of the function that `write` writes."""
+    """Returns a function that compiles the program of `write`, or finds it compiled, and returns its address."""
 
     @wraps(write)
     def alone(*arguments: P.args, **named: P.kwargs) -> Written:
@@ -96,7 +99,7 @@ def _identity(argument: Any) -> Any:
 
 @cache
 def _environment() -> tuple[Any, ...]:
-    """What code depends on beside its arguments. The sources of the library stand for its version."""
+    """Returns what code depends on besides its arguments. A hash of the library's sources serves as its version."""
     engine = Path(__file__).parent.parent
     sources = hashlib.sha256()
     for path in sorted([*engine.rglob("*.py"), *engine.parent.glob("*.py")]):
@@ -104,13 +107,13 @@ def _environment() -> tuple[Any, ...]:
     return sources.hexdigest(), *llvm.versions(), *llvm.target()
 
 
-# Files: a digest, a line that says what follows, and the code.
+# A file has a line with the digest of the rest, a line of JSON (key, functions, words), and the machine code.
 
 Kept = tuple[list[str], list[str], bytes]
 
 
 def folder() -> tuple[Path | None, str | None]:
-    """Where code is kept, made if need be; or why it is not."""
+    """Returns the folder for code, which is made if need be, and None; or None, and why no folder is used."""
     try:
         path = system.directory()
     except RuntimeError as error:
@@ -131,7 +134,7 @@ def _place(key: str) -> Path | None:
 
 
 def _read(key: str) -> Kept | None:
-    """What was kept under a key, if there is a file that can be trusted and is whole."""
+    """Returns what the file of a key holds; None if there is no file, it cannot be trusted, or it is not complete."""
     try:
         path = _place(key)
         if path is None:
@@ -151,12 +154,12 @@ def _read(key: str) -> Kept | None:
 
 
 def _descriptor(path: str, flags: int) -> int:
-    """Opened without following a link, and without waiting: a pipe would wait for somebody to write to it."""
+    """Opens a file without following a link and without blocking: opening a pipe would wait for a writer."""
     return os.open(path, flags | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY")))
 
 
 def _write(key: str, functions: list[str], words: list[str], code: bytes) -> None:
-    """Keep it, if that is possible: beside its place, then renamed."""
+    """Writes the file of a key if possible. It is renamed when it is complete, so that nobody reads half a file."""
     try:
         path = _place(key)
         if path is None:
@@ -176,7 +179,7 @@ def _write(key: str, functions: list[str], words: list[str], code: bytes) -> Non
 
 
 def _trim(path: Path) -> None:
-    """Where there are too many files, the older half goes."""
+    """Deletes the older half of the files in a folder if there are too many."""
     files = [entry for entry in os.scandir(path) if entry.is_file(follow_symlinks=False)]
     if len(files) > MOST_FILES:
         for entry in sorted(files, key=lambda entry: entry.stat().st_mtime)[: len(files) // 2]:

@@ -1,4 +1,4 @@
-"""The formats of numbers: how one lies in memory, and what is computed with it."""
+"""The formats of numbers: how a number is stored in memory, and in which format it is computed."""
 
 from __future__ import annotations
 
@@ -13,43 +13,45 @@ from elman.cpu.codegen import llvm
 
 @dataclass(frozen=True, eq=False)
 class Arithmetic:
-    """A floating-point format that processors compute in, and what the elementary functions depend on."""
+    """A floating-point format that processors compute in, and the constants of the elementary functions for it."""
 
     scalar: ir.Type
     bytes: int
-    mantissa: int  # bits stored
+    mantissa: int  # stored bits of the mantissa
     bias: int  # of the exponent
-    terms: int  # of the polynomial for e^r, |r| <= ln(2)/2, beside 1 + r: its error is below a tenth of a unit
-    more_terms: int  # the same for (e^r - 1) / r, 0 <= r <= ln 2
-    odd: int  # the last power of s in the series of artanh
-    high: float  # ln 2 in two parts; the first has so few bits that k times it is exact
+    # Polynomials for e^r have this many terms after 1 + r. Their error is below a tenth of a unit in the last place.
+    terms: int  # for e^r, |r| <= ln(2)/2
+    more_terms: int  # for (e^r - 1) / r, 0 <= r <= ln 2
+    odd: int  # the highest power of s in the series for artanh(s)
+    # ln 2 = high + low. `high` has so few bits that its product with a whole exponent k is exact.
+    high: float
     low: float
-    tanh_one: float  # from here up tanh rounds to 1
+    tanh_one: float  # tanh(x) rounds to 1 from this x on
 
     @property
     def sigmoid_zero(self) -> float:
-        """From here down sigmoid is below the smallest normal number."""
+        """The x below which sigmoid(x) is smaller than the smallest normal number."""
         return (1 - self.bias) * math.log(2)
 
 
 @dataclass(frozen=True, eq=False)
 class Format:
-    """Numbers in memory. Kernels are made for one; an array of a script carries its own."""
+    """How numbers are stored in memory. A kernel is made for one format; each array of a script has its own."""
 
-    name: str  # torch's
+    name: str  # of the dtype in torch
     bytes: int  # of a number in memory
     arithmetic: Arithmetic
 
     @property
     def lanes(self) -> int:
-        """Numbers in a vector, by the format that they are computed in."""
+        """How many numbers a vector holds in the format that they are computed in."""
         return llvm.target().vector_bytes // self.arithmetic.bytes
 
 
 def _parts(bits: int) -> tuple[float, float]:
-    """ln 2 = a number of so few bits + the rest."""
+    """Splits ln 2 into a number with `bits` bits after the binary point, and the rest."""
     high = math.floor(math.log(2) * 2**bits) / 2**bits
-    # The rest to double precision: ln 2 itself is 0x1.62e42fefa39ef35793c7673007e5p-1.
+    # What ln 2 = 0x1.62e42fefa39ef35793c7673007e5p-1 has beyond math.log(2), which is rounded to a double.
     beyond = float.fromhex("0x1.abc9e3b39803f2f6af40p-56")
     return high, (math.log(2) - high) + beyond
 

@@ -1,7 +1,7 @@
-"""The elementary functions on vectors, to a few units in the last place, and what a derivative needs besides.
+"""The elementwise functions on vectors, accurate to a few units in the last place, and those of their derivatives.
 
-exp(x) = 2^k e^r with k = round(x / ln 2), so that |r| <= ln(2)/2, and e^r by a polynomial.
-tanh and sigmoid come from it; a NaN stays a NaN, infinities give the limits.
+exp(x) = 2^k e^r with k = round(x / ln 2), so that |r| <= ln(2)/2; a polynomial gives e^r.
+sigmoid reduces x in the same way, and tanh with k rounded down. A NaN stays a NaN, and infinities give the limits.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from elman.cpu.codegen.program import Program, Value
 
 
 def _reduced(p: Program, x: Value, times: int, down: bool = False) -> tuple[Value, Value]:
-    """k + bias in the low bits of a vector of whole numbers, and s, for times x = k ln 2 + times s.
+    """Splits x so that times * x = k ln 2 + times * s. Returns k + bias, in the low bits of integers, and s.
 
-    |times s| <= ln(2)/2, or with `down` 0 <= times s <= ln 2.
+    k is rounded to nearest: |times * s| <= ln(2)/2. With `down`, which needs times * x >= 0, k is rounded down:
+    0 <= times * s <= ln 2, up to an error of ln(2)/1000.
     """
     f = p.arithmetic
-    # Added to a number this large, anything is rounded to a whole number, which then stands in the low bits.
+    # A sum with a number this large is rounded to a whole number, which the low bits of the sum's mantissa then hold.
     shift = 1.5 * 2**f.mantissa + f.bias
-    # Not quite a half: a tie must not round the smallest x to k = -1.
+    # -0.499 instead of -0.5: for x near 0 the sum would be a tie, and could round to k = -1.
     per_ln2 = p.splat(times / math.log(2))
     rounded = p.fma(x, per_ln2, -0.499) + shift if down else p.fma(x, per_ln2, shift)
     k = rounded - shift
@@ -33,21 +34,21 @@ def _reduced(p: Program, x: Value, times: int, down: bool = False) -> tuple[Valu
 
 
 def _power_of_two(p: Program, biased: Value) -> Value:
-    """2^k from the low bits of k + bias."""
+    """Returns 2^k, given k + bias in the low bits: they become the exponent of a floating-point number."""
     places = ir.Constant(p.bit_vector, [p.arithmetic.mantissa] * p.width)
     return Value(p, p.builder.bitcast(p.builder.shl(biased.ir, places), p.vector))
 
 
 @cache
 def _polynomial(terms: int, low: float, high: float) -> list[float]:
-    """a_2, a_3, ...: e^r = 1 + r + r^2 (a_2 + a_3 r + ...) for r between low and high.
+    """Returns the coefficients a_2, a_3, ... of e^r = 1 + r + r^2 (a_2 + a_3 r + ...) for r between low and high.
 
-    The Taylor series, its highest powers exchanged one by one for what is nearest to them: the lower powers of
-    the Chebyshev polynomial of that degree. In exact arithmetic.
+    This is Chebyshev economization, in exact arithmetic. It begins with the Taylor series. The highest power is
+    replaced by lower ones, with the coefficients of the Chebyshev polynomial of that degree, until `terms` are left.
     """
     a = [Fraction(1, math.factorial(n)) for n in range(2, 20)]
     slope = 2 / (Fraction(high) - Fraction(low))
-    t = [-1 - slope * Fraction(low), slope]  # from -1 to 1, in powers of r
+    t = [-1 - slope * Fraction(low), slope]  # maps r to [-1, 1]; coefficients of powers of r, as all polynomials here
     chebyshev = [[Fraction(1)], t]
     while len(chebyshev) < len(a):
         before, last = chebyshev[-2:]
@@ -60,7 +61,7 @@ def _polynomial(terms: int, low: float, high: float) -> list[float]:
 
 
 def _beyond_one(p: Program, s: Value, times: int, down: bool = False) -> Value:
-    """(e^(times s) - 1) / |times| = +-s + s^2 (...), for s as `_reduced` gives it."""
+    """Returns (e^(times * s) - 1) / |times| = +-s + s^2 (...), for an s that `_reduced` returns."""
     f, half = p.arithmetic, math.log(2) / 2
     a = _polynomial(f.more_terms, 0.0, 2 * half) if down else _polynomial(f.terms, -half, half)
     scaled = [value * times**n / abs(times) for n, value in enumerate(a, start=2)]
@@ -73,7 +74,7 @@ def _beyond_one(p: Program, s: Value, times: int, down: bool = False) -> Value:
 def exp(p: Program, x: Value) -> Value:
     f = p.arithmetic
     largest = (f.bias + 1) * math.log(2)  # infinity from here up
-    # 2^k in two factors: one alone would overflow before exp(x) does, and could not be denormal.
+    # 2^k is applied as two factors: a single one would overflow before exp(x) does, and could not be denormal.
     k, r = _reduced(p, clamp(p, x, -1.3 * largest, 1.1 * largest), 1)
     whole = ir.Constant(p.bit_vector, [f.bias] * p.width)
     mask = ir.Constant(p.bit_vector, [(1 << f.mantissa) - 1 >> 1] * p.width)
@@ -86,7 +87,7 @@ def exp(p: Program, x: Value) -> Value:
 
 
 def sigmoid(p: Program, x: Value) -> Value:
-    """1 / (1 + e^-x)"""
+    """Returns 1 / (1 + e^-x)."""
     zero = p.arithmetic.sigmoid_zero
     k, s = _reduced(p, clamp(p, x, zero, -zero), -1)
     y = p.splat(1.0).over(p.fma(_beyond_one(p, s, -1) + 1, _power_of_two(p, k), 1))
@@ -94,9 +95,9 @@ def sigmoid(p: Program, x: Value) -> Value:
 
 
 def tanh(p: Program, x: Value) -> Value:
-    """The sign of x times F / (F + 1), with F = (e^|2x| - 1) / 2 = 2^k (e^r - 1) / 2 + (2^k - 1) / 2.
+    """Returns sign(x) F / (F + 1), with F = (e^|2x| - 1) / 2 = 2^k (e^r - 1) / 2 + (2^k - 1) / 2.
 
-    No term is negative, so nothing cancels.
+    k is rounded down, so that r is not below -ln(2)/1000, and the two terms do not cancel.
     """
     f = p.arithmetic
     size = p.elementwise("fabs", x)
@@ -107,16 +108,16 @@ def tanh(p: Program, x: Value) -> Value:
 
 
 def log(p: Program, x: Value) -> Value:
-    """x = 2^e m with m in [sqrt(1/2), sqrt(2)): e ln 2 + 2 artanh(s), s = (m - 1)/(m + 1)."""
+    """Returns log(x) = e ln 2 + 2 artanh(s), where x = 2^e m with m in [3/4, 3/2), and s = (m - 1)/(m + 1)."""
     f, b = p.arithmetic, p.builder
 
     def bits(value: int) -> ir.Constant:
         return ir.Constant(p.bit_vector, [value] * p.width)
 
-    small = x < 2.0 ** (1 - f.bias)  # denormal: 2^(mantissa + 1) times as much is not
+    small = x < 2.0 ** (1 - f.bias)  # x is denormal; 2^(mantissa + 1) x is normal
     normal = p.select(small, x * 2.0 ** (f.mantissa + 1), x)
     word = b.bitcast(normal.ir, p.bit_vector)
-    root = (f.bias << f.mantissa) - (1 << f.mantissa >> 1)  # near sqrt(1/2), as bits
+    root = (f.bias << f.mantissa) - (1 << f.mantissa >> 1)  # the bits of 3/4, near sqrt(1/2)
     e = b.ashr(b.sub(word, bits(root)), bits(f.mantissa))
     m = Value(p, b.bitcast(b.sub(word, b.shl(e, bits(f.mantissa))), p.vector))
     count = Value(p, b.sitofp(e, p.vector)) - p.select(small, f.mantissa + 1.0, p.splat(0.0))
@@ -136,7 +137,7 @@ def relu(p: Program, x: Value) -> Value:
 
 
 def clamp(p: Program, x: Value, low: float, high: float) -> Value:
-    x = p.select(x < low, low, x)  # a NaN is not below, and stays
+    x = p.select(x < low, low, x)  # a NaN is not below `low`, and stays
     return p.select(x > high, high, x)
 
 
@@ -145,12 +146,12 @@ def _sign(p: Program, x: Value) -> Value:
 
 
 def _where_larger(p: Program, d: Value, a: Value, b: Value) -> Value:
-    return p.select(a < b, 0.0, p.select(a.equals(b), d * 0.5, d))  # a NaN: d, as torch has it
+    return p.select(a < b, 0.0, p.select(a.equals(b), d * 0.5, d))  # where a or b is NaN: d, as in torch
 
 
 Emit = Callable[..., Value]
 
-# How every operation in `elman.operations` is computed on vectors.
+# How each operation in `elman.operations` is computed on vectors: name -> function that writes it into a program.
 OPERATIONS: dict[str, Emit] = {
     "add": lambda p, a, b: a + b,
     "sub": lambda p, a, b: a - b,

@@ -1,6 +1,6 @@
-"""LLVM, through llvmlite: from the text of a module to functions that can be called. Nothing else touches it.
+"""LLVM, through llvmlite: from the text of a module to functions that can be called.
 
-Compiled code lives as long as the process.
+Only this file compiles and loads code. Loaded code stays in memory until the process ends.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from llvmlite import binding, ir
 
 from elman.cpu import system
 
-_loaded: list[binding.ResourceTracker] = []  # code is freed with these
-_numbers = count()  # libraries have names of their own
+_loaded: list[binding.ResourceTracker] = []  # LLVM frees a module's code when its tracker is deleted
+_numbers = count()  # each loaded library needs a name of its own
 
 
 class Target(NamedTuple):
-    """A processor as the kernels see it."""
+    """A processor: the name and features that LLVM is given, and what the choice of kernels depends on."""
 
     triple: str
     cpu: str  # as LLVM names it
     features: str
     vector_bytes: int
     registers: int  # vector registers
-    fused: bool  # whether it has a b + c in one instruction, rounded once
-    caches: tuple[int, int]  # bytes of weights that the first and the second level hold, beside everything else
+    fused: bool  # whether one instruction computes a b + c and rounds once
+    caches: tuple[int, int]  # bytes of weights that the first- and second-level caches hold besides other data
 
 
-# Processors that can be asked for: the beginning of their triple, bytes of a vector, vector registers, fused.
-# Those with the psABI's names run on any later one of the kind.
+# The values of ELMAN_CPU: the beginning of the triple, bytes of a vector, vector registers, fused.
+# Code for one of the psABI's levels of x86-64 also runs on processors of any higher level.
 NAMED = {
     "x86-64": ("x86_64", 16, 16, False),
     "x86-64-v3": ("x86_64", 32, 16, True),
@@ -45,9 +45,9 @@ _NEEDS = {"x86-64-v3": ("avx2", "fma"), "x86-64-v4": ("avx512f", "avx512bw", "av
 
 @cache
 def target() -> Target:
-    """The processor this process runs on, or the lesser one that the environment variable ELMAN_CPU asks for.
+    """Returns the processor that code is made for: this one, or the lesser one that ELMAN_CPU names.
 
-    RuntimeError if that is unknown.
+    Raises RuntimeError if this environment variable names an unknown processor.
     """
     asked, features, host = os.environ.get("ELMAN_CPU"), binding.get_host_cpu_features(), binding.get_default_triple()
     caches = system.cache_bytes(1) * 5 // 6, system.cache_bytes(2) * 3 // 4
@@ -68,7 +68,7 @@ def target() -> Target:
 
 
 def runs_here() -> bool:
-    """Whether code for the target can run on this processor, not only be looked at."""
+    """Returns whether this processor can run code for the target. If not, the code can only be looked at."""
     features, own = binding.get_host_cpu_features(), target().triple == binding.get_default_triple()
     return own and all(features.get(each) for each in _NEEDS.get(target().cpu, ()))
 
@@ -90,11 +90,11 @@ def new_module(name: str) -> ir.Module:
 
 
 def optimised(module: ir.Module) -> binding.ModuleRef:
-    """The module after LLVM's own passes, for this processor. RuntimeError if it is malformed."""
+    """Returns the module after LLVM's optimisation passes for the target. Raises RuntimeError if it is malformed."""
     parsed = binding.parse_assembly(str(module))
     parsed.verify()
     options = binding.create_pipeline_tuning_options(speed_level=2)
-    options.loop_vectorization = False  # the kernels are written in vectors
+    options.loop_vectorization = False  # not needed: the kernels are written with vectors
     options.slp_vectorization = False
     options.loop_unrolling = False
     passes = binding.create_pass_builder(_machine(), options)
@@ -103,12 +103,12 @@ def optimised(module: ir.Module) -> binding.ModuleRef:
 
 
 def assembly(module: ir.Module) -> str:
-    """The machine code of a module, as text."""
+    """Returns the machine code of a module as assembly text."""
     return _machine().emit_assembly(optimised(module))
 
 
 def machine_code(module: ir.Module) -> bytes:
-    """A module compiled: an object file. RuntimeError if this processor could not run it."""
+    """Compiles a module and returns the object file. Raises RuntimeError if this processor could not run it."""
     if not runs_here():
         raise RuntimeError(
             f"kernels for ELMAN_CPU={os.environ['ELMAN_CPU']} cannot run on this processor, "
@@ -118,7 +118,7 @@ def machine_code(module: ir.Module) -> bytes:
 
 
 def load(code: bytes, names: Sequence[str]) -> list[int]:
-    """Where these functions of an object file lie, now that it is in memory."""
+    """Loads an object file into memory and returns the addresses of the functions with these names."""
     library = binding.JITLibraryBuilder().add_object_img(code).add_current_process()
     for name in names:
         library.export_symbol(name)

@@ -1,15 +1,15 @@
-"""Programs over typed vectors, written in Python and kept as LLVM's intermediate form.
+"""Programs over typed vectors, written in Python, which become LLVM's intermediate representation.
 
-A `Program` is one function of a module. Its values answer to Python's operators, so that a kernel reads
-as what it computes:
+A `Program` is one function of a module. Its values have Python's operators, so that a kernel reads
+like what it computes:
 
     with p.loop(0, count) as k:
         y = p.load(source, k * p.lanes)
         p.store(y * y + 1, target, k * p.lanes)
 
 There are four types: whole numbers (64 bits), addresses, vectors of `lanes` floating-point numbers, and
-masks. A product and a sum are fused where a program says so (`fma`), and a division written `a.over(b)` is an estimate
-refined where that is faster; nothing that would change a result is allowed to the compiler.
+masks. A product and a sum are fused only where a program calls `fma`. A division written `a.over(b)` may use a refined
+estimate of 1 / b where that is faster. The compiler may not make any change that alters a result.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from elman.cpu.codegen.formats import FLOAT32, Format
 
 INT = ir.IntType(64)
 POINTER = ir.PointerType()
-PATIENCE = 64  # turns of waiting, a power of two, until a thread gives way to one that may need its processor
+PATIENCE = 64  # turns of a waiting loop, a power of two, after which a thread lets another have its processor
 
 
 class Value:
-    """A value in a program. Plain Python numbers may stand beside it."""
+    """A value in a program. The other operand of its operators may be a plain Python number."""
 
     __slots__ = ("ir", "program")
 
@@ -71,10 +71,10 @@ class Value:
         return Value(self.program, self.program.builder.and_(self.ir, other.ir))
 
     def over(self, other: Value) -> Value:
-        """Quotient of finite numbers. Where the processor estimates 1 / x well, the estimate is refined once.
+        """Returns the quotient of finite numbers. With AVX-512, float32 uses an estimate of 1 / other, refined once.
 
-        AVX-512 does, to 14 bits of float32. Written out: what a compiler that is allowed to makes of a division
-        depends on what stands around it.
+        The estimate has 14 bits. The refinement is written out here, because a compiler that may approximate
+        divisions does it differently depending on the surrounding code.
         """
         p = self.program
         if p.format is not FLOAT32 or llvm.target().vector_bytes != 64:
@@ -105,7 +105,7 @@ class Value:
 
 
 class Program:
-    """One function. `arguments` are whole numbers or addresses: name -> INT or POINTER. `lanes`: as the format has them."""
+    """One function of a module. arguments: name -> INT or POINTER. lanes: of a vector; 0: as the format has."""
 
     def __init__(self, module: ir.Module, name: str, arguments: dict[str, ir.Type], form: Format, lanes: int = 0):
         self.module = module
@@ -120,22 +120,23 @@ class Program:
         self.given = {key: Value(self, value) for key, value in zip(arguments, self.function.args, strict=True)}
 
     def _of_width(self, width: int) -> None:
-        self.width = width  # lanes that are computed with
+        self.width = width  # lanes of the vectors in arithmetic: more than `lanes` within `side_by_side`
         self.vector = ir.VectorType(self.scalar, width)
         self.bit_vector = ir.VectorType(self.bits, width)
 
     @contextmanager
     def side_by_side(self, count: int) -> Iterator[None]:
-        """Inside, arithmetic is on `count` vectors as if they were one: `join` makes it, `parts` are what is stored.
+        """Within this context, arithmetic works on `count` vectors joined into one.
 
-        Every operation then stands next to others that need not wait for it.
+        `join` makes the long vector of loaded ones, and `parts` splits it into vectors that can be stored. Each
+        operation becomes `count` independent instructions: while one waits for its operands, the others can run.
         """
         self._of_width(count * self.lanes)
         yield
         self._of_width(self.lanes)
 
     def join(self, vectors: Sequence[Value]) -> Value:
-        """Vectors as one. Their number is a power of two."""
+        """Returns one long vector of several. Their number must be a power of two."""
         joined = list(vectors)
         while len(joined) > 1:
             lanes = range(2 * self.lanes * len(vectors) // len(joined))
@@ -143,7 +144,7 @@ class Program:
         return joined[0]
 
     def parts(self, joined: Value) -> list[Value]:
-        """The vectors that were joined."""
+        """Returns the vectors that make up a joined one."""
         if self.width == self.lanes:
             return [joined]
         return [self.shuffle(joined, joined, range(k, k + self.lanes)) for k in range(0, self.width, self.lanes)]
@@ -157,22 +158,22 @@ class Program:
         return Value(self, ir.Constant(self.vector, [value] * self.width))
 
     def like(self, pattern: Value, value: Any) -> Value:
-        """A Python number as a value of the pattern's type; a value as it is."""
+        """Returns a Python number as a constant of the pattern's type, and a `Value` unchanged."""
         if isinstance(value, Value):
             return value
         return self.int(value) if pattern.ir.type == INT else self.splat(float(value))
 
     def select(self, condition: Value, yes: Any, no: Any) -> Value:
-        """yes where the condition holds, else no."""
+        """Returns `yes` where the condition holds, else `no`."""
         pattern = yes if isinstance(yes, Value) else no
         return Value(self, self.builder.select(condition.ir, self.like(pattern, yes).ir, self.like(pattern, no).ir))
 
     def whole(self, number: Value, step: int) -> Value:
-        """The largest multiple of `step`, a power of two, that is not above the number."""
+        """Returns the number rounded down to a multiple of `step`, a power of two."""
         return number & self.int(-step)
 
     def quotient(self, number: Value, by: Value) -> Value:
-        """number // by, of two whole numbers from 0 to 2^31."""
+        """Returns number // by, for whole numbers from 0 to 2^31."""
         word = ir.IntType(32)
         a, b = (self.builder.trunc(value.ir, word) for value in (number, by))
         return Value(self, self.builder.zext(self.builder.udiv(a, b), INT))
@@ -184,24 +185,24 @@ class Program:
         return self.select(a < b, b, a)
 
     def intrinsic(self, name: str, result: ir.Type, *arguments: Any) -> Any:
-        """A call of one of LLVM's own functions; the name as it stands in the language reference."""
+        """Calls one of LLVM's intrinsic functions, by its name in the language reference, and returns the result."""
         function = self.module.globals.get(name)
         if function is None:
             function = ir.Function(self.module, ir.FunctionType(result, [a.type for a in arguments]), name)
         return self.builder.call(function, arguments)
 
     def elementwise(self, name: str, *vectors: Value) -> Value:
-        """llvm.`name` on vectors: fma, fabs, sqrt, maximum, ..."""
+        """Applies the intrinsic llvm.`name` to vectors: fma, fabs, sqrt, maximum, ..."""
         kind = f"llvm.{name}.v{self.width}f{8 * self.arithmetic.bytes}"
         return Value(self, self.intrinsic(kind, self.vector, *(v.ir for v in vectors)))
 
     def fma(self, a: Value, b: Value, c: Any) -> Value:
-        """a b + c, rounded once where the processor can."""
+        """Returns a b + c, rounded once if the processor has an instruction for it, else twice."""
         c = self.like(a, c)
         return self.elementwise("fma", a, b, c) if llvm.target().fused else a * b + c
 
     def reciprocal_estimate(self, vector: Value) -> Value:
-        """1 / x for a single vector of float32, to 14 bits, on a processor with AVX-512."""
+        """Returns 1 / x to 14 bits. The vector must be a single one of float32, and the processor must have AVX-512."""
         every = ir.IntType(self.lanes)(-1)
         name = f"llvm.x86.avx512.rcp14.ps.{32 * self.lanes}"
         return Value(
@@ -211,12 +212,12 @@ class Program:
     # Memory. Indices and offsets count elements, not bytes.
 
     def at(self, pointer: Value, offset: Any) -> Value:
-        """The address `offset` elements further."""
+        """Returns the address `offset` elements after the pointer."""
         offset = self.like(self.int(0), offset)
         return Value(self, self.builder.gep(pointer.ir, [offset.ir], source_etype=self.scalar))
 
     def load(self, pointer: Value, offset: Any = 0, mask: Value | None = None) -> Value:
-        """A vector. Lanes outside the mask are not read and are zero."""
+        """Loads a vector. Lanes outside the mask are not read, and are zero in the result."""
         address = self.at(pointer, offset).ir
         if mask is None:
             return Value(self, self.builder.load(address, align=self.format.bytes, typ=self.in_memory))
@@ -225,7 +226,7 @@ class Program:
         return Value(self, self.intrinsic(name, self.in_memory, address, mask.ir, zero))
 
     def store(self, value: Value, pointer: Value, offset: Any = 0, mask: Value | None = None) -> None:
-        """Lanes outside the mask are not written."""
+        """Stores a vector. Lanes outside the mask are not written."""
         address = self.at(pointer, offset).ir
         if mask is None:
             self.builder.store(value.ir, address, align=self.format.bytes)
@@ -234,7 +235,10 @@ class Program:
         self.intrinsic(name, ir.VoidType(), value.ir, address, mask.ir)
 
     def prefetch(self, pointer: Value, offset: Any = 0, write: bool = False, near: bool = True) -> None:
-        """Ask for the memory there, to be read or written soon, if not `near` then later. Any address will do."""
+        """Brings memory into the caches before it is read, or with `write` written. An invalid address does no harm.
+
+        near: whether the memory is needed soon, and goes into the closest cache; otherwise it is needed later.
+        """
         word = ir.IntType(32)
         self.intrinsic(
             "llvm.prefetch.p0",
@@ -246,39 +250,39 @@ class Program:
         )
 
     def broadcast(self, pointer: Value, offset: Any = 0) -> Value:
-        """One number from memory in every lane."""
+        """Loads one number and returns a vector with it in every lane."""
         one = self.builder.load(self.at(pointer, offset).ir, align=self.format.bytes, typ=self.scalar)
         undefined = ir.Constant(self.in_memory, ir.Undefined)
         first = self.builder.insert_element(undefined, one, ir.IntType(32)(0))
         return Value(self, self.builder.shuffle_vector(first, undefined, _indices([0] * self.lanes)))
 
     def load_word(self, table: Value, index: Any, kind: ir.Type) -> Value:
-        """Entry `index` of a table of 64-bit words, as a whole number or as an address."""
+        """Loads entry `index` of a table of 64-bit words, as a whole number (INT) or as an address (POINTER)."""
         return Value(self, self.builder.load(self._word(table, index), typ=kind))
 
     def store_word(self, value: Value, table: Value, index: Any) -> None:
-        """The same entry, written."""
+        """Stores a whole number or an address in entry `index` of a table of 64-bit words."""
         self.builder.store(value.ir, self._word(table, index))
 
     def at_word(self, table: Value, index: Any) -> Value:
-        """The table from that entry on."""
+        """Returns the address of entry `index` of a table of 64-bit words."""
         return Value(self, self._word(table, index))
 
     def address(self, number: Value) -> Value:
-        """The address that this whole number is."""
+        """Converts a whole number into an address."""
         return Value(self, self.builder.inttoptr(number.ir, POINTER))
 
     def _word(self, table: Value, index: Any) -> Any:
         return self.builder.gep(table.ir, [self.like(self.int(0), index).ir], source_etype=INT)
 
     def next_ticket(self, counter: Value) -> Value:
-        """The whole number at an address, which is one more for whoever comes next, in this thread or another."""
+        """Adds one to the whole number at an address, atomically among threads, and returns what it was before."""
         return Value(self, self.builder.atomic_rmw("add", counter.ir, INT(1), "seq_cst"))
 
     def wait_until(self, counter: Value, target: Value, give_way: Value) -> None:
-        """Wait until other threads have brought a counter to the target.
+        """Waits until other threads have raised a counter to the target.
 
-        Every PATIENCE turns it calls `give_way`, if that is an address.
+        Every PATIENCE turns of the waiting loop it calls the function at the address `give_way`, unless that is 0.
         """
         b = self.builder
         wait = b.append_basic_block("wait")
@@ -298,21 +302,21 @@ class Program:
         b.position_at_end(met)
 
     def scratch(self, vectors: int) -> Value:
-        """Room for so many vectors on the stack of this call."""
+        """Returns the address of space for this many vectors on the stack, valid until the function returns."""
         memory: Any = self.builder.alloca(self.in_memory, vectors)
         memory.align = self.lanes * self.arithmetic.bytes
         return Value(self, memory)
 
     def scratch_words(self, count: int) -> Value:
-        """The same for whole numbers."""
+        """Returns the address of space for `count` whole numbers on the stack, valid until the function returns."""
         return Value(self, self.builder.bitcast(self.builder.alloca(INT, count), POINTER))
 
     def shuffle(self, a: Value, b: Value, lanes: Sequence[int]) -> Value:
-        """A vector of chosen lanes, those of b counted on after those of a."""
+        """Returns a vector of chosen lanes of a and b; the first lane of b is numbered after the last of a."""
         return Value(self, self.builder.shuffle_vector(a.ir, b.ir, _indices(lanes)))
 
     def first_lanes(self, count: Value) -> Value:
-        """The mask of the lanes below `count`."""
+        """Returns a mask of the first `count` lanes."""
         word = ir.IntType(32)
         numbers = ir.VectorType(word, self.lanes)
         undefined = ir.Constant(numbers, ir.Undefined)
@@ -324,13 +328,13 @@ class Program:
 
     @contextmanager
     def loop(self, start: Any, stop: Any, step: int = 1) -> Iterator[Value]:
-        """for index in range(start, stop, step)"""
+        """Writes the loop `for index in range(start, stop, step)`; the `with` block is its body."""
         loop = Loop(self, start, stop, step, ())
         yield loop.index
         loop.end(())
 
     def loop_carrying(self, start: Any, stop: Any, step: int, *carried: Value) -> Loop:
-        """A loop with values that go from round to round: see `Loop`."""
+        """Begins a loop whose iterations hand the `carried` values on to the next one: see `Loop`."""
         return Loop(self, start, stop, step, carried)
 
     @contextmanager
@@ -340,7 +344,7 @@ class Program:
 
     @contextmanager
     def flushing_denormals(self) -> Iterator[None]:
-        """Numbers below the smallest normal one are zero inside, which spares slow traps; the mode is restored."""
+        """On x86-64, denormal numbers count as zero within this context: they would cost slow traps."""
         if not self.module.triple.startswith("x86_64"):
             yield
             return
@@ -353,15 +357,15 @@ class Program:
         self.intrinsic("llvm.x86.sse.ldmxcsr", ir.VoidType(), before)
 
     def call(self, function: Value, *arguments: Value) -> None:
-        """The function whose address this whole number is."""
+        """Calls the function whose address is the whole number `function`. A result is ignored."""
         self._call(function, ir.VoidType(), arguments)
 
     def asked(self, function: Value, *arguments: Value) -> Value:
-        """The whole number, of 32 bits there, that the function at an address returns."""
+        """Calls the function whose address is the whole number `function`, and returns its result, a 32-bit integer."""
         return Value(self, self.builder.sext(self._call(function, ir.IntType(32), arguments), INT))
 
     def every_bit_but(self, number: Value) -> Value:
-        """A word whose bits are all set except this one."""
+        """Returns a whole number with all bits set except bit `number`."""
         return Value(self, self.builder.not_(self.builder.shl(INT(1), number.ir)))
 
     def _call(self, function: Value, result: ir.Type, arguments: Sequence[Value]) -> Any:
@@ -375,14 +379,20 @@ class Program:
 def of_table(
     name: str, words: Sequence[str], addresses: Sequence[str], form: Format
 ) -> tuple[Program, dict[str, Value]]:
-    """A program whose argument is a table of 64-bit words, and what these are by name: whole numbers, or addresses."""
+    """Returns a program whose argument is a table of 64-bit words, and the words by name.
+
+    addresses: the names of the words that are addresses; the others are whole numbers.
+    """
     p = Program(llvm.new_module(name), name, {"table": POINTER}, form)
     kinds = [POINTER if word in addresses else INT for word in words]
     return p, {word: p.load_word(p.given["table"], k, kinds[k]) for k, word in enumerate(words)}
 
 
 class Loop:
-    """index and carried values of one round; `end(next values)` closes it and gives those after the last."""
+    """A loop: `index` and `carried` are the values in the present iteration.
+
+    `end` closes the loop. It takes the carried values for the next iteration and returns those after the last one.
+    """
 
     def __init__(self, p: Program, start: Any, stop: Any, step: int, carried: Sequence[Value]):
         self.p, self.step = p, step

@@ -1,8 +1,11 @@
-"""The kernels, which are made from a cell's schedule. Each is a function of one table of 64-bit words.
+"""The kernels: compiled functions that do the arithmetic of a layer. The time loop is made from a cell's schedule.
 
-arrays.py       the arrays that they work on, by name
-plan.py         where every value of a schedule lies
-product.py      a product of matrices in parts: panels, and tiles of rows
+A kernel is a function of one table of 64-bit words. The tiles of product.py are functions of several arguments, which
+kernels call.
+
+arrays.py       the arrays that kernels work on, by name
+plan.py         the place in those arrays of every value of a schedule
+product.py      a matrix product in parts: tiles of rows times panels of the matrix
 recurrence.py   the time loop: the cell's products and equations, forward and backward
-packing.py      copies: a matrix into panels, rows to other places, sums of rows
+packing.py      copies of a matrix into panels, copies of rows, sums of rows
 """

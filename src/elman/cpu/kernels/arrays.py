@@ -1,18 +1,23 @@
-"""The arrays that kernels work on, by name: what each holds, how, and who has it.
+"""The arrays that kernels work on, by name: what each array holds and how it is laid out.
 
-Arrays hold T steps or the present one, B rows, and one or more slots of a width: H units, or of a projected
-state proj_size.
+An array holds all T steps or the present step only, for B rows of the batch. A row has one slot or several slots
+beside each other. The width of a slot is H units, or proj_size for a projected value.
 
-    x         the input's share of every gate; forward writes what it keeps over what it has read
-    extra     what else forward keeps: values that backward reads, computed operands of products
-    s.NAME    a state after every step; before.NAME the same one step earlier
-    p         per-unit weights
-    d_x       adjoints of the input's shares           d_extra  of products, where those differ
-    d_out     cotangent of the output                  d_p      of per-unit weights, for every row
-    carry.NAME   adjoint of a state, from step to step
-    memory    what a later phase of the same step reads
+    x              the input's share of every gate, a slot for each; forward overwrites shares it has read with
+                   values it keeps
+    extra          the other values that forward keeps: what backward reads, and computed operands of products
+    s.NAME         the state NAME after every step
+    before.NAME    the state NAME before every step
+    p              the per-unit weights, a slot for each
+    d_x            the adjoints of the input's shares
+    d_extra        the adjoints of products that differ from the adjoint of every input share
+    d_out          the cotangent of the output
+    d_p            the adjoints of the per-unit weights for every row, added up over the steps
+    carry.NAME     the adjoint of the state NAME, handed from step to step
+    memory         values that a later phase of the same step reads
 
-Of extra, d_extra and memory there is one more for what is projected: extra.projected.
+The slots of extra, d_extra and memory are H units wide. Projected values lie in arrays of their own, whose slots are
+proj_size wide: extra.projected, d_extra.projected and memory.projected.
 """
 
 from __future__ import annotations
@@ -28,12 +33,12 @@ _by_name: Width = lambda cell, name: name or HIDDEN  # noqa: E731
 
 
 class Kind(NamedTuple):
-    """What is known of an array by its name, up to a dot. `width` of a slot: by the cell and what follows the dot."""
+    """The layout of the arrays whose names begin alike: the kind of "s.h" is ARRAYS["s"]."""
 
-    steps: bool  # whether it holds every step, or the present one
-    width: Width = lambda cell, name: HIDDEN
-    padded: bool = False  # whether its slots are whole vectors apart
-    given: bool = False  # whether training gets it from its caller, or finds room for it
+    steps: bool  # True: the array holds every step; False: the present step only
+    width: Width = lambda cell, name: HIDDEN  # the width of a slot, by the cell and the part of the name after the dot
+    padded: bool = False  # whether each slot is padded to whole vectors
+    given: bool = False  # True: a training script gets the array from its caller; False: it takes room for the array
 
 
 ARRAYS = {
@@ -56,7 +61,7 @@ def kind_of(array: str) -> Kind:
 
 
 def width_of(cell: Cell, array: str) -> str:
-    """The width of an array's slots."""
+    """Returns the width of an array's slots, HIDDEN or PROJECTED."""
     kind, _, name = array.partition(".")
     return ARRAYS[kind].width(cell, name)
 
@@ -64,5 +69,5 @@ def width_of(cell: Cell, array: str) -> str:
 class Place(NamedTuple):
     """A slot of an array."""
 
-    array: str
+    array: str  # name of the array
     slot: int = 0

@@ -1,4 +1,7 @@
-"""Where every value of a cell's schedule lies, for the kernels. No code is scheduled here."""
+"""The plan of a cell: the place in the kernels' arrays of every value of its schedule.
+
+The phases, and what each of them computes, come from elman/schedule.py.
+"""
 
 from __future__ import annotations
 
@@ -16,27 +19,33 @@ from elman.schedule import Returned, Schedule, schedule
 
 
 class Segment(NamedTuple):
-    """A part of a product's depth: slots beside each other, and as many blocks of rows of a weight."""
+    """A part of the depth of a backward product: neighbouring slots of adjoints, times neighbouring blocks of a weight.
 
-    place: Place
-    width: str  # of a slot, and of a block
+    Each slot is multiplied with one block of rows of the weight.
+    """
+
+    place: Place  # the first slot
+    width: str  # units in a slot, and rows in a block
     weight: str  # field of `layout.Weights`
-    block: int  # the first
-    slots: int
+    block: int  # the first block
+    slots: int  # number of slots, and of blocks
 
 
 class Product(NamedTuple):
-    """Products that read the same operand in the same phase, done together."""
+    """Forward: products that read the same operand in the same phase. Backward: the sum that products give back.
 
-    nodes: tuple[Node, ...]  # results, one block of units each
-    width: str  # of the results
-    depths: Mapping[str, int]  # how many slots of which width are multiplied
+    A kernel computes all results of a `Product` together.
+    """
+
+    nodes: tuple[Node, ...]  # the results; forward has one for each block of the weight, backward has one
+    width: str  # width of every result
+    depths: Mapping[str, int]  # width -> number of slots of that width that one result sums over
     weight: str = ""  # forward: field of `layout.Weights`
-    bias: str | None = None
-    blocks: tuple[int, ...] = ()  # forward: the block of rows of the weight of each result
-    operand: Place = Place("")  # forward: what is multiplied
-    segments: tuple[Segment, ...] = ()  # backward: what is multiplied with weights transposed
-    state: str = ""  # backward: the state whose adjoint this is; its products were made in the step after
+    bias: str | None = None  # forward: field of `layout.Weights`
+    blocks: tuple[int, ...] = ()  # forward: for each result, its block of rows of the weight
+    operand: Place = Place("")  # forward: what the weight is multiplied with
+    segments: tuple[Segment, ...] = ()  # backward: adjoints, and the weights they are multiplied with
+    state: str = ""  # backward: the state, if the operand was one; the adjoints are then of the step after
 
 
 class Pass(NamedTuple):
@@ -45,24 +54,24 @@ class Pass(NamedTuple):
     graph: Graph
     phases: list[Phase]
     products: list[list[Product]]
-    places: dict[int, Place]  # where a value that is not computed in a phase is read in it
-    stores: list[list[tuple[Node, Place]]]
-    slots: Mapping[str, int]  # of arrays that a cell has as it needs them: extra, d_extra, memory
-    operands: Mapping[int, Place] = MappingProxyType({})  # forward: where computed operands of products are stored
+    places: dict[int, Place]  # by node index: where a phase reads a value that it does not compute itself
+    stores: list[list[tuple[Node, Place]]]  # for each phase: the values it stores, and where
+    slots: Mapping[str, int]  # array -> number of slots: extra, d_extra and memory have as many as the cell needs
+    operands: Mapping[int, Place] = MappingProxyType({})  # forward: by node index, where products' operands are stored
 
     def arrays(self, kind: str) -> dict[str, int]:
-        """Those of a kind, and how many slots they have."""
+        """Returns the number of slots of each array of a kind, which is "extra", "d_extra" or "memory"."""
         return {array: slots for array, slots in self.slots.items() if array.partition(".")[0] == kind}
 
 
 class Multiplied(NamedTuple):
-    """A product of the step as the weight's gradient sees it: d_weight[block] += d^T operand."""
+    """A product of the step, as the gradient of its weight needs it: d_weight[block] += d^T operand."""
 
     weight: str  # field of `layout.Weights`
-    bias: str | None
-    block: int
+    bias: str | None  # field of `layout.Weights`
+    block: int  # block of rows of the weight
     operand: Place
-    d: Place
+    d: Place  # the adjoint of the product
 
 
 class Plan(NamedTuple):
@@ -70,13 +79,13 @@ class Plan(NamedTuple):
     infer: Pass
     forward: Pass
     backward: Pass
-    multiplied: tuple[Multiplied, ...]
-    shares: tuple[tuple[int, int], ...]  # input gates that have an effect: the first of each run, and how many
+    multiplied: tuple[Multiplied, ...]  # every product that has an effect
+    shares: tuple[tuple[int, int], ...]  # runs of input gates that have an effect: (first gate, number of gates)
 
 
 @cache
 def plan(cell: Cell) -> Plan:
-    """The plan of a cell. NotTraceable if its step is no graph."""
+    """Returns the plan of a cell. Raises NotTraceable if the cell's step cannot be traced to a graph."""
     scheduled = schedule(cell)
     infer, forward = _Step(scheduled, keeps=False).done(), _Step(scheduled, keeps=True).done()
     adjoints, slots = _places_of_adjoints(scheduled)
@@ -96,7 +105,7 @@ def plan(cell: Cell) -> Plan:
 
 
 def _runs(numbers: list[int]) -> tuple[tuple[int, int], ...]:
-    """Ascending numbers as runs that follow each other: the first of each, and how many."""
+    """Returns ascending numbers as runs of consecutive ones, each (first number, length)."""
     found: list[tuple[int, int]] = []
     for number in numbers:
         if found and sum(found[-1]) == number:
@@ -107,26 +116,27 @@ def _runs(numbers: list[int]) -> tuple[tuple[int, int], ...]:
 
 
 def _place_of(cell: Cell, kind: str, name: str, array: str) -> Place:
-    """Where the leaf, or its adjoint, lies in an array of `LEAVES`."""
+    """Returns the place of a leaf or of its adjoint. array: `array` or `d_array` of the leaf's kind in `LEAVES`."""
     return Place(array.format(name), 0 if "{}" in array else LEAVES[kind].names(cell).index(name))
 
 
 def _operand(forward: Pass, node: Node) -> Place:
-    """Where products find what they multiply."""
+    """Returns the place from which products read an operand: where it was stored for them, or where a leaf lies."""
     return forward.operands.get(node.index, forward.places[node.index])
 
 
 class _Slots(dict[str, int]):
-    """How many slots arrays have."""
+    """The number of slots of each array."""
 
     def new(self, array: str, width: str) -> Place:
+        """Adds a slot of this width to the array of this kind, and returns its place."""
         array = array if width == HIDDEN else f"{array}.{width}"
         self[array] = self.get(array, 0) + 1
         return Place(array, self[array] - 1)
 
 
 class _Step:
-    """The places of the step's values. In training it keeps what backward reads."""
+    """Gives every value of the step a place. With `keeps`, for training, values that backward reads are kept."""
 
     def __init__(self, scheduled: Schedule, *, keeps: bool) -> None:
         self.scheduled, self.keeps = scheduled, keeps
@@ -147,7 +157,7 @@ class _Step:
         return Pass(scheduled.graph, scheduled.phases, products, self.places, self.stores, self.slots, self.operands)
 
     def overwritable(self) -> dict[int, int]:
-        """The slots of x that backward does not read, and the phase after which nobody does."""
+        """Returns the slots of x that backward does not read, each with the last phase that reads it (0 if none)."""
         cell, graph = self.scheduled.cell, self.scheduled.graph
         gates = cell.anatomy.input_gates
         kept = {node.name for node in graph.nodes if node.op == "x" and node.index in self.kept}
@@ -159,7 +169,10 @@ class _Step:
         return last_read
 
     def stored_in(self, number: int, phase: Phase) -> list[tuple[Node, Place]]:
-        """What a phase stores where: new states, operands of products, what backward reads, what later phases read."""
+        """Returns what a phase stores, with the places.
+
+        It stores new states, operands of products, values that backward reads and values that later phases read.
+        """
         nodes = [*phase.products, *phase.nodes]
         here: list[tuple[Node, Place]] = []
         for state, node in self.scheduled.graph.outputs.items():
@@ -171,7 +184,7 @@ class _Step:
                 place = states.get(node.index)
                 if place is None:
                     place = self.store(node, self.slots.new("extra" if self.keeps else "memory", phase.width), here)
-                self.operands[node.index] = place  # a leaf is still read where it was
+                self.operands[node.index] = place  # `places` is unchanged for a leaf: only products read this copy
             elif node.index in self.kept and node.index not in states and node.op != "x":
                 self.store(node, self.room(number, phase.width), here)
         for node in phase.remembered:
@@ -180,7 +193,7 @@ class _Step:
         return here
 
     def room(self, number: int, width: str) -> Place:
-        """For what is kept in a phase: a slot of x that has been read, or one more of extra."""
+        """Returns a place for a value that a phase keeps: a slot of x that no later phase reads, or a slot of extra."""
         slot = next((slot for slot, last_read in self.free.items() if last_read <= number), None)
         if slot is None or width != HIDDEN:
             return self.slots.new("extra", width)
@@ -215,7 +228,11 @@ class _Step:
 
 
 def _places_of_adjoints(scheduled: Schedule) -> tuple[dict[int, Place], _Slots]:
-    """Of input shares and of products, by their nodes in the derivative; one that is both has one place."""
+    """Returns the places of the adjoints of input shares and products, by node index in the derivative.
+
+    An adjoint that belongs to both an input share and a product has one place. The second result has the slots of
+    d_extra.
+    """
     places: dict[int, Place] = {}
     for slot, gate in enumerate(scheduled.cell.anatomy.input_gates):
         if f"x.{gate}" in scheduled.derivative.outputs:
@@ -240,7 +257,8 @@ def _backward(scheduled: Schedule, forward: Pass, adjoints: dict[int, Place], sl
                 here.append((node, place))
             places[node.index] = place
         stores.append(here)
-    for node in scheduled.derivative.nodes:  # one that is read in a later phase only, from where it is carried
+    # An adjoint that only a later phase reads has no place yet: that phase reads it where it is carried.
+    for node in scheduled.derivative.nodes:
         if node.op == "adjoint":
             places.setdefault(node.index, _place_of(scheduled.cell, "s", node.name, LEAVES["s"].d_array))
     products = [
@@ -251,7 +269,10 @@ def _backward(scheduled: Schedule, forward: Pass, adjoints: dict[int, Place], sl
 
 
 def _stored_in(scheduled: Schedule, phase: Phase, adjoints: dict[int, Place]) -> list[tuple[Node, Place]]:
-    """The derivative's outputs that a phase stores. A value that is several of them may have one place, or several."""
+    """Returns the outputs of the derivative that a phase stores, with their places.
+
+    A value that is several outputs is stored once in each of the places that these outputs have.
+    """
     here: dict[tuple[int, Place], tuple[Node, Place]] = {}
     for node in [*phase.products, *phase.nodes]:
         for output in [name for name, other in scheduled.derivative.outputs.items() if other is node]:
@@ -263,7 +284,10 @@ def _stored_in(scheduled: Schedule, phase: Phase, adjoints: dict[int, Place]) ->
 
 
 def _returned(each: Returned, width: str, adjoints: dict[int, Place]) -> Product:
-    """Slots that lie beside each other, and whose blocks of the weight do too, are one segment."""
+    """Returns the product that computes what `each` describes.
+
+    Adjoints in neighbouring slots whose blocks of the weight are neighbours too form one segment.
+    """
     segments: list[Segment] = []
     depths: dict[str, int] = {}
     for product in each.products:
@@ -279,5 +303,6 @@ def _returned(each: Returned, width: str, adjoints: dict[int, Place]) -> Product
 
 
 def _follows(last: Segment, here: Segment) -> bool:
+    """Whether the slot and the block of `here` come directly after those of `last`."""
     place = Place(last.place.array, last.place.slot + last.slots)
     return (place, last.weight, last.block + last.slots) == (here.place, here.weight, here.block)

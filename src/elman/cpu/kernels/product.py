@@ -1,9 +1,11 @@
-"""A product of matrices, in parts: how it is cut, and a tile of rows times a panel.
+"""A product of matrices, in parts: how it is cut, and the kernel of one part, a tile of rows times a panel.
 
-A panel is `vectors` vectors wide and holds its part of the matrix in the order in which a tile reads it:
-for every k, vector after vector. Lanes beyond the matrix are zero, so that a tile needs no masks.
-Every element is summed in the same order, whatever the tile: how rows are cut into tiles, or threads, does
-not change a bit. It is summed in blocks of k, since the error of a single chain grows with its length.
+A panel is a part of the matrix (K, units), `vectors` vectors of units wide. It holds its numbers in the order in which
+a tile reads them: for every k, vector after vector. Lanes beyond the matrix are zero, so a tile needs no masks.
+
+Every element of a product is summed in the same order in every tile. The result is therefore the same to the bit,
+however rows are cut into tiles or shared among threads. An element is summed in blocks of k, because the error of a
+single chain of additions grows with its length.
 """
 
 from __future__ import annotations
@@ -18,59 +20,66 @@ from elman.cpu.codegen.formats import Format
 from elman.cpu.codegen.program import INT, POINTER, Program, Value
 from elman.cpu.scripts.tape import decided, several
 
-ACCUMULATORS = 32  # vectors that a tile has, at most; more only where a single block of units has more
-BLOCK = 128  # steps of k that are summed from zero, a power of two
+ACCUMULATORS = 32  # the most vectors of sums in a tile, unless one row of a single block of units has more
+BLOCK = 128  # steps of k in one partial sum, which starts from zero; a power of two
 UNROLL = 4  # steps of k in one round of a tile's loop
 
 
 class Cut(NamedTuple):
-    """Things in as few heaps as possible: `number` of them, the first `wider` with one more than `narrow`."""
+    """Things divided into the fewest heaps. The first `wider` heaps have `narrow` + 1 things, the others `narrow`."""
 
-    number: int
-    narrow: int
-    wider: int
+    number: int  # of heaps
+    narrow: int  # things in a heap that is not wider
+    wider: int  # how many heaps have one thing more
 
     def heaps(self) -> list[tuple[int, int]]:
-        """The two sizes, and how many heaps have each."""
+        """Returns the two sizes of heaps, each with the number of heaps that have this size."""
         return [(self.narrow + 1, self.wider), (self.narrow, self.number - self.wider)]
 
 
 def cut(count: int, most: int) -> Cut:
-    """`count` things in heaps of at most `most`, as equal as can be."""
+    """Returns the cut of `count` things into the fewest heaps of at most `most` things, as equal as possible."""
     number = -(-count // most)
     return Cut(number, count // number, count % number) if number else Cut(0, 0, 0)
 
 
 class Tiling(NamedTuple):
-    """How a product of `rows` rows and `blocks` blocks of units is cut."""
+    """How a product is cut. A block is one vector of units; a panel has `vectors_per_block` vectors for each block."""
 
-    rows: int  # at most so many rows in a tile
-    blocks: int  # at most so many blocks of units in a panel
+    rows: int  # the most rows of a tile
+    blocks: int  # the most blocks of units of a panel
 
 
-# Cycles until a vector of weights is there, from the first-level cache, the second, and beyond.
+# Cycles to load a vector of weights from the first-level cache, from the second-level cache, and from beyond.
 FIRST_CYCLES, SECOND_CYCLES, FAR_CYCLES = 0.5, 1.6, 5.0
 
 
 def _cycles_again(read: int) -> float:
-    """When it comes from the last so many bytes that were read, in the same order."""
+    """Returns the cycles to load a vector of `read` bytes of weights that are read over and over in the same order."""
     first, second = llvm.target().caches
     return FIRST_CYCLES if read <= first else SECOND_CYCLES if read <= second else FAR_CYCLES
 
 
 def _cycles_to_and_fro(read: int, panel: int) -> float:
-    """When all was read once since, panel by panel in the opposite order: what a cache holds of it was read last."""
+    """Returns the mean cycles to load a vector of a matrix that was last read panel by panel in the opposite order.
+
+    The matrix has `read` bytes, and one panel of it `panel` bytes. A cache still holds what was read last, as much as
+    fits into it. A cache that is smaller than a panel is of no use.
+    """
     held = [min(1.0, size / read) if panel <= size else 0.0 for size in llvm.target().caches]
     first, second = held[0], max(held)
     return FIRST_CYCLES * first + SECOND_CYCLES * (second - first) + FAR_CYCLES * (1.0 - second)
 
 
-TALLEST, BROADEST = 12, 24  # rows and blocks of units that a tile is tried with
-MANY = 600  # rows from which on more of them change nothing, so that a new length asks for nothing new
+TALLEST, BROADEST = 12, 24  # the most rows and the most blocks of units of the tiles that `tiling` tries
+MANY = 600  # more rows get the tiling of this many, so that sequences of a new length need no new tiling
 
 
 def tiling(rows: int, blocks: int, vectors_per_block: int, depth: int, form: Format) -> Tiling:
-    """The cut that takes the fewest cycles by a simple count: see `_cycles`."""
+    """Returns the tiling of a product of `rows` rows and `blocks` blocks of units that takes the fewest cycles.
+
+    `_cycles` counts them.
+    """
     return decided(lambda rows: _tiling(min(rows, MANY), blocks, vectors_per_block, depth, form), rows)
 
 
@@ -94,13 +103,20 @@ def _tiling(rows: int, blocks: int, vectors_per_block: int, depth: int, form: Fo
 
 @cache
 def _cycles(blocks: int, vectors_per_block: int, depth: int, form: Format) -> list[tuple[list[float], list[float]]]:
-    """For panels of n = 1, 2, ... blocks: the cycles of a tile of r rows in every panel, and of reaching the panels
-    for the first tile of r rows, both by r. They do not depend on how many rows there are.
+    """Returns two lists for each number of blocks in a panel, n = 1, 2, ...; both are indexed by r, the rows of a tile.
 
-    A tile of r rows and v vectors needs, for every k, r v multiply-adds, two in a cycle; no fewer than four cycles,
-    since each waits for the one before; r + v loads, two in a cycle; and time to bring v vectors from where they
-    are: for the first tile of a panel the whole matrix was read since, for the others the panel. Accumulators, the r
-    broadcast numbers and one vector of weights have to stay in registers.
+    The first list has the cycles that one tile of r rows takes in all panels together. The second has the cycles that
+    the first tile of every panel takes in addition. All cycles are for one step of k. They do not depend on the number
+    of rows of the product.
+
+    For every k, a tile of r rows and v vectors takes the longest of:
+    - r v multiply-adds, two in a cycle;
+    - four cycles, because each multiply-add waits for the one before it in the same sum;
+    - r + v loads, two in a cycle;
+    - the loads of v vectors of weights from a cache or from memory. For the first tile of a panel, the whole matrix has
+      been read since these weights were last read; for the other tiles, only the panel has.
+
+    The r v sums, the r broadcast numbers and one vector of weights have to stay in registers.
     """
     target = llvm.target()
     of_block = depth * vectors_per_block * target.vector_bytes
@@ -119,17 +135,35 @@ def _cycles(blocks: int, vectors_per_block: int, depth: int, form: Format) -> li
     return found
 
 
+# The arguments of a tile, which computes out[r][v] = start[r][v] + sum over k of A[r, k] B[k][v] for `rows` rows and
+# `vectors` vectors of units. Distances are in numbers. "Aligned to a number": the address must be a multiple of the
+# bytes of one number, but not of a vector: vectors are loaded and stored unaligned. Arrays that a tile only reads may
+# overlap each other.
+#   A          (rows, K), address of row 0; read, one number at a time; must not overlap out; aligned to a number
+#   A_row      numbers from one row of A to the next
+#   A_k        numbers from one step of k to the next in a row of A. In an indexed tile, whose steps of k are adjacent:
+#              the address of an index, (rows,) 64-bit whole numbers, and row r of the tile is row index[r] of A; read;
+#              must not overlap out; aligned to 8 bytes
+#   K          steps of k; if 0, out becomes a copy of start
+#   B          (K, vectors, lanes), a panel; read; must not overlap out; aligned to a number
+#   start      (rows, vectors, lanes); read; may be out itself if start_row is out_row, must not overlap out otherwise;
+#              aligned to a number
+#   start_row  numbers from one row of start to the next; 0 if all rows start from the same numbers
+#   out        (rows, vectors, lanes); written, and read again if K is at least BLOCK; must not overlap A, the index or
+#              B, and start only as said there; aligned to a number
+#   out_row    numbers from one row of out to the next
+#   ahead      any address; a tile made with `fetch` prefetches memory from here on, 1/UNROLL as many bytes as B has;
+#              other tiles ignore it
 TILE = {"A": POINTER, "A_row": INT, "A_k": INT, "K": INT, "B": POINTER}
 TILE |= {"start": POINTER, "start_row": INT, "out": POINTER, "out_row": INT, "ahead": POINTER}
 
 
 @code_cache.function
 def tile(rows: int, vectors: int, form: Format, fetch: bool = False, indexed: bool = False) -> Program:
-    """The address of: out[r][v] = start[r][v] + sum over k of A[r, k] B[k][v].
+    """Returns the address of the tile of `rows` rows and `vectors` vectors. `TILE` describes its arguments.
 
-    A has rows A_row apart and steps of k A_k apart; `start` and `out`, vectors beside each other, rows
-    start_row and out_row apart. `indexed`: A[index[r], k] instead, its steps of k side by side; A_k is the address of
-    the index. With `fetch` it asks for memory from `ahead` on, one in UNROLL of what B has.
+    It computes out[r][v] = start[r][v] + sum over k of A[r, k] B[k][v], with A[index[r], k] if it is indexed. With
+    `fetch` it also prefetches the memory at `ahead`.
     """
     lanes, module = form.lanes, llvm.new_module(f"tile {rows} x {vectors}")
     p = Program(module, "tile", TILE, form)
@@ -142,7 +176,7 @@ def tile(rows: int, vectors: int, form: Format, fetch: bool = False, indexed: bo
     row_of = [p.at(a, p.given["A_row"] * number) for number in numbers]
 
     def add_up(begin: Value, end: Value, at_once: int, sums: list[Value]) -> list[Value]:
-        """sums, r v of them, and A[r, k] B[k][v] from begin to end."""
+        """Returns the sums, one for each row and vector, with A[r, k] B[k][v] added for k from begin to end."""
         loop = p.loop_carrying(begin, end, at_once, *sums)
         sums = list(loop.carried)
         if fetch and at_once == UNROLL:
@@ -160,11 +194,13 @@ def tile(rows: int, vectors: int, form: Format, fetch: bool = False, indexed: bo
         return loop.end(sums)
 
     def add_to(before: Value, before_row: Value, sums: list[Value]) -> None:
+        """Stores before + sums in out."""
         for position, total in enumerate(sums):
             r, v = divmod(position, vectors)
             p.store(total + p.load(before, before_row * r + v * lanes), out, out_row * r + v * lanes)
 
-    # What does not fill a block comes first, with `start`: a short product then passes through memory once.
+    # The last steps of k, which do not fill a block, come first and are added to `start`. The sums of a product shorter
+    # than a block are then stored once and not loaded again.
     zero, depth = [p.splat(0.0)] * (rows * vectors), p.given["K"]
     blocks = p.whole(depth, BLOCK)
     unrolled = p.whole(depth, UNROLL)
@@ -178,7 +214,11 @@ def tile(rows: int, vectors: int, form: Format, fetch: bool = False, indexed: bo
 def four_tiles(
     rows: int, most: int, blocks: Cut, vectors_per_block: int, form: Format, indexed: bool = False
 ) -> Sequence[int]:
-    """The tiles that rows, cut into heaps of at most so many, and blocks so cut need: `chosen` picks one."""
+    """Returns the addresses of the four tiles that a product of `rows` rows needs; `chosen` picks one of them.
+
+    The rows are cut into heaps of at most `most`, the blocks of units as in `blocks`. An address is 0 for a tile that
+    does not occur.
+    """
 
     def find(rows: int) -> Sequence[int]:
         _, narrow, wider = cut(rows, most)
@@ -191,7 +231,11 @@ def four_tiles(
 def _four_tiles(
     narrow: int, wider: bool, blocks: Cut, vectors_per_block: int, form: Format, indexed: bool
 ) -> tuple[int, ...]:
-    """For tiles of `narrow` rows, and where there are `wider` ones of one more. Zero for a shape that does not occur."""
+    """Returns the addresses of the tiles of `narrow` rows, then of the tiles of one row more, which occur if `wider`.
+
+    Of each height, the tile of `blocks.narrow` blocks comes first, then the tile of one block more. An address is 0 for
+    a tile that does not occur.
+    """
     shapes = [
         (narrow + tall, blocks.narrow + wide, tall <= wider and wide <= blocks.wider)
         for tall in (0, 1)
@@ -202,14 +246,17 @@ def _four_tiles(
     )
 
 
-_tables: list[array[int]] = []  # whose addresses scripts hold
+_tables: list[array[int]] = []  # scripts hold the addresses of these tables, so they must not be freed
 
 
 def tile_table(
     rows: int | None, most: int, blocks: Cut, vectors_per_block: int, form: Format, fetch: bool = False
 ) -> int:
-    """The address of the tiles for rows in heaps of at most so many, and blocks so cut: that of r rows is number 2 r,
-    and of one block more 2 r + 1. Zero for those that do not occur; all of them may, if the rows are None."""
+    """Returns the address of a table of tiles, for rows in heaps of at most `most` and units cut as in `blocks`.
+
+    Word 2 r is the address of the tile of r rows and `blocks.narrow` blocks, word 2 r + 1 that of r rows and one block
+    more. A word is 0 if its tile does not occur. rows=None: every number of rows up to `most` may occur.
+    """
 
     def find(rows: int) -> Sequence[int]:
         _, narrow, wider = cut(rows, most)
@@ -226,7 +273,11 @@ def tile_table(
 def _tile_table(
     heaps: tuple[int, ...], most: int, blocks: Cut, vectors_per_block: int, form: Format, fetch: bool
 ) -> array[int]:
-    """Kept until the process ends, as the tiles are: where threads race, the cache forgets all but one of theirs."""
+    """Returns the table of tiles for heaps of these sizes.
+
+    `_tables` keeps it until the process ends, as the code of the tiles is kept. `cache` alone would not keep it: if
+    threads race to make a table for the same arguments, `cache` forgets all of their tables but one.
+    """
     table = array("q", [0] * (2 * most + 2))
     _tables.append(table)
     for r in heaps:
@@ -237,15 +288,18 @@ def _tile_table(
 
 
 def chosen(p: Program, four: list[Value], taller: Value, wider: Value) -> Value:
-    """The one of `four_tiles` with or without one more row, with or without one more block."""
+    """Returns the one of `four_tiles` that has one row more if `taller`, and one block more if `wider`."""
     return p.select(taller, p.select(wider, four[3], four[2]), p.select(wider, four[1], four[0]))
 
 
 def panels(
     p: Program, number: Value, narrow: Value, wider: Value, first: Value | int = 0, backwards: Value | None = None
 ) -> Iterator[tuple[Value, Value]]:
-    """A loop over panels from `first` up to `number`: the first block of each and how many it has, `narrow`, or in
-    the first `wider` one more. With `backwards` true, the last panel comes first."""
+    """Loops over the panels from `first` up to `number`, and yields the first block and the number of blocks of each.
+
+    A panel has `narrow` blocks, and each of the first `wider` panels has one more. If `backwards` is true, the last
+    panel comes first, and `first` has to be 0.
+    """
     with p.loop(first, number) as panel:
         if backwards is not None:
             panel = p.select(backwards, number - 1 - panel, panel)
@@ -253,16 +307,30 @@ def panels(
         yield panel * narrow + p.minimum(panel, wider), narrow + extra
 
 
+# The arguments of `dots`, which computes out[r][unit] = start[unit] + sum over k of A[r, k] W[unit, k] for one vector
+# of units. Distances are in numbers. "Aligned to a number" is as for `TILE`. "Any alignment": every load has a mask,
+# and masked loads assume no alignment. Arrays that the kernel only reads may overlap each other.
+#   A        (rows, K), address of row 0, steps of k adjacent; read; must not overlap out; any alignment
+#   A_row    numbers from one row of A to the next
+#   rows     number of rows
+#   K        steps of k
+#   W        (units, K), address of the row of the vector's first unit, steps of k adjacent; read; must not overlap out;
+#            any alignment
+#   W_row    numbers from one row of W to the next
+#   units    rows of W from there on, at least 1; no more than `lanes` of them are read
+#   start    (lanes,); read again for every row; must not overlap out; aligned to a number
+#   out      (rows, lanes); written, whole vectors; must not overlap A, W or start; aligned to a number
+#   out_row  numbers from one row of out to the next
 DOTS = {"A": POINTER, "A_row": INT, "rows": INT, "K": INT, "W": POINTER, "W_row": INT, "units": INT}
 DOTS |= {"start": POINTER, "out": POINTER, "out_row": INT}
 
 
 @code_cache.function
 def dots(form: Format) -> Program:
-    """The address of: out[r][unit] = start[unit] + sum over k of A[r, k] W[unit, k], for one vector of units.
+    """Returns the address of the kernel that multiplies rows with weights that are not in panels: see `DOTS`.
 
-    For a few rows, where bringing the weights into panels would take longer than multiplying them. It adds up in
-    another order than `tile`. Where there are fewer units than lanes, the last one stands for the missing ones.
+    It serves products of a few rows, where packing the weights into panels would take longer than multiplying them. It
+    adds up in another order than `tile`. If there are fewer units than lanes, the other lanes repeat the last unit.
     """
     p = Program(llvm.new_module("dots"), "dots", DOTS, form)
     lanes, given = p.lanes, p.given
@@ -281,7 +349,10 @@ def dots(form: Format) -> Program:
 
 
 def turned(p: Program, rows: list[Value]) -> list[Value]:
-    """The transpose of a square of vectors: halves exchanged between rows, then halves of halves."""
+    """Returns the transpose of a square of vectors, as many as a vector has lanes.
+
+    It exchanges halves of vectors between rows, then quarters, and so on down to single lanes.
+    """
     half = len(rows) // 2
     while half:
         for top in range(len(rows)):

@@ -1,9 +1,8 @@
-"""The kernels: one layer in one direction, all steps, for a range of the batch's rows.
+"""The kernels of the recurrence: one layer in one direction, all steps, for a range of the batch's rows.
 
-A kernel is a function of one argument, a table of 64-bit words; `Kernel.words` names them in order.
-Inside, for every step and phase, for every panel of units and tile of rows: the products of the phase
-leave their sums in a scratch that stays in the first-level cache, and the cell's equations are applied
-to them there.
+A kernel is a function of one argument, a table of 64-bit words. `Code.words` (code_cache.py) names the words in order.
+A kernel loops over steps, phases, panels of units and tiles of rows. For each tile, the products of the phase leave
+their sums in a scratch that stays in the first-level cache, and the cell's equations are applied to the sums there.
 """
 
 from __future__ import annotations
@@ -27,7 +26,10 @@ from elman.phases import Phase
 
 
 def text(cell: Cell, which: str, form: Format, ragged: tuple[str, ...]) -> Written:
-    """The kernel `which`, "infer", "forward" or "backward"; `ragged`: widths that do not fill their last vector."""
+    """Writes the kernel `which` of a cell: "infer", "forward" or "backward".
+
+    ragged: the widths whose units do not fill their last vector.
+    """
     emit = _Backward if which == "backward" else _Forward
     emitted = emit(getattr(plan(cell), which), cell, which, form, ragged)
     return Written(emitted.p.module, [which], emitted.words)
@@ -36,42 +38,53 @@ def text(cell: Cell, which: str, form: Format, ragged: tuple[str, ...]) -> Writt
 kernel = code_cache.module(text)
 
 
-# Steps that follow each other and have the same rows, the first ones of the batch; a kernel is given a list of such
-# runs, in the order in which it does them. `enter`, `advance` and `leave` are how much time goes on from the step
-# done before the run to its first, from one of its steps to the next, and from its last to the step after it.
+# A run is a sequence of steps that work on the same rows, the first rows of the batch. A kernel is given a list of
+# runs in the order in which it does them: a (runs, 5) array at the address "runs at", or one run in the kernel's table.
+# A kernel reads the words of a run when it begins the run, and writes none, so several kernels may read one list. The
+# list must not overlap an array that a kernel writes, and must be aligned to 8 bytes.
+#
+# The time of a step is its number in the arrays that hold every step or, in packed rows (layer/rows.py), the number of
+# the step's first row among the rows of all steps. The word "NAME time" says how many numbers of the array NAME lie
+# between two successive times. Each word of a run is a 64-bit whole number. Differences of times are negative if a
+# kernel goes backwards in time.
+#   steps    number of steps
+#   rows     number of rows in each of these steps
+#   enter    time of the run's first step minus that of the step done before it; not used in the kernel's first step
+#   advance  time of a step of the run minus that of the step done before it, for all but the run's first step
+#   leave    time of the step done after the run minus that of the run's last step; not used in the kernel's last step
 RUN = ("steps", "rows", "enter", "advance", "leave")
 
 
 class Step(NamedTuple):
-    """Number n of those that are done, from 0 on; times are where arrays hold it, the one done before, the one after."""
+    """A step of the time loop, with the times (see `RUN`) at which arrays hold this step and its neighbours."""
 
-    n: Value
-    time: Value
-    last: Value
-    next: Value
-    starts: Value  # whether it is the first of its run
+    n: Value  # number of steps done before this one
+    time: Value  # of this step
+    last: Value  # of the step done before this one
+    next: Value  # of the step done after this one
+    starts: Value  # whether this step is the first of its run
 
 
 class Range(NamedTuple):
-    """Rows of a run, from one on, as they are cut into tiles in each phase."""
+    """A range of the rows of a run, and how each phase cuts it into tiles."""
 
-    begin: Value
-    cuts: list[tuple[Value, Value, Value]]  # as `Cut` has them
+    begin: Value  # its first row, counted from the kernel's "first row"
+    cuts: list[tuple[Value, Value, Value]]  # for each phase, the numbers of `Cut`
 
 
 class Tile(NamedTuple):
-    """Blocks of units and rows of the batch that are done together: the first ones, and how many."""
+    """Blocks of units and rows of the batch that are done together."""
 
-    block: Value
-    width: Value
-    row: Value
-    rows: Value
-    number: Value  # among the tiles of its blocks
-    backwards: Value  # whether the blocks before these are next
+    block: Value  # the first block
+    width: Value  # number of blocks
+    row: Value  # the first row of the batch
+    rows: Value  # number of rows
+    number: Value  # about which tile of its panel and range this is, from 0 on; chooses what it prefetches
+    backwards: Value  # whether the panel before this one is done next
 
 
 class _Emit:
-    """What forward and backward share: the table, places in memory, products, loops."""
+    """What the forward and the backward kernel share: the table, places in memory, products, loops."""
 
     def __init__(self, planned: Pass, cell: Cell, name: str, form: Format, ragged: tuple[str, ...]) -> None:
         self.planned, self.cell, self.name, self.ragged = planned, cell, name, ragged
@@ -93,7 +106,7 @@ class _Emit:
         p.done()
 
     def body(self) -> None:
-        """Run after run, and their steps. A single run may stand in the table, instead of an address of runs."""
+        """Loops over the runs and the steps of each. If the word "runs at" is 0, the table itself has the only run."""
         p, at = self.p, self.word("runs at")
         own = p.at_word(p.given["table"], self.own_run)
         records = p.select(at.equals(0), own, p.address(at))
@@ -113,11 +126,11 @@ class _Emit:
         runs.end([first + steps, begin + (steps - 1) * advance + leave, rows])
 
     def ranges(self, before: Value, rows: Value) -> list[Range]:
-        """How the rows of a run are divided, when the run before it had so many."""
+        """Returns the ranges into which a run of `rows` rows is divided. The run before it had `before` rows."""
         return [self.range(self.p.int(0), rows)]
 
     def range(self, begin: Value, rows: Value) -> Range:
-        """So many rows from one on, in as few tiles as possible for each phase."""
+        """Returns the range of `rows` rows from row `begin` on, cut into the fewest tiles for each phase."""
         p, cuts = self.p, []
         for number in range(len(self.planned.phases)):
             tall = self.word(f"{number} tall")
@@ -127,11 +140,14 @@ class _Emit:
         return Range(begin, cuts)
 
     def in_step(self, step: Step, ranges: list[Range]) -> Iterator[tuple[Range, Value]]:
-        """The ranges that are done in a step, and for each whether no step was done with its rows before."""
+        """Yields the ranges of rows that a step does, each with whether this is the first step done with its rows."""
         yield ranges[0], step.n.equals(0)
 
     def wait(self, number: Value) -> None:
-        """For those who do the same rows and other units, if there are any: each phase reads what all have made."""
+        """Waits for the threads that do other units of the same rows, if there are any.
+
+        The next phase reads what all of them have computed. number: how many phases this kernel did before this one.
+        """
         p, parties = self.p, self.word("parties")
         with p.when(parties > 1):
             target = (self.word("met before") + number + 1) * parties
@@ -139,7 +155,7 @@ class _Emit:
             p.wait_until(self.pointer("meeting"), target, self.word("give way"))
 
     def word(self, name: str, kind: ir.Type = INT) -> Value:
-        """A word of the table, read once, on entry."""
+        """Returns a word of the table, which the kernel reads once, on entry."""
         if name not in self._read:
             with self.p.builder.goto_entry_block():
                 self._read[name] = self.p.load_word(self.p.given["table"], len(self.words), kind)
@@ -147,29 +163,29 @@ class _Emit:
         return self._read[name]
 
     def units(self, width: str) -> Value:
-        """How many units a value of this width has."""
+        """Returns the number of units of a value of this width."""
         return self.word(width)
 
     def padded(self, width: str) -> Value:
-        """The same, up to a whole number of vectors."""
+        """Returns the number of units of a value of this width, rounded up to whole vectors."""
         return self.word(f"{width} padded")
 
     def pointer(self, name: str) -> Value:
         return self.word(name, POINTER)
 
     def array(self, name: str, time: Value) -> tuple[Value, Value]:
-        """Where an array's row 0 lies at this time, and how far apart its rows are."""
+        """Returns the address of row 0 of an array at this time, and the distance between its rows in numbers."""
         start, row = self.pointer(name), self.word(f"{name} row")
         return self.p.at(start, time * self.word(f"{name} time")) if kind_of(name).steps else start, row
 
     def initial_or(self, first: Value, state: str, otherwise: tuple[Value, Value]) -> tuple[Value, Value]:
-        """The initial state's place in the first step, else that of an array."""
+        """Returns where the state before a step lies: the initial state if `first`, `otherwise` if not."""
         initial = self.pointer(f"s0.{state}"), self.word(f"s0.{state} row")
         start, row = (self.p.select(first, a, b) for a, b in zip(initial, otherwise, strict=True))
         return start, row
 
     def slot(self, place: Place) -> Value:
-        """How far a slot is from the first one."""
+        """Returns the distance of a slot from the first slot of its array, in numbers."""
         width = width_of(self.cell, place.array)
         return (self.padded(width) if kind_of(place.array).padded else self.units(width)) * place.slot
 
@@ -195,7 +211,8 @@ class _Emit:
                 for place, node in enumerate(product.nodes):
                     results[node.index] = (out, len(product.nodes), place)
                 used += max(ACCUMULATORS, len(product.nodes))
-            # Two elements at a time, so that one goes on while the other waits; the last may be alone.
+            # Two vectors of units at a time, so that one is computed while the other waits for a result. If there is
+            # an odd number of them, the last one is alone.
             count = tile.rows * tile.width
             pairs = p.whole(count, 2)
             with p.loop(0, pairs, 2) as first:
@@ -204,9 +221,9 @@ class _Emit:
                 self.elements(number, results, Elements(self, phase, find, tile, [pairs]))
 
     def fetch(self, number: int, find: Any, tile: Tile) -> None:
-        """Ask for what the tile's elements are going to read and write, so that it comes during the products.
+        """Prefetches what the equations will read and write for a tile, so that it arrives during the products.
 
-        It is spread over rows far apart, which no processor foresees.
+        This memory lies in rows that are far apart, which the hardware does not foresee.
         """
         p = self.p
         stored = [place for _, place in self.planned.stores[number]]
@@ -217,16 +234,16 @@ class _Emit:
                 p.prefetch(start, (tile.row + r) * apart + self.slot(place) + (tile.block + j) * self.lanes, write)
 
     def read_in(self, number: int) -> list[Place]:
-        """The places that a phase reads."""
+        """Returns the places that a phase reads."""
         phase = self.planned.phases[number]
         here = {node.index for node in phase.nodes}
         nodes = [a for node in phase.nodes for a in node.arguments] + [node for node, _ in self.planned.stores[number]]
         return [self.planned.places[n.index] for n in nodes if n.index not in here and n.index in self.planned.places]
 
     def tiles(self, number: int, n: Value, rows: Range) -> Iterator[Tile]:
-        """Every panel of a phase, and in it every tile of the rows.
+        """Loops over the panels of a phase and, for each panel, over the tiles of the rows. Yields the tiles.
 
-        Every other step goes through the panels backwards: it begins with those that a cache still holds.
+        Every other step goes through the panels backwards, and so begins with the panels that a cache still holds.
         """
         p = self.p
         wide = [self.word(f"{number} {name}") for name in ("panels", "narrow", "wider")]
@@ -239,17 +256,22 @@ class _Emit:
                 yield Tile(block, width, row + rows.begin + self.word("first row"), count, tile, backwards)
 
     def product(self, name: str, product: Product, fresh: Value, find: Any, tile: Tile, out: Value) -> None:
-        """The sums of a product for a tile, into `out`; fresh: whether no step was done with these rows before."""
+        """Computes the sums of a product for a tile, and stores them in `out`.
+
+        fresh: whether this is the first step that is done with these rows.
+        """
         raise NotImplementedError
 
     def run_tile(self, name: str, tile: Tile, b_row: Value, depth: Value, *arguments: Value) -> None:
-        """arguments: rows to multiply and how far they are apart; weights; what to start from, rows apart; out.
+        """Calls the tile kernel (`TILE` in product.py) for the product `name` and one tile.
 
-        Rows of the weights and of `out` are `b_row` apart.
+        b_row: the numbers of one step of k in the panel, and the distance between rows of out.
+        depth: the steps of k.
+        arguments: A, A_row, B, start, start_row and out of `TILE`.
         """
         a, a_row, b, start, start_row, out = arguments
         p, number = self.p, name.partition(".")[0]
-        # While one panel is multiplied, each of its tiles asks for a part of the next.
+        # While one panel is multiplied, each of its tiles prefetches one of UNROLL parts of the panel that comes next.
         panel, part = depth * b_row, tile.number & p.int(UNROLL - 1)
         ahead = p.at(b, p.select(tile.backwards, -1 * panel, panel) + p.quotient(panel, p.int(UNROLL)) * part)
         kind = tile.rows * 2 + p.select(tile.width > self.word(f"{number} narrow"), 1, p.int(0))
@@ -257,11 +279,11 @@ class _Emit:
         p.call(run, a, a_row, p.int(1), depth, b, start, start_row, out, b_row, ahead)
 
     def locate(self, array: str, step: Step) -> tuple[Value, Value]:
-        """Where an array's row 0 lies in a step, and how far apart its rows are."""
+        """Returns the address of row 0 of an array in a step, and the distance between its rows in numbers."""
         raise NotImplementedError
 
     def elements(self, number: int, sums: Sums, elements: Elements) -> None:
-        """Compute and store what the phase computes, for some vectors of units."""
+        """Computes and stores the values of a phase, for some vectors of units."""
         p, phase = self.p, self.planned.phases[number]
         fused = self.fused(phase)
         here = {node.index for node in phase.nodes}
@@ -291,12 +313,15 @@ class _Emit:
             for node in phase.nodes:
                 if node.index not in fused and node.op != "number":
                     value(node)
-            stored = [(value(node), place) for node, place in self.planned.stores[number]]  # all is read before
+            stored = [(value(node), place) for node, place in self.planned.stores[number]]  # all reads come first
             for result, place in stored:
                 elements.store(result, place)
 
     def fused(self, phase: Phase) -> set[int]:
-        """Products that are only read by one sum, which they are fused with. The same in inference as in training."""
+        """Returns the node indices of the multiplications that are read exactly once, by an addition or a subtraction.
+
+        The kernel fuses such a multiplication with its reader. The set is the same in inference as in training.
+        """
         readers: dict[int, list[Node]] = {}
         for node in phase.nodes:
             for argument in node.arguments:
@@ -313,21 +338,22 @@ class _Emit:
         raise NotImplementedError
 
 
-# Of products: where a tile has left them, vectors for each block of units, which of these.
+# The sums of products, by node index: the address where a tile has left them, the number of vectors for each block of
+# units there, and which of these vectors is the sum of the node.
 Sums = dict[int, tuple[Value, int, int]]
 
 
 class Position(NamedTuple):
-    """A vector of units in one row."""
+    """A vector of units in one row of the batch."""
 
-    number: Value  # in its tile
-    row: Value
-    unit: Value  # the first
-    mask: Value | None
+    number: Value  # of this vector in its tile
+    row: Value  # of the batch
+    unit: Value  # the first unit
+    mask: Value | None  # lanes that hold units; None if every vector is full
 
 
 class Elements:
-    """Some vectors of a tile, by number, and memory as they see it: one value stands for all of them."""
+    """Some vectors of units of a tile that are computed side by side: a value has the lanes of all of them."""
 
     def __init__(self, emit: _Emit, phase: Phase, find: Any, tile: Tile, numbers: list[Value]) -> None:
         self.emit, self.p, self.find = emit, emit.p, find
@@ -339,7 +365,7 @@ class Elements:
             self.positions.append(Position(number, tile.row + row, unit, mask))
 
     def sum(self, out: Value, vectors: int, place: int) -> Value:
-        """What a tile has left."""
+        """Returns the sums that a tile has left in `out`: of `vectors` vectors for each block, the one at `place`."""
         lanes = self.emit.lanes
         return self.p.join([self.p.load(out, (at.number * vectors + place) * lanes) for at in self.positions])
 
@@ -365,7 +391,11 @@ class _Forward(_Emit):
         return self.state(state, step.n, step.time) if kind == "s" else self.array(array, step.time)
 
     def state(self, state: str, n: Value, time: Value) -> tuple[Value, Value]:
-        """Every step of the output is kept, and in training of the others; in inference these have two places, by turns."""
+        """Returns the address of row 0 of a state after step n, which is at `time`, and the distance between its rows.
+
+        An array holds every step of the output, which is the first state, and in training of the other states. In
+        inference each other state has two places, which the steps use by turns.
+        """
         by_turns = self.name == "infer" and state != self.cell.states[0]
         return self.array(f"s.{state}", n & self.p.int(1) if by_turns else time)
 
@@ -377,7 +407,7 @@ class _Forward(_Emit):
         b = p.at(self.pointer(f"{name} weights"), tile.block * depth * vectors)
         bias = p.at(self.pointer(f"{name} bias"), tile.block * vectors)
         in_place, out_row = self.word("in place"), tile.width * vectors
-        with p.when(in_place > 0):  # for few steps the weights are read as they lie
+        with p.when(in_place > 0):  # for few rows and steps the weights are not in panels
             weights, row = self.pointer(product.weight), self.word(f"{product.weight} row")
             with p.loop(0, tile.width) as j:
                 unit = (tile.block + j) * self.lanes
@@ -391,10 +421,10 @@ class _Forward(_Emit):
 
 
 class _Backward(_Emit):
-    """Steps in the opposite order: the one done last is the step that forward made after this one.
+    """The backward kernel, which does the steps in the opposite order: last in time, first done.
 
-    Rows only leave in forward, and so they only join here. In the first step of a run those that join are done by
-    themselves: nothing comes to them from a step after, since they have none.
+    In forward, rows only leave from one run to the next. In backward they therefore only join. In the first step of a
+    run, the rows that join are a range of their own, because they have no later step that gives anything back to them.
     """
 
     def ranges(self, before: Value, rows: Value) -> list[Range]:
@@ -417,7 +447,7 @@ class _Backward(_Emit):
     def body(self) -> None:
         super().body()
         p = self.p
-        # What the first step's products give to the initial states: now every row has joined.
+        # The products of the first step in time give something back to the initial states. By now every row has joined.
         zero, time = p.int(0), self.word("last time")
         step, rows = Step(self.steps, zero, time, zero, zero), self.range(zero, self.word("rows"))
         all_products = [
@@ -439,7 +469,7 @@ class _Backward(_Emit):
         if kind == "before":
             first = step.n.equals(self.steps - 1)
             return self.initial_or(first, state, self.array(f"s.{state}", step.next))
-        if kind == "later":  # the adjoints of the step that was just done
+        if kind == "later":  # the adjoints of the step that comes after in time, and was done before
             return self.array(state, step.last)
         return self.array(array, step.time)
 
@@ -452,7 +482,7 @@ class _Backward(_Emit):
         if product.state:
             start, start_row = find(f"carry.{product.state}")
             start = p.at(start, tile.row * start_row + tile.block * lanes)
-            if f"s.{product.state}" not in self.planned.graph.outputs:  # all comes through products
+            if f"s.{product.state}" not in self.planned.graph.outputs:  # its whole adjoint comes back through products
                 start = p.select(fresh, start, self.pointer("zeros"))
                 start_row = p.select(fresh, start_row, p.int(0))
         else:
@@ -463,7 +493,7 @@ class _Backward(_Emit):
             a = p.at(rows, tile.row * a_row + self.slot(segment.place))
             length = self.units(segment.width) * segment.slots
             if product.state:
-                # Where no step comes after, nothing is multiplied, and the sum is what it starts from.
+                # Rows without a later step multiply nothing: their sum is what it starts from.
                 length = p.select(fresh, 0, length)
             out_row = tile.width * lanes
             b = p.at(panel, done * out_row)
@@ -477,7 +507,7 @@ class _Backward(_Emit):
         return [*super().read_in(number), *([Place("d_out")] if here else [])]
 
     def adjoint(self, node: Node, sums: Sums, elements: Elements) -> Value:
-        """Of a state after the step: from the step after, and for the output from outside."""
+        """Returns the adjoint of a state after the step: what the later step gives back and, for the output, d_out."""
         summed = node.index in sums
         value = elements.sum(*sums[node.index]) if summed else elements.load(Place(f"carry.{node.name}"))
         return value + elements.load(Place("d_out")) if node.name == self.cell.states[0] else value

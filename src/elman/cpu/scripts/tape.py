@@ -1,9 +1,9 @@
-"""Whole numbers that remember how they came about, so that what was done with them can be done again for others.
+"""Whole numbers that record how they were computed, so that the same arithmetic can be repeated with other sizes.
 
-A script depends on sizes, and batches of real data have new sizes again and again. So a script is written on
-numbers of a tape (script.py, layer/form.py). Arithmetic with them gives numbers of the same tape. A decision,
-which is a comparison or any use as an ordinary whole number, is written down with how it went. For other sizes the
-tape is played again: if every decision goes the same way, the script is the same one with other numbers in it.
+A script depends on sizes, and batches of real data keep bringing new sizes. So a script is written with numbers of a
+tape (script.py, layer/form.py). Arithmetic with them gives numbers of the same tape. A decision is a comparison or
+any use as an ordinary whole number; the tape records its result. For other sizes the tape is played again. If every
+decision has the same result, the existing script fits once the numbers in it are replaced.
 """
 
 from __future__ import annotations
@@ -16,18 +16,22 @@ T = TypeVar("T")
 
 
 class Tape:
-    """`sizes` are the numbers to begin with; type checkers take them for the whole numbers that they stand for."""
+    """A record of arithmetic with some sizes.
+
+    The attribute `sizes` has them as numbers of the tape. It is typed as ints, so that code for ints type-checks.
+    """
 
     def __init__(self, sizes: Sequence[int]) -> None:
-        self.values: list[Any] = list(sizes)  # of everything on the tape, by place
-        self._steps: list[tuple[int, Callable[[Any, Any], Any] | None, int, int]] = []  # None: a decision
+        self.values: list[Any] = list(sizes)  # of all numbers on the tape, by place
+        # The place of a result, its function and the places of the operands; without a function it is a decision.
+        self._steps: list[tuple[int, Callable[[Any, Any], Any] | None, int, int]] = []
         self._places: dict[tuple[Callable[[Any, Any], Any], int, int], int] = {}
         self._constants: dict[int, int] = {}
         self._decided: set[int] = set()
         self.sizes = cast("list[int]", [Number(self, place) for place in range(len(sizes))])
 
     def apply(self, function: Callable[[Any, Any], Any], a: object, b: object) -> Number:
-        """function(a, b), where one of the two is a number of this tape."""
+        """Returns function(a, b) as a number of this tape. At least one of a and b must be a number of it."""
         key = function, self._place(a), self._place(b)
         place = self._places.get(key)
         if place is None:
@@ -48,14 +52,14 @@ class Tape:
         return self._constants[constant]
 
     def decide(self, number: Number) -> Any:
-        """What it is; from now on the tape fits only sizes for which it is the same."""
+        """Returns the value of a number. From now on the tape fits only sizes for which the number has this value."""
         if number.place not in self._decided:
             self._decided.add(number.place)
             self._steps.append((number.place, None, 0, 0))
         return self.values[number.place]
 
     def play(self, sizes: Sequence[int]) -> list[Any] | None:
-        """The values for other sizes, by place; or None, if a decision goes another way."""
+        """Returns the values for other sizes, by place, or None if a decision has another result for them."""
         values = self.values.copy()
         values[: len(sizes)] = sizes
         for place, function, a, b in self._steps:
@@ -67,7 +71,10 @@ class Tape:
 
 
 class Number:
-    """A whole number on a tape. It has no hash: what is found under it would be found for one size only."""
+    """A whole number on a tape.
+
+    It has no hash, and so cannot be a key: a cached result would hold for one size, and no decision would record it.
+    """
 
     __hash__ = None  # pyright: ignore[reportAssignmentType]
     __slots__ = "place", "tape"
@@ -77,7 +84,7 @@ class Number:
 
     @property
     def value(self) -> int:
-        """For the sizes of the tape: to be written where `play` gives the value for others."""
+        """The number for the tape's own sizes. Use it only where `play` can supply the value for other sizes."""
         return self.tape.values[self.place]
 
     def __add__(self, other: object) -> Number:
@@ -135,14 +142,17 @@ class Number:
 
 
 def decided(function: Callable[[int], T], number: int) -> T:
-    """function(number), whose result is a decision. It may be anything that can be compared."""
+    """Returns function(number), and records it as a decision. The result may be anything that can be compared."""
     if not isinstance(number, Number):
         return function(number)
     return number.tape.decide(number.tape.apply(lambda value, _: function(value), number, 0))
 
 
 def several(function: Callable[[int], Sequence[int]], number: int, count: int) -> Sequence[int]:
-    """function(number), so many numbers that are none of its arithmetic; each is a number of the same tape."""
+    """Returns the `count` numbers of function(number), each as a number of the same tape.
+
+    This is for results that arithmetic with `number` cannot give, such as addresses.
+    """
     if not isinstance(number, Number):
         return function(number)
     tape = number.tape

@@ -1,8 +1,8 @@
-"""What each thread of a team does with a script (script.py), and how they wait for each other.
+"""The compiled code with which the threads of a team run a script (script.py), and how they wait for each other.
 
-A stage is over when its tasks are done, no matter who has done them: nobody waits for a thread that has not come.
-Those who wait give way again and again, since another may stand on the same processor. One that finds itself on
-the caller's processor moves over; left alone, the system may take milliseconds to see that another one is free.
+A stage is over when its tasks are done, whichever threads did them: no thread waits for one that has not started yet.
+A waiting thread gives way again and again, since another thread may need the same processor. A thread that finds
+itself on the caller's processor moves to another: the system may take milliseconds to notice that one is free.
 """
 
 from __future__ import annotations
@@ -17,14 +17,19 @@ from elman.cpu.codegen.code_cache import Written
 from elman.cpu.codegen.formats import FLOAT64
 from elman.cpu.codegen.program import INT, POINTER, Program, Value
 
-# The first words of a script; four for each stage follow: ticket, tasks done, tasks, where these are listed.
+# The places of the first words of a script. PER_STAGE words for each stage follow: the next ticket, how many tasks
+# are done, how many there are, and where the list of the tasks begins.
 STAGES, REFUSED, LEFT, TOGETHER, TEAM, NUMBER, GIVE_WAY, PROCESSOR, MASK, SET_MASK, CALLER, HEAD = range(12)
 PER_STAGE = 4
-MASK_BYTES = 128  # of a set of processors, as Linux has it
+MASK_BYTES = 128  # in a set of processors, cpu_set_t of Linux
 
 
 def head(stages: int, together: int, shared: bool) -> list[int]:
-    """The first words: `together` threads are needed; functions by their addresses, none of a team unless `shared`."""
+    """Returns the first words of a script.
+
+    together: the least number of threads it needs.
+    shared: whether a team runs it; otherwise it needs no functions of the system, and their addresses are 0.
+    """
     functions = system.functions() if shared else system.Functions()
     return [stages, 0, 0, together, *functions, 0]
 
@@ -39,7 +44,7 @@ def text() -> Written:
 
 
 class Runner(NamedTuple):
-    """Functions of Python; the interpreter's lock is released while they run. `address`: of `work`."""
+    """The compiled functions as Python calls them, with the GIL released, and the address of `work`."""
 
     fill: Any
     fill_and_work: Any
@@ -48,7 +53,7 @@ class Runner(NamedTuple):
 
 @cache
 def runner() -> Runner:
-    """`fill` completes a script's words for a call; `work` is what each thread of the team then does."""
+    """Returns the functions: `fill` completes a script's words for a call, each thread of the team then runs `work`."""
     fill, work, both = text().addresses
     pointer, whole = ctypes.c_void_p, ctypes.c_int64
     kind = ctypes.CFUNCTYPE(None, pointer, pointer, whole, pointer, pointer)
@@ -59,7 +64,7 @@ FILL = {"script": POINTER, "bases": POINTER, "count": INT, "known": POINTER, "wo
 
 
 def _both(module: Any) -> None:
-    """For one thread."""
+    """Writes `fill_and_work`, which fills and runs a script on one thread."""
     p = Program(module, "fill_and_work", FILL, FLOAT64, lanes=1)
     p.builder.call(module.get_global("fill"), [value.ir for value in p.given.values()])
     p.builder.call(module.get_global("work"), [p.given["words"].ir])
@@ -67,6 +72,7 @@ def _both(module: Any) -> None:
 
 
 def _fill(module: Any) -> None:
+    """Writes `fill`, which adds to each word of a script its base's address, and notes the caller's processor."""
     p = Program(module, "fill", FILL, FLOAT64, lanes=1)
     script, bases, known, words = (p.given[name] for name in ("script", "bases", "known", "words"))
     with p.loop(0, p.given["count"]) as n:
@@ -78,6 +84,7 @@ def _fill(module: Any) -> None:
 
 
 def _work(module: Any) -> None:
+    """Writes `work`, which takes tasks of each stage until none is left, and then waits for the others' tasks."""
     p = Program(module, "work", {"words": POINTER}, FLOAT64, lanes=1)
     words = p.given["words"]
     team, number, give_way = (p.load_word(words, index, INT) for index in (TEAM, NUMBER, GIVE_WAY))
@@ -91,7 +98,7 @@ def _work(module: Any) -> None:
         ticket = HEAD + PER_STAGE * stage
         done, count = p.at(words, ticket + 1), p.load_word(words, ticket + 2, INT)
         directory = p.load_word(words, ticket + 3, INT)
-        with p.loop(0, count):  # nobody takes more than all
+        with p.loop(0, count):  # a thread can take at most all tasks
             task = p.next_ticket(p.at(words, ticket))
             with p.when(task < count):
                 table = p.load_word(words, directory + task, INT)
@@ -103,13 +110,13 @@ def _work(module: Any) -> None:
         left = p.at(words, LEFT)
         with p.when(p.asked(number) > 0):
             p.next_ticket(left)
-        with p.when(p.asked(number).equals(0)):  # OpenMP's own end of a region does not give way
+        with p.when(p.asked(number).equals(0)):  # wait here: OpenMP's wait at the end of a region does not give way
             p.wait_until(left, p.asked(team) - 1, give_way)
     p.done()
 
 
 def move_over(p: Program, words: Value) -> None:
-    """Where the caller's processor is also this thread's: go to another one that it may use."""
+    """Moves this thread to another processor that it may use, if it runs on the caller's."""
     ask, mask_of, set_mask = (p.load_word(words, index, INT) for index in (PROCESSOR, MASK, SET_MASK))
     caller, size = p.load_word(words, CALLER, INT), p.int(MASK_BYTES)
     with p.when(ask > 0), p.when(p.asked(ask).equals(caller)):
@@ -118,6 +125,6 @@ def move_over(p: Program, words: Value) -> None:
             word = p.quotient(caller, p.int(64))
             allowed = p.load_word(mask, word, INT)
             p.store_word(allowed & p.every_bit_but(caller - word * 64), mask, word)
-            with p.when(p.asked(set_mask, p.int(0), size, mask).equals(0)):  # it is refused if there is no other
-                p.store_word(allowed, mask, word)
+            with p.when(p.asked(set_mask, p.int(0), size, mask).equals(0)):  # fails if there is no other processor
+                p.store_word(allowed, mask, word)  # the thread has moved, and may use that processor again
                 p.asked(set_mask, p.int(0), size, mask)
