@@ -714,9 +714,9 @@ MUTANTS = [
     Mutant(
         "the gradient of a learned state in the wrong direction",
         "cpu/layer/backward.py",
-        "def backward_script",
-        "out.at(row=d) if out",
-        "out.at(row=len(directions) - 1 - d) if out",
+        "def _gradients_of_afresh",
+        "out.at(row=side.number)",
+        "out.at(row=len(sides) - 1 - side.number)",
         "test_rows.py::test_initial_states_that_are_learned",
     ),
     Mutant(
@@ -883,7 +883,7 @@ MUTANTS = [
         "a quick call that reads a tensor negative by a mark",
         "cpu/layer/short_calls.py",
         "def _look",
-        "if tensor.is_neg() or tensor._is_zerotensor():",
+        "if tensor.is_neg() or is_zero_tensor(tensor):",
         "if False:",
         "test_step.py::test_layouts_and_marks",
     ),

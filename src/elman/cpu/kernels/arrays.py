@@ -38,18 +38,17 @@ class Kind(NamedTuple):
     steps: bool  # True: the array holds every step; False: the present step only
     width: Width = lambda cell, name: HIDDEN  # the width of a slot, by the cell and the part of the name after the dot
     padded: bool = False  # whether each slot is padded to whole vectors
-    given: bool = False  # True: a training script gets the array from its caller; False: it takes room for the array
 
 
 ARRAYS = {
-    "x": Kind(steps=True, given=True),
-    "extra": Kind(steps=True, width=_by_name, given=True),
-    "s": Kind(steps=True, width=width_of_state, given=True),
-    "before": Kind(steps=True, width=width_of_state, given=True),
-    "p": Kind(steps=False, given=True),
+    "x": Kind(steps=True),
+    "extra": Kind(steps=True, width=_by_name),
+    "s": Kind(steps=True, width=width_of_state),
+    "before": Kind(steps=True, width=width_of_state),
+    "p": Kind(steps=False),
     "d_x": Kind(steps=True),
     "d_extra": Kind(steps=True, width=_by_name),
-    "d_out": Kind(steps=True, width=lambda cell, name: width_of_state(cell, cell.states[0]), given=True),
+    "d_out": Kind(steps=True, width=lambda cell, name: width_of_state(cell, cell.states[0])),
     "d_p": Kind(steps=False, padded=True),
     "carry": Kind(steps=False, width=width_of_state, padded=True),
     "memory": Kind(steps=False, width=_by_name, padded=True),

@@ -1,14 +1,14 @@
-"""A layer: its passes, as scripts.
+"""The passes over a layer, written as scripts (scripts/script.py).
 
-kernel_tasks.py    the recurrence as tasks of a script
-large_products.py  the products outside the recurrence: the input's share, gradients of x and of weights
-directions.py      what all scripts of a layer share: what each direction is given, and what its kernels read
-inference.py       the script of a pass without gradients
-forward.py         the script of a pass that keeps what backward needs
-backward.py        the script of the gradients
-form.py            what a script depends on; scripts that were written are kept, and fitted to other sizes
-passes.py          from a call's tensors to the results
-short_calls.py     inference again and again, with little around it
-rows.py            sequences of different lengths as packed rows
-readable.py        tensors as the kernels can read them
+kernel_tasks.py    makes the tasks of a script that run the recurrence
+large_products.py  makes the products outside the recurrence: the input's share, the gradients of x and of the weights
+directions.py      declares what the scripts of all passes share: the arrays of each direction
+inference.py       writes the script of a pass without gradients
+forward.py         writes the script of a pass that keeps what backward needs
+backward.py        writes the script of the gradients
+form.py            says what a script depends on; keeps written scripts, and fits them to other sizes
+passes.py          goes from the tensors of a call to its results
+short_calls.py     runs ordinary inference again and again, with little work around the script
+rows.py            turns sequences of different lengths into packed rows
+readable.py        makes tensors that the kernels can read
 """

@@ -1,4 +1,4 @@
-"""The script of the gradients."""
+"""Writes the script of the gradients."""
 
 from __future__ import annotations
 
@@ -31,110 +31,157 @@ from elman.leaves import HIDDEN, PROJECTED, width_of_state
 
 
 class Wanted(NamedTuple):
-    """Which gradients are asked for."""
+    """Which gradients the caller asks for."""
 
     x: bool
-    weights: tuple[tuple[bool, ...], ...]  # of each direction, by field of `Weights`
-    state: tuple[bool, ...]
-    afresh: tuple[bool, ...] = ()
+    weights: tuple[tuple[bool, ...], ...]  # for each direction, in the order of the fields of `Weights`
+    state: tuple[bool, ...]  # for each initial state
+    afresh: tuple[bool, ...] = ()  # for each state that rows start afresh from; empty if none is given
+
+
+class Side(NamedTuple):
+    """What the script of the gradients knows of one direction."""
+
+    number: int  # of the direction
+    prepared: Prepared
+    arrays: dict[str, Array]  # what its kernel reads and writes
+    sequences: list[Array]  # of every state, over all steps
+    d_finals: list[Array | None]  # the cotangents of the final states
 
 
 @for_all_sizes
 def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
-    sizes, (steps, batch, inputs, units) = form.sizes(cell, 2), form[:4]
-    planned, widths = plan(cell), widths_of_states(cell, sizes)
+    sizes, planned = form.sizes(cell, 2), plan(cell)
     script = Script(sizes.format, sizes.threads)
-    x, directions, strides = input_array(script, form), given_directions(script, cell, form), form.given()
+    kernels = Kernels(cell, "backward", sizes)
+    sides, first = _sides(script, planned, sizes, form, kernels)
+    runs = [task for side in sides for task in kernels.run(side.arrays, form.steps, side.prepared.given.reverse)]
+    packing_tasks, stages = _gradient_of_x(script, planned, sizes, sides) if wanted.x else ([], [])
+    products, after = _gradients_of_weights(script, planned, sizes, sides, wanted)
+    after += _gradients_of_states(script, cell, sizes, sides, wanted)
+    of_afresh, sums = _gradients_of_afresh(script, cell, sizes, sides, wanted)
+
+    script.stage([*first, *packing_tasks])
+    script.stage(runs, together=kernels.parties > 1)
+    for tasks in stages:
+        script.stage(tasks)
+    if products:
+        gradients(script, sizes, products)
+    script.stage([*after, *of_afresh])
+    script.stage(sums)
+    return script.close()
+
+
+def _sides(script: Script, planned: Plan, sizes: Sizes, form: Form, kernels: Kernels) -> tuple[list[Side], list[Task]]:
+    """The directions, and the tasks that come before their kernels."""
+    cell, strides, width = planned.cell, form.given(), widths_of_states(planned.cell, sizes)[0]
+    x, directions = input_array(script, form), given_directions(script, cell, form)
     d_output = script.given("d_output", *strides["d_output"][:2]) if "d_output" in strides else None
     d_finals: list[list[Array | None]] = [[] for _ in directions]
     for state in cell.states:
         name = f"d_final.{state}"
-        given_here = name in strides
-        parts = by_direction(script, name, strides[name], len(directions)) if given_here else [None] * len(directions)
+        parts: list[Array | None] = [None] * len(directions)
+        if name in strides:
+            parts[:] = by_direction(script, name, strides[name], len(directions))
         for of, part in zip(d_finals, parts, strict=True):
             of.append(part)
-    outputs, kernels = output_arrays(script, sizes, widths[0]), Kernels(cell, "backward", sizes)
-    indices = index_arrays(script, form)
+    outputs, indices = output_arrays(script, sizes, width), index_arrays(script, form)
 
-    first: list[Task] = []
-    runs: list[Task] = []
-    all_arrays, all_sequences, all_entered = [], [], []
-    for d, original in enumerate(directions):
-        prepared = prepare(script, cell, sizes, indices, d, original, x)
-        own, *before = start(script, kernels, prepared)
-        first += chain(prepared.tasks, *before)
-        all_sequences.append(kept_arrays(script, cell, sizes, d, own, outputs[d]))
-        d_out = None if d_output is None else d_output.at(column=d * widths[0])
+    sides: list[Side] = []
+    tasks: list[Task] = []
+    for d, given in enumerate(directions):
+        prepared = prepare(script, cell, sizes, indices, d, given, x)
+        arrays, *before = start(script, kernels, prepared)
+        tasks += chain(prepared.tasks, *before)
+        sequences = kept_arrays(script, cell, sizes, d, arrays, outputs[d])
+        d_out = None if d_output is None else d_output.at(column=d * width)
         if sizes.packed is not None and d_out is not None:
-            packed = script.room(sizes.total * widths[0], widths[0], widths[0])
-            first += gather(sizes, prepared.where["index."], d_out, packed, sizes.total, widths[0])
+            packed = script.room(sizes.total * width, width, width)
+            tasks += gather(sizes, prepared.where["index."], d_out, packed, sizes.total, width)
             d_out = packed
-        first += _adjoints(script, planned, sizes, own, d_out, d_finals[d], prepared.where.get("final."))
-        all_arrays.append(own)
-        all_entered.append(prepared)
-        runs += kernels.run(own, steps, prepared.given.reverse)
+        tasks += _adjoints(script, planned, sizes, arrays, d_out, d_finals[d], prepared.where.get("final."))
+        sides.append(Side(d, prepared, arrays, sequences, d_finals[d]))
+    return sides, tasks
 
-    d_x = script.given("d_x", row=inputs) if wanted.x else None
-    backs: list[list[Task]] = []  # d_x is added up over the directions
-    products: list[Gradient] = []
-    after: list[Task] = []
-    of_directions = zip(all_entered, wanted.weights, all_arrays, all_sequences, strict=True)
-    for d, (prepared, wants, own, sequences) in enumerate(of_directions):
-        given, target, adds = prepared.given, d_x, bool(backs)
-        if d_x is not None and sizes.packed is not None:
+
+def _gradient_of_x(
+    script: Script, planned: Plan, sizes: Sizes, sides: Sequence[Side]
+) -> tuple[list[Task], list[list[Task]]]:
+    """Tasks that pack weights; and stages, one after the other, since each adds its direction's share to d_x."""
+    d_x, units, inputs = script.given("d_x", row=sizes.inputs), sizes.units, sizes.inputs
+    packing_tasks: list[Task] = []
+    stages: list[list[Task]] = []
+    for side in sides if planned.shares else ():
+        target, adds = d_x, bool(stages)
+        if sizes.packed is not None:
             target, adds = script.room(sizes.total * inputs, row=inputs), False
-        want = {name for name, wish in zip(Weights._fields, wants, strict=True) if wish and name in given.weights}
         for gate, count in planned.shares:
-            if target is None:
-                break
-            shape, rows = (count * units, inputs), given.weights["ih"].at(row=gate * units)
+            shape, rows = (count * units, inputs), side.prepared.given.weights["ih"].at(row=gate * units)
             back = Linear(script, sizes, rows, None, shape, sizes.total, transposed=False)
-            first += back.packing
-            backs.append(back(own["d_x"].at(column=gate * units), target, sizes.total, add=adds))
+            packing_tasks += back.packing
+            stages.append(back(side.arrays["d_x"].at(column=gate * units), target, sizes.total, add=adds))
             adds = True
-        if d_x is not None and target is not None and target is not d_x and planned.shares:
-            places = prepared.where["places."]
-            backs.append(gather(sizes, places, target, d_x, sizes.places, inputs, add=d > 0))
-        columns = {"ih": inputs, "hh": widths[0], "hr": units, "ch": units}
+        if sizes.packed is not None:
+            places = side.prepared.where["places."]
+            stages.append(gather(sizes, places, target, d_x, sizes.places, inputs, add=side.number > 0))
+    return packing_tasks, stages or [[fill(d_x, sizes.places, inputs)]]
+
+
+def _gradients_of_weights(
+    script: Script, planned: Plan, sizes: Sizes, sides: Sequence[Side], wanted: Wanted
+) -> tuple[list[Gradient], list[Task]]:
+    """The large products that are the gradients of matrices and biases; and the tasks for all other parameters."""
+    columns = {"ih": sizes.inputs, "hh": widths_of_states(planned.cell, sizes)[0], "hr": sizes.units, "ch": sizes.units}
+    products: list[Gradient] = []
+    tasks: list[Task] = []
+    for side, wants in zip(sides, wanted.weights, strict=True):
+        weights = side.prepared.given.weights
         out = {
-            name: script.given(f"d_{name}.{d}", row=columns.get(name, 1)) for name in Weights._fields if name in want
+            name: script.given(f"d_{name}.{side.number}", row=columns.get(name, 1))
+            for name, wish in zip(Weights._fields, wants, strict=True)
+            if wish and name in weights
         }
-        products += _of_weights(planned, sizes, prepared, sequences, own, out)
+        products += _of_weights(planned, sizes, side.prepared, side.sequences, side.arrays, out)
         if "ch" in out:
-            after += _of_vectors(planned, sizes, own["d_p"], out["ch"])
-        after += _without_effect(planned, sizes, out, columns)
-    for state, width, wish in zip(cell.states, widths, wanted.state, strict=True):
-        if wish:
-            strides_here = (sizes.sequences * width, width, 1)
-            parts = by_direction(script, f"d_initial.{state}", strides_here, sizes.directions)
-            number = cell.states.index(state)
-            for own, part, prepared, d_final in zip(all_arrays, parts, all_entered, d_finals, strict=True):
-                carry = own[f"carry.{state}"]
-                if sizes.packed is None:
-                    after.append(copy(carry, part, batch, width))
-                else:
-                    begins, other = prepared.where["first."], d_final[number]
-                    after += gather(sizes, begins, carry, part, sizes.sequences, width, other=other)
+            tasks += _of_vectors(planned, sizes, side.arrays["d_p"], out["ch"])
+        tasks += _without_effect(planned, sizes, out, columns)
+    return products, tasks
+
+
+def _gradients_of_states(script: Script, cell: Cell, sizes: Sizes, sides: Sequence[Side], wanted: Wanted) -> list[Task]:
+    """Tasks that copy what the kernels leave of the adjoints of states to the gradients of the initial states."""
+    tasks: list[Task] = []
+    for number, (state, width) in enumerate(zip(cell.states, widths_of_states(cell, sizes), strict=True)):
+        if not wanted.state[number]:
+            continue
+        parts = by_direction(script, f"d_initial.{state}", (sizes.sequences * width, width, 1), sizes.directions)
+        for side, part in zip(sides, parts, strict=True):
+            carry = side.arrays[f"carry.{state}"]
+            if sizes.packed is None:
+                tasks.append(copy(carry, part, sizes.batch, width))
+            else:  # a sequence without steps hands its final state's cotangent on
+                begins, other = side.prepared.where["first."], side.d_finals[number]
+                tasks += gather(sizes, begins, carry, part, sizes.sequences, width, other=other)
+    return tasks
+
+
+def _gradients_of_afresh(
+    script: Script, cell: Cell, sizes: Sizes, sides: Sequence[Side], wanted: Wanted
+) -> tuple[list[Task], list[Task]]:
+    """Tasks that gather the adjoints of rows that start afresh; and then those that add them up over the rows."""
+    gathers: list[Task] = []
     sums: list[Task] = []
-    for state, width, wish in zip(cell.states, widths, wanted.afresh or (False,) * len(widths), strict=True):
-        out = script.given(f"d_afresh.{state}", row=width) if wish else None
-        for d, (own, prepared) in enumerate(zip(all_arrays, all_entered, strict=True) if out else ()):
-            room = script.room(batch * width, row=width)
-            after += gather(sizes, prepared.where["fresh."], own[f"carry.{state}"], room, batch, width)
-            sums.append(
-                Task(packing.total(room.format), (room, room.row, out.at(row=d) if out else room, batch, width))
-            )
-    if d_x is not None and not backs:
-        after.append(fill(d_x, sizes.places, inputs))
-    script.stage(first)
-    script.stage(runs, together=kernels.parties > 1)
-    for tasks in backs:
-        script.stage(tasks)
-    if products:
-        gradients(script, sizes, products)
-    script.stage(after)
-    script.stage(sums)
-    return script.close()
+    for state, width, wish in zip(cell.states, widths_of_states(cell, sizes), wanted.afresh, strict=False):
+        if not wish:
+            continue
+        out = script.given(f"d_afresh.{state}", row=width)
+        for side in sides:
+            room = script.room(sizes.batch * width, row=width)
+            fresh, carry = side.prepared.where["fresh."], side.arrays[f"carry.{state}"]
+            gathers += gather(sizes, fresh, carry, room, sizes.batch, width)
+            words = room, room.row, out.at(row=side.number), sizes.batch, width
+            sums.append(Task(packing.total(room.format), words))
+    return gathers, sums
 
 
 def _adjoints(
@@ -146,9 +193,9 @@ def _adjoints(
     d_finals: Sequence[Array | None],
     final: Array | None,
 ) -> list[Task]:
-    """What the backward kernel begins with and leaves: added to `arrays`; tasks that fill it.
+    """Adds the adjoints that the backward kernel reads and writes to `arrays`; returns the tasks that initialise them.
 
-    final: of packed rows, the index of whose final state each row ends with.
+    final: for packed rows, the index that says which sequence's final state each row ends with; otherwise None.
     """
     batch, cell = sizes.batch, planned.cell
     slots_of = {"d_x": len(cell.anatomy.input_gates)} | planned.backward.arrays("d_extra")
@@ -168,7 +215,7 @@ def _adjoints(
             tasks += gather(sizes, final, d_final, carry, batch, sizes.of(width), padded=padded)
         else:
             tasks.append(copy(d_final, carry, batch, sizes.of(width), padded=padded))
-    if d_output is None:  # the same zeros for every step and row
+    if d_output is None:  # one row of zeros stands for every step and row
         padded = sizes.padded(width_of(cell, "d_out"))
         d_output = script.room(padded)
         tasks.append(fill(d_output, 1, padded))
@@ -177,7 +224,7 @@ def _adjoints(
 
 
 def _of_vectors(planned: Plan, sizes: Sizes, d_p: Array, out: Array) -> list[Task]:
-    """The gradients of the per-unit weights: sums over the rows of the batch."""
+    """Returns the tasks that make the gradients of the per-unit weights: they sum d_p over the rows of the batch."""
     kernel, padded = packing.total(d_p.format), sizes.padded(HIDDEN)
     return [
         Task(kernel, (d_p.at(column=v * padded), d_p.row, out.at(row=v), sizes.batch, sizes.units))
@@ -186,7 +233,10 @@ def _of_vectors(planned: Plan, sizes: Sizes, d_p: Array, out: Array) -> list[Tas
 
 
 def _without_effect(planned: Plan, sizes: Sizes, out: dict[str, Array], columns: dict[str, int]) -> list[Task]:
-    """Zeros for the gradients of blocks of rows that the step uses without effect, whatever x and the states hold."""
+    """Returns the tasks that write zeros to the gradients of weight blocks without effect on the results.
+
+    A block is the rows of one gate, or of the projection. Its gradient is zero whatever x and the states hold.
+    """
     live = {("ih", gate) for begin, count in planned.shares for gate in range(begin, begin + count)}
     live |= {(each.weight, each.block) for each in planned.multiplied}
     anatomy, tasks = planned.cell.anatomy, []
@@ -214,7 +264,10 @@ def _of_weights(
     arrays: dict[str, Array],
     out: dict[str, Array],
 ) -> list[Gradient]:
-    """The gradients of a direction's matrices and biases: sums over all steps and rows, as few large products."""
+    """Returns the large products that make the gradients of a direction's matrices and biases, as few as possible.
+
+    Each product sums over all steps and rows.
+    """
     units, rows = sizes.units, sizes.total
     products: list[Gradient] = []
     for gate, count in planned.shares if "ih" in out or "b_ih" in out else ():
@@ -243,7 +296,10 @@ def _operand(
     sequences: Sequence[Array],
     arrays: dict[str, Array],
 ) -> Factor:
-    """What a recurrent product has multiplied, over all steps; the state before the first step is in no sequence."""
+    """Returns the operand of a recurrent product in all steps, as a factor of the weight's gradient.
+
+    If the operand is the state before each step, the first step needs the initial state, which no sequence holds.
+    """
     kind, _, state = operand.array.partition(".")
     rows, width = sizes.total, sizes.of(width_of(planned.cell, operand.array))
     if kind == "extra":
@@ -261,19 +317,22 @@ def _operand(
 
 
 class Run(NamedTuple):
-    """Products of one operand whose adjoints lie side by side, and whose blocks of rows follow each other."""
+    """Recurrent products whose weight gradients one large product makes.
 
-    weight: str  # fields of `Weights`
-    bias: str | None
+    They multiply the same operand. Their adjoints lie side by side, and so do their blocks of the weight's rows.
+    """
+
+    weight: str  # field of `Weights`
+    bias: str | None  # field of `Weights`
     operand: Place
-    d: Place  # the first adjoint
-    block: int  # the first
-    blocks: int
-    add: bool  # whether others have written the gradients of these blocks
+    d: Place  # where the first adjoint lies
+    block: int  # the first block of the weight's rows
+    blocks: int  # the number of blocks
+    add: bool  # whether an earlier run has written the gradients of these blocks
 
 
 def _runs(planned: Plan) -> list[Run]:
-    """Products as few as possible."""
+    """Returns the recurrent products of the plan, joined into as few runs as possible."""
     runs: list[Run] = []
     written: set[tuple[str, int]] = set()
     for weight, bias, block, operand, d in planned.multiplied:

@@ -1,7 +1,8 @@
-"""A layer's directions, as the scripts of all passes see them: what they are given, and what the kernels read.
+"""What the scripts of all passes share: the arrays that each direction is given, and those that its kernels read.
 
-What does not depend on the step before is done for all steps at once (large_products.py): the input's share of
-every gate, its gradient, the weights' gradients. The kernels run the recurrence between them (kernel_tasks.py).
+Whatever does not depend on the step before is computed for all steps at once (large_products.py): the input's share
+of every gate, the gradient of x, and the gradients of the weights. The kernels run the recurrence after the input's
+share is made, and before the gradients of x and of the weights are (kernel_tasks.py).
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from elman.leaves import width_of_state
 
 
 class Given(NamedTuple):
-    """What a direction runs on, in a script."""
+    """The arrays of a script that one direction is given."""
 
     weights: dict[str, Array]  # by field of `Weights`
-    state: list[Array]
+    state: list[Array]  # the initial states, each (B, width)
     reverse: bool
-    afresh: list[Array]  # the states from which rows start afresh, each (width,); none for zero
+    afresh: list[Array]  # the states from which rows start afresh, each (width,); empty if they start from zero
 
 
 def given_directions(script: Script, cell: Cell, form: Form) -> list[Given]:
-    """The directions: their weights, and their parts of the initial states."""
+    """Declares the weights and states of a layer; returns what each direction is given of them."""
     strides, weights = form.given(), []
     for d in range(len(form.reverse)):
         names = {field: f"{field}.{d}" for field in Weights._fields if f"{field}.{d}" in strides}
@@ -49,46 +50,47 @@ def given_directions(script: Script, cell: Cell, form: Form) -> list[Given]:
 
 
 def by_direction(script: Script, name: str, stride: tuple[int, ...], directions: int) -> list[Array]:
-    """The parts (B, width) of a given array (D, B, width)."""
+    """Declares a given array (D, B, width); returns the part (B, width) of each direction."""
     array = script.given(name, row=stride[1])
     return [array.at(column=d * stride[0]) for d in range(directions)]
 
 
 def input_array(script: Script, form: Form, name: str = "x") -> Array:
-    """x as (T*B, I): steps follow each other as rows do."""
+    """Declares x; returns it as (T*B, I), where one distance leads from row to row, also from step to step."""
     x = script.given(name, *form.given()["x"][:2])
     batch = form.batch if form.packed is None else form.packed.batch
     return x._replace(row=x.time) if batch == 1 else x
 
 
 def index_arrays(script: Script, form: Form) -> dict[str, Array]:
-    """What `rows.Rows` has, by name; nothing if all sequences have all steps."""
+    """Declares the arrays of `rows.Rows`; returns them by name. There are none if all sequences have all steps."""
     if form.packed is None:
         return {}
-    return {name: script.given(name, form=FLOAT64) for name in index_names(len(form.reverse))}  # of eight bytes, too
+    # Their entries are 64-bit whole numbers; FLOAT64 stands for them, since it has eight bytes, too.
+    return {name: script.given(name, form=FLOAT64) for name in index_names(len(form.reverse))}
 
 
 @cache
 def index_names(directions: int) -> tuple[str, ...]:
-    """In the order in which a pass gives them."""
+    """Returns the names of the index arrays, in the order in which a pass gives their addresses."""
     single = [name for name in INDICES if not name.endswith(".")]
     return *single, *(f"{name}{d}" for d in range(directions) for name in INDICES if name.endswith("."))
 
 
 def widths_of_states(cell: Cell, sizes: Sizes) -> list[int]:
-    """Of the states, the first of which is the output."""
+    """Returns the width of each state. The first state is the output."""
     return [sizes.of(width_of_state(cell, state)) for state in cell.states]
 
 
 def output_arrays(script: Script, sizes: Sizes, width: int, name: str = "output") -> list[Array]:
-    """The parts (T, B, width) of each direction."""
+    """Declares the output (T, B, D*Y); returns the part (T, B, width) of each direction."""
     row = sizes.directions * width
     output = script.given(name, sizes.sequences * row, row)
     return [output.at(column=d * width) for d in range(sizes.directions)]
 
 
 def final_arrays(script: Script, cell: Cell, sizes: Sizes) -> list[list[Array]]:
-    """For each direction, the places of its final states in arrays (D, B, width)."""
+    """Declares the final states (D, B, width); returns for each direction its parts (B, width)."""
     finals = [
         by_direction(script, f"final.{state}", (sizes.sequences * width, width, 1), sizes.directions)
         for state, width in zip(cell.states, widths_of_states(cell, sizes), strict=True)
@@ -97,17 +99,18 @@ def final_arrays(script: Script, cell: Cell, sizes: Sizes) -> list[list[Array]]:
 
 
 class Prepared(NamedTuple):
-    """A direction as the kernels see it: the rows of the batch, packed if they have different lengths."""
+    """A direction as its kernels see it. Rows of different lengths are packed (rows.py)."""
 
     given: Given
-    x: Array  # (N, I), or (T*B, I) and an index
-    where: dict[str, Array]  # of its rows, by names of `INDICES`
-    tasks: list[Task]  # that make all this
+    x: Array  # (T*B, I); packed rows find their rows of x by the index "index."
+    where: dict[str, Array]  # the index arrays of packed rows, by the names in `INDICES`; otherwise empty
+    tasks: list[Task]  # these gather the state that each packed row begins with
 
 
 def prepare(
     script: Script, cell: Cell, sizes: Sizes, indices: dict[str, Array], d: int, given: Given, x: Array
 ) -> Prepared:
+    """Returns direction d as its kernels see it. Packed rows get rooms for the states that they begin with."""
     if sizes.packed is None:
         return Prepared(given, x, {}, [])
     index = {name: indices[f"{name}{d}"] for name in INDICES if name.endswith(".")}
@@ -116,7 +119,7 @@ def prepare(
     tasks: list[Task] = []
     for number, (state, width) in enumerate(zip(given.state, widths_of_states(cell, sizes), strict=True)):
         states.append(script.room(sizes.batch * width, row=width))
-        afresh = given.afresh[number]._replace(row=0) if given.afresh else None  # the same for every row
+        afresh = given.afresh[number]._replace(row=0) if given.afresh else None  # one for all rows
         tasks += gather(sizes, index["starts."], state, states[-1], sizes.batch, width, other=afresh)
     return Prepared(Given(given.weights, states, False, given.afresh), x, index, tasks)
 
@@ -131,7 +134,11 @@ def scatter_results(
     output: Array,
     finals: Sequence[Array],
 ) -> list[Task]:
-    """Output and final states, back from packed rows. index: where the last rows of states but the first are found."""
+    """Returns the tasks that gather the output and the final states from packed rows.
+
+    sequences: packed rows of each state. initial: what a sequence without steps hands on as its final state.
+    index: which of "ends." and "turns." finds the final states, except the first state, which "ends." finds always.
+    """
     widths = widths_of_states(cell, sizes)
     tasks = gather(sizes, prepared.where["places."], sequences[0], output, sizes.places, widths[0])
     for number, (sequence, of, final, width) in enumerate(zip(sequences, initial, finals, widths, strict=True)):
@@ -141,7 +148,10 @@ def scatter_results(
 
 
 def start(script: Script, kernels: Kernels, prepared: Prepared) -> tuple[dict[str, Array], list[Task], list[Task]]:
-    """The arrays that all kernels read, and what is to be done before they do: once for the weights, and for every call."""
+    """Returns the arrays that all kernels read, and two lists of tasks that run before the kernels.
+
+    A frozen layer runs the first list only once: it packs the weights. Every call runs the second list.
+    """
     sizes, given = kernels.sizes, prepared.given
     arrays, tasks = kernels.pack(script, given.weights)
     arrays["zeros"] = script.kept(product.ACCUMULATORS * sizes.lanes)
@@ -151,7 +161,7 @@ def start(script: Script, kernels: Kernels, prepared: Prepared) -> tuple[dict[st
         arrays[name] = script.room(sizes.batch * row, row=row)
     arrays["p"] = given.weights.get("ch", arrays["zeros"])._replace(row=0)
     arrays |= {name: array for name, array in prepared.where.items() if name in ("runs", "runs back")}
-    arrays["meeting"] = script.room(128 // sizes.format.bytes)  # cache lines of its own
+    arrays["meeting"] = script.room(128 // sizes.format.bytes)  # 128 bytes: no other array shares its cache lines
     for state, array in zip(kernels.cell.states, given.state, strict=True):
         arrays[f"s0.{state}"] = array
     meeting = fill(arrays["meeting"], 1, 128 // sizes.format.bytes)
@@ -159,6 +169,6 @@ def start(script: Script, kernels: Kernels, prepared: Prepared) -> tuple[dict[st
 
 
 def input_share(script: Script, sizes: Sizes, prepared: Prepared, width: int, rows: int) -> Linear:
-    """W x_t + b_ih for steps and rows, (T*B, I) -> (T*B, G*H)."""
+    """Returns the product W_ih x_t + b_ih for all steps and rows, (T*B, I) -> (T*B, G*H)."""
     weights, shape = prepared.given.weights, (width, sizes.inputs)
     return Linear(script, sizes, weights["ih"], weights.get("b_ih"), shape, rows, index=prepared.where.get("index."))

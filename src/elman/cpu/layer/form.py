@@ -1,4 +1,4 @@
-"""What a script depends on, and the scripts that were written, which are kept and fitted to other sizes."""
+"""What a script depends on (`Form`). Scripts, once written, are kept and fitted to other sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from elman.cpu.scripts import threads
 from elman.cpu.scripts.script import Script
 from elman.cpu.scripts.tape import Tape
 
-TEMPLATES = 16  # at most, that are kept of a form
+TEMPLATES = 16  # scripts that are kept for a form without sizes, at most
 
 P = ParamSpec("P")
 
@@ -30,16 +30,20 @@ class Form(NamedTuple):
     format: Format  # of every number
     threads: int
     reverse: tuple[bool, ...]
-    names: tuple[str, ...]  # of what is given
-    strides: tuple[tuple[int, ...] | None, ...]  # of each; None if it is not there
-    packed: Packed | None = None  # where there are lengths or resets; then `steps` and `batch` are of the rows
+    names: tuple[str, ...]  # of the arrays that the script may be given
+    strides: tuple[tuple[int, ...] | None, ...]  # of each of these arrays; None for one that is missing
+    # Where there are lengths or resets. `steps` is then that of the longest packed row, `batch` their number.
+    packed: Packed | None = None
 
     def given(self) -> dict[str, tuple[int, ...]]:
-        """The strides of what is there, by name."""
+        """Returns the strides of the arrays that are not missing, by name."""
         return {name: stride for name, stride in zip(self.names, self.strides, strict=True) if stride is not None}
 
     def opened(self) -> tuple[Form, list[int]]:
-        """The form without the sizes that change from batch to batch, and these: T, B, strides of sequences and states."""
+        """Returns the form with zero for every size that changes from batch to batch, and a list of these sizes.
+
+        They are T, B, the strides of sequences and states, and the numbers of `packed`.
+        """
         sizes = [self.steps, self.batch]
         strides: list[tuple[int, ...] | None] = []
         for stride in self.strides:
@@ -55,7 +59,7 @@ class Form(NamedTuple):
         return self._replace(steps=0, batch=0, strides=tuple(strides)), sizes
 
     def with_sizes(self, sizes: Sequence[int]) -> Form:
-        """The opposite of `opened`."""
+        """Returns the form with these sizes in it: the inverse of `opened`."""
         steps, batch, *rest = sizes
         numbers = iter(rest)
         strides = [
@@ -68,7 +72,10 @@ class Form(NamedTuple):
         return self._replace(steps=steps, batch=batch, strides=tuple(strides), packed=packed)
 
     def sizes(self, cell: Cell, products: int = 1) -> Sizes:
-        """With one thread where a team is not worth calling, for so many products with every weight."""
+        """Returns the sizes of the layer, with one thread if the work is too small for a team.
+
+        products: how many products a pass does with every weight.
+        """
         directions = len(self.reverse)
         row = len(cell.anatomy.input_gates) * self.inputs * self.units + multiplications(cell, self.units, self.proj)
         sizes = Sizes(*self[:6], directions, self.threads, packed=self.packed)
@@ -79,12 +86,19 @@ class Form(NamedTuple):
 
 @lru_cache(maxsize=128)
 def templates(*_: Any) -> list[tuple[Tape, Script]]:
-    """Of a kind of script and a form without sizes: scripts as they were written, the latest in use first."""
+    """Returns the list of the scripts kept for these arguments, the one used last first.
+
+    The arguments are the function that writes the script, the cell, the form without sizes, and what else the function
+    is given. The cache returns the list itself, and `for_all_sizes` changes it.
+    """
     return []
 
 
 def for_all_sizes(write: Callable[Concatenate[Cell, Form, P], Script]) -> Callable[Concatenate[Cell, Form, P], Script]:
-    """The script that `write` writes, kept. It is written on a tape (tape.py), which is played for other sizes."""
+    """Returns a function that returns the scripts of `write`, and keeps them.
+
+    A script is written on a tape (tape.py). For other sizes the tape is played again.
+    """
 
     def script(cell: Cell, form: Form, *more: P.args, **named: P.kwargs) -> Script:
         form, sizes = form.opened()

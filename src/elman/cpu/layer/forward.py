@@ -1,4 +1,4 @@
-"""The script of a pass that keeps what backward needs."""
+"""Writes the script of a pass that keeps what backward needs."""
 
 from __future__ import annotations
 
@@ -61,28 +61,34 @@ def forward_script(cell: Cell, form: Form) -> Script:
 class Kept(NamedTuple):
     """An array that forward keeps for backward."""
 
-    array: str  # of the plan
-    width: str
+    array: str  # its name in the plan
+    width: str  # of a slot
     slots: int
 
 
 @cache
 def kept(cell: Cell, packed: bool) -> list[Kept]:
-    """What forward keeps in each direction, besides the output; of packed rows, that too."""
+    """Returns the arrays that forward keeps in each direction, besides the output.
+
+    The output is the first state. Packed rows keep this state, too, since their output is gathered from it.
+    """
     slots = {"x": len(cell.anatomy.input_gates), "extra": 0} | plan(cell).forward.arrays("extra")
     slots |= {f"s.{state}": 1 for state in cell.states[0 if packed else 1 :]}
     return [Kept(array, width_of(cell, array), count) for array, count in slots.items()]
 
 
 def kept_names(cell: Cell, directions: int, packed: bool) -> list[str]:
-    """The names of all of it, in the order of `passes.saves`."""
+    """Returns the names of the kept arrays of all directions, in the order of `passes.saves`."""
     return [f"kept {each.array}.{d}" for d in range(directions) for each in kept(cell, packed)]
 
 
 def kept_arrays(
     script: Script, cell: Cell, sizes: Sizes, d: int, arrays: dict[str, Array], output: Array
 ) -> list[Array]:
-    """Where forward writes, and backward reads, in direction d: added to `arrays`. Returns the sequence of every state."""
+    """Adds the arrays of direction d that forward writes and backward reads to `arrays`.
+
+    Returns the sequence of every state.
+    """
     arrays[f"s.{cell.states[0]}"] = output
     for each in kept(cell, sizes.packed is not None):
         row = each.slots * sizes.of(each.width)

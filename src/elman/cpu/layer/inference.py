@@ -1,4 +1,4 @@
-"""The script of a pass without gradients: nothing is kept, and the input's share is made a few steps at a time."""
+"""Writes the script of a pass without gradients. It keeps nothing, and makes the input's share some steps at a time."""
 
 from __future__ import annotations
 
@@ -20,14 +20,19 @@ from elman.cpu.layer.kernel_tasks import Kernels, copy
 from elman.cpu.layer.large_products import Linear
 from elman.cpu.scripts.script import Array, Script, Task
 
-SHARE_BYTES = 1 << 20  # in inference each thread makes the input's share for so many bytes of steps at a time
-MOST_BYTES = 1 << 23  # or where its weights are larger, for as many bytes as these, up to so many
-CHUNKS = 64  # at most so many times in one script
+# The input's share is made in chunks of steps. A chunk has this many bytes for each thread.
+SHARE_BYTES = 1 << 20
+# If the weights of the share have more bytes than that, a chunk has as many as the weights, but at most this many.
+MOST_BYTES = 1 << 23
+CHUNKS = 64  # chunks in one script, at most
 
 
 @for_all_sizes
 def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
-    """As many steps as one script may have. part: as `Script` has them; the first brings the weights into panels."""
+    """Returns the script for the form's steps, or for the first of them if these are too many for one script.
+
+    part: one of the parts of `Script`; "first" brings the weights into panels.
+    """
     chunk = _chunk(cell, form) if form.packed is None else form.steps
     form = form._replace(steps=min(form.steps, CHUNKS * chunk))
     sizes, (steps, batch, _, units) = form.sizes(cell)._replace(frozen=part != "whole"), form[:4]
@@ -37,7 +42,7 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
     widths = widths_of_states(cell, sizes)
     xs = [
         input_array(script, form, f"x.{d}") for d in range(sizes.directions)
-    ]  # each direction begins at a step of its own
+    ]  # an array for each direction, since each begins at another step
     outputs = [output_arrays(script, sizes, widths[0], f"output.{d}")[d] for d in range(sizes.directions)]
     finals = final_arrays(script, cell, sizes)
     indices = index_arrays(script, form)
@@ -66,7 +71,7 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
         own[f"s.{cell.states[0]}"] = output
         if sizes.packed is not None:
             own[f"s.{cell.states[0]}"] = script.room(sizes.total * widths[0], widths[0], widths[0])
-        for state, width in zip(cell.states[1:], widths[1:], strict=True):  # by turns in two places
+        for state, width in zip(cell.states[1:], widths[1:], strict=True):  # two places, which steps use in turn
             own[f"s.{state}"] = script.room(2 * batch * width, batch * width, width)
         arrays.append(own)
     script.begin(packing, zeros)
@@ -83,7 +88,7 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
         for prepared, own, t in zip(directions, arrays, starts, strict=True):
             given, output = prepared.given, own[f"s.{cell.states[0]}"]
             here = own | {f"s.{cell.states[0]}": output.at(t)}
-            if n:  # the states are where the chunk before has left them
+            if n:  # this chunk starts from the states that the chunk before has left
                 here[f"s0.{cell.states[0]}"] = output.at(t + count if given.reverse else t - 1)
                 here |= {f"s0.{state}": own[f"s.{state}"].at(1) for state in cell.states[1:]}
             tasks += kernels.run(here, count, given.reverse, begin)
@@ -104,10 +109,11 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
 
 
 def _chunk(cell: Cell, form: Form) -> int:
-    """For how many steps the input's share is made at a time.
+    """Returns the number of steps for which the input's share is made at a time: a chunk.
 
-    A cache should still hold it when it is read, but weights that no cache holds should not be read often.
-    An even number: every chunk then finds the states in the second of their two places.
+    A chunk should be small enough for a cache to hold the share until the recurrence reads it. It should be so large
+    that weights too large for a cache are not read often. The number is even: then every chunk but the first finds the
+    states in the second of their two places.
     """
     columns = len(cell.anatomy.input_gates) * form.units * form.format.bytes
     most = max(SHARE_BYTES * form.threads, min(columns * form.inputs, MOST_BYTES))

@@ -1,4 +1,4 @@
-"""The recurrence as tasks of a script: bringing weights into panels, and the kernels for every part of the batch."""
+"""Makes the tasks of a script that bring weights into panels, and those that run the recurrence on parts of a batch."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from elman.cpu.scripts import threads
 from elman.cpu.scripts.script import Array, Script, Task
 from elman.leaves import HIDDEN, PROJECTED
 
-MOST_IN_PLACE = 8  # steps and rows, up to which weights are read as they lie
-LEAST_ROWS = 4  # rows for each thread, below which they share units instead
-MEETING = 1 << 15  # multiplications in a step from which on that is worth meeting after it
+MOST_IN_PLACE = 8  # rows of all steps; up to this number, kernels read the weights unpacked
+LEAST_ROWS = 4  # rows of the batch for each thread; with fewer, threads share units instead
+MEETING = 1 << 15  # multiplications in a step; from this number on, sharing units is worth the threads' meetings
 PACKING = 8  # multiplications that take as long as packing one number
 
 
 class Packed(NamedTuple):
-    """Numbers of `rows.Rows`, for a batch (T, B)."""
+    """The numbers of `rows.Rows` that a script depends on, for a batch (T, B)."""
 
-    total: int
+    total: int  # rows of all steps together
     steps: int  # T
     batch: int  # B
-    runs: int
-    last: int
-    edges: tuple[int, ...]  # of as many parts as there are threads for a direction
+    runs: int  # runs of steps with equally many rows
+    last: int  # rows of the last step
+    edges: tuple[int, ...]  # the first row of the part of each thread of a direction, and the number of rows
 
 
 class Sizes(NamedTuple):
-    """Of a layer."""
+    """The sizes of a layer and its batch, and what else decides how the work is divided."""
 
     steps: int
     batch: int
@@ -46,39 +46,45 @@ class Sizes(NamedTuple):
     format: Format
     directions: int
     threads: int
-    frozen: bool = False  # whether weights are brought into panels once for many calls
-    packed: Packed | None = None  # where rows have different lengths; then `steps` are those of the longest
+    frozen: bool = False  # whether many calls use the same panels of weights
+    packed: Packed | None = None  # where rows have different lengths; `steps` is then that of the longest
 
     @property
     def total(self) -> int:
-        """Rows of all steps."""
+        """The number of rows of all steps together."""
         return self.steps * self.batch if self.packed is None else self.packed.total
 
     @property
     def places(self) -> int:
-        """Of the input: T*B."""
+        """The number of rows of the input: T*B."""
         return self.steps * self.batch if self.packed is None else self.packed.steps * self.packed.batch
 
     @property
     def sequences(self) -> int:
-        """B, whatever rows they are cut into."""
+        """The number of sequences: B, also where resets cut sequences into several rows."""
         return self.batch if self.packed is None else self.packed.batch
 
     def time(self, row: int) -> int:
-        """From step to step, in an array whose rows are so far apart: packed, a step's place is that of its first row."""
+        """Returns the distance from step to step in an array whose rows are `row` apart.
+
+        For packed rows, times are numbers of rows: the time of a step is the number of its first row.
+        """
         return self.batch * row if self.packed is None else row
 
     def of(self, width: str) -> int:
-        """How many units a value of this width has."""
+        """Returns how many units a value of this width has."""
         return self.units if width == HIDDEN else self.proj
 
     def padded(self, width: str) -> int:
-        """The same, up to a whole number of vectors."""
+        """Returns how many units a value of this width has, rounded up to whole vectors."""
         return -(-self.of(width) // self.lanes) * self.lanes
 
     @property
     def in_place(self) -> bool:
-        """Whether there is so little to multiply that weights are read as they lie. No matter how many threads there are."""
+        """Whether there are so few rows that kernels read the weights unpacked.
+
+        The number of threads must not matter, since products of unpacked weights sum in another order.
+        """
         return self.total <= MOST_IN_PLACE and not self.frozen
 
     @property
@@ -87,23 +93,24 @@ class Sizes(NamedTuple):
 
 
 def multiplications(cell: Cell, units: int, proj: int) -> int:
-    """In the recurrence of one row and step."""
+    """Returns the number of multiplications in the recurrence for one row and one step."""
     depth = proj if cell.states[0] in cell.projected else units
     return units * depth * len(cell.anatomy.recurrent_gates) + units * proj
 
 
 class Parts(NamedTuple):
-    """How the units of a phase are shared, and cut."""
+    """How the units of a phase are divided among threads, and how each part is cut into panels."""
 
-    blocks: list[tuple[int, int]]  # of each part: its first block of units, and how many it has
+    blocks: list[tuple[int, int]]  # for each part, its first block of units and its number of blocks
     tall: int  # rows in a tile, at most
-    panels: list[Cut]  # of each part
+    panels: list[Cut]  # for each part
 
 
 class Kernels:
-    """The kernel "infer", "forward" or "backward" of a cell, for every direction of a layer and part of its work.
+    """Makes the tasks of a cell's kernel "infer", "forward" or "backward", for each direction and part of the work.
 
-    Threads share the rows of the batch; where these are few, the units, and then meet after every phase.
+    Threads share the rows of the batch. Where rows are few, or no second-level cache holds the weights, threads share
+    the units instead; then they meet after every phase.
     """
 
     def __init__(self, cell: Cell, which: str, sizes: Sizes) -> None:
@@ -113,10 +120,11 @@ class Kernels:
         step, work = sizes.batch * row, threads.effective_rows(sizes.total) * sizes.directions * row
         available = max(1, sizes.threads // sizes.directions)
         self.rows, self.parties = threads.shares(sizes.batch, work, available), 1
-        if sizes.packed is not None and len(self.rows) == len(sizes.packed.edges) - 1 > 1:  # by work, not by number
+        # Parts of packed rows have about as many steps each, not as many rows.
+        if sizes.packed is not None and len(self.rows) == len(sizes.packed.edges) - 1 > 1:
             self.rows = [(first, end - first) for first, end in pairwise(sizes.packed.edges)]
         weights = sum(self.bytes_of(each) for products in self.planned.products for each in products)
-        # Weights that no second-level cache holds are divided, so that each thread has to read a part only.
+        # Threads that share units read only a part of the weights each: this pays if no second-level cache holds all.
         pays = sizes.batch < LEAST_ROWS * available or weights > llvm.target().caches[1]
         if available > 1 and pays and step >= MEETING:
             self.rows = [(0, sizes.batch)]
@@ -132,16 +140,19 @@ class Kernels:
         self.in_place = which != "backward" and sizes.in_place
 
     def depth(self, each: Product) -> int:
-        """How many numbers it multiplies for one result."""
+        """Returns the depth of a product: how many numbers it multiplies for one result."""
         return sum(self.sizes.of(width) * slots for width, slots in each.depths.items())
 
     def bytes_of(self, each: Product) -> int:
-        """Of the weights of a product."""
+        """Returns how many bytes the packed weights of a product take."""
         numbers = self.sizes.padded(each.width) * self.depth(each) * max(1, len(each.blocks))
         return numbers * self.sizes.format.bytes
 
     def pack(self, script: Script, weights: Mapping[str, Array]) -> tuple[dict[str, Array], list[Task]]:
-        """Rooms for the weights, and forward the biases, of every product in panels, by the kernel's words; tasks that fill them."""
+        """Returns the arrays of weights and biases by the kernel's words, and the tasks that fill them.
+
+        Every product has weights in panels, unless they are read unpacked. Only products of the step have biases.
+        """
         sizes = self.sizes
         rooms: dict[str, Array] = {field: weights[field] for field in ("hh", "hr") if field in weights}
         tasks: list[Task] = []
@@ -171,7 +182,10 @@ class Kernels:
     def _by_segments(
         self, each: Product, weights: Mapping[str, Array], unit: int, room: Array, panels: Cut
     ) -> list[Task]:
-        """Units of a weight (K*H, H) from one on: the rows of all segments one below the other."""
+        """Returns the tasks that pack the weights of a backward product, from `unit` on.
+
+        A weight is (K*H, H). The rows of all segments come one below the other.
+        """
         kernel, units = packing.rows(self.sizes.format), self.sizes.of(each.width)
         tasks: list[Task] = []
         done = 0
@@ -185,9 +199,10 @@ class Kernels:
         return tasks
 
     def _by_blocks(self, each: Product, weight: Array, unit: int, room: Array, columns: int, panels: Cut) -> list[Task]:
-        """The same transposed, or the bias, which is one column: blocks of rows side by side in every panel.
+        """Returns the tasks that pack the weights of a product of the step, transposed, from `unit` on.
 
-        Those that follow each other are packed together.
+        A bias is packed like a weight of one column. In every panel the product's blocks of rows lie side by side.
+        One packing takes all blocks that follow each other in the weight.
         """
         kernel, vectors = packing.transposed(self.sizes.format), len(each.blocks)
         units = self.sizes.of(each.width)
@@ -204,9 +219,10 @@ class Kernels:
         return tasks
 
     def run(self, arrays: Mapping[str, Array], steps: int, reverse: bool, before: int = 0) -> list[Task]:
-        """So many steps of one direction, on the arrays of the plan and what `pack` gave; a task for every part.
+        """Returns the tasks that run a number of steps of one direction, one for each part of the rows or units.
 
-        before: how many steps were made on the same "meeting", an array that is zero at first.
+        arrays: those of the plan, and those that `pack` returned. before: how many steps were already run with the same
+        array "meeting", which is zero at first.
         """
         sizes, form = self.sizes, self.sizes.format
         ragged = tuple([width for width in (HIDDEN, PROJECTED) if sizes.of(width) % sizes.lanes])
@@ -237,7 +253,7 @@ class Kernels:
         return tasks
 
     def _tiles(self, rows: int, part: int) -> dict[str, Any]:
-        """How a range of rows and a part of the units is cut, and the tiles for it."""
+        """Returns the words that say how a range of rows and a part of the units are cut, and which tiles do them."""
         words: dict[str, Any] = {}
         for number, (products, parts) in enumerate(zip(self.planned.products, self.parts, strict=True)):
             tiles, panels = product.cut(rows, parts.tall), parts.panels[part]
@@ -245,7 +261,8 @@ class Kernels:
             words |= zip((f"{number} panels", f"{number} narrow", f"{number} wider"), panels, strict=True)
             words[f"{number} tall"] = parts.tall
             for index, each in enumerate(products):
-                fetch = self.bytes_of(each) > llvm.target().caches[1] // 2 and tiles.number > 2  # ahead of time
+                # Tiles of a large matrix ask for the next panel while they multiply the present one.
+                fetch = self.bytes_of(each) > llvm.target().caches[1] // 2 and tiles.number > 2
                 form, vectors = self.sizes.format, len(each.nodes)
                 every = None if self.sizes.packed is not None else rows
                 words[f"{number}.{index} tiles"] = product.tile_table(every, parts.tall, panels, vectors, form, fetch)
@@ -253,13 +270,13 @@ class Kernels:
 
 
 def pack_panels(panels: Cut, work: int, available: int) -> Sequence[tuple[int, int, int, int]]:
-    """The last words of a packing: its panels divided among threads."""
+    """Returns the last words of each packing task: the panels, divided among threads."""
     shares = threads.shares(panels.number, work * PACKING, available)
     return [(first, first + count, panels.narrow, panels.wider) for first, count in shares]
 
 
 def fill(out: Array, rows: int, width: int) -> Task:
-    """Zeros."""
+    """Returns the task that fills rows of `out` with zeros."""
     return Task(packing.copy(out.format), (out, 0, out, out.row, rows, 0, width))
 
 
@@ -275,7 +292,11 @@ def gather(
     padded: int = 0,
     add: bool = False,
 ) -> list[Task]:
-    """Rows of so many units by an index (rows.py); where it says so those of `other`, or zeros if there is none."""
+    """Returns the tasks that copy rows of `source` to `out`, in the order that an index gives (rows.py).
+
+    A row has `units` numbers, followed by zeros up to `padded`. Where the index is OWN, the row comes from `other`, or
+    is zero if there is no `other`. Where the index is NOTHING, the row is zero. With `add`, rows are added to `out`.
+    """
     kernel = packing.gather(out.format, add)
     handed_on, other = int(other is not None), other or out
     words = (source, source.row, other, other.row, handed_on, out, out.row, units, padded or units)
@@ -284,6 +305,9 @@ def gather(
 
 
 def copy(source: Array, out: Array, rows: int, units: int, *, padded: int = 0, add: bool = False) -> Task:
-    """Rows of so many units to another place, followed by zeros up to `padded`; with `add` added to what is there."""
+    """Returns the task that copies rows of `units` numbers to `out`, each followed by zeros up to `padded`.
+
+    With `add`, rows are added to what `out` holds.
+    """
     kernel = packing.copy(out.format, add)
     return Task(kernel, (source, source.row, out, out.row, rows, units, padded or units))

@@ -1,8 +1,8 @@
-"""The large products outside the recurrence: the input's share of every gate, its gradient, the weights' gradients.
+"""The large products outside the recurrence: the input's share of every gate, the gradients of x and of the weights.
 
-A library's products are about as fast, but sum in an order that depends on the number of threads. Here every
-element is one sum in one order: threads share rows of the result, and the depth of a weight's gradient, all
-steps and rows, is cut into fixed chunks that are added one after the other.
+A library's products are about as fast, but sum in an order that depends on the number of threads. Here the order of
+every sum is fixed. Threads share rows or panels of the result, never the terms of one sum. The gradient of a weight
+sums over all steps and rows; these are cut into fixed chunks, which are added one after the other.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from elman.cpu.layer.kernel_tasks import LEAST_ROWS, Sizes, copy, fill, pack_pan
 from elman.cpu.scripts import threads
 from elman.cpu.scripts.script import Array, Script, Task
 
-CHUNK = 512  # steps of the depth that are packed at a time, or more, so that there are
-CHUNKS = 64  # at most so many chunks
+CHUNK = 512  # rows of a gradient's factors in a chunk; a multiple of it if there would be more than CHUNKS chunks
+CHUNKS = 64  # chunks of a gradient, at most
 
 
 class Linear:
-    """rows -> rows weight^T + bias, or with transposed=False rows -> rows weight, for a weight that `packing` packs.
+    """The product x weight^T + bias; with transposed=False, x weight + bias.
 
-    weight: (N, K), or (K, N) with transposed=False. bias: (N,) or None. index: of the rows, if they lie elsewhere.
+    weight: (N, K), or (K, N) with transposed=False. bias: (N,), or None for zero. index: for each row of the product,
+    the row of x that it multiplies; None if these are the same. The tasks in `packing` have to run before those that a
+    call of this object returns.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class Linear:
         else:
             kernel = packing.rows(form)
             words = (weight, weight.row, self.depth, self.units, self.packed, self.depth, 0)
-        more = () if transposed else (0, weight, 0)  # no index
+        more = () if transposed else (0, weight, 0)  # `ROWS` without an index
         parts = pack_panels(self.panels, self.depth * self.units, sizes.threads)
         self.packing = [Task(kernel, (*words, *part, *more)) for part in parts] if kernel else []
         if bias is None:
@@ -68,12 +70,12 @@ class Linear:
             self.packing.append(copy(bias, self.bias, 1, self.units, padded=blocks * sizes.lanes))
 
     def __call__(self, x: Array, out: Array, rows: int, *, add: bool = False) -> list[Task]:
-        """x (M, K) and out (M, N); with `add` the result is added to out."""
+        """Returns the tasks that write the product of x (M, K) to out (M, N). With `add`, they add it to out."""
         form, tasks = self.sizes.format, []
         kernel = linear(form, add)
         work, available = threads.effective_rows(rows) * self.units * self.depth, self.sizes.threads
         parts = [(*part, 0, self.panels.number) for part in threads.shares(rows, work, available)]
-        if rows < LEAST_ROWS * available:  # panels are shared, not rows
+        if rows < LEAST_ROWS * available:  # few rows: threads share panels instead
             parts = [(0, rows, k, k + n) for k, n in threads.shares(self.panels.number, work, available)]
         for first, count, *some in parts:
             tiles = cut(count, self.tall)
@@ -85,19 +87,22 @@ class Linear:
 
 
 class Factor(NamedTuple):
-    """A factor of products over all steps and rows of the batch: (T*B, width), in pieces one below the other.
+    """A factor of a weight's gradient: a matrix (T*B, width), or (N, width) for N packed rows.
 
-    A left one is in one piece.
+    It may lie in several pieces, one below the other. A left factor has one piece.
     """
 
-    pieces: tuple[tuple[Array, int], ...]  # and the rows of each
+    pieces: tuple[tuple[Array, int], ...]  # each array, and its number of rows
     width: int
-    where: Array | None = None  # the index of its rows, if they lie elsewhere
-    other: Array | None = None  # and where it finds those of the first step
+    where: Array | None = None  # the index that finds its rows; None if they lie in order
+    other: Array | None = None  # holds the rows of the first step, whose index is negative
 
 
 class Gradient(NamedTuple):
-    """out (M, N) [+]= left^T right, and sums (M,) [+]= the sum of left over all rows; either may be missing."""
+    """Two results: out (M, N) = left^T right, and sums (M,) = the sum of left over all rows.
+
+    Either may be missing. With `add`, they are added to what `out` and `sums` hold.
+    """
 
     left: Factor
     right: Factor | None
@@ -107,7 +112,7 @@ class Gradient(NamedTuple):
 
 
 def gradients(script: Script, sizes: Sizes, products: Sequence[Gradient]) -> None:
-    """Stages that compute them all; a factor of several is packed once."""
+    """Writes the stages that compute all gradients. A factor that several products share is packed once."""
     lanes, form = sizes.lanes, sizes.format
     depth = sizes.total
     chunk = min(depth, max(CHUNK, -(-depth // (CHUNKS * CHUNK)) * CHUNK))
@@ -129,14 +134,14 @@ def gradients(script: Script, sizes: Sizes, products: Sequence[Gradient]) -> Non
         known.append(_Packed(script, sizes, factor, chunk, left))
         return known[-1]
 
-    sums_up: list[tuple[_Packed, _Packed, Array, bool]] = []  # the last: whether it adds to what another has left
+    sums_up: list[tuple[_Packed, _Packed, Array, bool]] = []  # left, right, out, whether it adds to out
     after: list[tuple[bool, Task]] = []
     for left_factor, right_factor, out, sums, add in products:
         left = packed(left_factor, left=True)
         if out is not None and right_factor is not None:
             right, adds = packed(right_factor, left=False), add
             height, width = left_factor.width, right_factor.width
-            if height % lanes or width % lanes:  # added up in a room of rows and columns of whole vectors
+            if height % lanes or width % lanes:  # the kernel writes whole vectors: into a padded room
                 room = script.room(left.padded * right.padded, row=right.padded)
                 after.append((add, copy(room, out, height, width, add=add)))
                 out, adds = room, False
@@ -160,12 +165,15 @@ def gradients(script: Script, sizes: Sizes, products: Sequence[Gradient]) -> Non
 
 @cache
 def _outer_tiles(panels: Cut, lanes: int, form: Format) -> tuple[int, ...]:
-    """The last words of `OUTER`."""
+    """Returns the last words of `OUTER`: the panels of the right factor, and the tiles."""
     return *panels, *product.four_tiles(lanes, OUTER_ROWS, panels, 1, form)
 
 
 def _in_turn(script: Script, tasks: list[tuple[bool, Task]]) -> None:
-    """Those that add to what another has left come after it, one by one."""
+    """Writes a stage of all tasks that add to nothing, then one stage for each of the other tasks.
+
+    A task that adds comes after the one that wrote what it adds to.
+    """
     script.stage([task for adds, task in tasks if not adds])
     for adds, task in tasks:
         if adds:
@@ -173,7 +181,10 @@ def _in_turn(script: Script, tasks: list[tuple[bool, Task]]) -> None:
 
 
 class _Packed:
-    """A factor in panels, a chunk of its rows at a time; a left one in blocks of one vector, and added up."""
+    """A factor packed into panels, one chunk of its rows at a time.
+
+    The panels of a left factor are one vector wide. Its rows are added up in `sums` while they are packed.
+    """
 
     def __init__(self, script: Script, sizes: Sizes, factor: Factor, chunk: int, left: bool) -> None:
         self.sizes, self.factor, self.left = sizes, factor, left
@@ -184,7 +195,7 @@ class _Packed:
         self.kernel = (packing.columns if left else packing.rows)(sizes.format)
 
     def pack(self, begin: int, count: int) -> list[Task]:
-        """Of the rows from `begin` on."""
+        """Returns the tasks that pack `count` rows of the factor, from row `begin` on."""
         tasks, first, width = [], 0, self.factor.width
         parts = pack_panels(self.panels, count * width, self.sizes.threads)
         for array, rows in self.factor.pieces:
@@ -199,7 +210,7 @@ class _Packed:
         return tasks
 
     def _elsewhere(self, low: int) -> tuple[int | Array, ...]:
-        """The last words of `ROWS`, from a row on."""
+        """Returns the last words of `ROWS` for the rows from `low` on: the index, and where negative entries read."""
         _, _, index, other = self.factor
         if index is None:
             return 0, self.room, 0
@@ -207,12 +218,42 @@ class _Packed:
         return index.at(column=low), other.at(row=low), other.row
 
 
-OUTER_ROWS = 6  # at most, in a tile of `outer`
+OUTER_ROWS = 6  # rows in a tile of `outer`, at most
 
 
-# out[m, n] = bias[n] + sum over k of A[m, k] B[k, n], B and bias in panels; rows of A and out `A_row` and `out_row`
-# apart, from `first row` on. If `dots` is an address, W[n, k] is read as it lies instead of B. If `index` is one,
-# A[index[m], k] is multiplied, and the tiles are made for that.
+# The words of `linear`. It computes out[m, n] = bias[n] + sum over k of A[m, k] B[k, n]; with `add`, it adds this to
+# out. M, K, N are the sizes of m, k, n. A block is one vector of `lanes` units n, a panel some blocks. A task does some
+# rows m and some panels. The kernel reads every word once, when it begins, from a table that is aligned to 8 bytes.
+# It never writes to the table. A word is the address of an array (of its first row, panel or block, whatever the task
+# does) only if its line names overlap and alignment. Distances count numbers, not bytes. "One number" is 4 bytes in
+# float32 and 8 bytes in float64: `Program.load`, `broadcast` and `store` promise LLVM only this; with a mask they
+# promise nothing. `Program.load_word` states no alignment; LLVM then assumes that of the type, at most 8 bytes.
+#
+# A          (M, K), or (T*B, K) with `index`; read; may overlap all but out; aligned to one number
+# A_row      distance from row to row of A; read
+# K          depth of the sums; read
+# B          panels, K * lanes numbers a block; read if `dots` is 0; may overlap all but out; aligned to one number
+# bias       (N,), filled up to whole blocks; read; may overlap all but out; aligned to one number
+# out        (M, N); written, with `add` also read; may overlap no other array; needs no alignment (masks)
+# out_row    distance from row to row of out, at least N; read
+# units      N; read
+# first      number of the first panel of the task; read
+# panels     number of the panel after the last one of the task; read
+# narrow     blocks in a narrow panel; read
+# wider      how many panels, the first ones of all, have one block more than a narrow one; read
+# W          (N, K), not packed; read if `dots` is not 0; may overlap all but out; needs no alignment (masks)
+# W_row      distance from row to row of W; read
+# dots       address of `product.dots` to multiply by W, or 0 to multiply by B; 0 if there is an index; read
+# first row  number of the first row m of the task; read
+# tiles      number of tiles that the rows of the task are cut into; read
+# short      rows in a short tile; read
+# taller     how many tiles, the first ones, have one row more than a short one; read
+# tile 0     address of the code for a short tile of a narrow panel, or 0 if the task has none; read
+# tile 1     address of the code for a short tile of a panel with one block more, or 0; read
+# tile 2     address of the code for a tile with one row more, of a narrow panel, or 0; read
+# tile 3     address of the code for a tile with one row more, of a panel with one block more, or 0; read
+# index      (M,) words, rows of A, none negative; or 0: no index; read; may overlap all but out; aligned to 8 bytes
+# end        M: the index is read no further when rows are prefetched; read
 LINEAR = ("A", "A_row", "K", "B", "bias", "out", "out_row", "units", "first", "panels", "narrow", "wider")
 LINEAR += ("W", "W_row", "dots", "first row", "tiles", "short", "taller", "tile 0", "tile 1", "tile 2", "tile 3")
 LINEAR += ("index", "end")
@@ -220,7 +261,7 @@ LINEAR += ("index", "end")
 
 @code_cache.function
 def linear(form: Format, add: bool) -> Program:
-    """The address of the kernel of `LINEAR`; with `add` it adds to what `out` holds."""
+    """Returns the address of the kernel that reads the words `LINEAR`. With `add`, it adds to what `out` holds."""
     p, word = of_table("linear", LINEAR, ("A", "B", "bias", "out", "W"), form)
     lanes, scratch = p.lanes, p.scratch(ACCUMULATORS)
     for first, width in panels(p, word["panels"], word["narrow"], word["wider"], word["first"]):
@@ -252,7 +293,7 @@ def linear(form: Format, add: bool) -> Program:
 
 
 def ask_for_rows(p: Program, word: dict[str, Value], row: Value, count: Value) -> None:
-    """For the next tile: rows that lie anywhere, which no processor foresees."""
+    """Prefetches the rows of A that the next tile reads by the index. They lie anywhere: no processor foresees them."""
     index, end = p.address(word["index"]), word["end"] - 1
     with p.loop(0, count) as r:
         soon = p.load_word(index, p.minimum(row + r, end), INT)
@@ -260,16 +301,37 @@ def ask_for_rows(p: Program, word: dict[str, Value], row: Value, count: Value) -
             p.prefetch(word["A"], soon * word["A_row"] + k)
 
 
-# sums[m, n] [+]= sum over k of left[k, m] right[k, n], both in panels: left in blocks of one vector, right as
-# `panels`, `narrow` and `wider` say. Rows of sums are `padded` apart; blocks of m from `first` on, `count` of them.
-# With `fresh` they begin at zero: `zeros` is a tile's row of that.
+# The words of `outer`. It computes sums[m, n] = sum over k of left[k, m] right[k, n], or adds this to sums. M, K, N are
+# the sizes of m, k, n. A block is one vector of `lanes` columns of a factor, the last one filled up with zeros. A task
+# does some blocks of m and all of n. It cuts a block of m into tiles of at most OUTER_ROWS rows: the first ones may
+# have one row more than the others, the short ones. The kernel reads every word once, when it begins, from a table that
+# is aligned to 8 bytes. It never writes to the table. A word is the address of an array (of its first row, panel or
+# block, whatever the task does) only if its line names overlap and alignment. Distances count numbers, not bytes. "One
+# number" is 4 bytes in float32 and 8 in float64: `Program.load`, `broadcast` and `store` promise LLVM this and no more.
+#
+# left       panels of one block, each (K, lanes); read; may overlap all but sums; aligned to one number
+# right      panels, K * lanes numbers a block; read; may overlap all but sums; aligned to one number
+# sums       (M, N) up to whole blocks; written and read; may overlap no other array; aligned to one number
+# zeros      (lanes * blocks of the widest panel); read if `fresh`; may overlap all but sums; aligned to one number
+# fresh      1 to begin at zero, whatever sums holds; 0 to add to what sums holds; read
+# padded     distance from row to row of sums, at least N up to whole blocks; read
+# K          depth of the sums: rows of both factors in a chunk; read
+# first      number of the first block of m of the task; read
+# count      number of blocks of m of the task; read
+# panels     number of panels of right; read
+# narrow     blocks in a narrow panel of right; read
+# wider      how many panels of right, the first ones, have one block more than a narrow one; read
+# tile 0     address of the code for a short tile of a narrow panel, or 0 if there is none; read
+# tile 1     address of the code for a short tile of a panel with one block more, or 0; read
+# tile 2     address of the code for a tile with one row more, of a narrow panel, or 0; read
+# tile 3     address of the code for a tile with one row more, of a panel with one block more, or 0; read
 OUTER = ("left", "right", "sums", "zeros", "fresh", "padded", "K", "first", "count", "panels", "narrow", "wider")
 OUTER += tuple(f"tile {kind}" for kind in range(4))  # as `four_tiles` gives them
 
 
 @code_cache.function
 def outer(form: Format) -> Program:
-    """The address of the kernel of `OUTER`, which adds up the gradient of a weight."""
+    """Returns the address of the kernel that reads the words `OUTER`, and adds up the gradient of a weight."""
     p, word = of_table("outer", OUTER, ("left", "right", "sums", "zeros"), form)
     lanes = p.lanes
     depth, padded, narrow, fresh = word["K"], word["padded"], word["narrow"], word["fresh"] > 0
@@ -278,7 +340,7 @@ def outer(form: Format) -> Program:
         b = p.at(word["right"], first * depth * lanes)
         with p.loop(0, word["count"]) as ahead:
             block = word["first"] + ahead
-            for number in range(rows.number):  # of the tiles of the block
+            for number in range(rows.number):  # tiles of the block
                 row = number * rows.narrow + min(number, rows.wider)
                 a = p.at(word["left"], block * depth * lanes + row)
                 sums = p.at(word["sums"], (block * lanes + row) * padded + first * lanes)

@@ -1,4 +1,4 @@
-"""One layer, all its directions, forward or backward: the tensors of the results, and the script that fills them."""
+"""Runs a pass over one layer in all its directions: makes the tensors of the results, and runs the script on them."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Tensors = Sequence[Tensor | None]
 
 
 class Names(NamedTuple):
-    """What scripts call the arrays of a pass, in the order in which this file has them."""
+    """The names that scripts have for the arrays of a pass, in the order in which this file gives the addresses."""
 
-    call: tuple[str, ...]  # `Call.tensors`
-    finals: tuple[str, ...]
-    forward: tuple[str, ...]  # the call, the output, the final states, what is kept
+    call: tuple[str, ...]  # the tensors of the call, as `Call.tensors` lists them
+    finals: tuple[str, ...]  # the final states
+    forward: tuple[str, ...]  # the call, the output, the final states, the kept arrays
     form: tuple[str, ...]  # the call, the cotangents of the output and the final states
-    backward: tuple[str, ...]  # these, the output, what was kept, the gradients of the call
+    backward: tuple[str, ...]  # the names in `form`, the output, the kept arrays, the gradients of the call
 
 
 def names_of(call: Call) -> Names:
@@ -42,7 +42,7 @@ def names_of(call: Call) -> Names:
 
 
 def _is_packed(call: Call) -> bool:
-    """Whether its sequences are rows of different lengths (rows.py)."""
+    """Returns whether a call has lengths or resets, so that it runs on packed rows (rows.py)."""
     return call.lengths is not None or call.reset is not None
 
 
@@ -55,7 +55,10 @@ def _names(cell: Cell, call: tuple[str, ...], directions: int, packed: bool) -> 
 
 
 def form_of(call: Call, cotangents: Tensors = (), rows: Rows | None = None) -> Form:
-    """The form of a call, and for backward of its cotangents; rows: what its lengths and resets make of it."""
+    """Returns the form of a call, or for backward of a call and its cotangents.
+
+    rows: the packed rows that the call's lengths and resets give; None if it has neither.
+    """
     x, names = call.x, names_of(call)
     steps, batch, inputs = x.shape
     units, proj = sizes(call)
@@ -72,7 +75,7 @@ def form_of(call: Call, cotangents: Tensors = (), rows: Rows | None = None) -> F
 
 
 def rows_of(call: Call) -> Rows | None:
-    """The rows of a call with lengths or resets."""
+    """Returns the packed rows of a call with lengths or resets; None for any other call."""
     if not _is_packed(call):
         return None
     steps, batch, _ = call.x.shape
@@ -82,7 +85,10 @@ def rows_of(call: Call) -> Rows | None:
 def _indexed(
     call: Call, rows: Rows | None, names: tuple[str, ...], addresses: list[int | None]
 ) -> tuple[tuple[str, ...], list[int | None]]:
-    """With what a script is given of the rows, which whoever runs it has to hold."""
+    """Returns the names and addresses of a pass, with those of the arrays of packed rows added.
+
+    The caller has to hold `rows` while a script runs on these addresses.
+    """
     if rows is None:
         return names, addresses
     own, known = index_names(len(call.directions)), rows.addresses
@@ -92,10 +98,13 @@ def _indexed(
 def _run(
     write: Any, call: Call, form: Form, more: tuple[Any, ...], names: tuple[str, ...], addresses: Sequence[int | None]
 ) -> None:
-    """The script for that many threads, or where a team turns out to be smaller, the one for a single thread."""
+    """Runs the script that `write` writes for the form.
+
+    If the team turns out smaller than the script needs, runs the script for a single thread instead.
+    """
     known = [address for address in addresses if address is not None]
     script = write(call.cell, form, *more)
-    if script.usual is None:  # which arrays there are depends on the form, and so on the script, only
+    if script.usual is None:  # checked once, since the form alone decides which arrays are missing
         there = [name for name, address in zip(names, addresses, strict=True) if address is not None]
         script.usual = script.taking(tuple(there))
     if not script.usual(known):
@@ -107,7 +116,7 @@ def _addresses(tensors: Tensors) -> list[int | None]:
 
 
 def infer(call: Call) -> Results:
-    """The output (T, B, D*Y) and the final states; nothing else is kept."""
+    """Returns the output (T, B, D*Y) and the final states. Keeps nothing else."""
     call = readable(call)
     if (rows := rows_of(call)) is not None and not rows.total:
         return _nothing_read(call)
@@ -124,7 +133,7 @@ def infer(call: Call) -> Results:
         length = infer_script(call.cell, form).steps if rows is None else steps
         addresses = _addresses([*_without_rows(call)[1:], *finals])
         for array in (x, output):
-            # Each direction has steps of its own, and is given x and the output from there on.
+            # Each direction runs steps of its own. It is given x and the output from the earliest of these on.
             firsts = [steps - begin - length if reverse else begin for reverse in call.reverse]
             addresses += [array.data_ptr() + first * array.stride(0) * dtype.itemsize for first in firsts]
         _run(infer_script, call, form, (), *_indexed(call, rows, names, addresses))
@@ -133,9 +142,9 @@ def infer(call: Call) -> Results:
 
 
 def saves(call: Call) -> list[tuple[Any, ...]]:
-    """The shapes of what `forward` keeps for backward, for each direction the arrays of `forward.kept`.
+    """Returns the shapes of the tensors that `forward` keeps for backward: for each direction, those of `forward.kept`.
 
-    Without elements where the cell needs none.
+    A tensor has no elements where the cell needs none.
     """
     (steps, batch, _), (units, proj) = call.x.shape, sizes(call)
     columns = [each.slots * (units if each.width == HIDDEN else proj) for each in kept(call.cell, _is_packed(call))]
@@ -143,7 +152,7 @@ def saves(call: Call) -> list[tuple[Any, ...]]:
 
 
 def forward(call: Call) -> tuple[Results, list[Tensor]]:
-    """The output (T, B, D*Y), the final states, and what backward needs besides: see `saves`."""
+    """Returns the output (T, B, D*Y), the final states, and the tensors that backward needs besides: see `saves`."""
     call = readable(call)
     (steps, batch, _), (count, _, width), dtype = call.x.shape, call.state[0].shape, call.x.dtype
     output = empty((steps, batch, count * width), dtype)
@@ -159,14 +168,14 @@ def forward(call: Call) -> tuple[Results, list[Tensor]]:
 
 
 def _nothing_read(call: Call) -> Results:
-    """The results where no sequence has a step: states are handed on."""
+    """Returns the results where no sequence has a step: the output is zero, the final states are the initial states."""
     (steps, batch, _), (count, _, width) = call.x.shape, call.state[0].shape
     output = empty((steps, batch, count * width), call.x.dtype).zero_()
     return output, tuple([empty(s.shape, s.dtype).copy_(s) for s in call.state])
 
 
 def _without_rows(call: Call) -> Tensors:
-    """`Call.tensors`, but for lengths and resets: what scripts are given of these is `Rows`."""
+    """Returns `Call.tensors` with None for lengths and resets: scripts read the arrays of `Rows` instead."""
     return [*call.tensors()[:-2], None, None]
 
 
@@ -177,7 +186,10 @@ def backward(
     cotangents: Sequence[Tensor | None],
     needed: Sequence[bool],
 ) -> list[Tensor | None]:
-    """The gradients that are needed, given those of the output and of the final states."""
+    """Returns the gradients of the call's tensors, in the order of `Call.tensors`; None for each that is not needed.
+
+    cotangents: the gradients of the output and of the final states.
+    """
     call = readable(call)
     results = [
         empty(t.shape, t.dtype) if want and t is not None else None
@@ -193,7 +205,7 @@ def backward(
     wanted = Wanted(needed[0], of_weights, tuple(needed[end : end + len(call.state)]), afresh)
     cotangents = [None if d is None else dense(d) for d in cotangents]
     if rows is not None and cotangents[0] is not None:
-        cotangents[0] = cotangents[0].contiguous()  # rows are found by their number among all
+        cotangents[0] = cotangents[0].contiguous()  # the index counts all T*B rows, evenly spaced
     addresses = _addresses([*_without_rows(call), *cotangents, output, *saved, *results])
     names, addresses = _indexed(call, rows, names_of(call).backward, addresses)
     _run(backward_script, call, form_of(call, cotangents, rows), (wanted,), names, addresses)
@@ -201,8 +213,11 @@ def backward(
 
 
 def _handed_on(call: Call, results: list[Tensor | None], cotangents: Tensors) -> list[Tensor | None]:
-    """The gradients where nothing was read: zero, but those of states that were handed on."""
-    first = 1 + len(Weights._fields) * len(call.directions)  # of the states
+    """Fills and returns the gradients where no step was run.
+
+    The gradients of the initial states are those of the final states, or zero without them. All others are zero.
+    """
+    first = 1 + len(Weights._fields) * len(call.directions)  # the place of the first initial state
     for number, result in enumerate(results):
         if result is not None:
             d_final = cotangents[1 + number - first] if first <= number < first + len(call.state) else None

@@ -1,4 +1,4 @@
-"""Tensors as the kernels can read them: in memory, numbers of a row side by side."""
+"""Makes tensors that the kernels can read: memory holds their numbers, those of a row side by side."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from elman.layout import Call, Direction, Weights
+from elman.torch_private import is_zero_tensor
 
 
 def readable(call: Call) -> Call:
-    """The call on tensors that the kernels can read: as a rule it is the same one."""
+    """Returns the call with tensors that the kernels can read. As a rule, this is the call itself."""
     for tensor in call.tensors():
-        if tensor is not None and (tensor.stride(-1) != 1 or tensor.is_neg() or tensor._is_zerotensor()):
+        if tensor is not None and (tensor.stride(-1) != 1 or tensor.is_neg() or is_zero_tensor(tensor)):
             call = call.replaced([t if t is None else dense(t) for t in call.tensors()])
             break
     if any(weights.ch is not None and not weights.ch.is_contiguous() for weights, _ in call.directions):
@@ -25,20 +26,23 @@ def _whole(weights: Weights) -> Weights:
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether the numbers of a row lie side by side in memory. torch has tensors that are negative, or zero, by a mark only."""
-    return tensor.stride(-1) == 1 and not tensor.is_neg() and not tensor._is_zerotensor()
+    """Returns whether memory holds a tensor's numbers, those of a row side by side.
+
+    torch only marks some tensors as negated or as zero; memory then does not hold their numbers.
+    """
+    return tensor.stride(-1) == 1 and not tensor.is_neg() and not is_zero_tensor(tensor)
 
 
 def dense(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy that the kernels can read."""
+    """Returns the tensor, or a copy that the kernels can read."""
     if is_dense(tensor):
         return tensor
-    if tensor._is_zerotensor():
+    if is_zero_tensor(tensor):
         return torch.zeros(tensor.shape, dtype=tensor.dtype)
     return tensor.resolve_neg().contiguous()
 
 
 def rows(x: Tensor) -> Tensor:
-    """A dense x (T, B, I), whose steps lie one behind the other as the rows of a step do."""
+    """Returns a dense x (T, B, I), or a copy of it, in which all T*B rows are evenly spaced."""
     steps, batch, _ = x.shape
     return x if 1 in (steps, batch) or x.stride(0) == batch * x.stride(1) else x.contiguous()

@@ -1,11 +1,11 @@
-"""Sequences of different lengths as rows of a batch: cut at resets, sorted by length, packed.
+"""Turns sequences of different lengths into packed rows: cuts them at resets, sorts them by length, packs them.
 
-A piece of a sequence between two resets is a row of its own. The longest comes first, so that every step has the
-first rows of the step before it: rows only leave. Packed, the rows of a step follow each other, and the steps do;
-nothing is kept or computed for what a sequence does not have. In the reverse direction the same rows are read from
-their ends, so that one form of kernel serves both (recurrence.py, `RUN`).
+Each piece of a sequence between two resets is a row of its own. The longest row comes first. Every step then has the
+first rows of the step before it: from step to step, rows only leave. In memory, the rows of a step follow each other,
+and the steps follow each other. Nothing is kept or computed for steps that a sequence does not have. The reverse
+direction reads these rows from their ends, so that one form of kernel serves both directions (recurrence.py, `RUN`).
 
-T steps, B sequences, R rows, S steps of the longest, N rows of all steps together.
+T steps, B sequences, R rows, S steps of the longest row, N rows of all steps together.
 """
 
 from __future__ import annotations
@@ -18,39 +18,42 @@ from torch import Tensor
 
 from elman.cpu.kernels.recurrence import RUN
 
-NOTHING, OWN = -1, -2  # in an index: zero; or what is handed on, which has the same number
+NOTHING, OWN = -1, -2  # entries of an index: zeros; a row handed on from another array, where it has the same number
 
-# What a script is given of the rows, by name. What ends with a dot is of a direction.
+# The names of the arrays that a script is given. Each direction has its own array of a name that ends with a dot.
 INDICES = ("runs", "runs back", "before", "index.", "places.", "starts.", "ends.", "turns.", "final.", "first.")
 INDICES += ("fresh.",)
 
 
 class Rows(NamedTuple):
-    """The rows of a batch. `arrays`: whole numbers, by the names of `INDICES`.
+    """The packed rows of a batch. `arrays` holds whole numbers, by the names of `INDICES`:
 
-    runs, runs back   runs of steps with as many rows, forward and backward
-    before            (N,) the row of the step before, or OWN for the initial state
-    index.            (N,) the place in (T, B) of each
-    places.           (T*B,) the other way
-    starts.           (R,) whose initial state a row begins with, or OWN where it starts afresh
-    fresh.            (R,) the row itself where it starts afresh, or NOTHING
-    ends.             (B,) the last row of a sequence, or OWN where it has none and its initial state is handed on
-    turns.            (B,) the same in an array of two places, R rows each, that the steps take by turns
-    final.            (R,) whose final state a row ends with, or NOTHING
-    first.            (B,) the row that begins with the sequence's initial state; NOTHING, or OWN
+    runs, runs back   a record of `RUN` for each run of steps with equally many rows; forward and backward
+    before            (N,) the number, among N, of the row in the step before; OWN in the first step: the initial state
+    index.            (N,) the place in (T, B) of the step that a row reads
+    places.           (T*B,) the inverse of `index.`, or NOTHING for a place that no row reads
+    starts.           (R,) the sequence whose initial state the row begins with, or OWN where it starts afresh
+    fresh.            (R,) the number of the row itself where it starts afresh, otherwise NOTHING
+    ends.             (B,) the number, among N, of the row with the final state; OWN without steps: the initial state
+    turns.            (B,) where `ends.` leads in an array of two places of R rows, which steps use in turn; or OWN
+    final.            (R,) the sequence whose final state the row ends with, or NOTHING
+    first.            (B,) the row that begins with the initial state; NOTHING if none does, OWN without steps
     """
 
     steps: int  # S
     rows: int  # R
     total: int  # N
-    runs: int
+    runs: int  # records in `runs`
     last: int  # rows of the last step
-    work: np.ndarray  # (R,) steps of the rows up to each
+    work: np.ndarray  # (R,) steps of each row and all rows before it together
     arrays: dict[str, np.ndarray]
-    addresses: dict[str, int]
+    addresses: dict[str, int]  # of the arrays, by name
 
     def edges(self, parts: int) -> tuple[int, ...]:
-        """Rows divided among threads so that each has about as many steps: where each part begins, and the end."""
+        """Divides the rows into parts with about equally many steps, one for each thread.
+
+        Returns the first row of each part, and the number of rows.
+        """
         if parts == 1:
             return 0, self.rows
         inside = np.searchsorted(self.work, self.total * np.arange(1, parts) / parts)
@@ -58,13 +61,13 @@ class Rows(NamedTuple):
 
 
 def rows_of(lengths: Tensor | None, reset: Tensor | None, steps: int, batch: int, reverse: tuple[bool, ...]) -> Rows:
-    """The rows of a batch (T, B), for directions."""
+    """Returns the packed rows of a batch (T, B). reverse: for each direction, whether it runs backward in time."""
     whole = np.full(batch, steps) if lengths is None else lengths.numpy()
     cuts = None if reset is None else reset.numpy()
     return _rows(whole.tobytes(), None if cuts is None else cuts.tobytes(), steps, batch, reverse)
 
 
-@lru_cache(maxsize=8)  # of a batch: for every layer, forward and backward
+@lru_cache(maxsize=8)  # every layer asks for its batch, forward and backward
 def _rows(lengths: bytes, reset: bytes | None, steps: int, batch: int, reverse: tuple[bool, ...]) -> Rows:
     length = np.frombuffer(lengths, np.int64)
     if reset is None:
@@ -75,7 +78,7 @@ def _rows(lengths: bytes, reset: bytes | None, steps: int, batch: int, reverse: 
         cuts: Any = np.frombuffer(reset, bool).reshape(steps, batch).T & (np.arange(steps) < length[:, None])
         discards = cuts[:, :1].any(axis=1) if steps else np.zeros(batch, bool)
         cuts[:, :1] = length[:, None] > 0
-        of, begin = np.nonzero(cuts)  # sequence by sequence
+        of, begin = np.nonzero(cuts)  # ordered by sequence
         is_last = np.diff(of, append=-1) != 0
         size = np.where(is_last, length[of], np.append(begin[1:], 0)) - begin
         is_first = begin == 0
@@ -113,7 +116,10 @@ def _rows(lengths: bytes, reset: bytes | None, steps: int, batch: int, reverse: 
 
 
 def _runs(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Records of `RUN`. A step's place is beyond the rows of the one before it, so time goes on by these."""
+    """Returns the records of `RUN`, forward and backward, from the number of rows of each step.
+
+    The time of a step is the number of its first row. So time advances by the number of rows of the step.
+    """
     edges = np.flatnonzero(np.diff(counts, prepend=-1, append=-1))
     steps, rows = np.diff(edges), counts[edges[:-1]]
     back = rows[::-1]

@@ -1,7 +1,8 @@
-"""Short calls: inference where nothing is out of the ordinary, after one look at each tensor.
+"""Short calls: ordinary inference, which looks at each tensor only once before the script runs.
 
-Shapes, strides and types make a key; what follows from a key is found out once and remembered. Nothing of a
-tensor is: weights are where they are at the call, and hold what they hold then. `Frozen` keeps them on request.
+The shapes, strides and types of the tensors make a key. What follows from a key is found out once and remembered.
+Addresses and values of tensors are not remembered: a call reads the weights where they are, as they are. Only a layer
+made by `Frozen` keeps its weights.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from elman.cpu.scripts import threads
 from elman.cpu.scripts.memory import empty, empty_like
 from elman.cpu.scripts.script import Script
 from elman.layout import Call, Results, misfit
+from elman.torch_private import is_zero_tensor
 
 MOST = 512  # keys remembered at a time
 PLAIN = (Tensor, torch.nn.Parameter)
@@ -29,17 +31,20 @@ Key = list[Any]
 
 
 class Known(NamedTuple):
-    """What to do for a key."""
+    """What to do for all calls of one key."""
 
     run: Callable[
         [list[int]], bool
-    ]  # on the call's tensors but x, x and output of each direction, final states, panels
+    ]  # on addresses: the call's tensors without x; x of each direction; output of each; final states; panels
     kept: list[int]  # addresses of the panels of a frozen layer
     directions: int
-    output: tuple[int, ...] | None  # its shape; None if that is the state's
+    output: tuple[int, ...] | None  # its shape; None if it is that of the first state
 
     def __call__(self, addresses: list[int], call: Call) -> Results | None:
-        """addresses: of x and the call's other tensors. None where there are fewer threads than the script needs."""
+        """Runs the script. Returns the results, or None if there are fewer threads than the script needs.
+
+        addresses: of x and the call's other tensors; the list is changed.
+        """
         run, kept, directions, shape = self
         output = empty_like(call.state[0]) if shape is None else empty(shape, call.x.dtype)
         x = addresses.pop(0)
@@ -53,15 +58,16 @@ class Known(NamedTuple):
 
 
 class Calls:
-    """What was found out about calls, by key. None: a call that is not an ordinary one."""
+    """Remembers what to do for calls, by key. For a call that is not ordinary, it remembers None."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[Any, ...], Known | None] = {}
 
     def infer(self, call: Call) -> Results | None:
-        """As `passes.infer`; None, and nothing was done, if the call is not an ordinary one.
+        """Returns the results, as `passes.infer` does, or None if the call is not ordinary.
 
-        x may also be one step, (B, I), and the output is then.
+        It also returns None if there are too few threads. With None, nothing was done. x may also be one step (B, I);
+        then the output is one step, too: (B, D*Y).
         """
         key: Key = [call.cell, threads.available()]
         for direction in call.directions:
@@ -70,7 +76,7 @@ class Calls:
         return self._infer(call, key, addresses) if _look(call.tensors(), key, addresses) else None
 
     def _infer(self, call: Call, key: Key, addresses: list[int]) -> Results | None:
-        """The same, when everything was looked at."""
+        """Returns the results of a call or None, as `infer` does, given its finished key and its addresses."""
         found = tuple(key)
         try:
             known = self._known[found]
@@ -81,7 +87,7 @@ class Calls:
         return None if known is None else known(addresses, call)
 
     def know(self, call: Call) -> Known | None:
-        """What is done for calls of this form."""
+        """Returns what to do for calls of this form, or None if they are not ordinary."""
         form = _form(call)
         return None if form is None else _known(call, infer_script(call.cell, form), form, {})
 
@@ -90,19 +96,25 @@ _calls = Calls()
 
 
 def infer(call: Call) -> Results | None:
-    """As `Calls.infer`, by the weights as they are now or, of a frozen layer, as they were."""
+    """Returns the results or None, as `Calls.infer` does.
+
+    The weights are read as they are now. A frozen layer uses its panels, which hold the weights as they were.
+    """
     return (call.packed or _calls).infer(call)
 
 
 def _look(tensors: Sequence[Tensor | None], key: Key, addresses: list[int]) -> bool:
-    """Add to a key, and to addresses. False if the memory of one of the tensors is not its numbers."""
+    """Adds what the tensors are to the key, and where they are to the addresses.
+
+    Returns False if a tensor is of another class, not on the CPU, or its memory does not hold its numbers.
+    """
     for tensor in tensors:
         if tensor is None:
             key.append(None)
             continue
         if type(tensor) not in PLAIN or not tensor.is_cpu or tensor.layout is not torch.strided:
             return False
-        if tensor.is_neg() or tensor._is_zerotensor():
+        if tensor.is_neg() or is_zero_tensor(tensor):
             return False
         key += (tensor.shape, tensor.stride(), tensor.dtype)
         addresses.append(tensor.data_ptr())
@@ -110,7 +122,7 @@ def _look(tensors: Sequence[Tensor | None], key: Key, addresses: list[int]) -> b
 
 
 def _form(call: Call) -> Form | None:
-    """The form of a call that one script can do as the tensors lie, or None."""
+    """Returns the form of a call whose tensors kernels can read as they lie, or None for any other call."""
     x = call.x.unsqueeze(0) if call.x.dim() == 2 else call.x
     if x.dim() != 3 or len(call.state) != len(call.cell.states) or not x.numel():
         return None
@@ -121,6 +133,7 @@ def _form(call: Call) -> Form | None:
 
 
 def _known(call: Call, script: Script, form: Form, panels: dict[str, Tensor]) -> Known | None:
+    """Returns what to do for calls of this form, or None if one script has too few steps for them."""
     if script.steps < form.steps:
         return None
     count = len(form.reverse)
@@ -133,9 +146,9 @@ def _known(call: Call, script: Script, form: Form, panels: dict[str, Tensor]) ->
 
 
 class Packed(Calls):
-    """The weights of a layer in panels, as they were when inference of a form was first asked for.
+    """Calls of a frozen layer, with its weights in panels, as they were when inference of a form was first asked for.
 
-    They do not change any more, and are not looked at again. Forms whose panels are the same share them.
+    The panels do not change after that, and the weights are not looked at again. Forms with the same panels share them.
     """
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
