@@ -60,7 +60,7 @@ MUTANTS = [
     ),
     Mutant(
         "packed rows put back elsewhere",
-        "layers.py",
+        "recurrent.py",
         "def _places",
         "- starts[step]",
         "",
@@ -68,7 +68,7 @@ MUTANTS = [
     ),
     Mutant(
         "packed states in the order of the rows",
-        "layers.py",
+        "recurrent.py",
         "def _packed_forward",
         "if back is not None:\n            h_n",
         "if False:\n            h_n",
@@ -150,11 +150,11 @@ MUTANTS = [
         "test_cells.py",
     ),
     Mutant(
-        "states of the wrong layer", "layers.py", "def forward", "s[rows] for s", "s[:count] for s", "test_cells.py"
+        "states of the wrong layer", "recurrent.py", "def forward", "s[rows] for s", "s[:count] for s", "test_cells.py"
     ),
     Mutant(
         "dropout outside training",
-        "layers.py",
+        "recurrent.py",
         "def forward",
         "self.dropout, self.training",
         "self.dropout, True",
@@ -162,7 +162,7 @@ MUTANTS = [
     ),
     Mutant(
         "wider initialisation",
-        "layers.py",
+        "recurrent.py",
         "def reset_parameters",
         "1.0 / math.sqrt(self.hidden_size)",
         "1.0 / self.hidden_size",
@@ -721,7 +721,7 @@ MUTANTS = [
     ),
     Mutant(
         "directions merged in the last layer only",
-        "layers.py",
+        "recurrent.py",
         "def forward",
         'if self.merge != "concat":',
         'if self.merge != "concat" and layer:',
@@ -737,7 +737,7 @@ MUTANTS = [
     ),
     Mutant(
         "states of a packed sequence in the wrong order",
-        "layers.py",
+        "recurrent.py",
         "def _packed_forward",
         "hx.index_select(1, order)",
         "hx",

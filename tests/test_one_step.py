@@ -14,7 +14,7 @@ from torch.testing import assert_close
 import elman
 from cases import as_tuple, close, hidden, normal, weighted
 from elman import cells
-from elman.layers import Recurrent
+from elman.recurrent import Recurrent
 
 TORCH: dict[str, tuple[str, dict[str, Any]]] = {
     "RNNCell": ("RNNCell", {}),

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from elman.layers import CoupledLSTM as CoupledLSTM
     from elman.layers import CoupledPeepholeLSTM as CoupledPeepholeLSTM
     from elman.layers import PeepholeLSTM as PeepholeLSTM
-    from elman.layers import Recurrent as Recurrent
     from elman.one_step import CoupledLSTMCell as CoupledLSTMCell
     from elman.one_step import CoupledPeepholeLSTMCell as CoupledPeepholeLSTMCell
     from elman.one_step import GRUCell as GRUCell
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from elman.one_step import RecurrentCell as RecurrentCell
     from elman.one_step import RNNCell as RNNCell
     from elman.recurrence import use_engine as use_engine
+    from elman.recurrent import Recurrent as Recurrent
     from elman.training.tbptt import detach as detach
     from elman.training.tbptt import tbptt as tbptt
 
@@ -49,7 +49,7 @@ _HOME = {
     "PeepholeLSTM": "elman.layers",
     "CoupledLSTM": "elman.layers",
     "CoupledPeepholeLSTM": "elman.layers",
-    "Recurrent": "elman.layers",
+    "Recurrent": "elman.recurrent",
     "RecurrentCell": "elman.one_step",
     "RNNCell": "elman.one_step",
     "LSTMCell": "elman.one_step",

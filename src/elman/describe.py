@@ -11,7 +11,8 @@ from torch import Tensor
 from elman import recurrence
 from elman.cell import Cell
 from elman.engines import Choice
-from elman.layers import Hidden, Recurrent
+from elman.layout import Hidden
+from elman.recurrent import Recurrent
 
 
 class Description(NamedTuple):

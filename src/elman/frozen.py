@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from elman import cpu
-from elman.layers import Recurrent
 from elman.layout import Call, Direction, Weights
+from elman.recurrent import Recurrent
 
 if TYPE_CHECKING:
     from elman.cpu.layer.short_calls import Packed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from elman.layers import Recurrent
+from elman.recurrent import Recurrent
 
 
 @torch.no_grad()

@@ -46,6 +46,7 @@ class Direction(NamedTuple):
     reverse: bool
 
 
+Hidden = Tensor | tuple[Tensor, ...]  # states as a caller gives and gets them: a tensor for a cell that has one
 Results = tuple[Tensor, tuple[Tensor, ...]]  # the output (T, B, D*Y) and the final states, each (D, B, width)
 
 

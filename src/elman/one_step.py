@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from elman import cells
 from elman.cell import Cell
-from elman.layers import Hidden
-from elman.layout import Call, Direction, Weights, field_name, parameter_shapes
+from elman.layout import Call, Direction, Hidden, Weights, field_name, parameter_shapes
 from elman.names import register
 from elman.recurrence import at_once, recur
 

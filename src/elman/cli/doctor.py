@@ -21,7 +21,7 @@ def doctor() -> None:
     from elman.cpu.scripts import threads
     from elman.engines import choose
     from elman.errors import InputError
-    from elman.layers import Recurrent
+    from elman.recurrent import Recurrent
 
     try:
         target = llvm.target()

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from elman import cells
 from elman.datasets.vocabulary import UNITS, Vocabulary
 from elman.errors import InputError
-from elman.layers import Recurrent
+from elman.recurrent import Recurrent
 
 
 @dataclass(frozen=True)

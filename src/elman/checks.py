@@ -1,0 +1,163 @@
+"""What a layer checks of its arguments and of its input: torch.nn's conditions, types of error and words.
+
+Each message says more than torch.nn's: both values, and the remedy.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elman.cell import Cell
+from elman.layout import Hidden, misplaced
+from elman.torch_private import any_autocast
+
+
+def check_arguments(
+    cell: Any,
+    input_size: Any,
+    hidden_size: Any,
+    num_layers: Any,
+    bias: Any,
+    batch_first: Any,
+    dropout: Any,
+    bidirectional: Any,
+    proj_size: Any,
+) -> None:
+    """Checks the arguments of a layer's constructor, under the conditions and with the error types of torch.nn."""
+    if not isinstance(cell, Cell):
+        raise TypeError(f"cell should be an elman.Cell, got: {type(cell).__name__}")
+    if not isinstance(dropout, (Real, str)):
+        raise TypeError(f"dropout should be a number, got: {type(dropout).__name__}")
+    if isinstance(dropout, (str, bool)) or not 0 <= float(dropout) <= 1:
+        raise ValueError(
+            "dropout should be a number in range [0, 1] representing the probability of an element being zeroed, "
+            f"got {dropout!r}"
+        )
+    for name, value in (("bias", bias), ("batch_first", batch_first), ("bidirectional", bidirectional)):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} should be of type bool, got: {type(value).__name__}")
+    for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
+        if not isinstance(value, int):
+            raise TypeError(f"{name} should be of type int, got: {type(value).__name__}")
+        if value <= 0:
+            raise ValueError(f"{name} must be greater than zero, got {value}")
+    if proj_size < 0:
+        raise ValueError(f"proj_size should be a positive integer or zero to disable projections, got {proj_size}")
+    if proj_size >= hidden_size:
+        raise ValueError(
+            f"proj_size has to be smaller than hidden_size: got proj_size={proj_size}, hidden_size={hidden_size}"
+        )
+    if bool(cell.projected) != (proj_size > 0):
+        needs = "needs a proj_size greater than zero" if cell.projected else "projects no state, so proj_size must be 0"
+        raise ValueError(f"cell {cell.name!r} {needs}, got {proj_size}")
+    if float(dropout) > 0 and num_layers == 1:
+        warnings.warn(
+            "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
+            f"num_layers greater than 1, but got dropout={dropout} and num_layers={num_layers}",
+            stacklevel=4,
+        )
+
+
+def check_input(layer: Any, input: Tensor) -> tuple[Tensor, bool]:
+    """Checks the input; returns it as (T, B, I), and whether it had a batch dimension."""
+    name = layer._get_name()
+    if input.dim() not in (2, 3):
+        raise ValueError(f"{name}: Expected input to be 2D or 3D, got {input.dim()}D tensor instead")
+    for weight in layer._parameters.values() or layer.weights(0):  # the latter if all are parametrized
+        if weight is not None:
+            break
+    else:
+        weight = input
+    if input.dtype != weight.dtype and not any_autocast():
+        raise ValueError(
+            f"{name}: RNN input dtype ({input.dtype}) does not match weight dtype ({weight.dtype}). "
+            f"Convert input: input.to({weight.dtype}), or convert model: model.to({input.dtype})"
+        )
+    if input.size(-1) != layer.input_size:
+        raise RuntimeError(
+            f"{name}: input.size(-1) must be equal to input_size. Expected {layer.input_size}, "
+            f"got {input.size(-1)}: input is {tuple(input.shape)}"
+        )
+    batched = input.dim() == 3
+    x = (input.transpose(0, 1) if layer.batch_first else input) if batched else input.unsqueeze(1)
+    if x.size(0) == 0:
+        raise RuntimeError(
+            f"{name}: Expected sequence length to be larger than 0 in RNN, got 0: input is {tuple(input.shape)}"
+        )
+    return x, batched
+
+
+def check_state(layer: Any, hx: Hidden | None, x: Tensor, batched: bool) -> tuple[Tensor, ...]:
+    """Checks hx; returns the initial states, each (L*D, B, width). Without hx: zeros, or the learned states."""
+    states, widths = layer.cell.states, layer._widths
+    rows, batch = layer.num_layers * layer.num_directions, x.shape[1]
+    if hx is None:
+        if layer.learn_initial_state:
+            return tuple([s.unsqueeze(1).expand(-1, batch, -1) for s in layer.initial_states()])
+        return tuple([x.new_zeros((rows, batch, width)) for width in widths])
+    name = layer._get_name()
+    given = (hx,) if isinstance(hx, Tensor) else tuple(hx)
+    if len(given) != len(states) or (isinstance(hx, Tensor) and len(states) > 1):
+        form = f"a tuple of {len(states)} tensors ({', '.join(states)})" if len(states) > 1 else "one tensor"
+        raise RuntimeError(
+            f"{name}: hx must be {form}, got {'one tensor' if isinstance(hx, Tensor) else f'{len(given)} tensors'}"
+        )
+    for k, (state, value, width) in enumerate(zip(states, given, widths, strict=True)):
+        shape = (rows, batch, width) if batched else (rows, width)
+        if value.dim() != len(shape):
+            form, which = ("batched 3-D", 3) if batched else ("unbatched 2-D", 2)
+            raise RuntimeError(
+                f"{name}: For {form} input, hx should also be {which}-D but got {value.dim()}-D tensor: "
+                f"{state} is {tuple(value.shape)} but must be {shape}"
+            )
+        if value.shape != shape:
+            raise RuntimeError(
+                f"{name}: Expected hidden{f'[{k}]' if len(states) > 1 else ''} size {shape}, got {list(value.shape)}: "
+                f"{state} must be ({layer.num_layers} layers x {layer.num_directions} directions, "
+                f"{f'{batch} sequences, ' if batched else ''}{width})"
+            )
+        if value.device != x.device:
+            raise RuntimeError(
+                f"{name}: Input and hidden tensors are not at the same device, found input tensor at {x.device} "
+                f"and hidden tensor at {value.device}; move it: {state}.to({str(x.device)!r})"
+            )
+        if value.dtype != x.dtype and not any_autocast():
+            raise RuntimeError(
+                f"{name}: the initial {state} is {value.dtype} but the input is {x.dtype}; convert it: {state}.to({x.dtype})"
+            )
+    return given if batched else tuple(value.unsqueeze(1) for value in given)
+
+
+def check_rows(
+    layer: Any, lengths: Tensor | Sequence[int] | None, reset: Tensor | None, x: Tensor, batched: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Checks lengths and reset; returns them as (B,) of int64 and as (T, B), on the device of x."""
+    name, (steps, batch) = layer._get_name(), x.shape[:2]
+    if lengths is not None:
+        lengths = torch.as_tensor(lengths)
+        if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+            raise TypeError(f"{name}: lengths is of {lengths.dtype} but must be whole numbers; convert it: .long()")
+        shape = (batch,) if batched else ()
+        if lengths.shape != shape:
+            form = f"({batch},) = (sequences,)" if batched else "() for unbatched input"
+            raise RuntimeError(f"{name}: lengths is {tuple(lengths.shape)} but must be {form}")
+        lengths = lengths.to(x.device, torch.int64).reshape(batch)
+    if reset is not None:
+        shape = (steps, batch) if batched else (steps,)
+        if batched and layer.batch_first:
+            shape = batch, steps
+        if reset.dtype != torch.bool:
+            raise TypeError(f"{name}: reset is of {reset.dtype} but must be truth values; convert it: .bool()")
+        if reset.shape != shape:
+            raise RuntimeError(f"{name}: reset is {tuple(reset.shape)} but must be {shape}, laid out as the input is")
+        reset = reset.to(x.device)
+        reset = (reset.transpose(0, 1) if layer.batch_first else reset) if batched else reset.unsqueeze(1)
+    if problem := misplaced(lengths, reset, steps, batch):
+        raise RuntimeError(f"{name}: {problem}")
+    return lengths, reset

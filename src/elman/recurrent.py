@@ -1,0 +1,374 @@
+"""Any cell, stacked, in one or two directions. Constructor, shapes, names and errors are those of torch.nn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout as drop
+from torch.nn.utils.rnn import PackedSequence
+
+from elman.cell import Cell
+from elman.checks import check_arguments, check_input, check_rows, check_state
+from elman.layout import Call, Direction, Hidden, Weights, initial_name, parameter_name, parameter_shapes
+from elman.names import register
+from elman.recurrence import at_once, recur
+
+MERGES = ("concat", "sum", "mean")
+
+
+class Directions(NamedTuple):
+    """One tensor for each direction; `reverse` is None if the layer has one direction only."""
+
+    forward: Tensor
+    reverse: Tensor | None
+
+
+class Recurrent(nn.Module):
+    """A recurrent network of any cell: L layers, D directions.
+
+    cell: the equations of a step (`elman.cells`, or your own `elman.Cell`).
+    input_size I, hidden_size H, num_layers L: whole numbers from 1 up.
+    bias: whether the layer has the biases b_ih and b_hh.
+    batch_first: input and output are (B, T, ...) instead of (T, B, ...); states are not affected.
+    dropout: probability of zeroing an element of the output of every layer but the last, in training.
+    bidirectional: D = 2; a second set of weights reads the sequence from its end.
+    proj_size: width of the projected states; 0 for a cell that projects none.
+    merge: how every layer joins the outputs (T, B, Y) of its two directions: "concat" puts them side by side,
+        (T, B, 2*Y), as torch.nn does; "sum" and "mean" give (T, B, Y). The result is the input of the next layer.
+
+    learn_initial_state: whether initial states are parameters: `h_0` and so on, one for each state, (L*D, width), zero
+        at first. Sequences begin from them where hx is left out, and go on from them after a reset.
+
+    Layer l has the parameters `weight_ih_l{l}` (G*H, I or D*Y), `weight_hh_l{l}` (K*H, Y),
+    `bias_ih_l{l}` (G*H,), `bias_hh_l{l}` (K*H,), and those of the second direction end in `_reverse`, as in
+    torch.nn. If the cell has vectors, there is `weight_ch_l{l}` (V, H); if it projects, `weight_hr_l{l}`
+    (proj_size, H). G gates read the input, K gates read the state, V is the number of vectors, and Y is the width of
+    the output of one direction; with "sum" or "mean" Y replaces D*Y everywhere.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        merge: str = "concat",
+        learn_initial_state: bool = False,
+    ) -> None:
+        super().__init__()
+        check_arguments(cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size)
+        if merge not in MERGES:
+            raise ValueError(f"merge should be one of {', '.join(MERGES)}, got {merge!r}")
+        if merge != "concat" and not bidirectional:
+            raise ValueError(f"merge={merge!r} needs bidirectional=True: one direction has nothing to merge")
+        register(cell)  # so that a program exported elsewhere finds the cell
+        self.cell = cell
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.bias = bias
+        self.batch_first = batch_first
+        self.dropout = float(dropout)
+        self.bidirectional = bidirectional
+        self.proj_size = proj_size
+        self.merge = merge
+
+        self._widths = cell.widths(hidden_size, proj_size)  # of each state
+        width = self._widths[0]
+        # The parameters' names in the order of `Weights`, by layer and whether it is the reverse direction.
+        self._names: dict[tuple[int, bool], list[str | None]] = {}
+        for layer in range(num_layers):
+            size = input_size if layer == 0 else width * (self.num_directions if merge == "concat" else 1)
+            shapes = parameter_shapes(cell, size, hidden_size, proj_size, bias)
+            for reverse in self._directions:
+                names = {field: parameter_name(field, layer, reverse) for field in shapes}
+                self._names[layer, reverse] = [names.get(field) for field in Weights._fields]
+                for field, name in names.items():
+                    weight = torch.empty(shapes[field], device=device, dtype=dtype)
+                    self.register_parameter(name, nn.Parameter(weight))
+        self.learn_initial_state = learn_initial_state
+        for state, width in zip(cell.states, self._widths, strict=True) if learn_initial_state else ():
+            value = torch.empty((num_layers * self.num_directions, width), device=device, dtype=dtype)
+            self.register_parameter(initial_name(state), nn.Parameter(value))
+        self.reset_parameters()
+
+    @property
+    def num_directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def _directions(self) -> tuple[bool, ...]:
+        return (False, True) if self.bidirectional else (False,)
+
+    @property
+    def all_weights(self) -> list[list[nn.Parameter]]:
+        """The parameters of every layer and direction, as torch.nn lists them."""
+        return [[w for w in weights if isinstance(w, nn.Parameter)] for weights in self.each_weights()]
+
+    def weights(self, layer: int, reverse: bool = False) -> Weights:
+        """The parameters of one layer in one direction."""
+        own = self._parameters  # lacks parameters that are replaced, for example by a parametrization
+        names = self._names[layer, reverse]
+        return Weights(*[None if n is None else own[n] if n in own else getattr(self, n) for n in names])
+
+    def call(
+        self,
+        layer: int,
+        x: Tensor,
+        state: tuple[Tensor, ...],
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+        afresh: tuple[Tensor, ...] = (),
+    ) -> Call:
+        """Returns the call that an engine is given for one layer.
+
+        x: the input of this layer, (T, B, I) for the first. state: the initial states, each (D, B, width).
+        lengths: (B,). reset: (T, B). afresh: the states to go on from after a reset, each (D, width); zero if left out.
+        """
+        directions = [Direction(self.weights(layer, False), False)]
+        if self.bidirectional:
+            directions.append(Direction(self.weights(layer, True), True))
+        return Call(self.cell, x, tuple(directions), state, (), (), lengths, reset, afresh)
+
+    def each_weights(self) -> list[Weights]:
+        """The parameters of every layer and direction: those of layer l, direction d are at l * num_directions + d."""
+        return [self.weights(layer, reverse) for layer in range(self.num_layers) for reverse in self._directions]
+
+    def reset_parameters(self) -> None:
+        """Draws every parameter anew, uniform on (-1/sqrt(H), 1/sqrt(H)), as torch.nn does.
+
+        Parameters are drawn in the order of registration. With the same seed a layer starts with exactly the numbers of
+        its torch.nn counterpart. Learned initial states are set to zero.
+        """
+        bound = 1.0 / math.sqrt(self.hidden_size)
+        initial = {initial_name(state) for state in self.cell.states}
+        for name, parameter in self.named_parameters():
+            if name in initial:
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.uniform_(parameter, -bound, bound)
+
+    def initial_states(self) -> tuple[Tensor, ...]:
+        """The learned initial states, each (L*D, width); an empty tuple if the layer learns none."""
+        return tuple([getattr(self, initial_name(s)) for s in self.cell.states]) if self.learn_initial_state else ()
+
+    def flatten_parameters(self) -> None:
+        """Does nothing; here because code written for torch.nn calls it."""
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Hidden | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        reset: Tensor | None = None,
+    ) -> tuple[Any, Any]:
+        """Reads a sequence.
+
+        input: (T, B, I), or (B, T, I) with batch_first, or (T, I) unbatched; or a `PackedSequence`.
+        hx: the initial state: one tensor (L*D, B, width) for a cell of one state, else a tuple of them in the order
+            of `cell.states`; without B for unbatched input. If left out, it is zero, or the learned initial state.
+        lengths: the number of steps of each sequence, whole numbers (B,) from 0 to T in any order, or ()
+            unbatched; T if left out. Input after a sequence's last step influences nothing, and output there is
+            zero. The forward direction ends at the last step, and the reverse direction begins there. The final
+            state of a sequence without steps is hx.
+        reset: where a sequence starts afresh, truth values laid out as the input is, (T, B), (B, T) or (T,).
+            A true reset[t] cuts the sequence between t-1 and t: the forward direction starts step t, and the
+            reverse direction step t-1, from a state of zero, or the learned initial state. A true reset[0] makes
+            the forward direction ignore hx.
+
+        Returns the output of the last layer, (T, B, D*Y) laid out as the input is, and the final
+        state of every layer and direction in the form of hx. For a `PackedSequence` the output is one, too.
+
+        Raises ValueError, TypeError or RuntimeError, as torch.nn does, where shapes, dtypes or lengths do not fit.
+        The message names both sizes.
+        """
+        if isinstance(input, PackedSequence):
+            return self._packed_forward(input, hx, lengths, reset)
+        x, batched = check_input(self, input)
+        state = check_state(self, hx, x, batched)
+        lengths, reset = check_rows(self, lengths, reset, x, batched)
+
+        learned = () if reset is None else self.initial_states()
+        finals: list[tuple[Tensor, ...]] = []
+        count = self.num_directions
+        for layer in range(self.num_layers):
+            rows = slice(layer * count, (layer + 1) * count)
+            own = state if self.num_layers == 1 else tuple([s[rows] for s in state])  # each (D, B, width)
+            afresh = tuple([s[rows] for s in learned])
+            x, final = recur(self.call(layer, x, own, lengths, reset, afresh))  # (T, B, D*Y)
+            finals.append(final)
+            if self.merge != "concat":
+                x = x.unflatten(-1, (2, -1)).sum(-2) if self.merge == "sum" else x.unflatten(-1, (2, -1)).mean(-2)
+            if layer < self.num_layers - 1:
+                x = drop(x, self.dropout, self.training)
+
+        h_n = finals[0] if len(finals) == 1 else tuple([torch.cat(of) for of in zip(*finals, strict=True)])
+        if not batched:
+            x, h_n = x.squeeze(1), tuple(h.squeeze(1) for h in h_n)
+        elif self.batch_first:
+            x = x.transpose(0, 1)
+        return x, h_n[0] if len(self.cell.states) == 1 else h_n
+
+    def final_states(self, h_n: Hidden) -> dict[str, list[Directions]]:
+        """Splits the h_n that `forward` returns by state, layer and direction: `final_states(h_n)["h"][-1].reverse`.
+
+        Each tensor is (B, width), or (width,) unbatched. The reverse direction ends at the first step of the sequence,
+        so its final state is the one after that step.
+        """
+        given, count = (h_n,) if isinstance(h_n, Tensor) else h_n, self.num_directions
+        found: dict[str, list[Directions]] = {}
+        for state, value in zip(self.cell.states, given, strict=True):
+            rows = value.unflatten(0, (self.num_layers, count)).unbind()
+            found[state] = [Directions(row[0], row[1] if count == 2 else None) for row in rows]
+        return found
+
+    def halves(self, output: Tensor) -> Directions:
+        """Splits an output into that of each direction, (T, B, Y) laid out as the output is.
+
+        Raises RuntimeError if the layer merges its directions by sum or mean.
+        """
+        if self.merge != "concat":
+            raise RuntimeError(
+                f"{self._get_name()}: the directions were merged by {self.merge!r}, and cannot be told apart"
+            )
+        if not self.bidirectional:
+            return Directions(output, None)
+        return Directions(*output.chunk(2, dim=-1))
+
+    def last_output(self, output: Tensor, lengths: Tensor | Sequence[int] | None = None) -> Tensor:
+        """The output at the last step of every sequence, (B, D*Y), or (D*Y,) unbatched; zero for one without steps.
+
+        The reverse direction begins at the last step, so its output there has read that step only. Its state after the
+        whole sequence is in `final_states`.
+        """
+        if output.dim() == 2:
+            return output[-1 if lengths is None else max(int(torch.as_tensor(lengths)) - 1, 0)]
+        time_first = output.transpose(0, 1) if self.batch_first else output
+        if lengths is None:
+            return time_first[-1]
+        last = (torch.as_tensor(lengths).to(output.device) - 1).clamp(min=0)
+        return time_first[last, torch.arange(time_first.size(1), device=output.device)]
+
+    def _packed_forward(
+        self, input: PackedSequence, hx: Hidden | None, lengths: Any, reset: Any
+    ) -> tuple[PackedSequence, Any]:
+        """`forward` for a PackedSequence, whose sequences are sorted by length.
+
+        hx and h_n are in the order that the sequences had before sorting, as in torch.nn.
+        """
+        if lengths is not None or reset is not None:
+            raise TypeError(
+                f"{self._get_name()}: a PackedSequence brings its own lengths; leave lengths and reset out, "
+                "or give the sequences padded"
+            )
+        data, batch_sizes, order, back = input
+        if back is not None:
+            batch: int = back.size(0)
+        elif hx is not None:
+            batch = (hx if isinstance(hx, Tensor) else hx[0]).size(1)
+        else:
+            batch = int(batch_sizes[0])  # a value, which the compiler cannot read
+        if hx is not None and order is not None:
+            hx = hx.index_select(1, order) if isinstance(hx, Tensor) else tuple([h.index_select(1, order) for h in hx])
+        sources, places, lengths = _places(batch_sizes.to(data.device), batch, data.size(0))
+        padded = data.index_select(0, sources.flatten()).unflatten(0, sources.shape)  # (T, B, I)
+        output, h_n = self.forward(padded.transpose(0, 1) if self.batch_first else padded, hx, lengths=lengths)
+        if self.batch_first:
+            output = output.transpose(0, 1)
+        data = output.flatten(0, 1).index_select(0, places)
+        if back is not None:
+            h_n = (
+                h_n.index_select(1, back) if isinstance(h_n, Tensor) else tuple([h.index_select(1, back) for h in h_n])
+            )
+        return PackedSequence(data, batch_sizes, order, back), h_n
+
+    def step(
+        self,
+        input: Tensor,
+        state: Hidden | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        reset: Tensor | None = None,
+    ) -> tuple[Tensor, Any]:
+        """Reads one step of a sequence, x_t, from the state after the step before.
+
+        input: (B, I), or (I,) unbatched. state: like hx of `forward`.
+        lengths: (B,) or (): 1 for a sequence that has this step, 0 for one that does not, whose output is zero and
+            whose state is returned unchanged.
+        reset: (B,) or (), truth values: where true, the step starts from a state of zero, or the learned initial state.
+
+        Returns the output of the last layer at this step, (B, Y) or (Y,), and the state to give to the next
+        step. Both are what `forward` returns for a sequence of this one step. Hooks are not called. Raises
+        RuntimeError for a bidirectional layer, whose reverse direction begins at the end of the sequence.
+        """
+        alone = len(self.cell.states) == 1
+        plain = lengths is None and reset is None
+        if plain and state is not None and input.dim() == 2 and self.num_layers == 1 and not self.bidirectional:
+            done = at_once(self.call(0, input, (state,) if alone else state))  # pyright: ignore[reportArgumentType]
+            if done is not None:
+                return done[0], done[1][0] if alone else done[1]
+        name = self._get_name()
+        if self.bidirectional:
+            raise RuntimeError(
+                f"{name} is bidirectional: its reverse direction begins at the end of the sequence, so there are no steps; call it with the whole sequence"
+            )
+        if input.dim() not in (1, 2):
+            raise ValueError(
+                f"{name}: one step should be (B, {self.input_size}) or ({self.input_size},), got {tuple(input.shape)}"
+            )
+        time = 1 if self.batch_first and input.dim() == 2 else 0
+        if reset is not None:
+            reset = reset.unsqueeze(time)
+        output, state = self.forward(input.unsqueeze(time), state, lengths=lengths, reset=reset)
+        return output.squeeze(time), state
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.input_size}, {self.hidden_size}"]
+        defaults = {
+            "proj_size": 0,
+            "num_layers": 1,
+            "bias": True,
+            "batch_first": False,
+            "dropout": 0,
+            "bidirectional": False,
+            "merge": "concat",
+            "learn_initial_state": False,
+        }
+        parts += [f"{name}={getattr(self, name)}" for name, value in defaults.items() if getattr(self, name) != value]
+        if type(self) is Recurrent:
+            parts.insert(0, self.cell.name)
+        return ", ".join(parts)
+
+
+def _places(batch_sizes: Tensor, batch: int, total: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the indices from a padded batch into packed data and back, and the lengths of the sequences.
+
+    batch_sizes: (T,), the number of sequences that have step t. batch: B. total: N, the rows of the packed data, one
+    for each step of each sequence.
+
+    The first result (T, B) gives the row of the packed data for every place of the padded batch, or row 0 for padding.
+    The second (N,) gives the place t * B + b of the padded batch for every row. The third (B,) gives the lengths. The
+    shapes of the results do not depend on values of tensors, so that a compiler knows them.
+    """
+    device = batch_sizes.device
+    ends = batch_sizes.cumsum(0)
+    starts = ends - batch_sizes
+    column = torch.arange(batch, device=device)
+    present = column < batch_sizes.unsqueeze(1)  # (T, B)
+    sources = torch.where(present, starts.unsqueeze(1) + column, 0)
+    row = torch.arange(total, device=device)
+    step = torch.searchsorted(ends, row, right=True)
+    return sources, step * batch + row - starts[step], present.sum(0)
