@@ -9,6 +9,8 @@ import os
 import re
 import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -794,3 +796,12 @@ def test_a_damaged_run_ends_with_one_sentence(made: SimpleNamespace, tmp_path: P
         outcome = elman(*command, run, *budget)
         assert (outcome.status, outcome.out) == (2, "")
         complaint(outcome.err, *mentions)
+
+
+def test_threads_that_wait_leave_the_processor_to_others():
+    """OpenMP reads the variable when torch is loaded, so it is set before; what the user has set stays."""
+    code = "import sys, elman.cli, os; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    for given, expected in (({}, "passive False\n"), ({"OMP_WAIT_POLICY": "active"}, "active False\n")):
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout == expected

@@ -5,8 +5,13 @@ Each command imports what it needs when it runs, so that `--help` is quick.
 
 from __future__ import annotations
 
-import io
 import os
+
+# OpenMP reads this when torch is loaded. Threads that spin while they wait would take processors from other programs:
+# two threads beside another program train twice as fast without (docs/decisions/0005).
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import io
 import re
 import sys
 
