@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from elman.datasets.text import read
-from elman.tasks.language_model import LanguageModel, Options
+from elman.tasks.language_model import LanguageModel, LanguageModelling, Options
 from elman.training.loop import Training
 from elman.training.run import Run
 
@@ -41,7 +41,8 @@ def measure(threads: int) -> float:
     corpus = read(None, options.unit, options.held_out)
     with tempfile.TemporaryDirectory() as directory:
         torch.manual_seed(0)
-        training = Training(Run(Path(directory)), LanguageModel(corpus.vocabulary.size, options), corpus, options)
+        task = LanguageModelling(LanguageModel(corpus.vocabulary.size, options), corpus, options)
+        training = Training(Run(Path(directory)), task)
         steps = training.steps()
         for _ in itertools.islice(steps, WARM_UP):
             pass

@@ -24,8 +24,8 @@ from matplotlib.image import imread
 
 from elman import Recurrent, cells
 from elman.datasets.text import read
-from elman.tasks.language_model import evaluate
-from elman.training.run import Run, load_language_model
+from elman.tasks.language_model import evaluate, load_language_model
+from elman.training.run import Run
 from tiny_runs import elman, finished, metrics, process, prose
 
 SIZES = ("--hidden-size", 8, "--embedding-size", 4, "--batch-size", 4, "--window", 8)

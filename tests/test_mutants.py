@@ -221,15 +221,15 @@ MUTANTS = [
     ),
     Mutant(
         "state not carried by the loop",
-        "training/loop.py",
-        "def steps",
+        "tasks/language_model.py",
+        "def batches",
         "self.state = window.carried",
         "self.state = None",
         "test_training.py::test_resumed_at_any_step_equals_never_interrupted",
     ),
     Mutant(
         "targets not shifted",
-        "training/loop.py",
+        "tasks/language_model.py",
         "def streams",
         "tokens[start + 1 : start + 1 +",
         "tokens[start : start +",

@@ -32,10 +32,18 @@ from elman import files
 from elman.datasets.text import Corpus
 from elman.errors import InputError
 from elman.files import write_atomically
-from elman.tasks.language_model import LanguageModel, Options, evaluate
+from elman.tasks.language_model import (
+    LanguageModel,
+    LanguageModelling,
+    Options,
+    evaluate,
+    load_language_model,
+    stream_length,
+    streams,
+)
 from elman.training import loop
-from elman.training.loop import CHECKPOINT, MODEL, WARM_UP, Place, Training, stream_length, streams
-from elman.training.run import FILES, Run, load_language_model
+from elman.training.loop import CHECKPOINT, MODEL, WARM_UP, Place, Training
+from elman.training.run import FILES, Run
 from tiny_runs import begin, corpus_of, elman, finished, metrics, process, prose, reopen, tiny
 
 
@@ -45,10 +53,10 @@ def small(tmp_path: Path, **changes: Any) -> tuple[Corpus, Options]:
     return corpus_of(tmp_path, prose(235), options), options
 
 
-def tensors_of(training: Training) -> dict[str, Tensor]:
+def tensors_of(training: Training[LanguageModelling]) -> dict[str, Tensor]:
     """Everything that training changes."""
-    found = dict(training.model.state_dict())
-    names = [name for name, _ in training.model.named_parameters()]
+    found = dict(training.task.model.state_dict())
+    names = [name for name, _ in training.task.model.named_parameters()]
     for number, moments in training.optimizer.state_dict()["state"].items():
         found |= {f"{names[number]} {key}": value for key, value in moments.items()}
     return found | {"random": torch.get_rng_state()}
@@ -152,11 +160,11 @@ def test_training_is_what_it_says(tmp_path: Path, clip: float):
         tmp_path, dropout=0.0, epochs=20.5, clip=clip, num_layers=2, weight_decay=0.1, learning_rate=0.05
     )
     training = begin(tmp_path / "run", corpus, options)
-    exact, weights = by_hand(corpus, options, begin(tmp_path / "twin", corpus, options).model)
+    exact, weights = by_hand(corpus, options, begin(tmp_path / "twin", corpus, options).task.model)
     assert len(exact) == 123 > WARM_UP
     found = [report.loss for report in training.steps()]
     assert found == pytest.approx(exact, rel=1e-4)
-    for name, value in training.model.state_dict().items():
+    for name, value in training.task.model.state_dict().items():
         torch.testing.assert_close(value, weights[name], rtol=1e-2, atol=1e-3)
     assert exact[0] - exact[-1] > 0.8  # far enough from where it began for a difference to show
 
@@ -173,7 +181,7 @@ def test_state_is_carried_and_gradient_is_cut(tmp_path: Path, cell: str):
             given.append(arguments[1])
             returned.append(result[1])
 
-    training.model.register_forward_hook(watch)
+    training.task.model.register_forward_hook(watch)
     places = [(report.place.epoch, report.place.at) for report in training.steps()]
     assert len(places) == len(given) == 18
     for k, (before, at) in enumerate(zip(returned, given[1:], strict=False), start=1):
@@ -188,7 +196,7 @@ def test_state_is_carried_and_gradient_is_cut(tmp_path: Path, cell: str):
             assert not new.requires_grad
     assert given[0] is None
     assert [epoch for epoch, _ in places] == [0] * 6 + [1] * 6 + [2] * 6
-    assert [at for _, at in places[:6]] == [8, 16, 24, 32, 40, training.length]
+    assert [at for _, at in places[:6]] == [8, 16, 24, 32, 40, training.task.length]
 
 
 def test_gradient_is_clipped(tmp_path: Path):
@@ -219,7 +227,7 @@ def test_rows_of_metrics(tmp_path: Path):
         assert report.progress == pytest.approx(len(losses) / 60)
         if report.row is not None:
             rows.append(report.row)
-            score = evaluate(training.model, corpus.validation, corpus.validation_characters)
+            score = evaluate(training.task.model, corpus.validation, corpus.validation_characters)
             assert report.row["validation_nats"] == score.nats
             assert report.row["bits_per_character"] == score.bits_per_character
             assert report.row["perplexity"] == pytest.approx(math.exp(score.nats))
@@ -245,7 +253,7 @@ def test_the_parameters_kept_are_the_best(tmp_path: Path):
         if report.row is not None:
             scores.append(report.row["validation_nats"])
             if scores[-1] == min(scores):
-                best = {name: value.clone() for name, value in training.model.state_dict().items()}
+                best = {name: value.clone() for name, value in training.task.model.state_dict().items()}
             if len(scores) == 10:
                 training.save()
                 shutil.copytree(run, tmp_path / "saved")
@@ -260,7 +268,7 @@ def test_the_parameters_kept_are_the_best(tmp_path: Path):
 def test_schedule_and_progress(tmp_path: Path):
     corpus, options = small(tmp_path, epochs=100.0)
     training = begin(tmp_path / "run", corpus, options)
-    assert training.steps_per_epoch == 6
+    assert training.task.steps_per_epoch == 6
     for step, progress, rate in (
         (0, 0.0, 0.01),
         (49, 49 / 600, 0.5 * 0.5 * (1 + math.cos(math.pi * 49 / 600))),
@@ -337,7 +345,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path: Path)
     training.save()
     before = {name: (tmp_path / "run" / name).read_bytes() for name in (CHECKPOINT, MODEL, "metrics.csv")}
     with torch.no_grad():
-        training.model.output.bias.fill_(math.nan)
+        training.task.model.output.bias.fill_(math.nan)
     with pytest.raises(InputError, match=r"the loss became nan at step 5;.*--learning-rate below 0\.125"):
         next(steps)
     assert {name: (tmp_path / "run" / name).read_bytes() for name in before} == before
@@ -387,7 +395,7 @@ def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     )
 
 
-def same(run: SimpleNamespace, training: Training, directory: Path) -> None:
+def same(run: SimpleNamespace, training: Training[LanguageModelling], directory: Path) -> None:
     """Equal to the uninterrupted run to the last bit."""
     found = tensors_of(training)
     assert found.keys() == run.tensors.keys()
@@ -413,8 +421,8 @@ def test_what_is_restored_lies_where_torch_would_have_put_it(uninterrupted: Simp
     for step in range(1, run.count):
         directory = shutil.copytree(run.directory / f"step {step}", tmp_path / str(step))
         training = reopen(directory, run.corpus, run.options)
-        states = training.state if isinstance(training.state, tuple) else (training.state,)
-        values = (*states, *training.model.parameters())
+        states = training.task.state if isinstance(training.task.state, tuple) else (training.task.state,)
+        values = (*states, *training.task.model.parameters())
         assert [value.data_ptr() % 64 for value in values] == [0] * len(values)
 
 
@@ -547,7 +555,9 @@ def test_a_second_control_c_stops_at_once(tmp_path: Path, monkeypatch: pytest.Mo
 def rewind(directory: Path, corpus: Corpus, options: Options, steps: int) -> bytes:
     """Put the checkpoint of an early step into the directory of a run. Returns its bytes."""
     torch.manual_seed(options.seed)
-    training = Training(Run(directory), LanguageModel(corpus.vocabulary.size, options), corpus, options)
+    training = Training(
+        Run(directory), LanguageModelling(LanguageModel(corpus.vocabulary.size, options), corpus, options)
+    )
     for report in training.steps():
         if report.place.step == steps:
             break
@@ -629,7 +639,7 @@ def test_a_changed_text_is_refused(reference: SimpleNamespace, tmp_path: Path, c
     (directory / "config.json").write_text(json.dumps(config))
     outcome = elman("train", "lm", "--resume", directory)
     assert outcome.status == 2
-    assert f"elman: the text has changed since {directory} was begun" in outcome.err
+    assert f"elman: {directory} was begun with other text" in outcome.err
     path.write_text(prose(1500))
     assert elman("train", "lm", "--resume", directory).status == 0
 

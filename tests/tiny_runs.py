@@ -20,7 +20,7 @@ import torch
 
 from elman.cli import main
 from elman.datasets.text import Corpus, read
-from elman.tasks.language_model import LanguageModel, Options
+from elman.tasks.language_model import LanguageModel, LanguageModelling, Options
 from elman.training.loop import Training
 from elman.training.run import Run
 
@@ -56,22 +56,24 @@ def corpus_of(directory: Path, text: str, options: Options) -> Corpus:
     return read(path, options.unit, options.held_out, options.vocabulary_size)
 
 
-def begin(directory: Path, corpus: Corpus, options: Options) -> Training:
+def begin(directory: Path, corpus: Corpus, options: Options) -> Training[LanguageModelling]:
     """A new run, as `elman train lm` begins it."""
     torch.manual_seed(options.seed)
     run = Run(directory)
     data = {"path": None, "train_tokens": len(corpus.train), "validation_tokens": len(corpus.validation), "excerpt": ""}
     run.create({"elman": "0", "task": "lm", "options": asdict(options), "parameters": 0, "baselines": {}, "data": data})
     corpus.vocabulary.save(directory)
-    training = Training(run, LanguageModel(corpus.vocabulary.size, options), corpus, options)
+    training = Training(run, LanguageModelling(LanguageModel(corpus.vocabulary.size, options), corpus, options))
     training.save()
     return training
 
 
-def reopen(directory: Path, corpus: Corpus, options: Options) -> Training:
+def reopen(directory: Path, corpus: Corpus, options: Options) -> Training[LanguageModelling]:
     """The run as its checkpoint left it, in a process whose own random state is another."""
     torch.manual_seed(987654321)
-    training = Training(Run(directory), LanguageModel(corpus.vocabulary.size, options), corpus, options)
+    training = Training(
+        Run(directory), LanguageModelling(LanguageModel(corpus.vocabulary.size, options), corpus, options)
+    )
     training.restore()
     return training
 

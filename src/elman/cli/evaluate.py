@@ -23,7 +23,7 @@ def evaluate(
     """
     from elman.datasets.text import read
     from elman.tasks import language_model
-    from elman.training.run import load_language_model
+    from elman.tasks.language_model import load_language_model
 
     model, vocabulary, _ = load_language_model(run, device(device_name))
     corpus = read(file, vocabulary.unit, held_out=1.0, vocabulary=vocabulary)

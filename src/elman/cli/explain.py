@@ -29,7 +29,7 @@ def explain(
     Every gate of its most active units, and how far back the last prediction's loss looks.
     """
     from elman.explain import pictures
-    from elman.training.run import load_language_model
+    from elman.tasks.language_model import load_language_model
 
     chosen = device("cpu")
 

@@ -37,7 +37,7 @@ def sample(
     import torch
 
     from elman.tasks import language_model
-    from elman.training.run import load_language_model
+    from elman.tasks.language_model import load_language_model
 
     model, vocabulary, _ = load_language_model(run, device(device_name))
     if seed is None:

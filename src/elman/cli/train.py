@@ -19,7 +19,7 @@ from elman.cli.common import PER, device
 from elman.errors import InputError
 
 if TYPE_CHECKING:
-    from elman.tasks.language_model import Options
+    from elman.tasks.language_model import LanguageModelling, Options
     from elman.training.loop import Report, Training
     from elman.training.run import Run
 
@@ -124,15 +124,15 @@ def _say(text: str) -> None:
 
 def _begin(
     directory: Path, file: Path | None, options: Options, device: str, overwrite: bool
-) -> tuple[Training, dict[str, Any]]:
+) -> tuple[Training[LanguageModelling], dict[str, Any]]:
     """Begins a run: reads the text, fits the baselines, and writes config.json, the vocabulary and a checkpoint."""
     import torch
 
     import elman
     from elman.datasets.text import DEFAULT, read
-    from elman.tasks.language_model import LanguageModel
+    from elman.tasks.language_model import LanguageModel, LanguageModelling, stream_length
     from elman.tasks.ngram import witten_bell
-    from elman.training.loop import Training, stream_length
+    from elman.training.loop import Training
     from elman.training.run import Run
 
     run = Run(directory)
@@ -168,18 +168,18 @@ def _begin(
     }
     run.create(config)
     corpus.vocabulary.save(directory)
-    training = Training(run, model, corpus, options)
+    training = Training(run, LanguageModelling(model, corpus, options))
     training.save()
     return training, config
 
 
 def _resume(
     directory: Path, epochs: float | None, minutes: float | None, device: str
-) -> tuple[Training, dict[str, Any]]:
+) -> tuple[Training[LanguageModelling], dict[str, Any]]:
     """Loads a run from its checkpoint, with a new budget if one is given."""
     from elman.datasets.text import read
     from elman.datasets.vocabulary import load
-    from elman.tasks.language_model import LanguageModel, Options
+    from elman.tasks.language_model import LanguageModel, LanguageModelling, Options
     from elman.training.loop import Training
     from elman.training.run import Run
 
@@ -192,7 +192,8 @@ def _resume(
     vocabulary = load(directory)
     path = config["data"]["path"]
     corpus = read(None if path is None else Path(path), options.unit, options.held_out, vocabulary=vocabulary)
-    training = Training(run, LanguageModel(vocabulary.size, options).to(device), corpus, options)
+    model = LanguageModel(vocabulary.size, options).to(device)
+    training = Training(run, LanguageModelling(model, corpus, options))
     training.restore()
     if asdict(options) != config["options"]:
         config["options"] = asdict(options)
@@ -200,11 +201,11 @@ def _resume(
     return training, config
 
 
-def _follow(training: Training, config: dict[str, Any]) -> bool:
+def _follow(training: Training[LanguageModelling], config: dict[str, Any]) -> bool:
     """Trains and shows the progress. Returns False if Ctrl-C stopped the training, whose state is saved then."""
     from elman.datasets.text import DEFAULT
 
-    options, data, place = training.options, config["data"], training.place
+    options, data, place = training.task.options, config["data"], training.place
     per = PER[options.unit]
     _say(f"run         {training.run.directory}")
     _say(
@@ -219,7 +220,7 @@ def _follow(training: Training, config: dict[str, Any]) -> bool:
         + f" nats per {per}, on the same held-out text"
     )
     if place.step:
-        _say(f"resumed     at step {place.step}, epoch {place.step / training.steps_per_epoch:.2f}")
+        _say(f"resumed     at step {place.step}, epoch {place.step / training.task.steps_per_epoch:.2f}")
     with _interruptible() as interrupted, _display(training, per) as show:
         for report in training.steps():
             show(report)
@@ -248,7 +249,7 @@ def _interruptible() -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _display(training: Training, per: str) -> Iterator[Any]:
+def _display(training: Training[LanguageModelling], per: str) -> Iterator[Any]:
     """Yields a function that shows a report: in a live bar on a terminal, and always in a line for each evaluation."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -269,7 +270,7 @@ def _display(training: Training, per: str) -> Iterator[Any]:
     def show(report: Report) -> None:
         nonlocal smooth, tokens
         smooth = 0.9 * smooth + 0.1 * report.loss if smooth else report.loss
-        tokens += report.tokens
+        tokens += report.size
         rate = tokens / (time.monotonic() - began)
         progress.update(
             task,
@@ -292,7 +293,7 @@ def _conclude(run: Run, config: dict[str, Any]) -> None:
     from elman.explain import pictures
 
     per, baselines = PER[config["options"]["unit"]], config["baselines"]
-    rows = run.metrics()
+    rows = run.metrics("epoch", "train_nats", "validation_nats", "bits_per_character", "perplexity")
     _, kept = run.load_tensors("model.safetensors")
     best = next((row for row in rows if int(row["step"]) == kept.get("step")), None)
     if best is None:

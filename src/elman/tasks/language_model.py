@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -12,9 +13,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from elman import cells
+from elman.datasets import vocabulary as vocabularies
+from elman.datasets.text import Corpus
 from elman.datasets.vocabulary import UNITS, Vocabulary
 from elman.errors import InputError
 from elman.recurrent import Recurrent
+from elman.training.run import Run, fill
+from elman.training.task import Batch
+from elman.training.tbptt import Window, tbptt
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,100 @@ class LanguageModel(nn.Module):
         x = self.dropout(self.embedding(tokens.long()))  # (T, B, E)
         h, state = self.recurrent(x, state)  # (T, B, H)
         return self.output(self.dropout(h)), state
+
+
+class LanguageModelling:
+    """The task: predict the next token of a text, read as parallel streams with the state carried on.
+
+    As `elman.training.task.Task` has it.
+    """
+
+    data, measure = "text", "nats"
+
+    def __init__(self, model: LanguageModel, corpus: Corpus, options: Options):
+        self.model, self.corpus, self.options = model, corpus, options
+        self.digest = corpus.digest
+        self.length = stream_length(corpus.train, options)  # time steps in an epoch
+        self.steps_per_epoch = self.length // options.window
+        self.state: Any = None
+
+    def batches(self, epoch: int, at: int) -> Iterator[Batch]:
+        """Yields windows of the streams; at: time steps of this epoch that were trained on."""
+        if at == 0:
+            self.state = None
+        x, y = streams(self.corpus.train, self.options, epoch)
+        if at == self.length:
+            return
+        for window in tbptt((x[at:], y[at:]), k1=self.options.window, state=self.state):
+
+            def loss(window: Window = window) -> Tensor:
+                logits, target = window.run(self.model)  # (T, B, size), (T, B)
+                self.state = window.carried
+                return cross_entropy(logits.flatten(0, 1), target.long().flatten())
+
+            steps = window.stop - window.fresh
+            yield Batch(loss, steps, steps * self.options.batch_size)
+
+    def evaluate(self) -> dict[str, float]:
+        score = evaluate(self.model, self.corpus.validation, self.corpus.validation_characters)
+        return {
+            "validation_nats": score.nats,
+            "bits_per_character": score.bits_per_character,
+            "perplexity": score.perplexity,
+        }
+
+    def carried(self) -> dict[str, Tensor]:
+        states = () if self.state is None else (self.state,) if isinstance(self.state, Tensor) else self.state
+        return dict(zip(self.model.recurrent.cell.states, states, strict=False))
+
+    def carry(self, tensors: Mapping[str, Tensor], path: Path) -> None:
+        names, o = self.model.recurrent.cell.states, self.options
+        shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+        wanted = dict.fromkeys(names, (o.num_layers, o.batch_size, o.hidden_size))
+        if tensors and shapes != wanted:
+            raise InputError(
+                f"{path} does not fit its config.json: its states are {shapes}, the model's {wanted}; restore one of them or train again"
+            )
+        states = tuple(tensors[name] for name in names if tensors)
+        self.state = None if not states else states[0] if len(states) == 1 else states
+
+
+def stream_length(tokens: Tensor, options: Options) -> int:
+    """Returns the time steps in an epoch, all in whole windows. Raises InputError if the text is too short for one."""
+    length = (len(tokens) - options.window) // options.batch_size // options.window * options.window
+    if length < options.window:
+        need = options.window * (options.batch_size + 1)
+        raise InputError(
+            f"the part of the text to learn from has {len(tokens):,} tokens, but {options.batch_size} streams with a window of {options.window} need {need:,}; "
+            "give more text, or a smaller --batch-size or --window"
+        )
+    return length
+
+
+def streams(tokens: Tensor, options: Options, epoch: int) -> tuple[Tensor, Tensor]:
+    """Returns x and y, both (T, B): the text as B parallel streams, and for each token of x the token after it.
+
+    Both are views of `tokens`. An epoch starts at a random place in the first window of the text, so that every
+    epoch cuts the text into other streams and windows.
+    """
+    length, batch = stream_length(tokens, options), options.batch_size
+    random = torch.Generator().manual_seed(options.seed + epoch)
+    start = int(torch.randint(options.window, (), generator=random))
+    x = tokens[start : start + length * batch].view(batch, length).t()
+    y = tokens[start + 1 : start + 1 + length * batch].view(batch, length).t()
+    return x, y
+
+
+def load_language_model(directory: Path, device: str = "cpu") -> tuple[LanguageModel, Vocabulary, dict[str, Any]]:
+    """Returns the model of a run, as it did best on held-out text, the run's vocabulary, and its config.json."""
+    run = Run(directory)
+    config = run.config("lm")
+    options = Options.from_json(config["options"], str(directory / "config.json"))
+    vocabulary = vocabularies.load(directory)
+    tensors, _ = run.load_tensors("model.safetensors")
+    model = LanguageModel(vocabulary.size, options)
+    fill(model, tensors, directory / "model.safetensors")
+    return model.to(device).eval(), vocabulary, config
 
 
 class Score(NamedTuple):

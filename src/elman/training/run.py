@@ -25,10 +25,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from elman.datasets import vocabulary as vocabularies
 from elman.errors import InputError
 from elman.files import read_json, write_atomically
-from elman.tasks.language_model import LanguageModel, Options
 
 FILES = (
     "config.json",
@@ -40,7 +38,6 @@ FILES = (
     "loss.png",
     "gates.png",
 )
-NUMBERS = ("epoch", "train_nats", "validation_nats", "bits_per_character", "perplexity")  # columns that are read again
 
 CONFIG = {  # the entries that config.json must have besides the task, and their types
     "options": dict,
@@ -162,7 +159,8 @@ class Run:
         rows = [*self.metrics(), {key: _shortest(value) for key, value in row.items()}]
         self._write_metrics(rows)
 
-    def metrics(self) -> list[dict[str, str]]:
+    def metrics(self, *columns: str) -> list[dict[str, str]]:
+        """Returns the rows of metrics.csv. Raises InputError if one lacks a number, or one of these columns."""
         path = self.directory / "metrics.csv"
         if not path.exists():
             return []
@@ -171,7 +169,7 @@ class Run:
                 rows = list(csv.DictReader(file))
             for row in rows:
                 int(row["step"])
-                for column in NUMBERS:
+                for column in (*row, *columns):
                     float(row[column])
         except (ValueError, KeyError, TypeError, csv.Error) as error:
             raise InputError(
@@ -196,20 +194,6 @@ class Run:
 
 def _shortest(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def load_language_model(
-    directory: Path, device: str = "cpu"
-) -> tuple[LanguageModel, vocabularies.Vocabulary, dict[str, Any]]:
-    """Returns the model of a run, as it did best on held-out text, the run's vocabulary, and its config.json."""
-    run = Run(directory)
-    config = run.config("lm")
-    options = Options.from_json(config["options"], str(directory / "config.json"))
-    vocabulary = vocabularies.load(directory)
-    tensors, _ = run.load_tensors("model.safetensors")
-    model = LanguageModel(vocabulary.size, options)
-    fill(model, tensors, directory / "model.safetensors")
-    return model.to(device).eval(), vocabulary, config
 
 
 def fill(model: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

@@ -1,0 +1,67 @@
+"""What a training loop asks of a task. Everything else about data, model and loss is the task's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+
+class Batch(NamedTuple):
+    """What one update learns from."""
+
+    loss: Callable[[], Tensor]  # runs the model; the mean loss, from which gradients are taken
+    advance: int  # how far the epoch has come after this batch, from where it was before
+    size: int  # in the unit in which speed is told, such as tokens
+
+
+class Recipe(Protocol):
+    """The options of a task that the loop uses itself."""
+
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def clip(self) -> float: ...
+    @property
+    def epochs(self) -> float | None: ...
+    @property
+    def minutes(self) -> float | None: ...
+    @property
+    def threads(self) -> int: ...
+
+
+class Task(Protocol):
+    """A model, the data it learns from, its loss and its score."""
+
+    @property
+    def data(self) -> str: ...  # what the data are called in messages: "text"
+    @property
+    def measure(self) -> str: ...  # the unit of the loss: "nats"
+    @property
+    def model(self) -> nn.Module: ...
+    @property
+    def options(self) -> Recipe: ...
+    @property
+    def digest(self) -> str: ...  # of the data: a checkpoint goes on with the same data only
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def batches(self, epoch: int, at: int) -> Iterator[Batch]:
+        """Yields the batches of an epoch from `at` on, which is 0 at its beginning; always the same for the same epoch."""
+        ...
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Returns the columns of metrics.csv for held-out data. The model with the lowest "validation_<measure>" is kept."""
+        ...
+
+    def carried(self) -> Mapping[str, Tensor]:
+        """Returns what the next batch needs of the last one besides the parameters, such as states of a recurrence."""
+        ...
+
+    def carry(self, tensors: Mapping[str, Tensor], path: Path) -> None:
+        """Takes what `carried` returned when a checkpoint was written. Raises InputError, naming path, if it does not fit."""
+        ...
