@@ -25,9 +25,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import elman
+from elman.recurrent import _places
 
 LAYERS = {"lstm": (elman.LSTM, torch.nn.LSTM), "gru": (elman.GRU, torch.nn.GRU), "rnn": (elman.RNN, torch.nn.RNN)}
 CASES = [(100, 32, 128, 128), (100, 32, 256, 256), (60, 16, 64, 64), (100, 32, 512, 512)]  # T, B, I, H
@@ -87,6 +88,27 @@ def lengths(cell: str, case: tuple[int, int, int, int], ratios: dict[str, list[f
         print(f"{cell:5} {case!s:21} {what:10} {threads} {times} {ratio:7.2f} {packs:7.2f} {saved:7.2f}", flush=True)
 
 
+def unpacking() -> None:
+    """Packed sequences padded and packed again, forward and backward: elman's way next to torch's functions."""
+    steps, batch, size = 100, 32, 128
+    own = torch.randint(1, steps + 1, (batch,), generator=torch.Generator().manual_seed(1))
+    packed = pack_padded_sequence(torch.randn(steps, batch, size), own, enforce_sorted=False)
+    data, cotangent = packed.data.requires_grad_(), torch.randn_like(packed.data)
+
+    def ours() -> torch.Tensor:
+        sources, places, _ = _places(packed.batch_sizes, batch, len(data))
+        padded = data.index_select(0, sources.flatten()).unflatten(0, sources.shape)
+        return padded.flatten(0, 1).index_select(0, places)
+
+    def theirs() -> torch.Tensor:
+        padded, lengths = pad_packed_sequence(PackedSequence(data, packed.batch_sizes))
+        return pack_padded_sequence(padded, lengths).data
+
+    found = medians({"elman": lambda: ours().backward(cotangent), "torch": lambda: theirs().backward(cotangent)})
+    times = ", ".join(f"{name} {time:.2f}" for name, time in found.items())
+    print(f"(100, 32, 128) padded and packed again, forward and backward (ms): {times}")
+
+
 def stream(cell: str) -> None:
     steps, units = 1000, 128
     of = LAYERS[cell][0](units, units)
@@ -120,6 +142,8 @@ def main() -> None:
     print("\none stream, 20 resets            (ms)       resets       none   ratio")
     for cell in given.cells:
         stream(cell)
+    print()
+    unpacking()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from generated import write_or_check
 
 from elman.cli import app
 
@@ -39,9 +40,4 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    text = page()
-    if "--check" in sys.argv:
-        if PAGE.read_text(encoding="utf-8") != text:
-            sys.exit("docs/cli.md is not what --help prints; run: python docs/make_cli.py")
-    else:
-        PAGE.write_text(text, encoding="utf-8")
+    write_or_check(PAGE, page())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from generated import write_or_check
 
 TESTS = Path(__file__).parent.parent / "tests"
 PAGE = Path(__file__).parent / "compatibility.md"
@@ -87,9 +88,4 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    text = page()
-    if "--check" in sys.argv:
-        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
-            sys.exit("docs/compatibility.md is not what the tests say; run: python docs/make_compatibility.py")
-    else:
-        PAGE.write_text(text, encoding="utf-8")
+    write_or_check(PAGE, page())

@@ -89,27 +89,21 @@ def _twice_through_the_compiler(library: Any) -> None:
     d_x.sum().backward()
 
 
-def _with(library: Any, **options: Any) -> None:
-    library.LSTM(3, 4)(x(), **options)
-
-
-def _lengths(library: Any) -> None:
-    _with(library, lengths=torch.tensor([5, 2]))
-
-
-def _boundaries(library: Any) -> None:
-    _with(library, reset=torch.zeros(5, 2, dtype=torch.bool))
-
-
 BETTER = [
     Difference(
         "`layer(x, lengths=...)`",
         "TypeError",
         "works",
         "lengths in any order, zero included, without packing",
-        _lengths,
+        lambda library: library.LSTM(3, 4)(x(), lengths=torch.tensor([5, 2])),
     ),
-    Difference("`layer(x, reset=...)`", "TypeError", "works", "boundaries inside sequences", _boundaries),
+    Difference(
+        "`layer(x, reset=...)`",
+        "TypeError",
+        "works",
+        "boundaries inside sequences",
+        lambda library: library.LSTM(3, 4)(x(), reset=torch.zeros(5, 2, dtype=torch.bool)),
+    ),
     Difference(
         "`torch.compile(layer, fullgraph=True)`",
         "Unsupported",

@@ -282,7 +282,7 @@ class Recurrent(nn.Module):
         else:
             batch = int(batch_sizes[0])  # a value, which the compiler cannot read
         if hx is not None and order is not None:
-            hx = hx.index_select(1, order) if isinstance(hx, Tensor) else tuple([h.index_select(1, order) for h in hx])
+            hx = _reordered(hx, order)
         sources, places, lengths = _places(batch_sizes.to(data.device), batch, data.size(0))
         padded = data.index_select(0, sources.flatten()).unflatten(0, sources.shape)  # (T, B, I)
         output, h_n = self.forward(padded.transpose(0, 1) if self.batch_first else padded, hx, lengths=lengths)
@@ -290,9 +290,7 @@ class Recurrent(nn.Module):
             output = output.transpose(0, 1)
         data = output.flatten(0, 1).index_select(0, places)
         if back is not None:
-            h_n = (
-                h_n.index_select(1, back) if isinstance(h_n, Tensor) else tuple([h.index_select(1, back) for h in h_n])
-            )
+            h_n = _reordered(h_n, back)
         return PackedSequence(data, batch_sizes, order, back), h_n
 
     def step(
@@ -351,6 +349,13 @@ class Recurrent(nn.Module):
         if type(self) is Recurrent:
             parts.insert(0, self.cell.name)
         return ", ".join(parts)
+
+
+def _reordered(states: Hidden, order: Tensor) -> Hidden:
+    """The states with their sequences in another order."""
+    if isinstance(states, Tensor):
+        return states.index_select(1, order)
+    return tuple([state.index_select(1, order) for state in states])
 
 
 def _places(batch_sizes: Tensor, batch: int, total: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 # OpenMP reads this when torch is loaded. Threads that spin while they wait would take processors from other programs:
-# two threads beside another program train twice as fast without (docs/decisions/0005).
+# beside another program, two threads train nearly twice as fast if they do not spin (docs/decisions/0005).
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import io

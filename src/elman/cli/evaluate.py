@@ -23,9 +23,8 @@ def evaluate(
     """
     from elman.datasets.text import read
     from elman.tasks import language_model
-    from elman.tasks.language_model import load_language_model
 
-    model, vocabulary, _ = load_language_model(run, device(device_name))
+    model, vocabulary, _ = language_model.load_language_model(run, device(device_name))
     corpus = read(file, vocabulary.unit, held_out=1.0, vocabulary=vocabulary)
     tokens = corpus.validation
     if len(tokens) < 2:

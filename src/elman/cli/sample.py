@@ -37,9 +37,8 @@ def sample(
     import torch
 
     from elman.tasks import language_model
-    from elman.tasks.language_model import load_language_model
 
-    model, vocabulary, _ = load_language_model(run, device(device_name))
+    model, vocabulary, _ = language_model.load_language_model(run, device(device_name))
     if seed is None:
         seed = secrets.randbelow(1 << 31)
         print(f"--seed {seed}", file=sys.stderr)

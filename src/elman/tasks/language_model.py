@@ -155,9 +155,9 @@ class LanguageModelling:
         """Yields windows of the streams; at: time steps of this epoch that were trained on."""
         if at == 0:
             self.state = None
-        x, y = streams(self.corpus.train, self.options, epoch)
         if at == self.length:
             return
+        x, y = streams(self.corpus.train, self.options, epoch)
         for window in tbptt((x[at:], y[at:]), k1=self.options.window, state=self.state):
 
             def loss(window: Window = window) -> Tensor:
