@@ -398,7 +398,7 @@ MUTANTS = [
     ),
     Mutant(
         "what is kept overwrites what a later phase reads",
-        "cpu/kernels/plan.py",
+        "plan.py",
         "def overwritable",
         "last_read[gates.index(argument.name)] = number",
         "pass",
@@ -406,7 +406,7 @@ MUTANTS = [
     ),
     Mutant(
         "an operand that is a state is looked for where it was",
-        "cpu/kernels/plan.py",
+        "plan.py",
         "def stored_in",
         "self.operands[node.index] = place",
         "self.operands |= {} if node.index in states else {node.index: place}",
@@ -422,7 +422,7 @@ MUTANTS = [
     ),
     Mutant(
         "an idle gate takes part in the weights' gradient",
-        "cpu/kernels/plan.py",
+        "plan.py",
         "def plan",
         "_runs(live)",
         "_runs(list(range(len(cell.anatomy.input_gates))))",
@@ -625,24 +625,24 @@ MUTANTS = [
     # Lengths and resets.
     Mutant(
         "a length too long by one",
-        "reference.py",
-        "def _masks",
+        "masks.py",
+        "def masks",
         "numbers < call.lengths",
         "numbers <= call.lengths",
         "test_rows.py::test_every_cell",
     ),
     Mutant(
         "the reverse direction starts afresh a step too late",
-        "reference.py",
-        "def _masks",
+        "masks.py",
+        "def masks",
         "torch.cat([cuts[1:], torch.zeros_like(cuts[:1])])",
         "cuts",
         "test_rows.py::test_every_cell",
     ),
     Mutant(
         "a reset beyond the end discards the final state",
-        "reference.py",
-        "def _masks",
+        "masks.py",
+        "def masks",
         "call.reset.unsqueeze(-1) & present",
         "call.reset.unsqueeze(-1)",
         "test_rows.py::test_every_cell",
@@ -1009,7 +1009,9 @@ def test_the_suite_notices(mutant: Mutant, tmp_path: Path, processes: ForkServer
     tests.kill()
     printed = (tmp_path / "printed").read_text(encoding="utf-8")
     crashed = tests.exitcode in (-signal.SIGABRT, -signal.SIGSEGV)  # memory was harmed, and that was noticed
-    assert tests.exitcode == 1 or crashed, f"{mutant.test} did not notice: {mutant.name} ({tests.exitcode})\n{printed[-4000:]}"
+    assert tests.exitcode == 1 or crashed, (
+        f"{mutant.test} did not notice: {mutant.name} ({tests.exitcode})\n{printed[-4000:]}"
+    )
     assert crashed or "\nFAILED " in printed, printed[-4000:]
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from elman import cpu, native, reference
+from elman import cpu, gpu, native, reference
 from elman.layout import Call, Direction, Results, Weights
 from elman.torch_private import recording_below_autograd
 
@@ -43,8 +43,8 @@ class Engine(Protocol):
         """Returns the results, and the tensors that `backward` takes as `saved`."""
         ...
 
-    def saves(self, call: Call) -> list[tuple[Any, ...]]:
-        """The shapes of the tensors that `forward` saves. The sizes of the call may be torch's symbols."""
+    def saves(self, call: Call) -> list[tuple[Any, torch.dtype]]:
+        """The shapes and types of the tensors that `forward` saves. The sizes of the call may be torch's symbols."""
         ...
 
     def backward(
@@ -89,7 +89,7 @@ class Composed:
     def forward(self, call: Call) -> tuple[Results, list[Tensor]]:
         return self.infer(call), []
 
-    def saves(self, call: Call) -> list[tuple[Any, ...]]:
+    def saves(self, call: Call) -> list[tuple[Any, torch.dtype]]:
         return []
 
     def backward(
@@ -133,11 +133,12 @@ ENGINES: dict[str, Engine] = {
     "reference": REFERENCE,
     "native": Composed("torch's own kernel for the cell", native.unsupported, native.run),
     "cpu": cpu.ENGINE,
+    "gpu": gpu.ENGINE,
 }
 
 # The engines to try on each kind of device, the fastest first; ELSEWHERE is for all other devices. The reference engine
 # is last, since it can run every call.
-PREFERENCES = {"cpu": ("cpu", "reference")}
+PREFERENCES = {"cpu": ("cpu", "reference"), "cuda": ("native", "gpu", "reference")}
 ELSEWHERE = ("native", "reference")
 
 

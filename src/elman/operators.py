@@ -196,7 +196,7 @@ def _(*arguments: Any) -> list[Tensor]:
 @torch.library.register_fake("elman::forward", lib=library)
 def _(*arguments: Any) -> list[Tensor]:
     engine, call = _fitting(*arguments)
-    return [*_shapes(call), *(call.x.new_empty(shape) for shape in engine.saves(call))]
+    return [*_shapes(call), *(call.x.new_empty(shape, dtype=dtype) for shape, dtype in engine.saves(call))]
 
 
 @torch.library.register_fake("elman::backward", lib=library)

@@ -84,7 +84,7 @@ def _under_autocast(call: Call) -> Call:
 
 @contextmanager
 def use_engine(name: str) -> Iterator[None]:
-    """Runs every layer inside the block with one engine: "reference", "native", "cpu", or "auto" for the default.
+    """Runs every layer inside the block with one engine: "reference", "native", "cpu", "gpu", or "auto" for the default.
 
     A forced engine that cannot run a case raises RuntimeError. The setting holds for the current
     thread or task only; functions compiled with torch.compile use that of the thread. Raises ValueError

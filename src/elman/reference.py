@@ -16,6 +16,7 @@ from torch.nn.functional import linear
 
 from elman.cell import Cell, Factor, State, factors
 from elman.layout import Call, Results, Weights, joined
+from elman.masks import masks
 
 Step = Callable[..., State]
 
@@ -47,7 +48,7 @@ def _run(call: Call, d: int, step: Step) -> tuple[Tensor, tuple[Tensor, ...]]:
     s = State(**{name: state[d] for name, state in zip(cell.states, call.state, strict=True)})
 
     afresh = State(**{name: state[d] for name, state in zip(cell.states, call.afresh, strict=bool(call.afresh))})
-    present, goes_on = _masks(call, reverse)
+    present, goes_on = masks(call, reverse)
     x = call.x if present is None else torch.where(present, call.x, 0)
     shares = input_shares(cell, x, weights)
     outputs: list[Tensor] = []
@@ -60,27 +61,6 @@ def _run(call: Call, d: int, step: Step) -> tuple[Tensor, tuple[Tensor, ...]]:
         outputs.reverse()
     output = torch.stack(outputs)
     return output if present is None else torch.where(present, output, 0), tuple(s)
-
-
-def _masks(call: Call, reverse: bool) -> tuple[Tensor | None, Tensor | None]:
-    """Returns two masks (T, B, 1): the steps that each row has, and those that go on from the state before.
-
-    A mask is None where it would be true everywhere. The state before is that of the step which the direction did
-    before. A step that a row does not have does not go on either, so that no value of the row enters it.
-    """
-    if call.lengths is None and call.reset is None:
-        return None, None
-    steps, batch, _ = call.x.shape
-    present = goes_on = torch.ones(steps, batch, 1, dtype=torch.bool, device=call.x.device)
-    if call.lengths is not None:
-        numbers = torch.arange(steps, device=call.x.device).reshape(steps, 1, 1)
-        present = goes_on = numbers < call.lengths.unsqueeze(-1)
-    if call.reset is not None:
-        cuts = call.reset.unsqueeze(-1) & present  # before a step that the row has
-        if reverse:
-            cuts = torch.cat([cuts[1:], torch.zeros_like(cuts[:1])])
-        goes_on = present & ~cuts
-    return None if call.lengths is None else present, goes_on
 
 
 def _select(mask: Tensor, s: State, otherwise: State | None) -> State:

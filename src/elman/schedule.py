@@ -1,6 +1,6 @@
 """When a step computes what, forward and backward: its phases, their products, and the values they keep.
 
-A schedule is the same for every engine. Each engine decides where values lie in memory (`cpu/kernels/plan.py`).
+Where these values lie in memory is in plan.py.
 """
 
 from __future__ import annotations

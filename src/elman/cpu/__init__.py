@@ -34,7 +34,7 @@ def _problem(cell: Cell) -> str | None:
         return refused
     try:
         import elman.cpu.codegen.llvm  # noqa: F401
-        from elman.cpu.kernels.plan import plan
+        from elman.plan import plan
 
         plan(cell)
     except NotTraceable as error:
@@ -86,7 +86,7 @@ class Cpu:
     def forward(self, call: Call) -> tuple[Results, list[Tensor]]:
         return _passes().forward(call)
 
-    def saves(self, call: Call) -> list[tuple[Any, ...]]:
+    def saves(self, call: Call) -> list[tuple[Any, torch.dtype]]:
         return _passes().saves(call)
 
     def backward(

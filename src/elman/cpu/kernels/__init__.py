@@ -3,8 +3,6 @@
 A kernel is a function of one table of 64-bit words. The tiles of product.py are functions of several arguments, which
 kernels call.
 
-arrays.py       the arrays that kernels work on, by name
-plan.py         the place in those arrays of every value of a schedule
 product.py      a matrix product in parts: tiles of rows times panels of the matrix
 recurrence.py   the time loop: the cell's products and equations, forward and backward
 packing.py      copies of a matrix into panels, copies of rows, sums of rows

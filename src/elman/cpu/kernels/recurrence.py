@@ -17,8 +17,8 @@ from elman.cpu.codegen import code_cache, functions, llvm
 from elman.cpu.codegen.code_cache import Written
 from elman.cpu.codegen.formats import Format
 from elman.cpu.codegen.program import INT, POINTER, Program, Value
-from elman.cpu.kernels.arrays import Place, kind_of, width_of
-from elman.cpu.kernels.plan import Pass, Product, plan
+from elman.arrays import Place, kind_of, width_of
+from elman.plan import Pass, Product, plan
 from elman.cpu.kernels.product import ACCUMULATORS, UNROLL, panels
 from elman.graph import Node, walk
 from elman.leaves import HIDDEN

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from elman.cell import Cell
 from elman.cpu.kernels import packing
-from elman.cpu.kernels.arrays import Place, width_of
-from elman.cpu.kernels.plan import Plan, plan
+from elman.arrays import Place, width_of
+from elman.plan import Plan, plan
 from elman.cpu.layer.directions import (
     Prepared,
     by_direction,

@@ -7,8 +7,8 @@ from itertools import chain
 from typing import NamedTuple
 
 from elman.cell import Cell
-from elman.cpu.kernels.arrays import width_of
-from elman.cpu.kernels.plan import plan
+from elman.arrays import width_of
+from elman.plan import plan
 from elman.cpu.layer.directions import (
     final_arrays,
     given_directions,

@@ -11,7 +11,7 @@ from elman.cpu import system
 from elman.cpu.codegen import llvm
 from elman.cpu.codegen.formats import Format
 from elman.cpu.kernels import packing, product
-from elman.cpu.kernels.plan import Pass, Product, plan
+from elman.plan import Pass, Product, plan
 from elman.cpu.kernels.product import Cut
 from elman.cpu.kernels.recurrence import RUN, kernel
 from elman.cpu.scripts import threads

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from elman.cell import Cell
@@ -141,14 +142,14 @@ def infer(call: Call) -> Results:
     return output, finals
 
 
-def saves(call: Call) -> list[tuple[Any, ...]]:
-    """Returns the shapes of the tensors that `forward` keeps for backward: for each direction, those of `forward.kept`.
+def saves(call: Call) -> list[tuple[Any, torch.dtype]]:
+    """Returns the shapes and types of the tensors that `forward` keeps for backward: for each direction, those of `forward.kept`.
 
     A tensor has no elements where the cell needs none.
     """
     (steps, batch, _), (units, proj) = call.x.shape, sizes(call)
     columns = [each.slots * (units if each.width == HIDDEN else proj) for each in kept(call.cell, _is_packed(call))]
-    return [(steps, batch, count) for _ in call.directions for count in columns]
+    return [((steps, batch, count), call.x.dtype) for _ in call.directions for count in columns]
 
 
 def forward(call: Call) -> tuple[Results, list[Tensor]]:
@@ -157,7 +158,7 @@ def forward(call: Call) -> tuple[Results, list[Tensor]]:
     (steps, batch, _), (count, _, width), dtype = call.x.shape, call.state[0].shape, call.x.dtype
     output = empty((steps, batch, count * width), dtype)
     finals = tuple([empty(s.shape, dtype) for s in call.state])
-    saved = [empty(shape, dtype) for shape in saves(call)]
+    saved = [empty(*each) for each in saves(call)]
     if (rows := rows_of(call)) is not None and not rows.total:
         return _nothing_read(call), saved
     if batch:

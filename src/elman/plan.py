@@ -1,6 +1,6 @@
-"""The plan of a cell: the place in the kernels' arrays of every value of its schedule.
+"""The plan of a cell: the place in the kernels' arrays of every value of its schedule, on every processor.
 
-The phases, and what each of them computes, come from elman/schedule.py.
+The phases, and what each of them computes, come from schedule.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from elman.cell import Cell
-from elman.cpu.kernels.arrays import Place, kind_of, width_of
+from elman.arrays import Place, kind_of, width_of
 from elman.graph import Graph, Node
 from elman.leaves import HIDDEN, LEAVES, MATRICES
 from elman.phases import Phase

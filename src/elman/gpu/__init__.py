@@ -1,0 +1,139 @@
+"""Engine `gpu`: kernels made from a cell's equations, compiled by Triton for NVIDIA GPUs.
+
+source.py    Triton's source for the operations of a graph; modules made from source
+kernels.py   the kernels of a step, written from a cell's plan (../plan.py)
+steps.py     the time loop: library products and kernels, recorded in CUDA graphs
+passes.py    a layer forward and backward: tensors, large products, gradients
+
+With TRITON_INTERPRET=1 in the environment the kernels run in Triton's interpreter, on tensors on the CPU. That is slow;
+it is for tests.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elman import names
+from elman.cell import Cell
+from elman.graph import NotTraceable
+from elman.layout import Call, Results
+from elman.torch_private import functorch_active, in_forward_mode, is_tracing
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+OLDEST = 8, 0  # compute capability
+
+
+@cache
+def _problem(cell: Cell) -> str | None:
+    """Returns why no kernel can be made from a cell, or None if one can."""
+    try:
+        import triton  # noqa: F401
+
+        from elman.plan import plan
+
+        plan(cell)
+    except NotTraceable as error:
+        return str(error)
+    except ImportError as error:
+        return f"Triton cannot be loaded ({error}); install it with: pip install triton"
+    return None
+
+
+@torch.compiler.assume_constant_result
+def _problem_of(key: str) -> str | None:
+    """Returns what `_problem` says of the cell with this name.
+
+    For torch's compiler the result is a constant: it calls this once and does not trace what happens inside.
+    """
+    return _problem(names.find(key))
+
+
+@cache
+def _of_device(device: torch.device) -> str | None:
+    """Returns why no kernel can run on a device, or None if one can."""
+    if torch.version.hip is not None:
+        return "it is for NVIDIA GPUs, and this torch is made for AMD's"
+    found = torch.cuda.get_device_capability(device)
+    if found < OLDEST:
+        wanted = ".".join(map(str, OLDEST))
+        return f"it needs a GPU of compute capability {wanted}, and {device} has {'.'.join(map(str, found))}"
+    return None
+
+
+def interpreted() -> bool:
+    """Whether Triton interprets kernels, on tensors on the CPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+class Gpu:
+    """The engine for NVIDIA GPUs; implements `elman.engines.Engine`. It imports its parts when it first needs them."""
+
+    why = "kernels made from the cell's equations, with a product and a kernel for each step"
+
+    def unsupported(self, call: Call) -> str | None:
+        """Returns why this engine cannot run a call, or None if it can."""
+        x = call.x
+        if x.device.type != "cuda" and not (x.is_cpu and interpreted()):
+            return f"it is for NVIDIA GPUs, and the input is on {x.device.type}"
+        if x.dtype not in DTYPES:
+            return f"it has float16, bfloat16, float32 and float64, and the input is {x.dtype}"
+        if functorch_active() or in_forward_mode():
+            return "forward-mode and functorch's transforms need operations they can see into"
+        if x.is_cuda and (problem := _of_device(x.device)):
+            return problem
+        if torch.compiler.is_compiling():
+            return _problem_of(call.cell.key)
+        if is_tracing():
+            return "torch.jit.trace follows torch's own operations only"
+        return _problem(call.cell)
+
+    def at_once(self, call: Call) -> Results | None:
+        return None
+
+    def infer(self, call: Call) -> Results:
+        with torch.no_grad(), _on(call):
+            return _passes().infer(call)
+
+    def forward(self, call: Call) -> tuple[Results, list[Tensor]]:
+        with torch.no_grad(), _on(call):
+            return _passes().forward(call)
+
+    def saves(self, call: Call) -> list[tuple[Any, torch.dtype]]:
+        return _passes().saves(call)
+
+    def backward(
+        self,
+        call: Call,
+        output: Tensor,
+        saved: Sequence[Tensor],
+        cotangents: Sequence[Tensor | None],
+        needed: Sequence[bool],
+    ) -> list[Tensor | None]:
+        with torch.no_grad(), _on(call):
+            return _passes().backward(call, output, saved, cotangents, needed)
+
+
+ENGINE = Gpu()
+
+
+def _on(call: Call) -> Any:
+    """Returns a context in which kernels run on the call's device, with autocast off: types are chosen here."""
+    stack = ExitStack()
+    stack.enter_context(torch.autocast(call.x.device.type, enabled=False))
+    if call.x.is_cuda:
+        stack.enter_context(torch.cuda.device(call.x.device))
+    return stack
+
+
+@cache
+def _passes() -> Any:
+    from elman.gpu import passes
+
+    return passes

@@ -1,0 +1,407 @@
+"""Runs a pass over one layer in all its directions: the tensors of the results, the large products, the gradients.
+
+What belongs to each direction by itself has the shape (D, ...). The output is (T, B, D*Y).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from elman.arrays import width_of
+from elman.cell import Cell
+from elman.gpu.kernels import ABSENT, AFRESH, ORDINARY
+from elman.gpu.steps import Form, Loop, loop_for, wide
+from elman.layout import Call, Direction, Results, Weights, sizes
+from elman.leaves import HIDDEN
+from elman.masks import masks
+from elman.native import types
+from elman.plan import Multiplied, plan
+
+Tensors = Sequence[Tensor | None]
+
+
+def infer(call: Call) -> Results:
+    """Returns the output (T, B, D*Y) and the final states. Keeps nothing else."""
+    return _forward(call, "infer")[0]
+
+
+def forward(call: Call) -> tuple[Results, list[Tensor]]:
+    """Returns the output (T, B, D*Y), the final states, and the tensors that backward needs besides: see `saves`."""
+    results, arrays = _forward(call, "forward")
+    return results, [arrays[name] for name in _kept(call.cell)]
+
+
+def saves(call: Call) -> list[tuple[Any, torch.dtype]]:
+    """Returns the shapes (D, T, B, columns) and the types of the tensors that `forward` keeps for backward."""
+    (steps, batch, _), dtype, kept = call.x.shape, call.autocast or call.x.dtype, _kept(call.cell)
+    columns = _columns(call)
+    shapes = [(len(call.directions), steps, batch, slots * columns[width]) for slots, width, _ in kept.values()]
+    return [(shape, wide(dtype) if each.wide else dtype) for shape, each in zip(shapes, kept.values(), strict=True)]
+
+
+class Kept(NamedTuple):
+    slots: int
+    width: str
+    wide: bool  # whether it has the type of sums
+
+
+@cache
+def _kept(cell: Cell) -> dict[str, Kept]:
+    """Returns the arrays that forward keeps, by name, besides the output, which is the first state."""
+    arrays = {"x": Kept(len(cell.anatomy.input_gates), HIDDEN, wide=False)}
+    for name, slots in plan(cell).forward.arrays("extra").items():
+        arrays[name] = Kept(slots, width_of(cell, name), wide=False)
+    for state in cell.states[1:]:
+        arrays[f"s.{state}"] = Kept(1, width_of(cell, f"s.{state}"), wide=True)
+    return arrays
+
+
+def _columns(call: Call) -> dict[str, int]:
+    units, proj = sizes(call)
+    return {HIDDEN: units, "projected": proj}
+
+
+def _narrowed(call: Call) -> Call:
+    """Returns the call with every tensor in the type of its products, and in order.
+
+    The vectors `ch` and the states after the first are used elementwise, and have the type of sums.
+    """
+    dtype = call.autocast or call.x.dtype
+    of_sums = wide(dtype)
+    directions = []
+    for weights, reverse in call.directions:
+        low = [w if w is None else w.to(dtype).contiguous() for w in weights[:-1]]
+        ch = weights.ch if weights.ch is None else weights.ch.to(of_sums).contiguous()
+        directions.append(Direction(Weights(*low, ch=ch), reverse))
+    kinds = [dtype, *[of_sums] * (len(call.state) - 1)]
+    state, afresh = [
+        tuple([s.to(kind).contiguous() for s, kind in zip(states, kinds, strict=False)])
+        for states in (call.state, call.afresh)
+    ]
+    x = call.x.to(dtype).contiguous()
+    return call._replace(x=x, directions=tuple(directions), state=state, afresh=afresh, autocast=None)
+
+
+@contextmanager
+def _products_as_recurrent_layers(call: Call) -> Iterator[bool]:
+    """Lets products of float32 use TF32 where torch's switch for recurrent layers does. Gives whether they do."""
+    if call.x.dtype != torch.float32 or not call.x.is_cuda:
+        yield False
+        return
+    matmul, wanted = torch.backends.cuda.matmul, torch.backends.cudnn.allow_tf32
+    before = matmul.allow_tf32
+    matmul.allow_tf32 = wanted
+    try:
+        yield wanted
+    finally:
+        matmul.allow_tf32 = before
+
+
+def _codes(call: Call) -> Tensor | None:
+    """Returns the code of each step and row in each direction, (D, T, B); None without lengths and resets."""
+    if call.lengths is None and call.reset is None:
+        return None
+    codes = []
+    for reverse in call.reverse:
+        present, goes_on = masks(call, reverse)
+        code = torch.full(call.x.shape[:2], ORDINARY, dtype=torch.uint8, device=call.x.device)
+        if goes_on is not None:
+            code.masked_fill_(~goes_on.squeeze(-1), AFRESH)
+        if present is not None:
+            code.masked_fill_(~present.squeeze(-1), ABSENT)
+        codes.append(code)
+    return torch.stack(codes)
+
+
+def _form(call: Call, name: str, coded: bool, tf32: bool) -> Form:
+    units, proj = sizes(call)
+    x, reverse = call.x, tuple(call.reverse)
+    stream = torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else 0
+    return Form(
+        call.cell, name, coded, bool(call.afresh), reverse, x.shape[1], units, proj, x.dtype, tf32, x.device, stream
+    )
+
+
+def _starts(call: Call, codes: Tensor | None) -> Tensor | None:
+    """Returns the code (D, B, 1) of the step that each direction does first; None without codes."""
+    if codes is None:
+        return None
+    return torch.stack([code[-1 if back else 0] for code, back in zip(codes, call.reverse, strict=True)]).unsqueeze(-1)
+
+
+def _parameters(call: Call) -> dict[str, list[Tensor]]:
+    """Returns the biases and vectors that kernels read, for each direction. Biases that a layer lacks are zero."""
+    columns, found = _columns(call), {}
+    for field in ("b_hh",):
+        found[f"bias.{field}"] = [
+            b if (b := getattr(weights, field)) is not None else call.x.new_zeros(len(call.cell.gates) * columns[HIDDEN])
+            for weights, _ in call.directions
+        ]
+    found["p"] = [weights.ch for weights, _ in call.directions]
+    for kind, states in (("initial", call.state), ("afresh", call.afresh)):
+        found |= {f"{kind}.{name}": list(of) for name, of in zip(call.cell.states, states, strict=False)}
+    return found
+
+
+def _beside(call: Call, output: Tensor) -> list[Tensor]:
+    """Returns the part (T, B, Y) of each direction of an output (T, B, D*Y)."""
+    return list(output.chunk(len(call.directions), dim=-1))
+
+
+def _share(call: Call, codes: Tensor | None, out: Tensor) -> None:
+    """Writes the input's share of every gate, W x + b, into out (D, T, B, G*H)."""
+    x = call.x.flatten(0, 1)
+    for (weights, _), share in zip(call.directions, out, strict=True):
+        if weights.ih is None:
+            continue
+        if weights.b_ih is None:
+            torch.mm(x, weights.ih.t(), out=share.flatten(0, 1))
+        else:
+            torch.addmm(weights.b_ih, x, weights.ih.t(), out=share.flatten(0, 1))
+
+
+def _forward(call: Call, name: str) -> tuple[Results, dict[str, Tensor]]:
+    kinds, shapes = types(call), saves(call)
+    call = _narrowed(call)
+    (steps, batch, _), (count, _, width) = call.x.shape, call.state[0].shape
+    output = call.x.new_empty((steps, batch, count * width))
+    kept = {each: call.x.new_empty(shape, dtype=dtype) for each, (shape, dtype) in zip(_kept(call.cell), shapes, strict=True)}
+    if not steps * batch:
+        finals = tuple([s.to(kind, copy=True) for s, kind in zip(call.state, kinds, strict=True)])
+        return (output, finals), kept
+    codes = _codes(call)
+    with _products_as_recurrent_layers(call) as tf32, loop_for(_form(call, name, codes is not None, tf32)) as loop:
+        _share(call, codes, kept["x"])
+        given = {each: list(array) for each, array in kept.items()}
+        given |= _parameters(call) | {"output": _beside(call, output)}
+        if codes is not None:
+            given["code"] = list(codes)
+        starts, begin = _starts(call, codes), {}
+        for state, value in zip(call.cell.states, call.state, strict=True):
+            fresh = call.afresh[call.cell.states.index(state)].unsqueeze(1) if call.afresh else 0.0
+            begin[f"before.{state}"] = value if starts is None else torch.where(starts == AFRESH, fresh, value)
+        loop.run(steps, [weights for weights, _ in call.directions], given, begin | _first_operands(call, loop, begin))
+        finals = tuple(
+            [loop.final(f"before.{s}", steps).to(kind, copy=True) for s, kind in zip(call.cell.states, kinds, strict=True)]
+        )
+    return (output, finals), kept
+
+
+def _first_operands(call: Call, loop: Loop, begin: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the operands of products with a state in the first step, where they have buffers of their own."""
+    return {
+        name: begin[product.operand.array]
+        for name, product in loop.own_operands()
+        if product.operand.array in begin
+    }
+
+
+def backward(
+    call: Call, output: Tensor, saved: Sequence[Tensor], cotangents: Tensors, needed: Sequence[bool]
+) -> list[Tensor | None]:
+    """Returns the gradients of the call's tensors, in the order of `Call.tensors`; None for each that is not needed.
+
+    cotangents: the gradients of the output and of the final states.
+    """
+    original, call = call, _narrowed(call)
+    steps, batch, _ = call.x.shape
+    cell, count, of_sums = call.cell, len(call.directions), wide(call.x.dtype)
+    d_finals = [
+        call.x.new_zeros(s.shape, dtype=of_sums) if d is None else d for s, d in zip(call.state, cotangents[1:], strict=True)
+    ]
+    if not steps * batch:
+        return _nothing_run(original, d_finals, needed)
+    d_output = torch.zeros_like(output) if cotangents[0] is None else cotangents[0].to(output.dtype).contiguous()
+    codes = _codes(call)
+    kept = dict(zip(_kept(cell), saved, strict=True))
+    adjoints = _adjoints(call)
+    with _products_as_recurrent_layers(call) as tf32, loop_for(_form(call, "backward", codes is not None, tf32)) as loop:
+        arrays = {each: list(array) for each, array in (kept | adjoints).items()}
+        arrays |= _parameters(call)
+        arrays |= {"output": _beside(call, output), "d_output": _beside(call, d_output)}
+        if codes is not None:
+            arrays["code"] = list(codes)
+        zero = torch.zeros((), device=call.x.device)
+        begin = {name: zero for name in loop.buffers if name.partition(".")[0] in ("d_p", "d_afresh")}
+        begin |= {f"carry.{s}": d for s, d in zip(cell.states, d_finals, strict=True) if f"carry.{s}" in loop.buffers}
+        loop.run(steps, [weights for weights, _ in call.directions], arrays, begin)
+        d_state, d_fresh = _of_states(call, loop, d_finals, _starts(call, codes))
+        d_p = loop.buffers["d_p"].sum(1).unflatten(-1, (len(cell.vectors), -1)) if cell.vectors else None
+        found = _Gradients(call, output, kept, adjoints, codes)
+        fields = len(Weights._fields)
+        d_weights: list[Tensor | None] = []
+        for d in range(count):
+            wanted = Weights._make(needed[1 + d * fields : 1 + (d + 1) * fields])
+            d_weights += found.of_weights(d, wanted)[:-1]
+            d_weights.append(None if d_p is None or not wanted.ch else d_p[d])
+        d_x = found.of_x() if needed[0] else None
+    gradients = [d_x, *d_weights, *d_state, *[None] * (len(call.streams) + len(call.constants)), *d_fresh, None, None]
+    of_tensors = zip(gradients, original.tensors(), needed, strict=True)
+    return [d.to(t.dtype) if want and d is not None and t is not None else None for d, t, want in of_tensors]
+
+
+def _adjoints(call: Call) -> dict[str, Tensor]:
+    """Returns new arrays for the adjoints of the input's shares and of products, (D, T, B, columns)."""
+    cell, columns, shape = call.cell, _columns(call), (len(call.directions), *call.x.shape[:2])
+    gates = len(cell.anatomy.input_gates)
+    stored = sum(slots for _, slots in plan(cell).shares)
+    make = call.x.new_empty if stored == gates else call.x.new_zeros  # shares without an effect have no adjoint
+    arrays = {"d_x": make((*shape, gates * columns[HIDDEN]))}
+    for name, slots in plan(cell).backward.arrays("d_extra").items():
+        arrays[name] = call.x.new_empty((*shape, slots * columns[width_of(cell, name)]))
+    return arrays
+
+
+def _of_states(
+    call: Call, loop: Loop, d_finals: list[Tensor], starts: Tensor | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Returns the gradients of the initial states, (D, B, width), and of the states to start afresh from, (D, width)."""
+    d_state, d_fresh = [], []
+    for k, (state, d_final) in enumerate(zip(call.cell.states, d_finals, strict=True)):
+        d = loop.buffers[f"carry.{state}"].clone() if f"carry.{state}" in loop.buffers else d_final
+        for each in loop.returned():
+            if each.of.state == state:
+                d = d + each.out
+        if starts is not None:
+            if call.afresh:
+                own = f"d_afresh.{state}"
+                sums = torch.where(starts == AFRESH, d, 0)
+                d_fresh.append((sums + loop.buffers[own] if own in loop.buffers else sums).sum(1))
+            d = torch.where(starts == AFRESH, 0, d)
+        d_state.append(d)
+    return d_state, d_fresh
+
+
+def _nothing_run(call: Call, d_finals: list[Tensor], needed: Sequence[bool]) -> list[Tensor | None]:
+    """Returns the gradients where no step was run: those of the initial states are those of the final states."""
+    first = 1 + len(Weights._fields) * len(call.directions)
+    found = [None if t is None or not want else torch.zeros_like(t) for t, want in zip(call.tensors(), needed, strict=True)]
+    for k, d in enumerate(d_finals):
+        if (of := found[first + k]) is not None:
+            of.copy_(d)
+    return found
+
+
+class _Gradients:
+    """The gradients of x and of the weights: large products with the adjoints of all steps."""
+
+    def __init__(
+        self,
+        call: Call,
+        output: Tensor,
+        kept: dict[str, Tensor],
+        adjoints: dict[str, Tensor],
+        codes: Tensor | None,
+    ) -> None:
+        self.call, self.kept, self.adjoints, self.codes = call, kept, adjoints, codes
+        self.histories = {call.cell.states[0]: _beside(call, output)}
+        self.histories |= {s: list(kept[f"s.{s}"].to(call.x.dtype)) for s in call.cell.states[1:]}
+        self.columns = _columns(call)
+        self.before: dict[tuple[str, int], Tensor] = {}
+
+    def of_x(self) -> Tensor:
+        d_x: Tensor | None = None
+        for (weights, _), d in zip(self.call.directions, self.adjoints["d_x"], strict=True):
+            if weights.ih is not None:
+                d = d.flatten(0, 1)
+                d_x = d @ weights.ih if d_x is None else torch.addmm(d_x, d, weights.ih)
+        return torch.zeros_like(self.call.x) if d_x is None else d_x.view(self.call.x.shape)
+
+    def of_weights(self, d: int, wanted: Any) -> list[Tensor | None]:
+        """Returns the gradients of a direction's weights, in the order of `Weights`; that of `ch` is left out as None."""
+        weights, d_x = self.call.directions[d].weights, self.adjoints["d_x"][d].flatten(0, 1)
+        found: dict[str, Tensor] = {}
+        if wanted.ih and weights.ih is not None:
+            found["ih"] = d_x.t() @ self.x(d)
+        if wanted.b_ih and weights.b_ih is not None:
+            found["b_ih"] = d_x.sum(0)
+        for field in ("hh", "hr"):
+            weight = getattr(weights, field)
+            if weight is not None and getattr(wanted, field):
+                found[field] = self.of_matrix(d, field, weight)
+        if wanted.b_hh and weights.b_hh is not None:
+            found["b_hh"] = self.of_bias(d, weights.b_hh)
+        return [found.get(field) for field in Weights._fields]
+
+    def x(self, d: int) -> Tensor:
+        """Returns x (T*B, I), with zeros at steps that rows do not have: whatever is there must not meet an adjoint."""
+        x = self.call.x
+        if self.call.lengths is not None and self.codes is not None:
+            x = torch.where((self.codes[d] == ABSENT).unsqueeze(-1), 0, x)
+        return x.flatten(0, 1)
+
+    def of_matrix(self, d: int, field: str, weight: Tensor) -> Tensor:
+        d_weight = torch.zeros_like(weight)
+        for run in _runs(tuple(each for each in plan(self.call.cell).multiplied if each.weight == field)):
+            first, adjoint = run[0], self.adjoint(d, run)
+            size = self.columns[width_of(self.call.cell, first.d.array)]
+            part = d_weight[first.block * size : (first.block + len(run)) * size]
+            self.add(part, d, adjoint, first)
+        return d_weight
+
+    def adjoint(self, d: int, run: tuple[Multiplied, ...]) -> Tensor:
+        """Returns the adjoints of products in neighbouring slots, (T, B, columns)."""
+        place = run[0].d
+        size = self.columns[width_of(self.call.cell, place.array)]
+        return self.adjoints[place.array][d][..., place.slot * size : (place.slot + len(run)) * size]
+
+    def add(self, part: Tensor, d: int, adjoint: Tensor, each: Multiplied) -> None:
+        """Adds to a part of the gradient: the sum over all steps and rows of adjoint times operand."""
+        kind, _, state = each.operand.array.partition(".")
+        if kind != "before":
+            operand = self.histories[state][d] if kind == "s" else self.slot(d, each)
+            part.addmm_(adjoint.flatten(0, 1).t(), operand.flatten(0, 1))
+        elif self.codes is not None:
+            part.addmm_(adjoint.flatten(0, 1).t(), self.coded_before(state, d).flatten(0, 1))
+        else:
+            back, history = self.call.directions[d].reverse, self.histories[state][d]
+            first = self.call.state[self.call.cell.states.index(state)][d].to(adjoint.dtype)
+            later, before = (adjoint[:-1], history[1:]) if back else (adjoint[1:], history[:-1])
+            part.addmm_(adjoint[-1 if back else 0].t(), first)
+            part.addmm_(later.flatten(0, 1).t(), before.flatten(0, 1))
+
+    def slot(self, d: int, each: Multiplied) -> Tensor:
+        size = self.columns[width_of(self.call.cell, each.operand.array)]
+        return self.kept[each.operand.array][d][..., each.operand.slot * size : (each.operand.slot + 1) * size]
+
+    def coded_before(self, state: str, d: int) -> Tensor:
+        """Returns the state before each step, (T, B, width)."""
+        if (state, d) not in self.before:
+            assert self.codes is not None
+            call, code = self.call, self.codes[d].unsqueeze(-1)
+            k, history = call.cell.states.index(state), self.histories[state][d]
+            first, absent = call.state[k][d].to(history.dtype).expand(1, -1, -1), torch.full_like(code[:1], ABSENT)
+            back = call.directions[d].reverse
+            before = torch.cat([history[1:], first] if back else [first, history[:-1]])
+            code_before = torch.cat([code[1:], absent] if back else [absent, code[:-1]])
+            fresh = call.afresh[k][d].to(history.dtype) if call.afresh else 0
+            before = torch.where(code_before == ABSENT, first, before)
+            self.before[state, d] = torch.where(code == AFRESH, fresh, before)
+        return self.before[state, d]
+
+    def of_bias(self, d: int, bias: Tensor) -> Tensor:
+        d_bias = torch.zeros_like(bias)
+        for run in _runs(tuple(each for each in plan(self.call.cell).multiplied if each.bias == "b_hh")):
+            size = self.columns[width_of(self.call.cell, run[0].d.array)]
+            d_bias[run[0].block * size : (run[0].block + len(run)) * size] += self.adjoint(d, run).sum((0, 1))
+        return d_bias
+
+
+@cache
+def _runs(products: tuple[Multiplied, ...]) -> list[tuple[Multiplied, ...]]:
+    """Joins products with the same operand whose adjoints and blocks of the weight follow each other."""
+    runs: list[tuple[Multiplied, ...]] = []
+    for each in products:
+        last = runs[-1][-1] if runs else None
+        follows = last is not None and (last.operand, last.d.array) == (each.operand, each.d.array)
+        if last is not None and follows and (each.d.slot, each.block) == (last.d.slot + 1, last.block + 1):
+            runs[-1] += (each,)
+        else:
+            runs.append((each,))
+    return runs
