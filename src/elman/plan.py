@@ -10,8 +10,8 @@ from functools import cache
 from types import MappingProxyType
 from typing import NamedTuple
 
-from elman.cell import Cell
 from elman.arrays import Place, kind_of, width_of
+from elman.cell import Cell
 from elman.graph import Graph, Node
 from elman.leaves import HIDDEN, LEAVES, MATRICES
 from elman.phases import Phase

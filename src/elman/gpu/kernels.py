@@ -113,9 +113,7 @@ class _Writer:
     def done(self) -> Kernels:
         for operand, product in self.operands:
             self.array(operand.array, product)
-        text = [HEADER]
-        for number in range(len(self.todo.phases)):
-            text.append(self.kernel(number))
+        text = [HEADER, *[self.kernel(number) for number in range(len(self.todo.phases))]]
         widths = [phase.width for phase in self.todo.phases]
         return Kernels("\n\n".join(text), self.arrays, widths, self.todo.products)
 
@@ -125,7 +123,7 @@ class _Writer:
         """Adds an array to those of the pass, and returns the name of its address in a kernel."""
         if name not in self.arrays:
             self.arrays[name] = self.layout(name, product)
-        return name.replace(".", "_")
+        return f"{name.replace('.', '_')}_at"
 
     def layout(self, name: str, product: Product | None) -> Array:
         cell, (kind, _, rest) = self.cell, name.partition(".")
@@ -136,9 +134,7 @@ class _Writer:
             assert product is not None
             of_state = product.operand.array.startswith("before.")
             columns = [(segment.slots, segment.width) for segment in product.segments]
-            return Array(
-                tuple(columns) or ((1, width_of(cell, product.operand.array)),), buffers=2 if of_state else 1
-            )
+            return Array(tuple(columns) or ((1, width_of(cell, product.operand.array)),), buffers=2 if of_state else 1)
         if kind == "product":
             assert product is not None
             return Array(((len(product.nodes), product.width),), wide=True)
@@ -199,7 +195,7 @@ class _Writer:
     def address(self, name: str, place: int) -> str:
         kind = "tl.uint8" if name == "code" else "WIDE" if self.arrays[name].wide else "LOW"
         word = f"{ADDRESSES} + {place} * D + d"
-        return f"{name.replace('.', '_')} = tl.load(table + ({word})).to(tl.pointer_type({kind}))"
+        return f"{self.array(name)} = tl.load(table + ({word})).to(tl.pointer_type({kind}))"
 
     def put(self, line: str) -> None:
         self.lines.append(line)

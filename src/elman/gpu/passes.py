@@ -140,7 +140,9 @@ def _parameters(call: Call) -> dict[str, list[Tensor]]:
     columns, found = _columns(call), {}
     for field in ("b_hh",):
         found[f"bias.{field}"] = [
-            b if (b := getattr(weights, field)) is not None else call.x.new_zeros(len(call.cell.gates) * columns[HIDDEN])
+            b
+            if (b := getattr(weights, field)) is not None
+            else call.x.new_zeros(len(call.cell.gates) * columns[HIDDEN])
             for weights, _ in call.directions
         ]
     found["p"] = [weights.ch for weights, _ in call.directions]
@@ -171,7 +173,10 @@ def _forward(call: Call, name: str) -> tuple[Results, dict[str, Tensor]]:
     call = _narrowed(call)
     (steps, batch, _), (count, _, width) = call.x.shape, call.state[0].shape
     output = call.x.new_empty((steps, batch, count * width))
-    kept = {each: call.x.new_empty(shape, dtype=dtype) for each, (shape, dtype) in zip(_kept(call.cell), shapes, strict=True)}
+    kept = {
+        each: call.x.new_empty(shape, dtype=dtype)
+        for each, (shape, dtype) in zip(_kept(call.cell), shapes, strict=True)
+    }
     if not steps * batch:
         finals = tuple([s.to(kind, copy=True) for s, kind in zip(call.state, kinds, strict=True)])
         return (output, finals), kept
@@ -188,7 +193,10 @@ def _forward(call: Call, name: str) -> tuple[Results, dict[str, Tensor]]:
             begin[f"before.{state}"] = value if starts is None else torch.where(starts == AFRESH, fresh, value)
         loop.run(steps, [weights for weights, _ in call.directions], given, begin | _first_operands(call, loop, begin))
         finals = tuple(
-            [loop.final(f"before.{s}", steps).to(kind, copy=True) for s, kind in zip(call.cell.states, kinds, strict=True)]
+            [
+                loop.final(f"before.{s}", steps).to(kind, copy=True)
+                for s, kind in zip(call.cell.states, kinds, strict=True)
+            ]
         )
     return (output, finals), kept
 
@@ -196,9 +204,7 @@ def _forward(call: Call, name: str) -> tuple[Results, dict[str, Tensor]]:
 def _first_operands(call: Call, loop: Loop, begin: dict[str, Tensor]) -> dict[str, Tensor]:
     """Returns the operands of products with a state in the first step, where they have buffers of their own."""
     return {
-        name: begin[product.operand.array]
-        for name, product in loop.own_operands()
-        if product.operand.array in begin
+        name: begin[product.operand.array] for name, product in loop.own_operands() if product.operand.array in begin
     }
 
 
@@ -213,7 +219,8 @@ def backward(
     steps, batch, _ = call.x.shape
     cell, count, of_sums = call.cell, len(call.directions), wide(call.x.dtype)
     d_finals = [
-        call.x.new_zeros(s.shape, dtype=of_sums) if d is None else d for s, d in zip(call.state, cotangents[1:], strict=True)
+        call.x.new_zeros(s.shape, dtype=of_sums) if d is None else d
+        for s, d in zip(call.state, cotangents[1:], strict=True)
     ]
     if not steps * batch:
         return _nothing_run(original, d_finals, needed)
@@ -221,7 +228,10 @@ def backward(
     codes = _codes(call)
     kept = dict(zip(_kept(cell), saved, strict=True))
     adjoints = _adjoints(call)
-    with _products_as_recurrent_layers(call) as tf32, loop_for(_form(call, "backward", codes is not None, tf32)) as loop:
+    with (
+        _products_as_recurrent_layers(call) as tf32,
+        loop_for(_form(call, "backward", codes is not None, tf32)) as loop,
+    ):
         arrays = {each: list(array) for each, array in (kept | adjoints).items()}
         arrays |= _parameters(call)
         arrays |= {"output": _beside(call, output), "d_output": _beside(call, d_output)}
@@ -263,7 +273,7 @@ def _of_states(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Returns the gradients of the initial states, (D, B, width), and of the states to start afresh from, (D, width)."""
     d_state, d_fresh = [], []
-    for k, (state, d_final) in enumerate(zip(call.cell.states, d_finals, strict=True)):
+    for state, d_final in zip(call.cell.states, d_finals, strict=True):
         d = loop.buffers[f"carry.{state}"].clone() if f"carry.{state}" in loop.buffers else d_final
         for each in loop.returned():
             if each.of.state == state:
@@ -281,7 +291,9 @@ def _of_states(
 def _nothing_run(call: Call, d_finals: list[Tensor], needed: Sequence[bool]) -> list[Tensor | None]:
     """Returns the gradients where no step was run: those of the initial states are those of the final states."""
     first = 1 + len(Weights._fields) * len(call.directions)
-    found = [None if t is None or not want else torch.zeros_like(t) for t, want in zip(call.tensors(), needed, strict=True)]
+    found = [
+        None if t is None or not want else torch.zeros_like(t) for t, want in zip(call.tensors(), needed, strict=True)
+    ]
     for k, d in enumerate(d_finals):
         if (of := found[first + k]) is not None:
             of.copy_(d)
@@ -371,7 +383,7 @@ class _Gradients:
         return self.kept[each.operand.array][d][..., each.operand.slot * size : (each.operand.slot + 1) * size]
 
     def coded_before(self, state: str, d: int) -> Tensor:
-        """Returns the state before each step, (T, B, width)."""
+        """Returns the state before each step, (T, B, width), with zeros at steps that rows do not have."""
         if (state, d) not in self.before:
             assert self.codes is not None
             call, code = self.call, self.codes[d].unsqueeze(-1)
@@ -382,7 +394,8 @@ class _Gradients:
             code_before = torch.cat([code[1:], absent] if back else [absent, code[:-1]])
             fresh = call.afresh[k][d].to(history.dtype) if call.afresh else 0
             before = torch.where(code_before == ABSENT, first, before)
-            self.before[state, d] = torch.where(code == AFRESH, fresh, before)
+            before = torch.where(code == AFRESH, fresh, before)
+            self.before[state, d] = torch.where(code == ABSENT, 0, before)
         return self.before[state, d]
 
     def of_bias(self, d: int, bias: Tensor) -> Tensor:

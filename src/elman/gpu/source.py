@@ -28,7 +28,7 @@ def _series(terms: int) -> list[str]:
 _NEAR = "\n        ".join(_series(6)), "\n        ".join(_series(11))
 
 # What every module of kernels begins with. x has the type in which kernels compute: float32, or float64.
-HEADER = f'''\
+HEADER = f"""\
 import triton
 import triton.language as tl
 
@@ -49,7 +49,7 @@ def tanh(x):
     far = 1.0 - 2.0 / (tl.exp(2.0 * a) + 1.0)  # near zero it would lose its digits
     y = tl.where(a < 0.25, a * p, far)
     return tl.where(x < 0, -y, y)
-'''
+"""
 
 OPERATIONS = {
     "add": "{0} + {1}",

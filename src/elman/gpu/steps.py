@@ -177,7 +177,11 @@ class Loop:
         self.fill([0, steps, *addresses])
         long, short = CHUNKS
         whole, rest = divmod(steps, long)
-        graphs = [self.graph(chunk) for chunk in [long] * whole + [short] * triton.cdiv(rest, short)] if self.graphs is not None else []
+        graphs = (
+            [self.graph(chunk) for chunk in [long] * whole + [short] * triton.cdiv(rest, short)]
+            if self.graphs is not None
+            else []
+        )
         self.pack(weights)
         for name, value in begin.items():
             own = self.buffers[name]
@@ -213,11 +217,11 @@ class Loop:
 
     def step(self, k: int) -> None:
         """Runs step k after those that the table counts as done."""
-        for products, kernel, number in zip(self.products, self.phases, range(len(self.phases)), strict=True):
+        for products, kernel in zip(self.products, self.phases, strict=True):
             for each in products:
                 if not each.of.state:
                     multiply(each.operands[k % 2], each.matrix, each.out)
-            kernel(self.table, k, self.form.batch, **self.constants)
+            kernel(self.table, k, self.form.batch, **self.constants, enable_fp_fusion=True)
         for each in self.returned():
             multiply(each.operands[0], each.matrix, each.out)
 

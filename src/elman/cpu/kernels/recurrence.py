@@ -12,17 +12,17 @@ from typing import Any, NamedTuple
 
 from llvmlite import ir
 
+from elman.arrays import Place, kind_of, width_of
 from elman.cell import Cell
 from elman.cpu.codegen import code_cache, functions, llvm
 from elman.cpu.codegen.code_cache import Written
 from elman.cpu.codegen.formats import Format
 from elman.cpu.codegen.program import INT, POINTER, Program, Value
-from elman.arrays import Place, kind_of, width_of
-from elman.plan import Pass, Product, plan
 from elman.cpu.kernels.product import ACCUMULATORS, UNROLL, panels
 from elman.graph import Node, walk
 from elman.leaves import HIDDEN
 from elman.phases import Phase
+from elman.plan import Pass, Product, plan
 
 
 def text(cell: Cell, which: str, form: Format, ragged: tuple[str, ...]) -> Written:

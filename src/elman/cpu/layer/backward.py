@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
 
+from elman.arrays import Place, width_of
 from elman.cell import Cell
 from elman.cpu.kernels import packing
-from elman.arrays import Place, width_of
-from elman.plan import Plan, plan
 from elman.cpu.layer.directions import (
     Prepared,
     by_direction,
@@ -28,6 +27,7 @@ from elman.cpu.layer.large_products import Factor, Gradient, Linear, gradients
 from elman.cpu.scripts.script import Array, Script, Task
 from elman.layout import Weights
 from elman.leaves import HIDDEN, PROJECTED, width_of_state
+from elman.plan import Plan, plan
 
 
 class Wanted(NamedTuple):

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
+from elman.arrays import width_of
 from elman.cell import Cell
 from elman.cpu.codegen.formats import FLOAT64
 from elman.cpu.kernels import product
-from elman.arrays import width_of
 from elman.cpu.layer.form import Form
 from elman.cpu.layer.kernel_tasks import Kernels, Sizes, fill, gather
 from elman.cpu.layer.large_products import Linear

@@ -6,9 +6,8 @@ from functools import cache
 from itertools import chain
 from typing import NamedTuple
 
-from elman.cell import Cell
 from elman.arrays import width_of
-from elman.plan import plan
+from elman.cell import Cell
 from elman.cpu.layer.directions import (
     final_arrays,
     given_directions,
@@ -24,6 +23,7 @@ from elman.cpu.layer.directions import (
 from elman.cpu.layer.form import Form, for_all_sizes
 from elman.cpu.layer.kernel_tasks import Kernels, Sizes, copy
 from elman.cpu.scripts.script import Array, Script, Task
+from elman.plan import plan
 
 
 @for_all_sizes

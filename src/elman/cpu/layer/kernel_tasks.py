@@ -11,12 +11,12 @@ from elman.cpu import system
 from elman.cpu.codegen import llvm
 from elman.cpu.codegen.formats import Format
 from elman.cpu.kernels import packing, product
-from elman.plan import Pass, Product, plan
 from elman.cpu.kernels.product import Cut
 from elman.cpu.kernels.recurrence import RUN, kernel
 from elman.cpu.scripts import threads
 from elman.cpu.scripts.script import Array, Script, Task
 from elman.leaves import HIDDEN, PROJECTED
+from elman.plan import Pass, Product, plan
 
 MOST_IN_PLACE = 8  # rows of all steps; up to this number, kernels read the weights unpacked
 LEAST_ROWS = 4  # rows of the batch for each thread; with fewer, threads share units instead
