@@ -7,6 +7,9 @@ from hypothesis import settings
 _code = tempfile.TemporaryDirectory()  # of this run, which its processes share
 os.environ.setdefault("ELMAN_CACHE", _code.name)
 os.environ["MPLBACKEND"] = "Agg"
+os.environ["TRITON_INTERPRET"] = (
+    "1"  # kernels for a GPU run in Triton's interpreter; it is chosen when Triton is imported
+)
 torch.set_num_threads(1)
 settings.register_profile("elman", deadline=None, derandomize=True)
 settings.load_profile("elman")

@@ -46,10 +46,18 @@ def results_of(of: elman.Recurrent, x: Tensor, states: tuple[Tensor, ...]) -> di
     return {"output": output} | {f"final {k}": f for k, f in enumerate(finals)}
 
 
-def agree(cell: Cell, seed: int = 0, steps: int = 4, batch: int = 3, hidden_size: int = 11, **options: Any) -> None:
+def agree(
+    cell: Cell,
+    seed: int = 0,
+    steps: int = 4,
+    batch: int = 3,
+    hidden_size: int = 11,
+    engine: str = "cpu",
+    **options: Any,
+) -> None:
     of = recurrent(cell, 3, hidden_size, seed=seed, **options)
     x, states = inputs(of, steps, batch, seed=seed)
-    mine, exact = everything(of, x, states, "cpu"), everything(of, x, states, "reference")
+    mine, exact = everything(of, x, states, engine), everything(of, x, states, "reference")
     wrong = []
     for name, value in exact.items():
         error = (mine[name] - value).abs().max() / (1e-3 + value.abs().max())

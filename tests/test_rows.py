@@ -20,7 +20,7 @@ from elman.cpu.layer import kernel_tasks
 from elman.layout import Call
 from settings import setting, two_threads
 
-ENGINES = ("reference", "auto", "gpu")
+ENGINES = ("reference", "auto")
 
 
 def pieces(length: int, cuts: list[bool]) -> list[tuple[int, int]]:

@@ -309,6 +309,7 @@ class _Writer:
             self.store_at(Place("output"), self.present(new))
         elif self.name == "forward" or later:
             self.store_at(Place(f"s.{state}"), self.present(new))
+        self.store_operands(Place(f"s.{state}"), self.present(new))
         before = Place(f"before.{state}")
         after = self.present(new, self.load(self.slot(before)))
         if self.coded:

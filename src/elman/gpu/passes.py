@@ -179,7 +179,7 @@ def _forward(call: Call, name: str) -> tuple[Results, dict[str, Tensor]]:
     }
     if not steps * batch:
         finals = tuple([s.to(kind, copy=True) for s, kind in zip(call.state, kinds, strict=True)])
-        return (output, finals), kept
+        return (output.to(kinds[0]), finals), kept
     codes = _codes(call)
     with _products_as_recurrent_layers(call) as tf32, loop_for(_form(call, name, codes is not None, tf32)) as loop:
         _share(call, codes, kept["x"])
@@ -198,7 +198,7 @@ def _forward(call: Call, name: str) -> tuple[Results, dict[str, Tensor]]:
                 for s, kind in zip(call.cell.states, kinds, strict=True)
             ]
         )
-    return (output, finals), kept
+    return (output.to(kinds[0]), finals), kept
 
 
 def _first_operands(call: Call, loop: Loop, begin: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -217,6 +217,7 @@ def backward(
     """
     original, call = call, _narrowed(call)
     steps, batch, _ = call.x.shape
+    output = output.to(call.x.dtype)
     cell, count, of_sums = call.cell, len(call.directions), wide(call.x.dtype)
     d_finals = [
         call.x.new_zeros(s.shape, dtype=of_sums) if d is None else d
@@ -242,27 +243,29 @@ def backward(
         begin |= {f"carry.{s}": d for s, d in zip(cell.states, d_finals, strict=True) if f"carry.{s}" in loop.buffers}
         loop.run(steps, [weights for weights, _ in call.directions], arrays, begin)
         d_state, d_fresh = _of_states(call, loop, d_finals, _starts(call, codes))
-        d_p = loop.buffers["d_p"].sum(1).unflatten(-1, (len(cell.vectors), -1)) if cell.vectors else None
+        d_p = loop.buffers["d_p"].sum(1) if "d_p" in loop.buffers else None  # (D, V*H)
         found = _Gradients(call, output, kept, adjoints, codes)
         fields = len(Weights._fields)
         d_weights: list[Tensor | None] = []
         for d in range(count):
             wanted = Weights._make(needed[1 + d * fields : 1 + (d + 1) * fields])
             d_weights += found.of_weights(d, wanted)[:-1]
-            d_weights.append(None if d_p is None or not wanted.ch else d_p[d])
+            d_weights.append(None if d_p is None else d_p[d])
         d_x = found.of_x() if needed[0] else None
     gradients = [d_x, *d_weights, *d_state, *[None] * (len(call.streams) + len(call.constants)), *d_fresh, None, None]
-    of_tensors = zip(gradients, original.tensors(), needed, strict=True)
-    return [d.to(t.dtype) if want and d is not None and t is not None else None for d, t, want in of_tensors]
+    found_of: list[Tensor | None] = []
+    for d, t, want in zip(gradients, original.tensors(), needed, strict=True):
+        if t is None or not want:
+            found_of.append(None)
+        else:  # a weight without an effect has the gradient zero
+            found_of.append(torch.zeros_like(t) if d is None else d.view(t.shape).to(t.dtype))
+    return found_of
 
 
 def _adjoints(call: Call) -> dict[str, Tensor]:
     """Returns new arrays for the adjoints of the input's shares and of products, (D, T, B, columns)."""
     cell, columns, shape = call.cell, _columns(call), (len(call.directions), *call.x.shape[:2])
-    gates = len(cell.anatomy.input_gates)
-    stored = sum(slots for _, slots in plan(cell).shares)
-    make = call.x.new_empty if stored == gates else call.x.new_zeros  # shares without an effect have no adjoint
-    arrays = {"d_x": make((*shape, gates * columns[HIDDEN]))}
+    arrays = {"d_x": call.x.new_empty((*shape, len(cell.anatomy.input_gates) * columns[HIDDEN]))}
     for name, slots in plan(cell).backward.arrays("d_extra").items():
         arrays[name] = call.x.new_empty((*shape, slots * columns[width_of(cell, name)]))
     return arrays
@@ -318,21 +321,29 @@ class _Gradients:
         self.before: dict[tuple[str, int], Tensor] = {}
 
     def of_x(self) -> Tensor:
-        d_x: Tensor | None = None
+        d_x = torch.zeros_like(self.call.x).flatten(0, 1)
         for (weights, _), d in zip(self.call.directions, self.adjoints["d_x"], strict=True):
-            if weights.ih is not None:
-                d = d.flatten(0, 1)
-                d_x = d @ weights.ih if d_x is None else torch.addmm(d_x, d, weights.ih)
-        return torch.zeros_like(self.call.x) if d_x is None else d_x.view(self.call.x.shape)
+            for rows in self.live():
+                d_x = d_x.addmm_(d.flatten(0, 1)[:, rows], _given(weights.ih)[rows])
+        return d_x.view(self.call.x.shape)
+
+    def live(self) -> list[slice]:
+        """Returns the rows of the input's shares that have an effect. Whatever is in the others must not be read."""
+        units = self.columns[HIDDEN]
+        return [slice(gate * units, (gate + gates) * units) for gate, gates in plan(self.call.cell).shares]
 
     def of_weights(self, d: int, wanted: Any) -> list[Tensor | None]:
         """Returns the gradients of a direction's weights, in the order of `Weights`; that of `ch` is left out as None."""
         weights, d_x = self.call.directions[d].weights, self.adjoints["d_x"][d].flatten(0, 1)
         found: dict[str, Tensor] = {}
         if wanted.ih and weights.ih is not None:
-            found["ih"] = d_x.t() @ self.x(d)
+            found["ih"] = torch.zeros_like(weights.ih)
+            for rows in self.live():
+                torch.mm(d_x[:, rows].t(), self.x(d), out=found["ih"][rows])
         if wanted.b_ih and weights.b_ih is not None:
-            found["b_ih"] = d_x.sum(0)
+            found["b_ih"] = torch.zeros_like(weights.b_ih)
+            for rows in self.live():
+                torch.sum(d_x[:, rows], 0, out=found["b_ih"][rows])
         for field in ("hh", "hr"):
             weight = getattr(weights, field)
             if weight is not None and getattr(wanted, field):
@@ -404,6 +415,11 @@ class _Gradients:
             size = self.columns[width_of(self.call.cell, run[0].d.array)]
             d_bias[run[0].block * size : (run[0].block + len(run)) * size] += self.adjoint(d, run).sum((0, 1))
         return d_bias
+
+
+def _given(weight: Tensor | None) -> Tensor:
+    assert weight is not None  # the layer has made it, since the cell's anatomy says that it is used
+    return weight
 
 
 @cache

@@ -1,0 +1,240 @@
+"""Engine `gpu` without a GPU: kernels run in Triton's interpreter on tensors on the CPU, and are compiled for GPUs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import sigmoid, tanh
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import elman
+import test_rows
+from accuracy import Sizes, check, measure
+from cases import CELLS, close, gradients, inputs, layer, recurrent, run
+from elman import Cell, State, cells, gpu
+from elman.cell import cell as define
+from elman.engines import choose
+from elman.layout import Call
+from steps import cells as random_cells
+from test_cpu_cells import agree
+
+pytest.importorskip("triton")
+# The interpreter computes with numpy, also where a kernel stores nothing.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
+]
+
+
+@define(gates=("a", "b"), states=("h", "m"))
+def three_phases(x: Any, R: Any, s: Any) -> State:
+    u = tanh(x.a + R.a @ s.h)
+    v = sigmoid(x.b + R.b @ u)
+    w = torch.maximum(R.a @ v, torch.minimum(u, v))
+    m = 0.9 * s.m + 0.1 * w / (1.5 + abs(w))
+    return State(h=tanh(u) + m * v, m=m)
+
+
+@define(gates=("r", "z", "n"), vectors=("q",))
+def two_operands(x: Any, R: Any, s: Any, p: Any) -> State:
+    r = sigmoid(x.r + R.r @ s.h + p.q * s.h)
+    z = sigmoid(x.z + R.z @ s.h)
+    n = tanh(x.n + R.n @ (r * s.h) + R.r @ (z * s.h))
+    return State(h=(1 - z) * n + z * s.h)
+
+
+@define(gates=("h",), states=("h", "c"))
+def multiplied_memory(x: Any, R: Any, s: Any) -> State:
+    """Its second state gets nothing from the input, and is an operand."""
+    c = 0.5 * s.c + R.h @ s.h
+    return State(h=tanh(c + x.h + R.h @ s.c), c=c)
+
+
+USERS = (three_phases, two_operands, multiplied_memory)
+EVERY = [*cells.BUILT_IN.values(), *USERS]
+
+
+@pytest.mark.parametrize("cell", EVERY, ids=lambda cell: cell.name)
+def test_every_cell(cell: Cell) -> None:
+    options = {"proj_size": 3} if cell.projected else {}
+    agree(cell, hidden_size=7, engine="gpu", bidirectional=True, **options)
+    agree(cell, hidden_size=5, engine="gpu", steps=1, batch=1, bias=False, **options)
+
+
+@settings(max_examples=12)
+@given(cell=random_cells(), seed=st.integers(0, 9), one_way=st.booleans())
+def test_random_cells(cell: Cell, seed: int, one_way: bool) -> None:
+    agree(cell, seed, hidden_size=7, engine="gpu", bidirectional=not one_way)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_lengths_and_resets(name: str) -> None:
+    test_rows.test_every_cell(name, (1, True), "gpu")
+
+
+@pytest.mark.parametrize("cell", USERS, ids=lambda cell: cell.name)
+def test_lengths_and_resets_of_users_cells(cell: Cell) -> None:
+    of, case = recurrent(cell, 3, 5, bidirectional=True), test_rows.Case(1, 6, 4)
+    with elman.use_engine("gpu"):
+        test_rows.compare(of, case, *inputs(of, 6, 4), torch.tensor(case.lengths), case.reset)
+
+
+@pytest.mark.parametrize("name", ["peephole_lstm", "gru_before", "projected_lstm"])
+def test_initial_states_that_are_learned(name: str) -> None:
+    test_rows.test_initial_states_that_are_learned(name, (1, True), "gpu")
+
+
+def test_what_is_not_finite_beyond_the_end() -> None:
+    test_rows.test_what_is_not_finite_beyond_the_end("gpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("cell", EVERY, ids=lambda cell: cell.name)
+def test_accuracy(cell: Cell, dtype: torch.dtype) -> None:
+    """Triton's interpreter truncates to bfloat16; so float16 stands for both half types."""
+    sizes = Sizes(steps=5, batch=3, input_size=7, hidden_size=19)
+    check(measure(cell, "gpu", sizes=sizes, least=300, dtype=dtype), most=1e-3 if dtype == torch.float32 else 0.05)
+
+
+def test_the_second_state_of_half_types_is_not_rounded() -> None:
+    """Many small steps of a memory that forgets nothing: in half the width they would be lost."""
+    of = layer("lstm", 1, 2, dtype=torch.float16)
+    with torch.no_grad():
+        for p in of.parameters():
+            p.zero_()
+        of.bias_ih_l0.copy_(torch.tensor([-7.0, -7, 20, 20, 0.5, 0.5, 9, 9]))
+    c_0 = torch.ones(1, 1, 2, dtype=torch.float16)
+    x = torch.zeros(40, 1, 1, dtype=torch.float16)
+    with elman.use_engine("gpu"), torch.no_grad():
+        _, (_, c_n) = of(x, (torch.zeros_like(c_0), c_0))
+    added = 40 * torch.sigmoid(torch.tensor(-7.0)) * torch.tanh(torch.tensor(0.5))
+    assert (c_n - 1 - added).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "peephole_lstm"])
+def test_autocast_gives_the_types_of_torch(name: str) -> None:
+    of = layer(name, 3, 5, dtype=torch.float32)
+    x, states = inputs(of, 4, 2)
+    results = {}
+    for engine in ("reference", "gpu"):
+        with elman.use_engine(engine), torch.autocast("cpu", torch.bfloat16):
+            results[engine] = run(of, x, states), gradients(of, x, states)
+    for mine, theirs in zip(results["gpu"][0], results["reference"][0], strict=True):
+        assert mine.dtype == theirs.dtype
+        torch.testing.assert_close(mine, theirs, rtol=0.05, atol=0.05)
+    for mine, theirs in zip(results["gpu"][1], results["reference"][1], strict=True):
+        assert mine.dtype == theirs.dtype
+        torch.testing.assert_close(mine, theirs, rtol=0.1, atol=0.15)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9])
+def test_chunks_of_steps(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph that runs 8 steps for every call must leave everything as it is after the last step. Here: by hand."""
+    from elman.gpu.steps import Loop
+
+    plain = Loop.step
+
+    def step(self: Loop, k: int) -> None:
+        plain(self, k)
+        if k == steps - 1:
+            for beyond in range(steps, steps + 7):
+                plain(self, beyond)
+
+    of = layer("gru_before", 3, 5, bidirectional=True)
+    x, states = inputs(of, steps, 2)
+    exact = run(of, x, states), gradients(of, x, states)
+    monkeypatch.setattr(Loop, "step", step)
+    with elman.use_engine("gpu"):
+        close((run(of, x, states), gradients(of, x, states)), exact)
+
+
+def test_gradients_of_a_part_only() -> None:
+    of = layer("peephole_lstm", 3, 5, bidirectional=True)
+    x, states = inputs(of, 4, 2)
+    for wanted in ("weight_ch_l0", "bias_hh_l0_reverse", "weight_hh_l0"):
+        parameter = dict(of.named_parameters())[wanted]
+        d = []
+        for engine in ("reference", "gpu"):
+            with elman.use_engine(engine):
+                d.append(torch.autograd.grad(run(of, x, states)[1].square().sum(), parameter)[0])
+        close(*d)
+
+
+def test_views_empty_batches_and_strides() -> None:
+    of = layer("lstm", 3, 5)
+    x, states = inputs(of, 4, 2)
+    with elman.use_engine("gpu"):
+        expected = run(of, x, states)
+        strided = x.transpose(0, 2).contiguous().transpose(0, 2)
+        close(run(of, strided, tuple(s.flip(-1).flip(-1) for s in states)), expected)
+        output, (h_n, _) = of(x[:, :0], tuple(s[:, :0] for s in states))
+        assert output.shape == (4, 0, 5)
+        assert h_n.shape == (1, 0, 5)
+        empty = x[:, :0].requires_grad_()
+        of(empty)[0].sum().backward()
+        assert all((p.grad == 0).all() for p in of.parameters())
+
+
+def on_a_gpu(cell: Cell, dtype: torch.dtype = torch.float32) -> Call:
+    of = elman.Recurrent(cell, 2, 3, proj_size=1 if cell.projected else 0)
+    with FakeTensorMode():
+        x = torch.empty(1, 1, 2, device="cuda", dtype=dtype)
+    return of.call(0, torch.empty(1, 1, 2), ())._replace(x=x)
+
+
+def test_the_choice_for_made_up_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    gpu._of_device.cache_clear()
+    assert choose(on_a_gpu(cells.peephole_lstm)).engine == "gpu"
+    assert choose(on_a_gpu(three_phases, torch.bfloat16)).engine == "gpu"
+    assert choose(on_a_gpu(cells.peephole_lstm, torch.int32)).engine == "reference"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    gpu._of_device.cache_clear()
+    choice = choose(on_a_gpu(cells.peephole_lstm))
+    assert choice.engine == "reference"
+    with pytest.raises(RuntimeError, match=r"compute capability 8\.0, and cuda:0 has 7\.5"):
+        choose(on_a_gpu(cells.peephole_lstm), "gpu")
+    gpu._of_device.cache_clear()
+
+
+def test_what_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = layer("lstm", 3, 5)
+    x, _states = inputs(of, 4, 2)
+    with pytest.raises(RuntimeError, match="functorch's transforms"), elman.use_engine("gpu"):
+        torch.func.vmap(lambda x: of(x)[0])(torch.stack([x, x]))
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(RuntimeError, match="it is for NVIDIA GPUs, and the input is on cpu"), elman.use_engine("gpu"):
+        of(x)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setitem(sys.modules, "triton", None)
+    gpu._problem.cache_clear()
+    with pytest.raises(RuntimeError, match=r"Triton cannot be loaded .* pip install triton"), elman.use_engine("gpu"):
+        of(x)
+    gpu._problem.cache_clear()
+
+
+def test_kernels_compile_for_gpus() -> None:
+    """And their source is the same in every process: Triton's cache on disk depends on it."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, str(Path(__file__).parent / "offline.py"), "gru_before", "projected_lstm"]
+    printed = [
+        subprocess.run(command, env=environment | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True)
+        for seed in ("1", "2")
+    ]
+    assert printed[0].stdout == printed[1].stdout
+    assert printed[0].stdout.count("\n") == 4
+
+
+def test_it_is_imported_when_first_used() -> None:
+    code = "import sys, elman; elman.LSTM(2, 3)(elman.recurrent.torch.ones(1, 1, 2)); print(*sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert "elman.gpu" in printed
+    assert "elman.gpu.steps" not in printed
