@@ -1,14 +1,17 @@
-"""The kernels of the form `steps`: one for each phase of a step, which does everything but the matrix products.
+"""Writes kernels from a cell's plan: what a phase of a step reads, computes and stores, as lines of Triton.
 
-A kernel computes one phase of the step n for every unit of every row. It is given a table of 64-bit words: how many
-steps are done, the number of steps, and the addresses of all arrays in every direction. So a kernel that a CUDA graph
-has recorded can run other steps, on other arrays.
+Here are the kernels of the form `steps`: one for each phase of a step, which does everything but the matrix products.
+The form `resident` (resident_kernel.py) has the same lines in one kernel for all steps.
+
+A kernel is given a table of 64-bit words: how many steps are done, the number of steps, and the addresses of all arrays
+in every direction. So a kernel that a CUDA graph has recorded can run other steps, on other arrays.
 
 The arrays are those of elman/arrays.py. These are added:
 
     output, d_output       the first state after every step, and its cotangent; the directions lie beside each other
     before.NAME            here two buffers: even steps read the first and write the second, odd steps the reverse
-    operand.K.J            the operand of product J of phase K, as one matrix; before.NAME if it is the first state
+    operand.K.J            the operand of product J of phase K, as one matrix; before.NAME if it is the first state.
+                           It has two buffers if an earlier step writes it
     product.K.J            the result of that product
     bias.FIELD             the biases of a matrix, one for each of its rows
     initial.NAME           the initial states
@@ -19,13 +22,14 @@ The arrays are those of elman/arrays.py. These are added:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
 from elman.arrays import Place, width_of
 from elman.cell import Cell
 from elman.gpu.source import HEADER, value_lines
-from elman.graph import Node
+from elman.graph import Node, Value
 from elman.leaves import HIDDEN, width_of_state
 from elman.plan import Pass, Product, plan
 
@@ -33,7 +37,8 @@ from elman.plan import Pass, Product, plan
 ORDINARY, AFRESH, ABSENT = 0, 1, 2
 ADDRESSES = 2  # the word of the table at which addresses begin
 
-LENGTH = {HIDDEN: "H"}  # of a slot, as kernels write it; "P" for other widths
+# What every kernel is compiled for.
+PARAMETERS = ", ".join(f"{name}: tl.constexpr" for name in ("H", "P", "D", "REVERSE", "LOW", "WIDE"))
 
 
 class Array(NamedTuple):
@@ -65,7 +70,8 @@ class Operand(NamedTuple):
 
 
 def length(width: str) -> str:
-    return LENGTH.get(width, "P")
+    """Returns the length of a slot as kernels write it."""
+    return "H" if width == HIDDEN else "P"
 
 
 def is_backward(name: str) -> bool:
@@ -78,7 +84,7 @@ def kernels(cell: Cell, name: str, coded: bool, afresh: bool) -> Kernels:
 
     coded: whether there are lengths or resets. afresh: whether rows start afresh from states that are given.
     """
-    return _Writer(cell, name, coded, afresh).done()
+    return _Steps(cell, name, coded, afresh).done()
 
 
 def operand_of(cell: Cell, number: int, j: int, product: Product) -> Operand:
@@ -96,7 +102,9 @@ def operand_of(cell: Cell, number: int, j: int, product: Product) -> Operand:
     return Operand(f"operand.{number}.{j}", tuple(places), tuple(offsets))
 
 
-class _Writer:
+class Writer:
+    """Writes what one phase of a step does. How values come and go is for each form to say."""
+
     def __init__(self, cell: Cell, name: str, coded: bool, afresh: bool) -> None:
         self.cell, self.name, self.coded, self.afresh = cell, name, coded, afresh
         self.plan = plan(cell)
@@ -109,13 +117,8 @@ class _Writer:
             for number, products in enumerate(self.todo.products)
             for j, product in enumerate(products)
         ]
-
-    def done(self) -> Kernels:
         for operand, product in self.operands:
             self.array(operand.array, product)
-        text = [HEADER, *[self.kernel(number) for number in range(len(self.todo.phases))]]
-        widths = [phase.width for phase in self.todo.phases]
-        return Kernels("\n\n".join(text), self.arrays, widths, self.todo.products)
 
     # Arrays.
 
@@ -132,13 +135,14 @@ class _Writer:
             return Array(((1, width_of_state(cell, self.first)),), steps=True, joined=True)
         if kind == "operand":
             assert product is not None
-            of_state = product.operand.array.startswith("before.")
+            of_earlier_step = product.state or product.operand.array.startswith("before.")
             columns = [(segment.slots, segment.width) for segment in product.segments]
-            return Array(tuple(columns) or ((1, width_of(cell, product.operand.array)),), buffers=2 if of_state else 1)
+            columns = columns or [(1, width_of(cell, product.operand.array))]
+            return Array(tuple(columns), buffers=2 if of_earlier_step else 1)
         if kind == "product":
             assert product is not None
             return Array(((len(product.nodes), product.width),), wide=True)
-        if kind == "bias":
+        if kind in ("bias", "weight"):
             return Array(((1, HIDDEN),), rows=False)
         if kind == "code":
             return Array((), steps=True)
@@ -157,50 +161,50 @@ class _Writer:
         slots = self.plan.forward.slots if kind == "extra" else self.plan.backward.slots
         return Array(((slots[name], width_of(cell, name)),), steps=True)
 
-    # One kernel.
+    def history(self, state: str) -> Place:
+        return Place("output") if state == self.first else Place(f"s.{state}")
 
-    def kernel(self, number: int) -> str:
-        self.number, self.phase = number, self.todo.phases[number]
-        self.width = length(self.phase.width)
+    # Lines.
+
+    def begin(self) -> None:
         self.used: dict[str, None] = {}  # addresses that the kernel reads from the table
         self.lines: list[str] = []
-        self.adjoints: set[str] = set()  # states whose adjoint this kernel has
-        (self.backward if self.back else self.forward)()
-        head = [
-            '@triton.jit(do_not_specialize=["k", "B"])',
-            f"def {self.name}_{number}(table, k, B, H: tl.constexpr, P: tl.constexpr, D: tl.constexpr, REVERSE: tl.constexpr, LOW: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr):",
-        ]
-        order = list(self.arrays)
-        body = [
-            "d = tl.program_id(1)",
-            "done = tl.load(table) + k",
-            "steps = tl.load(table + 1)",
-            *(self.address(name, order.index(name)) for name in self.used),
-            "at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)",
-            f"row = (at // {self.width}).to(tl.int64)",
-            f"unit = at % {self.width}",
+        self.adjoints: set[str] = set()  # states whose adjoint the kernel has
+
+    def enter(self, number: int) -> None:
+        self.number, self.phase = number, self.todo.phases[number]
+        self.width = length(self.phase.width)
+
+    def addresses(self) -> list[str]:
+        """Returns the lines that read the addresses of arrays from the table."""
+        lines, order = [], list(self.arrays)
+        for name in self.used:
+            kind = "tl.uint8" if name == "code" else self.stored_type(name)
+            word = f"{ADDRESSES} + {order.index(name)} * D + d"
+            lines.append(f"{self.array(name)} = tl.load(table + ({word})).to(tl.pointer_type({kind}))")
+        return lines
+
+    def times(self) -> list[str]:
+        """Returns the lines that find the step n after `done` others, the time t that it reads, and which rows exist."""
+        return [
             "n = steps - 1 - done" if self.back else "n = done",
             "rows = tl.where((n >= 0) & (n < steps), B, 0)",
-            "here = row < rows",
-            "here_before = row < tl.where(n > 0, rows, 0)",
-            "here_after = row < tl.where(n + 1 < steps, rows, 0)",
-            "back = ((REVERSE >> d) & 1) == 1",
+            "here = " + self.exist("rows"),
+            "here_before = " + self.exist("tl.where(n > 0, rows, 0)"),
+            "here_after = " + self.exist("tl.where(n + 1 < steps, rows, 0)"),
             "t = tl.where(back, steps - 1 - n, n)",
             "t_before = tl.where(back, t + 1, t - 1)",
             "t_after = tl.where(back, t - 1, t + 1)",
-            *self.lines,
         ]
-        return "\n".join([*head, *(f"    {line}" for line in body), ""])
 
-    def address(self, name: str, place: int) -> str:
-        kind = "tl.uint8" if name == "code" else "WIDE" if self.arrays[name].wide else "LOW"
-        word = f"{ADDRESSES} + {place} * D + d"
-        return f"{self.array(name)} = tl.load(table + ({word})).to(tl.pointer_type({kind}))"
+    def exist(self, rows: str) -> str:
+        """Returns the mask of a kernel's units in the first so many rows."""
+        return f"row < {rows}"
 
     def put(self, line: str) -> None:
         self.lines.append(line)
 
-    def at(self, name: str, column: str, time: str = "t", buffer: str = "") -> str:
+    def at(self, name: str, column: str, time: str = "t", buffer: str = "done") -> str:
         """Returns the addresses of this kernel's units in a column of an array."""
         own, array = self.array(name), self.arrays[name]
         self.used.setdefault(name)
@@ -211,9 +215,9 @@ class _Writer:
         offset = f"{where} * ({width}) + " if array.rows else ""
         if array.buffers == 2:
             offset = f"({buffer}) % 2 * (D * B * ({width})) + " + offset
-        return f"{own} + ({offset}{column} + unit)" if array.columns else f"{own} + {where}"
+        return f"{own} + ({offset}{column} + unit)" if array.columns else f"{own} + ({where} + 0 * unit)"
 
-    def slot(self, place: Place, time: str = "t", buffer: str = "n") -> str:
+    def slot(self, place: Place, time: str = "t", buffer: str = "done") -> str:
         return self.at(place.array, f"{place.slot} * {self.width}", time, buffer)
 
     def load(self, pointer: str, when: str = "here") -> str:
@@ -225,48 +229,88 @@ class _Writer:
     def stored_type(self, name: str) -> str:
         return "WIDE" if self.arrays[name].wide else "LOW"
 
-    def store_at(self, place: Place, value: str, buffer: str = "n") -> None:
+    def store_at(self, place: Place, value: str, buffer: str = "done") -> None:
         pointer = self.slot(place, buffer=buffer)
         self.store(pointer, value, self.stored_type(place.array))
 
-    def store_operands(self, place: Place, value: str, buffer: str = "n") -> None:
+    def store_operands(self, place: Place, value: str, buffer: str = "done") -> None:
         """Stores a value for every product whose operand it belongs to."""
-        for operand, _ in self.operands:
+        for operand, product in self.operands:
             if operand.array.startswith("operand."):
                 for other, offset in zip(operand.places, operand.offsets, strict=True):
                     if other == place:
-                        self.store(self.at(operand.array, offset, buffer=buffer), value, "LOW")
+                        later = "done + 1" if product.state else buffer
+                        self.store(self.at(operand.array, offset, buffer=later), value, "LOW")
+
+    def is_operand(self, place: Place) -> bool:
+        return any(place in operand.places for operand, _ in self.operands)
+
+    # How values come and go. A form may keep them in registers.
+
+    def of_step(self, name: str, value: str) -> str:
+        """Returns a value that a step reads, and no step writes in the meantime."""
+        return value
+
+    def fixed(self, name: str, pointer: str) -> str:
+        """Returns a value that is the same in every step."""
+        return self.load(pointer)
+
+    def result(self, product: Product, number: int, j: int, column: int) -> str:
+        """Returns a result of the product j of phase `number`."""
+        self.array(f"product.{number}.{j}", product)
+        return self.load(self.at(f"product.{number}.{j}", f"{column} * {length(product.width)}"))
+
+    def from_earlier_phase(self, place: Place) -> str:
+        return self.load(self.slot(place))
+
+    def before(self, state: str) -> str:
+        """Returns the state before the step."""
+        return self.load(self.slot(Place(f"before.{state}")))
+
+    def hand_on(self, state: str, value: str) -> None:
+        """Keeps the state before the next step."""
+        self.store_at(Place(f"before.{state}"), value, "done + 1")
+
+    def carry(self, state: str) -> str:
+        """Returns the adjoint of the state after the step, but for what comes back through products."""
+        return self.load(self.slot(Place(f"carry.{state}")))
+
+    def hand_back(self, state: str, value: str) -> None:
+        """Keeps the adjoint of the state for the step before."""
+        self.store_at(Place(f"carry.{state}"), value)
+
+    def add_to(self, place: Place, value: str) -> None:
+        """Adds to a sum over all steps."""
+        self.store_at(place, f"{self.load(self.slot(place))} + {value}")
+
+    # A phase.
 
     def codes(self, *times: str) -> None:
         """Puts lines that read the codes of steps. A step before the first or after the last is ordinary."""
-        if not self.coded:
-            return
-        for time in times:
+        for time in times if self.coded else ():
             of = time.removeprefix("t")  # "", "_before" or "_after"
-            self.put(f"code{of} = tl.load({self.at('code', '', time)}, here{of}, other={ORDINARY})")
+            code = f"tl.load({self.at('code', '', time)}, here{of}, other={ORDINARY})"
+            self.put(f"code{of} = {self.of_step(f'code{of}', code)}")
 
     def present(self, value: str, otherwise: str = "0.0") -> str:
         """Returns the value, and another one at a step that the row does not have."""
         return f"tl.where(code == {ABSENT}, {otherwise}, {value})" if self.coded else value
 
-    def states_of_width(self) -> list[str]:
-        return [s for s in self.cell.states if width_of_state(self.cell, s) == self.phase.width]
-
-    def products_here(self) -> dict[int, tuple[str, str]]:
-        """Returns the expressions of the products of this phase, and of their biases, by node."""
-        found: dict[int, tuple[str, str]] = {}
+    def products_here(self) -> dict[int, str]:
+        """Returns the expressions of the products of this phase, with their biases, by node."""
+        found: dict[int, str] = {}
         for j, product in enumerate(self.todo.products[self.number]):
-            name = f"product.{self.number}.{j}"
-            self.array(name, product)
             for column, node in enumerate(product.nodes):
-                bias = ""
+                found[node.index] = self.result(product, self.number, j, column)
                 if product.bias:
-                    pointer = self.at(f"bias.{product.bias}", f"{product.blocks[column]} * {self.width}")
-                    bias = f" + {self.load(pointer)}"
-                found[node.index] = self.load(self.at(name, f"{column} * {self.width}")), bias
+                    block = product.blocks[column]
+                    pointer = self.at(f"bias.{product.bias}", f"{block} * {self.width}")
+                    found[node.index] += f" + {self.fixed(f'bias_{product.bias}_{block}', pointer)}"
         return found
 
-    # The step.
+    def values(self, read: Callable[[Node], str]) -> Value:
+        """Returns what gives the values of this phase. read(node): the expression of a node that no phase computes."""
+        return value_lines(self.phase.nodes, read, self.put)
 
     def forward(self) -> None:
         products = self.products_here()
@@ -274,14 +318,18 @@ class _Writer:
 
         def read(node: Node) -> str:
             if node.index in products:
-                return "".join(products[node.index])
+                return products[node.index]
             place = self.todo.places[node.index]
             kind, _, name = place.array.partition(".")
-            if kind == "s":  # computed by an earlier phase of this step
-                return self.load(self.slot(self.history(name)))
-            return self.load(self.slot(place))
+            if kind == "before":
+                return self.before(name)
+            if kind == "p":
+                return self.fixed(f"p_{place.slot}", self.slot(place))
+            if kind == "x" and node.op == "x":
+                return self.of_step(f"x_{place.slot}", self.load(self.slot(place)))
+            return self.from_earlier_phase(self.history(name) if kind == "s" else place)
 
-        value = value_lines(self.phase.nodes, read, self.put)
+        value = self.values(read)
         for node in self.phase.nodes:
             value(node)
         for node, place in self.todo.stores[self.number]:
@@ -289,102 +337,107 @@ class _Writer:
             if kind == "s":
                 self.store_state(name, value(node))
                 continue
-            is_operand = any(place in operand.places for operand, _ in self.operands)
-            result = self.present(value(node)) if is_operand else value(node)
-            self.store_at(place, result)
+            result = self.present(value(node)) if self.is_operand(place) else value(node)
+            self.keep(place, result)
             self.store_operands(place, result)
 
-    def history(self, state: str) -> Place:
-        return Place("output") if state == self.first else Place(f"s.{state}")
+    def keep(self, place: Place, value: str) -> None:
+        self.store_at(place, value)
 
-    def store_state(self, state: str, new: str) -> None:
-        """Stores a new state where backward or a later phase reads it, and for the next step."""
-        later = any(
+    def read_later(self, state: str) -> bool:
+        """Whether a later phase of this step reads the new state."""
+        return any(
             self.todo.places.get(argument.index) == Place(f"s.{state}")
             for phase in self.todo.phases[self.number + 1 :]
             for node in phase.nodes
             for argument in node.arguments
         )
-        if state == self.first:
-            self.store_at(Place("output"), self.present(new))
-        elif self.name == "forward" or later:
-            self.store_at(Place(f"s.{state}"), self.present(new))
-        self.store_operands(Place(f"s.{state}"), self.present(new))
-        before = Place(f"before.{state}")
-        after = self.present(new, self.load(self.slot(before)))
-        if self.coded:
-            start = self.load(self.at(f"afresh.{state}", "0")) if self.afresh else "0.0"
-            after = f"tl.where(code_after == {AFRESH}, {start}, {after})"
-        self.put(f"after_{state} = {after}")
-        self.store_at(before, f"after_{state}", "n + 1")
-        self.store_operands(before, f"after_{state}", "n + 1")
 
-    # Its derivative.
+    def store_state(self, state: str, new: str) -> None:
+        """Stores a new state where backward or a later phase reads it, and for the next step."""
+        if state == self.first or self.name == "forward" or self.read_later(state):
+            self.store_at(self.history(state), self.present(new))
+        self.store_operands(Place(f"s.{state}"), self.present(new))
+        after = self.present(new, self.before(state))
+        if self.coded:
+            after = f"tl.where(code_after == {AFRESH}, {self.fresh(state)}, {after})"
+        self.put(f"after_{state} = {after}")
+        self.hand_on(state, f"after_{state}")
+        self.store_operands(Place(f"before.{state}"), f"after_{state}", "done + 1")
+
+    def fresh(self, state: str) -> str:
+        """Returns the state to go on from after a reset."""
+        return self.fixed(f"afresh_{state}", self.at(f"afresh.{state}", "0")) if self.afresh else "0.0"
 
     def backward(self) -> None:
         products = self.products_here()
         self.codes("t", "t_before", "t_after")
-        here = self.states_of_width() if self.is_first_of_width() else []
-        for state in here:
+        begun = [s for s in self.cell.states if self.begins_here(s)]
+        for state in begun:
             self.adjoint(state)
-        kept = {node.index for node in self.phase.nodes}
+        computed = {node.index for phase in self.todo.phases for node in phase.nodes}
 
         def read(node: Node) -> str:
-            if node.op == "adjoint" and node.index in self.todo.places and node.index not in kept:
-                place = self.todo.places[node.index]
-                if place.array.startswith("carry.") and self.coded:
-                    return f"tl.where(code_after == {AFRESH}, 0.0, {self.load(self.slot(place))})"
-                return self.load(self.slot(place))
-            if node.op == "adjoint":
-                d_output = f" + {self.present(self.load(self.at('d_output', '0')))}" if node.name == self.first else ""
-                return f"adjoint_{node.name}{d_output}"
+            if node.op == "adjoint" and node.index not in computed:  # no product adds to it
+                carried = self.carry(node.name)
+                return f"tl.where(code_after == {AFRESH}, 0.0, {carried})" if self.coded else carried
+            if node.op == "adjoint" and node.name in self.adjoints:
+                if node.name != self.first:
+                    return f"adjoint_{node.name}"
+                d_output = self.of_step("d_output", self.load(self.at("d_output", "0")))
+                return f"adjoint_{node.name} + {self.present(d_output)}"
             if node.index in products:
-                return products[node.index][0]
+                return products[node.index]
             place = self.todo.places[node.index]
             kind, _, name = place.array.partition(".")
             if kind == "before":
-                return self.state_before(name)
-            return self.load(self.slot(self.history(name) if kind == "s" else place))
+                return self.of_step(f"before_{name}", self.state_before(name))
+            if kind == "p":
+                return self.fixed(f"p_{place.slot}", self.slot(place))
+            if node.op == "kept":
+                pointer = self.slot(self.history(name) if kind == "s" else place)
+                return self.of_step(f"{kind}_{name}_{place.slot}", self.load(pointer))
+            return self.from_earlier_phase(place)
 
-        value = value_lines(self.phase.nodes, read, self.put)
+        value = self.values(read)
         for node in self.phase.nodes:
             value(node)
-        for state in here:
+        for state in begun:
             if f"s.{state}" not in self.todo.graph.outputs:  # all of its adjoint comes back through products
-                self.store_at(Place(f"carry.{state}"), self.present("tl.full((), 0.0, WIDE)", f"adjoint_{state}"))
+                self.hand_back(state, self.present("tl.full((), 0.0, WIDE)", f"adjoint_{state}"))
         for node, place in self.todo.stores[self.number]:
             kind, _, name = place.array.partition(".")
             if kind == "d_p":
-                sums = f"{self.load(self.slot(place))} + {self.present(value(node))}"
-                self.store_at(place, sums)
+                self.add_to(place, self.present(value(node)))
             elif kind == "carry":
                 if self.coded and name not in self.adjoints:
                     self.adjoint(name)
-                self.store_at(place, self.present(value(node), f"adjoint_{name}"))
+                self.hand_back(name, self.present(value(node), f"adjoint_{name}"))
             else:
-                of_leaf = kind in ("d_x", "d_extra")
-                self.store_at(place, self.present(value(node)) if of_leaf else value(node))
+                of_all_steps = kind in ("d_x", "d_extra")
+                self.keep(place, self.present(value(node)) if of_all_steps else value(node))
                 self.store_operands(place, self.present(value(node)))
 
-    def is_first_of_width(self) -> bool:
-        return all(phase.width != self.phase.width for phase in self.todo.phases[: self.number])
+    def begins_here(self, state: str) -> bool:
+        """Whether this is the first phase with values as wide as the state."""
+        width = width_of_state(self.cell, state)
+        return width == self.phase.width and all(phase.width != width for phase in self.todo.phases[: self.number])
 
     def adjoint(self, state: str) -> None:
         """Puts the line that computes `adjoint_STATE`: that of the state after the step, without the output's part."""
-        parts = [self.load(self.slot(Place(f"carry.{state}")))]
+        parts = [self.carry(state)]
         for number, products in enumerate(self.todo.products):
             for j, product in enumerate(products):
                 if product.state == state:  # what comes back from the step after
-                    self.array(f"product.{number}.{j}", product)
-                    parts.append(self.load(self.at(f"product.{number}.{j}", "0")))
+                    parts.append(self.result(product, number, j, 0))
         line = " + ".join(parts)
         if self.coded:
             self.put(f"all_{state} = {line}")
             line = f"tl.where(code_after == {AFRESH}, 0.0, all_{state})"
-            if self.afresh and self.is_first_of_width():
-                pointer = self.at(f"d_afresh.{state}", "0")
-                self.put(f"fresh_{state} = tl.where(code_after == {AFRESH}, all_{state}, 0.0)")
-                self.store(pointer, f"{self.load(pointer)} + fresh_{state}", "WIDE")
+            if self.afresh and self.begins_here(state):
+                self.array(f"d_afresh.{state}")
+                fresh = f"tl.where(code_after == {AFRESH}, all_{state}, 0.0)"
+                self.add_to(Place(f"d_afresh.{state}"), fresh)
         self.put(f"adjoint_{state} = {line}")
         self.adjoints.add(state)
 
@@ -395,7 +448,35 @@ class _Writer:
         if self.coded:
             start = f"(n == 0) | (code_before == {ABSENT})"
         found = f"tl.where({start}, {initial}, {history})"
-        if self.coded:
-            fresh = self.load(self.at(f"afresh.{state}", "0")) if self.afresh else "0.0"
-            found = f"tl.where(code == {AFRESH}, {fresh}, {found})"
-        return found
+        return f"tl.where(code == {AFRESH}, {self.fresh(state)}, {found})" if self.coded else found
+
+
+class _Steps(Writer):
+    """Writes a kernel for each phase. Between kernels, everything is in memory."""
+
+    def done(self) -> Kernels:
+        text = [HEADER, *[self.kernel(number) for number in range(len(self.todo.phases))]]
+        widths = [phase.width for phase in self.todo.phases]
+        return Kernels("\n\n".join(text), self.arrays, widths, self.todo.products)
+
+    def kernel(self, number: int) -> str:
+        self.begin()
+        self.enter(number)
+        (self.backward if self.back else self.forward)()
+        head = [
+            '@triton.jit(do_not_specialize=["k", "B"])',
+            f"def {self.name}_{number}(table, k, B, {PARAMETERS}, BLOCK: tl.constexpr):",
+        ]
+        body = [
+            "d = tl.program_id(1)",
+            "done = tl.load(table) + k",
+            "steps = tl.load(table + 1)",
+            "back = ((REVERSE >> d) & 1) == 1",
+            *self.addresses(),
+            "at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)",
+            f"row = (at // {self.width}).to(tl.int64)",
+            f"unit = at % {self.width}",
+            *self.times(),
+            *self.lines,
+        ]
+        return "\n".join([*head, *(f"    {line}" for line in body), ""])

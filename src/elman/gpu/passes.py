@@ -16,7 +16,7 @@ from torch import Tensor
 from elman.arrays import width_of
 from elman.cell import Cell
 from elman.gpu.kernels import ABSENT, AFRESH, ORDINARY
-from elman.gpu.steps import Form, Loop, loop_for, wide
+from elman.gpu.steps import Form, Loop, loop_for, multiply, wide
 from elman.layout import Call, Direction, Results, Weights, sizes
 from elman.leaves import HIDDEN
 from elman.masks import masks
@@ -240,9 +240,9 @@ def backward(
             arrays["code"] = list(codes)
         zero = torch.zeros((), device=call.x.device)
         begin = {name: zero for name in loop.buffers if name.partition(".")[0] in ("d_p", "d_afresh")}
-        begin |= {f"carry.{s}": d for s, d in zip(cell.states, d_finals, strict=True) if f"carry.{s}" in loop.buffers}
+        begin |= {f"carry.{s}": d for s, d in zip(cell.states, d_finals, strict=True)}
         loop.run(steps, [weights for weights, _ in call.directions], arrays, begin)
-        d_state, d_fresh = _of_states(call, loop, d_finals, _starts(call, codes))
+        d_state, d_fresh = _of_states(call, loop, adjoints, _starts(call, codes))
         d_p = loop.buffers["d_p"].sum(1) if "d_p" in loop.buffers else None  # (D, V*H)
         found = _Gradients(call, output, kept, adjoints, codes)
         fields = len(Weights._fields)
@@ -272,23 +272,33 @@ def _adjoints(call: Call) -> dict[str, Tensor]:
 
 
 def _of_states(
-    call: Call, loop: Loop, d_finals: list[Tensor], starts: Tensor | None
+    call: Call, loop: Loop, adjoints: dict[str, Tensor], starts: Tensor | None
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Returns the gradients of the initial states, (D, B, width), and of the states to start afresh from, (D, width)."""
     d_state, d_fresh = [], []
-    for state, d_final in zip(call.cell.states, d_finals, strict=True):
-        d = loop.buffers[f"carry.{state}"].clone() if f"carry.{state}" in loop.buffers else d_final
-        for each in loop.returned():
-            if each.of.state == state:
-                d = d + each.out
+    for state in call.cell.states:
+        d = loop.buffers[f"carry.{state}"].clone()
+        _add_returned(call, state, adjoints, d)
         if starts is not None:
             if call.afresh:
-                own = f"d_afresh.{state}"
-                sums = torch.where(starts == AFRESH, d, 0)
-                d_fresh.append((sums + loop.buffers[own] if own in loop.buffers else sums).sum(1))
+                d_fresh.append((torch.where(starts == AFRESH, d, 0) + loop.buffers[f"d_afresh.{state}"]).sum(1))
             d = torch.where(starts == AFRESH, 0, d)
         d_state.append(d)
     return d_state, d_fresh
+
+
+def _add_returned(call: Call, state: str, adjoints: dict[str, Tensor], d_state: Tensor) -> None:
+    """Adds what comes back to the initial state through products: no kernel has added what the first step gives."""
+    columns = _columns(call)
+    for product in (each for of_phase in plan(call.cell).backward.products for each in of_phase if each.state == state):
+        for segment in product.segments:
+            size, (array, slot) = columns[segment.width], segment.place
+            for (weights, back), of_steps, d in zip(call.directions, adjoints[array], d_state, strict=True):
+                first = of_steps[-1 if back else 0][:, slot * size : (slot + segment.slots) * size]
+                rows = getattr(weights, segment.weight)[segment.block * size :][: segment.slots * size]
+                returned = torch.empty_like(d)
+                multiply(first.unsqueeze(0), rows.unsqueeze(0), returned.unsqueeze(0))
+                d += returned
 
 
 def _nothing_run(call: Call, d_finals: list[Tensor], needed: Sequence[bool]) -> list[Tensor | None]:

@@ -223,7 +223,7 @@ class Loop:
                     multiply(each.operands[k % 2], each.matrix, each.out)
             kernel(self.table, k, self.form.batch, **self.constants, enable_fp_fusion=True)
         for each in self.returned():
-            multiply(each.operands[0], each.matrix, each.out)
+            multiply(each.operands[(k + 1) % 2], each.matrix, each.out)
 
     def graph(self, chunk: int) -> torch.cuda.CUDAGraph:
         """Returns the graph of this many steps."""
