@@ -31,6 +31,7 @@ from torch import Tensor, sigmoid, tanh
 import elman
 from elman import Cell, Recurrent, State, cells
 from elman.cell import cell as make_cell
+from elman.gpu import choice, resident
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 SHAPES = [(1024, 16, 768), (1024, 1, 256), (100, 64, 512), (35, 20, 650)]  # T, B, H
@@ -72,6 +73,14 @@ def peer_of(name: str, of: Recurrent) -> torch.nn.Module | None:
     peer.load_state_dict(of.state_dict())
     peer.flatten_parameters()
     return peer
+
+
+def use_form(form: str | resident.Tile) -> None:
+    """Lets the engine `gpu` use one form of the time loop: "steps", a tile of the form `resident`, or "auto"."""
+    choice.tile_for.cache_clear()
+    choice._loops.clear()
+    given = {"auto": resident.candidates, "steps": lambda form: ()}
+    choice.candidates = given[form] if isinstance(form, str) else lambda form_: [form]
 
 
 # Accuracy.
@@ -249,6 +258,9 @@ def times(names: list[str], dtype: torch.dtype, loops: bool, wrong: set[str]) ->
                 torch.cuda.synchronize()
                 row["first"] = time.perf_counter() - begin
                 row["gpu"] = timed(of, x, "gpu")
+                use_form("steps")
+                row["steps"] = timed(of, x, "gpu")
+                use_form("auto")
                 if loops and name == "peephole_lstm":
                     row["loop"] = timed(of, x, "reference", 0.5)
             except Exception as error:
@@ -258,10 +270,33 @@ def times(names: list[str], dtype: torch.dtype, loops: bool, wrong: set[str]) ->
             text = "  ".join(
                 f"{key} {value[0]:.3f} {value[1]:.3f}" if isinstance(value, tuple) else f"{key} {value:.2f}"
                 for key, value in row.items()
-                if key in ("torch", "auto", "gpu", "loop", "first")
+                if key in ("torch", "auto", "gpu", "steps", "loop", "first")
             )
             print(f"  {(steps, batch, units)!s:18}{row['dtype']:10}{name:16}{text}", flush=True)
     return rows
+
+
+def tiles(dtype: torch.dtype) -> None:
+    """Prints the times of every tile that can be resident, spilled bytes included."""
+    for steps, batch, units in SHAPES:
+        for name in ("lstm", "gru_before"):
+            of = layer_of(name, units, units, dtype)
+            x = torch.randn(steps, batch, units, device="cuda").to(dtype)
+            for tile in resident.TILES:
+                rows, columns = -(-batch // tile.rows), -(-units // tile.units)
+                if rows * columns > torch.cuda.get_device_properties(0).multi_processor_count:
+                    continue
+                use_form(tile)
+                resident.MOST_SPILLED = 10**9
+                try:
+                    infer, train = timed(of, x, "gpu", 0.3)
+                    print(
+                        f"  {(steps, batch, units)!s:18}{str(dtype)[6:]:10}{name:12}{tile} {rows * columns:4} {infer:.3f} {train:.3f}",
+                        flush=True,
+                    )
+                except Exception as error:
+                    print(f"  {(steps, batch, units)} {name} {tile} {error!r}"[:200], flush=True)
+    use_form("auto")
 
 
 def tiny() -> None:
@@ -296,14 +331,16 @@ def main() -> None:
         for key in [*given.dtypes.split(","), "fp64"]:
             for name in CELLS:
                 for coded, tf32 in ((False, False), (True, False), *([(False, True)] if key == "fp32" else [])):
-                    try:
-                        worst = accuracy(name, DTYPES[key], tf32, coded=coded)
-                    except Exception:
-                        traceback.print_exc()
-                        worst = math.inf
-                    found.setdefault("accuracy", []).append((key, name, coded, tf32, worst))
-                    if worst > 1:
-                        wrong[key].add(name)
+                    for form in ("steps", "auto"):
+                        use_form(form)
+                        try:
+                            worst = accuracy(name, DTYPES[key], tf32, coded=coded)
+                        except Exception:
+                            traceback.print_exc()
+                            worst = math.inf
+                        found.setdefault("accuracy", []).append((key, name, coded, tf32, form, worst))
+                        if worst > 1:
+                            wrong[key].add(name)
     for what, run in (
         ("again", lambda: {d: again(DTYPES[d]) for d in given.dtypes.split(",")}),
         ("compiled", compiled),
@@ -314,6 +351,9 @@ def main() -> None:
                 print(f"{what}: {found[what]}", flush=True)
             except Exception:
                 traceback.print_exc()
+    if "tiles" in only:
+        for key in given.dtypes.split(","):
+            tiles(DTYPES[key])
     if "times" in only:
         print("times: milliseconds forward, forward and backward; first: seconds of the first call")
         for key in given.dtypes.split(","):

@@ -289,8 +289,10 @@ class Writer:
         """Puts lines that read the codes of steps. A step before the first or after the last is ordinary."""
         for time in times if self.coded else ():
             of = time.removeprefix("t")  # "", "_before" or "_after"
-            code = f"tl.load({self.at('code', '', time)}, here{of}, other={ORDINARY})"
-            self.put(f"code{of} = {self.of_step(f'code{of}', code)}")
+            self.put_code(f"code{of}", f"tl.load({self.at('code', '', time)}, here{of}, other={ORDINARY})")
+
+    def put_code(self, name: str, value: str) -> None:
+        self.put(f"{name} = {value}")
 
     def present(self, value: str, otherwise: str = "0.0") -> str:
         """Returns the value, and another one at a step that the row does not have."""

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from elman.arrays import width_of
 from elman.cell import Cell
+from elman.gpu.choice import loop_for
 from elman.gpu.kernels import ABSENT, AFRESH, ORDINARY
-from elman.gpu.steps import Form, Loop, loop_for, multiply, wide
+from elman.gpu.loop import Form, Loop, wide
+from elman.gpu.steps import multiply
 from elman.layout import Call, Direction, Results, Weights, sizes
 from elman.leaves import HIDDEN
 from elman.masks import masks
@@ -145,6 +147,7 @@ def _parameters(call: Call) -> dict[str, list[Tensor]]:
             else call.x.new_zeros(len(call.cell.gates) * columns[HIDDEN])
             for weights, _ in call.directions
         ]
+    found["weight.hh"] = [weights.hh for weights, _ in call.directions]
     found["p"] = [weights.ch for weights, _ in call.directions]
     for kind, states in (("initial", call.state), ("afresh", call.afresh)):
         found |= {f"{kind}.{name}": list(of) for name, of in zip(call.cell.states, states, strict=False)}
@@ -191,7 +194,7 @@ def _forward(call: Call, name: str) -> tuple[Results, dict[str, Tensor]]:
         for state, value in zip(call.cell.states, call.state, strict=True):
             fresh = call.afresh[call.cell.states.index(state)].unsqueeze(1) if call.afresh else 0.0
             begin[f"before.{state}"] = value if starts is None else torch.where(starts == AFRESH, fresh, value)
-        loop.run(steps, [weights for weights, _ in call.directions], given, begin | _first_operands(call, loop, begin))
+        loop.run(steps, [weights for weights, _ in call.directions], given, begin | _first_operands(loop, begin))
         finals = tuple(
             [
                 loop.final(f"before.{s}", steps).to(kind, copy=True)
@@ -201,11 +204,10 @@ def _forward(call: Call, name: str) -> tuple[Results, dict[str, Tensor]]:
     return (output.to(kinds[0]), finals), kept
 
 
-def _first_operands(call: Call, loop: Loop, begin: dict[str, Tensor]) -> dict[str, Tensor]:
+def _first_operands(loop: Loop, begin: dict[str, Tensor]) -> dict[str, Tensor]:
     """Returns the operands of products with a state in the first step, where they have buffers of their own."""
-    return {
-        name: begin[product.operand.array] for name, product in loop.own_operands() if product.operand.array in begin
-    }
+    found = {f"operand.{number}.{j}": product.operand.array for number, j, product in loop.products()}
+    return {name: begin[array] for name, array in found.items() if name in loop.buffers and array in begin}
 
 
 def backward(

@@ -79,7 +79,8 @@ def value_lines(nodes: Sequence[Node], read: Callable[[Node], str], put: Callabl
     """
 
     def named(node: Node, expression: str) -> str:
-        put(f"v{node.index} = {expression}")
+        if expression != f"v{node.index}":
+            put(f"v{node.index} = {expression}")
         return f"v{node.index}"
 
     def compute(node: Node, value: Value) -> str:

@@ -1,0 +1,52 @@
+"""Which form of the time loop runs a pass, and the loops that are kept."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+
+from elman.gpu.loop import Form, Loop
+from elman.gpu.resident import Resident, Tile, candidates, fits
+from elman.gpu.steps import Steps
+
+KEPT = 8  # loops whose buffers and graphs are kept
+
+_loops: OrderedDict[Form, Loop] = OrderedDict()
+_lock = threading.Lock()
+
+
+@contextmanager
+def loop_for(form: Form) -> Iterator[Loop]:
+    """Gives the loop for calls of this form, to one thread at a time.
+
+    While the caller records a graph of its own, the loop is a new one: the caller's graph will run at any time.
+    """
+    if form.device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+        yield make(form, graphs=False)
+        return
+    with _lock:
+        loop = _loops.pop(form, None) or make(form, graphs=True)
+        _loops[form] = loop
+        while len(_loops) > KEPT:
+            _loops.popitem(last=False)
+    with loop.lock:
+        yield loop
+
+
+def make(form: Form, graphs: bool) -> Loop:
+    tile = tile_for(form._replace(stream=0))
+    return Steps(form, graphs) if tile is None else Resident(form, tile)
+
+
+@cache
+def tile_for(form: Form) -> Tile | None:
+    """Returns the first tile with which all programs can run at the same time; None if there is none.
+
+    Compiling tells which these are. Nothing is timed.
+    """
+    return next((tile for tile in candidates(form) if fits(form, tile)), None)

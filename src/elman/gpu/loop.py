@@ -1,0 +1,120 @@
+"""What both forms of the time loop have in common: buffers, and the table of addresses."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from elman.cell import Cell
+from elman.gpu.kernels import ADDRESSES, Array
+from elman.layout import Weights
+from elman.leaves import HIDDEN
+from elman.plan import Product, plan
+
+TYPES = {
+    torch.float16: tl.float16,
+    torch.bfloat16: tl.bfloat16,
+    torch.float32: tl.float32,
+    torch.float64: tl.float64,
+}
+
+# The kinds of arrays that belong to a loop. All others are given.
+BUFFERS = ("before", "operand", "product", "memory", "carry", "d_p", "d_afresh")
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Returns the type in which sums and the states after the first are held."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class Form(NamedTuple):
+    """What the buffers and graphs of a pass depend on."""
+
+    cell: Cell
+    name: str  # of the pass: "infer", "forward" or "backward"
+    coded: bool  # whether there are lengths or resets
+    afresh: bool  # whether rows start afresh from states that are given
+    reverse: tuple[bool, ...]
+    batch: int
+    units: int
+    proj: int
+    dtype: torch.dtype
+    tf32: bool
+    device: torch.device
+    stream: int
+
+
+class Loop:
+    """The time loop of one pass, for calls of one form: its buffers and its table. One thread at a time may `run` it."""
+
+    def __init__(self, form: Form, arrays: Mapping[str, Array]) -> None:
+        self.form, self.arrays, self.lock = form, arrays, threading.RLock()
+        words = ADDRESSES + len(arrays) * len(form.reverse)
+        self.table = torch.empty(words, dtype=torch.int64, device=form.device)
+        self.buffers = {name: self.empty(array) for name, array in arrays.items() if name.partition(".")[0] in BUFFERS}
+        self.constants = {
+            "H": form.units,
+            "P": form.proj,
+            "D": len(form.reverse),
+            "REVERSE": sum(back << d for d, back in enumerate(form.reverse)),
+            "LOW": TYPES[form.dtype],
+            "WIDE": TYPES[wide(form.dtype)],
+        }
+
+    def length(self, width: str) -> int:
+        return self.form.units if width == HIDDEN else self.form.proj
+
+    def empty(self, array: Array) -> Tensor:
+        """Returns a buffer for an array: (D, rows, columns), or (2, D, B, columns)."""
+        form = self.form
+        columns = sum(slots * self.length(width) for slots, width in array.columns)
+        shape = (len(form.reverse), form.batch if array.rows else 1, columns)
+        if array.buffers == 2:
+            shape = (2, *shape)
+        return torch.empty(shape, dtype=wide(form.dtype) if array.wide else form.dtype, device=form.device)
+
+    def products(self) -> list[tuple[int, int, Product]]:
+        """Returns the products of a step, with the numbers of their phases and their numbers there."""
+        of_phases = getattr(plan(self.form.cell), self.form.name).products
+        return [(number, j, each) for number, products in enumerate(of_phases) for j, each in enumerate(products)]
+
+    def run(
+        self,
+        steps: int,
+        weights: Sequence[Weights],
+        given: Mapping[str, Sequence[Tensor]],
+        begin: Mapping[str, Tensor],
+    ) -> None:
+        """Runs all steps.
+
+        given: every array that is not a buffer, a tensor for each direction. begin: what buffers hold at first. Of two
+        buffers for steps in turn this is the first one.
+        """
+        raise NotImplementedError
+
+    def fill_table(self, steps: int, given: Mapping[str, Sequence[Tensor]]) -> None:
+        words = [0, steps]
+        for name in self.arrays:
+            own = self.buffers.get(name)
+            tensors = given[name] if own is None else own[0] if own.dim() == 4 else own
+            words += [t.data_ptr() for t in tensors]
+        if self.form.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            for place, word in enumerate(words):  # a graph can record numbers, but not a copy from this list
+                self.table[place].fill_(word)
+        else:
+            self.table.copy_(torch.tensor(words), non_blocking=True)
+
+    def fill_buffers(self, begin: Mapping[str, Tensor]) -> None:
+        for name, value in begin.items():
+            own = self.buffers[name]
+            (own[0] if own.dim() == 4 else own).copy_(value)
+
+    def final(self, array: str, steps: int) -> Tensor:
+        """Returns the buffer of a state or an adjoint after all steps, (D, B, width)."""
+        own = self.buffers[array]
+        return own[steps % 2] if own.dim() == 4 else own

@@ -1,0 +1,109 @@
+"""The form `resident`: one kernel for all steps (resident_kernel.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from elman.gpu.kernels import operand_of
+from elman.gpu.loop import Form, Loop
+from elman.gpu.resident_kernel import pieces, resident_kernel
+from elman.gpu.source import module_from
+from elman.layout import Weights
+
+MOST_SPILLED = 128  # bytes that a thread may put aside
+
+
+class Tile(NamedTuple):
+    """What one program computes in every step."""
+
+    units: int
+    warps: int  # parts of the depth of products, too
+    rows: int
+
+
+TILES = [Tile(units, warps, rows) for rows in (16, 32, 64) for units, warps in ((16, 8), (8, 4), (16, 4))]
+
+
+def candidates(form: Form) -> Iterator[Tile]:
+    """Gives tiles for which all programs can run at the same time, the best first."""
+    if form.device.type != "cuda" or form.dtype == torch.float64 or form.cell.projected:
+        return
+    if form.dtype == torch.float32 and not form.tf32:
+        return
+    for tile in TILES:
+        if programs(form, tile) <= processors(form.device):
+            yield tile
+
+
+@cache
+def processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def grid(form: Form, tile: Tile) -> tuple[int, int, int]:
+    return triton.cdiv(form.units, tile.units), triton.cdiv(form.batch, tile.rows), len(form.reverse)
+
+
+def programs(form: Form, tile: Tile) -> int:
+    units, rows, directions = grid(form, tile)
+    return units * rows * directions
+
+
+class Resident(Loop):
+    """The loop of one kernel."""
+
+    def __init__(self, form: Form, tile: Tile) -> None:
+        cut = pieces(form.units, tile.warps)
+        made = resident_kernel(form.cell, form.name, form.coded, form.afresh, cut)
+        super().__init__(form, made.arrays)
+        self.tile, self.module = tile, module_from(made.source, f"{form.cell.name} {form.name} resident")
+        self.kernel: Any = getattr(self.module, form.name)
+        self.counters = torch.zeros(grid(form, tile)[1] * len(form.reverse), dtype=torch.int32, device=form.device)
+        precision = "tf32" if form.dtype == torch.float32 and form.tf32 else "ieee"
+        self.constants |= {"BB": tile.rows, "BU": tile.units, "S": tile.warps, "PRECISION": precision}
+        self.options = {"num_warps": tile.warps, "num_stages": 1, "enable_fp_fusion": True}
+        self.options["launch_cooperative_grid"] = True
+
+    def compiled(self) -> Any:
+        """Compiles the kernel, and returns what Triton says of it."""
+        found = self.kernel.warmup(
+            self.table,
+            self.counters,
+            self.form.batch,
+            **self.constants,
+            **self.options,
+            grid=grid(self.form, self.tile),
+        )
+        found._init_handles()
+        return found
+
+    def run(
+        self,
+        steps: int,
+        weights: Sequence[Weights],
+        given: Mapping[str, Sequence[Tensor]],
+        begin: Mapping[str, Tensor],
+    ) -> None:
+        self.fill_table(steps, given)
+        self.fill_buffers(begin)
+        for number, j, product in self.products():
+            if product.state:  # nothing comes back to the last step
+                self.buffers[operand_of(self.form.cell, number, j, product).array][0].zero_()
+        self.counters.zero_()
+        launch = self.kernel[grid(self.form, self.tile)]
+        launch(self.table, self.counters, self.form.batch, **self.constants, **self.options)
+
+
+def fits(form: Form, tile: Tile) -> bool:
+    """Whether the kernel of this tile can be resident and does not put too much aside."""
+    try:
+        found = Resident(form, tile).compiled()
+    except (triton.runtime.errors.OutOfResources, RuntimeError):
+        return False
+    return found.n_spills * 4 <= MOST_SPILLED

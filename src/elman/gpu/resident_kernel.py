@@ -1,0 +1,230 @@
+"""Writes the kernel of the form `resident`: all steps of a pass in one kernel, with the products inside.
+
+A program computes a tile, some units of some rows, in every step. It keeps in shared memory the part of the recurrent
+weights that its units need, and in registers what only it reads. Other programs read its results from memory. So all
+programs of the same rows meet after each phase: none goes on before all have stored. This can only work if all programs
+run at the same time.
+
+The depth of a product is split among warps, S parts that are summed up at the end. Triton would let every warp repeat
+the whole product of so small a tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+from elman.arrays import Place
+from elman.cell import Cell
+from elman.gpu.kernels import PARAMETERS, Kernels, Writer, operand_of
+from elman.gpu.source import HEADER
+from elman.graph import Node, Value
+from elman.plan import Product
+
+# The counter of a meeting only grows. A program that waits for longer than any step takes ends with an error.
+MEET = '''
+@triton.jit
+def meet(counter, target):
+    tl.debug_barrier()
+    tl.atomic_add(counter, 1, sem="release", scope="gpu")
+    tl.inline_asm_elementwise(
+        """
+        {
+        .reg .pred p;
+        .reg .u32 seen, tries, thread;
+        mov.u32 tries, 0;
+        mov.u32 thread, %tid.x;
+        setp.ne.u32 p, thread, 0;
+        @p bra done;
+        again:
+        ld.acquire.gpu.global.u32 seen, [$1];
+        setp.ge.u32 p, seen, $2;
+        @p bra done;
+        add.u32 tries, tries, 1;
+        setp.lt.u32 p, tries, 16777216;
+        @p bra again;
+        trap;
+        done:
+        mov.u32 $0, 0;
+        }
+        """,
+        "=r,l,r",
+        [counter.to(tl.int64, bitcast=True), target],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )
+    tl.debug_barrier()
+'''
+
+
+def pieces(depth: int, split: int) -> tuple[tuple[int, int], ...]:
+    """Cuts the depth of a product into powers of two, each (first, length), which `split` parts of 16 or more divide."""
+    found, first = [], 0
+    while first < depth:
+        length = 16 * split
+        while 2 * length <= depth - first:
+            length *= 2
+        found.append((first, length))
+        first += length
+    return tuple(found)
+
+
+@cache
+def resident_kernel(cell: Cell, name: str, coded: bool, afresh: bool, cut: tuple[tuple[int, int], ...]) -> Kernels:
+    """Returns the kernel of a pass; its function has the name of the pass. cut: the pieces of the depth of products."""
+    return _Resident(cell, name, coded, afresh, cut).done()
+
+
+class _Resident(Writer):
+    def __init__(self, cell: Cell, name: str, coded: bool, afresh: bool, cut: tuple[tuple[int, int], ...]) -> None:
+        super().__init__(cell, name, coded, afresh)
+        self.cut = cut
+        self.first_lines: dict[str, str] = {}  # values that are the same in every step, by name
+        self.ahead: dict[str, str] = {}  # values that are read before the step begins
+        self.registers: dict[str, tuple[str, str]] = {}  # by name: what they hold at first, where they end up
+        self.next: dict[str, str] = {}  # the values of registers in the next step
+        self.known: dict[int, str] = {}  # by node: values that this step has computed
+        self.products: dict[tuple[int, int], list[str]] = {}
+
+    def done(self) -> Kernels:
+        self.begin()
+        phases = len(self.todo.phases)
+        for number in range(phases):
+            self.enter(number)
+            (self.backward if self.back else self.forward)()
+            if number + 1 < phases:
+                self.put(f"meet(counter, ((done * {phases} + {number + 1}) * tl.num_programs(0)).to(tl.int32))")
+        self.lines += [f"{name} = {value}" for name, value in self.next.items()]
+        ahead = [*self.times(), *(f"{name} = {value}" for name, value in self.ahead.items())]
+        start = [f"{name} = {first}" for name, (first, _) in self.registers.items()]
+        end = [line for _, line in self.registers.values() if line]
+        head = [
+            '@triton.jit(do_not_specialize=["B"])',
+            f"def {self.name}(table, counters, B, {PARAMETERS}, BB: tl.constexpr, BU: tl.constexpr, S: tl.constexpr, PRECISION: tl.constexpr):",
+        ]
+        body = [
+            "d = tl.program_id(2)",
+            "steps = tl.load(table + 1)",
+            "back = ((REVERSE >> d) & 1) == 1",
+            *self.addresses(),
+            "counter = counters + d * tl.num_programs(1) + tl.program_id(1)",
+            "rows_of_tile = tl.program_id(1) * BB + tl.arange(0, BB)",
+            "units_of_tile = tl.program_id(0) * BU + tl.arange(0, BU)",
+            "row = rows_of_tile.to(tl.int64)[:, None]",
+            "unit = units_of_tile[None, :]",
+            "row_of_operand = row[None, :, :]",
+            "unit_of_weight = unit[None, :, :]",
+            "live = (row < B) & (unit < H)",
+            *(f"{name} = {value}" for name, value in self.first_lines.items()),
+            *start,
+            "done = steps * 0",
+            *ahead,
+            "for _ in range(0, steps):",
+            *(f"    {line}" for line in self.lines),
+            "    done = done + 1",
+            *(f"    {line}" for line in ahead),
+            f"    meet(counter, (done * {phases} * tl.num_programs(0)).to(tl.int32))",
+            *end,
+        ]
+        text = "\n".join([*head, *(f"    {line}" for line in body), ""])
+        widths = [phase.width for phase in self.todo.phases]
+        return Kernels("\n\n".join([HEADER, MEET, text]), self.arrays, widths, self.todo.products)
+
+    def exist(self, rows: str) -> str:
+        return f"(row < {rows}) & (unit < H)"
+
+    def values(self, read: Callable[[Node], str]) -> Value:
+        """Returns what gives the values of this phase. Those of earlier phases are still in registers."""
+        value = super().values(lambda node: self.known.get(node.index) or read(node))
+
+        def known(node: Node) -> str:
+            self.known[node.index] = value(node)
+            return self.known[node.index]
+
+        return known
+
+    def of_step(self, name: str, value: str) -> str:
+        name = f"l_{name.replace('.', '_')}"
+        self.ahead.setdefault(name, value)
+        return name
+
+    def put_code(self, name: str, value: str) -> None:
+        self.ahead.setdefault(name, value)
+
+    def fixed(self, name: str, pointer: str) -> str:
+        self.first_lines.setdefault(name, f"tl.load({pointer}, unit < H, other=0.0).to(WIDE)")
+        return name
+
+    def register(self, name: str, place: Place, buffer: str = "steps") -> str:
+        """Returns the name of a register that begins with what is at a place, and ends up there."""
+        if name not in self.registers:
+            first = self.slot(place, buffer="0")
+            kind = self.stored_type(place.array)
+            last = f"tl.store({self.slot(place, buffer=buffer)}, ({name}).to({kind}), live)"
+            self.registers[name] = f"tl.load({first}, live, other=0.0).to(WIDE)", last
+        return name
+
+    def before(self, state: str) -> str:
+        return self.register(f"before_{state}", Place(f"before.{state}"))
+
+    def hand_on(self, state: str, value: str) -> None:
+        self.next[self.before(state)] = value
+        if any(operand.array == f"before.{state}" for operand, _ in self.operands):
+            super().hand_on(state, value)
+
+    def carry(self, state: str) -> str:
+        return self.register(f"carry_{state}", Place(f"carry.{state}"))
+
+    def hand_back(self, state: str, value: str) -> None:
+        self.put(f"back_{state} = {value}")
+        self.next[self.carry(state)] = f"back_{state} + tl.zeros([BB, BU], WIDE)"
+
+    def add_to(self, place: Place, value: str) -> None:
+        name = self.register(f"sum_{place.array.replace('.', '_')}_{place.slot}", place)
+        self.put(f"{name} = {name} + {value}")
+
+    def keep(self, place: Place, value: str) -> None:
+        if not place.array.startswith("memory"):
+            super().keep(place, value)
+
+    def read_later(self, state: str) -> bool:
+        return False
+
+    def result(self, product: Product, number: int, j: int, column: int) -> str:
+        if (number, j) not in self.products:
+            self.products[number, j] = self.multiply(product, number, j)
+        return self.products[number, j][column]
+
+    def multiply(self, product: Product, number: int, j: int) -> list[str]:
+        """Puts the lines of a product, and returns the names of its results."""
+        results = [f"product_{number}_{j}_{column}" for column in range(len(product.nodes))]
+        operand = operand_of(self.cell, number, j, product)
+        for name in results:
+            self.put(f"{name}_s = tl.zeros([S, BB, BU], WIDE)")
+        blocks = [segment.block + k for segment in product.segments for k in range(segment.slots)] or [0]
+        for offset, block in zip(operand.offsets, blocks, strict=True):
+            for c, (first, size) in enumerate(self.cut):
+                depth = f"({first} + tl.arange(0, S)[:, None] * ({size} // S) + tl.arange(0, {size} // S)[None, :])"
+                pointer = self.at(operand.array, offset).replace("row *", "row_of_operand *").removesuffix(" + unit)")
+                pointer = f"{pointer} + {depth}[:, None, :])"
+                mask = f"(row_of_operand < B) & ({depth}[:, None, :] < H)"
+                self.put(f"o = tl.load({pointer}, {mask}, other=0.0, cache_modifier='.cg')")
+                for column, name in enumerate(results):
+                    own = block if product.segments else product.blocks[column]
+                    weight = self.weight(own, c, depth, bool(product.segments))
+                    self.put(f"{name}_s = tl.dot(o, {weight}, {name}_s, input_precision=PRECISION, out_dtype=WIDE)")
+        for name in results:
+            self.put(f"{name} = tl.sum({name}_s, 0)")
+        return results
+
+    def weight(self, block: int, c: int, depth: str, transposed: bool) -> str:
+        """Returns the name of a piece of a block of the weight, (S, depth / S, BU)."""
+        at, name = self.array("weight.hh"), f"w_{block}_{c}"
+        self.used.setdefault("weight.hh")
+        k = f"{depth}[:, :, None]"
+        offset = (
+            f"({block} * H + {k}) * H + unit_of_weight" if transposed else f"({block} * H + unit_of_weight) * H + {k}"
+        )
+        self.first_lines.setdefault(name, f"tl.load({at} + {offset}, ({k} < H) & (unit_of_weight < H), other=0.0)")
+        return name
