@@ -43,7 +43,7 @@ def main(*names: str) -> None:
             for capability, (low, wide) in zip((80, 90, 90), TYPES, strict=True):
                 for number in range(len(made.phases)):
                     kernel = getattr(module, f"{which}_{number}")
-                    of = {"H": 67, "P": 33, "D": 2, "REVERSE": 2, "LOW": low, "WIDE": wide, "BLOCK": 256}
+                    of = {"H": 67, "HP": 67, "P": 33, "D": 2, "REVERSE": 2, "LOW": low, "WIDE": wide, "BLOCK": 256}
                     assert compiled(kernel, capability, **of).asm["cubin"]
 
 

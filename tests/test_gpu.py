@@ -138,11 +138,11 @@ def test_autocast_gives_the_types_of_torch(name: str) -> None:
 @pytest.mark.parametrize("steps", [1, 2, 9])
 def test_chunks_of_steps(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A graph that runs 8 steps for every call must leave everything as it is after the last step. Here: by hand."""
-    from elman.gpu.steps import Loop
+    from elman.gpu.steps import Steps
 
-    plain = Loop.step
+    plain = Steps.step
 
-    def step(self: Loop, k: int) -> None:
+    def step(self: Steps, k: int) -> None:
         plain(self, k)
         if k == steps - 1:
             for beyond in range(steps, steps + 7):
@@ -151,7 +151,7 @@ def test_chunks_of_steps(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     of = layer("gru_before", 3, 5, bidirectional=True)
     x, states = inputs(of, steps, 2)
     exact = run(of, x, states), gradients(of, x, states)
-    monkeypatch.setattr(Loop, "step", step)
+    monkeypatch.setattr(Steps, "step", step)
     with elman.use_engine("gpu"):
         close((run(of, x, states), gradients(of, x, states)), exact)
 

@@ -38,7 +38,7 @@ ORDINARY, AFRESH, ABSENT = 0, 1, 2
 ADDRESSES = 2  # the word of the table at which addresses begin
 
 # What every kernel is compiled for.
-PARAMETERS = ", ".join(f"{name}: tl.constexpr" for name in ("H", "P", "D", "REVERSE", "LOW", "WIDE"))
+PARAMETERS = ", ".join(f"{name}: tl.constexpr" for name in ("H", "HP", "P", "D", "REVERSE", "LOW", "WIDE"))
 
 
 class Array(NamedTuple):
@@ -50,6 +50,7 @@ class Array(NamedTuple):
     rows: bool = True  # False: a row for all rows of the batch
     wide: bool = False  # whether its type is WIDE and not LOW
     joined: bool = False  # whether the directions lie beside each other in a row
+    padded: bool = False  # whether slots of H units are HP units wide
 
 
 class Kernels(NamedTuple):
@@ -69,9 +70,9 @@ class Operand(NamedTuple):
     offsets: tuple[str, ...]  # of each place in a row
 
 
-def length(width: str) -> str:
+def length(width: str, padded: bool = False) -> str:
     """Returns the length of a slot as kernels write it."""
-    return "H" if width == HIDDEN else "P"
+    return "P" if width != HIDDEN else "HP" if padded else "H"
 
 
 def is_backward(name: str) -> bool:
@@ -98,7 +99,7 @@ def operand_of(cell: Cell, number: int, j: int, product: Product) -> Operand:
         for slot in range(segment.slots):
             places.append(Place(segment.place.array, segment.place.slot + slot))
             offsets.append(sums)
-            sums += f" + {length(segment.width)}"
+            sums += f" + {length(segment.width, padded=True)}"
     return Operand(f"operand.{number}.{j}", tuple(places), tuple(offsets))
 
 
@@ -138,7 +139,7 @@ class Writer:
             of_earlier_step = product.state or product.operand.array.startswith("before.")
             columns = [(segment.slots, segment.width) for segment in product.segments]
             columns = columns or [(1, width_of(cell, product.operand.array))]
-            return Array(tuple(columns), buffers=2 if of_earlier_step else 1)
+            return Array(tuple(columns), buffers=2 if of_earlier_step else 1, padded=True)
         if kind == "product":
             assert product is not None
             return Array(((len(product.nodes), product.width),), wide=True)
@@ -149,7 +150,9 @@ class Writer:
         if kind in ("initial", "afresh", "carry", "d_afresh", "before"):
             columns = ((1, width_of_state(cell, rest)),)
             wide = wide or kind in ("carry", "d_afresh")
-            return Array(columns, buffers=2 if kind == "before" else 1, rows=kind != "afresh", wide=wide)
+            if kind == "before":
+                return Array(columns, buffers=2, wide=wide, padded=True)
+            return Array(columns, rows=kind != "afresh", wide=wide)
         if kind == "s":
             return Array(((1, width_of_state(cell, rest)),), steps=True, wide=wide)
         if kind in ("x", "d_x"):
@@ -208,7 +211,7 @@ class Writer:
         """Returns the addresses of this kernel's units in a column of an array."""
         own, array = self.array(name), self.arrays[name]
         self.used.setdefault(name)
-        width = " + ".join(f"{slots} * {length(width)}" for slots, width in array.columns) or "1"
+        width = " + ".join(f"{slots} * {length(width, array.padded)}" for slots, width in array.columns) or "1"
         if array.joined:
             width = f"D * ({width})"
         where = f"({time} * B + row)" if array.steps else "row"

@@ -52,13 +52,15 @@ class Form(NamedTuple):
 class Loop:
     """The time loop of one pass, for calls of one form: its buffers and its table. One thread at a time may `run` it."""
 
-    def __init__(self, form: Form, arrays: Mapping[str, Array]) -> None:
-        self.form, self.arrays, self.lock = form, arrays, threading.RLock()
+    def __init__(self, form: Form, arrays: Mapping[str, Array], padded: int) -> None:
+        """padded: to how many units a slot is padded in the arrays that are."""
+        self.form, self.arrays, self.padded, self.lock = form, arrays, padded, threading.RLock()
         words = ADDRESSES + len(arrays) * len(form.reverse)
         self.table = torch.empty(words, dtype=torch.int64, device=form.device)
         self.buffers = {name: self.empty(array) for name, array in arrays.items() if name.partition(".")[0] in BUFFERS}
         self.constants = {
             "H": form.units,
+            "HP": padded,
             "P": form.proj,
             "D": len(form.reverse),
             "REVERSE": sum(back << d for d, back in enumerate(form.reverse)),
@@ -72,11 +74,15 @@ class Loop:
     def empty(self, array: Array) -> Tensor:
         """Returns a buffer for an array: (D, rows, columns), or (2, D, B, columns)."""
         form = self.form
-        columns = sum(slots * self.length(width) for slots, width in array.columns)
+        columns = sum(
+            slots * (self.padded if array.padded and width == HIDDEN else self.length(width))
+            for slots, width in array.columns
+        )
         shape = (len(form.reverse), form.batch if array.rows else 1, columns)
         if array.buffers == 2:
             shape = (2, *shape)
-        return torch.empty(shape, dtype=wide(form.dtype) if array.wide else form.dtype, device=form.device)
+        make = torch.zeros if array.padded else torch.empty
+        return make(shape, dtype=wide(form.dtype) if array.wide else form.dtype, device=form.device)
 
     def products(self) -> list[tuple[int, int, Product]]:
         """Returns the products of a step, with the numbers of their phases and their numbers there."""
@@ -112,9 +118,9 @@ class Loop:
     def fill_buffers(self, begin: Mapping[str, Tensor]) -> None:
         for name, value in begin.items():
             own = self.buffers[name]
-            (own[0] if own.dim() == 4 else own).copy_(value)
+            (own[0] if own.dim() == 4 else own)[..., : value.shape[-1]].copy_(value)
 
     def final(self, array: str, steps: int) -> Tensor:
         """Returns the buffer of a state or an adjoint after all steps, (D, B, width)."""
-        own = self.buffers[array]
-        return own[steps % 2] if own.dim() == 4 else own
+        own, width = self.buffers[array], self.arrays[array].columns[0][1]
+        return (own[steps % 2] if own.dim() == 4 else own)[..., : self.length(width)]

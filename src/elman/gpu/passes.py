@@ -240,8 +240,8 @@ def backward(
         arrays |= {"output": _beside(call, output), "d_output": _beside(call, d_output)}
         if codes is not None:
             arrays["code"] = list(codes)
-        zero = torch.zeros((), device=call.x.device)
-        begin = {name: zero for name in loop.buffers if name.partition(".")[0] in ("d_p", "d_afresh")}
+        sums = [name for name in loop.buffers if name.partition(".")[0] in ("d_p", "d_afresh")]
+        begin = {name: torch.zeros_like(loop.buffers[name]) for name in sums}
         begin |= {f"carry.{s}": d for s, d in zip(cell.states, d_finals, strict=True)}
         loop.run(steps, [weights for weights, _ in call.directions], arrays, begin)
         d_state, d_fresh = _of_states(call, loop, adjoints, _starts(call, codes))

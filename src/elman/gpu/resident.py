@@ -61,7 +61,7 @@ class Resident(Loop):
     def __init__(self, form: Form, tile: Tile) -> None:
         cut = pieces(form.units, tile.warps)
         made = resident_kernel(form.cell, form.name, form.coded, form.afresh, cut)
-        super().__init__(form, made.arrays)
+        super().__init__(form, made.arrays, sum(size for _, size in cut))
         self.tile, self.module = tile, module_from(made.source, f"{form.cell.name} {form.name} resident")
         self.kernel: Any = getattr(self.module, form.name)
         self.counters = torch.zeros(grid(form, tile)[1] * len(form.reverse), dtype=torch.int32, device=form.device)

@@ -59,7 +59,10 @@ def meet(counter, target):
 
 
 def pieces(depth: int, split: int) -> tuple[tuple[int, int], ...]:
-    """Cuts the depth of a product into powers of two, each (first, length), which `split` parts of 16 or more divide."""
+    """Cuts the depth of a product into powers of two, each (first, length), which `split` parts of 16 or more divide.
+
+    The last one may end beyond the depth. There the weights are zero, and the operands too.
+    """
     found, first = [], 0
     while first < depth:
         length = 16 * split
@@ -76,6 +79,13 @@ def resident_kernel(cell: Cell, name: str, coded: bool, afresh: bool, cut: tuple
     return _Resident(cell, name, coded, afresh, cut).done()
 
 
+def adder(count: int) -> str:
+    """Returns a function that adds so many pairs."""
+    a, b = ([f"{name}{k}" for k in range(count)] for name in "ab")
+    sums = ", ".join(f"{x} + {y}" for x, y in zip(a, b, strict=True))
+    return f"@triton.jit\ndef add{count}({', '.join([*a, *b])}):\n    return {sums}\n"
+
+
 class _Resident(Writer):
     def __init__(self, cell: Cell, name: str, coded: bool, afresh: bool, cut: tuple[tuple[int, int], ...]) -> None:
         super().__init__(cell, name, coded, afresh)
@@ -84,6 +94,7 @@ class _Resident(Writer):
         self.ahead: dict[str, str] = {}  # values that are read before the step begins
         self.registers: dict[str, tuple[str, str]] = {}  # by name: what they hold at first, where they end up
         self.next: dict[str, str] = {}  # the values of registers in the next step
+        self.adders: set[int] = set()
         self.known: dict[int, str] = {}  # by node: values that this step has computed
         self.products: dict[tuple[int, int], list[str]] = {}
 
@@ -108,6 +119,7 @@ class _Resident(Writer):
             "steps = tl.load(table + 1)",
             "back = ((REVERSE >> d) & 1) == 1",
             *self.addresses(),
+            *(f"{name} = tl.multiple_of({name}, 16)" for name in self.aligned()),
             "counter = counters + d * tl.num_programs(1) + tl.program_id(1)",
             "rows_of_tile = tl.program_id(1) * BB + tl.arange(0, BB)",
             "units_of_tile = tl.program_id(0) * BU + tl.arange(0, BU)",
@@ -129,7 +141,16 @@ class _Resident(Writer):
         ]
         text = "\n".join([*head, *(f"    {line}" for line in body), ""])
         widths = [phase.width for phase in self.todo.phases]
-        return Kernels("\n\n".join([HEADER, MEET, text]), self.arrays, widths, self.todo.products)
+        return Kernels(
+            "\n\n".join([HEADER, MEET, *[adder(n) for n in sorted(self.adders)], text]),
+            self.arrays,
+            widths,
+            self.todo.products,
+        )
+
+    def aligned(self) -> list[str]:
+        """Returns the addresses of operands. Their rows are padded, so that each is read in words of 16 bytes."""
+        return list(dict.fromkeys(self.array(operand.array) for operand, _ in self.operands))
 
     def exist(self, rows: str) -> str:
         return f"(row < {rows}) & (unit < H)"
@@ -208,14 +229,17 @@ class _Resident(Writer):
                 depth = f"({first} + tl.arange(0, S)[:, None] * ({size} // S) + tl.arange(0, {size} // S)[None, :])"
                 pointer = self.at(operand.array, offset).replace("row *", "row_of_operand *").removesuffix(" + unit)")
                 pointer = f"{pointer} + {depth}[:, None, :])"
-                mask = f"(row_of_operand < B) & ({depth}[:, None, :] < H)"
-                self.put(f"o = tl.load({pointer}, {mask}, other=0.0, cache_modifier='.cg')")
+                self.put(f"o = tl.load({pointer}, row_of_operand < B, other=0.0, cache_modifier='.cg')")
                 for column, name in enumerate(results):
                     own = block if product.segments else product.blocks[column]
                     weight = self.weight(own, c, depth, bool(product.segments))
                     self.put(f"{name}_s = tl.dot(o, {weight}, {name}_s, input_precision=PRECISION, out_dtype=WIDE)")
-        for name in results:
-            self.put(f"{name} = tl.sum({name}_s, 0)")
+        if len(results) == 1:
+            self.put(f"{results[0]} = tl.sum({results[0]}_s, 0)")
+        else:
+            sums = ", ".join(f"{name}_s" for name in results)
+            self.put(f"{', '.join(results)} = tl.reduce(({sums}), 0, add{len(results)})")
+            self.adders.add(len(results))
         return results
 
     def weight(self, block: int, c: int, depth: str, transposed: bool) -> str:

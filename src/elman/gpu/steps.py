@@ -52,7 +52,7 @@ class Steps(Loop):
 
     def __init__(self, form: Form, graphs: bool) -> None:
         made = kernels(form.cell, form.name, form.coded, form.afresh)
-        super().__init__(form, made.arrays)
+        super().__init__(form, made.arrays, form.units)
         module = module_from(made.source, f"{form.cell.name} {form.name}")
         self.kernels = []
         for number, width in enumerate(made.phases):
