@@ -58,6 +58,19 @@ def meet(counter, target):
 '''
 
 
+# Triton's own sum over warps would cost more than the product. Here one half is added to the other until one is left.
+SUM = """
+@triton.jit
+def sum_of_parts(parts, S: tl.constexpr, BB: tl.constexpr, BU: tl.constexpr):
+    for k in tl.static_range(0, 5):
+        if S >> k > 1:
+            halves = tl.permute(tl.reshape(parts, (2, S >> (k + 1), BB, BU)), (1, 2, 3, 0))
+            first, second = tl.split(halves)
+            parts = first + second
+    return tl.reshape(parts, (BB, BU))
+"""
+
+
 def pieces(depth: int, split: int) -> tuple[tuple[int, int], ...]:
     """Cuts the depth of a product into powers of two, each (first, length), which `split` parts of 16 or more divide.
 
@@ -79,13 +92,6 @@ def resident_kernel(cell: Cell, name: str, coded: bool, afresh: bool, cut: tuple
     return _Resident(cell, name, coded, afresh, cut).done()
 
 
-def adder(count: int) -> str:
-    """Returns a function that adds so many pairs."""
-    a, b = ([f"{name}{k}" for k in range(count)] for name in "ab")
-    sums = ", ".join(f"{x} + {y}" for x, y in zip(a, b, strict=True))
-    return f"@triton.jit\ndef add{count}({', '.join([*a, *b])}):\n    return {sums}\n"
-
-
 class _Resident(Writer):
     def __init__(self, cell: Cell, name: str, coded: bool, afresh: bool, cut: tuple[tuple[int, int], ...]) -> None:
         super().__init__(cell, name, coded, afresh)
@@ -94,7 +100,6 @@ class _Resident(Writer):
         self.ahead: dict[str, str] = {}  # values that are read before the step begins
         self.registers: dict[str, tuple[str, str]] = {}  # by name: what they hold at first, where they end up
         self.next: dict[str, str] = {}  # the values of registers in the next step
-        self.adders: set[int] = set()
         self.known: dict[int, str] = {}  # by node: values that this step has computed
         self.products: dict[tuple[int, int], list[str]] = {}
 
@@ -142,7 +147,7 @@ class _Resident(Writer):
         text = "\n".join([*head, *(f"    {line}" for line in body), ""])
         widths = [phase.width for phase in self.todo.phases]
         return Kernels(
-            "\n\n".join([HEADER, MEET, *[adder(n) for n in sorted(self.adders)], text]),
+            "\n\n".join([HEADER, MEET, SUM, text]),
             self.arrays,
             widths,
             self.todo.products,
@@ -234,12 +239,8 @@ class _Resident(Writer):
                     own = block if product.segments else product.blocks[column]
                     weight = self.weight(own, c, depth, bool(product.segments))
                     self.put(f"{name}_s = tl.dot(o, {weight}, {name}_s, input_precision=PRECISION, out_dtype=WIDE)")
-        if len(results) == 1:
-            self.put(f"{results[0]} = tl.sum({results[0]}_s, 0)")
-        else:
-            sums = ", ".join(f"{name}_s" for name in results)
-            self.put(f"{', '.join(results)} = tl.reduce(({sums}), 0, add{len(results)})")
-            self.adders.add(len(results))
+        for name in results:
+            self.put(f"{name} = sum_of_parts({name}_s, S, BB, BU)")
         return results
 
     def weight(self, block: int, c: int, depth: str, transposed: bool) -> str:
