@@ -77,9 +77,9 @@ def peer_of(name: str, of: Recurrent) -> torch.nn.Module | None:
 
 def use_form(form: str | resident.Tile) -> None:
     """Lets the engine `gpu` use one form of the time loop: "steps", a tile of the form `resident`, or "auto"."""
-    choice.tile_for.cache_clear()
+    choice.choose.cache_clear()
     choice._loops.clear()
-    given = {"auto": resident.candidates, "steps": lambda form: ()}
+    given = {"auto": resident.candidates, "steps": lambda form: []}
     choice.candidates = given[form] if isinstance(form, str) else lambda form_: [form]
 
 
@@ -320,6 +320,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     only = given.only.split(",")
+    if not torch.cuda.is_available():
+        sys.exit("not measured: there is no NVIDIA GPU here; run `python bench/gpu.py` where there is one")
     if "tiny" in only:
         tiny()
         return

@@ -57,7 +57,7 @@ class Meeting(interpreter.GridExecutor):
         args_hst, kwargs_hst = self._init_args_hst(args_dev, kwargs)
         scope = interpreter._patch_lang(self.fn)
         try:
-            args = inspect.getcallargs(self.fn, *args_hst, **kwargs_hst)
+            args = inspect.signature(self.fn).bind(*args_hst, **kwargs_hst).arguments
             args = {
                 name: value if name in self.constexprs else interpreter._implicit_cvt(value)
                 for name, value in args.items()

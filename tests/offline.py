@@ -1,4 +1,4 @@
-"""Compiles kernels for GPUs that need not be there: python tests/offline.py CELL... prints OK, or fails.
+"""Compiles kernels for GPUs that need not be there: python tests/offline.py CELL... prints what it made, or fails.
 
 Triton must not interpret, so this is a process of its own.
 """
@@ -6,32 +6,82 @@ Triton must not interpret, so this is a process of its own.
 from __future__ import annotations
 
 import hashlib
+import re
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from elman import cells
 from elman.gpu.kernels import kernels
+from elman.gpu.resident import MOST_SPILLED, Tile
+from elman.gpu.resident_kernel import pieces, resident_kernel
 from elman.gpu.source import module_from
 
-WORDS = {"table": "*i64", "k": "i32", "B": "i32"}
+WORDS = {"table": "*i64", "counters": "*i32", "k": "i32", "B": "i32"}
+SHARED = {80: 163 << 10, 90: 227 << 10}  # bytes of shared memory that a program may have
+# Tiles that the rule takes for sizes of bench/gpu.py.
+RESIDENT = ((768, Tile(8, 4, 16)), (512, Tile(16, 4, 16)))
 TYPES = ((tl.bfloat16, tl.float32), (tl.float32, tl.float32), (tl.float64, tl.float64))
 
 
-def compiled(kernel: Any, capability: int, **constants: Any) -> Any:
+def compiled(kernel: Any, capability: int, warps: int = 4, **constants: Any) -> Any:
     names = [parameter.name for parameter in kernel.params]
     signature = {name: WORDS.get(name, "constexpr") for name in names}
     source = ASTSource(
         fn=kernel,
         signature=signature,
         constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={(0,): [["tt.divisibility", 16]]},
+        attrs={(place,): [["tt.divisibility", 16]] for place, name in enumerate(names) if signature[name][0] == "*"},
     )
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"enable_fp_fusion": True})
+    return triton.compile(
+        source,
+        target=GPUTarget("cuda", capability, 32),
+        options={"enable_fp_fusion": True, "num_warps": warps, "num_stages": 1},
+    )
+
+
+def spilled(found: Any, capability: int) -> int:
+    """Returns how many bytes each thread of a kernel puts aside, by the assembler's own account."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.ptx"
+        path.write_text(found.asm["ptx"])
+        target = re.search(r"\.target (\w+)", found.asm["ptx"])
+        assert target is not None
+        command = [
+            get_ptxas(capability).path,
+            "-v",
+            f"--gpu-name={target[1]}",
+            str(path),
+            "-o",
+            str(path.with_suffix(".cubin")),
+        ]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    return sum(map(int, re.findall(r"(\d+) bytes spill stores", said)))
+
+
+def resident(name: str, which: str, units: int, tile: Tile, capability: int) -> None:
+    cut = pieces(units, tile.warps)
+    made = resident_kernel(cells.BUILT_IN[name], which, False, False, cut)
+    kernel = getattr(module_from(made.source, f"{name} {which} resident"), which)
+    of = {"H": units, "HP": sum(size for _, size in cut), "P": 0, "D": 1, "REVERSE": 0, "LOW": tl.bfloat16}
+    of |= {"WIDE": tl.float32, "BB": tile.rows, "BU": tile.units, "S": tile.warps, "PRECISION": "ieee"}
+    found = compiled(kernel, capability, tile.warps, **of)
+    assert found.metadata.shared <= SHARED[capability], found.metadata.shared
+    assert spilled(found, capability) <= MOST_SPILLED, spilled(found, capability)
+    code, loop = found.asm["ptx"], found.asm["ttgir"].split("scf.for", 1)[1]
+    phases = len(made.phases)
+    assert len(re.findall(r"atom\S*\.release|red\S*\.release|red\.async|ld\.acquire", code)) == 2 * phases, which
+    weights = re.findall(rf"tt\.load .*tensor<{tile.warps}x\d+x{tile.units}x", loop)
+    assert not weights, "weights are read again in every step"
+    print(name, which, units, capability, hashlib.sha256(made.source.encode()).hexdigest())
 
 
 def main(*names: str) -> None:
@@ -45,6 +95,9 @@ def main(*names: str) -> None:
                     kernel = getattr(module, f"{which}_{number}")
                     of = {"H": 67, "HP": 67, "P": 33, "D": 2, "REVERSE": 2, "LOW": low, "WIDE": wide, "BLOCK": 256}
                     assert compiled(kernel, capability, **of).asm["cubin"]
+            for (units, tile), capability in zip(RESIDENT, (90, 80), strict=True):
+                if not cells.BUILT_IN[name].projected:
+                    resident(name, which, units, tile, capability)
 
 
 if __name__ == "__main__":

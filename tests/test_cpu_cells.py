@@ -69,7 +69,7 @@ def agree(
 @settings(max_examples=80)
 @given(cell=cells(), seed=st.integers(0, 9), hidden_size=st.sampled_from((3, 8, 11)), one_way=st.booleans())
 def test_random_cells(cell: Cell, seed: int, hidden_size: int, one_way: bool) -> None:
-    options = {"proj_size": 1 + seed % (hidden_size - 1)} if cell.projected else {}
+    options: dict[str, Any] = {"proj_size": 1 + seed % (hidden_size - 1)} if cell.projected else {}
     agree(cell, seed, hidden_size=hidden_size, bidirectional=not one_way, bias=seed % 4 != 1, **options)
 
 

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from elman import recurrence
+from elman import gpu, recurrence
 from elman.cell import Cell
 from elman.engines import Choice
-from elman.layout import Hidden
+from elman.layout import Call, Hidden
 from elman.recurrent import Recurrent
 
 
@@ -40,7 +40,9 @@ class _Choices:
     def steps_of(self, cell: Cell) -> None:
         return None
 
-    def will_run(self, cell: Cell, choice: Choice) -> None:
+    def will_run(self, call: Call, choice: Choice) -> None:
+        if choice.engine == "gpu":
+            choice = choice._replace(why=f"{choice.why}; {gpu.ENGINE.form(call)}")
         self.made.append(choice)
 
 

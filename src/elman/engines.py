@@ -138,7 +138,11 @@ ENGINES: dict[str, Engine] = {
 
 # The engines to try on each kind of device, the fastest first; ELSEWHERE is for all other devices. The reference engine
 # is last, since it can run every call.
-PREFERENCES = {"cpu": ("cpu", "reference"), "cuda": ("native", "gpu", "reference")}
+PREFERENCES = {
+    "cpu": ("cpu", "reference"),
+    "cuda": ("gpu", "native", "reference"),
+    "cuda, where cuDNN is faster": ("native", "gpu", "reference"),
+}
 ELSEWHERE = ("native", "reference")
 
 
@@ -171,6 +175,8 @@ def choose(call: Call, forced: str = "auto") -> Choice:
         return Choice(forced, "asked for with use_engine")
     why = ""
     device = "cpu" if call.x.is_cpu else call.x.device.type
+    if device == "cuda" and gpu.cudnn_is_faster(call):
+        device = "cuda, where cuDNN is faster"
     for unsupported, choice in _TABLES[device if device in _TABLES else ""]:
         problem = unsupported(call)
         if problem is None:

@@ -208,9 +208,12 @@ def misplaced(lengths: Tensor | None, reset: Tensor | None, steps: int, batch: i
 def has_values(tensor: Tensor) -> bool:
     """Whether the numbers of a tensor can be read.
 
-    They cannot under a compiler, a tracer or a transform, nor if the tensor is fake or on the meta device.
+    They cannot under a compiler, a tracer or a transform, nor while a CUDA graph records, nor if the tensor is fake or
+    on the meta device.
     """
     if torch.compiler.is_compiling() or is_tracing() or type(tensor) is not Tensor or tensor.is_meta:
+        return False
+    if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
         return False
     return not is_wrapped(tensor)
 

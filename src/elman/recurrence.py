@@ -36,7 +36,7 @@ class Observer(Protocol):
         """Returns a step to run instead of the cell's, which can watch; or None, to let the chosen engine run."""
         ...
 
-    def will_run(self, cell: Cell, choice: Choice) -> None: ...
+    def will_run(self, call: Call, choice: Choice) -> None: ...
 
 
 def recur(call: Call) -> Results:
@@ -53,7 +53,7 @@ def recur(call: Call) -> Results:
     if observer is not None:
         steps = []
         for _ in call.directions:
-            observer.will_run(call.cell, choice)
+            observer.will_run(call, choice)
             steps.append(observer.steps_of(call.cell))
         if any(step is not None for step in steps):
             if problem := misfit(call):

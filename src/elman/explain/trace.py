@@ -11,7 +11,7 @@ from torch import Tensor
 from elman import graph, recurrence
 from elman.cell import Cell, State
 from elman.engines import Choice
-from elman.layout import Hidden
+from elman.layout import Call, Hidden
 from elman.recurrent import Recurrent
 
 
@@ -38,7 +38,7 @@ class _Recorder:
         self.gates: list[list[dict[str, Tensor]]] = []
         self.states: list[list[dict[str, Tensor]]] = []
 
-    def will_run(self, cell: Cell, choice: Choice) -> None:
+    def will_run(self, call: Call, choice: Choice) -> None:
         pass
 
     def steps_of(self, cell: Cell) -> Any:

@@ -1,9 +1,13 @@
 """Engine `gpu`: kernels made from a cell's equations, compiled by Triton for NVIDIA GPUs.
 
-source.py    Triton's source for the operations of a graph; modules made from source
-kernels.py   the kernels of a step, written from a cell's plan (../plan.py)
-steps.py     the time loop: library products and kernels, recorded in CUDA graphs
-passes.py    a layer forward and backward: tensors, large products, gradients
+source.py            Triton's source for the operations of a graph; modules made from source
+kernels.py           what a phase of a step does, written from a cell's plan (../plan.py); a kernel for each phase
+resident_kernel.py   one kernel for all steps
+loop.py              the time loop: its buffers, and the table of addresses that kernels are given
+steps.py             the loop of library products and kernels, recorded in CUDA graphs
+resident.py          the loop in one kernel
+choice.py            which of the two runs a pass
+passes.py            a layer forward and backward: tensors, large products, gradients
 
 With TRITON_INTERPRET=1 in the environment the kernels run in Triton's interpreter, on tensors on the CPU. That is slow;
 it is for tests.
@@ -75,7 +79,7 @@ def interpreted() -> bool:
 class Gpu:
     """The engine for NVIDIA GPUs; implements `elman.engines.Engine`. It imports its parts when it first needs them."""
 
-    why = "kernels made from the cell's equations, with a product and a kernel for each step"
+    why = "kernels made from the cell's equations"
 
     def unsupported(self, call: Call) -> str | None:
         """Returns why this engine cannot run a call, or None if it can."""
@@ -118,6 +122,24 @@ class Gpu:
     ) -> list[Tensor | None]:
         with torch.no_grad(), _on(call):
             return _passes().backward(call, output, saved, cotangents, needed)
+
+    def form(self, call: Call) -> str:
+        """Returns which form of the time loop runs a call, and why."""
+        with torch.no_grad(), _on(call):
+            return _passes().form(call)
+
+
+def cudnn_is_faster(call: Call) -> bool:
+    """Whether torch's own kernel is faster where it has one for the cell, as measured in docs/decisions/0014.
+
+    With float16 cuDNN keeps the recurrent weights on the chip, as this engine does, for sizes like these.
+    """
+    low = call.autocast or call.x.dtype
+    (weights, _), *others = call.directions
+    if low != torch.float16 or others:
+        return False
+    recurrent, rows = weights.hh, call.x.shape[1]
+    return recurrent is not None and recurrent.shape[1] % 128 == 0 and recurrent.shape[1] <= 1024 and rows >= 16
 
 
 ENGINE = Gpu()

@@ -7,11 +7,12 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import NamedTuple
 
 import torch
 
 from elman.gpu.loop import Form, Loop
-from elman.gpu.resident import Resident, Tile, candidates, fits
+from elman.gpu.resident import Resident, Tile, candidates, fits, grid, processors, refusal
 from elman.gpu.steps import Steps
 
 KEPT = 8  # loops whose buffers and graphs are kept
@@ -39,14 +40,33 @@ def loop_for(form: Form) -> Iterator[Loop]:
 
 
 def make(form: Form, graphs: bool) -> Loop:
-    tile = tile_for(form._replace(stream=0))
+    tile = choose(form._replace(stream=0)).tile
     return Steps(form, graphs) if tile is None else Resident(form, tile)
 
 
-@cache
-def tile_for(form: Form) -> Tile | None:
-    """Returns the first tile with which all programs can run at the same time; None if there is none.
+class Choice(NamedTuple):
+    """The tile of a resident kernel, or None for the form `steps`, and why."""
 
-    Compiling tells which these are. Nothing is timed.
-    """
-    return next((tile for tile in candidates(form) if fits(form, tile)), None)
+    tile: Tile | None
+    why: str
+
+
+@cache
+def choose(form: Form) -> Choice:
+    """Chooses the first tile with which all programs can run at the same time. Compiling tells; nothing is timed."""
+    why = refusal(form)
+    if why is not None:
+        return Choice(None, f"a product and a kernel for each step, since {why}")
+    for tile in candidates(form):
+        if fits(form, tile):
+            units, rows, _ = grid(form, tile)
+            return Choice(
+                tile,
+                f"one kernel for all steps, {units} x {rows} programs of {tile.units} units and {tile.rows} rows "
+                "for each direction",
+            )
+    return Choice(
+        None,
+        f"a product and a kernel for each step, since a kernel for all of them does not fit {form.units} units and "
+        f"{form.batch} rows on the {processors(form.device)} multiprocessors of the device",
+    )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from elman.arrays import width_of
 from elman.cell import Cell
-from elman.gpu.choice import loop_for
+from elman.gpu.choice import choose, loop_for
 from elman.gpu.kernels import ABSENT, AFRESH, ORDINARY
 from elman.gpu.loop import Form, Loop, wide
 from elman.gpu.steps import multiply
@@ -128,6 +128,15 @@ def _form(call: Call, name: str, coded: bool, tf32: bool) -> Form:
     return Form(
         call.cell, name, coded, bool(call.afresh), reverse, x.shape[1], units, proj, x.dtype, tf32, x.device, stream
     )
+
+
+def form(call: Call) -> str:
+    """Returns which form of the time loop runs a call, and why."""
+    call = _narrowed(call)
+    name = "forward" if torch.is_grad_enabled() else "infer"
+    tf32 = call.x.dtype == torch.float32 and call.x.is_cuda and torch.backends.cudnn.allow_tf32
+    coded = call.lengths is not None or call.reset is not None
+    return choose(_form(call, name, coded, tf32)._replace(stream=0)).why
 
 
 def _starts(call: Call, codes: Tensor | None) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -10,11 +10,12 @@ import torch
 import triton
 from torch import Tensor
 
-from elman.gpu.kernels import operand_of
+from elman.gpu.kernels import ADDRESSES, operand_of
 from elman.gpu.loop import Form, Loop
 from elman.gpu.resident_kernel import pieces, resident_kernel
 from elman.gpu.source import module_from
 from elman.layout import Weights
+from elman.plan import plan
 
 MOST_SPILLED = 128  # bytes that a thread may put aside
 
@@ -31,15 +32,24 @@ class Tile(NamedTuple):
 TILES = [Tile(units, warps, rows) for rows in (16, 32, 64) for units, warps in ((8, 4), (16, 4), (16, 8))]
 
 
-def candidates(form: Form) -> Iterator[Tile]:
-    """Gives tiles for which all programs can run at the same time, the best first."""
-    if form.device.type != "cuda" or form.dtype == torch.float64 or form.cell.projected:
-        return
+def refusal(form: Form) -> str | None:
+    """Returns why no resident kernel can run calls of this form, whatever its tile; None if one may."""
+    if form.device.type != "cuda":
+        return "Triton interprets kernels"
+    if form.dtype == torch.float64:
+        return "tensor cores multiply float64 in another way"
     if form.dtype == torch.float32 and not form.tf32:
-        return
-    for tile in TILES:
-        if programs(form, tile) <= processors(form.device):
-            yield tile
+        return "float32 is multiplied exactly where torch.backends.cudnn.allow_tf32 is off"
+    if form.cell.projected:
+        return f"the states of {form.cell.name} have two widths"
+    if not any(getattr(plan(form.cell), form.name).products):
+        return f"{form.cell.name} multiplies nothing from step to step"
+    return None
+
+
+def candidates(form: Form) -> list[Tile]:
+    """Returns the tiles for which all programs can run at the same time, the best first."""
+    return [tile for tile in TILES if programs(form, tile) <= processors(form.device)]
 
 
 @cache
@@ -97,14 +107,31 @@ class Resident(Loop):
             if product.state:  # nothing comes back to the last step
                 self.buffers[operand_of(self.form.cell, number, j, product).array][0].zero_()
         self.counters.zero_()
-        launch = self.kernel[grid(self.form, self.tile)]
-        launch(self.table, self.counters, self.form.batch, **self.constants, **self.options)
+        self.launch(self.form.batch)
+
+    def launch(self, rows: int) -> None:
+        kernel = self.kernel[grid(self.form, self.tile)]
+        kernel(self.table, self.counters, rows, **self.constants, **self.options)
+
+    def try_out(self) -> None:
+        """Launches the kernel for no rows and no steps. RuntimeError if the device cannot run all programs at once.
+
+        A kernel reads its weights first. Here all addresses lead to zeros.
+        """
+        form = self.form
+        zeros = torch.zeros(len(form.cell.gates) * form.units**2, dtype=form.dtype, device=form.device)
+        self.table.fill_(zeros.data_ptr())
+        self.table[:ADDRESSES].zero_()
+        self.launch(0)
 
 
 def fits(form: Form, tile: Tile) -> bool:
     """Whether the kernel of this tile can be resident and does not put too much aside."""
+    loop = Resident(form, tile)
     try:
-        found = Resident(form, tile).compiled()
+        if loop.compiled().n_spills * 4 > MOST_SPILLED:
+            return False
+        loop.try_out()
     except (triton.runtime.errors.OutOfResources, RuntimeError):
         return False
-    return found.n_spills * 4 <= MOST_SPILLED
+    return True
