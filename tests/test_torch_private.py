@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +132,15 @@ def test_recording_inside_an_operator() -> None:
 def test_the_library_that_has_openmp() -> None:
     assert Path(private.LIBRARY).exists()
     ctypes.CDLL(private.LIBRARY)
+
+
+def test_constant_to_the_compiler() -> None:
+    """It marks a function as torch's own decorator does, and spares a user the import of torch's compiler."""
+
+    def marked(function: Any) -> dict[str, Any]:
+        return {**function(lambda: 0).__dict__}
+
+    assert marked(private.constant_to_the_compiler) == marked(torch.compiler.assume_constant_result)
+    code = "import sys, torch, elman; elman.LSTM(2, 3)(torch.ones(1, 1, 2)); print('torch._dynamo' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert printed == "False\n"

@@ -6,8 +6,9 @@ repair it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,18 @@ in_dispatch_mode = _python_dispatch.is_in_torch_dispatch_mode  # whether one of 
 is_wrapped = _functorch.is_functorch_wrapped_tensor  # whether one of functorch's transforms wraps a tensor
 is_legacy_batched = _functorch.is_legacy_batchedtensor  # whether autograd's own vmap (`is_grads_batched`) does
 is_zero_tensor = Tensor._is_zerotensor  # whether a tensor is zero by a mark, whatever its memory holds
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def constant_to_the_compiler(function: Function) -> Function:
+    """Marks a function as `torch.compiler.assume_constant_result` does, without importing torch's compiler.
+
+    The import takes as long as that of torch itself.
+    """
+    function.__dict__["_dynamo_marked_constant"] = True
+    return function
 
 
 def in_forward_mode() -> bool:

@@ -22,7 +22,13 @@ from elman.cell import Cell
 from elman.cpu import system
 from elman.graph import NotTraceable
 from elman.layout import Call, Results
-from elman.torch_private import count_dispatch_modes, functorch_active, in_forward_mode, is_tracing
+from elman.torch_private import (
+    constant_to_the_compiler,
+    count_dispatch_modes,
+    functorch_active,
+    in_forward_mode,
+    is_tracing,
+)
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -44,7 +50,7 @@ def _problem(cell: Cell) -> str | None:
     return None
 
 
-@torch.compiler.assume_constant_result
+@constant_to_the_compiler
 def _problem_of(key: str) -> str | None:
     """Returns what `_problem` says of the cell with this name.
 

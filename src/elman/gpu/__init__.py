@@ -28,7 +28,7 @@ from elman import names
 from elman.cell import Cell
 from elman.graph import NotTraceable
 from elman.layout import Call, Results
-from elman.torch_private import functorch_active, in_forward_mode, is_tracing
+from elman.torch_private import constant_to_the_compiler, functorch_active, in_forward_mode, is_tracing
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 OLDEST = 8, 0  # compute capability
@@ -50,7 +50,7 @@ def _problem(cell: Cell) -> str | None:
     return None
 
 
-@torch.compiler.assume_constant_result
+@constant_to_the_compiler
 def _problem_of(key: str) -> str | None:
     """Returns what `_problem` says of the cell with this name.
 
