@@ -1055,11 +1055,17 @@ def test_the_suite_notices(mutant: Mutant, tmp_path: Path, processes: ForkServer
     assert crashed or "\nFAILED " in printed, printed[-4000:]
 
 
+# Modules that tests import and that know nothing of elman.
+PRELOADED = ["torch._dynamo.testing", "torch._subclasses.fake_tensor", "torch.distributed", "onnx", "pytest"]
+PRELOADED += ["hypothesis.strategies", "llvmlite.binding", "typer", "rich.progress", "safetensors.torch", "tokenizers"]
+PRELOADED += ["triton.runtime.interpreter"]
+
+
 @pytest.fixture(scope="module")
 def processes() -> ForkServerContext:
     """Processes that have imported already what takes long, but nothing of elman."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "onnx", "pytest", "hypothesis"])
+    context.set_forkserver_preload(PRELOADED)
     return context
 
 

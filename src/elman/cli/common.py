@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, TypeVar, get_type_hints
+
+import typer
+
 from elman.errors import InputError
+from elman.training.options import Options
+
+Command = TypeVar("Command", bound=Callable[..., None])
 
 PER = {"characters": "character", "bytes": "byte", "bpe": "token"}
 
@@ -25,3 +35,25 @@ def device(name: str) -> str:
         reason = str(error).splitlines()[0].split(". ")[0][:120]
         raise InputError(f"--device {name} cannot be used: {reason}; choose auto or cpu") from error
     return name
+
+
+def with_options(options: type[Options]) -> Callable[[Command], Command]:
+    """Gives a command an option for each field of a class of options. The command takes their values as `**values`.
+
+    Those of the task come first, those of every task after them.
+    """
+
+    def add(command: Command) -> Command:
+        of_all = {field.name for field in fields(Options)}
+        parameters, values = inspect.signature(command).parameters, []
+        for field in sorted(fields(options), key=lambda field: field.name in of_all):
+            default = typer.Option(field.default, help=field.metadata["help"], show_default=field.default is not None)
+            values.append(inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default))
+        own = [p for p in parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        positional = [p.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for p in own]
+        command.__dict__["__signature__"] = inspect.Signature([*positional, *values])
+        hints: dict[str, Any] = {**get_type_hints(command), **get_type_hints(options)}
+        command.__annotations__ = {name: hints[name] for name in [*(p.name for p in own), *(p.name for p in values)]}
+        return command
+
+    return add

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from elman.cli.common import PER, device
+from elman.cli.common import PER, device, with_options
 from elman.errors import InputError
+from elman.tasks.options import LanguageModelOptions
+from elman.training.options import flag
 
 if TYPE_CHECKING:
-    from elman.tasks.language_model import LanguageModelling, Options
+    from elman.tasks.language_model import LanguageModelling
     from elman.training.loop import Report, Training
     from elman.training.run import Run
 
@@ -34,6 +36,7 @@ def _tasks() -> None:
 
 
 @app.command("lm", epilog=EXAMPLE)
+@with_options(LanguageModelOptions)
 def lm(
     context: typer.Context,
     file: Path | None = typer.Argument(
@@ -50,32 +53,8 @@ def lm(
         show_default=False,
     ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace the run in --run, if there is one."),
-    unit: str = typer.Option("characters", help="What is predicted: characters, bytes or bpe."),
-    vocabulary_size: int = typer.Option(1000, help="Tokens of a bpe vocabulary."),
-    cell: str = typer.Option("lstm", help="A cell, as `elman cells` lists them."),
-    hidden_size: int = typer.Option(256, help="Units per layer."),
-    embedding_size: int = typer.Option(64, help="Width of a token's embedding."),
-    num_layers: int = typer.Option(1, help="Recurrent layers."),
-    dropout: float = typer.Option(0.1, help="Share of activations dropped around and between layers while training."),
-    batch_size: int = typer.Option(16, help="Places in the text that are read side by side."),
-    window: int = typer.Option(
-        64, help="Steps between updates, and how far back gradients reach; the state is carried on."
-    ),
-    learning_rate: float = typer.Option(
-        4e-3, help="Highest learning rate, after warm-up; then half a cosine down to zero."
-    ),
-    weight_decay: float = typer.Option(0.01, help="AdamW's weight decay."),
-    clip: float = typer.Option(1.0, help="Largest norm of the gradient."),
-    epochs: float | None = typer.Option(
-        None,
-        help="Passes over the text. With this alone, a resumed run equals an uninterrupted one to the bit.",
-        show_default=False,
-    ),
-    minutes: float | None = typer.Option(None, help="Time for training; 3 if neither is given.", show_default=False),
-    held_out: float = typer.Option(0.1, help="Share of the text, from its end, kept for validation."),
-    seed: int = typer.Option(0, help="Seed of everything random."),
-    threads: int = typer.Option(1, help="Threads on the CPU; more pay for wide layers on an idle machine."),
     device_name: str = typer.Option("auto", "--device", help="auto, cpu, cuda, ..."),
+    **values: Any,
 ) -> None:
     """Train a language model on a text.
 
@@ -88,26 +67,22 @@ def lm(
     if resume is not None:
         refused = sorted(given - {"resume", "minutes", "epochs", "device_name"})
         if refused:
-            names = ", ".join("FILE" if name == "file" else "--" + name.replace("_", "-") for name in refused)
+            names = ", ".join("FILE" if name == "file" else flag(name) for name in refused)
             raise InputError(
                 f"--resume goes on with what {resume} was begun with, so {names} cannot be given; leave it out"
             )
-    elif epochs is None and minutes is None:
-        minutes = 3.0
-
-    from elman.tasks.language_model import Options
+    elif values["epochs"] is None and values["minutes"] is None:
+        values["minutes"] = 3.0
 
     chosen = device(device_name)
     if resume is None:
-        values: dict[str, Any] = {name: context.params[name] for name in Options.__dataclass_fields__}
-        values["minutes"] = minutes
-        options = Options(**values)
+        options = LanguageModelOptions(**values)
         options.check()
         training, config = _begin(
             run or Path(f"runs/lm-{datetime.now():%Y%m%d-%H%M%S}"), file, options, chosen, overwrite
         )
     else:
-        training, config = _resume(resume, epochs, minutes, chosen)
+        training, config = _resume(resume, values["epochs"], values["minutes"], chosen)
     if _follow(training, config):
         _conclude(training.run, config)
     else:
@@ -123,7 +98,7 @@ def _say(text: str) -> None:
 
 
 def _begin(
-    directory: Path, file: Path | None, options: Options, device: str, overwrite: bool
+    directory: Path, file: Path | None, options: LanguageModelOptions, device: str, overwrite: bool
 ) -> tuple[Training[LanguageModelling], dict[str, Any]]:
     """Begins a run: reads the text, fits the baselines, and writes config.json, the vocabulary and a checkpoint."""
     import torch
@@ -179,13 +154,13 @@ def _resume(
     """Loads a run from its checkpoint, with a new budget if one is given."""
     from elman.datasets.text import read
     from elman.datasets.vocabulary import load
-    from elman.tasks.language_model import LanguageModel, LanguageModelling, Options
+    from elman.tasks.language_model import LanguageModel, LanguageModelling
     from elman.training.loop import Training
     from elman.training.run import Run
 
     run = Run(directory)
     config = run.config("lm")
-    options = Options.from_json(config["options"], str(directory / "config.json"))
+    options = LanguageModelOptions.from_json(config["options"], str(directory / "config.json"))
     if epochs is not None or minutes is not None:
         options = replace(options, epochs=epochs, minutes=minutes)
         options.check()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,98 +14,13 @@ from torch.nn.functional import cross_entropy
 from elman import cells
 from elman.datasets import vocabulary as vocabularies
 from elman.datasets.text import Corpus
-from elman.datasets.vocabulary import UNITS, Vocabulary
+from elman.datasets.vocabulary import Vocabulary
 from elman.errors import InputError
 from elman.recurrent import Recurrent
+from elman.tasks.options import LanguageModelOptions as Options
 from elman.training.run import Run, fill
 from elman.training.task import Batch
 from elman.training.tbptt import Window, tbptt
-
-
-@dataclass(frozen=True)
-class Options:
-    """The options that decide what is trained and how. A run saves them in its config.json."""
-
-    unit: str = "characters"
-    vocabulary_size: int = 1000
-    cell: str = "lstm"
-    hidden_size: int = 256
-    embedding_size: int = 64
-    num_layers: int = 1
-    dropout: float = 0.1
-    batch_size: int = 16
-    window: int = 64
-    learning_rate: float = 4e-3
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    epochs: float | None = None
-    minutes: float | None = None
-    held_out: float = 0.1
-    seed: int = 0
-    threads: int = 1
-
-    def check(self) -> None:
-        """Raises InputError for the first option whose value makes no sense."""
-        if self.unit not in UNITS:
-            raise InputError(f"unknown unit {self.unit!r}: choose one of {', '.join(UNITS)}")
-        if cells.by_name(self.cell).projected:
-            raise InputError(f"cell {self.cell!r} projects its output, which this model has no use for; choose lstm")
-        for name, least in (
-            ("hidden_size", 1),
-            ("embedding_size", 1),
-            ("num_layers", 1),
-            ("batch_size", 1),
-            ("window", 1),
-            ("threads", 1),
-            ("seed", 0),
-        ):
-            if getattr(self, name) < least:
-                raise InputError(f"{_option(name)} must be {least} or more, got {getattr(self, name)}")
-        if self.unit == "bpe" and self.vocabulary_size < 257:
-            raise InputError(
-                f"--vocabulary-size must be 257 or more (256 bytes and what is merged from them), got {self.vocabulary_size}"
-            )
-        for name, least, most in (
-            ("dropout", 0, 0.99),
-            ("held_out", 0.001, 0.9),
-            ("weight_decay", 0, 1e6),
-            ("seed", 0, 2**63 - 1),
-        ):
-            if not least <= getattr(self, name) <= most:
-                raise InputError(f"{_option(name)} must lie between {least} and {most}, got {getattr(self, name)}")
-        for name in ("learning_rate", "clip", "epochs", "minutes"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise InputError(f"{_option(name)} must be greater than 0, got {value}")
-        if self.epochs is None and self.minutes is None:
-            raise InputError("training needs an end: give --epochs or --minutes")
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any], where: str) -> Options:
-        """Returns the options stored in a config.json. Raises InputError, naming the file, if they are not valid."""
-        known = {field.name for field in fields(cls)}
-        if set(content) != known:
-            odd = sorted(set(content) ^ known)
-            raise InputError(f"{where} does not fit this version of elman: options {', '.join(odd)}; train again")
-        for field in fields(cls):
-            value, kinds = content[field.name], str(field.type).split(" | ")
-            fits = {
-                "int": isinstance(value, int),
-                "float": isinstance(value, (int, float)),
-                "str": isinstance(value, str),
-                "None": value is None,
-            }
-            if isinstance(value, bool) or not any(fits[kind] for kind in kinds):
-                raise InputError(
-                    f"{where} is damaged: {field.name} is {value!r} but should be {field.type}; restore it or train again"
-                )
-        options = cls(**content)
-        options.check()
-        return options
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 class LanguageModel(nn.Module):

@@ -1,0 +1,106 @@
+"""The options of a task, stated once. A run saves them in its config.json, and the command line is made from them.
+
+This file does not import torch, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+from elman.errors import InputError
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    choices: Sequence[str] = (),
+) -> Any:
+    """A field of a class of options.
+
+    help: a sentence for the command line. least and most: limits that are allowed; above: one that is not.
+    """
+    limits = {"least": least, "most": most, "above": above, "choices": tuple(choices)}
+    return dataclasses.field(default=default, metadata={"help": help, **limits})
+
+
+def flag(name: str) -> str:
+    """Returns an option as it is written on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the training loop of every task is told. A task adds options of its own in a subclass.
+
+    Training ends after `epochs` or `minutes`, whichever comes first.
+    """
+
+    learning_rate: float = option(
+        1e-3, "Highest learning rate, after warm-up; then half a cosine down to zero.", above=0
+    )
+    weight_decay: float = option(0.01, "AdamW's weight decay.", least=0, most=1e6)
+    clip: float = option(1.0, "Largest norm of the gradient.", above=0)
+    epochs: float | None = option(
+        None,
+        "Passes over the data. With this alone, a resumed run equals an uninterrupted one to the bit.",
+        above=0,
+    )
+    minutes: float | None = option(None, "Time for training; 3 if neither is given.", above=0)
+    seed: int = option(0, "Seed of everything random.", least=0, most=2**63 - 1)
+    threads: int = option(1, "Threads on the CPU; more pay for wide layers on an idle machine.", least=1)
+
+    def check(self) -> None:
+        """Raises InputError for the first option whose value makes no sense."""
+        for field in fields(self):
+            if problem := _problem(getattr(self, field.name), **field.metadata):
+                raise InputError(problem.format(name=field.name, flag=flag(field.name)))
+        if self.epochs is None and self.minutes is None:
+            raise InputError("training needs an end: give --epochs or --minutes")
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any], where: str) -> Self:
+        """Returns the options stored in a config.json. Raises InputError, naming the file, if they are not valid."""
+        known = {field.name for field in fields(cls)}
+        if set(content) != known:
+            odd = sorted(set(content) ^ known)
+            raise InputError(f"{where} does not fit this version of elman: options {', '.join(odd)}; train again")
+        for field in fields(cls):
+            value, kinds = content[field.name], str(field.type).split(" | ")
+            fits = {
+                "int": isinstance(value, int),
+                "float": isinstance(value, (int, float)),
+                "str": isinstance(value, str),
+                "None": value is None,
+            }
+            if isinstance(value, bool) or not any(fits[kind] for kind in kinds):
+                raise InputError(
+                    f"{where} is damaged: {field.name} is {value!r} but should be {field.type}; restore it or train again"
+                )
+        options = cls(**content)
+        options.check()
+        return options
+
+
+def _problem(value: Any, help: str, least: Any, most: Any, above: Any, choices: tuple[str, ...]) -> str | None:
+    """Returns what is wrong with a value, in words with places for the option's name and flag; None if nothing is."""
+    if choices and value not in choices:
+        return f"unknown {{name}} {value!r}: choose one of {', '.join(choices)}"
+    if value is None:
+        return None
+    if above is not None and not above < value < math.inf:
+        return f"{{flag}} must be greater than {above}, got {value}"
+    if least is not None and most is not None and isinstance(value, float):
+        return None if least <= value <= most else f"{{flag}} must lie between {least} and {most}, got {value}"
+    if least is not None and not least <= value:
+        return f"{{flag}} must be {least} or more, got {value}"
+    if most is not None and not value <= most:
+        return f"{{flag}} must be {most} or less, got {value}"
+    return None
