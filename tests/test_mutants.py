@@ -32,7 +32,12 @@ class Mutant(NamedTuple):
 MUTANTS = [
     Mutant("two gates swapped", "cells.py", "def lstm(", "f * s.c + i * g", "i * s.c + f * g", "test_cells.py"),
     Mutant(
-        "the reset on the wrong side", "cells.py", "def gru(", "r * (R.n @ s.h)", "R.n @ (r * s.h)", "test_torch.py"
+        "the reset on the wrong side",
+        "cells.py",
+        "def gru(",
+        "r * (R.n @ s.h)",
+        "R.n @ (r * s.h)",
+        "test_torch.py::test_same_results_and_gradients",
     ),
     Mutant(
         "the reset after the product, before it was asked for",
@@ -90,7 +95,7 @@ MUTANTS = [
         "def lstm(",
         "c = f * s.c + i * g",
         "c = (f * s.c + i * g).bfloat16().to(f.dtype)",
-        "test_accuracy.py",
+        "test_accuracy.py::test_cells",
     ),
     Mutant("input bias dropped", "reference.py", "def input_shares", "weights.b_ih)", "None)", "test_cells.py"),
     Mutant(
@@ -158,7 +163,7 @@ MUTANTS = [
         "def forward",
         "self.dropout, self.training",
         "self.dropout, True",
-        "test_torch.py",
+        "test_torch.py::test_dropout_between_layers",
     ),
     Mutant(
         "wider initialisation",
@@ -166,7 +171,7 @@ MUTANTS = [
         "def reset_parameters",
         "1.0 / math.sqrt(self.hidden_size)",
         "1.0 / self.hidden_size",
-        "test_torch.py",
+        "test_torch.py::test_same_seed_gives_the_same_parameters",
     ),
     Mutant(
         "rows in torch's order for ONNX",
@@ -233,7 +238,7 @@ MUTANTS = [
         "def streams",
         "tokens[start + 1 : start + 1 +",
         "tokens[start : start +",
-        "test_training.py",
+        "test_training.py::test_streams_are_the_text_and_the_same_one_token_later",
     ),
     Mutant(
         "tokens scored twice",
@@ -322,7 +327,7 @@ MUTANTS = [
         "class Elements",
         "value = value + self.load(place)",
         "pass",
-        "test_literature.py",
+        "test_literature.py::test_built_in_cells_too",
     ),
     Mutant(
         "cotangents of final states ignored",
@@ -853,7 +858,7 @@ MUTANTS = [
         "def total",
         'p.loop_carrying(0, word["rows"], 1',
         'p.loop_carrying(1, word["rows"], 1',
-        "test_literature.py",
+        "test_literature.py::test_built_in_cells_too",
     ),
     Mutant(
         "numbers of a tape that stay what they were",
