@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from torch.nn.functional import mse_loss
 
 import elman
 from elman.errors import InputError
-from elman.training.loop import CHECKPOINT, Training
+from elman.training import begin, fit
+from elman.training.loop import CHECKPOINT, Report, Training
 from elman.training.run import Run
 from elman.training.task import Batch
 
@@ -42,7 +44,8 @@ class Sums(nn.Module):
 class Adding:
     """Sums of sequences of unequal lengths. A batch is eight of them; their order is another one in every epoch."""
 
-    data, measure, digest = "sequences", "squares", "numbers of seed 0"
+    name, data, measure, digest = "adding", "sequences", "squares", "numbers of seed 0"
+    score, higher_is_better = "validation_squares", False
     options = Options()
 
     def __init__(self, count: int = 40) -> None:
@@ -68,6 +71,12 @@ class Adding:
         with torch.no_grad():
             return {"validation_squares": float(self.loss(torch.arange(self.x.size(1))))}
 
+    def about(self) -> dict[str, Any]:
+        return {"baselines": {"the mean": float(self.y.var(correction=0))}}
+
+    def write(self, directory: Path) -> None:
+        (directory / "numbers.txt").write_text("of seed 0\n")
+
     def carried(self) -> dict[str, Tensor]:
         return {}
 
@@ -76,11 +85,7 @@ class Adding:
 
 
 def begun(directory: Path, task: Adding) -> Training[Adding]:
-    run = Run(directory)
-    run.create({"elman": elman.__version__, "task": "adding"})
-    training = Training(run, task)
-    training.save()
-    return training
+    return begin(task, directory)[0]
 
 
 def test_it_is_trained(tmp_path: Path) -> None:
@@ -126,3 +131,43 @@ def test_an_epoch_without_batches_ends_with_a_sentence(tmp_path: Path) -> None:
     task = Adding(count=7)
     with pytest.raises(InputError, match="the task has no batch in epoch 0; give more sequences"):
         list(begun(tmp_path / "run", task).steps())
+
+
+def test_fit_trains_to_the_end_and_leaves_the_best(tmp_path: Path) -> None:
+    task, shown = Adding(), []
+    rows = fit(task, tmp_path / "run", show=shown.append)
+    assert len(shown) == 15
+    assert task.evaluate()["validation_squares"] == pytest.approx(min(float(r["validation_squares"]) for r in rows))
+    config = Run(tmp_path / "run").config("adding", {"baselines.the mean": float})
+    assert config["options"] == asdict(task.options)
+    assert config["parameters"] == sum(p.numel() for p in task.model.parameters())
+    assert (tmp_path / "run" / "numbers.txt").exists()
+    with pytest.raises(InputError, match="already holds a run"):
+        fit(Adding(), tmp_path / "run")
+    assert len(fit(Adding(), tmp_path / "run", overwrite=True)) == len(rows)
+
+
+def test_fit_goes_on_with_a_run(tmp_path: Path) -> None:
+    whole, resumed = Adding(), Adding()
+    fit(whole, tmp_path / "whole")
+
+    def stop(report: Report) -> None:
+        if report.place.step == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(Adding(), tmp_path / "run", show=stop)
+    rows = fit(resumed, tmp_path / "run", resume=True)
+    assert rows[-1]["step"] == "15"
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+def test_more_of_a_score_may_be_better(tmp_path: Path) -> None:
+    task = Adding()
+    task.score, task.higher_is_better = "accuracy", True
+    scores = iter([0.2, 0.5, 0.4] + [0.3] * 12)
+    task.evaluate = lambda: {"accuracy": next(scores)}
+    fit(task, tmp_path / "run")
+    _, notes = Run(tmp_path / "run").load_tensors("model.safetensors")
+    assert notes["accuracy"] == 0.5

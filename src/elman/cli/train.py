@@ -103,15 +103,12 @@ def _begin(
     """Begins a run: reads the text, fits the baselines, and writes config.json, the vocabulary and a checkpoint."""
     import torch
 
-    import elman
     from elman.datasets.text import DEFAULT, read
     from elman.tasks.language_model import LanguageModel, LanguageModelling, stream_length
-    from elman.tasks.ngram import witten_bell
-    from elman.training.loop import Training
+    from elman.training import begin
     from elman.training.run import Run
 
-    run = Run(directory)
-    run.check_free(overwrite)
+    Run(directory).check_free(overwrite)  # before the text is read, which takes a while
     corpus = read(file, options.unit, options.held_out, options.vocabulary_size)
     stream_length(corpus.train, options)
     if len(corpus.validation) < 2:
@@ -126,26 +123,7 @@ def _begin(
             raise
         sizes = f"--hidden-size {options.hidden_size}, --embedding-size {options.embedding_size} and --num-layers {options.num_layers}"
         raise InputError(f"a model with {sizes} does not fit into memory; make it smaller") from error
-    by_order = witten_bell(corpus.train.numpy(), corpus.validation.numpy()[1:], corpus.vocabulary.size, 5)
-    best = min(range(1, 5), key=lambda n: by_order[n])
-    config = {
-        "elman": elman.__version__,
-        "task": "lm",
-        "options": asdict(options),
-        "data": {
-            "path": None if file is None else str(file.resolve()),
-            "train_tokens": len(corpus.train),
-            "validation_tokens": len(corpus.validation),
-            "excerpt": corpus.excerpt,
-        },
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "baselines": {"unigram": by_order[0], f"{best + 1}-gram": by_order[best]},
-    }
-    run.create(config)
-    corpus.vocabulary.save(directory)
-    training = Training(run, LanguageModelling(model, corpus, options))
-    training.save()
-    return training, config
+    return begin(LanguageModelling(model, corpus, options, file), directory, overwrite=overwrite)
 
 
 def _resume(
@@ -154,12 +132,12 @@ def _resume(
     """Loads a run from its checkpoint, with a new budget if one is given."""
     from elman.datasets.text import read
     from elman.datasets.vocabulary import load
-    from elman.tasks.language_model import LanguageModel, LanguageModelling
+    from elman.tasks.language_model import CONFIG, LanguageModel, LanguageModelling
     from elman.training.loop import Training
     from elman.training.run import Run
 
     run = Run(directory)
-    config = run.config("lm")
+    config = run.config("lm", CONFIG)
     options = LanguageModelOptions.from_json(config["options"], str(directory / "config.json"))
     if epochs is not None or minutes is not None:
         options = replace(options, epochs=epochs, minutes=minutes)
@@ -168,7 +146,7 @@ def _resume(
     path = config["data"]["path"]
     corpus = read(None if path is None else Path(path), options.unit, options.held_out, vocabulary=vocabulary)
     model = LanguageModel(vocabulary.size, options).to(device)
-    training = Training(run, LanguageModelling(model, corpus, options))
+    training = Training(run, LanguageModelling(model, corpus, options, None if path is None else Path(path)))
     training.restore()
     if asdict(options) != config["options"]:
         config["options"] = asdict(options)

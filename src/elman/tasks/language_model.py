@@ -17,10 +17,20 @@ from elman.datasets.text import Corpus
 from elman.datasets.vocabulary import Vocabulary
 from elman.errors import InputError
 from elman.recurrent import Recurrent
+from elman.tasks.ngram import witten_bell
 from elman.tasks.options import LanguageModelOptions as Options
-from elman.training.run import Run, fill
+from elman.training.run import Entries, Run, fill
 from elman.training.task import Batch
 from elman.training.tbptt import Window, tbptt
+
+# What config.json says of the data.
+CONFIG: Entries = {
+    "data": dict,
+    "data.path": (str, type(None)),
+    "data.train_tokens": int,
+    "data.validation_tokens": int,
+    "data.excerpt": str,
+}
 
 
 class LanguageModel(nn.Module):
@@ -56,10 +66,12 @@ class LanguageModelling:
     As `elman.training.task.Task` has it.
     """
 
-    data, measure = "text", "nats"
+    name, data, measure = "lm", "text", "nats"
+    score, higher_is_better = "validation_nats", False
 
-    def __init__(self, model: LanguageModel, corpus: Corpus, options: Options):
-        self.model, self.corpus, self.options = model, corpus, options
+    def __init__(self, model: LanguageModel, corpus: Corpus, options: Options, file: Path | None = None):
+        """file: where the corpus comes from; None for the text that comes along."""
+        self.model, self.corpus, self.options, self.file = model, corpus, options, file
         self.digest = corpus.digest
         self.length = stream_length(corpus.train, options)  # time steps in an epoch
         self.steps_per_epoch = self.length // options.window
@@ -89,6 +101,25 @@ class LanguageModelling:
             "bits_per_character": score.bits_per_character,
             "perplexity": score.perplexity,
         }
+
+    def about(self) -> dict[str, Any]:
+        data = {
+            "path": None if self.file is None else str(self.file.resolve()),
+            "train_tokens": len(self.corpus.train),
+            "validation_tokens": len(self.corpus.validation),
+            "excerpt": self.corpus.excerpt,
+        }
+        return {"data": data, "baselines": self.baselines()}
+
+    def baselines(self) -> dict[str, float]:
+        """Returns the nats per token of n-gram models on the held-out text: of order 1, and of the best of orders 2 to 5."""
+        train, validation = self.corpus.train.numpy(), self.corpus.validation.numpy()
+        by_order = witten_bell(train, validation[1:], self.corpus.vocabulary.size, 5)
+        best = min(range(1, 5), key=lambda n: by_order[n])
+        return {"unigram": by_order[0], f"{best + 1}-gram": by_order[best]}
+
+    def write(self, directory: Path) -> None:
+        self.corpus.vocabulary.save(directory)
 
     def carried(self) -> dict[str, Tensor]:
         states = () if self.state is None else (self.state,) if isinstance(self.state, Tensor) else self.state
@@ -135,7 +166,7 @@ def streams(tokens: Tensor, options: Options, epoch: int) -> tuple[Tensor, Tenso
 def load_language_model(directory: Path, device: str = "cpu") -> tuple[LanguageModel, Vocabulary, dict[str, Any]]:
     """Returns the model of a run, as it did best on held-out text, the run's vocabulary, and its config.json."""
     run = Run(directory)
-    config = run.config("lm")
+    config = run.config("lm", CONFIG)
     options = Options.from_json(config["options"], str(directory / "config.json"))
     vocabulary = vocabularies.load(directory)
     tensors, _ = run.load_tensors("model.safetensors")

@@ -39,7 +39,7 @@ class Place:
     losses: float = 0.0  # sum of the losses of the `counted` steps since the last evaluation
     counted: int = 0
     evaluations: int = 0
-    best: float = math.inf  # lowest loss on held-out data so far
+    best: float = math.inf  # lowest score on held-out data so far; negated where more of it is better
     finished: bool = False
 
     @classmethod
@@ -149,7 +149,8 @@ class Training(Generic[Of]):
         """Evaluates the model on held-out data and saves it if it is the best so far. Returns a row of metrics.csv."""
         place = self.place
         scores = self.task.evaluate()
-        lowest = scores[f"validation_{self.task.measure}"]
+        score = scores[self.task.score]
+        badness = -score if self.task.higher_is_better else score
         row = {
             "step": place.step,
             "epoch": round(place.step / self.task.steps_per_epoch, 4),
@@ -162,9 +163,9 @@ class Training(Generic[Of]):
         place.losses, place.counted = 0.0, 0
         self._tick()
         place.evaluations = int(self.progress() * EVALUATIONS)
-        if lowest < place.best:
-            place.best = lowest
-            notes = {"step": place.step, f"validation_{self.task.measure}": lowest}
+        if badness < place.best:
+            place.best = badness
+            notes = {"step": place.step, self.task.score: score}
             self.run.save_tensors(MODEL, self.model.state_dict(), notes)
         self.run.append_metrics(row)
         return row

@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +40,8 @@ FILES = (
     "gates.png",
 )
 
-CONFIG = {  # the entries that config.json must have besides the task, and their types
-    "options": dict,
-    "parameters": int,
-    "baselines": dict,
-    "data": dict,
-    "data.path": (str, type(None)),
-    "data.train_tokens": int,
-    "data.validation_tokens": int,
-    "data.excerpt": str,
-}
+Entries = Mapping[str, type | tuple[type, ...]]  # names of entries in config.json, with dots inside, and their types
+CONFIG: Entries = {"options": dict, "parameters": int, "baselines": dict}  # what every run has besides its task
 
 
 class Run:
@@ -104,8 +97,8 @@ class Run:
     def save_config(self, config: dict[str, Any]) -> None:
         write_atomically(self.directory / "config.json", json.dumps(config, indent=2, ensure_ascii=False).encode())
 
-    def config(self, task: str) -> dict[str, Any]:
-        """Returns config.json, checked: it is complete and belongs to a run of this task."""
+    def config(self, task: str, entries: Entries) -> dict[str, Any]:
+        """Returns config.json, checked: it belongs to a run of this task and has these entries besides those of all."""
         if not self.directory.is_dir():
             raise InputError(
                 f"{self.directory} is not a directory; give the directory of a run, as `elman train` made it"
@@ -118,7 +111,7 @@ class Run:
         config = read_json(path)
         if config.get("task") != task:
             raise InputError(f"{path} is not that of a run for task {task!r}: its task is {config.get('task')!r}")
-        for name, kind in CONFIG.items():
+        for name, kind in (*CONFIG.items(), *entries.items()):
             value: Any = config
             for key in name.split("."):
                 value = value.get(key, "missing") if isinstance(value, dict) else "missing"

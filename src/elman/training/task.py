@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -18,7 +18,9 @@ class Batch(NamedTuple):
 
 
 class Recipe(Protocol):
-    """The options of a task that the loop uses itself."""
+    """The options of a task that the loop uses itself: a dataclass, such as `elman.training.options.Options`."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def learning_rate(self) -> float: ...
@@ -38,9 +40,15 @@ class Task(Protocol):
     """A model, the data it learns from, its loss and its score."""
 
     @property
+    def name(self) -> str: ...  # in config.json and on the command line: "lm"
+    @property
     def data(self) -> str: ...  # what the data are called in messages: "text"
     @property
     def measure(self) -> str: ...  # the unit of the loss: "nats"
+    @property
+    def score(self) -> str: ...  # the column of `evaluate` that decides which model is kept: "validation_nats"
+    @property
+    def higher_is_better(self) -> bool: ...  # whether more of this score is better
     @property
     def model(self) -> nn.Module: ...
     @property
@@ -55,11 +63,19 @@ class Task(Protocol):
         ...
 
     def evaluate(self) -> Mapping[str, float]:
-        """Returns the columns of metrics.csv for held-out data. The model with the lowest "validation_<measure>" is kept."""
+        """Returns the columns of metrics.csv for held-out data, `score` among them."""
         ...
 
     def carried(self) -> Mapping[str, Tensor]:
         """Returns what the next batch needs of the last one besides the parameters, such as states of a recurrence."""
+        ...
+
+    def about(self) -> Mapping[str, Any]:
+        """Returns what config.json says of the task besides its options, such as baselines."""
+        ...
+
+    def write(self, directory: Path) -> None:
+        """Writes the files of its own that a run of this task needs, such as a vocabulary."""
         ...
 
     def carry(self, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -1,0 +1,68 @@
+"""Training from Python in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import elman
+from elman.training.loop import MODEL, Report, Training
+from elman.training.run import Run, fill
+from elman.training.task import Task
+
+Of = TypeVar("Of", bound=Task)
+
+
+def begin(task: Of, directory: str | Path, *, overwrite: bool = False) -> tuple[Training[Of], dict[str, Any]]:
+    """Begins a run: writes config.json, the task's own files and a first checkpoint.
+
+    Returns the training, whose `steps()` train, and what config.json says. Raises InputError if the directory holds a
+    run already, unless `overwrite` is true, or files of anything else.
+    """
+    run = Run(Path(directory))
+    run.check_free(overwrite)
+    config = {
+        "elman": elman.__version__,
+        "task": task.name,
+        "options": asdict(task.options),
+        "parameters": sum(p.numel() for p in task.model.parameters()),
+        "baselines": {},
+        **task.about(),
+    }
+    run.create(config)
+    task.write(run.directory)
+    training = Training(run, task)
+    training.save()
+    return training, config
+
+
+def fit(
+    task: Task,
+    directory: str | Path,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    show: Callable[[Report], object] | None = None,
+) -> list[dict[str, str]]:
+    """Trains a task until its budget of epochs or minutes is used up. Its model then has the best parameters.
+
+    directory: where the run is kept: config.json, metrics.csv, the best parameters, and a checkpoint.
+    overwrite: replaces a run that the directory holds. resume: goes on with this run, from its last checkpoint.
+    show: is called after every step, with a `Report`.
+
+    Returns the rows of metrics.csv. Raises InputError if the directory cannot be used, the data are others than those
+    that a resumed run was begun with, or the loss is no longer finite.
+    """
+    if resume:
+        training = Training(Run(Path(directory)), task)
+        training.restore()
+    else:
+        training, _ = begin(task, directory, overwrite=overwrite)
+    for report in training.steps():
+        if show is not None:
+            show(report)
+    tensors, _ = training.run.load_tensors(MODEL)
+    fill(task.model, tensors, training.run.directory / MODEL)
+    return training.run.metrics()
