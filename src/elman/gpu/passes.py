@@ -146,18 +146,12 @@ def _starts(call: Call, codes: Tensor | None) -> Tensor | None:
     return torch.stack([code[-1 if back else 0] for code, back in zip(codes, call.reverse, strict=True)]).unsqueeze(-1)
 
 
-def _parameters(call: Call) -> dict[str, list[Tensor]]:
-    """Returns the biases and vectors that kernels read, for each direction. Biases that a layer lacks are zero."""
-    columns, found = _columns(call), {}
-    for field in ("b_hh",):
-        found[f"bias.{field}"] = [
-            b
-            if (b := getattr(weights, field)) is not None
-            else call.x.new_zeros(len(call.cell.gates) * columns[HIDDEN])
-            for weights, _ in call.directions
-        ]
-    found["weight.hh"] = [weights.hh for weights, _ in call.directions]
-    found["p"] = [weights.ch for weights, _ in call.directions]
+def _parameters(call: Call) -> dict[str, list[Any]]:
+    """Returns the weights and states that kernels read, for each direction. Biases that a layer lacks are zero."""
+    of = [weights for weights, _ in call.directions]
+    zeros = call.x.new_zeros(len(call.cell.gates) * _columns(call)[HIDDEN]) if of[0].b_hh is None else None
+    found: dict[str, list[Any]] = {"weight.hh": [weights.hh for weights in of], "p": [weights.ch for weights in of]}
+    found["bias.b_hh"] = [zeros if weights.b_hh is None else weights.b_hh for weights in of]
     for kind, states in (("initial", call.state), ("afresh", call.afresh)):
         found |= {f"{kind}.{name}": list(of) for name, of in zip(call.cell.states, states, strict=False)}
     return found
@@ -168,7 +162,7 @@ def _beside(call: Call, output: Tensor) -> list[Tensor]:
     return list(output.chunk(len(call.directions), dim=-1))
 
 
-def _share(call: Call, codes: Tensor | None, out: Tensor) -> None:
+def _share(call: Call, out: Tensor) -> None:
     """Writes the input's share of every gate, W x + b, into out (D, T, B, G*H)."""
     x = call.x.flatten(0, 1)
     for (weights, _), share in zip(call.directions, out, strict=True):
@@ -194,7 +188,7 @@ def _forward(call: Call, name: str) -> tuple[Results, dict[str, Tensor]]:
         return (output.to(kinds[0]), finals), kept
     codes = _codes(call)
     with _products_as_recurrent_layers(call) as tf32, loop_for(_form(call, name, codes is not None, tf32)) as loop:
-        _share(call, codes, kept["x"])
+        _share(call, kept["x"])
         given = {each: list(array) for each, array in kept.items()}
         given |= _parameters(call) | {"output": _beside(call, output)}
         if codes is not None:
@@ -264,13 +258,13 @@ def backward(
             d_weights.append(None if d_p is None else d_p[d])
         d_x = found.of_x() if needed[0] else None
     gradients = [d_x, *d_weights, *d_state, *[None] * (len(call.streams) + len(call.constants)), *d_fresh, None, None]
-    found_of: list[Tensor | None] = []
+    results: list[Tensor | None] = []
     for d, t, want in zip(gradients, original.tensors(), needed, strict=True):
         if t is None or not want:
-            found_of.append(None)
+            results.append(None)
         else:  # a weight without an effect has the gradient zero
-            found_of.append(torch.zeros_like(t) if d is None else d.view(t.shape).to(t.dtype))
-    return found_of
+            results.append(torch.zeros_like(t) if d is None else d.view(t.shape).to(t.dtype))
+    return results
 
 
 def _adjoints(call: Call) -> dict[str, Tensor]:
