@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import elman
+import tiny_runs
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -75,19 +75,18 @@ def test_make_targets_exist() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_every_elman_command_in_the_documents_runs(tmp_path: Path) -> None:
+def test_every_elman_command_in_the_documents_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order and in one folder, with training cut to a fraction of an epoch."""
     text = (ROOT / "README.md").read_text(encoding="utf-8") * 4
     for name in ("novel.txt", "other-chapter.txt"):
         (tmp_path / name).write_text(text + "It was a dark and stormy night", encoding="utf-8")
-    program = "import sys; from elman.cli import main; sys.argv = sys.argv[1:]; main()"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+    monkeypatch.chdir(tmp_path)
     ran = 0
     for name, line in commands():
         if not line.startswith("elman "):
             continue
         words = re.findall(r'"([^"]*)"|(\S+)', line)
-        arguments = [quoted or plain for quoted, plain in words]
+        arguments = [quoted or plain for quoted, plain in words][1:]
         if "train" in arguments:
             if "--resume" not in arguments:
                 arguments += [
@@ -106,15 +105,8 @@ def test_every_elman_command_in_the_documents_runs(tmp_path: Path) -> None:
                 "0.02" if before == "--minutes" else word
                 for before, word in zip(["", *arguments], arguments, strict=False)
             ]
-        done = subprocess.run(
-            [sys.executable, "-c", program, *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{name}: {line}\n{done.stderr}"
+        done = tiny_runs.elman(*arguments)
+        assert done.status == 0, f"{name}: {line}\n{done.err}"
         ran += 1
     assert ran >= 4
 
