@@ -758,8 +758,8 @@ MUTANTS = [
     ),
     Mutant(
         "a transform that the kernels do not see",
-        "cpu/__init__.py",
-        "def unsupported",
+        "own_kernels.py",
+        "def refusal",
         "functorch_active() or ",
         "",
         "test_gradcheck.py::test_forward_mode",

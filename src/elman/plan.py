@@ -83,6 +83,29 @@ class Plan(NamedTuple):
     shares: tuple[tuple[int, int], ...]  # runs of input gates that have an effect: (first gate, number of gates)
 
 
+class Kept(NamedTuple):
+    """An array that forward keeps for backward."""
+
+    array: str
+    width: str  # of a slot
+    slots: int
+
+
+class Run(NamedTuple):
+    """Recurrent products whose weight gradients one large product makes.
+
+    They multiply the same operand. Their adjoints lie side by side, and so do their blocks of the weight's rows.
+    """
+
+    weight: str  # field of `Weights`
+    bias: str | None  # field of `Weights`
+    operand: Place
+    d: Place  # where the first adjoint lies
+    block: int  # the first block of the weight's rows
+    blocks: int  # the number of blocks
+    add: bool  # whether an earlier run has written the gradients of these blocks
+
+
 @cache
 def plan(cell: Cell) -> Plan:
     """Returns the plan of a cell. Raises NotTraceable if the cell's step cannot be traced to a graph."""
@@ -102,6 +125,34 @@ def plan(cell: Cell) -> Plan:
     )
     live = [k for k, gate in enumerate(cell.anatomy.input_gates) if f"x.{gate}" in scheduled.derivative.outputs]
     return Plan(cell, infer, forward, backward, multiplied, _runs(live))
+
+
+@cache
+def kept(cell: Cell, first: bool) -> list[Kept]:
+    """Returns the arrays that forward keeps in each direction, besides the output.
+
+    first: whether the first state is one of them. The output is this state, too, unless its rows lie in another order.
+    """
+    slots = {"x": len(cell.anatomy.input_gates), "extra": 0} | plan(cell).forward.arrays("extra")
+    slots |= {f"s.{state}": 1 for state in cell.states[0 if first else 1 :]}
+    return [Kept(array, width_of(cell, array), count) for array, count in slots.items()]
+
+
+def joined_products(planned: Plan) -> list[Run]:
+    """Returns the recurrent products of the plan, joined into as few runs as possible."""
+    runs: list[Run] = []
+    written: set[tuple[str, int]] = set()
+    for weight, bias, block, operand, d in planned.multiplied:
+        add = (weight, block) in written
+        written.add((weight, block))
+        here, last = Run(weight, bias, operand, d, block, 1, add), runs[-1] if runs else None
+        if last is not None:
+            place = last.d._replace(slot=last.d.slot + last.blocks)
+            if last._replace(d=place, block=last.block + last.blocks, blocks=1) == here:
+                runs[-1] = last._replace(blocks=last.blocks + 1)
+                continue
+        runs.append(here)
+    return runs
 
 
 def _runs(numbers: list[int]) -> tuple[tuple[int, int], ...]:

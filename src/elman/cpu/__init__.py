@@ -17,18 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elman import names
+from elman import own_kernels
 from elman.cell import Cell
 from elman.cpu import system
 from elman.graph import NotTraceable
 from elman.layout import Call, Results
-from elman.torch_private import (
-    constant_to_the_compiler,
-    count_dispatch_modes,
-    functorch_active,
-    in_forward_mode,
-    is_tracing,
-)
+from elman.torch_private import count_dispatch_modes
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -50,19 +44,13 @@ def _problem(cell: Cell) -> str | None:
     return None
 
 
-@constant_to_the_compiler
-def _problem_of(key: str) -> str | None:
-    """Returns what `_problem` says of the cell with this name.
-
-    For torch's compiler the result is a constant: it calls this once and does not trace what happens inside.
-    """
-    return _problem(names.find(key))
+_problem_of = own_kernels.by_name(_problem)
 
 
 class Cpu:
     """The engine for the CPU; implements `elman.engines.Engine`. It imports its parts when it first needs them."""
 
-    why = "kernels made from the cell's equations"
+    why = own_kernels.WHY
 
     def unsupported(self, call: Call) -> str | None:
         """Returns why this engine cannot run a call, or None if it can."""
@@ -73,13 +61,7 @@ class Cpu:
             return f"it has float32 and float64, and the input is {x.dtype}"
         if call.autocast is not None:
             return "under autocast the dtypes are chosen operation by operation"
-        if functorch_active() or in_forward_mode():
-            return "forward-mode and functorch's transforms need operations they can see into"
-        if torch.compiler.is_compiling():
-            return _problem_of(call.cell.key)
-        if is_tracing():
-            return "torch.jit.trace follows torch's own operations only"
-        return _problem(call.cell)
+        return own_kernels.refusal(call, _problem, _problem_of)
 
     def at_once(self, call: Call) -> Results | None:
         if call.lengths is not None or call.reset is not None or count_dispatch_modes():

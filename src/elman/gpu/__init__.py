@@ -24,11 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elman import names
+from elman import own_kernels
 from elman.cell import Cell
 from elman.graph import NotTraceable
 from elman.layout import Call, Results
-from elman.torch_private import constant_to_the_compiler, functorch_active, in_forward_mode, is_tracing
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 OLDEST = 8, 0  # compute capability
@@ -50,13 +49,7 @@ def _problem(cell: Cell) -> str | None:
     return None
 
 
-@constant_to_the_compiler
-def _problem_of(key: str) -> str | None:
-    """Returns what `_problem` says of the cell with this name.
-
-    For torch's compiler the result is a constant: it calls this once and does not trace what happens inside.
-    """
-    return _problem(names.find(key))
+_problem_of = own_kernels.by_name(_problem)
 
 
 @cache
@@ -79,7 +72,7 @@ def interpreted() -> bool:
 class Gpu:
     """The engine for NVIDIA GPUs; implements `elman.engines.Engine`. It imports its parts when it first needs them."""
 
-    why = "kernels made from the cell's equations"
+    why = own_kernels.WHY
 
     def unsupported(self, call: Call) -> str | None:
         """Returns why this engine cannot run a call, or None if it can."""
@@ -88,15 +81,9 @@ class Gpu:
             return f"it is for NVIDIA GPUs, and the input is on {x.device.type}"
         if x.dtype not in DTYPES:
             return f"it has float16, bfloat16, float32 and float64, and the input is {x.dtype}"
-        if functorch_active() or in_forward_mode():
-            return "forward-mode and functorch's transforms need operations they can see into"
         if x.is_cuda and (problem := _of_device(x.device)):
             return problem
-        if torch.compiler.is_compiling():
-            return _problem_of(call.cell.key)
-        if is_tracing():
-            return "torch.jit.trace follows torch's own operations only"
-        return _problem(call.cell)
+        return own_kernels.refusal(call, _problem, _problem_of)
 
     def at_once(self, call: Call) -> Results | None:
         return None

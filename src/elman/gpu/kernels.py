@@ -59,7 +59,6 @@ class Kernels(NamedTuple):
     source: str
     arrays: dict[str, Array]  # in the order of their addresses in the table
     phases: list[str]  # the width of each phase; its kernel is the function PASS_NUMBER
-    products: list[list[Product]]  # of each phase
 
 
 class Operand(NamedTuple):
@@ -73,10 +72,6 @@ class Operand(NamedTuple):
 def length(width: str, padded: bool = False) -> str:
     """Returns the length of a slot as kernels write it."""
     return "P" if width != HIDDEN else "HP" if padded else "H"
-
-
-def is_backward(name: str) -> bool:
-    return name == "backward"
 
 
 @cache
@@ -110,7 +105,7 @@ class Writer:
         self.cell, self.name, self.coded, self.afresh = cell, name, coded, afresh
         self.plan = plan(cell)
         self.todo: Pass = getattr(self.plan, name)
-        self.back = is_backward(name)
+        self.back = name == "backward"
         self.first = cell.states[0]
         self.arrays: dict[str, Array] = {}
         self.operands = [
@@ -462,7 +457,7 @@ class _Steps(Writer):
     def done(self) -> Kernels:
         text = [HEADER, *[self.kernel(number) for number in range(len(self.todo.phases))]]
         widths = [phase.width for phase in self.todo.phases]
-        return Kernels("\n\n".join(text), self.arrays, widths, self.todo.products)
+        return Kernels("\n\n".join(text), self.arrays, widths)
 
     def kernel(self, number: int) -> str:
         self.begin()

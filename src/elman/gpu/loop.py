@@ -12,7 +12,6 @@ from torch import Tensor
 
 from elman.cell import Cell
 from elman.gpu.kernels import ADDRESSES, Array
-from elman.layout import Weights
 from elman.leaves import HIDDEN
 from elman.plan import Product, plan
 
@@ -89,36 +88,39 @@ class Loop:
         of_phases = getattr(plan(self.form.cell), self.form.name).products
         return [(number, j, each) for number, products in enumerate(of_phases) for j, each in enumerate(products)]
 
-    def run(
-        self,
-        steps: int,
-        weights: Sequence[Weights],
-        given: Mapping[str, Sequence[Tensor]],
-        begin: Mapping[str, Tensor],
-    ) -> None:
+    def run(self, steps: int, given: Mapping[str, Sequence[Tensor]], begin: Mapping[str, Tensor]) -> None:
         """Runs all steps.
 
         given: every array that is not a buffer, a tensor for each direction. begin: what buffers hold at first. Of two
         buffers for steps in turn this is the first one.
         """
+        self.fill_table(steps, given)
+        self.prepare(steps)
+        for name, value in begin.items():
+            self.first(name)[..., : value.shape[-1]].copy_(value)
+        self.start(steps, given)
+
+    def prepare(self, steps: int) -> None:
+        """Does what has to be done before buffers are filled."""
+
+    def start(self, steps: int, given: Mapping[str, Sequence[Tensor]]) -> None:
+        """Starts all steps, once the table and the buffers are filled."""
         raise NotImplementedError
+
+    def first(self, name: str) -> Tensor:
+        """Returns a buffer, the first one if there are two for steps in turn."""
+        own = self.buffers[name]
+        return own[0] if own.dim() == 4 else own
 
     def fill_table(self, steps: int, given: Mapping[str, Sequence[Tensor]]) -> None:
         words = [0, steps]
         for name in self.arrays:
-            own = self.buffers.get(name)
-            tensors = given[name] if own is None else own[0] if own.dim() == 4 else own
-            words += [t.data_ptr() for t in tensors]
+            words += [t.data_ptr() for t in (self.first(name) if name in self.buffers else given[name])]
         if self.form.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             for place, word in enumerate(words):  # a graph can record numbers, but not a copy from this list
                 self.table[place].fill_(word)
         else:
             self.table.copy_(torch.tensor(words), non_blocking=True)
-
-    def fill_buffers(self, begin: Mapping[str, Tensor]) -> None:
-        for name, value in begin.items():
-            own = self.buffers[name]
-            (own[0] if own.dim() == 4 else own)[..., : value.shape[-1]].copy_(value)
 
     def final(self, array: str, steps: int) -> Tensor:
         """Returns the buffer of a state or an adjoint after all steps, (D, B, width)."""

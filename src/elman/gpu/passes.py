@@ -7,23 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from elman.arrays import width_of
-from elman.cell import Cell
+from elman.arrays import Place, width_of
 from elman.gpu.choice import choose, loop_for
 from elman.gpu.kernels import ABSENT, AFRESH, ORDINARY
 from elman.gpu.loop import Form, Loop, wide
 from elman.gpu.steps import multiply
 from elman.layout import Call, Direction, Results, Weights, sizes
-from elman.leaves import HIDDEN
+from elman.leaves import HIDDEN, PROJECTED
 from elman.masks import masks
 from elman.native import types
-from elman.plan import Multiplied, plan
+from elman.own_kernels import handed_on
+from elman.plan import Run, joined_products, kept, plan
 
 Tensors = Sequence[Tensor | None]
 
@@ -36,37 +35,24 @@ def infer(call: Call) -> Results:
 def forward(call: Call) -> tuple[Results, list[Tensor]]:
     """Returns the output (T, B, D*Y), the final states, and the tensors that backward needs besides: see `saves`."""
     results, arrays = _forward(call, "forward")
-    return results, [arrays[name] for name in _kept(call.cell)]
+    return results, list(arrays.values())
 
 
 def saves(call: Call) -> list[tuple[Any, torch.dtype]]:
     """Returns the shapes (D, T, B, columns) and the types of the tensors that `forward` keeps for backward."""
-    (steps, batch, _), dtype, kept = call.x.shape, call.autocast or call.x.dtype, _kept(call.cell)
-    columns = _columns(call)
-    shapes = [(len(call.directions), steps, batch, slots * columns[width]) for slots, width, _ in kept.values()]
-    return [(shape, wide(dtype) if each.wide else dtype) for shape, each in zip(shapes, kept.values(), strict=True)]
-
-
-class Kept(NamedTuple):
-    slots: int
-    width: str
-    wide: bool  # whether it has the type of sums
-
-
-@cache
-def _kept(cell: Cell) -> dict[str, Kept]:
-    """Returns the arrays that forward keeps, by name, besides the output, which is the first state."""
-    arrays = {"x": Kept(len(cell.anatomy.input_gates), HIDDEN, wide=False)}
-    for name, slots in plan(cell).forward.arrays("extra").items():
-        arrays[name] = Kept(slots, width_of(cell, name), wide=False)
-    for state in cell.states[1:]:
-        arrays[f"s.{state}"] = Kept(1, width_of(cell, f"s.{state}"), wide=True)
-    return arrays
+    (steps, batch, _), dtype, columns = call.x.shape, call.autocast or call.x.dtype, _columns(call)
+    return [
+        (
+            (len(call.directions), steps, batch, each.slots * columns[each.width]),
+            wide(dtype) if each.array.startswith("s.") else dtype,
+        )
+        for each in kept(call.cell, False)
+    ]
 
 
 def _columns(call: Call) -> dict[str, int]:
     units, proj = sizes(call)
-    return {HIDDEN: units, "projected": proj}
+    return {HIDDEN: units, PROJECTED: proj}
 
 
 def _narrowed(call: Call) -> Call:
@@ -150,7 +136,8 @@ def _parameters(call: Call) -> dict[str, list[Any]]:
     """Returns the weights and states that kernels read, for each direction. Biases that a layer lacks are zero."""
     of = [weights for weights, _ in call.directions]
     zeros = call.x.new_zeros(len(call.cell.gates) * _columns(call)[HIDDEN]) if of[0].b_hh is None else None
-    found: dict[str, list[Any]] = {"weight.hh": [weights.hh for weights in of], "p": [weights.ch for weights in of]}
+    found: dict[str, list[Any]] = {f"weight.{field}": [getattr(w, field) for w in of] for field in ("hh", "hr")}
+    found["p"] = [weights.ch for weights in of]
     found["bias.b_hh"] = [zeros if weights.b_hh is None else weights.b_hh for weights in of]
     for kind, states in (("initial", call.state), ("afresh", call.afresh)):
         found |= {f"{kind}.{name}": list(of) for name, of in zip(call.cell.states, states, strict=False)}
@@ -179,17 +166,17 @@ def _forward(call: Call, name: str) -> tuple[Results, dict[str, Tensor]]:
     call = _narrowed(call)
     (steps, batch, _), (count, _, width) = call.x.shape, call.state[0].shape
     output = call.x.new_empty((steps, batch, count * width))
-    kept = {
-        each: call.x.new_empty(shape, dtype=dtype)
-        for each, (shape, dtype) in zip(_kept(call.cell), shapes, strict=True)
+    arrays = {
+        each.array: call.x.new_empty(shape, dtype=dtype)
+        for each, (shape, dtype) in zip(kept(call.cell, False), shapes, strict=True)
     }
     if not steps * batch:
         finals = tuple([s.to(kind, copy=True) for s, kind in zip(call.state, kinds, strict=True)])
-        return (output.to(kinds[0]), finals), kept
+        return (output.to(kinds[0]), finals), arrays
     codes = _codes(call)
     with _products_as_recurrent_layers(call) as tf32, loop_for(_form(call, name, codes is not None, tf32)) as loop:
-        _share(call, kept["x"])
-        given = {each: list(array) for each, array in kept.items()}
+        _share(call, arrays["x"])
+        given = {each: list(array) for each, array in arrays.items()}
         given |= _parameters(call) | {"output": _beside(call, output)}
         if codes is not None:
             given["code"] = list(codes)
@@ -197,14 +184,14 @@ def _forward(call: Call, name: str) -> tuple[Results, dict[str, Tensor]]:
         for state, value in zip(call.cell.states, call.state, strict=True):
             fresh = call.afresh[call.cell.states.index(state)].unsqueeze(1) if call.afresh else 0.0
             begin[f"before.{state}"] = value if starts is None else torch.where(starts == AFRESH, fresh, value)
-        loop.run(steps, [weights for weights, _ in call.directions], given, begin | _first_operands(loop, begin))
+        loop.run(steps, given, begin | _first_operands(loop, begin))
         finals = tuple(
             [
                 loop.final(f"before.{s}", steps).to(kind, copy=True)
                 for s, kind in zip(call.cell.states, kinds, strict=True)
             ]
         )
-    return (output.to(kinds[0]), finals), kept
+    return (output.to(kinds[0]), finals), arrays
 
 
 def _first_operands(loop: Loop, begin: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -229,16 +216,20 @@ def backward(
         for s, d in zip(call.state, cotangents[1:], strict=True)
     ]
     if not steps * batch:
-        return _nothing_run(original, d_finals, needed)
+        results = [
+            None if t is None or not want else torch.empty_like(t)
+            for t, want in zip(original.tensors(), needed, strict=True)
+        ]
+        return handed_on(original, results, cotangents)
     d_output = torch.zeros_like(output) if cotangents[0] is None else cotangents[0].to(output.dtype).contiguous()
     codes = _codes(call)
-    kept = dict(zip(_kept(cell), saved, strict=True))
+    kept_arrays = {each.array: array for each, array in zip(kept(cell, False), saved, strict=True)}
     adjoints = _adjoints(call)
     with (
         _products_as_recurrent_layers(call) as tf32,
         loop_for(_form(call, "backward", codes is not None, tf32)) as loop,
     ):
-        arrays = {each: list(array) for each, array in (kept | adjoints).items()}
+        arrays = {each: list(array) for each, array in (kept_arrays | adjoints).items()}
         arrays |= _parameters(call)
         arrays |= {"output": _beside(call, output), "d_output": _beside(call, d_output)}
         if codes is not None:
@@ -246,10 +237,10 @@ def backward(
         sums = [name for name in loop.buffers if name.partition(".")[0] in ("d_p", "d_afresh")]
         begin = {name: torch.zeros_like(loop.buffers[name]) for name in sums}
         begin |= {f"carry.{s}": d for s, d in zip(cell.states, d_finals, strict=True)}
-        loop.run(steps, [weights for weights, _ in call.directions], arrays, begin)
+        loop.run(steps, arrays, begin)
         d_state, d_fresh = _of_states(call, loop, adjoints, _starts(call, codes))
         d_p = loop.buffers["d_p"].sum(1) if "d_p" in loop.buffers else None  # (D, V*H)
-        found = _Gradients(call, output, kept, adjoints, codes)
+        found = _Gradients(call, output, kept_arrays, adjoints, codes)
         fields = len(Weights._fields)
         d_weights: list[Tensor | None] = []
         for d in range(count):
@@ -304,18 +295,6 @@ def _add_returned(call: Call, state: str, adjoints: dict[str, Tensor], d_state: 
                 returned = torch.empty_like(d)
                 multiply(first.unsqueeze(0), rows.unsqueeze(0), returned.unsqueeze(0))
                 d += returned
-
-
-def _nothing_run(call: Call, d_finals: list[Tensor], needed: Sequence[bool]) -> list[Tensor | None]:
-    """Returns the gradients where no step was run: those of the initial states are those of the final states."""
-    first = 1 + len(Weights._fields) * len(call.directions)
-    found = [
-        None if t is None or not want else torch.zeros_like(t) for t, want in zip(call.tensors(), needed, strict=True)
-    ]
-    for k, d in enumerate(d_finals):
-        if (of := found[first + k]) is not None:
-            of.copy_(d)
-    return found
 
 
 class _Gradients:
@@ -376,24 +355,32 @@ class _Gradients:
 
     def of_matrix(self, d: int, field: str, weight: Tensor) -> Tensor:
         d_weight = torch.zeros_like(weight)
-        for run in _runs(tuple(each for each in plan(self.call.cell).multiplied if each.weight == field)):
-            first, adjoint = run[0], self.adjoint(d, run)
-            size = self.columns[width_of(self.call.cell, first.d.array)]
-            part = d_weight[first.block * size : (first.block + len(run)) * size]
-            self.add(part, d, adjoint, first)
+        for run in joined_products(plan(self.call.cell)):
+            if run.weight == field:
+                self.add(self.rows(d_weight, run), d, run)
         return d_weight
 
-    def adjoint(self, d: int, run: tuple[Multiplied, ...]) -> Tensor:
-        """Returns the adjoints of products in neighbouring slots, (T, B, columns)."""
-        place = run[0].d
-        size = self.columns[width_of(self.call.cell, place.array)]
-        return self.adjoints[place.array][d][..., place.slot * size : (place.slot + len(run)) * size]
+    def of_bias(self, d: int, bias: Tensor) -> Tensor:
+        d_bias = torch.zeros_like(bias)
+        for run in joined_products(plan(self.call.cell)):
+            if run.bias is not None:
+                self.rows(d_bias, run).add_(self.adjoint(d, run).sum((0, 1)))
+        return d_bias
 
-    def add(self, part: Tensor, d: int, adjoint: Tensor, each: Multiplied) -> None:
+    def rows(self, weight: Tensor, run: Run) -> Tensor:
+        size = self.columns[width_of(self.call.cell, run.d.array)]
+        return weight[run.block * size : (run.block + run.blocks) * size]
+
+    def adjoint(self, d: int, run: Run) -> Tensor:
+        """Returns the adjoints of the products, (T, B, columns)."""
+        size = self.columns[width_of(self.call.cell, run.d.array)]
+        return self.adjoints[run.d.array][d][..., run.d.slot * size : (run.d.slot + run.blocks) * size]
+
+    def add(self, part: Tensor, d: int, run: Run) -> None:
         """Adds to a part of the gradient: the sum over all steps and rows of adjoint times operand."""
-        kind, _, state = each.operand.array.partition(".")
+        adjoint, (kind, _, state) = self.adjoint(d, run), run.operand.array.partition(".")
         if kind != "before":
-            operand = self.histories[state][d] if kind == "s" else self.slot(d, each)
+            operand = self.histories[state][d] if kind == "s" else self.slot(d, run.operand)
             part.addmm_(adjoint.flatten(0, 1).t(), operand.flatten(0, 1))
         elif self.codes is not None:
             part.addmm_(adjoint.flatten(0, 1).t(), self.coded_before(state, d).flatten(0, 1))
@@ -404,9 +391,9 @@ class _Gradients:
             part.addmm_(adjoint[-1 if back else 0].t(), first)
             part.addmm_(later.flatten(0, 1).t(), before.flatten(0, 1))
 
-    def slot(self, d: int, each: Multiplied) -> Tensor:
-        size = self.columns[width_of(self.call.cell, each.operand.array)]
-        return self.kept[each.operand.array][d][..., each.operand.slot * size : (each.operand.slot + 1) * size]
+    def slot(self, d: int, place: Place) -> Tensor:
+        size = self.columns[width_of(self.call.cell, place.array)]
+        return self.kept[place.array][d][..., place.slot * size : (place.slot + 1) * size]
 
     def coded_before(self, state: str, d: int) -> Tensor:
         """Returns the state before each step, (T, B, width), with zeros at steps that rows do not have."""
@@ -424,28 +411,7 @@ class _Gradients:
             self.before[state, d] = torch.where(code == ABSENT, 0, before)
         return self.before[state, d]
 
-    def of_bias(self, d: int, bias: Tensor) -> Tensor:
-        d_bias = torch.zeros_like(bias)
-        for run in _runs(tuple(each for each in plan(self.call.cell).multiplied if each.bias == "b_hh")):
-            size = self.columns[width_of(self.call.cell, run[0].d.array)]
-            d_bias[run[0].block * size : (run[0].block + len(run)) * size] += self.adjoint(d, run).sum((0, 1))
-        return d_bias
-
 
 def _given(weight: Tensor | None) -> Tensor:
     assert weight is not None  # the layer has made it, since the cell's anatomy says that it is used
     return weight
-
-
-@cache
-def _runs(products: tuple[Multiplied, ...]) -> list[tuple[Multiplied, ...]]:
-    """Joins products with the same operand whose adjoints and blocks of the weight follow each other."""
-    runs: list[tuple[Multiplied, ...]] = []
-    for each in products:
-        last = runs[-1][-1] if runs else None
-        follows = last is not None and (last.operand, last.d.array) == (each.operand, each.d.array)
-        if last is not None and follows and (each.d.slot, each.block) == (last.d.slot + 1, last.block + 1):
-            runs[-1] += (each,)
-        else:
-            runs.append((each,))
-    return runs

@@ -14,7 +14,6 @@ from elman.gpu.kernels import ADDRESSES, operand_of
 from elman.gpu.loop import Form, Loop
 from elman.gpu.resident_kernel import pieces, resident_kernel
 from elman.gpu.source import module_from
-from elman.layout import Weights
 from elman.plan import plan
 
 MOST_SPILLED = 128  # bytes that a thread may put aside
@@ -94,18 +93,10 @@ class Resident(Loop):
         found._init_handles()
         return found
 
-    def run(
-        self,
-        steps: int,
-        weights: Sequence[Weights],
-        given: Mapping[str, Sequence[Tensor]],
-        begin: Mapping[str, Tensor],
-    ) -> None:
-        self.fill_table(steps, given)
-        self.fill_buffers(begin)
+    def start(self, steps: int, given: Mapping[str, Sequence[Tensor]]) -> None:
         for number, j, product in self.products():
             if product.state:  # nothing comes back to the last step
-                self.buffers[operand_of(self.form.cell, number, j, product).array][0].zero_()
+                self.first(operand_of(self.form.cell, number, j, product).array).zero_()
         self.counters.zero_()
         self.launch(self.form.batch)
 

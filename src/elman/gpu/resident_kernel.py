@@ -146,12 +146,7 @@ class _Resident(Writer):
         ]
         text = "\n".join([*head, *(f"    {line}" for line in body), ""])
         widths = [phase.width for phase in self.todo.phases]
-        return Kernels(
-            "\n\n".join([HEADER, MEET, SUM, text]),
-            self.arrays,
-            widths,
-            self.todo.products,
-        )
+        return Kernels("\n\n".join([HEADER, MEET, SUM, text]), self.arrays, widths)
 
     def aligned(self) -> list[str]:
         """Returns the addresses of operands. Their rows are padded, so that each is read in words of 16 bytes."""
@@ -182,12 +177,12 @@ class _Resident(Writer):
         self.first_lines.setdefault(name, f"tl.load({pointer}, unit < H, other=0.0).to(WIDE)")
         return name
 
-    def register(self, name: str, place: Place, buffer: str = "steps") -> str:
+    def register(self, name: str, place: Place) -> str:
         """Returns the name of a register that begins with what is at a place, and ends up there."""
         if name not in self.registers:
             first = self.slot(place, buffer="0")
             kind = self.stored_type(place.array)
-            last = f"tl.store({self.slot(place, buffer=buffer)}, ({name}).to({kind}), live)"
+            last = f"tl.store({self.slot(place, buffer='steps')}, ({name}).to({kind}), live)"
             self.registers[name] = f"tl.load({first}, live, other=0.0).to(WIDE)", last
         return name
 

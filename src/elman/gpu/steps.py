@@ -18,7 +18,6 @@ from torch import Tensor
 from elman.gpu.kernels import kernels, operand_of
 from elman.gpu.loop import Form, Loop
 from elman.gpu.source import module_from
-from elman.layout import Weights
 from elman.plan import Product
 
 CHUNKS = (32, 8)  # steps that one graph runs; a multiple of two, since steps use two buffers in turn
@@ -74,40 +73,35 @@ class Steps(Loop):
         both = (operand[0], operand[1]) if operand.dim() == 4 else (operand, operand)
         return _Multiplication(product, both, rows, rows if product.segments else rows.transpose(1, 2), out)
 
-    def pack(self, weights: Sequence[Weights]) -> None:
+    def pack(self, given: Mapping[str, Sequence[Tensor]]) -> None:
         """Copies the rows of the weights that each product needs."""
         for each in (*self.after, *(each for of_phase in self.before for each in of_phase)):
             runs = [(s.weight, s.width, s.block, s.slots) for s in each.of.segments]
             runs = runs or [(each.of.weight, each.of.width, block, 1) for block in each.of.blocks]
-            for d, own in enumerate(weights):
+            for d, rows in enumerate(each.rows):
                 begin = 0
                 for field, width, block, slots in _joined(runs):
                     size = self.length(width)
-                    part = getattr(own, field)[block * size : (block + slots) * size]
-                    each.rows[d][begin : begin + len(part)].copy_(part)
+                    part = given[f"weight.{field}"][d][block * size : (block + slots) * size]
+                    rows[begin : begin + len(part)].copy_(part)
                     begin += len(part)
 
-    def run(
-        self,
-        steps: int,
-        weights: Sequence[Weights],
-        given: Mapping[str, Sequence[Tensor]],
-        begin: Mapping[str, Tensor],
-    ) -> None:
-        self.fill_table(steps, given)
-        long, short = CHUNKS
-        whole, rest = divmod(steps, long)
-        chunks = [long] * whole + [short] * triton.cdiv(rest, short)
-        graphs = [] if self.graphs is None else [self.graph(chunk) for chunk in chunks]  # before buffers are filled
-        self.pack(weights)
-        self.fill_buffers(begin)
+    def prepare(self, steps: int) -> None:
+        """Records the graphs that are missing. That runs steps which overwrite the results of products."""
+        if self.graphs is not None:
+            for chunk in set(_chunks(steps)):
+                self.graph(chunk)
+
+    def start(self, steps: int, given: Mapping[str, Sequence[Tensor]]) -> None:
+        self.pack(given)
         for each in self.after:
             each.out.zero_()  # nothing comes back to the last step
-        for graph in graphs:
-            graph.replay()
         if self.graphs is None:
             for k in range(steps):
                 self.step(k)
+        else:
+            for chunk in _chunks(steps):
+                self.graph(chunk).replay()
 
     def step(self, k: int) -> None:
         """Runs step k after those that the table counts as done."""
@@ -140,6 +134,13 @@ class Steps(Loop):
             torch.cuda.current_stream(self.form.device).wait_stream(stream)
             self.graphs[chunk] = graph
         return self.graphs[chunk]
+
+
+def _chunks(steps: int) -> list[int]:
+    """Returns the lengths of the graphs that run so many steps, and at the end a few that do nothing."""
+    long, short = CHUNKS
+    whole, rest = divmod(steps, long)
+    return [long] * whole + [short] * triton.cdiv(rest, short)
 
 
 def _joined(runs: list[tuple[str, str, int, int]]) -> Iterator[tuple[str, str, int, int]]:

@@ -27,7 +27,7 @@ from elman.cpu.layer.large_products import Factor, Gradient, Linear, gradients
 from elman.cpu.scripts.script import Array, Script, Task
 from elman.layout import Weights
 from elman.leaves import HIDDEN, PROJECTED, width_of_state
-from elman.plan import Plan, plan
+from elman.plan import Plan, joined_products, plan
 
 
 class Wanted(NamedTuple):
@@ -276,7 +276,7 @@ def _of_weights(
         d_ih = out["ih"].at(row=gate * units) if "ih" in out else None
         d_b_ih = out["b_ih"].at(column=gate * units) if "b_ih" in out else None
         products.append(Gradient(left, right, d_ih, d_b_ih, add=False))
-    for run in _runs(planned):
+    for run in joined_products(planned):
         if run.weight not in out and run.bias not in out:
             continue
         width = sizes.of(width_of(planned.cell, run.d.array))
@@ -314,35 +314,3 @@ def _operand(
     if given.reverse:
         return Factor(((sequences[number].at(1), others), initial), width)
     return Factor((initial, (sequences[number], others)), width)
-
-
-class Run(NamedTuple):
-    """Recurrent products whose weight gradients one large product makes.
-
-    They multiply the same operand. Their adjoints lie side by side, and so do their blocks of the weight's rows.
-    """
-
-    weight: str  # field of `Weights`
-    bias: str | None  # field of `Weights`
-    operand: Place
-    d: Place  # where the first adjoint lies
-    block: int  # the first block of the weight's rows
-    blocks: int  # the number of blocks
-    add: bool  # whether an earlier run has written the gradients of these blocks
-
-
-def _runs(planned: Plan) -> list[Run]:
-    """Returns the recurrent products of the plan, joined into as few runs as possible."""
-    runs: list[Run] = []
-    written: set[tuple[str, int]] = set()
-    for weight, bias, block, operand, d in planned.multiplied:
-        add = (weight, block) in written
-        written.add((weight, block))
-        here, last = Run(weight, bias, operand, d, block, 1, add), runs[-1] if runs else None
-        if last is not None:
-            place = last.d._replace(slot=last.d.slot + last.blocks)
-            if last._replace(d=place, block=last.block + last.blocks, blocks=1) == here:
-                runs[-1] = last._replace(blocks=last.blocks + 1)
-                continue
-        runs.append(here)
-    return runs

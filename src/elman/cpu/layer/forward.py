@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cache
 from itertools import chain
-from typing import NamedTuple
 
-from elman.arrays import width_of
 from elman.cell import Cell
 from elman.cpu.layer.directions import (
     final_arrays,
@@ -23,7 +20,7 @@ from elman.cpu.layer.directions import (
 from elman.cpu.layer.form import Form, for_all_sizes
 from elman.cpu.layer.kernel_tasks import Kernels, Sizes, copy
 from elman.cpu.scripts.script import Array, Script, Task
-from elman.plan import plan
+from elman.plan import kept
 
 
 @for_all_sizes
@@ -56,25 +53,6 @@ def forward_script(cell: Cell, form: Form) -> Script:
     for number, tasks in enumerate(stages):
         script.stage(tasks, together=number == 2 and kernels.parties > 1)
     return script.close()
-
-
-class Kept(NamedTuple):
-    """An array that forward keeps for backward."""
-
-    array: str  # its name in the plan
-    width: str  # of a slot
-    slots: int
-
-
-@cache
-def kept(cell: Cell, packed: bool) -> list[Kept]:
-    """Returns the arrays that forward keeps in each direction, besides the output.
-
-    The output is the first state. Packed rows keep this state, too, since their output is gathered from it.
-    """
-    slots = {"x": len(cell.anatomy.input_gates), "extra": 0} | plan(cell).forward.arrays("extra")
-    slots |= {f"s.{state}": 1 for state in cell.states[0 if packed else 1 :]}
-    return [Kept(array, width_of(cell, array), count) for array, count in slots.items()]
 
 
 def kept_names(cell: Cell, directions: int, packed: bool) -> list[str]:

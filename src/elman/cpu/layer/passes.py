@@ -14,7 +14,7 @@ from elman.cpu.codegen.formats import FORMATS
 from elman.cpu.layer.backward import Wanted, backward_script
 from elman.cpu.layer.directions import index_names
 from elman.cpu.layer.form import Form
-from elman.cpu.layer.forward import forward_script, kept, kept_names
+from elman.cpu.layer.forward import forward_script, kept_names
 from elman.cpu.layer.inference import infer_script
 from elman.cpu.layer.kernel_tasks import Packed
 from elman.cpu.layer.readable import dense, readable
@@ -24,6 +24,8 @@ from elman.cpu.scripts import threads
 from elman.cpu.scripts.memory import empty
 from elman.layout import Call, Results, Weights, sizes
 from elman.leaves import HIDDEN
+from elman.own_kernels import handed_on
+from elman.plan import kept
 
 Tensors = Sequence[Tensor | None]
 
@@ -143,7 +145,7 @@ def infer(call: Call) -> Results:
 
 
 def saves(call: Call) -> list[tuple[Any, torch.dtype]]:
-    """Returns the shapes and types of the tensors that `forward` keeps for backward: for each direction, those of `forward.kept`.
+    """Returns the shapes and types of the tensors that `forward` keeps for backward: for each direction, those of `plan.kept`.
 
     A tensor has no elements where the cell needs none.
     """
@@ -198,7 +200,7 @@ def backward(
     ]
     rows = rows_of(call)
     if not call.x.shape[1] or (rows is not None and not rows.total):
-        return _handed_on(call, results, cotangents)
+        return handed_on(call, results, cotangents)
     fields, end = len(Weights._fields), 1 + len(Weights._fields) * len(call.directions)
     of_weights = tuple([tuple(needed[begin : begin + fields]) for begin in range(1, end, fields)])
     begin = end + len(call.state) + len(call.streams) + len(call.constants)
@@ -210,17 +212,4 @@ def backward(
     addresses = _addresses([*_without_rows(call), *cotangents, output, *saved, *results])
     names, addresses = _indexed(call, rows, names_of(call).backward, addresses)
     _run(backward_script, call, form_of(call, cotangents, rows), (wanted,), names, addresses)
-    return results
-
-
-def _handed_on(call: Call, results: list[Tensor | None], cotangents: Tensors) -> list[Tensor | None]:
-    """Fills and returns the gradients where no step was run.
-
-    The gradients of the initial states are those of the final states, or zero without them. All others are zero.
-    """
-    first = 1 + len(Weights._fields) * len(call.directions)  # the place of the first initial state
-    for number, result in enumerate(results):
-        if result is not None:
-            d_final = cotangents[1 + number - first] if first <= number < first + len(call.state) else None
-            result.zero_() if d_final is None else result.copy_(d_final)
     return results
