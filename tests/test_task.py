@@ -164,10 +164,20 @@ def test_fit_goes_on_with_a_run(tmp_path: Path) -> None:
 
 
 def test_more_of_a_score_may_be_better(tmp_path: Path) -> None:
-    task = Adding()
+    """And the model that `fit` leaves is the one with the best score, not the last one."""
+    task, models = Adding(), []
     task.score, task.higher_is_better = "accuracy", True
-    scores = iter([0.2, 0.5, 0.4] + [0.3] * 12)
-    task.evaluate = lambda: {"accuracy": next(scores)}
+    scores = [0.2, 0.5, 0.4] + [0.3] * 12
+
+    def evaluate() -> dict[str, float]:
+        models.append({name: value.clone() for name, value in task.model.state_dict().items()})
+        return {"accuracy": scores[len(models) - 1]}
+
+    task.evaluate = evaluate
     fit(task, tmp_path / "run")
     _, notes = Run(tmp_path / "run").load_tensors("model.safetensors")
     assert notes["accuracy"] == 0.5
+    assert len(models) > 2
+    for name, value in task.model.state_dict().items():
+        assert torch.equal(value, models[1][name]), name
+        assert not torch.equal(value, models[-1][name]), name
