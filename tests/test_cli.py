@@ -24,7 +24,7 @@ from matplotlib.image import imread
 
 from elman import Recurrent, cells
 from elman.datasets.text import read
-from elman.tasks.language_model import evaluate, load_language_model
+from elman.tasks.language_model import evaluate, load
 from elman.training.run import Run
 from tiny_runs import elman, finished, metrics, process, prose
 
@@ -240,7 +240,7 @@ def test_what_a_run_notes_of_itself(made: SimpleNamespace):
     assert config["data"]["path"] == str(made.directory / "text.txt")
     assert config["data"]["train_tokens"] == len(corpus.train) == 1350
     assert config["data"]["validation_tokens"] == 150
-    model, _, _ = load_language_model(made.run)
+    model, _, _ = load(made.run)
     assert config["parameters"] == sum(p.numel() for p in model.parameters())
 
 
@@ -255,7 +255,7 @@ def test_the_same_command_makes_the_same_model(made: SimpleNamespace, tmp_path: 
 
 
 def test_evaluation_of_the_held_out_text_is_that_of_training(made: SimpleNamespace):
-    model, vocabulary, _ = load_language_model(made.run)
+    model, vocabulary, _ = load(made.run)
     tokens = read(made.directory / "held_out.txt", "characters", 1.0, vocabulary=vocabulary).validation
     score = evaluate(model, tokens, len(tokens))
     _, notes = Run(made.run).load_tensors("model.safetensors")

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import elman as library
+from elman import charts
 from elman.datasets.vocabulary import Bytes, Characters
 from elman.errors import InputError
 from elman.explain import pictures
@@ -262,7 +263,7 @@ def test_of_a_long_text_the_end_is_shown():
 def test_any_token_can_be_drawn(tmp_path: Path, token: str):
     """Neither as mathematics nor with a warning that a sign is missing."""
     path = tmp_path / "gates.png"
-    pictures.save(pictures.memory(insight_of(["a", token, "\n", " ", token, token]), "", 2), path)
+    charts.save(pictures.memory(insight_of(["a", token, "\n", " ", token, token]), "", 2), path)
     assert path.stat().st_size > 5000
 
 
@@ -274,24 +275,35 @@ def test_a_gradient_of_zero_is_left_out():
 
 
 def test_losses_of_a_run():
-    rows = [{"epoch": str(n), "train_nats": str(3 - n / 2), "validation_nats": str(3.5 - n / 2)} for n in (1, 2, 3)]
-    figure = pictures.losses(rows, {"unigram": 3.1, "5-gram": 1.9}, "byte")
+    rows = [
+        {"step": str(n), "epoch": str(n), "train_nats": str(3 - n / 2), "validation_nats": str(3.5 - n / 2)}
+        for n in (1, 2, 3)
+    ]
+    figure = charts.losses(rows, "nats", "validation_nats", {"unigram": 3.1, "5-gram": 1.9}, "byte", 2)
     (axis,) = figure.axes
     drawn = [(np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()) for line in axis.lines]
     assert drawn[:2] == [([1.0, 2.0, 3.0], [2.5, 2.0, 1.5]), ([1.0, 2.0, 3.0], [3.0, 2.5, 2.0])]
-    assert [ys for _, ys in drawn[2:]] == [[3.1, 3.1], [1.9, 1.9]]
+    assert [ys for _, ys in drawn[2:]] == [[3.1, 3.1], [1.9, 1.9], [0, 1]]
+    assert drawn[4][0] == [2.0, 2.0]  # where the kept step was
     assert [text.get_text() for text in axis.texts] == ["unigram 3.100", "5-gram 1.900"]
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("epochs", "nats per byte")
     legend = axis.get_legend()
     assert legend is not None
-    assert [re.split(",| ", text.get_text())[0] for text in legend.get_texts()] == ["training", "held-out"]
+    assert [re.split(",| ", text.get_text())[0] for text in legend.get_texts()] == ["training", "held", "kept"]
 
 
 # Files
 
 
 def test_pictures_are_written_in_the_format_of_their_name(tmp_path: Path):
-    figure = pictures.losses([{"epoch": "1", "train_nats": "3", "validation_nats": "3"}], {}, "character")
+    figure = charts.losses(
+        [{"step": "9", "epoch": "1", "train_nats": "3", "validation_nats": "3"}],
+        "nats",
+        "validation_nats",
+        {},
+        "byte",
+        9,
+    )
     for name, start in (
         ("a.png", b"\x89PNG"),
         ("a", b"\x89PNG"),
@@ -299,11 +311,11 @@ def test_pictures_are_written_in_the_format_of_their_name(tmp_path: Path):
         ("a.svg", b"<?xml"),
         ("a.pdf", b"%PDF"),
     ):
-        pictures.save(figure, tmp_path / name)
+        charts.save(figure, tmp_path / name)
         assert (tmp_path / name).read_bytes().startswith(start)
     (tmp_path / "a.txt").write_text("old")
     with pytest.raises(InputError, match=re.escape("a.txt: pictures are not written as .txt; choose png, svg or pdf")):
-        pictures.save(figure, tmp_path / "a.txt")
+        charts.save(figure, tmp_path / "a.txt")
     assert (tmp_path / "a.txt").read_text() == "old"
 
 

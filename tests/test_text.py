@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elman.datasets import text
-from elman.datasets.text import read, text_blocks
+from elman.datasets import reading
+from elman.datasets.text import EXCERPT, read, text_blocks
 from elman.datasets.vocabulary import BytePairs, Bytes, Characters, Vocabulary, load
 from elman.errors import InputError
 from tiny_runs import prose
@@ -54,7 +54,7 @@ def pairs() -> BytePairs:
 @pytest.mark.parametrize("block", [1, 2, 3, 5, 7, 1 << 20])
 def test_text_comes_out_as_it_went_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, packed: bool):
     """Byte-order mark, CRLF and characters of two to four bytes across the ends of blocks."""
-    monkeypatch.setattr(text, "BLOCK", block)
+    monkeypatch.setattr(reading, "BLOCK", block)
     path = tmp_path / "mixed.txt"  # recognised by what is in it, not by its name
     path.write_bytes(gzip.compress(MIXED.encode()) if packed else MIXED.encode())
     assert "".join(text_blocks(path)) == MIXED
@@ -65,7 +65,7 @@ def test_text_comes_out_as_it_went_in(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_blocks_end_at_line_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """So that byte-pair encoding never joins or cuts words by chance."""
-    monkeypatch.setattr(text, "BLOCK", 50)
+    monkeypatch.setattr(reading, "BLOCK", 50)
     path = tmp_path / "lines.txt"
     lines = [f"line {n} of some words\n" for n in range(30)]
     path.write_text("".join(lines) + "and the rest")
@@ -77,7 +77,7 @@ def test_blocks_end_at_line_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_text_without_line_ends_is_not_gathered_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(text, "BLOCK", 10)
+    monkeypatch.setattr(reading, "BLOCK", 10)
     path = tmp_path / "line.txt"
     path.write_text("xyzé" * 50)
     blocks = list(text_blocks(path))
@@ -104,7 +104,7 @@ def test_split_is_exactly_at_the_boundary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit: str, held_out: float, block: int
 ):
     """In units of the text, bytes or characters, wherever blocks end, also within a character."""
-    monkeypatch.setattr(text, "BLOCK", block)
+    monkeypatch.setattr(reading, "BLOCK", block)
     path = tmp_path / "text.txt"
     path.write_bytes(MIXED.encode())
     whole = MIXED.encode() if unit == "bytes" else MIXED
@@ -171,7 +171,7 @@ def test_excerpt_is_prose_from_the_held_out_part(tmp_path: Path):
     words = "these are the words of a line that has many more letters in it than any other line of the held out text"
     path = tmp_path / "text.txt"
     path.write_text(prose(4000) + "\n" + "| 1 | 2 | 3 | 4 |\n" * 8 + words + "\n" + "-" * 150 + "\n")
-    assert read(path, "characters", 0.1).excerpt == words[: text.EXCERPT]
+    assert read(path, "characters", 0.1).excerpt == words[:EXCERPT]
 
 
 # Vocabularies
@@ -321,7 +321,7 @@ def test_name_that_is_too_long():
 @pytest.mark.parametrize("block", [4, 1 << 20])
 @pytest.mark.parametrize("unit", ["characters", "bpe"])
 def test_binary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit: str, block: int):
-    monkeypatch.setattr(text, "BLOCK", block)
+    monkeypatch.setattr(reading, "BLOCK", block)
     path = tmp_path / "file"
     path.write_bytes(b"text and text\0and so on")
     with pytest.raises(InputError, match=re.escape(f"{path} looks binary: byte 14 is zero")):
@@ -334,7 +334,7 @@ def test_first_byte_that_is_not_utf_8_is_named(scratch: Path, before: str, block
     scratch.write_bytes(before.encode() + b"\xff" + b"\nthe rest\n" * 3)
     at, line = len(before.encode()) + 1, before.count("\n") + 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text, "BLOCK", block)
+        patch.setattr(reading, "BLOCK", block)
         with pytest.raises(InputError) as caught:
             read(scratch, "characters", 0.1)
     assert f"{scratch} is not UTF-8: byte {at}, on line {line}, is 0xff;" in str(caught.value)
@@ -343,7 +343,7 @@ def test_first_byte_that_is_not_utf_8_is_named(scratch: Path, before: str, block
 
 @pytest.mark.parametrize("block", [1, 3, 4, 1 << 20])
 def test_a_character_broken_off_is_named_by_its_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int):
-    monkeypatch.setattr(text, "BLOCK", block)
+    monkeypatch.setattr(reading, "BLOCK", block)
     path = tmp_path / "file"
     path.write_bytes("one\ntwo €".encode()[:-1] + b" three\n")
     with pytest.raises(InputError, match=re.escape("is not UTF-8: byte 9, on line 2, is 0xe2;")):

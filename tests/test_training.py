@@ -37,7 +37,7 @@ from elman.tasks.language_model import (
     LanguageModelling,
     Options,
     evaluate,
-    load_language_model,
+    load,
     stream_length,
     streams,
 )
@@ -261,7 +261,7 @@ def test_the_parameters_kept_are_the_best(tmp_path: Path):
     for _ in reopen(tmp_path / "saved", corpus, options).steps():
         pass
     for directory in (run, tmp_path / "saved"):
-        model, _, _ = load_language_model(directory)
+        model, _, _ = load(directory)
         assert all(torch.equal(value, best[name]) for name, value in model.state_dict().items())
 
 

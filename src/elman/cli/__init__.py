@@ -18,7 +18,7 @@ import sys
 import typer
 
 import elman
-from elman.cli import cells, doctor, evaluate, explain, sample, train
+from elman.cli import cells, doctor, evaluate, explain, predict, sample, train
 from elman.errors import InputError
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app = typer.Typer(
 app.add_typer(train.app, name="train")
 app.command("sample", epilog=sample.EXAMPLE)(sample.sample)
 app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
+app.command("predict", epilog=predict.EXAMPLE)(predict.predict)
 app.command("explain", epilog=explain.EXAMPLE)(explain.explain)
 app.command("cells", epilog=cells.EXAMPLE)(cells.cells)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any, TypeVar, get_type_hints
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import typer
 
 from elman.errors import InputError
 from elman.training.options import Options
 
-Command = TypeVar("Command", bound=Callable[..., None])
+if TYPE_CHECKING:
+    from elman.tasks import Trained
 
-PER = {"characters": "character", "bytes": "byte", "bpe": "token"}
+Command = TypeVar("Command", bound=Callable[..., None])
 
 
 def device(name: str) -> str:
@@ -57,3 +59,11 @@ def with_options(options: type[Options]) -> Callable[[Command], Command]:
         return command
 
     return add
+
+
+def trained(run: Path, device: str) -> Trained:
+    """Returns what a run has learned, whatever its task is."""
+    from elman import tasks
+    from elman.training.run import Run
+
+    return tasks.module(Run(run).task(tasks.MODULES)).load(run, device)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from elman.cli.common import PER, device
+from elman.cli.common import device
 from elman.errors import InputError
 
 EXAMPLE = 'Example:  elman explain runs/first --text "for key in sorted(dictionary):" --output gates.png'
@@ -28,21 +28,22 @@ def explain(
 
     Every gate of its most active units, and how far back the last prediction's loss looks.
     """
+    from elman import charts
     from elman.explain import pictures
-    from elman.tasks.language_model import load_language_model
+    from elman.tasks.language_model import PER, load
 
     chosen = device("cpu")
 
     if units < 1:
         raise InputError(f"--units must be 1 or more, got {units}")
-    model, vocabulary, config = load_language_model(run, chosen)
+    model, vocabulary, config = load(run, chosen)
     if text is None:
         text = str(config["data"]["excerpt"])
     insight = pictures.look(model, vocabulary, text, layer)
     options = config["options"]
     title = f"{options['cell']}, layer {layer} of {options['num_layers']}, {options['hidden_size']} units"
     path = output or run / "gates.png"
-    pictures.save(pictures.memory(insight, title, units), path)
+    charts.save(pictures.memory(insight, title, units), path)
 
     # The reach of the gradient as a number: how many steps back it falls below a thousandth of its largest value.
     for name, norms in insight.gradients.items():

@@ -38,7 +38,7 @@ def sample(
 
     from elman.tasks import language_model
 
-    model, vocabulary, _ = language_model.load_language_model(run, device(device_name))
+    model, vocabulary, _ = language_model.load(run, device(device_name))
     if seed is None:
         seed = secrets.randbelow(1 << 31)
         print(f"--seed {seed}", file=sys.stderr)

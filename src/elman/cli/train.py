@@ -1,4 +1,4 @@
-"""`elman train`: one command per task."""
+"""`elman train`: one command per task, all made from the task's options."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from elman.cli.common import PER, device, with_options
+from elman.cli.common import device, with_options
 from elman.errors import InputError
-from elman.tasks.options import LanguageModelOptions
-from elman.training.options import flag
+from elman.tasks.options import LanguageModelOptions, TaggingOptions
+from elman.training.options import Options, flag
 
 if TYPE_CHECKING:
-    from elman.tasks.language_model import LanguageModelling
+    from elman.tasks import CommandLineTask
     from elman.training.loop import Report, Training
-    from elman.training.run import Run
 
 EXAMPLE = "Example:  elman train lm novel.txt --cell gru --minutes 10 --run runs/novel"
 
@@ -35,62 +34,69 @@ def _tasks() -> None:
     pass
 
 
-@app.command("lm", epilog=EXAMPLE)
-@with_options(LanguageModelOptions)
-def lm(
-    context: typer.Context,
-    file: Path | None = typer.Argument(
-        None,
-        help="UTF-8 text, may be gzipped; Python's own documentation topics if left out.",
-        metavar="FILE",
-        show_default=False,
-    ),
-    run: Path | None = typer.Option(None, help="Directory for the run; default runs/lm-DATE-TIME.", show_default=False),
-    resume: Path | None = typer.Option(
-        None,
-        metavar="RUN",
-        help="Go on with a run that was stopped; only --minutes, --epochs and --device may be given with it.",
-        show_default=False,
-    ),
-    overwrite: bool = typer.Option(False, "--overwrite", help="Replace the run in --run, if there is one."),
-    device_name: str = typer.Option("auto", "--device", help="auto, cpu, cuda, ..."),
-    **values: Any,
-) -> None:
-    """Train a language model on a text.
+def _command(options: type[Options], help: str, data: str, example: str) -> None:
+    """Adds the command of a task, with an option for each of its options. data: what FILE may be."""
 
-    It is judged on a part of the text held out, next to n-gram baselines on the same part.
-    Ctrl-C saves and stops; --resume goes on from there.
-    """
+    @with_options(options)
+    def train(
+        context: typer.Context,
+        file: Path | None = typer.Argument(None, help=data, metavar="FILE", show_default=False),
+        run: Path | None = typer.Option(
+            None, help=f"Directory for the run; default runs/{options.task}-DATE-TIME.", show_default=False
+        ),
+        resume: Path | None = typer.Option(
+            None,
+            metavar="RUN",
+            help="Go on with a run that was stopped; only --minutes, --epochs and --device may be given with it.",
+            show_default=False,
+        ),
+        overwrite: bool = typer.Option(False, "--overwrite", help="Replace the run in --run, if there is one."),
+        device_name: str = typer.Option("auto", "--device", help="auto, cpu, cuda, ..."),
+        **values: Any,
+    ) -> None:
+        if resume is not None:
+            _refuse_with_resume(context, resume)
+        elif values["epochs"] is None and values["minutes"] is None:
+            values["minutes"] = 3.0
+        chosen = device(device_name)
+        if resume is None:
+            directory = run or Path(f"runs/{options.task}-{datetime.now():%Y%m%d-%H%M%S}")
+            training, config = _begin(directory, file, options(**values), chosen, overwrite)
+        else:
+            training, config = _resume(resume, options, values["epochs"], values["minutes"], chosen)
+        _train(training, config)
+
+    app.command(options.task, help=help, epilog=example)(train)
+
+
+_command(
+    LanguageModelOptions,
+    "Train a language model on a text.\n\n"
+    "It is judged on a part of the text held out, next to n-gram baselines on the same part. "
+    "Ctrl-C saves and stops; --resume goes on from there.",
+    "UTF-8 text, may be packed with gzip or Zstandard; Python's own documentation topics if left out.",
+    EXAMPLE,
+)
+_command(
+    TaggingOptions,
+    "Train a tagger: it gives every word of a sentence a tag, such as its part of speech.\n\n"
+    "It is judged on sentences held out, next to the baseline that gives every word its most frequent tag. "
+    "Ctrl-C saves and stops; --resume goes on from there.",
+    "CoNLL-U (.conllu), JSON lines (.jsonl: words, tags), or lines of a word and its tag, with an empty line after each "
+    "sentence; lines of Python's standard library if left out.",
+    "Example:  elman train tag train.conllu --validation dev.conllu --minutes 10 --run runs/tagger",
+)
+
+
+def _refuse_with_resume(context: typer.Context, run: Path) -> None:
+    """Raises InputError for options that a run was begun with and keeps."""
     given = {
         name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
     }
-    if resume is not None:
-        refused = sorted(given - {"resume", "minutes", "epochs", "device_name"})
-        if refused:
-            names = ", ".join("FILE" if name == "file" else flag(name) for name in refused)
-            raise InputError(
-                f"--resume goes on with what {resume} was begun with, so {names} cannot be given; leave it out"
-            )
-    elif values["epochs"] is None and values["minutes"] is None:
-        values["minutes"] = 3.0
-
-    chosen = device(device_name)
-    if resume is None:
-        options = LanguageModelOptions(**values)
-        options.check()
-        training, config = _begin(
-            run or Path(f"runs/lm-{datetime.now():%Y%m%d-%H%M%S}"), file, options, chosen, overwrite
-        )
-    else:
-        training, config = _resume(resume, values["epochs"], values["minutes"], chosen)
-    if _follow(training, config):
-        _conclude(training.run, config)
-    else:
-        directory = training.run.directory
-        _say(
-            f"interrupted at step {training.place.step}, everything is saved; go on with: elman train lm --resume {directory}"
-        )
-        raise typer.Exit(130)
+    refused = sorted(given - {"resume", "minutes", "epochs", "device_name"})
+    if refused:
+        names = ", ".join("FILE" if name == "file" else flag(name) for name in refused)
+        raise InputError(f"--resume goes on with what {run} was begun with, so {names} cannot be given; leave it out")
 
 
 def _say(text: str) -> None:
@@ -98,55 +104,46 @@ def _say(text: str) -> None:
 
 
 def _begin(
-    directory: Path, file: Path | None, options: LanguageModelOptions, device: str, overwrite: bool
-) -> tuple[Training[LanguageModelling], dict[str, Any]]:
-    """Begins a run: reads the text, fits the baselines, and writes config.json, the vocabulary and a checkpoint."""
-    import torch
-
-    from elman.datasets.text import DEFAULT, read
-    from elman.tasks.language_model import LanguageModel, LanguageModelling, stream_length
+    directory: Path, file: Path | None, options: Options, device: str, overwrite: bool
+) -> tuple[Training[CommandLineTask], dict[str, Any]]:
+    """Begins a run: reads the data, fits the baselines, and writes config.json, the task's files and a checkpoint."""
+    from elman import tasks
+    from elman.datasets.reading import BadRows
     from elman.training import begin
     from elman.training.run import Run
 
-    Run(directory).check_free(overwrite)  # before the text is read, which takes a while
-    corpus = read(file, options.unit, options.held_out, options.vocabulary_size)
-    stream_length(corpus.train, options)
-    if len(corpus.validation) < 2:
-        raise InputError(
-            f"{options.held_out} of {file or DEFAULT} holds out {len(corpus.validation)} tokens; give more text or a larger --held-out"
-        )
-    torch.manual_seed(options.seed)
+    options.check()
+    Run(directory).check_free(overwrite)  # before the data are read, which takes a while
+    if getattr(options, "validation", None) is not None:  # a resumed run may be started elsewhere
+        options = replace(options, validation=str(Path(options.validation).resolve()))  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+    bad = BadRows(getattr(options, "skip_bad", False))
     try:
-        model = LanguageModel(corpus.vocabulary.size, options).to(device)
+        task = tasks.module(options.task).begin(file, options, device, bad)
     except (RuntimeError, TypeError, MemoryError) as error:
         if not re.search("memory|overflow|storage size", str(error), re.IGNORECASE):
             raise
-        sizes = f"--hidden-size {options.hidden_size}, --embedding-size {options.embedding_size} and --num-layers {options.num_layers}"
-        raise InputError(f"a model with {sizes} does not fit into memory; make it smaller") from error
-    return begin(LanguageModelling(model, corpus, options, file), directory, overwrite=overwrite)
+        sizes = [f"{flag(name)} {value}" for name, value in asdict(options).items() if re.search("size|layers", name)]
+        raise InputError(f"a model with {', '.join(sizes)} does not fit into memory; make it smaller") from error
+    if bad.count:
+        _say(f"left out    {bad.count} that make no sense, the first: {bad.first}")
+    return begin(task, directory, overwrite=overwrite)
 
 
 def _resume(
-    directory: Path, epochs: float | None, minutes: float | None, device: str
-) -> tuple[Training[LanguageModelling], dict[str, Any]]:
+    directory: Path, of: type[Options], epochs: float | None, minutes: float | None, device: str
+) -> tuple[Training[CommandLineTask], dict[str, Any]]:
     """Loads a run from its checkpoint, with a new budget if one is given."""
-    from elman.datasets.text import read
-    from elman.datasets.vocabulary import load
-    from elman.tasks.language_model import CONFIG, LanguageModel, LanguageModelling
+    from elman import tasks
     from elman.training.loop import Training
     from elman.training.run import Run
 
-    run = Run(directory)
-    config = run.config("lm", CONFIG)
-    options = LanguageModelOptions.from_json(config["options"], str(directory / "config.json"))
+    module, run = tasks.module(of.task), Run(directory)
+    config = run.config(of.task, module.CONFIG)
+    options = of.from_json(config["options"], str(directory / "config.json"))
     if epochs is not None or minutes is not None:
         options = replace(options, epochs=epochs, minutes=minutes)
         options.check()
-    vocabulary = load(directory)
-    path = config["data"]["path"]
-    corpus = read(None if path is None else Path(path), options.unit, options.held_out, vocabulary=vocabulary)
-    model = LanguageModel(vocabulary.size, options).to(device)
-    training = Training(run, LanguageModelling(model, corpus, options, None if path is None else Path(path)))
+    training = Training(run, module.resume(run, config, options, device))
     training.restore()
     if asdict(options) != config["options"]:
         config["options"] = asdict(options)
@@ -154,55 +151,69 @@ def _resume(
     return training, config
 
 
-def _follow(training: Training[LanguageModelling], config: dict[str, Any]) -> bool:
-    """Trains and shows the progress. Returns False if Ctrl-C stopped the training, whose state is saved then."""
-    from elman.datasets.text import DEFAULT
+def _train(training: Training[CommandLineTask], config: dict[str, Any]) -> None:
+    """Trains to the end and prints the result, or saves and exits where a signal asks for it."""
+    _introduce(training, config)
+    stopped = _follow(training)
+    if stopped is None:
+        _conclude(training, config)
+        return
+    directory, task = training.run.directory, training.task.name
+    _say(
+        f"interrupted at step {training.place.step}, everything is saved; go on with: elman train {task} --resume {directory}"
+    )
+    raise typer.Exit(128 + stopped)
 
-    options, data, place = training.task.options, config["data"], training.place
-    per = PER[options.unit]
-    _say(f"run         {training.run.directory}")
-    _say(
-        f"text        {data['path'] or DEFAULT}: {data['train_tokens']:,} {options.unit if per != 'token' else 'tokens'} to learn from, {data['validation_tokens']:,} held out"
-    )
-    _say(
-        f"model       {options.num_layers} x {options.hidden_size} {options.cell}, {config['parameters']:,} parameters, on {training.device}"
-    )
-    _say(
-        "baselines   "
-        + ", ".join(f"{name} {nats:.3f}" for name, nats in config["baselines"].items())
-        + f" nats per {per}, on the same held-out text"
-    )
+
+def _introduce(training: Training[CommandLineTask], config: dict[str, Any]) -> None:
+    task, options, place = training.task, config["options"], training.place
+    lines = [("run", str(training.run.directory)), *task.introduction()]
+    layers = f"{options['num_layers']} x {options['hidden_size']} {options['cell']}"
+    lines.append(("model", f"{layers}, {config['parameters']:,} parameters, on {training.device}"))
+    baselines = ", ".join(f"{name} {value:.3f}" for name, value in config["baselines"].items())
+    if baselines:
+        lines.append(("baselines", f"{baselines} {task.score_unit}, on the same held-out {task.data}"))
     if place.step:
-        _say(f"resumed     at step {place.step}, epoch {place.step / training.task.steps_per_epoch:.2f}")
-    with _interruptible() as interrupted, _display(training, per) as show:
+        lines.append(("resumed", f"at step {place.step}, epoch {place.step / task.steps_per_epoch:.2f}"))
+    for name, what in lines:
+        _say(f"{name:<12}{what}")
+
+
+def _follow(training: Training[CommandLineTask]) -> int | None:
+    """Trains and shows the progress. Returns the signal that stopped the training, whose state is saved then."""
+    with _interruptible() as stopped_by, _display(training.task) as show:
         for report in training.steps():
             show(report)
-            if interrupted() and not report.place.finished:
+            if stopped_by() is not None and not report.place.finished:
                 training.save()
-                return False
-    return True
+                return stopped_by()
+    return None
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[Any]:
-    """Yields a function that says whether Ctrl-C was pressed. A second Ctrl-C stops the program at once."""
-    pressed: list[int] = []
+def _interruptible() -> Iterator[Callable[[], int | None]]:
+    """Yields a function that returns the signal that asked to stop: Ctrl-C, or SIGTERM as a cluster sends it.
 
-    def press(number: int, frame: Any) -> None:
-        if pressed:
+    A second Ctrl-C stops the program at once.
+    """
+    received: list[int] = []
+
+    def receive(number: int, frame: Any) -> None:
+        if received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        pressed.append(number)
+        received.append(number)
         _say("stopping after this step; press Ctrl-C again to stop without saving")
 
-    before = signal.signal(signal.SIGINT, press)
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(pressed)
+        yield lambda: received[0] if received else None
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
-def _display(training: Training[LanguageModelling], per: str) -> Iterator[Any]:
+def _display(about: CommandLineTask) -> Iterator[Callable[[Report], None]]:
     """Yields a function that shows a report: in a live bar on a terminal, and always in a line for each evaluation."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -217,50 +228,57 @@ def _display(training: Training[LanguageModelling], per: str) -> Iterator[Any]:
         TimeRemainingColumn(),
     )
     progress = Progress(*columns, console=console, disable=not console.is_terminal)
-    task = progress.add_task("", total=1.0, figures="")
-    smooth, tokens, began = 0.0, 0, time.monotonic()
+    bar = progress.add_task("", total=1.0, figures="")
+    smooth, size, began = 0.0, 0, time.monotonic()
+    measure, unit, score = about.measure, about.unit, about.score
 
     def show(report: Report) -> None:
-        nonlocal smooth, tokens
+        nonlocal smooth, size
         smooth = 0.9 * smooth + 0.1 * report.loss if smooth else report.loss
-        tokens += report.size
-        rate = tokens / (time.monotonic() - began)
+        size += report.size
+        rate = size / (time.monotonic() - began)
         progress.update(
-            task,
+            bar,
             completed=report.progress,
-            figures=f"step {report.place.step}  loss {smooth:.3f}  {rate:,.0f} {per}s/s",
+            figures=f"step {report.place.step}  loss {smooth:.3f}  {rate:,.0f} {unit}s/s",
         )
         if report.row is not None:
             row = report.row
+            own = "" if score == f"validation_{measure}" else f"{score.replace('_', ' ')} {row[score]:.4f}  "
             console.print(
-                f"{report.progress:4.0%}  step {row['step']}  epoch {row['epoch']:.2f}  training {row['train_nats']:.3f}  "
-                f"validation {row['validation_nats']:.3f} nats/{per}  {rate:,.0f}/s"
+                f"{report.progress:4.0%}  step {row['step']}  epoch {row['epoch']:.2f}  training {row[f'train_{measure}']:.3f}  "
+                f"validation {row[f'validation_{measure}']:.3f} {measure}/{unit}  {own}{rate:,.0f}/s"
             )
 
     with progress:
         yield show
 
 
-def _conclude(run: Run, config: dict[str, Any]) -> None:
-    """Prints the result next to the baselines, and draws the losses."""
-    from elman.explain import pictures
+def _conclude(training: Training[CommandLineTask], config: dict[str, Any]) -> None:
+    """Prints the result next to the baselines, and draws the pictures, with the parameters that were kept."""
+    from elman import charts
+    from elman.training.loop import MODEL
+    from elman.training.run import fill
 
-    per, baselines = PER[config["options"]["unit"]], config["baselines"]
-    rows = run.metrics("epoch", "train_nats", "validation_nats", "bits_per_character", "perplexity")
-    _, kept = run.load_tensors("model.safetensors")
+    run, task, baselines = training.run, training.task, config["baselines"]
+    tensors, kept = run.load_tensors(MODEL)
+    rows = run.metrics("epoch", f"train_{task.measure}", f"validation_{task.measure}", task.score)
     best = next((row for row in rows if int(row["step"]) == kept.get("step")), None)
     if best is None:
         raise InputError(
             f"{run.directory / 'metrics.csv'} has no row for step {kept.get('step')}, whose parameters were kept; restore it"
         )
-    nats = float(best["validation_nats"])
-    pictures.save(pictures.losses(rows, baselines, per), run.directory / "loss.png")
-    print(
-        f"validation  {nats:.4f} nats per {per}, {float(best['bits_per_character']):.4f} bits per character, perplexity {float(best['perplexity']):.3f}"
-    )
+    fill(task.model, tensors, run.directory / MODEL)
+    path = run.directory / "loss.png"
+    charts.save(charts.losses(rows, task.measure, task.score, baselines, task.unit, int(best["step"])), path)
+    pictures = [path, *task.draw(run.directory)]
+    print(f"validation  {task.result(best)}")
+    score, unit = float(best[task.score]), task.score_unit
     for name, baseline in baselines.items():
-        verdict = f"the model is {abs(nats - baseline):.4f} nats {'better' if nats < baseline else 'worse'}"
-        print(f"{name:<11} {baseline:.4f} nats per {per}: {verdict}")
+        better = (score > baseline) == task.higher_is_better
+        difference = f"{abs(score - baseline):.4f}{' nats' if unit.startswith('nats') else ''}"
+        print(f"{name:<11} {baseline:.4f} {unit}: the model is {difference} {'better' if better else 'worse'}")
+    following = "sample" if task.name == "lm" else "predict"
     _say(
-        f"kept the parameters of step {best['step']}; picture in {run.directory / 'loss.png'}; next: elman sample {run.directory}"
+        f"kept the parameters of step {best['step']}; pictures in {', '.join(map(str, pictures))}; next: elman {following} {run.directory}"
     )

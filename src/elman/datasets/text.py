@@ -5,10 +5,7 @@ Memory holds the ids once, and never the whole text.
 
 from __future__ import annotations
 
-import codecs
-import gzip
 import hashlib
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from elman.datasets import reading
 from elman.datasets.vocabulary import BytePairs, Bytes, Characters, Vocabulary
 from elman.errors import InputError
 
-BLOCK = 1 << 20  # bytes read at a time
 DEFAULT = "Python's documentation topics"
 EXCERPT = 100  # characters of held-out text that are kept for pictures
 LOOKED_AT = 5000  # characters at the beginning of the held-out text from which the excerpt is chosen
@@ -40,67 +37,14 @@ class Corpus(NamedTuple):
     digest: str  # SHA-256 of all ids, by which a changed file is noticed
 
 
-def byte_blocks(path: Path) -> Iterator[bytes]:
-    """Yields the bytes of a file, unpacked if it is gzipped. Raises InputError with the reason if it cannot be read."""
-    try:
-        if path.is_dir():
-            raise InputError(f"{path} is a directory; give a text file")
-        with path.open("rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            with gzip.open(raw) if packed else raw as file:
-                while block := file.read(BLOCK):
-                    yield block
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path} is a damaged gzip file: {error}") from error
-    except OSError as error:
-        raise InputError(
-            f"cannot read {path}: {error.strerror or error}; give a text file that exists and is yours to read"
-        ) from error
-
-
 def text_blocks(path: Path | None) -> Iterator[str]:
-    """Yields the text of a UTF-8 file in blocks, which end at line ends where there are any. None is the default text.
-
-    Raises InputError, with the place in the file, if the file is not UTF-8 or looks binary.
-    """
-    if path is None:
-        from pydoc_data.topics import topics
-
-        yield "\n".join(topics.values())
+    """Yields the text of a file in blocks. None is the default text."""
+    if path is not None:
+        yield from reading.text_blocks(path, ", or read it as it is with --unit bytes")
         return
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    rest, done, line = "", 0, 1
-    for block in byte_blocks(path):
-        zero = block.find(b"\0")
-        if zero >= 0:
-            raise InputError(
-                f"{path} looks binary: byte {done + zero + 1} is zero; give a text file, or read it as it is with --unit bytes"
-            )
-        held = len(decoder.getstate()[0])
-        try:
-            text = decoder.decode(block)
-        except UnicodeDecodeError as error:
-            at, bad = done - held + error.start, error.object[error.start]
-            line += error.object[: error.start].count(b"\n")
-            raise InputError(
-                f"{path} is not UTF-8: byte {at + 1}, on line {line}, is 0x{bad:02x}; convert the file to UTF-8, or read it as it is with --unit bytes"
-            ) from error
-        done += len(block)
-        line += text.count("\n")
-        whole, newline, begun = (rest + text).rpartition("\n")
-        yield whole + newline
-        rest = begun
-        if len(rest) > BLOCK:  # no line end for the length of a block: cut here
-            yield rest
-            rest = ""
-    try:
-        rest += decoder.decode(b"", final=True)
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not UTF-8: it ends within a character, on line {line}; convert the file to UTF-8, or read it as it is with --unit bytes"
-        ) from error
-    yield rest
+    from pydoc_data.topics import topics
+
+    yield "\n".join(topics.values())
 
 
 def blocks(path: Path | None, unit: str) -> Iterator[Block]:
@@ -108,7 +52,7 @@ def blocks(path: Path | None, unit: str) -> Iterator[Block]:
     if unit != "bytes":
         yield from text_blocks(path)
     elif path is not None:
-        yield from byte_blocks(path)
+        yield from reading.byte_blocks(path)
     else:
         yield from (block.encode() for block in text_blocks(None))
 

@@ -1,10 +1,7 @@
-"""Pictures of a run's losses, and of a network's gates, states and gradients along a text."""
+"""Pictures of a network's gates, states and gradients along a text."""
 
 from __future__ import annotations
 
-import io
-import warnings
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,11 +15,9 @@ from torch.nn.functional import cross_entropy
 from elman.datasets.vocabulary import Vocabulary
 from elman.errors import InputError
 from elman.explain.trace import trace
-from elman.files import write_atomically
 from elman.tasks.language_model import LanguageModel, check_text
 
 SHOWN = 120  # tokens in a picture at most, the last ones of the text; the model reads the whole text
-FORMATS = ("png", "svg", "pdf")
 _VISIBLE = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 
 
@@ -126,32 +121,3 @@ def memory(insight: Insight, title: str, units: int) -> Figure:
 
 def _visible(token: str) -> str:
     return "".join(_VISIBLE.get(c, c if c.isprintable() else "·") for c in token)
-
-
-def losses(rows: list[dict[str, str]], baselines: dict[str, float], per: str) -> Figure:
-    """Draws the training and the held-out loss over a run, with the baselines as lines."""
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axis = figure.subplots()
-    epochs = [float(row["epoch"]) for row in rows]
-    for column, label in (("train_nats", "training, since the last point"), ("validation_nats", "held-out text")):
-        axis.plot(epochs, [float(row[column]) for row in rows], marker=".", label=label)
-    for shade, (name, nats) in zip(("0.35", "0.65"), baselines.items(), strict=False):
-        axis.axhline(nats, color=shade, linestyle="--", linewidth=1)
-        axis.annotate(f"{name} {nats:.3f}", (epochs[-1], nats), ha="right", va="bottom", fontsize=9, color=shade)
-    axis.set_xlabel("epochs")
-    axis.set_ylabel(f"nats per {per}")
-    axis.grid(alpha=0.3)
-    axis.legend(loc="center right")
-    return figure
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Writes a picture in the format that its file name ends with. The file is written whole or not at all."""
-    content = io.BytesIO()
-    kind = path.suffix.lstrip(".").lower() or "png"
-    if kind not in FORMATS:
-        raise InputError(f"{path}: pictures are not written as .{kind}; choose png, svg or pdf")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the font lacks a character and draws a box
-        figure.savefig(content, format=kind, dpi=130)
-    write_atomically(path, content.getvalue())

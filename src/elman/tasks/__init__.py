@@ -1,1 +1,74 @@
-"""Tasks: what a network is trained to do, and how it is evaluated."""
+"""Tasks: what a network is trained to do, and how it is judged. One file each.
+
+A task that the command line knows is a module with three functions:
+
+    begin(path, options, device, bad)        the task of learning from a file, with a new model
+    resume(run, config, options, device)     the task of a run that was begun, with its data read again
+    load(directory, device)                  what a run has learned, with `evaluate(path)` and perhaps `predict(path)`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from elman.training.task import Task
+
+if TYPE_CHECKING:
+    from elman.datasets.reading import BadRows
+    from elman.training.run import Entries, Run
+
+MODULES = {"lm": "language_model", "tag": "tagging"}
+
+
+class CommandLineTask(Task, Protocol):
+    """A task with what the command line says of it."""
+
+    @property
+    def unit(self) -> str: ...  # what is counted, and what the loss is the mean of: "word"
+    @property
+    def score_unit(self) -> str: ...  # what the score is called: "nats per character", "accuracy"
+
+    def introduction(self) -> list[tuple[str, str]]:
+        """Returns lines on the data: a name, and what there is to say."""
+        ...
+
+    def result(self, row: dict[str, str]) -> str:
+        """Returns what a row of metrics.csv says in a sentence."""
+        ...
+
+    def draw(self, directory: Path) -> list[Path]:
+        """Draws the pictures of its own, with the parameters that the model has now. Returns their files."""
+        ...
+
+
+class Trained(Protocol):
+    """What a run has learned."""
+
+    def evaluate(self, path: Path) -> Iterator[tuple[str, str]]:
+        """Yields the names and figures of how well a file is predicted."""
+        ...
+
+    def predict(self, path: Path, form: str) -> Iterator[str]:
+        """Yields the text of predictions for a file, in its order. form: ".csv", ".jsonl", or "" for the task's own."""
+        ...
+
+
+class TaskModule(Protocol):
+    """The functions of a task's module, and the entries that config.json must have for it."""
+
+    @property
+    def CONFIG(self) -> Entries: ...
+    @property
+    def Options(self) -> Any: ...  # a subclass of elman.training.options.Options
+    def begin(self, path: Path | None, options: Any, device: str, bad: BadRows) -> CommandLineTask: ...
+    def resume(self, run: Run, config: dict[str, Any], options: Any, device: str) -> CommandLineTask: ...
+    def load(self, directory: Path, device: str = "cpu") -> Trained: ...
+
+
+def module(name: str) -> TaskModule:
+    """Returns the module of a task: "lm", "tag", ..."""
+    from importlib import import_module
+
+    return import_module(f"elman.tasks.{MODULES[name]}")  # pyright: ignore[reportReturnType]

@@ -13,7 +13,8 @@ from torch.nn.functional import cross_entropy
 
 from elman import cells
 from elman.datasets import vocabulary as vocabularies
-from elman.datasets.text import Corpus
+from elman.datasets.reading import BadRows
+from elman.datasets.text import DEFAULT, Corpus, read
 from elman.datasets.vocabulary import Vocabulary
 from elman.errors import InputError
 from elman.recurrent import Recurrent
@@ -22,6 +23,8 @@ from elman.tasks.options import LanguageModelOptions as Options
 from elman.training.run import Entries, Run, fill
 from elman.training.task import Batch
 from elman.training.tbptt import Window, tbptt
+
+PER = {"characters": "character", "bytes": "byte", "bpe": "token"}  # what one of a unit is called
 
 # What config.json says of the data.
 CONFIG: Entries = {
@@ -75,6 +78,8 @@ class LanguageModelling:
         self.digest = corpus.digest
         self.length = stream_length(corpus.train, options)  # time steps in an epoch
         self.steps_per_epoch = self.length // options.window
+        self.unit = PER[options.unit]
+        self.score_unit = f"nats per {self.unit}"
         self.state: Any = None
 
     def batches(self, epoch: int, at: int) -> Iterator[Batch]:
@@ -121,6 +126,18 @@ class LanguageModelling:
     def write(self, directory: Path) -> None:
         self.corpus.vocabulary.save(directory)
 
+    def introduction(self) -> list[tuple[str, str]]:
+        train, validation = len(self.corpus.train), len(self.corpus.validation)
+        unit = "tokens" if self.unit == "token" else self.options.unit
+        return [("text", f"{self.file or DEFAULT}: {train:,} {unit} to learn from, {validation:,} held out")]
+
+    def result(self, row: Mapping[str, str]) -> str:
+        nats, bits, perplexity = (float(row[name]) for name in ("validation_nats", "bits_per_character", "perplexity"))
+        return f"{nats:.4f} nats per {self.unit}, {bits:.4f} bits per character, perplexity {perplexity:.3f}"
+
+    def draw(self, directory: Path) -> list[Path]:
+        return []
+
     def carried(self) -> dict[str, Tensor]:
         states = () if self.state is None else (self.state,) if isinstance(self.state, Tensor) else self.state
         return dict(zip(self.model.recurrent.cell.states, states, strict=False))
@@ -163,7 +180,50 @@ def streams(tokens: Tensor, options: Options, epoch: int) -> tuple[Tensor, Tenso
     return x, y
 
 
-def load_language_model(directory: Path, device: str = "cpu") -> tuple[LanguageModel, Vocabulary, dict[str, Any]]:
+def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> LanguageModelling:
+    """Returns the task of learning from a text, with a new model."""
+    corpus = read(path, options.unit, options.held_out, options.vocabulary_size)
+    stream_length(corpus.train, options)
+    if len(corpus.validation) < 2:
+        raise InputError(
+            f"{options.held_out} of {path or DEFAULT} holds out {len(corpus.validation)} tokens; give more text or a larger --held-out"
+        )
+    torch.manual_seed(options.seed)
+    return LanguageModelling(LanguageModel(corpus.vocabulary.size, options).to(device), corpus, options, path)
+
+
+def resume(run: Run, config: dict[str, Any], options: Options, device: str) -> LanguageModelling:
+    """Returns the task of a run, with its text read again and a model still to be filled."""
+    vocabulary, path = vocabularies.load(run.directory), config["data"]["path"]
+    path = None if path is None else Path(path)
+    corpus = read(path, options.unit, options.held_out, vocabulary=vocabulary)
+    return LanguageModelling(LanguageModel(vocabulary.size, options).to(device), corpus, options, path)
+
+
+class TrainedLanguageModel(NamedTuple):
+    model: LanguageModel
+    vocabulary: Vocabulary
+    config: dict[str, Any]
+
+    def evaluate(self, path: Path) -> Iterator[tuple[str, str]]:
+        """Yields names and figures of how well a text is predicted, every token from all before it."""
+        corpus = read(path, self.vocabulary.unit, held_out=1.0, vocabulary=self.vocabulary)
+        tokens, per = corpus.validation, PER[self.vocabulary.unit]
+        if len(tokens) < 2:
+            raise InputError(f"{path} has {len(tokens)} token; at least 2 are needed, one to read and one to predict")
+        score = evaluate(self.model, tokens, corpus.validation_characters)
+        yield f"{per}s", str(len(tokens))
+        if self.vocabulary.unknown is not None:
+            yield "unknown", str(int((tokens == self.vocabulary.unknown).sum()))
+        yield f"nats per {per}", f"{score.nats:.4f}"
+        yield "bits per character", f"{score.bits_per_character:.4f}"
+        yield "perplexity", f"{score.perplexity:.4f}"
+
+    def predict(self, path: Path, form: str) -> Iterator[str]:
+        raise InputError("a language model continues a text, instead of labelling one: use elman sample")
+
+
+def load(directory: Path, device: str = "cpu") -> TrainedLanguageModel:
     """Returns the model of a run, as it did best on held-out text, the run's vocabulary, and its config.json."""
     run = Run(directory)
     config = run.config("lm", CONFIG)
@@ -172,7 +232,7 @@ def load_language_model(directory: Path, device: str = "cpu") -> tuple[LanguageM
     tensors, _ = run.load_tensors("model.safetensors")
     model = LanguageModel(vocabulary.size, options)
     fill(model, tensors, directory / "model.safetensors")
-    return model.to(device).eval(), vocabulary, config
+    return TrainedLanguageModel(model.to(device).eval(), vocabulary, config)
 
 
 class Score(NamedTuple):

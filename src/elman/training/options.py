@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from elman.errors import InputError
 
@@ -43,6 +43,8 @@ class Options:
     Training ends after `epochs` or `minutes`, whichever comes first.
     """
 
+    task: ClassVar[str]  # its name on the command line
+
     learning_rate: float = option(
         1e-3, "Highest learning rate, after warm-up; then half a cosine down to zero.", above=0
     )
@@ -75,12 +77,13 @@ class Options:
         for field in fields(cls):
             value, kinds = content[field.name], str(field.type).split(" | ")
             fits = {
-                "int": isinstance(value, int),
-                "float": isinstance(value, (int, float)),
+                "int": isinstance(value, int) and not isinstance(value, bool),
+                "float": isinstance(value, (int, float)) and not isinstance(value, bool),
                 "str": isinstance(value, str),
+                "bool": isinstance(value, bool),
                 "None": value is None,
             }
-            if isinstance(value, bool) or not any(fits[kind] for kind in kinds):
+            if not any(fits[kind] for kind in kinds):
                 raise InputError(
                     f"{where} is damaged: {field.name} is {value!r} but should be {field.type}; restore it or train again"
                 )

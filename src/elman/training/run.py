@@ -1,12 +1,14 @@
 """A run: the directory with a trained model, the record of its training, and the checkpoint to resume from.
 
-    config.json         the options, the size and origin of the text, and the baselines
-    vocabulary.json     the vocabulary of characters or bytes
+    config.json         the options, the size and origin of the data, and the baselines
+    vocabulary.json     the words, characters, tags, classes or scales that were learned from the data
     tokenizer.json      the vocabulary of byte pairs, in place of vocabulary.json
-    model.safetensors   the parameters with the lowest loss on held-out text
+    model.safetensors   the parameters with the best score on held-out data
     metrics.csv         one row per evaluation
     checkpoint/state.safetensors   everything that is needed to resume bit for bit
     loss.png            a plot of the losses
+    confusion.png       which label is taken for which, of a tagger or classifier
+    forecast.png        forecasts beside the truth
     gates.png           the picture that `elman explain` draws
 
 A file is always replaced as a whole. No pickle is written or read.
@@ -17,7 +19,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,8 @@ FILES = (
     "checkpoint/state.safetensors",
     "loss.png",
     "gates.png",
+    "confusion.png",
+    "forecast.png",
 )
 
 Entries = Mapping[str, type | tuple[type, ...]]  # names of entries in config.json, with dots inside, and their types
@@ -97,8 +101,15 @@ class Run:
     def save_config(self, config: dict[str, Any]) -> None:
         write_atomically(self.directory / "config.json", json.dumps(config, indent=2, ensure_ascii=False).encode())
 
-    def config(self, task: str, entries: Entries) -> dict[str, Any]:
-        """Returns config.json, checked: it belongs to a run of this task and has these entries besides those of all."""
+    def task(self, known: Collection[str]) -> str:
+        """Returns the name of the run's task. Raises InputError if it is none of the known ones."""
+        path = self._config_path()
+        name = read_json(path).get("task")
+        if not isinstance(name, str) or name not in known:
+            raise InputError(f"{path} is that of a run for task {name!r}; this command knows {', '.join(known)}")
+        return name
+
+    def _config_path(self) -> Path:
         if not self.directory.is_dir():
             raise InputError(
                 f"{self.directory} is not a directory; give the directory of a run, as `elman train` made it"
@@ -107,7 +118,11 @@ class Run:
             raise InputError(
                 f"{self.directory} is not a run of elman: it has no config.json; give the directory that `elman train` made"
             )
-        path = self.directory / "config.json"
+        return self.directory / "config.json"
+
+    def config(self, task: str, entries: Entries) -> dict[str, Any]:
+        """Returns config.json, checked: it belongs to a run of this task and has these entries besides those of all."""
+        path = self._config_path()
         config = read_json(path)
         if config.get("task") != task:
             raise InputError(f"{path} is not that of a run for task {task!r}: its task is {config.get('task')!r}")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
-from torch import Tensor, nn
+if TYPE_CHECKING:  # so that the command line can say its help without torch
+    from torch import Tensor, nn
 
 
 class Batch(NamedTuple):

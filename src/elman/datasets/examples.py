@@ -1,0 +1,144 @@
+"""Data that every machine has, so that each task can be tried without a file."""
+
+from __future__ import annotations
+
+import ast
+import io
+import keyword
+import math
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elman.datasets.conll import Sentence
+
+TAGGED = "lines of Python's standard library"
+LABELLED = "outlines of digits in matplotlib's fonts"
+SERIES = "a Mackey-Glass series"
+LINES = 4000  # of code
+LONGEST = 60  # tokens of a line
+
+
+def tagged_code() -> list[Sentence]:
+    """Returns lines of Python's standard library: the words are tokens, and the tag of a name is what it stands for.
+
+    The same name is a variable here, an attribute or a parameter there, so that a tag cannot be read off the word.
+    """
+    sentences: list[Sentence] = []
+    seen: set[tuple[str, ...]] = set()
+    for path in sorted(Path(ast.__file__).parent.glob("*.py")):
+        for sentence in _lines_of(path):
+            if tuple(sentence.words) not in seen:
+                seen.add(tuple(sentence.words))
+                sentences.append(sentence)
+        if len(sentences) >= LINES:
+            break
+    return sentences[:LINES]
+
+
+def _lines_of(path: Path) -> Iterator[Sentence]:
+    source = path.read_text(encoding="utf-8")
+    roles = _roles(ast.parse(source), source)
+    sentence = Sentence([], [])
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.NEWLINE:
+            if 3 <= len(sentence.words) <= LONGEST:
+                yield sentence
+            sentence = Sentence([], [])
+        elif token.type in (tokenize.NAME, tokenize.OP, tokenize.NUMBER, tokenize.STRING):
+            kind = tokenize.tok_name[token.type].lower()
+            if token.type == tokenize.NAME:
+                kind = "keyword" if keyword.iskeyword(token.string) else roles.get(token.start, "other")
+            short = token.string if len(token.string) <= 30 else token.string[:14] + ".." + token.string[-14:]
+            sentence.words.append("".join(short.split()) or "''")
+            sentence.tags.append(kind)
+
+
+def _roles(tree: ast.AST, source: str) -> dict[tuple[int, int], str]:
+    """Returns what the name at each place (line, column) stands for."""
+    lines = source.splitlines()
+    found: dict[tuple[int, int], str] = {}
+
+    def name_after(line: int, column: int, name: str, role: str) -> None:
+        at = lines[line - 1].find(name, column) if line <= len(lines) else -1
+        if at >= 0:
+            found[line, at] = role
+
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            name_after(node.lineno, node.col_offset + 4, node.name, "definition")
+        elif isinstance(node, ast.ClassDef):
+            name_after(node.lineno, node.col_offset + 6, node.name, "class")
+        elif isinstance(node, ast.arg):
+            found[node.lineno, node.col_offset] = "parameter"
+        elif isinstance(node, ast.keyword) and node.arg:
+            found[node.lineno, node.col_offset] = "argument"
+        elif isinstance(node, ast.alias):
+            found[node.lineno, node.col_offset] = "module"
+    for node in ast.walk(tree):
+        at = node.func if isinstance(node, ast.Call) else node
+        called = at is not node
+        if isinstance(at, ast.Attribute) and at.end_col_offset is not None and at.end_lineno is not None:
+            place = at.end_lineno, at.end_col_offset - len(at.attr)
+            found[place] = "method" if called else found.get(place, "attribute")
+        elif isinstance(at, ast.Name):
+            place = at.lineno, at.col_offset
+            found[place] = "function" if called else found.get(place, "variable")
+    return found
+
+
+def mackey_glass(length: int = 5000, tau: float = 17.0) -> NDArray[np.float64]:
+    """Returns a chaotic series (length,), one value a unit of time, after a start that is left out.
+
+        dx/dt = 0.2 x(t - tau) / (1 + x(t - tau)^10) - 0.1 x(t)
+
+    Source: M. C. Mackey & L. Glass, Oscillation and chaos in physiological control systems, Science 197 (1977).
+    """
+    substeps = 10
+    delay = round(tau * substeps)
+    x = [1.2] * (delay + 1)
+    for _ in range((length + 200) * substeps):
+        late = x[-1 - delay]
+        x.append(x[-1] + (0.2 * late / (1 + late**10) - 0.1 * x[-1]) / substeps)
+    return np.array(x[delay + 1 + 200 * substeps :: substeps])[:length]
+
+
+def digits(copies: int = 8, points: float = 0.08) -> Iterator[tuple[NDArray[np.float32], str, str]]:
+    """Yields the outlines of the ten digits in the fonts that come with matplotlib, each bent a little in many ways.
+
+    Yields (steps (T, 3), digit, font). A step is how far the pen moves, in x and y, and whether it is lifted before.
+    points: the length of a step, in heights of a digit.
+    """
+    from matplotlib import get_data_path
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    random = np.random.default_rng(0)
+    for font in sorted((Path(get_data_path()) / "fonts" / "ttf").glob("*.ttf")):
+        if not font.name.startswith(("DejaVu", "STIXGeneral", "cmr", "cmb", "cmss", "cmtt")) or "Display" in font.name:
+            continue
+        for digit in "0123456789":
+            outline = TextPath((0, 0), digit, size=1, prop=FontProperties(fname=str(font)))
+            for _ in range(copies):
+                turn, slant = random.normal(0, 0.12), random.normal(0, 0.15)
+                width, height = random.normal(1, 0.12, 2)
+                bend = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+                bend = bend @ np.array([[width, slant], [0, height]])
+                yield _steps([part @ bend.T for part in outline.to_polygons()], points, random), digit, font.stem
+
+
+def _steps(strokes: list[NDArray[Any]], length: float, random: np.random.Generator) -> NDArray[np.float32]:
+    rows, last = [], np.zeros(2)
+    for stroke in strokes:
+        gone = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(stroke, axis=0).T))])
+        at = np.linspace(0, gone[-1], max(3, round(gone[-1] / length)))
+        places = np.stack([np.interp(at, gone, stroke[:, axis]) for axis in (0, 1)], 1)
+        places = places + random.normal(0, 0.01, places.shape)
+        for k, place in enumerate(places):
+            rows.append([*(place - last), float(k == 0)])
+            last = place
+    return np.array(rows, dtype=np.float32)

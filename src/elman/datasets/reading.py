@@ -1,0 +1,106 @@
+"""Files of any task: read in blocks, unpacked on the way, and what becomes of rows that make no sense."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, cast
+
+from elman.errors import InputError
+
+BLOCK = 1 << 20  # bytes read at a time
+GZIP, ZSTANDARD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # the first bytes of packed files
+
+
+class BadRows:
+    """What becomes of a row that makes no sense: the first one ends the reading, or all are counted and left out."""
+
+    def __init__(self, skip: bool = False):
+        self.skip, self.count, self.first = skip, 0, ""
+
+    def found(self, what: str) -> None:
+        """what: the file, the line and the value. Raises InputError unless such rows are skipped."""
+        if not self.skip:
+            raise InputError(f"{what}; correct it, or leave such rows out with --skip-bad")
+        self.count += 1
+        self.first = self.first or what
+
+
+def byte_blocks(path: Path) -> Iterator[bytes]:
+    """Yields the bytes of a file, unpacked if it is gzip or Zstandard. Raises InputError if it cannot be read."""
+    import zstandard
+
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a directory; give a text file")
+        with path.open("rb") as raw:
+            beginning = raw.read(4)
+            raw.seek(0)
+            file: Any = raw
+            if beginning[:2] == GZIP:
+                file = gzip.open(raw)  # noqa: SIM115 - closed below
+            elif beginning == ZSTANDARD:
+                file = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+            with file:
+                while block := cast("IO[bytes]", file).read(BLOCK):
+                    yield block
+    except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
+        kind = "Zstandard" if isinstance(error, zstandard.ZstdError) else "gzip"
+        raise InputError(f"{path} is a damaged {kind} file: {error}; unpack it, or get it again") from error
+    except OSError as error:
+        raise InputError(
+            f"cannot read {path}: {error.strerror or error}; give a text file that exists and is yours to read"
+        ) from error
+
+
+def text_blocks(path: Path, otherwise: str = "") -> Iterator[str]:
+    """Yields the text of a UTF-8 file in blocks, which end at line ends where there are any.
+
+    otherwise: what else can be done with a file that is no text, for messages. Raises InputError, with the place in
+    the file, if the file is not UTF-8 or looks binary.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    rest, done, line = "", 0, 1
+    for block in byte_blocks(path):
+        zero = block.find(b"\0")
+        if zero >= 0:
+            raise InputError(f"{path} looks binary: byte {done + zero + 1} is zero; give a text file{otherwise}")
+        held = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(block)
+        except UnicodeDecodeError as error:
+            at, bad = done - held + error.start, error.object[error.start]
+            line += error.object[: error.start].count(b"\n")
+            raise InputError(
+                f"{path} is not UTF-8: byte {at + 1}, on line {line}, is 0x{bad:02x}; convert the file to UTF-8{otherwise}"
+            ) from error
+        done += len(block)
+        line += text.count("\n")
+        whole, newline, begun = (rest + text).rpartition("\n")
+        yield whole + newline
+        rest = begun
+        if len(rest) > BLOCK:  # no line end for the length of a block: cut here
+            yield rest
+            rest = ""
+    try:
+        rest += decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not UTF-8: it ends within a character, on line {line}; convert the file to UTF-8{otherwise}"
+        ) from error
+    yield rest
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields the lines of a UTF-8 file without their ends, each with its number, from 1. Files may be packed."""
+    number, rest = 0, ""
+    for block in text_blocks(path):
+        *lines, rest = (rest + block).split("\n")
+        for line in lines:
+            number += 1
+            yield number, line.removesuffix("\r")
+    if rest:
+        yield number + 1, rest.removesuffix("\r")

@@ -1,0 +1,121 @@
+"""Tables with named columns: CSV, TSV, JSON lines and Parquet, read with polars in pieces of rows.
+
+Every value is read as text first, so that one that is no number is reported with its file, line and column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from elman.datasets.reading import BadRows
+from elman.errors import InputError
+
+ROWS = 50_000  # of a piece
+LINE = "line"  # a column that is added: where in its file a row stands, from 1
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+FORMS = (*SEPARATORS, ".jsonl", ".ndjson", ".parquet")
+
+
+def form(path: Path) -> str:
+    """Returns the ending of a file's name that says its form: ".csv" for "a.csv" and for "a.csv.gz"."""
+    return Path(path.name.removesuffix(".gz").removesuffix(".zst")).suffix.lower()
+
+
+def pieces(path: Path, columns: Sequence[str] | None = None, rows: int = ROWS) -> Iterator[pl.DataFrame]:
+    """Yields the rows of a table in pieces, in their order, with the column `line` added.
+
+    columns: those that are needed; all if left out. Raises InputError if the file cannot be read, is empty, or lacks a
+    column.
+    """
+    lazy, header = _scan(path), 0
+    try:
+        names = lazy.collect_schema().names()
+        if form(path) in SEPARATORS:
+            header = 1
+        missing = [name for name in columns or () if name not in names]
+        if missing:
+            raise InputError(
+                f"{path} has no column {missing[0]!r}; its columns are {', '.join(map(repr, names))}: choose one of them"
+            )
+        kept = names if columns is None else list(dict.fromkeys(columns))
+        done, broken = 0, 0  # rows, and line ends inside values, before this piece
+        for piece in lazy.collect_batches(chunk_size=rows, maintain_order=True):
+            texts = [name for name, kind in piece.schema.items() if kind == pl.String]
+            ends = pl.sum_horizontal(pl.lit(0), *(pl.col(name).str.count_matches("\n").fill_null(0) for name in texts))
+            before = ends.cum_sum().shift(1, fill_value=0) + broken
+            line = pl.int_range(pl.len(), dtype=pl.Int64) + (done + header + 1)
+            marked = piece.with_columns((line + before).alias(LINE))
+            broken += int(piece.select(ends.sum()).item() or 0) if texts else 0
+            done += piece.height
+            # An empty line is a row of nothing.
+            filled = marked.filter(~pl.all_horizontal(pl.col(name).is_null() for name in names))
+            yield filled.select(*kept, LINE)
+        if not done:
+            raise InputError(f"{path} has no rows; give a table with at least one")
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"{path} cannot be read as {form(path)[1:]}: {_reason(path, error)}") from error
+    except OSError as error:
+        raise InputError(
+            f"cannot read {path}: {error.strerror or error}; give a file that exists and is yours to read"
+        ) from error
+
+
+def _scan(path: Path) -> pl.LazyFrame:
+    kind = form(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a directory; give a table: {', '.join(FORMS)}")
+    if not path.exists():
+        raise InputError(f"cannot read {path}: No such file or directory; give a file that exists and is yours to read")
+    if not path.stat().st_size:
+        raise InputError(f"{path} is empty; give a table with a header and rows")
+    if kind in SEPARATORS:
+        return pl.scan_csv(path, separator=SEPARATORS[kind], infer_schema=False, glob=False)
+    if kind in (".jsonl", ".ndjson"):
+        return pl.scan_ndjson(path, infer_schema_length=None)
+    if kind == ".parquet":
+        return pl.scan_parquet(path, glob=False)
+    raise InputError(f"{path} does not end in {', '.join(FORMS)}; rename it, or convert it to one of these")
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Returns what is wrong with a file, with the line where that can be found."""
+    import csv
+
+    from elman.datasets.reading import text_lines
+
+    if form(path) in SEPARATORS:
+        lines = csv.reader((line for _, line in text_lines(path)), delimiter=SEPARATORS[form(path)])
+        header = next(lines)
+        for row in lines:
+            if len(row) > len(header):
+                return f"line {lines.line_num} has {len(row)} values, and the header names {len(header)} columns; correct it"
+    return f"{str(error).splitlines()[0]}; correct it"
+
+
+def numbers(piece: pl.DataFrame, columns: Sequence[str], path: Path, bad: BadRows) -> pl.DataFrame:
+    """Returns the piece with these columns as float64. A row in which one is no finite number is a bad row."""
+    cast = piece.with_columns(pl.col(name).cast(pl.Float64, strict=False).alias(name) for name in columns)
+    wrong = ~pl.all_horizontal(pl.col(name).is_finite().fill_null(False) for name in columns)
+    for row in cast.with_row_index().filter(wrong).get_column("index").to_list():
+        name = next(name for name in columns if not _finite(cast[name][row]))
+        value = piece[name][row]
+        what = "nothing" if value is None else repr(value)
+        bad.found(f"{path}, line {piece[LINE][row]}: column {name!r} should be a number and is {what}")
+    return cast.filter(~wrong)
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and abs(value) < float("inf")
+
+
+def texts(piece: pl.DataFrame, columns: Sequence[str], path: Path, bad: BadRows) -> pl.DataFrame:
+    """Returns the piece with these columns as text. A row in which one is missing is a bad row."""
+    cast = piece.with_columns(pl.col(name).cast(pl.String).alias(name) for name in columns)
+    wrong = ~pl.all_horizontal(pl.col(name).is_not_null() for name in columns)
+    for row in cast.with_row_index().filter(wrong).get_column("index").to_list():
+        name = next(name for name in columns if cast[name][row] is None)
+        bad.found(f"{path}, line {piece[LINE][row]}: column {name!r} has no value")
+    return cast.filter(~wrong)

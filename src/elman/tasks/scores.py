@@ -1,0 +1,88 @@
+"""Scores of labels: accuracy, precision, recall, F1, and entities in BIO tags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+BIO = re.compile(r"O|[BIES]-.+")
+
+
+class Scores(NamedTuple):
+    """Scores of K labels, from a table of counts: counts[a, b] is how often label a was called b."""
+
+    counts: NDArray[np.int64]  # (K, K)
+
+    @property
+    def accuracy(self) -> float:
+        """The share that is right."""
+        return float(np.trace(self.counts) / max(1, self.counts.sum()))
+
+    @property
+    def precision(self) -> NDArray[np.float64]:
+        """(K,): of what was called k, the share that is k. Zero where nothing was called k."""
+        return np.diag(self.counts) / np.maximum(1, self.counts.sum(0))
+
+    @property
+    def recall(self) -> NDArray[np.float64]:
+        """(K,): of what is k, the share that was called k. Zero where nothing is k."""
+        return np.diag(self.counts) / np.maximum(1, self.counts.sum(1))
+
+    @property
+    def f1(self) -> NDArray[np.float64]:
+        """(K,): 2 p r / (p + r) = 2 right / (is k + called k)."""
+        return 2 * np.diag(self.counts) / np.maximum(1, self.counts.sum(0) + self.counts.sum(1))
+
+    @property
+    def macro_f1(self) -> float:
+        """The mean of F1 over the labels that occur, in the data or in the predictions."""
+        occurs = self.counts.sum(0) + self.counts.sum(1) > 0
+        return float(self.f1[occurs].mean()) if occurs.any() else 0.0
+
+
+def counted(truth: NDArray[Any], predicted: NDArray[Any], labels: int) -> Scores:
+    """Returns the scores of predicted labels, both (N,), whose ids run from 0 to labels - 1."""
+    pairs = truth.astype(np.int64) * labels + predicted
+    return Scores(np.bincount(pairs, minlength=labels * labels).reshape(labels, labels))
+
+
+def is_bio(tags: Sequence[str]) -> bool:
+    """Returns whether the tags mark entities: each is O or begins with B-, I-, E- or S-, and one is not O."""
+    return all(BIO.fullmatch(tag) for tag in tags) and any(tag != "O" for tag in tags)
+
+
+def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
+    """Returns the entities of a sentence: (kind, first word, word after the last one).
+
+    As CoNLL's evaluation reads them: an entity begins at B- or S-, and at I- or E- where none of its kind goes on; it
+    ends before the next beginning, O, or other kind, and after E- or S-.
+    """
+    found, kind, start = set(), "", 0
+    for place, tag in enumerate([*tags, "O"]):
+        prefix, _, name = tag.partition("-")
+        begins = prefix in ("B", "S") or (prefix in ("I", "E") and name != kind)
+        if kind and (begins or prefix == "O"):
+            found.add((kind, start, place))
+            kind = ""
+        if begins:
+            kind, start = name, place
+        if prefix in ("E", "S") and kind:
+            found.add((kind, start, place + 1))
+            kind = ""
+    return found
+
+
+def entity_f1(truth: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> tuple[float, float, float]:
+    """Returns precision, recall and F1 of entities: one is right if its kind and both its ends are.
+
+    Source: E. F. Tjong Kim Sang & F. De Meulder, Introduction to the CoNLL-2003 shared task (2003).
+    """
+    right = called = present = 0
+    for a, b in zip(truth, predicted, strict=True):
+        true, guess = entities(a), entities(b)
+        right, called, present = right + len(true & guess), called + len(guess), present + len(true)
+    return right / max(1, called), right / max(1, present), 2 * right / max(1, called + present)

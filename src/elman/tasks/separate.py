@@ -1,0 +1,80 @@
+"""What the tasks of separate sequences share: batches of similar lengths in a random order, and nothing carried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from elman.errors import InputError
+from elman.training.task import Batch
+
+POOL = 50  # batches whose sequences are sorted by length together: less padding, and still another order every epoch
+
+
+def batches_of(lengths: NDArray[Any], batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
+    """Returns the batches of an epoch: places in `lengths` (N,), every one of them once.
+
+    The sequences are shuffled; within each pool of 50 batches they are sorted by length, so that a batch holds similar
+    ones; then the batches are shuffled. The same seed and epoch give the same batches.
+    """
+    random = np.random.default_rng([seed, epoch])
+    order = random.permutation(len(lengths))
+    found = []
+    for begin in range(0, len(order), POOL * batch_size):
+        pool = order[begin : begin + POOL * batch_size]
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        found += [pool[k : k + batch_size] for k in range(0, len(pool), batch_size)]
+    return [found[k] for k in random.permutation(len(found))]
+
+
+def held_out(count: int, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns the places of those to learn from and of those held out, drawn at random. At least one is held out."""
+    order = np.random.default_rng([seed, 1 << 32]).permutation(count)
+    cut = count - max(1, round(count * share))
+    return np.sort(order[:cut]), np.sort(order[cut:])
+
+
+class SeparateSequences:
+    """A part of a task (`elman.training.task.Task`): its batches are sequences that know nothing of each other."""
+
+    lengths: NDArray[Any]  # (N,) of the sequences to learn from
+    batch_size: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+    def loss(self, own: NDArray[np.int64]) -> Tensor:
+        """Returns the mean loss of the sequences at these places."""
+        raise NotImplementedError
+
+    def batches(self, epoch: int, at: int) -> Iterator[Batch]:
+        """Yields the batches of an epoch; at: those that were trained on."""
+        for own in batches_of(self.lengths, self.batch_size, self.seed, epoch)[at:]:
+            yield Batch(partial(self.loss, own), 1, int(self.lengths[own].sum()))
+
+    def carried(self) -> dict[str, Tensor]:
+        return {}
+
+    def carry(self, tensors: Mapping[str, Tensor], path: Path) -> None:
+        if tensors:
+            raise InputError(
+                f"{path} is damaged: it has states {', '.join(tensors)}, and this task carries none; restore it or train again"
+            )
+
+
+def padded(rows: Sequence[NDArray[Any]]) -> tuple[Tensor, Tensor]:
+    """Returns arrays of unequal lengths as one tensor (T, B, ...), zero past their ends, and their lengths (B,)."""
+    lengths = torch.tensor([len(row) for row in rows])
+    tensor = torch.zeros(int(lengths.max()), len(rows), *rows[0].shape[1:], dtype=torch.from_numpy(rows[0]).dtype)
+    for k, row in enumerate(rows):
+        tensor[: len(row), k] = torch.from_numpy(row)
+    return tensor, lengths
