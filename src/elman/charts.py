@@ -23,7 +23,7 @@ def losses(
 ) -> Figure:
     """Draws the training and the held-out loss over a run, and the score if that is another column of metrics.csv.
 
-    measure: the unit of the loss; per: of what. baselines: lines, in the unit of the score. kept: the step whose
+    measure: the unit of the loss; per: of what, if that needs saying. baselines: lines, in the unit of the score. kept: the step whose
     parameters were kept.
     """
     own = score != f"validation_{measure}"
@@ -36,7 +36,7 @@ def losses(
 
     line(panels[0], f"train_{measure}", "training, since the last point")
     line(panels[0], f"validation_{measure}", "held out")
-    panels[0].set_ylabel(f"{measure} per {per}")
+    panels[0].set_ylabel(f"{measure} per {per}" if per else measure)
     if own:
         line(panels[1], score, "held out")
         panels[1].set_ylabel(score.replace("_", " "))

@@ -17,7 +17,7 @@ import typer
 
 from elman.cli.common import device, with_options
 from elman.errors import InputError
-from elman.tasks.options import LanguageModelOptions, TaggingOptions
+from elman.tasks.options import ClassificationOptions, ForecastingOptions, LanguageModelOptions, TaggingOptions
 from elman.training.options import Options, flag
 
 if TYPE_CHECKING:
@@ -85,6 +85,23 @@ _command(
     "CoNLL-U (.conllu), JSON lines (.jsonl: words, tags), or lines of a word and its tag, with an empty line after each "
     "sentence; lines of Python's standard library if left out.",
     "Example:  elman train tag train.conllu --validation dev.conllu --minutes 10 --run runs/tagger",
+)
+_command(
+    ClassificationOptions,
+    "Train a classifier: it gives a whole sequence, of numbers or of text, one label.\n\n"
+    "It is judged on sequences held out, next to the baseline that always says the largest class. "
+    "Ctrl-C saves and stops; --resume goes on from there.",
+    "The UEA/UCR archive's form (.ts), JSON lines (.jsonl: values or a text, and label), or a table (.csv, .tsv, .parquet) "
+    "with a row for each step or a text in each row; outlines of digits if left out.",
+    "Example:  elman train classify gestures.csv --sequence id --label kind --minutes 5 --run runs/gestures",
+)
+_command(
+    ForecastingOptions,
+    "Train a forecaster: from the last values of a series, the values that follow.\n\n"
+    "It is judged on later times than it learned from, next to baselines that repeat the last value and the last season, "
+    "from every place where a forecast can begin. Ctrl-C saves and stops; --resume goes on from there.",
+    "A table (.csv, .tsv, .parquet, .jsonl) with a row for each time; a Mackey-Glass series if left out.",
+    "Example:  elman train forecast load.csv --time date --horizon 96 --period 24 --minutes 5 --run runs/load",
 )
 
 
@@ -231,6 +248,7 @@ def _display(about: CommandLineTask) -> Iterator[Callable[[Report], None]]:
     bar = progress.add_task("", total=1.0, figures="")
     smooth, size, began = 0.0, 0, time.monotonic()
     measure, unit, score = about.measure, about.unit, about.score
+    loss_unit = f"{measure}/{unit}" if measure == "nats" else measure
 
     def show(report: Report) -> None:
         nonlocal smooth, size
@@ -247,7 +265,7 @@ def _display(about: CommandLineTask) -> Iterator[Callable[[Report], None]]:
             own = "" if score == f"validation_{measure}" else f"{score.replace('_', ' ')} {row[score]:.4f}  "
             console.print(
                 f"{report.progress:4.0%}  step {row['step']}  epoch {row['epoch']:.2f}  training {row[f'train_{measure}']:.3f}  "
-                f"validation {row[f'validation_{measure}']:.3f} {measure}/{unit}  {own}{rate:,.0f}/s"
+                f"validation {row[f'validation_{measure}']:.3f} {loss_unit}  {own}{rate:,.0f}/s"
             )
 
     with progress:
@@ -270,7 +288,12 @@ def _conclude(training: Training[CommandLineTask], config: dict[str, Any]) -> No
         )
     fill(task.model, tensors, run.directory / MODEL)
     path = run.directory / "loss.png"
-    charts.save(charts.losses(rows, task.measure, task.score, baselines, task.unit, int(best["step"])), path)
+    charts.save(
+        charts.losses(
+            rows, task.measure, task.score, baselines, task.unit if task.measure == "nats" else "", int(best["step"])
+        ),
+        path,
+    )
     pictures = [path, *task.draw(run.directory)]
     print(f"validation  {task.result(best)}")
     score, unit = float(best[task.score]), task.score_unit
@@ -278,6 +301,8 @@ def _conclude(training: Training[CommandLineTask], config: dict[str, Any]) -> No
         better = (score > baseline) == task.higher_is_better
         difference = f"{abs(score - baseline):.4f}{' nats' if unit.startswith('nats') else ''}"
         print(f"{name:<11} {baseline:.4f} {unit}: the model is {difference} {'better' if better else 'worse'}")
+    for name, what in task.conclusion():
+        print(f"{name:<11} {what}")
     following = "sample" if task.name == "lm" else "predict"
     _say(
         f"kept the parameters of step {best['step']}; pictures in {', '.join(map(str, pictures))}; next: elman {following} {run.directory}"

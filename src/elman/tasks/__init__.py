@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from elman.datasets.reading import BadRows
     from elman.training.run import Entries, Run
 
-MODULES = {"lm": "language_model", "tag": "tagging"}
+MODULES = {"lm": "language_model", "tag": "tagging", "classify": "classification", "forecast": "forecasting"}
 
 
 class CommandLineTask(Task, Protocol):
@@ -36,6 +36,10 @@ class CommandLineTask(Task, Protocol):
 
     def result(self, row: dict[str, str]) -> str:
         """Returns what a row of metrics.csv says in a sentence."""
+        ...
+
+    def conclusion(self) -> list[tuple[str, str]]:
+        """Returns lines on data that nothing was chosen by, with the parameters that the model has now."""
         ...
 
     def draw(self, directory: Path) -> list[Path]:

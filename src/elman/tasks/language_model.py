@@ -135,6 +135,9 @@ class LanguageModelling:
         nats, bits, perplexity = (float(row[name]) for name in ("validation_nats", "bits_per_character", "perplexity"))
         return f"{nats:.4f} nats per {self.unit}, {bits:.4f} bits per character, perplexity {perplexity:.3f}"
 
+    def conclusion(self) -> list[tuple[str, str]]:
+        return []
+
     def draw(self, directory: Path) -> list[Path]:
         return []
 

@@ -84,3 +84,138 @@ def _check_cell(name: str) -> None:
 
     if cells.by_name(name).projected:
         raise InputError(f"cell {name!r} projects its output, which this model has no use for; choose lstm")
+
+
+@dataclass(frozen=True)
+class ForecastingOptions(Options):
+    """The options of `elman train forecast`."""
+
+    task: ClassVar[str] = "forecast"
+
+    columns: str | None = option(None, "Columns to forecast, with commas between them; all others if left out.")
+    known: str | None = option(None, "Columns that are known in advance, with commas between them.")
+    time: str | None = option(None, "Column of times: dates or numbers. They are checked for order and gaps.")
+    group: str | None = option(None, "Column that tells the series of a table apart.")
+    fill_gaps: bool = option(False, "Draw straight lines across gaps in the times.")
+    skip_bad: bool = option(False, "Leave out rows that make no sense, and count them.")
+    horizon: int = option(24, "Steps ahead that are forecast.", least=1)
+    lookback: int = option(336, "Steps of the past that a forecast reads; a multiple of --segment.", least=1)
+    segment: int = option(24, "Steps that the recurrent layer reads, and writes, at once.", least=1)
+    strategy: str = option(
+        "direct", "direct: all steps at once; recursive: segment after segment, from its own forecasts.",
+        choices=("direct", "recursive"),
+    )  # fmt: skip
+    quantiles: str | None = option(None, "Quantiles to forecast, such as 0.1,0.5,0.9, in place of one value.")
+    split: str = option(
+        "0.7,0.1,0.2", "Parts to learn from, to judge by and to test on, in this order: shares, or numbers of rows."
+    )
+    period: int = option(24, "Steps of a season, for the baseline that repeats the last one, and for MASE.", least=1)
+    loss: str = option(
+        "mae", "What is minimised without --quantiles: mae, mse or huber.", choices=("mae", "mse", "huber")
+    )
+    cell: str = option("gru", "A cell, as `elman cells` lists them.")
+    hidden_size: int = option(128, "Units per layer.", least=2)
+    num_layers: int = option(1, "Recurrent layers.", least=1)
+    dropout: float = option(0.3, "Share of activations dropped before the output while training.", least=0, most=0.99)
+    batch_size: int = option(256, "Windows between updates.", least=1)
+    learning_rate: float = option(
+        3e-3, "Highest learning rate, after warm-up; then half a cosine down to zero.", above=0
+    )
+
+    @property
+    def ahead(self) -> int:
+        """The steps that the network itself forecasts."""
+        return self.horizon if self.strategy == "direct" else self.segment
+
+    @property
+    def column_list(self) -> tuple[str, ...]:
+        return _names(self.columns)
+
+    @property
+    def known_list(self) -> tuple[str, ...]:
+        return _names(self.known)
+
+    @property
+    def quantile_list(self) -> list[float]:
+        return _numbers(self.quantiles or "")
+
+    @property
+    def split_list(self) -> list[float]:
+        return _numbers(self.split)
+
+    def check(self) -> None:
+        super().check()
+        _check_cell(self.cell)
+        if self.lookback % self.segment:
+            near = max(1, round(self.lookback / self.segment)) * self.segment
+            raise InputError(f"--lookback {self.lookback} is no multiple of --segment {self.segment}; take {near}")
+        if self.lookback < self.period:
+            raise InputError(f"--period {self.period} is longer than --lookback {self.lookback}; make one of them fit")
+        try:
+            quantiles, split = self.quantile_list, self.split_list
+        except ValueError as error:
+            raise InputError(f"--quantiles and --split are numbers with commas between them; got {error}") from error
+        if quantiles != sorted(set(quantiles)) or any(not 0 < q < 1 for q in quantiles):
+            raise InputError(f"--quantiles must lie between 0 and 1 and rise, got {self.quantiles}; try 0.1,0.5,0.9")
+        shares, rows = sum(split) <= 1 + 1e-9, all(part == int(part) for part in split)
+        if len(split) != 3 or min(split) < 0 or not (shares or rows) or min(split[:2]) == 0:
+            raise InputError(
+                f"--split must be three shares of at most 1 in sum, or three numbers of rows, got {self.split}; try 0.7,0.1,0.2"
+            )
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def _numbers(text: str) -> list[float]:
+    """Returns the numbers in a text with commas between them. Raises ValueError for one that is none, or not finite."""
+    numbers = [float(word) for word in text.split(",")] if text else []
+    if any(number != number or abs(number) == float("inf") for number in numbers):
+        raise ValueError(repr(text))
+    return numbers
+
+
+@dataclass(frozen=True)
+class ClassificationOptions(Options):
+    """The options of `elman train classify`."""
+
+    task: ClassVar[str] = "classify"
+
+    validation: str | None = option(None, "File to judge by, in place of a part held out.")
+    held_out: float = option(0.1, "Share of the sequences of each class kept for validation.", least=0.001, most=0.9)
+    label: str = option("label", "Column, or name in JSON lines, of the label.")
+    sequence: str | None = option(None, "Column that tells the sequences of a table apart, with a row for each step.")
+    text: str | None = option(None, "Column, or name in JSON lines, of a text to classify, in place of numbers.")
+    columns: str | None = option(None, "Columns of numbers to read, with commas between them; all others if left out.")
+    unit: str = option("words", "What a text is read in: words or characters.", choices=("words", "characters"))
+    skip_bad: bool = option(False, "Leave out sequences that make no sense, and count them.")
+    balanced: bool = option(False, "Give every class the same weight in the loss, however rare it is.")
+    best_by: str = option(
+        "accuracy", "Which score decides what is kept: accuracy or macro_f1.", choices=("accuracy", "macro_f1")
+    )
+    cell: str = option("gru", "A cell, as `elman cells` lists them.")
+    hidden_size: int = option(64, "Units per layer and direction.", least=1)
+    num_layers: int = option(2, "Recurrent layers; all read in both directions.", least=1)
+    embedding_size: int = option(64, "Width of the embedding of a word or character.", least=1)
+    dropout: float = option(
+        0.3, "Share of activations dropped around and between layers while training.", least=0, most=0.99
+    )
+    noise: float = option(
+        0.1, "Deviation of noise added to numbers while training, in their own deviations.", least=0, most=10
+    )
+    smoothing: float = option(0.1, "Share of the target given to all classes alike.", least=0, most=0.99)
+    batch_size: int = option(32, "Sequences between updates.", least=1)
+    learning_rate: float = option(
+        3e-3, "Highest learning rate, after warm-up; then half a cosine down to zero.", above=0
+    )
+
+    @property
+    def column_list(self) -> tuple[str, ...]:
+        return _names(self.columns)
+
+    def check(self) -> None:
+        super().check()
+        _check_cell(self.cell)
+        if self.text is not None and (self.sequence is not None or self.columns is not None):
+            raise InputError("--text reads a text in each row, so --sequence and --columns cannot be given with it")

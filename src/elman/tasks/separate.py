@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from elman.errors import InputError
 from elman.training.task import Batch
 
+T = TypeVar("T")
 POOL = 50  # batches whose sequences are sorted by length together: less padding, and still another order every epoch
 
 
@@ -56,10 +58,14 @@ class SeparateSequences:
         """Returns the mean loss of the sequences at these places."""
         raise NotImplementedError
 
+    def size(self, own: NDArray[np.int64]) -> int:
+        """Returns how much these sequences are, in the unit in which speed is told."""
+        return len(own)
+
     def batches(self, epoch: int, at: int) -> Iterator[Batch]:
         """Yields the batches of an epoch; at: those that were trained on."""
         for own in batches_of(self.lengths, self.batch_size, self.seed, epoch)[at:]:
-            yield Batch(partial(self.loss, own), 1, int(self.lengths[own].sum()))
+            yield Batch(partial(self.loss, own), 1, self.size(own))
 
     def carried(self) -> dict[str, Tensor]:
         return {}
@@ -78,3 +84,16 @@ def padded(rows: Sequence[NDArray[Any]]) -> tuple[Tensor, Tensor]:
     for k, row in enumerate(rows):
         tensor[: len(row), k] = torch.from_numpy(row)
     return tensor, lengths
+
+
+def groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yields items in lists of `size`, the last one perhaps shorter."""
+    items = iter(items)
+    while group := list(islice(items, size)):
+        yield group
+
+
+def csv_row(values: Iterable[str | float]) -> str:
+    """Returns a line of CSV: numbers with six digits, texts in quotation marks where they need them."""
+    words = [value if isinstance(value, str) else f"{value:.6g}" for value in values]
+    return ",".join('"' + w.replace('"', '""') + '"' if any(c in w for c in ',"\n\r') else w for w in words) + "\n"

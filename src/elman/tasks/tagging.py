@@ -24,7 +24,7 @@ from elman.files import read_json, write_atomically
 from elman.recurrent import Recurrent
 from elman.tasks import scores
 from elman.tasks.options import TaggingOptions as Options
-from elman.tasks.separate import SeparateSequences, held_out, padded
+from elman.tasks.separate import SeparateSequences, csv_row, groups, held_out, padded
 from elman.training.loop import MODEL
 from elman.training.run import Entries, Run, fill
 
@@ -227,7 +227,7 @@ class Tagger:
         if form == ".csv":
             yield "sentence,place,word,tag\n"
         done = 0
-        for group in _groups(conll.sentences(path, self.options.tag, tagged=False), CHUNK):
+        for group in groups(conll.sentences(path, self.options.tag, tagged=False), CHUNK):
             for sentence, tags in zip(group, self.tag([each.words for each in group]), strict=True):
                 done += 1
                 if form in ("", kind):
@@ -236,25 +236,9 @@ class Tagger:
                     yield json.dumps({"words": sentence.words, "tags": tags}, ensure_ascii=False) + "\n"
                 elif form == ".csv":
                     rows = zip(sentence.words, tags, strict=True)
-                    yield "".join(f"{done},{k},{quoted(w)},{quoted(t)}\n" for k, (w, t) in enumerate(rows, 1))
+                    yield "".join(csv_row([done, k, w, t]) for k, (w, t) in enumerate(rows, 1))
                 else:
                     yield "".join(f"{w}\t{t}\n" for w, t in zip(sentence.words, tags, strict=True)) + "\n"
-
-
-def quoted(value: str) -> str:
-    """Returns a value as CSV has it."""
-    return '"' + value.replace('"', '""') + '"' if any(c in value for c in ',"\n\r') else value
-
-
-def _groups(sentences: Iterator[Sentence], size: int) -> Iterator[list[Sentence]]:
-    group: list[Sentence] = []
-    for sentence in sentences:
-        group.append(sentence)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 class Tagging(SeparateSequences):
@@ -284,6 +268,9 @@ class Tagging(SeparateSequences):
         logits = self.model(**{name: value.to(device) for name, value in batch.items()})
         tags, _ = padded([self.encoded.tags[k] + 1 for k in own])  # zero in the padding
         return cross_entropy(logits.flatten(0, 1), tags.to(device).flatten() - 1, ignore_index=-1)
+
+    def size(self, own: NDArray[np.int64]) -> int:
+        return int(self.lengths[own].sum())
 
     def evaluate(self) -> dict[str, float]:
         return self.tagger.score(self.validation)[0]
@@ -334,6 +321,9 @@ class Tagging(SeparateSequences):
         if "entity_f1" in row:
             parts.insert(0, f"entity F1 {float(row['entity_f1']):.4f}")
         return ", ".join([*parts, f"{float(row['validation_nats']):.4f} nats per word"])
+
+    def conclusion(self) -> list[tuple[str, str]]:
+        return []
 
     def draw(self, directory: Path) -> list[Path]:
         """Draws the table of counts on held-out sentences."""

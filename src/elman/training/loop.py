@@ -40,6 +40,7 @@ class Place:
     counted: int = 0
     evaluations: int = 0
     best: float = math.inf  # lowest score on held-out data so far; negated where more of it is better
+    best_loss: float = math.inf  # the loss on held-out data of the model with the best score
     finished: bool = False
 
     @classmethod
@@ -129,8 +130,12 @@ class Training(Generic[Of]):
         return min(1.0, max(by_steps, by_time))
 
     def schedule(self) -> float:
-        """Returns the factor on the learning rate: a linear warm-up, times half a cosine that falls to zero."""
-        return min(1.0, (self.place.step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * self.progress()))
+        """Returns the factor on the learning rate: a linear warm-up, times half a cosine that falls to zero.
+
+        The warm-up takes a hundred steps, or a tenth of the budget if that is less.
+        """
+        warm = max((self.place.step + 1) / WARM_UP, 10 * self.progress())
+        return min(1.0, warm) * 0.5 * (1 + math.cos(math.pi * self.progress()))
 
     def _count(self, loss: Tensor, advance: int) -> float:
         place, value = self.place, float(loss.detach())
@@ -163,8 +168,10 @@ class Training(Generic[Of]):
         place.losses, place.counted = 0.0, 0
         self._tick()
         place.evaluations = int(self.progress() * EVALUATIONS)
-        if badness < place.best:
-            place.best = badness
+        loss = scores.get(f"validation_{self.task.measure}", badness)
+        # Of two models with the same score, such as an accuracy of 1, the one with the lower loss is better.
+        if (badness, loss) < (place.best, place.best_loss):
+            place.best, place.best_loss = badness, loss
             notes = {"step": place.step, self.task.score: score}
             self.run.save_tensors(MODEL, self.model.state_dict(), notes)
         self.run.append_metrics(row)

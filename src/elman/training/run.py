@@ -1,7 +1,8 @@
 """A run: the directory with a trained model, the record of its training, and the checkpoint to resume from.
 
     config.json         the options, the size and origin of the data, and the baselines
-    vocabulary.json     the words, characters, tags, classes or scales that were learned from the data
+    vocabulary.json     the words, characters, tags or classes that were learned from the data
+    scales.json         the columns of a forecaster, their means and deviations
     tokenizer.json      the vocabulary of byte pairs, in place of vocabulary.json
     model.safetensors   the parameters with the best score on held-out data
     metrics.csv         one row per evaluation
@@ -35,6 +36,7 @@ FILES = (
     "config.json",
     "vocabulary.json",
     "tokenizer.json",
+    "scales.json",
     "model.safetensors",
     "metrics.csv",
     "checkpoint/state.safetensors",

@@ -1,0 +1,196 @@
+"""Labelled sequences: of numbers, from tables in long form, JSON lines or the UEA/UCR archive's form; or of text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elman.datasets import tables
+from elman.datasets.reading import BadRows, text_lines
+from elman.datasets.tables import form
+from elman.errors import InputError
+
+
+class Columns(NamedTuple):
+    """What the columns of a table, or the names of a JSON line, are called."""
+
+    label: str = "label"
+    sequence: str | None = None  # what tells the sequences of a table in long form apart
+    text: str | None = None  # a column with a text in each row, in place of numbers
+    channels: tuple[str, ...] = ()  # all others if empty
+
+
+class Labelled(NamedTuple):
+    name: str  # what the sequence is called in its file, or the number of its row
+    content: NDArray[np.float32] | str  # (T, channels), or a text
+    label: str | None
+
+
+def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows | None = None) -> Iterator[Labelled]:
+    """Yields the sequences of a file, one after the other, so that the file may be larger than memory.
+
+    labelled: whether every sequence must have a label. Raises InputError with the file, the line and the value where
+    something is wrong, unless bad rows are skipped.
+    """
+    bad = bad or BadRows()
+    kind = form(path)
+    if kind == ".ts":
+        yield from _archive(path, bad)
+    elif kind in (".jsonl", ".ndjson"):
+        yield from _json_lines(path, columns, labelled, bad)
+    elif columns.text is not None:
+        yield from _texts(path, columns, labelled, bad)
+    else:
+        yield from _long_form(path, columns, labelled, bad)
+
+
+def _archive(path: Path, bad: BadRows) -> Iterator[Labelled]:
+    """Yields the sequences of a .ts file: dimensions between colons, values between commas, at last the label.
+
+    Source: A. Bagnall et al., The UEA multivariate time series classification archive (2018).
+    """
+    found, in_data, channels = 0, False, None
+    for number, line in text_lines(path):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        if not in_data:
+            if not line.startswith("@"):
+                raise InputError(f"{path}, line {number}: {line[:60]!r} stands before @data; is this a .ts file?")
+            words = line.lower().split()
+            if words[0] == "@timestamps" and words[1:2] == ["true"]:
+                raise InputError(f"{path}, line {number}: values with time stamps are not read; leave the stamps out")
+            if words[0] == "@classlabel" and words[1:2] == ["false"]:
+                raise InputError(
+                    f"{path}, line {number}: the file says that it has no class labels; give one with labels"
+                )
+            in_data = words[0] == "@data"
+            continue
+        *dimensions, label = line.split(":")
+        try:
+            rows = [[float(value) for value in dimension.split(",")] for dimension in dimensions]
+            values = np.array(rows, dtype=np.float32).T  # raises ValueError for dimensions of unequal lengths
+            problem = _unfit(values, channels) if dimensions else "no colon before the label"
+        except ValueError as error:
+            values, problem = np.empty((0, 0), np.float32), str(error)
+        if problem:
+            bad.found(f"{path}, line {number}: {problem}")
+            continue
+        found, channels = found + 1, values.shape[1]
+        yield Labelled(str(found), values, label.strip())
+    if not in_data:
+        raise InputError(f"{path} has no line @data; is this a .ts file?")
+
+
+def _unfit(values: NDArray[Any], channels: int | None) -> str | None:
+    """Returns what is wrong with the values (T, channels) of a sequence, or None."""
+    if values.ndim != 2 or not values.size:
+        return "the values should be a list of steps, each a list of numbers, all equally long"
+    if channels is not None and values.shape[1] != channels:
+        return f"the sequence has {values.shape[1]} channels, and those before it have {channels}"
+    wrong = np.argwhere(~np.isfinite(values))
+    if len(wrong):
+        return f"step {wrong[0, 0] + 1} of channel {wrong[0, 1] + 1} is {values[tuple(wrong[0])]}, no finite number"
+    return None
+
+
+def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[Labelled]:
+    channels, name = None, columns.text or "values"
+    for number, line in text_lines(path):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            bad.found(f"{where}: {error}")
+            continue
+        row = row if isinstance(row, dict) else {}
+        content, label = row.get(name), row.get(columns.label)
+        problem = None
+        if content is None:
+            problem = f"there is no {name!r}; the names are {', '.join(map(repr, row))}"
+        elif columns.text is None:
+            try:
+                content = np.array(content, dtype=np.float32)
+                content = content[:, None] if content.ndim == 1 else content  # one channel may do without inner lists
+                problem = _unfit(content, channels)
+            except (ValueError, TypeError):
+                problem = f"{name!r} should be a list of steps, each a list of numbers, and is {str(row[name])[:60]}"
+        elif not isinstance(content, str) or not content.strip():
+            problem = f"{name!r} should be a text and is {content!r}"
+        if problem is None and labelled and not isinstance(label, (str, int)):
+            problem = f"{columns.label!r} should be a label and is {label!r}"
+        if problem is not None:
+            bad.found(f"{where}: {problem}")
+            continue
+        assert content is not None
+        if not isinstance(content, str):
+            channels = content.shape[1]
+        yield Labelled(str(row.get("id", number)), content, None if label is None else str(label))
+
+
+def _texts(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[Labelled]:
+    assert columns.text is not None
+    wanted = [columns.text, columns.label] if labelled else [columns.text]
+    done = 0
+    for piece in tables.pieces(path, None if not labelled else wanted):
+        has_label = columns.label in piece.columns
+        piece = tables.texts(piece, wanted, path, bad)
+        labels = piece[columns.label].to_list() if has_label else [None] * len(piece)
+        for text, label in zip(piece[columns.text].to_list(), labels, strict=True):
+            done += 1
+            yield Labelled(str(done), text, label)
+
+
+def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[Labelled]:
+    """Yields sequences of a table with a row for each step. The rows of a sequence follow each other."""
+    if columns.sequence is None:
+        raise InputError(
+            f"{path} is a table: say with --sequence which column tells its sequences apart (a row for each step), or with --text which column has a text in each row"
+        )
+    name, steps, label, seen, spoiled = None, [], None, set[str](), False
+    channels: list[str] | None = list(columns.channels) or None
+
+    def whole() -> Iterator[Labelled]:
+        if steps and not spoiled:
+            yield Labelled(str(name), np.array(steps, dtype=np.float32), label)
+
+    for piece in tables.pieces(path):
+        have = [each for each in piece.columns if each != tables.LINE]
+        wanted = [columns.sequence, *([columns.label] if labelled else []), *(channels or [])]
+        missing = [each for each in wanted if each not in have]
+        if missing:
+            raise InputError(
+                f"{path} has no column {missing[0]!r}; its columns are {', '.join(map(repr, have))}: choose one of them"
+            )
+        if channels is None:
+            channels = [each for each in have if each not in (columns.sequence, columns.label)]
+        piece = tables.texts(piece, [columns.sequence, *([columns.label] if labelled else [])], path, bad)
+        before = bad.count
+        good = tables.numbers(piece, channels, path, bad)
+        broken = set() if bad.count == before else set(piece[tables.LINE]) - set(good[tables.LINE])
+        labels = piece[columns.label].to_list() if columns.label in have else [None] * len(piece)
+        numbers = dict(zip(good[tables.LINE], good.select(channels).rows(), strict=True))
+        for line, each, own in zip(piece[tables.LINE], piece[columns.sequence], labels, strict=True):
+            if each != name:
+                yield from whole()
+                if each in seen:
+                    raise InputError(
+                        f"{path}, line {line}: sequence {each!r} goes on after another one began; sort the rows by {columns.sequence!r}"
+                    )
+                seen.add(each)
+                name, steps, label, spoiled = each, [], own, False
+            if own != label and not spoiled:
+                bad.found(f"{path}, line {line}: sequence {each!r} is labelled {own!r}, and before that {label!r}")
+                spoiled = True
+            if line in broken:
+                spoiled = True  # a sequence is left out as a whole
+            else:
+                steps.append(numbers[line])
+    yield from whole()

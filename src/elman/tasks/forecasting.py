@@ -1,0 +1,506 @@
+"""Forecasting: from the last values of a series, the values that follow."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import huber_loss, l1_loss, mse_loss, pad
+
+from elman import cells
+from elman.datasets import examples, series
+from elman.datasets.reading import BadRows
+from elman.datasets.series import Columns, Series
+from elman.datasets.tables import form
+from elman.errors import InputError
+from elman.files import read_json, write_atomically
+from elman.recurrent import Recurrent
+from elman.tasks.options import ForecastingOptions as Options
+from elman.tasks.separate import SeparateSequences, csv_row
+from elman.training.loop import MODEL
+from elman.training.run import Entries, Run, fill
+
+CONFIG: Entries = {"data": dict, "data.path": (str, type(None))}
+CHUNK = 2048  # windows that are forecast side by side
+MOST = 20_000  # windows that are judged while training; of more, as many are taken at equal distances
+SCALES = "scales.json"
+
+
+class ForecastingModel(nn.Module):
+    """A recurrent layer reads a series in segments, and answers for each segment ahead.
+
+        x_k = relu(W_r [segment k of the past - last value])            K = lookback / segment steps
+        s_K = the state after x_1 ... x_K
+        y_j = W_w dropout(one step from s_K with input q_j) + last value     for each segment j ahead
+        q_j = (what segment it is, which column it is) + W_k [what is known of segment j]
+
+    Every column is a series of its own, and all share the weights.
+    Source: S. Lin et al., SegRNN: segment recurrent neural network for long-term time series forecasting (2023).
+    """
+
+    def __init__(self, columns: int, known: int, options: Options):
+        super().__init__()
+        o, h = options, options.hidden_size
+        self.segment, self.horizon = o.segment, o.ahead
+        self.outputs = max(1, len(o.quantile_list))
+        self.segments = math.ceil(o.ahead / o.segment)
+        self.read = nn.Linear(o.segment * (1 + known), h)
+        self.recurrent = Recurrent(
+            cells.by_name(o.cell), h, h, o.num_layers, dropout=o.dropout if o.num_layers > 1 else 0.0
+        )
+        self.place = nn.Parameter(0.1 * torch.randn(self.segments, h - h // 2))
+        self.column = nn.Parameter(0.1 * torch.randn(columns, h // 2))
+        self.known = nn.Linear(o.segment * known, h) if known else None
+        self.dropout = nn.Dropout(o.dropout)
+        self.write = nn.Linear(h, o.segment * self.outputs)
+
+    def forward(self, past: Tensor, column: Tensor, known: Tensor) -> Tensor:
+        """Returns forecasts (horizon, N, outputs) of N windows.
+
+        past: (lookback, N). column: (N,), the number of each window's column. known: (lookback + horizon, N, known).
+        """
+        length, n = past.shape
+        last = past[-1]
+        x = torch.cat([(past - last)[..., None], known[:length]], -1)
+        place = self.place[:, None].expand(-1, n, -1)
+        query = torch.cat([place, self.column[column].expand(self.segments, -1, -1)], -1)
+        if self.known is not None:
+            ahead = pad(known[length:], (0, 0, 0, 0, 0, self.segments * self.segment - self.horizon))
+            query = query + self.known(self._cut(ahead))
+        _, state = self.recurrent(torch.relu(self.read(self._cut(x))))
+        states = (state,) if isinstance(state, Tensor) else state
+        again = tuple(s.repeat(1, self.segments, 1) for s in states)  # one step from it for every segment ahead
+        y, _ = self.recurrent(query.flatten(0, 1)[None], again[0] if len(again) == 1 else again)
+        y = self.write(self.dropout(y[0])).view(self.segments, n, self.segment, self.outputs)
+        return y.transpose(1, 2).flatten(0, 1)[: self.horizon] + last[:, None]
+
+    def _cut(self, x: Tensor) -> Tensor:
+        """Returns (T, N, K) in segments, (T / segment, N, segment * K)."""
+        return x.unflatten(0, (-1, self.segment)).movedim(1, 2).flatten(2)
+
+
+class Scales(NamedTuple):
+    """The names of the columns, and their means and deviations in the part of the data that is learned from."""
+
+    targets: list[str]
+    known: list[str]
+    mean: list[float]  # of the targets, then of the known columns
+    deviation: list[float]
+    seasonal: list[float]  # of each target: the mean change over a season, in deviations; MASE is told in it
+    dates: bool
+
+    @classmethod
+    def of(cls, parts: Sequence[Series], targets: Sequence[str], options: Options, dates: bool) -> Scales:
+        """parts: the part of every series that is learned from."""
+        values = np.concatenate([np.concatenate([p.targets, p.known[: len(p.targets)]], 1) for p in parts])
+        deviation = np.where(values.std(0) > 0, values.std(0), 1.0)
+        changes = [np.abs(p.targets[options.period :] - p.targets[: -options.period]) for p in parts]
+        change = np.concatenate(changes).mean(0) / deviation[: len(targets)]
+        change = np.where(np.isfinite(change) & (change > 0), change, 1.0)
+        return cls(
+            list(targets), list(options.known_list), values.mean(0).tolist(), deviation.tolist(), change.tolist(), dates
+        )
+
+    def save(self, directory: Path) -> None:
+        write_atomically(directory / SCALES, json.dumps(self._asdict(), ensure_ascii=False, indent=1).encode())
+
+    @classmethod
+    def load(cls, directory: Path) -> Scales:
+        path = directory / SCALES
+        content = read_json(path)
+        try:
+            found = cls(**content)
+            numbers = np.array([found.mean, found.deviation], dtype=float)
+            if numbers.shape != (2, len(found.targets) + len(found.known)) or len(found.seasonal) != len(found.targets):
+                raise ValueError("names and numbers do not fit each other")
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{path} is damaged: {error}; restore it or train again") from error
+        return found
+
+    def columns(self, options: Options) -> Columns:
+        return Columns(tuple(self.targets), tuple(self.known), options.time, options.group)
+
+
+class Windows:
+    """All windows of some series: every place where a forecast may begin, and what came before and after it.
+
+    Values are in deviations from the mean. They lie one series and column after the other, so that a window is a slice.
+    """
+
+    def __init__(
+        self, every: Sequence[Series], spans: Sequence[tuple[int, int]], scales: Scales, past: int, ahead: int
+    ):
+        """spans: the rows of each series in which the times ahead must lie; the past may lie before them."""
+        c = len(scales.targets)
+        mean, deviation = np.array(scales.mean), np.array(scales.deviation)
+        self.past, self.ahead = past, ahead
+        rows = [len(s.targets) for s in every]
+        scaled = [((s.targets - mean[:c]) / deviation[:c]).T.ravel() for s in every]  # column after column
+        self.values = torch.from_numpy(np.concatenate(scaled).astype(np.float32))
+        known = [((s.known[:n] - mean[c:]) / deviation[c:]) for s, n in zip(every, rows, strict=True)]
+        self.known = torch.from_numpy(np.concatenate(known).astype(np.float32))  # (rows of all, known)
+        first, count, row, column = [], [], [], []
+        for number, ((begin, end), n) in enumerate(zip(spans, rows, strict=True)):
+            begin = max(begin, past)  # the earliest row to be forecast
+            for k in range(c):
+                first.append(c * sum(rows[:number]) + k * n + begin - past)
+                row.append(sum(rows[:number]) + begin - past)
+                count.append(max(0, end - ahead - begin + 1))
+                column.append(k)
+        self.first, self.row, self.column = np.array(first), np.array(row), np.array(column)
+        self.before = np.concatenate([[0], np.cumsum(count)])  # windows before those of each series and column
+
+    def __len__(self) -> int:
+        return int(self.before[-1])
+
+    def take(self, own: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns past (past, N), the numbers of the columns (N,), known (past + ahead, N, known), ahead (ahead, N)."""
+        block = np.searchsorted(self.before, own, side="right") - 1
+        offset = own - self.before[block]
+        steps = torch.arange(self.past + self.ahead)[:, None]
+        values = self.values[torch.from_numpy(self.first[block] + offset) + steps]
+        known = self.known[torch.from_numpy(self.row[block] + offset) + steps]
+        return values[: self.past], torch.from_numpy(self.column[block]), known, values[self.past :]
+
+    def evenly(self, most: int) -> NDArray[np.int64]:
+        """Returns the numbers of all windows, or of `most` at equal distances."""
+        return np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).astype(np.int64))
+
+
+class Errors:
+    """Means over windows, steps and columns, in deviations; MASE in changes over a season."""
+
+    def __init__(self, scales: Scales):
+        self.season = torch.tensor(scales.seasonal)
+        self.sums, self.count, self.columns = np.zeros(3), 0, torch.zeros(2, len(scales.targets))
+
+    def add(self, forecast: Tensor, truth: Tensor, column: Tensor) -> None:
+        """forecast and truth: (H, N)."""
+        error = (forecast - truth).double()
+        absolute = error.abs()
+        self.sums += [float(error.square().sum()), float(absolute.sum()), float((absolute / self.season[column]).sum())]
+        self.count += error.numel()
+        self.columns[0].index_add_(0, column, absolute.sum(0).float())
+        self.columns[1].index_add_(0, column, torch.full(column.shape, float(len(error))))
+
+    def means(self) -> dict[str, float]:
+        return dict(zip(("mse", "mae", "mase"), (self.sums / max(1, self.count)).tolist(), strict=True))
+
+
+def naive(past: Tensor, ahead: int, period: int) -> Tensor:
+    """Returns the forecast that repeats the last `period` values (past, N): the last value for 1. (ahead, N)"""
+    return past[-period:].repeat(math.ceil(ahead / period), 1)[:ahead]
+
+
+def pinball(forecast: Tensor, truth: Tensor, quantiles: Sequence[float]) -> Tensor:
+    """Returns the mean over forecasts (..., Q) of max(q e, (q - 1) e), where e = truth - forecast.
+
+    Source: R. Koenker & G. Bassett, Regression quantiles, Econometrica 46 (1978).
+    """
+    q = torch.tensor(quantiles, device=forecast.device)
+    e = truth[..., None] - forecast
+    return torch.maximum(q * e, (q - 1) * e).mean()
+
+
+class Forecaster:
+    """A model with the scales of its columns: what a run holds when it is trained."""
+
+    def __init__(self, model: ForecastingModel, scales: Scales, options: Options):
+        self.model, self.scales, self.options = model, scales, options
+        self.measure = "pinball" if options.quantile_list else options.loss
+
+    def middle(self, forecast: Tensor) -> Tensor:
+        """Returns one forecast (H, N) of (H, N, outputs): that of the quantile nearest to the median."""
+        quantiles = self.options.quantile_list or [0.5]
+        return forecast[..., min(range(len(quantiles)), key=lambda k: abs(quantiles[k] - 0.5))]
+
+    def loss(self, forecast: Tensor, truth: Tensor) -> Tensor:
+        if self.options.quantile_list:
+            return pinball(forecast, truth, self.options.quantile_list)
+        return {"mae": l1_loss, "mse": mse_loss, "huber": huber_loss}[self.options.loss](forecast[..., 0], truth)
+
+    @torch.inference_mode()
+    def forecast(self, past: Tensor, column: Tensor, known: Tensor) -> Tensor:
+        """Returns forecasts (horizon, N, outputs), in deviations, as `ForecastingModel` has them.
+
+        The recursive strategy forecasts a segment, appends it to the past, and goes on from there.
+        """
+        o, device = self.options, self.model.write.weight.device
+        past, column, known = past.to(device), column.to(device), known.to(device)
+        if o.strategy == "direct":
+            return self.model(past, column, known).cpu()
+        found, lookback = [], o.lookback
+        for begin in range(0, o.horizon, o.ahead):
+            seen = known[begin : begin + lookback + o.ahead]
+            if len(seen) < lookback + o.ahead:  # the last segment may reach past the horizon
+                seen = torch.cat([seen, seen[-1:].expand(lookback + o.ahead - len(seen), -1, -1)])
+            found.append(self.model(past[-lookback:], column, seen))
+            past = torch.cat([past, self.middle(found[-1])])
+        return torch.cat(found)[: o.horizon].cpu()
+
+    def errors(self, windows: Windows, most: int) -> tuple[Errors, dict[str, Errors], float]:
+        """Returns the errors of the forecasts, those of the baselines on the same windows, and the mean loss."""
+        training = self.model.training
+        self.model.eval()
+        own, baselines = Errors(self.scales), {name: Errors(self.scales) for name, _ in self.baselines()}
+        chosen, loss = windows.evenly(most), 0.0
+        for begin in range(0, len(chosen), CHUNK):
+            part = chosen[begin : begin + CHUNK]
+            past, column, known, truth = windows.take(part)
+            forecast = self.forecast(past, column, known)
+            loss += float(self.loss(forecast, truth)) * len(part)
+            own.add(self.middle(forecast), truth, column)
+            for name, period in self.baselines():
+                baselines[name].add(naive(past, len(truth), period), truth, column)
+        self.model.train(training)
+        return own, baselines, loss / max(1, len(chosen))
+
+    def baselines(self) -> list[tuple[str, int]]:
+        period = self.options.period
+        return [("naive", 1)] + ([(f"seasonal {period}", period)] if period > 1 else [])
+
+    def evaluate(self, path: Path) -> Iterator[tuple[str, str]]:
+        """Yields names and figures of the forecasts from every place in a file that has enough values before it."""
+        o, bad = self.options, BadRows(self.options.skip_bad)
+        every, _, _ = series.read(path, self.scales.columns(o), bad, fill_gaps=o.fill_gaps)
+        windows = Windows(every, [(0, len(s.targets)) for s in every], self.scales, o.lookback, o.horizon)
+        if not len(windows):
+            raise InputError(
+                f"{path} has {max(len(s.targets) for s in every)} rows in its longest series, and a forecast with its truth needs {o.lookback + o.horizon}; give more"
+            )
+        own, baselines, _ = self.errors(windows, len(windows))
+        yield "windows", str(len(windows))
+        for name, errors in {"the model": own, **baselines}.items():
+            yield name, said(errors.means())
+        for k, name in enumerate(self.scales.targets):
+            total, count = own.columns[:, k].tolist()
+            yield f"  {name}", f"MAE {total / max(1, count) * self.scales.deviation[k]:.6g} in its own unit"
+
+    def predict(self, path: Path, form: str) -> Iterator[str]:
+        """Yields rows of CSV, or JSON lines: the forecast of each series from its end.
+
+        Rows of the file whose targets are empty may follow the others: they say what is known of the times ahead.
+        """
+        o, scales = self.options, self.scales
+        every, _, dates = series.read(
+            path, scales.columns(o), BadRows(o.skip_bad), fill_gaps=o.fill_gaps, tail=o.lookback
+        )
+        quantiles = [f"_q{q:g}" for q in o.quantile_list] or [""]
+        names = [name for name in (o.group, o.time or "step") if name] + [
+            t + q for t in scales.targets for q in quantiles
+        ]
+        if form not in (".jsonl", ".ndjson"):
+            yield csv_row(names)
+        for one in every:
+            values = self._ahead(one, path)  # (horizon, targets, outputs)
+            times = series.times_ahead(one, o.horizon) if o.time else np.arange(1, o.horizon + 1)
+            for time, row in zip(series.written(times, dates and o.time is not None), values, strict=True):
+                cells_of_row = [*([one.group] if o.group else []), time, *(float(f"{v:.6g}") for v in row.flatten())]
+                if form in (".jsonl", ".ndjson"):
+                    yield json.dumps(dict(zip(names, cells_of_row, strict=True)), ensure_ascii=False) + "\n"
+                else:
+                    yield csv_row(cells_of_row)
+
+    def _ahead(self, one: Series, path: Path) -> NDArray[np.float64]:
+        o, c = self.options, len(self.scales.targets)
+        rows = len(one.targets)
+        of = f" of {one.group!r}" if one.group else ""
+        if rows < o.lookback:
+            raise InputError(f"{path} has {rows} rows{of}, and a forecast reads the last {o.lookback}; give more")
+        ahead = len(one.known) - rows
+        if c < len(self.scales.mean) and ahead < o.horizon:
+            raise InputError(
+                f"{path} has {ahead} rows{of} with {', '.join(self.scales.known)} after the last value, and a forecast needs {o.horizon}; add the times ahead with empty targets"
+            )
+        mean, deviation = np.array(self.scales.mean), np.array(self.scales.deviation)
+        past = torch.from_numpy(((one.targets[-o.lookback :] - mean[:c]) / deviation[:c]).astype(np.float32))
+        known = ((one.known[rows - o.lookback : rows + o.horizon] - mean[c:]) / deviation[c:]).astype(np.float32)
+        if not known.shape[1]:
+            known = np.empty((o.lookback + o.horizon, 0), dtype=np.float32)
+        seen = torch.from_numpy(known)[:, None].expand(-1, c, -1)
+        found = self.forecast(past, torch.arange(c), seen).double().numpy()
+        return found * deviation[:c, None] + mean[:c, None]
+
+
+def said(errors: Mapping[str, float]) -> str:
+    return ", ".join(f"{name.upper()} {errors[name]:.4f}" for name in ("mse", "mae", "mase"))
+
+
+class Forecasting(SeparateSequences):
+    """The task, as `elman.training.task.Task` has it. A sequence is a window of one column."""
+
+    name, data, unit = "forecast", "series", "window"
+    higher_is_better = False
+
+    def __init__(self, forecaster: Forecaster, every: Sequence[Series], path: Path | None):
+        """path: where the series come from; None for the one that comes along."""
+        self.forecaster, self.model, self.options, self.path = forecaster, forecaster.model, forecaster.options, path
+        self.every = every
+        o, scales = self.options, forecaster.scales
+        self.measure = forecaster.measure
+        self.score = "mse" if o.loss == "mse" and not o.quantile_list else "mae"
+        self.score_unit = self.score.upper()
+        cuts = [parts(len(s.targets), o) for s in every]
+        self.train = Windows(every, [(0, a) for a, _, _ in cuts], scales, o.lookback, o.ahead)
+        self.validation = Windows(every, [(a, b) for a, b, _ in cuts], scales, o.lookback, o.horizon)
+        self.test = Windows(every, [(b, c) for _, b, c in cuts], scales, o.lookback, o.horizon)
+        for what, windows, ahead in (("learn from", self.train, o.ahead), ("judge by", self.validation, o.horizon)):
+            if not len(windows):
+                raise InputError(
+                    f"no series has a window to {what}: its part of --split {o.split} must hold {ahead} steps ahead, after {o.lookback} of the past; "
+                    "give more rows, another --split, or a smaller --horizon or --lookback"
+                )
+        self.lengths = np.broadcast_to(1, len(self.train))
+        self.batch_size, self.seed = o.batch_size, o.seed
+        digest = hashlib.sha256(repr((scales.targets, scales.known, cuts)).encode())
+        for s in every:
+            digest.update(s.targets.tobytes() + s.known.tobytes())
+        self.digest = digest.hexdigest()
+
+    def loss(self, own: NDArray[np.int64]) -> Tensor:
+        device = self.model.write.weight.device
+        past, column, known, truth = (value.to(device) for value in self.train.take(own))
+        return self.forecaster.loss(self.model(past, column, known), truth)
+
+    def evaluate(self) -> dict[str, float]:
+        errors, _, loss = self.forecaster.errors(self.validation, MOST)
+        means = errors.means()
+        return {f"validation_{self.measure}": loss} | means
+
+    def about(self) -> dict[str, Any]:
+        _, baselines, _ = self.forecaster.errors(self.validation, MOST)
+        data = {
+            "path": None if self.path is None else str(self.path.resolve()),
+            "series": len(self.every),
+            "rows": sum(len(s.targets) for s in self.every),
+            "train_windows": len(self.train),
+            "validation_windows": len(self.validation),
+            "test_windows": len(self.test),
+        }
+        return {"data": data, "baselines": {name: errors.means()[self.score] for name, errors in baselines.items()}}
+
+    def write(self, directory: Path) -> None:
+        self.forecaster.scales.save(directory)
+
+    def introduction(self) -> list[tuple[str, str]]:
+        o, scales = self.options, self.forecaster.scales
+        rows = sum(len(s.targets) for s in self.every)
+        many = f"{len(self.every)} series, " if len(self.every) > 1 else ""
+        return [
+            ("series", f"{self.path or examples.SERIES}: {many}{rows:,} rows of {len(scales.targets)} columns"),
+            (
+                "windows",
+                f"{len(self.train):,} to learn from, {len(self.validation):,} held out, {len(self.test):,} for a test; {o.lookback} steps of the past, {o.horizon} ahead",
+            ),
+        ]
+
+    def result(self, row: Mapping[str, str]) -> str:
+        return f"{said({name: float(row[name]) for name in ('mse', 'mae', 'mase')})}, in deviations of the part learned from"
+
+    def conclusion(self) -> list[tuple[str, str]]:
+        """Returns lines on the test windows, which nothing was chosen by."""
+        if not len(self.test):
+            return []
+        own, baselines, _ = self.forecaster.errors(self.test, len(self.test))
+        return [("test", said(own.means())), *((name, said(e.means())) for name, e in baselines.items())]
+
+    def draw(self, directory: Path) -> list[Path]:
+        """Draws forecasts of up to four columns from the middle of the held-out part, in the unit of the data."""
+        from elman import charts
+
+        o, scales = self.options, self.forecaster.scales
+        windows = self.test if len(self.test) else self.validation
+        panels: dict[str, dict[str, Any]] = {}
+        for k in np.flatnonzero(np.diff(windows.before))[:4]:
+            middle = np.array([int(windows.before[k] + windows.before[k + 1]) // 2])
+            past, column, known, truth = windows.take(middle)
+            c = int(column)
+            forecast = self.forecaster.forecast(past, column, known)
+
+            def own(values: Tensor, c: int = c) -> NDArray[Any]:
+                return values.numpy() * scales.deviation[c] + scales.mean[c]
+
+            group = self.every[k // len(scales.targets)].group
+            panel: dict[str, Any] = {
+                "past": own(past[-min(o.lookback, 2 * o.horizon) :, 0]),
+                "truth": own(truth[:, 0]),
+                "forecast": own(self.forecaster.middle(forecast)[:, 0]),
+                "others": {f"seasonal {o.period}": own(naive(past, o.horizon, o.period)[:, 0])} if o.period > 1 else {},
+            }
+            if len(o.quantile_list) > 1:
+                panel |= {"low": own(forecast[:, 0, 0]), "high": own(forecast[:, 0, -1])}
+            panels[f"{group} {scales.targets[c]}".strip()] = panel
+        path = directory / "forecast.png"
+        charts.save(charts.forecasts(panels, o.horizon), path)
+        return [path]
+
+
+def parts(rows: int, options: Options) -> tuple[int, int, int]:
+    """Returns where the parts of a series end that are learned from, judged by, and tested on."""
+    a, b, c = options.split_list
+    if a + b + c <= 1.0 + 1e-9:  # shares
+        return round(a * rows), round((a + b) * rows), round((a + b + c) * rows)
+    ends = int(a), int(a + b), int(a + b + c)
+    if ends[-1] > rows:
+        raise InputError(f"--split {options.split} needs {ends[-1]} rows, and a series has {rows}; give smaller parts")
+    return ends
+
+
+def read(
+    path: Path | None, columns: Columns, options: Options, bad: BadRows
+) -> tuple[list[Series], tuple[str, ...], bool]:
+    if path is None:
+        values = examples.mackey_glass()
+        return [Series("", np.arange(len(values)), values[:, None], np.empty((len(values), 0)))], ("x",), False
+    if form(path) == "":
+        raise InputError(f"{path} is no table; give one that ends in .csv, .tsv, .jsonl or .parquet")
+    return series.read(path, columns, bad, fill_gaps=options.fill_gaps)
+
+
+def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> Forecasting:
+    """Returns the task of learning from a file, with a new model."""
+    o = options
+    columns = Columns(o.column_list, o.known_list, o.time, o.group)
+    every, targets, dates = read(path, columns, o, bad)
+    learned = []
+    for s in every:
+        end = parts(len(s.targets), o)[0]
+        learned.append(Series(s.group, s.times[:end], s.targets[:end], s.known[:end]))
+    scales = Scales.of(learned, targets, o, dates)
+    torch.manual_seed(o.seed)
+    model = ForecastingModel(len(targets), len(o.known_list), o).to(device)
+    return Forecasting(Forecaster(model, scales, o), every, path)
+
+
+def resume(run: Run, config: dict[str, Any], options: Options, device: str) -> Forecasting:
+    """Returns the task of a run, with its data read again and a model still to be filled."""
+    forecaster = _forecaster(run.directory, options, device)
+    path = config["data"]["path"]
+    path = None if path is None else Path(path)
+    every, _, _ = read(path, forecaster.scales.columns(options), options, BadRows(options.skip_bad))
+    return Forecasting(forecaster, every, path)
+
+
+def load(directory: Path, device: str = "cpu") -> Forecaster:
+    """Returns the forecaster of a run, as it did best on held-out windows."""
+    run = Run(directory)
+    config = run.config("forecast", CONFIG)
+    forecaster = _forecaster(directory, Options.from_json(config["options"], str(directory / "config.json")), device)
+    tensors, _ = run.load_tensors(MODEL)
+    fill(forecaster.model, tensors, directory / MODEL)
+    forecaster.model.eval()
+    return forecaster
+
+
+def _forecaster(directory: Path, options: Options, device: str) -> Forecaster:
+    scales = Scales.load(directory)
+    model = ForecastingModel(len(scales.targets), len(scales.known), options)
+    return Forecaster(model.to(device), scales, options)
