@@ -1,8 +1,12 @@
 import os
 import tempfile
+from collections.abc import Iterator
 
+import pytest
 import torch
 from hypothesis import settings
+
+from forks import Forks
 
 _code = tempfile.TemporaryDirectory()  # of this run, which its processes share
 os.environ.setdefault("ELMAN_CACHE", _code.name)
@@ -13,3 +17,11 @@ os.environ["TRITON_INTERPRET"] = (
 torch.set_num_threads(1)
 settings.register_profile("elman", deadline=None, derandomize=True)
 settings.load_profile("elman")
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """New processes, with torch imported and elman not."""
+    forks = Forks()
+    yield forks
+    forks.close()

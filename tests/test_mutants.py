@@ -6,18 +6,17 @@ meant. The tests run as they are, in a process of their own, against the copy.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import signal
-import sys
-from multiprocessing.context import ForkServerContext
+from compileall import compile_dir
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from forks import ROOT, Child, Forks
 
 
 class Mutant(NamedTuple):
@@ -37,7 +36,7 @@ MUTANTS = [
         "def gru(",
         "r * (R.n @ s.h)",
         "R.n @ (r * s.h)",
-        "test_torch.py::test_same_results_and_gradients",
+        "test_torch.py::test_same_results_and_gradients[GRU-1-uni-bias-time-first]",
     ),
     Mutant(
         "the reset after the product, before it was asked for",
@@ -61,7 +60,7 @@ MUTANTS = [
         "def peephole_lstm(",
         "p.o * c)",
         "p.o * s.c)",
-        "test_onnx.py",
+        "test_onnx.py::test_same_as_onnx_runtime[peephole_lstm-uni]",
     ),
     Mutant(
         "packed rows put back elsewhere",
@@ -86,7 +85,7 @@ MUTANTS = [
         "def coupled_peephole_lstm(",
         "f * s.c + (1 - f) * g",
         "(1 - f) * s.c + f * g",
-        "test_onnx.py",
+        "test_onnx.py::test_same_as_onnx_runtime[coupled_peephole_lstm-uni]",
     ),
     Mutant("a missing tanh", "cells.py", "def coupled_lstm(", "o * tanh(c)", "o * c", "test_cells.py"),
     Mutant(
@@ -95,7 +94,7 @@ MUTANTS = [
         "def lstm(",
         "c = f * s.c + i * g",
         "c = (f * s.c + i * g).bfloat16().to(f.dtype)",
-        "test_accuracy.py::test_cells",
+        "test_accuracy.py::test_cells[lstm-1-uni-reference]",
     ),
     Mutant("input bias dropped", "reference.py", "def input_shares", "weights.b_ih)", "None)", "test_cells.py"),
     Mutant(
@@ -179,7 +178,7 @@ MUTANTS = [
         "cells.gru_before",
         '("z", "r", "n")',
         '("r", "z", "n")',
-        "test_onnx.py",
+        "test_onnx.py::test_same_as_onnx_runtime[gru_before-uni]",
     ),
     Mutant(
         "coupled rows not negated for ONNX",
@@ -187,7 +186,7 @@ MUTANTS = [
         "def _reorder",
         "-rows[name[1:]]",
         "rows[name[1:]]",
-        "test_onnx.py",
+        "test_onnx.py::test_same_as_onnx_runtime[coupled_lstm-uni]",
     ),
     Mutant(
         "nodes shared that differ", "graph.py", "def add", ", name, repr(value))", ", repr(value))", "test_cells.py"
@@ -198,7 +197,7 @@ MUTANTS = [
         "def detach",
         "return state.detach()",
         "return state",
-        "test_tbptt.py",
+        "test_tbptt.py::test_the_gradient_stops_k2_steps_before_the_end[lstm-12-4-4]",
     ),
     Mutant(
         "a window that reaches one step too far",
@@ -206,7 +205,7 @@ MUTANTS = [
         "def _windows",
         "max(0, stop - k2)",
         "max(0, stop - k2 - 1)",
-        "test_tbptt.py",
+        "test_tbptt.py::test_the_state_is_not_cut",
     ),
     Mutant(
         "a state that is not carried",
@@ -214,7 +213,7 @@ MUTANTS = [
         "def _windows",
         "state = window.carried",
         "state = None",
-        "test_tbptt.py",
+        "test_tbptt.py::test_windows_that_reach_the_start_add_up_to_full_bptt",
     ),
     Mutant(
         "random state not restored",
@@ -262,7 +261,7 @@ MUTANTS = [
         "def witten_bell",
         "first[count_hw > 0]",
         "first[continued[counted]]",
-        "test_ngram.py",
+        "test_ngram.py::test_equals_the_formula",
     ),
     Mutant(
         "a gate before its function",
@@ -407,7 +406,7 @@ MUTANTS = [
         "def overwritable",
         "last_read[gates.index(argument.name)] = number",
         "pass",
-        "test_cpu_cells.py::test_values_that_are_several_things",
+        "test_cpu_cells.py::test_values_that_are_several_things[a share of the input that is read late]",
     ),
     Mutant(
         "an operand that is a state is looked for where it was",
@@ -439,7 +438,7 @@ MUTANTS = [
         "def gradients",
         "copy(room, out, height, width, add=add)",
         "copy(room, out, height, width)",
-        "test_cpu_cells.py::test_values_that_are_several_things",
+        "test_cpu_cells.py::test_values_that_are_several_things[a state passed on and multiplied]",
     ),
     Mutant(
         "one chain of sums over the whole depth",
@@ -447,7 +446,7 @@ MUTANTS = [
         "BLOCK = ",
         "128",
         "1 << 40",
-        "test_accuracy.py::test_long_sums",
+        "test_accuracy.py::test_long_sums[rnn-inputs]",
     ),
     Mutant(
         "the second tile a row too early",
@@ -682,7 +681,7 @@ MUTANTS = [
         "def _rows",
         "(size - 1) % 2 * rows",
         "size % 2 * rows",
-        "test_rows.py::test_every_cell",
+        "test_rows.py::test_every_cell[lstm-1-uni-auto]",
     ),
     Mutant(
         "a reset at the first step that discards nothing",
@@ -794,7 +793,7 @@ MUTANTS = [
         "def _readable_later",
         "max(read) <= level_of[following.index]",
         "max(read) >= 0",
-        "test_cpu_cells.py::test_values_that_are_several_things",
+        "test_cpu_cells.py::test_values_that_are_several_things[a state that is made of another state, and multiplied]",
     ),
     Mutant(
         "a value's last reader alone",
@@ -810,7 +809,7 @@ MUTANTS = [
         "def derivative",
         'node.op != "s":',
         'node.op == "none":',
-        "test_gradcheck.py::test_the_engines_own_backward_was_checked",
+        "test_gradcheck.py::test_the_engines_own_backward_was_checked[gru_before]",
     ),
     Mutant(
         "a quotient's second derivative turned round",
@@ -946,7 +945,7 @@ MUTANTS = [
         "class Packed",
         "self._panels.get(first.contents)",
         "next(iter(self._panels.values()), None)",
-        "test_step.py::test_frozen_layers",
+        "test_step.py::test_frozen_layers[gru_before-False-(2000, 4, 70)]",
     ),
     Mutant(
         "a row of metrics lost at every resume",
@@ -994,7 +993,7 @@ MUTANTS = [
         "done = done + 1",
         "meet(counter, (done",
         "tl.maximum(counter.to(tl.int64), (done",
-        "test_gpu.py::test_programs_that_meet",
+        "test_gpu.py::test_programs_that_meet[in order-lstm]",
     ),
     Mutant(
         "a half-precision cell state",
@@ -1018,7 +1017,7 @@ MUTANTS = [
         'if kind == "operand":',
         "buffers=2 if of_earlier_step else 1",
         "buffers=1",
-        "test_gpu.py::test_programs_that_meet",
+        "test_gpu.py::test_programs_that_meet[in order-lstm]",
     ),
     Mutant(
         "steps beyond the end that are done",
@@ -1039,54 +1038,46 @@ MUTANTS = [
 ]
 
 
+# Runs a test on the copy that sys.path begins with, and ends with pytest's exit code.
+TESTS = """
+import sys
+from pathlib import Path
+import pytest
+options = ["-x", "-q", "-p", "no:cacheprovider", "--basetemp", sys.argv[2] + "/base"]
+options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what was imported before
+code = pytest.main([*options, f"tests/{sys.argv[1]}"])
+import elman
+assert Path(elman.__file__).is_relative_to(sys.argv[2]), "the tests ran on another copy of elman"
+sys.exit(code)
+"""
+
+
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
-def test_the_suite_notices(mutant: Mutant, tmp_path: Path, processes: ForkServerContext) -> None:
-    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    path = tmp_path / "src" / "elman" / mutant.file
+def test_the_suite_notices(mutant: Mutant, tmp_path: Path, compiled: Path, forks: Forks) -> None:
+    source = tmp_path / "src"
+    shutil.copytree(compiled, source)
+    path = source / "elman" / mutant.file
     before, anchor, rest = path.read_text(encoding="utf-8").partition(mutant.after)
     assert anchor, f"{mutant.file} no longer has {mutant.after!r}: bring this mutant up to date"
     assert mutant.old in rest, f"{mutant.file} no longer has {mutant.old!r}: bring this mutant up to date"
     path.write_text(before + anchor + rest.replace(mutant.old, mutant.new, 1), encoding="utf-8")
+    Path(cache_from_source(path)).unlink(missing_ok=True)
 
-    tests = processes.Process(target=_run, args=(mutant.test, tmp_path, dict(os.environ)))
-    tests.start()
-    tests.join(timeout=120)
-    tests.kill()
-    printed = (tmp_path / "printed").read_text(encoding="utf-8")
-    crashed = tests.exitcode in (-signal.SIGABRT, -signal.SIGSEGV)  # memory was harmed, and that was noticed
-    assert tests.exitcode == 1 or crashed, (
-        f"{mutant.test} did not notice: {mutant.name} ({tests.exitcode})\n{printed[-4000:]}"
+    environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "PYTEST_ADDOPTS": ""}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # no test needs a plugin, and to import them takes long
+    (done,) = forks.run(Child(TESTS, (mutant.test, str(tmp_path)), environment), timeout=120)
+    printed = f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    crashed = done.returncode in (-signal.SIGABRT, -signal.SIGSEGV)  # memory was harmed, and that was noticed
+    assert done.returncode == 1 or crashed, (
+        f"{mutant.test} did not notice: {mutant.name} ({done.returncode})\n{printed}"
     )
-    assert crashed or "\nFAILED " in printed, printed[-4000:]
-
-
-# Modules that tests import and that know nothing of elman.
-PRELOADED = ["torch._dynamo.testing", "torch._subclasses.fake_tensor", "torch.distributed", "onnx", "pytest"]
-PRELOADED += ["hypothesis.strategies", "llvmlite.binding", "typer", "rich.progress", "safetensors.torch", "tokenizers"]
-PRELOADED += ["triton.runtime.interpreter"]
+    assert crashed or "\nFAILED " in done.stdout, printed
 
 
 @pytest.fixture(scope="module")
-def processes() -> ForkServerContext:
-    """Processes that have imported already what takes long, but nothing of elman."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    return context
-
-
-def _run(test: str, folder: Path, environment: dict[str, str]) -> None:
-    """Runs a test on the copy in `folder`, and ends this process with pytest's exit code."""
-    with (folder / "printed").open("wb") as printed:
-        os.dup2(printed.fileno(), 1)
-        os.dup2(printed.fileno(), 2)
-    source = str(folder / "src")
-    os.environ.update(environment | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1", "PYTEST_ADDOPTS": ""})
-    os.chdir(ROOT)
-    sys.path.insert(0, source)
-    options = ["-x", "-q", "-p", "no:cacheprovider", "--basetemp", str(folder / "base")]
-    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what was imported before
-    code = pytest.main([*options, f"tests/{test}"])
-    import elman
-
-    assert Path(elman.__file__).is_relative_to(folder), "the tests ran on another copy of elman"
-    sys.exit(code)
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package with its bytecode: a mutant's process compiles one file of Python only."""
+    source = tmp_path_factory.mktemp("compiled") / "src"
+    shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
+    assert compile_dir(source, quiet=1)
+    return source
