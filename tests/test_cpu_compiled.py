@@ -10,7 +10,6 @@ import json
 import os
 import socket
 import stat
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ from elman.cpu import system
 from elman.cpu.codegen import code_cache, llvm
 from elman.cpu.codegen.formats import FLOAT64
 from elman.cpu.codegen.program import INT, POINTER, Program
-from test_cpu_targets import ROOT
+from forks import Child, Forks
 
 posix = pytest.mark.skipif(os.name != "posix", reason="owners and modes are those of POSIX")
 
@@ -330,29 +329,23 @@ for of in (elman.LSTM(5, 20), elman.GRU(5, 20, dtype=torch.float64, reset_after=
 """
 
 
-def python(cache: Path, code: str, *arguments: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"ELMAN_CACHE": str(cache)}
-    command = [sys.executable, "-W", "error", "-c", code, *arguments]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def child(cache: Path, code: str, *arguments: str) -> Child:
+    code = f"import warnings\nwarnings.simplefilter('error')\n{code}"
+    return Child(code, arguments, os.environ | {"ELMAN_CACHE": str(cache)})
 
 
-def output(process: subprocess.Popen[str]) -> str:
-    with process:
-        try:
-            out, error = process.communicate(timeout=300)
-        finally:
-            process.kill()
-    assert process.returncode == 0, error[-2000:]
-    return out
+def outputs(forks: Forks, *children: Child) -> list[str]:
+    done = forks.run(*children)
+    for each in done:
+        assert each.returncode == 0, each.stderr[-2000:]
+    return [each.stdout for each in done]
 
 
-def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
+def test_a_second_process_compiles_nothing(tmp_path: Path, forks: Forks) -> None:
     """Two that begin at once and write the same files, then one that finds them all."""
     cache = tmp_path / "elman"
-    first, second = (output(process) for process in [python(cache, TRAINED), python(cache, TRAINED)])
-    assert first == second == output(python(cache, TRAINED, "nothing is compiled"))
+    first, second = outputs(forks, child(cache, TRAINED), child(cache, TRAINED))
+    assert [first] == [second] == outputs(forks, child(cache, TRAINED, "nothing is compiled"))
     assert {path.suffix for path in files(cache)} == {".code"}
 
 
@@ -413,17 +406,17 @@ assert next_descriptor() == before, "a file was left open"
 @pytest.mark.parametrize(
     "thing", [a_pipe, a_socket, a_folder, zeros_without_end, a_huge_file], ids=lambda thing: thing.__name__
 )
-def test_what_is_no_ordinary_file_is_not_read(folder: Path, thing: Callable[[Path], None]) -> None:
+def test_what_is_no_ordinary_file_is_not_read(folder: Path, thing: Callable[[Path], None], forks: Forks) -> None:
     assert Writer().stores(5) == 5
     (path,) = files(folder)
     path.unlink()
     thing(path)
-    assert output(python(folder, STORES)) == "5\n"
+    assert outputs(forks, child(folder, STORES)) == ["5\n"]
     assert files(folder) == [path]
     assert thing is a_folder or (path.is_file() and path.stat().st_size < 1 << 20)
 
 
-def test_cells_of_one_name_are_not_mixed_up(tmp_path: Path) -> None:
+def test_cells_of_one_name_are_not_mixed_up(tmp_path: Path, forks: Forks) -> None:
     code = """
 import sys
 import torch, elman
@@ -439,13 +432,14 @@ with elman.use_engine("reference"):
     assert torch.allclose(out, of(torch.ones(4, 1, 2))[0])
 """
     for factor in ("0.25", "-3", "0.25", "1"):
-        output(python(tmp_path / "elman", code, factor))
+        outputs(forks, child(tmp_path / "elman", code, factor))
 
 
 REFUSED = """
 import ctypes
 import torch, elman
-assert ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) == 0  # PR_SET_MDWE: memory that was written to is never executed
+if ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) != 0:  # PR_SET_MDWE: memory that was written to is never executed
+    raise SystemExit(9)
 from elman.cli.doctor import doctor
 doctor()
 of, x = elman.LSTM(2, 3), torch.randn(4, 1, 2)
@@ -460,11 +454,12 @@ except RuntimeError as error:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux to refuse executable memory")
-def test_where_executable_memory_is_refused_the_reference_engine_runs(tmp_path: Path) -> None:
-    out, error = (process := python(tmp_path / "elman", REFUSED)).communicate(timeout=300)
-    if "assert ctypes" in error:
+def test_where_executable_memory_is_refused_the_reference_engine_runs(tmp_path: Path, forks: Forks) -> None:
+    (done,) = forks.run(child(tmp_path / "elman", REFUSED))
+    if done.returncode == 9:
         pytest.skip("this Linux is too old to be asked")
-    assert process.returncode == 0, error[-2000:]
+    assert done.returncode == 0, done.stderr[-2000:]
+    out = done.stdout
     assert (
         "engine      reference: this system lets no memory be executed that was written to (Permission denied)" in out
     )
