@@ -175,29 +175,29 @@ def main(dtype_name: str) -> None:
     torch.set_num_threads(1)
     dtype = getattr(torch, dtype_name)
     tolerance = {torch.float32: 2e-4, torch.float64: 1e-11}[dtype]
-    for at_end in (True, False):
-        for cell in (*cells.BUILT_IN.values(), *OWN):
-            for number, (steps, batch, size, units) in enumerate(SIZES):
-                options = {"dtype": dtype, "bidirectional": number % 3 == 1, "bias": number % 4 != 2}
-                units = max(units, 1 + bool(cell.projected))  # a projected state is narrower
-                of = recurrent(cell, size, units, **options)
+    for cell in (*cells.BUILT_IN.values(), *OWN):
+        for number, (steps, batch, size, units) in enumerate(SIZES):
+            options = {"dtype": dtype, "bidirectional": number % 3 == 1, "bias": number % 4 != 2}
+            units = max(units, 1 + bool(cell.projected))  # a projected state is narrower
+            of = recurrent(cell, size, units, **options)
+            x, states = inputs(of, steps, batch)
+            rows: dict[str, Any] = {}
+            if number % 2:
+                draw = random.Random(number)
+                rows["lengths"] = [draw.randint(0, steps) for _ in range(batch)]
+                rows["reset"] = torch.tensor([[draw.random() < 0.3 for _ in range(batch)] for _ in range(steps)])
+            with elman.use_engine("reference"):
+                double = recurrent(cell, size, units, **options | {"dtype": torch.float64})  # pyright: ignore[reportArgumentType]
+                double.load_state_dict(of.state_dict())
+                exact = everything(double, x.double(), tuple(s.double() for s in states), torch.clone, rows)
+            for at_end in (True, False):
                 side = "end" if at_end else "begin"
                 print(f"{of.cell.name} T={steps} B={batch} I={size} H={units}, buffers {side} at a fence", flush=True)
-                x, states = inputs(of, steps, batch)
-                rows: dict[str, Any] = {}
-                if number % 2:
-                    draw = random.Random(number)
-                    rows["lengths"] = [draw.randint(0, steps) for _ in range(batch)]
-                    rows["reset"] = torch.tensor([[draw.random() < 0.3 for _ in range(batch)] for _ in range(steps)])
                 fences = Fences(at_end)
                 with elman.use_engine("cpu"), allocating(fences.empty):
                     mine = everything(of, x, states, fences.copy, rows)
                     fences.check()
                 assert fences.count > 3 + len(states)
-                with elman.use_engine("reference"):
-                    double = recurrent(cell, size, units, **options | {"dtype": torch.float64})  # pyright: ignore[reportArgumentType]
-                    double.load_state_dict(of.state_dict())
-                    exact = everything(double, x.double(), tuple(s.double() for s in states), torch.clone, rows)
                 for m, e in zip(mine, exact, strict=True):
                     error = ((m - e).abs().max() / (1 + e.abs().max())).item()
                     assert error <= tolerance, f"off by {error}"  # not for a NaN either
