@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,6 +18,7 @@ from torch.autograd import forward_ad
 import elman
 from cases import CELLS, as_tuple, close, inputs, layer, normal, recurrent, run
 from elman import Cell, Recurrent, State, operators
+from forks import Child, Forks
 
 SHAPES = [
     (5, 2),
@@ -259,17 +257,14 @@ print("the same")
 @pytest.mark.parametrize(
     ("name", "built"), [("peephole_lstm", "another"), ("a user's", "own"), ("a user's", "another")]
 )
-def test_an_exported_program_in_another_process(tmp_path: Path, name: str, built: str) -> None:
+def test_an_exported_program_in_another_process(tmp_path: Path, name: str, built: str, forks: Forks) -> None:
     """Built-in cells are known there; a layer of a user's cell has to be built first, or the message names it."""
     of = LAYERS[name]()
     x, _ = inputs(of, 5, 2)
     torch.export.save(export(of, x, strict=False), tmp_path / "program.pt2")
     torch.save((x, of(x)[0].detach()), tmp_path / "case.pt")
-    arguments = [tmp_path / "program.pt2", tmp_path / "case.pt", built]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", LOADED, *arguments], env=environment, capture_output=True, text=True, check=False
-    )
+    arguments = str(tmp_path / "program.pt2"), str(tmp_path / "case.pt"), built
+    (done,) = forks.run(Child(LOADED, arguments))
     if (name, built) == ("a user's", "another"):
         assert "the cell 'weighted-" in done.stderr
         assert "is not known in this process; build a layer of it" in done.stderr
