@@ -28,6 +28,7 @@ from elman.gpu import choice
 from elman.gpu.loop import Form
 from elman.gpu.resident import Resident, Tile
 from elman.layout import Call
+from forks import Child, Forks
 from steps import cells as random_cells
 from test_cpu_cells import agree
 
@@ -219,7 +220,7 @@ def resident(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     ids=lambda value: getattr(value, "name", value),
 )
 def test_programs_that_meet(resident: None, cell: Cell) -> None:
-    agree(cell, hidden_size=19, engine="gpu", bidirectional=True)
+    agree(cell, steps=3, hidden_size=19, engine="gpu", bidirectional=True)
 
 
 @pytest.mark.usefixtures("resident")
@@ -245,7 +246,7 @@ def test_learned_states_of_programs_that_meet() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_accuracy_of_programs_that_meet(dtype: torch.dtype) -> None:
     sizes = Sizes(steps=4, batch=3, input_size=7, hidden_size=19)
-    errors = measure(cells.gru_before, "gpu", sizes=sizes, least=150, dtype=dtype)
+    errors = measure(cells.gru_before, "gpu", sizes=sizes, least=100, dtype=dtype)
     check(errors, most=1e-3 if dtype == torch.float32 else 0.05)
 
 
@@ -327,8 +328,9 @@ def test_kernels_compile_for_gpus() -> None:
     assert printed[0].stdout.count("\n") == 8
 
 
-def test_it_is_imported_when_first_used() -> None:
+def test_it_is_imported_when_first_used(forks: Forks) -> None:
     code = "import sys, elman; elman.LSTM(2, 3)(elman.recurrent.torch.ones(1, 1, 2)); print(*sys.modules)"
-    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    (done,) = forks.run(Child(code))
+    printed = done.stdout.split()
     assert "elman.gpu" in printed
     assert "elman.gpu.steps" not in printed
