@@ -373,8 +373,7 @@ def test_packed_sequences_are_torchs(name: str, given: bool, ordered: bool, engi
         close(*results)
 
 
-@pytest.mark.parametrize("batch_first", [False, True], ids=["time-first", "batch-first"])
-@pytest.mark.parametrize("name", ["lstm", "gru"])
+@pytest.mark.parametrize(("name", "batch_first"), [("lstm", False), ("gru", True)], ids=["time-first", "batch-first"])
 def test_a_packed_sequence_is_an_argument_of_a_compiled_layer(name: str, batch_first: bool) -> None:
     """One graph for all numbers of steps and sequences, unsorted with or without states, sorted with states."""
     torch._dynamo.reset()
