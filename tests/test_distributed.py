@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 import elman
 from cases import close, hidden, inputs, layer, weighted
+from forks import Child, Forks
 
 LENGTHS = [7, 2, 5, 1, 3, 6]  # the first three are read by one process, and take longer
 
@@ -68,8 +69,10 @@ def process(rank: int, folder: str, kind: str) -> None:
 
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 @pytest.mark.parametrize("kind", ["data parallel", "sharded"])
-def test_two_processes_train_as_one(kind: str, tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(process, (str(tmp_path), kind), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+def test_two_processes_train_as_one(kind: str, tmp_path: Path, forks: Forks) -> None:
+    code = "import sys, test_distributed\ntest_distributed.process(int(sys.argv[1]), *sys.argv[2:])"
+    for done in forks.run(*[Child(code, (rank, str(tmp_path), kind)) for rank in "01"]):
+        assert done.returncode == 0, done.stderr[-2000:]
     model = Tagger()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(2):
