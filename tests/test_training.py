@@ -42,7 +42,7 @@ from elman.tasks.language_model import (
     streams,
 )
 from elman.training import loop
-from elman.training.loop import CHECKPOINT, MODEL, WARM_UP, Place, Training
+from elman.training.loop import CHECKPOINT, MODEL, Place, Training
 from elman.training.run import FILES, Run
 from tiny_runs import begin, corpus_of, elman, finished, metrics, process, prose, reopen, tiny
 
@@ -134,7 +134,7 @@ def by_hand(corpus: Corpus, options: Options, model: LanguageModel) -> tuple[lis
         state = None
         x, y = (part.long() for part in streams(corpus.train, options, len(losses) // per_epoch))
         for start in range(0, length, options.window):
-            warm_up = min(1.0, (len(losses) + 1) / 100)
+            warm_up = min(1.0, max((len(losses) + 1) / 100, 10 * len(losses) / total))
             cosine = 0.5 * (1 + math.cos(math.pi * len(losses) / total))
             optimizer.param_groups[0]["lr"] = options.learning_rate * warm_up * cosine
             h, state = recurrent(parts["embedding"](x[start : start + options.window]), state)
@@ -161,7 +161,7 @@ def test_training_is_what_it_says(tmp_path: Path, clip: float):
     )
     training = begin(tmp_path / "run", corpus, options)
     exact, weights = by_hand(corpus, options, begin(tmp_path / "twin", corpus, options).task.model)
-    assert len(exact) == 123 > WARM_UP
+    assert len(exact) == 123
     found = [report.loss for report in training.steps()]
     assert found == pytest.approx(exact, rel=1e-4)
     for name, value in training.task.model.state_dict().items():
@@ -220,7 +220,8 @@ def test_rows_of_metrics(tmp_path: Path):
     losses: list[float] = []
     rows: list[dict[str, Any]] = []
     rates = [
-        0.5 * options.learning_rate * min(1.0, (k + 1) / 100) * (1 + math.cos(math.pi * k / 60)) for k in range(60)
+        0.5 * options.learning_rate * min(1.0, max((k + 1) / 100, k / 6)) * (1 + math.cos(math.pi * k / 60))
+        for k in range(60)
     ]
     for report in training.steps():
         losses.append(report.loss)
@@ -266,20 +267,27 @@ def test_the_parameters_kept_are_the_best(tmp_path: Path):
 
 
 def test_schedule_and_progress(tmp_path: Path):
-    corpus, options = small(tmp_path, epochs=100.0)
+    corpus, options = small(tmp_path, epochs=1000.0)
     training = begin(tmp_path / "run", corpus, options)
     assert training.task.steps_per_epoch == 6
     for step, progress, rate in (
         (0, 0.0, 0.01),
-        (49, 49 / 600, 0.5 * 0.5 * (1 + math.cos(math.pi * 49 / 600))),
-        (99, 99 / 600, 0.5 * (1 + math.cos(math.pi * 99 / 600))),
-        (300, 0.5, 0.5),
-        (600, 1.0, 0.0),
-        (700, 1.0, 0.0),
+        (49, 49 / 6000, 0.5 * 0.5 * (1 + math.cos(math.pi * 49 / 6000))),
+        (99, 99 / 6000, 0.5 * (1 + math.cos(math.pi * 99 / 6000))),
+        (3000, 0.5, 0.5),
+        (6000, 1.0, 0.0),
+        (7000, 1.0, 0.0),
     ):
         training.place.step = step
         assert training.progress() == pytest.approx(progress)
         assert training.schedule() == pytest.approx(rate, abs=1e-12)
+
+
+def test_warm_up_takes_a_tenth_of_a_short_budget(tmp_path: Path):
+    training = begin(tmp_path / "run", *small(tmp_path, epochs=10.0))
+    for step, warm in ((0, 0.01), (3, 0.5), (6, 1.0), (9, 1.0)):
+        training.place.step = step
+        assert training.schedule() == pytest.approx(warm * 0.5 * (1 + math.cos(math.pi * step / 60)))
 
 
 def test_whichever_budget_is_used_further_counts(tmp_path: Path):
@@ -804,7 +812,7 @@ def test_a_link_is_followed(tmp_path: Path, there: bool):
 def test_every_file_of_a_run_is_of_an_open_format(reference: SimpleNamespace):
     kinds = {".json": b"{", ".csv": b"step,", ".png": b"\x89PNG"}
     names = {str(path.relative_to(reference.directory)) for path in reference.directory.rglob("*") if path.is_file()}
-    assert names == set(FILES) - {"tokenizer.json", "gates.png"}
+    assert names == set(FILES) - {"tokenizer.json", "scales.json", "confusion.png", "forecast.png", "gates.png"}
     for name in names:
         content = (reference.directory / name).read_bytes()
         if name.endswith(".safetensors"):

@@ -198,13 +198,14 @@ class Classifier:
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
         """Yields a row of CSV, or JSON, for each sequence of a file: its class and the probability of every class."""
-        classes = self.reading.classes
-        if form not in (".jsonl", ".ndjson"):
-            yield csv_row(["sequence", "class", *(f"p_{name}" for name in classes)])
+        classes, header = self.reading.classes, form not in (".jsonl", ".ndjson")
         for group in groups(sequences(path, self.columns, labelled=False, bad=BadRows(self.options.skip_bad)), CHUNK):
             for each in group:
                 self.reading.check(each, path)
             found, probabilities = self.classify([each.content for each in group])
+            if header:
+                yield csv_row(["sequence", "class", *(f"p_{name}" for name in classes)])
+                header = False
             for each, name, row in zip(group, found, probabilities.tolist(), strict=True):
                 if form in (".jsonl", ".ndjson"):
                     chances = {c: float(f"{p:.6g}") for c, p in zip(classes, row, strict=True)}

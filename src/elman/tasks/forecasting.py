@@ -118,8 +118,8 @@ class Scales(NamedTuple):
         content = read_json(path)
         try:
             found = cls(**content)
-            numbers = np.array([found.mean, found.deviation], dtype=float)
-            if numbers.shape != (2, len(found.targets) + len(found.known)) or len(found.seasonal) != len(found.targets):
+            names, seasons = len(found.targets) + len(found.known), len(found.seasonal)
+            if len(found.mean) != names or len(found.deviation) != names or seasons != len(found.targets):
                 raise ValueError("names and numbers do not fit each other")
         except (TypeError, ValueError) as error:
             raise InputError(f"{path} is damaged: {error}; restore it or train again") from error
@@ -297,10 +297,10 @@ class Forecaster:
         names = [name for name in (o.group, o.time or "step") if name] + [
             t + q for t in scales.targets for q in quantiles
         ]
+        found = [self._ahead(one, path) for one in every]  # each (horizon, targets, outputs)
         if form not in (".jsonl", ".ndjson"):
             yield csv_row(names)
-        for one in every:
-            values = self._ahead(one, path)  # (horizon, targets, outputs)
+        for one, values in zip(every, found, strict=True):
             times = series.times_ahead(one, o.horizon) if o.time else np.arange(1, o.horizon + 1)
             for time, row in zip(series.written(times, dates and o.time is not None), values, strict=True):
                 cells_of_row = [*([one.group] if o.group else []), time, *(float(f"{v:.6g}") for v in row.flatten())]

@@ -57,7 +57,7 @@ class TaggingOptions(Options):
     tag: str = option("upos", "Column of a CoNLL-U file: upos, xpos or deprel.", choices=("upos", "xpos", "deprel"))
     skip_bad: bool = option(False, "Leave out sentences that make no sense, and count them.")
     cell: str = option("lstm", "A cell, as `elman cells` lists them.")
-    hidden_size: int = option(200, "Units per layer and direction.", least=1)
+    hidden_size: int = option(128, "Units per layer and direction.", least=1)
     num_layers: int = option(2, "Recurrent layers; all read in both directions.", least=1)
     word_size: int = option(100, "Width of a word's embedding.", least=1)
     character_size: int = option(32, "Width of a character's embedding.", least=1)

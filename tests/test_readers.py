@@ -1,0 +1,395 @@
+"""Readers: what they yield, and what they say of rows that make no sense."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import zstandard
+
+from elman.datasets import conll, reading, sequences, series, tables
+from elman.datasets.reading import BadRows, text_lines
+from elman.errors import InputError
+
+CSV = "id,kind,x,y\na,up,1,2\na,up,2,3.5\nb,down,3,-4e2\n"
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+# Lines and packed files
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 1 << 20])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.ZstdCompressor().compress])
+def test_lines_of_packed_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, pack: Callable[[bytes], bytes]
+):
+    monkeypatch.setattr(reading, "BLOCK", block)
+    path = write(tmp_path / "a.txt", pack("one\r\n\ntwo ünd\nlast".encode()))
+    assert list(text_lines(path)) == [(1, "one"), (2, ""), (3, "two ünd"), (4, "last")]
+
+
+@pytest.mark.parametrize(("start", "kind"), [(b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "Zstandard")])
+def test_a_damaged_packed_file(tmp_path: Path, start: bytes, kind: str):
+    path = write(tmp_path / "a", start + b"nothing of the kind")
+    with pytest.raises(InputError, match=re.escape(f"{path} is a damaged {kind} file")):
+        list(text_lines(path))
+
+
+# Tables
+
+
+def test_the_same_table_in_every_form(tmp_path: Path):
+    frame = pl.read_csv(CSV.encode())
+    frame.write_parquet(tmp_path / "t.parquet")
+    frame.write_ndjson(tmp_path / "t.jsonl")
+    write(tmp_path / "t.csv", CSV)
+    write(tmp_path / "t.tsv", CSV.replace(",", "\t"))
+    write(tmp_path / "t.csv.gz", gzip.compress(CSV.encode()))
+    write(tmp_path / "t.csv.zst", zstandard.ZstdCompressor().compress(CSV.encode()))
+    for name in ("t.csv", "t.tsv", "t.csv.gz", "t.csv.zst", "t.parquet", "t.jsonl"):
+        (piece,) = tables.pieces(tmp_path / name)
+        piece = tables.numbers(piece, ["x", "y"], tmp_path / name, BadRows())
+        assert piece["id"].to_list() == ["a", "a", "b"], name
+        assert piece.select("x", "y").rows() == [(1.0, 2.0), (2.0, 3.5), (3.0, -400.0)], name
+        first = 2 if "csv" in name or "tsv" in name else 1
+        assert piece["line"].to_list() == [first, first + 1, first + 2], name
+
+
+def test_pieces_of_a_table_keep_order_and_lines(tmp_path: Path):
+    path = write(tmp_path / "t.csv", "x\n" + "".join(f"{k}\n" for k in range(1000)))
+    found = list(tables.pieces(path, rows=64))
+    assert len(found) > 4
+    assert [int(x) for piece in found for x in piece["x"]] == list(range(1000))
+    assert [line for piece in found for line in piece["line"]] == list(range(2, 1002))
+
+
+def test_lines_are_counted_over_line_ends_in_values_and_empty_lines(tmp_path: Path):
+    path = write(tmp_path / "t.csv", 'text,x\n"two\nlines",1\n\n"a ""b"", c",2\nlast,bad\n')
+    (piece,) = tables.pieces(path)
+    with pytest.raises(
+        InputError, match=re.escape(f"{path}, line 6: column 'x' should be a number and is 'bad'; correct it")
+    ):
+        tables.numbers(piece, ["x"], path, BadRows())
+
+
+def test_bad_rows_are_left_out_and_counted(tmp_path: Path):
+    path = write(tmp_path / "t.csv", "x,y\n1,2\nnan,3\n4,\n5,inf\n6,7\n")
+    (piece,) = tables.pieces(path)
+    bad = BadRows(skip=True)
+    assert tables.numbers(piece, ["x", "y"], path, bad).select("x", "y").rows() == [(1.0, 2.0), (6.0, 7.0)]
+    assert bad.count == 3
+    assert bad.first == f"{path}, line 3: column 'x' should be a number and is 'nan'"
+
+
+TABLES = {
+    "no such column": ("t.csv", CSV, "has no column 'z'; its columns are 'id', 'kind', 'x', 'y'"),
+    "too many values": ("t.csv", "z,y\n1,2\n3,4,5\n", "line 3 has 3 values, and the header names 2 columns"),
+    "empty": ("t.csv", "", "is empty"),
+    "header only": ("t.csv", "z\n", "has no rows"),
+    "not UTF-8": ("t.csv", b"z\n\xff\xfe\n", "is not UTF-8: byte 3, on line 2, is 0xff"),
+    "no parquet": ("t.parquet", "z\n1\n", "cannot be read as parquet"),
+    "no JSON": ("t.jsonl", "{z: 1}\n", "cannot be read as jsonl"),
+    "another ending": ("t.xlsx", "z\n1\n", "does not end in .csv, .tsv, .jsonl, .ndjson, .parquet"),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_tables_that_cannot_be_read(tmp_path: Path, case: str):
+    name, content, message = TABLES[case]
+    path = write(tmp_path / name, content)
+    with pytest.raises(InputError, match=re.escape(str(path))) as caught:
+        list(tables.pieces(path, ["z"]))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_table_that_is_not_there(tmp_path: Path):
+    for path, message in ((tmp_path / "no.csv", "No such file"), (tmp_path, "is a directory")):
+        with pytest.raises(InputError, match=message):
+            list(tables.pieces(path))
+
+
+# Sentences
+
+CONLLU = """# text = It's here
+1-2\tIt's\t_\t_\t_\t_\t_\t_\t_\t_
+1\tIt\tit\tPRON\tPRP\t_\t0\troot\t_\t_
+2\t's\tbe\tAUX\tVBZ\t_\t1\tcop\t_\t_
+2.1\tleft\t_\tVERB\t_\t_\t_\t_\t_\t_
+3\there\there\tADV\tRB\t_\t1\tadvmod\t_\t_
+
+1\tYes\tyes\tINTJ\tUH\t_\t0\troot\t_\t_
+
+"""
+COLUMNS = "EU NNP B-ORG\nrejects VBZ O\n# NN O\n\nPeter NNP B-PER\n"
+
+
+def test_sentences_of_conllu(tmp_path: Path):
+    path = write(tmp_path / "a.conllu", CONLLU)
+    found = list(conll.sentences(path))
+    assert [s.words for s in found] == [["It", "'s", "here"], ["Yes"]]
+    assert [s.tags for s in found] == [["PRON", "AUX", "ADV"], ["INTJ"]]
+    assert [s.tags for s in conll.sentences(path, "xpos")] == [["PRP", "VBZ", "RB"], ["UH"]]
+
+
+def test_sentences_of_columns_and_json(tmp_path: Path):
+    expected = [(["EU", "rejects", "#"], ["B-ORG", "O", "O"]), (["Peter"], ["B-PER"])]
+    rows = "".join(json.dumps({"words": w, "tags": t}) + "\n\n" for w, t in expected)
+    for path in (write(tmp_path / "a.txt", COLUMNS), write(tmp_path / "a.jsonl", rows)):
+        assert [(s.words, s.tags) for s in conll.sentences(path)] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.conllu", CONLLU), ("a.txt", COLUMNS + "\n"), ("a.txt", "a\tX\n\nb\tY\n\n")]
+)
+def test_their_own_tags_written_back_leave_a_file_as_it_was(tmp_path: Path, name: str, content: str):
+    path = write(tmp_path / name, content)
+    kind = tables.form(path)
+    assert "".join(conll.with_tags(s, s.tags, "upos", kind) for s in conll.sentences(path)) == content
+    others = "".join(conll.with_tags(s, ["?"] * len(s.words), "upos", kind) for s in conll.sentences(path))
+    again = list(conll.sentences(write(tmp_path / f"again{kind}", others)))
+    assert [s.words for s in again] == [s.words for s in conll.sentences(path)]
+    assert {tag for s in again for tag in s.tags} == {"?"}
+
+
+def test_words_without_tags_get_a_column(tmp_path: Path):
+    path = write(tmp_path / "a.txt", "one\ntwo\n\nthree\n")
+    found = list(conll.sentences(path, tagged=False))
+    assert [s.tags for s in found] == [[], []]
+    assert conll.with_tags(found[0], ["X", "Y"], "upos", ".txt") == "one\tX\ntwo\tY\n\n"
+
+
+SENTENCES = {
+    "nine values": ("a.conllu", "1\ta\tb\tc\td\te\tf\tg\th\n", "line 1: a word of CoNLL-U has 10 values"),
+    "no tag": ("a.conllu", "1\ta\ta\t_\t_\t_\t0\troot\t_\t_\n", "line 1: the word 'a' has no tag"),
+    "no word": ("a.conllu", "1\t\ta\tX\t_\t_\t0\troot\t_\t_\n", "has no word"),
+    "a lonely word": ("a.txt", "one X\ntwo\n", "line 2: 'two' should be a word and its tag"),
+    "no JSON": ("a.jsonl", '{"words": ["a"], "tags": ["X"]}\n{\n', "line 2: "),
+    "no words": ("a.jsonl", '{"tags": ["X"]}\n', "line 1: `words` should be a list of strings and is 'None'"),
+    "a tag too few": ("a.jsonl", '{"words": ["a", "b"], "tags": ["X"]}\n', "`tags` should be a list of 2 strings"),
+    "tags that are numbers": ("a.jsonl", '{"words": ["a"], "tags": [1]}\n', "`tags` should be a list of 1 strings"),
+}
+
+
+@pytest.mark.parametrize("case", SENTENCES)
+def test_sentences_that_make_no_sense(tmp_path: Path, case: str):
+    name, content, message = SENTENCES[case]
+    good = {"a.conllu": CONLLU, "a.txt": COLUMNS + "\n", "a.jsonl": '{"words": ["a"], "tags": ["X"]}\n'}[name]
+    path = write(tmp_path / name, content)
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        list(conll.sentences(path))
+    assert str(caught.value).startswith(f"{path}, line ")
+    assert "--skip-bad" in str(caught.value)
+    bad = BadRows(skip=True)
+    path = write(tmp_path / name, good + content + ("\n" if name != "a.jsonl" else "") + good)
+    kept = list(conll.sentences(path, bad=bad))
+    assert len(kept) == 2 * len(list(conll.sentences(write(tmp_path / f"good{tables.form(path)}", good)))) + (
+        case == "no JSON"
+    )
+    assert bad.count == 1
+
+
+# Labelled sequences
+
+ARCHIVE = "#a comment\n@problemName p\n@dimensions 2\n@classLabel true 1 2\n@data\n1,2,3:4,5,6:1\n7,8:9,10:2\n"
+LONG = "id,label,x,y\na,up,1,4\na,up,2,5\na,up,3,6\nb,down,7,9\nb,down,8,10\n"
+VALUES = [[[1, 4], [2, 5], [3, 6]], [[7, 9], [8, 10]]]
+
+
+def contents(found: Iterator[sequences.Labelled]) -> list[tuple[Any, str | None]]:
+    return [(s.content if isinstance(s.content, str) else s.content.tolist(), s.label) for s in found]
+
+
+def test_the_same_sequences_in_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pl.read_csv(LONG.encode()).write_parquet(tmp_path / "a.parquet")
+    write(tmp_path / "a.ts", ARCHIVE)
+    write(tmp_path / "a.csv", LONG)
+    rows = [{"values": v, "label": k} for v, k in zip(VALUES, ("up", "down"), strict=True)]
+    write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    columns = sequences.Columns(sequence="id")
+    for name, labels in (
+        ("a.ts", "12"),
+        ("a.csv", ("up", "down")),
+        ("a.parquet", ("up", "down")),
+        ("a.jsonl", ("up", "down")),
+    ):
+        found = contents(sequences.sequences(tmp_path / name, columns))
+        assert found == list(zip(VALUES, labels, strict=True)), name
+    one = contents(sequences.sequences(tmp_path / "a.csv", columns._replace(channels=("y",))))
+    assert one[1][0] == [[9], [10]]
+    assert contents(sequences.sequences(tmp_path / "a.csv", columns, labelled=False))[0][0] == VALUES[0]
+
+
+def test_a_sequence_may_lie_in_several_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    lines = [f"{k // 7},{'ab'[k // 7 % 2]},{k}\n" for k in range(700)]
+    path = write(tmp_path / "a.csv", "id,label,x\n" + "".join(lines))
+    whole = tables.pieces
+    monkeypatch.setattr(tables, "pieces", lambda path, columns=None: whole(path, columns, rows=50))
+    found = contents(sequences.sequences(path, sequences.Columns(sequence="id")))
+    assert found == [([[float(7 * k + j)] for j in range(7)], "ab"[k % 2]) for k in range(100)]
+
+
+def test_texts_with_labels(tmp_path: Path):
+    path = write(tmp_path / "a.csv", 'label,text\nup,"to the, sky"\ndown,under\n')
+    columns = sequences.Columns(text="text")
+    assert contents(sequences.sequences(path, columns)) == [("to the, sky", "up"), ("under", "down")]
+    path = write(tmp_path / "a.jsonl", '{"text": "sky", "label": "up"}\n{"text": "low", "label": 3}\n')
+    assert contents(sequences.sequences(path, columns)) == [("sky", "up"), ("low", "3")]
+
+
+SEQUENCES = {
+    "a word in .ts": ("a.ts", ARCHIVE + "1,x:2,3:1\n", "line 8: could not convert string to float: 'x'", True),
+    "missing in .ts": ("a.ts", ARCHIVE + "1,?:2,3:1\n", "line 8: could not convert string to float: '?'", True),
+    "not a number in .ts": ("a.ts", ARCHIVE + "1,2:2,nan:1\n", "line 8: step 2 of channel 2 is nan", True),
+    "unequal dimensions": ("a.ts", ARCHIVE + "1,2:2:1\n", "line 8: ", True),
+    "a channel too few": ("a.ts", ARCHIVE + "1,2:1\n", "line 8: the sequence has 1 channels, and those before it have 2", True),
+    "no colon": ("a.ts", ARCHIVE + "1,2,3\n", "line 8: no colon before the label", True),
+    "no @data": ("a.ts", "@dimensions 2\n", "has no line @data", False),
+    "no header": ("a.ts", "1,2:3,4:1\n", "line 1: '1,2:3,4:1' stands before @data", False),
+    "no labels": ("a.ts", "@classLabel false\n@data\n1,2:3,4\n", "line 1: the file says that it has no class labels", False),
+    "time stamps": ("a.ts", "@timeStamps true\n@data\n", "line 1: values with time stamps are not read", False),
+    "ragged values": ("a.jsonl", '{"values": [[1], [2, 3]], "label": "a"}\n', "line 1: 'values' should be a list of steps", True),
+    "words for values": ("a.jsonl", '{"values": [["a"]], "label": "a"}\n', "line 1: 'values' should be a list of steps", True),
+    "no values": ("a.jsonl", '{"label": "a"}\n', "line 1: there is no 'values'; the names are 'label'", True),
+    "no label": ("a.jsonl", '{"values": [[1]]}\n', "line 1: 'label' should be a label and is None", True),
+    "a list": ("a.jsonl", "[1]\n", "line 1: there is no 'values'", True),
+    "no value": ("a.csv", LONG + "c,up,1,\n", "line 7: column 'y' should be a number and is nothing", True),
+    "two labels": ("a.csv", LONG + "c,up,1,1\nc,down,1,1\n", "line 8: sequence 'c' is labelled 'down', and before that 'up'", True),
+    "an empty label": ("a.csv", LONG + "c,,1,2\n", "line 7: column 'label' has no value", True),
+    "a sequence again": ("a.csv", LONG + "a,up,1,1\n", "line 7: sequence 'a' goes on after another one began", False),
+    "no column": ("a.csv", LONG.replace("id", "number"), "has no column 'id'; its columns are 'number', 'label'", False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SEQUENCES)
+def test_sequences_that_make_no_sense(tmp_path: Path, case: str):
+    name, content, message, can_skip = SEQUENCES[case]
+    path = write(tmp_path / name, content)
+    columns = sequences.Columns(sequence="id")
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        list(sequences.sequences(path, columns))
+    assert str(path) in str(caught.value)
+    assert ("--skip-bad" in str(caught.value)) == can_skip
+    if can_skip:
+        bad = BadRows(skip=True)
+        kept = contents(sequences.sequences(path, columns, bad=bad))
+        assert bad.count == 1
+        assert kept == [(v, k) for (v, _), k in zip(zip(VALUES, "ab", strict=True), ("12" if name == "a.ts" else ("up", "down")), strict=True)][: 0 if name == "a.jsonl" else 2]  # fmt: skip
+
+
+def test_a_table_needs_to_be_told_what_a_sequence_is(tmp_path: Path):
+    with pytest.raises(InputError, match=r"say with --sequence which column .* or with --text"):
+        list(sequences.sequences(write(tmp_path / "a.csv", LONG), sequences.Columns()))
+
+
+# Series
+
+SERIES = "shop,day,price,sales\n" + "".join(
+    f"{shop},2026-01-{day:02},{day % 3},{10 * day + ord(shop)}\n" for shop in "ab" for day in range(1, 29)
+)
+NAMES = series.Columns(("sales",), ("price",), "day", "shop")
+
+
+def test_series_of_a_table(tmp_path: Path):
+    found, targets, dates = series.read(write(tmp_path / "a.csv", SERIES), NAMES, BadRows())
+    assert (targets, dates, [s.group for s in found]) == (("sales",), True, ["a", "b"])
+    for s in found:
+        assert s.targets[:, 0].tolist() == [10 * day + ord(s.group) for day in range(1, 29)]
+        assert s.known[:, 0].tolist() == [day % 3 for day in range(1, 29)]
+        assert np.diff(s.times).tolist() == [86_400_000_000] * 27
+        assert list(series.written(series.times_ahead(s, 2), dates)) == ["2026-01-29 00:00:00", "2026-01-30 00:00:00"]
+    every, names, _ = series.read(tmp_path / "a.csv", series.Columns(time="day", group="shop"), BadRows())
+    assert names == ("price", "sales")
+    assert every[0].targets.shape == (28, 2)
+
+
+def test_times_may_be_numbers_and_months(tmp_path: Path):
+    path = write(tmp_path / "a.csv", "t,x\n0.5,1\n1.0,2\n1.5,4\n")
+    (one,), _, dates = series.read(path, series.Columns(time="t"), BadRows())
+    assert not dates
+    assert list(series.written(series.times_ahead(one, 2), dates)) == ["2", "2.5"]
+    months = "".join(f"2025-{m:02}-01,{m}\n" for m in range(1, 13))
+    (one,), _, _ = series.read(write(tmp_path / "m.csv", "t,x\n" + months), series.Columns(time="t"), BadRows())
+    assert len(one.targets) == 12
+
+
+def test_the_tail_of_a_file_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Only the last rows are kept, and the rows that say what is known of the times ahead."""
+    ahead = "".join(f"{shop},2026-01-{day:02},7,\n" for shop in "ab" for day in (29, 30))
+    lines = sorted((SERIES + ahead).splitlines()[1:], key=lambda line: line.split(",")[1])
+    path = write(tmp_path / "a.csv", "shop,day,price,sales\n" + "".join(line + "\n" for line in lines))
+    whole = tables.pieces
+    monkeypatch.setattr(tables, "pieces", lambda path: whole(path, rows=9))
+    found, _, _ = series.read(path, NAMES, BadRows(), tail=5)
+    for s in found:
+        assert s.targets[:, 0].tolist() == [10 * day + ord(s.group) for day in range(24, 29)]
+        assert s.known[:, 0].tolist() == [day % 3 for day in range(24, 29)] + [7, 7]
+        assert len(s.times) == 5
+
+
+def test_gaps_are_filled_with_straight_lines(tmp_path: Path):
+    kept = [line for line in SERIES.splitlines() if "-05," not in line and "-06," not in line]
+    path = write(tmp_path / "a.csv", "\n".join(kept) + "\n")
+    message = f"{path}, line 6: 2 rows are missing before it, one of 1 gaps in the times of 'a'"
+    with pytest.raises(InputError, match=re.escape(message)):
+        series.read(path, NAMES, BadRows())
+    found, _, _ = series.read(path, NAMES, BadRows(), fill_gaps=True)
+    for s in found:
+        assert s.targets[:, 0].tolist() == pytest.approx([10 * day + ord(s.group) for day in range(1, 29)])
+        assert np.diff(s.times).tolist() == [86_400_000_000] * 27
+
+
+def changed(line: int, content: str) -> str:
+    lines = SERIES.splitlines()
+    lines[line - 1] = content
+    return "\n".join(lines) + "\n"
+
+
+BROKEN = {
+    "no number": (changed(4, "a,2026-01-03,1,many"), "line 4: column 'sales' should be a number and is 'many'"),
+    "nothing known": (changed(4, "a,2026-01-03,,3"), "line 4: column 'price' should be a number and is nothing"),
+    "no time": (changed(4, "a,soon,1,3"), "line 4: column 'day' should be a time such as 2026-01-31 12:00:00"),
+    "no group": (changed(4, ",2026-01-03,1,3"), "line 4: column 'shop' has no value"),
+    "twice": (
+        changed(4, "a,2026-01-02,1,3"),
+        "line 4: the row of 'a' has the same time as the one before it, on line 3",
+    ),
+    "out of order": (
+        changed(4, "a,2026-01-01,1,3"),
+        "line 4: the row of 'a' has an earlier time than the one before it",
+    ),
+    "another name": (
+        SERIES.replace("price", "cost"),
+        "has no column 'price'; its columns are 'shop', 'day', 'cost', 'sales'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_series_that_make_no_sense(tmp_path: Path, case: str):
+    content, message = BROKEN[case]
+    path = write(tmp_path / "a.csv", content)
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        series.read(path, NAMES, BadRows())
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_column_that_is_no_series_is_told_what_to_do(tmp_path: Path):
+    with pytest.raises(
+        InputError, match=r"column 'shop' should be a number and is 'a'.*name the others with --columns"
+    ):
+        series.read(write(tmp_path / "a.csv", SERIES), series.Columns(time="day"), BadRows())
+    with pytest.raises(InputError, match="has no column to forecast besides 'sales'"):
+        series.read(write(tmp_path / "b.csv", "sales\n1\n"), series.Columns(known=("sales",)), BadRows())

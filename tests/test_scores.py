@@ -1,0 +1,102 @@
+"""Scores of labels and of forecasts, against sums written out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from elman.tasks import scores
+from elman.tasks.forecasting import naive, pinball
+from elman.tasks.separate import batches_of, held_out
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_scores_are_what_they_are_called(seed: int):
+    random = np.random.default_rng(seed)
+    truth, guess = random.integers(0, 4, (2, 60))
+    found = scores.counted(truth, guess, 5)  # the last label never occurs
+    assert found.accuracy == pytest.approx((truth == guess).mean())
+    every = []
+    for k in range(4):
+        right, called, present = ((truth == k) & (guess == k)).sum(), (guess == k).sum(), (truth == k).sum()
+        p, r = right / called, right / present
+        assert found.precision[k] == pytest.approx(p)
+        assert found.recall[k] == pytest.approx(r)
+        assert found.f1[k] == pytest.approx(2 * p * r / (p + r) if right else 0)
+        every.append(found.f1[k])
+        assert found.counts[k].tolist() == [((truth == k) & (guess == j)).sum() for j in range(5)]
+    assert found.macro_f1 == pytest.approx(np.mean(every))
+
+
+# As CoNLL's own evaluation reads them.
+ENTITIES = {
+    "O O": set(),
+    "B-A I-A O": {("A", 0, 2)},
+    "B-A B-A": {("A", 0, 1), ("A", 1, 2)},
+    "I-A I-A": {("A", 0, 2)},
+    "B-A I-B": {("A", 0, 1), ("B", 1, 2)},
+    "O I-B B-B": {("B", 1, 2), ("B", 2, 3)},
+    "S-A B-B E-B": {("A", 0, 1), ("B", 1, 3)},
+    "B-A O I-A": {("A", 0, 1), ("A", 2, 3)},
+    "I-A O B-B I-B": {("A", 0, 1), ("B", 2, 4)},
+}
+
+
+@pytest.mark.parametrize("tags", ENTITIES)
+def test_entities_of_a_sentence(tags: str):
+    assert scores.entities(tags.split()) == ENTITIES[tags]
+
+
+def test_an_entity_is_right_as_a_whole_or_not_at_all():
+    truth = [["B-A", "I-A", "O", "B-B"], ["B-A"]]
+    guess = [["B-A", "O", "O", "B-B"], ["B-B"]]  # one of three found is right; three are present
+    assert scores.entity_f1(truth, guess) == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+    assert scores.entity_f1(truth, truth) == (1.0, 1.0, 1.0)
+    assert scores.entity_f1([["O"]], [["O"]]) == (0.0, 0.0, 0.0)
+
+
+def test_which_tags_mark_entities():
+    assert scores.is_bio(["O", "B-PER", "I-PER"])
+    assert not scores.is_bio(["O"])
+    assert not scores.is_bio(["O", "B-PER", "NOUN"])
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 5000])
+def test_every_sequence_is_in_one_batch_of_an_epoch(count: int):
+    lengths = np.random.default_rng(0).integers(1, 100, count)
+    epochs = [batches_of(lengths, 32, 7, epoch) for epoch in (0, 0, 1)]
+    for found in epochs:
+        assert sorted(np.concatenate(found).tolist()) == list(range(count))
+        assert len(found) == -(-count // 32)
+        assert max(map(len, found)) <= 32
+    assert all((a == b).all() for a, b in zip(epochs[0], epochs[1], strict=True))
+    if count == 5000:
+        assert [a.tolist() for a in epochs[0]] != [a.tolist() for a in epochs[2]]
+        padding = [lengths[own].max() * len(own) / lengths[own].sum() for own in epochs[0]]
+        assert np.mean(padding) < 1.15  # at random it is 1.9
+
+
+def test_what_is_held_out():
+    train, validation = held_out(50, 0.1, 3)
+    assert sorted([*train, *validation]) == list(range(50))
+    assert len(validation) == 5
+    assert (held_out(50, 0.1, 4)[1] != validation).any()
+    assert len(held_out(3, 0.001, 0)[1]) == 1
+
+
+def test_naive_forecasts_repeat_the_past():
+    past = torch.arange(10.0)[:, None]
+    assert naive(past, 4, 1)[:, 0].tolist() == [9, 9, 9, 9]
+    assert naive(past, 7, 3)[:, 0].tolist() == [7, 8, 9, 7, 8, 9, 7]
+    assert naive(past, 2, 3)[:, 0].tolist() == [7, 8]
+
+
+def test_pinball_is_least_at_the_quantile():
+    truth = torch.from_numpy(np.random.default_rng(0).normal(size=2001))
+    values = torch.linspace(-3, 3, 601)
+    for q in (0.1, 0.5, 0.8):
+        at = [float(pinball(v.expand(2001)[:, None], truth, [q])) for v in values]
+        assert float(values[int(np.argmin(at))]) == pytest.approx(float(truth.quantile(q)), abs=0.011)
+    one = pinball(torch.tensor([[1.0, 3.0]]), torch.tensor([2.0]), [0.1, 0.9])
+    assert float(one) == pytest.approx((0.1 * 1 + 0.1 * 1) / 2)

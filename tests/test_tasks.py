@@ -1,0 +1,630 @@
+"""Taggers, classifiers and forecasters: what they learn from, what they predict, and their commands."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from elman import tasks
+from elman.datasets import examples
+from elman.datasets.conll import Sentence, sentences
+from elman.datasets.reading import BadRows
+from elman.datasets.sequences import Labelled
+from elman.errors import InputError
+from elman.tasks import classification, forecasting, tagging
+from elman.tasks.options import ClassificationOptions, ForecastingOptions, TaggingOptions
+from elman.training import fit
+from elman.training.loop import Report
+from elman.training.run import Run
+from tiny_runs import elman
+
+SMALL = {
+    "tag": ("--hidden-size", 6, "--word-size", 5, "--character-size", 3, "--spelling-size", 4, "--num-layers", 1, "--batch-size", 8, "--learning-rate", 0.02),
+    "classify": ("--hidden-size", 6, "--num-layers", 1, "--batch-size", 8),
+    "forecast": ("--hidden-size", 8, "--lookback", 12, "--segment", 4, "--horizon", 6, "--period", 4, "--batch-size", 32, "--learning-rate", 0.01, "--dropout", 0),
+}  # fmt: skip
+NOUNS, VERBS = ("cat", "dog", "sun", "run"), ("sees", "eats", "run", "likes")
+
+
+def write_sentences(path: Path, count: int, seed: int, bio: bool = False) -> Path:
+    """Article, noun, verb, perhaps an object: `run` is a noun or a verb by its place."""
+    random = np.random.default_rng(seed)
+    lines = []
+    for _ in range(count):
+        words = ["the", str(random.choice(NOUNS)), str(random.choice(VERBS))]
+        tags = ["O", "B-THING", "O"] if bio else ["DET", "NOUN", "VERB"]
+        if random.random() < 0.5:
+            words, tags = (
+                [*words, "the", str(random.choice(NOUNS))],
+                tags + (["O", "B-THING"] if bio else ["DET", "NOUN"]),
+            )
+        lines += [f"{w}\t{t}" for w, t in zip(words, tags, strict=True)] + [""]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def write_waves(path: Path, count: int, seed: int) -> Path:
+    """Sequences of two channels and unequal lengths: rising ones and falling ones."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for k in range(count):
+        label = ("falls", "rises")[k % 2]
+        steps = np.arange(random.integers(4, 12)) * (1.0 if label == "rises" else -1.0)
+        values = np.stack([steps + random.normal(size=len(steps)), 100 + random.normal(size=len(steps))], 1)
+        rows.append({"values": values.round(3).tolist(), "label": label})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write_series(path: Path, rows: int = 240, ahead: int = 6) -> Path:
+    """Two series with a season of four, one of them pushed by a known column; and what is known of six times ahead."""
+    random = np.random.default_rng(0)
+    lines = ["group,hour,push,y"]
+    for g in "ab":
+        for t in range(rows + ahead):
+            push = int(random.integers(0, 3))
+            y = "" if t >= rows else f"{5 * (g == 'b') + np.sin(np.pi * t / 2) + push + 0.1 * random.normal():.4f}"
+            lines.append(f"{g},{t},{push},{y}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A run of each task, made on the command line."""
+    d = tmp_path_factory.mktemp("tasks")
+    tagged, waves = write_sentences(d / "tagged.txt", 120, 0), write_waves(d / "waves.jsonl", 80, 0)
+    write_series(d / "ahead.csv")
+    (d / "series.csv").write_text(
+        "".join(line + "\n" for line in (d / "ahead.csv").read_text().split() if line[-1] != ",")
+    )
+    columns = ("--group", "group", "--time", "hour", "--known", "push")
+    arguments = {
+        "tag": ("train", "tag", tagged, "--epochs", 10, *SMALL["tag"]),
+        "classify": ("train", "classify", waves, "--epochs", 12, *SMALL["classify"]),
+        "forecast": ("train", "forecast", d / "series.csv", "--epochs", 30, *columns, *SMALL["forecast"]),
+    }
+    outcomes = {name: elman(*given, "--run", d / name) for name, given in arguments.items()}
+    return SimpleNamespace(directory=d, arguments=arguments, outcomes=outcomes)
+
+
+TASKS = ("tag", "classify", "forecast")
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_training_beats_its_baselines_and_says_so(made: SimpleNamespace, name: str):
+    status, out, err = made.outcomes[name]
+    assert status == 0, err
+    run = made.directory / name
+    config = json.loads((run / "config.json").read_text())
+    assert config["task"] == name
+    assert len(re.findall(r"^ *\d+%  step ", err, re.MULTILINE)) == 12
+    first, *others = out.splitlines()
+    assert first.startswith("validation  ")
+    assert len(config["baselines"]) >= 1
+    for line, (baseline, value) in zip(others, config["baselines"].items(), strict=False):
+        assert line.startswith(f"{baseline:<11} {value:.4f} ")
+    assert re.search(r"the model is 0\.\d+ better", out)
+    for picture in ("loss.png", "forecast.png" if name == "forecast" else "confusion.png"):
+        content = (run / picture).read_bytes()
+        assert content[:8] == b"\x89PNG\r\n\x1a\n"
+        assert min(struct.unpack(">II", content[16:24])) > 300
+        assert str(run / picture) in err
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_same_command_makes_the_same_run(made: SimpleNamespace, tmp_path: Path, name: str):
+    assert elman(*made.arguments[name], "--run", tmp_path / "again").out == made.outcomes[name].out
+    for path in (made.directory / name).glob("*.json"):
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+    assert (made.directory / name / "model.safetensors").read_bytes() == (
+        tmp_path / "again" / "model.safetensors"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_run_that_was_stopped_goes_on_to_the_bit(made: SimpleNamespace, tmp_path: Path, name: str):
+    module = tasks.module(name)
+    run = Run(made.directory / name)
+    config = run.config(name, module.CONFIG)
+    options = module.Options.from_json(config["options"], "")
+    path = Path(config["data"]["path"])
+
+    def stop(report: Report) -> None:
+        if report.place.step == 5:
+            raise KeyboardInterrupt
+
+    import elman.training.loop as loop
+
+    before, loop.CHECKPOINT_SECONDS = loop.CHECKPOINT_SECONDS, -1.0
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit(module.begin(path, options, "cpu", BadRows()), tmp_path / "run", show=stop)
+    finally:
+        loop.CHECKPOINT_SECONDS = before
+    assert elman("train", name, "--resume", tmp_path / "run").out == made.outcomes[name].out
+    (tmp_path / "copy").write_bytes(path.read_bytes()[:-200])
+    config["data"]["path"] = str(tmp_path / "copy")
+    with pytest.raises(InputError, match="was begun with other"):
+        fit(module.begin(write_other(path, tmp_path), options, "cpu", BadRows()), tmp_path / "run", resume=True)
+
+
+def write_other(path: Path, directory: Path) -> Path:
+    """The same data without some of their end."""
+    text = path.read_text()
+    cut = text.rstrip("\n").rindex("\n\n") + 2 if path.suffix == ".txt" else text.rstrip("\n").rindex("\n") + 1
+    other = directory / path.name
+    other.write_text(text[:cut])
+    return other
+
+
+def figures(text: str) -> dict[str, str]:
+    return dict(re.findall(r"^ {0,2}(\S.*?) {2,}(\S.*)$", text, re.MULTILINE))
+
+
+def test_evaluation_is_that_of_training(made: SimpleNamespace, tmp_path: Path):
+    """On the very sentences, sequences or windows that were held out."""
+    d = made.directory
+    options = TaggingOptions.from_json(json.loads((d / "tag" / "config.json").read_text())["options"], "")
+    _, held = tagging.read(d / "tagged.txt", options, BadRows())
+    (tmp_path / "held.txt").write_text("".join(f"{w}\t{t}\n" for s in held for w, t in [*zip(s.words, s.tags, strict=True), ("", "")]).replace("\t\n", "\n\n").replace("\n\n\n", "\n\n"))  # fmt: skip
+    assert [s.words for s in sentences(tmp_path / "held.txt")] == [s.words for s in held]
+    found = figures(elman("evaluate", d / "tag", tmp_path / "held.txt").out)
+    assert made.outcomes["tag"].out.startswith(
+        f"validation  accuracy {found['accuracy']}, macro F1 {found['macro f1']}, {found['nats per word']} nats"
+    )
+    assert found["DET"].startswith("precision 1.0000  recall 1.0000  F1 1.0000  words ")
+
+    options = ClassificationOptions.from_json(json.loads((d / "classify" / "config.json").read_text())["options"], "")
+    _, waves = classification.read(d / "waves.jsonl", options, BadRows())
+    rows = [
+        {"values": each.content.tolist(), "label": each.label} for each in waves if not isinstance(each.content, str)
+    ]
+    (tmp_path / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = figures(elman("evaluate", d / "classify", tmp_path / "held.jsonl").out)
+    assert made.outcomes["classify"].out.startswith(
+        f"validation  accuracy {found['accuracy']}, macro F1 {found['macro f1']}"
+    )
+
+    # The test part of each series, with the past that a forecast reads, is a file of its own.
+    lines = (d / "series.csv").read_text().splitlines()
+    part = [lines[0]] + [line for line in lines[1:] if int(line.split(",")[1]) >= 192 - 12]
+    (tmp_path / "test.csv").write_text("\n".join(part) + "\n")
+    found = figures(elman("evaluate", d / "forecast", tmp_path / "test.csv").out)
+    out = figures(made.outcomes["forecast"].out)
+    assert found["the model"] == out["test"]
+    assert found["windows"] == str(2 * (48 - 6 + 1))
+    assert f"naive       {found['naive']}" in made.outcomes["forecast"].out
+
+
+# Predictions
+
+
+def test_tags_are_written_as_the_file_has_them(made: SimpleNamespace, tmp_path: Path):
+    run, file = made.directory / "tag", write_sentences(tmp_path / "new.txt", 600, 5)
+    status, out, err = elman("predict", run, file)
+    assert (status, err) == (0, "")
+    tagger = tagging.load(run)
+    every = list(sentences(file))
+    expected = tagger.tag([s.words for s in every])
+    (tmp_path / "tagged.txt").write_text(out)
+    assert [(s.words, s.tags) for s in sentences(tmp_path / "tagged.txt")] == [
+        (s.words, t) for s, t in zip(every, expected, strict=True)
+    ]
+    assert np.mean([a == b for s, t in zip(every, expected, strict=True) for a, b in zip(s.tags, t, strict=True)]) > 0.9
+    bare = tmp_path / "bare.txt"
+    bare.write_text(re.sub(r"\t\w+$", "", file.read_text(), flags=re.MULTILINE))
+    assert elman("predict", run, bare).out == out
+    assert elman("predict", run, file, "--output", tmp_path / "o.jsonl").status == 0
+    rows = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    assert [row["tags"] for row in rows] == expected
+    assert elman("predict", run, tmp_path / "o.jsonl").out == (tmp_path / "o.jsonl").read_text()
+    elman("predict", run, file, "--output", tmp_path / "o.csv")
+    table = pl.read_csv(tmp_path / "o.csv")
+    assert table["word"].to_list() == [w for s in every for w in s.words]
+    assert table["tag"].to_list() == [t for tags in expected for t in tags]
+    assert table["sentence"].max() == 600
+
+
+def test_classes_are_written_in_the_order_of_the_file(made: SimpleNamespace, tmp_path: Path):
+    run, file = made.directory / "classify", write_waves(tmp_path / "new.jsonl", 500, 5)
+    out = elman("predict", run, file).out
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [row["sequence"] for row in rows] == [str(k) for k in range(1, 501)]
+    truth = [json.loads(line)["label"] for line in file.read_text().splitlines()]
+    assert np.mean([row["class"] == label for row, label in zip(rows, truth, strict=True)]) > 0.9
+    for row in rows:
+        chances = {name: float(row[f"p_{name}"]) for name in ("falls", "rises")}
+        assert sum(chances.values()) == pytest.approx(1, abs=1e-4)
+        assert max(chances, key=lambda name: chances[name]) == row["class"]
+    elman("predict", run, file, "--output", tmp_path / "o.ndjson")
+    objects = [json.loads(line) for line in (tmp_path / "o.ndjson").read_text().splitlines()]
+    assert [o["class"] for o in objects] == [row["class"] for row in rows]
+
+
+def test_forecasts_begin_after_the_last_value(made: SimpleNamespace, tmp_path: Path):
+    run = made.directory / "forecast"
+    out = elman("predict", run, made.directory / "ahead.csv").out
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [(row["group"], row["hour"]) for row in rows] == [(g, str(t)) for g in "ab" for t in range(240, 246)]
+    text = io.StringIO((made.directory / "ahead.csv").read_text())
+    known = {(row["group"], row["hour"]): row for row in csv.DictReader(text)}
+    for row in rows:
+        at = known[row["group"], row["hour"]]
+        exact = 5 * (row["group"] == "b") + np.sin(np.pi * int(row["hour"]) / 2) + int(at["push"])
+        assert float(row["y"]) == pytest.approx(exact, abs=1.2)
+    elman("predict", run, made.directory / "ahead.csv", "--output", tmp_path / "o.jsonl")
+    objects = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    assert [f"{o['y']:.6g}" for o in objects] == [row["y"] for row in rows]
+
+
+def test_what_is_known_ahead_matters(made: SimpleNamespace, tmp_path: Path):
+    text = (made.directory / "ahead.csv").read_text()
+    pushed = re.sub(r"^(\w,24\d),\d,$", r"\1,2,", text, flags=re.MULTILINE)
+    eased = re.sub(r"^(\w,24\d),\d,$", r"\1,0,", text, flags=re.MULTILINE)
+    means = []
+    for content in (pushed, eased):
+        (tmp_path / "a.csv").write_text(content)
+        rows = list(csv.DictReader(io.StringIO(elman("predict", made.directory / "forecast", tmp_path / "a.csv").out)))
+        means.append(np.mean([float(row["y"]) for row in rows]))
+    assert means[0] > means[1] + 0.5
+
+
+# Models
+
+
+def options_of(task: type[Any], **changes: Any) -> Any:
+    given = SMALL[task.task]
+    values = {str(name)[2:].replace("-", "_"): value for name, value in zip(given[::2], given[1::2], strict=True)}
+    return task(**{"epochs": 1.0} | values | changes)
+
+
+def test_a_sentence_is_tagged_alike_alone_and_in_company():
+    torch.manual_seed(0)
+    every = [Sentence(list(words), []) for words in (("the", "x" * 40), ("a",), ("the", "cat", "sees", "the", "sun"))]
+    learned = [Sentence(s.words, ["X"] * (len(s.words) - 1) + ["Y"]) for s in every]
+    vocabulary = tagging.Vocabulary.learn(learned, 2)
+    assert vocabulary.words == ["the"]
+    assert vocabulary.word("cat") == vocabulary.word("unheard") == 0
+    options = options_of(TaggingOptions, num_layers=2, dropout=0.0)
+    tagger = tagging.Tagger(tagging.TaggingModel(2, len(vocabulary.characters) + 1, 2, options), vocabulary, options)
+    together = dict(tagger.logits(every))
+    for place, sentence in enumerate(every):
+        ((_, alone),) = tagger.logits([sentence])
+        assert together[place].shape == (len(sentence.words), 2)
+        torch.testing.assert_close(together[place], alone, rtol=1e-4, atol=1e-6)
+    spelled = dict(tagger.logits([Sentence(["cat"], []), Sentence(["cut"], []), Sentence(["tac"], [])]))
+    assert not torch.allclose(spelled[0], spelled[1])  # both are unknown words, but spelled otherwise
+    assert not torch.allclose(spelled[0], spelled[2])
+
+
+def test_words_are_hidden_by_how_rare_they_are(tmp_path: Path):
+    every = [Sentence(["often"], ["X"])] * 12 + [Sentence(["seldom"], ["Y"])] * 4
+    options = options_of(TaggingOptions, word_dropout=2.0, min_count=1)
+    vocabulary = tagging.Vocabulary.learn(every, 1)
+    model = tagging.TaggingModel(3, len(vocabulary.characters) + 1, 2, options)
+    task = tagging.Tagging(tagging.Tagger(model, vocabulary, options), every, every, None)
+    seen: list[torch.Tensor] = []
+    model.register_forward_pre_hook(lambda _, args, given: seen.append(given["words"]), with_kwargs=True)
+    for _ in range(200):
+        task.loss(np.array([0, 12]))
+    hidden = (torch.cat(seen) == 0).double().mean(0)
+    assert hidden.tolist() == pytest.approx([2 / 14, 2 / 6], abs=0.09)
+
+
+def test_the_usual_tag_of_a_word():
+    train = [Sentence(["a", "b", "a"], ["X", "Y", "X"]), Sentence(["a", "c"], ["Z", "Y"])]
+    held = [Sentence(["a", "b", "new", "a"], ["X", "Y", "Y", "Z"])]
+    options = options_of(TaggingOptions)
+    vocabulary = tagging.Vocabulary.learn(train, 1)
+    model = tagging.TaggingModel(4, 4, 3, options)
+    task = tagging.Tagging(tagging.Tagger(model, vocabulary, options), train, held, None)
+    assert task.baselines() == {"word's usual tag": 0.75}  # the last one is X, too
+
+
+def test_entities_decide_where_tags_mark_them(tmp_path: Path):
+    file = write_sentences(tmp_path / "bio.txt", 120, 0, bio=True)
+    outcome = elman("train", "tag", file, "--run", tmp_path / "run", "--epochs", 6, *SMALL["tag"])
+    assert outcome.status == 0, outcome.err
+    assert re.match(r"validation  entity F1 0\.\d+, accuracy", outcome.out) or outcome.out.startswith(
+        "validation  entity F1 1"
+    )
+    _, notes = Run(tmp_path / "run").load_tensors("model.safetensors")
+    assert "entity_f1" in notes
+    assert "entity f1" in figures(elman("evaluate", tmp_path / "run", file).out)
+
+
+def classifier_of(every: Sequence[Labelled], **changes: Any) -> classification.Classifier:
+    options = options_of(ClassificationOptions, **changes)
+    reading = classification.Reading.learn(every, options)
+    tokens = len(reading.tokens) + 1 if reading.tokens else 0
+    model = classification.ClassificationModel(len(reading.mean), tokens, len(reading.classes), options)
+    return classification.Classifier(model, reading, options)
+
+
+def test_a_sequence_is_classified_alike_alone_and_in_company():
+    random = np.random.default_rng(0)
+    contents = [(5 + 3 * random.normal(size=(n, 2))).astype(np.float32) for n in (3, 17, 1, 9)]
+    every = [Labelled(str(k), content, "ab"[k % 2]) for k, content in enumerate(contents)]
+    classifier = classifier_of(every, num_layers=2)
+    _, together = classifier.classify(contents)
+    for content, row in zip(contents, together, strict=True):
+        assert classifier.classify([content])[1][0] == pytest.approx(row, rel=1e-4)
+    steps = np.concatenate([classifier.encode(content) for content in contents])
+    assert steps.mean(0) == pytest.approx([0, 0], abs=1e-5)
+    assert steps.std(0) == pytest.approx([1, 1], abs=1e-5)
+
+
+def test_the_words_of_a_text():
+    every = [
+        Labelled("1", "Play Jazz, now!", "music"),
+        Labelled("2", "play the news", "news"),
+        Labelled("3", "Play it", "music"),
+    ]
+    classifier = classifier_of(every, text="text")
+    assert classifier.reading.tokens == ["play"]
+    assert classifier.encode("PLAY something").tolist() == [1, 0]
+    assert classifier.encode("").tolist() == [0]
+    assert classifier_of(every, text="text", unit="characters").encode("Pz").tolist()[0] != 0
+    assert classification.split("It's 5 o'clock.", "words") == ["it", "'", "s", "5", "o", "'", "clock", "."]
+
+
+def test_rare_classes_weigh_as_much_when_balanced():
+    every = [Labelled(str(k), np.ones((2, 1), np.float32), "rare" if k == 0 else "usual") for k in range(9)]
+    for balanced, expected in ((False, None), (True, [9 / 2, 9 / 16])):
+        classifier = classifier_of(every, balanced=balanced)
+        task = classification.Classification(classifier, every, every, None)
+        assert (None if task.weights is None else task.weights.tolist()) == expected
+
+
+def test_each_class_gives_its_share_to_validation(tmp_path: Path):
+    file = write_waves(tmp_path / "waves.jsonl", 60, 0)
+    train, held = classification.read(file, options_of(ClassificationOptions, held_out=0.2), BadRows())
+    assert [sum(each.label == name for each in held) for name in ("falls", "rises")] == [6, 6]
+    assert len(train) == 48
+    assert not {each.name for each in train} & {each.name for each in held}
+
+
+def forecasting_of(path: Path | None = None, **changes: Any) -> forecasting.Forecasting:
+    task = forecasting.begin(path, options_of(ForecastingOptions, **changes), "cpu", BadRows())
+    task.model.eval()
+    return task
+
+
+def test_windows_are_slices_of_their_series_and_their_part(tmp_path: Path):
+    options = options_of(ForecastingOptions, group="group", known="push", columns="y,twice", split="0.5,0.2,0.3")
+    lines = ["group,push,y,twice"] + [f"{g},{-t},{t + 1000 * (g == 'b')},{2 * t}" for g in "ab" for t in range(100)]
+    (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
+    task = forecasting.begin(tmp_path / "a.csv", options, "cpu", BadRows())
+    scales = task.forecaster.scales
+    assert scales.mean == pytest.approx([24.5 + 500, 49, -24.5])  # of the first half alone
+    for windows, (begin, end) in ((task.train, (12, 50)), (task.validation, (50, 70)), (task.test, (70, 100))):
+        assert len(windows) == 2 * 2 * (end - begin - 6 + 1)
+        past, column, known, ahead = windows.take(np.arange(len(windows)))
+        assert past.shape == (12, len(windows))
+        own = torch.tensor(scales.mean)[column], torch.tensor(scales.deviation)[column]
+        both = torch.cat([past, ahead]) * own[1] + own[0]
+        times = (known[..., 0] * scales.deviation[2] + scales.mean[2]).neg().round()
+        assert times[12].min() == begin
+        assert times[-1].max() == end - 1
+        assert (times.diff(dim=0) == 1).all()
+        group = torch.tensor([0, 0, 1, 1]).repeat_interleave(len(windows) // 4)
+        expected = torch.where(column == 0, times + 1000 * group, 2 * times)
+        torch.testing.assert_close(both, expected, rtol=1e-4, atol=1e-2)
+
+
+def test_the_loss_of_a_forecast_is_a_mean_over_windows_and_steps():
+    for loss, measure in (("mae", "mae"), ("mse", "mse")):
+        task = forecasting_of(loss=loss)
+        row = task.evaluate()
+        assert row[f"validation_{loss}"] == pytest.approx(row[measure], rel=1e-5)
+        assert task.score == loss
+        windows = task.validation
+        past, column, known, truth = windows.take(windows.evenly(forecasting.MOST))
+        error = task.forecaster.forecast(past, column, known)[..., 0] - truth
+        assert row["mse"] == pytest.approx(float(error.square().mean()), rel=1e-4)
+        assert row["mae"] == pytest.approx(float(error.abs().mean()), rel=1e-4)
+        values = examples.mackey_glass()[:3500]
+        change = np.abs(values[4:] - values[:-4]).mean() / values.std()
+        assert row["mase"] == pytest.approx(row["mae"] / change, rel=1e-4)
+
+
+def test_a_recursive_forecast_reads_its_own():
+    task = forecasting_of(strategy="recursive", horizon=10)
+    assert task.model.horizon == 4
+    past, column, known, truth = task.validation.take(np.arange(5))
+    assert len(truth) == 10
+    task.model.eval()
+    with torch.no_grad():
+        one = task.model(past, column, known[:16])[..., 0]
+        two = task.model(torch.cat([past, one])[-12:], column, known[:16])[..., 0]
+        three = task.model(torch.cat([past, one, two])[-12:], column, known[:16])[..., 0]
+    torch.testing.assert_close(task.forecaster.forecast(past, column, known)[..., 0], torch.cat([one, two, three])[:10])
+
+
+def test_a_forecast_moves_with_the_level_of_its_past():
+    task = forecasting_of()
+    past, column, known, _ = task.validation.take(np.arange(5))
+    moved = task.forecaster.forecast(past + 3, column, known)
+    torch.testing.assert_close(moved, task.forecaster.forecast(past, column, known) + 3, rtol=1e-4, atol=1e-5)
+
+
+def test_quantiles_are_trained_for_what_they_say(tmp_path: Path):
+    random = np.random.default_rng(0)
+    (tmp_path / "noise.csv").write_text("y\n" + "".join(f"{v}\n" for v in random.normal(size=2000)))
+    task = forecasting_of(
+        path=tmp_path / "noise.csv", quantiles="0.1,0.5,0.9", epochs=12.0, learning_rate=0.01, dropout=0.0
+    )
+    assert task.measure == "pinball"
+    fit(task, tmp_path / "run")
+    past, column, known, truth = task.test.take(np.arange(len(task.test)))
+    below = (truth[..., None] < task.forecaster.forecast(past, column, known)).float().mean((0, 1))
+    assert below.tolist() == pytest.approx([0.1, 0.5, 0.9], abs=0.08)
+    out = elman("predict", tmp_path / "run", tmp_path / "noise.csv").out.splitlines()
+    assert out[0] == "step,y_q0.1,y_q0.5,y_q0.9"
+    assert [line.split(",")[0] for line in out[1:]] == ["1", "2", "3", "4", "5", "6"]
+
+
+# Data that come along
+
+
+def test_every_task_has_data_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(examples, "LINES", 300)
+    for name in TASKS:
+        outcome = elman("train", name, "--run", tmp_path / name, "--epochs", 0.1, *SMALL[name])
+        assert outcome.status == 0, outcome.err
+        assert json.loads((tmp_path / name / "config.json").read_text())["data"]["path"] is None
+
+
+def test_names_in_code_are_tagged_by_what_they_stand_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "a.py").write_text("import os\ndef f(a, b=1):\n    a.g(b).h = f(a, b=os)\nclass C(A):\n    pass\n")
+    found = [list(zip(s.words, s.tags, strict=True)) for s in examples._lines_of(tmp_path / "a.py")]
+    assert ("f", "definition") in found[0]
+    assert ("a", "parameter") in found[0]
+    assert found[1] == [
+        ("a", "variable"), (".", "op"), ("g", "method"), ("(", "op"), ("b", "variable"), (")", "op"), (".", "op"), ("h", "attribute"),
+        ("=", "op"), ("f", "function"), ("(", "op"), ("a", "variable"), (",", "op"), ("b", "argument"), ("=", "op"), ("os", "variable"), (")", "op"),
+    ]  # fmt: skip
+    assert ("C", "class") in found[2]
+
+
+def test_a_mackey_glass_series_obeys_its_equation():
+    x = examples.mackey_glass(600)
+    assert x.std() > 0.15
+    slope = (x[19:] - x[17:-2]) / 2  # at 18, 19, ...
+    late = x[1:-18]
+    assert slope == pytest.approx(0.2 * late / (1 + late**10) - 0.1 * x[18:-1], abs=0.012)
+
+
+# What is refused
+
+
+REFUSED: dict[str, tuple[list[Any], list[str]]] = {
+    "a share of three": (["train", "forecast", "{series}", "--split", "0.5,0.5"], ["--split", "0.5,0.5"]),
+    "shares beyond one": (["train", "forecast", "{series}", "--split", "0.8,0.3,0.1"], ["--split", "0.8,0.3,0.1"]),
+    "nothing to learn from": (["train", "forecast", "{series}", "--split", "0,0.5,0.5"], ["--split", "0,0.5,0.5"]),
+    "a split of words": (["train", "forecast", "{series}", "--split", "a,b,c"], ["--split", "'a'"]),
+    "a split that is nan": (["train", "forecast", "{series}", "--split", "nan,1,1"], ["--split", "nan"]),
+    "more rows than there are": (["train", "forecast", "{series}", "--group", "group", "--split", "300,20,20"], ["--split 300,20,20 needs 340 rows", "240"]),
+    "quantiles that fall": (["train", "forecast", "{series}", "--quantiles", "0.9,0.1"], ["--quantiles", "0.9,0.1"]),
+    "a quantile of one": (["train", "forecast", "{series}", "--quantiles", "0.5,1"], ["--quantiles", "0.5,1"]),
+    "a lookback of no segments": (["train", "forecast", "{series}", "--lookback", "100"], ["--lookback 100", "--segment 24", "take 96"]),
+    "a season beyond the past": (["train", "forecast", "{series}", "--period", "400"], ["--period 400", "--lookback 336"]),
+    "too few rows": (["train", "forecast", "{series}", "--group", "group", "--time", "hour"], ["336", "--lookback"]),
+    "an unknown strategy": (["train", "forecast", "{series}", "--strategy", "guess"], ["'guess'", "direct, recursive"]),
+    "an unknown loss": (["train", "forecast", "{series}", "--loss", "mape"], ["'mape'", "mae, mse, huber"]),
+    "a column that is none": (["train", "forecast", "{series}", "--columns", "z"], ["no column 'z'"]),
+    "an unknown group": (["train", "forecast", "{series}", "--group", "shop"], ["no column 'shop'"]),
+    "one series, not two": (["train", "forecast", "{series}", "--columns", "y", "--time", "hour"], ["earlier time", "line 242"]),
+    "a text for a table": (["train", "forecast", "{tagged}"], ["{tagged}", "does not end in .csv"]),
+    "no table": (["train", "forecast", "{none}.csv"], ["{none}.csv", "No such file"]),
+    "a projected cell": (["train", "forecast", "--cell", "projected_lstm"], ["'projected_lstm'"]),
+    "an unknown tag column": (["train", "tag", "{tagged}", "--tag", "lemma"], ["'lemma'", "upos, xpos, deprel"]),
+    "sentences without tags": (["train", "tag", "{bare}"], ["{bare}, line 1", "a word and its tag"]),
+    "no sentences": (["train", "tag", "{empty}"], ["{empty}", "0 sentences"]),
+    "one sentence": (["train", "tag", "{one}"], ["{one} has 1 sentences"]),
+    "no validation": (["train", "tag", "{tagged}", "--validation", "{none}"], ["{none}", "No such file"]),
+    "validation without sentences": (["train", "tag", "{tagged}", "--validation", "{empty}"], ["{empty} has no sentence"]),
+    "no such sentences": (["train", "tag", "{none}"], ["{none}", "No such file"]),
+    "a min-count of 0": (["train", "tag", "{tagged}", "--min-count", "0"], ["--min-count", "got 0"]),
+    "a word dropout of -1": (["train", "tag", "{tagged}", "--word-dropout", "-1"], ["--word-dropout", "got -1"]),
+    "a sequence of no column": (["train", "classify", "{series}", "--sequence", "z"], ["no column 'z'"]),
+    "a table of what": (["train", "classify", "{series}"], ["--sequence", "--text"]),
+    "texts and sequences": (["train", "classify", "{series}", "--text", "y", "--sequence", "group"], ["--text", "--sequence"]),
+    "one class": (["train", "classify", "{alike}"], ["one class only, 'a'"]),
+    "no two of a class": (["train", "classify", "{single}"], ["two of each class"]),
+    "noise of -1": (["train", "classify", "{waves}", "--noise", "-1"], ["--noise", "-1"]),
+    "an unknown unit of text": (["train", "classify", "{waves}", "--unit", "bpe"], ["'bpe'", "words, characters"]),
+    "smoothing of 1": (["train", "classify", "{waves}", "--smoothing", "1"], ["--smoothing", "1"]),
+    "best by luck": (["train", "classify", "{waves}", "--best-by", "luck"], ["'luck'", "accuracy, macro_f1"]),
+    "resuming as another task": (["train", "tag", "--resume", "{classify}"], ["'tag'", "'classify'"]),
+    "resuming with options": (["train", "classify", "--resume", "{classify}", "--noise", "1"], ["--noise cannot be given"]),
+    "sampling from a tagger": (["sample", "{tag}"], ["'tag'"]),
+    "explaining a forecaster": (["explain", "{forecast}"], ["'forecast'"]),
+    "predicting into a picture": (["predict", "{tag}", "{tagged}", "--output", "{none}.png"], ["{none}.png", ".csv"]),
+    "predicting into nowhere": (["predict", "{tag}", "{tagged}", "--output", "{none}/a.csv"], ["{none}/a.csv", "No such file"]),
+    "predicting what is not there": (["predict", "{tag}", "{none}"], ["{none}", "No such file"]),
+    "predicting from no run": (["predict", "{none}", "{tagged}"], ["{none} is not a directory"]),
+    "one channel for two": (["predict", "{classify}", "{alike}"], ["1 channels", "trained on 2"]),
+    "too few rows to forecast from": (["predict", "{forecast}", "{little}"], ["5 rows of 'a'", "reads the last 12"]),
+    "nothing known ahead": (["predict", "{forecast}", "{series}"], ["0 rows of 'a' with push", "needs 6"]),
+    "no windows to judge": (["evaluate", "{forecast}", "{little}"], ["5 rows in its longest series", "18"]),
+    "evaluating without labels": (["evaluate", "{tag}", "{bare}"], ["{bare}, line 1"]),
+    "evaluating a series as sentences": (["evaluate", "{classify}", "{series}"], ["--sequence"]),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def places(made: SimpleNamespace) -> dict[str, str]:
+    d = made.directory
+    contents = {
+        "bare.txt": "the\ncat\n\n",
+        "empty.txt": "",
+        "one.txt": "the\tDET\n",
+        "alike.jsonl": '{"values": [1, 2], "label": "a"}\n' * 5,
+        "single.jsonl": '{"values": [1, 2], "label": "a"}\n{"values": [1, 2], "label": "b"}\n',
+        "little.csv": "group,hour,push,y\n" + "".join(f"a,{t},1,2\n" for t in range(5)),
+    }
+    for name, content in contents.items():
+        (d / name).write_text(content)
+    names = ("tagged.txt", "waves.jsonl", "series.csv", *contents)
+    found = {name.split(".")[0]: str(d / name) for name in names} | {"none": str(d / "none")}
+    return found | {name: str(d / name) for name in TASKS}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_mistake_ends_with_one_sentence(
+    places: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+):
+    monkeypatch.chdir(tmp_path)
+    arguments, mentions = ([part.format(**places) for part in parts] for parts in REFUSED[case])
+    status, out, err = elman(*arguments)
+    assert (status, out) == (2, ""), err
+    assert re.fullmatch(r"elman: [^\n]+\n", err)
+    for mention in mentions:
+        assert mention in err
+    assert list(tmp_path.iterdir()) == []
+
+
+DAMAGED = {
+    "half a vocabulary": ("tag", "vocabulary.json", lambda text: text[: len(text) // 2], "is damaged"),
+    "a count too few": ("tag", "vocabulary.json", lambda text: json.dumps(json.loads(text) | {"counts": [1]}), "do not fit"),
+    "no tags": ("tag", "vocabulary.json", lambda text: json.dumps(json.loads(text) | {"tags": []}), "do not fit"),
+    "a tag more": ("tag", "vocabulary.json", lambda text: json.dumps(json.loads(text) | {"tags": ["A", "B", "C", "D"]}), "does not fit its config.json"),
+    "no classes": ("classify", "vocabulary.json", lambda text: json.dumps(json.loads(text) | {"classes": []}), "do not fit"),
+    "a channel less": ("classify", "vocabulary.json", lambda text: json.dumps(json.loads(text) | {"mean": [0.0]}), "do not fit"),
+    "a name too many": ("classify", "vocabulary.json", lambda text: json.dumps(json.loads(text) | {"more": 1}), "is damaged"),
+    "no scales": ("forecast", "scales.json", lambda text: "{}", "is damaged"),
+    "a scale less": ("forecast", "scales.json", lambda text: json.dumps(json.loads(text) | {"mean": [0.0]}), "do not fit"),
+    "another size": ("forecast", "config.json", lambda text: text.replace('"hidden_size": 8', '"hidden_size": 9'), "does not fit its config.json"),
+    "an option of another type": ("forecast", "config.json", lambda text: text.replace('"fill_gaps": false', '"fill_gaps": 0'), "fill_gaps is 0"),
+    "an unknown task": ("forecast", "config.json", lambda text: text.replace('"task": "forecast"', '"task": "cook"'), "'cook'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_run_ends_with_one_sentence(made: SimpleNamespace, tmp_path: Path, case: str):
+    import shutil
+
+    name, file, damage, message = DAMAGED[case]
+    run = shutil.copytree(made.directory / name, tmp_path / "run")
+    text = (run / file).read_text()
+    (run / file).write_text(damage(text))
+    assert (run / file).read_text() != text
+    data = {"tag": "tagged.txt", "classify": "waves.jsonl", "forecast": "series.csv"}[name]
+    status, out, err = elman("predict", run, made.directory / data)
+    assert (status, out) == (2, "")
+    assert re.fullmatch(r"elman: [^\n]+\n", err)
+    assert message in err
