@@ -293,23 +293,47 @@ def test_samples_go_to_standard_output_and_talk_does_not(made: SimpleNamespace):
     assert elman("sample", made.run, "--prompt", "the ", "--length", 50, "--seed", seed[1]).out == drawn.out
 
 
-@pytest.mark.parametrize("unit", ["bytes", "bpe"])
+@pytest.mark.parametrize("unit", ["bytes", "bpe", "words"])
 def test_other_units(tmp_path: Path, unit: str):
     (tmp_path / "text.txt").write_text(prose(3000) + "naïve café\n")
     trained = elman(
         "train", "lm", tmp_path / "text.txt", "--run", tmp_path / "run", "--unit", unit, "--vocabulary-size", 280,
         "--epochs", 1, *SIZES,
     )  # fmt: skip
-    per = "token" if unit == "bpe" else "byte"
+    per = {"bpe": "token", "bytes": "byte", "words": "word"}[unit]
     assert trained.status == 0
     assert f"nats per {per}" in trained.out
     assert (tmp_path / "run" / ("tokenizer.json" if unit == "bpe" else "vocabulary.json")).exists()
-    assert elman("sample", tmp_path / "run", "--prompt", "é€", "--length", 5, "--seed", 0).out.startswith("é€")
+    prompt = "the of" if unit == "words" else "é€"
+    assert elman("sample", tmp_path / "run", "--prompt", prompt, "--length", 5, "--seed", 0).out.startswith(prompt)
     evaluated = elman("evaluate", tmp_path / "run", tmp_path / "text.txt")
     assert re.search(rf"^nats per {per} +\d\.\d{{4}}$", evaluated.out, re.MULTILINE)
-    assert "unknown" not in evaluated.out
+    assert ("unknown" in evaluated.out) == (unit == "words")
     assert elman("train", "lm", "--resume", tmp_path / "run").out == trained.out
     assert elman("explain", tmp_path / "run", "--text", "naïve café of the").status == 0
+
+
+def test_a_text_of_its_own_to_judge_by(made: SimpleNamespace, tmp_path: Path):
+    (tmp_path / "other.txt").write_text(prose(700, seed=5))
+    given = ("--validation", tmp_path / "other.txt", "--run", tmp_path / "run", "--epochs", 1, "--tied", *SIZES)
+    trained = elman("train", "lm", made.directory / "text.txt", *given)
+    assert trained.status == 0, trained.err
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["data"]["train_tokens"], config["data"]["validation_tokens"]) == (1500, 700)
+    out = elman("evaluate", tmp_path / "run", tmp_path / "other.txt").out
+    nats = re.search(r"^nats per character +(\S+)$", out, re.MULTILINE)
+    assert nats is not None
+    assert trained.out.startswith(f"validation  {nats[1]} nats per character")
+    assert elman("train", "lm", "--resume", tmp_path / "run").out == trained.out
+
+
+def test_samples_are_kept_while_training(made: SimpleNamespace, tmp_path: Path):
+    samples = (made.run / "samples.txt").read_text()
+    steps = [int(row["step"]) for row in metrics(made.run)]
+    assert [int(step) for step in re.findall(r"^--- step (\d+)$", samples, re.MULTILINE)] == steps
+    first, last = samples.split("--- step ")[1], samples.split("--- step ")[-1]
+    assert first.partition("\n")[2] != last.partition("\n")[2]
+    assert len(last.partition("\n")[2]) > 200
 
 
 def size_of_png(path: Path) -> tuple[int, int]:
@@ -455,7 +479,12 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "batch beyond the text": ([*NEW, "--batch-size", "5000"], ["--batch-size", "5000"]),
     "unknown cell": ([*NEW, "--cell", "lstn"], ["'lstn'", "did you mean 'lstm'"]),
     "projected cell": ([*NEW, "--cell", "projected_lstm"], ["'projected_lstm'"]),
-    "unknown unit": ([*NEW, "--unit", "words"], ["'words'", "characters, bytes, bpe"]),
+    "unknown unit": ([*NEW, "--unit", "letters"], ["'letters'", "characters, bytes, bpe, words"]),
+    "no patience": ([*NEW, "--patience", "0"], ["--patience", "got 0"]),
+    "no evaluations": ([*NEW, "--evaluations", "0"], ["--evaluations", "got 0"]),
+    "no vocabulary to speak of": ([*NEW, "--unit", "words", "--vocabulary-size", "0"], ["--vocabulary-size", "got 0"]),
+    "no text to judge by": ([*NEW, "--validation", "{none}"], ["{none}", "No such file"]),
+    "an empty text to judge by": ([*NEW, "--validation", "{empty}"], ["{empty} is empty"]),
     "small vocabulary": ([*NEW, "--unit", "bpe", "--vocabulary-size", "100"], ["--vocabulary-size", "got 100"]),
     "dropout 1": ([*NEW, "--dropout", "1"], ["--dropout", "got 1.0"]),
     "dropout -0.1": ([*NEW, "--dropout", "-0.1"], ["--dropout", "got -0.1"]),
@@ -694,7 +723,7 @@ DAMAGED: dict[str, tuple[Change, list[tuple[str, ...]], list[str]]] = {
     "no vocabulary": (removed("vocabulary.json"), [RESUME, SAMPLE], ["vocabulary.json", "No such file"]),
     "vocabulary is half": (cut("vocabulary.json", 0.5), [RESUME, SAMPLE], ["vocabulary.json is damaged"]),
     "vocabulary of another kind": (
-        written("vocabulary.json", b'{"unit": "words"}'),
+        written("vocabulary.json", b'{"unit": "letters"}'),
         [RESUME, SAMPLE],
         ["vocabulary.json is damaged"],
     ),

@@ -258,7 +258,7 @@ def test_unknown_characters_are_never_written():
 
 
 def test_prompt_must_be_known():
-    with pytest.raises(InputError, match="the prompt has 'z', a character that the training text did not have"):
+    with pytest.raises(InputError, match="the prompt has 'z', a character that the model's vocabulary does not have"):
         text_of(model_of(), VOCABULARY, "abzx", 5, 1.0)
 
 
@@ -296,7 +296,10 @@ def test_prompt_that_is_no_text(prompt: str):
 # Options
 
 REFUSED: list[tuple[str, Any, str]] = [
-    ("unit", "words", "unknown unit 'words': choose one of characters, bytes, bpe"),
+    ("unit", "letters", "unknown unit 'letters': choose one of characters, bytes, bpe, words"),
+    ("vocabulary_size", 0, "--vocabulary-size must be 1 or more, got 0"),
+    ("evaluations", 0, "--evaluations must be 1 or more, got 0"),
+    ("patience", 0, "--patience must be 1 or more, got 0"),
     ("cell", "transformer", "unknown cell 'transformer'.*known cells: rnn, "),
     ("cell", "lstn", "unknown cell 'lstn'.*did you mean 'lstm'"),
     ("cell", "projected_lstm", "'projected_lstm' projects its output"),
@@ -339,14 +342,14 @@ def test_options_that_make_no_sense(name: str, value: Any, complaint: str):
 
 
 def test_no_option_goes_unchecked():
-    assert {name for name, _, _ in REFUSED} | {"vocabulary_size"} == set(asdict(Options()))
+    assert {name for name, _, _ in REFUSED} | {"tied", "validation"} == set(asdict(Options()))
 
 
 def test_byte_pairs_need_room_for_all_bytes():
     with pytest.raises(InputError, match=r"--vocabulary-size must be 257 or more .*, got 256"):
         Options(unit="bpe", vocabulary_size=256, epochs=1.0).check()
     Options(unit="bpe", vocabulary_size=257, epochs=1.0).check()
-    Options(unit="bytes", vocabulary_size=0, epochs=1.0).check()  # says nothing to bytes
+    Options(unit="bytes", vocabulary_size=1, epochs=1.0).check()  # says nothing to bytes
 
 
 def test_training_needs_an_end():
@@ -369,11 +372,11 @@ def test_options_come_back_from_json():
 @pytest.mark.parametrize("name", list(asdict(Options())))
 def test_options_of_a_damaged_config(name: str):
     good = asdict(tiny())
-    wrong: list[Any] = [[], {}, True]
-    wrong += [3] if isinstance(good[name], str) else ["3"]
+    wrong: list[Any] = [[], {}, 1 if name == "tied" else True]
+    wrong += [3] if isinstance(good[name], str) or name == "validation" else ["3"]
     if isinstance(good[name], int):
         wrong += [8.0]
-    if good[name] is not None and name not in ("epochs", "minutes"):
+    if good[name] is not None and name not in ("epochs", "minutes", "patience"):
         wrong += [None]
     for value in wrong:
         with pytest.raises(InputError, match=f"config.json is damaged: {name} is "):

@@ -18,6 +18,7 @@ from elman.training import begin, fit
 from elman.training.loop import CHECKPOINT, Report, Training
 from elman.training.run import Run
 from elman.training.task import Batch
+from elman.training.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Options:
     clip: float = 1.0
     epochs: float | None = 3.0
     minutes: float | None = None
+    evaluations: int = 12
+    patience: int | None = None
     threads: int = 1
 
 
@@ -181,3 +184,81 @@ def test_more_of_a_score_may_be_better(tmp_path: Path) -> None:
     for name, value in task.model.state_dict().items():
         assert torch.equal(value, models[1][name]), name
         assert not torch.equal(value, models[-1][name]), name
+
+
+def test_of_two_equal_scores_the_lower_loss_is_kept(tmp_path: Path) -> None:
+    task = Adding()
+    task.score, task.higher_is_better = "accuracy", True
+    rows = iter([(1.0, 0.5), (1.0, 0.3), (1.0, 0.4)] + [(0.9, 0.1)] * 12)
+    task.evaluate = lambda: dict(zip(("accuracy", "validation_squares"), next(rows), strict=True))
+    fit(task, tmp_path / "run")
+    _, notes = Run(tmp_path / "run").load_tensors("model.safetensors")
+    assert notes["step"] == int(Run(tmp_path / "run").metrics()[1]["step"])
+
+
+@pytest.mark.parametrize("patience", [None, 1, 3])
+def test_patience_ends_a_run_and_it_stays_ended(tmp_path: Path, patience: int | None) -> None:
+    def begun_with(scores: list[float]) -> Adding:
+        task, rest = Adding(), iter(scores)
+        task.options = Options(patience=patience)
+        task.evaluate = lambda: {"validation_squares": next(rest)}
+        return task
+
+    scores = [5.0, 4.0, 4.0, 3.0, 3.5, 3.1, 3.0, *[1.0] * 8]
+    rows = fit(begun_with(scores), tmp_path / "run")
+    assert len(rows) == {None: 12, 1: 3, 3: 7}[patience]
+    again = Training(Run(tmp_path / "run"), begun_with(scores))
+    again.restore()
+    assert again.place.finished
+    assert list(again.steps()) == []
+
+
+# What the watch remarks
+
+
+def watched(norms: list[float], clip: float = 1.0) -> list[str]:
+    watch = Watch(Sums())
+    return [remark for norm in norms if (remark := watch.gradient(norm, clip)) is not None]
+
+
+def test_a_gradient_that_explodes_or_vanishes_is_remarked_on_once() -> None:
+    usual = [0.5 + 0.01 * k for k in range(50)]
+    assert watched([*usual, 60.0, 2.0]) == []
+    (exploded,) = watched([*usual, 200.0, 300.0])
+    assert exploded.startswith(
+        "the gradient exploded: its norm is 200 after 0.745 in the steps before; it was clipped to 1"
+    )
+    assert watched([0.001 * norm for norm in [*usual, 200.0]]) == []  # nothing was clipped
+    assert watched([1e3, *usual]) == []  # the first steps are the usual ones
+    (vanished,) = watched([1e-9] * 120)
+    assert vanished.startswith("the gradient vanished: its norm stayed below 1e-06 for 50 steps")
+    assert watched([1e-9] * 40 + [1.0] + [1e-9] * 40) == []
+
+
+def test_outputs_that_are_saturated_are_remarked_on(tmp_path: Path) -> None:
+    task = Adding()
+    watch = Watch(task.model)
+    with watch.outputs():
+        task.evaluate()
+    assert watch.saturated == 0.0
+    assert watch.saturation() is None
+    with torch.no_grad():
+        for parameter in task.model.read.parameters():
+            parameter.mul_(0).add_(10)  # n is near one, and so is z: h hardly moves from zero
+        task.model.get_parameter("read.bias_ih_l0")[8:16] = -30  # z near zero: h is n
+    with watch.outputs():
+        task.evaluate()
+    assert watch.saturated > 0.5  # past their ends, outputs are zero
+    assert "of its outputs are 0.98 or more in size" in str(watch.saturation())
+    assert watch.saturation() is None
+    handles = [module._forward_hooks for module in task.model.modules()]
+    assert not any(handles)
+
+
+def test_remarks_come_with_the_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("elman.training.watch.RECENT", 3)
+    monkeypatch.setattr("elman.training.watch.VANISHED", 1e9)
+    task, remarks = Adding(), []
+    fit(task, tmp_path / "run", show=lambda report: remarks.extend(report.remarks))
+    assert len(remarks) == 1
+    assert remarks[0].startswith("the gradient vanished")

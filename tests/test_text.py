@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from elman.datasets import reading
 from elman.datasets.text import EXCERPT, read, text_blocks
-from elman.datasets.vocabulary import BytePairs, Bytes, Characters, Vocabulary, load
+from elman.datasets.vocabulary import WORD, BytePairs, Bytes, Characters, Vocabulary, Words, load
 from elman.errors import InputError
 from tiny_runs import prose
 
@@ -379,3 +379,22 @@ def test_saved_vocabulary_is_readable(tmp_path: Path):
     content = (tmp_path / "vocabulary.json").read_text(encoding="utf-8")
     assert json.loads(content) == {"unit": "characters", "symbols": "\nabé"}
     assert "é" in content
+
+
+# Words
+
+
+@given(st.text())
+def test_words_in_a_row_are_the_text_again(text: str):
+    vocabulary = Words(sorted(set(WORD.findall(text))))
+    decode = vocabulary.decoder()
+    assert "".join(decode(int(token)) for token in vocabulary.encode(text)) == text
+
+
+def test_the_most_frequent_words_have_tokens(tmp_path: Path):
+    vocabulary = Words.learn(["it is, it is", " what it is"], 4)
+    assert {" is", " it"} <= set(vocabulary.words)  # three times and twice; the third of them is any of the others
+    assert vocabulary.size == 4
+    assert vocabulary.encode(" is strange").tolist() == [vocabulary.words.index(" is"), vocabulary.unknown]
+    vocabulary.save(tmp_path)
+    assert vars(load(tmp_path)) == vars(vocabulary)

@@ -334,8 +334,7 @@ def test_a_time_budget_ends_training_and_pauses_do_not_count(tmp_path: Path, mon
 
 def test_checkpoints_are_written_as_time_goes_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Besides those at every evaluation, of which there is one here, at the end."""
-    corpus, options = small(tmp_path)
-    monkeypatch.setattr(loop, "EVALUATIONS", 1)
+    corpus, options = small(tmp_path, evaluations=1)
     for seconds, every in ((-1.0, True), (1e9, False)):
         monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", seconds)
         directory = tmp_path / f"run {every}"
@@ -511,7 +510,9 @@ def test_killed_at_random_moments(reference: SimpleNamespace, tmp_path: Path):
     assert sorted(p.name for p in directory.rglob("*")) == sorted(p.name for p in reference.directory.rglob("*"))
 
 
-def test_interrupted_with_control_c(reference: SimpleNamespace, tmp_path: Path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_by_a_signal(reference: SimpleNamespace, tmp_path: Path, number: int, status: int):
+    """Ctrl-C, and what a cluster sends before it takes a machine away."""
     directory = tmp_path / "run"
     with process("-m", "elman", *reference.arguments, "--run", directory) as child:
         assert child.stderr is not None
@@ -520,9 +521,9 @@ def test_interrupted_with_control_c(reference: SimpleNamespace, tmp_path: Path):
             heard += line
             if "validation" in line:  # the first evaluation; eleven more are to come
                 break
-        child.send_signal(signal.SIGINT)
+        child.send_signal(number)
         out, rest = child.communicate(timeout=120)
-    assert child.returncode == 130
+    assert child.returncode == status
     assert out == ""
     assert "Traceback" not in heard + rest
     said = re.search(
@@ -810,7 +811,7 @@ def test_a_link_is_followed(tmp_path: Path, there: bool):
 
 
 def test_every_file_of_a_run_is_of_an_open_format(reference: SimpleNamespace):
-    kinds = {".json": b"{", ".csv": b"step,", ".png": b"\x89PNG"}
+    kinds = {".json": b"{", ".csv": b"step,", ".png": b"\x89PNG", ".txt": b"--- step "}
     names = {str(path.relative_to(reference.directory)) for path in reference.directory.rglob("*") if path.is_file()}
     assert names == set(FILES) - {"tokenizer.json", "scales.json", "confusion.png", "forecast.png", "gates.png"}
     for name in names:

@@ -198,7 +198,7 @@ def _introduce(training: Training[CommandLineTask], config: dict[str, Any]) -> N
 
 def _follow(training: Training[CommandLineTask]) -> int | None:
     """Trains and shows the progress. Returns the signal that stopped the training, whose state is saved then."""
-    with _interruptible() as stopped_by, _display(training.task) as show:
+    with _interruptible() as stopped_by, _display(training) as show:
         for report in training.steps():
             show(report)
             if stopped_by() is not None and not report.place.finished:
@@ -230,7 +230,7 @@ def _interruptible() -> Iterator[Callable[[], int | None]]:
 
 
 @contextlib.contextmanager
-def _display(about: CommandLineTask) -> Iterator[Callable[[Report], None]]:
+def _display(training: Training[CommandLineTask]) -> Iterator[Callable[[Report], None]]:
     """Yields a function that shows a report: in a live bar on a terminal, and always in a line for each evaluation."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -247,6 +247,7 @@ def _display(about: CommandLineTask) -> Iterator[Callable[[Report], None]]:
     progress = Progress(*columns, console=console, disable=not console.is_terminal)
     bar = progress.add_task("", total=1.0, figures="")
     smooth, size, began = 0.0, 0, time.monotonic()
+    about, samples = training.task, training.run.directory / "samples.txt"
     measure, unit, score = about.measure, about.unit, about.score
     loss_unit = f"{measure}/{unit}" if measure == "nats" else measure
 
@@ -260,6 +261,8 @@ def _display(about: CommandLineTask) -> Iterator[Callable[[Report], None]]:
             completed=report.progress,
             figures=f"step {report.place.step}  loss {smooth:.3f}  {rate:,.0f} {unit}s/s",
         )
+        for remark in report.remarks:
+            console.print(f"      step {report.place.step}  {remark}")
         if report.row is not None:
             row = report.row
             own = "" if score == f"validation_{measure}" else f"{score.replace('_', ' ')} {row[score]:.4f}  "
@@ -267,6 +270,9 @@ def _display(about: CommandLineTask) -> Iterator[Callable[[Report], None]]:
                 f"{report.progress:4.0%}  step {row['step']}  epoch {row['epoch']:.2f}  training {row[f'train_{measure}']:.3f}  "
                 f"validation {row[f'validation_{measure}']:.3f} {loss_unit}  {own}{rate:,.0f}/s"
             )
+            if text := about.remark():
+                with samples.open("a", encoding="utf-8") as file:
+                    file.write(f"--- step {row['step']}\n{text}\n")
 
     with progress:
         yield show

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from elman.datasets import reading
-from elman.datasets.vocabulary import BytePairs, Bytes, Characters, Vocabulary
+from elman.datasets.vocabulary import BytePairs, Bytes, Characters, Vocabulary, Words
 from elman.errors import InputError
 
 DEFAULT = "Python's documentation topics"
@@ -58,34 +58,52 @@ def blocks(path: Path | None, unit: str) -> Iterator[Block]:
 
 
 def learn_vocabulary(parts: Iterable[Block], unit: str, size: int) -> Vocabulary:
-    """Returns the vocabulary of a training text. Only byte-pair encoding uses `size`."""
+    """Returns the vocabulary of a training text. Only byte pairs and words use `size`."""
     if unit == "bytes":
         return Bytes()
     text = (part for part in parts if isinstance(part, str))
     if unit == "bpe":
         return BytePairs.learn(text, size)
+    if unit == "words":
+        return Words.learn(text, size)
     return Characters("".join(sorted(set[str]().union(*text))))
 
 
-def read(path: Path | None, unit: str, held_out: float, size: int = 0, vocabulary: Vocabulary | None = None) -> Corpus:
+def read(
+    path: Path | None,
+    unit: str,
+    held_out: float,
+    size: int = 0,
+    vocabulary: Vocabulary | None = None,
+    apart: Path | None = None,
+) -> Corpus:
     """Reads a text, learns its vocabulary from the training part unless one is given, and returns it encoded.
 
-    held_out: the share of the text, at its end, that is kept for validation. size: tokens of a byte-pair vocabulary.
+    held_out: the share of the text, at its end, that is kept for validation. size: tokens of a vocabulary of
+    byte pairs or words. apart: a file that is held out in place of the end of the text.
     The file is read again for each pass (to count, to learn, to encode), so that memory never holds the whole text,
     and holds the ids once. Raises InputError if the file is empty or cannot be read.
     """
-    total = sum(len(block) for block in blocks(path, unit))
-    if not total:
-        raise InputError(f"{path or DEFAULT} is empty; give a file with text")
-    boundary = total - round(total * held_out)
+    first = sum(len(block) for block in blocks(path, unit))
+    second = 0 if apart is None else sum(len(block) for block in blocks(apart, unit))
+    if not first or (apart is not None and not second):
+        raise InputError(f"{(apart if first else path) or DEFAULT} is empty; give a file with text")
+    total = first + second
+    boundary = first if apart is not None else total - round(total * held_out)
+
+    def whole() -> Iterator[Block]:
+        yield from blocks(path, unit)
+        if apart is not None:
+            yield from blocks(apart, unit)
+
     if vocabulary is None:
-        training = (part for part, held in _split(blocks(path, unit), boundary) if not held)
+        training = (part for part, held in _split(whole(), boundary) if not held)
         vocabulary = learn_vocabulary(training, unit, size)
 
     # Room for the largest number of tokens, with byte pairs four per character. Unwritten pages take no memory.
     ids = np.empty(total * (4 if unit == "bpe" else 1), dtype=vocabulary.encode("").dtype)
     end, cut, beginning, characters = 0, 0, "", 0
-    for part, held in _split(blocks(path, unit), boundary):
+    for part, held in _split(whole(), boundary):
         tokens = vocabulary.encode(part)
         ids[end : end + len(tokens)] = tokens
         end += len(tokens)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +16,8 @@ from numpy.typing import NDArray
 from elman.errors import InputError
 from elman.files import read_json, write_atomically
 
-UNITS = ("characters", "bytes", "bpe")
+UNITS = ("characters", "bytes", "bpe", "words")
+WORD = re.compile(r" ?\w+| ?[^\w\s]+|\s+")  # with the space before it, so that words in a row are the text again
 
 
 class Vocabulary(Protocol):
@@ -126,6 +129,34 @@ class BytePairs:
         write_atomically(directory / "tokenizer.json", self._tokenizer.to_str(pretty=True).encode())
 
 
+class Words:
+    """One token for each of the most frequent words, with the space before it, and one for all other words."""
+
+    unit = "words"
+
+    def __init__(self, words: list[str]):
+        self.words = words
+        self.size = len(words) + 1
+        self.unknown = len(words)
+        self._number = {word: number for number, word in enumerate(words)}
+
+    @classmethod
+    def learn(cls, blocks: Iterable[str], size: int) -> Words:
+        counts = Counter(word for block in blocks for word in WORD.findall(block))
+        return cls(sorted(word for word, _ in counts.most_common(size - 1)))
+
+    def encode(self, text: str | bytes) -> NDArray[Any]:
+        assert isinstance(text, str)
+        return np.array([self._number.get(word, self.unknown) for word in WORD.findall(text)], dtype=np.int32)
+
+    def decoder(self) -> Callable[[int], str]:
+        return lambda token: self.words[token] if token < len(self.words) else " \N{REPLACEMENT CHARACTER}"
+
+    def save(self, directory: Path) -> None:
+        content = {"unit": self.unit, "words": self.words}
+        write_atomically(directory / "vocabulary.json", json.dumps(content, ensure_ascii=False, indent=1).encode())
+
+
 def load(directory: Path) -> Vocabulary:
     """Returns the vocabulary of a run. Raises InputError if its file is missing or damaged."""
     tokenizer = directory / "tokenizer.json"
@@ -139,6 +170,15 @@ def load(directory: Path) -> Vocabulary:
     symbols = content.get("symbols", "")
     if content.get("unit") == "bytes":
         return Bytes()
+    if content.get("unit") == "words":
+        words = content.get("words")
+        if (
+            not isinstance(words, list)
+            or not all(isinstance(w, str) and w for w in words)
+            or len(set(words)) < len(words)
+        ):
+            raise InputError(f"{path} is damaged: it should hold a list of different words; restore it or train again")
+        return Words(words)
     if (
         content.get("unit") != "characters"
         or not isinstance(symbols, str)

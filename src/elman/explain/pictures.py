@@ -42,7 +42,7 @@ def look(model: LanguageModel, vocabulary: Vocabulary, text: str, layer: int) ->
     model.eval()
     with torch.enable_grad():
         traced = trace(model.recurrent, model.embedding(ids[:-1, None]))
-        loss = cross_entropy(model.output(traced.output[-1]), ids[-1:])
+        loss = cross_entropy(model.logits(traced.output[-1]), ids[-1:])
         recurrence = traced.recurrences[layer - 1]
         gradients = {}
         for name in recurrence.states:

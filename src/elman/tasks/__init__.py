@@ -38,6 +38,10 @@ class CommandLineTask(Task, Protocol):
         """Returns what a row of metrics.csv says in a sentence."""
         ...
 
+    def remark(self) -> str:
+        """Returns a text to remember the model by as it is now, such as a sample. It is kept in samples.txt."""
+        ...
+
     def conclusion(self) -> list[tuple[str, str]]:
         """Returns lines on data that nothing was chosen by, with the parameters that the model has now."""
         ...

@@ -291,6 +291,9 @@ class Classification(SeparateSequences):
         accuracy, f1, nats = (float(row[name]) for name in ("accuracy", "macro_f1", "validation_nats"))
         return f"accuracy {accuracy:.4f}, macro F1 {f1:.4f}, {nats:.4f} nats per sequence"
 
+    def remark(self) -> str:
+        return ""
+
     def conclusion(self) -> list[tuple[str, str]]:
         return []
 

@@ -405,6 +405,9 @@ class Forecasting(SeparateSequences):
     def result(self, row: Mapping[str, str]) -> str:
         return f"{said({name: float(row[name]) for name in ('mse', 'mae', 'mase')})}, in deviations of the part learned from"
 
+    def remark(self) -> str:
+        return ""
+
     def conclusion(self) -> list[tuple[str, str]]:
         """Returns lines on the test windows, which nothing was chosen by."""
         if not len(self.test):

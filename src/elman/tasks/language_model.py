@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, linear
 
 from elman import cells
 from elman.datasets import vocabulary as vocabularies
@@ -24,7 +24,9 @@ from elman.training.run import Entries, Run, fill
 from elman.training.task import Batch
 from elman.training.tbptt import Window, tbptt
 
-PER = {"characters": "character", "bytes": "byte", "bpe": "token"}  # what one of a unit is called
+PER = {"characters": "character", "bytes": "byte", "bpe": "token", "words": "word"}  # what one of a unit is called
+
+SAMPLED = 200  # tokens of the text that is written after every evaluation
 
 # What config.json says of the data.
 CONFIG: Entries = {
@@ -38,6 +40,9 @@ CONFIG: Entries = {
 
 class LanguageModel(nn.Module):
     """An embedding, recurrent layers of any cell, and a linear layer onto the vocabulary.
+
+    If tied, the linear layer is P h times the embedding's own weights: fewer parameters where the vocabulary is large
+    (O. Press & L. Wolf, Using the output embedding to improve language models, 2017).
 
     forward(tokens, state) takes tokens (T, B) of any integer type, and the state of the recurrent layers, None for
     zeros. It returns logits (T, B, size) and the new state.
@@ -55,12 +60,18 @@ class LanguageModel(nn.Module):
             dropout=dropout,
         )
         self.dropout = nn.Dropout(options.dropout)
-        self.output = nn.Linear(options.hidden_size, size)
+        self.output = nn.Linear(options.hidden_size, options.embedding_size if options.tied else size)
+        self.bias = nn.Parameter(torch.zeros(size)) if options.tied else None
 
     def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         x = self.dropout(self.embedding(tokens.long()))  # (T, B, E)
         h, state = self.recurrent(x, state)  # (T, B, H)
-        return self.output(self.dropout(h)), state
+        return self.logits(self.dropout(h)), state
+
+    def logits(self, h: Tensor) -> Tensor:
+        """Returns the logits (..., size) of outputs of the recurrent layers (..., H)."""
+        y = self.output(h)
+        return y if self.bias is None else linear(y, self.embedding.weight, self.bias)
 
 
 class LanguageModelling:
@@ -135,6 +146,16 @@ class LanguageModelling:
         nats, bits, perplexity = (float(row[name]) for name in ("validation_nats", "bits_per_character", "perplexity"))
         return f"{nats:.4f} nats per {self.unit}, {bits:.4f} bits per character, perplexity {perplexity:.3f}"
 
+    def remark(self) -> str:
+        """Returns a short text that the model writes now, always from the same random numbers."""
+        generator, training = torch.Generator().manual_seed(self.options.seed), self.model.training
+        try:
+            text = "".join(sample(self.model, self.corpus.vocabulary, "", SAMPLED, 0.8, 1.0, generator))
+        except InputError as error:  # the weights are too large for numbers
+            text = f"({error})"
+        self.model.train(training)
+        return text
+
     def conclusion(self) -> list[tuple[str, str]]:
         return []
 
@@ -183,13 +204,19 @@ def streams(tokens: Tensor, options: Options, epoch: int) -> tuple[Tensor, Tenso
     return x, y
 
 
+def _read(path: Path | None, options: Options, vocabulary: Vocabulary | None = None) -> Corpus:
+    o = options
+    apart = None if o.validation is None else Path(o.validation)
+    return read(path, o.unit, o.held_out, o.vocabulary_size, vocabulary, apart)
+
+
 def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> LanguageModelling:
     """Returns the task of learning from a text, with a new model."""
-    corpus = read(path, options.unit, options.held_out, options.vocabulary_size)
+    corpus = _read(path, options)
     stream_length(corpus.train, options)
     if len(corpus.validation) < 2:
         raise InputError(
-            f"{options.held_out} of {path or DEFAULT} holds out {len(corpus.validation)} tokens; give more text or a larger --held-out"
+            f"{options.validation or f'{options.held_out} of {path or DEFAULT}'} holds out {len(corpus.validation)} tokens; give more text or a larger --held-out"
         )
     torch.manual_seed(options.seed)
     return LanguageModelling(LanguageModel(corpus.vocabulary.size, options).to(device), corpus, options, path)
@@ -199,7 +226,7 @@ def resume(run: Run, config: dict[str, Any], options: Options, device: str) -> L
     """Returns the task of a run, with its text read again and a model still to be filled."""
     vocabulary, path = vocabularies.load(run.directory), config["data"]["path"]
     path = None if path is None else Path(path)
-    corpus = read(path, options.unit, options.held_out, vocabulary=vocabulary)
+    corpus = _read(path, options, vocabulary)
     return LanguageModelling(LanguageModel(vocabulary.size, options).to(device), corpus, options, path)
 
 
@@ -307,8 +334,11 @@ def sample(
     check_text(prompt, "the prompt")
     prompt_tokens = torch.from_numpy(vocabulary.encode(prompt or "\n").copy()).long()
     if vocabulary.unknown is not None and prompt and bool((prompt_tokens == vocabulary.unknown).any()):
-        strange = prompt[int((prompt_tokens == vocabulary.unknown).nonzero()[0, 0])]
-        raise InputError(f"the prompt has {strange!r}, a character that the training text did not have; leave it out")
+        pieces = vocabularies.WORD.findall(prompt) if vocabulary.unit == "words" else prompt
+        strange = pieces[int((prompt_tokens == vocabulary.unknown).nonzero()[0, 0])]
+        raise InputError(
+            f"the prompt has {strange!r}, a {PER[vocabulary.unit]} that the model's vocabulary does not have; leave it out"
+        )
     decode = vocabulary.decoder()
     yield prompt
     logits, state = model(prompt_tokens[:, None].to(device))
@@ -332,6 +362,8 @@ def choose(logits: Tensor, temperature: float, top_p: float, never: int | None, 
     """Returns a token drawn from logits (size,), but never the token `never`."""
     if never is not None:
         logits = logits.index_fill(0, torch.tensor([never]), -math.inf)
+    if not math.isfinite(logits.max()):
+        raise InputError(f"the model predicts {float(logits.max())}; train again with a lower --learning-rate")
     if temperature == 0:
         return int(logits.argmax())
     # Without the largest logit, exponents are at most 0: they cannot overflow, however small the temperature.

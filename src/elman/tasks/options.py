@@ -16,13 +16,17 @@ class LanguageModelOptions(Options):
     task: ClassVar[str] = "lm"
 
     unit: str = option(
-        "characters", "What is predicted: characters, bytes or bpe.", choices=("characters", "bytes", "bpe")
+        "characters",
+        "What is predicted: characters, bytes, bpe or words.",
+        choices=("characters", "bytes", "bpe", "words"),
     )
-    vocabulary_size: int = option(1000, "Tokens of a bpe vocabulary.")
+    vocabulary_size: int = option(1000, "Tokens of a vocabulary of bpe or words.", least=1)
+    validation: str | None = option(None, "Text to judge by, in place of a part held out.")
     cell: str = option("lstm", "A cell, as `elman cells` lists them.")
     hidden_size: int = option(256, "Units per layer.", least=1)
     embedding_size: int = option(64, "Width of a token's embedding.", least=1)
     num_layers: int = option(1, "Recurrent layers.", least=1)
+    tied: bool = option(False, "Use the embedding's weights for the output, too, after a linear layer of its width.")
     dropout: float = option(
         0.1, "Share of activations dropped around and between layers while training.", least=0, most=0.99
     )

@@ -322,6 +322,9 @@ class Tagging(SeparateSequences):
             parts.insert(0, f"entity F1 {float(row['entity_f1']):.4f}")
         return ", ".join([*parts, f"{float(row['validation_nats']):.4f} nats per word"])
 
+    def remark(self) -> str:
+        return ""
+
     def conclusion(self) -> list[tuple[str, str]]:
         return []
 

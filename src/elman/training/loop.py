@@ -18,8 +18,8 @@ from torch import Tensor
 from elman.errors import InputError
 from elman.training.run import Run, fill
 from elman.training.task import Task
+from elman.training.watch import Watch
 
-EVALUATIONS = 12  # in a run, evenly spaced; the last one is at its end
 CHECKPOINT_SECONDS = 20.0
 WARM_UP = 100  # steps over which the learning rate rises linearly
 MODEL, CHECKPOINT = "model.safetensors", "checkpoint/state.safetensors"
@@ -39,6 +39,7 @@ class Place:
     losses: float = 0.0  # sum of the losses of the `counted` steps since the last evaluation
     counted: int = 0
     evaluations: int = 0
+    stale: int = 0  # evaluations since the best one
     best: float = math.inf  # lowest score on held-out data so far; negated where more of it is better
     best_loss: float = math.inf  # the loss on held-out data of the model with the best score
     finished: bool = False
@@ -63,6 +64,7 @@ class Report:
     loss: float  # of this step
     size: int  # of its batch, in the task's unit, such as tokens
     row: dict[str, Any] | None = None  # the new row of metrics.csv, if the model was evaluated after this step
+    remarks: tuple[str, ...] = ()  # what is wrong with the network, in words
 
 
 class Training(Generic[Of]):
@@ -81,6 +83,7 @@ class Training(Generic[Of]):
             fused=True,
         )
         self.place = Place()
+        self.watch = Watch(self.model)
         self._clock = time.monotonic()
         self.device = next(self.model.parameters()).device
 
@@ -103,15 +106,21 @@ class Training(Generic[Of]):
                 self.optimizer.zero_grad()
 
                 value = self._count(loss, batch.advance)
+                remarks = [self.watch.gradient(float(norm), o.clip)]
                 self._tick()
                 place.finished = self.progress() >= 1
-                due = place.finished or int(self.progress() * EVALUATIONS) > place.evaluations
-                row = self._evaluate(rate, float(norm)) if due else None
+                due = place.finished or self._evaluations_due() > place.evaluations
+                row = None
+                if due:
+                    row = self._evaluate(rate, float(norm))
+                    remarks.append(self.watch.saturation())
+                    place.finished = place.finished or self._is_stale()
                 # An evaluation may have replaced model.safetensors, so a checkpoint follows, whose `best` matches it.
                 if row is not None or time.monotonic() - saved > CHECKPOINT_SECONDS:
                     self.save()
                     saved = time.monotonic()
-                yield Report(place, self.progress(), value, batch.size, row)
+                said = tuple(remark for remark in remarks if remark is not None)
+                yield Report(place, self.progress(), value, batch.size, row, said)
                 if place.finished:
                     return
             if place.at == 0:
@@ -128,6 +137,14 @@ class Training(Generic[Of]):
         by_steps = place.step / max(1, round(o.epochs * self.task.steps_per_epoch)) if o.epochs is not None else 0.0
         by_time = place.seconds / (60 * o.minutes) if o.minutes is not None else 0.0
         return min(1.0, max(by_steps, by_time))
+
+    def _is_stale(self) -> bool:
+        """Returns whether the score has not become better for as many evaluations as patience allows."""
+        return self.options.patience is not None and self.place.stale >= self.options.patience
+
+    def _evaluations_due(self) -> int:
+        """Returns how many evaluations there should have been by now; the last one is at the end of the budget."""
+        return int(self.progress() * self.options.evaluations)
 
     def schedule(self) -> float:
         """Returns the factor on the learning rate: a linear warm-up, times half a cosine that falls to zero.
@@ -153,7 +170,8 @@ class Training(Generic[Of]):
     def _evaluate(self, rate: float, norm: float) -> dict[str, Any]:
         """Evaluates the model on held-out data and saves it if it is the best so far. Returns a row of metrics.csv."""
         place = self.place
-        scores = self.task.evaluate()
+        with self.watch.outputs():
+            scores = self.task.evaluate()
         score = scores[self.task.score]
         badness = -score if self.task.higher_is_better else score
         row = {
@@ -162,16 +180,17 @@ class Training(Generic[Of]):
             "seconds": round(place.seconds, 2),
             "learning_rate": rate,
             "gradient_norm": norm,
+            "saturated": self.watch.saturated,
             f"train_{self.task.measure}": place.losses / place.counted,
             **scores,
         }
         place.losses, place.counted = 0.0, 0
         self._tick()
-        place.evaluations = int(self.progress() * EVALUATIONS)
+        place.evaluations, place.stale = self._evaluations_due(), place.stale + 1
         loss = scores.get(f"validation_{self.task.measure}", badness)
         # Of two models with the same score, such as an accuracy of 1, the one with the lower loss is better.
         if (badness, loss) < (place.best, place.best_loss):
-            place.best, place.best_loss = badness, loss
+            place.best, place.best_loss, place.stale = badness, loss, 0
             notes = {"step": place.step, self.task.score: score}
             self.run.save_tensors(MODEL, self.model.state_dict(), notes)
         self.run.append_metrics(row)
@@ -222,8 +241,8 @@ class Training(Generic[Of]):
             raise InputError(f"{path} is damaged: {error}; restore it or train again") from error
         self.task.carry({name: value.to(self.device) for name, value in under("state.").items()}, path)
         # The budget may have changed, and with it the progress.
-        self.place.finished = self.progress() >= 1
-        self.place.evaluations = min(self.place.evaluations, int(self.progress() * EVALUATIONS))
+        self.place.finished = self.progress() >= 1 or self._is_stale()
+        self.place.evaluations = min(self.place.evaluations, self._evaluations_due())
         self.run.sweep()
         if not self.place.finished:
             self.run.forget_metrics_after(self.place.step)

@@ -56,6 +56,10 @@ class Options:
         above=0,
     )
     minutes: float | None = option(None, "Time for training; 3 if neither is given.", above=0)
+    evaluations: int = option(12, "How often the model is judged in a run, at equal distances.", least=1)
+    patience: int | None = option(
+        None, "Stop after so many evaluations without a better score; never if left out.", least=1
+    )
     seed: int = option(0, "Seed of everything random.", least=0, most=2**63 - 1)
     threads: int = option(1, "Threads on the CPU; more pay for wide layers on an idle machine.", least=1)
 

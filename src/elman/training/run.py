@@ -7,6 +7,7 @@
     model.safetensors   the parameters with the best score on held-out data
     metrics.csv         one row per evaluation
     checkpoint/state.safetensors   everything that is needed to resume bit for bit
+    samples.txt         what a language model wrote after every evaluation
     loss.png            a plot of the losses
     confusion.png       which label is taken for which, of a tagger or classifier
     forecast.png        forecasts beside the truth
@@ -40,6 +41,7 @@ FILES = (
     "model.safetensors",
     "metrics.csv",
     "checkpoint/state.safetensors",
+    "samples.txt",
     "loss.png",
     "gates.png",
     "confusion.png",
