@@ -35,15 +35,16 @@ SCALES = "scales.json"
 
 
 class ForecastingModel(nn.Module):
-    """A recurrent layer reads a series in segments, and answers for each segment ahead.
+    """A recurrent layer reads a series in segments, and goes on over the segments ahead.
 
-        x_k = relu(W_r [segment k of the past - last value])            K = lookback / segment steps
-        s_K = the state after x_1 ... x_K
-        y_j = W_w dropout(one step from s_K with input q_j) + last value     for each segment j ahead
-        q_j = (what segment it is, which column it is) + W_k [what is known of segment j]
+        x_k = relu(W_r [segment k of the past - last value])              k = 1 ... lookback / segment
+        q_j = (which segment it is, which column it is) + W_k [what is known of segment j ahead]
+        h   = the outputs of the layer for x_1 x_2 ... q_1 q_2 ...
+        y_j = W_w dropout(h at q_j) + last value
 
     Every column is a series of its own, and all share the weights.
-    Source: S. Lin et al., SegRNN: segment recurrent neural network for long-term time series forecasting (2023).
+    Source: S. Lin et al., SegRNN: segment recurrent neural network for long-term time series forecasting (2023), which
+    answers for each segment ahead from the last state alone; `bench/tasks.md` compares the two.
     """
 
     def __init__(self, columns: int, known: int, options: Options):
@@ -76,10 +77,8 @@ class ForecastingModel(nn.Module):
             ahead = pad(known[length:], (0, 0, 0, 0, 0, self.segments * self.segment - self.horizon))
             query = query + self.known(self._cut(ahead))
         _, state = self.recurrent(torch.relu(self.read(self._cut(x))))
-        states = (state,) if isinstance(state, Tensor) else state
-        again = tuple(s.repeat(1, self.segments, 1) for s in states)  # one step from it for every segment ahead
-        y, _ = self.recurrent(query.flatten(0, 1)[None], again[0] if len(again) == 1 else again)
-        y = self.write(self.dropout(y[0])).view(self.segments, n, self.segment, self.outputs)
+        h, _ = self.recurrent(query, state)
+        y = self.write(self.dropout(h)).unflatten(2, (self.segment, self.outputs))
         return y.transpose(1, 2).flatten(0, 1)[: self.horizon] + last[:, None]
 
     def _cut(self, x: Tensor) -> Tensor:
@@ -326,7 +325,8 @@ class Forecaster:
         if not known.shape[1]:
             known = np.empty((o.lookback + o.horizon, 0), dtype=np.float32)
         seen = torch.from_numpy(known)[:, None].expand(-1, c, -1)
-        found = self.forecast(past, torch.arange(c), seen).double().numpy()
+        forecast = self.forecast(past, torch.arange(c), seen)
+        found = forecast.sort(-1).values.double().numpy()  # a network may swap neighbouring quantiles
         return found * deviation[:c, None] + mean[:c, None]
 
 

@@ -120,8 +120,8 @@ class ForecastingOptions(Options):
     cell: str = option("gru", "A cell, as `elman cells` lists them.")
     hidden_size: int = option(128, "Units per layer.", least=2)
     num_layers: int = option(1, "Recurrent layers.", least=1)
-    dropout: float = option(0.3, "Share of activations dropped before the output while training.", least=0, most=0.99)
-    batch_size: int = option(256, "Windows between updates.", least=1)
+    dropout: float = option(0.2, "Share of activations dropped before the output while training.", least=0, most=0.99)
+    batch_size: int = option(64, "Windows between updates.", least=1)
     learning_rate: float = option(
         3e-3, "Highest learning rate, after warm-up; then half a cosine down to zero.", above=0
     )
