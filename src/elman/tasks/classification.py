@@ -36,7 +36,7 @@ WORD = re.compile(r"\w+|[^\w\s]")
 
 
 class ClassificationModel(nn.Module):
-    """Recurrent layers in both directions, the mean and the largest of their outputs, and a linear layer.
+    """Recurrent layers in both directions; the mean, the largest and the last of their outputs; and a linear layer.
 
     forward(x, lengths) takes numbers (T, B, channels), or tokens (T, B), and lengths (B,). It returns logits (B, classes).
     """
@@ -55,16 +55,18 @@ class ClassificationModel(nn.Module):
             dropout=o.dropout if o.num_layers > 1 else 0.0,
         )
         self.dropout = nn.Dropout(o.dropout)
-        self.output = nn.Linear(4 * o.hidden_size, classes)
+        self.output = nn.Linear(6 * o.hidden_size, classes)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         if self.embedding is not None:
             x = self.dropout(self.embedding(x))
-        h, _ = self.recurrent(x, lengths=lengths)  # (T, B, 2 H), zero past the end of a sequence
+        h, state = self.recurrent(x, lengths=lengths)  # (T, B, 2 H), zero past the end of a sequence
+        states = state if isinstance(state, Tensor) else state[0]
+        last = states[-2:].transpose(0, 1).flatten(1)  # (B, 2 H): each direction where it ends
         mean = h.sum(0) / lengths[:, None].to(h)
         past = torch.arange(len(h), device=h.device)[:, None] >= lengths  # (T, B)
         largest = h.masked_fill(past[..., None], -torch.inf).amax(0)
-        return self.output(self.dropout(torch.cat([mean, largest], -1)))
+        return self.output(self.dropout(torch.cat([mean, largest, last], -1)))
 
 
 class Reading(NamedTuple):

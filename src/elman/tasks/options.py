@@ -187,7 +187,7 @@ class ClassificationOptions(Options):
     task: ClassVar[str] = "classify"
 
     validation: str | None = option(None, "File to judge by, in place of a part held out.")
-    held_out: float = option(0.1, "Share of the sequences of each class kept for validation.", least=0.001, most=0.9)
+    held_out: float = option(0.2, "Share of the sequences of each class kept for validation.", least=0.001, most=0.9)
     label: str = option("label", "Column, or name in JSON lines, of the label.")
     sequence: str | None = option(None, "Column that tells the sequences of a table apart, with a row for each step.")
     text: str | None = option(None, "Column, or name in JSON lines, of a text to classify, in place of numbers.")
@@ -200,13 +200,13 @@ class ClassificationOptions(Options):
     )
     cell: str = option("gru", "A cell, as `elman cells` lists them.")
     hidden_size: int = option(64, "Units per layer and direction.", least=1)
-    num_layers: int = option(2, "Recurrent layers; all read in both directions.", least=1)
+    num_layers: int = option(1, "Recurrent layers; all read in both directions.", least=1)
     embedding_size: int = option(64, "Width of the embedding of a word or character.", least=1)
     dropout: float = option(
-        0.3, "Share of activations dropped around and between layers while training.", least=0, most=0.99
+        0.5, "Share of activations dropped between layers and before the output while training.", least=0, most=0.99
     )
     noise: float = option(
-        0.1, "Deviation of noise added to numbers while training, in their own deviations.", least=0, most=10
+        0.3, "Deviation of noise added to numbers while training, in their own deviations.", least=0, most=10
     )
     smoothing: float = option(0.1, "Share of the target given to all classes alike.", least=0, most=0.99)
     batch_size: int = option(32, "Sequences between updates.", least=1)
