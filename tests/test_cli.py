@@ -336,6 +336,19 @@ def test_samples_are_kept_while_training(made: SimpleNamespace, tmp_path: Path):
     assert len(last.partition("\n")[2]) > 200
 
 
+@pytest.mark.filterwarnings("ignore")  # TensorBoard's own
+def test_metrics_for_tensorboard(made: SimpleNamespace, tmp_path: Path):
+    assert elman(*made.arguments, "--run", tmp_path / "run", "--tensorboard").out == made.outcome.out
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    rows = metrics(tmp_path / "run")
+    for name in ("validation_nats", "train_nats", "gradient_norm"):
+        found = events.Scalars(name)
+        assert [event.step for event in found] == [int(row["step"]) for row in rows]
+        assert [event.value for event in found] == pytest.approx([float(row[name]) for row in rows], rel=1e-5)
+
+
 def size_of_png(path: Path) -> tuple[int, int]:
     content = path.read_bytes()
     assert content[:8] == b"\x89PNG\r\n\x1a\n"

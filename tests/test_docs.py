@@ -121,6 +121,8 @@ def test_every_elman_command_in_the_documents_runs(tmp_path: Path, monkeypatch: 
             trained.add(arguments[1])
             again = ["--overwrite"] if "--run" in arguments else []
             arguments += [*QUICK[arguments[1]], *again]
+        if arguments[0] == "tune":
+            arguments += [*QUICK[arguments[1]], "--trials", "1"]
         done = tiny_runs.elman(*arguments)
         assert done.status == 0, f"{name}: {line}\n{done.err}"
         ran += 1

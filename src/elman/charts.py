@@ -106,6 +106,24 @@ def forecasts(panels: Mapping[str, Mapping[str, Any]], horizon: int) -> Figure:
     return figure
 
 
+def trials(scores: Sequence[tuple[int, float | None]]) -> Figure:
+    """Draws the score of every training of a search; those that were stopped early stand on the lower edge."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axis = figure.subplots()
+    complete = [(number, score) for number, score in scores if score is not None]
+    if complete:
+        axis.plot(*zip(*complete, strict=True), "o", label="trained to the end")
+    stopped = [number for number, score in scores if score is None]
+    if stopped:
+        low = min((score for _, score in complete), default=0.0)
+        axis.plot(stopped, [low] * len(stopped), "x", color="0.6", label="stopped early")
+    axis.set_xlabel("trial")
+    axis.set_ylabel("score")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return figure
+
+
 def save(figure: Figure, path: Path) -> None:
     """Writes a picture in the format that its file name ends with. The file is written whole or not at all."""
     content = io.BytesIO()

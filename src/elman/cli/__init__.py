@@ -18,7 +18,7 @@ import sys
 import typer
 
 import elman
-from elman.cli import cells, doctor, evaluate, explain, predict, sample, train
+from elman.cli import cells, doctor, evaluate, explain, predict, sample, train, tune
 from elman.errors import InputError
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(train.app, name="train")
+app.add_typer(tune.app, name="tune")
 app.command("sample", epilog=sample.EXAMPLE)(sample.sample)
 app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("predict", epilog=predict.EXAMPLE)(predict.predict)

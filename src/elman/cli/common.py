@@ -39,6 +39,11 @@ def device(name: str) -> str:
     return name
 
 
+def given(context: typer.Context) -> set[str]:
+    """Returns the names of the arguments and options that the command line gives."""
+    return {name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"}
+
+
 def with_options(options: type[Options]) -> Callable[[Command], Command]:
     """Gives a command an option for each field of a class of options. The command takes their values as `**values`.
 

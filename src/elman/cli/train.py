@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from elman.cli.common import device, with_options
+from elman.cli.common import device, given, with_options
 from elman.errors import InputError
 from elman.tasks.options import ClassificationOptions, ForecastingOptions, LanguageModelOptions, TaggingOptions
 from elman.training.options import Options, flag
@@ -29,28 +29,45 @@ EXAMPLE = "Example:  elman train lm novel.txt --cell gru --minutes 10 --run runs
 app = typer.Typer(help="Train a model of your data.", epilog=EXAMPLE, no_args_is_help=True, rich_markup_mode=None)
 
 
+# What FILE may be.
+DATA = {
+    "lm": "UTF-8 text, may be packed with gzip or Zstandard; Python's own documentation topics if left out.",
+    "tag": "CoNLL-U (.conllu), JSON lines (.jsonl: words, tags), or lines of a word and its tag, with an empty line after "
+    "each sentence; lines of Python's standard library if left out.",
+    "classify": "The UEA/UCR archive's form (.ts), JSON lines (.jsonl: values or a text, and label), or a table (.csv, .tsv, "
+    ".parquet) with a row for each step or a text in each row; outlines of digits if left out.",
+    "forecast": "A table (.csv, .tsv, .parquet, .jsonl) with a row for each time; a Mackey-Glass series if left out.",
+}
+
+
 @app.callback()
 def _tasks() -> None:
     pass
 
 
-def _command(options: type[Options], help: str, data: str, example: str) -> None:
-    """Adds the command of a task, with an option for each of its options. data: what FILE may be."""
+def _command(options: type[Options], help: str, example: str) -> None:
+    """Adds the command of a task, with an option for each of its options."""
 
     @with_options(options)
     def train(
         context: typer.Context,
-        file: Path | None = typer.Argument(None, help=data, metavar="FILE", show_default=False),
+        file: Path | None = typer.Argument(None, help=DATA[options.task], metavar="FILE", show_default=False),
         run: Path | None = typer.Option(
             None, help=f"Directory for the run; default runs/{options.task}-DATE-TIME.", show_default=False
         ),
         resume: Path | None = typer.Option(
             None,
             metavar="RUN",
-            help="Go on with a run that was stopped; only --minutes, --epochs and --device may be given with it.",
+            help="Go on with a run that was stopped; only --minutes, --epochs, --tensorboard and --device may be given with it.",
             show_default=False,
         ),
         overwrite: bool = typer.Option(False, "--overwrite", help="Replace the run in --run, if there is one."),
+        find_lr: bool = typer.Option(
+            False, "--find-lr", help="Instead of training, find the --learning-rate that the model can bear."
+        ),
+        tensorboard: bool = typer.Option(
+            False, "--tensorboard", help="Write the metrics for TensorBoard, too, into the run's directory."
+        ),
         device_name: str = typer.Option("auto", "--device", help="auto, cpu, cuda, ..."),
         **values: Any,
     ) -> None:
@@ -59,12 +76,15 @@ def _command(options: type[Options], help: str, data: str, example: str) -> None
         elif values["epochs"] is None and values["minutes"] is None:
             values["minutes"] = 3.0
         chosen = device(device_name)
+        if find_lr:
+            _find_learning_rate(make_task(file, options(**values), chosen))
+            return
         if resume is None:
             directory = run or Path(f"runs/{options.task}-{datetime.now():%Y%m%d-%H%M%S}")
             training, config = _begin(directory, file, options(**values), chosen, overwrite)
         else:
             training, config = _resume(resume, options, values["epochs"], values["minutes"], chosen)
-        _train(training, config)
+        _train(training, config, tensorboard)
 
     app.command(options.task, help=help, epilog=example)(train)
 
@@ -74,7 +94,6 @@ _command(
     "Train a language model on a text.\n\n"
     "It is judged on a part of the text held out, next to n-gram baselines on the same part. "
     "Ctrl-C saves and stops; --resume goes on from there.",
-    "UTF-8 text, may be packed with gzip or Zstandard; Python's own documentation topics if left out.",
     EXAMPLE,
 )
 _command(
@@ -82,8 +101,6 @@ _command(
     "Train a tagger: it gives every word of a sentence a tag, such as its part of speech.\n\n"
     "It is judged on sentences held out, next to the baseline that gives every word its most frequent tag. "
     "Ctrl-C saves and stops; --resume goes on from there.",
-    "CoNLL-U (.conllu), JSON lines (.jsonl: words, tags), or lines of a word and its tag, with an empty line after each "
-    "sentence; lines of Python's standard library if left out.",
     "Example:  elman train tag train.conllu --validation dev.conllu --minutes 10 --run runs/tagger",
 )
 _command(
@@ -91,8 +108,6 @@ _command(
     "Train a classifier: it gives a whole sequence, of numbers or of text, one label.\n\n"
     "It is judged on sequences held out, next to the baseline that always says the largest class. "
     "Ctrl-C saves and stops; --resume goes on from there.",
-    "The UEA/UCR archive's form (.ts), JSON lines (.jsonl: values or a text, and label), or a table (.csv, .tsv, .parquet) "
-    "with a row for each step or a text in each row; outlines of digits if left out.",
     "Example:  elman train classify gestures.csv --sequence id --label kind --minutes 5 --run runs/gestures",
 )
 _command(
@@ -100,17 +115,13 @@ _command(
     "Train a forecaster: from the last values of a series, the values that follow.\n\n"
     "It is judged on later times than it learned from, next to baselines that repeat the last value and the last season, "
     "from every place where a forecast can begin. Ctrl-C saves and stops; --resume goes on from there.",
-    "A table (.csv, .tsv, .parquet, .jsonl) with a row for each time; a Mackey-Glass series if left out.",
     "Example:  elman train forecast load.csv --time date --horizon 96 --period 24 --minutes 5 --run runs/load",
 )
 
 
 def _refuse_with_resume(context: typer.Context, run: Path) -> None:
     """Raises InputError for options that a run was begun with and keeps."""
-    given = {
-        name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
-    }
-    refused = sorted(given - {"resume", "minutes", "epochs", "device_name"})
+    refused = sorted(given(context) - {"resume", "minutes", "epochs", "tensorboard", "device_name"})
     if refused:
         names = ", ".join("FILE" if name == "file" else flag(name) for name in refused)
         raise InputError(f"--resume goes on with what {run} was begun with, so {names} cannot be given; leave it out")
@@ -124,13 +135,20 @@ def _begin(
     directory: Path, file: Path | None, options: Options, device: str, overwrite: bool
 ) -> tuple[Training[CommandLineTask], dict[str, Any]]:
     """Begins a run: reads the data, fits the baselines, and writes config.json, the task's files and a checkpoint."""
-    from elman import tasks
-    from elman.datasets.reading import BadRows
     from elman.training import begin
     from elman.training.run import Run
 
     options.check()
     Run(directory).check_free(overwrite)  # before the data are read, which takes a while
+    return begin(make_task(file, options, device), directory, overwrite=overwrite)
+
+
+def make_task(file: Path | None, options: Options, device: str) -> CommandLineTask:
+    """Returns the task of learning from a file."""
+    from elman import tasks
+    from elman.datasets.reading import BadRows
+
+    options.check()
     if getattr(options, "validation", None) is not None:  # a resumed run may be started elsewhere
         options = replace(options, validation=str(Path(options.validation).resolve()))  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
     bad = BadRows(getattr(options, "skip_bad", False))
@@ -143,7 +161,18 @@ def _begin(
         raise InputError(f"a model with {', '.join(sizes)} does not fit into memory; make it smaller") from error
     if bad.count:
         _say(f"left out    {bad.count} that make no sense, the first: {bad.first}")
-    return begin(task, directory, overwrite=overwrite)
+    return task
+
+
+def _find_learning_rate(task: CommandLineTask) -> None:
+    """Prints how the loss answers to rising learning rates, and a suggestion."""
+    from elman.training.range_test import range_test
+
+    found = range_test(task)
+    shown = range(0, len(found.rates), 6)
+    for k in shown:
+        print(f"{found.rates[k]:<12.3g} {found.losses[k]:.4f}")
+    print(f"suggested    --learning-rate {found.suggested:.2g}")
 
 
 def _resume(
@@ -168,10 +197,11 @@ def _resume(
     return training, config
 
 
-def _train(training: Training[CommandLineTask], config: dict[str, Any]) -> None:
+def _train(training: Training[CommandLineTask], config: dict[str, Any], tensorboard: bool) -> None:
     """Trains to the end and prints the result, or saves and exits where a signal asks for it."""
     _introduce(training, config)
-    stopped = _follow(training)
+    with _tensorboard(training.run.directory if tensorboard else None) as write:
+        stopped = _follow(training, write)
     if stopped is None:
         _conclude(training, config)
         return
@@ -196,11 +226,33 @@ def _introduce(training: Training[CommandLineTask], config: dict[str, Any]) -> N
         _say(f"{name:<12}{what}")
 
 
-def _follow(training: Training[CommandLineTask]) -> int | None:
+@contextlib.contextmanager
+def _tensorboard(directory: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Yields a function that writes a row of metrics.csv as TensorBoard's events; without a directory, as nothing."""
+    if directory is None:
+        yield lambda row: None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError("--tensorboard needs TensorBoard: pip install tensorboard") from error
+    with SummaryWriter(str(directory / "tensorboard")) as writer:
+
+        def write(row: dict[str, Any]) -> None:
+            for name, value in row.items():
+                if name != "step":
+                    writer.add_scalar(name, float(value), int(row["step"]))
+
+        yield write
+
+
+def _follow(training: Training[CommandLineTask], write: Callable[[dict[str, Any]], None]) -> int | None:
     """Trains and shows the progress. Returns the signal that stopped the training, whose state is saved then."""
     with _interruptible() as stopped_by, _display(training) as show:
         for report in training.steps():
             show(report)
+            if report.row is not None:
+                write(report.row)
             if stopped_by() is not None and not report.place.finished:
                 training.save()
                 return stopped_by()

@@ -8,6 +8,8 @@ from typing import ClassVar
 from elman.errors import InputError
 from elman.training.options import Options, option
 
+CELLS = ("lstm", "gru", "coupled_lstm", "peephole_lstm")  # that `elman tune` chooses from
+
 
 @dataclass(frozen=True)
 class LanguageModelOptions(Options):
@@ -22,13 +24,17 @@ class LanguageModelOptions(Options):
     )
     vocabulary_size: int = option(1000, "Tokens of a vocabulary of bpe or words.", least=1)
     validation: str | None = option(None, "Text to judge by, in place of a part held out.")
-    cell: str = option("lstm", "A cell, as `elman cells` lists them.")
-    hidden_size: int = option(256, "Units per layer.", least=1)
+    cell: str = option("lstm", "A cell, as `elman cells` lists them.", search=CELLS)
+    hidden_size: int = option(256, "Units per layer.", least=1, search=(32, 512))
     embedding_size: int = option(64, "Width of a token's embedding.", least=1)
-    num_layers: int = option(1, "Recurrent layers.", least=1)
+    num_layers: int = option(1, "Recurrent layers.", least=1, search=(1, 3))
     tied: bool = option(False, "Use the embedding's weights for the output, too, after a linear layer of its width.")
     dropout: float = option(
-        0.1, "Share of activations dropped around and between layers while training.", least=0, most=0.99
+        0.1,
+        "Share of activations dropped around and between layers while training.",
+        least=0,
+        most=0.99,
+        search=(0.0, 0.6),
     )
     batch_size: int = option(16, "Places in the text that are read side by side.", least=1)
     window: int = option(
@@ -36,7 +42,7 @@ class LanguageModelOptions(Options):
     )
     held_out: float = option(0.1, "Share of the text, from its end, kept for validation.", least=0.001, most=0.9)
     learning_rate: float = option(
-        4e-3, "Highest learning rate, after warm-up; then half a cosine down to zero.", above=0
+        4e-3, "Highest learning rate, after warm-up; then half a cosine down to zero.", above=0, search=(5e-4, 2e-2)
     )
 
     def check(self) -> None:
@@ -60,9 +66,9 @@ class TaggingOptions(Options):
     )
     tag: str = option("upos", "Column of a CoNLL-U file: upos, xpos or deprel.", choices=("upos", "xpos", "deprel"))
     skip_bad: bool = option(False, "Leave out sentences that make no sense, and count them.")
-    cell: str = option("lstm", "A cell, as `elman cells` lists them.")
-    hidden_size: int = option(128, "Units per layer and direction.", least=1)
-    num_layers: int = option(2, "Recurrent layers; all read in both directions.", least=1)
+    cell: str = option("lstm", "A cell, as `elman cells` lists them.", search=CELLS)
+    hidden_size: int = option(128, "Units per layer and direction.", least=1, search=(32, 512))
+    num_layers: int = option(2, "Recurrent layers; all read in both directions.", least=1, search=(1, 3))
     word_size: int = option(100, "Width of a word's embedding.", least=1)
     character_size: int = option(32, "Width of a character's embedding.", least=1)
     spelling_size: int = option(64, "Units per direction that read the characters of a word.", least=1)
@@ -71,11 +77,15 @@ class TaggingOptions(Options):
         0.25, "A word that occurs n times is hidden with probability d / (d + n) while training.", least=0, most=1e6
     )
     dropout: float = option(
-        0.4, "Share of activations dropped around and between layers while training.", least=0, most=0.99
+        0.4,
+        "Share of activations dropped around and between layers while training.",
+        least=0,
+        most=0.99,
+        search=(0.0, 0.6),
     )
     batch_size: int = option(32, "Sentences between updates.", least=1)
     learning_rate: float = option(
-        3e-3, "Highest learning rate, after warm-up; then half a cosine down to zero.", above=0
+        3e-3, "Highest learning rate, after warm-up; then half a cosine down to zero.", above=0, search=(5e-4, 2e-2)
     )
 
     def check(self) -> None:
@@ -117,13 +127,15 @@ class ForecastingOptions(Options):
     loss: str = option(
         "mae", "What is minimised without --quantiles: mae, mse or huber.", choices=("mae", "mse", "huber")
     )
-    cell: str = option("gru", "A cell, as `elman cells` lists them.")
-    hidden_size: int = option(128, "Units per layer.", least=2)
-    num_layers: int = option(1, "Recurrent layers.", least=1)
-    dropout: float = option(0.2, "Share of activations dropped before the output while training.", least=0, most=0.99)
+    cell: str = option("gru", "A cell, as `elman cells` lists them.", search=CELLS)
+    hidden_size: int = option(128, "Units per layer.", least=2, search=(32, 512))
+    num_layers: int = option(1, "Recurrent layers.", least=1, search=(1, 3))
+    dropout: float = option(
+        0.2, "Share of activations dropped before the output while training.", least=0, most=0.99, search=(0.0, 0.6)
+    )
     batch_size: int = option(64, "Windows between updates.", least=1)
     learning_rate: float = option(
-        3e-3, "Highest learning rate, after warm-up; then half a cosine down to zero.", above=0
+        3e-3, "Highest learning rate, after warm-up; then half a cosine down to zero.", above=0, search=(5e-4, 2e-2)
     )
 
     @property
@@ -198,12 +210,16 @@ class ClassificationOptions(Options):
     best_by: str = option(
         "accuracy", "Which score decides what is kept: accuracy or macro_f1.", choices=("accuracy", "macro_f1")
     )
-    cell: str = option("gru", "A cell, as `elman cells` lists them.")
-    hidden_size: int = option(64, "Units per layer and direction.", least=1)
-    num_layers: int = option(1, "Recurrent layers; all read in both directions.", least=1)
+    cell: str = option("gru", "A cell, as `elman cells` lists them.", search=CELLS)
+    hidden_size: int = option(64, "Units per layer and direction.", least=1, search=(32, 512))
+    num_layers: int = option(1, "Recurrent layers; all read in both directions.", least=1, search=(1, 3))
     embedding_size: int = option(64, "Width of the embedding of a word or character.", least=1)
     dropout: float = option(
-        0.5, "Share of activations dropped between layers and before the output while training.", least=0, most=0.99
+        0.5,
+        "Share of activations dropped between layers and before the output while training.",
+        least=0,
+        most=0.99,
+        search=(0.0, 0.6),
     )
     noise: float = option(
         0.3, "Deviation of noise added to numbers while training, in their own deviations.", least=0, most=10
@@ -211,7 +227,7 @@ class ClassificationOptions(Options):
     smoothing: float = option(0.1, "Share of the target given to all classes alike.", least=0, most=0.99)
     batch_size: int = option(32, "Sequences between updates.", least=1)
     learning_rate: float = option(
-        3e-3, "Highest learning rate, after warm-up; then half a cosine down to zero.", above=0
+        3e-3, "Highest learning rate, after warm-up; then half a cosine down to zero.", above=0, search=(5e-4, 2e-2)
     )
 
     @property

@@ -67,6 +67,14 @@ class Report:
     remarks: tuple[str, ...] = ()  # what is wrong with the network, in words
 
 
+def optimizer_of(task: Task) -> torch.optim.AdamW:
+    """Returns the optimizer that trains every task."""
+    o = task.options
+    return torch.optim.AdamW(
+        task.model.parameters(), lr=o.learning_rate, betas=(0.9, 0.99), weight_decay=o.weight_decay, fused=True
+    )
+
+
 class Training(Generic[Of]):
     """A run in progress: `for report in Training(...).steps(): ...` trains it.
 
@@ -75,13 +83,7 @@ class Training(Generic[Of]):
 
     def __init__(self, run: Run, task: Of):
         self.run, self.task, self.model, self.options = run, task, task.model, task.options
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=self.options.learning_rate,
-            betas=(0.9, 0.99),
-            weight_decay=self.options.weight_decay,
-            fused=True,
-        )
+        self.optimizer = optimizer_of(task)
         self.place = Place()
         self.watch = Watch(self.model)
         self._clock = time.monotonic()

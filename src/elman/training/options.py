@@ -22,13 +22,15 @@ def option(
     most: float | None = None,
     above: float | None = None,
     choices: Sequence[str] = (),
+    search: Sequence[Any] = (),
 ) -> Any:
     """A field of a class of options.
 
     help: a sentence for the command line. least and most: limits that are allowed; above: one that is not.
+    search: where `elman tune` looks for a good value: the least and the largest number, or words to choose from.
     """
     limits = {"least": least, "most": most, "above": above, "choices": tuple(choices)}
-    return dataclasses.field(default=default, metadata={"help": help, **limits})
+    return dataclasses.field(default=default, metadata={"help": help, "search": tuple(search), **limits})
 
 
 def flag(name: str) -> str:
@@ -66,7 +68,8 @@ class Options:
     def check(self) -> None:
         """Raises InputError for the first option whose value makes no sense."""
         for field in fields(self):
-            if problem := _problem(getattr(self, field.name), **field.metadata):
+            limits = {name: field.metadata[name] for name in ("least", "most", "above", "choices")}
+            if problem := _problem(getattr(self, field.name), **limits):
                 raise InputError(problem.format(name=field.name, flag=flag(field.name)))
         if self.epochs is None and self.minutes is None:
             raise InputError("training needs an end: give --epochs or --minutes")
@@ -96,7 +99,7 @@ class Options:
         return options
 
 
-def _problem(value: Any, help: str, least: Any, most: Any, above: Any, choices: tuple[str, ...]) -> str | None:
+def _problem(value: Any, least: Any, most: Any, above: Any, choices: tuple[str, ...]) -> str | None:
     """Returns what is wrong with a value, in words with places for the option's name and flag; None if nothing is."""
     if choices and value not in choices:
         return f"unknown {{name}} {value!r}: choose one of {', '.join(choices)}"

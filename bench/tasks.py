@@ -1,0 +1,156 @@
+"""What each task reaches on known data, and the settings that its defaults were chosen from.
+
+    python bench/tasks.py DATA                       the targets: one command for each task
+    python bench/tasks.py DATA --only tag,forecast   some of them
+    python bench/tasks.py DATA --study forecast      other settings of a task, by the score that decides what is kept
+
+DATA holds tinyshakespeare.txt, ud_ewt/, japanese_vowels/ and ETTh1.csv. Each result is printed with its command. The figures of
+bench/tasks.md come from here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SEEDS = 5
+UD, VOWELS = "ud_ewt/en_ewt-ud-{}.conllu", "japanese_vowels/JapaneseVowels_{}.ts"
+ETTH1 = ["--time", "date", "--horizon", "96", "--split", "8640,2880,2880"]
+
+# Of each task: what is trained on, further arguments, and what the run is judged by.
+TRAIN = {
+    "lm": ("tinyshakespeare.txt", ["--threads", "2", "--minutes", "3"], None),
+    "tag": (
+        UD.format("train"),
+        ["--validation", UD.format("dev"), "--threads", "2", "--minutes", "10"],
+        UD.format("test"),
+    ),
+    "classify": (VOWELS.format("TRAIN"), ["--epochs", "60"], VOWELS.format("TEST")),
+    "forecast": ("ETTh1.csv", [*ETTH1, "--minutes", "2"], None),
+}
+TARGETS = {
+    "lm": "at most 1.43 nats per character",
+    "tag": "accuracy of at least 0.940",
+    "classify": "accuracy of at least 0.98, the mean of five seeds",
+    "forecast": "MSE of at most 0.385 and MAE of at most 0.405 on the test part",
+}
+
+# Settings to compare, each beside the defaults. The budget is in epochs, so that a busy machine changes nothing.
+STUDIES: dict[str, tuple[list[str], list[list[str]]]] = {
+    "tag": (
+        ["--epochs", "6", "--validation", UD.format("dev")],
+        [
+            [],
+            ["--hidden-size", "200"],
+            ["--num-layers", "1"],
+            ["--cell", "gru"],
+            ["--dropout", "0.2"],
+            ["--word-dropout", "0"],
+            ["--min-count", "1"],
+            ["--learning-rate", "0.001"],
+        ],
+    ),
+    "classify": (
+        ["--epochs", "60"],
+        [
+            [],
+            ["--cell", "lstm"],
+            ["--num-layers", "2"],
+            ["--hidden-size", "128"],
+            ["--noise", "0"],
+            ["--smoothing", "0"],
+            ["--dropout", "0.2"],
+            ["--learning-rate", "0.001"],
+        ],
+    ),
+    "forecast": (
+        ["--epochs", "1", *ETTH1],
+        [
+            [],
+            ["--cell", "lstm"],
+            ["--cell", "rnn"],
+            ["--num-layers", "2"],
+            ["--hidden-size", "64"],
+            ["--lookback", "96"],
+            ["--lookback", "720"],
+            ["--segment", "48"],
+            ["--loss", "mse"],
+            ["--loss", "huber"],
+            ["--dropout", "0"],
+            ["--strategy", "recursive"],
+            ["--learning-rate", "0.001"],
+        ],
+    ),
+}
+
+
+def run(arguments: list[str]) -> str:
+    """Runs a command of elman and returns what it prints."""
+    done = subprocess.run([sys.executable, "-m", "elman", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"elman {' '.join(arguments)}\n{done.stderr}")
+    return done.stdout
+
+
+def trained(data: Path, task: str, further: list[str], directory: str) -> tuple[str, str, float]:
+    """Trains, and returns the command, what it printed, and the seconds it took."""
+    file = TRAIN[task][0]
+    placed = [str(data / word) if "/" in word else word for word in further]
+    began = time.monotonic()
+    out = run(["train", task, str(data / file), *placed, "--run", directory, "--overwrite"])
+    shown = " ".join(["elman train", task, file, *further])
+    return shown, out, time.monotonic() - began
+
+
+def targets(data: Path, only: list[str]) -> None:
+    for task in only:
+        _, further, judged = TRAIN[task]
+        seeds = range(SEEDS) if task == "classify" else [0]
+        accuracies = []
+        print(
+            f"\n{task}: the target is an {TARGETS[task]}"
+            if task != "forecast"
+            else f"\n{task}: the target is a {TARGETS[task]}"
+        )
+        for seed in seeds:
+            with tempfile.TemporaryDirectory() as directory:
+                command, out, seconds = trained(data, task, [*further, "--seed", str(seed)], directory)
+                print(f"$ {command}   # {seconds:.0f} s")
+                print("\n".join(f"    {line}" for line in out.splitlines()))
+                if judged is not None:
+                    out = run(["evaluate", directory, str(data / judged)])
+                    found = re.search(r"^accuracy +(\S+)$", out, re.MULTILINE)
+                    assert found is not None
+                    accuracies.append(float(found[1]))
+                    print(f"$ elman evaluate RUN {judged}\n    accuracy {found[1]}", flush=True)
+        if len(accuracies) > 1:
+            print(f"mean of {len(accuracies)} seeds: {sum(accuracies) / len(accuracies):.4f}", flush=True)
+
+
+def study(data: Path, task: str) -> None:
+    common, settings = STUDIES[task]
+    print(
+        f"elman train {task} {TRAIN[task][0]} {' '.join(common)} ...\n\n| further options | held out | seconds |\n|---|---|---|"
+    )
+    for further in settings:
+        with tempfile.TemporaryDirectory() as directory:
+            _, out, seconds = trained(data, task, [*common, *further], directory)
+        result = out.splitlines()[0].removeprefix("validation").strip()
+        print(f"| {' '.join(further) or '(defaults)'} | {result} | {seconds:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--only", default=",".join(TRAIN), help="tasks, with commas between them")
+    parser.add_argument("--study", choices=list(STUDIES))
+    given = parser.parse_args()
+    if given.study:
+        study(given.data, given.study)
+    else:
+        targets(given.data, given.only.split(","))

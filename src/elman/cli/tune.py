@@ -1,0 +1,96 @@
+"""`elman tune`: a search for good options, by many short trainings."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from elman.cli.common import device, given, with_options
+from elman.cli.train import DATA, make_task
+from elman.errors import InputError
+from elman.tasks.options import ClassificationOptions, ForecastingOptions, LanguageModelOptions, TaggingOptions
+from elman.training.options import Options, flag
+
+if TYPE_CHECKING:
+    from elman.training.loop import Report
+
+EXAMPLE = "Example:  elman tune forecast load.csv --time date --trials 20 --minutes 1 --directory runs/tune"
+
+app = typer.Typer(
+    help="Search for good options: many short trainings, of which the worse ones are stopped early.",
+    epilog=EXAMPLE,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+def _command(options: type[Options]) -> None:
+    """Adds the command of a task. An option that is given is fixed; others are searched, if they are worth it."""
+
+    @with_options(options)
+    def tune(
+        context: typer.Context,
+        file: Path | None = typer.Argument(None, help=DATA[options.task], metavar="FILE", show_default=False),
+        trials: int = typer.Option(20, help="Trainings in all, those of earlier searches in the directory among them."),
+        directory: Path | None = typer.Option(
+            None,
+            help=f"Directory for the runs; a search in it goes on. Default runs/tune-{options.task}-DATE-TIME.",
+            show_default=False,
+        ),
+        device_name: str = typer.Option("auto", "--device", help="auto, cpu, cuda, ..."),
+        **values: Any,
+    ) -> None:
+        if trials < 1:
+            raise InputError(f"--trials must be 1 or more, got {trials}")
+        if values["epochs"] is None and values["minutes"] is None:
+            values["minutes"] = 1.0
+        chosen, fixed = device(device_name), given(context)
+        made = options(**values)
+        made.check()
+        place = directory or Path(f"runs/tune-{options.task}-{datetime.now():%Y%m%d-%H%M%S}")
+        _search(file, made, place, trials, fixed, chosen)
+
+    searched = "--learning-rate, --hidden-size, --num-layers, --dropout and --cell"
+    app.command(
+        options.task,
+        help=f"Search for good options of `elman train {options.task}`.\n\n"
+        f"{searched} are searched, unless they are given; --minutes is the time of each training, 1 if left out. "
+        "Ctrl-C stops; the same --directory goes on, and several processes may share it.",
+        epilog=EXAMPLE,
+    )(tune)
+
+
+for _options in (LanguageModelOptions, TaggingOptions, ClassificationOptions, ForecastingOptions):
+    _command(_options)
+
+
+def _search(file: Path | None, options: Options, directory: Path, trials: int, fixed: set[str], device: str) -> None:
+    from elman import charts
+    from elman.training.search import search
+
+    def show(number: int, report: Report) -> None:
+        if report.place.finished and report.row is not None:
+            print(f"trial {number:<4} step {report.place.step}, finished", file=sys.stderr, flush=True)
+
+    try:
+        results = search(lambda drawn: make_task(file, drawn, device), options, directory, trials, fixed, show)
+    except KeyboardInterrupt:
+        again = f"elman tune {options.task} ... --directory {directory}"
+        print(f"interrupted; go on with the same command and its directory: {again}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    path = directory / "tune.png"
+    charts.save(charts.trials([(each.number, each.score) for each in results]), path)
+    for each in sorted(results, key=lambda each: (each.score is None, each.number)):
+        score = "stopped early" if each.score is None else f"{each.score:.5g}"
+        shown = " ".join(
+            f"{flag(k)} {v:.3g}" if isinstance(v, float) else f"{flag(k)} {v}" for k, v in each.options.items()
+        )
+        print(f"{'best' if each.best else '':<5}trial {each.number:<4} {score:<14} {shown}")
+    best = next((each for each in results if each.best), None)
+    if best is None:
+        raise InputError(f"no training of {directory} came to its end; give more --trials, or a lower --learning-rate")
+    print(f"the best run is {best.directory}; picture in {path}; next: train it for longer", file=sys.stderr)

@@ -1,0 +1,146 @@
+"""The search for options and the learning-rate range test."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from elman.errors import InputError
+from elman.tasks.options import ClassificationOptions, LanguageModelOptions
+from elman.training.range_test import LEAST, MOST, range_test
+from elman.training.search import search
+from test_task import Adding, Options
+from test_tasks import write_waves
+from tiny_runs import elman
+
+QUICK = ("--epochs", 1, "--batch-size", 8, "--hidden-size", 4, "--num-layers", 1)
+
+
+def test_the_range_test_finds_a_rate_that_trains() -> None:
+    found = range_test(Adding())
+    assert found.rates[0] == LEAST
+    assert all(a < b for a, b in zip(found.rates, found.rates[1:], strict=False))
+    assert found.rates[-1] <= MOST
+    assert found.losses[-1] > 1.2 * min(found.losses) or len(found.rates) == 120
+    assert 1e-4 < found.suggested < 0.3
+    assert found.suggested == pytest.approx(found.rates[found.losses.index(min(found.losses))] / 5)
+    torch.manual_seed(3)
+    task = Adding()
+    task.options = Options(learning_rate=found.suggested, epochs=20.0)
+    assert found.losses[0] == pytest.approx(float(next(iter(task.batches(0, 0))).loss().detach()), rel=1e-5)
+
+
+def test_the_range_test_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = write_waves(tmp_path / "waves.jsonl", 40, 0)
+    status, out, err = elman("train", "classify", file, "--find-lr", *QUICK)
+    assert (status, err) == (0, "")
+    *rows, last = out.splitlines()
+    assert len(rows) >= 5
+    assert all(re.fullmatch(r"\S+ +\d+\.\d{4}", row) for row in rows)
+    suggested = re.fullmatch(r"suggested    --learning-rate (\S+)", last)
+    assert suggested is not None
+    assert 1e-5 <= float(suggested[1]) <= 0.3
+    assert [path.name for path in tmp_path.iterdir()] == ["waves.jsonl"]  # it leaves nothing
+
+
+class Scored(Adding):
+    """A task whose score is that of its learning rate: the best is 0.01."""
+
+    def __init__(self, options: Any) -> None:
+        super().__init__(count=8)
+        self.options = options
+
+    def evaluate(self) -> dict[str, float]:
+        return {"validation_squares": abs(float(torch.tensor(self.options.learning_rate).log10()) + 2)}
+
+
+def test_the_best_of_a_search_is_the_best(tmp_path: Path) -> None:
+    options = ClassificationOptions(epochs=12.0)
+    fixed = {"hidden_size", "num_layers", "dropout", "cell"}
+    results = search(lambda drawn: Scored(drawn), options, tmp_path / "tune", 12, fixed)
+    assert len(results) == 12
+    assert all(set(each.options) == {"learning_rate"} for each in results)
+    assert all(5e-4 <= each.options["learning_rate"] <= 2e-2 for each in results)
+    (best,) = [each for each in results if each.best]
+    scores = [each.score for each in results if each.score is not None]
+    assert best.score == min(scores)
+    assert any(each.score is None for each in results)  # some were stopped early
+    config = json.loads((best.directory / "config.json").read_text())
+    assert config["options"]["learning_rate"] == best.options["learning_rate"]
+    assert best.score == pytest.approx(abs(float(torch.tensor(best.options["learning_rate"]).log10()) + 2))
+
+
+def test_a_search_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    options, made = ClassificationOptions(epochs=2.0), []
+
+    def make(drawn: Any) -> Scored:
+        made.append(drawn)
+        if len(made) == 5:
+            raise KeyboardInterrupt
+        return Scored(drawn)
+
+    with pytest.raises(KeyboardInterrupt):
+        search(make, options, tmp_path, 6)
+    results = search(make, options, tmp_path, 6)
+    assert len(results) == 6
+    assert len({each.options["learning_rate"] for each in results}) == 6
+    assert search(make, options, tmp_path, 6) == results  # nothing is left to do
+
+
+def test_a_draw_that_cannot_be_trained_is_one_of_many(tmp_path: Path) -> None:
+    count = 0
+
+    def make(drawn: Any) -> Scored:
+        nonlocal count
+        task, count = Scored(drawn), count + 1
+        if count == 3:
+            with torch.no_grad():
+                next(task.model.parameters()).fill_(float("nan"))
+        return task
+
+    results = search(make, ClassificationOptions(epochs=2.0), tmp_path, 3)
+    assert [each.score is None for each in results] == [False, True, False]
+
+
+def test_everything_given_leaves_nothing_to_search(tmp_path: Path) -> None:
+    every = {"learning_rate", "hidden_size", "num_layers", "dropout", "cell"}
+    with pytest.raises(InputError, match="every option that could be searched is given"):
+        search(lambda drawn: Scored(drawn), LanguageModelOptions(epochs=1.0), tmp_path, 1, every)
+
+
+def test_tuning_on_the_command_line(tmp_path: Path) -> None:
+    file = write_waves(tmp_path / "waves.jsonl", 40, 0)
+    command = ("tune", "classify", file, "--trials", 3, "--directory", tmp_path / "tune", *QUICK)
+    status, out, err = elman(*command)
+    assert status == 0, err
+    lines = out.splitlines()
+    assert len(lines) == 3
+    assert all("--learning-rate" in line and "--cell" in line and "--hidden-size" not in line for line in lines)
+    best = re.search(r"^the best run is (\S+); picture in (\S+);", err, re.MULTILINE)
+    assert best is not None
+    assert Path(best[2]).read_bytes().startswith(b"\x89PNG")
+    assert next(line for line in lines if line.startswith("best ")).split()[2] == str(int(best[1][-3:]))
+    assert elman("evaluate", best[1], file).status == 0
+    assert elman(*command).out == out
+    assert len(elman(*command[:4], 4, *command[5:]).out.splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mention"),
+    [
+        (["--trials", 0], "--trials must be 1 or more, got 0"),
+        (["--noise", -1], "--noise must lie between 0 and 10, got -1.0"),
+        (["--cell", "lstn"], "did you mean 'lstm'"),
+    ],
+)
+def test_a_mistake_in_a_search(tmp_path: Path, arguments: list[Any], mention: str) -> None:
+    status, out, err = elman("tune", "classify", "--directory", tmp_path / "tune", *arguments)
+    assert (status, out) == (2, "")
+    assert mention in err
+    assert not (tmp_path / "tune").exists()
