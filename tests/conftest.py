@@ -1,4 +1,5 @@
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 
@@ -11,6 +12,9 @@ from forks import Forks
 _code = tempfile.TemporaryDirectory()  # of this run, which its processes share
 os.environ.setdefault("ELMAN_CACHE", _code.name)
 os.environ["MPLBACKEND"] = "Agg"
+# Children compile elman once and find its bytecode afterwards, whatever the environment says of bytecode.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ["TRITON_INTERPRET"] = (
     "1"  # kernels for a GPU run in Triton's interpreter; it is chosen when Triton is imported
 )

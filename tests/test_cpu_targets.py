@@ -76,8 +76,9 @@ def load(code, names):
     return [1] * len(names)
 
 llvm.machine_code, llvm.load = machine_code, load
-for form in (FLOAT32, FLOAT64):
-    for cell in cells.BUILT_IN.values():
+FEW = [cells.gru_before, cells.projected_lstm, cells.peephole_lstm]  # with several phases, two widths, and vectors
+for form, some in ((FLOAT32, cells.BUILT_IN.values()), (FLOAT64, FEW)):
+    for cell in some:
         for which in ("infer", "forward", "backward"):
             recurrence.kernel(cell, which, form, ("hidden", "projected")[: 1 + bool(cell.projected)])
     for rows, vectors in ((1, 4), (6, 2), (6, 4)):
@@ -99,7 +100,7 @@ def test_every_kernel_compiles(target: str, forks: Forks) -> None:
     (done,) = forks.run(child(target, COMPILE))
     assert done.returncode == 0, done.stderr[-2000:]
     count, instructions = done.stdout.split("\n")[:2]
-    assert int(count.split()[0]) > 60
+    assert int(count.split()[0]) > 50
     has = set(instructions.split())
     fused = {"aarch64": "fmla", "x86-64-v3": "vfmadd231ps", "x86-64-v4": "vfmadd231ps"}.get(target)
     assert "mulps" in has if fused is None else fused in has
