@@ -138,10 +138,20 @@ def study(data: Path, task: str) -> None:
         f"elman train {task} {TRAIN[task][0]} {' '.join(common)} ...\n\n| further options | held out | seconds |\n|---|---|---|"
     )
     for further in settings:
-        with tempfile.TemporaryDirectory() as directory:
-            _, out, seconds = trained(data, task, [*common, *further], directory)
-        result = out.splitlines()[0].removeprefix("validation").strip()
-        print(f"| {' '.join(further) or '(defaults)'} | {result} | {seconds:.0f} |", flush=True)
+        results, seconds = [], 0.0
+        for seed in range(SEEDS if task == "classify" else 1):  # a seed holds out other sequences; there are few
+            with tempfile.TemporaryDirectory() as directory:
+                _, out, spent = trained(data, task, [*common, *further, "--seed", str(seed)], directory)
+            results.append(out.splitlines()[0].removeprefix("validation").strip())
+            seconds += spent
+        print(f"| {' '.join(further) or '(defaults)'} | {mean(results)} | {seconds:.0f} |", flush=True)
+
+
+def mean(results: list[str]) -> str:
+    """Returns a result with each of its numbers replaced by the mean of that number over all results."""
+    rows = [[float(number) for number in re.findall(r"\d+\.\d+", result)] for result in results]
+    means = iter([sum(column) / len(column) for column in zip(*rows, strict=True)])
+    return re.sub(r"\d+\.\d+", lambda _: f"{next(means):.4f}", results[0])
 
 
 if __name__ == "__main__":

@@ -75,6 +75,7 @@ def _command(options: type[Options], help: str, example: str) -> None:
             _refuse_with_resume(context, resume)
         elif values["epochs"] is None and values["minutes"] is None:
             values["minutes"] = 3.0
+        refuse_two_ways_to_judge(context)
         chosen = device(device_name)
         if find_lr:
             _find_learning_rate(make_task(file, options(**values), chosen))
@@ -117,6 +118,12 @@ _command(
     "from every place where a forecast can begin. Ctrl-C saves and stops; --resume goes on from there.",
     "Example:  elman train forecast load.csv --time date --horizon 96 --period 24 --minutes 5 --run runs/load",
 )
+
+
+def refuse_two_ways_to_judge(context: typer.Context) -> None:
+    """Raises InputError if both a part held out and a file to judge by are asked for."""
+    if {"validation", "held_out"} <= given(context):
+        raise InputError("--validation judges by a file and --held-out by a part of FILE; give one of them")
 
 
 def _refuse_with_resume(context: typer.Context, run: Path) -> None:

@@ -39,6 +39,14 @@ def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows 
     """
     bad = bad or BadRows()
     kind = form(path)
+    given = {
+        "--sequence": columns.sequence,
+        "--columns": columns.channels,
+        "--text": columns.text if kind == ".ts" else None,
+    }
+    for flag, value in given.items():
+        if kind in (".ts", ".jsonl", ".ndjson") and value:
+            raise InputError(f"{path} is no table, so {flag} chooses nothing in it; leave it out")
     if kind == ".ts":
         yield from _archive(path, bad)
     elif kind in (".jsonl", ".ndjson"):

@@ -167,12 +167,16 @@ class ForecastingOptions(Options):
             raise InputError(f"--lookback {self.lookback} is no multiple of --segment {self.segment}; take {near}")
         if self.lookback < self.period:
             raise InputError(f"--period {self.period} is longer than --lookback {self.lookback}; make one of them fit")
+        if self.fill_gaps and self.time is None:
+            raise InputError("--fill-gaps fills gaps in the times, so say with --time which column has them")
         try:
             quantiles, split = self.quantile_list, self.split_list
         except ValueError as error:
             raise InputError(f"--quantiles and --split are numbers with commas between them; got {error}") from error
         if quantiles != sorted(set(quantiles)) or any(not 0 < q < 1 for q in quantiles):
             raise InputError(f"--quantiles must lie between 0 and 1 and rise, got {self.quantiles}; try 0.1,0.5,0.9")
+        if quantiles and self.loss != "mae":
+            raise InputError(f"--quantiles have a loss of their own, so --loss {self.loss} cannot be given with them")
         shares, rows = sum(split) <= 1 + 1e-9, all(part == int(part) for part in split)
         if len(split) != 3 or min(split) < 0 or not (shares or rows) or min(split[:2]) == 0:
             raise InputError(

@@ -340,6 +340,11 @@ class Tagging(SeparateSequences):
 
 def read(path: Path | None, options: Options, bad: BadRows) -> tuple[list[Sentence], list[Sentence]]:
     """Returns the sentences to learn from and those held out."""
+    files = [path, *([] if options.validation is None else [Path(options.validation)])]
+    odd = [file for file in files if file is None or conll.form(file) != ".conllu"]
+    if options.tag != "upos" and odd:
+        source = odd[0] or examples.TAGGED
+        raise InputError(f"--tag {options.tag} chooses a column of CoNLL-U, and {source} does not end in .conllu")
     every = examples.tagged_code() if path is None else list(conll.sentences(path, options.tag, bad=bad))
     source = path or examples.TAGGED
     if options.validation is not None:
