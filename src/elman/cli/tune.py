@@ -28,8 +28,11 @@ app = typer.Typer(
 )
 
 
-def _command(options: type[Options]) -> None:
-    """Adds the command of a task. An option that is given is fixed; others are searched, if they are worth it."""
+def _command(options: type[Options], file: str) -> None:
+    """Adds the command of a task. An option that is given is fixed; others are searched, if they are worth it.
+
+    file: the beginning of an example.
+    """
 
     @with_options(options)
     def tune(
@@ -61,12 +64,14 @@ def _command(options: type[Options]) -> None:
         help=f"Search for good options of `elman train {options.task}`.\n\n"
         f"{searched} are searched, unless they are given; --minutes is the time of each training, 1 if left out. "
         "Ctrl-C stops; the same --directory goes on, and several processes may share it.",
-        epilog=EXAMPLE,
+        epilog=f"Example:  elman tune {options.task} {file} --trials 20 --minutes 1 --directory runs/tune",
     )(tune)
 
 
-for _options in (LanguageModelOptions, TaggingOptions, ClassificationOptions, ForecastingOptions):
-    _command(_options)
+_command(LanguageModelOptions, "novel.txt")
+_command(TaggingOptions, "train.conllu --validation dev.conllu")
+_command(ClassificationOptions, "gestures.csv --sequence id --label kind")
+_command(ForecastingOptions, "load.csv --time date")
 
 
 def _search(file: Path | None, options: Options, directory: Path, trials: int, fixed: set[str], device: str) -> None:
