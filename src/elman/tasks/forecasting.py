@@ -44,7 +44,7 @@ class ForecastingModel(nn.Module):
 
     Every column is a series of its own, and all share the weights.
     Source: S. Lin et al., SegRNN: segment recurrent neural network for long-term time series forecasting (2023), which
-    answers for each segment ahead from the last state alone; `bench/tasks.md` compares the two.
+    answers for each segment ahead from the last state alone.
     """
 
     def __init__(self, columns: int, known: int, options: Options):
