@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+os.environ |= {"COLUMNS": "100", "TERMINAL_WIDTH": "100"}  # typer reads the second when it is imported
+
 import typer
 from generated import write_or_check
 
-from elman.cli import app
+from elman.cli import app, main
 
 PAGE = Path(__file__).parent / "cli.md"
 
@@ -24,20 +27,24 @@ def commands(of: Any, name: str = "") -> Iterator[str]:
         yield from commands(command, f"{name} {each}".strip())
 
 
+def help_of(command: str) -> str:
+    printed = io.StringIO()
+    sys.argv = ["elman", *command.split(), "--help"]
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        main()
+    return printed.getvalue().strip()
+
+
 def page() -> str:
-    parts = ["# Command line\n\nWritten by `python docs/make_cli.py` from what `--help` prints.\n"]
-    for command in commands(typer.main.get_command(app)):
-        words = [sys.executable, "-m", "elman", *command.split(), "--help"]
-        done = subprocess.run(
-            words,
-            env=os.environ | {"COLUMNS": "100", "TERMINAL_WIDTH": "100"},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        parts.append(f"## elman {command}".rstrip() + f"\n\n```text\n{done.stdout.strip()}\n```\n")
-    return "\n".join(parts)
+    parts = [
+        f"## elman {command}".rstrip() + f"\n\n```text\n{help_of(command)}\n```\n"
+        for command in commands(typer.main.get_command(app))
+    ]
+    return "\n".join(["# Command line\n\nWritten by `python docs/make_cli.py` from what `--help` prints.\n", *parts])
 
 
 if __name__ == "__main__":
-    write_or_check(PAGE, page())
+    given = list(sys.argv)
+    content = page()
+    sys.argv = given  # where --check stands
+    write_or_check(PAGE, content)

@@ -120,7 +120,7 @@ def test_every_elman_command_in_the_documents_runs(tmp_path: Path, monkeypatch: 
         if arguments[0] == "train" and "--resume" not in arguments:
             trained.add(arguments[1])
             again = ["--overwrite"] if "--run" in arguments else []
-            arguments += [*QUICK[arguments[1]], *again]
+            arguments += [*QUICK[arguments[1]], "--evaluations", "1", *again]
         if arguments[0] == "tune":
             arguments += [*QUICK[arguments[1]], "--trials", "1"]
         done = tiny_runs.elman(*arguments)

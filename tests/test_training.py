@@ -533,6 +533,8 @@ def test_interrupted_by_a_signal(reference: SimpleNamespace, tmp_path: Path, num
     assert int(said[1]) == step_of(directory)
     assert 0 < step_of(directory) < step_of(reference.directory)
     assert said[2] == str(directory)
+    if number == signal.SIGTERM:
+        return  # what is saved is the same
 
     outcome = elman("train", "lm", "--resume", directory)
     assert outcome.status == 0

@@ -26,7 +26,7 @@ from elman.training.tbptt import Window, tbptt
 
 PER = {"characters": "character", "bytes": "byte", "bpe": "token", "words": "word"}  # what one of a unit is called
 
-SAMPLED = 200  # tokens of the text that is written after every evaluation
+SAMPLED = 100  # tokens of the text that is written after every evaluation
 
 # What config.json says of the data.
 CONFIG: Entries = {
