@@ -557,6 +557,9 @@ REFUSED: dict[str, tuple[list[Any], list[str]]] = {
     "a column of code": (["train", "tag", "--tag", "xpos"], ["--tag xpos", "standard library"]),
     "columns of no table": (["train", "classify", "{waves}", "--columns", "x"], ["{waves} is no table", "--columns"]),
     "a sequence of no table": (["train", "classify", "{waves}", "--sequence", "x"], ["{waves} is no table", "--sequence"]),
+    "a rate found for no run": (["train", "classify", "{waves}", "--find-lr", "--run", "{none}"], ["--find-lr", "--run"]),
+    "a search of no data": (["tune", "tag", "{none}", "--directory", "{none}-tune"], ["{none}", "No such file"]),
+    "predicting onto a directory": (["predict", "{tag}", "{tagged}", "--output", "{classify}.csv"], ["{classify}.csv", "it is a directory"]),
     "resuming as another task": (["train", "tag", "--resume", "{classify}"], ["'tag'", "'classify'"]),
     "resuming with options": (["train", "classify", "--resume", "{classify}", "--noise", "1"], ["--noise cannot be given"]),
     "sampling from a tagger": (["sample", "{tag}"], ["'tag'"]),
@@ -587,6 +590,7 @@ def places(made: SimpleNamespace) -> dict[str, str]:
     }
     for name, content in contents.items():
         (d / name).write_text(content)
+    (d / "classify.csv").mkdir()
     names = ("tagged.txt", "waves.jsonl", "series.csv", *contents)
     found = {name.split(".")[0]: str(d / name) for name in names} | {"none": str(d / "none")}
     return found | {name: str(d / name) for name in TASKS}

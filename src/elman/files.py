@@ -6,14 +6,17 @@ import json
 import os
 import stat
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from elman.errors import InputError
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
     """Replaces a file, or leaves the old one as it was. For a symbolic link, the file that it points to is replaced.
+
+    content: all of it, or one piece after the other, if they are made while they are written.
 
     Raises InputError if writing fails, or if the path is in use by something that is not a regular file.
     """
@@ -21,11 +24,11 @@ def write_atomically(path: Path, content: bytes) -> None:
     what = _not_a_file(path)
     if what:
         raise InputError(f"cannot write {given}: it is {what}, which no file may replace; choose another name")
-    temporary = None
+    temporary, size = None, f" ({len(content):,} bytes)" if isinstance(content, bytes) else ""
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             temporary = file.name
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
@@ -36,11 +39,12 @@ def write_atomically(path: Path, content: bytes) -> None:
         finally:
             os.close(directory)
     except OSError as error:
+        raise InputError(
+            f"cannot write {given}{size}: {error.strerror or error}; what was there before is intact; make room or choose another place"
+        ) from error
+    finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
-        raise InputError(
-            f"cannot write {given} ({len(content):,} bytes): {error.strerror or error}; what was there before is intact; make room or choose another place"
-        ) from error
 
 
 def _not_a_file(path: Path) -> str | None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import typer
 
 from elman.cli.common import device, trained
 from elman.errors import InputError
+from elman.files import write_atomically
 
 EXAMPLE = "Example:  elman predict runs/tagger new.conllu --output tagged.conllu"
 FORMS = (".csv", ".jsonl", ".ndjson", ".conllu", ".conll", ".txt", ".tsv")
@@ -38,24 +36,4 @@ def predict(
         for row in rows:
             sys.stdout.write(row)
     else:
-        _write(output, rows)
-
-
-def _write(path: Path, rows: Iterator[str]) -> None:
-    """Writes rows beside the file and renames them into its place, so that it is whole or as it was."""
-    temporary = ""
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=f".{path.name}.", encoding="utf-8", newline="", delete=False
-        ) as file:
-            temporary = file.name
-            file.writelines(rows)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}; what was there before is intact; make room or choose another place"
-        ) from error
-    finally:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
+        write_atomically(output, (row.encode() for row in rows))

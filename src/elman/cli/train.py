@@ -40,11 +40,6 @@ DATA = {
 }
 
 
-@app.callback()
-def _tasks() -> None:
-    pass
-
-
 def _command(options: type[Options], help: str, example: str) -> None:
     """Adds the command of a task, with an option for each of its options."""
 
@@ -78,6 +73,8 @@ def _command(options: type[Options], help: str, example: str) -> None:
         refuse_two_ways_to_judge(context)
         chosen = device(device_name)
         if find_lr:
+            if useless := sorted(given(context) & {"run", "overwrite", "tensorboard"}):
+                raise InputError(f"--find-lr makes no run, so {', '.join(map(flag, useless))} cannot be given with it")
             _find_learning_rate(make_task(file, options(**values), chosen))
             return
         if resume is None:
@@ -191,12 +188,12 @@ def _resume(
     from elman.training.run import Run
 
     module, run = tasks.module(of.task), Run(directory)
-    config = run.config(of.task, module.CONFIG)
-    options = of.from_json(config["options"], str(directory / "config.json"))
+    options, config = run.options(of, module.CONFIG)
     if epochs is not None or minutes is not None:
         options = replace(options, epochs=epochs, minutes=minutes)
         options.check()
-    training = Training(run, module.resume(run, config, options, device))
+    path = config["data"]["path"]
+    training = Training(run, module.resume(run, None if path is None else Path(path), options, device))
     training.restore()
     if asdict(options) != config["options"]:
         config["options"] = asdict(options)
@@ -340,18 +337,15 @@ def _display(training: Training[CommandLineTask]) -> Iterator[Callable[[Report],
 def _conclude(training: Training[CommandLineTask], config: dict[str, Any]) -> None:
     """Prints the result next to the baselines, and draws the pictures, with the parameters that were kept."""
     from elman import charts
-    from elman.training.loop import MODEL
-    from elman.training.run import fill
 
     run, task, baselines = training.run, training.task, config["baselines"]
-    tensors, kept = run.load_tensors(MODEL)
+    kept = run.fill(task.model)
     rows = run.metrics("epoch", f"train_{task.measure}", f"validation_{task.measure}", task.score)
     best = next((row for row in rows if int(row["step"]) == kept.get("step")), None)
     if best is None:
         raise InputError(
             f"{run.directory / 'metrics.csv'} has no row for step {kept.get('step')}, whose parameters were kept; restore it"
         )
-    fill(task.model, tensors, run.directory / MODEL)
     path = run.directory / "loss.png"
     charts.save(
         charts.losses(

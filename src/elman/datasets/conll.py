@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from elman.datasets.reading import BadRows, text_lines
+from elman.datasets.reading import BadRows, json_lines, text_lines
 from elman.datasets.tables import form
 
 UNIVERSAL = {"upos": 3, "xpos": 4, "deprel": 7}  # columns of CoNLL-U that hold tags; words are in column 1
@@ -86,16 +86,9 @@ def _add(sentence: Sentence, line: str, column: int, tagged: bool) -> str | None
 
 
 def _json_lines(path: Path, tagged: bool, bad: BadRows) -> Iterator[Sentence]:
-    for number, line in text_lines(path):
-        if not line.strip():
-            continue
+    for number, line, row in json_lines(path, bad):
         where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            bad.found(f"{where}: {error}")
-            continue
-        words, tags = (row.get("words"), row.get("tags", [])) if isinstance(row, dict) else (None, [])
+        words, tags = row.get("words"), row.get("tags", [])
         if not _strings(words) or not words:
             bad.found(f"{where}: `words` should be a list of strings and is {str(words)[:60]!r}")
         elif tagged and (not _strings(tags) or len(tags) != len(words)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,3 +105,19 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line.removesuffix("\r")
     if rest:
         yield number + 1, rest.removesuffix("\r")
+
+
+def json_lines(path: Path, bad: BadRows) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Yields the objects of a file of JSON lines, each with the number of its line and the line.
+
+    A line that is no JSON is a bad row; one that holds no object is yielded as an empty one, which lacks every name.
+    """
+    for number, line in text_lines(path):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            bad.found(f"{path}, line {number}: {error}")
+            continue
+        yield number, line, row if isinstance(row, dict) else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elman.datasets import tables
-from elman.datasets.reading import BadRows, text_lines
+from elman.datasets.reading import BadRows, json_lines, text_lines
 from elman.datasets.tables import form
 from elman.errors import InputError
 
@@ -109,16 +108,8 @@ def _unfit(values: NDArray[Any], channels: int | None) -> str | None:
 
 def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[Labelled]:
     channels, name = None, columns.text or "values"
-    for number, line in text_lines(path):
-        if not line.strip():
-            continue
+    for number, _, row in json_lines(path, bad):
         where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            bad.found(f"{where}: {error}")
-            continue
-        row = row if isinstance(row, dict) else {}
         content, label = row.get(name), row.get(columns.label)
         problem = None
         if content is None:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from elman.errors import InputError
 from elman.files import read_json, write_atomically
 
-UNITS = ("characters", "bytes", "bpe", "words")
 WORD = re.compile(r" ?\w+| ?[^\w\s]+|\s+")  # with the space before it, so that words in a row are the text again
 
 

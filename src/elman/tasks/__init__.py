@@ -3,7 +3,7 @@
 A task that the command line knows is a module with three functions:
 
     begin(path, options, device, bad)        the task of learning from a file, with a new model
-    resume(run, config, options, device)     the task of a run that was begun, with its data read again
+    resume(run, path, options, device)       the task of a run that was begun, with its data read again from path
     load(directory, device)                  what a run has learned, with `evaluate(path)` and perhaps `predict(path)`
 """
 
@@ -71,7 +71,7 @@ class TaskModule(Protocol):
     @property
     def Options(self) -> Any: ...  # a subclass of elman.training.options.Options
     def begin(self, path: Path | None, options: Any, device: str, bad: BadRows) -> CommandLineTask: ...
-    def resume(self, run: Run, config: dict[str, Any], options: Any, device: str) -> CommandLineTask: ...
+    def resume(self, run: Run, path: Path | None, options: Any, device: str) -> CommandLineTask: ...
     def load(self, directory: Path, device: str = "cpu") -> Trained: ...
 
 

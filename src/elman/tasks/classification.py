@@ -26,8 +26,7 @@ from elman.recurrent import Recurrent
 from elman.tasks import scores
 from elman.tasks.options import ClassificationOptions as Options
 from elman.tasks.separate import SeparateSequences, csv_row, groups, held_out, padded
-from elman.training.loop import MODEL
-from elman.training.run import Entries, Run, fill
+from elman.training.run import Entries, Run
 
 CONFIG: Entries = {"data": dict, "data.path": (str, type(None))}
 CHUNK = 256  # sequences that are classified side by side
@@ -129,11 +128,6 @@ class Classifier:
         self.model, self.reading, self.options = model, reading, options
         self._token = {token: number for number, token in enumerate(reading.tokens, 1)}
 
-    @property
-    def columns(self) -> Columns:
-        o = self.options
-        return Columns(o.label, o.sequence, o.text, o.column_list)
-
     @torch.inference_mode()
     def logits(self, rows: Sequence[NDArray[Any]]) -> Tensor:
         """Returns logits (N, classes) of encoded sequences."""
@@ -181,7 +175,7 @@ class Classifier:
     def evaluate(self, path: Path) -> Iterator[tuple[str, str]]:
         """Yields names and figures for a file whose sequences have labels."""
         bad = BadRows(self.options.skip_bad)
-        rows, labels = self.encode_all(sequences(path, self.columns, bad=bad), path)
+        rows, labels = self.encode_all(sequences(path, columns_of(self.options), bad=bad), path)
         if not rows:
             raise InputError(f"{path} has no sequence; give one at least, with its label")
         found, counts = self.score(rows, labels)
@@ -192,16 +186,14 @@ class Classifier:
             yield "unknown label", str(int((labels < 0).sum()))
         for name, value in found.items():
             yield name.replace("validation_nats", "nats_per_sequence").replace("_", " "), f"{value:.4f}"
-        for k, name in enumerate(self.reading.classes):
-            yield (
-                f"  {name}",
-                f"precision {counts.precision[k]:.4f}  recall {counts.recall[k]:.4f}  F1 {counts.f1[k]:.4f}  sequences {counts.counts[k].sum()}",
-            )
+        yield from counts.by_label(self.reading.classes, "sequences")
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
         """Yields a row of CSV, or JSON, for each sequence of a file: its class and the probability of every class."""
         classes, header = self.reading.classes, form not in (".jsonl", ".ndjson")
-        for group in groups(sequences(path, self.columns, labelled=False, bad=BadRows(self.options.skip_bad)), CHUNK):
+        for group in groups(
+            sequences(path, columns_of(self.options), labelled=False, bad=BadRows(self.options.skip_bad)), CHUNK
+        ):
             for each in group:
                 self.reading.check(each, path)
             found, probabilities = self.classify([each.content for each in group])
@@ -232,7 +224,6 @@ class Classification(SeparateSequences):
         self.rows, self.labels = classifier.encode_all(train, where)
         self.held_out, self.held_out_labels = classifier.encode_all(validation, where)
         self.lengths = np.array([len(row) for row in self.rows])
-        self.batch_size, self.seed = o.batch_size, o.seed
         self.score, self.score_unit = o.best_by, o.best_by.replace("_f1", " F1")
         digest = hashlib.sha256()
         for each in (*train, *validation):
@@ -293,12 +284,6 @@ class Classification(SeparateSequences):
         accuracy, f1, nats = (float(row[name]) for name in ("accuracy", "macro_f1", "validation_nats"))
         return f"accuracy {accuracy:.4f}, macro F1 {f1:.4f}, {nats:.4f} nats per sequence"
 
-    def remark(self) -> str:
-        return ""
-
-    def conclusion(self) -> list[tuple[str, str]]:
-        return []
-
     def draw(self, directory: Path) -> list[Path]:
         """Draws the table of counts on held-out sequences."""
         from elman import charts
@@ -309,10 +294,14 @@ class Classification(SeparateSequences):
         return [path]
 
 
+def columns_of(options: Options) -> Columns:
+    return Columns(options.label, options.sequence, options.text, options.column_list)
+
+
 def read(path: Path | None, options: Options, bad: BadRows) -> tuple[list[Labelled], list[Labelled]]:
     """Returns the sequences to learn from and those held out: of each class the same share."""
     o = options
-    columns = Columns(o.label, o.sequence, o.text, o.column_list)
+    columns = columns_of(o)
     if path is None:
         every = [Labelled(font, steps, digit) for steps, digit, font in examples.digits()]
     else:
@@ -353,10 +342,8 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> Cla
     return Classification(_classifier(reading, options, device), train, validation, path)
 
 
-def resume(run: Run, config: dict[str, Any], options: Options, device: str) -> Classification:
+def resume(run: Run, path: Path | None, options: Options, device: str) -> Classification:
     """Returns the task of a run, with its data read again and a model still to be filled."""
-    path = config["data"]["path"]
-    path = None if path is None else Path(path)
     train, validation = read(path, options, BadRows(options.skip_bad))
     return Classification(_classifier(Reading.load(run.directory), options, device), train, validation, path)
 
@@ -364,11 +351,9 @@ def resume(run: Run, config: dict[str, Any], options: Options, device: str) -> C
 def load(directory: Path, device: str = "cpu") -> Classifier:
     """Returns the classifier of a run, as it did best on held-out sequences."""
     run = Run(directory)
-    config = run.config("classify", CONFIG)
-    options = Options.from_json(config["options"], str(directory / "config.json"))
+    options, _ = run.options(Options, CONFIG)
     classifier = _classifier(Reading.load(directory), options, device)
-    tensors, _ = run.load_tensors(MODEL)
-    fill(classifier.model, tensors, directory / MODEL)
+    run.fill(classifier.model)
     classifier.model.eval()
     return classifier
 

@@ -19,14 +19,12 @@ from elman import cells
 from elman.datasets import examples, series
 from elman.datasets.reading import BadRows
 from elman.datasets.series import Columns, Series
-from elman.datasets.tables import form
 from elman.errors import InputError
 from elman.files import read_json, write_atomically
 from elman.recurrent import Recurrent
 from elman.tasks.options import ForecastingOptions as Options
 from elman.tasks.separate import SeparateSequences, csv_row
-from elman.training.loop import MODEL
-from elman.training.run import Entries, Run, fill
+from elman.training.run import Entries, Run
 
 CONFIG: Entries = {"data": dict, "data.path": (str, type(None))}
 CHUNK = 2048  # windows that are forecast side by side
@@ -169,6 +167,12 @@ class Windows:
         known = self.known[torch.from_numpy(self.row[block] + offset) + steps]
         return values[: self.past], torch.from_numpy(self.column[block]), known, values[self.past :]
 
+    def chunks(self, most: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Yields what `take` returns for all windows, or for `most` at equal distances, some at a time."""
+        chosen = self.evenly(most)
+        for begin in range(0, len(chosen), CHUNK):
+            yield self.take(chosen[begin : begin + CHUNK])
+
     def evenly(self, most: int) -> NDArray[np.int64]:
         """Returns the numbers of all windows, or of `most` at equal distances."""
         return np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).astype(np.int64))
@@ -245,22 +249,25 @@ class Forecaster:
             past = torch.cat([past, self.middle(found[-1])])
         return torch.cat(found)[: o.horizon].cpu()
 
-    def errors(self, windows: Windows, most: int) -> tuple[Errors, dict[str, Errors], float]:
-        """Returns the errors of the forecasts, those of the baselines on the same windows, and the mean loss."""
+    def errors(self, windows: Windows, most: int) -> tuple[Errors, float]:
+        """Returns the errors of the forecasts of at most so many windows, and their mean loss."""
         training = self.model.training
         self.model.eval()
-        own, baselines = Errors(self.scales), {name: Errors(self.scales) for name, _ in self.baselines()}
-        chosen, loss = windows.evenly(most), 0.0
-        for begin in range(0, len(chosen), CHUNK):
-            part = chosen[begin : begin + CHUNK]
-            past, column, known, truth = windows.take(part)
+        errors, loss, count = Errors(self.scales), 0.0, 0
+        for past, column, known, truth in windows.chunks(most):
             forecast = self.forecast(past, column, known)
-            loss += float(self.loss(forecast, truth)) * len(part)
-            own.add(self.middle(forecast), truth, column)
-            for name, period in self.baselines():
-                baselines[name].add(naive(past, len(truth), period), truth, column)
+            loss, count = loss + float(self.loss(forecast, truth)) * len(column), count + len(column)
+            errors.add(self.middle(forecast), truth, column)
         self.model.train(training)
-        return own, baselines, loss / max(1, len(chosen))
+        return errors, loss / max(1, count)
+
+    def errors_of_baselines(self, windows: Windows, most: int) -> dict[str, dict[str, float]]:
+        """Returns the errors of the baselines on the windows that `errors` takes."""
+        errors = {name: Errors(self.scales) for name, _ in self.baselines()}
+        for past, column, _, truth in windows.chunks(most):
+            for name, period in self.baselines():
+                errors[name].add(naive(past, len(truth), period), truth, column)
+        return {name: each.means() for name, each in errors.items()}
 
     def baselines(self) -> list[tuple[str, int]]:
         period = self.options.period
@@ -275,10 +282,10 @@ class Forecaster:
             raise InputError(
                 f"{path} has {max(len(s.targets) for s in every)} rows in its longest series, and a forecast with its truth needs {o.lookback + o.horizon}; give more"
             )
-        own, baselines, _ = self.errors(windows, len(windows))
+        own, _ = self.errors(windows, len(windows))
         yield "windows", str(len(windows))
-        for name, errors in {"the model": own, **baselines}.items():
-            yield name, said(errors.means())
+        for name, means in {"the model": own.means(), **self.errors_of_baselines(windows, len(windows))}.items():
+            yield name, said(means)
         for k, name in enumerate(self.scales.targets):
             total, count = own.columns[:, k].tolist()
             yield f"  {name}", f"MAE {total / max(1, count) * self.scales.deviation[k]:.6g} in its own unit"
@@ -359,7 +366,6 @@ class Forecasting(SeparateSequences):
                     "give more rows, another --split, or a smaller --horizon or --lookback"
                 )
         self.lengths = np.broadcast_to(1, len(self.train))
-        self.batch_size, self.seed = o.batch_size, o.seed
         digest = hashlib.sha256(repr((scales.targets, scales.known, cuts)).encode())
         for s in every:
             digest.update(s.targets.tobytes() + s.known.tobytes())
@@ -371,12 +377,11 @@ class Forecasting(SeparateSequences):
         return self.forecaster.loss(self.model(past, column, known), truth)
 
     def evaluate(self) -> dict[str, float]:
-        errors, _, loss = self.forecaster.errors(self.validation, MOST)
-        means = errors.means()
-        return {f"validation_{self.measure}": loss} | means
+        errors, loss = self.forecaster.errors(self.validation, MOST)
+        return {f"validation_{self.measure}": loss} | errors.means()
 
     def about(self) -> dict[str, Any]:
-        _, baselines, _ = self.forecaster.errors(self.validation, MOST)
+        baselines = self.forecaster.errors_of_baselines(self.validation, MOST)
         data = {
             "path": None if self.path is None else str(self.path.resolve()),
             "series": len(self.every),
@@ -385,7 +390,7 @@ class Forecasting(SeparateSequences):
             "validation_windows": len(self.validation),
             "test_windows": len(self.test),
         }
-        return {"data": data, "baselines": {name: errors.means()[self.score] for name, errors in baselines.items()}}
+        return {"data": data, "baselines": {name: means[self.score] for name, means in baselines.items()}}
 
     def write(self, directory: Path) -> None:
         self.forecaster.scales.save(directory)
@@ -405,15 +410,13 @@ class Forecasting(SeparateSequences):
     def result(self, row: Mapping[str, str]) -> str:
         return f"{said({name: float(row[name]) for name in ('mse', 'mae', 'mase')})}, in deviations of the part learned from"
 
-    def remark(self) -> str:
-        return ""
-
     def conclusion(self) -> list[tuple[str, str]]:
         """Returns lines on the test windows, which nothing was chosen by."""
         if not len(self.test):
             return []
-        own, baselines, _ = self.forecaster.errors(self.test, len(self.test))
-        return [("test", said(own.means())), *((name, said(e.means())) for name, e in baselines.items())]
+        own, _ = self.forecaster.errors(self.test, len(self.test))
+        baselines = self.forecaster.errors_of_baselines(self.test, len(self.test))
+        return [("test", said(own.means())), *((name, said(means)) for name, means in baselines.items())]
 
     def draw(self, directory: Path) -> list[Path]:
         """Draws forecasts of up to four columns from the middle of the held-out part, in the unit of the data."""
@@ -463,8 +466,6 @@ def read(
     if path is None:
         values = examples.mackey_glass()
         return [Series("", np.arange(len(values)), values[:, None], np.empty((len(values), 0)))], ("x",), False
-    if form(path) == "":
-        raise InputError(f"{path} is no table; give one that ends in .csv, .tsv, .jsonl or .parquet")
     return series.read(path, columns, bad, fill_gaps=options.fill_gaps)
 
 
@@ -483,11 +484,9 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> For
     return Forecasting(Forecaster(model, scales, o), every, path)
 
 
-def resume(run: Run, config: dict[str, Any], options: Options, device: str) -> Forecasting:
+def resume(run: Run, path: Path | None, options: Options, device: str) -> Forecasting:
     """Returns the task of a run, with its data read again and a model still to be filled."""
     forecaster = _forecaster(run.directory, options, device)
-    path = config["data"]["path"]
-    path = None if path is None else Path(path)
     every, _, _ = read(path, forecaster.scales.columns(options), options, BadRows(options.skip_bad))
     return Forecasting(forecaster, every, path)
 
@@ -495,10 +494,9 @@ def resume(run: Run, config: dict[str, Any], options: Options, device: str) -> F
 def load(directory: Path, device: str = "cpu") -> Forecaster:
     """Returns the forecaster of a run, as it did best on held-out windows."""
     run = Run(directory)
-    config = run.config("forecast", CONFIG)
-    forecaster = _forecaster(directory, Options.from_json(config["options"], str(directory / "config.json")), device)
-    tensors, _ = run.load_tensors(MODEL)
-    fill(forecaster.model, tensors, directory / MODEL)
+    options, _ = run.options(Options, CONFIG)
+    forecaster = _forecaster(directory, options, device)
+    run.fill(forecaster.model)
     forecaster.model.eval()
     return forecaster
 

@@ -20,7 +20,7 @@ from elman.errors import InputError
 from elman.recurrent import Recurrent
 from elman.tasks.ngram import witten_bell
 from elman.tasks.options import LanguageModelOptions as Options
-from elman.training.run import Entries, Run, fill
+from elman.training.run import Entries, Run
 from elman.training.task import Batch
 from elman.training.tbptt import Window, tbptt
 
@@ -222,10 +222,9 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> Lan
     return LanguageModelling(LanguageModel(corpus.vocabulary.size, options).to(device), corpus, options, path)
 
 
-def resume(run: Run, config: dict[str, Any], options: Options, device: str) -> LanguageModelling:
+def resume(run: Run, path: Path | None, options: Options, device: str) -> LanguageModelling:
     """Returns the task of a run, with its text read again and a model still to be filled."""
-    vocabulary, path = vocabularies.load(run.directory), config["data"]["path"]
-    path = None if path is None else Path(path)
+    vocabulary = vocabularies.load(run.directory)
     corpus = _read(path, options, vocabulary)
     return LanguageModelling(LanguageModel(vocabulary.size, options).to(device), corpus, options, path)
 
@@ -256,12 +255,10 @@ class TrainedLanguageModel(NamedTuple):
 def load(directory: Path, device: str = "cpu") -> TrainedLanguageModel:
     """Returns the model of a run, as it did best on held-out text, the run's vocabulary, and its config.json."""
     run = Run(directory)
-    config = run.config("lm", CONFIG)
-    options = Options.from_json(config["options"], str(directory / "config.json"))
+    options, config = run.options(Options, CONFIG)
     vocabulary = vocabularies.load(directory)
-    tensors, _ = run.load_tensors("model.safetensors")
     model = LanguageModel(vocabulary.size, options)
-    fill(model, tensors, directory / "model.safetensors")
+    run.fill(model)
     return TrainedLanguageModel(model.to(device).eval(), vocabulary, config)
 
 

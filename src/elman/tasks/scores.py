@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +42,12 @@ class Scores(NamedTuple):
         """The mean of F1 over the labels that occur, in the data or in the predictions."""
         occurs = self.counts.sum(0) + self.counts.sum(1) > 0
         return float(self.f1[occurs].mean()) if occurs.any() else 0.0
+
+    def by_label(self, labels: Sequence[str], of: str) -> Iterator[tuple[str, str]]:
+        """Yields each label with its scores, in words. of: what is counted."""
+        for k, label in enumerate(labels):
+            scores = f"precision {self.precision[k]:.4f}  recall {self.recall[k]:.4f}  F1 {self.f1[k]:.4f}"
+            yield f"  {label}", f"{scores}  {of} {self.counts[k].sum()}"
 
 
 def counted(truth: NDArray[Any], predicted: NDArray[Any], labels: int) -> Scores:

@@ -47,12 +47,11 @@ class SeparateSequences:
     """A part of a task (`elman.training.task.Task`): its batches are sequences that know nothing of each other."""
 
     lengths: NDArray[Any]  # (N,) of the sequences to learn from
-    batch_size: int
-    seed: int
+    options: Any  # with a batch_size and a seed
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-len(self.lengths) // self.batch_size)
+        return -(-len(self.lengths) // self.options.batch_size)
 
     def loss(self, own: NDArray[np.int64]) -> Tensor:
         """Returns the mean loss of the sequences at these places."""
@@ -64,8 +63,14 @@ class SeparateSequences:
 
     def batches(self, epoch: int, at: int) -> Iterator[Batch]:
         """Yields the batches of an epoch; at: those that were trained on."""
-        for own in batches_of(self.lengths, self.batch_size, self.seed, epoch)[at:]:
+        for own in batches_of(self.lengths, self.options.batch_size, self.options.seed, epoch)[at:]:
             yield Batch(partial(self.loss, own), 1, self.size(own))
+
+    def remark(self) -> str:
+        return ""
+
+    def conclusion(self) -> list[tuple[str, str]]:
+        return []
 
     def carried(self) -> dict[str, Tensor]:
         return {}

@@ -25,8 +25,7 @@ from elman.recurrent import Recurrent
 from elman.tasks import scores
 from elman.tasks.options import TaggingOptions as Options
 from elman.tasks.separate import SeparateSequences, csv_row, groups, held_out, padded
-from elman.training.loop import MODEL
-from elman.training.run import Entries, Run, fill
+from elman.training.run import Entries, Run
 
 CONFIG: Entries = {"data": dict, "data.path": (str, type(None))}
 CHUNK = 256  # sentences that are tagged side by side
@@ -215,11 +214,7 @@ class Tagger:
             yield "left out", f"{bad.count}, the first: {bad.first}"
         for name, value in found.items():
             yield name.replace("validation_nats", "nats_per_word").replace("_", " "), f"{value:.4f}"
-        for k, tag in enumerate(self.vocabulary.tags):
-            yield (
-                f"  {tag}",
-                f"precision {counts.precision[k]:.4f}  recall {counts.recall[k]:.4f}  F1 {counts.f1[k]:.4f}  words {counts.counts[k].sum()}",
-            )
+        yield from counts.by_label(self.vocabulary.tags, "words")
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
         """Yields the sentences of a file with their tags, as it has them, or as JSON lines or CSV if `form` says so."""
@@ -253,7 +248,6 @@ class Tagging(SeparateSequences):
         self.train, self.validation = train, validation
         self.encoded = Encoded.of(train, tagger.vocabulary)
         self.lengths = np.array([len(forms) for forms in self.encoded.forms])
-        self.batch_size, self.seed = self.options.batch_size, self.options.seed
         self.digest = hashlib.sha256(repr([(s.words, s.tags) for s in [*train, *validation]]).encode()).hexdigest()
         self.score = "entity_f1" if scores.is_bio(tagger.vocabulary.tags) else "accuracy"
         self.score_unit = self.score.replace("_f1", " F1")
@@ -322,12 +316,6 @@ class Tagging(SeparateSequences):
             parts.insert(0, f"entity F1 {float(row['entity_f1']):.4f}")
         return ", ".join([*parts, f"{float(row['validation_nats']):.4f} nats per word"])
 
-    def remark(self) -> str:
-        return ""
-
-    def conclusion(self) -> list[tuple[str, str]]:
-        return []
-
     def draw(self, directory: Path) -> list[Path]:
         """Draws the table of counts on held-out sentences."""
         from elman import charts
@@ -372,22 +360,18 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> Tag
     return Tagging(Tagger(model.to(device), vocabulary, options), train, validation, path)
 
 
-def resume(run: Run, config: dict[str, Any], options: Options, device: str) -> Tagging:
+def resume(run: Run, path: Path | None, options: Options, device: str) -> Tagging:
     """Returns the task of a run, with its data read again and a model still to be filled."""
     tagger = _tagger(run, options, device)
-    path = config["data"]["path"]
-    path = None if path is None else Path(path)
     return Tagging(tagger, *read(path, options, BadRows(options.skip_bad)), path)
 
 
 def load(directory: Path, device: str = "cpu") -> Tagger:
     """Returns the tagger of a run, as it did best on held-out sentences."""
     run = Run(directory)
-    config = run.config("tag", CONFIG)
-    options = Options.from_json(config["options"], str(directory / "config.json"))
+    options, _ = run.options(Options, CONFIG)
     tagger = _tagger(run, options, device)
-    tensors, _ = run.load_tensors(MODEL)
-    fill(tagger.model, tensors, directory / MODEL)
+    run.fill(tagger.model)
     tagger.model.eval()
     return tagger
 

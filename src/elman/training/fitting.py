@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import elman
-from elman.training.loop import MODEL, Report, Training
-from elman.training.run import Run, fill
+from elman.training.loop import Report, Training
+from elman.training.run import Run
 from elman.training.task import Task
 
 Of = TypeVar("Of", bound=Task)
@@ -63,6 +63,5 @@ def fit(
     for report in training.steps():
         if show is not None:
             show(report)
-    tensors, _ = training.run.load_tensors(MODEL)
-    fill(task.model, tensors, training.run.directory / MODEL)
+    training.run.fill(task.model)
     return training.run.metrics()

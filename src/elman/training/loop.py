@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from elman.errors import InputError
-from elman.training.run import Run, fill
-from elman.training.task import Task
+from elman.training.run import MODEL, Run, fill
+from elman.training.task import Batch, Task
 from elman.training.watch import Watch
 
 CHECKPOINT_SECONDS = 20.0
 WARM_UP = 100  # steps over which the learning rate rises linearly
-MODEL, CHECKPOINT = "model.safetensors", "checkpoint/state.safetensors"
+CHECKPOINT = "checkpoint/state.safetensors"
 
 
 Of = TypeVar("Of", bound=Task)
@@ -75,6 +75,19 @@ def optimizer_of(task: Task) -> torch.optim.AdamW:
     )
 
 
+def update(batch: Batch, optimizer: torch.optim.Optimizer, rate: float, clip: float) -> tuple[Tensor, Tensor]:
+    """Learns from a batch. Returns its loss, and the norm of the gradient before it was clipped."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    loss = batch.loss()
+    loss.backward()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss, norm
+
+
 class Training(Generic[Of]):
     """A run in progress: `for report in Training(...).steps(): ...` trains it.
 
@@ -92,21 +105,13 @@ class Training(Generic[Of]):
     def steps(self) -> Iterator[Report]:
         """Trains until the budget is used up. Yields a report after every step, and saves checkpoints on its own."""
         o, place = self.options, self.place
-        parameters = list(self.model.parameters())
         self.model.train()
         torch.set_num_threads(o.threads)
         self._clock = saved = time.monotonic()
         while not place.finished:
             for batch in self.task.batches(place.epoch, place.at):
                 rate = o.learning_rate * self.schedule()
-                for group in self.optimizer.param_groups:
-                    group["lr"] = rate
-                loss = batch.loss()
-                loss.backward()
-                norm = torch.nn.utils.clip_grad_norm_(parameters, o.clip)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-
+                loss, norm = update(batch, self.optimizer, rate, o.clip)
                 value = self._count(loss, batch.advance)
                 remarks = [self.watch.gradient(float(norm), o.clip)]
                 self._tick()

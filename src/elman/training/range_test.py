@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from elman.errors import InputError
-from elman.training.loop import optimizer_of
+from elman.training.loop import optimizer_of, update
 from elman.training.task import Task
 
 LEAST, MOST, STEPS = 1e-5, 1.0, 120
@@ -28,7 +28,7 @@ def range_test(task: Task) -> RangeTest:
     The suggestion is a fifth of the rate at which the smoothed loss was lowest: beyond it steps begin to undo each other.
     Source: L. N. Smith, Cyclical learning rates for training neural networks (2017), section 3.3.
     """
-    optimizer, parameters = optimizer_of(task), list(task.model.parameters())
+    optimizer = optimizer_of(task)
     task.model.train()
     torch.set_num_threads(task.options.threads)
     rates, losses, mean, epoch = [], [], 0.0, 0
@@ -42,13 +42,7 @@ def range_test(task: Task) -> RangeTest:
             if batch is None:
                 raise InputError(f"the task has no batch in epoch {epoch}; give more {task.data}")
         rate = LEAST * (MOST / LEAST) ** (step / (STEPS - 1))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        loss = batch.loss()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, task.options.clip)
-        optimizer.step()
-        optimizer.zero_grad()
+        loss, _ = update(batch, optimizer, rate, task.options.clip)
         value = float(loss.detach())
         if not math.isfinite(value):
             break

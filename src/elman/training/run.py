@@ -23,7 +23,7 @@ import io
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -32,6 +32,9 @@ from torch import Tensor
 
 from elman.errors import InputError
 from elman.files import read_json, write_atomically
+from elman.training.options import Options
+
+OptionsOf = TypeVar("OptionsOf", bound=Options)
 
 FILES = (
     "config.json",
@@ -47,6 +50,8 @@ FILES = (
     "confusion.png",
     "forecast.png",
 )
+
+MODEL = "model.safetensors"
 
 Entries = Mapping[str, type | tuple[type, ...]]  # names of entries in config.json, with dots inside, and their types
 CONFIG: Entries = {"options": dict, "parameters": int, "baselines": dict}  # what every run has besides its task
@@ -140,6 +145,11 @@ class Run:
             raise InputError(f"{path} is damaged: baselines is {config['baselines']!r}; restore it or train again")
         return config
 
+    def options(self, of: type[OptionsOf], entries: Entries) -> tuple[OptionsOf, dict[str, Any]]:
+        """Returns the options that the run was begun with, and config.json, both checked."""
+        config = self.config(of.task, entries)
+        return of.from_json(config["options"], str(self.directory / "config.json")), config
+
     # Tensors
 
     def save_tensors(self, name: str, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
@@ -163,6 +173,12 @@ class Run:
         except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
             raise InputError(f"{path} is damaged or not elman's: {error}; restore it or train again") from error
         return tensors, notes
+
+    def fill(self, model: torch.nn.Module) -> dict[str, Any]:
+        """Gives a model the parameters that were kept, and returns their notes: the step and the score."""
+        tensors, notes = self.load_tensors(MODEL)
+        fill(model, tensors, self.directory / MODEL)
+        return notes
 
     # Metrics
 

@@ -49,12 +49,12 @@ def search(
     are drawn by the tree-structured Parzen estimator (J. Bergstra et al., Algorithms for hyper-parameter optimization,
     2011).
     """
+    task = make(options)
     directory.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         storage = JournalStorage(JournalFileBackend(str(directory / JOURNAL)))
-    task = make(options)
     study = optuna.create_study(
         storage=storage,
         study_name=task.name,
