@@ -950,7 +950,7 @@ MUTANTS = [
     Mutant(
         "a row of metrics lost at every resume",
         "training/run.py",
-        "def forget_metrics_after",
+        "def forget_after",
         'if int(row["step"]) <= step]',
         'if int(row["step"]) < step]',
         "test_training.py::test_killed_long_after_the_checkpoint",

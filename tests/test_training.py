@@ -542,6 +542,19 @@ def test_interrupted_by_a_signal(reference: SimpleNamespace, tmp_path: Path, num
     equal_files(reference, directory)
 
 
+def test_samples_of_steps_that_are_done_again_are_forgotten(tmp_path: Path):
+    run = Run(tmp_path)
+    for step in (5, 10, 15):
+        run.append_sample(step, f"written at {step}\nin two lines")
+    run.forget_after(10)
+    samples = "--- step 5\nwritten at 5\nin two lines\n--- step 10\nwritten at 10\nin two lines\n"
+    assert (tmp_path / "samples.txt").read_text() == samples
+    run.forget_after(10)
+    assert (tmp_path / "samples.txt").read_text() == samples
+    run.forget_after(4)
+    assert (tmp_path / "samples.txt").read_text() == ""
+
+
 @pytest.mark.parametrize("presses", [1, 2])
 def test_a_second_control_c_stops_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, presses: int):
     (tmp_path / "text.txt").write_text(prose(1500))

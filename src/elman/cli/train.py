@@ -303,7 +303,7 @@ def _display(training: Training[CommandLineTask]) -> Iterator[Callable[[Report],
     progress = Progress(*columns, console=console, disable=not console.is_terminal)
     bar = progress.add_task("", total=1.0, figures="")
     smooth, size, began = 0.0, 0, time.monotonic()
-    about, samples = training.task, training.run.directory / "samples.txt"
+    about = training.task
     measure, unit, score = about.measure, about.unit, about.score
     loss_unit = f"{measure}/{unit}" if measure == "nats" else measure
 
@@ -327,8 +327,7 @@ def _display(training: Training[CommandLineTask]) -> Iterator[Callable[[Report],
                 f"validation {row[f'validation_{measure}']:.3f} {loss_unit}  {own}{rate:,.0f}/s"
             )
             if text := about.remark():
-                with samples.open("a", encoding="utf-8") as file:
-                    file.write(f"--- step {row['step']}\n{text}\n")
+                training.run.append_sample(row["step"], text)
 
     with progress:
         yield show

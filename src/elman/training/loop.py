@@ -252,4 +252,4 @@ class Training(Generic[Of]):
         self.place.evaluations = min(self.place.evaluations, self._evaluations_due())
         self.run.sweep()
         if not self.place.finished:
-            self.run.forget_metrics_after(self.place.step)
+            self.run.forget_after(self.place.step)

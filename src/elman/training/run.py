@@ -21,6 +21,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,22 +37,23 @@ from elman.training.options import Options
 
 OptionsOf = TypeVar("OptionsOf", bound=Options)
 
+MODEL, SAMPLES = "model.safetensors", "samples.txt"
+SAMPLE = re.compile(r"^--- step (\d+)$", re.MULTILINE)  # the beginning of one
+
 FILES = (
     "config.json",
     "vocabulary.json",
     "tokenizer.json",
     "scales.json",
-    "model.safetensors",
+    MODEL,
     "metrics.csv",
     "checkpoint/state.safetensors",
-    "samples.txt",
+    SAMPLES,
     "loss.png",
     "gates.png",
     "confusion.png",
     "forecast.png",
 )
-
-MODEL = "model.safetensors"
 
 Entries = Mapping[str, type | tuple[type, ...]]  # names of entries in config.json, with dots inside, and their types
 CONFIG: Entries = {"options": dict, "parameters": int, "baselines": dict}  # what every run has besides its task
@@ -205,11 +207,16 @@ class Run:
             ) from error
         return rows
 
-    def forget_metrics_after(self, step: int) -> None:
-        """Removes the rows after `step` from metrics.csv, because a resumed run does those steps again."""
+    def forget_after(self, step: int) -> None:
+        """Removes what is later than `step` from metrics.csv and samples.txt: a resumed run does those steps again."""
         rows = self.metrics()
         if any(int(row["step"]) > step for row in rows):
             self._write_metrics([row for row in rows if int(row["step"]) <= step])
+        samples = self._samples()
+        for found in SAMPLE.finditer(samples):
+            if int(found[1]) > step:
+                write_atomically(self.directory / SAMPLES, samples[: found.start()].encode())
+                return
 
     def _write_metrics(self, rows: list[dict[str, str]]) -> None:
         text = io.StringIO(newline="")
@@ -218,6 +225,16 @@ class Run:
             writer.writeheader()
             writer.writerows(rows)
         write_atomically(self.directory / "metrics.csv", text.getvalue().encode())
+
+    # Samples
+
+    def append_sample(self, step: int, text: str) -> None:
+        """Adds to samples.txt what the model wrote after a step."""
+        write_atomically(self.directory / SAMPLES, f"{self._samples()}--- step {step}\n{text}\n".encode())
+
+    def _samples(self) -> str:
+        path = self.directory / SAMPLES
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
 def _shortest(value: Any) -> str:
