@@ -3,10 +3,15 @@
     python bench/gpu.py                        # everything
     python bench/gpu.py --only accuracy,times --dtypes bf16
     python bench/gpu.py --only tiny            # what compute-sanitizer looks at
+    python bench/gpu.py --only tiles           # every tile of the form `resident`
 
-accuracy   every cell and type by the rule of tests/accuracy.py. torch's side is torch.nn where it has the cell, else
-           the engine `reference`, in the same type and with the same switch for TF32. Also: equal to the bit when run
-           again, on two streams at once, and inside a CUDA graph of the user's; under torch.compile.
+accuracy   every cell and type by the rule of tests/accuracy.py, in both forms of the time loop. torch's side is
+           torch.nn where it has the cell, else the engine `reference`, in the same type and with the same switch for
+           TF32. Processes share the GPU here, since most of the time goes into compiling.
+again      whether results are equal to the bit when run again, on two streams at once, in a CUDA graph of the user's
+other      torch.compile, torch.export, DistributedDataParallel, cuDNN's weights in one piece
+first      seconds of the first call of a cell and size in a new process, and in the next process
+steps      milliseconds of a training step of a language model under autocast to bfloat16
 times      milliseconds, forward alone and with backward, medians. torch: torch.nn; auto: what elman chooses; gpu: this
            engine; loop: the engine `reference`. A cell whose results are not accurate has no times.
 """
@@ -16,25 +21,33 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, sigmoid, tanh
+from torch import Tensor, nn, sigmoid, tanh
 
 import elman
 from elman import Cell, Recurrent, State, cells
 from elman.cell import cell as make_cell
 from elman.gpu import choice, resident
+from elman.gpu.loop import Form
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
+SEEDS = 4  # random cases that one figure of accuracy is taken over
 SHAPES = [(1024, 16, 768), (1024, 1, 256), (100, 64, 512), (35, 20, 650)]  # T, B, H
+FORMS = ("steps", "auto")
 PEERS = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}
 
 
@@ -86,8 +99,8 @@ def use_form(form: str | resident.Tile) -> None:
 # Accuracy.
 
 
-def rms(t: Tensor) -> float:
-    return t.double().square().mean().sqrt().item()
+def mean_square(t: Tensor) -> float:
+    return t.double().square().mean().item()
 
 
 def everything(
@@ -114,44 +127,81 @@ def everything(
     return {name: t.detach() for name, t in found.items()}
 
 
-def accuracy(
-    name: str, dtype: torch.dtype, tf32: bool, *, coded: bool = False, steps: int = 40, batch: int = 9, units: int = 72
-) -> float:
-    """Returns the largest error / allowed error of all results and gradients."""
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.manual_seed(len(name))
-    of = layer_of(name, 24, units, dtype, bidirectional=True)
+class Case(NamedTuple):
+    """What accuracy is judged on."""
+
+    cell: str
+    dtype: str
+    form: str
+    coded: bool = False  # whether sequences have lengths
+    tf32: bool = False
+    batch: int = 9
+    units: int = 72
+
+    def __str__(self) -> str:
+        setting = f"{'coded ' if self.coded else ''}{'tf32 ' if self.tf32 else ''}{self.form}"
+        return f"{self.cell:24}{self.dtype:6}{setting:18}{self.units:4}"
+
+
+def errors(case: Case, seed: int) -> dict[str, tuple[float, float, float]]:
+    """Returns for each result and gradient the mean squares of our error, of torch's error and of the value."""
+    steps, batch, units, dtype = 40, case.batch, case.units, DTYPES[case.dtype]
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = case.tf32
+    torch.manual_seed(seed)
+    of = layer_of(case.cell, 24, units, dtype, bidirectional=True)
     with torch.no_grad():
         for p in of.parameters():
             p.normal_(0, p.shape[1] ** -0.5 if p.dim() == 2 and p.shape[0] > 3 else 0.7)
     x = torch.randn(steps, batch, 24, device="cuda").to(dtype)
     widths = of.cell.widths(of.hidden_size, of.proj_size)
     state = [torch.randn(2, batch, width, device="cuda").to(dtype) for width in widths]
-    lengths = torch.randint(0, steps + 1, (batch,)).cuda() if coded else None
-    mine = everything(of, "gpu", x, state, 1, lengths)
-    peer = None if coded else peer_of(name, of)
-    torchs = everything(of if peer is None else peer, "reference", x, state, 1, None if peer is not None else lengths)
+    lengths = torch.randint(0, steps + 1, (batch,)).cuda() if case.coded else None
+    mine = everything(of, "gpu", x, state, seed, lengths)
+    peer = None if case.coded else peer_of(case.cell, of)
+    theirs = everything(of if peer is None else peer, "reference", x, state, seed, lengths)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    double = layer_of(name, 24, units, torch.float64, bidirectional=True)
+    double = layer_of(case.cell, 24, units, torch.float64, bidirectional=True)
     double.load_state_dict(of.state_dict())
-    exact = everything(double, "reference", x.double(), [s.double() for s in state], 1, lengths)
-    worst, at = 0.0, ""
-    for key, value in exact.items():
-        error, allowed = rms(mine[key] - value), 2 * rms(torchs[key] - value) + 1e-7 * rms(value)
-        if dtype == torch.float64:
-            allowed = 1e-13 * rms(value)
-        ratio = error / allowed if error == error else math.inf
-        if ratio > worst:
-            worst, at = ratio, key
-    print(
-        f"  {name:24}{'coded ' if coded else ''}{str(dtype)[6:]:10}{'tf32' if tf32 else '':6}{worst:8.3f}  {at}",
-        flush=True,
-    )
-    return worst
+    exact = everything(double, "reference", x.double(), [s.double() for s in state], seed, lengths)
+    return {
+        key: (mean_square(mine[key] - value), mean_square(theirs[key] - value), mean_square(value))
+        for key, value in exact.items()
+    }
 
 
-def again(dtype: torch.dtype) -> dict[str, bool]:
+def judge(case: Case) -> dict[str, Any]:
+    """Returns the largest error / allowed error of all results and gradients, over some random cases."""
+    try:
+        use_form(case.form)
+        every = [errors(case, seed) for seed in range(SEEDS)]
+        worst, at = 0.0, ""
+        for key in every[0]:
+            own, torchs, size = (math.sqrt(sum(of[key][k] for of in every) / SEEDS) for k in range(3))
+            allowed = 1e-13 * size if case.dtype == "fp64" else 2 * torchs + 1e-7 * size
+            ratio = own / allowed if own == own else math.inf
+            if ratio > worst:
+                worst, at = ratio, key
+    except Exception as error:
+        worst, at = math.inf, repr(error)[:300]
+    return case._asdict() | {"worst": worst, "at": at}
+
+
+def judged_cases(dtypes: list[str]) -> list[Case]:
+    """Returns cases in both forms: plain ones, with lengths, and where float32 is multiplied in TF32, large ones, too."""
+    found = []
+    for name in CELLS:
+        for form in FORMS:
+            for dtype in [*dtypes, "fp64"]:
+                found += [Case(name, dtype, form), Case(name, dtype, form, coded=True)]
+            if "fp32" in dtypes:
+                found += [Case(name, "fp32", form, tf32=True), Case(name, "fp32", form, coded=True, tf32=True)]
+                found += [Case(name, "fp32", form, tf32=True, batch=32, units=520)]
+    return found
+
+
+def again(dtype: torch.dtype, form: str) -> dict[str, bool]:
     """Whether results are equal to the bit: run again, on two streams at once, and in a CUDA graph of the user's."""
+    use_form(form)
     of, other = layer_of("peephole_lstm", 24, 72, dtype), layer_of("gru_before", 24, 72, dtype)
     x = torch.randn(50, 9, 24, device="cuda").to(dtype)
     found = {}
@@ -193,10 +243,78 @@ def again(dtype: torch.dtype) -> dict[str, bool]:
 
 
 def compiled() -> bool:
-    of = layer_of("peephole_lstm", 24, 72, torch.float32)
-    x = torch.randn(20, 9, 24, device="cuda")
+    of = layer_of("peephole_lstm", 24, 72, torch.bfloat16)
+    x = torch.randn(20, 9, 24, device="cuda").bfloat16()
     with torch.no_grad():
         return torch.equal(torch.compile(of, fullgraph=True)(x)[0], of(x)[0])
+
+
+def exported() -> bool:
+    of = layer_of("coupled_lstm", 24, 72, torch.bfloat16)
+    x, longer = (torch.randn(steps, 9, 24, device="cuda").bfloat16() for steps in (20, 31))
+    program = torch.export.export(of, (x,), dynamic_shapes=({0: torch.export.Dim("T")},)).module()
+    with torch.no_grad():
+        return torch.equal(program(longer)[0], of(longer)[0])
+
+
+def one_of_two(rank: int, folder: str) -> None:
+    """A process of two that train on halves of a batch, on one GPU. Gradients must be those of the whole batch."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    of = layer_of("peephole_lstm", 24, 72, torch.float32)
+    x = torch.randn(20, 8, 24, device="cuda")
+    alone = torch.autograd.grad(of(x)[0].square().mean(), list(of.parameters()))
+    both = nn.parallel.DistributedDataParallel(of)
+    both(x[:, rank * 4 : rank * 4 + 4])[0].square().mean().backward()
+    for d, p in zip(alone, of.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, d, rtol=1e-2, atol=1e-5)
+    dist.destroy_process_group()
+
+
+def distributed() -> bool:
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(2, context) as pool:
+        for done in [pool.submit(one_of_two, rank, folder) for rank in range(2)]:
+            done.result()  # raises what the process has raised
+    return True
+
+
+def in_one_piece() -> bool:
+    """Whether cuDNN takes the weights without copying them: it would warn."""
+    with warnings.catch_warnings(), elman.use_engine("native"):
+        warnings.simplefilter("error")
+        for dtype in (torch.float16, torch.float32):
+            for name in PEERS:
+                of = elman.Recurrent(CELLS[name], 24, 72, num_layers=2, bidirectional=True).cuda().to(dtype)
+                of(torch.randn(5, 2, 24, device="cuda", dtype=dtype))[0].float().sum().backward()
+    return True
+
+
+FIRST = """
+import sys, time, torch, elman
+sys.path.insert(0, {here!r})
+import gpu
+of = gpu.layer_of("users_cell", 768, 768, torch.bfloat16)
+x = torch.randn(64, 16, 768, device="cuda").bfloat16()
+(x[0] @ x[0].t()).sum().item()
+begin = time.perf_counter()
+of(x)[0].sum().backward()
+torch.cuda.synchronize()
+print(time.perf_counter() - begin)
+"""
+
+
+def first() -> list[float]:
+    """Seconds of the first call forward and backward, in a new process without a cache and in the next one with it."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", FIRST.format(here=str(Path(__file__).parent))]
+        environment = os.environ | {"TRITON_CACHE_DIR": folder}
+        return [
+            float(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+            for _ in range(2)
+        ]
 
 
 # Times.
@@ -218,21 +336,29 @@ def milliseconds(run: Callable[[], Any], most: float = 1.5) -> float:
     return statistics.median(times)
 
 
-def timed(of: Any, x: Tensor, engine: str, most: float = 1.5) -> tuple[float, float]:
-    """Returns the milliseconds of a forward pass, and of one forward and one backward."""
+def timed_backward(of: Any, x: Tensor, engine: str, most: float = 1.5) -> float:
+    """Returns the milliseconds of one pass forward and one backward."""
     own = x.detach().clone().requires_grad_()
     parameters = [own, *of.parameters()]
-
-    def infer() -> None:
-        with torch.no_grad():
-            of(x)
 
     def train() -> None:
         output = of(own)[0]
         torch.autograd.grad(output, parameters, torch.ones_like(output))
 
     with elman.use_engine(engine):
-        return milliseconds(infer, most), milliseconds(train, most)
+        return milliseconds(train, most)
+
+
+def timed(of: Any, x: Tensor, engine: str, most: float = 1.5) -> tuple[float, float]:
+    """Returns the milliseconds of a forward pass, and of one forward and one backward."""
+
+    def infer() -> None:
+        with torch.no_grad():
+            of(x)
+
+    with elman.use_engine(engine):
+        forward = milliseconds(infer, most)
+    return forward, timed_backward(of, x, engine, most)
 
 
 def times(names: list[str], dtype: torch.dtype, loops: bool, wrong: set[str]) -> list[dict[str, Any]]:
@@ -276,99 +402,211 @@ def times(names: list[str], dtype: torch.dtype, loops: bool, wrong: set[str]) ->
     return rows
 
 
-def tiles(dtype: torch.dtype) -> None:
-    """Prints the times of every tile that can be resident, spilled bytes included."""
-    for steps, batch, units in SHAPES:
-        for name in ("lstm", "gru_before"):
-            of = layer_of(name, units, units, dtype)
-            x = torch.randn(steps, batch, units, device="cuda").to(dtype)
-            for tile in resident.TILES:
-                rows, columns = -(-batch // tile.rows), -(-units // tile.units)
-                if rows * columns > torch.cuda.get_device_properties(0).multi_processor_count:
-                    continue
+def compile_for(name: str, dtype: str, shape: tuple[int, int, int]) -> None:
+    """Runs a layer once in either form, so that the kernels lie in the cache on disk."""
+    torch.backends.cudnn.allow_tf32 = True
+    _, batch, units = shape
+    of = layer_of(name, units, units, DTYPES[dtype])
+    x = torch.randn(2, batch, units, device="cuda", dtype=DTYPES[dtype], requires_grad=True)
+    for form in FORMS:
+        use_form(form)
+        with elman.use_engine("gpu"):
+            with torch.no_grad():
+                of(x)
+            of(x)[0].sum().backward()
+
+
+def whole_steps() -> dict[str, float]:
+    """Milliseconds of training steps of a language model, under autocast to bfloat16: 2 layers of 768 units."""
+
+    class Model(nn.Module):
+        def __init__(self, layer: nn.Module) -> None:
+            super().__init__()
+            self.embedding, self.layer, self.output = nn.Embedding(256, 256), layer, nn.Linear(768, 256)
+
+        def forward(self, text: Tensor) -> Tensor:
+            with torch.autocast("cuda", torch.bfloat16):
+                scores = self.output(self.layer(self.embedding(text[:-1]))[0])
+            return nn.functional.cross_entropy(scores.flatten(0, 1).float(), text[1:].flatten())
+
+    found = {}
+    text = torch.randint(256, (257, 64), device="cuda")
+    layers = {
+        "torch.nn.LSTM": nn.LSTM(256, 768, 2),
+        "elman.LSTM": elman.LSTM(256, 768, 2),
+        "elman.PeepholeLSTM": elman.PeepholeLSTM(256, 768, 2),
+        "elman.GRU": elman.GRU(256, 768, 2),
+        "torch.nn.GRU": nn.GRU(256, 768, 2),
+    }
+    for name, layer in layers.items():
+        model = Model(layer).cuda()
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+
+        def step(model: nn.Module = model, optimizer: torch.optim.Optimizer = optimizer) -> None:
+            loss = model(text)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+        found[name] = milliseconds(step)
+    return found
+
+
+TILED, TILED_CELLS = [*SHAPES, (1024, 16, 64), (1024, 16, 32)], ("lstm", "gru_before")
+
+
+def tiles_of(dtype: str, shape: tuple[int, int, int], of: Recurrent) -> list[resident.Tile]:
+    """Returns every tile that may be resident, however much it puts aside."""
+    _, batch, units = shape
+    device = torch.device("cuda", 0)
+    found = []
+    for tf32 in (True, False) if dtype == "fp32" else (False,):
+        form = Form(of.cell, "backward", False, False, (False,), batch, units, 0, DTYPES[dtype], tf32, device, 0)
+        found += [tile for tile in resident.candidates(form) if tile not in found]
+    return found
+
+
+def compile_tile(dtype: str, shape: tuple[int, int, int], name: str) -> None:
+    of = layer_of(name, shape[2], shape[2], DTYPES[dtype])
+    x = torch.randn(2, *shape[1:], device="cuda", dtype=DTYPES[dtype], requires_grad=True)
+    resident.MOST_SPILLED = 10**9
+    for tile in tiles_of(dtype, shape, of):
+        use_form(tile)
+        try:
+            with elman.use_engine("gpu"):
+                of(x)[0].sum().backward()
+        except Exception as error:
+            print(f"  {shape} {name} {tile} {error!r}"[:200], flush=True)
+
+
+def tiles(dtype: str) -> None:
+    """Prints the times of every tile that may be resident, forward and backward in a training step."""
+    resident.MOST_SPILLED = 10**9
+    for shape in TILED:
+        for name in TILED_CELLS:
+            of = layer_of(name, shape[2], shape[2], DTYPES[dtype])
+            x = torch.randn(*shape, device="cuda").to(DTYPES[dtype])
+            for tile in tiles_of(dtype, shape, of):
                 use_form(tile)
-                resident.MOST_SPILLED = 10**9
+                text = f"  {shape!s:18}{dtype:6}{name:12}{tile.units:3} units {tile.warps} warps {tile.rows} rows {tile.precision:7}"
                 try:
-                    infer, train = timed(of, x, "gpu", 0.3)
-                    print(
-                        f"  {(steps, batch, units)!s:18}{str(dtype)[6:]:10}{name:12}{tile} {rows * columns:4} {infer:.3f} {train:.3f}",
-                        flush=True,
-                    )
+                    print(f"{text} {timed_backward(of, x, 'gpu', 0.2):.3f}", flush=True)
                 except Exception as error:
-                    print(f"  {(steps, batch, units)} {name} {tile} {error!r}"[:200], flush=True)
+                    print(f"{text} {error!r}"[:200], flush=True)
     use_form("auto")
 
 
 def tiny() -> None:
-    """Every cell once, at a size that compute-sanitizer can follow."""
-    for name in CELLS:
-        of = layer_of(name, 3, 5, torch.float32, bidirectional=True)
-        x = torch.randn(3, 2, 3, device="cuda", requires_grad=True)
-        lengths = torch.tensor([3, 1], device="cuda")
-        with elman.use_engine("gpu"):
-            for options in ({}, {"lengths": lengths}):
-                of(x, **options)[0].square().sum().backward()
+    """Cells of every kind in either form, alone and with others to meet, at sizes that compute-sanitizer can follow."""
+    torch.backends.cudnn.allow_tf32 = True
+    for form, units in (("auto", 72), ("auto", 17), ("steps", 17)):
+        use_form(form)
+        for name in ("peephole_lstm", "gru_before", "three_phases", "projected_lstm"):
+            of = layer_of(name, 3, units, torch.float32, bidirectional=True)
+            x = torch.randn(3, 2, 3, device="cuda", requires_grad=True)
+            lengths = torch.tensor([3, 1], device="cuda")
+            with elman.use_engine("gpu"):
+                for options in ({}, {"lengths": lengths}):
+                    of(x, **options)[0].square().sum().backward()
     torch.cuda.synchronize()
     print("tiny: done")
 
 
+def sanitizers() -> dict[str, subprocess.Popen[str]]:
+    """Starts compute-sanitizer with each of its tools."""
+    return {
+        tool: subprocess.Popen(
+            ["compute-sanitizer", "--tool", tool, "--print-limit", "5", sys.executable, __file__, "--only", "tiny"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for tool in ("memcheck", "racecheck", "synccheck")
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="accuracy,again,compiled,times,sanitizer")
+    parser.add_argument("--only", default="accuracy,again,other,first,times,steps,sanitizer")
     parser.add_argument("--dtypes", default="fp32,bf16,fp16")
     parser.add_argument("--cells", default="lstm,gru,rnn,peephole_lstm,coupled_lstm,gru_before,users_cell")
+    parser.add_argument("--workers", type=int, default=14, help="processes that compile kernels")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
-    only = given.only.split(",")
+    only, keys, names = (text.split(",") for text in (given.only, given.dtypes, given.cells))
     if not torch.cuda.is_available():
         sys.exit("not measured: there is no NVIDIA GPU here; run `python bench/gpu.py` where there is one")
     if "tiny" in only:
         tiny()
         return
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, elman {elman.__version__}", flush=True)
+    began = time.perf_counter()
     found: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
+    print(f"{found['device']}, torch {found['torch']}, elman {elman.__version__}", flush=True)
     wrong: dict[str, set[str]] = {dtype: set() for dtype in DTYPES}
+
+    def save() -> None:
+        if given.output is not None:
+            given.output.write_text(json.dumps(found, indent=1, default=str))
+
+    checking = sanitizers() if "sanitizer" in only else {}
     if "accuracy" in only:
         print("accuracy: error / allowed")
-        for key in [*given.dtypes.split(","), "fp64"]:
-            for name in CELLS:
-                for coded, tf32 in ((False, False), (True, False), *([(False, True)] if key == "fp32" else [])):
-                    for form in ("steps", "auto"):
-                        use_form(form)
-                        try:
-                            worst = accuracy(name, DTYPES[key], tf32, coded=coded)
-                        except Exception:
-                            traceback.print_exc()
-                            worst = math.inf
-                        found.setdefault("accuracy", []).append((key, name, coded, tf32, form, worst))
-                        if worst > 1:
-                            wrong[key].add(name)
-    for what, run in (
-        ("again", lambda: {d: again(DTYPES[d]) for d in given.dtypes.split(",")}),
-        ("compiled", compiled),
-    ):
-        if what in only:
-            try:
-                found[what] = run()
-                print(f"{what}: {found[what]}", flush=True)
-            except Exception:
-                traceback.print_exc()
+    with ProcessPoolExecutor(given.workers, multiprocessing.get_context("spawn")) as pool:
+        compiling, judged = [], []
+        if "accuracy" in only:
+            judged = [pool.submit(judge, case) for case in judged_cases(keys)]
+        if "times" in only:
+            compiling = [pool.submit(compile_for, name, key, s) for key in keys for s in SHAPES for name in names]
+        if "tiles" in only:
+            compiling += [pool.submit(compile_tile, key, s, n) for key in keys for s in TILED for n in TILED_CELLS]
+        for done in as_completed(judged):
+            row = done.result()
+            case = Case(*(row[field] for field in Case._fields))
+            print(f"  {case} {row['worst']:8.3f}  {row['at']}", flush=True)
+            found.setdefault("accuracy", []).append(row)
+            if not row["worst"] <= 1:
+                wrong[case.dtype].add(case.cell)
+        for done in compiling:
+            if done.exception() is not None:
+                print(f"  not compiled: {done.exception()!r}"[:300], flush=True)
+    save()
+    others = {"compiled": compiled, "exported": exported, "distributed": distributed, "in one piece": in_one_piece}
+    checks: dict[str, Callable[[], Any]] = {}
+    if "again" in only:
+        checks |= {f"again, {key}, {form}": lambda k=key, f=form: again(DTYPES[k], f) for key in keys for form in FORMS}
+    checks |= others if "other" in only else {}
+    checks |= {"first": first} if "first" in only else {}
+    for what, run in checks.items():
+        try:
+            found[what] = run()
+        except Exception as error:
+            traceback.print_exc()
+            found[what] = repr(error)
+        print(f"{what}: {found[what]}", flush=True)
+    for tool, process in checking.items():
+        try:
+            said = process.communicate(timeout=240)[0]
+        except subprocess.TimeoutExpired:
+            process.kill()
+            said = f"not finished; {process.communicate()[0]}"
+        found[f"compute-sanitizer {tool}"] = said.strip().splitlines()[-12:]
+        print(f"compute-sanitizer {tool}: {found[f'compute-sanitizer {tool}']}"[:3000], flush=True)
+    save()
+    print(f"({time.perf_counter() - began:.0f} s)", flush=True)
     if "tiles" in only:
-        for key in given.dtypes.split(","):
-            tiles(DTYPES[key])
+        for key in keys:
+            tiles(key)
+    if "steps" in only:
+        found["steps"] = whole_steps()
+        print("steps:", ", ".join(f"{name} {value:.2f}" for name, value in found["steps"].items()), flush=True)
     if "times" in only:
         print("times: milliseconds forward, forward and backward; first: seconds of the first call")
-        for key in given.dtypes.split(","):
-            found.setdefault("times", []).extend(times(given.cells.split(","), DTYPES[key], key == "bf16", wrong[key]))
-    if "sanitizer" in only:
-        for tool in ("memcheck", "racecheck"):
-            command = ["compute-sanitizer", "--tool", tool, sys.executable, __file__, "--only", "tiny"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            print(
-                f"compute-sanitizer {tool}: {done.stdout.strip().splitlines()[-1:] or done.stderr[-500:]}", flush=True
-            )
-    if given.output is not None:
-        given.output.write_text(json.dumps(found, indent=1, default=str))
+        for key in keys:
+            found.setdefault("times", []).extend(times(names, DTYPES[key], key == "bf16", wrong[key]))
+            save()
+    save()
+    print(f"({time.perf_counter() - began:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":

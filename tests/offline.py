@@ -28,7 +28,13 @@ from elman.gpu.source import module_from
 WORDS = {"table": "*i64", "counters": "*i32", "k": "i32", "B": "i32"}
 SHARED = {80: 163 << 10, 90: 227 << 10}  # bytes of shared memory that a program may have
 # Tiles that the rule takes for sizes of bench/gpu.py.
-RESIDENT = ((768, Tile(8, 4, 16)), (512, Tile(16, 4, 16)))
+RESIDENT = (
+    (768, Tile(8, 4, 16), 90),
+    (512, Tile(16, 4, 16), 80),
+    (64, Tile(64, 4, 16), 90),
+    (256, Tile(8, 4, 16, "tf32x3"), 90),
+    (768, Tile(8, 4, 16, "tf32"), 90),
+)
 TYPES = ((tl.bfloat16, tl.float32), (tl.float32, tl.float32), (tl.float64, tl.float64))
 
 
@@ -71,14 +77,16 @@ def resident(name: str, which: str, units: int, tile: Tile, capability: int) -> 
     cut = pieces(units, tile.warps)
     made = resident_kernel(cells.BUILT_IN[name], which, False, False, cut)
     kernel = getattr(module_from(made.source, f"{name} {which} resident"), which)
-    of = {"H": units, "HP": sum(size for _, size in cut), "P": 0, "D": 1, "REVERSE": 0, "LOW": tl.bfloat16}
-    of |= {"WIDE": tl.float32, "BB": tile.rows, "BU": tile.units, "S": tile.warps, "PRECISION": "ieee"}
+    of: dict[str, Any] = {"H": units, "HP": sum(size for _, size in cut), "P": 0, "D": 1, "REVERSE": 0}
+    of["LOW"] = tl.bfloat16 if tile.precision == "ieee" else tl.float32
+    of |= {"WIDE": tl.float32, "BB": tile.rows, "BU": tile.units, "S": tile.warps, "PRECISION": tile.precision}
+    of["ALONE"] = tile.units >= units
     found = compiled(kernel, capability, tile.warps, **of)
     assert found.metadata.shared <= SHARED[capability], found.metadata.shared
     assert spilled(found, capability) <= MOST_SPILLED, spilled(found, capability)
     code, loop = found.asm["ptx"], found.asm["ttgir"].split("scf.for", 1)[1]
-    phases = len(made.phases)
-    assert len(re.findall(r"atom\S*\.release|red\S*\.release|red\.async|ld\.acquire", code)) == 2 * phases, which
+    meetings = 0 if of["ALONE"] else len(made.phases)
+    assert len(re.findall(r"atom\S*\.release|red\S*\.release|red\.async|ld\.acquire", code)) == 2 * meetings, which
     weights = re.findall(rf"tt\.load .*tensor<{tile.warps}x\d+x{tile.units}x", loop)
     assert not weights, "weights are read again in every step"
     print(name, which, units, capability, hashlib.sha256(made.source.encode()).hexdigest())
@@ -95,7 +103,7 @@ def main(*names: str) -> None:
                     kernel = getattr(module, f"{which}_{number}")
                     of = {"H": 67, "HP": 67, "P": 33, "D": 2, "REVERSE": 2, "LOW": low, "WIDE": wide, "BLOCK": 256}
                     assert compiled(kernel, capability, **of).asm["cubin"]
-            for (units, tile), capability in zip(RESIDENT, (90, 80), strict=True):
+            for units, tile, capability in RESIDENT:
                 if not cells.BUILT_IN[name].projected:
                     resident(name, which, units, tile, capability)
 

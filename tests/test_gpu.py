@@ -224,6 +224,13 @@ def test_programs_that_meet(resident: None, cell: Cell) -> None:
 
 
 @pytest.mark.usefixtures("resident")
+@pytest.mark.parametrize("cell", [cells.coupled_lstm, three_phases], ids=lambda cell: cell.name)
+def test_a_program_that_has_all_units_meets_nobody(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting, "meet", None)
+    agree(cell, steps=3, hidden_size=13, engine="gpu", bidirectional=True)
+
+
+@pytest.mark.usefixtures("resident")
 @pytest.mark.parametrize("cell", [cells.peephole_lstm, three_phases], ids=lambda cell: cell.name)
 def test_lengths_and_resets_of_programs_that_meet(cell: Cell) -> None:
     of, case = recurrent(cell, 3, 17, bidirectional=True), test_rows.Case(1, 4, 3)
@@ -254,6 +261,7 @@ def test_the_tile_for_made_up_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     device = torch.device("cuda:0")
     monkeypatch.setattr(choice, "processors", lambda device: 132)
     monkeypatch.setattr("elman.gpu.resident.processors", lambda device: 132)
+    monkeypatch.setattr("elman.gpu.resident.shared_memory", lambda device: 227 << 10)
     tried = []
     monkeypatch.setattr(choice, "fits", lambda form, tile: tried.append(tile) or tile.warps == 8)
     choice.choose.cache_clear()
@@ -261,9 +269,16 @@ def test_the_tile_for_made_up_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choice.choose(plain).tile == Tile(16, 8, 16)
     assert tried == [Tile(8, 4, 16), Tile(16, 4, 16), Tile(16, 8, 16)]
     assert choice.choose(plain._replace(batch=64)).tile == Tile(16, 8, 32)  # with 16 rows it would be 48 x 4 programs
+    tried.clear()
+    assert choice.choose(plain._replace(units=33)).tile == Tile(16, 8, 16)
+    assert tried[0] == Tile(64, 4, 16)  # one program has all units
     assert "does not fit 4096 units" in choice.choose(plain._replace(units=4096)).why
-    assert "allow_tf32 is off" in choice.choose(plain._replace(dtype=torch.float32)).why
-    assert choice.choose(plain._replace(dtype=torch.float32, tf32=True)).tile is not None
+    exact, rounded = plain._replace(dtype=torch.float32), plain._replace(dtype=torch.float32, tf32=True)
+    assert choice.choose(exact._replace(units=192)).tile == Tile(16, 8, 16, "tf32x3")
+    assert "does not fit 768 units" in choice.choose(exact).why  # with 16 units and 8 warps; its weights take 384 KiB
+    assert choice.choose(rounded._replace(units=128)).tile == Tile(16, 8, 16, "tf32x3")
+    assert choice.choose(rounded).tile == Tile(16, 8, 16, "tf32")
+    assert choice.choose(rounded).why.endswith("products in TF32")
     assert "two widths" in choice.choose(plain._replace(cell=cells.projected_lstm)).why
     choice.choose.cache_clear()
 
@@ -325,7 +340,7 @@ def test_kernels_compile_for_gpus() -> None:
         for seed in ("1", "2")
     ]
     assert printed[0].stdout == printed[1].stdout
-    assert printed[0].stdout.count("\n") == 8
+    assert printed[0].stdout.count("\n") == 14
 
 
 def test_it_is_imported_when_first_used(forks: Forks) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import json
 import re
@@ -17,7 +18,7 @@ import polars as pl
 import pytest
 import torch
 
-from elman import tasks
+from elman import tasks, use_engine
 from elman.datasets import examples
 from elman.datasets.conll import Sentence, sentences
 from elman.datasets.reading import BadRows
@@ -478,6 +479,19 @@ def test_quantiles_are_trained_for_what_they_say(tmp_path: Path):
 
 
 # Data that come along
+
+
+@pytest.mark.parametrize("name", tasks.MODULES)
+def test_batches_go_where_the_model_is(name: str):
+    """A device of its own, without values, stands for a GPU: what is left on the CPU cannot be mixed with it."""
+    module = importlib.import_module(f"elman.tasks.{tasks.MODULES[name]}")
+    task = module.begin(None, module.Options(hidden_size=4, batch_size=4), "cpu", BadRows())
+    batch = next(iter(task.batches(0, 0)))
+    task.model.to_empty(device="meta")
+    with use_engine("reference"):
+        loss = batch.loss()
+    assert loss.device.type == "meta"
+    loss.backward()
 
 
 def test_every_task_has_data_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

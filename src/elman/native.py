@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from elman import cells
 from elman.cell import Cell
-from elman.layout import Call, Results, joined
+from elman.layout import Call, Results, Weights, joined
 
 # The functions that torch.nn's own layers call.
 _KERNELS: dict[Cell, Callable[..., Any]] = {
@@ -23,6 +23,15 @@ _KERNELS: dict[Cell, Callable[..., Any]] = {
     cells.lstm: torch.lstm,
     cells.gru: torch.gru,
     cells.projected_lstm: torch.lstm,
+}
+
+# What cuDNN calls these cells, by their names in torch.
+_OF_CUDNN = {
+    cells.rnn: "RNN_TANH",
+    cells.rnn_relu: "RNN_RELU",
+    cells.lstm: "LSTM",
+    cells.gru: "GRU",
+    cells.projected_lstm: "LSTM",
 }
 
 # Cells whose states keep their own dtype under autocast on the CPU, where torch has no fused kernel for them.
@@ -78,3 +87,26 @@ def _run(call: Call, d: int) -> tuple[Tensor, tuple[Tensor, ...]]:
         False,  # batch_first
     )
     return output.flip(0) if reverse else output, tuple(h.squeeze(0) for h in h_n)
+
+
+def lay_out(cell: Cell, weights: Weights) -> None:
+    """Moves the weights of one direction into one piece of memory, in the order in which cuDNN reads them.
+
+    Otherwise cuDNN copies them at every call. Nothing is moved that cuDNN does not run: other cells, devices and types,
+    weights that share memory, and weights that are no plain parameters.
+    """
+    given = [w for w in (weights.ih, weights.hh, weights.b_ih, weights.b_hh, weights.hr) if w is not None]
+    if cell not in _OF_CUDNN or not all(type(w) is nn.Parameter and w.is_cuda for w in given):
+        return
+    if not all(w.dtype == given[0].dtype and torch.backends.cudnn.is_acceptable(w.data) for w in given):
+        return
+    if len({w.untyped_storage().data_ptr() for w in given}) < len(given):  # they lie so already, or are shared
+        return
+    assert weights.ih is not None
+    assert weights.hh is not None
+    hidden, proj = weights.hh.shape[0] // len(cell.gates), 0 if weights.hr is None else weights.hr.shape[0]
+    mode: int = torch.backends.cudnn.rnn.get_cudnn_mode(_OF_CUDNN[cell])
+    with torch.no_grad(), torch.cuda.device(given[0].device):
+        torch._cudnn_rnn_flatten_weight(  # pyright: ignore[reportPrivateImportUsage]
+            given, len(given), weights.ih.shape[1], mode, hidden, proj, 1, False, bidirectional=False
+        )

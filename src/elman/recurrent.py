@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
 from torch.nn.utils.rnn import PackedSequence
 
+from elman import native
 from elman.cell import Cell
 from elman.checks import check_arguments, check_input, check_rows, check_state
 from elman.layout import Call, Direction, Hidden, Weights, initial_name, parameter_name, parameter_shapes
@@ -103,6 +104,7 @@ class Recurrent(nn.Module):
             value = torch.empty((num_layers * self.num_directions, width), device=device, dtype=dtype)
             self.register_parameter(initial_name(state), nn.Parameter(value))
         self.reset_parameters()
+        self.flatten_parameters()
 
     @property
     def num_directions(self) -> int:
@@ -165,7 +167,18 @@ class Recurrent(nn.Module):
         return tuple([getattr(self, initial_name(s)) for s in self.cell.states]) if self.learn_initial_state else ()
 
     def flatten_parameters(self) -> None:
-        """Does nothing; here because code written for torch.nn calls it."""
+        """Lays the weights out in one piece where cuDNN reads them so, as torch.nn does; else does nothing.
+
+        It is called when the layer is made and when it is moved. After `copy.deepcopy` call it yourself.
+        """
+        for weights in self.each_weights():
+            native.lay_out(self.cell, weights)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Moves or converts the parameters, as `to`, `cuda` and `half` do."""
+        super()._apply(fn, recurse)
+        self.flatten_parameters()
+        return self
 
     def forward(
         self,

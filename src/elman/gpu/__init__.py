@@ -28,6 +28,7 @@ from elman import own_kernels
 from elman.cell import Cell
 from elman.graph import NotTraceable
 from elman.layout import Call, Results
+from elman.torch_private import constant_to_the_compiler
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 OLDEST = 8, 0  # compute capability
@@ -64,6 +65,12 @@ def _of_device(device: torch.device) -> str | None:
     return None
 
 
+@constant_to_the_compiler
+def _problem_of_device(device: torch.device) -> str | None:
+    """The same, as a constant for torch's compiler, which would warn of the cache."""
+    return _of_device(device)
+
+
 def interpreted() -> bool:
     """Whether Triton interprets kernels, on tensors on the CPU."""
     return os.environ.get("TRITON_INTERPRET") == "1"
@@ -81,7 +88,7 @@ class Gpu:
             return f"it is for NVIDIA GPUs, and the input is on {x.device.type}"
         if x.dtype not in DTYPES:
             return f"it has float16, bfloat16, float32 and float64, and the input is {x.dtype}"
-        if x.is_cuda and (problem := _of_device(x.device)):
+        if x.is_cuda and (problem := _problem_of_device(x.device)):
             return problem
         return own_kernels.refusal(call, _problem, _problem_of)
 

@@ -15,6 +15,7 @@ from elman.gpu.loop import Form, Loop
 from elman.gpu.resident import Resident, Tile, candidates, fits, grid, processors, refusal
 from elman.gpu.steps import Steps
 
+PRECISIONS = {"ieee": "", "tf32": ", products in TF32", "tf32x3": ", each product as three in TF32"}
 KEPT = 8  # loops whose buffers and graphs are kept
 
 _loops: OrderedDict[Form, Loop] = OrderedDict()
@@ -63,7 +64,7 @@ def choose(form: Form) -> Choice:
             return Choice(
                 tile,
                 f"one kernel for all steps, {units} x {rows} programs of {tile.units} units and {tile.rows} rows "
-                "for each direction",
+                f"for each direction{PRECISIONS[tile.precision]}",
             )
     return Choice(
         None,

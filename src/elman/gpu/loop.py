@@ -56,6 +56,7 @@ class Loop:
         self.form, self.arrays, self.padded, self.lock = form, arrays, padded, threading.RLock()
         words = ADDRESSES + len(arrays) * len(form.reverse)
         self.table = torch.empty(words, dtype=torch.int64, device=form.device)
+        self.words: list[int] = []  # what the table holds; calls that follow each other often have the same addresses
         self.buffers = {name: self.empty(array) for name, array in arrays.items() if name.partition(".")[0] in BUFFERS}
         self.constants = {
             "H": form.units,
@@ -88,16 +89,20 @@ class Loop:
         of_phases = getattr(plan(self.form.cell), self.form.name).products
         return [(number, j, each) for number, products in enumerate(of_phases) for j, each in enumerate(products)]
 
-    def run(self, steps: int, given: Mapping[str, Sequence[Tensor]], begin: Mapping[str, Tensor]) -> None:
+    def run(self, steps: int, given: Mapping[str, Sequence[Tensor]], begin: Mapping[str, Tensor | None]) -> None:
         """Runs all steps.
 
-        given: every array that is not a buffer, a tensor for each direction. begin: what buffers hold at first. Of two
-        buffers for steps in turn this is the first one.
+        given: every array that is not a buffer, a tensor for each direction. begin: what buffers hold at first, None for
+        zeros. Of two buffers for steps in turn this is the first one.
         """
         self.fill_table(steps, given)
         self.prepare(steps)
         for name, value in begin.items():
-            self.first(name)[..., : value.shape[-1]].copy_(value)
+            own = self.first(name)
+            if value is None:
+                own.zero_()
+            else:
+                (own if own.shape == value.shape else own[..., : value.shape[-1]]).copy_(value)
         self.start(steps, given)
 
     def prepare(self, steps: int) -> None:
@@ -119,8 +124,9 @@ class Loop:
         if self.form.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             for place, word in enumerate(words):  # a graph can record numbers, but not a copy from this list
                 self.table[place].fill_(word)
-        else:
+        elif words != self.words:
             self.table.copy_(torch.tensor(words), non_blocking=True)
+            self.words = words
 
     def final(self, array: str, steps: int) -> Tensor:
         """Returns the buffer of a state or an adjoint after all steps, (D, B, width)."""

@@ -5,7 +5,7 @@ What belongs to each direction by itself has the shape (D, ...). The output is (
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,6 +25,7 @@ from elman.own_kernels import handed_on
 from elman.plan import Run, joined_products, kept, plan
 
 Tensors = Sequence[Tensor | None]
+STATES = ("initial.", "afresh.")  # how the names of states among a call's tensors begin
 
 
 def infer(call: Call) -> Results:
@@ -64,16 +65,20 @@ def _narrowed(call: Call) -> Call:
     of_sums = wide(dtype)
     directions = []
     for weights, reverse in call.directions:
-        low = [w if w is None else w.to(dtype).contiguous() for w in weights[:-1]]
-        ch = weights.ch if weights.ch is None else weights.ch.to(of_sums).contiguous()
+        low = [w if w is None else _as(w, dtype) for w in weights[:-1]]
+        ch = weights.ch if weights.ch is None else _as(weights.ch, of_sums)
         directions.append(Direction(Weights(*low, ch=ch), reverse))
     kinds = [dtype, *[of_sums] * (len(call.state) - 1)]
     state, afresh = [
-        tuple([s.to(kind).contiguous() for s, kind in zip(states, kinds, strict=False)])
-        for states in (call.state, call.afresh)
+        tuple([_as(s, kind) for s, kind in zip(states, kinds, strict=False)]) for states in (call.state, call.afresh)
     ]
-    x = call.x.to(dtype).contiguous()
+    x = _as(call.x, dtype)
     return call._replace(x=x, directions=tuple(directions), state=state, afresh=afresh, autocast=None)
+
+
+def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns the tensor in this type and in order. Short sequences take less time than operations that do nothing."""
+    return tensor if tensor.dtype == dtype and tensor.is_contiguous() else tensor.to(dtype).contiguous()
 
 
 @contextmanager
@@ -132,21 +137,21 @@ def _starts(call: Call, codes: Tensor | None) -> Tensor | None:
     return torch.stack([code[-1 if back else 0] for code, back in zip(codes, call.reverse, strict=True)]).unsqueeze(-1)
 
 
-def _parameters(call: Call) -> dict[str, list[Any]]:
+def _parameters(call: Call) -> dict[str, Sequence[Any]]:
     """Returns the weights and states that kernels read, for each direction. Biases that a layer lacks are zero."""
     of = [weights for weights, _ in call.directions]
     zeros = call.x.new_zeros(len(call.cell.gates) * _columns(call)[HIDDEN]) if of[0].b_hh is None else None
-    found: dict[str, list[Any]] = {f"weight.{field}": [getattr(w, field) for w in of] for field in ("hh", "hr")}
+    found: dict[str, Sequence[Any]] = {f"weight.{field}": [getattr(w, field) for w in of] for field in ("hh", "hr")}
     found["p"] = [weights.ch for weights in of]
     found["bias.b_hh"] = [zeros if weights.b_hh is None else weights.b_hh for weights in of]
     for kind, states in (("initial", call.state), ("afresh", call.afresh)):
-        found |= {f"{kind}.{name}": list(of) for name, of in zip(call.cell.states, states, strict=False)}
+        found |= {f"{kind}.{name}": of.unbind() for name, of in zip(call.cell.states, states, strict=False)}
     return found
 
 
 def _beside(call: Call, output: Tensor) -> list[Tensor]:
     """Returns the part (T, B, Y) of each direction of an output (T, B, D*Y)."""
-    return list(output.chunk(len(call.directions), dim=-1))
+    return [output] if len(call.directions) == 1 else list(output.chunk(len(call.directions), dim=-1))
 
 
 def _share(call: Call, out: Tensor) -> None:
@@ -176,10 +181,10 @@ def _forward(call: Call, name: str) -> tuple[Results, dict[str, Tensor]]:
     codes = _codes(call)
     with _products_as_recurrent_layers(call) as tf32, loop_for(_form(call, name, codes is not None, tf32)) as loop:
         _share(call, arrays["x"])
-        given = {each: list(array) for each, array in arrays.items()}
+        given: dict[str, Sequence[Tensor]] = {each: array.unbind() for each, array in arrays.items()}
         given |= _parameters(call) | {"output": _beside(call, output)}
         if codes is not None:
-            given["code"] = list(codes)
+            given["code"] = codes.unbind()
         starts, begin = _starts(call, codes), {}
         for state, value in zip(call.cell.states, call.state, strict=True):
             fresh = call.afresh[call.cell.states.index(state)].unsqueeze(1) if call.afresh else 0.0
@@ -194,7 +199,7 @@ def _forward(call: Call, name: str) -> tuple[Results, dict[str, Tensor]]:
     return (output.to(kinds[0]), finals), arrays
 
 
-def _first_operands(loop: Loop, begin: dict[str, Tensor]) -> dict[str, Tensor]:
+def _first_operands(loop: Loop, begin: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns the operands of products with a state in the first step, where they have buffers of their own."""
     found = {f"operand.{number}.{j}": product.operand.array for number, j, product in loop.products()}
     return {name: begin[array] for name, array in found.items() if name in loop.buffers and array in begin}
@@ -210,11 +215,7 @@ def backward(
     original, call = call, _narrowed(call)
     steps, batch, _ = call.x.shape
     output = output.to(call.x.dtype)
-    cell, count, of_sums = call.cell, len(call.directions), wide(call.x.dtype)
-    d_finals = [
-        call.x.new_zeros(s.shape, dtype=of_sums) if d is None else d
-        for s, d in zip(call.state, cotangents[1:], strict=True)
-    ]
+    cell, count = call.cell, len(call.directions)
     if not steps * batch:
         results = [
             None if t is None or not want else torch.empty_like(t)
@@ -229,16 +230,21 @@ def backward(
         _products_as_recurrent_layers(call) as tf32,
         loop_for(_form(call, "backward", codes is not None, tf32)) as loop,
     ):
-        arrays = {each: list(array) for each, array in (kept_arrays | adjoints).items()}
+        arrays: dict[str, Sequence[Tensor]]
+        arrays = {each: array.unbind() for each, array in (kept_arrays | adjoints).items()}
         arrays |= _parameters(call)
         arrays |= {"output": _beside(call, output), "d_output": _beside(call, d_output)}
         if codes is not None:
-            arrays["code"] = list(codes)
-        sums = [name for name in loop.buffers if name.partition(".")[0] in ("d_p", "d_afresh")]
-        begin = {name: torch.zeros_like(loop.buffers[name]) for name in sums}
-        begin |= {f"carry.{s}": d for s, d in zip(cell.states, d_finals, strict=True)}
+            arrays["code"] = codes.unbind()
+        begin: dict[str, Tensor | None]
+        begin = {name: None for name in loop.buffers if name.partition(".")[0] in ("d_p", "d_afresh")}
+        begin |= {f"carry.{s}": d for s, d in zip(cell.states, cotangents[1:], strict=True)}
         loop.run(steps, arrays, begin)
-        d_state, d_fresh = _of_states(call, loop, adjoints, _starts(call, codes))
+        of_states = [want for name, want in zip(call.names(), needed, strict=True) if name.startswith(STATES)]
+        d_state: list[Tensor | None] = [None] * len(call.state)
+        d_fresh: list[Tensor | None] = [None] * len(call.afresh)
+        if any(of_states):
+            d_state, d_fresh = _of_states(call, loop, adjoints, _starts(call, codes))
         d_p = loop.buffers["d_p"].sum(1) if "d_p" in loop.buffers else None  # (D, V*H)
         found = _Gradients(call, output, kept_arrays, adjoints, codes)
         fields = len(Weights._fields)
@@ -269,9 +275,10 @@ def _adjoints(call: Call) -> dict[str, Tensor]:
 
 def _of_states(
     call: Call, loop: Loop, adjoints: dict[str, Tensor], starts: Tensor | None
-) -> tuple[list[Tensor], list[Tensor]]:
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
     """Returns the gradients of the initial states, (D, B, width), and of the states to start afresh from, (D, width)."""
-    d_state, d_fresh = [], []
+    d_state: list[Tensor | None] = []
+    d_fresh: list[Tensor | None] = []
     for state in call.cell.states:
         d = loop.buffers[f"carry.{state}"].clone()
         _add_returned(call, state, adjoints, d)
@@ -309,17 +316,19 @@ class _Gradients:
         codes: Tensor | None,
     ) -> None:
         self.call, self.kept, self.adjoints, self.codes = call, kept, adjoints, codes
-        self.histories = {call.cell.states[0]: _beside(call, output)}
-        self.histories |= {s: list(kept[f"s.{s}"].to(call.x.dtype)) for s in call.cell.states[1:]}
+        self.histories: dict[str, Sequence[Tensor]] = {call.cell.states[0]: _beside(call, output)}
+        self.histories |= {s: kept[f"s.{s}"].to(call.x.dtype).unbind() for s in call.cell.states[1:]}
         self.columns = _columns(call)
         self.before: dict[tuple[str, int], Tensor] = {}
 
     def of_x(self) -> Tensor:
-        d_x = torch.zeros_like(self.call.x).flatten(0, 1)
-        for (weights, _), d in zip(self.call.directions, self.adjoints["d_x"], strict=True):
+        d_x = torch.empty_like(self.call.x) if self.live() else torch.zeros_like(self.call.x)
+        flat, add = d_x.flatten(0, 1), False
+        for (weights, _), d in zip(self.call.directions, self.adjoints["d_x"].unbind(), strict=True):
             for rows in self.live():
-                d_x = d_x.addmm_(d.flatten(0, 1)[:, rows], _given(weights.ih)[rows])
-        return d_x.view(self.call.x.shape)
+                flat.addmm_(d.flatten(0, 1)[:, rows], _given(weights.ih)[rows], beta=int(add))
+                add = True
+        return d_x
 
     def live(self) -> list[slice]:
         """Returns the rows of the input's shares that have an effect. Whatever is in the others must not be read."""
@@ -331,11 +340,11 @@ class _Gradients:
         weights, d_x = self.call.directions[d].weights, self.adjoints["d_x"][d].flatten(0, 1)
         found: dict[str, Tensor] = {}
         if wanted.ih and weights.ih is not None:
-            found["ih"] = torch.zeros_like(weights.ih)
+            found["ih"] = self.made(weights.ih, self.live())
             for rows in self.live():
                 torch.mm(d_x[:, rows].t(), self.x(d), out=found["ih"][rows])
         if wanted.b_ih and weights.b_ih is not None:
-            found["b_ih"] = torch.zeros_like(weights.b_ih)
+            found["b_ih"] = self.made(weights.b_ih, self.live())
             for rows in self.live():
                 torch.sum(d_x[:, rows], 0, out=found["b_ih"][rows])
         for field in ("hh", "hr"):
@@ -346,6 +355,12 @@ class _Gradients:
             found["b_hh"] = self.of_bias(d, weights.b_hh)
         return [found.get(field) for field in Weights._fields]
 
+    @staticmethod
+    def made(weight: Tensor, written: list[slice]) -> Tensor:
+        """Returns a tensor for the gradient of a weight. It is zero where nothing is written: rows without an effect."""
+        whole = sum(rows.stop - rows.start for rows in written) == len(weight)
+        return torch.empty_like(weight) if whole else torch.zeros_like(weight)
+
     def x(self, d: int) -> Tensor:
         """Returns x (T*B, I), with zeros at steps that rows do not have: whatever is there must not meet an adjoint."""
         x = self.call.x
@@ -354,22 +369,27 @@ class _Gradients:
         return x.flatten(0, 1)
 
     def of_matrix(self, d: int, field: str, weight: Tensor) -> Tensor:
-        d_weight = torch.zeros_like(weight)
-        for run in joined_products(plan(self.call.cell)):
-            if run.weight == field:
-                self.add(self.rows(d_weight, run), d, run)
+        runs = [run for run in joined_products(plan(self.call.cell)) if run.weight == field]
+        d_weight = self.made(weight, [self.rows(run) for run in runs if not run.add])
+        for run in runs:
+            self.add(d_weight[self.rows(run)], d, run)
         return d_weight
 
     def of_bias(self, d: int, bias: Tensor) -> Tensor:
-        d_bias = torch.zeros_like(bias)
-        for run in joined_products(plan(self.call.cell)):
-            if run.bias is not None:
-                self.rows(d_bias, run).add_(self.adjoint(d, run).sum((0, 1)))
+        runs = [run for run in joined_products(plan(self.call.cell)) if run.bias is not None]
+        d_bias = self.made(bias, [self.rows(run) for run in runs if not run.add])
+        for run in runs:
+            adjoint, rows = self.adjoint(d, run), d_bias[self.rows(run)]
+            if run.add:
+                rows.add_(adjoint.sum((0, 1)))
+            else:
+                torch.sum(adjoint, (0, 1), out=rows)
         return d_bias
 
-    def rows(self, weight: Tensor, run: Run) -> Tensor:
+    def rows(self, run: Run) -> slice:
+        """Returns the rows of a weight that a run multiplies."""
         size = self.columns[width_of(self.call.cell, run.d.array)]
-        return weight[run.block * size : (run.block + run.blocks) * size]
+        return slice(run.block * size, (run.block + run.blocks) * size)
 
     def adjoint(self, d: int, run: Run) -> Tensor:
         """Returns the adjoints of the products, (T, B, columns)."""
@@ -377,18 +397,18 @@ class _Gradients:
         return self.adjoints[run.d.array][d][..., run.d.slot * size : (run.d.slot + run.blocks) * size]
 
     def add(self, part: Tensor, d: int, run: Run) -> None:
-        """Adds to a part of the gradient: the sum over all steps and rows of adjoint times operand."""
+        """Writes or adds to a part of the gradient: the sum over all steps and rows of adjoint times operand."""
         adjoint, (kind, _, state) = self.adjoint(d, run), run.operand.array.partition(".")
         if kind != "before":
             operand = self.histories[state][d] if kind == "s" else self.slot(d, run.operand)
-            part.addmm_(adjoint.flatten(0, 1).t(), operand.flatten(0, 1))
+            part.addmm_(adjoint.flatten(0, 1).t(), operand.flatten(0, 1), beta=int(run.add))
         elif self.codes is not None:
-            part.addmm_(adjoint.flatten(0, 1).t(), self.coded_before(state, d).flatten(0, 1))
+            part.addmm_(adjoint.flatten(0, 1).t(), self.coded_before(state, d).flatten(0, 1), beta=int(run.add))
         else:
             back, history = self.call.directions[d].reverse, self.histories[state][d]
             first = self.call.state[self.call.cell.states.index(state)][d].to(adjoint.dtype)
             later, before = (adjoint[:-1], history[1:]) if back else (adjoint[1:], history[:-1])
-            part.addmm_(adjoint[-1 if back else 0].t(), first)
+            part.addmm_(adjoint[-1 if back else 0].t(), first, beta=int(run.add))
             part.addmm_(later.flatten(0, 1).t(), before.flatten(0, 1))
 
     def slot(self, d: int, place: Place) -> Tensor:

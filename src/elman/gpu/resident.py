@@ -25,9 +25,13 @@ class Tile(NamedTuple):
     units: int
     warps: int  # parts of the depth of products, too
     rows: int
+    precision: str = (
+        "ieee"  # how float32 is multiplied: "tf32", or "tf32x3" for three products of TF32 that make up one
+    )
 
 
-# The fastest first, as `bench/gpu.py --only tiles` has shown.
+# The fastest first, as `bench/gpu.py --only tiles` has shown. In those of `ALONE` a program has all units of its rows.
+ALONE = [Tile(units, 4, 16) for units in (16, 32, 64)]
 TILES = [Tile(units, warps, rows) for rows in (16, 32, 64) for units, warps in ((8, 4), (16, 4), (16, 8))]
 
 
@@ -37,8 +41,6 @@ def refusal(form: Form) -> str | None:
         return "Triton interprets kernels"
     if form.dtype == torch.float64:
         return "tensor cores multiply float64 in another way"
-    if form.dtype == torch.float32 and not form.tf32:
-        return "float32 is multiplied exactly where torch.backends.cudnn.allow_tf32 is off"
     if form.cell.projected:
         return f"the states of {form.cell.name} have two widths"
     if not any(getattr(plan(form.cell), form.name).products):
@@ -47,8 +49,39 @@ def refusal(form: Form) -> str | None:
 
 
 def candidates(form: Form) -> list[Tile]:
-    """Returns the tiles for which all programs can run at the same time, the best first."""
-    return [tile for tile in TILES if programs(form, tile) <= processors(form.device)]
+    """Returns the tiles for which all programs can run at the same time and hold their weights, the best first.
+
+    float32 takes three products for one where that is cheap, or where TF32 is switched off.
+    """
+    alone = [tile for tile in ALONE if tile.units >= form.units][:1]
+    tiles = [tile for tile in alone + TILES if programs(form, tile) <= processors(form.device)]
+    room = shared_memory(form.device)
+    if form.dtype != torch.float32:
+        return [tile for tile in tiles if slab(form, tile) <= room]
+    exact = [tile._replace(precision="tf32x3") for tile in tiles]
+    if not form.tf32:
+        return [tile for tile in exact if slab(form, tile) <= room]
+    rounded = [tile._replace(precision="tf32") for tile in tiles]
+    return [t for t in exact if 2 * slab(form, t) <= room] + [t for t in rounded if slab(form, t) <= room]
+
+
+def slab(form: Form, tile: Tile) -> int:
+    """Returns the bytes of shared memory that a program needs for its weights; float32 in three products twice as many."""
+    of_phases = getattr(plan(form.cell), form.name).products
+    blocks = {
+        block
+        for products in of_phases
+        for each in products
+        for block in (*each.blocks, *(s.block + k for s in each.segments for k in range(s.slots)))
+    }
+    depth = sum(size for _, size in pieces(form.units, tile.warps))
+    return len(blocks) * depth * tile.units * form.dtype.itemsize * (2 if tile.precision == "tf32x3" else 1)
+
+
+@cache
+def shared_memory(device: torch.device) -> int:
+    """Returns how many bytes of it a program can have."""
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
 
 
 @cache
@@ -75,8 +108,8 @@ class Resident(Loop):
         self.tile, self.module = tile, module_from(made.source, f"{form.cell.name} {form.name} resident")
         self.kernel: Any = getattr(self.module, form.name)
         self.counters = torch.zeros(grid(form, tile)[1] * len(form.reverse), dtype=torch.int32, device=form.device)
-        precision = "tf32" if form.dtype == torch.float32 and form.tf32 else "ieee"
-        self.constants |= {"BB": tile.rows, "BU": tile.units, "S": tile.warps, "PRECISION": precision}
+        self.constants |= {"BB": tile.rows, "BU": tile.units, "S": tile.warps, "PRECISION": tile.precision}
+        self.constants["ALONE"] = grid(form, tile)[0] == 1
         self.options = {"num_warps": tile.warps, "num_stages": 1, "enable_fp_fusion": True}
         self.options["launch_cooperative_grid"] = True
 
@@ -113,6 +146,7 @@ class Resident(Loop):
         zeros = torch.zeros(len(form.cell.gates) * form.units**2, dtype=form.dtype, device=form.device)
         self.table.fill_(zeros.data_ptr())
         self.table[:ADDRESSES].zero_()
+        self.words = []
         self.launch(0)
 
 

@@ -21,7 +21,8 @@ from elman.gpu.source import HEADER
 from elman.graph import Node, Value
 from elman.plan import Product
 
-# The counter of a meeting only grows. A program that waits for longer than any step takes ends with an error.
+# The counter of a meeting only grows. A program that waits for longer than any step takes ends with an error. A program
+# that has all units of its rows meets nobody: its own warps wait for each other.
 MEET = '''
 @triton.jit
 def meet(counter, target):
@@ -55,7 +56,29 @@ def meet(counter, target):
         pack=1,
     )
     tl.debug_barrier()
+
+
+@triton.jit
+def wait_for_all(counter, target, ALONE: tl.constexpr):
+    if ALONE:
+        tl.debug_barrier()
+    else:
+        meet(counter, target)
 '''
+
+
+# Tensor cores cut float32 off to TF32. Rounding to the nearest halves the error. Weights are rounded when they are read,
+# operands when they are stored.
+ROUND = """
+@triton.jit
+def rounded(x, PRECISION: tl.constexpr):
+    if PRECISION == "tf32":
+        bits = tl.inline_asm_elementwise(
+            "cvt.rna.tf32.f32 $0, $1;", "=r,r", [x.to(tl.int32, bitcast=True)], dtype=tl.int32, is_pure=True, pack=1
+        )
+        x = bits.to(tl.float32, bitcast=True)
+    return x
+"""
 
 
 # Triton's own sum over warps would cost more than the product. Here one half is added to the other until one is left.
@@ -110,14 +133,15 @@ class _Resident(Writer):
             self.enter(number)
             (self.backward if self.back else self.forward)()
             if number + 1 < phases:
-                self.put(f"meet(counter, ((done * {phases} + {number + 1}) * tl.num_programs(0)).to(tl.int32))")
+                target = f"((done * {phases} + {number + 1}) * tl.num_programs(0)).to(tl.int32)"
+                self.put(f"wait_for_all(counter, {target}, ALONE)")
         self.lines += [f"{name} = {value}" for name, value in self.next.items()]
         ahead = [*self.times(), *(f"{name} = {value}" for name, value in self.ahead.items())]
         start = [f"{name} = {first}" for name, (first, _) in self.registers.items()]
         end = [line for _, line in self.registers.values() if line]
         head = [
             '@triton.jit(do_not_specialize=["B"])',
-            f"def {self.name}(table, counters, B, {PARAMETERS}, BB: tl.constexpr, BU: tl.constexpr, S: tl.constexpr, PRECISION: tl.constexpr):",
+            f"def {self.name}(table, counters, B, {PARAMETERS}, BB: tl.constexpr, BU: tl.constexpr, S: tl.constexpr, PRECISION: tl.constexpr, ALONE: tl.constexpr):",
         ]
         body = [
             "d = tl.program_id(2)",
@@ -141,12 +165,12 @@ class _Resident(Writer):
             *(f"    {line}" for line in self.lines),
             "    done = done + 1",
             *(f"    {line}" for line in ahead),
-            f"    meet(counter, (done * {phases} * tl.num_programs(0)).to(tl.int32))",
+            f"    wait_for_all(counter, (done * {phases} * tl.num_programs(0)).to(tl.int32), ALONE)",
             *end,
         ]
         text = "\n".join([*head, *(f"    {line}" for line in body), ""])
         widths = [phase.width for phase in self.todo.phases]
-        return Kernels("\n\n".join([HEADER, MEET, SUM, text]), self.arrays, widths)
+        return Kernels("\n\n".join([HEADER, MEET, ROUND, SUM, text]), self.arrays, widths)
 
     def aligned(self) -> list[str]:
         """Returns the addresses of operands. Their rows are padded, so that each is read in words of 16 bytes."""
@@ -192,7 +216,10 @@ class _Resident(Writer):
     def hand_on(self, state: str, value: str) -> None:
         self.next[self.before(state)] = value
         if any(operand.array == f"before.{state}" for operand, _ in self.operands):
-            super().hand_on(state, value)
+            super().hand_on(state, f"rounded({value}, PRECISION)")
+
+    def store_operands(self, place: Place, value: str, buffer: str = "done") -> None:
+        super().store_operands(place, f"rounded({value}, PRECISION)", buffer)
 
     def carry(self, state: str) -> str:
         return self.register(f"carry_{state}", Place(f"carry.{state}"))
@@ -246,5 +273,6 @@ class _Resident(Writer):
         offset = (
             f"({block} * H + {k}) * H + unit_of_weight" if transposed else f"({block} * H + unit_of_weight) * H + {k}"
         )
-        self.first_lines.setdefault(name, f"tl.load({at} + {offset}, ({k} < H) & (unit_of_weight < H), other=0.0)")
+        read = f"tl.load({at} + {offset}, ({k} < H) & (unit_of_weight < H), other=0.0)"
+        self.first_lines.setdefault(name, f"rounded({read}, PRECISION)")
         return name

@@ -94,6 +94,7 @@ class Steps(Loop):
 
     def start(self, steps: int, given: Mapping[str, Sequence[Tensor]]) -> None:
         self.pack(given)
+        self.table[:1].zero_()  # no step is done
         for each in self.after:
             each.out.zero_()  # nothing comes back to the last step
         if self.graphs is None:

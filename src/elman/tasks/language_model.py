@@ -103,6 +103,7 @@ class LanguageModelling:
         for window in tbptt((x[at:], y[at:]), k1=self.options.window, state=self.state):
 
             def loss(window: Window = window) -> Tensor:
+                window.data = tuple(part.to(self.model.output.weight.device) for part in window.data)
                 logits, target = window.run(self.model)  # (T, B, size), (T, B)
                 self.state = window.carried
                 return cross_entropy(logits.flatten(0, 1), target.long().flatten())
