@@ -303,6 +303,8 @@ def test_the_choice_for_made_up_devices(monkeypatch: pytest.MonkeyPatch) -> None
     assert choose(on_a_gpu(cells.peephole_lstm)).engine == "gpu"
     assert choose(on_a_gpu(cells.lstm)).engine == "gpu"
     assert choose(on_a_gpu(cells.lstm, torch.float16, rows=16, units=256)).engine == "native"
+    assert choose(on_a_gpu(cells.rnn, rows=1, units=256)).engine == "native"
+    assert choose(on_a_gpu(cells.rnn, rows=2, units=256)).engine == "gpu"
     assert choose(on_a_gpu(cells.peephole_lstm, torch.float16, rows=16, units=256)).engine == "gpu"
     assert choose(on_a_gpu(three_phases, torch.bfloat16)).engine == "gpu"
     assert choose(on_a_gpu(cells.peephole_lstm, torch.int32)).engine == "reference"

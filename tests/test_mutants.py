@@ -991,8 +991,8 @@ MUTANTS = [
         "a meeting left out",
         "gpu/resident_kernel.py",
         "done = done + 1",
-        "meet(counter, (done",
-        "tl.maximum(counter.to(tl.int64), (done",
+        "wait_for_all(counter, (done * {phases} * tl.num_programs(0)).to(tl.int32), ALONE)",
+        "tl.debug_barrier()",
         "test_gpu.py::test_programs_that_meet[in order-lstm]",
     ),
     Mutant(

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -127,6 +128,12 @@ def test_recording_inside_an_operator() -> None:
     with torch.no_grad():
         double(torch.ones(2))
     assert seen == [False, True]
+
+
+def test_the_layout_of_cudnn() -> None:
+    """Only cuDNN can run it. So here: it asks for what it has always asked for."""
+    with pytest.raises(NotImplementedError, match="_cudnn_rnn_flatten_weight"):
+        private.in_one_piece([torch.zeros(8, 3), torch.zeros(8, 2)], 2, 3, 2, 2, 0, 1, False, False)
 
 
 def test_the_library_that_has_openmp() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from elman import cells
 from elman.cell import Cell
 from elman.layout import Call, Results, Weights, joined
+from elman.torch_private import in_one_piece
 
 # The functions that torch.nn's own layers call.
 _KERNELS: dict[Cell, Callable[..., Any]] = {
@@ -107,6 +108,4 @@ def lay_out(cell: Cell, weights: Weights) -> None:
     hidden, proj = weights.hh.shape[0] // len(cell.gates), 0 if weights.hr is None else weights.hr.shape[0]
     mode: int = torch.backends.cudnn.rnn.get_cudnn_mode(_OF_CUDNN[cell])
     with torch.no_grad(), torch.cuda.device(given[0].device):
-        torch._cudnn_rnn_flatten_weight(  # pyright: ignore[reportPrivateImportUsage]
-            given, len(given), weights.ih.shape[1], mode, hidden, proj, 1, False, bidirectional=False
-        )
+        in_one_piece(given, len(given), weights.ih.shape[1], mode, hidden, proj, 1, False, False)

@@ -24,6 +24,7 @@ count_dispatch_modes = torch._C._len_torch_dispatch_stack  # how many modes of t
 in_dispatch_mode = _python_dispatch.is_in_torch_dispatch_mode  # whether one of them is
 is_wrapped = _functorch.is_functorch_wrapped_tensor  # whether one of functorch's transforms wraps a tensor
 is_legacy_batched = _functorch.is_legacy_batchedtensor  # whether autograd's own vmap (`is_grads_batched`) does
+in_one_piece = torch._cudnn_rnn_flatten_weight  # pyright: ignore[reportPrivateImportUsage]  # lays out cuDNN's weights
 is_zero_tensor = Tensor._is_zerotensor  # whether a tensor is zero by a mark, whatever its memory holds
 
 

@@ -126,14 +126,17 @@ class Gpu:
 def cudnn_is_faster(call: Call) -> bool:
     """Whether torch's own kernel is faster where it has one for the cell, as measured in docs/decisions/0014.
 
-    With float16 cuDNN keeps the recurrent weights on the chip, as this engine does, for sizes like these.
+    For sizes like these cuDNN keeps the recurrent weights on the chip, as this engine does: with float16, and with
+    float32 where a single row meets a cell of one gate.
     """
     low = call.autocast or call.x.dtype
     (weights, _), *others = call.directions
-    if low != torch.float16 or others:
+    if others or weights.hh is None:
         return False
-    recurrent, rows = weights.hh, call.x.shape[1]
-    return recurrent is not None and recurrent.shape[1] % 128 == 0 and recurrent.shape[1] <= 1024 and rows >= 16
+    units, rows = weights.hh.shape[1], call.x.shape[1]
+    if low == torch.float32:
+        return len(call.cell.gates) == 1 and rows == 1 and units <= 256
+    return low == torch.float16 and units % 128 == 0 and units <= 1024 and rows >= 16
 
 
 ENGINE = Gpu()

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from elman.arrays import Place, width_of
+from elman.cell import Cell
 from elman.gpu.choice import choose, loop_for
 from elman.gpu.kernels import ABSENT, AFRESH, ORDINARY
 from elman.gpu.loop import Form, Loop, wide
@@ -260,7 +262,7 @@ def backward(
         if t is None or not want:
             results.append(None)
         else:  # a weight without an effect has the gradient zero
-            results.append(torch.zeros_like(t) if d is None else d.view(t.shape).to(t.dtype))
+            results.append(torch.zeros_like(t) if d is None else _as(d.view(t.shape), t.dtype))
     return results
 
 
@@ -369,14 +371,14 @@ class _Gradients:
         return x.flatten(0, 1)
 
     def of_matrix(self, d: int, field: str, weight: Tensor) -> Tensor:
-        runs = [run for run in joined_products(plan(self.call.cell)) if run.weight == field]
+        runs = [run for run in _runs(self.call.cell) if run.weight == field]
         d_weight = self.made(weight, [self.rows(run) for run in runs if not run.add])
         for run in runs:
             self.add(d_weight[self.rows(run)], d, run)
         return d_weight
 
     def of_bias(self, d: int, bias: Tensor) -> Tensor:
-        runs = [run for run in joined_products(plan(self.call.cell)) if run.bias is not None]
+        runs = [run for run in _runs(self.call.cell) if run.bias is not None]
         d_bias = self.made(bias, [self.rows(run) for run in runs if not run.add])
         for run in runs:
             adjoint, rows = self.adjoint(d, run), d_bias[self.rows(run)]
@@ -430,6 +432,11 @@ class _Gradients:
             before = torch.where(code == AFRESH, fresh, before)
             self.before[state, d] = torch.where(code == ABSENT, 0, before)
         return self.before[state, d]
+
+
+@cache
+def _runs(cell: Cell) -> list[Run]:
+    return joined_products(plan(cell))
 
 
 def _given(weight: Tensor | None) -> Tensor:
