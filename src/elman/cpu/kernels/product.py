@@ -83,6 +83,22 @@ def tiling(rows: int, blocks: int, vectors_per_block: int, depth: int, form: For
     return decided(lambda rows: _tiling(min(rows, MANY), blocks, vectors_per_block, depth, form), rows)
 
 
+def weights_stay(rows: int, vectors: int) -> bool:
+    """Whether a tile keeps its vectors of weights for a step of k in registers, and not the numbers of its rows.
+
+    Of 16 registers it keeps whichever are fewer. With 32 a number is an operand in memory.
+    """
+    return vectors < rows and llvm.target().registers < 32
+
+
+def registers_of(rows: int, vectors: int) -> int:
+    """Returns how many registers a tile takes: its sums, what stays for a step of k, and one of the others.
+
+    Where weights stay, one more is left free: a tile of 4 x 3, which would take all of 16, was slower than 6 x 2.
+    """
+    return rows * vectors + (vectors + 1 if weights_stay(rows, vectors) else rows) + 1
+
+
 @cache
 def _tiling(rows: int, blocks: int, vectors_per_block: int, depth: int, form: Format) -> Tiling:
     registers = llvm.target().registers
@@ -91,7 +107,7 @@ def _tiling(rows: int, blocks: int, vectors_per_block: int, depth: int, form: Fo
     for n, (of_tiles, of_panels) in enumerate(_cycles(blocks, vectors_per_block, depth, form), start=1):
         v = n * vectors_per_block
         for r, (number, narrow, wider) in enumerate(cuts, start=1):
-            if r * v + r + 1 > registers and (r, n) != (1, 1):
+            if registers_of(r, v) > registers and (r, n) != (1, 1):
                 break
             cycles = (number - wider) * of_tiles[narrow] + of_panels[narrow]
             if wider:
@@ -116,13 +132,14 @@ def _cycles(blocks: int, vectors_per_block: int, depth: int, form: Format) -> li
     - the loads of v vectors of weights from a cache or from memory. For the first tile of a panel, the whole matrix has
       been read since these weights were last read; for the other tiles, only the panel has.
 
-    The r v sums, the r broadcast numbers and one vector of weights have to stay in registers.
+    What `registers_of` counts has to stay in registers.
     """
     target = llvm.target()
     of_block = depth * vectors_per_block * target.vector_bytes
     found: list[tuple[list[float], list[float]]] = []
     for n in range(1, BROADEST + 1):
-        most = (target.registers - 1) // (n * vectors_per_block + 1)  # rows
+        v = n * vectors_per_block
+        most = next((r for r in range(TALLEST, 0, -1) if registers_of(r, v) <= target.registers), 1)
         of_tiles, of_panels = [0.0] * (TALLEST + 1), [0.0] * (TALLEST + 1)
         for wide, times in cut(blocks, n).heaps():
             v, panel = wide * vectors_per_block, wide * of_block
@@ -186,11 +203,18 @@ def tile(rows: int, vectors: int, form: Format, fetch: bool = False, indexed: bo
                 )
         ahead = p.at(b, loop.index * (vectors * lanes))
         for k in range(at_once):
+            if weights_stay(rows, vectors):
+                weights = [p.load(ahead, (k * vectors + v) * lanes) for v in range(vectors)]
+                for r, row in enumerate(row_of):
+                    number = p.broadcast(row, (loop.index + k) * a_k)
+                    for v in range(vectors):
+                        sums[r * vectors + v] = p.fma(number, weights[v], sums[r * vectors + v])
+                continue
             numbers = [p.broadcast(row, (loop.index + k) * a_k) for row in row_of]
             for v in range(vectors):
-                weights = p.load(ahead, (k * vectors + v) * lanes)
+                weight = p.load(ahead, (k * vectors + v) * lanes)
                 for r in range(rows):
-                    sums[r * vectors + v] = p.fma(numbers[r], weights, sums[r * vectors + v])
+                    sums[r * vectors + v] = p.fma(numbers[r], weight, sums[r * vectors + v])
         return loop.end(sums)
 
     def add_to(before: Value, before_row: Value, sums: list[Value]) -> None:

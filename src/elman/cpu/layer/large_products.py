@@ -189,7 +189,8 @@ class _Packed:
     def __init__(self, script: Script, sizes: Sizes, factor: Factor, chunk: int, left: bool) -> None:
         self.sizes, self.factor, self.left = sizes, factor, left
         blocks = -(-factor.width // sizes.lanes)
-        self.panels = cut(blocks, 1 if left else product.tiling(OUTER_ROWS, blocks, 1, CHUNK, sizes.format).blocks)
+        tall = -(-sizes.lanes // cut(sizes.lanes, OUTER_ROWS).number)  # rows of the tallest tile
+        self.panels = cut(blocks, 1 if left else product.tiling(tall, blocks, 1, CHUNK, sizes.format).blocks)
         self.padded = blocks * sizes.lanes
         self.room, self.sums = script.room(chunk * self.padded), script.room(self.padded)
         self.kernel = (packing.columns if left else packing.rows)(sizes.format)
