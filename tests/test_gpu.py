@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -162,6 +163,20 @@ def test_chunks_of_steps(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Steps, "step", step)
     with elman.use_engine("gpu"):
         close((run(of, x, states), gradients(of, x, states)), exact)
+
+
+@pytest.mark.parametrize("form", ["steps", "resident"])
+def test_a_loop_that_is_used_again(form: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Its table has the addresses of the call before, and its buffers what that left."""
+    if form == "resident":
+        request.getfixturevalue("resident")
+    monkeypatch.setattr(choice, "make", functools.cache(choice.make))
+    of = layer("peephole_lstm", 3, 17)
+    every = [inputs(of, steps, 4, seed=seed) for seed, steps in enumerate((4, 3, 4))]
+    for x, states in every:
+        expected = run(of, x, states), gradients(of, x, states)
+        with elman.use_engine("gpu"):
+            close((run(of, x, states), gradients(of, x, states)), expected)
 
 
 def test_gradients_of_a_part_only() -> None:

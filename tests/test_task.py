@@ -31,6 +31,8 @@ class Options:
     evaluations: int = 12
     patience: int | None = None
     threads: int = 1
+    seed: int = 0
+    precision: str = "float32"
 
 
 class Sums(nn.Module):

@@ -23,6 +23,7 @@ from elman.training.options import Options, flag
 if TYPE_CHECKING:
     from elman.tasks import CommandLineTask
     from elman.training.loop import Report, Training
+    from elman.training.team import Team
 
 EXAMPLE = "Example:  elman train lm novel.txt --cell gru --minutes 10 --run runs/novel"
 
@@ -75,14 +76,18 @@ def _command(options: type[Options], help: str, example: str) -> None:
         if find_lr:
             if useless := sorted(given(context) & {"run", "overwrite", "tensorboard"}):
                 raise InputError(f"--find-lr makes no run, so {', '.join(map(flag, useless))} cannot be given with it")
+            refuse_together("--find-lr")
             _find_learning_rate(make_task(file, options(**values), chosen))
             return
-        if resume is None:
-            directory = run or Path(f"runs/{options.task}-{datetime.now():%Y%m%d-%H%M%S}")
-            training, config = _begin(directory, file, options(**values), chosen, overwrite)
-        else:
-            training, config = _resume(resume, options, values["epochs"], values["minutes"], chosen)
-        _train(training, config, tensorboard)
+        from elman.training.team import joined
+
+        with joined(chosen) as (team, chosen):
+            if resume is None:
+                directory = run or Path(team.told(f"runs/{options.task}-{datetime.now():%Y%m%d-%H%M%S}"))
+                training, config = _begin(directory, file, options(**values), chosen, overwrite, team)
+            else:
+                training, config = _resume(resume, options, values["epochs"], values["minutes"], chosen, team)
+            _train(training, config, tensorboard)
 
     app.command(options.task, help=help, epilog=example)(train)
 
@@ -123,6 +128,14 @@ def refuse_two_ways_to_judge(context: typer.Context) -> None:
         raise InputError("--validation judges by a file and --held-out by a part of FILE; give one of them")
 
 
+def refuse_together(what: str) -> None:
+    """Raises InputError if several processes were started to do together what one does."""
+    from elman.training.team import started_together
+
+    if started_together():
+        raise InputError(f"{what} runs in one process; start it without torchrun")
+
+
 def _refuse_with_resume(context: typer.Context, run: Path) -> None:
     """Raises InputError for options that a run was begun with and keeps."""
     refused = sorted(given(context) - {"resume", "minutes", "epochs", "tensorboard", "device_name"})
@@ -136,15 +149,15 @@ def _say(text: str) -> None:
 
 
 def _begin(
-    directory: Path, file: Path | None, options: Options, device: str, overwrite: bool
+    directory: Path, file: Path | None, options: Options, device: str, overwrite: bool, team: Team
 ) -> tuple[Training[CommandLineTask], dict[str, Any]]:
     """Begins a run: reads the data, fits the baselines, and writes config.json, the task's files and a checkpoint."""
-    from elman.training import begin
+    from elman.training.fitting import begin, check_free
     from elman.training.run import Run
 
     options.check()
-    Run(directory).check_free(overwrite)  # before the data are read, which takes a while
-    return begin(make_task(file, options, device), directory, overwrite=overwrite)
+    check_free(Run(directory), overwrite, team)  # before the data are read, which takes a while
+    return begin(make_task(file, options, device), directory, overwrite=overwrite, team=team)
 
 
 def make_task(file: Path | None, options: Options, device: str) -> CommandLineTask:
@@ -180,20 +193,20 @@ def _find_learning_rate(task: CommandLineTask) -> None:
 
 
 def _resume(
-    directory: Path, of: type[Options], epochs: float | None, minutes: float | None, device: str
+    directory: Path, of: type[Options], epochs: float | None, minutes: float | None, device: str, team: Team
 ) -> tuple[Training[CommandLineTask], dict[str, Any]]:
     """Loads a run from its checkpoint, with a new budget if one is given."""
     from elman import tasks
     from elman.training.loop import Training
     from elman.training.run import Run
 
-    module, run = tasks.module(of.task), Run(directory)
+    module, run = tasks.module(of.task), Run(directory, team.first)
     options, config = run.options(of, module.CONFIG)
     if epochs is not None or minutes is not None:
         options = replace(options, epochs=epochs, minutes=minutes)
         options.check()
     path = config["data"]["path"]
-    training = Training(run, module.resume(run, None if path is None else Path(path), options, device))
+    training = Training(run, module.resume(run, None if path is None else Path(path), options, device), team)
     training.restore()
     if asdict(options) != config["options"]:
         config["options"] = asdict(options)
@@ -203,16 +216,20 @@ def _resume(
 
 def _train(training: Training[CommandLineTask], config: dict[str, Any], tensorboard: bool) -> None:
     """Trains to the end and prints the result, or saves and exits where a signal asks for it."""
-    _introduce(training, config)
-    with _tensorboard(training.run.directory if tensorboard else None) as write:
+    first = training.team.first
+    if first:
+        _introduce(training, config)
+    with _tensorboard(training.run.directory if tensorboard and first else None) as write:
         stopped = _follow(training, write)
     if stopped is None:
-        _conclude(training, config)
+        if first:
+            _conclude(training, config)
         return
     directory, task = training.run.directory, training.task.name
-    _say(
-        f"interrupted at step {training.place.step}, everything is saved; go on with: elman train {task} --resume {directory}"
-    )
+    if first:
+        _say(
+            f"interrupted at step {training.place.step}, everything is saved; go on with: elman train {task} --resume {directory}"
+        )
     raise typer.Exit(128 + stopped)
 
 
@@ -257,9 +274,9 @@ def _follow(training: Training[CommandLineTask], write: Callable[[dict[str, Any]
             show(report)
             if report.row is not None:
                 write(report.row)
-            if stopped_by() is not None and not report.place.finished:
+            if training.team.any(stopped_by() is not None) and not report.place.finished:
                 training.save()
-                return stopped_by()
+                return stopped_by() or signal.SIGTERM
     return None
 
 
@@ -288,6 +305,10 @@ def _interruptible() -> Iterator[Callable[[], int | None]]:
 @contextlib.contextmanager
 def _display(training: Training[CommandLineTask]) -> Iterator[Callable[[Report], None]]:
     """Yields a function that shows a report: in a live bar on a terminal, and always in a line for each evaluation."""
+    if not training.team.first:
+        yield lambda report: None
+        return
+
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from elman.cli.common import device, given, with_options
-from elman.cli.train import DATA, make_task, refuse_two_ways_to_judge
+from elman.cli.train import DATA, make_task, refuse_together, refuse_two_ways_to_judge
 from elman.errors import InputError
 from elman.tasks.options import ClassificationOptions, ForecastingOptions, LanguageModelOptions, TaggingOptions
 from elman.training.options import Options, flag
@@ -48,6 +48,7 @@ def _command(options: type[Options], file: str) -> None:
         **values: Any,
     ) -> None:
         refuse_two_ways_to_judge(context)
+        refuse_together("a search")
         if trials < 1:
             raise InputError(f"--trials must be 1 or more, got {trials}")
         if values["epochs"] is None and values["minutes"] is None:

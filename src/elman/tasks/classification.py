@@ -244,6 +244,9 @@ class Classification(SeparateSequences):
         weights = None if self.weights is None else self.weights.to(device)
         return cross_entropy(logits, target, weights, label_smoothing=self.options.smoothing)
 
+    def weight(self, own: NDArray[np.int64]) -> float | None:
+        return None if self.weights is None else float(self.weights[torch.from_numpy(self.labels[own])].sum())
+
     def evaluate(self) -> dict[str, float]:
         return self.classifier.score(self.held_out, self.held_out_labels)[0]
 

@@ -92,6 +92,16 @@ class LanguageModelling:
         self.unit = PER[options.unit]
         self.score_unit = f"nats per {self.unit}"
         self.state: Any = None
+        self.columns = slice(None)  # the streams of this process
+
+    def share(self, rank: int, world: int) -> None:
+        """Reads from now on only a part of the streams."""
+        own, rest = divmod(self.options.batch_size, world)
+        if rest:
+            raise InputError(
+                f"--batch-size {self.options.batch_size} cannot be divided among {world} processes; give a multiple of {world}"
+            )
+        self.columns = slice(rank * own, (rank + 1) * own)
 
     def batches(self, epoch: int, at: int) -> Iterator[Batch]:
         """Yields windows of the streams; at: time steps of this epoch that were trained on."""
@@ -99,7 +109,7 @@ class LanguageModelling:
             self.state = None
         if at == self.length:
             return
-        x, y = streams(self.corpus.train, self.options, epoch)
+        x, y = (part[:, self.columns] for part in streams(self.corpus.train, self.options, epoch))
         for window in tbptt((x[at:], y[at:]), k1=self.options.window, state=self.state):
 
             def loss(window: Window = window) -> Tensor:
@@ -109,7 +119,7 @@ class LanguageModelling:
                 return cross_entropy(logits.flatten(0, 1), target.long().flatten())
 
             steps = window.stop - window.fresh
-            yield Batch(loss, steps, steps * self.options.batch_size)
+            yield Batch(loss, steps, steps * x.shape[1])
 
     def evaluate(self) -> dict[str, float]:
         score = evaluate(self.model, self.corpus.validation, self.corpus.validation_characters)
@@ -175,7 +185,7 @@ class LanguageModelling:
             raise InputError(
                 f"{path} does not fit its config.json: its states are {shapes}, the model's {wanted}; restore one of them or train again"
             )
-        states = tuple(tensors[name] for name in names if tensors)
+        states = tuple(tensors[name][:, self.columns] for name in names if tensors)
         self.state = None if not states else states[0] if len(states) == 1 else states
 
 

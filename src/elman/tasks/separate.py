@@ -48,6 +48,7 @@ class SeparateSequences:
 
     lengths: NDArray[Any]  # (N,) of the sequences to learn from
     options: Any  # with a batch_size and a seed
+    part: tuple[int, int] = (0, 1)  # the number of this process, and of all that train together
 
     @property
     def steps_per_epoch(self) -> int:
@@ -64,7 +65,17 @@ class SeparateSequences:
     def batches(self, epoch: int, at: int) -> Iterator[Batch]:
         """Yields the batches of an epoch; at: those that were trained on."""
         for own in batches_of(self.lengths, self.options.batch_size, self.options.seed, epoch)[at:]:
-            yield Batch(partial(self.loss, own), 1, self.size(own))
+            rank, world = self.part
+            own = own[rank::world]
+            yield Batch(partial(self.loss, own), 1, self.size(own), self.weight(own))
+
+    def share(self, rank: int, world: int) -> None:
+        """Takes from now on every world-th sequence of each batch, from number `rank` on."""
+        self.part = rank, world
+
+    def weight(self, own: NDArray[np.int64]) -> float | None:
+        """Returns of how many the loss is the mean, if not of `size`."""
+        return None
 
     def remark(self) -> str:
         return ""

@@ -8,21 +8,25 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import elman
+from elman.errors import InputError
 from elman.training.loop import Report, Training
 from elman.training.run import Run
 from elman.training.task import Task
+from elman.training.team import ALONE, Team, joined
 
 Of = TypeVar("Of", bound=Task)
 
 
-def begin(task: Of, directory: str | Path, *, overwrite: bool = False) -> tuple[Training[Of], dict[str, Any]]:
+def begin(
+    task: Of, directory: str | Path, *, overwrite: bool = False, team: Team = ALONE
+) -> tuple[Training[Of], dict[str, Any]]:
     """Begins a run: writes config.json, the task's own files and a first checkpoint.
 
     Returns the training, whose `steps()` train, and what config.json says. Raises InputError if the directory holds a
     run already, unless `overwrite` is true, or files of anything else.
     """
-    run = Run(Path(directory))
-    run.check_free(overwrite)
+    run = Run(Path(directory), team.first)
+    check_free(run, overwrite, team)
     config = {
         "elman": elman.__version__,
         "task": task.name,
@@ -32,10 +36,23 @@ def begin(task: Of, directory: str | Path, *, overwrite: bool = False) -> tuple[
         **task.about(),
     }
     run.create(config)
-    task.write(run.directory)
-    training = Training(run, task)
+    if team.first:
+        task.write(run.directory)
+    training = Training(run, task, team)
     training.save()
     return training, config
+
+
+def check_free(run: Run, overwrite: bool, team: Team) -> None:
+    """Raises InputError in every process of the team if the directory holds what must not be overwritten."""
+    problem = None
+    if team.first:
+        try:
+            run.check_free(overwrite)
+        except InputError as error:
+            problem = str(error)
+    if problem := team.told(problem):
+        raise InputError(problem)
 
 
 def fit(
@@ -52,16 +69,20 @@ def fit(
     overwrite: replaces a run that the directory holds. resume: goes on with this run, from its last checkpoint.
     show: is called after every step, with a `Report`.
 
+    Where `torchrun` has started several processes, each of which calls this function, they train together.
+
     Returns the rows of metrics.csv. Raises InputError if the directory cannot be used, the data are others than those
     that a resumed run was begun with, or the loss is no longer finite.
     """
-    if resume:
-        training = Training(Run(Path(directory)), task)
-        training.restore()
-    else:
-        training, _ = begin(task, directory, overwrite=overwrite)
-    for report in training.steps():
-        if show is not None:
-            show(report)
-    training.run.fill(task.model)
-    return training.run.metrics()
+    with joined(str(next(task.model.parameters()).device)) as (team, _):
+        if resume:
+            training = Training(Run(Path(directory), team.first), task, team)
+            training.restore()
+        else:
+            training, _ = begin(task, directory, overwrite=overwrite, team=team)
+        for report in training.steps():
+            if show is not None:
+                show(report)
+        team.any(False)  # the first process has written everything
+        training.run.fill(task.model)
+        return training.run.metrics()

@@ -18,6 +18,7 @@ from torch import Tensor
 from elman.errors import InputError
 from elman.training.run import MODEL, Run, fill
 from elman.training.task import Batch, Task
+from elman.training.team import ALONE, Team
 from elman.training.watch import Watch
 
 CHECKPOINT_SECONDS = 20.0
@@ -55,6 +56,11 @@ class Place:
         return place
 
 
+def _random(kind: str, rank: int) -> str:
+    """Returns the name that a checkpoint has for the state of a process's random numbers."""
+    return f"random.{kind}.{rank}" if rank else f"random.{kind}"
+
+
 @dataclass(frozen=True)
 class Report:
     """What `Training.steps` reports after each step."""
@@ -62,7 +68,7 @@ class Report:
     place: Place
     progress: float  # 0 to 1
     loss: float  # of this step
-    size: int  # of its batch, in the task's unit, such as tokens
+    size: int  # of its batch, in the task's unit, such as tokens; of several processes, about
     row: dict[str, Any] | None = None  # the new row of metrics.csv, if the model was evaluated after this step
     remarks: tuple[str, ...] = ()  # what is wrong with the network, in words
 
@@ -75,17 +81,39 @@ def optimizer_of(task: Task) -> torch.optim.AdamW:
     )
 
 
-def update(batch: Batch, optimizer: torch.optim.Optimizer, rate: float, clip: float) -> tuple[Tensor, Tensor]:
-    """Learns from a batch. Returns its loss, and the norm of the gradient before it was clipped."""
+def update(
+    batch: Batch, optimizer: torch.optim.Optimizer, rate: float, clip: float, team: Team = ALONE
+) -> tuple[float, Tensor]:
+    """Learns from a batch. Returns its loss, and the norm of the gradient before it was clipped.
+
+    team: the processes that have a part of the batch each. The loss is then that of the whole batch.
+    """
     for group in optimizer.param_groups:
         group["lr"] = rate
-    loss = batch.loss()
-    loss.backward()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if team.world == 1:
+        loss = batch.loss()
+        loss.backward()
+        value = float(loss.detach())
+    else:
+        value = _of_parts(batch, parameters, team)
     norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
     optimizer.step()
     optimizer.zero_grad()
-    return loss, norm
+    return value, norm
+
+
+def _of_parts(batch: Batch, parameters: list[Tensor], team: Team) -> float:
+    """Gives parameters the gradients of the whole batch, of which this process has a part. Returns its loss."""
+    weight = float(batch.size if batch.weight is None else batch.weight)
+    loss = batch.loss() if weight else None
+    total, value = team.total(weight, 0.0 if loss is None else weight * float(loss.detach()))
+    if loss is not None:
+        (loss * (weight / total)).backward()
+    for p in parameters:
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+    team.add_up([p.grad for p in parameters if p.grad is not None])
+    return value / total
 
 
 class Training(Generic[Of]):
@@ -94,25 +122,39 @@ class Training(Generic[Of]):
     A caller may leave that loop after any step and `save()` the run. `restore()` and `steps()` go on from there.
     """
 
-    def __init__(self, run: Run, task: Of):
-        self.run, self.task, self.model, self.options = run, task, task.model, task.options
+    def __init__(self, run: Run, task: Of, team: Team = ALONE):
+        """team: the processes that train together. Each has a `Training`, and the first one's run writes files."""
+        self.run, self.task, self.model, self.options, self.team = run, task, task.model, task.options, team
         self.optimizer = optimizer_of(task)
         self.place = Place()
         self.watch = Watch(self.model)
         self._clock = time.monotonic()
         self.device = next(self.model.parameters()).device
+        if self.options.precision == "bf16" and self.device.type == "cpu":
+            raise InputError("--precision bf16 is for GPUs, and this runs on the CPU; leave it out")
+        if team.world > 1:
+            share = getattr(task, "share", None)
+            if share is None:
+                raise InputError(f"the task {task.name} has no method `share`, so several processes cannot train it")
+            share(team.rank, team.world)
+            if not team.first:  # what is dropped in one part of a batch must not be dropped in all
+                torch.manual_seed(self.options.seed + team.rank * 1_000_003)
+
+    def _precision(self) -> torch.autocast:
+        """Returns the context in which the model runs."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bf16")
 
     def steps(self) -> Iterator[Report]:
         """Trains until the budget is used up. Yields a report after every step, and saves checkpoints on its own."""
         o, place = self.options, self.place
         self.model.train()
         torch.set_num_threads(o.threads)
-        self._clock = saved = time.monotonic()
+        self._clock, saved = time.monotonic(), place.seconds
         while not place.finished:
             for batch in self.task.batches(place.epoch, place.at):
                 rate = o.learning_rate * self.schedule()
-                loss, norm = update(batch, self.optimizer, rate, o.clip)
-                value = self._count(loss, batch.advance)
+                value, norm = update(self._in_precision(batch), self.optimizer, rate, o.clip, self.team)
+                self._count(value, batch.advance)
                 remarks = [self.watch.gradient(float(norm), o.clip)]
                 self._tick()
                 place.finished = self.progress() >= 1
@@ -123,20 +165,28 @@ class Training(Generic[Of]):
                     remarks.append(self.watch.saturation())
                     place.finished = place.finished or self._is_stale()
                 # An evaluation may have replaced model.safetensors, so a checkpoint follows, whose `best` matches it.
-                if row is not None or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                if row is not None or place.seconds - saved > CHECKPOINT_SECONDS:
                     self.save()
-                    saved = time.monotonic()
+                    saved = place.seconds
                 said = tuple(remark for remark in remarks if remark is not None)
-                yield Report(place, self.progress(), value, batch.size, row, said)
+                yield Report(place, self.progress(), value, batch.size * self.team.world, row, said)
                 if place.finished:
                     return
             if place.at == 0:
                 raise InputError(f"the task has no batch in epoch {place.epoch}; give more {self.task.data}")
             place.epoch, place.at = place.epoch + 1, 0
 
+    def _in_precision(self, batch: Batch) -> Batch:
+        def loss() -> Tensor:
+            with self._precision():
+                return batch.loss()
+
+        return batch._replace(loss=loss) if self.options.precision == "bf16" else batch
+
     def _tick(self) -> None:
         now = time.monotonic()
-        self.place.seconds, self._clock = self.place.seconds + now - self._clock, now
+        spent = now - self._clock if self.team.first else 0.0
+        self.place.seconds, self._clock = self.place.seconds + self.team.total(spent)[0], now
 
     def progress(self) -> float:
         """Returns the share of the budget that is used, 0 to 1: the share of steps or of time, whichever is larger."""
@@ -161,8 +211,8 @@ class Training(Generic[Of]):
         warm = max((self.place.step + 1) / WARM_UP, 10 * self.progress())
         return min(1.0, warm) * 0.5 * (1 + math.cos(math.pi * self.progress()))
 
-    def _count(self, loss: Tensor, advance: int) -> float:
-        place, value = self.place, float(loss.detach())
+    def _count(self, value: float, advance: int) -> None:
+        place = self.place
         if not math.isfinite(value):
             raise InputError(
                 f"the loss became {value} at step {place.step + 1}; training stopped and the last checkpoint is kept: "
@@ -172,13 +222,14 @@ class Training(Generic[Of]):
         place.at += advance
         place.losses += value
         place.counted += 1
-        return value
 
     def _evaluate(self, rate: float, norm: float) -> dict[str, Any]:
         """Evaluates the model on held-out data and saves it if it is the best so far. Returns a row of metrics.csv."""
-        place = self.place
-        with self.watch.outputs():
-            scores = self.task.evaluate()
+        place, scores = self.place, None
+        if self.team.first:
+            with self.watch.outputs(), self._precision():
+                scores = self.task.evaluate()
+        scores, self.watch.saturated = self.team.told((scores, self.watch.saturated))
         score = scores[self.task.score]
         badness = -score if self.task.higher_is_better else score
         row = {
@@ -209,10 +260,13 @@ class Training(Generic[Of]):
         names = [name for name, _ in self.model.named_parameters()]
         for number, entries in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{names[number]}.{key}": value for key, value in entries.items()}
-        tensors |= {f"state.{name}": value for name, value in self.task.carried().items()}
-        tensors["random.cpu"] = torch.get_rng_state()
+        for name, value in self.task.carried().items():
+            tensors[f"state.{name}"] = torch.cat(self.team.gathered(value), 1) if self.team.world > 1 else value
+        for rank, state in enumerate(self.team.gathered(torch.get_rng_state())):
+            tensors[_random("cpu", rank)] = state
         if self.device.type == "cuda":
-            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
+            for rank, state in enumerate(self.team.gathered(torch.cuda.get_rng_state(self.device))):
+                tensors[_random("cuda", rank)] = state
         self.run.save_tensors(CHECKPOINT, tensors, {"place": asdict(self.place), "data": self.task.digest})
 
     def restore(self) -> None:
@@ -241,9 +295,11 @@ class Training(Generic[Of]):
                         raise ValueError(f"optimizer.{name}.{key} has shape {tuple(value.shape)}")
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-            torch.set_rng_state(tensors["random.cpu"])
-            if self.device.type == "cuda" and "random.cuda" in tensors:
-                torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
+            rank = self.team.rank
+            if not rank or _random("cpu", rank) in tensors:  # a run may go on with more processes
+                torch.set_rng_state(tensors[_random("cpu", rank)])
+            if self.device.type == "cuda" and _random("cuda", rank) in tensors:
+                torch.cuda.set_rng_state(tensors[_random("cuda", rank)], self.device)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{path} is damaged: {error}; restore it or train again") from error
         self.task.carry({name: value.to(self.device) for name, value in under("state.").items()}, path)

@@ -63,6 +63,11 @@ class Options:
         None, "Stop after so many evaluations without a better score; never if left out.", least=1
     )
     seed: int = option(0, "Seed of everything random.", least=0, most=2**63 - 1)
+    precision: str = option(
+        "float32",
+        "float32; or bf16, for GPUs: products in bfloat16, sums and weights in float32.",
+        choices=("float32", "bf16"),
+    )
     threads: int = option(1, "Threads on the CPU; more pay for wide layers on an idle machine.", least=1)
 
     def check(self) -> None:

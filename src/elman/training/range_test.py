@@ -42,8 +42,7 @@ def range_test(task: Task) -> RangeTest:
             if batch is None:
                 raise InputError(f"the task has no batch in epoch {epoch}; give more {task.data}")
         rate = LEAST * (MOST / LEAST) ** (step / (STEPS - 1))
-        loss, _ = update(batch, optimizer, rate, task.options.clip)
-        value = float(loss.detach())
+        value, _ = update(batch, optimizer, rate, task.options.clip)
         if not math.isfinite(value):
             break
         mean = SMOOTH * mean + (1 - SMOOTH) * value

@@ -62,8 +62,9 @@ CONFIG: Entries = {"options": dict, "parameters": int, "baselines": dict}  # wha
 class Run:
     """The directory of one run. If reading or writing fails, methods raise InputError with the file and the reason."""
 
-    def __init__(self, directory: Path):
-        self.directory = directory
+    def __init__(self, directory: Path, writes: bool = True):
+        """writes: False for a process that trains together with another one, which writes the files."""
+        self.directory, self.writes = directory, writes
 
     @property
     def exists(self) -> bool:
@@ -91,6 +92,8 @@ class Run:
 
     def create(self, config: dict[str, Any]) -> None:
         """Makes the directory, removes the files of an earlier run, and writes config.json."""
+        if not self.writes:
+            return
         try:
             (self.directory / "checkpoint").mkdir(parents=True, exist_ok=True)
             for name in FILES:
@@ -104,13 +107,17 @@ class Run:
 
     def sweep(self) -> None:
         """Removes the temporary files that a process leaves beside a run's file when it is killed while writing."""
-        for name in FILES:
+        for name in FILES if self.writes else ():
             path = self.directory / name
             for leftover in path.parent.glob(f".{path.name}.*"):
                 leftover.unlink(missing_ok=True)
 
     def save_config(self, config: dict[str, Any]) -> None:
-        write_atomically(self.directory / "config.json", json.dumps(config, indent=2, ensure_ascii=False).encode())
+        self._write("config.json", json.dumps(config, indent=2, ensure_ascii=False).encode())
+
+    def _write(self, name: str, content: bytes) -> None:
+        if self.writes:
+            write_atomically(self.directory / name, content)
 
     def task(self, known: Collection[str]) -> str:
         """Returns the name of the run's task. Raises InputError if it is none of the known ones."""
@@ -156,8 +163,10 @@ class Run:
 
     def save_tensors(self, name: str, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
         """Writes tensors and a JSON object into one file, so that both always belong to the same step."""
+        if not self.writes:
+            return
         contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        write_atomically(self.directory / name, safetensors.torch.save(contiguous, {"elman": json.dumps(notes)}))
+        self._write(name, safetensors.torch.save(contiguous, {"elman": json.dumps(notes)}))
 
     def load_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         path = self.directory / name
@@ -215,7 +224,7 @@ class Run:
         samples = self._samples()
         for found in SAMPLE.finditer(samples):
             if int(found[1]) > step:
-                write_atomically(self.directory / SAMPLES, samples[: found.start()].encode())
+                self._write(SAMPLES, samples[: found.start()].encode())
                 return
 
     def _write_metrics(self, rows: list[dict[str, str]]) -> None:
@@ -224,13 +233,13 @@ class Run:
             writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        write_atomically(self.directory / "metrics.csv", text.getvalue().encode())
+        self._write("metrics.csv", text.getvalue().encode())
 
     # Samples
 
     def append_sample(self, step: int, text: str) -> None:
         """Adds to samples.txt what the model wrote after a step."""
-        write_atomically(self.directory / SAMPLES, f"{self._samples()}--- step {step}\n{text}\n".encode())
+        self._write(SAMPLES, f"{self._samples()}--- step {step}\n{text}\n".encode())
 
     def _samples(self) -> str:
         path = self.directory / SAMPLES

@@ -16,6 +16,7 @@ class Batch(NamedTuple):
     loss: Callable[[], Tensor]  # runs the model; the mean loss, from which gradients are taken
     advance: int  # how far the epoch has come after this batch, from where it was before
     size: int  # in the unit in which speed is told, such as tokens
+    weight: float | None = None  # of how many the loss is the mean, where that is not `size`
 
 
 class Recipe(Protocol):
@@ -39,10 +40,19 @@ class Recipe(Protocol):
     def patience(self) -> int | None: ...
     @property
     def threads(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def precision(self) -> str: ...
 
 
 class Task(Protocol):
-    """A model, the data it learns from, its loss and its score."""
+    """A model, the data it learns from, its loss and its score.
+
+    To be trained by several processes it also needs `share(rank, world)`: from then on `batches` yields, of every batch,
+    the part of process `rank`, with the loss and size of this part. A part may be empty, with size 0; the loss is then not
+    asked for. What `carried` returns is then that of the part, tensors (any, rows, any); `carry` is given all rows.
+    """
 
     @property
     def name(self) -> str: ...  # in config.json and on the command line: "lm"
