@@ -24,7 +24,11 @@ ETTH1 = ["--time", "date", "--horizon", "96", "--split", "8640,2880,2880"]
 
 # Of each task: what is trained on, further arguments, and what the run is judged by.
 TRAIN = {
-    "lm": ("tinyshakespeare.txt", ["--threads", "2", "--minutes", "3"], None),
+    "lm": (
+        "tinyshakespeare.txt",
+        ["--hidden-size", "384", "--threads", "2", "--minutes", "3", "--evaluations", "4"],
+        None,
+    ),
     "tag": (
         UD.format("train"),
         ["--validation", UD.format("dev"), "--threads", "2", "--minutes", "10"],
@@ -89,20 +93,27 @@ STUDIES: dict[str, tuple[list[str], list[list[str]]]] = {
 }
 
 
-def run(arguments: list[str]) -> str:
+# The same command with torch's own kernel, the one that torch.nn.LSTM runs.
+WITH_TORCH = "import elman\nfrom elman.cli import main\nwith elman.use_engine('native'): main()"
+
+
+def run(arguments: list[str], with_torch: bool = False) -> str:
     """Runs a command of elman and returns what it prints."""
-    done = subprocess.run([sys.executable, "-m", "elman", *arguments], capture_output=True, text=True, check=False)
+    program = ["-c", WITH_TORCH] if with_torch else ["-m", "elman"]
+    done = subprocess.run([sys.executable, *program, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"elman {' '.join(arguments)}\n{done.stderr}")
     return done.stdout
 
 
-def trained(data: Path, task: str, further: list[str], directory: str) -> tuple[str, str, float]:
+def trained(
+    data: Path, task: str, further: list[str], directory: str, with_torch: bool = False
+) -> tuple[str, str, float]:
     """Trains, and returns the command, what it printed, and the seconds it took."""
     file = TRAIN[task][0]
     placed = [str(data / word) if "/" in word else word for word in further]
     began = time.monotonic()
-    out = run(["train", task, str(data / file), *placed, "--run", directory, "--overwrite"])
+    out = run(["train", task, str(data / file), *placed, "--run", directory, "--overwrite"], with_torch)
     shown = " ".join(["elman train", task, file, *further])
     return shown, out, time.monotonic() - began
 
@@ -128,6 +139,10 @@ def targets(data: Path, only: list[str]) -> None:
                     assert found is not None
                     accuracies.append(float(found[1]))
                     print(f"$ elman evaluate RUN {judged}\n    accuracy {found[1]}", flush=True)
+        if task == "lm":
+            with tempfile.TemporaryDirectory() as directory:
+                _, out, _ = trained(data, task, further, directory, with_torch=True)
+                print(f"the same with the kernel of torch.nn.LSTM\n    {out.splitlines()[0]}", flush=True)
         if len(accuracies) > 1:
             print(f"mean of {len(accuracies)} seeds: {sum(accuracies) / len(accuracies):.4f}", flush=True)
 

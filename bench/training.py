@@ -3,8 +3,9 @@
     python bench/training.py               # about three minutes; --threads 2 for more threads
 
 A step is everything: the batch, the embedding, the layers, the output, the loss, the gradients, clipping and AdamW. The twin is
-the same model on the same batches, with torch.nn's layers in the place of elman's; where sequences have unequal lengths it
-packs them, as torch.nn asks for. Rounds alternate, in a random order; ratios are medians of rounds.
+the same model on the same batches, written plainly: torch.nn's layers in the place of elman's, torch.nn.Dropout, and AdamW
+without `fused`. Where sequences have unequal lengths it packs them, as torch.nn asks for. Rounds alternate, in a random
+order; ratios are medians of rounds.
 
     torch.nn    the time of the twin divided by elman's
     loop        the time of `Training.steps` beyond that of the bare step, in per cent of it
@@ -28,6 +29,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from elman.datasets.reading import BadRows
 from elman.tasks import language_model, tagging
 from elman.training import begin
+from elman.training.dropout import Dropout
 from elman.training.loop import optimizer_of
 
 TORCH = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
@@ -52,6 +54,8 @@ class Packing(nn.Module):
 def with_torch(model: nn.Module, cell: str) -> nn.Module:
     """Puts torch.nn's layers in the place of elman's, with the same weights."""
     for name, layer in list(model.named_children()):
+        if isinstance(layer, Dropout):
+            setattr(model, name, nn.Dropout(layer.p))
         if hasattr(layer, "cell"):
             twin = TORCH[cell](
                 layer.input_size,
@@ -65,9 +69,11 @@ def with_torch(model: nn.Module, cell: str) -> nn.Module:
     return model
 
 
-def bare(task: Any) -> Iterator[None]:
-    """Training steps with nothing around them."""
+def bare(task: Any, plain: bool = False) -> Iterator[None]:
+    """Training steps with nothing around them. plain: with the optimizer that torch takes on its own."""
     optimizer, parameters = optimizer_of(task), list(task.model.parameters())
+    if plain:
+        optimizer = torch.optim.AdamW(parameters, lr=optimizer.defaults["lr"], betas=optimizer.defaults["betas"])
     task.model.train()
     for epoch in range(1_000_000):
         for batch in task.batches(epoch, 0):
@@ -92,7 +98,7 @@ def compared(make: Callable[[], Any], cell: str, directory: Path) -> tuple[float
     twin = make()
     with_torch(twin.model, cell)
     training, _ = begin(make(), directory)
-    runs = {"elman": bare(make()), "torch": bare(twin), "loop": training.steps()}
+    runs = {"elman": bare(make()), "torch": bare(twin, plain=True), "loop": training.steps()}
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(ROUNDS + 2):
         for name in random.sample(list(runs), len(runs)):

@@ -488,6 +488,8 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "hidden size beyond numbers": ([*NEW, "--hidden-size", str(10**20)], [str(10**20)]),
     "embedding size 0": ([*NEW, "--embedding-size", "0"], ["--embedding-size", "got 0"]),
     "no layers": ([*NEW, "--num-layers", "0"], ["--num-layers", "got 0"]),
+    "forget gate of a gru": ([*NEW, "--cell", "gru", "--forget-bias", "1"], ["--forget-bias", "gate f", "gru"]),
+    "forget bias beyond sense": ([*NEW, "--forget-bias", "50"], ["--forget-bias", "50"]),
     "batch of none": ([*NEW, "--batch-size", "0"], ["--batch-size", "got 0"]),
     "window of none": ([*NEW, "--window", "0"], ["--window", "got 0"]),
     "window beyond the text": ([*NEW, "--window", "5000"], ["--window", "5000"]),

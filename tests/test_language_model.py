@@ -389,3 +389,22 @@ def test_options_of_a_damaged_config(name: str):
 def test_options_of_another_version():
     with pytest.raises(InputError, match=r"config\.json does not fit this version of elman: options momentum;"):
         Options.from_json(asdict(tiny()) | {"momentum": 0.9}, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("unit", "given", "expected"),
+    [("characters", None, -1.0), ("bytes", None, -1.0), ("words", None, None), ("words", 2.0, 2.0)],
+)
+def test_forget_gates_begin_as_they_should(unit: str, given: float | None, expected: float | None):
+    for cell in ("lstm", "coupled_peephole_lstm"):
+        of = LanguageModel(50, tiny(cell=cell, unit=unit, forget_bias=given, num_layers=2)).recurrent
+        for layer in range(2):
+            biases = dict(of.named_parameters())
+            place, size = of.cell.gates.index("f"), of.hidden_size
+            b_ih, b_hh = (biases[f"bias_{kind}_l{layer}"][place * size : (place + 1) * size] for kind in ("ih", "hh"))
+            if expected is None:
+                assert b_ih.unique().numel() > 1
+            else:
+                assert torch.equal(b_ih, torch.full_like(b_ih, expected))
+                assert not b_hh.any()
+    LanguageModel(50, tiny(cell="gru", unit=unit))

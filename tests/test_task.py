@@ -15,6 +15,7 @@ from torch.nn.functional import mse_loss
 import elman
 from elman.errors import InputError
 from elman.training import begin, fit
+from elman.training.dropout import Dropout
 from elman.training.loop import CHECKPOINT, Report, Training
 from elman.training.run import Run
 from elman.training.task import Batch
@@ -264,3 +265,23 @@ def test_remarks_come_with_the_reports(tmp_path: Path, monkeypatch: pytest.Monke
     fit(task, tmp_path / "run", show=lambda report: remarks.extend(report.remarks))
     assert len(remarks) == 1
     assert remarks[0].startswith("the gradient vanished")
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.99])
+def test_dropout_drops_its_share_and_keeps_the_mean(p: float) -> None:
+    """Also in each quarter of the elements, since four are decided by one number."""
+    torch.manual_seed(0)
+    drop, x = Dropout(p), torch.ones(4, 99_999, requires_grad=True)
+    y = drop(x)
+    dropped = y == 0
+    for part in (*dropped, *dropped.flatten()[:-4].view(-1, 4).unbind(1)):
+        assert part.double().mean().item() == pytest.approx(p, abs=0.006)
+    assert torch.corrcoef(dropped.flatten()[:-4].view(-1, 4).double().t()).fill_diagonal_(0).abs().max() < 0.02
+    assert y.max().item() == pytest.approx(1 / (1 - p), rel=1e-3)
+    (d,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(d, y.detach())
+    assert not torch.equal(drop(x) == 0, dropped)
+    torch.manual_seed(0)
+    assert torch.equal(drop(x), y)
+    assert drop.eval()(x) is x
+    assert Dropout(0.0)(x) is x

@@ -26,6 +26,7 @@ from elman.recurrent import Recurrent
 from elman.tasks import scores
 from elman.tasks.options import ClassificationOptions as Options
 from elman.tasks.separate import SeparateSequences, csv_row, groups, held_out, padded
+from elman.training.dropout import Dropout
 from elman.training.run import Entries, Run
 
 CONFIG: Entries = {"data": dict, "data.path": (str, type(None))}
@@ -53,7 +54,7 @@ class ClassificationModel(nn.Module):
             bidirectional=True,
             dropout=o.dropout if o.num_layers > 1 else 0.0,
         )
-        self.dropout = nn.Dropout(o.dropout)
+        self.dropout = Dropout(o.dropout)
         self.output = nn.Linear(6 * o.hidden_size, classes)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from elman.files import read_json, write_atomically
 from elman.recurrent import Recurrent
 from elman.tasks.options import ForecastingOptions as Options
 from elman.tasks.separate import SeparateSequences, csv_row
+from elman.training.dropout import Dropout
 from elman.training.run import Entries, Run
 
 CONFIG: Entries = {"data": dict, "data.path": (str, type(None))}
@@ -58,7 +59,7 @@ class ForecastingModel(nn.Module):
         self.place = nn.Parameter(0.1 * torch.randn(self.segments, h - h // 2))
         self.column = nn.Parameter(0.1 * torch.randn(columns, h // 2))
         self.known = nn.Linear(o.segment * known, h) if known else None
-        self.dropout = nn.Dropout(o.dropout)
+        self.dropout = Dropout(o.dropout)
         self.write = nn.Linear(h, o.segment * self.outputs)
 
     def forward(self, past: Tensor, column: Tensor, known: Tensor) -> Tensor:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from elman.errors import InputError
 from elman.training.options import Options, option
+
+if TYPE_CHECKING:
+    from elman.cell import Cell
 
 CELLS = ("lstm", "gru", "coupled_lstm", "peephole_lstm")  # that `elman tune` chooses from
 
@@ -30,24 +33,34 @@ class LanguageModelOptions(Options):
     num_layers: int = option(1, "Recurrent layers.", least=1, search=(1, 3))
     tied: bool = option(False, "Use the embedding's weights for the output, too, after a linear layer of its width.")
     dropout: float = option(
-        0.1,
-        "Share of activations dropped around and between layers while training.",
+        0.25,
+        "Share of activations dropped after and between layers while training; of bpe and words before them, too.",
         least=0,
         most=0.99,
         search=(0.0, 0.6),
     )
-    batch_size: int = option(16, "Places in the text that are read side by side.", least=1)
+    forget_bias: float | None = option(
+        None,
+        "Bias of forget gates at first, such as 1 for a long memory and -1 for a short one; if left out, -1 for characters and "
+        "bytes, else as torch.nn draws it.",
+        least=-10.0,
+        most=10.0,
+    )
+    batch_size: int = option(32, "Places in the text that are read side by side.", least=1)
     window: int = option(
         64, "Steps between updates, and how far back gradients reach; the state is carried on.", least=1
     )
     held_out: float = option(0.1, "Share of the text, from its end, kept for validation.", least=0.001, most=0.9)
     learning_rate: float = option(
-        4e-3, "Highest learning rate, after warm-up; then half a cosine down to zero.", above=0, search=(5e-4, 2e-2)
+        1e-2, "Highest learning rate, after warm-up; then half a cosine down to zero.", above=0, search=(1e-3, 3e-2)
     )
+    weight_decay: float = option(0.1, "AdamW's weight decay.", least=0, most=1e6)
 
     def check(self) -> None:
         super().check()
         _check_cell(self.cell)
+        if self.forget_bias is not None and "f" not in _check_cell(self.cell).gates:
+            raise InputError(f"--forget-bias is for cells with a forget gate f, and {self.cell} has none; leave it out")
         if self.unit == "bpe" and self.vocabulary_size < 257:
             raise InputError(
                 f"--vocabulary-size must be 257 or more (256 bytes and what is merged from them), got {self.vocabulary_size}"
@@ -93,11 +106,14 @@ class TaggingOptions(Options):
         _check_cell(self.cell)
 
 
-def _check_cell(name: str) -> None:
+def _check_cell(name: str) -> Cell:
+    """Returns the cell of that name. Raises InputError if there is none, or if the models here cannot use it."""
     from elman import cells
 
-    if cells.by_name(name).projected:
+    cell = cells.by_name(name)
+    if cell.projected:
         raise InputError(f"cell {name!r} projects its output, which this model has no use for; choose lstm")
+    return cell
 
 
 @dataclass(frozen=True)

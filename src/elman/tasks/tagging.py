@@ -25,6 +25,7 @@ from elman.recurrent import Recurrent
 from elman.tasks import scores
 from elman.tasks.options import TaggingOptions as Options
 from elman.tasks.separate import SeparateSequences, csv_row, groups, held_out, padded
+from elman.training.dropout import Dropout
 from elman.training.run import Entries, Run
 
 CONFIG: Entries = {"data": dict, "data.path": (str, type(None))}
@@ -54,7 +55,7 @@ class TaggingModel(nn.Module):
             bidirectional=True,
             dropout=o.dropout if o.num_layers > 1 else 0.0,
         )
-        self.dropout = nn.Dropout(o.dropout)
+        self.dropout = Dropout(o.dropout)
         self.output = nn.Linear(2 * o.hidden_size, tags)
 
     def forward(self, words: Tensor, lengths: Tensor, forms: Tensor, characters: Tensor, sizes: Tensor) -> Tensor:
