@@ -466,7 +466,7 @@ def complaint(err: str, *mentions: str) -> None:
 
 
 BIG = 10**9
-NEW = ["train", "lm", "{text}", "--run", "{new}", "--epochs", "1"]
+NEW = ["train", "lm", "{text}", "--run", "{new}", "--epochs", "1", "--batch-size", "8"]
 
 # The command line, with names in braces from `places` below, and what the complaint must mention.
 REFUSED: dict[str, tuple[list[str], list[str]]] = {
@@ -535,7 +535,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "directory of something else": (["train", "lm", "{text}", "--run", "{foreign}"], ["{foreign} is not empty"]),
     "the same, to overwrite": (["train", "lm", "{text}", "--run", "{foreign}", "--overwrite"], ["{foreign}"]),
     "run is a file": (["train", "lm", "{text}", "--run", "{text}"], ["{text}", "Not a directory"]),
-    "run below a file": (["train", "lm", "{text}", "--run", "{text}/run"], ["{text}/run", "Not a directory"]),
+    "run below a file": (["train", "lm", "{text}", "--batch-size", "8", "--run", "{text}/run"], ["{text}/run", "Not a directory"]),
     "run with too long a name": (["train", "lm", "{text}", "--run", "r" * 300], ["rrr", "File name too long"]),
     # resuming
     "resuming nothing": (["train", "lm", "--resume", "{none}"], ["{none} is not a directory"]),

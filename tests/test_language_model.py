@@ -323,6 +323,8 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("learning_rate", 0.0, "--learning-rate must be greater than 0, got 0.0"),
     ("learning_rate", math.nan, "--learning-rate must be greater than 0, got nan"),
     ("learning_rate", math.inf, "--learning-rate must be .*, got inf"),
+    ("forget_bias", -11.0, "--forget-bias must lie between -10.0 and 10.0, got -11.0"),
+    ("precision", "fp8", "unknown precision 'fp8': choose one of float32, bf16"),
     ("clip", 0.0, "--clip must be greater than 0, got 0.0"),
     ("clip", math.nan, "--clip must be greater than 0, got nan"),
     ("epochs", 0.0, "--epochs must be greater than 0, got 0.0"),

@@ -219,7 +219,7 @@ MUTANTS = [
         "random state not restored",
         "training/loop.py",
         "def restore",
-        'torch.set_rng_state(tensors["random.cpu"])',
+        'torch.set_rng_state(tensors[_random("cpu", rank)])',
         "pass",
         "test_training.py::test_resumed_again_and_again",
     ),
