@@ -60,9 +60,10 @@ class Team(NamedTuple):
         """Returns the tensors, all of one shape, that the processes give."""
         if self.world == 1:
             return [tensor]
-        found = [torch.empty_like(tensor) for _ in range(self.world)]
-        dist.all_gather(found, tensor.contiguous())
-        return found
+        own = tensor.to(_device()).contiguous()  # NCCL sends nothing that is on the CPU
+        found = [torch.empty_like(own) for _ in range(self.world)]
+        dist.all_gather(found, own)
+        return [each.to(tensor.device) for each in found]
 
 
 ALONE = Team()
