@@ -17,22 +17,13 @@ from elman.cell import Cell
 from elman.layout import Call, Results, Weights, joined
 from elman.torch_private import in_one_piece
 
-# The functions that torch.nn's own layers call.
-_KERNELS: dict[Cell, Callable[..., Any]] = {
-    cells.rnn: torch.rnn_tanh,
-    cells.rnn_relu: torch.rnn_relu,
-    cells.lstm: torch.lstm,
-    cells.gru: torch.gru,
-    cells.projected_lstm: torch.lstm,
-}
-
-# What cuDNN calls these cells, by their names in torch.
-_OF_CUDNN = {
-    cells.rnn: "RNN_TANH",
-    cells.rnn_relu: "RNN_RELU",
-    cells.lstm: "LSTM",
-    cells.gru: "GRU",
-    cells.projected_lstm: "LSTM",
+# The functions that torch.nn's own layers call, and torch's names of the same in cuDNN.
+_KERNELS: dict[Cell, tuple[Callable[..., Any], str]] = {
+    cells.rnn: (torch.rnn_tanh, "RNN_TANH"),
+    cells.rnn_relu: (torch.rnn_relu, "RNN_RELU"),
+    cells.lstm: (torch.lstm, "LSTM"),
+    cells.gru: (torch.gru, "GRU"),
+    cells.projected_lstm: (torch.lstm, "LSTM"),
 }
 
 # Cells whose states keep their own dtype under autocast on the CPU, where torch has no fused kernel for them.
@@ -76,7 +67,8 @@ def _run(call: Call, d: int) -> tuple[Tensor, tuple[Tensor, ...]]:
     x, (weights, reverse) = call.x, call.directions[d]
     flat = [w for w in (weights.ih, weights.hh, weights.b_ih, weights.b_hh, weights.hr) if w is not None]
     h_0 = tuple(s[d : d + 1].contiguous() for s in call.state)
-    output, *h_n = _KERNELS[call.cell](
+    kernel, _ = _KERNELS[call.cell]
+    output, *h_n = kernel(
         x.flip(0) if reverse else x,
         h_0[0] if len(call.state) == 1 else h_0,
         flat,
@@ -97,7 +89,7 @@ def lay_out(cell: Cell, weights: Weights) -> None:
     weights that share memory, and weights that are no plain parameters.
     """
     given = [w for w in (weights.ih, weights.hh, weights.b_ih, weights.b_hh, weights.hr) if w is not None]
-    if cell not in _OF_CUDNN or not all(type(w) is nn.Parameter and w.is_cuda for w in given):
+    if cell not in _KERNELS or not all(type(w) is nn.Parameter and w.is_cuda for w in given):
         return
     if not all(w.dtype == given[0].dtype and torch.backends.cudnn.is_acceptable(w.data) for w in given):
         return
@@ -106,6 +98,6 @@ def lay_out(cell: Cell, weights: Weights) -> None:
     assert weights.ih is not None
     assert weights.hh is not None
     hidden, proj = weights.hh.shape[0] // len(cell.gates), 0 if weights.hr is None else weights.hr.shape[0]
-    mode: int = torch.backends.cudnn.rnn.get_cudnn_mode(_OF_CUDNN[cell])
+    mode: int = torch.backends.cudnn.rnn.get_cudnn_mode(_KERNELS[cell][1])
     with torch.no_grad(), torch.cuda.device(given[0].device):
         in_one_piece(given, len(given), weights.ih.shape[1], mode, hidden, proj, 1, False, False)
