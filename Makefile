@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BENCH := .venv-bench/bin
 
-.PHONY: demo test lint bench bench-all clean
+.PHONY: demo test lint docs bench bench-all clean
 
 demo: .venv/demo.stamp
 	$(BIN)/elman train lm --run runs/demo --overwrite --minutes 2.5
@@ -19,6 +19,10 @@ lint: .venv/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs: .venv/dev.stamp
+	$(BIN)/mkdocs serve
 
 bench: .venv-bench/peers.stamp
 	$(BENCH)/python bench/run.py

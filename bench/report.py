@@ -1,4 +1,4 @@
-"""Writes docs/performance.md from the rows of one run.
+"""Writes docs/performance.md and docs/performance-tables.md from the rows of one run.
 
 python bench/report.py bench/results/FILE.csv     # writes it again, from the last run in the file
 """
@@ -21,6 +21,7 @@ from problems import LARGE, PASSES, Case
 from results import Row
 
 DOCUMENT = machine.ROOT / "docs" / "performance.md"
+TABLES = machine.ROOT / "docs" / "performance-tables.md"
 MACHINE_SHARE = 0.8  # target: elman's share of the best matmul rate, at LARGE and one thread
 Key = tuple[str, str, Case, int]  # cell, pass, case, threads
 
@@ -95,25 +96,56 @@ def table(head: list[str], body: Iterable[list[str]], left: int = 1) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *body))
 
 
+def reached(target: Target, measured: dict[Key, dict[str, Row]]) -> tuple[float, float, Key] | None:
+    """Returns the mean of a target's ratios, the worst of them, and where that is; None if nothing was measured."""
+    found = {
+        key: value
+        for key, peers in measured.items()
+        if key[0] in target.cells and key[1] == target.timed and (value := ratio(peers, target.peers)) is not None
+    }
+    if not found:
+        return None
+    mean = math.exp(statistics.fmean(math.log(value) for value in found.values()))
+    where, worst = min(found.items(), key=lambda item: item[1])
+    return mean, worst, where
+
+
+def in_five_lines(rows: list[Row]) -> str:
+    """Returns what was reached in words, a line for each group of cells."""
+    measured, lines = by_key(rows), {}
+    for target in TARGETS:
+        if found := reached(target, measured):
+            line = (
+                f"{found[0]:.2f} times as fast as {target.against} in {target.timed} ({found[1]:.2f} in the worst case)"
+            )
+            lines.setdefault(target.name, []).append(line)
+    said = [f"- **{name[0].upper()}{name[1:]}**: {', '.join(of)}." for name, of in lines.items()]
+    best = [
+        gflops(peers["elman"]) / machine_rates(rows)[key[3]][0]
+        for key, peers in measured.items()
+        if key[2] == LARGE and key[3] == 1 and key[3] in machine_rates(rows)
+    ]
+    if best:
+        said.append(
+            f"- **One core** reaches {min(best):.0%} to {max(best):.0%} of the rate of the fastest matrix product, in large layers."
+        )
+    return "\n".join(said)
+
+
 def summary(rows: list[Row]) -> str:
     """Returns the tables of targets and of what was reached."""
     measured, rates = by_key(rows), machine_rates(rows)
     body: list[list[str]] = []
     for target in TARGETS:
-        found = {
-            key: value
-            for key, peers in measured.items()
-            if key[0] in target.cells and key[1] == target.timed and (value := ratio(peers, target.peers)) is not None
-        }
-        if not found:
+        found = reached(target, measured)
+        if found is None:
             continue
-        mean = math.exp(statistics.fmean(math.log(value) for value in found.values()))
-        (cell, _, case, threads), worst = min(found.items(), key=lambda item: item[1])
+        mean, worst, (cell, _, case, threads) = found
         met = mean >= target.mean and worst >= (target.worst or 0)
         where = f"{case}, {threads} thread{'s' * (threads > 1)}" + (f", {cell}" if len(target.cells) > 1 else "")
         demanded = f"{target.mean:g}" + (f" ({target.worst:g})" if target.worst else "")
-        reached = f"{mean:.2f} ({worst:.2f})"
-        body.append([target.name, target.timed, target.against, demanded, reached, where, "yes" if met else "no"])
+        result = f"{mean:.2f} ({worst:.2f})"
+        body.append([target.name, target.timed, target.against, demanded, result, where, "yes" if met else "no"])
     text = table(["cells", "pass", "against", "target", "reached", "worst case", "met"], body, 3) if body else ""
     body = []
     for (cell, timed, case, threads), peers in measured.items():
@@ -155,8 +187,8 @@ def ms(milliseconds: float) -> str:
     return f"{milliseconds:.{max(0, 2 - math.floor(math.log10(milliseconds)))}f}"
 
 
-def document(rows: list[Row], minutes: float | None) -> str:
-    """Returns the text of the whole page."""
+def documents(rows: list[Row], minutes: float | None) -> tuple[str, str]:
+    """Returns the text of the page, and that of the page with all times."""
     measured, rates = by_key(rows), machine_rates(rows)
     first = next(row for row in rows if row.peer == "elman" and row.timed in PASSES)
     versions = {row.peer: row.peer_version for row in rows if row.timed in PASSES and row.peer != "elman"}
@@ -165,10 +197,21 @@ def document(rows: list[Row], minutes: float | None) -> str:
     command = "make bench-all" if "Keras" in {row.peer for row in rows} else "make bench"
     fewest = min(row.rounds for row in rows if row.timed in PASSES)
     most = max(row.rounds for row in rows if row.timed in PASSES)
+    written = (
+        f"Written by `{command}` from its own measurements; do not edit. Begun {first.run.replace('T', ' at ')}"
+        + (f", took {minutes:g} minutes." if minutes else ".")
+    )
     lines = [
         "# Performance",
-        f"Written by `{command}` from its own measurements; do not edit. Begun {first.run.replace('T', ' at ')}"
-        + (f", took {minutes:g} minutes." if minutes else "."),
+        "The speed of one layer, next to torch.nn, a loop in PyTorch, JAX, ONNX Runtime and torchrecurrent. The best peer is "
+        "the fastest of them in each case; the mean is over sizes and numbers of threads, and the other four are the cells that torch.nn lacks.",
+        in_five_lines(rows),
+        f"![Every peer's time over elman's, by case]({picture.NAME})",
+        "[All times](performance-tables.md), case by case. Other measurements are in `bench`: whole training runs "
+        "([bench/tasks.md](../bench/tasks.md)), sequences of different lengths, projections, GPUs "
+        "([decision 14](decisions/0014-an-engine-for-nvidia-gpus.md)).",
+        "## How it was measured",
+        written,
         f"- Machine: {first.machine}\n- {first.versions}; engine: {', '.join(engines)}\n- "
         + ", ".join(f"{peer} {version}" for peer, version in versions.items()),
         "One layer in one direction, float32, with initial states, by (T, B, I, H): time steps, batch, input size, "
@@ -206,10 +249,10 @@ def document(rows: list[Row], minutes: float | None) -> str:
             )
             + ". A layer's operations are those of its matrix products, 2 T B G H (I + H) for G gates, and three times that in training."
         )
-    lines += [f"![Every peer's time over elman's, by case]({picture.NAME})", "## All times", "Milliseconds."]
+    tables = ["# All times", f"In milliseconds. What is measured and how: [performance](performance.md). {written}"]
     for cell, timed in dict.fromkeys(key[:2] for key in measured):
-        lines += [f"### {cell}, {timed}", detail(cell, timed, measured, rates)]
-    return "\n\n".join(lines) + "\n"
+        tables += [f"## {cell}, {timed}", detail(cell, timed, measured, rates)]
+    return "\n\n".join(lines) + "\n", "\n\n".join(tables) + "\n"
 
 
 def _burst() -> float:
@@ -219,10 +262,11 @@ def _burst() -> float:
 
 
 def write(rows: list[Row], minutes: float | None = None) -> None:
-    """Writes the page and its picture."""
+    """Writes both pages and the picture."""
     picture.draw(by_key(rows), DOCUMENT.parent / picture.NAME)
-    DOCUMENT.write_text(document(rows, minutes), encoding="utf-8")
-    print(f"wrote {DOCUMENT.relative_to(machine.ROOT)} and {picture.NAME}")
+    for path, text in zip((DOCUMENT, TABLES), documents(rows, minutes), strict=True):
+        path.write_text(text, encoding="utf-8")
+    print(f"wrote {DOCUMENT.relative_to(machine.ROOT)}, {TABLES.name} and {picture.NAME}")
 
 
 if __name__ == "__main__":

@@ -46,6 +46,29 @@ TARGETS = {
 
 # Settings to compare, each beside the defaults. The budget is in epochs, so that a busy machine changes nothing.
 STUDIES: dict[str, tuple[list[str], list[list[str]]]] = {
+    "lm": (
+        ["--epochs", "3"],
+        [
+            [],
+            ["--forget-bias", "0"],
+            ["--forget-bias", "1"],
+            ["--learning-rate", "0.005"],
+            ["--learning-rate", "0.02"],
+            ["--batch-size", "16"],
+            ["--batch-size", "64"],
+            ["--dropout", "0"],
+            ["--dropout", "0.4"],
+            ["--weight-decay", "0.01"],
+            ["--window", "32"],
+            ["--window", "128"],
+            ["--embedding-size", "128"],
+            ["--num-layers", "2"],
+            ["--cell", "gru"],
+            ["--cell", "rnn"],
+            ["--cell", "coupled_lstm"],
+            ["--cell", "peephole_lstm"],
+        ],
+    ),
     "tag": (
         ["--epochs", "6", "--validation", UD.format("dev")],
         [

@@ -15,7 +15,9 @@ import elman
 import tiny_runs
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+CHINESE = {"README.zh.md": "README.md", "docs/zh/tutorial.md": "docs/tutorial.md"}  # each with what it translates
+IN_CHINESE = [ROOT / name for name in CHINESE]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(set((ROOT / "docs").rglob("*.md")) - {*IN_CHINESE})]
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -23,7 +25,7 @@ def blocks(path: Path, language: str) -> list[str]:
 
 
 # Pages that are read, and run, from top to bottom, with what they print.
-PAGES = [ROOT / "docs" / name for name in ("engine.md", "your-own-cell.md", "your-own-task.md")]
+PAGES = [ROOT / "docs" / name for name in ("engine.md", "tutorial.md", "your-own-cell.md", "your-own-task.md")]
 
 
 def python_blocks() -> list[object]:
@@ -66,6 +68,12 @@ def commands() -> list[tuple[str, str]]:
     every = [(path.name, line) for path in DOCUMENTS for block in blocks(path, "sh") for line in block.splitlines()]
     lines = [(name, line.split(" -m -- ")[-1]) for name, line in every]
     return [(name, line.split("#")[0].strip()) for name, line in lines if line.startswith(("elman ", "make "))]
+
+
+@pytest.mark.parametrize("translated", CHINESE)
+def test_a_translation_has_the_blocks_of_its_original(translated: str) -> None:
+    for language in ("python", "text", "sh"):
+        assert blocks(ROOT / translated, language) == blocks(ROOT / CHINESE[translated], language)
 
 
 def test_make_targets_exist() -> None:
@@ -150,6 +158,12 @@ def test_every_public_name_is_documented(value: object) -> None:
         assert (inspect.getdoc(value.forward) or "").strip()
 
 
+def test_the_reference_has_every_public_name() -> None:
+    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "reference").glob("*.md"))
+    listed = set(re.findall(r"^::: elman\.(\w+)$", pages, re.MULTILINE))
+    assert set(elman.__all__) <= listed
+
+
 def test_every_cell_names_its_source() -> None:
     for cell in elman.cells.BUILT_IN.values():
         assert "Source: " in (cell.step.__doc__ or ""), cell.name
@@ -157,6 +171,6 @@ def test_every_cell_names_its_source() -> None:
 
 
 def test_links_between_documents_lead_somewhere() -> None:
-    for path in DOCUMENTS:
+    for path in [*DOCUMENTS, *IN_CHINESE]:
         for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
