@@ -82,6 +82,11 @@ def test_python_m_elman():
     assert bare.out + bare.err == outcome.out  # with nothing to do, help is what it says
 
 
+def test_a_launcher_may_hand_on_two_dashes():
+    """`fabric run -- elman -- train lm` keeps the second pair: see docs/scaling.md."""
+    assert elman("--", "train", "lm", "--help") == elman("train", "lm", "--help")
+
+
 def test_help_needs_no_heavy_library():
     """This is what makes it quick."""
     code = """
