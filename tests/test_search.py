@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from elman import tasks
+from elman.datasets.reading import BadRows
 from elman.errors import InputError
 from elman.tasks.options import ClassificationOptions, LanguageModelOptions
 from elman.training.range_test import LEAST, MOST, range_test
 from elman.training.search import search
 from test_task import Adding, Options
-from test_tasks import write_waves
+from test_tasks import SMALL, data_of, write_waves
 from tiny_runs import elman
 
 QUICK = ("--epochs", 1, "--batch-size", 8, "--hidden-size", 4, "--num-layers", 1)
@@ -129,6 +132,112 @@ def test_tuning_on_the_command_line(tmp_path: Path) -> None:
     assert elman("evaluate", best[1], file).status == 0
     assert elman(*command).out == out
     assert len(elman(*command[:4], 4, *command[5:]).out.splitlines()) == 4
+
+
+# What a search shares among its trainings
+
+OF_DATA = {"held_out": 0.3, "min_count": 100, "split": "0.6,0.2,0.2"}  # options that say something of the data
+
+
+def assert_same(a: Any, b: Any) -> None:
+    """Two tasks have the same model, data, batches and scores, to the bit."""
+    for name in ("options", "digest", "steps_per_epoch", "name", "measure", "score"):
+        assert getattr(a, name) == getattr(b, name)
+    assert a.about() == b.about()
+    found, expected = a.model.state_dict(), b.model.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in found)
+    for task in (a, b):
+        torch.manual_seed(5)
+        task.losses = [float(batch.loss().detach()) for batch in task.batches(0, 0)]
+    assert a.losses == b.losses
+    assert a.evaluate() == b.evaluate()
+
+
+@pytest.mark.parametrize("name", tasks.MODULES)
+def test_what_is_searched_says_nothing_of_the_data(tmp_path: Path, name: str) -> None:
+    """A task made anew is the one that reading again would make: for other options this is not so."""
+    module, path = tasks.module(name), data_of(name, tmp_path)
+
+    def begun(options: Any) -> Any:
+        return module.begin(path, options, "cpu", BadRows())
+
+    values = {str(flag)[2:].replace("-", "_"): v for flag, v in zip(SMALL[name][::2], SMALL[name][1::2], strict=True)}
+    options = module.Options(epochs=1.0, **values)
+    task = begun(options)
+    searched = [field for field in fields(options) if field.metadata["search"]]
+    assert searched
+    for field in searched:
+        space = field.metadata["search"]
+        for value in {space[0], space[-1]} - {getattr(options, field.name)}:
+            other = replace(options, **{field.name: value})
+            assert_same(task.anew(other), begun(other))
+    assert_same(task, begun(options))  # which the others have left alone
+    for option in OF_DATA.keys() & {field.name for field in fields(options)}:
+        other = replace(options, **{option: OF_DATA[option]})
+        with pytest.raises(AssertionError):
+            assert_same(task.anew(other), begun(other))
+
+
+@pytest.mark.parametrize("name", tasks.MODULES)
+def test_a_search_reads_its_data_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    module, path = tasks.module(name), data_of(name, tmp_path)
+    begin = module.begin
+
+    def begin_and_delete(*arguments: Any) -> Any:
+        task = begin(*arguments)
+        path.unlink()
+        return task
+
+    monkeypatch.setattr(module, "begin", begin_and_delete)
+    outcome = elman("tune", name, path, "--trials", 3, "--epochs", 1, "--directory", tmp_path / "tune", *SMALL[name])
+    assert outcome.status == 0, outcome.err
+    assert len(outcome.out.splitlines()) == 3
+
+
+def test_n_grams_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from elman.tasks import language_model
+
+    count, counted = 0, language_model.witten_bell
+
+    def counting(*arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        return counted(*arguments)
+
+    monkeypatch.setattr(language_model, "witten_bell", counting)
+    path = data_of("lm", tmp_path)
+    command = ("tune", "lm", path, "--trials", 2, "--epochs", 1, "--directory", tmp_path / "tune", *SMALL["lm"])
+    assert elman(*command).status == 0
+    assert count == 1
+
+
+def test_a_drawn_model_beyond_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from elman.tasks.classification import Classification
+
+    def anew(self: Any, options: Any) -> Any:
+        raise MemoryError("out of memory")
+
+    monkeypatch.setattr(Classification, "anew", anew)
+    command = ("tune", "classify", data_of("classify", tmp_path), "--directory", tmp_path / "tune", *QUICK)
+    status, out, err = elman(*command)
+    assert (status, out) == (2, "")
+    assert re.fullmatch(r"elman: a model with --hidden-size 4, .* does not fit into memory; make it smaller\n", err)
+
+
+def test_a_forget_bias_and_a_cell_without_a_forget_gate(tmp_path: Path) -> None:
+    """A search draws both; such a training is stopped before it begins."""
+    cells = []
+
+    def make(drawn: Any) -> Scored:
+        cells.append(drawn.cell)
+        return Scored(drawn)
+
+    results = search(make, LanguageModelOptions(epochs=2.0, forget_bias=1.0), tmp_path, 12)
+    drawn = {each.options["cell"]: each.score for each in results}
+    assert drawn["gru"] is None
+    assert "gru" not in cells
+    assert len(set(cells)) >= 2
 
 
 @pytest.mark.parametrize(

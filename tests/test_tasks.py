@@ -29,9 +29,10 @@ from elman.tasks.options import ClassificationOptions, ForecastingOptions, Taggi
 from elman.training import fit
 from elman.training.loop import Report
 from elman.training.run import Run
-from tiny_runs import elman
+from tiny_runs import elman, prose
 
 SMALL = {
+    "lm": ("--batch-size", 4, "--window", 8, "--embedding-size", 4, "--hidden-size", 8),
     "tag": ("--hidden-size", 6, "--word-size", 5, "--character-size", 3, "--spelling-size", 4, "--num-layers", 1, "--batch-size", 8, "--learning-rate", 0.02),
     "classify": ("--hidden-size", 6, "--num-layers", 1, "--batch-size", 8),
     "forecast": ("--hidden-size", 8, "--lookback", 12, "--segment", 4, "--horizon", 6, "--period", 4, "--batch-size", 32, "--learning-rate", 0.01, "--dropout", 0),
@@ -79,6 +80,23 @@ def write_series(path: Path, rows: int = 240, ahead: int = 6) -> Path:
             y = "" if t >= rows else f"{5 * (g == 'b') + np.sin(np.pi * t / 2) + push + 0.1 * random.normal():.4f}"
             lines.append(f"{g},{t},{push},{y}")
     path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def data_of(name: str, directory: Path) -> Path:
+    """A small file that a task can learn from without more options."""
+    if name == "lm":
+        (directory / "text.txt").write_text(prose(500))
+        return directory / "text.txt"
+    if name == "tag":
+        path = write_sentences(directory / "tagged.txt", 40, 0)
+        path.write_text(path.read_text() + "".join(f"the\tDET\nyeti{k}\tNOUN\n\n" for k in range(6)))  # rare words
+        return path
+    if name == "classify":
+        return write_waves(directory / "waves.jsonl", 40, 0)
+    path = write_series(directory / "series.csv", 60, 0)
+    lines = [line.split(",")[2:] for line in path.read_text().split() if not line.startswith("b")]
+    path.write_text("".join(",".join(line) + "\n" for line in lines))
     return path
 
 

@@ -169,16 +169,23 @@ def make_task(file: Path | None, options: Options, device: str) -> CommandLineTa
     if getattr(options, "validation", None) is not None:  # a resumed run may be started elsewhere
         options = replace(options, validation=str(Path(options.validation).resolve()))  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
     bad = BadRows(getattr(options, "skip_bad", False))
-    try:
+    with in_memory(options):
         task = tasks.module(options.task).begin(file, options, device, bad)
+    if bad.count:
+        _say(f"left out    {bad.count} that make no sense, the first: {bad.first}")
+    return task
+
+
+@contextlib.contextmanager
+def in_memory(options: Options) -> Iterator[None]:
+    """Raises InputError if the model that is made in this context does not fit into memory."""
+    try:
+        yield
     except (RuntimeError, TypeError, MemoryError) as error:
         if not re.search("memory|overflow|storage size", str(error), re.IGNORECASE):
             raise
         sizes = [f"{flag(name)} {value}" for name, value in asdict(options).items() if re.search("size|layers", name)]
         raise InputError(f"a model with {', '.join(sizes)} does not fit into memory; make it smaller") from error
-    if bad.count:
-        _say(f"left out    {bad.count} that make no sense, the first: {bad.first}")
-    return task
 
 
 def _find_learning_rate(task: CommandLineTask) -> None:

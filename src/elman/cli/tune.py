@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from elman.cli.common import device, given, with_options
-from elman.cli.train import DATA, make_task, refuse_together, refuse_two_ways_to_judge
+from elman.cli.train import DATA, in_memory, make_task, refuse_together, refuse_two_ways_to_judge
 from elman.errors import InputError
 from elman.tasks.options import ClassificationOptions, ForecastingOptions, LanguageModelOptions, TaggingOptions
 from elman.training.options import Options, flag
 
 if TYPE_CHECKING:
+    from elman.tasks import CommandLineTask
     from elman.training.loop import Report
 
 EXAMPLE = "Example:  elman tune forecast load.csv --time date --trials 20 --minutes 1 --directory runs/tune"
@@ -83,8 +84,14 @@ def _search(file: Path | None, options: Options, directory: Path, trials: int, f
         if report.place.finished and report.row is not None:
             print(f"trial {number:<4} step {report.place.step}, finished", file=sys.stderr, flush=True)
 
+    task = make_task(file, options, device)  # what is drawn says nothing of the data, so they are read once
+
+    def make(drawn: Options) -> CommandLineTask:
+        with in_memory(drawn):
+            return task.anew(drawn)
+
     try:
-        results = search(lambda drawn: make_task(file, drawn, device), options, directory, trials, fixed, show)
+        results = search(make, task.options, directory, trials, fixed, show)
     except KeyboardInterrupt:
         again = f"elman tune {options.task} ... --directory {directory}"
         print(f"interrupted; go on with the same command and its directory: {again}", file=sys.stderr)

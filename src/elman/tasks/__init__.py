@@ -17,6 +17,7 @@ from elman.training.task import Task
 
 if TYPE_CHECKING:
     from elman.datasets.reading import BadRows
+    from elman.training.options import Options
     from elman.training.run import Entries, Run
 
 MODULES = {"lm": "language_model", "tag": "tagging", "classify": "classification", "forecast": "forecasting"}
@@ -26,9 +27,18 @@ class CommandLineTask(Task, Protocol):
     """A task with what the command line says of it."""
 
     @property
+    def options(self) -> Options: ...
+    @property
     def unit(self) -> str: ...  # what is counted, and what the loss is the mean of: "word"
     @property
     def score_unit(self) -> str: ...  # what the score is called: "nats per character", "accuracy"
+
+    def anew(self, options: Any) -> CommandLineTask:
+        """Returns the task of the same data, which is shared, with other options and a new model.
+
+        It is what `begin` makes, without reading again, if the options differ only in what `elman tune` searches.
+        """
+        ...
 
     def introduction(self) -> list[tuple[str, str]]:
         """Returns lines on the data: a name, and what there is to say."""

@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -234,6 +235,14 @@ class Classification(SeparateSequences):
         counts = np.bincount(self.labels, minlength=len(classifier.reading.classes))
         weights = len(train) / np.maximum(1, counts) / len(counts)
         self.weights = torch.from_numpy(weights.astype(np.float32)) if o.balanced else None
+
+    def anew(self, options: Options) -> Classification:
+        """Returns the task of the same data, which is shared, with other options and a new model."""
+        torch.manual_seed(options.seed)
+        task = copy(self)
+        task.classifier = _classifier(self.classifier.reading, options, str(self.model.output.weight.device))
+        task.model, task.options = task.classifier.model, options
+        return task
 
     def loss(self, own: NDArray[np.int64]) -> Tensor:
         device = self.model.output.weight.device

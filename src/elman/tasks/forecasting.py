@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -372,6 +373,14 @@ class Forecasting(SeparateSequences):
             digest.update(s.targets.tobytes() + s.known.tobytes())
         self.digest = digest.hexdigest()
 
+    def anew(self, options: Options) -> Forecasting:
+        """Returns the task of the same data, which is shared, with other options and a new model."""
+        torch.manual_seed(options.seed)
+        task = copy(self)
+        task.forecaster = _forecaster(self.forecaster.scales, options, str(self.model.write.weight.device))
+        task.model, task.options = task.forecaster.model, options
+        return task
+
     def loss(self, own: NDArray[np.int64]) -> Tensor:
         device = self.model.write.weight.device
         past, column, known, truth = (value.to(device) for value in self.train.take(own))
@@ -481,13 +490,12 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> For
         learned.append(Series(s.group, s.times[:end], s.targets[:end], s.known[:end]))
     scales = Scales.of(learned, targets, o, dates)
     torch.manual_seed(o.seed)
-    model = ForecastingModel(len(targets), len(o.known_list), o).to(device)
-    return Forecasting(Forecaster(model, scales, o), every, path)
+    return Forecasting(_forecaster(scales, o, device), every, path)
 
 
 def resume(run: Run, path: Path | None, options: Options, device: str) -> Forecasting:
     """Returns the task of a run, with its data read again and a model still to be filled."""
-    forecaster = _forecaster(run.directory, options, device)
+    forecaster = _forecaster(Scales.load(run.directory), options, device)
     every, _, _ = read(path, forecaster.scales.columns(options), options, BadRows(options.skip_bad))
     return Forecasting(forecaster, every, path)
 
@@ -496,13 +504,12 @@ def load(directory: Path, device: str = "cpu") -> Forecaster:
     """Returns the forecaster of a run, as it did best on held-out windows."""
     run = Run(directory)
     options, _ = run.options(Options, CONFIG)
-    forecaster = _forecaster(directory, options, device)
+    forecaster = _forecaster(Scales.load(directory), options, device)
     run.fill(forecaster.model)
     forecaster.model.eval()
     return forecaster
 
 
-def _forecaster(directory: Path, options: Options, device: str) -> Forecaster:
-    scales = Scales.load(directory)
+def _forecaster(scales: Scales, options: Options, device: str) -> Forecaster:
     model = ForecastingModel(len(scales.targets), len(scales.known), options)
     return Forecaster(model.to(device), scales, options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,6 +104,14 @@ class LanguageModelling:
         self.state: Any = None
         self.columns = slice(None)  # the streams of this process
 
+    def anew(self, options: Options) -> LanguageModelling:
+        """Returns the task of the same data, which is shared, with other options and a new model."""
+        torch.manual_seed(options.seed)
+        model = LanguageModel(self.corpus.vocabulary.size, options).to(self.model.output.weight.device)
+        task = LanguageModelling(model, self.corpus, options, self.file)
+        task.baselines = self.baselines  # counting n-grams takes longer than reading
+        return task
+
     def share(self, rank: int, world: int) -> None:
         """Reads from now on only a part of the streams."""
         own, rest = divmod(self.options.batch_size, world)
@@ -145,10 +154,11 @@ class LanguageModelling:
             "validation_tokens": len(self.corpus.validation),
             "excerpt": self.corpus.excerpt,
         }
-        return {"data": data, "baselines": self.baselines()}
+        return {"data": data, "baselines": self.baselines}
 
+    @cached_property
     def baselines(self) -> dict[str, float]:
-        """Returns the nats per token of n-gram models on the held-out text: of order 1, and of the best of orders 2 to 5."""
+        """The nats per token of n-gram models on the held-out text: of order 1, and of the best of orders 2 to 5."""
         train, validation = self.corpus.train.numpy(), self.corpus.validation.numpy()
         by_order = witten_bell(train, validation[1:], self.corpus.vocabulary.size, 5)
         best = min(range(1, 5), key=lambda n: by_order[n])

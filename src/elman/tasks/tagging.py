@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -255,6 +256,14 @@ class Tagging(SeparateSequences):
         d, counts = self.options.word_dropout, np.array([0, *tagger.vocabulary.counts])
         self.hide = torch.from_numpy(d / (d + np.maximum(counts, 1)))  # (words,): the probability that it is hidden
 
+    def anew(self, options: Options) -> Tagging:
+        """Returns the task of the same data, which is shared, with other options and a new model."""
+        torch.manual_seed(options.seed)
+        task = copy(self)
+        task.tagger = _tagger(self.tagger.vocabulary, options, str(self.model.output.weight.device))
+        task.model, task.options = task.tagger.model, options
+        return task
+
     def loss(self, own: NDArray[np.int64]) -> Tensor:
         batch = self.encoded.batch(own)
         words = batch["words"]
@@ -357,13 +366,12 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> Tag
     train, validation = read(path, options, bad)
     vocabulary = Vocabulary.learn(train, options.min_count)
     torch.manual_seed(options.seed)
-    model = TaggingModel(len(vocabulary.words) + 1, len(vocabulary.characters) + 1, len(vocabulary.tags), options)
-    return Tagging(Tagger(model.to(device), vocabulary, options), train, validation, path)
+    return Tagging(_tagger(vocabulary, options, device), train, validation, path)
 
 
 def resume(run: Run, path: Path | None, options: Options, device: str) -> Tagging:
     """Returns the task of a run, with its data read again and a model still to be filled."""
-    tagger = _tagger(run, options, device)
+    tagger = _tagger(Vocabulary.load(run.directory), options, device)
     return Tagging(tagger, *read(path, options, BadRows(options.skip_bad)), path)
 
 
@@ -371,13 +379,13 @@ def load(directory: Path, device: str = "cpu") -> Tagger:
     """Returns the tagger of a run, as it did best on held-out sentences."""
     run = Run(directory)
     options, _ = run.options(Options, CONFIG)
-    tagger = _tagger(run, options, device)
+    tagger = _tagger(Vocabulary.load(directory), options, device)
     run.fill(tagger.model)
     tagger.model.eval()
     return tagger
 
 
-def _tagger(run: Run, options: Options, device: str) -> Tagger:
-    v = Vocabulary.load(run.directory)
+def _tagger(vocabulary: Vocabulary, options: Options, device: str) -> Tagger:
+    v = vocabulary
     model = TaggingModel(len(v.words) + 1, len(v.characters) + 1, len(v.tags), options)
     return Tagger(model.to(device), v, options)

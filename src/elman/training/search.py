@@ -43,7 +43,7 @@ def search(
 ) -> list[Result]:
     """Trains until `directory` holds `trials` trainings, and returns them. Each is a run, in a directory of its own.
 
-    make: makes the task for given options. fixed: the names of options that are not searched.
+    make: makes a task for given options, a new one each time. fixed: the names of options that are not searched.
     A search that was stopped goes on if it is called again, and several processes may search in one directory: they
     share a journal. Which training is stopped early is said by the median of the others at the same evaluation; values
     are drawn by the tree-structured Parzen estimator (J. Bergstra et al., Algorithms for hyper-parameter optimization,
@@ -69,6 +69,10 @@ def search(
 
     def objective(trial: Trial) -> float:
         drawn = replace(options, **{field.name: _drawn(trial, field) for field in searched})
+        try:
+            drawn.check()
+        except InputError as error:  # options that do not go together, such as --forget-bias and a gru
+            raise optuna.TrialPruned from error
         training, _ = begin(make(drawn), directory / f"trial-{trial.number:03}", overwrite=True)
         best = float("nan")
         try:
