@@ -14,6 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,6 +45,7 @@ from elman.tasks.language_model import (
 from elman.training import loop
 from elman.training.loop import CHECKPOINT, MODEL, Place, Training
 from elman.training.run import FILES, Run
+from test_tasks import SMALL, data_of
 from tiny_runs import begin, corpus_of, elman, finished, metrics, process, prose, reopen, tiny
 
 
@@ -463,19 +465,35 @@ def test_resumed_again_and_again(uninterrupted: SimpleNamespace, tmp_path: Path)
 
 SIZES = ("--hidden-size", 8, "--embedding-size", 4, "--batch-size", 4, "--window", 8, "--num-layers", 2, "--dropout", 0.3)  # fmt: skip
 
+EPOCHS = {"tag": 25, "classify": 30, "forecast": 60}  # more than a hundred steps each
+
 # `elman`, writing a checkpoint after every step
 BUSY = "import elman.training.loop as loop; loop.CHECKPOINT_SECONDS = -1.0; from elman.cli import main; main()"
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A run that nobody interrupts, long enough for others like it to be."""
-    directory = tmp_path_factory.mktemp("reference")
-    (directory / "text.txt").write_text(prose(1500))
-    arguments = ("train", "lm", directory / "text.txt", "--epochs", 10, *SIZES)
-    outcome = elman(*arguments, "--run", directory / "run")
-    assert outcome.status == 0
-    return SimpleNamespace(directory=directory / "run", arguments=arguments, out=outcome.out)
+def references(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], SimpleNamespace]:
+    """Runs that nobody interrupts, one of each task, long enough for others like it to be."""
+
+    @cache
+    def run_of(name: str) -> SimpleNamespace:
+        directory = tmp_path_factory.mktemp("reference")
+        if name == "lm":
+            (directory / "text.txt").write_text(prose(1500))
+            arguments = ("train", "lm", directory / "text.txt", "--epochs", 10, *SIZES)
+        else:
+            data = data_of(name, directory)
+            arguments = ("train", name, data, *SMALL[name], "--dropout", 0.3, "--epochs", EPOCHS[name])
+        outcome = elman(*arguments, "--run", directory / "run")
+        assert outcome.status == 0
+        return SimpleNamespace(directory=directory / "run", arguments=arguments, out=outcome.out)
+
+    return run_of
+
+
+@pytest.fixture(scope="module")
+def reference(references: Callable[[str], SimpleNamespace]) -> SimpleNamespace:
+    return references("lm")
 
 
 def equal_files(reference: SimpleNamespace, directory: Path) -> None:
@@ -486,11 +504,16 @@ def equal_files(reference: SimpleNamespace, directory: Path) -> None:
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-def test_killed_at_random_moments(reference: SimpleNamespace, tmp_path: Path):
-    """kill -9 while a checkpoint is being written after every step, three times, then on to the end."""
-    directory, draw = tmp_path / "run", random.Random(0)
+@pytest.mark.parametrize(
+    ("name", "reaches"), [("lm", (30, 90, 160)), ("tag", (20, 60)), ("classify", (20, 60)), ("forecast", (20, 60))]
+)
+def test_killed_at_random_moments(
+    references: Callable[[str], SimpleNamespace], tmp_path: Path, name: str, reaches: tuple[int, ...]
+):
+    """kill -9 while a checkpoint is being written after every step, a few times, then on to the end."""
+    reference, directory, draw = references(name), tmp_path / "run", random.Random(0)
     command = ("-c", BUSY, *reference.arguments, "--run", directory)
-    for reach in (30, 90, 160):
+    for reach in reaches:
         with process(*command) as child:
             until = reach + draw.randrange(20)
             while not (directory / CHECKPOINT).exists() or step_of(directory) < until:
@@ -500,10 +523,10 @@ def test_killed_at_random_moments(reference: SimpleNamespace, tmp_path: Path):
             child.send_signal(signal.SIGKILL)
         assert child.returncode == -signal.SIGKILL
         assert until <= step_of(directory)
-        command = ("-c", BUSY, "train", "lm", "--resume", directory)
+        command = ("-c", BUSY, "train", name, "--resume", directory)
     assert step_of(directory) < step_of(reference.directory)
 
-    outcome = elman("train", "lm", "--resume", directory)
+    outcome = elman("train", name, "--resume", directory)
     assert outcome.status == 0
     assert outcome.out == reference.out
     equal_files(reference, directory)
