@@ -304,8 +304,8 @@ def test_samples_go_to_standard_output_and_talk_does_not(made: SimpleNamespace):
 def test_other_units(tmp_path: Path, unit: str):
     (tmp_path / "text.txt").write_text(prose(3000) + "naïve café\n")
     trained = elman(
-        "train", "lm", tmp_path / "text.txt", "--run", tmp_path / "run", "--unit", unit, "--vocabulary-size", 280,
-        "--epochs", 1, *SIZES,
+        "train", "lm", tmp_path / "text.txt", "--run", tmp_path / "run", "--unit", unit, "--epochs", 1, *SIZES,
+        *([] if unit == "bytes" else ["--vocabulary-size", 280]),
     )  # fmt: skip
     per = {"bpe": "token", "bytes": "byte", "words": "word"}[unit]
     assert trained.status == 0
@@ -507,6 +507,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "no vocabulary to speak of": ([*NEW, "--unit", "words", "--vocabulary-size", "0"], ["--vocabulary-size", "got 0"]),
     "no text to judge by": ([*NEW, "--validation", "{none}"], ["{none}", "No such file"]),
     "an empty text to judge by": ([*NEW, "--validation", "{empty}"], ["{empty} is empty"]),
+    "a vocabulary of characters": ([*NEW, "--vocabulary-size", "1000"], ["--vocabulary-size", "bpe and words", "characters"]),
     "small vocabulary": ([*NEW, "--unit", "bpe", "--vocabulary-size", "100"], ["--vocabulary-size", "got 100"]),
     "dropout 1": ([*NEW, "--dropout", "1"], ["--dropout", "got 1.0"]),
     "dropout -0.1": ([*NEW, "--dropout", "-0.1"], ["--dropout", "got -0.1"]),
@@ -565,6 +566,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "top-p 0": (["sample", "{run}", "--top-p", "0"], ["--top-p", "got 0"]),
     "top-p 1.5": (["sample", "{run}", "--top-p", "1.5"], ["--top-p", "got 1.5"]),
     "top-p nan": (["sample", "{run}", "--top-p", "nan"], ["--top-p", "got nan"]),
+    "top-p of the likeliest": (["sample", "{run}", "--temperature", "0", "--top-p", "0.9"], ["--temperature 0", "--top-p 0.9"]),
     "length 0": (["sample", "{run}", "--length", "0"], ["--length", "got 0"]),
     "sampling with seed -1": (["sample", "{run}", "--seed", "-1"], ["--seed", "got -1"]),
     "sampling with a huge seed": (["sample", "{run}", "--seed", str(1 << 70)], ["--seed", str(1 << 70)]),

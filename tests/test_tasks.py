@@ -9,6 +9,7 @@ import json
 import re
 import struct
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +26,7 @@ from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Labelled
 from elman.errors import InputError
 from elman.tasks import classification, forecasting, tagging
-from elman.tasks.options import ClassificationOptions, ForecastingOptions, TaggingOptions
+from elman.tasks.options import ClassificationOptions, ForecastingOptions, LanguageModelOptions, TaggingOptions
 from elman.training import fit
 from elman.training.loop import Report
 from elman.training.run import Run
@@ -585,6 +586,20 @@ REFUSED: dict[str, tuple[list[Any], list[str]]] = {
     "two ways to judge a search": (["tune", "lm", "--validation", "{tagged}", "--held-out", "0.2"], ["--validation", "--held-out"]),
     "filling gaps in no times": (["train", "forecast", "{series}", "--fill-gaps"], ["--fill-gaps", "--time"]),
     "two losses": (["train", "forecast", "{series}", "--quantiles", "0.5", "--loss", "mse"], ["--quantiles", "--loss mse"]),
+    "quantiles and a loss": (["train", "forecast", "{series}", "--quantiles", "0.5", "--loss", "mae"], ["--loss", "--quantiles"]),
+    "columns of no file": (["train", "forecast", "--columns", "x"], ["--columns", "FILE is left out"]),
+    "known columns of no file": (["train", "forecast", "--known", "x"], ["--known", "FILE is left out"]),
+    "times of no file": (["tune", "forecast", "--time", "date"], ["--time", "FILE is left out"]),
+    "groups of no file": (["train", "forecast", "--group", "shop"], ["--group", "FILE is left out"]),
+    "a label of no file": (["train", "classify", "--label", "kind"], ["--label", "FILE is left out"]),
+    "a text of no file": (["train", "classify", "--text", "body"], ["--text", "FILE is left out"]),
+    "a sequence of no file": (["train", "classify", "--sequence", "id"], ["--sequence", "FILE is left out"]),
+    "a label in an archive": (["train", "classify", "{none}.ts", "--label", "kind"], ["--label", "{none}.ts"]),
+    "noise for texts": (["train", "classify", "{series}", "--text", "y", "--noise", "0.3"], ["--noise is for numbers", "--text"]),
+    "noise for texts in a search": (["tune", "classify", "{series}", "--text", "y", "--noise", "0.3"], ["--noise is for numbers", "--text"]),
+    "embeddings of numbers": (["train", "classify", "{waves}", "--embedding-size", "64"], ["--embedding-size is for texts", "--text"]),
+    "words of numbers": (["train", "classify", "--unit", "words"], ["--unit is for texts", "--text"]),
+    "words of numbers, and a rate": (["train", "classify", "{waves}", "--unit", "words", "--find-lr"], ["--unit is for texts"]),
     "a column of no columns": (["train", "tag", "{tagged}", "--tag", "xpos"], ["--tag xpos", "{tagged}", ".conllu"]),
     "a column of code": (["train", "tag", "--tag", "xpos"], ["--tag xpos", "standard library"]),
     "columns of no table": (["train", "classify", "{waves}", "--columns", "x"], ["{waves} is no table", "--columns"]),
@@ -597,6 +612,9 @@ REFUSED: dict[str, tuple[list[Any], list[str]]] = {
     "sampling from a tagger": (["sample", "{tag}"], ["'tag'"]),
     "explaining a forecaster": (["explain", "{forecast}"], ["'forecast'"]),
     "predicting into a picture": (["predict", "{tag}", "{tagged}", "--output", "{none}.png"], ["{none}.png", ".csv"]),
+    "predicting classes as sentences": (["predict", "{classify}", "{waves}", "--output", "{none}.conllu"], ["{none}.conllu", ".csv, .jsonl, .ndjson"]),
+    "predicting values between tabs": (["predict", "{forecast}", "{series}", "--output", "{none}.tsv"], ["{none}.tsv", ".csv"]),
+    "predicting CoNLL-U from words": (["predict", "{tag}", "{tagged}", "--output", "{none}.conllu"], ["{none}.conllu", ".txt"]),
     "predicting into nowhere": (["predict", "{tag}", "{tagged}", "--output", "{none}/a.csv"], ["{none}/a.csv", "No such file"]),
     "predicting what is not there": (["predict", "{tag}", "{none}"], ["{none}", "No such file"]),
     "predicting from no run": (["predict", "{none}", "{tagged}"], ["{none} is not a directory"]),
@@ -607,6 +625,30 @@ REFUSED: dict[str, tuple[list[Any], list[str]]] = {
     "evaluating without labels": (["evaluate", "{tag}", "{bare}"], ["{bare}, line 1"]),
     "evaluating a series as sentences": (["evaluate", "{classify}", "{series}"], ["--sequence"]),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        LanguageModelOptions(),
+        ClassificationOptions(),
+        ClassificationOptions(text="a"),
+        ForecastingOptions(quantiles="0.5"),
+    ],
+)
+def test_what_is_useless_is_an_option(options: Any):
+    found = options.useless(None)
+    assert found
+    assert found.keys() <= asdict(options).keys()
+
+
+def test_from_python_nothing_is_useless(made: SimpleNamespace, tmp_path: Path):
+    """There an option that says nothing to the data has a value in any case."""
+    (tmp_path / "texts.csv").write_text("words,label\n" + "good day,a\nbad night,b\n" * 8)
+    for path, text in ((made.directory / "waves.jsonl", None), (tmp_path / "texts.csv", "words")):
+        options = options_of(ClassificationOptions, text=text, unit="characters", embedding_size=3, noise=1.0)
+        task = classification.begin(path, options, "cpu", BadRows())
+        assert float(next(task.batches(0, 0)).loss().detach()) > 0
 
 
 @pytest.fixture(scope="module")

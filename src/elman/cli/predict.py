@@ -12,14 +12,17 @@ from elman.errors import InputError
 from elman.files import write_atomically
 
 EXAMPLE = "Example:  elman predict runs/tagger new.conllu --output tagged.conllu"
-FORMS = (".csv", ".jsonl", ".ndjson", ".conllu", ".conll", ".txt", ".tsv")
+TABLES = (".csv", ".jsonl", ".ndjson")
+COLUMNS = (".conll", ".txt", ".tsv")  # of words and tags
 
 
 def predict(
     run: Path = typer.Argument(..., help="Directory of a run."),
     file: Path = typer.Argument(..., help="Data in the form that the run was trained on; labels are not needed."),
     output: Path | None = typer.Option(
-        None, help="File to write: .csv, .jsonl, or as FILE is; standard output if left out.", show_default=False
+        None,
+        help="File to write: .csv, .jsonl, or for tags as FILE is; standard output if left out.",
+        show_default=False,
     ),
     device_name: str = typer.Option("auto", "--device", help="auto, cpu, cuda, ..."),
 ) -> None:
@@ -27,13 +30,24 @@ def predict(
 
     The rows come in the order of the file, which is read in pieces, so that it may be larger than memory.
     """
-    if output is not None and output.suffix.lower() not in FORMS:
-        raise InputError(
-            f"{output}: predictions are not written as {output.suffix or 'this'}; choose one of {', '.join(FORMS)}"
-        )
     rows = trained(run, device(device_name)).predict(file, output.suffix.lower() if output else "")
+    if output is not None and output.suffix.lower() not in (forms := _forms(run, file)):
+        raise InputError(
+            f"{output}: these predictions are not written as {output.suffix or 'this'}; choose one of {', '.join(forms)}"
+        )
     if output is None:
         for row in rows:
             sys.stdout.write(row)
     else:
         write_atomically(output, (row.encode() for row in rows))
+
+
+def _forms(run: Path, file: Path) -> tuple[str, ...]:
+    """Returns the endings of the files that the predictions of a run for a file may be written to."""
+    from elman import tasks
+    from elman.datasets.tables import form
+    from elman.training.run import Run
+
+    if Run(run).task(tasks.MODULES) != "tag":
+        return TABLES
+    return TABLES + COLUMNS + ((".conllu",) if form(file) == ".conllu" else ())  # which has more than words and tags

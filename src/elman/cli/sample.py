@@ -33,6 +33,10 @@ def sample(
         raise InputError(f"--temperature must be 0 or more, got {temperature}")
     if not 0 < top_p <= 1:
         raise InputError(f"--top-p must be greater than 0 and at most 1, got {top_p}")
+    if temperature == 0 and top_p < 1:
+        raise InputError(
+            f"--temperature 0 always takes the likeliest token, so --top-p {top_p} has no effect; leave one out"
+        )
 
     import torch
 

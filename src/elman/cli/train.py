@@ -71,20 +71,23 @@ def _command(options: type[Options], help: str, example: str) -> None:
             _refuse_with_resume(context, resume)
         elif values["epochs"] is None and values["minutes"] is None:
             values["minutes"] = 3.0
-        refuse_two_ways_to_judge(context)
+        made = options(**values)
+        if resume is None:
+            made.check()
+            refuse_useless(context, file, made)
         chosen = device(device_name)
         if find_lr:
             if useless := sorted(given(context) & {"run", "overwrite", "tensorboard"}):
                 raise InputError(f"--find-lr makes no run, so {', '.join(map(flag, useless))} cannot be given with it")
             refuse_together("--find-lr")
-            _find_learning_rate(make_task(file, options(**values), chosen))
+            _find_learning_rate(make_task(file, made, chosen))
             return
         from elman.training.team import joined
 
         with joined(chosen) as (team, chosen):
             if resume is None:
                 directory = run or Path(team.told(f"runs/{options.task}-{datetime.now():%Y%m%d-%H%M%S}"))
-                training, config = _begin(directory, file, options(**values), chosen, overwrite, team)
+                training, config = _begin(directory, file, made, chosen, overwrite, team)
             else:
                 training, config = _resume(resume, options, values["epochs"], values["minutes"], chosen, team)
             _train(training, config, tensorboard)
@@ -122,10 +125,14 @@ _command(
 )
 
 
-def refuse_two_ways_to_judge(context: typer.Context) -> None:
-    """Raises InputError if both a part held out and a file to judge by are asked for."""
-    if {"validation", "held_out"} <= given(context):
+def refuse_useless(context: typer.Context, file: Path | None, options: Options) -> None:
+    """Raises InputError for an option that is given and has no effect together with the others."""
+    names = given(context)
+    if {"validation", "held_out"} <= names:
         raise InputError("--validation judges by a file and --held-out by a part of FILE; give one of them")
+    for name, why in options.useless(file).items():
+        if name in names:
+            raise InputError(f"{flag(name)} {why}")
 
 
 def refuse_together(what: str) -> None:
@@ -155,7 +162,6 @@ def _begin(
     from elman.training.fitting import begin, check_free
     from elman.training.run import Run
 
-    options.check()
     check_free(Run(directory), overwrite, team)  # before the data are read, which takes a while
     return begin(make_task(file, options, device), directory, overwrite=overwrite, team=team)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from elman.cli.common import device, given, with_options
-from elman.cli.train import DATA, in_memory, make_task, refuse_together, refuse_two_ways_to_judge
+from elman.cli.train import DATA, in_memory, make_task, refuse_together, refuse_useless
 from elman.errors import InputError
 from elman.tasks.options import ClassificationOptions, ForecastingOptions, LanguageModelOptions, TaggingOptions
 from elman.training.options import Options, flag
@@ -48,15 +48,15 @@ def _command(options: type[Options], file: str) -> None:
         device_name: str = typer.Option("auto", "--device", help="auto, cpu, cuda, ..."),
         **values: Any,
     ) -> None:
-        refuse_two_ways_to_judge(context)
         refuse_together("a search")
         if trials < 1:
             raise InputError(f"--trials must be 1 or more, got {trials}")
         if values["epochs"] is None and values["minutes"] is None:
             values["minutes"] = 1.0
-        chosen, fixed = device(device_name), given(context)
         made = options(**values)
         made.check()
+        refuse_useless(context, file, made)
+        chosen, fixed = device(device_name), given(context)
         place = directory or Path(f"runs/tune-{options.task}-{datetime.now():%Y%m%d-%H%M%S}")
         _search(file, made, place, trials, fixed, chosen)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from elman.errors import InputError
@@ -11,6 +12,7 @@ from elman.training.options import Options, option
 if TYPE_CHECKING:
     from elman.cell import Cell
 
+NO_FILE = "says how to read FILE, and FILE is left out; give one, or leave the option out"
 CELLS = ("lstm", "gru", "coupled_lstm", "peephole_lstm")  # that `elman tune` chooses from
 
 
@@ -65,6 +67,11 @@ class LanguageModelOptions(Options):
             raise InputError(
                 f"--vocabulary-size must be 257 or more (256 bytes and what is merged from them), got {self.vocabulary_size}"
             )
+
+    def useless(self, file: Path | None) -> dict[str, str]:
+        if self.unit in ("bpe", "words"):
+            return {}
+        return {"vocabulary_size": f"is for --unit bpe and words, and the unit is {self.unit}; leave it out"}
 
 
 @dataclass(frozen=True)
@@ -199,6 +206,14 @@ class ForecastingOptions(Options):
                 f"--split must be three shares of at most 1 in sum, or three numbers of rows, got {self.split}; try 0.7,0.1,0.2"
             )
 
+    def useless(self, file: Path | None) -> dict[str, str]:
+        found: dict[str, str] = (
+            {} if file else dict.fromkeys(("columns", "known", "time", "group", "fill_gaps"), NO_FILE)
+        )
+        if self.quantiles:
+            found["loss"] = "is what is minimised without --quantiles, which are given; leave it out"
+        return found
+
 
 def _names(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
@@ -259,3 +274,18 @@ class ClassificationOptions(Options):
         _check_cell(self.cell)
         if self.text is not None and (self.sequence is not None or self.columns is not None):
             raise InputError("--text reads a text in each row, so --sequence and --columns cannot be given with it")
+
+    def useless(self, file: Path | None) -> dict[str, str]:
+        from elman.datasets.tables import form
+
+        files = [Path(path) for path in (file, self.validation) if path is not None]
+        found: dict[str, str] = {} if files else dict.fromkeys(("label", "sequence", "text", "columns"), NO_FILE)
+        if files and all(form(path) == ".ts" for path in files):
+            found["label"] = f"names a column, and {files[0]} has its labels at the ends of its lines; leave it out"
+        if self.text is None:
+            found["unit"] = found["embedding_size"] = (
+                "is for texts, and without --text the data are numbers; leave it out"
+            )
+        else:
+            found["noise"] = "is for numbers, and --text reads texts; leave it out"
+        return found

@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from elman.errors import InputError
@@ -78,6 +79,13 @@ class Options:
                 raise InputError(problem.format(name=field.name, flag=flag(field.name)))
         if self.epochs is None and self.minutes is None:
             raise InputError("training needs an end: give --epochs or --minutes")
+
+    def useless(self, file: Path | None) -> dict[str, str]:
+        """Returns the options that have no effect on this file with the others as they are, and why.
+
+        The command line refuses them where they are given. From Python they have values in any case.
+        """
+        return {}
 
     @classmethod
     def from_json(cls, content: dict[str, Any], where: str) -> Self:
