@@ -535,7 +535,11 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "binary": (["train", "lm", "{binary}"], ["{binary} looks binary: byte 4 is zero", "--unit bytes"]),
     "not UTF-8": (["train", "lm", "{latin}"], ["{latin} is not UTF-8: byte 9, on line 2, is 0xe9", "--unit bytes"]),
     "damaged gzip": (["train", "lm", "{gzip}"], ["{gzip} is a damaged gzip file"]),
-    "too short": (["train", "lm", "{short}"], ["9 tokens", "--batch-size"]),
+    "too short": (["train", "lm", "{short}", "--held-out", "0.2"], ["8 tokens", "or --batch-size 2 --window 2\n"]),
+    "too short for any window": (["train", "lm", "{three}", "--held-out", "0.5"], ["1 tokens", "give more text\n"]),
+    "too short to judge by": (["train", "lm", "{short}"], ["0.1 of {short} holds out 1 tokens", "a larger --held-out\n"]),
+    "too short to be divided": (["train", "lm", "{three}"], ["0.1 of {three} holds out 0 tokens", "give more text\n"]),
+    "too short a text to judge by": ([*NEW, "--validation", "{one}"], ["{one} holds out 1 tokens", "give more text\n"]),
     # directories for runs
     "run exists": (["train", "lm", "{text}", "--run", "{run}"], ["{run} already holds a run", "--resume", "--overwrite"]),
     "directory of something else": (["train", "lm", "{text}", "--run", "{foreign}"], ["{foreign} is not empty"]),
@@ -614,6 +618,7 @@ def places(made: SimpleNamespace) -> dict[str, str]:
         "gzip": b"\x1f\x8b\x08\x00 nothing of the kind",
         "short": b"ten words.",
         "one": b"t",
+        "three": b"to\n",
     }
     for name, content in contents.items():
         (root / f"{name}.file").write_bytes(content)
@@ -641,6 +646,22 @@ def test_a_mistake_ends_with_one_sentence(made: SimpleNamespace, places: dict[st
     complaint(outcome.err, *mentions)
     assert contents_of(made.directory) == before
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("length", "sizes"),
+    [(20, "2 --window 4"), (200, "8 --window 16"), (700, "16 --window 32"), (2000, "32 --window 32")],
+)
+def test_what_is_advised_for_a_short_text_works(tmp_path: Path, length: int, sizes: str):
+    (tmp_path / "text.txt").write_text(prose(length))
+    command = ("train", "lm", "text.txt", "--epochs", 1, "--hidden-size", 4, "--run", "run")
+    refused = elman(*command)
+    assert refused.status == 2
+    complaint(refused.err, "32 streams with a window of 64 need 2,112; give more text, or --batch-size ")
+    advised = refused.err.split("give more text, or ")[1]
+    assert advised == f"--batch-size {sizes}\n"
+    trained = elman(*command, *advised.split())
+    assert trained.status == 0, trained.err
 
 
 def contents_of(directory: Path) -> dict[Path, bytes]:

@@ -119,6 +119,20 @@ def test_text_shorter_than_the_windows():
         stream_length(torch.zeros(39), options)
 
 
+@given(st.integers(2, 3000), st.integers(1, 400), st.integers(1, 400))
+def test_advised_sizes_are_enough(count: int, batch_size: int, window: int):
+    tokens = torch.zeros(count, dtype=torch.uint8)
+    try:
+        stream_length(tokens, Options(batch_size=batch_size, window=window))
+    except InputError as error:
+        found = re.search(r"give more text, or --batch-size (\d+) --window (\d+)$", str(error))
+        assert found is not None
+        advised = Options(batch_size=int(found[1]), window=int(found[2]))
+        assert stream_length(tokens, advised) >= advised.window
+        assert advised.batch_size <= batch_size
+        assert advised.window <= window
+
+
 # The loop
 
 

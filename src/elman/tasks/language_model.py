@@ -215,9 +215,20 @@ def stream_length(tokens: Tensor, options: Options) -> int:
         need = options.window * (options.batch_size + 1)
         raise InputError(
             f"the part of the text to learn from has {len(tokens):,} tokens, but {options.batch_size} streams with a window of {options.window} need {need:,}; "
-            "give more text, or a smaller --batch-size or --window"
+            f"give more text{_smaller(len(tokens), options)}"
         )
     return length
+
+
+def _smaller(count: int, options: Options) -> str:
+    """Returns, as the rest of a sentence, a batch size and a window for which `count` tokens are enough; nothing for fewer than 2."""
+    sizes = {"--batch-size": options.batch_size, "--window": options.window}
+    while sizes["--window"] * (sizes["--batch-size"] + 1) > count:
+        larger = max(sizes, key=lambda name: sizes[name])
+        if sizes[larger] == 1:
+            return ""
+        sizes[larger] //= 2
+    return f", or {' '.join(f'{name} {size}' for name, size in sizes.items())}"
 
 
 def streams(tokens: Tensor, options: Options, epoch: int) -> tuple[Tensor, Tensor]:
@@ -243,11 +254,13 @@ def _read(path: Path | None, options: Options, vocabulary: Vocabulary | None = N
 def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> LanguageModelling:
     """Returns the task of learning from a text, with a new model."""
     corpus = _read(path, options)
-    stream_length(corpus.train, options)
-    if len(corpus.validation) < 2:
+    train, validation = len(corpus.train), len(corpus.validation)
+    if validation < 2:
+        larger = ", or a larger --held-out" if options.validation is None and train + validation >= 4 else ""
         raise InputError(
-            f"{options.validation or f'{options.held_out} of {path or DEFAULT}'} holds out {len(corpus.validation)} tokens; give more text or a larger --held-out"
+            f"{options.validation or f'{options.held_out} of {path or DEFAULT}'} holds out {validation} tokens, and judging needs 2; give more text{larger}"
         )
+    stream_length(corpus.train, options)
     torch.manual_seed(options.seed)
     return LanguageModelling(LanguageModel(corpus.vocabulary.size, options).to(device), corpus, options, path)
 
