@@ -1187,6 +1187,30 @@ MUTANTS = [
         "if badness <= place.best:",
         "test_task.py::test_of_two_equal_scores_the_lower_loss_is_kept",
     ),
+    Mutant(
+        "a model made anew that is another one",
+        "tasks/tagging.py",
+        "def anew",
+        "torch.manual_seed(options.seed)",
+        "torch.manual_seed(options.seed + 1)",
+        "test_search.py::test_what_is_searched_says_nothing_of_the_data[tag]",
+    ),
+    Mutant(
+        "options without effect accepted",
+        "cli/train.py",
+        "def refuse_useless",
+        "if name in names:",
+        "if name not in names:",
+        "test_tasks.py::test_a_mistake_ends_with_one_sentence[noise for texts]",
+    ),
+    Mutant(
+        "advice that does not help",
+        "tasks/language_model.py",
+        "def _smaller",
+        '(sizes["--batch-size"] + 1)',
+        'sizes["--batch-size"]',
+        "test_training.py::test_advised_sizes_are_enough",
+    ),
 ]
 
 
