@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -272,51 +271,6 @@ def test_a_gradient_of_zero_is_left_out():
     insight.gradients["h"][1] = 0.0
     drawn = panels_of(pictures.memory(insight, "", 2))[-1].lines[0].get_ydata()
     assert np.isnan(drawn).tolist() == [False, True, False, False, False]
-
-
-def test_losses_of_a_run():
-    rows = [
-        {"step": str(n), "epoch": str(n), "train_nats": str(3 - n / 2), "validation_nats": str(3.5 - n / 2)}
-        for n in (1, 2, 3)
-    ]
-    figure = charts.losses(rows, "nats", "validation_nats", {"unigram": 3.1, "5-gram": 1.9}, "byte", 2)
-    (axis,) = figure.axes
-    drawn = [(np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()) for line in axis.lines]
-    assert drawn[:2] == [([1.0, 2.0, 3.0], [2.5, 2.0, 1.5]), ([1.0, 2.0, 3.0], [3.0, 2.5, 2.0])]
-    assert [ys for _, ys in drawn[2:]] == [[3.1, 3.1], [1.9, 1.9], [0, 1]]
-    assert drawn[4][0] == [2.0, 2.0]  # where the kept step was
-    assert [text.get_text() for text in axis.texts] == ["unigram 3.100", "5-gram 1.900"]
-    assert (axis.get_xlabel(), axis.get_ylabel()) == ("epochs", "nats per byte")
-    legend = axis.get_legend()
-    assert legend is not None
-    assert [re.split(",| ", text.get_text())[0] for text in legend.get_texts()] == ["training", "held", "kept"]
-
-
-# Files
-
-
-def test_pictures_are_written_in_the_format_of_their_name(tmp_path: Path):
-    figure = charts.losses(
-        [{"step": "9", "epoch": "1", "train_nats": "3", "validation_nats": "3"}],
-        "nats",
-        "validation_nats",
-        {},
-        "byte",
-        9,
-    )
-    for name, start in (
-        ("a.png", b"\x89PNG"),
-        ("a", b"\x89PNG"),
-        ("a.PNG", b"\x89PNG"),
-        ("a.svg", b"<?xml"),
-        ("a.pdf", b"%PDF"),
-    ):
-        charts.save(figure, tmp_path / name)
-        assert (tmp_path / name).read_bytes().startswith(start)
-    (tmp_path / "a.txt").write_text("old")
-    with pytest.raises(InputError, match=re.escape("a.txt: pictures are not written as .txt; choose png, svg or pdf")):
-        charts.save(figure, tmp_path / "a.txt")
-    assert (tmp_path / "a.txt").read_text() == "old"
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru_before", "coupled_peephole_lstm"])

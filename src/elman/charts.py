@@ -9,49 +9,105 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from matplotlib.ticker import LogLocator, NullFormatter
+from numpy.typing import ArrayLike, NDArray
 
+from elman import fonts
 from elman.errors import InputError
-from elman.files import write_atomically
+from elman.files import check_writable, write_atomically
 
 FORMATS = ("png", "svg", "pdf")
+_WORDS = {"mae": "mean absolute error", "mse": "mean squared error", "pinball": "pinball loss"}
 
 
 def losses(
-    rows: list[dict[str, str]], measure: str, score: str, baselines: Mapping[str, float], per: str, kept: int
+    rows: list[dict[str, str]],
+    measure: str,
+    score: str,
+    baselines: Mapping[str, float],
+    per: str,
+    kept: int,
+    title: str = "",
+    higher_is_better: bool = False,
 ) -> Figure:
-    """Draws the training and the held-out loss over a run, and the score if that is another column of metrics.csv.
+    """Draws the training and the held-out loss over a run, and the score if that is something else.
 
     measure: the unit of the loss; per: of what, if that needs saying. baselines: lines, in the unit of the score. kept: the step whose
-    parameters were kept.
+    parameters were kept. higher_is_better: of the score. The axes reach as far as the curves do; a baseline far from
+    them is named at the edge. What falls to a tenth and less has a logarithmic axis.
     """
-    own = score != f"validation_{measure}"
-    figure = Figure(figsize=(7, 7 if own else 4.2), layout="constrained")
-    panels = figure.subplots(1 + own, 1, sharex=True, squeeze=False)[:, 0]
-    epochs = [float(row["epoch"]) for row in rows]
+    values = {column: np.array([float(row[column]) for row in rows]) for column in rows[0] if column != "seconds"}
+    held_out = f"validation_{measure}"
+    own = not np.allclose(values[score], values[held_out], rtol=1e-5, equal_nan=True)
+    figure = Figure(figsize=(8, 7 if own else 4.4), layout="constrained")
+    panels: list[Axes] = list(figure.subplots(1 + own, 1, sharex=True, squeeze=False)[:, 0])
+    epochs = values["epoch"]
+    best = next((k for k, row in enumerate(rows) if int(row["step"]) == kept), None)
 
-    def line(axis: Any, column: str, label: str) -> None:
-        axis.plot(epochs, [float(row[column]) for row in rows], marker=".", label=label)
-
-    line(panels[0], f"train_{measure}", "training, since the last point")
-    line(panels[0], f"validation_{measure}", "held out")
-    panels[0].set_ylabel(f"{measure} per {per}" if per else measure)
-    if own:
-        line(panels[1], score, "held out")
-        panels[1].set_ylabel(score.replace("_", " "))
-    last = panels[-1]
-    for shade, (name, value) in zip(("0.35", "0.65"), baselines.items(), strict=False):
-        last.axhline(value, color=shade, linestyle="--", linewidth=1)
-        last.annotate(f"{name} {value:.3f}", (epochs[-1], value), ha="right", va="bottom", fontsize=9, color=shade)
-    for axis in panels:
-        for row in rows:
-            if int(row["step"]) == kept:
-                axis.axvline(float(row["epoch"]), color="C2", linewidth=1, alpha=0.6, label="kept")
+    def draw(axis: Axes, curves: Mapping[str, str], falls: bool) -> None:
+        for column, label in curves.items():
+            color = "C1" if label == "held out" else "C0"
+            axis.plot(epochs, values[column], marker=".", label=label, color=color)
+        if best is not None:
+            axis.axvline(epochs[best], color="C2", linewidth=1, alpha=0.5)
+            mark = {"marker": "o", "fillstyle": "none", "markersize": 11, "markeredgewidth": 2, "linestyle": "none"}
+            axis.plot(epochs[best], values[list(curves)[-1]][best], color="C2", label=f"kept: step {kept}", **mark)
+        every = np.concatenate([values[column] for column in curves])
+        every = every[np.isfinite(every)]
+        if falls and len(every) and every.min() > 0 and every.max() > 10 * every.min():
+            axis.set_yscale("log")
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_formatter(NullFormatter())
+        axis.set_ylim(_widened(axis, every, 0.08))
         axis.grid(alpha=0.3)
-        axis.legend(loc="center right")
-    last.set_xlabel("epochs")
+
+    draw(panels[0], {f"train_{measure}": "training, since the last point", held_out: "held out"}, falls=True)
+    name = _WORDS.get(measure, measure)
+    panels[0].set_ylabel(f"{name} per {per}" if per else name)
+    if own:
+        draw(panels[1], {score: "held out"}, falls=not higher_is_better)
+        panels[1].set_ylabel(_WORDS.get(score, score.replace("_", " ")))
+    _name_levels(panels[-1], baselines)
+    for axis in panels:
+        axis.legend(loc="best")
+    panels[-1].set_xlabel("epochs")
+    panels[0].set_title(title, parse_math=False)
     return figure
+
+
+def _widened(axis: Axes, values: ArrayLike, by: float) -> tuple[float, float]:
+    """The range of values, and a share of it more on both sides, as far as that is on the axis."""
+    forth, back = (np.log10, lambda x: 10**x) if axis.get_yscale() == "log" else (np.asarray, np.asarray)
+    scaled = forth(values) if np.size(values) else np.zeros(1)
+    low, high = float(scaled.min()), float(scaled.max())
+    room = by * (high - low) or 0.1 * abs(high) or 1.0
+    return float(back(low - room)), float(back(high + room))
+
+
+def _name_levels(axis: Axes, levels: Mapping[str, float]) -> None:
+    """Draws a line for each level and names it at the right edge.
+
+    The axis grows by a quarter of its range at most, up and down. Levels further off are named at its end, with an arrow.
+    """
+    low, high = _widened(axis, axis.get_ylim(), 0.25)
+    near = [level for level in levels.values() if low <= level <= high]
+    if near:
+        axis.set_ylim(_widened(axis, [*axis.get_ylim(), *near], 0.03))
+    bottom, top = axis.get_ylim()
+    free = 1.0  # of the height; names are written from above, each below the last one
+    for name, level in sorted(levels.items(), key=lambda item: -item[1]):
+        if bottom <= level <= top:
+            axis.axhline(level, color="0.4", linestyle="--", linewidth=1)
+            arrow, height = "", float(axis.transAxes.inverted().transform(axis.transData.transform((0, level)))[1])
+        else:
+            arrow, height = ("↑ ", 1.0) if level > top else ("↓ ", 0.0)
+        height = min(height, free)
+        free = height - 0.07
+        axis.text(1.01, height, f"{arrow}{name} {level:.3f}", color="0.3", fontsize=9, va="center",
+                  transform=axis.transAxes, parse_math=False)  # fmt: skip
 
 
 def confusion(counts: NDArray[np.int64], labels: Sequence[str], what: str, of: str, most: int = 30) -> Figure:
@@ -86,7 +142,7 @@ def forecasts(panels: Mapping[str, Mapping[str, Any]], horizon: int) -> Figure:
     A panel has `past` (P,), `truth` (horizon,), `forecast` (horizon,), and may have `low` and `high` (horizon,) and
     further lines in `others`, a mapping from names to (horizon,).
     """
-    figure = Figure(figsize=(9, 1.0 + 2.1 * len(panels)), layout="constrained")
+    figure = Figure(figsize=(9, 1.0 + 2.3 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     ahead = np.arange(1, horizon + 1)
     for axis, (name, panel) in zip(axes, panels.items(), strict=True):
@@ -99,9 +155,9 @@ def forecasts(panels: Mapping[str, Mapping[str, Any]], horizon: int) -> Figure:
         for shade, (other, values) in zip(("C1", "C2"), panel.get("others", {}).items(), strict=False):
             axis.plot(ahead, values, color=shade, linewidth=0.9, linestyle="--", label=other)
         axis.axvline(0.5, color="0.8", linewidth=1)
-        axis.set_ylabel(name, parse_math=False)
+        axis.set_title(name, loc="left", fontsize=10, parse_math=False)  # a long one has room here
         axis.grid(alpha=0.3)
-    axes[0].legend(loc="upper left", fontsize=8, ncols=5)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", fontsize=9, ncols=6)
     axes[-1].set_xlabel("steps from the time of the forecast")
     return figure
 
@@ -124,13 +180,24 @@ def trials(scores: Sequence[tuple[int, float | None]]) -> Figure:
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Writes a picture in the format that its file name ends with. The file is written whole or not at all."""
-    content = io.BytesIO()
+def check_path(path: Path) -> None:
+    """Raises InputError if no picture can be written there, so that this is said before the work and not after it."""
+    _kind(path)
+    check_writable(path)
+
+
+def _kind(path: Path) -> str:
     kind = path.suffix.lstrip(".").lower() or "png"
     if kind not in FORMATS:
         raise InputError(f"{path}: pictures are not written as .{kind}; choose png, svg or pdf")
+    return kind
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a picture in the format that its file name ends with. The file is written whole or not at all."""
+    content, kind = io.BytesIO(), _kind(path)
+    fonts.complete(figure)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the font lacks a character and draws a box
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # `complete` has said so
         figure.savefig(content, format=kind, dpi=130)
     write_atomically(path, content.getvalue())

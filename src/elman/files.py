@@ -20,10 +20,7 @@ def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
 
     Raises InputError if writing fails, or if the path is in use by something that is not a regular file.
     """
-    given, path = path, Path(os.path.realpath(path))
-    what = _not_a_file(path)
-    if what:
-        raise InputError(f"cannot write {given}: it is {what}, which no file may replace; choose another name")
+    given, path = path, _replaceable(path)
     temporary, size = None, f" ({len(content):,} bytes)" if isinstance(content, bytes) else ""
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
@@ -45,6 +42,24 @@ def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def check_writable(path: Path) -> None:
+    """Raises InputError if `write_atomically` would fail, as far as that can be seen before."""
+    folder = _replaceable(path).parent
+    if not folder.is_dir():
+        raise InputError(f"cannot write {path}: {folder} is not a directory; make it, or choose another place")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write {path}: {folder} may not be written to; choose another place")
+
+
+def _replaceable(path: Path) -> Path:
+    """Returns the path without links. Raises InputError if something is there that no file may replace."""
+    real = Path(os.path.realpath(path))
+    what = _not_a_file(real)
+    if what:
+        raise InputError(f"cannot write {path}: it is {what}, which no file may replace; choose another name")
+    return real
 
 
 def _not_a_file(path: Path) -> str | None:

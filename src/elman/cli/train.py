@@ -367,6 +367,17 @@ def _display(training: Training[CommandLineTask]) -> Iterator[Callable[[Report],
         yield show
 
 
+def _title(config: dict[str, Any]) -> str:
+    """What a run trained, and on what."""
+    from elman.datasets import examples, text
+
+    along = {"lm": text.DEFAULT, "tag": examples.TAGGED, "classify": examples.LABELLED, "forecast": examples.SERIES}
+    options, path = config["options"], config["data"]["path"]
+    name = along[config["task"]] if path is None else Path(path).name
+    size = f"{options['num_layers']} x {options['hidden_size']} {options['cell']}"
+    return f"{size} on {name if len(name) <= 50 else name[:47] + '...'}"
+
+
 def _conclude(training: Training[CommandLineTask], config: dict[str, Any]) -> None:
     """Prints the result next to the baselines, and draws the pictures, with the parameters that were kept."""
     from elman import charts
@@ -382,7 +393,14 @@ def _conclude(training: Training[CommandLineTask], config: dict[str, Any]) -> No
     path = run.directory / "loss.png"
     charts.save(
         charts.losses(
-            rows, task.measure, task.score, baselines, task.unit if task.measure == "nats" else "", int(best["step"])
+            rows,
+            task.measure,
+            task.score,
+            baselines,
+            task.unit if task.measure == "nats" else "",
+            int(best["step"]),
+            _title(config),
+            task.higher_is_better,
         ),
         path,
     )

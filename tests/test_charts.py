@@ -1,0 +1,202 @@
+"""Pictures of runs: what they show, in which range, in which fonts, and how they are written."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontEntry
+
+from elman import charts, fonts
+from elman.errors import InputError
+
+
+def labels(ticks: Iterable[Any]) -> list[str]:
+    return [tick.get_text() for tick in ticks]
+
+
+# Losses
+
+
+def metrics_of(**columns: list[float]) -> list[dict[str, str]]:
+    count = len(next(iter(columns.values())))
+    return [
+        {"step": str(n + 1), "epoch": str(n + 1), **{k: str(v[n]) for k, v in columns.items()}} for n in range(count)
+    ]
+
+
+def drawn_in(axis: Any) -> list[tuple[list[float], list[float]]]:
+    return [(np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()) for line in axis.lines]
+
+
+def test_losses_of_a_run():
+    rows = metrics_of(train_nats=[2.5, 2.0, 1.5], validation_nats=[3.0, 2.5, 2.0])
+    figure = charts.losses(rows, "nats", "validation_nats", {"unigram": 3.1, "5-gram": 1.9}, "byte", 2, "1 x 8 $lstm$")
+    (axis,) = figure.axes
+    assert drawn_in(axis) == [
+        ([1, 2, 3], [2.5, 2.0, 1.5]),
+        ([1, 2, 3], [3.0, 2.5, 2.0]),
+        ([2, 2], [0, 1]),
+        ([2], [2.5]),  # what was kept, on the held-out curve
+        ([0, 1], [3.1, 3.1]),
+        ([0, 1], [1.9, 1.9]),
+    ]
+    assert labels(axis.texts) == ["unigram 3.100", "5-gram 1.900"]
+    assert (axis.get_xlabel(), axis.get_ylabel(), axis.get_title()) == ("epochs", "nats per byte", "1 x 8 $lstm$")
+    legend = axis.get_legend()
+    assert legend is not None
+    assert labels(legend.get_texts()) == ["training, since the last point", "held out", "kept: step 2"]
+
+
+@pytest.mark.parametrize("factor", [10, 0.1])
+def test_a_baseline_far_off_is_named_and_does_not_stretch_the_axis(factor: float):
+    rows = metrics_of(train_nats=[2.5, 2.0, 1.5], validation_nats=[3.0, 2.5, float("nan")])
+
+    def of(**baselines: float) -> Any:
+        return charts.losses(rows, "nats", "validation_nats", baselines, "byte", 2).axes[0]
+
+    alone, near, far = of(), of(near=3.2), of(near=3.2, far=2 * factor)
+    assert far.get_ylim() == near.get_ylim() != alone.get_ylim()
+    assert labels(far.texts) == [f"↑ far {20:.3f}", "near 3.200"] if factor > 1 else ["near 3.200", "↓ far 0.200"]
+    low, high = alone.get_ylim()
+    assert low < 1.5 < 3.0 < high
+    assert high - low < 1.25 * (3.0 - 1.5)
+
+
+def test_names_of_baselines_do_not_overlap():
+    rows = metrics_of(train_nats=[2.5, 1.5], validation_nats=[3.0, 2.0])
+    (axis,) = charts.losses(rows, "nats", "validation_nats", {"a": 2.0, "b": 2.01, "c": 9, "d": 8}, "", 2).axes
+    heights = {text.get_text()[-7]: text.get_position()[1] for text in axis.texts}
+    assert list(heights) == ["c", "d", "b", "a"]
+    assert all(above - below >= 0.069 for above, below in itertools.pairwise(heights.values()))
+
+
+def test_a_score_has_a_panel_of_its_own():
+    rows = metrics_of(train_nats=[2.0, 0.1], validation_nats=[2.0, 0.2], accuracy=[0.01, 0.9])
+    figure = charts.losses(rows, "nats", "accuracy", {"largest class": 0.3}, "word", 2, higher_is_better=True)
+    loss, accuracy = figure.axes
+    assert drawn_in(accuracy)[0] == ([1, 2], [0.01, 0.9])
+    assert (accuracy.get_ylabel(), labels(accuracy.texts), labels(loss.texts)) == (
+        "accuracy",
+        ["largest class 0.300"],
+        [],
+    )
+    assert [axis.get_yscale() for axis in (loss, accuracy)] == ["log", "linear"]  # what rises stays as it is
+    low, high = loss.get_ylim()
+    assert 0 < low < 0.1 < 2 < high
+
+
+def test_a_score_that_is_the_loss_is_drawn_once():
+    rows = metrics_of(train_mae=[2.0, 1.1], validation_mae=[2.0, 1.2], mae=[2.000001, 1.2])
+    (axis,) = charts.losses(rows, "mae", "mae", {"naive": 1.5}, "", 2).axes
+    assert labels(axis.texts) == ["naive 1.500"]
+    assert axis.get_ylabel() == "mean absolute error"
+
+
+# Fonts
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, known: dict[str, str], since: dict[str, str] | None = None) -> list[str]:
+    """Fonts by the characters that they have, in place of those of this machine. Returns which files are added later."""
+    entries = [FontEntry(fname=f"/{name}", name=name) for name in known]
+    characters, added = {f"/{name}": have for name, have in {**known, **(since or {})}.items()}, list[str]()
+
+    def add(file: str) -> None:
+        added.append(file)
+        entries.append(FontEntry(fname=file, name=file[1:]))
+
+    monkeypatch.setattr(fonts, "_SAID", set())
+    monkeypatch.setattr(font_manager, "fontManager", SimpleNamespace(ttflist=entries, addfont=add))
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [f"/{name}" for name in since or ()])
+    monkeypatch.setattr(
+        font_manager, "get_font", lambda file: SimpleNamespace(get_char_index=lambda c: chr(c) in characters[file])
+    )
+    return added
+
+
+def test_a_font_that_has_the_characters_is_found(monkeypatch: pytest.MonkeyPatch):
+    known = {"Last Resort": "中नa", "Other": "中न", "Noto Sans CJK JP": "中あ", "Noto Sans": "a"}
+    added = installed(monkeypatch, known, {"New": "ก"})
+    assert fonts.fallbacks("中") == (["Noto Sans CJK JP"], set())
+    assert fonts.fallbacks("中न") == (["Noto Sans CJK JP", "Other"], set())
+    assert fonts.fallbacks("") == ([], set())
+    assert added == []
+    assert fonts.fallbacks("中ก") == (["Noto Sans CJK JP", "New"], set())  # installed after matplotlib made its list
+    assert added == ["/New"]
+    assert fonts.fallbacks("中🦜") == (["Noto Sans CJK JP"], {"🦜"})
+
+
+def test_texts_get_fonts_for_what_theirs_lack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    figure = Figure()
+    latin, chinese = figure.text(0, 0, "latin\n\t"), figure.text(0, 0, "a中", family="monospace")
+    monkeypatch.setattr(fonts, "fallbacks", lambda characters: (["Noto"] if set(characters) == {"中"} else [], set()))
+    fonts.complete(figure)
+    assert chinese.get_fontfamily() == ["monospace", "Noto"]
+    assert latin.get_fontfamily() == ["sans-serif"]
+
+
+def test_what_no_font_has_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(fonts, "fallbacks", lambda characters: ([], set(characters)))
+    monkeypatch.setattr(fonts, "_SAID", set())
+    figure = Figure()
+    figure.text(0, 0, "ก中あ\ufe0f a\n b")
+    for name in ("a.png", "b.svg"):  # a warning of matplotlib would be an error
+        charts.save(figure, tmp_path / name)
+    assert capsys.readouterr().err == (
+        "no font of this machine has ก あ 中, which the pictures show as boxes; "
+        "install Noto Sans CJK, Noto Sans Thai and draw again\n"
+    )
+    charts.save(charts.confusion(np.eye(2, dtype=np.int64), ["中", "𒀀"], "tag", "words"), tmp_path / "c.png")
+    assert re.findall("has (.*), which .* install (.*) and", capsys.readouterr().err) == [("𒀀", "Noto Sans Cuneiform")]
+
+
+def test_the_fonts_of_scripts():
+    for character, font in (
+        ("字", "CJK"),
+        ("한", "CJK"),
+        ("！", "CJK"),
+        ("ع", "Arabic"),
+        ("न", "Devanagari"),
+        ("ा", "Devanagari"),
+        ("∮", "Symbols"),
+    ):
+        assert f"install Noto Sans {font} and" in fonts.advice({character})
+    assert "install Noto Emoji and" in fonts.advice({"🦜"})
+    assert "has 丁 七 万 丈 三 and 2 more, which" in fonts.advice(set("一丁七万丈三上") - {"一"} | {"下"})
+
+
+# Files
+
+
+def test_pictures_are_written_in_the_format_of_their_name(tmp_path: Path):
+    figure = charts.losses(
+        metrics_of(train_nats=[3], validation_nats=[3]),
+        "nats",
+        "validation_nats",
+        {},
+        "byte",
+        1,
+    )
+    for name, start in (
+        ("a.png", b"\x89PNG"),
+        ("a", b"\x89PNG"),
+        ("a.PNG", b"\x89PNG"),
+        ("a.svg", b"<?xml"),
+        ("a.pdf", b"%PDF"),
+    ):
+        charts.save(figure, tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(start)
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(InputError, match=re.escape("a.txt: pictures are not written as .txt; choose png, svg or pdf")):
+        charts.save(figure, tmp_path / "a.txt")
+    assert (tmp_path / "a.txt").read_text() == "old"
