@@ -1,7 +1,8 @@
-"""Pictures of a network: gates and gradients against a computation of their own, panels and labels."""
+"""Pictures of a network: gates and gradients against a computation of their own, which units, panels and labels."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from torch import Tensor
 
 import elman as library
 from elman import charts
@@ -151,8 +153,9 @@ def test_the_forget_gate_decides_how_far_back_it_looks(share: float):
 @pytest.mark.parametrize(
     ("share", "said"),
     [
-        (0.0, "falls below a thousandth of its largest value 1 characters back"),
-        (1.0, "stays above a thousandth of its largest value"),
+        (0.0, "looks back over 1 character: what c held before them counts less than a thousandth of what counts most"),
+        (0.05, "looks back over 3 characters: what c held before"),  # 1, 1/20, 1/400, 1/8000
+        (1.0, "looks back over the whole text, 9 characters: even what c held at the first"),
     ],
 )
 def test_explain_says_how_far_back(tmp_path: Path, share: float, said: str):
@@ -163,7 +166,7 @@ def test_explain_says_how_far_back(tmp_path: Path, share: float, said: str):
     Run(tmp_path / "run").save_tensors(MODEL, forgetting(share).float().state_dict(), {})
     status, out, _ = elman("explain", tmp_path / "run", "--text", TEXT)
     assert status == 0
-    assert f"gradient of state c: {said}\n" in out
+    assert f"gradient of state c: the last prediction {said}" in out
 
 
 def test_the_network_is_left_as_it_was():
@@ -198,19 +201,85 @@ def test_text_that_is_no_text(text: str):
         look(model, Bytes(), text, 1)
 
 
+def test_a_character_of_several_bytes_is_shown_where_it_is_complete():
+    model = LanguageModel(256, tiny())
+    assert look(model, Bytes(), "aé中!", 1).tokens == ["a", "", "é", "", "", "中", "!"]
+
+
+# Which units
+
+
+def changing(steps: int = 59) -> dict[str, Tensor]:
+    """Cell states along a text, by what they do."""
+    draw, time = torch.Generator().manual_seed(1), torch.arange(steps) / steps
+    name = ((time > 0.2) & (time < 0.35)) | ((time > 0.6) & (time < 0.75))  # twice, as long as a name is
+    return {
+        "constant": torch.full((steps,), 3.0),
+        "nearly constant": 3 + 1e-3 * name,
+        "next to nothing": 1e-6 * name,
+        "noise": torch.randn(steps, generator=draw),
+        "flickers": torch.tensor([1.0, -1.0]).repeat(steps)[:steps],
+        "drifts": 4 * time - 1,
+        "fills up": 2 * (1 - torch.exp(-3 * time)),
+        "switches": name.double() + 0.1 * torch.randn(steps, generator=draw),
+        "switches off": 2 - 2.0 * name,
+        "second line": (time > 0.5).double() - 0.5 + 0.1 * torch.randn(steps, generator=draw),
+    }
+
+
+def test_units_that_switch_remember_and_those_that_flicker_do_not():
+    units = changing()
+    remembers = dict(
+        zip(units, pictures.remembering(torch.stack(list(units.values()), 1).double()).tolist(), strict=True)
+    )
+    switching = {"switches", "switches off", "second line"}
+    assert min(remembers[name] for name in switching) > 3 * max(remembers[name] for name in units.keys() - switching)
+    assert remembers["constant"] == remembers["nearly constant"] == remembers["next to nothing"] == 0.0
+
+
+def test_remembering_by_its_definition():
+    """Unit by unit and lag by lag, in numpy."""
+    states = torch.randn(40, 5, generator=torch.Generator().manual_seed(2)).cumsum(0) + 1
+    for unit, score in zip(states.T.double().numpy(), pictures.remembering(states), strict=True):
+        time = np.arange(40.0)
+        x = unit - np.polyval(np.polyfit(time, unit, 1), time)
+        correlation = [1.0]
+        while correlation[-1] > 0 and len(correlation) < 40:
+            lag = len(correlation)
+            correlation.append(float(np.sum(x[:-lag] * x[lag:]) / np.sum(x * x)))
+        tau, s = sum(r for r in correlation if r > 0), np.mean(x * x) / np.mean(unit * unit)
+        assert float(score) == pytest.approx(s * (tau - 1))
+
+
+def test_remembering_does_not_care_for_sign_or_scale():
+    states = torch.randn(30, 4, generator=torch.Generator().manual_seed(3)).cumsum(0)
+    assert torch.allclose(pictures.remembering(states), pictures.remembering(-7 * states))
+
+
+def test_where_no_unit_remembers_those_that_vary_most_are_shown():
+    insight = insight_of(list("abc"), states=("h",))  # two steps: all there is, is a trend
+    insight.states["h"][:] = torch.tensor([[1.0, 0, 0, 2, 0, 0], [1, 1, 2, 2, 0, -3]])
+    (panel,) = panels_of(pictures.memory(insight, "", 3, ["h"]))
+    assert labels(panel.get_yticklabels()) == ["5", "2", "1"]
+
+
 # Panels
 
 
 def insight_of(tokens: list[str], hidden: int = 6, states: tuple[str, ...] = ("h", "c")) -> Insight:
     steps, generator = len(tokens) - 1, torch.Generator().manual_seed(0)
-    activity = torch.arange(1, hidden + 1) % hidden + 0.1  # the unit before the last varies most, the last least
     gates = {name: torch.rand(steps, hidden, generator=generator) for name in ("i", "f")}
-    values = {name: torch.randn(steps, hidden, generator=generator) * activity * 0.1 for name in states}
+    values = {name: torch.randn(steps, hidden, generator=generator) for name in states}
+    values[states[-1]][:, hidden - 2] = torch.linspace(-1, 1, steps).abs()  # the unit before the last is slow
     return Insight(tokens, gates, values, {name: np.logspace(-3, 0, steps) for name in states})
 
 
 def panels_of(figure: Figure) -> list[Any]:
-    return [axis for axis in figure.axes if axis.get_ylabel()]
+    return [axis for axis in figure.axes if axis.get_label() != "<colorbar>"]
+
+
+def labels(ticks: Iterable[Any]) -> list[str]:
+    return [tick.get_text() for tick in ticks]
 
 
 @pytest.mark.parametrize("states", [("h",), ("h", "c")], ids=["one state", "two states"])
@@ -218,33 +287,60 @@ def test_a_panel_for_every_gate_and_state(states: tuple[str, ...]):
     insight = insight_of(list("the cat sat"), states=states)
     figure = pictures.memory(insight, "a title", 3)
     panels = panels_of(figure)
-    wanted = {"gate i": insight.gates["i"], "gate f": insight.gates["f"]}
-    wanted |= {"state c": insight.states["c"]} if len(states) > 1 else {}
-    wanted |= {"output h": insight.states["h"]}
+    wanted = {"cell state c": insight.states["c"]} if len(states) > 1 else {}
+    wanted |= {"output h": insight.states["h"], "gate i": insight.gates["i"], "gate f": insight.gates["f"]}
     assert [panel.get_ylabel() for panel in panels] == [
-        *(f"{name}\n(3 units)" for name in wanted),
+        *(f"{name}\nunit number" for name in wanted),
         "how far back\nthe loss looks",
     ]
-    spread = insight.states["h"].std(0)
-    active = sorted(range(6), key=lambda unit: -float(spread[unit]))[:3]
+    state = list(insight.states.values())[-1]
+    remember, spread = pictures.remembering(state).tolist(), state.std(0).tolist()
+    units = sorted(range(6), key=lambda unit: (-remember[unit], -spread[unit]))[:3]
+    assert units[0] == 4
     for panel, values in zip(panels, wanted.values(), strict=False):
+        assert labels(panel.get_yticklabels()) == [str(unit) for unit in units]
         (image,) = panel.images
-        assert np.asarray(image.get_array()) == pytest.approx(values[:, active].T.numpy())  # (units, T)
-        low, high = image.get_clim()
-        assert low == (0 if values[:, active].min() >= 0 else -high)
-        assert high >= values[:, active].abs().max()
+        largest = values[:, units].abs().max(0).values if values[:, units].abs().max() > 1 else 1
+        assert np.asarray(image.get_array()) == pytest.approx((values[:, units] / largest).T.numpy())  # (units, T)
+        assert image.get_clim() == (0 if values[:, units].min() >= 0 else -1, 1)
+    bars = [axis.get_ylabel() for axis in figure.axes if axis.get_label() == "<colorbar>"]
+    large = [f"{name[-1]} / largest |{name[-1]}|\nof the unit" for name in list(wanted)[:-2]]
+    assert bars == [*large, "0 shut, 1 open", "0 shut, 1 open"]
     assert figure.get_suptitle() == "a title"
 
 
-def test_the_text_stands_along_the_bottom():
-    tokens = ["a", " ", "b", "\n", "\t", "end", "!"]
-    figure = pictures.memory(insight_of(tokens), "", 16)
-    last = panels_of(figure)[-1]
-    assert [label.get_text() for label in last.get_xticklabels()] == ["a", "␣", "b", "⏎", "⇥", "end"]
-    assert "predicting '!' after it" in last.get_xlabel()
-    assert last.get_yscale() == "log"
-    assert [text.get_text() for text in last.get_legend().get_texts()] == ["‖∂loss/∂h‖", "‖∂loss/∂c‖"]
-    assert all("(6 units)" in panel.get_ylabel() for panel in panels_of(figure)[:-1])  # there are no more
+def test_an_elman_networks_gate_is_its_output_and_shown_once():
+    insight = look(network("rnn"), VOCABULARY, TEXT, 1)
+    assert [panel.get_ylabel().split("\n")[0] for panel in panels_of(pictures.memory(insight, "", 3))[:-1]] == [
+        "output h"
+    ]
+
+
+def test_panels_may_be_chosen():
+    insight = insight_of(list("the cat sat"))
+    figure = pictures.memory(insight, "", 3, ["f", "c"])
+    assert [panel.get_ylabel().split("\n")[0] for panel in panels_of(figure)] == ["gate f", "cell state c"]
+    with pytest.raises(InputError, match="--panels got 'z'; this cell has c, h, i, f, gradient"):
+        pictures.memory(insight, "", 3, ["c", "z"])
+
+
+@pytest.mark.parametrize("chosen", [(), ("c",), ("gradient",)])
+def test_the_text_stands_along_the_top_and_the_bottom(chosen: tuple[str, ...]):
+    tokens = ["a", " ", "b", "\n", "\t", "end", "", "!"]
+    figure = pictures.memory(insight_of(tokens), "", 16, chosen)
+    figure.draw_without_rendering()
+    first, *_, last = panels_of(figure) * 2
+    seen = ["a", "␣", "b", "⏎", "⇥", "end", "·"]
+    assert [tick.label2.get_text() for tick in first.xaxis.get_major_ticks() if tick.label2.get_visible()] == seen
+    assert [tick.label1.get_text() for tick in last.xaxis.get_major_ticks() if tick.label1.get_visible()] == seen
+    assert last.get_xlabel() == "the text" + (
+        "; the loss is that of predicting '!' after it" if chosen != ("c",) else ""
+    )
+    if chosen != ("c",):
+        assert last.get_yscale() == "log"
+        assert labels(last.get_legend().get_texts()) == ["‖∂loss/∂h‖", "‖∂loss/∂c‖"]
+    for panel in panels_of(figure)[1:-1]:
+        assert not any(tick.label1.get_visible() or tick.label2.get_visible() for tick in panel.xaxis.get_major_ticks())
 
 
 def test_of_a_long_text_the_end_is_shown():
@@ -252,17 +348,44 @@ def test_of_a_long_text_the_end_is_shown():
     insight = insight_of(tokens)
     figure = pictures.memory(insight, "", 4)
     *maps, last = panels_of(figure)
-    assert [label.get_text() for label in last.get_xticklabels()] == tokens[199 - pictures.SHOWN : 199]
-    assert all(panel.images[0].get_array().shape == (4, pictures.SHOWN) for panel in maps)
+    steps = pictures.SHOWN - 1  # the last token is named, as what is predicted
+    assert labels(last.get_xticklabels()) == tokens[-pictures.SHOWN : -1]
+    assert all(panel.images[0].get_array().shape == (4, steps) for panel in maps)
     for line in last.lines[:2]:
-        assert line.get_ydata() == pytest.approx(insight.gradients["h"][-pictures.SHOWN :])
+        assert line.get_ydata() == pytest.approx(insight.gradients["h"][-steps:])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "first"),
+    [
+        (list("word " * 40), "word"),
+        (list("a\nlong line of\tmany words and\n\n  more of them " * 3), "more"),
+        ([" of", ",", " and", "-", "so"] * 30, " of"),  # words with the space before them
+        (list("中" * 100), "中"),  # no word begins
+    ],
+)
+def test_what_is_shown_of_a_long_text_begins_with_a_word(tokens: list[str], first: str):
+    begin = pictures.shown(tokens)
+    assert len(tokens) - pictures.SHOWN <= begin < len(tokens) - pictures.SHOWN // 2
+    assert "".join(tokens[begin:]).startswith(first)
+    assert pictures.shown(tokens[: pictures.SHOWN]) == 0  # all of it fits
+
+
+def test_explain_says_what_it_does_not_show(tmp_path: Path):
+    options = tiny(epochs=1.0)
+    for _ in begin(tmp_path / "run", corpus_of(tmp_path, prose(400), options), options).steps():
+        pass
+    said = "the picture shows the last {} of {} characters; the network reads all of them\n"
+    for text, expected in (("the of and " * 9, said.format(59, 99)), ("the of and", "")):
+        status, _, err = elman("explain", tmp_path / "run", "--text", text, "--panels", "c")
+        assert (status, err) == (0, f"{expected}picture in {tmp_path / 'run' / 'gates.png'}\n")
 
 
 @pytest.mark.parametrize("token", ["$", "$$", "\\", "_^{", "%", "\r", "\r\n", "é"])
 def test_any_token_can_be_drawn(tmp_path: Path, token: str):
     """Neither as mathematics nor with a warning that a sign is missing."""
     path = tmp_path / "gates.png"
-    charts.save(pictures.memory(insight_of(["a", token, "\n", " ", token, token]), "", 2), path)
+    charts.save(pictures.memory(insight_of(["a", token, "\n", " ", token, token]), "", 2, ["c"]), path)
     assert path.stat().st_size > 5000
 
 
@@ -273,6 +396,9 @@ def test_a_gradient_of_zero_is_left_out():
     assert np.isnan(drawn).tolist() == [False, True, False, False, False]
 
 
+# The command
+
+
 @pytest.mark.parametrize("cell", ["rnn", "gru_before", "coupled_peephole_lstm"])
 def test_every_kind_of_cell_can_be_explained(tmp_path: Path, cell: str):
     options = tiny(cell=cell, num_layers=2, epochs=1.0)
@@ -280,3 +406,23 @@ def test_every_kind_of_cell_can_be_explained(tmp_path: Path, cell: str):
         pass
     assert elman("explain", tmp_path / "run", "--text", "the of and", "--layer", 2).status == 0
     assert (tmp_path / "run" / "gates.png").stat().st_size > 10_000
+
+
+def test_a_picture_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    options = tiny()
+    begin(tmp_path / "run", corpus_of(tmp_path, prose(400), options), options)
+    monkeypatch.setattr(pictures, "look", lambda *_: pytest.fail("it began to work"))
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "locked")  # root may write anywhere
+    (tmp_path / "locked").mkdir()
+    for name, said in (
+        ("a.jpg", "pictures are not written as .jpg; choose png, svg or pdf"),
+        ("none/a.png", "none is not a directory; make it, or choose another place"),
+        ("file/a.png", "file is not a directory; make it, or choose another place"),
+        ("locked/a.png", "locked may not be written to; choose another place"),
+        ("run", "it is a directory, which no file may replace; choose another name"),
+    ):
+        status, out, err = elman("explain", tmp_path / "run", "--text", "the of", "--output", tmp_path / name)
+        assert (status, out) == (2, "")
+        assert str(tmp_path / name) in err
+        assert said in err

@@ -174,6 +174,18 @@ def test_excerpt_is_prose_from_the_held_out_part(tmp_path: Path):
     assert read(path, "characters", 0.1).excerpt == words[:EXCERPT]
 
 
+def test_excerpt_begins_with_a_word(tmp_path: Path):
+    path = tmp_path / "text.txt"
+    for held_out in (
+        "nning of it " + "more words of the text " * 9,
+        "ng\n\n   indented " + "words that are in one line " * 9,
+    ):
+        path.write_text("x" * 9 * len(held_out) + held_out)
+        excerpt = read(path, "characters", 0.1).excerpt
+        assert excerpt.startswith(("of it more", "indented words"))
+        assert len(excerpt) == EXCERPT == 60
+
+
 # Vocabularies
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from elman.cli.common import device
 from elman.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 EXAMPLE = 'Example:  elman explain runs/first --text "for key in sorted(dictionary):" --output gates.png'
 
@@ -16,19 +20,26 @@ EXAMPLE = 'Example:  elman explain runs/first --text "for key in sorted(dictiona
 def explain(
     run: Path = typer.Argument(..., help="Directory of a run."),
     text: str | None = typer.Option(
-        None, help="Text to read; the beginning of the text held out if left out.", show_default=False
+        None, help="Text to read; sixty characters of the text held out if left out.", show_default=False
     ),
     layer: int = typer.Option(1, help="Layer to look at, from 1."),
-    units: int = typer.Option(16, help="How many units to show, the most active first."),
+    units: int = typer.Option(16, help="How many units to show, those that remember most first."),
+    panels: str | None = typer.Option(
+        None,
+        help="What to show, with commas between: states and gates by their names, and gradient, such as c,f,gradient; "
+        "all if left out.",
+        show_default=False,
+    ),
     output: Path | None = typer.Option(
         None, help="Picture to write; default gates.png in the run's directory.", show_default=False
     ),
 ) -> None:
     """Draw what a network does along a text.
 
-    Every gate of its most active units, and how far back the last prediction's loss looks.
+    The cell state, output and gates of the units that remember most, and how far back the last prediction's loss looks.
     """
     from elman import charts
+    from elman.datasets.text import EXCERPT
     from elman.explain import pictures
     from elman.tasks.language_model import PER, load
 
@@ -37,19 +48,39 @@ def explain(
     if units < 1:
         raise InputError(f"--units must be 1 or more, got {units}")
     model, vocabulary, config = load(run, chosen)
+    path = output or run / "gates.png"
+    charts.check_path(path)
     if text is None:
-        text = str(config["data"]["excerpt"])
+        text = str(config["data"]["excerpt"])[:EXCERPT]
     insight = pictures.look(model, vocabulary, text, layer)
+    per, many = PER[vocabulary.unit], len(insight.tokens)
+    if begin := pictures.shown(insight.tokens):
+        print(
+            f"the picture shows the last {many - begin} of {many} {per}s; the network reads all of them",
+            file=sys.stderr,
+        )
     options = config["options"]
     title = f"{options['cell']}, layer {layer} of {options['num_layers']}, {options['hidden_size']} units"
-    path = output or run / "gates.png"
-    charts.save(pictures.memory(insight, title, units), path)
+    names = [name.strip() for name in panels.split(",")] if panels else []
+    charts.save(pictures.memory(insight, title, units, names), path)
 
-    # The reach of the gradient as a number: how many steps back it falls below a thousandth of its largest value.
     for name, norms in insight.gradients.items():
-        reach = next((back for back, norm in enumerate(norms[::-1]) if norm < norms.max() / 1000), None)
-        fall = f"falls below a thousandth of its largest value {reach} {PER[vocabulary.unit]}s back"
-        print(
-            f"gradient of state {name}: {fall if reach is not None else 'stays above a thousandth of its largest value'}"
-        )
+        print(f"gradient of state {name}: {_reach(name, norms, per)}")
     print(f"picture in {path}", file=sys.stderr)
+
+
+def _reach(state: str, norms: NDArray[Any], per: str) -> str:
+    """Says how far back the last prediction looks: to the first place where the gradient is a thousandth of its largest."""
+    if not norms.max() > 0:
+        return f"nothing that {state} held changes the last prediction"
+    count = len(norms) - int((norms >= norms.max() / 1000).argmax())
+    steps = f"{count} {per}{'' if count == 1 else 's'}"
+    if count == len(norms):
+        return (
+            f"the last prediction looks back over the whole text, {steps}: even what {state} held at the first of them "
+            "counts at least a thousandth of what counts most"
+        )
+    return (
+        f"the last prediction looks back over {steps}: what {state} held before them counts less than a thousandth of "
+        "what counts most"
+    )

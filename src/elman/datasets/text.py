@@ -6,6 +6,7 @@ Memory holds the ids once, and never the whole text.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from elman.datasets.vocabulary import BytePairs, Bytes, Characters, Vocabulary, 
 from elman.errors import InputError
 
 DEFAULT = "Python's documentation topics"
-EXCERPT = 100  # characters of held-out text that are kept for pictures
+EXCERPT = 60  # characters of held-out text that are kept for pictures
 LOOKED_AT = 5000  # characters at the beginning of the held-out text from which the excerpt is chosen
 
 
@@ -120,8 +121,11 @@ def read(
 
 
 def _prose(text: str) -> str:
-    """Returns the piece of EXCERPT characters that begins at the start of a line and has the most letters."""
-    starts = [0] + [at + 1 for at, character in enumerate(text) if character == "\n"]
+    """Returns the piece of EXCERPT characters that begins with the first word of a line and has the most letters.
+
+    The text may begin within a word, which is left out.
+    """
+    starts = [found.end() for found in re.finditer(r"\A\S*\s+|\n\s*", text)]
     pieces = [text[start : start + EXCERPT] for start in starts if start + EXCERPT <= len(text)]
     return max(pieces, key=lambda piece: sum(map(str.isalpha, piece)), default=text[:EXCERPT])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,8 @@ from elman.errors import InputError
 from elman.explain.trace import trace
 from elman.tasks.language_model import LanguageModel, check_text
 
-SHOWN = 120  # tokens in a picture at most, the last ones of the text; the model reads the whole text
+SHOWN = 60  # tokens in a picture at most, the last ones of the text; the model reads the whole text
+GRADIENT = "gradient"  # the panel of how far back the loss looks
 _VISIBLE = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 
 
@@ -50,8 +52,9 @@ def look(model: LanguageModel, vocabulary: Vocabulary, text: str, layer: int) ->
                 loss, [step[name] for step in recurrence.steps], retain_graph=True, allow_unused=True
             )
             gradients[name] = np.array([0.0 if g is None else float(g.norm()) for g in found])
-    # A new decoder for each token, so that the text of a token does not depend on those before it.
-    spell = [vocabulary.decoder()(int(token)) for token in ids]
+    # One decoder for all: of a character's bytes the last one shows the character, and those before it nothing.
+    decode = vocabulary.decoder()
+    spell = [decode(int(token)) for token in ids]
     return Insight(
         spell,
         {name: value[:, 0].detach() for name, value in recurrence.gates.items()},
@@ -60,64 +63,130 @@ def look(model: LanguageModel, vocabulary: Vocabulary, text: str, layer: int) ->
     )
 
 
-def memory(insight: Insight, title: str, units: int) -> Figure:
-    """Draws heat maps of gates, states and output along the text, and below them how far back the loss looks.
+def shown(tokens: list[str]) -> int:
+    """Returns which token a picture begins with: with a word, if one begins in the first half of what has room."""
+    begin = max(0, len(tokens) - SHOWN)
+    words = (k for k in range(begin, begin + SHOWN // 2) if begin and _begins_word(tokens[k - 1], tokens[k]))
+    return next(words, begin)
 
-    The heat maps show the most active units: those whose output varies most along the text. The lowest panel shows,
-    for each position, the norm of the gradient of the last prediction's loss with respect to the state there.
+
+def _begins_word(before: str, token: str) -> bool:
+    return (token[:1] == " " and token.strip() != "") or (before[-1:].isspace() and not token[:1].isspace())
+
+
+def remembering(state: Tensor) -> Tensor:
+    """Returns how much each unit of a state (T, H) remembers, (H,): how long it stays where it went, and that it comes back.
+
+    It is s (τ - 1). τ is the autocorrelation time of the unit without its mean and its linear trend: the sum of the
+    autocorrelation from lag 0 to the last one before it is no longer positive. s is the share of the unit's mean square
+    that is left without mean and trend. A unit that flickers has τ near 1; one that is constant or drifts has s near 0.
+    A unit has 0 if it changes by less than a tenth of what is usual, so that slow changes of next to nothing do not count.
     """
-    output = next(iter(insight.states.values()))
-    active = output.std(0).argsort(descending=True)[:units]
-    begin = max(0, len(insight.tokens) - 1 - SHOWN)
-    tokens = insight.tokens[begin:-1]
-    panels = {f"gate {name}": value for name, value in insight.gates.items()}
-    if len(insight.states) > 1:
-        panels |= {
-            f"state {name}": value for name, value in insight.states.items() if name != next(iter(insight.states))
-        }
-    panels |= {"output " + next(iter(insight.states)): output}
+    x = state.double()  # (T, H)
+    power = x.square().mean(0)
+    x = x - x.mean(0)
+    time = torch.arange(len(x), dtype=torch.float64)[:, None] - (len(x) - 1) / 2
+    x = x - time * (time * x).sum(0) / time.square().sum()
+    covariance = torch.stack([(x[: len(x) - lag] * x[lag:]).sum(0) for lag in range(1, len(x))]) / len(x)  # (T - 1, H)
+    positive = (covariance > 0).cumprod(0)
+    changes = x.square().mean(0)
+    # Its sum over lags is τ - 1 times the variance that is left. Over the mean square this is s (τ - 1).
+    return torch.where(changes > 0.01 * changes.mean(), (covariance * positive).sum(0) / power, 0.0)
 
-    height = 1.0 + 0.09 * len(active)
-    figure = Figure(figsize=(max(7.0, 1.6 + 0.135 * len(tokens)), height * len(panels) + 3.2), layout="constrained")
-    axes = figure.subplots(
-        len(panels) + 1, 1, sharex=True, height_ratios=[height] * len(panels) + [2.6], squeeze=False
-    )[:, 0]
-    for axis, (name, value) in zip(axes, panels.items(), strict=False):
-        shown = value[begin:, active].T.numpy()  # (units, T)
-        positive = shown.min() >= 0
-        top = 1.0 if np.abs(shown).max() <= 1 else float(np.abs(shown).max())
-        image = axis.imshow(
-            shown,
-            aspect="auto",
-            interpolation="nearest",
-            cmap="viridis" if positive else "RdBu_r",
-            vmin=0.0 if positive else -top,
-            vmax=top,
-        )
-        axis.set_ylabel(f"{name}\n({len(active)} units)")
-        axis.set_yticks([])
-        figure.colorbar(image, ax=axis, pad=0.01, aspect=8)
-    last: Axes = axes[-1]
-    for name, norms in insight.gradients.items():
-        last.semilogy(np.where(norms[begin:] > 0, norms[begin:], np.nan), marker=".", label=f"‖∂loss/∂{name}‖")
-    last.set_ylabel("how far back\nthe loss looks")
-    last.grid(alpha=0.3)
-    last.legend(loc="upper left")
-    last.set_xticks(
-        range(len(tokens)),
-        [_visible(token) for token in tokens],
-        family="monospace",
-        fontsize=9,
-        rotation=90 if max(map(len, tokens)) > 1 else 0,
-        parse_math=False,
-    )
-    last.set_xlabel(
-        f"the text; the loss is that of predicting {_visible(insight.tokens[-1])!r} after it", parse_math=False
-    )
-    last.set_xlim(-0.5, len(tokens) - 0.5)
-    figure.suptitle(title)
+
+def memory(insight: Insight, title: str, units: int, panels: Sequence[str] = ()) -> Figure:
+    """Draws heat maps of states and gates along the text, and below them how far back the loss looks.
+
+    The heat maps show the units whose cell state, or output if the cell has no other state, remembers most; they are
+    numbered as in `elman.trace`. The lowest panel shows, for each position, the norm of the gradient of the last
+    prediction's loss with respect to the state there. panels: names of states and gates, and "gradient"; all if empty.
+    """
+    begin = shown(insight.tokens)
+    tokens = insight.tokens[begin:-1]
+    maps = _maps(insight)
+    if unknown := [name for name in panels if name not in maps and name != GRADIENT]:
+        raise InputError(f"--panels got {unknown[0]!r}; this cell has {', '.join([*maps, GRADIENT])}")
+    chosen = panels or [*maps, GRADIENT]
+    state = list(insight.states.values())[-1]
+    rows = state[begin:].std(0).argsort(descending=True)  # decides where none remembers, as in a text of three tokens
+    rows = rows[remembering(state[begin:])[rows].argsort(descending=True, stable=True)][:units]
+
+    heights = [2.0 if name == GRADIENT else max(1.2, 0.5 + 0.14 * len(rows)) for name in chosen]
+    figure = Figure(figsize=(max(7.0, 1.9 + 0.155 * len(tokens)), sum(heights) + 1.2), layout="constrained")
+    axes: list[Axes] = list(figure.subplots(len(chosen), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0])
+    for axis, name in zip(axes, chosen, strict=True):
+        if name == GRADIENT:
+            _draw_gradients(axis, {of: norms[begin:] for of, norms in insight.gradients.items()})
+        else:
+            values, what, scale = maps[name]
+            _draw_map(axis, values[begin:, rows].T.numpy(), name, what, scale, rows.tolist())
+    _write_text(axes, tokens)
+    of = f"; the loss is that of predicting {_visible(insight.tokens[-1])!r} after it" if GRADIENT in chosen else ""
+    axes[-1].set_xlabel(f"the text{of}", parse_math=False)
+    figure.suptitle(title, parse_math=False)
     return figure
 
 
+def _maps(insight: Insight) -> dict[str, tuple[Tensor, str, str]]:
+    """The heat maps by name, in their order: (T, H), what it is, and what its colours say. The longest memory comes first."""
+    maps: dict[str, tuple[Tensor, str, str]] = {}
+    output = next(iter(insight.states))
+    for name, value in reversed(insight.states.items()):
+        what = "output" if name == output else "cell state"
+        maps[name] = value, f"{what} {name}", f"value of {name}"
+    for name, value in insight.gates.items():
+        if name in maps:  # an Elman network's only gate is its output
+            continue
+        opens = bool(value.min() >= 0 and value.max() <= 1)
+        maps[name] = value, f"gate {name}", "0 shut, 1 open" if opens else f"value of {name}"
+    return maps
+
+
+def _draw_map(axis: Axes, values: NDArray[Any], name: str, what: str, scale: str, units: list[int]) -> None:
+    """values: (units, T)."""
+    largest = np.abs(values).max(1, keepdims=True)
+    if largest.max() > 1:  # a few large units would leave all others pale
+        values, scale = values / np.where(largest > 0, largest, 1), f"{name} / largest |{name}|\nof the unit"
+    positive = values.min() >= 0
+    image = axis.imshow(
+        values,
+        aspect="auto",
+        interpolation="nearest",
+        cmap="viridis" if positive else "RdBu_r",
+        vmin=0 if positive else -1,
+        vmax=1,
+    )
+    axis.set_yticks(range(len(units)), [str(unit) for unit in units], fontsize=8)
+    axis.tick_params(axis="y", length=0, pad=2)
+    axis.set_ylabel(f"{what}\nunit number")
+    axis.figure.colorbar(image, ax=axis, pad=0.01, aspect=max(8, len(units)), label=scale)
+
+
+def _draw_gradients(axis: Axes, gradients: dict[str, NDArray[Any]]) -> None:
+    for name, norms in gradients.items():
+        axis.semilogy(np.where(norms > 0, norms, np.nan), marker=".", label=f"‖∂loss/∂{name}‖")
+    axis.set_ylabel("how far back\nthe loss looks")
+    axis.grid(alpha=0.3)
+    axis.legend(loc="best")
+
+
+def _write_text(axes: list[Axes], tokens: list[str]) -> None:
+    """Writes the tokens along the top and along the bottom."""
+    above, below = axes[0], axes[-1]
+    for axis in axes:
+        axis.set_xlim(-0.5, len(tokens) - 0.5)
+        axis.tick_params(axis="x", length=0, labelbottom=axis is below, labeltop=axis is above)
+    for axis in (above, below):
+        axis.set_xticks(
+            range(len(tokens)),
+            [_visible(token) for token in tokens],
+            family="monospace",
+            fontsize=10,
+            rotation=90 if max(map(len, tokens)) > 1 else 0,
+            parse_math=False,
+        )
+
+
 def _visible(token: str) -> str:
-    return "".join(_VISIBLE.get(c, c if c.isprintable() else "·") for c in token)
+    """A token with signs for what cannot be seen; a token that is not yet a character is a dot."""
+    return "·" if not token else "".join(_VISIBLE.get(c, c if c.isprintable() else "·") for c in token)
