@@ -264,6 +264,14 @@ MUTANTS = [
         "test_ngram.py::test_equals_the_formula",
     ),
     Mutant(
+        "a piece of text that is judged without what comes before it",
+        "tasks/ngram.py",
+        "def witten_bell",
+        "min(begin, order - 1)",
+        "0",
+        "test_ngram.py::test_the_test_text_in_pieces",
+    ),
+    Mutant(
         "a gate before its function",
         "graph.py",
         "def gate",
@@ -1118,9 +1126,9 @@ MUTANTS = [
     Mutant(
         "a word's tag put on its neighbour",
         "tasks/tagging.py",
-        "def loss(",
-        "padded([self.encoded.tags[k] + 1 for k in own])",
-        "padded([np.roll(self.encoded.tags[k], 1) + 1 for k in own])",
+        "def truth(",
+        "padded([self.tags[k] + 1 for k in own])",
+        "padded([np.roll(self.tags[k], 1) + 1 for k in own])",
         "test_tasks.py::test_training_beats_its_baselines_and_says_so[tag]",
     ),
     Mutant(
@@ -1146,6 +1154,30 @@ MUTANTS = [
         "range(0, len(pool), batch_size)",
         "range(0, len(pool) - 1, batch_size)",
         "test_scores.py::test_every_sequence_is_in_one_batch_of_an_epoch",
+    ),
+    Mutant(
+        "a part of a write taken for all of it",
+        "datasets/store.py",
+        "def _write",
+        "rest = rest[self._file.write(rest) :]",
+        "rest = rest[self._file.write(rest) + len(rest) :]",
+        "test_store.py::test_a_system_may_write_less_than_it_is_given",
+    ),
+    Mutant(
+        "tokens of another vocabulary",
+        "tasks/classification.py",
+        "def batch(",
+        "self._tokens[self.rows[k]]",
+        "self._tokens[self.rows[k] - 1]",
+        "test_tasks.py::test_the_words_of_a_text",
+    ),
+    Mutant(
+        "a step of the mean that is too large",
+        "tasks/separate.py",
+        "def moments",
+        "change**2 * count * n / (count + n)",
+        "change**2 * count",
+        "test_scores.py::test_moments_of_blocks",
     ),
     Mutant(
         "the line of a bad row is one too few",

@@ -82,6 +82,14 @@ def test_the_last_tokens_are_counted(monkeypatch: pytest.MonkeyPatch):
     assert witten_bell(train, test, 7, 3) == short
 
 
+def test_the_test_text_in_pieces(monkeypatch: pytest.MonkeyPatch):
+    train, test = np.arange(100) % 7, np.random.default_rng(0).integers(0, 7, 50)
+    whole = witten_bell(train, test, 7, 4)
+    for piece in (1, 2, 7, 49):
+        monkeypatch.setattr(ngram, "PIECE", piece)
+        assert witten_bell(train, test, 7, 4) == pytest.approx(whole, rel=1e-12)
+
+
 def test_default_text():
     """Its 5-gram is no straw man. The text differs a little from one Python to the next."""
     corpus = read(None, "characters", 0.1)

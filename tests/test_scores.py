@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from elman.tasks import scores
+from elman.tasks import scores, separate
 from elman.tasks.forecasting import naive, pinball
 from elman.tasks.separate import batches_of, held_out
 
@@ -65,7 +67,7 @@ def test_which_tags_mark_entities():
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 5000])
 def test_every_sequence_is_in_one_batch_of_an_epoch(count: int):
     lengths = np.random.default_rng(0).integers(1, 100, count)
-    epochs = [batches_of(lengths, 32, 7, epoch) for epoch in (0, 0, 1)]
+    epochs = [list(batches_of(lengths, 32, 7, epoch)) for epoch in (0, 0, 1)]
     for found in epochs:
         assert sorted(np.concatenate(found).tolist()) == list(range(count))
         assert len(found) == -(-count // 32)
@@ -75,6 +77,30 @@ def test_every_sequence_is_in_one_batch_of_an_epoch(count: int):
         assert [a.tolist() for a in epochs[0]] != [a.tolist() for a in epochs[2]]
         padding = [lengths[own].max() * len(own) / lengths[own].sum() for own in epochs[0]]
         assert np.mean(padding) < 1.15  # at random it is 1.9
+
+
+@pytest.mark.parametrize("count", [100, 101, 1003])
+def test_very_many_sequences_are_shuffled_in_shares(monkeypatch: pytest.MonkeyPatch, count: int):
+    monkeypatch.setattr(separate, "SHUFFLED", 100)
+    lengths = np.random.default_rng(0).integers(1, 100, count)
+    found = list(batches_of(lengths, 8, 7, 0))
+    assert sorted(np.concatenate(found).tolist()) == list(range(count))
+    task = separate.SeparateSequences()
+    task.lengths, task.options = lengths, SimpleNamespace(batch_size=8, seed=7)
+    assert task.steps_per_epoch == len(found)
+    assert len(list(task.batches(0, 3))) == len(found) - 3
+    if count == 1003:  # each share lies all over the data
+        first = np.concatenate(found[: len(found) // 11])
+        assert np.histogram(first, 4, (0, count))[0].min() > 15
+
+
+def test_moments_of_blocks():
+    x = 1e6 + np.random.default_rng(0).normal(size=(1000, 3)).astype(np.float32)
+    x[:, 2] = 0.1
+    mean, deviation = separate.moments(np.split(x, [1, 2, 500]), 3)
+    assert mean == pytest.approx(x.astype(np.float64).mean(0), rel=1e-14)
+    assert deviation == pytest.approx([*x[:, :2].astype(np.float64).std(0), 1], rel=1e-8)
+    assert [each.tolist() for each in separate.moments([], 2)] == [[0, 0], [1, 1]]
 
 
 def test_what_is_held_out():

@@ -198,9 +198,9 @@ def test_evaluation_is_that_of_training(made: SimpleNamespace, tmp_path: Path):
     """On the very sentences, sequences or windows that were held out."""
     d = made.directory
     options = TaggingOptions.from_json(json.loads((d / "tag" / "config.json").read_text())["options"], "")
-    _, held = tagging.read(d / "tagged.txt", options, BadRows())
-    (tmp_path / "held.txt").write_text("".join(f"{w}\t{t}\n" for s in held for w, t in [*zip(s.words, s.tags, strict=True), ("", "")]).replace("\t\n", "\n\n").replace("\n\n\n", "\n\n"))  # fmt: skip
-    assert [s.words for s in sentences(tmp_path / "held.txt")] == [s.words for s in held]
+    _, _, own = tagging.read(d / "tagged.txt", options, BadRows())
+    held = (d / "tagged.txt").read_text().split("\n\n")
+    (tmp_path / "held.txt").write_text("".join(held[k] + "\n\n" for k in own))
     found = figures(elman("evaluate", d / "tag", tmp_path / "held.txt").out)
     assert made.outcomes["tag"].out.startswith(
         f"validation  accuracy {found['accuracy']}, macro F1 {found['macro f1']}, {found['nats per word']} nats"
@@ -208,11 +208,9 @@ def test_evaluation_is_that_of_training(made: SimpleNamespace, tmp_path: Path):
     assert found["DET"].startswith("precision 1.0000  recall 1.0000  F1 1.0000  words ")
 
     options = ClassificationOptions.from_json(json.loads((d / "classify" / "config.json").read_text())["options"], "")
-    _, waves = classification.read(d / "waves.jsonl", options, BadRows())
-    rows = [
-        {"values": each.content.tolist(), "label": each.label} for each in waves if not isinstance(each.content, str)
-    ]
-    (tmp_path / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, _, own = classification.read(d / "waves.jsonl", options, BadRows())
+    held = (d / "waves.jsonl").read_text().splitlines()
+    (tmp_path / "held.jsonl").write_text("".join(held[k] + "\n" for k in own))
     found = figures(elman("evaluate", d / "classify", tmp_path / "held.jsonl").out)
     assert made.outcomes["classify"].out.startswith(
         f"validation  accuracy {found['accuracy']}, macro F1 {found['macro f1']}"
@@ -311,21 +309,27 @@ def options_of(task: type[Any], **changes: Any) -> Any:
     return task(**{"epochs": 1.0} | values | changes)
 
 
+def gathered(every: Sequence[Sentence]) -> tagging.Gathered:
+    found = tagging.Gathered()
+    found.add(every)
+    return found
+
+
 def test_a_sentence_is_tagged_alike_alone_and_in_company():
     torch.manual_seed(0)
     every = [Sentence(list(words), []) for words in (("the", "x" * 40), ("a",), ("the", "cat", "sees", "the", "sun"))]
     learned = [Sentence(s.words, ["X"] * (len(s.words) - 1) + ["Y"]) for s in every]
-    vocabulary = tagging.Vocabulary.learn(learned, 2)
+    vocabulary = tagging.Vocabulary.learn(gathered(learned), 2)
     assert vocabulary.words == ["the"]
     assert vocabulary.word("cat") == vocabulary.word("unheard") == 0
     options = options_of(TaggingOptions, num_layers=2, dropout=0.0)
     tagger = tagging.Tagger(tagging.TaggingModel(2, len(vocabulary.characters) + 1, 2, options), vocabulary, options)
-    together = dict(tagger.logits(every))
+    together = dict(tagger.logits(tagger.encode(every)))
     for place, sentence in enumerate(every):
-        ((_, alone),) = tagger.logits([sentence])
+        ((_, alone),) = tagger.logits(tagger.encode([sentence]))
         assert together[place].shape == (len(sentence.words), 2)
         torch.testing.assert_close(together[place], alone, rtol=1e-4, atol=1e-6)
-    spelled = dict(tagger.logits([Sentence(["cat"], []), Sentence(["cut"], []), Sentence(["tac"], [])]))
+    spelled = dict(tagger.logits(tagger.encode(Sentence([word], []) for word in ("cat", "cut", "tac"))))
     assert not torch.allclose(spelled[0], spelled[1])  # both are unknown words, but spelled otherwise
     assert not torch.allclose(spelled[0], spelled[2])
 
@@ -333,9 +337,10 @@ def test_a_sentence_is_tagged_alike_alone_and_in_company():
 def test_words_are_hidden_by_how_rare_they_are(tmp_path: Path):
     every = [Sentence(["often"], ["X"])] * 12 + [Sentence(["seldom"], ["Y"])] * 4
     options = options_of(TaggingOptions, word_dropout=2.0, min_count=1)
-    vocabulary = tagging.Vocabulary.learn(every, 1)
+    found = gathered(every)
+    vocabulary = tagging.Vocabulary.learn(found, 1)
     model = tagging.TaggingModel(3, len(vocabulary.characters) + 1, 2, options)
-    task = tagging.Tagging(tagging.Tagger(model, vocabulary, options), every, every, None)
+    task = tagging.Tagging(tagging.Tagger(model, vocabulary, options), found, np.arange(16), np.arange(16), None)
     seen: list[torch.Tensor] = []
     model.register_forward_pre_hook(lambda _, args, given: seen.append(given["words"]), with_kwargs=True)
     for _ in range(200):
@@ -348,9 +353,11 @@ def test_the_usual_tag_of_a_word():
     train = [Sentence(["a", "b", "a"], ["X", "Y", "X"]), Sentence(["a", "c"], ["Z", "Y"])]
     held = [Sentence(["a", "b", "new", "a"], ["X", "Y", "Y", "Z"])]
     options = options_of(TaggingOptions)
-    vocabulary = tagging.Vocabulary.learn(train, 1)
+    found, places = gathered([*train, *held]), np.arange(3)
+    vocabulary = tagging.Vocabulary.learn(found, 1, places[:2])
+    assert (vocabulary.words, vocabulary.counts, vocabulary.tags) == (["a", "b", "c"], [3, 1, 1], ["X", "Y", "Z"])
     model = tagging.TaggingModel(4, 4, 3, options)
-    task = tagging.Tagging(tagging.Tagger(model, vocabulary, options), train, held, None)
+    task = tagging.Tagging(tagging.Tagger(model, vocabulary, options), found, places[:2], places[2:], None)
     assert task.baselines() == {"word's usual tag": 0.75}  # the last one is X, too
 
 
@@ -366,23 +373,30 @@ def test_entities_decide_where_tags_mark_them(tmp_path: Path):
     assert "entity f1" in figures(elman("evaluate", tmp_path / "run", file).out)
 
 
-def classifier_of(every: Sequence[Labelled], **changes: Any) -> classification.Classifier:
+def classifier_of(
+    every: Sequence[Labelled], **changes: Any
+) -> tuple[classification.Classifier, classification.Gathered]:
     options = options_of(ClassificationOptions, **changes)
-    reading = classification.Reading.learn(every, options)
+    gathered = classification.Gathered(classification.unit_of(options))
+    gathered.add(every, Path("none"))
+    reading = classification.Reading.learn(gathered)
     tokens = len(reading.tokens) + 1 if reading.tokens else 0
     model = classification.ClassificationModel(len(reading.mean), tokens, len(reading.classes), options)
-    return classification.Classifier(model, reading, options)
+    return classification.Classifier(model, reading, options), gathered
 
 
 def test_a_sequence_is_classified_alike_alone_and_in_company():
     random = np.random.default_rng(0)
     contents = [(5 + 3 * random.normal(size=(n, 2))).astype(np.float32) for n in (3, 17, 1, 9)]
     every = [Labelled(str(k), content, "ab"[k % 2]) for k, content in enumerate(contents)]
-    classifier = classifier_of(every, num_layers=2)
-    _, together = classifier.classify(contents)
-    for content, row in zip(contents, together, strict=True):
-        assert classifier.classify([content])[1][0] == pytest.approx(row, rel=1e-4)
-    steps = np.concatenate([classifier.encode(content) for content in contents])
+    classifier, gathered = classifier_of(every, num_layers=2)
+    encoded = classification.Encoded(gathered, classifier.reading)
+    _, together = classifier.classify(encoded)
+    for each, row in zip(every, together, strict=True):
+        assert classifier.classify(classifier.encode([each], Path("none")))[1][0] == pytest.approx(row, rel=1e-4)
+    x, lengths = encoded.batch(range(4))
+    assert lengths.tolist() == [3, 17, 1, 9]
+    steps = torch.cat([x[:length, k] for k, length in enumerate(lengths)]).numpy()
     assert steps.mean(0) == pytest.approx([0, 0], abs=1e-5)
     assert steps.std(0) == pytest.approx([1, 1], abs=1e-5)
 
@@ -393,28 +407,30 @@ def test_the_words_of_a_text():
         Labelled("2", "play the news", "news"),
         Labelled("3", "Play it", "music"),
     ]
-    classifier = classifier_of(every, text="text")
+    classifier, _ = classifier_of(every, text="text")
     assert classifier.reading.tokens == ["play"]
-    assert classifier.encode("PLAY something").tolist() == [1, 0]
-    assert classifier.encode("").tolist() == [0]
-    assert classifier_of(every, text="text", unit="characters").encode("Pz").tolist()[0] != 0
+    texts = [Labelled("1", text, None) for text in ("PLAY something", "", "it")]
+    x, lengths = classifier.encode(texts, Path("none")).batch(range(3))
+    assert (x.t().tolist(), lengths.tolist()) == ([[1, 0], [0, 0], [0, 0]], [2, 1, 1])
+    classifier, _ = classifier_of(every, text="text", unit="characters")
+    assert classifier.encode([Labelled("1", "Pz", None)], Path("none")).batch([0])[0][:, 0].tolist()[0] != 0
     assert classification.split("It's 5 o'clock.", "words") == ["it", "'", "s", "5", "o", "'", "clock", "."]
 
 
 def test_rare_classes_weigh_as_much_when_balanced():
     every = [Labelled(str(k), np.ones((2, 1), np.float32), "rare" if k == 0 else "usual") for k in range(9)]
     for balanced, expected in ((False, None), (True, [9 / 2, 9 / 16])):
-        classifier = classifier_of(every, balanced=balanced)
-        task = classification.Classification(classifier, every, every, None)
+        classifier, gathered = classifier_of(every, balanced=balanced)
+        task = classification.Classification(classifier, gathered, np.arange(9), np.arange(9), None)
         assert (None if task.weights is None else task.weights.tolist()) == expected
 
 
 def test_each_class_gives_its_share_to_validation(tmp_path: Path):
     file = write_waves(tmp_path / "waves.jsonl", 60, 0)
-    train, held = classification.read(file, options_of(ClassificationOptions, held_out=0.2), BadRows())
-    assert [sum(each.label == name for each in held) for name in ("falls", "rises")] == [6, 6]
-    assert len(train) == 48
-    assert not {each.name for each in train} & {each.name for each in held}
+    found, train, held = classification.read(file, options_of(ClassificationOptions, held_out=0.2), BadRows())
+    assert list(found.classes) == ["falls", "rises"]
+    assert np.bincount([found.labels[k] for k in held]).tolist() == [6, 6]
+    assert sorted([*train, *held]) == list(range(60))
 
 
 def forecasting_of(path: Path | None = None, **changes: Any) -> forecasting.Forecasting:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from elman.datasets import tables
 from elman.datasets.reading import BadRows
+from elman.datasets.store import Rows, Store
 from elman.errors import InputError
 
+BLOCK = 1 << 16  # rows that are worked on at a time
 GAP = 1.5  # a step of more than this many usual steps is a gap; months differ by less
 
 
@@ -31,7 +33,7 @@ class Series(NamedTuple):
     """One series. Times are in their own unit: microseconds of a date, or the numbers of the file."""
 
     group: str
-    times: NDArray[Any]  # (N,) of int64 or float64; the numbers of the rows where there is no column of times
+    times: NDArray[Any]  # (N,) of int64 or float64; (0,) where there is no column of times
     targets: NDArray[np.float64]  # (N, targets)
     known: NDArray[np.float64]  # (N + ahead, known): also for the times ahead, where they are given
 
@@ -46,7 +48,9 @@ def read(
     whose targets are empty may follow, which say what is known of the times ahead.
     Raises InputError with the file, the line and the value where something is wrong.
     """
-    kept: dict[str, pl.DataFrame] = {}
+    tails: dict[str, pl.DataFrame] = {}
+    kept: _Parts | None = None
+    places: dict[str, list[int]] = {}  # of each group: which parts of `kept` are its own
     last: dict[str, tuple[Any, int]] = {}  # of each group: its latest time and the line
     targets, dates = columns.targets, False
     for piece in tables.pieces(path):
@@ -76,18 +80,77 @@ def read(
             if columns.time is not None and len(part):
                 _check_order(part, columns.time, last.get(name), path, name)
                 last[name] = part[columns.time][-1], part[tables.LINE][-1]
+            if not len(part):
+                continue
+            kept = _Parts(targets, columns, dates) if kept is None else kept
+            if tail is None:
+                places.setdefault(name, []).append(kept.add(part))
+                continue
             wanted = [*targets, *columns.known, *([columns.time] if columns.time else []), tables.LINE]
             part = part.select(list(dict.fromkeys(wanted)))
-            together = pl.concat([kept[name], part]) if name in kept else part
-            kept[name] = together if tail is None else _tail(together, targets, tail)
-    found = [
-        _series(name, table, targets, columns, path, fill_gaps, tail is not None)
-        for name, table in kept.items()
-        if len(table)
-    ]
-    if not found:
+            tails[name] = _tail(pl.concat([tails[name], part]) if name in tails else part, targets, tail)
+    if kept is None:
         raise InputError(f"{path} has no row that can be used; give a table with numbers")
+    for name, table in tails.items():
+        places[name] = [kept.add(table)]
+    every = kept.joined(places.values())
+    for name, (times, lines, values) in zip(places, every, strict=True):
+        if tail is not None:
+            _check_values(values[: len(targets)], lines, path)
+        if not fill_gaps:
+            _check_gaps(times, lines, path, name)
+    if fill_gaps:
+        every = every.filled()
+    found = []
+    for name, (times, _, values) in zip(places, every, strict=True):
+        end = values.shape[1] if tail is None else _end(values[: len(targets)])
+        found.append(Series(name, times[:end], values[: len(targets), :end].T, values[len(targets) :].T))
     return found, targets, dates
+
+
+class _Parts:
+    """Parts of series, one behind the other: of each the times, the lines, and the values of a column after the other."""
+
+    def __init__(self, targets: tuple[str, ...], columns: Columns, dates: bool):
+        self.names, self.time = (*targets, *columns.known), columns.time
+        self.times = Rows(np.float64 if columns.time is not None and not dates else np.int64)
+        self.lines, self.values = Rows(np.int64), Rows(np.float64)
+        self._new = partial(_Parts, targets, columns, dates)
+
+    def __getitem__(self, k: int) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.float64]]:
+        """Returns times (n,), lines (n,) and values (columns, n)."""
+        return self.times[k], self.lines[k], self.values[k].reshape(len(self.names), -1)
+
+    def __iter__(self) -> Iterator[tuple[NDArray[Any], NDArray[np.int64], NDArray[np.float64]]]:
+        return (self[k] for k in range(len(self.values)))
+
+    def add(self, table: pl.DataFrame) -> int:
+        """Appends a part. Returns its number."""
+        self.times.append(np.empty(0) if self.time is None else table[self.time].to_numpy())
+        self.lines.append(table[tables.LINE].to_numpy())
+        self.values.join(table[name].to_numpy() for name in self.names)
+        return len(self.values) - 1
+
+    def joined(self, groups: Iterable[list[int]]) -> _Parts:
+        """Returns one part for each group, which consists of the parts with these numbers."""
+        found = self._new()
+        for own in groups:
+            found.times.join(self.times[k] for k in own)
+            found.lines.join(self.lines[k] for k in own)
+            found.values.join(self[k][2][column] for column in range(len(self.names)) for k in own)
+        return found
+
+    def filled(self) -> _Parts:
+        """Returns the parts with the rows that are missing in gaps."""
+        found = self._new()
+        for times, _, _ in self:
+            usual, wide, _ = _gaps(times)
+            found.times.join(_filled(times, usual) if wide else (times,))
+            found.lines.append(np.empty(0))  # no message names them any more
+        for k, (times, _, values) in enumerate(self):
+            where = found.times[k]
+            found.values.join(values if len(where) == len(times) else _between(where, times, values))
+        return found
 
 
 def _numbers(
@@ -150,46 +213,70 @@ def _tail(table: pl.DataFrame, targets: tuple[str, ...], rows: int) -> pl.DataFr
     return table[max(0, end - rows) :]
 
 
-def _series(
-    name: str, table: pl.DataFrame, targets: tuple[str, ...], columns: Columns, path: Path, fill: bool, ahead: bool
-) -> Series:
-    values = table.select(targets).to_numpy().astype(np.float64)
-    known = table.select(columns.known).to_numpy().astype(np.float64) if columns.known else np.empty((len(table), 0))
-    given: NDArray[np.bool_] = np.any(np.isfinite(values), axis=1) if ahead else np.full(len(table), True)
-    end = int(np.flatnonzero(given)[-1]) + 1 if given.any() else 0
-    if not given[:end].all():
-        line = table[tables.LINE][int(np.flatnonzero(~given)[0])]
-        raise InputError(f"{path}, line {line}: the row has no values, and later rows do; fill it in, or leave it out")
-    times = table[columns.time].to_numpy() if columns.time is not None else np.arange(len(table))
-    if len(times) > 2:
-        steps = np.diff(times)
-        usual = np.median(steps)
-        wide = np.flatnonzero(steps > GAP * usual)
-        if len(wide) and not fill:
-            k = int(wide[0])
-            raise InputError(
-                f"{path}, line {table[tables.LINE][k + 1]}: {round(steps[k] / usual) - 1} rows are missing before it, one of {len(wide)} gaps in the times{f' of {name!r}' if name else ''}; fill them in, or let --fill-gaps draw straight lines across them"
-            )
-        if len(wide):
-            where = _filled(times, usual)
-            values = np.stack([np.interp(where, times[:end], column[:end]) for column in values[:end].T], 1)
-            known = (
-                np.stack([np.interp(where, times, column) for column in known.T], 1)
-                if known.size
-                else np.empty((len(where), 0))
-            )
-            end = int(np.searchsorted(where, times[end - 1], side="right"))
-            times = where
-    return Series(name, times[:end], values[:end], known)
+def _end(targets: NDArray[np.float64]) -> int:
+    """Returns where the rows end that have targets (targets, N)."""
+    given = np.flatnonzero(np.any(np.isfinite(targets), axis=0))
+    return int(given[-1]) + 1 if len(given) else 0
 
 
-def _filled(times: NDArray[Any], usual: float) -> NDArray[Any]:
-    """Returns the times with those put in that are missing, evenly between their neighbours."""
-    parts = [times[:1]]
-    for a, b in pairwise(times):
-        count = max(1, round((b - a) / usual))
-        parts.append(np.linspace(a, b, count + 1)[1:].astype(times.dtype))
-    return np.concatenate(parts)
+def _check_values(targets: NDArray[np.float64], lines: NDArray[np.int64], path: Path) -> None:
+    missing = np.flatnonzero(~np.any(np.isfinite(targets), axis=0))
+    if len(missing) and missing[0] < _end(targets):
+        raise InputError(
+            f"{path}, line {lines[missing[0]]}: the row has no values, and later rows do; fill it in, or leave it out"
+        )
+
+
+def _check_gaps(times: NDArray[Any], lines: NDArray[np.int64], path: Path, group: str) -> None:
+    usual, wide, k = _gaps(times)
+    if wide:
+        raise InputError(
+            f"{path}, line {lines[k + 1]}: {round((times[k + 1] - times[k]) / usual) - 1} rows are missing before it, one of {wide} gaps in the times{f' of {group!r}' if group else ''}; fill them in, or let --fill-gaps draw straight lines across them"
+        )
+
+
+def _gaps(times: NDArray[Any]) -> tuple[float, int, int]:
+    """Returns the usual step of times, how many steps are gaps, and the number of the first of these."""
+    if len(times) < 3:
+        return 1.0, 0, 0
+    steps, wide, first = Store(times.dtype), 0, 0
+    for part in _steps(times):
+        steps.append(part)
+    usual = float(np.median(steps.array(), overwrite_input=True))  # in place, as there may be many
+    for begin, part in zip(range(0, len(times) - 1, BLOCK), _steps(times), strict=True):
+        found = np.flatnonzero(part > GAP * usual)
+        if len(found) and not wide:
+            first = begin + int(found[0])
+        wide += len(found)
+    return usual, wide, first
+
+
+def _steps(times: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Yields the differences of neighbouring times, BLOCK at a time."""
+    for begin in range(0, len(times) - 1, BLOCK):
+        yield np.diff(times[begin : begin + BLOCK + 1])
+
+
+def _filled(times: NDArray[Any], usual: float) -> Iterator[NDArray[Any]]:
+    """Yields the times with those put in that are missing, evenly between their neighbours."""
+    yield times[:1]
+    for begin, steps in zip(range(0, len(times) - 1, BLOCK), _steps(times), strict=True):
+        counts = np.maximum(1, np.rint(steps / usual)).astype(np.int64)
+        ends = counts.cumsum()
+        place = np.arange(1, ends[-1] + 1) - (ends - counts).repeat(counts)  # 1 ... count, after each time
+        where = times[begin : begin + len(steps)].repeat(counts) + place * (steps / counts).repeat(counts)
+        where = where.astype(times.dtype)
+        where[ends - 1] = times[begin + 1 : begin + 1 + len(steps)]
+        yield where
+
+
+def _between(where: NDArray[Any], times: NDArray[Any], values: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
+    """Yields the values (columns, N) at these times, on straight lines between those that are known."""
+    for column in values:
+        for begin in range(0, len(where), BLOCK):
+            part = where[begin : begin + BLOCK]
+            near = slice(np.searchsorted(times, part[0], side="right") - 1, np.searchsorted(times, part[-1]) + 1)
+            yield np.interp(part, times[near], column[near])
 
 
 def times_ahead(series: Series, count: int) -> NDArray[Any]:

@@ -1,6 +1,6 @@
 """Text for language models: read in blocks, split into a training and a held-out part, turned into token ids.
 
-Memory holds the ids once, and never the whole text.
+Memory never holds the whole text. It holds the ids once, or not at all if they are many.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from elman.datasets import reading
+from elman.datasets.store import Store
 from elman.datasets.vocabulary import BytePairs, Bytes, Characters, Vocabulary, Words
 from elman.errors import InputError
 
@@ -67,7 +68,10 @@ def learn_vocabulary(parts: Iterable[Block], unit: str, size: int) -> Vocabulary
         return BytePairs.learn(text, size)
     if unit == "words":
         return Words.learn(text, size)
-    return Characters("".join(sorted(set[str]().union(*text))))
+    symbols = set[str]()
+    for part in text:
+        symbols.update(part)
+    return Characters("".join(sorted(symbols)))
 
 
 def read(
@@ -82,8 +86,8 @@ def read(
 
     held_out: the share of the text, at its end, that is kept for validation. size: tokens of a vocabulary of
     byte pairs or words. apart: a file that is held out in place of the end of the text.
-    The file is read again for each pass (to count, to learn, to encode), so that memory never holds the whole text,
-    and holds the ids once. Raises InputError if the file is empty or cannot be read.
+    The file is read again for each pass (to count, to learn, to encode), so that memory never holds the whole text.
+    Raises InputError if the file is empty or cannot be read.
     """
     first = sum(len(block) for block in blocks(path, unit))
     second = 0 if apart is None else sum(len(block) for block in blocks(apart, unit))
@@ -101,12 +105,12 @@ def read(
         training = (part for part, held in _split(whole(), boundary) if not held)
         vocabulary = learn_vocabulary(training, unit, size)
 
-    # Room for the largest number of tokens, with byte pairs four per character. Unwritten pages take no memory.
-    ids = np.empty(total * (4 if unit == "bpe" else 1), dtype=vocabulary.encode("").dtype)
+    ids, digest = Store(vocabulary.encode("").dtype), hashlib.sha256()
     end, cut, beginning, characters = 0, 0, "", 0
     for part, held in _split(whole(), boundary):
         tokens = vocabulary.encode(part)
-        ids[end : end + len(tokens)] = tokens
+        ids.append(tokens)
+        digest.update(tokens.data)
         end += len(tokens)
         if not held:
             cut = end
@@ -114,10 +118,8 @@ def read(
         text = part if isinstance(part, str) else part.decode("utf-8", "replace")
         beginning += text[: LOOKED_AT - len(beginning)]
         characters += len(part) if isinstance(part, str) else int(np.count_nonzero((tokens & 0xC0) != 0x80))
-    digest = hashlib.sha256(ids[:end].data).hexdigest()
-    return Corpus(
-        vocabulary, torch.from_numpy(ids[:cut]), torch.from_numpy(ids[cut:end]), characters, _prose(beginning), digest
-    )
+    tokens = torch.from_numpy(ids.array())
+    return Corpus(vocabulary, tokens[:cut], tokens[cut:], characters, _prose(beginning), digest.hexdigest())
 
 
 def _prose(text: str) -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,16 +20,18 @@ from elman import cells
 from elman.datasets import examples
 from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Columns, Labelled, sequences
+from elman.datasets.store import Rows
 from elman.errors import InputError
 from elman.files import read_json, write_atomically
 from elman.recurrent import Recurrent
 from elman.tasks import scores
 from elman.tasks.options import ClassificationOptions as Options
-from elman.tasks.separate import SeparateSequences, csv_row, groups, held_out, padded
+from elman.tasks.separate import SeparateSequences, csv_row, groups, held_out, moments, padded
 from elman.training.dropout import Dropout
 from elman.training.run import Entries, Run
 
 CONFIG: Entries = {"data": dict, "data.path": (str, type(None))}
+STEPS = 1 << 16  # of which the mean is taken at once, at least
 CHUNK = 256  # sequences that are classified side by side
 RARE = 2  # words that occur less often have no embedding of their own
 WORD = re.compile(r"\w+|[^\w\s]")
@@ -70,6 +71,69 @@ class ClassificationModel(nn.Module):
         return self.output(self.dropout(torch.cat([mean, largest, last], -1)))
 
 
+class Gathered:
+    """Sequences as numbers, of which there may be more than memory holds: a text as those of tokens as they first occur."""
+
+    def __init__(self, unit: str | None, channels: int | None = None):
+        """unit: what texts are read in; None for numbers.
+
+        channels: those that every sequence must have, 0 for texts; if left out, those that the first one has.
+        """
+        self.unit, self.channels = unit, channels
+        self.rows = Rows(np.float32 if self.unit is None else np.int32)  # (T, channels), or tokens (T,)
+        self.labels: list[int] = []
+        self.classes: dict[str, int] = {}  # the number of each
+        self.tokens = {"": 0}  # likewise; the first one stands in a text without any
+        self._digest = hashlib.sha256()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def add(self, every: Iterable[Labelled], path: Path) -> None:
+        """Appends the sequences of a file. Raises InputError if one is not of the kind that it must be."""
+        tokens = self.tokens
+        for each in every:
+            content, label = each.content, str(each.label)
+            self._check(each, path)
+            if isinstance(content, str):
+                numbers = [tokens.setdefault(token, len(tokens)) for token in split(content, self.unit or "words")]
+                self.rows.append(np.array(numbers or [0], np.int32))
+            else:
+                self.rows.append(content)
+            self.labels.append(self.classes.setdefault(label, len(self.classes)))
+            self._digest.update((content.encode() if isinstance(content, str) else content.tobytes()) + label.encode())
+        self._digest.update(b"end of a file")
+
+    def _check(self, each: Labelled, path: Path) -> None:
+        channels = 0 if isinstance(each.content, str) else each.content.shape[1]
+        if self.channels is None:
+            self.channels = channels
+        if bool(channels) != bool(self.channels):
+            kinds = ("numbers", "texts") if channels else ("a text", "numbers")
+            raise InputError(f"{path}: sequence {each.name} is {kinds[0]}, and the run was trained on {kinds[1]}")
+        if channels != self.channels:
+            raise InputError(
+                f"{path}: sequence {each.name} has {channels} channels, and the run was trained on {self.channels}"
+            )
+
+    def blocks(self, own: Iterable[int]) -> Iterator[NDArray[np.float32]]:
+        """Yields the steps of these sequences, (n, channels), many at a time."""
+        held, steps = [], 0
+        for k in own:
+            held.append(self.rows[k])
+            steps += len(held[-1])
+            if steps >= STEPS:
+                yield np.concatenate(held)
+                held, steps = [], 0
+        if held:
+            yield np.concatenate(held)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all sequences, by which changed files are noticed."""
+        return self._digest.hexdigest()
+
+
 class Reading(NamedTuple):
     """What was learned of the data besides weights: classes, and how a sequence is turned into numbers."""
 
@@ -79,27 +143,22 @@ class Reading(NamedTuple):
     tokens: list[str]  # words or characters; token 0 stands for all others. Empty for numbers.
 
     @classmethod
-    def learn(cls, every: Sequence[Labelled], options: Options) -> Reading:
+    def learn(cls, sequences: Gathered, own: Sequence[int] | NDArray[np.int64] | None = None) -> Reading:
+        """own: the places of the sequences to learn from; all if left out."""
+        own, names = range(len(sequences)) if own is None else own, list(sequences.classes)
         classes = sorted(
-            {str(each.label) for each in every}, key=lambda c: (len(c), c) if c.isdigit() else (1 << 30, c)
+            {names[sequences.labels[k]] for k in own}, key=lambda c: (len(c), c) if c.isdigit() else (1 << 30, c)
         )
-        if isinstance(every[0].content, str):
-            counts = Counter(token for each in every for token in set(split(cast(str, each.content), options.unit)))
-            least = RARE if options.unit == "words" else 1
-            return cls(classes, [], [], sorted(token for token, count in counts.items() if count >= least))
-        steps = np.concatenate([cast(NDArray[np.float32], each.content) for each in every]).astype(np.float64)
-        deviation = np.where(steps.std(0) > 0, steps.std(0), 1.0)
-        return cls(classes, steps.mean(0).tolist(), deviation.tolist(), [])
-
-    def check(self, each: Labelled, path: Path) -> None:
-        """Raises InputError if the sequence is not of the kind that was learned from."""
-        if isinstance(each.content, str) != (not self.mean):
-            kinds = ("a text", "numbers") if isinstance(each.content, str) else ("numbers", "texts")
-            raise InputError(f"{path}: sequence {each.name} is {kinds[0]}, and the run was trained on {kinds[1]}")
-        if not isinstance(each.content, str) and each.content.shape[1] != len(self.mean):
-            raise InputError(
-                f"{path}: sequence {each.name} has {each.content.shape[1]} channels, and the run was trained on {len(self.mean)}"
-            )
+        if sequences.unit is None:
+            mean, deviation = moments(sequences.blocks(own), sequences.rows.step[0])
+            return cls(classes, mean.tolist(), deviation.tolist(), [])
+        counts = np.zeros(len(sequences.tokens), np.int64)  # of the sequences that have a token
+        for k in own:
+            counts[np.unique(sequences.rows[k])] += 1
+        least = RARE if sequences.unit == "words" else 1
+        return cls(
+            classes, [], [], sorted(t for t, n in zip(sequences.tokens, counts, strict=True) if t and n >= least)
+        )
 
     def save(self, directory: Path) -> None:
         content = json.dumps(self._asdict(), ensure_ascii=False, indent=1)
@@ -123,69 +182,82 @@ def split(text: str, unit: str) -> list[str]:
     return WORD.findall(text.lower()) if unit == "words" else list(text)
 
 
+class Encoded:
+    """Sequences as what a model reads."""
+
+    def __init__(self, sequences: Gathered, reading: Reading):
+        self.rows = sequences.rows
+        classes = {name: k for k, name in enumerate(reading.classes)}
+        tokens = {token: k for k, token in enumerate(reading.tokens, 1)}
+        known = np.array([classes.get(name, -1) for name in sequences.classes], dtype=np.int64)
+        self.labels = known[sequences.labels]  # (N,), -1 for an unknown class
+        self._tokens = np.array([tokens.get(token, 0) for token in sequences.tokens])
+        self._mean, self._deviation = torch.tensor(reading.mean).double(), torch.tensor(reading.deviation).double()
+
+    def batch(self, own: Iterable[int]) -> tuple[Tensor, Tensor]:
+        """Returns numbers (T, B, channels) in deviations from the mean, or tokens (T, B), and the lengths (B,)."""
+        if len(self._mean):
+            x, lengths = padded([self.rows[k] for k in own])
+            return ((x - self._mean) / self._deviation).float(), lengths
+        return padded([self._tokens[self.rows[k]] for k in own])
+
+
 class Classifier:
     """A model with what it knows of the data: what a run holds when it is trained."""
 
     def __init__(self, model: ClassificationModel, reading: Reading, options: Options):
         self.model, self.reading, self.options = model, reading, options
-        self._token = {token: number for number, token in enumerate(reading.tokens, 1)}
+
+    def encode(self, every: Iterable[Labelled], path: Path) -> Encoded:
+        """Raises InputError, naming the path, for a sequence that is not of the kind that was learned from."""
+        gathered = Gathered(unit_of(self.options), len(self.reading.mean))
+        gathered.add(every, path)
+        return Encoded(gathered, self.reading)
 
     @torch.inference_mode()
-    def logits(self, rows: Sequence[NDArray[Any]]) -> Tensor:
-        """Returns logits (N, classes) of encoded sequences."""
+    def logits(self, encoded: Encoded, own: NDArray[np.int64] | None = None) -> Tensor:
+        """Returns logits (N, classes). own: the places of N sequences; all if left out."""
         device, training = self.model.output.weight.device, self.model.training
         self.model.eval()
-        found = torch.empty(len(rows), len(self.reading.classes))
-        order = np.argsort([len(row) for row in rows], kind="stable")
+        own = np.arange(len(encoded.rows)) if own is None else own
+        found = torch.empty(len(own), len(self.reading.classes))
+        order = np.argsort(encoded.rows.lengths[own], kind="stable")
         for begin in range(0, len(order), CHUNK):
-            own = order[begin : begin + CHUNK]
-            x, lengths = padded([rows[k] for k in own])
-            found[torch.from_numpy(own)] = self.model(x.to(device), lengths.to(device)).float().cpu()
+            chunk = order[begin : begin + CHUNK]
+            x, lengths = encoded.batch(own[chunk])
+            found[torch.from_numpy(chunk)] = self.model(x.to(device), lengths.to(device)).float().cpu()
         self.model.train(training)
         return found
 
-    def classify(self, contents: Sequence[NDArray[np.float32] | str]) -> tuple[list[str], NDArray[np.float32]]:
+    def classify(self, encoded: Encoded) -> tuple[list[str], NDArray[np.float32]]:
         """Returns the likeliest class of every sequence, and the probabilities (N, classes)."""
-        rows = [self.encode(content) for content in contents]
-        probabilities = self.logits(rows).softmax(-1)
+        probabilities = self.logits(encoded).softmax(-1)
         return [self.reading.classes[k] for k in probabilities.argmax(-1)], probabilities.numpy()
 
-    def score(self, rows: Sequence[NDArray[Any]], labels: NDArray[np.int64]) -> tuple[dict[str, float], scores.Scores]:
-        """Returns named scores of encoded sequences, and the table of counts. A label of -1 is wrong in any case."""
-        logits = self.logits(rows)
+    def score(self, encoded: Encoded, own: NDArray[np.int64] | None = None) -> tuple[dict[str, float], scores.Scores]:
+        """Returns named scores, and the table of counts. A label of -1 is wrong in any case.
+
+        own: the places of the sequences; all if left out.
+        """
+        logits, labels = self.logits(encoded, own), encoded.labels if own is None else encoded.labels[own]
         predicted, known = logits.argmax(-1).numpy(), np.flatnonzero(labels >= 0)
         counts = scores.counted(labels[known], predicted[known], len(self.reading.classes))
         nats = float(cross_entropy(logits[known], torch.from_numpy(labels[known]))) if len(known) else 0.0
         accuracy = float((predicted == labels).mean())
         return {"validation_nats": nats, "accuracy": accuracy, "macro_f1": counts.macro_f1}, counts
 
-    def encode(self, content: NDArray[np.float32] | str) -> NDArray[Any]:
-        """Returns numbers (T, channels) in deviations from the mean, or tokens (T,)."""
-        if isinstance(content, str):
-            return np.array([self._token.get(token, 0) for token in split(content, self.options.unit)] or [0])
-        return ((content - np.array(self.reading.mean)) / np.array(self.reading.deviation)).astype(np.float32)
-
-    def encode_all(self, every: Iterable[Labelled], path: Path) -> tuple[list[NDArray[Any]], NDArray[np.int64]]:
-        number = {label: k for k, label in enumerate(self.reading.classes)}
-        rows, labels = [], []
-        for each in every:
-            self.reading.check(each, path)
-            rows.append(self.encode(each.content))
-            labels.append(number.get(str(each.label), -1))
-        return rows, np.array(labels, dtype=np.int64)
-
     def evaluate(self, path: Path) -> Iterator[tuple[str, str]]:
         """Yields names and figures for a file whose sequences have labels."""
         bad = BadRows(self.options.skip_bad)
-        rows, labels = self.encode_all(sequences(path, columns_of(self.options), bad=bad), path)
-        if not rows:
+        encoded = self.encode(sequences(path, columns_of(self.options), bad=bad), path)
+        if not len(encoded.rows):
             raise InputError(f"{path} has no sequence; give one at least, with its label")
-        found, counts = self.score(rows, labels)
-        yield "sequences", str(len(rows))
+        found, counts = self.score(encoded)
+        yield "sequences", str(len(encoded.rows))
         if bad.count:
             yield "left out", f"{bad.count}, the first: {bad.first}"
-        if (labels < 0).any():
-            yield "unknown label", str(int((labels < 0).sum()))
+        if (encoded.labels < 0).any():
+            yield "unknown label", str(int((encoded.labels < 0).sum()))
         for name, value in found.items():
             yield name.replace("validation_nats", "nats_per_sequence").replace("_", " "), f"{value:.4f}"
         yield from counts.by_label(self.reading.classes, "sequences")
@@ -196,9 +268,7 @@ class Classifier:
         for group in groups(
             sequences(path, columns_of(self.options), labelled=False, bad=BadRows(self.options.skip_bad)), CHUNK
         ):
-            for each in group:
-                self.reading.check(each, path)
-            found, probabilities = self.classify([each.content for each in group])
+            found, probabilities = self.classify(self.encode(group, path))
             if header:
                 yield csv_row(["sequence", "class", *(f"p_{name}" for name in classes)])
                 header = False
@@ -218,20 +288,20 @@ class Classification(SeparateSequences):
     higher_is_better = True
 
     def __init__(
-        self, classifier: Classifier, train: Sequence[Labelled], validation: Sequence[Labelled], path: Path | None
+        self,
+        classifier: Classifier,
+        sequences: Gathered,
+        train: NDArray[np.int64],
+        validation: NDArray[np.int64],
+        path: Path | None,
     ):
-        """path: where the sequences come from; None for those that come along."""
+        """train, validation: places of sequences. path: where these come from; None for those that come along."""
         self.classifier, self.model, self.options, self.path = classifier, classifier.model, classifier.options, path
-        o, where = self.options, path or Path(examples.LABELLED)
-        self.rows, self.labels = classifier.encode_all(train, where)
-        self.held_out, self.held_out_labels = classifier.encode_all(validation, where)
-        self.lengths = np.array([len(row) for row in self.rows])
+        o = self.options
+        self.train, self.validation, self.digest = train, validation, sequences.digest
+        self.encoded = Encoded(sequences, classifier.reading)
+        self.lengths, self.labels = self.encoded.rows.lengths[train], self.encoded.labels[train]
         self.score, self.score_unit = o.best_by, o.best_by.replace("_f1", " F1")
-        digest = hashlib.sha256()
-        for each in (*train, *validation):
-            content = each.content.encode() if isinstance(each.content, str) else each.content.tobytes()
-            digest.update(content + str(each.label).encode())
-        self.digest = digest.hexdigest()
         counts = np.bincount(self.labels, minlength=len(classifier.reading.classes))
         weights = len(train) / np.maximum(1, counts) / len(counts)
         self.weights = torch.from_numpy(weights.astype(np.float32)) if o.balanced else None
@@ -246,7 +316,7 @@ class Classification(SeparateSequences):
 
     def loss(self, own: NDArray[np.int64]) -> Tensor:
         device = self.model.output.weight.device
-        x, lengths = padded([self.rows[k] for k in own])
+        x, lengths = self.encoded.batch(self.train[own])
         if x.is_floating_point():
             x = x + self.options.noise * torch.randn_like(x)
         logits = self.model(x.to(device), lengths.to(device))
@@ -258,18 +328,18 @@ class Classification(SeparateSequences):
         return None if self.weights is None else float(self.weights[torch.from_numpy(self.labels[own])].sum())
 
     def evaluate(self) -> dict[str, float]:
-        return self.classifier.score(self.held_out, self.held_out_labels)[0]
+        return self.classifier.score(self.encoded, self.validation)[0]
 
     def about(self) -> dict[str, Any]:
         classes = len(self.classifier.reading.classes)
-        usual = np.full(len(self.held_out_labels), np.bincount(self.labels, minlength=classes).argmax())
-        known = self.held_out_labels >= 0
-        guessed = scores.counted(self.held_out_labels[known], usual[known], classes)
+        truth = self.encoded.labels[self.validation]
+        usual = np.full(len(truth), np.bincount(self.labels, minlength=classes).argmax())
+        guessed = scores.counted(truth[truth >= 0], usual[truth >= 0], classes)
         baseline = guessed.accuracy if self.score == "accuracy" else guessed.macro_f1
         data = {
             "path": None if self.path is None else str(self.path.resolve()),
-            "train_sequences": len(self.rows),
-            "validation_sequences": len(self.held_out),
+            "train_sequences": len(self.train),
+            "validation_sequences": len(self.validation),
         }
         return {"data": data, "baselines": {"largest class": baseline}}
 
@@ -287,7 +357,7 @@ class Classification(SeparateSequences):
         return [
             (
                 "sequences",
-                f"{self.path or examples.LABELLED}: {len(self.rows):,} to learn from, {len(self.held_out):,} held out; "
+                f"{self.path or examples.LABELLED}: {len(self.train):,} to learn from, {len(self.validation):,} held out; "
                 f"{self.lengths.min()} to {self.lengths.max()} steps, {what}",
             ),
             ("classes", f"{len(reading.classes)}: {shown}{' ...' if len(reading.classes) > 12 else ''}"),
@@ -301,64 +371,76 @@ class Classification(SeparateSequences):
         """Draws the table of counts on held-out sequences."""
         from elman import charts
 
-        _, counts = self.classifier.score(self.held_out, self.held_out_labels)
+        _, counts = self.classifier.score(self.encoded, self.validation)
         path = directory / "confusion.png"
         charts.save(charts.confusion(counts.counts, self.classifier.reading.classes, "class", "sequences"), path)
         return [path]
+
+
+def unit_of(options: Options) -> str | None:
+    """Returns what texts are read in, None for numbers."""
+    return None if options.text is None else options.unit
 
 
 def columns_of(options: Options) -> Columns:
     return Columns(options.label, options.sequence, options.text, options.column_list)
 
 
-def read(path: Path | None, options: Options, bad: BadRows) -> tuple[list[Labelled], list[Labelled]]:
-    """Returns the sequences to learn from and those held out: of each class the same share."""
-    o = options
-    columns = columns_of(o)
+def read(
+    path: Path | None, options: Options, bad: BadRows, channels: int | None = None
+) -> tuple[Gathered, NDArray[np.int64], NDArray[np.int64]]:
+    """Returns the sequences, the places of those to learn from, and of those held out: of each class the same share."""
+    o, columns, where = options, columns_of(options), path or Path(examples.LABELLED)
+    found, fonts = Gathered(unit_of(o) if path else None, channels), list[str]()
     if path is None:
-        every = [Labelled(font, steps, digit) for steps, digit, font in examples.digits()]
+        for steps, digit, font in examples.digits():
+            fonts.append(font)
+            found.add([Labelled(font, steps, digit)], where)
     else:
-        every = list(sequences(path, columns, bad=bad))
+        found.add(sequences(path, columns, bad=bad), path)
+    count = len(found)
     if o.validation is not None:
-        train, validation = every, list(sequences(Path(o.validation), columns, bad=bad))
+        found.add(sequences(Path(o.validation), columns, bad=bad), Path(o.validation))
+        train, validation = np.arange(count), np.arange(count, len(found))
     elif path is None:  # fonts that were never seen
-        fonts = sorted({each.name for each in every})
-        apart = set(fonts[:: max(2, round(1 / o.held_out))])
-        train = [each for each in every if each.name not in apart]
-        validation = [each for each in every if each.name in apart]
+        apart = set(sorted(set(fonts))[:: max(2, round(1 / o.held_out))])
+        held = np.array([font in apart for font in fonts])
+        train, validation = np.flatnonzero(~held), np.flatnonzero(held)
     else:
-        places: dict[str | None, list[int]] = {}
-        for place, each in enumerate(every):
-            places.setdefault(each.label, []).append(place)
-        first, second = [], []
-        for own in places.values():
-            if len(own) < 2:
-                first += own
-                continue
-            a, b = held_out(len(own), o.held_out, o.seed)
-            first, second = first + [own[k] for k in a], second + [own[k] for k in b]
-        train, validation = [every[k] for k in sorted(first)], [every[k] for k in sorted(second)]
-    if not train or not validation:
+        train, validation = _halves(np.array(found.labels, dtype=np.int64), o)
+    if not len(train) or not len(validation):
         raise InputError(
-            f"{path or examples.LABELLED} leaves {len(train)} sequences to learn from and {len(validation)} to judge by; give two of each class at least"
+            f"{where} leaves {len(train)} sequences to learn from and {len(validation)} to judge by; give two of each class at least"
         )
-    if len({each.label for each in train}) < 2:
-        raise InputError(f"{path} has one class only, {train[0].label!r}; give sequences of two classes at least")
-    return train, validation
+    if len({found.labels[k] for k in train}) < 2:
+        only = list(found.classes)[found.labels[train[0]]]
+        raise InputError(f"{path} has one class only, {only!r}; give sequences of two classes at least")
+    return found, train, validation
+
+
+def _halves(labels: NDArray[np.int64], options: Options) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns the places to learn from and those held out: of each class the same share, and none of one with one only."""
+    apart = np.zeros(len(labels), dtype=bool)
+    by_class = np.argsort(labels, kind="stable")
+    for own in np.split(by_class, np.bincount(labels).cumsum()[:-1]):
+        if len(own) > 1:
+            apart[own[held_out(len(own), options.held_out, options.seed)[1]]] = True
+    return np.flatnonzero(~apart), np.flatnonzero(apart)
 
 
 def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> Classification:
     """Returns the task of learning from a file, with a new model."""
-    train, validation = read(path, options, bad)
-    reading = Reading.learn(train, options)
+    found, train, validation = read(path, options, bad)
+    reading = Reading.learn(found, train)
     torch.manual_seed(options.seed)
-    return Classification(_classifier(reading, options, device), train, validation, path)
+    return Classification(_classifier(reading, options, device), found, train, validation, path)
 
 
 def resume(run: Run, path: Path | None, options: Options, device: str) -> Classification:
     """Returns the task of a run, with its data read again and a model still to be filled."""
-    train, validation = read(path, options, BadRows(options.skip_bad))
-    return Classification(_classifier(Reading.load(run.directory), options, device), train, validation, path)
+    reading = Reading.load(run.directory)
+    data = read(path, options, BadRows(options.skip_bad), len(reading.mean))
+    return Classification(_classifier(reading, options, device), *data, path)
 
 
 def load(directory: Path, device: str = "cpu") -> Classifier:

@@ -20,11 +20,12 @@ from elman import cells
 from elman.datasets import examples, series
 from elman.datasets.reading import BadRows
 from elman.datasets.series import Columns, Series
+from elman.datasets.store import Store
 from elman.errors import InputError
 from elman.files import read_json, write_atomically
 from elman.recurrent import Recurrent
 from elman.tasks.options import ForecastingOptions as Options
-from elman.tasks.separate import SeparateSequences, csv_row
+from elman.tasks.separate import SeparateSequences, csv_row, moments
 from elman.training.dropout import Dropout
 from elman.training.run import Entries, Run
 
@@ -99,14 +100,17 @@ class Scales(NamedTuple):
     @classmethod
     def of(cls, parts: Sequence[Series], targets: Sequence[str], options: Options, dates: bool) -> Scales:
         """parts: the part of every series that is learned from."""
-        values = np.concatenate([np.concatenate([p.targets, p.known[: len(p.targets)]], 1) for p in parts])
-        deviation = np.where(values.std(0) > 0, values.std(0), 1.0)
-        changes = [np.abs(p.targets[options.period :] - p.targets[: -options.period]) for p in parts]
-        change = np.concatenate(changes).mean(0) / deviation[: len(targets)]
+        mean, deviation = moments(_blocks(parts), len(targets) + len(options.known_list))
+        changes, count = np.zeros(len(targets)), 0
+        for part in parts:
+            earlier, later = part.targets[: -options.period], part.targets[options.period :]
+            for begin in range(0, len(later), series.BLOCK):
+                own = slice(begin, begin + series.BLOCK)
+                changes += np.abs(later[own] - earlier[own]).sum(0)
+            count += len(later)
+        change = changes / max(1, count) / deviation[: len(targets)]
         change = np.where(np.isfinite(change) & (change > 0), change, 1.0)
-        return cls(
-            list(targets), list(options.known_list), values.mean(0).tolist(), deviation.tolist(), change.tolist(), dates
-        )
+        return cls(list(targets), list(options.known_list), mean.tolist(), deviation.tolist(), change.tolist(), dates)
 
     def save(self, directory: Path) -> None:
         write_atomically(directory / SCALES, json.dumps(self._asdict(), ensure_ascii=False, indent=1).encode())
@@ -128,32 +132,52 @@ class Scales(NamedTuple):
         return Columns(tuple(self.targets), tuple(self.known), options.time, options.group)
 
 
-class Windows:
-    """All windows of some series: every place where a forecast may begin, and what came before and after it.
+def _blocks(every: Sequence[Series]) -> Iterator[NDArray[np.float64]]:
+    """Yields the rows of all series that have targets, (n, targets and known), many at a time."""
+    for one in every:
+        for begin in range(0, len(one.targets), series.BLOCK):
+            targets = one.targets[begin : begin + series.BLOCK]
+            yield np.concatenate([targets, one.known[begin : begin + len(targets)]], 1)
 
-    Values are in deviations from the mean. They lie one series and column after the other, so that a window is a slice.
-    """
 
-    def __init__(
-        self, every: Sequence[Series], spans: Sequence[tuple[int, int]], scales: Scales, past: int, ahead: int
-    ):
-        """spans: the rows of each series in which the times ahead must lie; the past may lie before them."""
-        c = len(scales.targets)
+class Scaled(NamedTuple):
+    """All values of some series in deviations from the mean, which may be more than memory holds."""
+
+    values: Tensor  # one series and column after the other, so that a window is a slice
+    known: Tensor  # (rows of all, known)
+    rows: list[int]  # of each series
+    columns: int  # those to be forecast
+
+    @classmethod
+    def of(cls, every: Sequence[Series], scales: Scales) -> Scaled:
+        c, rows = len(scales.targets), [len(s.targets) for s in every]
         mean, deviation = np.array(scales.mean), np.array(scales.deviation)
-        self.past, self.ahead = past, ahead
-        rows = [len(s.targets) for s in every]
-        scaled = [((s.targets - mean[:c]) / deviation[:c]).T.ravel() for s in every]  # column after column
-        self.values = torch.from_numpy(np.concatenate(scaled).astype(np.float32))
-        known = [((s.known[:n] - mean[c:]) / deviation[c:]) for s, n in zip(every, rows, strict=True)]
-        self.known = torch.from_numpy(np.concatenate(known).astype(np.float32))  # (rows of all, known)
-        first, count, row, column = [], [], [], []
-        for number, ((begin, end), n) in enumerate(zip(spans, rows, strict=True)):
-            begin = max(begin, past)  # the earliest row to be forecast
+        values, known = Store(np.float32), Store(np.float32)
+        for s in every:
             for k in range(c):
-                first.append(c * sum(rows[:number]) + k * n + begin - past)
-                row.append(sum(rows[:number]) + begin - past)
+                for begin in range(0, len(s.targets), series.BLOCK):
+                    values.append((s.targets[begin : begin + series.BLOCK, k] - mean[k]) / deviation[k])
+        for block in _blocks(every):
+            known.append((block[:, c:] - mean[c:]) / deviation[c:])
+        every_known = known.array().reshape(sum(rows), len(scales.known))
+        return cls(torch.from_numpy(values.array()), torch.from_numpy(every_known), rows, c)
+
+
+class Windows:
+    """All windows of some series: every place where a forecast may begin, and what came before and after it."""
+
+    def __init__(self, scaled: Scaled, spans: Sequence[tuple[int, int]], past: int, ahead: int):
+        """spans: the rows of each series in which the times ahead must lie; the past may lie before them."""
+        self.values, self.known, self.past, self.ahead = scaled.values, scaled.known, past, ahead
+        first, count, row, column, before = [], [], [], [], 0  # before: rows of the series before this one
+        for (begin, end), n in zip(spans, scaled.rows, strict=True):
+            begin = max(begin, past)  # the earliest row to be forecast
+            for k in range(scaled.columns):
+                first.append(scaled.columns * before + k * n + begin - past)
+                row.append(before + begin - past)
                 count.append(max(0, end - ahead - begin + 1))
                 column.append(k)
+            before += n
         self.first, self.row, self.column = np.array(first), np.array(row), np.array(column)
         self.before = np.concatenate([[0], np.cumsum(count)])  # windows before those of each series and column
 
@@ -171,9 +195,9 @@ class Windows:
 
     def chunks(self, most: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Yields what `take` returns for all windows, or for `most` at equal distances, some at a time."""
-        chosen = self.evenly(most)
+        chosen = range(len(self)) if most >= len(self) else self.evenly(most)
         for begin in range(0, len(chosen), CHUNK):
-            yield self.take(chosen[begin : begin + CHUNK])
+            yield self.take(np.asarray(chosen[begin : begin + CHUNK]))
 
     def evenly(self, most: int) -> NDArray[np.int64]:
         """Returns the numbers of all windows, or of `most` at equal distances."""
@@ -279,10 +303,11 @@ class Forecaster:
         """Yields names and figures of the forecasts from every place in a file that has enough values before it."""
         o, bad = self.options, BadRows(self.options.skip_bad)
         every, _, _ = series.read(path, self.scales.columns(o), bad, fill_gaps=o.fill_gaps)
-        windows = Windows(every, [(0, len(s.targets)) for s in every], self.scales, o.lookback, o.horizon)
+        scaled = Scaled.of(every, self.scales)
+        windows = Windows(scaled, [(0, rows) for rows in scaled.rows], o.lookback, o.horizon)
         if not len(windows):
             raise InputError(
-                f"{path} has {max(len(s.targets) for s in every)} rows in its longest series, and a forecast with its truth needs {o.lookback + o.horizon}; give more"
+                f"{path} has {max(scaled.rows)} rows in its longest series, and a forecast with its truth needs {o.lookback + o.horizon}; give more"
             )
         own, _ = self.errors(windows, len(windows))
         yield "windows", str(len(windows))
@@ -352,15 +377,16 @@ class Forecasting(SeparateSequences):
     def __init__(self, forecaster: Forecaster, every: Sequence[Series], path: Path | None):
         """path: where the series come from; None for the one that comes along."""
         self.forecaster, self.model, self.options, self.path = forecaster, forecaster.model, forecaster.options, path
-        self.every = every
         o, scales = self.options, forecaster.scales
         self.measure = forecaster.measure
         self.score = "mse" if o.loss == "mse" and not o.quantile_list else "mae"
         self.score_unit = self.score.upper()
-        cuts = [parts(len(s.targets), o) for s in every]
-        self.train = Windows(every, [(0, a) for a, _, _ in cuts], scales, o.lookback, o.ahead)
-        self.validation = Windows(every, [(a, b) for a, b, _ in cuts], scales, o.lookback, o.horizon)
-        self.test = Windows(every, [(b, c) for _, b, c in cuts], scales, o.lookback, o.horizon)
+        scaled = Scaled.of(every, scales)
+        self.groups, self.rows = [s.group for s in every], sum(scaled.rows)
+        cuts = [parts(rows, o) for rows in scaled.rows]
+        self.train = Windows(scaled, [(0, a) for a, _, _ in cuts], o.lookback, o.ahead)
+        self.validation = Windows(scaled, [(a, b) for a, b, _ in cuts], o.lookback, o.horizon)
+        self.test = Windows(scaled, [(b, c) for _, b, c in cuts], o.lookback, o.horizon)
         for what, windows, ahead in (("learn from", self.train, o.ahead), ("judge by", self.validation, o.horizon)):
             if not len(windows):
                 raise InputError(
@@ -370,7 +396,9 @@ class Forecasting(SeparateSequences):
         self.lengths = np.broadcast_to(1, len(self.train))
         digest = hashlib.sha256(repr((scales.targets, scales.known, cuts)).encode())
         for s in every:
-            digest.update(s.targets.tobytes() + s.known.tobytes())
+            for values in (s.targets, s.known):
+                for begin in range(0, len(values), series.BLOCK):
+                    digest.update(values[begin : begin + series.BLOCK].tobytes())
         self.digest = digest.hexdigest()
 
     def anew(self, options: Options) -> Forecasting:
@@ -394,8 +422,8 @@ class Forecasting(SeparateSequences):
         baselines = self.forecaster.errors_of_baselines(self.validation, MOST)
         data = {
             "path": None if self.path is None else str(self.path.resolve()),
-            "series": len(self.every),
-            "rows": sum(len(s.targets) for s in self.every),
+            "series": len(self.groups),
+            "rows": self.rows,
             "train_windows": len(self.train),
             "validation_windows": len(self.validation),
             "test_windows": len(self.test),
@@ -407,10 +435,9 @@ class Forecasting(SeparateSequences):
 
     def introduction(self) -> list[tuple[str, str]]:
         o, scales = self.options, self.forecaster.scales
-        rows = sum(len(s.targets) for s in self.every)
-        many = f"{len(self.every)} series, " if len(self.every) > 1 else ""
+        many = f"{len(self.groups)} series, " if len(self.groups) > 1 else ""
         return [
-            ("series", f"{self.path or examples.SERIES}: {many}{rows:,} rows of {len(scales.targets)} columns"),
+            ("series", f"{self.path or examples.SERIES}: {many}{self.rows:,} rows of {len(scales.targets)} columns"),
             (
                 "windows",
                 f"{len(self.train):,} to learn from, {len(self.validation):,} held out, {len(self.test):,} for a test; {o.lookback} steps of the past, {o.horizon} ahead",
@@ -444,7 +471,7 @@ class Forecasting(SeparateSequences):
             def own(values: Tensor, c: int = c) -> NDArray[Any]:
                 return values.numpy() * scales.deviation[c] + scales.mean[c]
 
-            group = self.every[k // len(scales.targets)].group
+            group = self.groups[k // len(scales.targets)]
             panel: dict[str, Any] = {
                 "past": own(past[-min(o.lookback, 2 * o.horizon) :, 0]),
                 "truth": own(truth[:, 0]),
@@ -475,7 +502,7 @@ def read(
 ) -> tuple[list[Series], tuple[str, ...], bool]:
     if path is None:
         values = examples.mackey_glass()
-        return [Series("", np.arange(len(values)), values[:, None], np.empty((len(values), 0)))], ("x",), False
+        return [Series("", np.empty(0), values[:, None], np.empty((len(values), 0)))], ("x",), False
     return series.read(path, columns, bad, fill_gaps=options.fill_gaps)
 
 

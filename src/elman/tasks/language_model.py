@@ -286,7 +286,8 @@ class TrainedLanguageModel(NamedTuple):
         score = evaluate(self.model, tokens, corpus.validation_characters)
         yield f"{per}s", str(len(tokens))
         if self.vocabulary.unknown is not None:
-            yield "unknown", str(int((tokens == self.vocabulary.unknown).sum()))
+            parts = tokens.split(1 << 20)  # a comparison of all would take as much memory as the tokens
+            yield "unknown", str(sum(int((part == self.vocabulary.unknown).sum()) for part in parts))
         yield f"nats per {per}", f"{score.nats:.4f}"
         yield "bits per character", f"{score.bits_per_character:.4f}"
         yield "perplexity", f"{score.perplexity:.4f}"
@@ -339,15 +340,15 @@ def evaluate(model: LanguageModel, tokens: Tensor, characters: int) -> Score:
     scored_from = [0] + [starts[r - 1] + length - starts[r] for r in range(1, rows)]
 
     device = model.output.weight.device
-    x = torch.stack([tokens[s : s + length] for s in starts], dim=1)  # (length, rows)
-    y = torch.stack([tokens[s + 1 : s + 1 + length] for s in starts], dim=1)
-    scored = torch.arange(length)[:, None] >= torch.tensor(scored_from)  # (length, rows)
     total, state = 0.0, None
     for begin in range(0, length, 256):
-        part = slice(begin, begin + 256)
-        logits, state = model(x[part].to(device), state)
-        loss = cross_entropy(logits.flatten(0, 1), y[part].to(device).long().flatten(), reduction="none")
-        total += float(loss.double()[scored[part].to(device).flatten()].sum())
+        end = min(begin + 256, length)
+        x = torch.stack([tokens[s + begin : s + end] for s in starts], dim=1)  # (256, rows)
+        y = torch.stack([tokens[s + begin + 1 : s + end + 1] for s in starts], dim=1)
+        scored = torch.arange(begin, end)[:, None] >= torch.tensor(scored_from)  # (256, rows)
+        logits, state = model(x.to(device), state)
+        loss = cross_entropy(logits.flatten(0, 1), y.to(device).long().flatten(), reduction="none")
+        total += float(loss.double()[scored.to(device).flatten()].sum())
     model.train(was_training)
     return Score(count, characters, total / count)
 

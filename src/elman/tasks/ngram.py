@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LIMIT = 5_000_000  # n-grams are counted in the last tokens of the training text, at most this number
+PIECE = 5_000_000  # tokens of the test text that are judged at a time, so that memory holds no more of them
 
 
 def witten_bell(train: NDArray[np.integer], test: NDArray[np.integer], size: int, order: int) -> list[float]:
@@ -15,12 +16,22 @@ def witten_bell(train: NDArray[np.integer], test: NDArray[np.integer], size: int
 
     h is the n-1 tokens before w, and h' the n-2 tokens before w. c counts occurrences in `train`, and t(h) is the
     number of different tokens seen after h. Where h was never seen, or the test text has fewer than n-1 tokens
-    before w, P_n is P_{n-1}. `size` is the number of tokens in the vocabulary.
+    before w, P_n is P_{n-1}. `size` is the number of tokens in the vocabulary. c and t are those of the last
+    `LIMIT` tokens of `train`.
 
     Source: I. H. Witten & T. C. Bell, The zero-frequency problem, IEEE Trans. Information Theory 37
     (1991), method C, interpolated.
     """
-    tokens = np.concatenate([train[-LIMIT:], test]).astype(np.int64)
+    train, sums = train[-LIMIT:], np.zeros(order)
+    for begin in range(0, len(test), PIECE):
+        before = min(begin, order - 1)  # tokens that the piece is read after
+        sums += _losses(train, test[begin - before : begin + PIECE], size, order)[:, before:].sum(1)
+    return (sums / len(test)).tolist()
+
+
+def _losses(train: NDArray[np.integer], test: NDArray[np.integer], size: int, order: int) -> NDArray[np.float64]:
+    """Returns the negative log-probabilities (order, tokens of `test`)."""
+    tokens = np.concatenate([train, test]).astype(np.int64)
     learned = len(tokens) - len(test)
     probability = np.full(len(test), 1.0 / size)
     history = np.zeros(len(tokens), dtype=np.int64)  # a number for each different h; order 1 has one h, which is empty
@@ -43,7 +54,7 @@ def witten_bell(train: NDArray[np.integer], test: NDArray[np.integer], size: int
         seen[: n - 1] = False
         mixed = (count_hw[hw] + types[h] * probability) / np.maximum(count_h[h] + types[h], 1)
         probability = np.where(seen, mixed, probability)
-        losses.append(float(-np.log(probability).mean()))
+        losses.append(-np.log(probability))
 
         history = np.concatenate([[0], continued[:-1]])  # the pair before a token is its h in the next order
-    return losses
+    return np.stack(losses)

@@ -17,23 +17,33 @@ from elman.errors import InputError
 from elman.training.task import Batch
 
 T = TypeVar("T")
+SHUFFLED = 1 << 24  # sequences that are shuffled together, of which memory holds the order
 POOL = 50  # batches whose sequences are sorted by length together: less padding, and still another order every epoch
 
 
-def batches_of(lengths: NDArray[Any], batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
-    """Returns the batches of an epoch: places in `lengths` (N,), every one of them once.
+def batches_of(lengths: NDArray[Any], batch_size: int, seed: int, epoch: int) -> Iterator[NDArray[np.int64]]:
+    """Yields the batches of an epoch: places in `lengths` (N,), every one of them once.
 
     The sequences are shuffled; within each pool of 50 batches they are sorted by length, so that a batch holds similar
-    ones; then the batches are shuffled. The same seed and epoch give the same batches.
+    ones; then the batches are shuffled. The same seed and epoch give the same batches. Of very many sequences every
+    second, third, ... is shuffled at a time, so that memory holds no order of all.
     """
     random = np.random.default_rng([seed, epoch])
-    order = random.permutation(len(lengths))
-    found = []
-    for begin in range(0, len(order), POOL * batch_size):
-        pool = order[begin : begin + POOL * batch_size]
-        pool = pool[np.argsort(lengths[pool], kind="stable")]
-        found += [pool[k : k + batch_size] for k in range(0, len(pool), batch_size)]
-    return [found[k] for k in random.permutation(len(found))]
+    count = shares(len(lengths))
+    for first in random.permutation(count):
+        order = first + count * random.permutation(len(range(first, len(lengths), count)))
+        found = []
+        for begin in range(0, len(order), POOL * batch_size):
+            pool = order[begin : begin + POOL * batch_size]
+            pool = pool[np.argsort(lengths[pool], kind="stable")]
+            found += [pool[k : k + batch_size] for k in range(0, len(pool), batch_size)]
+        for k in random.permutation(len(found)):
+            yield found[k]
+
+
+def shares(sequences: int) -> int:
+    """Returns in how many shares so many sequences are shuffled."""
+    return max(1, -(-sequences // SHUFFLED))
 
 
 def held_out(count: int, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -52,7 +62,8 @@ class SeparateSequences:
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-len(self.lengths) // self.options.batch_size)
+        n, count = len(self.lengths), shares(len(self.lengths))
+        return sum(-(-len(range(first, n, count)) // self.options.batch_size) for first in range(count))
 
     def loss(self, own: NDArray[np.int64]) -> Tensor:
         """Returns the mean loss of the sequences at these places."""
@@ -64,7 +75,8 @@ class SeparateSequences:
 
     def batches(self, epoch: int, at: int) -> Iterator[Batch]:
         """Yields the batches of an epoch; at: those that were trained on."""
-        for own in batches_of(self.lengths, self.options.batch_size, self.options.seed, epoch)[at:]:
+        every = batches_of(self.lengths, self.options.batch_size, self.options.seed, epoch)
+        for own in islice(every, at, None):
             rank, world = self.part
             own = own[rank::world]
             yield Batch(partial(self.loss, own), 1, self.size(own), self.weight(own))
@@ -91,6 +103,24 @@ class SeparateSequences:
             raise InputError(
                 f"{path} is damaged: it has states {', '.join(tensors)}, and this task carries none; restore it or train again"
             )
+
+
+def moments(blocks: Iterable[NDArray[Any]], channels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns the mean of all rows of some blocks (n, channels), and their deviation, 1 where it is 0.
+
+    Each block is added to the moments of those before it.
+    Source: T. F. Chan, G. H. Golub & R. J. LeVeque, Updating formulae and a pairwise algorithm for computing sample
+    variances (1979).
+    """
+    count, mean, squares = 0, np.zeros(channels), np.zeros(channels)
+    for block in blocks:
+        mean = mean if count else block[0].astype(np.float64)
+        x = block - mean  # a channel that never changes is then exactly zero
+        change, n = x.mean(0), len(x)
+        squares = squares + n * x.var(0) + change**2 * count * n / (count + n)
+        mean, count = mean + change * n / (count + n), count + n
+    deviation = np.sqrt(squares / max(1, count))
+    return mean, np.where(deviation > 0, deviation, 1.0)
 
 
 def padded(rows: Sequence[NDArray[Any]]) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from elman import cells
 from elman.datasets import conll, examples
 from elman.datasets.conll import Sentence
 from elman.datasets.reading import BadRows
+from elman.datasets.store import Rows
 from elman.errors import InputError
 from elman.files import read_json, write_atomically
 from elman.recurrent import Recurrent
@@ -72,6 +73,36 @@ class TaggingModel(nn.Module):
         return self.output(self.dropout(h))
 
 
+class Gathered:
+    """Sentences as numbers, of which there may be more than memory holds: those of forms and tags, as they first occur.
+
+    A form is a word as it is written.
+    """
+
+    def __init__(self):
+        self.forms_of, self.tags_of = Rows(np.int32), Rows(np.int32)  # of each sentence
+        self.forms: dict[str, int] = {}  # the number of each
+        self.tags: dict[str, int] = {}
+        self._digest = hashlib.sha256()
+
+    def __len__(self) -> int:
+        return len(self.forms_of)
+
+    def add(self, sentences: Iterable[Sentence]) -> None:
+        """Appends the sentences of a file."""
+        forms, tags = self.forms, self.tags
+        for s in sentences:
+            self.forms_of.append(np.array([forms.setdefault(word, len(forms)) for word in s.words], np.int32))
+            self.tags_of.append(np.array([tags.setdefault(tag, len(tags)) for tag in s.tags], np.int32))
+            self._digest.update(repr((s.words, s.tags)).encode())
+        self._digest.update(b"end of a file")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all sentences, by which changed files are noticed."""
+        return self._digest.hexdigest()
+
+
 class Vocabulary:
     """The words, characters and tags of a training text. Number 0 of words and characters stands for all others."""
 
@@ -82,14 +113,19 @@ class Vocabulary:
         self._tag = {tag: number for number, tag in enumerate(self.tags)}
 
     @classmethod
-    def learn(cls, sentences: Iterable[Sentence], min_count: int) -> Vocabulary:
-        words, characters, tags = Counter[str](), set[str](), set[str]()
-        for sentence in sentences:
-            words.update(sentence.words)
-            characters.update(*sentence.words)
-            tags.update(sentence.tags)
-        kept = sorted(word for word, count in words.items() if count >= min_count)
-        return cls(kept, [words[word] for word in kept], "".join(sorted(characters)), sorted(tags))
+    def learn(
+        cls, sentences: Gathered, min_count: int, own: Sequence[int] | NDArray[np.int64] | None = None
+    ) -> Vocabulary:
+        """own: the places of the sentences to learn from; all if left out."""
+        words, tags = np.zeros(len(sentences.forms), np.int64), np.zeros(len(sentences.tags), np.int64)
+        for k in range(len(sentences)) if own is None else own:
+            np.add.at(words, sentences.forms_of[k], 1)
+            tags[sentences.tags_of[k]] = 1
+        count = {form: int(n) for form, n in zip(sentences.forms, words, strict=True) if n}
+        kept = sorted(form for form, n in count.items() if n >= min_count)
+        characters = sorted(set[str]().union(*count))
+        seen = sorted(tag for tag, found in zip(sentences.tags, tags, strict=True) if found)
+        return cls(kept, [count[form] for form in kept], "".join(characters), seen)
 
     def word(self, form: str) -> int:
         return self._word.get(form, 0)
@@ -119,21 +155,17 @@ class Vocabulary:
         return found
 
 
-class Encoded(NamedTuple):
-    """Sentences as numbers. A form is a word as it is written; its number leads to its spelling and its embedding."""
+class Encoded:
+    """Sentences as what a model reads. A form's number leads to its spelling and its embedding."""
 
-    forms: list[NDArray[np.int64]]  # of each sentence, (words,)
-    tags: list[NDArray[np.int64]]  # likewise; -1 where a tag is unknown
-    words: NDArray[np.int64]  # (forms,): the number of its embedding
-    spellings: list[NDArray[np.int64]]  # of each form
-
-    @classmethod
-    def of(cls, sentences: Sequence[Sentence], vocabulary: Vocabulary) -> Encoded:
-        numbers: dict[str, int] = {}
-        forms = [np.array([numbers.setdefault(w, len(numbers)) for w in s.words]) for s in sentences]
-        tags = [np.array([vocabulary.tag(tag) for tag in s.tags], dtype=np.int64) for s in sentences]
-        words = np.array([vocabulary.word(form) for form in numbers], dtype=np.int64)
-        return cls(forms, tags, words, [vocabulary.spelling(form) for form in numbers])
+    def __init__(self, sentences: Gathered, vocabulary: Vocabulary):
+        self.forms, self.tags, self.names = sentences.forms_of, sentences.tags_of, list(sentences.tags)
+        self.words = np.array([vocabulary.word(form) for form in sentences.forms], dtype=np.int64)  # their embeddings
+        self.spellings = Rows(np.int64)  # of each form
+        for form in sentences.forms:
+            self.spellings.append(vocabulary.spelling(form))
+        # The vocabulary's number of each tag, -1 for one that it lacks, as it does the one before the first.
+        self.known = np.array([-1, *map(vocabulary.tag, self.names)], dtype=np.int64)
 
     def batch(self, own: Iterable[int]) -> dict[str, Tensor]:
         """Returns what the model reads for the sentences at these places."""
@@ -148,6 +180,11 @@ class Encoded(NamedTuple):
             "sizes": sizes,
         }
 
+    def truth(self, own: Iterable[int]) -> Tensor:
+        """Returns the tags (T, B) of these sentences, -1 for unknown ones and past the ends."""
+        tags, _ = padded([self.tags[k] + 1 for k in own])
+        return torch.from_numpy(self.known[tags.numpy()])
+
 
 class Tagger:
     """A model with its vocabulary: what a run holds when it is trained."""
@@ -155,63 +192,70 @@ class Tagger:
     def __init__(self, model: TaggingModel, vocabulary: Vocabulary, options: Options):
         self.model, self.vocabulary, self.options = model, vocabulary, options
 
+    def encode(self, sentences: Iterable[Sentence]) -> Encoded:
+        gathered = Gathered()
+        gathered.add(sentences)
+        return Encoded(gathered, self.vocabulary)
+
     @torch.inference_mode()
-    def logits(self, sentences: Sequence[Sentence]) -> Iterator[tuple[int, Tensor]]:
-        """Yields, in any order, the place of each sentence and its logits (words, tags)."""
+    def logits(self, encoded: Encoded, own: NDArray[np.int64] | None = None) -> Iterator[tuple[int, Tensor]]:
+        """Yields, in any order, the place of each sentence and its logits (words, tags). own: the places; all if left out."""
         device = self.model.output.weight.device
         training = self.model.training
         self.model.eval()
-        encoded = Encoded.of(sentences, self.vocabulary)
-        order = np.argsort([len(forms) for forms in encoded.forms], kind="stable")
-        for begin in range(0, len(order), CHUNK):
-            own = order[begin : begin + CHUNK]
-            logits = self.model(**{name: value.to(device) for name, value in encoded.batch(own).items()})
-            for column, place in enumerate(own):
-                yield int(place), logits[: len(encoded.forms[place]), column]
+        lengths = encoded.forms.lengths
+        own = np.arange(len(lengths)) if own is None else own
+        own = own[np.argsort(lengths[own], kind="stable")]
+        for begin in range(0, len(own), CHUNK):
+            chunk = own[begin : begin + CHUNK]
+            logits = self.model(**{name: value.to(device) for name, value in encoded.batch(chunk).items()})
+            for column, place in enumerate(chunk):
+                yield int(place), logits[: lengths[place], column]
         self.model.train(training)
 
     def tag(self, sentences: Sequence[Sequence[str]]) -> list[list[str]]:
         """Returns the likeliest tag of every word of every sentence."""
         found: list[list[str]] = [[] for _ in sentences]
-        for place, logits in self.logits([Sentence(list(words), []) for words in sentences]):
+        for place, logits in self.logits(self.encode(Sentence(list(words), []) for words in sentences)):
             found[place] = [self.vocabulary.tags[k] for k in logits.argmax(-1).tolist()]
         return found
 
-    def score(self, sentences: Sequence[Sentence]) -> tuple[dict[str, float], scores.Scores]:
+    def score(self, encoded: Encoded, own: NDArray[np.int64] | None = None) -> tuple[dict[str, float], scores.Scores]:
         """Returns named scores of sentences whose tags are known, and the table of counts.
 
         A word whose tag the training text did not have counts as wrong, and not in the loss.
+        own: the places of the sentences; all if left out.
         """
-        tags = self.vocabulary.tags
-        truth, predicted = [np.empty(0, np.int64)] * len(sentences), [np.empty(0, np.int64)] * len(sentences)
-        nats, known = 0.0, 0
-        for place, logits in self.logits(sentences):
-            truth[place] = np.array([self.vocabulary.tag(tag) for tag in sentences[place].tags])
-            predicted[place] = logits.argmax(-1).cpu().numpy()
-            target = torch.from_numpy(truth[place]).to(logits.device)
+        tags, order, predicted = self.vocabulary.tags, list[int](), Rows(np.int32)
+        counts, nats, right, known = np.zeros((len(tags), len(tags)), np.int64), 0.0, 0, 0
+        for place, logits in self.logits(encoded, own):
+            truth, guess = encoded.known[encoded.tags[place] + 1], logits.argmax(-1).cpu().numpy()
+            target = torch.from_numpy(truth).to(logits.device)
             nats += float(cross_entropy(logits, target, ignore_index=-1, reduction="sum"))
-            known += int((target >= 0).sum())
-        a, b = np.concatenate(truth), np.concatenate(predicted)
-        counts = scores.counted(a[a >= 0], b[a >= 0], len(tags))
+            np.add.at(counts, (truth[truth >= 0], guess[truth >= 0]), 1)
+            right, known = right + int((truth == guess).sum()), known + int((truth >= 0).sum())
+            order.append(place)
+            predicted.append(guess)
+        table = scores.Scores(counts)
         found = {
             "validation_nats": nats / max(1, known),
-            "accuracy": float((a == b).mean()),
-            "macro_f1": counts.macro_f1,
+            "accuracy": right / len(predicted.steps),
+            "macro_f1": table.macro_f1,
         }
         if scores.is_bio(tags):
-            guesses = [[tags[k] for k in row] for row in predicted]
-            *_, found["entity_f1"] = scores.entity_f1([sentence.tags for sentence in sentences], guesses)
-        return found, counts
+            truths = ([encoded.names[k] for k in encoded.tags[place]] for place in order)
+            *_, found["entity_f1"] = scores.entity_f1(truths, ([tags[k] for k in row] for row in predicted))
+        return found, table
 
     def evaluate(self, path: Path) -> Iterator[tuple[str, str]]:
         """Yields names and figures for a file whose words have tags."""
         bad = BadRows(self.options.skip_bad)
-        sentences = list(conll.sentences(path, self.options.tag, bad=bad))
-        if not sentences:
+        encoded = self.encode(conll.sentences(path, self.options.tag, bad=bad))
+        if not len(encoded.forms):
             raise InputError(f"{path} has no sentence; give one at least, with a tag for each word")
-        found, counts = self.score(sentences)
-        yield "sentences", str(len(sentences))
-        yield "words", str(sum(len(sentence.words) for sentence in sentences))
+        found, counts = self.score(encoded)
+        yield "sentences", str(len(encoded.forms))
+        yield "words", str(encoded.forms.lengths.sum())
         if bad.count:
             yield "left out", f"{bad.count}, the first: {bad.first}"
         for name, value in found.items():
@@ -244,13 +288,19 @@ class Tagging(SeparateSequences):
     name, data, measure, unit = "tag", "sentences", "nats", "word"
     higher_is_better = True
 
-    def __init__(self, tagger: Tagger, train: Sequence[Sentence], validation: Sequence[Sentence], path: Path | None):
-        """path: where the sentences come from; None for those that come along."""
+    def __init__(
+        self,
+        tagger: Tagger,
+        sentences: Gathered,
+        train: NDArray[np.int64],
+        validation: NDArray[np.int64],
+        path: Path | None,
+    ):
+        """train, validation: places of sentences. path: where these come from; None for those that come along."""
         self.tagger, self.model, self.options, self.path = tagger, tagger.model, tagger.options, path
-        self.train, self.validation = train, validation
-        self.encoded = Encoded.of(train, tagger.vocabulary)
-        self.lengths = np.array([len(forms) for forms in self.encoded.forms])
-        self.digest = hashlib.sha256(repr([(s.words, s.tags) for s in [*train, *validation]]).encode()).hexdigest()
+        self.train, self.validation, self.digest = train, validation, sentences.digest
+        self.encoded = Encoded(sentences, tagger.vocabulary)
+        self.lengths = self.encoded.forms.lengths[train]
         self.score = "entity_f1" if scores.is_bio(tagger.vocabulary.tags) else "accuracy"
         self.score_unit = self.score.replace("_f1", " F1")
         d, counts = self.options.word_dropout, np.array([0, *tagger.vocabulary.counts])
@@ -265,37 +315,40 @@ class Tagging(SeparateSequences):
         return task
 
     def loss(self, own: NDArray[np.int64]) -> Tensor:
-        batch = self.encoded.batch(own)
+        batch = self.encoded.batch(self.train[own])
         words = batch["words"]
         batch["words"] = words.masked_fill(torch.rand(words.shape) < self.hide[words], 0)
         device = self.model.output.weight.device
         logits = self.model(**{name: value.to(device) for name, value in batch.items()})
-        tags, _ = padded([self.encoded.tags[k] + 1 for k in own])  # zero in the padding
-        return cross_entropy(logits.flatten(0, 1), tags.to(device).flatten() - 1, ignore_index=-1)
+        tags = self.encoded.truth(self.train[own]).to(device)
+        return cross_entropy(logits.flatten(0, 1), tags.flatten(), ignore_index=-1)
 
     def size(self, own: NDArray[np.int64]) -> int:
         return int(self.lengths[own].sum())
 
     def evaluate(self) -> dict[str, float]:
-        return self.tagger.score(self.validation)[0]
+        return self.tagger.score(self.encoded, self.validation)[0]
 
     def baselines(self) -> dict[str, float]:
         """Returns the score of giving every word its most frequent tag, and an unseen word that of rare words."""
-        by_word: dict[str, Counter[str]] = {}
-        for sentence in self.train:
-            for word, tag in zip(sentence.words, sentence.tags, strict=True):
+        forms, tags, names = self.encoded.forms, self.encoded.tags, self.encoded.names
+        by_word: dict[int, Counter[int]] = {}
+        for k in self.train:
+            for word, tag in zip(forms[k].tolist(), tags[k].tolist(), strict=True):
                 by_word.setdefault(word, Counter())[tag] += 1
-        rare = sum((counts for counts in by_word.values() if counts.total() == 1), Counter[str]()) or Counter(
-            tag for sentence in self.train for tag in sentence.tags
-        )
+        rare = sum((counts for counts in by_word.values() if counts.total() == 1), Counter[int]())
+        unseen = (rare or sum(by_word.values(), Counter[int]())).most_common(1)[0][0]
         usual = {word: counts.most_common(1)[0][0] for word, counts in by_word.items()}
-        unseen = rare.most_common(1)[0][0]
-        guesses = [[usual.get(word, unseen) for word in sentence.words] for sentence in self.validation]
-        truth = [sentence.tags for sentence in self.validation]
+
+        def guesses(k: int) -> list[int]:
+            return [usual.get(word, unseen) for word in forms[k].tolist()]
+
         if self.score == "entity_f1":
-            return {"word's usual tag": scores.entity_f1(truth, guesses)[2]}
-        pairs = [a == b for s, g in zip(truth, guesses, strict=True) for a, b in zip(s, g, strict=True)]
-        return {"word's usual tag": sum(pairs) / len(pairs)}
+            truth = ([names[tag] for tag in tags[k]] for k in self.validation)
+            named = ([names[tag] for tag in guesses(k)] for k in self.validation)
+            return {"word's usual tag": scores.entity_f1(truth, named)[2]}
+        right = sum(int((tags[k] == guesses(k)).sum()) for k in self.validation)
+        return {"word's usual tag": right / int(forms.lengths[self.validation].sum())}
 
     def about(self) -> dict[str, Any]:
         data = {
@@ -330,43 +383,42 @@ class Tagging(SeparateSequences):
         """Draws the table of counts on held-out sentences."""
         from elman import charts
 
-        _, counts = self.tagger.score(self.validation)
+        _, counts = self.tagger.score(self.encoded, self.validation)
         path = directory / "confusion.png"
         charts.save(charts.confusion(counts.counts, self.tagger.vocabulary.tags, "tag", "words"), path)
         return [path]
 
 
-def read(path: Path | None, options: Options, bad: BadRows) -> tuple[list[Sentence], list[Sentence]]:
-    """Returns the sentences to learn from and those held out."""
+def read(path: Path | None, options: Options, bad: BadRows) -> tuple[Gathered, NDArray[np.int64], NDArray[np.int64]]:
+    """Returns the sentences, the places of those to learn from, and of those held out."""
     files = [path, *([] if options.validation is None else [Path(options.validation)])]
     odd = [file for file in files if file is None or conll.form(file) != ".conllu"]
     if options.tag != "upos" and odd:
         source = odd[0] or examples.TAGGED
         raise InputError(f"--tag {options.tag} chooses a column of CoNLL-U, and {source} does not end in .conllu")
-    every = examples.tagged_code() if path is None else list(conll.sentences(path, options.tag, bad=bad))
-    source = path or examples.TAGGED
+    found, source = Gathered(), path or examples.TAGGED
+    found.add(examples.tagged_code() if path is None else conll.sentences(path, options.tag, bad=bad))
+    count = len(found)
     if options.validation is not None:
-        train, validation = every, list(conll.sentences(Path(options.validation), options.tag, bad=bad))
-        if not validation:
+        found.add(conll.sentences(Path(options.validation), options.tag, bad=bad))
+        train, validation = np.arange(count), np.arange(count, len(found))
+        if not len(validation):
             raise InputError(f"{options.validation} has no sentence; give one at least")
     else:
-        if len(every) < 2:
-            raise InputError(
-                f"{source} has {len(every)} sentences; give 2 at least, one to learn from and one to judge by"
-            )
-        first, second = held_out(len(every), options.held_out, options.seed)
-        train, validation = [every[k] for k in first], [every[k] for k in second]
-    if not train:
+        if count < 2:
+            raise InputError(f"{source} has {count} sentences; give 2 at least, one to learn from and one to judge by")
+        train, validation = held_out(count, options.held_out, options.seed)
+    if not len(train):
         raise InputError(f"{source} has no sentence to learn from; give more, or a smaller --held-out")
-    return train, validation
+    return found, train, validation
 
 
 def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> Tagging:
     """Returns the task of learning from a file, with a new model."""
-    train, validation = read(path, options, bad)
-    vocabulary = Vocabulary.learn(train, options.min_count)
+    sentences, train, validation = read(path, options, bad)
+    vocabulary = Vocabulary.learn(sentences, options.min_count, train)
     torch.manual_seed(options.seed)
-    return Tagging(_tagger(vocabulary, options, device), train, validation, path)
+    return Tagging(_tagger(vocabulary, options, device), sentences, train, validation, path)
 
 
 def resume(run: Run, path: Path | None, options: Options, device: str) -> Tagging:
