@@ -346,10 +346,14 @@ def test_the_text_stands_along_the_top_and_the_bottom(chosen: tuple[str, ...]):
 def test_of_a_long_text_the_end_is_shown():
     tokens = [str(n % 10) for n in range(200)]
     insight = insight_of(tokens)
+    insight.states["c"][:120, 0] = torch.linspace(-2, 2, 120).abs()  # slow, but before the picture begins
     figure = pictures.memory(insight, "", 4)
     *maps, last = panels_of(figure)
     steps = pictures.SHOWN - 1  # the last token is named, as what is predicted
     assert labels(last.get_xticklabels()) == tokens[-pictures.SHOWN : -1]
+    shown = pictures.remembering(insight.states["c"][-steps:]).argsort(descending=True)[:4]
+    assert labels(maps[0].get_yticklabels()) == [str(int(unit)) for unit in shown]
+    assert int(pictures.remembering(insight.states["c"]).argmax()) != shown[0]
     assert all(panel.images[0].get_array().shape == (4, steps) for panel in maps)
     for line in last.lines[:2]:
         assert line.get_ydata() == pytest.approx(insight.gradients["h"][-steps:])
@@ -410,7 +414,8 @@ def test_every_kind_of_cell_can_be_explained(tmp_path: Path, cell: str):
 
 def test_a_picture_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     options = tiny()
-    begin(tmp_path / "run", corpus_of(tmp_path, prose(400), options), options)
+    task = begin(tmp_path / "run", corpus_of(tmp_path, prose(400), options), options).task
+    Run(tmp_path / "run").save_tensors(MODEL, task.model.state_dict(), {})
     monkeypatch.setattr(pictures, "look", lambda *_: pytest.fail("it began to work"))
     (tmp_path / "file").write_text("")
     monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "locked")  # root may write anywhere

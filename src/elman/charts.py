@@ -38,8 +38,9 @@ def losses(
     parameters were kept. higher_is_better: of the score. The axes reach as far as the curves do; a baseline far from
     them is named at the edge. What falls to a tenth and less has a logarithmic axis.
     """
-    values = {column: np.array([float(row[column]) for row in rows]) for column in rows[0] if column != "seconds"}
     held_out = f"validation_{measure}"
+    needed = ("epoch", f"train_{measure}", held_out, score)
+    values = {column: np.array([float(row[column]) for row in rows]) for column in needed}
     own = not np.allclose(values[score], values[held_out], rtol=1e-5, equal_nan=True)
     figure = Figure(figsize=(8, 7 if own else 4.4), layout="constrained")
     panels: list[Axes] = list(figure.subplots(1 + own, 1, sharex=True, squeeze=False)[:, 0])
