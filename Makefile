@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 BENCH := .venv-bench/bin
+DIST := .venv-dist/bin
 
-.PHONY: demo test lint docs bench bench-all clean
+.PHONY: demo test lint docs dist bench bench-all clean
 
 demo: .venv/demo.stamp
 	$(BIN)/elman train lm --run runs/demo --overwrite --minutes 2.5
@@ -24,6 +25,19 @@ lint: .venv/dev.stamp
 docs: .venv/dev.stamp
 	$(BIN)/mkdocs serve
 
+# What would be published: an sdist, and the wheel made from it, which has to work where only what it asks for is installed.
+dist: .venv/dev.stamp
+	rm -rf dist .venv-dist
+	$(BIN)/python -m build
+	$(BIN)/python tests/published.py contents
+	$(PYTHON) -m venv --without-pip .venv-dist
+	$(DIST_INSTALL) "$$(echo dist/*.whl)"
+	$(DIST)/python -I tests/published.py layers
+	$(DIST_INSTALL) "$$(echo dist/*.whl)[train]"
+	$(BIN)/python -m pip --python $(DIST)/python check
+	$(DIST)/python -I tests/published.py commands
+	rm -rf .venv-dist
+
 bench: .venv-bench/peers.stamp
 	$(BENCH)/python bench/run.py
 	$(BENCH)/python bench/lengths.py
@@ -33,7 +47,7 @@ bench-all: .venv-bench/all.stamp
 	$(BENCH)/python bench/run.py --all
 
 clean:
-	rm -rf .venv .venv-bench runs
+	rm -rf .venv .venv-bench .venv-dist dist runs
 
 # torch first and pinned: left open, it would fetch gigabytes that a CPU has no use for.
 .venv/demo.stamp: pyproject.toml constraints.txt
@@ -45,6 +59,9 @@ clean:
 .venv/dev.stamp: .venv/demo.stamp
 	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0 -e '.[dev]'
 	touch $@
+
+# Without bytecode for all of it, which would take as long as the rest: the checks import little.
+DIST_INSTALL = $(BIN)/python -m pip --python $(DIST)/python install -q --no-compile -c constraints.txt torch==2.13.0
 
 # The peers have an environment of their own. One that cannot be installed is left out, and the report names it.
 BENCH_INSTALL = $(BENCH)/python -m pip install -q -c constraints.txt -c bench/constraints.txt torch==2.13.0
