@@ -4,7 +4,7 @@ BIN := .venv/bin
 BENCH := .venv-bench/bin
 DIST := .venv-dist/bin
 
-.PHONY: demo test lint docs dist bench bench-all clean
+.PHONY: demo test lint docs dist notebooks bench bench-all clean
 
 demo: .venv/demo.stamp
 	$(BIN)/elman train lm --run runs/demo --overwrite --minutes 2.5
@@ -37,6 +37,10 @@ dist: .venv/dev.stamp
 	$(BIN)/python -m pip --python $(DIST)/python check
 	$(DIST)/python -I tests/published.py commands
 	rm -rf .venv-dist
+
+# Runs the notebooks of examples/ again, and stores in them what they show.
+notebooks: .venv/dev.stamp
+	$(BIN)/python tests/notebooks.py
 
 bench: .venv-bench/peers.stamp
 	$(BENCH)/python bench/run.py
