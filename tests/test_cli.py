@@ -223,16 +223,19 @@ def test_training_says_its_result_on_standard_output(made: SimpleNamespace):
     config = json.loads((made.run / "config.json").read_text())
     best = min(metrics(made.run), key=lambda row: float(row["validation_nats"]))
     nats = float(best["validation_nats"])
-    result, *baselines = out.splitlines()
+    result, *baselines = [line for line in out.splitlines() if not line.startswith("advice")]
     assert result == (
-        f"validation  {nats:.4f} nats per character, {float(best['bits_per_character']):.4f} bits per character, "
-        f"perplexity {float(best['perplexity']):.3f}"
+        f"validation  {nats:.4f} nats per character ({float(best['bits_per_character']):.3f} bits; "
+        f"as unsure as between {float(best['perplexity']):.1f} equally likely characters)"
     )
     assert list(config["baselines"]) == ["unigram", re.findall(r"\d-gram", out)[0]]
     for line, (name, baseline) in zip(baselines, config["baselines"].items(), strict=True):
         better = "better" if nats < baseline else "worse"
         assert line.split()[0] == name
-        assert f"{baseline:.4f} nats per character: the model is {abs(nats - baseline):.4f} nats {better}" in line
+        assert f"{name} {baseline:.4f} nats per character (counts how often each " in " ".join(line.split())
+        assert line.endswith(f"): the model is {abs(nats - baseline):.4f} nats {better}")
+    assert ("advice" in out) == any(line.endswith("worse") for line in baselines)
+    assert f"elman evaluate {made.run} FILE judges" in err  # the score chose what was kept
     assert len(re.findall(r"validation \d\.\d+ nats", err)) == 12
     assert err.isprintable() or set(err) - set("\n") <= {c for c in err if c.isprintable()}  # no colours, no bar
 
@@ -278,12 +281,29 @@ def test_evaluation_of_the_held_out_text_is_that_of_training(made: SimpleNamespa
         "bits per character": f"{score.bits_per_character:.4f}",
         "perplexity": f"{score.perplexity:.4f}",
     }
-    assert made.outcome.out.startswith(f"validation  {figures['nats per character']} nats per character, ")
+    assert made.outcome.out.startswith(f"validation  {figures['nats per character']} nats per character ")
+    for name, value in json.loads((made.run / "config.json").read_text())["baselines"].items():
+        assert re.search(rf"^{name} +{value:.4f} nats per character, a baseline$", out, re.MULTILINE)
+
+
+def test_evaluation_says_why_there_is_no_baseline(made: SimpleNamespace, tmp_path: Path):
+    shutil.copytree(made.run, tmp_path / "run")
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    config["data"]["path"] = str(tmp_path / "gone.txt")
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    status, out, err = elman("evaluate", tmp_path / "run", made.directory / "held_out.txt")
+    assert (status, err) == (0, "")
+    assert re.search(r"^baselines +not known, since .* cannot read .*gone\.txt", out, re.MULTILINE)
+    assert "nats per character" in out
 
 
 def test_unknown_characters_are_counted(made: SimpleNamespace, tmp_path: Path):
     (tmp_path / "text.txt").write_text("the €§ of and to\n")
-    assert re.search(r"^unknown +2$", elman("evaluate", made.run, tmp_path / "text.txt").out, re.MULTILINE)
+    out = elman("evaluate", made.run, tmp_path / "text.txt").out
+    assert re.search(r"^unknown +2, 12%: the text that was learned from lacks them", out, re.MULTILINE)
+    (tmp_path / "text.txt").write_text("the € of and to\n" + "the of and to\n" * 5)
+    out = elman("evaluate", made.run, tmp_path / "text.txt").out
+    assert re.search(r"^unknown +1$", out, re.MULTILINE)
 
 
 def test_samples_go_to_standard_output_and_talk_does_not(made: SimpleNamespace):

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from elman.training.loop import Report, Training
     from elman.training.team import Team
 
+FEW = 5  # passes over the data, below which a model is likely to need more of them
+
 EXAMPLE = "Example:  elman train lm novel.txt --cell gru --minutes 10 --run runs/novel"
 
 app = typer.Typer(help="Train a model of your data.", epilog=EXAMPLE, no_args_is_help=True, rich_markup_mode=None)
@@ -406,14 +408,22 @@ def _conclude(training: Training[CommandLineTask], config: dict[str, Any]) -> No
     )
     pictures = [path, *task.draw(run.directory)]
     print(f"validation  {task.result(best)}")
-    score, unit = float(best[task.score]), task.score_unit
+    score, unit, worse = float(best[task.score]), task.score_unit, False
     for name, baseline in baselines.items():
         better = (score > baseline) == task.higher_is_better
+        worse = worse or not better
         difference = f"{abs(score - baseline):.4f}{' nats' if unit.startswith('nats') else ''}"
-        print(f"{name:<11} {baseline:.4f} {unit}: the model is {difference} {'better' if better else 'worse'}")
+        judged = f"the model is {difference} {'better' if better else 'worse'}"
+        print(f"{name:<11} {baseline:.4f} {unit} ({task.baseline(name)}): {judged}")
     for name, what in task.conclusion():
         print(f"{name:<11} {what}")
+    if worse:
+        passes = float(best["epoch"])
+        advice = "--minutes or --epochs" if passes < FEW else "--find-lr, more --dropout, or more data"
+        print(f"{'advice':<11} the model has seen the {task.data} {passes:.1f} times; try {advice}")
     following = "sample" if task.name == "lm" else "predict"
     _say(
-        f"kept the parameters of step {best['step']}; pictures in {', '.join(map(str, pictures))}; next: elman {following} {run.directory}"
+        f"kept the parameters of step {best['step']}, the best on what was held out, which flatters their score there a little; "
+        f"elman evaluate {run.directory} FILE judges them by other data"
     )
+    _say(f"pictures in {', '.join(map(str, pictures))}; next: elman {following} {run.directory}")

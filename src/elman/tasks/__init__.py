@@ -40,6 +40,10 @@ class CommandLineTask(Task, Protocol):
         """
         ...
 
+    def baseline(self, name: str) -> str:
+        """Returns what a baseline does, in words: `about` names them."""
+        ...
+
     def introduction(self) -> list[tuple[str, str]]:
         """Returns lines on the data: a name, and what there is to say."""
         ...

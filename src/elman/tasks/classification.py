@@ -33,6 +33,7 @@ from elman.training.run import Entries, Run
 CONFIG: Entries = {"data": dict, "data.path": (str, type(None))}
 STEPS = 1 << 16  # of which the mean is taken at once, at least
 CHUNK = 256  # sequences that are classified side by side
+LARGEST = "largest class"  # what the baseline is called
 RARE = 2  # words that occur less often have no embedding of their own
 WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -205,7 +206,9 @@ class Encoded:
 class Classifier:
     """A model with what it knows of the data: what a run holds when it is trained."""
 
-    def __init__(self, model: ClassificationModel, reading: Reading, options: Options):
+    def __init__(self, model: ClassificationModel, reading: Reading, options: Options, path: Path | None = None):
+        """path: what was learned from; None for the sequences that come along."""
+        self.path = path
         self.model, self.reading, self.options = model, reading, options
 
     def encode(self, every: Iterable[Labelled], path: Path) -> Encoded:
@@ -260,7 +263,14 @@ class Classifier:
             yield "unknown label", str(int((encoded.labels < 0).sum()))
         for name, value in found.items():
             yield name.replace("validation_nats", "nats_per_sequence").replace("_", " "), f"{value:.4f}"
+        score = self.options.best_by.replace("_f1", " F1")
+        yield from scores.on_baselines(lambda: self._baselines(encoded.labels), score)
         yield from counts.by_label(self.reading.classes, "sequences")
+
+    def _baselines(self, labels: NDArray[np.int64]) -> dict[str, float]:
+        learned, train, _ = read(self.path, self.options, BadRows(self.options.skip_bad))
+        own = Encoded(learned, self.reading).labels[train]
+        return {LARGEST: always(own, labels, len(self.reading.classes), self.options.best_by)}
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
         """Yields a row of CSV, or JSON, for each sequence of a file: its class and the probability of every class."""
@@ -310,7 +320,7 @@ class Classification(SeparateSequences):
         """Returns the task of the same data, which is shared, with other options and a new model."""
         torch.manual_seed(options.seed)
         task = copy(self)
-        task.classifier = _classifier(self.classifier.reading, options, str(self.model.output.weight.device))
+        task.classifier = _classifier(self.classifier.reading, options, str(self.model.output.weight.device), self.path)
         task.model, task.options = task.classifier.model, options
         return task
 
@@ -332,16 +342,16 @@ class Classification(SeparateSequences):
 
     def about(self) -> dict[str, Any]:
         classes = len(self.classifier.reading.classes)
-        truth = self.encoded.labels[self.validation]
-        usual = np.full(len(truth), np.bincount(self.labels, minlength=classes).argmax())
-        guessed = scores.counted(truth[truth >= 0], usual[truth >= 0], classes)
-        baseline = guessed.accuracy if self.score == "accuracy" else guessed.macro_f1
+        baseline = always(self.labels, self.encoded.labels[self.validation], classes, self.score)
         data = {
             "path": None if self.path is None else str(self.path.resolve()),
             "train_sequences": len(self.train),
             "validation_sequences": len(self.validation),
         }
-        return {"data": data, "baselines": {"largest class": baseline}}
+        return {"data": data, "baselines": {LARGEST: baseline}}
+
+    def baseline(self, name: str) -> str:
+        return "says the same class of every sequence, the most frequent one"
 
     def write(self, directory: Path) -> None:
         self.classifier.reading.save(directory)
@@ -380,6 +390,14 @@ class Classification(SeparateSequences):
 def unit_of(options: Options) -> str | None:
     """Returns what texts are read in, None for numbers."""
     return None if options.text is None else options.unit
+
+
+def always(learned: NDArray[np.int64], labels: NDArray[np.int64], classes: int, score: str) -> float:
+    """Returns the score of saying of every sequence the class that is the most frequent one in `learned`."""
+    guess = np.full(len(labels), np.bincount(learned[learned >= 0], minlength=classes).argmax())
+    if score == "accuracy":
+        return float((guess == labels).mean())
+    return scores.counted(labels[labels >= 0], guess[labels >= 0], classes).macro_f1
 
 
 def columns_of(options: Options) -> Columns:
@@ -433,27 +451,28 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> Cla
     found, train, validation = read(path, options, bad)
     reading = Reading.learn(found, train)
     torch.manual_seed(options.seed)
-    return Classification(_classifier(reading, options, device), found, train, validation, path)
+    return Classification(_classifier(reading, options, device, path), found, train, validation, path)
 
 
 def resume(run: Run, path: Path | None, options: Options, device: str) -> Classification:
     """Returns the task of a run, with its data read again and a model still to be filled."""
     reading = Reading.load(run.directory)
     data = read(path, options, BadRows(options.skip_bad), len(reading.mean))
-    return Classification(_classifier(reading, options, device), *data, path)
+    return Classification(_classifier(reading, options, device, path), *data, path)
 
 
 def load(directory: Path, device: str = "cpu") -> Classifier:
     """Returns the classifier of a run, as it did best on held-out sequences."""
     run = Run(directory)
-    options, _ = run.options(Options, CONFIG)
-    classifier = _classifier(Reading.load(directory), options, device)
+    options, config = run.options(Options, CONFIG)
+    path = config["data"]["path"]
+    classifier = _classifier(Reading.load(directory), options, device, None if path is None else Path(path))
     run.fill(classifier.model)
     classifier.model.eval()
     return classifier
 
 
-def _classifier(reading: Reading, options: Options, device: str) -> Classifier:
+def _classifier(reading: Reading, options: Options, device: str, path: Path | None) -> Classifier:
     tokens = len(reading.tokens) + 1 if reading.tokens else 0
     model = ClassificationModel(len(reading.mean), tokens, len(reading.classes), options)
-    return Classifier(model.to(device), reading, options)
+    return Classifier(model.to(device), reading, options, path)

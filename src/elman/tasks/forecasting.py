@@ -430,6 +430,9 @@ class Forecasting(SeparateSequences):
         }
         return {"data": data, "baselines": {name: means[self.score] for name, means in baselines.items()}}
 
+    def baseline(self, name: str) -> str:
+        return "repeats the last value" if name == "naive" else f"repeats the last {self.options.period} values"
+
     def write(self, directory: Path) -> None:
         self.forecaster.scales.save(directory)
 

@@ -22,6 +22,7 @@ from elman.initialise import gate_bias
 from elman.recurrent import Recurrent
 from elman.tasks.ngram import witten_bell
 from elman.tasks.options import LanguageModelOptions as Options
+from elman.tasks.scores import on_baselines
 from elman.training.dropout import Dropout
 from elman.training.run import Entries, Run
 from elman.training.task import Batch
@@ -29,6 +30,7 @@ from elman.training.tbptt import Window, tbptt
 
 PER = {"characters": "character", "bytes": "byte", "bpe": "token", "words": "word"}  # what one of a unit is called
 
+MUCH = 0.05  # a share of unknown tokens that is worth a remark
 SAMPLED = 100  # tokens of the text that is written after every evaluation
 
 # What config.json says of the data.
@@ -158,11 +160,16 @@ class LanguageModelling:
 
     @cached_property
     def baselines(self) -> dict[str, float]:
-        """The nats per token of n-gram models on the held-out text: of order 1, and of the best of orders 2 to 5."""
-        train, validation = self.corpus.train.numpy(), self.corpus.validation.numpy()
-        by_order = witten_bell(train, validation[1:], self.corpus.vocabulary.size, 5)
-        best = min(range(1, 5), key=lambda n: by_order[n])
-        return {"unigram": by_order[0], f"{best + 1}-gram": by_order[best]}
+        """Those of `n_grams` on the held-out text."""
+        return n_grams(self.corpus.train, self.corpus.validation, self.corpus.vocabulary.size)
+
+    def baseline(self, name: str) -> str:
+        before = int(name.removesuffix("-gram")) - 1 if name != "unigram" else 0
+        return (
+            f"counts how often each {self.unit} follows the {before} before it"
+            if before
+            else f"counts how often each {self.unit} occurs"
+        )
 
     def write(self, directory: Path) -> None:
         self.corpus.vocabulary.save(directory)
@@ -174,7 +181,10 @@ class LanguageModelling:
 
     def result(self, row: Mapping[str, str]) -> str:
         nats, bits, perplexity = (float(row[name]) for name in ("validation_nats", "bits_per_character", "perplexity"))
-        return f"{nats:.4f} nats per {self.unit}, {bits:.4f} bits per character, perplexity {perplexity:.3f}"
+        of = f"{bits:.3f} bits" if self.unit == "character" else f"{bits:.3f} bits per character"
+        return (
+            f"{nats:.4f} nats per {self.unit} ({of}; as unsure as between {perplexity:.1f} equally likely {self.unit}s)"
+        )
 
     def remark(self) -> str:
         """Returns a short text that the model writes now, always from the same random numbers."""
@@ -206,6 +216,13 @@ class LanguageModelling:
             )
         states = tuple(tensors[name][:, self.columns] for name in names if tensors)
         self.state = None if not states else states[0] if len(states) == 1 else states
+
+
+def n_grams(train: Tensor, test: Tensor, size: int) -> dict[str, float]:
+    """Returns the nats per token of n-gram models on a text: of order 1, and of the best of orders 2 to 5."""
+    by_order = witten_bell(train.numpy(), test.numpy()[1:], size, 5)
+    best = min(range(1, 5), key=lambda n: by_order[n])
+    return {"unigram": by_order[0], f"{best + 1}-gram": by_order[best]}
 
 
 def stream_length(tokens: Tensor, options: Options) -> int:
@@ -287,10 +304,20 @@ class TrainedLanguageModel(NamedTuple):
         yield f"{per}s", str(len(tokens))
         if self.vocabulary.unknown is not None:
             parts = tokens.split(1 << 20)  # a comparison of all would take as much memory as the tokens
-            yield "unknown", str(sum(int((part == self.vocabulary.unknown).sum()) for part in parts))
+            unknown = sum(int((part == self.vocabulary.unknown).sum()) for part in parts)
+            much = unknown > MUCH * len(tokens)
+            why = f", {unknown / len(tokens):.0%}: the text that was learned from lacks them, so the figures say little"
+            yield "unknown", f"{unknown}{why if much else ''}"
         yield f"nats per {per}", f"{score.nats:.4f}"
         yield "bits per character", f"{score.bits_per_character:.4f}"
         yield "perplexity", f"{score.perplexity:.4f}"
+        yield from on_baselines(lambda: self._baselines(tokens), f"nats per {per}")
+
+    def _baselines(self, tokens: Tensor) -> dict[str, float]:
+        """Returns those of `n_grams`, counted in the text that the model has learned from."""
+        path = self.config["data"]["path"]
+        corpus = _read(None if path is None else Path(path), Options(**self.config["options"]), self.vocabulary)
+        return n_grams(corpus.train, tokens, self.vocabulary.size)
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
         raise InputError("a language model continues a text, instead of labelling one: use elman sample")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from elman.errors import InputError
 
 BIO = re.compile(r"O|[BIES]-.+")
 
@@ -80,6 +82,17 @@ def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
             found.add((kind, start, place + 1))
             kind = ""
     return found
+
+
+def on_baselines(find: Callable[[], dict[str, float]], unit: str) -> Iterator[tuple[str, str]]:
+    """Yields the names and scores of baselines, or why they are not known: they are fitted to what was learned from."""
+    try:
+        found = find()
+    except InputError as error:
+        yield "baselines", f"not known, since the data that were learned from cannot be read: {error}"
+        return
+    for name, value in found.items():
+        yield name, f"{value:.4f} {unit}, a baseline"
 
 
 def entity_f1(truth: Iterable[Sequence[str]], predicted: Iterable[Sequence[str]]) -> tuple[float, float, float]:

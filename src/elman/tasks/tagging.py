@@ -32,6 +32,7 @@ from elman.training.run import Entries, Run
 
 CONFIG: Entries = {"data": dict, "data.path": (str, type(None))}
 CHUNK = 256  # sentences that are tagged side by side
+USUAL = "word's usual tag"  # what the baseline is called
 
 
 class TaggingModel(nn.Module):
@@ -189,8 +190,9 @@ class Encoded:
 class Tagger:
     """A model with its vocabulary: what a run holds when it is trained."""
 
-    def __init__(self, model: TaggingModel, vocabulary: Vocabulary, options: Options):
-        self.model, self.vocabulary, self.options = model, vocabulary, options
+    def __init__(self, model: TaggingModel, vocabulary: Vocabulary, options: Options, path: Path | None = None):
+        """path: what was learned from; None for the sentences that come along."""
+        self.model, self.vocabulary, self.options, self.path = model, vocabulary, options, path
 
     def encode(self, sentences: Iterable[Sentence]) -> Encoded:
         gathered = Gathered()
@@ -250,17 +252,27 @@ class Tagger:
     def evaluate(self, path: Path) -> Iterator[tuple[str, str]]:
         """Yields names and figures for a file whose words have tags."""
         bad = BadRows(self.options.skip_bad)
-        encoded = self.encode(conll.sentences(path, self.options.tag, bad=bad))
-        if not len(encoded.forms):
+        judged = Gathered()
+        judged.add(conll.sentences(path, self.options.tag, bad=bad))
+        if not len(judged):
             raise InputError(f"{path} has no sentence; give one at least, with a tag for each word")
+        encoded = Encoded(judged, self.vocabulary)
         found, counts = self.score(encoded)
         yield "sentences", str(len(encoded.forms))
-        yield "words", str(encoded.forms.lengths.sum())
+        yield "words", str(words := int(encoded.forms.lengths.sum()))
+        unknown = sum(int((encoded.words[encoded.forms[k]] == 0).sum()) for k in range(len(judged)))
+        yield "unknown words", f"{unknown}, {unknown / words:.1%}: read by their spelling alone"
         if bad.count:
             yield "left out", f"{bad.count}, the first: {bad.first}"
         for name, value in found.items():
             yield name.replace("validation_nats", "nats_per_word").replace("_", " "), f"{value:.4f}"
+        score = "entity_f1" if "entity_f1" in found else "accuracy"
+        yield from scores.on_baselines(lambda: self._baselines(judged, score), score.replace("_f1", " F1"))
         yield from counts.by_label(self.vocabulary.tags, "words")
+
+    def _baselines(self, judged: Gathered, score: str) -> dict[str, float]:
+        learned, train, _ = read(self.path, self.options, BadRows(self.options.skip_bad))
+        return usual_tags(learned, train, judged, np.arange(len(judged)), score)
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
         """Yields the sentences of a file with their tags, as it has them, or as JSON lines or CSV if `form` says so."""
@@ -298,7 +310,7 @@ class Tagging(SeparateSequences):
     ):
         """train, validation: places of sentences. path: where these come from; None for those that come along."""
         self.tagger, self.model, self.options, self.path = tagger, tagger.model, tagger.options, path
-        self.train, self.validation, self.digest = train, validation, sentences.digest
+        self.sentences, self.train, self.validation, self.digest = sentences, train, validation, sentences.digest
         self.encoded = Encoded(sentences, tagger.vocabulary)
         self.lengths = self.encoded.forms.lengths[train]
         self.score = "entity_f1" if scores.is_bio(tagger.vocabulary.tags) else "accuracy"
@@ -310,7 +322,7 @@ class Tagging(SeparateSequences):
         """Returns the task of the same data, which is shared, with other options and a new model."""
         torch.manual_seed(options.seed)
         task = copy(self)
-        task.tagger = _tagger(self.tagger.vocabulary, options, str(self.model.output.weight.device))
+        task.tagger = _tagger(self.tagger.vocabulary, options, str(self.model.output.weight.device), self.path)
         task.model, task.options = task.tagger.model, options
         return task
 
@@ -330,25 +342,10 @@ class Tagging(SeparateSequences):
         return self.tagger.score(self.encoded, self.validation)[0]
 
     def baselines(self) -> dict[str, float]:
-        """Returns the score of giving every word its most frequent tag, and an unseen word that of rare words."""
-        forms, tags, names = self.encoded.forms, self.encoded.tags, self.encoded.names
-        by_word: dict[int, Counter[int]] = {}
-        for k in self.train:
-            for word, tag in zip(forms[k].tolist(), tags[k].tolist(), strict=True):
-                by_word.setdefault(word, Counter())[tag] += 1
-        rare = sum((counts for counts in by_word.values() if counts.total() == 1), Counter[int]())
-        unseen = (rare or sum(by_word.values(), Counter[int]())).most_common(1)[0][0]
-        usual = {word: counts.most_common(1)[0][0] for word, counts in by_word.items()}
+        return usual_tags(self.sentences, self.train, self.sentences, self.validation, self.score)
 
-        def guesses(k: int) -> list[int]:
-            return [usual.get(word, unseen) for word in forms[k].tolist()]
-
-        if self.score == "entity_f1":
-            truth = ([names[tag] for tag in tags[k]] for k in self.validation)
-            named = ([names[tag] for tag in guesses(k)] for k in self.validation)
-            return {"word's usual tag": scores.entity_f1(truth, named)[2]}
-        right = sum(int((tags[k] == guesses(k)).sum()) for k in self.validation)
-        return {"word's usual tag": right / int(forms.lengths[self.validation].sum())}
+    def baseline(self, name: str) -> str:
+        return "gives each word the tag that it has most often"
 
     def about(self) -> dict[str, Any]:
         data = {
@@ -389,6 +386,35 @@ class Tagging(SeparateSequences):
         return [path]
 
 
+def usual_tags(
+    learned: Gathered, train: NDArray[np.int64], judged: Gathered, own: NDArray[np.int64], score: str
+) -> dict[str, float]:
+    """Returns the score of giving every word its most frequent tag, and an unseen word that of rare words.
+
+    The tags are counted in the sentences `train` of `learned`, and the score is that of the sentences `own` of `judged`.
+    """
+    by_word: dict[int, Counter[int]] = {}
+    for k in train:
+        for word, tag in zip(learned.forms_of[k].tolist(), learned.tags_of[k].tolist(), strict=True):
+            by_word.setdefault(word, Counter())[tag] += 1
+    rare = sum((counts for counts in by_word.values() if counts.total() == 1), Counter[int]())
+    unseen = (rare or sum(by_word.values(), Counter[int]())).most_common(1)[0][0]
+    words, tags, names = list(learned.forms), list(learned.tags), list(judged.tags)
+    usual = {words[word]: tags[counts.most_common(1)[0][0]] for word, counts in by_word.items()}
+    guess = [usual.get(form, tags[unseen]) for form in judged.forms]  # of each form
+
+    def truths() -> Iterator[list[str]]:
+        return ([names[tag] for tag in judged.tags_of[k]] for k in own)
+
+    def guesses() -> Iterator[list[str]]:
+        return ([guess[form] for form in judged.forms_of[k]] for k in own)
+
+    if score == "entity_f1":
+        return {USUAL: scores.entity_f1(truths(), guesses())[2]}
+    right = sum(sum(map(str.__eq__, a, b)) for a, b in zip(truths(), guesses(), strict=True))
+    return {USUAL: right / int(judged.forms_of.lengths[own].sum())}
+
+
 def read(path: Path | None, options: Options, bad: BadRows) -> tuple[Gathered, NDArray[np.int64], NDArray[np.int64]]:
     """Returns the sentences, the places of those to learn from, and of those held out."""
     files = [path, *([] if options.validation is None else [Path(options.validation)])]
@@ -418,26 +444,27 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> Tag
     sentences, train, validation = read(path, options, bad)
     vocabulary = Vocabulary.learn(sentences, options.min_count, train)
     torch.manual_seed(options.seed)
-    return Tagging(_tagger(vocabulary, options, device), sentences, train, validation, path)
+    return Tagging(_tagger(vocabulary, options, device, path), sentences, train, validation, path)
 
 
 def resume(run: Run, path: Path | None, options: Options, device: str) -> Tagging:
     """Returns the task of a run, with its data read again and a model still to be filled."""
-    tagger = _tagger(Vocabulary.load(run.directory), options, device)
+    tagger = _tagger(Vocabulary.load(run.directory), options, device, path)
     return Tagging(tagger, *read(path, options, BadRows(options.skip_bad)), path)
 
 
 def load(directory: Path, device: str = "cpu") -> Tagger:
     """Returns the tagger of a run, as it did best on held-out sentences."""
     run = Run(directory)
-    options, _ = run.options(Options, CONFIG)
-    tagger = _tagger(Vocabulary.load(directory), options, device)
+    options, config = run.options(Options, CONFIG)
+    path = config["data"]["path"]
+    tagger = _tagger(Vocabulary.load(directory), options, device, None if path is None else Path(path))
     run.fill(tagger.model)
     tagger.model.eval()
     return tagger
 
 
-def _tagger(vocabulary: Vocabulary, options: Options, device: str) -> Tagger:
+def _tagger(vocabulary: Vocabulary, options: Options, device: str, path: Path | None) -> Tagger:
     v = vocabulary
     model = TaggingModel(len(v.words) + 1, len(v.characters) + 1, len(v.tags), options)
-    return Tagger(model.to(device), v, options)
+    return Tagger(model.to(device), v, options, path)
