@@ -29,7 +29,7 @@ def derivative(graph: Graph) -> Graph:
     """The derivative of one step. Its "kept" leaves are the forward values that it needs: see `is_kept`."""
     backward = Graph()
     adjoints: dict[int, Node] = {}
-    multiplied = {node.arguments[0].index for node in graph.nodes if node.op in MATRICES}
+    multiplied: set[int] = set()  # operands of products that have an adjoint
 
     def add(node: Node, adjoint: Node) -> None:
         known = adjoints.get(node.index)
@@ -56,10 +56,11 @@ def derivative(graph: Graph) -> Graph:
             backward.outputs[f"{node.op}.{node.name}"] = adjoint
         elif node.op in MATRICES:
             backward.outputs[f"{node.op}.{node.index}"] = adjoint
+            multiplied.add(node.arguments[0].index)
         else:
             of_result_and_arguments = [partial(value, each) for each in (node, *node.arguments)]
             for argument, share in zip(node.arguments, OPERATIONS[node.op].shares, strict=True):
-                if argument.op != "number":
+                if share is not None and argument.op != "number":
                     add(argument, share(adjoint, *of_result_and_arguments))
     return backward
 

@@ -17,7 +17,7 @@ import torch
 
 from elman.cell import Cell, State, factors
 from elman.leaves import LEAVES, MATRICES
-from elman.operations import OF_STEPS, OF_TORCH, OPERATIONS
+from elman.operations import COMPARISONS, KNOWN, OF_TORCH, OPERATIONS, Operation
 
 
 class NotTraceable(TypeError):
@@ -43,15 +43,24 @@ class Node:
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Node:
-        operation = OF_TORCH.get(function)
-        options = [option for option, given in (kwargs or {}).items() if given not in (False, None)]
-        if operation is None or options:
-            called = getattr(function, "__name__", str(function))
+        known = OF_TORCH.get(function)
+        options = {
+            option: given for option, given in (kwargs or {}).items() if given is not False and given is not None
+        }
+        called = getattr(function, "__name__", str(function))
+        if known is None or (isinstance(known, Operation) and options):
             options = f" with {', '.join(options)}" if options else ""
             raise NotTraceable(
-                f"the step calls {called}{options}, which a graph does not know; it knows {', '.join(OF_STEPS)}"
+                f"the step calls {called}{options}, which a graph does not know; it knows {', '.join(KNOWN)}"
             )
-        return _apply(operation.name, *args)
+        if isinstance(known, Operation):
+            return _apply(known.name, *args)
+        try:
+            return known(*args, **options)
+        except NotTraceable:
+            raise
+        except TypeError as error:
+            raise NotTraceable(f"the step calls {called} in a way that a graph does not know: {error}") from error
 
     @property
     def nonlinear(self) -> bool:
@@ -82,6 +91,9 @@ class Node:
     def __rtruediv__(self, other: Any) -> Node:
         return _apply("div", other, self)
 
+    def __pow__(self, exponent: Any) -> Node:
+        return Node.__torch_function__(torch.pow, (), (self, exponent))
+
     def __neg__(self) -> Node:
         return _apply("neg", self)
 
@@ -92,29 +104,74 @@ class Node:
         return hash(self.index)
 
     def __bool__(self) -> bool:
-        raise NotTraceable("the step decides on a value (if, while, and, or); use maximum, minimum or relu instead")
+        raise NotTraceable(_DECIDES)
 
     def __getattr__(self, name: str) -> Any:
-        if name in OF_STEPS:
-            return lambda *others, **options: Node.__torch_function__(
-                getattr(torch, name), (), (self, *others), options
-            )
+        method = getattr(torch.Tensor, name, None)
+        if method in OF_TORCH:
+            return lambda *others, **options: Node.__torch_function__(method, (), (self, *others), options)
         raise NotTraceable(
-            f"the step asks a value for .{name}, which a graph does not know; it knows {', '.join(OF_STEPS)}"
+            f"the step asks a value for .{name}, which a graph does not know; it knows {', '.join(KNOWN)}"
         )
+
+
+_DECIDES = "the step decides on a value (if, while, and, or); write torch.where(condition, x, y)"
+
+
+class Condition:
+    """A comparison of values, or several joined by &, | and ~. `choose(x, y)` is x where it holds, else y.
+
+    As a factor or a term it counts as 1 where it holds, else as 0, as torch has it.
+    """
+
+    def __init__(self, choose: Callable[[Any, Any], Node]) -> None:
+        self.choose = choose
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Node:
+        return Node.__torch_function__(function, types, args, kwargs)
+
+    def __and__(self, other: Condition) -> Condition:
+        return Condition(lambda x, y: self.choose(other.choose(x, y), y))
+
+    def __or__(self, other: Condition) -> Condition:
+        return Condition(lambda x, y: self.choose(x, other.choose(x, y)))
+
+    def __invert__(self) -> Condition:
+        return Condition(lambda x, y: self.choose(y, x))
+
+    def __bool__(self) -> bool:
+        raise NotTraceable(_DECIDES)
+
+    def __getattr__(self, name: str) -> Any:
+        raise NotTraceable(
+            f"the step asks a comparison for .{name}, which a graph does not know; write torch.where(condition, x, y)"
+        )
+
+
+def _comparing(operation: Operation, swap: bool, otherwise: bool) -> Callable[[Node, Any], Condition]:
+    def compare(self: Node, other: Any) -> Condition:
+        a, b = (other, self) if swap else (self, other)
+        return Condition(lambda x, y: _apply(operation.name, a, b, *((y, x) if otherwise else (x, y))))
+
+    return compare
+
+
+for _name, _comparison in COMPARISONS.items():
+    setattr(Node, f"__{_name}__", _comparing(*_comparison))
 
 
 def _refuse(symbol: str) -> Callable[..., Node]:
     def refuse(self: Node, *others: Any) -> Node:
         raise NotTraceable(
-            f"the step applies {symbol} to a value, which a graph does not know; it knows {', '.join(OF_STEPS)}"
+            f"the step applies {symbol} to a value, which a graph does not know; it knows {', '.join(KNOWN)}"
         )
 
     return refuse
 
 
 # Python's operators that a graph does not have: pairs of the method's name and the sign for the message.
-_REFUSED = """lt < le <= gt > ge >= eq == ne != pow ** rpow ** mod % rmod % floordiv // rfloordiv // matmul @ rmatmul @
+_REFUSED = """rpow ** mod % rmod % floordiv // rfloordiv // matmul @ rmatmul @
 getitem [] iter iteration len len float float int int invert ~ and & or | xor ^"""
 _words = iter(_REFUSED.split())
 for _name, _symbol in zip(_words, _words, strict=True):
@@ -125,7 +182,9 @@ def _apply(op: str, *arguments: Any) -> Node:
     graph = next(a.graph for a in arguments if isinstance(a, Node))
     nodes: list[Node] = []
     for argument in arguments:
-        if isinstance(argument, (int, float)):
+        if isinstance(argument, Condition):
+            argument = argument.choose(1.0, 0.0)
+        elif isinstance(argument, (int, float)):
             argument = graph.add("number", value=float(argument))
         elif not isinstance(argument, Node):
             raise NotTraceable(

@@ -8,8 +8,10 @@ import textwrap
 
 from elman.cell import Cell
 
-_FUNCTIONS = {"sigmoid": "σ", "relu": "ReLU"}
-_ADD, _MULTIPLY, _ATOM = 1, 2, 3  # how tightly a term binds
+_FUNCTIONS = {"sigmoid": "σ", "relu": "ReLU", "silu": "SiLU", "gelu": "GELU"}
+_COMPARISONS = {ast.Lt: "<", ast.LtE: "≤", ast.Gt: ">", ast.GtE: "≥", ast.Eq: "=", ast.NotEq: "≠"}
+_JOINTS = {ast.BitAnd: "and", ast.BitOr: "or"}
+_COMPARE, _ADD, _MULTIPLY, _ATOM = 1, 2, 3, 4  # how tightly a term binds
 
 
 def equations(cell: Cell) -> list[str]:
@@ -30,6 +32,7 @@ def equations(cell: Cell) -> list[str]:
         raise ValueError(
             f"the step of cell {cell.name!r} is not written as a function with def, so its equations cannot be shown"
         )
+    function = _Calls(cell).visit(function)
     lines: list[str] = []
     for statement in function.body:
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
@@ -42,6 +45,25 @@ def equations(cell: Cell) -> list[str]:
         elif not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)):
             lines.append(ast.unparse(statement))  # a statement of another kind is shown as source
     return lines
+
+
+class _Calls(ast.NodeTransformer):
+    """Writes every call in one way: `torch.relu(v)` and `v.relu()` both become `relu(v)`."""
+
+    def __init__(self, cell: Cell) -> None:
+        known = inspect.getclosurevars(cell.step)
+        self.modules = {name for name, v in [*known.globals.items(), *known.nonlocals.items()] if inspect.ismodule(v)}
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Attribute):
+            root: ast.AST = node.func
+            while isinstance(root, ast.Attribute):
+                root = root.value
+            if not (isinstance(root, ast.Name) and root.id in self.modules):
+                node.args.insert(0, node.func.value)
+            node.func = ast.Name(node.func.attr)
+        return node
 
 
 def _term(node: ast.expr, outer: int = 0) -> str:
@@ -66,8 +88,15 @@ def _bound(node: ast.expr) -> tuple[str, int]:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         return f"-{_term(node.operand, _ATOM)}", _MULTIPLY
     if isinstance(node, ast.Call):
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
-        return f"{_FUNCTIONS.get(name, name)}({', '.join(_term(argument) for argument in node.args)})", _ATOM
+        name = ast.unparse(node.func)
+        if name == "where" and len(node.args) == 3:
+            condition, yes, no = (_term(argument) for argument in node.args)
+            return f"{yes} if {condition} else {no}", 0
+        options = [f"{option.arg}={_term(option.value)}" for option in node.keywords]
+        return f"{_FUNCTIONS.get(name, name)}({', '.join([*map(_term, node.args), *options])})", _ATOM
+    if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in _COMPARISONS:
+        left, right = _term(node.left, _ADD), _term(node.comparators[0], _ADD)
+        return f"{left} {_COMPARISONS[type(node.ops[0])]} {right}", _COMPARE
     if isinstance(node, ast.BinOp):
         left, right = node.left, node.right
         if isinstance(node.op, ast.MatMult):
@@ -75,6 +104,10 @@ def _bound(node: ast.expr) -> tuple[str, int]:
             if isinstance(left, ast.Attribute) and isinstance(left.value, ast.Name) and left.value.id == "R":
                 return f"{product} + b'_{left.attr}", _ADD
             return product, _MULTIPLY
+        if isinstance(node.op, ast.Pow):
+            return f"{_term(left, _ATOM)}^{_term(right, _ATOM)}", _ATOM
+        if type(node.op) in _JOINTS:
+            return f"{_term(left, _COMPARE)} {_JOINTS[type(node.op)]} {_term(right, _COMPARE)}", 0
         if isinstance(node.op, ast.Add):
             return f"{_term(left, _ADD)} + {_term(right, _ADD)}", _ADD
         if isinstance(node.op, ast.Sub):

@@ -6,16 +6,19 @@ An engine that makes its own kernels has to compute every one of these operation
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 # share(d, y, a, b) is the adjoint of one argument. d is the adjoint of the result y, and a and b are the arguments.
-# y, a and b are given as functions: y() is the value of y, to be called only where the value is needed.
-Share = Callable[..., Any]
+# y, a and b are given as functions: y() is the value of y, to be called only where the value is needed. None stands for
+# an argument that has no adjoint, since it only decides.
+Share = Callable[..., Any] | None
 
 
 class Operation(NamedTuple):
@@ -23,25 +26,64 @@ class Operation(NamedTuple):
 
     name: str  # also that of torch's function and method, which a step may call
     compute: Callable[..., Any]  # the result, from tensors and plain numbers
-    shares: tuple[Share, ...] = ()  # the adjoint of each argument; empty if only derivatives use the operation
+    shares: tuple[Share, ...] = ()  # the adjoint of each argument
     also: tuple[Any, ...] = ()  # other functions of torch that a step may call for this operation
     nonlinear: bool = False  # True: computed early, and kept for backward. False: arithmetic, which backward repeats
     commutes: bool = False  # whether its arguments may change places
     whole_row: bool = False  # whether it needs all units of its arguments before it starts, as a product does
 
-    def __call__(self, *nodes: Any) -> Any:
-        """Returns the node that applies this operation to nodes of a graph."""
-        return nodes[0].graph.add(self.name, nodes)
+    def __call__(self, *arguments: Any) -> Any:
+        """Returns the node that applies this operation to nodes of a graph and plain numbers."""
+        graph = next(a.graph for a in arguments if not isinstance(a, (int, float)))
+        numbers = (int, float)
+        nodes = [graph.add("number", value=float(a)) if isinstance(a, numbers) else a for a in arguments]
+        return graph.add(self.name, tuple(nodes))
 
 
-# Operations that only derivatives use. where_positive and where_larger select and do not multiply, so that an adjoint
-# that is not passed on becomes zero even if it is infinite. A NaN in the condition passes the adjoint on, as in torch.
+# Choices between two values, x where the comparison of a and b holds and y elsewhere. They select and do not multiply:
+# an adjoint that is not passed on becomes zero even if it is infinite. No comparison with a NaN holds.
 
-sign = Operation("sign", torch.sign)
-# d where y > 0, else 0
-where_positive = Operation("where_positive", lambda d, y: torch.where(y <= 0, 0.0, d))
-# d where a > b, half of it where they are equal, else 0
-where_larger = Operation("where_larger", lambda d, a, b: torch.where(a < b, 0.0, torch.where(a == b, d / 2, d)))
+
+def _choice(name: str, holds: Callable[[Any, Any], Any]) -> Operation:
+    def compute(a: Any, b: Any, x: Any, y: Any) -> Any:
+        if not isinstance(x, Tensor) and not isinstance(y, Tensor):  # torch would choose the type itself
+            x = torch.full_like(a if isinstance(a, Tensor) else b, x)
+        return torch.where(holds(a, b), x, y)
+
+    def choose(a: Any, b: Any, x: Any, y: Any) -> Any:
+        return OPERATIONS[name](a(), b(), x, y)
+
+    return Operation(
+        name,
+        compute,
+        (None, None, lambda d, y, a, b, *_: choose(a, b, d, 0.0), lambda d, y, a, b, *_: choose(a, b, 0.0, d)),
+    )
+
+
+where_less = _choice("where_less", operator.lt)
+where_less_equal = _choice("where_less_equal", operator.le)
+where_equal = _choice("where_equal", operator.eq)
+
+
+# Python's comparisons of a and b: the choice, whether a and b change places, and whether x and y do.
+COMPARISONS = {
+    "lt": (where_less, False, False),
+    "le": (where_less_equal, False, False),
+    "gt": (where_less, True, False),
+    "ge": (where_less_equal, True, False),
+    "eq": (where_equal, False, False),
+    "ne": (where_equal, False, True),
+}
+
+
+def _sign(a: Any) -> Any:
+    return where_less(0.0, a, 1.0, where_less(a, 0.0, -1.0, 0.0))
+
+
+def _where_larger(d: Any, a: Any, b: Any) -> Any:
+    """Returns d where a > b or one is NaN, half of it where they are equal, else 0, as torch has it."""
+    return where_less(a, b, 0.0, where_equal(a, b, d / 2, d))
+
 
 _OF_STEPS = (
     Operation(
@@ -66,30 +108,115 @@ _OF_STEPS = (
         "sigmoid", torch.sigmoid, (lambda d, y, a: d * (y() * (1 - y())),), (functional.sigmoid,), nonlinear=True
     ),
     Operation("tanh", torch.tanh, (lambda d, y, a: d * (1 - y() * y()),), (functional.tanh,), nonlinear=True),
-    Operation("relu", torch.relu, (lambda d, y, a: where_positive(d, y()),), (functional.relu,), nonlinear=True),
+    Operation(
+        "relu", torch.relu, (lambda d, y, a: where_less_equal(y(), 0.0, 0.0, d),), (functional.relu,), nonlinear=True
+    ),
     Operation("exp", torch.exp, (lambda d, y, a: d * y(),), nonlinear=True),
     Operation("log", torch.log, (lambda d, y, a: d / a(),), nonlinear=True),
+    Operation("log1p", torch.log1p, (lambda d, y, a: d / (1 + a()),), nonlinear=True),
+    Operation(
+        "erf",
+        torch.erf,
+        (lambda d, y, a: d * (2 / math.sqrt(math.pi) * exp(-(a() * a()))),),
+        (torch.special.erf,),
+        nonlinear=True,
+    ),
     Operation("sqrt", torch.sqrt, (lambda d, y, a: d / (2 * y()),), nonlinear=True),
-    Operation("abs", torch.abs, (lambda d, y, a: d * sign(a()),), nonlinear=True),
+    Operation("abs", torch.abs, (lambda d, y, a: d * _sign(a()),), nonlinear=True),
     Operation(
         "maximum",
         torch.maximum,
-        (lambda d, y, a, b: where_larger(d, a(), b()), lambda d, y, a, b: where_larger(d, b(), a())),
+        (lambda d, y, a, b: _where_larger(d, a(), b()), lambda d, y, a, b: _where_larger(d, b(), a())),
         commutes=True,
     ),
     Operation(
         "minimum",
         torch.minimum,
-        (lambda d, y, a, b: where_larger(d, b(), a()), lambda d, y, a, b: where_larger(d, a(), b())),
+        (lambda d, y, a, b: _where_larger(d, b(), a()), lambda d, y, a, b: _where_larger(d, a(), b())),
         commutes=True,
     ),
 )
 
 OF_STEPS = {operation.name: operation for operation in _OF_STEPS}
-OPERATIONS = OF_STEPS | {operation.name: operation for operation in (sign, where_positive, where_larger)}
+OPERATIONS = OF_STEPS | {operation.name: operation for operation in (where_less, where_less_equal, where_equal)}
+exp, log1p, erf, sqrt, sigmoid, tanh = (OF_STEPS[name] for name in ("exp", "log1p", "erf", "sqrt", "sigmoid", "tanh"))
 
-OF_TORCH = {  # the operation for each function and method of torch that a step may call
+
+# Functions that are made of operations. Arguments and options are torch's. What cannot be made raises TypeError.
+
+
+def _number(name: str, value: Any) -> float:
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{name} takes plain numbers; write torch.maximum or torch.minimum to bound by a value")
+    return value
+
+
+def _clamp(v: Any, min: Any = None, max: Any = None) -> Any:
+    if min is not None:
+        v = where_less(v, _number("clamp", min), min, v)
+    return v if max is None else where_less(_number("clamp", max), v, max, v)
+
+
+def _hardtanh(v: Any, min_val: Any = -1.0, max_val: Any = 1.0) -> Any:
+    low, high = _number("hardtanh", min_val), _number("hardtanh", max_val)
+    return where_less_equal(v, low, low, where_less_equal(high, v, high, v))
+
+
+def _hardsigmoid(v: Any) -> Any:
+    return where_less_equal(v, -3.0, 0.0, where_less_equal(3.0, v, 1.0, (v + 3) / 6))
+
+
+def _softplus(v: Any, beta: Any = 1, threshold: Any = 20) -> Any:
+    # Where v itself is the result, the exponent is zero: an infinity times the adjoint's zero would be NaN.
+    scaled = v * beta if beta != 1 else v
+    exponent = where_less(threshold, scaled, 0.0, scaled)
+    y = log1p(exp(exponent))
+    return where_less(threshold, scaled, v, y / beta if beta != 1 else y)
+
+
+def _silu(v: Any) -> Any:
+    return v * sigmoid(v)
+
+
+def _gelu(v: Any, approximate: str = "none") -> Any:
+    if approximate == "none":
+        return v * (0.5 * (1 + erf(v * math.sqrt(0.5))))
+    return v * (0.5 * (1 + tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * (v * v * v)))))
+
+
+LARGEST_POWER = 8
+
+
+def _power(v: Any, exponent: Any) -> Any:
+    if exponent == 0.5:
+        return sqrt(v)
+    if not isinstance(exponent, (int, float)) or exponent not in range(1, LARGEST_POWER + 1):
+        raise TypeError(f"a power is a whole number from 1 to {LARGEST_POWER}, or 0.5; write torch.exp for others")
+    if exponent == 1:
+        return v
+    half = _power(v, exponent // 2)
+    return half * half * v if exponent % 2 else half * half
+
+
+def _where(condition: Any, *values: Any) -> Any:
+    return condition.choose(*values)
+
+
+COMPOSED: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {  # name -> function of nodes, and torch's functions
+    "where": (_where, (torch.where,)),
+    "clamp": (_clamp, (torch.clamp, Tensor.clamp, torch.clip, Tensor.clip)),
+    "pow": (_power, (torch.pow, Tensor.pow)),
+    "square": (lambda v: v * v, (torch.square, Tensor.square)),
+    "softplus": (_softplus, (functional.softplus,)),
+    "silu": (_silu, (functional.silu,)),
+    "gelu": (_gelu, (functional.gelu,)),
+    "hardsigmoid": (_hardsigmoid, (functional.hardsigmoid,)),
+    "hardtanh": (_hardtanh, (functional.hardtanh,)),
+}
+KNOWN = (*OF_STEPS, *COMPOSED)
+
+OF_TORCH: dict[Any, Callable[..., Any]] = {  # what to call for each function and method of torch that a step may call
     function: operation
     for operation in _OF_STEPS
-    for function in (getattr(torch, operation.name), getattr(torch.Tensor, operation.name), *operation.also)
-}
+    for function in (getattr(torch, operation.name), getattr(Tensor, operation.name), *operation.also)
+} | {function: of_nodes for of_nodes, functions in COMPOSED.values() for function in functions}

@@ -93,7 +93,8 @@ def _waits_for(node: Node) -> tuple[Node, ...] | None:
 
 def _zero_where_missing(cell: Cell, graph: Graph, back: Graph) -> None:
     """Adds to the derivative an output of zero for the gradient of each state that the step does not depend on."""
-    operands = {node.arguments[0].name for node in graph.nodes if node.op in MATRICES and node.arguments[0].op == "s"}
+    products = [node for node in graph.nodes if f"{node.op}.{node.index}" in back.outputs and node.op in MATRICES]
+    operands = {node.arguments[0].name for node in products if node.arguments[0].op == "s"}
     for state in cell.states:
         if state not in operands:
             back.outputs.setdefault(f"s.{state}", back.add("number", name=width_of_state(cell, state), value=0.0))

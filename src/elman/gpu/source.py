@@ -49,6 +49,13 @@ def tanh(x):
     far = 1.0 - 2.0 / (tl.exp(2.0 * a) + 1.0)  # near zero it would lose its digits
     y = tl.where(a < 0.25, a * p, far)
     return tl.where(x < 0, -y, y)
+
+
+@triton.jit
+def log1p(x):
+    w = 1.0 + x
+    lost = (x - (w - 1.0)) / w  # what rounding took from w
+    return tl.where((w > 0) & (w < float("inf")), tl.log(w) + lost, tl.log(w))
 """
 
 OPERATIONS = {
@@ -62,13 +69,15 @@ OPERATIONS = {
     "relu": "tl.where({0} <= 0, 0.0, {0})",  # so that NaN stays NaN
     "exp": "tl.exp({0})",
     "log": "tl.log({0})",
+    "log1p": "log1p({0})",
+    "erf": "tl.erf({0})",
     "sqrt": "tl.sqrt({0})",
     "abs": "tl.abs({0})",
     "maximum": "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
     "minimum": "tl.minimum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
-    "sign": "tl.where({0} > 0, 1.0, tl.where({0} < 0, -1.0, 0.0))",
-    "where_positive": "tl.where({1} <= 0, 0.0, {0})",
-    "where_larger": "tl.where({1} < {2}, 0.0, tl.where({1} == {2}, {0} / 2, {0}))",
+    "where_less": "tl.where({0} < {1}, {2}, {3})",
+    "where_less_equal": "tl.where({0} <= {1}, {2}, {3})",
+    "where_equal": "tl.where({0} == {1}, {2}, {3})",
 }
 
 

@@ -27,6 +27,11 @@ class Arithmetic:
     high: float
     low: float
     tanh_one: float  # tanh(x) rounds to 1 from this x on
+    erf_one: float  # erf(x) rounds to 1 from this x on
+    erf_terms: int  # of the Taylor series of erf(x) / x in powers of x^2, for |x| < 1
+    erf_q: tuple[
+        float, ...
+    ]  # of q(t), which takes the values of e^(x^2) erfc(x) / t at Chebyshev's points for 1 < x < erf_one
 
     @property
     def sigmoid_zero(self) -> float:
@@ -56,8 +61,13 @@ def _parts(bits: int) -> tuple[float, float]:
     return high, (math.log(2) - high) + beyond
 
 
-_SINGLE = Arithmetic(ir.FloatType(), 4, 23, 127, 5, 6, 11, *_parts(14), tanh_one=9.02)
-_DOUBLE = Arithmetic(ir.DoubleType(), 8, 52, 1023, 10, 11, 25, *_parts(41), tanh_one=19.1)
+_Q7 = (0.16727949251255728, 0.18968208168635822, 0.07734036392683302, 0.31540401357857034)
+_Q7 += (-0.01640460767851136, 0.061043830577808676, 0.20585348543071175)
+_Q15 = (0.16925804951241022, 0.1692232488477464, 0.16208656551453562, 0.14276827541883103, 0.14495795513455553)
+_Q15 += (0.015401422875501544, 0.3223698697337643, -0.5398616396912166, 1.0514246063318033, -1.3692946330259055)
+_Q15 += (1.3560462260632002, -0.956793553872245, 0.4291459043434818, -0.10855881469499888, 0.011826509708038658)
+_SINGLE = Arithmetic(ir.FloatType(), 4, 23, 127, 5, 6, 11, *_parts(14), 9.02, 3.93, 11, _Q7)
+_DOUBLE = Arithmetic(ir.DoubleType(), 8, 52, 1023, 10, 11, 25, *_parts(41), 19.1, 5.93, 18, _Q15)
 FLOAT32 = Format("float32", 4, _SINGLE)
 FLOAT64 = Format("float64", 8, _DOUBLE)
 FORMATS = {torch.float32: FLOAT32, torch.float64: FLOAT64}

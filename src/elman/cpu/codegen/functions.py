@@ -7,7 +7,7 @@ sigmoid reduces x in the same way, and tanh with k rounded down. A NaN stays a N
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import cache
 
@@ -132,6 +132,34 @@ def log(p: Program, x: Value) -> Value:
     return p.select(x < 0.0, math.nan, p.select(x.equals(x), y, x))
 
 
+def log1p(p: Program, x: Value) -> Value:
+    """Returns log(1 + x). What rounding took from w = 1 + x is x - (w - 1), exactly, and is added to the logarithm."""
+    w = x + 1
+    y = log(p, w)
+    inside = p.select(w > 0.0, w, math.inf)  # beyond it, the logarithm is infinite or NaN
+    return p.select(inside < math.inf, y + (x - (w - 1)) / w, y)
+
+
+def _series(p: Program, x: Value, coefficients: Sequence[float]) -> Value:
+    """Returns c_0 + c_1 x + c_2 x^2 + ..."""
+    y = p.splat(coefficients[-1])
+    for c in reversed(coefficients[:-1]):
+        y = p.fma(y, x, c)
+    return y
+
+
+def erf(p: Program, x: Value) -> Value:
+    """Returns the Taylor series where |x| < 1, else sign(x) (1 - e^(-x^2) t q(t)), with t = 1 / (1 + 0.3 |x|)."""
+    f = p.arithmetic
+    size = p.elementwise("fabs", x)
+    size = p.select(size > f.erf_one, f.erf_one, size)
+    square = size * size
+    terms = [(-1) ** n * 2 / math.sqrt(math.pi) / (math.factorial(n) * (2 * n + 1)) for n in range(f.erf_terms)]
+    t = p.splat(1.0).over(p.fma(size, p.splat(0.3), 1.0))
+    far = 1 - exp(p, -square) * (t * _series(p, t, f.erf_q))
+    return p.elementwise("copysign", p.select(size < 1.0, size * _series(p, square, terms), far), x)
+
+
 def relu(p: Program, x: Value) -> Value:
     return p.select(x <= 0.0, 0.0, x)
 
@@ -139,14 +167,6 @@ def relu(p: Program, x: Value) -> Value:
 def clamp(p: Program, x: Value, low: float, high: float) -> Value:
     x = p.select(x < low, low, x)  # a NaN is not below `low`, and stays
     return p.select(x > high, high, x)
-
-
-def _sign(p: Program, x: Value) -> Value:
-    return p.select(x > 0.0, 1.0, p.select(x < 0.0, -1.0, p.splat(0.0)))
-
-
-def _where_larger(p: Program, d: Value, a: Value, b: Value) -> Value:
-    return p.select(a < b, 0.0, p.select(a.equals(b), d * 0.5, d))  # where a or b is NaN: d, as in torch
 
 
 Emit = Callable[..., Value]
@@ -163,11 +183,13 @@ OPERATIONS: dict[str, Emit] = {
     "relu": relu,
     "exp": exp,
     "log": log,
+    "log1p": log1p,
+    "erf": erf,
     "sqrt": lambda p, a: p.elementwise("sqrt", a),
     "abs": lambda p, a: p.elementwise("fabs", a),
     "maximum": lambda p, a, b: p.elementwise("maximum", a, b),
     "minimum": lambda p, a, b: p.elementwise("minimum", a, b),
-    "sign": _sign,
-    "where_positive": lambda p, d, y: p.select(y <= 0.0, 0.0, d),
-    "where_larger": _where_larger,
+    "where_less": lambda p, a, b, x, y: p.select(a < b, x, y),
+    "where_less_equal": lambda p, a, b, x, y: p.select(a <= b, x, y),
+    "where_equal": lambda p, a, b, x, y: p.select(a.equals(b), x, y),
 }
