@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -212,7 +213,12 @@ def test_sin_is_refused_by_name_and_still_runs() -> None:
 
     of = recurrent(cell, INPUT, HIDDEN)
     x, (h_0,) = inputs(of, STEPS, BATCH)
-    output, h_n = of(x, h_0)
+    with pytest.warns(elman.SlowCellWarning, match="^cell 'step' runs in plain PyTorch, .*calls sin"):
+        output, h_n = of(x, h_0)
+    with warnings.catch_warnings():  # a second time would be an error: it is said once
+        warnings.simplefilter("error")
+        of(x, h_0)
+        Recurrent(cell, INPUT, HIDDEN)(x.float())
     h = h_0[0]
     for t in range(STEPS):
         h = torch.sin(product(of, "ih", x[t]) + product(of, "hh", h))
@@ -220,6 +226,16 @@ def test_sin_is_refused_by_name_and_still_runs() -> None:
     close(h_n[0], h)
     with pytest.raises(graph.NotTraceable, match="sin"):
         elman.trace(of, x)
+
+
+def test_nothing_is_said_of_a_slow_cell_where_no_kernels_would_run_it() -> None:
+    cell = of_v(lambda v, h: torch.cos(v))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with elman.use_engine("reference"):
+            Recurrent(cell, INPUT, HIDDEN)(torch.randn(2, 3, INPUT))
+        half = Recurrent(cell, INPUT, HIDDEN, dtype=torch.float16)
+        half(torch.randn(2, 3, INPUT, dtype=torch.float16))
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ LAYERS: dict[str, Callable[[], Recurrent]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::elman.SlowCellWarning")
 @pytest.mark.parametrize("name", LAYERS)
 def test_one_graph_for_all_shapes(name: str) -> None:
     """Forward and backward without a graph break, compiled once; the results are the layer's to the bit."""
@@ -270,3 +271,17 @@ def test_an_exported_program_in_another_process(tmp_path: Path, name: str, built
         assert "is not known in this process; build a layer of it" in done.stderr
     else:
         assert "the same" in done.stdout, done.stderr
+
+
+def cosine(x, R, s):
+    return State(h=torch.cos(x.a + R.a @ s.h))
+
+
+def test_a_slow_cell_says_so_when_compiled() -> None:
+    of = recurrent(Cell(cosine, gates=("a",)), 3, 7)
+    x, states = inputs(of, 3, 2)
+    compiled = torch.compile(of, fullgraph=True, backend="aot_eager")
+    with pytest.warns(elman.SlowCellWarning, match="calls cos") as said:
+        run(compiled, x, states)
+    run(of, x, states)  # it is said once
+    assert len([w for w in said if w.category is elman.SlowCellWarning]) == 1

@@ -90,7 +90,7 @@ def exact_erf(x: NDArray[np.longdouble]) -> NDArray[np.longdouble]:
         near = near + term / (2 * n + 1)
         term = -term * np.minimum(square, np.longdouble(2.25)) / (n + 1)
     below = size
-    for n in range(400, 0, -1):
+    for n in range(120, 0, -1):
         below = size + np.longdouble(n) / 2 / np.maximum(below, np.longdouble(1))
     root = np.sqrt(np.longdouble(np.arccos(np.longdouble(-1))))
     y = np.where(size < 1.5, near * 2 / root, 1 - np.exp(-square) / np.maximum(below, np.longdouble(1)) / root)
@@ -113,6 +113,7 @@ def arguments(name: str, form: str) -> Numbers:
     """Bit patterns, and as many numbers again where the function does something."""
     large = 1.2 * math.log(float(np.finfo(form).max))
     x = np.concatenate([spread(form), ordinary(form, -1, 1), ordinary(form, -20, 20), ordinary(form, -large, large)])
+    x = x[::10] if name == "erf" else x  # of which the exact value takes long
     return np.abs(x) if name in ("log", "log1p", "sqrt") else x
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from elman.cell import Cell as Cell
     from elman.cell import State as State
     from elman.describe import describe as describe
+    from elman.errors import SlowCellWarning as SlowCellWarning
     from elman.explain.trace import trace as trace
     from elman.frozen import Frozen as Frozen
     from elman.frozen import freeze as freeze
@@ -40,6 +41,7 @@ _HOME = {
     "Cell": "elman.cell",
     "State": "elman.cell",
     "describe": "elman.describe",
+    "SlowCellWarning": "elman.errors",
     "trace": "elman.explain.trace",
     "Frozen": "elman.frozen",
     "freeze": "elman.frozen",
@@ -79,6 +81,7 @@ __all__ = [
     "RNNCell",
     "Recurrent",
     "RecurrentCell",
+    "SlowCellWarning",
     "State",
     "cells",
     "describe",

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from elman import cpu, gpu, native, reference
+from elman import cpu, gpu, native, own_kernels, reference
 from elman.layout import Call, Direction, Results, Weights
 from elman.torch_private import recording_below_autograd
 
@@ -180,6 +180,8 @@ def choose(call: Call, forced: str = "auto") -> Choice:
     for unsupported, choice in _TABLES[device if device in _TABLES else ""]:
         problem = unsupported(call)
         if problem is None:
+            if why and choice.engine == "reference":
+                own_kernels.warn_if_slow(call, why)
             return Choice(choice.engine, why) if why else choice
         why = why or problem
     raise RuntimeError(why)

@@ -2,17 +2,53 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from elman import names
 from elman.cell import Cell
+from elman.errors import SlowCellWarning
+from elman.graph import NotTraceable
 from elman.layout import Call, Weights
 from elman.torch_private import constant_to_the_compiler, functorch_active, in_forward_mode, is_tracing
 
 WHY = "kernels made from the cell's equations"  # the reason for choosing such an engine
+
+
+@cache
+def untraceable(cell: Cell) -> str | None:
+    """Returns why a cell's step cannot be made into kernels, whatever the engine, or None if it can."""
+    from elman.plan import plan
+
+    try:
+        plan(cell)
+    except NotTraceable as error:
+        return str(error)
+    return None
+
+
+_slow: set[str] = set()  # keys of the cells that were warned of
+
+
+def warn_if_slow(call: Call, why: str) -> None:
+    """Warns, once for each cell, if `why`, for which no kernels run a call, is that its cell cannot be traced."""
+    if torch.compiler.is_compiling():
+        _warn_if_slow(call.cell.key, why)
+    elif why == untraceable(call.cell):
+        _warn_if_slow(names.register(call.cell), why)
+
+
+@constant_to_the_compiler
+def _warn_if_slow(key: str, why: str) -> None:
+    cell = names.find(key)
+    if key not in _slow and why == untraceable(cell):
+        _slow.add(key)
+        message = f"cell {cell.name!r} runs in plain PyTorch, many times slower than as kernels: {why}"
+        warnings.warn(message, SlowCellWarning, stacklevel=2)
 
 
 def by_name(problem: Callable[[Cell], str | None]) -> Callable[[str], str | None]:

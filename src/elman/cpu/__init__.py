@@ -20,7 +20,6 @@ from torch import Tensor
 from elman import own_kernels
 from elman.cell import Cell
 from elman.cpu import system
-from elman.graph import NotTraceable
 from elman.layout import Call, Results
 from elman.torch_private import count_dispatch_modes
 
@@ -34,14 +33,9 @@ def _problem(cell: Cell) -> str | None:
         return refused
     try:
         import elman.cpu.codegen.llvm  # noqa: F401
-        from elman.plan import plan
-
-        plan(cell)
-    except NotTraceable as error:
-        return str(error)
     except ImportError as error:
         return f"llvmlite cannot be loaded: {error}"
-    return None
+    return own_kernels.untraceable(cell)
 
 
 _problem_of = own_kernels.by_name(_problem)

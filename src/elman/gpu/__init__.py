@@ -26,7 +26,6 @@ from torch import Tensor
 
 from elman import own_kernels
 from elman.cell import Cell
-from elman.graph import NotTraceable
 from elman.layout import Call, Results
 from elman.torch_private import constant_to_the_compiler
 
@@ -39,15 +38,9 @@ def _problem(cell: Cell) -> str | None:
     """Returns why no kernel can be made from a cell, or None if one can."""
     try:
         import triton  # noqa: F401
-
-        from elman.plan import plan
-
-        plan(cell)
-    except NotTraceable as error:
-        return str(error)
     except ImportError as error:
         return f"Triton cannot be loaded ({error}); install it with: pip install triton"
-    return None
+    return own_kernels.untraceable(cell)
 
 
 _problem_of = own_kernels.by_name(_problem)
