@@ -300,11 +300,11 @@ def plain(x, R, s):
 @pytest.mark.parametrize(
     ("step", "record", "error", "message"),
     [
-        (lambda x, R, s: State(h=x.q), {}, ValueError, "does not declare.*'q'"),
-        (lambda x, R, s: State(h=x.g + R.q @ s.h), {}, ValueError, "does not declare.*'q'"),
-        (lambda x, R, s: State(h=x.g + s.c), {}, ValueError, "does not declare.*'c'"),
-        (lambda x, R, s, p: State(h=x.g + p.g * s.h), {}, ValueError, "does not declare.*'g'"),
-        (lambda x, R, s, P: State(h=P.h @ x.g), {}, ValueError, "does not declare.*'h'"),
+        (lambda x, R, s: State(h=x.q), {}, ValueError, r"reads [xR]\.q, which the cell does not declare"),
+        (lambda x, R, s: State(h=x.g + R.q @ s.h), {}, ValueError, r"reads [xR]\.q, which the cell does not declare"),
+        (lambda x, R, s: State(h=x.g + s.c), {}, ValueError, r"reads s\.c, which the cell does not declare"),
+        (lambda x, R, s, p: State(h=x.g + p.g * s.h), {}, ValueError, r"reads p\.g, which .*; add 'g' to vectors$"),
+        (lambda x, R, s, P: State(h=P.h @ x.g), {}, ValueError, r"reads P\.h, which .*; add 'h' to projected$"),
         (
             lambda x, R, s: State(h=x.g + s.h, c=x.g),
             {},
@@ -313,7 +313,7 @@ def plain(x, R, s):
         ),
         (lambda x, R, s: State(h=x.g + s.h), {"states": ("h", "c")}, ValueError, r"declares.*'c'.*returns \('h',\)"),
         (lambda x, R, s: State(c=x.g, h=x.g), {"states": ("h", "c")}, ValueError, r"returns \('c', 'h'\)"),
-        (lambda x, R, s: x.g + R.g @ s.h, {}, ValueError, "returns Tensor"),
+        (lambda x, R, s: x.g + R.g @ s.h, {}, ValueError, "returns a Tensor"),
         (plain, {"gates": ("g", "k")}, ValueError, r"declares the gates \['k'\]"),
         (plain, {"gates": ("g", "g")}, ValueError, "gates has a name twice"),
         (plain, {"states": ("h", "h")}, ValueError, "states has a name twice"),

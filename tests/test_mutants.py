@@ -860,6 +860,14 @@ MUTANTS = [
         "test_functions.py::test_a_gate_that_only_decides",
     ),
     Mutant(
+        "a learned tensor from outside, whose gradient is lost",
+        "mistakes.py",
+        "def __torch_function__",
+        "if result.requires_grad:",
+        "if False:",
+        "test_mistakes.py::test_a_learned_number_is_refused",
+    ),
+    Mutant(
         "a quotient's second derivative turned round",
         "operations.py",
         '"div"',

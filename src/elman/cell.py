@@ -24,6 +24,9 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+
+from elman.mistakes import LEARNED, Mistake, Undeclared, Watch, failed, remedy
 
 ARGUMENTS = ("x", "R", "s", "p", "P")
 
@@ -41,19 +44,42 @@ class State(SimpleNamespace):
 class Factor:
     """The left factor of a product in a step, such as `R.i` or `P.h`: `R.i @ v` returns multiply("i", v)."""
 
-    __slots__ = ("multiply", "name")
+    __slots__ = ("kind", "multiply", "name")
 
-    def __init__(self, name: str, multiply: Callable[[str, Any], Any]):
+    def __init__(self, name: str, multiply: Callable[[str, Any], Any], kind: str = "R"):
         self.name = name
         self.multiply = multiply
+        self.kind = kind
 
     def __matmul__(self, operand: Any) -> Any:
         return self.multiply(self.name, operand)
 
+    def no_value(self) -> str:
+        this = f"{self.kind}.{self.name}"
+        return f"{this} is a matrix, and stands on the left of @; write {this} @ v, such as {this} @ s.h"
 
-def factors(names: tuple[str, ...], multiply: Callable[[str, Any], Any]) -> State:
+
+def factors(names: tuple[str, ...], multiply: Callable[[str, Any], Any], kind: str = "R") -> State:
     """Returns `R` or `P`: a State with a `Factor` for every name, whose `@` returns multiply(name, operand)."""
-    return State(**{name: Factor(name, multiply) for name in names})
+    return State(**{name: Factor(name, multiply, kind) for name in names})
+
+
+def _refusing(cls: type, *also: str) -> None:
+    """Makes a class refuse to be used as a value, with the sentence that its `no_value` returns."""
+
+    def refuse(self: Any, *others: Any) -> Any:
+        raise Mistake(self.no_value())
+
+    def refuse_torch(cls: type, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise Mistake(next(a for a in args if isinstance(a, cls)).no_value())
+
+    arithmetic = "add radd sub rsub mul rmul truediv rtruediv pow rpow neg abs rmatmul lt le gt ge getitem call bool"
+    for name in (*arithmetic.split(), *also):
+        setattr(cls, f"__{name}__", refuse)
+    cls.__torch_function__ = classmethod(refuse_torch)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+_refusing(Factor)
 
 
 class Anatomy(NamedTuple):
@@ -88,11 +114,19 @@ class Cell:
     key = ""  # the name that `elman.names.register` gave the cell; not a field of the record
 
     def __post_init__(self) -> None:
+        if not callable(self.step):
+            raise TypeError(
+                f"the step of a cell is a function of x, R and s, got {self.step!r}; give the function itself"
+            )
         if not self.name:
             object.__setattr__(self, "name", self.step.__name__)
         for field in ("gates", "states", "vectors", "projected"):
             names = getattr(self, field)
-            if isinstance(names, str) or not all(isinstance(n, str) and n.isidentifier() for n in names):
+            if isinstance(names, str):
+                raise TypeError(
+                    f"cell {self.name!r}: {field} must be a tuple of names, got {names!r}: write {field}=({names!r},) for one"
+                )
+            if not all(isinstance(n, str) and n.isidentifier() for n in names):
                 raise TypeError(f"cell {self.name!r}: {field} must be a tuple of names, got {names!r}")
             if len(set(names)) != len(names):
                 raise ValueError(f"cell {self.name!r}: {field} has a name twice: {names}")
@@ -144,59 +178,126 @@ def cell(**record: Any) -> Callable[[Callable[..., State]], Cell]:
     return lambda step: Cell(step, **record)
 
 
+class _Given(State):
+    """`x`, `R`, `s`, `p` or `P` in the dry run: notes the names that are read, and refuses others and itself as a value."""
+
+    def __init__(self, kind: str, of: str, read: list[str], names: dict[str, Any]) -> None:
+        super().__init__(**names)
+        object.__setattr__(self, "_about", (kind, of, read))
+
+    def __iter__(self) -> Iterator[Any]:
+        raise Mistake(self.no_value())
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("_") and name in vars(self):
+            self._about[2].append(name)
+        return super().__getattribute__(name)
+
+    def __getattr__(self, name: str) -> Any:
+        kind, of, _ = self._about
+        names = ", ".join(n for n in vars(self) if n != "_about")
+        others = f", or read one of {names}" if names else ""
+        raise Undeclared(f"the step reads {kind}.{name}, which the cell does not declare; add {name!r} to {of}{others}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        kind = self._about[0]
+        raise Mistake(
+            f"the step writes to {kind}.{name}; give the new value a name, and return it in State({name}=...)"
+        )
+
+    def no_value(self) -> str:
+        kind, of, _ = self._about
+        name = next((n for n in vars(self) if n != "_about"), "")
+        product = " @ v" if kind in "RP" else ""
+        return f"{kind} alone is no value: it holds the {of} by name; write {kind}.{name}{product}"
+
+
+_refusing(_Given, "matmul")
+
+
 def _dry_run(cell: Cell) -> Anatomy:
-    """Runs the step once on two units, and notes which gates and products it uses."""
+    """Runs the step once on two units, and notes which gates and products it uses.
+
+    What the step does wrong becomes an error that names the cell and the remedy.
+    """
     batch, hidden, proj = 1, 2, 1
     read: list[str] = []
     operands: list[Any] = []
     groups: list[list[str]] = []
+    widths = dict(zip(cell.states, cell.widths(hidden, proj), strict=True))
+    value = torch.full((batch, hidden), 0.5)
+    x = {gate: value.clone() for gate in cell.gates}
+    s = {state: torch.full((batch, width), 0.5) for state, width in widths.items()}
+    p = {name: value[0].clone() for name in cell.vectors}
+    given = {f"{kind}.{name}": v for kind, of in (("x", x), ("s", s), ("p", p)) for name, v in of.items()}
+    watch = Watch(given)
 
-    class Watched(State):
-        def __getattribute__(self, name: str) -> Any:
-            if name in cell.gates:
-                read.append(name)
-            return super().__getattribute__(name)
+    def check_operand(this: str, operand: Any, width: int, like: str) -> None:
+        if isinstance(operand, (_Given, Factor)):
+            raise Mistake(operand.no_value())
+        if not isinstance(operand, Tensor):
+            raise Mistake(f"{this} multiplies a {type(operand).__name__}; write {this} @ v, such as {this} @ s.h")
+        if operand.shape[-1:] != (width,):
+            joined = remedy(watch.made_by(operand))
+            why = joined or f"it multiplies values as wide as {like}"
+            raise Mistake(f"{this} multiplies a value of another width, {tuple(operand.shape)} for two units; {why}")
 
     def multiply(gate: str, operand: Any) -> Any:
+        check_operand(f"R.{gate}", operand, next(iter(widths.values())), f"the state {cell.states[0]}")
         group = next((number for number, seen in enumerate(operands) if seen is operand), len(operands))
         if group == len(operands):
             operands.append(operand)
             groups.append([])
         if gate not in groups[group]:
             groups[group].append(gate)
-        return torch.full((batch, hidden), 0.5)
+        return watch.know(torch.full((batch, hidden), 0.5))
 
-    value = torch.full((batch, hidden), 0.5)
+    def project(name: str, operand: Any) -> Any:
+        check_operand(f"P.{name}", operand, hidden, "the gates, hidden_size")
+        return watch.know(torch.full((batch, proj), 0.5))
+
     try:
-        new = cell(
-            x=Watched(**dict.fromkeys(cell.gates, value)),
-            R=factors(cell.gates, multiply),
-            s=State(
-                **{
-                    name: torch.full((batch, width), 0.5)
-                    for name, width in zip(cell.states, cell.widths(hidden, proj), strict=True)
-                }
-            ),
-            p=State(**dict.fromkeys(cell.vectors, value[0])),
-            P=factors(cell.projected, lambda name, operand: torch.full((batch, proj), 0.5)),
-        )
-    except AttributeError as error:
-        raise ValueError(f"cell {cell.name!r} uses a name it does not declare: {error}") from error
+        with torch.enable_grad(), watch:
+            new = cell(
+                x=_Given("x", "gates", read, x),
+                R=_Given("R", "gates", [], vars(factors(cell.gates, multiply))),
+                s=_Given("s", "states", [], s),
+                p=_Given("p", "vectors", [], p),
+                P=_Given("P", "projected", [], vars(factors(cell.projected, project, "P"))),
+            )
+    except Undeclared as error:
+        raise ValueError(f"cell {cell.name!r}: {error}") from error
+    except Mistake as error:
+        raise TypeError(f"cell {cell.name!r}: {error}") from error
+    except Exception as error:
+        raise TypeError(f"cell {cell.name!r}: {failed(error, watch.last)}") from error
 
     if not isinstance(new, State) or tuple(vars(new)) != cell.states:
-        got = tuple(vars(new)) if isinstance(new, State) else type(new).__name__
-        raise ValueError(f"cell {cell.name!r} declares the states {cell.states} but its step returns {got}")
-    for name, width, result in zip(cell.states, cell.widths(hidden, proj), new, strict=True):
-        if tuple(result.shape) != (batch, width):
+        got = "nothing" if new is None else tuple(vars(new)) if type(new) is State else f"a {type(new).__name__}"
+        write = ", ".join(f"{state}=..." for state in cell.states)
+        raise ValueError(
+            f"cell {cell.name!r} declares the states {cell.states} but its step returns {got}; "
+            f"end it with return State({write})"
+        )
+    for name, result in vars(new).items():
+        if not isinstance(result, Tensor):
+            raise TypeError(
+                f"cell {cell.name!r}: the step returns a {type(result).__name__} as the state {name}; "
+                "a new state is made of what the step is given"
+            )
+        if result.requires_grad:
+            raise TypeError(f"cell {cell.name!r}: {LEARNED}")
+        if tuple(result.shape) != (batch, widths[name]):
             raise ValueError(
                 f"cell {cell.name!r}: with hidden_size={hidden} and proj_size={proj}, state {name} came out as "
-                f"{tuple(result.shape)} instead of {(batch, width)}"
+                f"{tuple(result.shape)} instead of {(batch, widths[name])}"
             )
     used = {gate for group in groups for gate in group}
     unused = [gate for gate in cell.gates if gate not in read and gate not in used]
     if unused:
         raise ValueError(
-            f"cell {cell.name!r} declares the gates {unused} but its step uses neither x.g nor R.g of them"
+            f"cell {cell.name!r} declares the gates {unused} but its step uses neither x.g nor R.g of them; "
+            "leave them out of gates"
         )
     return Anatomy(
         input_gates=tuple(gate for gate in cell.gates if gate in read),

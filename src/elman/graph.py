@@ -17,6 +17,7 @@ import torch
 
 from elman.cell import Cell, State, factors
 from elman.leaves import LEAVES, MATRICES
+from elman.mistakes import DECIDES, OWN, remedy
 from elman.operations import COMPARISONS, KNOWN, OF_TORCH, OPERATIONS, Operation
 
 
@@ -50,9 +51,7 @@ class Node:
         called = getattr(function, "__name__", str(function))
         if known is None or (isinstance(known, Operation) and options):
             options = f" with {', '.join(options)}" if options else ""
-            raise NotTraceable(
-                f"the step calls {called}{options}, which a graph does not know; it knows {', '.join(KNOWN)}"
-            )
+            raise NotTraceable(f"the step calls {called}{options}, {_unknown(called)}")
         if isinstance(known, Operation):
             return _apply(known.name, *args)
         try:
@@ -104,18 +103,17 @@ class Node:
         return hash(self.index)
 
     def __bool__(self) -> bool:
-        raise NotTraceable(_DECIDES)
+        raise NotTraceable(DECIDES)
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(torch.Tensor, name, None)
         if method in OF_TORCH:
             return lambda *others, **options: Node.__torch_function__(method, (), (self, *others), options)
-        raise NotTraceable(
-            f"the step asks a value for .{name}, which a graph does not know; it knows {', '.join(KNOWN)}"
-        )
+        raise NotTraceable(f"the step asks a value for .{name}, {_unknown(name)}")
 
 
-_DECIDES = "the step decides on a value (if, while, and, or); write torch.where(condition, x, y)"
+def _unknown(called: str) -> str:
+    return "which a graph does not know; " + (remedy(called) or f"it knows {', '.join(KNOWN)}")
 
 
 class Condition:
@@ -141,11 +139,11 @@ class Condition:
         return Condition(lambda x, y: self.choose(y, x))
 
     def __bool__(self) -> bool:
-        raise NotTraceable(_DECIDES)
+        raise NotTraceable(DECIDES)
 
     def __getattr__(self, name: str) -> Any:
         raise NotTraceable(
-            f"the step asks a comparison for .{name}, which a graph does not know; write torch.where(condition, x, y)"
+            f"the step asks a comparison for .{name}, which a graph does not know; write torch.where(condition, v, w)"
         )
 
 
@@ -161,11 +159,9 @@ for _name, _comparison in COMPARISONS.items():
     setattr(Node, f"__{_name}__", _comparing(*_comparison))
 
 
-def _refuse(symbol: str) -> Callable[..., Node]:
+def _refuse(name: str, symbol: str) -> Callable[..., Node]:
     def refuse(self: Node, *others: Any) -> Node:
-        raise NotTraceable(
-            f"the step applies {symbol} to a value, which a graph does not know; it knows {', '.join(KNOWN)}"
-        )
+        raise NotTraceable(f"the step applies {symbol} to a value, {_unknown(name)}")
 
     return refuse
 
@@ -175,7 +171,7 @@ _REFUSED = """rpow ** mod % rmod % floordiv // rfloordiv // matmul @ rmatmul @
 getitem [] iter iteration len len float float int int invert ~ and & or | xor ^"""
 _words = iter(_REFUSED.split())
 for _name, _symbol in zip(_words, _words, strict=True):
-    setattr(Node, f"__{_name}__", _refuse(_symbol))
+    setattr(Node, f"__{_name}__", _refuse(f"__{_name}__", _symbol))
 
 
 def _apply(op: str, *arguments: Any) -> Node:
@@ -187,9 +183,7 @@ def _apply(op: str, *arguments: Any) -> Node:
         elif isinstance(argument, (int, float)):
             argument = graph.add("number", value=float(argument))
         elif not isinstance(argument, Node):
-            raise NotTraceable(
-                f"the step puts a {type(argument).__name__} into {op}; only gates, states, vectors and plain numbers may enter"
-            )
+            raise NotTraceable(OWN.format(type(argument).__name__))
         nodes.append(argument)
     return graph.add(op, tuple(nodes))
 
@@ -307,7 +301,13 @@ def trace(cell: Cell) -> Graph:
         return lambda name, v: graph.add(kind, (v,), name=name)
 
     given = {kind: leaves(kind, leaf.names(cell)) for kind, leaf in LEAVES.items()}
-    new = cell(**given, **{kind: factors(matrix.names(cell), multiply(kind)) for kind, matrix in MATRICES.items()})
+    given |= {kind: factors(matrix.names(cell), multiply(kind)) for kind, matrix in MATRICES.items()}
+    try:
+        new = cell(**given)
+    except NotTraceable:
+        raise
+    except Exception as error:  # of Python's or another library's, about a symbol
+        raise NotTraceable(f"the step fails on symbols, {type(error).__name__}: {error}") from error
     for name, node in vars(new).items():
         if not isinstance(node, Node):
             raise NotTraceable(

@@ -191,7 +191,9 @@ def _power(v: Any, exponent: Any) -> Any:
     if exponent == 0.5:
         return sqrt(v)
     if not isinstance(exponent, (int, float)) or exponent not in range(1, LARGEST_POWER + 1):
-        raise TypeError(f"a power is a whole number from 1 to {LARGEST_POWER}, or 0.5; write torch.exp for others")
+        raise TypeError(
+            f"a power is a whole number from 1 to {LARGEST_POWER}, or 0.5; write torch.exp(n * torch.log(v)) for others"
+        )
     if exponent == 1:
         return v
     half = _power(v, exponent // 2)

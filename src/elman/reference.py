@@ -17,6 +17,7 @@ from torch.nn.functional import linear
 from elman.cell import Cell, Factor, State, factors
 from elman.layout import Call, Results, Weights, joined
 from elman.masks import masks
+from elman.mistakes import Mistake, failed_at
 
 Step = Callable[..., State]
 
@@ -54,7 +55,12 @@ def _run(call: Call, d: int, step: Step) -> tuple[Tensor, tuple[Tensor, ...]]:
     outputs: list[Tensor] = []
     for t in reversed(range(len(shares))) if reverse else range(len(shares)):
         before = s if goes_on is None else _select(goes_on[t], s, afresh if call.afresh else None)
-        after = step(x=shares[t], R=R.next_step(), s=before, p=p, P=P)
+        try:
+            after = step(x=shares[t], R=R.next_step(), s=before, p=p, P=P)
+        except (Mistake, RuntimeError, TypeError, ValueError, LookupError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise RuntimeError(f"cell {cell.name!r}: {failed_at(before, error)}") from error
         s = after if present is None else _select(present[t], after, s)
         outputs.append(next(iter(after)))
     if reverse:

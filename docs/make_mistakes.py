@@ -1,0 +1,47 @@
+"""Writes docs/mistakes.md by making every mistake of tests/mistakes.py; with --check, says whether it is up to date."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from generated import write_or_check
+
+TESTS = Path(__file__).parent.parent / "tests"
+PAGE = Path(__file__).parent / "mistakes.md"
+
+
+def in_a_cell() -> list[str]:
+    sys.path.insert(0, str(TESTS))
+    from mistakes import GOOD, SLIPS
+
+    body = [f"    {GOOD[name]}" for name in ("f", "n", "return")]
+    lines = ["## In a cell of one's own", "", f"One line of this cell is replaced, {len(SLIPS)} times:", ""]
+    lines += ["```text", GOOD["step"], *body, "", GOOD["cell"], "```", ""]
+    lines += [
+        "An error is raised where the layer is made, or else in its first call. A warning is given in the first call.",
+        "",
+    ]
+    lines += ["| the line | what is said |", "|---|---|"]
+    for slip in SLIPS:
+        written = "<br>".join(f"`{line}`" for line in (slip.before, slip.line) if line)
+        lines.append(f"| {written} | {slip.said()} |")
+    return lines
+
+
+PARTS = [in_a_cell]  # each returns the lines of a section
+
+
+def page() -> str:
+    lines = [
+        "# Mistakes, and what is said",
+        "",
+        "Written by `python docs/make_mistakes.py`, which makes every one of them.",
+    ]
+    for part in PARTS:
+        lines += ["", *part()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    write_or_check(PAGE, page())

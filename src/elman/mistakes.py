@@ -1,0 +1,150 @@
+"""What people write in a step by mistake, and what to write instead: the sentences of the dry run and of graphs.
+
+The dry run (`elman.cell`) runs a step on tensors, and finds what cannot work at all. Tracing (`elman.graph`) runs it on
+symbols, and finds what runs in plain PyTorch only. Both take the remedy from here.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+class Mistake(Exception):
+    """A step does something that no step can do. The message is a sentence without the cell's name.
+
+    It is no TypeError, which torch's operators would take for a sign to try the other operand.
+    """
+
+
+class Undeclared(AttributeError):
+    """A step asks for a name that its cell does not declare."""
+
+
+DECIDES = "the step decides on a value (if, while, and, or); write torch.where(condition, v, w)"
+_NUMBERS = "a step works on whole tensors: write torch's function of the value, such as torch.tanh(v)"
+_PARTS = "gates are not cut out of larger values: declare a gate for each, and write x.f and x.n"
+_JOINED = "values are not put side by side: give each its own gate, and add R.f @ v and R.n @ w"
+_UNITS = "a step works unit by unit, and only a product such as R.n @ v reads other units"
+_CHANCE = (
+    "a step has no randomness, since backward runs it again: take dropout= of the layer, or put noise into its input"
+)
+_PRODUCT = "a product is written R.n @ v, with a gate for its matrix"
+_CUT = "a step is differentiated as it is written: cut gradients between calls, with elman.detach"
+_IN_PLACE = "a step changes no value in place: write v = v + w, or a new name"
+
+LEARNED = (
+    "the step uses a learned tensor from outside; declare vectors=('v',) and read p.v, which has one weight for a unit"
+)
+OWN = "the step uses a {} from outside; write it as a plain number, or declare vectors=('v',) and read p.v"
+
+# By the name of torch's function or method. These run in plain PyTorch, if they run at all.
+_REMEDIES = (
+    {"__bool__": DECIDES.partition("; ")[2]}
+    | dict.fromkeys(("__getitem__", "chunk", "split", "narrow", "unbind", "select", "index_select", "gather"), _PARTS)
+    | dict.fromkeys(("cat", "concat", "concatenate", "stack", "hstack", "vstack"), _JOINED)
+    | dict.fromkeys(("sum", "mean", "softmax", "log_softmax", "norm", "var", "std", "cumsum", "layer_norm"), _UNITS)
+    | dict.fromkeys(("max", "min", "amax", "amin", "prod", "argmax", "sort", "topk", "any", "all"), _UNITS)
+    | dict.fromkeys(("matmul", "mm", "bmm", "mv", "linear", "einsum", "dot", "__matmul__", "bilinear"), _PRODUCT)
+    | dict.fromkeys(("detach", "data", "requires_grad_"), _CUT)
+    | dict.fromkeys(("maximum", "minimum"), "to bound a value by a number, write torch.clamp(v, min=0.5)")
+    | {
+        "where": "write torch.where(v > 0, v, w), with a comparison first",
+        "__format__": "elman.trace shows values by name",
+    }
+)
+# These are refused, since their gradient is lost or another pass gives another result.
+_REFUSED = dict.fromkeys(("item", "tolist", "numpy", "__array__", "__float__", "__int__", "__index__"), _NUMBERS)
+_RANDOM = re.compile("^rand|dropout|bernoulli|multinomial|poisson|rrelu|gumbel|^normal|uniform_|normal_|exponential_")
+
+
+def remedy(called: str) -> str:
+    """What to write instead of torch's function or method of this name; empty where there is nothing to say."""
+    if _RANDOM.search(called):
+        return _CHANCE
+    if called.endswith("_") and not called.startswith("_"):
+        return _IN_PLACE
+    return (_REMEDIES | _REFUSED).get(called, "")
+
+
+class Watch(TorchFunctionMode):
+    """Watches the functions of torch that a step calls on tensors, and turns what fails into a sentence.
+
+    given: the tensors that the step is given, by what the step calls them.
+    """
+
+    def __init__(self, given: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.given = {id(tensor): name for name, tensor in given.items()}
+        self.last = ""  # the name of the function that was called last
+        self.known: dict[int, tuple[Tensor, str]] = {id(tensor): (tensor, "") for tensor in given.values()}
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        called = getattr(function, "__name__", str(function))
+        if _RANDOM.search(called) or (called in _REFUSED and id(args[0]) in self.known):
+            raise Mistake(f"the step calls {_spoken(called)}; {remedy(called)}")
+        in_place = (called.endswith("_") and not called.startswith("_")) or called.startswith(("__i", "__set"))
+        if in_place and called != "__invert__" and id(args[0]) in self.given:
+            raise Mistake(
+                f"the step changes {self.given[id(args[0])]} in place; write v = {self.given[id(args[0])]} + w"
+            )
+        self.last = called
+        try:
+            result = function(*args, **(kwargs or {}))
+        except Mistake:
+            raise
+        except Exception as error:
+            raise Mistake(self._why(called, args, error)) from error
+        if isinstance(result, Tensor):
+            if result.requires_grad:  # what a step is given here needs no gradient
+                raise Mistake(f"the step calls {_spoken(called)}; {remedy(called)}" if remedy(called) else LEARNED)
+            read = [part for arg in args for part in (arg if isinstance(arg, (list, tuple)) else (arg,))]
+            if any(isinstance(part, Tensor) for part in read):  # else it is a tensor from outside
+                self.know(result, called)
+        return result
+
+    def know(self, value: Tensor, made_by: str = "") -> Tensor:
+        """Notes that a value is made of what the step is given, and returns it."""
+        self.known.setdefault(id(value), (value, made_by))
+        return value
+
+    def _why(self, called: str, args: Any, error: Exception) -> str:
+        if called == "__bool__":
+            return DECIDES
+        if remedy(called):
+            return f"the step calls {_spoken(called)}; {remedy(called)}"
+        for tensor in args:
+            if isinstance(tensor, Tensor) and id(tensor) not in self.known:
+                return LEARNED if tensor.requires_grad else OWN.format(f"tensor of shape {tuple(tensor.shape)}")
+        return f"the step calls {_spoken(called)}, which fails: {error}"
+
+    def made_by(self, value: Tensor) -> str:
+        """The name of the function that a value comes from, or an empty string if the step was given it."""
+        return self.known.get(id(value), (value, ""))[1]
+
+
+def _spoken(called: str) -> str:
+    """The name of a method as people write it: `float()` for `__float__`."""
+    names = {"__getitem__": "[]", "__array__": "a function of numpy", "__matmul__": "@"}
+    return names.get(called, f"{called.strip('_')}()" if called.startswith("__") else called)
+
+
+def failed(error: Exception, last: str) -> str:
+    """The sentence for an error in a step outside torch's functions. last: the function that was called before it."""
+    called = re.match(r"(\w+)\(\)", str(error))
+    hint = remedy(called[1] if called else last)
+    return f"the step fails on one sequence of two units: {type(error).__name__}: {error}" + (
+        f"; {hint}" if hint else ""
+    )
+
+
+def failed_at(state: Any, error: Exception) -> str:
+    """The sentence for an error in a step that the dry run was spared, since other sizes or gradients brought it about."""
+    sizes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in vars(state).items())
+    return (
+        f"the step works on one sequence of two units, but fails on the state {sizes}: {error}; "
+        "what it takes from outside must fit any number of sequences and units, as vectors and p do"
+    )

@@ -1,0 +1,70 @@
+"""What people write by mistake in a cell, and what is said to them: word by word, and as docs/mistakes.md has it."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+
+import elman
+from elman import Cell, State
+from mistakes import GOOD, SLIPS, Slip
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+@pytest.mark.parametrize("slip", SLIPS, ids=lambda slip: slip.before or slip.line)
+def test_what_is_said(slip: Slip) -> None:
+    assert slip.said() == slip.sentence
+
+
+def test_the_list() -> None:
+    assert len(SLIPS) >= 30
+    assert len({slip.sentence for slip in SLIPS}) >= 30
+    assert Slip("n", GOOD["n"], "").said() == "nothing"
+
+
+def test_the_page_is_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    written = (DOCS / "mistakes.md").read_text(encoding="utf-8")
+    assert written == importlib.import_module("make_mistakes").page(), "run: python docs/make_mistakes.py"
+
+
+def test_a_learned_number_is_refused() -> None:
+    """It fits every size, and would run; but no engine knows of it, and it would get no gradient."""
+    slope = torch.nn.Parameter(torch.tensor(0.5))
+    with pytest.raises(TypeError, match="a learned tensor from outside"):
+        elman.Recurrent(Cell(lambda x, R, s: State(h=x.a + slope * s.h), gates=("a",), name="mine"), 2, 3)
+
+
+def test_the_cause_is_kept() -> None:
+    def mine(x, R, s):
+        return State(h=x.a + R.a @ s.h + torch.ones(7))
+
+    with pytest.raises(TypeError, match=r"cell 'mine': .*shape \(7,\)") as caught:
+        elman.Recurrent(Cell(mine, gates=("a",)), 2, 3)
+    causes = [caught.value.__cause__, getattr(caught.value.__cause__, "__cause__", None)]
+    assert isinstance(causes[-1], RuntimeError)
+
+
+def test_no_step_is_told_off_for_what_works() -> None:
+    """Names that are asked for, sums in place on values of its own, numbers that are computed, functions that are called."""
+
+    half = torch.tensor(0.5)
+
+    def decay(k: int) -> float:
+        return half.item() / (1 + k)
+
+    def mine(x, R, s, p):
+        total = x.a * 1
+        for k, gate in enumerate(("a", "b")):
+            total += decay(k) * (getattr(R, gate) @ s.h)
+        if hasattr(x, "c") or hasattr(p, "c"):
+            total = total + x.c
+        total *= p.v
+        return State(h=torch.tanh(total), c=s.c)
+
+    layer = elman.Recurrent(Cell(mine, gates=("a", "b"), states=("h", "c"), vectors=("v",)), 2, 3)
+    assert elman.describe(layer, torch.ones(2, 1, 2)).engines[0].engine == "cpu"
