@@ -122,7 +122,9 @@ def test_a_frozen_layer_is_a_copy() -> None:
             close(by_step, before)
         assert not torch.equal(run(of, x, states)[0], before[0])
     assert not list(frozen.parameters())
-    assert not frozen.state_dict()
+    with pytest.warns(UserWarning, match=r"GRU\(.*\) is frozen .*state_dict is empty; keep the layer"):
+        assert not frozen.state_dict()
+    assert elman.freeze(frozen) is frozen
     assert "weights as they were when it was frozen" in repr(nn.Sequential(frozen))
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from elman import gpu, recurrence
 from elman.cell import Cell
 from elman.engines import Choice
 from elman.layout import Call, Hidden
-from elman.recurrent import Recurrent
+from elman.recurrent import Recurrent, check_layer
 
 
 class Description(NamedTuple):
@@ -46,20 +47,69 @@ class _Choices:
         self.made.append(choice)
 
 
+class ModelDescription(NamedTuple):
+    """What `describe` found out about a model. As a string it has a section for each of its layers."""
+
+    layers: dict[str, Description | None]  # by name in the model; None for a layer that the model did not call
+
+    def __str__(self) -> str:
+        return "\n\n".join(f"{name}: {each or 'was not called'}" for name, each in self.layers.items())
+
+
+@overload
 def describe(
+    model: Recurrent,
+    input: Tensor | PackedSequence,
+    hx: Hidden | None = None,
+    *,
+    lengths: Tensor | Sequence[int] | None = None,
+    reset: Tensor | None = None,
+) -> Description: ...
+
+
+@overload
+def describe(model: nn.Module, *inputs: Any, **named: Any) -> ModelDescription: ...
+
+
+def describe(model: nn.Module, *inputs: Any, **named: Any) -> Description | ModelDescription:
+    """Returns which engine runs a layer on this input and why, its parameters, operations and saved bytes.
+
+    To find out, the layer is run forward once. Shapes and errors are those of `layer.forward`. A model that has layers
+    of elman in it is run forward once on its own inputs. Each of its layers is then described on what its first call
+    was given. Raises TypeError for what is no layer of elman and has none in it.
+    """
+    if isinstance(model, Recurrent):
+        return _of_layer(model, *inputs, **named)
+    modules = model.named_modules() if isinstance(model, nn.Module) else ()
+    layers = {name: module for name, module in modules if isinstance(module, Recurrent)}
+    if not layers:
+        check_layer("describe", model)
+    calls: dict[Recurrent, tuple[Any, Any]] = {}
+
+    def note(layer: Any, inputs: Any, named: Any) -> None:
+        calls.setdefault(layer, (inputs, named))
+
+    hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers.values()]
+    try:
+        model(*inputs, **named)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found = {name: calls.get(layer) for name, layer in layers.items()}
+    return ModelDescription({n: call and _of_layer(layers[n], *call[0], **call[1]) for n, call in found.items()})
+
+
+def _of_layer(
     layer: Recurrent,
-    input: Tensor,
+    input: Tensor | PackedSequence,
     hx: Hidden | None = None,
     *,
     lengths: Tensor | Sequence[int] | None = None,
     reset: Tensor | None = None,
 ) -> Description:
-    """Returns which engine runs this layer on this input and why, its parameters, operations and saved bytes.
-
-    To find out, the layer is run forward once. Shapes and errors are those of `layer.forward`.
-    """
+    values = input.data if isinstance(input, PackedSequence) else input
     choices = _Choices()
-    own = {tensor.untyped_storage().data_ptr() for tensor in (input, *layer.parameters())}
+    own = {tensor.untyped_storage().data_ptr() for tensor in (values, *layer.parameters())}
     saved: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -72,7 +122,7 @@ def describe(
         output, h_n = layer(input, hx, lengths=lengths, reset=reset)
         del output, h_n
     # Steps of all sequences together: T * B, or the sum of the lengths.
-    steps = input.numel() // input.shape[-1] if lengths is None else int(torch.as_tensor(lengths).sum())
+    steps = values.numel() // values.shape[-1] if lengths is None else int(torch.as_tensor(lengths).sum())
     all_weights = layer.each_weights()
     per_step = sum(w.numel() for weights in all_weights for w in (weights.ih, weights.hr) if w is not None)
     # The rows of a gate count once for each operand that the gate multiplies.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from elman import cpu
 from elman.layout import Call, Direction, Weights
-from elman.recurrent import Recurrent
+from elman.recurrent import Recurrent, check_layer
 
 if TYPE_CHECKING:
     from elman.cpu.layer.short_calls import Packed
@@ -80,6 +81,15 @@ class Frozen(Recurrent):
         super().__setstate__(state)
         self._pack()
 
+    def state_dict(self, *args: Any, **options: Any) -> Any:
+        """An empty state, with a warning that says so."""
+        warnings.warn(
+            f"{self._of} is frozen and has no parameters, so its state_dict is empty; "
+            "keep the layer that it was made from, and save that one's",
+            stacklevel=2,
+        )
+        return super().state_dict(*args, **options)
+
     def extra_repr(self) -> str:
         return f"{self._of}, weights as they were when it was frozen"
 
@@ -99,6 +109,8 @@ def freeze(layer: Recurrent) -> Frozen:
     Results are those of the layer to the bit, except where T * B is at most 8: there the last bits may differ, since
     the layer itself sums in another order in such short calls.
 
-    Raises RuntimeError, with the reason, if the engine `cpu` cannot run the layer.
+    A frozen layer is returned as it is. Raises RuntimeError, with the reason, if the engine `cpu` cannot run the layer,
+    and TypeError for what is no layer of elman.
     """
-    return Frozen(layer)
+    check_layer("freeze", layer)
+    return layer if isinstance(layer, Frozen) else Frozen(layer)

@@ -364,6 +364,24 @@ class Recurrent(nn.Module):
         return ", ".join(parts)
 
 
+def check_layer(asked: str, value: Any) -> None:
+    """Raises TypeError, with the remedy, if the value is no layer of sequences; asked: the function that got it."""
+    if isinstance(value, Recurrent):
+        return
+    got, remedy = f"a {type(value).__name__}", "make a layer such as elman.LSTM(input_size, hidden_size)"
+    if isinstance(value, type):
+        got, remedy = f"the class {value.__name__}", f"make a layer of it: {value.__name__}(input_size, hidden_size)"
+    elif isinstance(value, nn.RNNBase):
+        got = f"torch.nn.{type(value).__name__}"
+        remedy = f"elman.{type(value).__name__} takes the same arguments and the same state_dict"
+    elif isinstance(getattr(value, "cell", None), Cell):
+        remedy = "it runs one step, and elman.Recurrent(cell, input_size, hidden_size) runs a sequence"
+    elif isinstance(value, nn.Module):
+        inside = next((name for name, module in value.named_modules() if isinstance(module, Recurrent)), None)
+        remedy = f"give it a layer inside: model.get_submodule({inside!r})" if inside else remedy
+    raise TypeError(f"elman.{asked} takes a layer of elman, and got {got}; {remedy}")
+
+
 def _reordered(states: Hidden, order: Tensor) -> Hidden:
     """The states with their sequences in another order."""
     if isinstance(states, Tensor):

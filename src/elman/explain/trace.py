@@ -12,7 +12,7 @@ from elman import graph, recurrence
 from elman.cell import Cell, State
 from elman.engines import Choice
 from elman.layout import Call, Hidden
-from elman.recurrent import Recurrent
+from elman.recurrent import Recurrent, check_layer
 
 
 class Recurrence(NamedTuple):
@@ -72,8 +72,9 @@ def trace(
     The input has the shapes of `layer.forward`. Gates and states are always time first, (T, B, ...). The cell's
     equations run step by step, whichever engine would run the layer, and gradients flow as usual. Beyond the end of a
     sequence, gates and states are zero; the values of `steps` mean nothing there.
-    Raises `elman.graph.NotTraceable` if the cell's step cannot be traced.
+    Raises `elman.graph.NotTraceable` if the cell's step cannot be traced, and TypeError for what is no layer of elman.
     """
+    check_layer("trace", layer)
     recorder = _Recorder()
     with recurrence.observe(recorder):
         output, h_n = layer(input, hx, lengths=lengths, reset=reset)
