@@ -50,7 +50,7 @@ def test_the_cause_is_kept() -> None:
 
 
 def test_no_step_is_told_off_for_what_works() -> None:
-    """Names that are asked for, sums in place on values of its own, numbers that are computed, functions that are called."""
+    """States that are unpacked, names that are asked for, sums in place on values of its own, numbers that are computed, functions that are called."""
 
     half = torch.tensor(0.5)
 
@@ -64,7 +64,8 @@ def test_no_step_is_told_off_for_what_works() -> None:
         if hasattr(x, "c") or hasattr(p, "c"):
             total = total + x.c
         total *= p.v
-        return State(h=torch.tanh(total), c=s.c)
+        _, c = s
+        return State(h=torch.tanh(total), c=c)
 
     layer = elman.Recurrent(Cell(mine, gates=("a", "b"), states=("h", "c"), vectors=("v",)), 2, 3)
     assert elman.describe(layer, torch.ones(2, 1, 2)).engines[0].engine == "cpu"

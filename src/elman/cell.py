@@ -181,12 +181,14 @@ def cell(**record: Any) -> Callable[[Callable[..., State]], Cell]:
 class _Given(State):
     """`x`, `R`, `s`, `p` or `P` in the dry run: notes the names that are read, and refuses others and itself as a value."""
 
+    __slots__ = ("_about",)
+
     def __init__(self, kind: str, of: str, read: list[str], names: dict[str, Any]) -> None:
         super().__init__(**names)
         object.__setattr__(self, "_about", (kind, of, read))
 
     def __iter__(self) -> Iterator[Any]:
-        raise Mistake(self.no_value())
+        return iter([getattr(self, name) for name in vars(self)])
 
     def __getattribute__(self, name: str) -> Any:
         if not name.startswith("_") and name in vars(self):
@@ -195,7 +197,7 @@ class _Given(State):
 
     def __getattr__(self, name: str) -> Any:
         kind, of, _ = self._about
-        names = ", ".join(n for n in vars(self) if n != "_about")
+        names = ", ".join(vars(self))
         others = f", or read one of {names}" if names else ""
         raise Undeclared(f"the step reads {kind}.{name}, which the cell does not declare; add {name!r} to {of}{others}")
 
@@ -207,7 +209,7 @@ class _Given(State):
 
     def no_value(self) -> str:
         kind, of, _ = self._about
-        name = next((n for n in vars(self) if n != "_about"), "")
+        name = next(iter(vars(self)), "")
         product = " @ v" if kind in "RP" else ""
         return f"{kind} alone is no value: it holds the {of} by name; write {kind}.{name}{product}"
 
