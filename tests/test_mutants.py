@@ -861,8 +861,8 @@ MUTANTS = [
     ),
     Mutant(
         "a learned tensor from outside, whose gradient is lost",
-        "mistakes.py",
-        "def __torch_function__",
+        "cell.py",
+        "def _dry_run",
         "if result.requires_grad:",
         "if False:",
         "test_mistakes.py::test_a_learned_number_is_refused",

@@ -287,7 +287,7 @@ def _dry_run(cell: Cell) -> Anatomy:
                 f"cell {cell.name!r}: the step returns a {type(result).__name__} as the state {name}; "
                 "a new state is made of what the step is given"
             )
-        if result.requires_grad:
+        if result.requires_grad:  # nothing that the step was given here needs a gradient
             raise TypeError(f"cell {cell.name!r}: {LEARNED}")
         if tuple(result.shape) != (batch, widths[name]):
             raise ValueError(

@@ -99,8 +99,6 @@ class Watch(TorchFunctionMode):
         except Exception as error:
             raise Mistake(self._why(called, args, error)) from error
         if isinstance(result, Tensor):
-            if result.requires_grad:  # what a step is given here needs no gradient
-                raise Mistake(f"the step calls {_spoken(called)}; {remedy(called)}" if remedy(called) else LEARNED)
             read = [part for arg in args for part in (arg if isinstance(arg, (list, tuple)) else (arg,))]
             if any(isinstance(part, Tensor) for part in read):  # else it is a tensor from outside
                 self.know(result, called)
