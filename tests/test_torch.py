@@ -476,6 +476,13 @@ def test_messages_carry_both_sizes() -> None:
         match=r"float64\) does not match weight dtype \(torch.float32\). Convert input: input.to\(torch.float32\)",
     ):
         lstm(x_of(STEPS, BATCH, INPUT).double())
+    whole = torch.ones(STEPS, BATCH, INPUT).long()
+    with pytest.raises(
+        ValueError,
+        match=r"\(torch.int64\) does not match weight dtype \(torch.float32\). Convert input: input.to\(torch.float32\), "
+        r"or give token numbers to an nn.Embedding first$",
+    ):
+        lstm(whole)
 
 
 def test_recurrent_checks_the_cell() -> None:

@@ -142,11 +142,15 @@ def projected_lstm(x, R, s, P):
 BUILT_IN: dict[str, Cell] = {value.name: value for value in list(globals().values()) if isinstance(value, Cell)}
 
 
-def by_name(name: str) -> Cell:
-    """The built-in cell of that name. For an unknown name raises InputError, a ValueError that lists the known ones."""
+def by_name(name: str, projected: bool = True) -> Cell:
+    """The built-in cell of that name. For an unknown name raises InputError, a ValueError that lists the known ones.
+
+    projected: whether cells that project their output are listed, too.
+    """
     known = BUILT_IN.get(name.lower().replace("-", "_"))
     if known is None:
-        close = difflib.get_close_matches(name.lower(), BUILT_IN, n=1)
+        names = [each for each, cell in BUILT_IN.items() if projected or not cell.projected]
+        close = difflib.get_close_matches(name.lower(), names, n=1)
         guess = f"; did you mean {close[0]!r}?" if close else ";"
-        raise InputError(f"unknown cell {name!r}{guess} known cells: {', '.join(BUILT_IN)}")
+        raise InputError(f"unknown cell {name!r}{guess} known cells: {', '.join(names)}")
     return known

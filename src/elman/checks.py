@@ -75,9 +75,13 @@ def check_input(layer: Any, input: Tensor) -> tuple[Tensor, bool]:
     else:
         weight = input
     if input.dtype != weight.dtype and not any_autocast():
+        floating = input.is_floating_point() or input.is_complex()
+        otherwise = (
+            f"convert model: model.to({input.dtype})" if floating else "give token numbers to an nn.Embedding first"
+        )
         raise ValueError(
             f"{name}: RNN input dtype ({input.dtype}) does not match weight dtype ({weight.dtype}). "
-            f"Convert input: input.to({weight.dtype}), or convert model: model.to({input.dtype})"
+            f"Convert input: input.to({weight.dtype}), or {otherwise}"
         )
     if input.size(-1) != layer.input_size:
         raise RuntimeError(

@@ -27,6 +27,8 @@ def cells(
     if name is None:
         for cell in built_in.BUILT_IN.values():
             summary = (cell.step.__doc__ or "").strip().splitlines()[0]
+            if cell.projected:  # the models of `elman train` have no use for it
+                summary += " For layers in Python, not for --cell."
             typer.echo(f"{cell.name:<22} gates {' '.join(cell.gates):<8} states {' '.join(cell.states):<4} {summary}")
         return
     cell = built_in.by_name(name)

@@ -30,7 +30,8 @@ def sample(
     if length < 1:
         raise InputError(f"--length must be 1 or more, got {length}")
     if not 0 <= temperature < float("inf"):
-        raise InputError(f"--temperature must be 0 or more, got {temperature}")
+        finite = "" if temperature < 0 else " and finite"
+        raise InputError(f"--temperature must be 0 or more{finite}, got {temperature}")
     if not 0 < top_p <= 1:
         raise InputError(f"--top-p must be greater than 0 and at most 1, got {top_p}")
     if temperature == 0 and top_p < 1:

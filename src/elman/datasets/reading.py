@@ -25,7 +25,7 @@ class BadRows:
     def found(self, what: str) -> None:
         """what: the file, the line and the value. Raises InputError unless such rows are skipped."""
         if not self.skip:
-            raise InputError(f"{what}; correct it, or leave such rows out with --skip-bad")
+            raise InputError(f"{what}; correct it, or leave such rows out with --skip-bad", f"{what}; correct it")
         self.count += 1
         self.first = self.first or what
 
@@ -60,7 +60,7 @@ def byte_blocks(path: Path) -> Iterator[bytes]:
 def text_blocks(path: Path, otherwise: str = "") -> Iterator[str]:
     """Yields the text of a UTF-8 file in blocks, which end at line ends where there are any.
 
-    otherwise: what else can be done with a file that is no text, for messages. Raises InputError, with the place in
+    otherwise: what else can be done in a training with a file that is no text, for messages. Raises InputError, with the place in
     the file, if the file is not UTF-8 or looks binary.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
@@ -68,16 +68,15 @@ def text_blocks(path: Path, otherwise: str = "") -> Iterator[str]:
     for block in byte_blocks(path):
         zero = block.find(b"\0")
         if zero >= 0:
-            raise InputError(f"{path} looks binary: byte {done + zero + 1} is zero; give a text file{otherwise}")
+            raise _no_text(f"{path} looks binary: byte {done + zero + 1} is zero; give a text file", otherwise)
         held = len(decoder.getstate()[0])
         try:
             text = decoder.decode(block)
         except UnicodeDecodeError as error:
             at, bad = done - held + error.start, error.object[error.start]
             line += error.object[: error.start].count(b"\n")
-            raise InputError(
-                f"{path} is not UTF-8: byte {at + 1}, on line {line}, is 0x{bad:02x}; convert the file to UTF-8{otherwise}"
-            ) from error
+            problem = f"byte {at + 1}, on line {line}, is 0x{bad:02x}"
+            raise _no_text(f"{path} is not UTF-8: {problem}; convert the file to UTF-8", otherwise) from error
         done += len(block)
         line += text.count("\n")
         whole, newline, begun = (rest + text).rpartition("\n")
@@ -89,10 +88,13 @@ def text_blocks(path: Path, otherwise: str = "") -> Iterator[str]:
     try:
         rest += decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not UTF-8: it ends within a character, on line {line}; convert the file to UTF-8{otherwise}"
-        ) from error
+        problem = f"it ends within a character, on line {line}"
+        raise _no_text(f"{path} is not UTF-8: {problem}; convert the file to UTF-8", otherwise) from error
     yield rest
+
+
+def _no_text(problem: str, otherwise: str) -> InputError:
+    return InputError(problem + otherwise, problem)
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:

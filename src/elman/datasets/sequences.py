@@ -45,7 +45,10 @@ def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows 
     }
     for flag, value in given.items():
         if kind in (".ts", ".jsonl", ".ndjson") and value:
-            raise InputError(f"{path} is no table, so {flag} chooses nothing in it; leave it out")
+            raise InputError(
+                f"{path} is no table, so {flag} chooses nothing in it; leave it out",
+                f"{path} is no table, and the run was trained on one; give a table",
+            )
     if kind == ".ts":
         yield from _archive(path, bad)
     elif kind in (".jsonl", ".ndjson"):
@@ -151,7 +154,8 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
     """Yields sequences of a table with a row for each step. The rows of a sequence follow each other."""
     if columns.sequence is None:
         raise InputError(
-            f"{path} is a table: say with --sequence which column tells its sequences apart (a row for each step), or with --text which column has a text in each row"
+            f"{path} is a table: say with --sequence which column tells its sequences apart (a row for each step), or with --text which column has a text in each row",
+            f"{path} is a table, and the run was not trained on one; give a file of .ts or .jsonl",
         )
     name, steps, label, seen, spoiled = None, [], None, set[str](), False
     channels: list[str] | None = list(columns.channels) or None

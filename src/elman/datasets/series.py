@@ -167,7 +167,8 @@ def _numbers(
         return pl.concat([past, future]).sort(tables.LINE)
     except InputError as error:
         raise InputError(
-            f"{error}; if the column is no series, name the others with --columns, or it with --time or --group"
+            f"{error}; if the column is no series, name the others with --columns, or it with --time or --group",
+            error.elsewhere,
         ) from error
 
 
@@ -230,9 +231,9 @@ def _check_values(targets: NDArray[np.float64], lines: NDArray[np.int64], path: 
 def _check_gaps(times: NDArray[Any], lines: NDArray[np.int64], path: Path, group: str) -> None:
     usual, wide, k = _gaps(times)
     if wide:
-        raise InputError(
-            f"{path}, line {lines[k + 1]}: {round((times[k + 1] - times[k]) / usual) - 1} rows are missing before it, one of {wide} gaps in the times{f' of {group!r}' if group else ''}; fill them in, or let --fill-gaps draw straight lines across them"
-        )
+        missing, of = round((times[k + 1] - times[k]) / usual) - 1, f" of {group!r}" if group else ""
+        gaps = f"{path}, line {lines[k + 1]}: {missing} rows are missing before it, one of {wide} gaps in the times{of}; fill them in"
+        raise InputError(f"{gaps}, or let --fill-gaps draw straight lines across them", gaps)
 
 
 def _gaps(times: NDArray[Any]) -> tuple[float, int, int]:

@@ -431,7 +431,7 @@ def choose(logits: Tensor, temperature: float, top_p: float, never: int | None, 
     if never is not None:
         logits = logits.index_fill(0, torch.tensor([never]), -math.inf)
     if not math.isfinite(logits.max()):
-        raise InputError(f"the model predicts {float(logits.max())}; train again with a lower --learning-rate")
+        raise InputError(f"the model predicts {float(logits.max())}; train again with a lower learning rate")
     if temperature == 0:
         return int(logits.argmax())
     # Without the largest logit, exponents are at most 0: they cannot overflow, however small the temperature.

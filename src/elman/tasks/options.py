@@ -29,7 +29,7 @@ class LanguageModelOptions(Options):
     )
     vocabulary_size: int = option(1000, "Tokens of a vocabulary of bpe or words.", least=1)
     validation: str | None = option(None, "Text to judge by, in place of a part held out.")
-    cell: str = option("lstm", "A cell, as `elman cells` lists them.", search=CELLS)
+    cell: str = option("lstm", "A cell of those that `elman cells` lists, except projected_lstm.", search=CELLS)
     hidden_size: int = option(256, "Units per layer.", least=1, search=(32, 512))
     embedding_size: int = option(64, "Width of a token's embedding.", least=1)
     num_layers: int = option(1, "Recurrent layers.", least=1, search=(1, 3))
@@ -86,7 +86,7 @@ class TaggingOptions(Options):
     )
     tag: str = option("upos", "Column of a CoNLL-U file: upos, xpos or deprel.", choices=("upos", "xpos", "deprel"))
     skip_bad: bool = option(False, "Leave out sentences that make no sense, and count them.")
-    cell: str = option("lstm", "A cell, as `elman cells` lists them.", search=CELLS)
+    cell: str = option("lstm", "A cell of those that `elman cells` lists, except projected_lstm.", search=CELLS)
     hidden_size: int = option(128, "Units per layer and direction.", least=1, search=(32, 512))
     num_layers: int = option(2, "Recurrent layers; all read in both directions.", least=1, search=(1, 3))
     word_size: int = option(100, "Width of a word's embedding.", least=1)
@@ -117,7 +117,7 @@ def _check_cell(name: str) -> Cell:
     """Returns the cell of that name. Raises InputError if there is none, or if the models here cannot use it."""
     from elman import cells
 
-    cell = cells.by_name(name)
+    cell = cells.by_name(name, projected=False)
     if cell.projected:
         raise InputError(f"cell {name!r} projects its output, which this model has no use for; choose lstm")
     return cell
@@ -150,7 +150,7 @@ class ForecastingOptions(Options):
     loss: str = option(
         "mae", "What is minimised without --quantiles: mae, mse or huber.", choices=("mae", "mse", "huber")
     )
-    cell: str = option("gru", "A cell, as `elman cells` lists them.", search=CELLS)
+    cell: str = option("gru", "A cell of those that `elman cells` lists, except projected_lstm.", search=CELLS)
     hidden_size: int = option(128, "Units per layer.", least=2, search=(32, 512))
     num_layers: int = option(1, "Recurrent layers.", least=1, search=(1, 3))
     dropout: float = option(
@@ -195,7 +195,9 @@ class ForecastingOptions(Options):
         try:
             quantiles, split = self.quantile_list, self.split_list
         except ValueError as error:
-            raise InputError(f"--quantiles and --split are numbers with commas between them; got {error}") from error
+            raise InputError(
+                f"--quantiles and --split are finite numbers with commas between them; got {error}"
+            ) from error
         if quantiles != sorted(set(quantiles)) or any(not 0 < q < 1 for q in quantiles):
             raise InputError(f"--quantiles must lie between 0 and 1 and rise, got {self.quantiles}; try 0.1,0.5,0.9")
         if quantiles and self.loss != "mae":
@@ -245,7 +247,7 @@ class ClassificationOptions(Options):
     best_by: str = option(
         "accuracy", "Which score decides what is kept: accuracy or macro_f1.", choices=("accuracy", "macro_f1")
     )
-    cell: str = option("gru", "A cell, as `elman cells` lists them.", search=CELLS)
+    cell: str = option("gru", "A cell of those that `elman cells` lists, except projected_lstm.", search=CELLS)
     hidden_size: int = option(64, "Units per layer and direction.", least=1, search=(32, 512))
     num_layers: int = option(1, "Recurrent layers; all read in both directions.", least=1, search=(1, 3))
     embedding_size: int = option(64, "Width of the embedding of a word or character.", least=1)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -37,6 +39,11 @@ def option(
 def flag(name: str) -> str:
     """Returns an option as it is written on the command line."""
     return "--" + name.replace("_", "-")
+
+
+def most_threads() -> int:
+    """Returns how many threads a training may have: far more than help, and few enough for OpenMP to start them."""
+    return max(64, 4 * (os.cpu_count() or 1))
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,10 @@ class Options:
                 raise InputError(problem.format(name=field.name, flag=flag(field.name)))
         if self.epochs is None and self.minutes is None:
             raise InputError("training needs an end: give --epochs or --minutes")
+        if self.threads > most_threads():
+            raise InputError(
+                f"--threads must be {most_threads()} or less on this machine with {os.cpu_count() or 1} cores, got {self.threads}"
+            )
 
     def useless(self, file: Path | None) -> dict[str, str]:
         """Returns the options that have no effect on this file with the others as they are, and why.
@@ -108,7 +119,12 @@ class Options:
                     f"{where} is damaged: {field.name} is {value!r} but should be {field.type}; restore it or train again"
                 )
         options = cls(**content)
-        options.check()
+        try:
+            # Threads are those of the machine that began the run.
+            replace(options, threads=min(options.threads, most_threads())).check()
+        except InputError as error:
+            names = re.sub(r"--([a-z-]+)", lambda found: found[1].replace("-", "_"), str(error))
+            raise InputError(f"{where} is damaged: {names}; restore it or train again") from error
         return options
 
 
@@ -119,7 +135,8 @@ def _problem(value: Any, least: Any, most: Any, above: Any, choices: tuple[str, 
     if value is None:
         return None
     if above is not None and not above < value < math.inf:
-        return f"{{flag}} must be greater than {above}, got {value}"
+        finite = "" if math.isfinite(value) else " and finite"
+        return f"{{flag}} must be greater than {above}{finite}, got {value}"
     if least is not None and most is not None and isinstance(value, float):
         return None if least <= value <= most else f"{{flag}} must lie between {least} and {most}, got {value}"
     if least is not None and not least <= value:
