@@ -25,8 +25,9 @@ from matplotlib.image import imread
 from elman import Recurrent, cells
 from elman.datasets.text import read
 from elman.tasks.language_model import evaluate, load
+from elman.training.options import most_threads
 from elman.training.run import Run
-from tiny_runs import elman, finished, metrics, process, prose
+from tiny_runs import elman, finished, foreign_options, metrics, process, prose
 
 SIZES = ("--hidden-size", 8, "--embedding-size", 4, "--batch-size", 4, "--window", 8)
 COMMANDS = [(), ("train",), ("tune",), ("sample",), ("evaluate",), ("predict",), ("explain",), ("cells",), ("doctor",)]
@@ -172,6 +173,7 @@ def test_cells_are_listed():
     outcome = elman("cells")
     assert (outcome.status, outcome.err) == (0, "")
     lines = outcome.out.splitlines()
+    assert [line.split()[0] for line in lines if "not for --cell" in line] == ["projected_lstm"]
     assert [line.split()[0] for line in lines] == list(cells.BUILT_IN) == list(EQUATIONS)
     for line, cell in zip(lines, cells.BUILT_IN.values(), strict=True):
         assert f"gates {' '.join(cell.gates)} " in line
@@ -469,15 +471,37 @@ def test_a_reader_that_has_seen_enough(made: SimpleNamespace):
         assert len(child.stdout.read(10)) == 10
         child.stdout.close()
         assert child.stderr.read() == ""
-        assert child.wait(timeout=60) in (0, 1, 141)
+        assert child.wait(timeout=60) == 141
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (1, 2)], ids=str)
+def test_closed_streams(made: SimpleNamespace, closed: tuple[int, ...]):
+    """`elman cells >&-`. A file that is opened then must not take the place of standard output."""
+
+    def close() -> None:
+        for number in closed:
+            os.close(number)
+
+    held_out = (made.directory / "held_out.txt").read_bytes()
+    outcome = finished("-m", "elman", "evaluate", made.run, made.directory / "held_out.txt", preexec_fn=close)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert outcome.out == ("" if 1 in closed else elman("evaluate", made.run, made.directory / "held_out.txt").out)
+    assert (made.directory / "held_out.txt").read_bytes() == held_out
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
-def test_standard_output_on_a_full_disk():
+def test_standard_output_on_a_full_disk(made: SimpleNamespace):
+    for command in (["cells"], ["sample", made.run, "--seed", "1"]):
+        with open("/dev/full", "w") as full:
+            outcome = finished("-m", "elman", *command, stdout=full)
+        assert outcome.status == 2
+        complaint(outcome.err, "cannot use standard output: No space left on device")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_messages_on_a_full_disk(made: SimpleNamespace):
     with open("/dev/full", "w") as full:
-        outcome = finished("-m", "elman", "cells", stdout=full)
-    assert outcome.status == 2
-    complaint(outcome.err, "No space left on device")
+        assert finished("-m", "elman", "cells", "nope", stderr=full).status == 2
 
 
 # What is refused
@@ -498,16 +522,16 @@ NEW = ["train", "lm", "{text}", "--run", "{new}", "--epochs", "1", "--batch-size
 # The command line, with names in braces from `places` below, and what the complaint must mention.
 REFUSED: dict[str, tuple[list[str], list[str]]] = {
     # arguments
-    "unknown command": (["tarin"], ["tarin"]),
+    "unknown command": (["tarin"], ["No such command 'tarin'. Did you mean 'train'?\n"]),
     "unknown task": (["train", "lmm"], ["lmm"]),
     "unknown option": ([*NEW, "--hiden-size", "3"], ["--hiden-size"]),
     "argument too many": (["train", "lm", "{text}", "another"], ["another"]),
     "argument missing": (["sample"], ["run"]),
     "second argument missing": (["evaluate", "{run}"], ["file"]),
     "option without its value": (["train", "lm", "{text}", "--cell"], ["--cell"]),
-    "no number": ([*NEW, "--hidden-size", "many"], ["--hidden-size", "many"]),
-    "no whole number": ([*NEW, "--num-layers", "1.5"], ["--num-layers", "1.5"]),
-    "no number for a rate": ([*NEW, "--learning-rate", "fast"], ["--learning-rate", "fast"]),
+    "no number": ([*NEW, "--hidden-size", "many"], ["--hidden-size must be a whole number, got 'many'; see --help"]),
+    "no whole number": ([*NEW, "--num-layers", "1.5"], ["--num-layers must be a whole number, got '1.5'"]),
+    "no number for a rate": ([*NEW, "--learning-rate", "fast"], ["--learning-rate must be a number, got 'fast'"]),
     # options of training
     "hidden size 0": ([*NEW, "--hidden-size", "0"], ["--hidden-size", "got 0"]),
     "hidden size -5": ([*NEW, "--hidden-size", "-5"], ["--hidden-size", "got -5"]),
@@ -523,6 +547,13 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "batch beyond the text": ([*NEW, "--batch-size", "5000"], ["--batch-size", "5000"]),
     "unknown cell": ([*NEW, "--cell", "lstn"], ["'lstn'", "did you mean 'lstm'"]),
     "projected cell": ([*NEW, "--cell", "projected_lstm"], ["'projected_lstm'"]),
+    "threads beyond sense": (
+        [*NEW, "--threads", "100000"],
+        [f"--threads must be {most_threads()} or less on this machine with {os.cpu_count()} cores, got 100000"],
+    ),
+    "learning rate inf": ([*NEW, "--learning-rate", "inf"], ["--learning-rate must be greater than 0 and finite, got inf"]),
+    "clip nan": ([*NEW, "--clip", "nan"], ["--clip must be greater than 0 and finite, got nan"]),
+    "weight decay inf": ([*NEW, "--weight-decay", "inf"], ["--weight-decay must lie between 0 and 1000000.0, got inf"]),
     "unknown unit": ([*NEW, "--unit", "letters"], ["'letters'", "characters, bytes, bpe, words"]),
     "no patience": ([*NEW, "--patience", "0"], ["--patience", "got 0"]),
     "no evaluations": ([*NEW, "--evaluations", "0"], ["--evaluations", "got 0"]),
@@ -567,7 +598,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "directory of something else": (["train", "lm", "{text}", "--run", "{foreign}"], ["{foreign} is not empty"]),
     "the same, to overwrite": (["train", "lm", "{text}", "--run", "{foreign}", "--overwrite"], ["{foreign}"]),
     "run is a file": (["train", "lm", "{text}", "--run", "{text}"], ["{text}", "Not a directory"]),
-    "run below a file": (["train", "lm", "{text}", "--batch-size", "8", "--run", "{text}/run"], ["{text}/run", "Not a directory"]),
+    "run below a file": (["train", "lm", "{text}", "--batch-size", "8", "--run", "{text}/run"], ["cannot write into {text}/run: Not a directory"]),
     "run with too long a name": (["train", "lm", "{text}", "--run", "r" * 300], ["rrr", "File name too long"]),
     # resuming
     "resuming nothing": (["train", "lm", "--resume", "{none}"], ["{none} is not a directory"]),
@@ -586,9 +617,9 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "sampling nothing": (["sample", "{none}"], ["{none} is not a directory"]),
     "sampling something else": (["sample", "{foreign}"], ["{foreign} is not a run of elman"]),
     "sampling before the first evaluation": (["sample", "{begun}"], ["{begun}/model.safetensors is missing"]),
-    "temperature -1": (["sample", "{run}", "--temperature", "-1"], ["--temperature", "got -1"]),
+    "temperature -1": (["sample", "{run}", "--temperature", "-1"], ["--temperature must be 0 or more, got -1"]),
     "temperature nan": (["sample", "{run}", "--temperature", "nan"], ["--temperature", "got nan"]),
-    "temperature inf": (["sample", "{run}", "--temperature", "inf"], ["--temperature", "got inf"]),
+    "temperature inf": (["sample", "{run}", "--temperature", "inf"], ["--temperature must be 0 or more and finite, got inf"]),
     "top-p 0": (["sample", "{run}", "--top-p", "0"], ["--top-p", "got 0"]),
     "top-p 1.5": (["sample", "{run}", "--top-p", "1.5"], ["--top-p", "got 1.5"]),
     "top-p nan": (["sample", "{run}", "--top-p", "nan"], ["--top-p", "got nan"]),
@@ -604,7 +635,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "evaluating a directory": (["evaluate", "{run}", "{directory}"], ["{directory} is a directory"]),
     "evaluating an empty file": (["evaluate", "{run}", "{empty}"], ["{empty} is empty"]),
     "evaluating one character": (["evaluate", "{run}", "{one}"], ["{one} has 1 token", "at least 2"]),
-    "evaluating a binary file": (["evaluate", "{run}", "{binary}"], ["{binary} looks binary"]),
+    "evaluating a binary file": (["evaluate", "{run}", "{binary}"], ["{binary} looks binary: byte 4 is zero; give a text file\n"]),
     "evaluating with nothing": (["evaluate", "{foreign}", "{text}"], ["{foreign} is not a run of elman"]),
     "layer 0": (["explain", "{run}", "--layer", "0"], ["--layer", "between 1 and 1", "got 0"]),
     "layer 2 of 1": (["explain", "{run}", "--layer", "2"], ["--layer", "between 1 and 1", "got 2"]),
@@ -667,6 +698,7 @@ def test_a_mistake_ends_with_one_sentence(made: SimpleNamespace, places: dict[st
     assert outcome.status == 2
     assert outcome.out == ""
     complaint(outcome.err, *mentions)
+    assert foreign_options(arguments, outcome.err) == set()
     assert contents_of(made.directory) == before
     assert list(tmp_path.iterdir()) == []
 
@@ -783,7 +815,11 @@ DAMAGED: dict[str, tuple[Change, list[tuple[str, ...]], list[str]]] = {
     "an option too many": (option(momentum=0.9), [RESUME, SAMPLE], ["config.json", "momentum"]),
     "an option of the wrong type": (option(hidden_size="8"), [RESUME, SAMPLE], ["hidden_size is '8'"]),
     "an option that is null": (option(cell=None), [RESUME, SAMPLE], ["cell is None"]),
-    "an option out of bounds": (option(hidden_size=-1), [RESUME, SAMPLE], ["--hidden-size", "-1"]),
+    "an option out of bounds": (
+        option(hidden_size=-1),
+        [RESUME, SAMPLE],
+        ["config.json is damaged: hidden_size must", "-1"],
+    ),
     "an unknown cell": (option(cell="lstn"), [RESUME, SAMPLE], ["'lstn'"]),
     "another cell": (option(cell="gru"), [RESUME, SAMPLE], ["does not fit its config.json"]),
     "another size": (option(hidden_size=9), [RESUME, SAMPLE], ["does not fit its config.json"]),
@@ -893,6 +929,7 @@ def test_a_damaged_run_ends_with_one_sentence(made: SimpleNamespace, tmp_path: P
         outcome = elman(*command, run, *budget)
         assert (outcome.status, outcome.out) == (2, "")
         complaint(outcome.err, *mentions)
+        assert foreign_options(command, outcome.err) == set()
 
 
 def test_threads_that_wait_leave_the_processor_to_others():

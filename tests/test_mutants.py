@@ -1036,6 +1036,22 @@ MUTANTS = [
         "test_training.py::test_a_directory_of_someone_elses_is_never_overwritten",
     ),
     Mutant(
+        "a run that two processes train",
+        "training/lock.py",
+        "def take",
+        "if other := _locked_by_another(file, shared=False):",
+        'if other := "":',
+        "test_rough_weather.py::test_a_lock_taken_twice_is_given_back_twice",
+    ),
+    Mutant(
+        "half a file left behind by Ctrl-C",
+        "files.py",
+        "def write_atomically",
+        "stopping.unfinished.add(temporary)",
+        "pass",
+        "test_rough_weather.py::test_a_program_that_ends_at_once_leaves_no_temporary_file",
+    ),
+    Mutant(
         "a mistake that ends with status 0",
         "cli/__init__.py",
         "def _complain",

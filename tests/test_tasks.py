@@ -30,7 +30,7 @@ from elman.tasks.options import ClassificationOptions, ForecastingOptions, Langu
 from elman.training import fit
 from elman.training.loop import Report
 from elman.training.run import Run
-from tiny_runs import elman, prose
+from tiny_runs import elman, foreign_options, prose
 
 SMALL = {
     "lm": ("--batch-size", 4, "--window", 8, "--embedding-size", 4, "--hidden-size", 8),
@@ -639,7 +639,10 @@ REFUSED: dict[str, tuple[list[Any], list[str]]] = {
     "nothing known ahead": (["predict", "{forecast}", "{series}"], ["0 rows of 'a' with push", "needs 6"]),
     "no windows to judge": (["evaluate", "{forecast}", "{little}"], ["5 rows in its longest series", "18"]),
     "evaluating without labels": (["evaluate", "{tag}", "{bare}"], ["{bare}, line 1"]),
-    "evaluating a series as sentences": (["evaluate", "{classify}", "{series}"], ["--sequence"]),
+    "evaluating bad rows": (["evaluate", "{classify}", "{bad}"], ["{bad}, line 2", "; correct it\n"]),
+    "evaluating a series with gaps": (["evaluate", "{forecast}", "{gaps}"], ["missing before it", "; fill them in\n"]),
+    "evaluating a table as sequences": (["evaluate", "{classify}", "{series}"], ["{series} is a table, and the run was not trained on one"]),
+    "predicting a word for a number": (["predict", "{forecast}", "{word}"], ["{word}, line 3", "'high'"]),
 }  # fmt: skip
 
 
@@ -676,6 +679,9 @@ def places(made: SimpleNamespace) -> dict[str, str]:
         "one.txt": "the\tDET\n",
         "alike.jsonl": '{"values": [1, 2], "label": "a"}\n' * 5,
         "single.jsonl": '{"values": [1, 2], "label": "a"}\n{"values": [1, 2], "label": "b"}\n',
+        "bad.jsonl": '{"values": [[1, 2]], "label": "rises"}\n{"values": ["x"], "label": "rises"}\n',
+        "gaps.csv": "group,hour,push,y\n" + "".join(f"a,{t},1,2\n" for t in range(40) if t not in (20, 21, 22)),
+        "word.csv": "group,hour,push,y\na,0,1,2\na,1,1,high\n",
         "little.csv": "group,hour,push,y\n" + "".join(f"a,{t},1,2\n" for t in range(5)),
     }
     for name, content in contents.items():
@@ -697,6 +703,7 @@ def test_a_mistake_ends_with_one_sentence(
     assert re.fullmatch(r"elman: [^\n]+\n", err)
     for mention in mentions:
         assert mention in err
+    assert foreign_options(arguments, err) == set()
     assert list(tmp_path.iterdir()) == []
 
 

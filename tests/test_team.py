@@ -142,7 +142,7 @@ def test_what_several_processes_cannot_do(tmp_path: Path, forks: Forks, monkeypa
     (tmp_path / "full" / "mine.txt").write_text("kept")
     for done in forks.run(*processes(2, MAIN, *command, 4, "--run", tmp_path / "full")):
         assert done.returncode == 2
-        assert "is not empty and holds no run of elman; choose another --run" in done.stderr
+        assert "is not empty and holds no run of elman; choose another directory" in done.stderr
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     for arguments in (("train", "lm", "--find-lr"), ("tune", "lm")):

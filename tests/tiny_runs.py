@@ -7,9 +7,10 @@ import csv
 import io
 import os
 import random
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +18,9 @@ from unittest import mock
 
 import pytest
 import torch
+import typer
 
-from elman.cli import main
+from elman.cli import app, main
 from elman.datasets.text import Corpus, read
 from elman.tasks.language_model import LanguageModel, LanguageModelling, Options
 from elman.training.loop import Training
@@ -104,6 +106,17 @@ def elman(*arguments: object, out: io.TextIOBase | None = None, err: io.StringIO
         main()
     assert isinstance(stopped.value.code, int)
     return Outcome(stopped.value.code, out.getvalue() if isinstance(out, io.StringIO) else "", err.getvalue())
+
+
+def foreign_options(arguments: Sequence[object], said: str) -> set[str]:
+    """The options in a message that its command does not have, and that the user did not give: nobody can follow it."""
+    command: Any = typer.main.get_command(app)
+    for word in arguments:
+        if word not in getattr(command, "commands", {}):
+            break
+        command = command.commands[word]
+    known = {"--help", *(name for parameter in command.params for name in parameter.opts), *map(str, arguments)}
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", said)) - known
 
 
 @contextlib.contextmanager

@@ -11,5 +11,6 @@ class InputError(ValueError):
         super().__init__(message)
         self.elsewhere = elsewhere or message
 
+
 class SlowCellWarning(UserWarning):
     """A cell cannot be made into kernels, and runs many times slower in plain PyTorch. It is said once for each cell."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -10,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from elman import stopping
 from elman.errors import InputError
 
 
@@ -20,11 +22,13 @@ def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
 
     Raises InputError if writing fails, or if the path is in use by something that is not a regular file.
     """
-    given, path = path, _replaceable(path)
+    check_writable(path)
+    given, path = path, Path(os.path.realpath(path))
     temporary, size = None, f" ({len(content):,} bytes)" if isinstance(content, bytes) else ""
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             temporary = file.name
+            stopping.unfinished.add(temporary)
             file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -40,8 +44,41 @@ def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
             f"cannot write {given}{size}: {error.strerror or error}; what was there before is intact; make room or choose another place"
         ) from error
     finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+        if temporary is not None:
+            if os.path.exists(temporary):
+                os.unlink(temporary)
+            stopping.unfinished.discard(temporary)
+
+
+def check_writable(path: Path) -> None:
+    """Raises InputError if a file could not be written there: worth knowing before the work that the file is to hold."""
+    given, path = path, Path(os.path.realpath(path))
+    what = _not_a_file(path)
+    if what:
+        raise InputError(f"cannot write {given}: it is {what}, which no file may replace; choose another name")
+    if problem := _unusable(path.parent):
+        missing = f"make the directory {given.parent}, or choose" if problem == errno.ENOENT else "choose"
+        raise InputError(f"cannot write {given}: {os.strerror(problem)}; {missing} another place")
+
+
+def check_directory(path: Path) -> None:
+    """Raises InputError if no directory can be made there, or files cannot be written into the one that is there."""
+    place = path.absolute()
+    while (problem := _unusable(place)) == errno.ENOENT and place != place.parent:
+        place = place.parent
+    if problem:
+        raise InputError(f"cannot write into {path}: {os.strerror(problem)}; choose another directory")
+
+
+def _unusable(directory: Path) -> int | None:
+    """Returns the number of the error that keeps files from being made in a directory, or None."""
+    try:
+        kind = os.stat(directory).st_mode
+    except OSError as error:
+        return error.errno
+    if not stat.S_ISDIR(kind):
+        return errno.ENOTDIR
+    return None if os.access(directory, os.W_OK | os.X_OK) else errno.EACCES
 
 
 def check_writable(path: Path) -> None:

@@ -11,9 +11,11 @@ import os
 # beside another program, two threads train nearly twice as fast if they do not spin (docs/decisions/0005).
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import contextlib
 import io
 import re
 import sys
+from typing import TextIO
 
 import typer
 
@@ -60,15 +62,19 @@ _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # its base class:
 
 def main() -> None:
     """Runs the command line. A user's mistake prints one sentence and exits with status 2, Ctrl-C with status 130."""
+    _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):  # a terminal that has no σ shows an escape sequence, instead of an error
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         status = app(standalone_mode=False, prog_name="elman")
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader of standard output has closed it, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
+    except (BrokenPipeError, SystemExit) as error:  # typer and rich turn the former into the latter
+        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        # The reader of standard output has closed it, as `head` does.
+        _forget(sys.stdout, sys.stderr)
+        status = 128 + 13  # as the shell says it of a program that SIGPIPE ended
     except InputError as error:
         status = _complain(str(error))
     except typer.Abort:
@@ -81,11 +87,28 @@ def main() -> None:
             print(message, file=sys.stderr)
             status = 2
         else:
-            status = _complain(f"{_with_value(message).rstrip('.')}; see --help")
+            status = _complain(f"{_with_value(message).rstrip('.')}; see --help".replace("?; see --help", "?"))
     except OSError as error:
+        if error.filename is None:
+            _forget(sys.stdout)
         what = error.filename or "standard output"
         status = _complain(f"cannot use {what}: {error.strerror or error}")
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _open_what_is_closed() -> None:
+    """Opens standard streams that the shell has closed (`>&-`), since the next file to be opened would take their place."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            setattr(sys, name, open(null, mode, closefd=null != number))  # noqa: SIM115 - for the life of the process
+
+
+def _forget(*streams: TextIO) -> None:
+    """Lets what is still to be written go nowhere, or Python would try to write it once more when it ends."""
+    for stream in streams:
+        with contextlib.suppress(OSError):  # a stream that is no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _with_value(message: str) -> str:
@@ -95,9 +118,15 @@ def _with_value(message: str) -> str:
         return message
     words = [part for word in sys.argv for part in word.split("=", 1)]
     value = words[words.index(option[1]) + 1 :][:1] if option[1] in words else []
-    return f"{option[1]} got {value[0]!r}: {message.partition(': ')[2]}" if value else message
+    if not value:
+        return message
+    for kind, name in (("valid integer", "a whole number"), ("valid number", "a number"), ("valid float", "a number")):
+        if kind in message:
+            return f"{option[1]} must be {name}, got {value[0]!r}"
+    return f"{option[1]} got {value[0]!r}: {message.partition(': ')[2]}"
 
 
 def _complain(sentence: str) -> int:
-    print("elman: " + " ".join(sentence.split()), file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody can be told
+        print("elman: " + " ".join(sentence.split()), file=sys.stderr)
     return 2

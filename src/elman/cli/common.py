@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
@@ -64,6 +67,40 @@ def with_options(options: type[Options]) -> Callable[[Command], Command]:
         return command
 
     return add
+
+
+@contextlib.contextmanager
+def interruptible(then: str = "") -> Iterator[Callable[[], int | None]]:
+    """Yields a function that returns the signal that asked to stop: Ctrl-C, or SIGTERM as a cluster sends it.
+
+    then: what is said when it comes. A second Ctrl-C stops the program at once.
+    """
+    received: list[int] = []
+
+    def receive(number: int, frame: Any) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+        # Standard error may have been closed, or the signal came while something was written to it.
+        with contextlib.suppress(OSError, RuntimeError):
+            if then:
+                print(then, file=sys.stderr, flush=True)
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: received[0] if received else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def without_training() -> Iterator[None]:
+    """Leaves out of messages the advice that only a training can follow."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(error.elsewhere) from error
 
 
 def trained(run: Path, device: str) -> Trained:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from elman.cli.common import device, trained
+from elman.cli.common import device, trained, without_training
 
 EXAMPLE = "Example:  elman evaluate runs/first chapter.txt"
 
@@ -21,5 +21,6 @@ def evaluate(
     A language model predicts every token from all before it. Other models are compared with the labels or the values
     that the file has.
     """
-    for name, figure in trained(run, device(device_name)).evaluate(file):
-        print(f"{name:<20} {figure}")
+    with without_training():
+        for name, figure in trained(run, device(device_name)).evaluate(file):
+            print(f"{name:<20} {figure}")

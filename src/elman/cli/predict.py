@@ -7,9 +7,9 @@ from pathlib import Path
 
 import typer
 
-from elman.cli.common import device, trained
+from elman.cli.common import device, trained, without_training
 from elman.errors import InputError
-from elman.files import write_atomically
+from elman.files import check_writable, write_atomically
 
 EXAMPLE = "Example:  elman predict runs/tagger new.conllu --output tagged.conllu"
 TABLES = (".csv", ".jsonl", ".ndjson")
@@ -30,16 +30,18 @@ def predict(
 
     The rows come in the order of the file, which is read in pieces, so that it may be larger than memory.
     """
-    rows = trained(run, device(device_name)).predict(file, output.suffix.lower() if output else "")
-    if output is not None and output.suffix.lower() not in (forms := _forms(run, file)):
-        raise InputError(
-            f"{output}: these predictions are not written as {output.suffix or 'this'}; choose one of {', '.join(forms)}"
-        )
-    if output is None:
-        for row in rows:
-            sys.stdout.write(row)
-    else:
-        write_atomically(output, (row.encode() for row in rows))
+    if output is not None:
+        if output.suffix.lower() not in (forms := _forms(run, file)):
+            problem = f"are not written as {output.suffix}" if output.suffix else "need a name with an ending"
+            raise InputError(f"{output}: these predictions {problem}; choose one of {', '.join(forms)}")
+        check_writable(output)
+    with without_training():
+        rows = trained(run, device(device_name)).predict(file, output.suffix.lower() if output else "")
+        if output is None:
+            for row in rows:
+                sys.stdout.write(row)
+        else:
+            write_atomically(output, (row.encode() for row in rows))
 
 
 def _forms(run: Path, file: Path) -> tuple[str, ...]:

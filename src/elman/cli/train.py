@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from elman.cli.common import device, given, with_options
+from elman.cli.common import device, given, interruptible, with_options, without_training
 from elman.errors import InputError
 from elman.tasks.options import ClassificationOptions, ForecastingOptions, LanguageModelOptions, TaggingOptions
 from elman.training.options import Options, flag
@@ -89,10 +89,9 @@ def _command(options: type[Options], help: str, example: str) -> None:
         with joined(chosen) as (team, chosen):
             if resume is None:
                 directory = run or Path(team.told(f"runs/{options.task}-{datetime.now():%Y%m%d-%H%M%S}"))
-                training, config = _begin(directory, file, made, chosen, overwrite, team)
+                _train(_begin(directory, file, made, chosen, overwrite, team), tensorboard)
             else:
-                training, config = _resume(resume, options, values["epochs"], values["minutes"], chosen, team)
-            _train(training, config, tensorboard)
+                _train(_resume(resume, options, values["epochs"], values["minutes"], chosen, team), tensorboard)
 
     app.command(options.task, help=help, epilog=example)(train)
 
@@ -159,13 +158,14 @@ def _say(text: str) -> None:
 
 def _begin(
     directory: Path, file: Path | None, options: Options, device: str, overwrite: bool, team: Team
-) -> tuple[Training[CommandLineTask], dict[str, Any]]:
-    """Begins a run: reads the data, fits the baselines, and writes config.json, the task's files and a checkpoint."""
+) -> Callable[[], tuple[Training[CommandLineTask], dict[str, Any]]]:
+    """Reads the data. Returns a function that begins the run: fits the baselines, and writes files and a checkpoint."""
     from elman.training.fitting import begin, check_free
     from elman.training.run import Run
 
     check_free(Run(directory), overwrite, team)  # before the data are read, which takes a while
-    return begin(make_task(file, options, device), directory, overwrite=overwrite, team=team)
+    task = make_task(file, options, device)
+    return lambda: begin(task, directory, overwrite=overwrite, team=team)
 
 
 def make_task(file: Path | None, options: Options, device: str) -> CommandLineTask:
@@ -209,37 +209,52 @@ def _find_learning_rate(task: CommandLineTask) -> None:
 
 def _resume(
     directory: Path, of: type[Options], epochs: float | None, minutes: float | None, device: str, team: Team
-) -> tuple[Training[CommandLineTask], dict[str, Any]]:
-    """Loads a run from its checkpoint, with a new budget if one is given."""
+) -> Callable[[], tuple[Training[CommandLineTask], dict[str, Any]]]:
+    """Reads the data. Returns a function that loads the run from its checkpoint, with a new budget if one is given."""
     from elman import tasks
+    from elman.training.fitting import check_in_all
     from elman.training.loop import Training
     from elman.training.run import Run
 
     module, run = tasks.module(of.task), Run(directory, team.first)
     options, config = run.options(of, module.CONFIG)
+    check_in_all(run.check_untrained, team)
     if epochs is not None or minutes is not None:
         options = replace(options, epochs=epochs, minutes=minutes)
         options.check()
     path = config["data"]["path"]
-    training = Training(run, module.resume(run, None if path is None else Path(path), options, device), team)
-    training.restore()
-    if asdict(options) != config["options"]:
-        config["options"] = asdict(options)
-        run.save_config(config)
-    return training, config
+    with without_training():  # a resumed run keeps its options
+        task = module.resume(run, None if path is None else Path(path), options, device)
+
+    def begin() -> tuple[Training[CommandLineTask], dict[str, Any]]:
+        training = Training(run, task, team)
+        training.restore()
+        if asdict(options) != config["options"]:
+            config["options"] = asdict(options)
+            run.save_config(config)
+        return training, config
+
+    return begin
 
 
-def _train(training: Training[CommandLineTask], config: dict[str, Any], tensorboard: bool) -> None:
-    """Trains to the end and prints the result, or saves and exits where a signal asks for it."""
-    first = training.team.first
-    if first:
-        _introduce(training, config)
-    with _tensorboard(training.run.directory if tensorboard and first else None) as write:
-        stopped = _follow(training, write)
-    if stopped is None:
-        if first:
-            _conclude(training, config)
-        return
+def _train(begin: Callable[[], tuple[Training[CommandLineTask], dict[str, Any]]], tensorboard: bool) -> None:
+    """Trains to the end and prints the result, or saves and exits where a signal asks for it.
+
+    begin: begins the run or loads it; a signal that comes meanwhile finds a run that can be gone on with.
+    """
+    with contextlib.ExitStack() as until_the_end:
+        with interruptible("stopping after this step; press Ctrl-C again to stop without saving") as stopped_by:
+            training, config = begin()
+            until_the_end.enter_context(training.run.locked())
+            first = training.team.first
+            if first:
+                _introduce(training, config)
+            with _tensorboard(training.run.directory if tensorboard and first else None) as write:
+                stopped = _follow(training, write, stopped_by)
+        if stopped is None:
+            if first:
+                _conclude(training, config)
+            return
     directory, task = training.run.directory, training.task.name
     if first:
         _say(
@@ -282,39 +297,28 @@ def _tensorboard(directory: Path | None) -> Iterator[Callable[[dict[str, Any]], 
         yield write
 
 
-def _follow(training: Training[CommandLineTask], write: Callable[[dict[str, Any]], None]) -> int | None:
+def _follow(
+    training: Training[CommandLineTask], write: Callable[[dict[str, Any]], None], stopped_by: Callable[[], int | None]
+) -> int | None:
     """Trains and shows the progress. Returns the signal that stopped the training, whose state is saved then."""
-    with _interruptible() as stopped_by, _display(training) as show:
+
+    def stopped() -> int | None:
+        """Returns the signal that some process got; which one it was, another process need not know."""
+        if training.place.finished or not training.team.any(stopped_by() is not None):
+            return None
+        training.save()
+        return stopped_by() or signal.SIGTERM
+
+    if number := stopped():  # it came before the first step
+        return number
+    with _display(training) as show:
         for report in training.steps():
             show(report)
             if report.row is not None:
                 write(report.row)
-            if training.team.any(stopped_by() is not None) and not report.place.finished:
-                training.save()
-                return stopped_by() or signal.SIGTERM
+            if number := stopped():
+                return number
     return None
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[Callable[[], int | None]]:
-    """Yields a function that returns the signal that asked to stop: Ctrl-C, or SIGTERM as a cluster sends it.
-
-    A second Ctrl-C stops the program at once.
-    """
-    received: list[int] = []
-
-    def receive(number: int, frame: Any) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-        _say("stopping after this step; press Ctrl-C again to stop without saving")
-
-    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: received[0] if received else None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from elman.cli.common import device, given, with_options
+from elman.cli.common import device, given, interruptible, with_options
 from elman.cli.train import DATA, in_memory, make_task, refuse_together, refuse_useless
 from elman.errors import InputError
+from elman.files import check_directory
 from elman.tasks.options import ClassificationOptions, ForecastingOptions, LanguageModelOptions, TaggingOptions
 from elman.training.options import Options, flag
 
@@ -80,22 +82,36 @@ def _search(file: Path | None, options: Options, directory: Path, trials: int, f
     from elman import charts
     from elman.training.search import search
 
+    def stop_if_asked() -> None:
+        if stopped_by():
+            raise KeyboardInterrupt
+
     def show(number: int, report: Report) -> None:
+        stop_if_asked()
         if report.place.finished and report.row is not None:
             print(f"trial {number:<4} step {report.place.step}, finished", file=sys.stderr, flush=True)
 
-    task = make_task(file, options, device)  # what is drawn says nothing of the data, so they are read once
+    check_directory(directory)
+    with interruptible() as stopped_by:
+        try:
+            task = make_task(file, options, device)  # what is drawn says nothing of the data, so they are read once
+            stop_if_asked()
 
-    def make(drawn: Options) -> CommandLineTask:
-        with in_memory(drawn):
-            return task.anew(drawn)
+            def make(drawn: Options) -> CommandLineTask:
+                with in_memory(drawn):
+                    return task.anew(drawn)
 
-    try:
-        results = search(make, task.options, directory, trials, fixed, show)
-    except KeyboardInterrupt:
-        again = f"elman tune {options.task} ... --directory {directory}"
-        print(f"interrupted; go on with the same command and its directory: {again}", file=sys.stderr)
-        raise typer.Exit(130) from None
+            results = search(make, task.options, directory, trials, fixed, show)
+        except KeyboardInterrupt:
+            again = f"elman tune {options.task} ... --directory {directory}"
+            print(f"interrupted; go on with the same command and its directory: {again}", file=sys.stderr)
+            raise typer.Exit(128 + (stopped_by() or signal.SIGINT)) from None
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # of the journal, whose name it lacks
+            raise InputError(
+                f"cannot write into {directory}: {error.strerror or error}; make room, or choose another --directory"
+            ) from error
     path = directory / "tune.png"
     charts.save(charts.trials([(each.number, each.score) for each in results]), path)
     for each in sorted(results, key=lambda each: (each.score is None, each.number)):

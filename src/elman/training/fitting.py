@@ -36,19 +36,25 @@ def begin(
         **task.about(),
     }
     run.create(config)
-    if team.first:
-        task.write(run.directory)
-    training = Training(run, task, team)
-    training.save()
+    with run.locked():
+        if team.first:
+            task.write(run.directory)
+        training = Training(run, task, team)
+        training.save()
     return training, config
 
 
 def check_free(run: Run, overwrite: bool, team: Team) -> None:
     """Raises InputError in every process of the team if the directory holds what must not be overwritten."""
+    check_in_all(lambda: run.check_free(overwrite), team)
+
+
+def check_in_all(check: Callable[[], None], team: Team) -> None:
+    """Lets the first process check something, and raises in every process the InputError that it meets."""
     problem = None
     if team.first:
         try:
-            run.check_free(overwrite)
+            check()
         except InputError as error:
             problem = str(error)
     if problem := team.told(problem):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from elman.errors import InputError
+from elman.training.options import most_threads
 from elman.training.run import MODEL, Run, fill
 from elman.training.task import Batch, Task
 from elman.training.team import ALONE, Team
@@ -145,10 +146,17 @@ class Training(Generic[Of]):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bf16")
 
     def steps(self) -> Iterator[Report]:
-        """Trains until the budget is used up. Yields a report after every step, and saves checkpoints on its own."""
+        """Trains until the budget is used up. Yields a report after every step, and saves checkpoints on its own.
+
+        Raises InputError if another process trains the run.
+        """
+        with self.run.locked():
+            yield from self._steps()
+
+    def _steps(self) -> Iterator[Report]:
         o, place = self.options, self.place
         self.model.train()
-        torch.set_num_threads(o.threads)
+        torch.set_num_threads(min(o.threads, most_threads()))  # a run may go on on a smaller machine
         self._clock, saved = time.monotonic(), place.seconds
         while not place.finished:
             for batch in self.task.batches(place.epoch, place.at):
@@ -306,6 +314,7 @@ class Training(Generic[Of]):
         # The budget may have changed, and with it the progress.
         self.place.finished = self.progress() >= 1 or self._is_stale()
         self.place.evaluations = min(self.place.evaluations, self._evaluations_due())
-        self.run.sweep()
-        if not self.place.finished:
-            self.run.forget_after(self.place.step)
+        with self.run.locked():
+            self.run.sweep()
+            if not self.place.finished:
+                self.run.forget_after(self.place.step)

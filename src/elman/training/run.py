@@ -12,17 +12,19 @@
     confusion.png       which label is taken for which, of a tagger or classifier
     forecast.png        forecasts beside the truth
     gates.png           the picture that `elman explain` draws
+    lock                the number of the process that trains the run, while one does
 
 A file is always replaced as a whole. No pickle is written or read.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,7 +34,8 @@ import torch
 from torch import Tensor
 
 from elman.errors import InputError
-from elman.files import read_json, write_atomically
+from elman.files import check_directory, read_json, write_atomically
+from elman.training.lock import Lock
 from elman.training.options import Options
 
 OptionsOf = TypeVar("OptionsOf", bound=Options)
@@ -65,6 +68,7 @@ class Run:
     def __init__(self, directory: Path, writes: bool = True):
         """writes: False for a process that trains together with another one, which writes the files."""
         self.directory, self.writes = directory, writes
+        self._lock = Lock(directory / "lock")
 
     @property
     def exists(self) -> bool:
@@ -77,18 +81,40 @@ class Run:
 
     def check_free(self, overwrite: bool) -> None:
         """Raises InputError if the directory holds a run that must not be overwritten, or any other files."""
+        self.check_untrained(", or give another --run")
+        check_directory(self.directory)
         try:
             occupied = self.directory.exists() and any(self.directory.iterdir())
         except OSError as error:
-            raise InputError(
-                f"cannot use {self.directory} for a run: {error.strerror or error}; choose another --run"
-            ) from error
+            raise InputError(_unusable(self.directory, error)) from error
         if self.exists and not overwrite:
             raise InputError(
                 f"{self.directory} already holds a run; go on with --resume {self.directory}, replace it with --overwrite, or choose another --run"
             )
         if occupied and not self.exists:
-            raise InputError(f"{self.directory} is not empty and holds no run of elman; choose another --run")
+            raise InputError(f"{self.directory} is not empty and holds no run of elman; choose another directory")
+
+    def check_untrained(self, otherwise: str = "") -> None:
+        """Raises InputError if another process trains the run. otherwise: what else can be done about it."""
+        if other := self._lock.holder():
+            raise InputError(_trained_by(self.directory, other, otherwise))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from training the run meanwhile. Raises InputError if one does so already."""
+        if not self.writes:  # the process that writes has the lock
+            yield
+            return
+        try:
+            other = self._lock.take()
+        except OSError as error:
+            raise InputError(_unusable(self.directory, error)) from error
+        if other:
+            raise InputError(_trained_by(self.directory, other))
+        try:
+            yield
+        finally:
+            self._lock.give_back()
 
     def create(self, config: dict[str, Any]) -> None:
         """Makes the directory, removes the files of an earlier run, and writes config.json."""
@@ -96,14 +122,13 @@ class Run:
             return
         try:
             (self.directory / "checkpoint").mkdir(parents=True, exist_ok=True)
-            for name in FILES:
-                (self.directory / name).unlink(missing_ok=True)
-            self.sweep()
+            with self.locked():
+                for name in FILES:
+                    (self.directory / name).unlink(missing_ok=True)
+                self.sweep()
+                self.save_config(config)
         except OSError as error:
-            raise InputError(
-                f"cannot use {self.directory} for a run: {error.strerror or error}; choose another --run"
-            ) from error
-        self.save_config(config)
+            raise InputError(_unusable(self.directory, error)) from error
 
     def sweep(self) -> None:
         """Removes the temporary files that a process leaves beside a run's file when it is killed while writing."""
@@ -117,6 +142,8 @@ class Run:
 
     def _write(self, name: str, content: bytes) -> None:
         if self.writes:
+            if not self.directory.is_dir():
+                raise InputError(f"{self.directory} was removed while it was trained; train again")
             write_atomically(self.directory / name, content)
 
     def task(self, known: Collection[str]) -> str:
@@ -244,6 +271,14 @@ class Run:
     def _samples(self) -> str:
         path = self.directory / SAMPLES
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def _unusable(directory: Path, error: OSError) -> str:
+    return f"cannot use {directory} for a run: {error.strerror or error}; choose another directory"
+
+
+def _trained_by(directory: Path, process: str, otherwise: str = "") -> str:
+    return f"{directory} is being trained by process {process}; stop it first{otherwise}"
 
 
 def _shortest(value: Any) -> str:
