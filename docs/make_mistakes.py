@@ -1,4 +1,4 @@
-"""Writes docs/mistakes.md by making every mistake of tests/mistakes.py; with --check, says whether it is up to date."""
+"""Writes docs/mistakes.md by making every mistake; with --check, says whether it is up to date."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from pathlib import Path
 
 from generated import write_or_check
 
-TESTS = Path(__file__).parent.parent / "tests"
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+import mistakes_on_the_command_line
+
 PAGE = Path(__file__).parent / "mistakes.md"
 
 
 def in_a_cell() -> list[str]:
-    sys.path.insert(0, str(TESTS))
     from mistakes import GOOD, SLIPS
 
     body = [f"    {GOOD[name]}" for name in ("f", "n", "return")]
@@ -29,7 +31,11 @@ def in_a_cell() -> list[str]:
     return lines
 
 
-PARTS = [in_a_cell]  # each returns the lines of a section
+def on_the_command_line() -> list[str]:
+    return mistakes_on_the_command_line.section().splitlines()
+
+
+PARTS = [in_a_cell, on_the_command_line]  # each returns the lines of a section
 
 
 def page() -> str:

@@ -139,9 +139,10 @@ def test_every_elman_command_in_the_documents_runs(tmp_path: Path, monkeypatch: 
     assert trained == set(QUICK)
 
 
-def test_command_line_page_is_what_help_prints() -> None:
+@pytest.mark.parametrize("script", ["make_cli.py", "make_mistakes.py"])
+def test_a_page_is_what_the_program_prints(script: str) -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "docs" / "make_cli.py"), "--check"], capture_output=True, text=True, check=False
+        [sys.executable, str(ROOT / "docs" / script), "--check"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import pytest
@@ -24,12 +23,6 @@ def test_the_list() -> None:
     assert len(SLIPS) >= 30
     assert len({slip.sentence for slip in SLIPS}) >= 30
     assert Slip("n", GOOD["n"], "").said() == "nothing"
-
-
-def test_the_page_is_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(DOCS))
-    written = (DOCS / "mistakes.md").read_text(encoding="utf-8")
-    assert written == importlib.import_module("make_mistakes").page(), "run: python docs/make_mistakes.py"
 
 
 def test_a_learned_number_is_refused() -> None:

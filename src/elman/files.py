@@ -81,24 +81,6 @@ def _unusable(directory: Path) -> int | None:
     return None if os.access(directory, os.W_OK | os.X_OK) else errno.EACCES
 
 
-def check_writable(path: Path) -> None:
-    """Raises InputError if `write_atomically` would fail, as far as that can be seen before."""
-    folder = _replaceable(path).parent
-    if not folder.is_dir():
-        raise InputError(f"cannot write {path}: {folder} is not a directory; make it, or choose another place")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write {path}: {folder} may not be written to; choose another place")
-
-
-def _replaceable(path: Path) -> Path:
-    """Returns the path without links. Raises InputError if something is there that no file may replace."""
-    real = Path(os.path.realpath(path))
-    what = _not_a_file(real)
-    if what:
-        raise InputError(f"cannot write {path}: it is {what}, which no file may replace; choose another name")
-    return real
-
-
 def _not_a_file(path: Path) -> str | None:
     """What is at the path, in words, if it is not a regular file; None for a regular file or a free path."""
     try:
