@@ -76,7 +76,8 @@ def test_control_c_at_any_moment(made: SimpleNamespace, tmp_path: Path):
             ended = child.poll()
             child.send_signal(which)
             _, err = child.communicate(timeout=60)
-            assert child.returncode == (128 + which if ended is None else 0), err
+            # While Python itself ends, the signal ends it directly: the shell says the same status of that.
+            assert child.returncode in ((128 + which, -which) if ended is None else (0,)), err
             assert not re.search("Traceback|Error|Exception|elman: ", err), err
     assert not list(tmp_path.rglob(".*"))
 
