@@ -1,13 +1,14 @@
 # Everything runs in .venv, made on first use from what the machine's Python offers (3.11 or later).
 PYTHON ?= python3
 BIN := .venv/bin
+MINUTES ?= 2.5
 BENCH := .venv-bench/bin
 DIST := .venv-dist/bin
 
 .PHONY: demo test lint docs dist notebooks bench bench-all clean
 
 demo: .venv/demo.stamp
-	$(BIN)/elman train lm --run runs/demo --overwrite --minutes 2.5
+	$(BIN)/elman train lm --run runs/demo --overwrite --minutes $(MINUTES)
 	$(BIN)/elman sample runs/demo --prompt "The " --length 600 --seed 1
 	$(BIN)/elman explain runs/demo --output runs/demo/gates.png
 	@echo "Pictures: runs/demo/loss.png, runs/demo/gates.png"

@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -287,3 +288,10 @@ def test_a_directory_that_is_not_ones_own(made: SimpleNamespace, tmp_path: Path,
             f"elman: cannot write into {tmp_path}/new/run: Permission denied; choose another directory\n"
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_library_that_is_missing_is_named() -> None:
+    code = "import sys; sys.modules['typer'] = None; from elman.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "elman: the commands need typer, which is not installed; run: pip install 'elman[train]'\n"
