@@ -647,6 +647,7 @@ def engine_and_reason(of: Recurrent, x: Tensor) -> tuple[str, str]:
     return choice.engine, choice.why
 
 
+@pytest.mark.filterwarnings("ignore::elman.SlowCellWarning")
 def test_an_unknown_function_is_named() -> None:
     of = recurrent(Cell(unknown_function, gates=("a",)), 3, 4)
     x, states = inputs(of, 5, 2)
@@ -728,6 +729,7 @@ def test_transforms_are_refused_and_right_on_the_reference() -> None:
     assert engine_and_reason(of, x)[0] == "cpu"
 
 
+@pytest.mark.filterwarnings("ignore::elman.SlowCellWarning")
 def test_a_step_that_decides_is_refused() -> None:
     def decides(x, R, s):
         return State(h=tanh(x.a) if bool((s.h > 0).any()) else x.a)

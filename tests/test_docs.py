@@ -120,10 +120,11 @@ def test_every_elman_command_in_the_documents_runs(tmp_path: Path, monkeypatch: 
     write_the_files_that_documents_name(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(examples, "LINES", 200)
-    ran, trained = 0, set[str]()
+    ran, trained = set[str](), set[str]()
     for name, line in commands():
-        if not line.startswith("elman "):
+        if not line.startswith("elman ") or line in ran:  # some are in more than one document
             continue
+        ran.add(line)
         words = re.findall(r'"([^"]*)"|(\S+)', line)
         arguments = [quoted or plain for quoted, plain in words][1:]
         if arguments[0] == "train" and "--resume" not in arguments:
@@ -134,8 +135,7 @@ def test_every_elman_command_in_the_documents_runs(tmp_path: Path, monkeypatch: 
             arguments += [*QUICK[arguments[1]], "--trials", "1"]
         done = tiny_runs.elman(*arguments)
         assert done.status == 0, f"{name}: {line}\n{done.err}"
-        ran += 1
-    assert ran >= 20
+    assert len(ran) >= 20
     assert trained == set(QUICK)
 
 

@@ -519,7 +519,7 @@ def equal_files(reference: SimpleNamespace, directory: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "reaches"), [("lm", (30, 90, 160)), ("tag", (20, 60)), ("classify", (20, 60)), ("forecast", (20, 60))]
+    ("name", "reaches"), [("lm", (40, 120)), ("tag", (30,)), ("classify", (30,)), ("forecast", (30,))]
 )
 def test_killed_at_random_moments(
     references: Callable[[str], SimpleNamespace], tmp_path: Path, name: str, reaches: tuple[int, ...]
