@@ -422,9 +422,9 @@ def test_a_picture_that_cannot_be_written_is_refused_before_the_work(tmp_path: P
     (tmp_path / "locked").mkdir()
     for name, said in (
         ("a.jpg", "pictures are not written as .jpg; choose png, svg or pdf"),
-        ("none/a.png", "none is not a directory; make it, or choose another place"),
-        ("file/a.png", "file is not a directory; make it, or choose another place"),
-        ("locked/a.png", "locked may not be written to; choose another place"),
+        ("none/a.png", "No such file or directory; make the directory"),
+        ("file/a.png", "Not a directory; choose another place"),
+        ("locked/a.png", "Permission denied; choose another place"),
         ("run", "it is a directory, which no file may replace; choose another name"),
     ):
         status, out, err = elman("explain", tmp_path / "run", "--text", "the of", "--output", tmp_path / name)

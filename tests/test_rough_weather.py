@@ -267,7 +267,7 @@ def test_an_output_is_checked_before_the_work(made: SimpleNamespace, tmp_path: P
         "none/a.csv": f"cannot write {tmp_path}/none/a.csv: No such file or directory; make the directory {tmp_path}/none, or choose another place",
         "a.csv": f"cannot write {tmp_path}/a.csv: it is a directory, which no file may replace; choose another name",
         "a.xls": f"{tmp_path}/a.xls: these predictions are not written as .xls; choose one of",
-        "a": f"{tmp_path}/a: the name has no ending; choose one of",
+        "a": f"{tmp_path}/a: these predictions need a name with an ending; choose one of",
     }
     for name, sentence in told.items():
         outcome = elman("predict", made.tagger, made.directory / "tagged.txt", "--output", tmp_path / name)
