@@ -295,14 +295,14 @@ def test_evaluation_says_why_there_is_no_baseline(made: SimpleNamespace, tmp_pat
     (tmp_path / "run/config.json").write_text(json.dumps(config))
     status, out, err = elman("evaluate", tmp_path / "run", made.directory / "held_out.txt")
     assert (status, err) == (0, "")
-    assert re.search(r"^baselines +not known, since .* cannot read .*gone\.txt", out, re.MULTILINE)
+    assert re.search(r"^baselines +not known, because .* cannot read .*gone\.txt", out, re.MULTILINE)
     assert "nats per character" in out
 
 
 def test_unknown_characters_are_counted(made: SimpleNamespace, tmp_path: Path):
     (tmp_path / "text.txt").write_text("the €§ of and to\n")
     out = elman("evaluate", made.run, tmp_path / "text.txt").out
-    assert re.search(r"^unknown +2, 12%: the text that was learned from lacks them", out, re.MULTILINE)
+    assert re.search(r"^unknown +2, 12%: they are not in the training text", out, re.MULTILINE)
     (tmp_path / "text.txt").write_text("the € of and to\n" + "the of and to\n" * 5)
     out = elman("evaluate", made.run, tmp_path / "text.txt").out
     assert re.search(r"^unknown +1$", out, re.MULTILINE)
@@ -590,9 +590,9 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "damaged gzip": (["train", "lm", "{gzip}"], ["{gzip} is a damaged gzip file"]),
     "too short": (["train", "lm", "{short}", "--held-out", "0.2"], ["8 tokens", "or --batch-size 2 --window 2\n"]),
     "too short for any window": (["train", "lm", "{three}", "--held-out", "0.5"], ["1 tokens", "give more text\n"]),
-    "too short to judge by": (["train", "lm", "{short}"], ["0.1 of {short} holds out 1 tokens", "a larger --held-out\n"]),
-    "too short to be divided": (["train", "lm", "{three}"], ["0.1 of {three} holds out 0 tokens", "give more text\n"]),
-    "too short a text to judge by": ([*NEW, "--validation", "{one}"], ["{one} holds out 1 tokens", "give more text\n"]),
+    "too short to judge by": (["train", "lm", "{short}"], ["0.1 of {short} gives 1 validation tokens", "a larger --held-out\n"]),
+    "too short to be divided": (["train", "lm", "{three}"], ["0.1 of {three} gives 0 validation tokens", "give more text\n"]),
+    "too short a text to judge by": ([*NEW, "--validation", "{one}"], ["{one} gives 1 validation tokens", "give more text\n"]),
     # directories for runs
     "run exists": (["train", "lm", "{text}", "--run", "{run}"], ["{run} already holds a run", "--resume", "--overwrite"]),
     "directory of something else": (["train", "lm", "{text}", "--run", "{foreign}"], ["{foreign} is not empty"]),

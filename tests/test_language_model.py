@@ -259,7 +259,7 @@ def test_unknown_characters_are_never_written():
 
 
 def test_prompt_must_be_known():
-    with pytest.raises(InputError, match="the prompt has 'z', a character that the model's vocabulary does not have"):
+    with pytest.raises(InputError, match="the prompt has 'z', a character that is not in the model's vocabulary"):
         text_of(model_of(), VOCABULARY, "abzx", 5, 1.0)
 
 

@@ -78,7 +78,7 @@ def test_lines_are_counted_over_line_ends_in_values_and_empty_lines(tmp_path: Pa
     path = write(tmp_path / "t.csv", 'text,x\n"two\nlines",1\n\n"a ""b"", c",2\nlast,bad\n')
     (piece,) = tables.pieces(path)
     with pytest.raises(
-        InputError, match=re.escape(f"{path}, line 6: column 'x' should be a number and is 'bad'; correct it")
+        InputError, match=re.escape(f"{path}, line 6: column 'x' should be a number but is 'bad'; correct it")
     ):
         tables.numbers(piece, ["x"], path, BadRows())
 
@@ -89,12 +89,12 @@ def test_bad_rows_are_left_out_and_counted(tmp_path: Path):
     bad = BadRows(skip=True)
     assert tables.numbers(piece, ["x", "y"], path, bad).select("x", "y").rows() == [(1.0, 2.0), (6.0, 7.0)]
     assert bad.count == 3
-    assert bad.first == f"{path}, line 3: column 'x' should be a number and is 'nan'"
+    assert bad.first == f"{path}, line 3: column 'x' should be a number but is 'nan'"
 
 
 TABLES = {
     "no such column": ("t.csv", CSV, "has no column 'z'; its columns are 'id', 'kind', 'x', 'y'"),
-    "too many values": ("t.csv", "z,y\n1,2\n3,4,5\n", "line 3 has 3 values, and the header names 2 columns"),
+    "too many values": ("t.csv", "z,y\n1,2\n3,4,5\n", "line 3 has 3 values, but the header names 2 columns"),
     "empty": ("t.csv", "", "is empty"),
     "header only": ("t.csv", "z\n", "has no rows"),
     "not UTF-8": ("t.csv", b"z\n\xff\xfe\n", "is not UTF-8: byte 3, on line 2, is 0xff"),
@@ -176,7 +176,7 @@ SENTENCES = {
     "no word": ("a.conllu", "1\t\ta\tX\t_\t_\t0\troot\t_\t_\n", "has no word"),
     "a lonely word": ("a.txt", "one X\ntwo\n", "line 2: 'two' should be a word and its tag"),
     "no JSON": ("a.jsonl", '{"words": ["a"], "tags": ["X"]}\n{\n', "line 2: "),
-    "no words": ("a.jsonl", '{"tags": ["X"]}\n', "line 1: `words` should be a list of strings and is 'None'"),
+    "no words": ("a.jsonl", '{"tags": ["X"]}\n', "line 1: `words` should be a list of strings but is 'None'"),
     "a tag too few": ("a.jsonl", '{"words": ["a", "b"], "tags": ["X"]}\n', "`tags` should be a list of 2 strings"),
     "tags that are numbers": ("a.jsonl", '{"words": ["a"], "tags": [1]}\n', "`tags` should be a list of 1 strings"),
 }
@@ -254,21 +254,21 @@ SEQUENCES = {
     "missing in .ts": ("a.ts", ARCHIVE + "1,?:2,3:1\n", "line 8: could not convert string to float: '?'", True),
     "not a number in .ts": ("a.ts", ARCHIVE + "1,2:2,nan:1\n", "line 8: step 2 of channel 2 is nan", True),
     "unequal dimensions": ("a.ts", ARCHIVE + "1,2:2:1\n", "line 8: ", True),
-    "a channel too few": ("a.ts", ARCHIVE + "1,2:1\n", "line 8: the sequence has 1 channels, and those before it have 2", True),
+    "a channel too few": ("a.ts", ARCHIVE + "1,2:1\n", "line 8: the sequence has 1 channels, but those before it have 2", True),
     "no colon": ("a.ts", ARCHIVE + "1,2,3\n", "line 8: no colon before the label", True),
-    "no @data": ("a.ts", "@dimensions 2\n", "has no line @data", False),
-    "no header": ("a.ts", "1,2:3,4:1\n", "line 1: '1,2:3,4:1' stands before @data", False),
+    "no @data": ("a.ts", "@dimensions 2\n", "has no @data line", False),
+    "no header": ("a.ts", "1,2:3,4:1\n", "line 1: '1,2:3,4:1' is before @data", False),
     "no labels": ("a.ts", "@classLabel false\n@data\n1,2:3,4\n", "line 1: the file says that it has no class labels", False),
-    "time stamps": ("a.ts", "@timeStamps true\n@data\n", "line 1: values with time stamps are not read", False),
+    "time stamps": ("a.ts", "@timeStamps true\n@data\n", "line 1: values with timestamps are not supported", False),
     "ragged values": ("a.jsonl", '{"values": [[1], [2, 3]], "label": "a"}\n', "line 1: 'values' should be a list of steps", True),
     "words for values": ("a.jsonl", '{"values": [["a"]], "label": "a"}\n', "line 1: 'values' should be a list of steps", True),
     "no values": ("a.jsonl", '{"label": "a"}\n', "line 1: there is no 'values'; the names are 'label'", True),
-    "no label": ("a.jsonl", '{"values": [[1]]}\n', "line 1: 'label' should be a label and is None", True),
+    "no label": ("a.jsonl", '{"values": [[1]]}\n', "line 1: 'label' should be a label but is None", True),
     "a list": ("a.jsonl", "[1]\n", "line 1: there is no 'values'", True),
-    "no value": ("a.csv", LONG + "c,up,1,\n", "line 7: column 'y' should be a number and is nothing", True),
-    "two labels": ("a.csv", LONG + "c,up,1,1\nc,down,1,1\n", "line 8: sequence 'c' is labelled 'down', and before that 'up'", True),
+    "no value": ("a.csv", LONG + "c,up,1,\n", "line 7: column 'y' should be a number but is nothing", True),
+    "two labels": ("a.csv", LONG + "c,up,1,1\nc,down,1,1\n", "line 8: sequence 'c' is labelled 'down' here but 'up' before", True),
     "an empty label": ("a.csv", LONG + "c,,1,2\n", "line 7: column 'label' has no value", True),
-    "a sequence again": ("a.csv", LONG + "a,up,1,1\n", "line 7: sequence 'a' goes on after another one began", False),
+    "a sequence again": ("a.csv", LONG + "a,up,1,1\n", "line 7: sequence 'a' continues after another one began", False),
     "no column": ("a.csv", LONG.replace("id", "number"), "has no column 'id'; its columns are 'number', 'label'", False),
 }  # fmt: skip
 
@@ -290,7 +290,7 @@ def test_sequences_that_make_no_sense(tmp_path: Path, case: str):
 
 
 def test_a_table_needs_to_be_told_what_a_sequence_is(tmp_path: Path):
-    with pytest.raises(InputError, match=r"say with --sequence which column .* or with --text"):
+    with pytest.raises(InputError, match=r"name the column .* with --sequence .* or the column .* with --text"):
         list(sequences.sequences(write(tmp_path / "a.csv", LONG), sequences.Columns()))
 
 
@@ -358,8 +358,8 @@ def changed(line: int, content: str) -> str:
 
 
 BROKEN = {
-    "no number": (changed(4, "a,2026-01-03,1,many"), "line 4: column 'sales' should be a number and is 'many'"),
-    "nothing known": (changed(4, "a,2026-01-03,,3"), "line 4: column 'price' should be a number and is nothing"),
+    "no number": (changed(4, "a,2026-01-03,1,many"), "line 4: column 'sales' should be a number but is 'many'"),
+    "nothing known": (changed(4, "a,2026-01-03,,3"), "line 4: column 'price' should be a number but is nothing"),
     "no time": (changed(4, "a,soon,1,3"), "line 4: column 'day' should be a time such as 2026-01-31 12:00:00"),
     "no group": (changed(4, ",2026-01-03,1,3"), "line 4: column 'shop' has no value"),
     "twice": (
@@ -389,7 +389,7 @@ def test_series_that_make_no_sense(tmp_path: Path, case: str):
 
 def test_a_column_that_is_no_series_is_told_what_to_do(tmp_path: Path):
     with pytest.raises(
-        InputError, match=r"column 'shop' should be a number and is 'a'.*name the others with --columns"
+        InputError, match=r"column 'shop' should be a number but is 'a'.*name the series with --columns"
     ):
         series.read(write(tmp_path / "a.csv", SERIES), series.Columns(time="day"), BadRows())
     with pytest.raises(InputError, match="has no column to forecast besides 'sales'"):

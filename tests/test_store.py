@@ -190,7 +190,7 @@ def test_a_full_disk_ends_with_one_sentence(tmp_path: Path, small: Path, monkeyp
     monkeypatch.setattr(tempfile, "TemporaryFile", Full)
     status, out, err = elman(*command, "--run", tmp_path / "run")
     assert (status, out) == (2, "")
-    message = f"cannot keep the data in {small}: No space left on device; set TMPDIR to a directory with room"
+    message = f"cannot keep the data in {small}: No space left on device; set TMPDIR to a directory with enough space"
     assert err == f"elman: {message}\n"
     assert not (tmp_path / "run").exists()
 

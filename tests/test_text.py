@@ -361,7 +361,7 @@ def test_a_character_broken_off_is_named_by_its_first_byte(tmp_path: Path, monke
     with pytest.raises(InputError, match=re.escape("is not UTF-8: byte 9, on line 2, is 0xe2;")):
         read(path, "characters", 0.1)
     path.write_bytes("one\ntwo\n😀".encode()[:-1])
-    with pytest.raises(InputError, match=re.escape("is not UTF-8: it ends within a character, on line 3;")):
+    with pytest.raises(InputError, match=re.escape("is not UTF-8: it ends in the middle of a character, on line 3;")):
         read(path, "characters", 0.1)
 
 

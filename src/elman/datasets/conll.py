@@ -66,13 +66,13 @@ def _add(sentence: Sentence, line: str, column: int, tagged: bool) -> str | None
     values = line.split("\t") if universal or "\t" in line else line.split()
     if universal:
         if len(values) != 10:
-            return f"a word of CoNLL-U has 10 values with tabs between them, and {line!r} has {len(values)}"
+            return f"a word of CoNLL-U has 10 values separated by tabs, but {line!r} has {len(values)}"
         if "-" in values[0] or "." in values[0]:  # a range of words, or a word that is not there
             return None
         word, label = values[1], values[column]
     else:
         if tagged and len(values) < 2:
-            return f"{line!r} should be a word and its tag, with a tab or spaces between them"
+            return f"{line!r} should be a word and its tag, separated by a tab or spaces"
         word, label = values[0], values[-1] if len(values) > 1 else ""
     if not word:
         return f"{line!r} has no word"
@@ -90,9 +90,9 @@ def _json_lines(path: Path, tagged: bool, bad: BadRows) -> Iterator[Sentence]:
         where = f"{path}, line {number}"
         words, tags = row.get("words"), row.get("tags", [])
         if not _strings(words) or not words:
-            bad.found(f"{where}: `words` should be a list of strings and is {str(words)[:60]!r}")
+            bad.found(f"{where}: `words` should be a list of strings but is {str(words)[:60]!r}")
         elif tagged and (not _strings(tags) or len(tags) != len(words)):
-            bad.found(f"{where}: `tags` should be a list of {len(words)} strings and is {str(tags)[:60]!r}")
+            bad.found(f"{where}: `tags` should be a list of {len(words)} strings but is {str(tags)[:60]!r}")
         else:
             yield Sentence(words, tags if tagged else [], [line], [])
 

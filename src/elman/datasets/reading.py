@@ -25,7 +25,7 @@ class BadRows:
     def found(self, what: str) -> None:
         """what: the file, the line and the value. Raises InputError unless such rows are skipped."""
         if not self.skip:
-            raise InputError(f"{what}; correct it, or leave such rows out with --skip-bad", f"{what}; correct it")
+            raise InputError(f"{what}; correct it, or skip such rows with --skip-bad", f"{what}; correct it")
         self.count += 1
         self.first = self.first or what
 
@@ -50,10 +50,10 @@ def byte_blocks(path: Path) -> Iterator[bytes]:
                     yield block
     except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
         kind = "Zstandard" if isinstance(error, zstandard.ZstdError) else "gzip"
-        raise InputError(f"{path} is a damaged {kind} file: {error}; unpack it, or get it again") from error
+        raise InputError(f"{path} is a damaged {kind} file: {error}; unpack it, or download it again") from error
     except OSError as error:
         raise InputError(
-            f"cannot read {path}: {error.strerror or error}; give a text file that exists and is yours to read"
+            f"cannot read {path}: {error.strerror or error}; give a text file that exists and that you may read"
         ) from error
 
 
@@ -88,7 +88,7 @@ def text_blocks(path: Path, otherwise: str = "") -> Iterator[str]:
     try:
         rest += decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
-        problem = f"it ends within a character, on line {line}"
+        problem = f"it ends in the middle of a character, on line {line}"
         raise _no_text(f"{path} is not UTF-8: {problem}; convert the file to UTF-8", otherwise) from error
     yield rest
 

@@ -46,8 +46,8 @@ def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows 
     for flag, value in given.items():
         if kind in (".ts", ".jsonl", ".ndjson") and value:
             raise InputError(
-                f"{path} is no table, so {flag} chooses nothing in it; leave it out",
-                f"{path} is no table, and the run was trained on one; give a table",
+                f"{path} is not a table, so {flag} selects nothing in it; leave it out",
+                f"{path} is not a table, and the run was trained on one; give a table",
             )
     if kind == ".ts":
         yield from _archive(path, bad)
@@ -71,13 +71,15 @@ def _archive(path: Path, bad: BadRows) -> Iterator[Labelled]:
             continue
         if not in_data:
             if not line.startswith("@"):
-                raise InputError(f"{path}, line {number}: {line[:60]!r} stands before @data; is this a .ts file?")
+                raise InputError(f"{path}, line {number}: {line[:60]!r} is before @data; is this a .ts file?")
             words = line.lower().split()
             if words[0] == "@timestamps" and words[1:2] == ["true"]:
-                raise InputError(f"{path}, line {number}: values with time stamps are not read; leave the stamps out")
+                raise InputError(
+                    f"{path}, line {number}: values with timestamps are not supported; leave the timestamps out"
+                )
             if words[0] == "@classlabel" and words[1:2] == ["false"]:
                 raise InputError(
-                    f"{path}, line {number}: the file says that it has no class labels; give one with labels"
+                    f"{path}, line {number}: the file says that it has no class labels; give a file with labels"
                 )
             in_data = words[0] == "@data"
             continue
@@ -94,18 +96,18 @@ def _archive(path: Path, bad: BadRows) -> Iterator[Labelled]:
         found, channels = found + 1, values.shape[1]
         yield Labelled(str(found), values, label.strip())
     if not in_data:
-        raise InputError(f"{path} has no line @data; is this a .ts file?")
+        raise InputError(f"{path} has no @data line; is this a .ts file?")
 
 
 def _unfit(values: NDArray[Any], channels: int | None) -> str | None:
     """Returns what is wrong with the values (T, channels) of a sequence, or None."""
     if values.ndim != 2 or not values.size:
-        return "the values should be a list of steps, each a list of numbers, all equally long"
+        return "the values should be a list of steps, each a list of numbers of the same length"
     if channels is not None and values.shape[1] != channels:
-        return f"the sequence has {values.shape[1]} channels, and those before it have {channels}"
+        return f"the sequence has {values.shape[1]} channels, but those before it have {channels}"
     wrong = np.argwhere(~np.isfinite(values))
     if len(wrong):
-        return f"step {wrong[0, 0] + 1} of channel {wrong[0, 1] + 1} is {values[tuple(wrong[0])]}, no finite number"
+        return f"step {wrong[0, 0] + 1} of channel {wrong[0, 1] + 1} is {values[tuple(wrong[0])]}, which is not a finite number"
     return None
 
 
@@ -123,11 +125,11 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
                 content = content[:, None] if content.ndim == 1 else content  # one channel may do without inner lists
                 problem = _unfit(content, channels)
             except (ValueError, TypeError):
-                problem = f"{name!r} should be a list of steps, each a list of numbers, and is {str(row[name])[:60]}"
+                problem = f"{name!r} should be a list of steps, each a list of numbers, but is {str(row[name])[:60]}"
         elif not isinstance(content, str) or not content.strip():
-            problem = f"{name!r} should be a text and is {content!r}"
+            problem = f"{name!r} should be a text but is {content!r}"
         if problem is None and labelled and not isinstance(label, (str, int)):
-            problem = f"{columns.label!r} should be a label and is {label!r}"
+            problem = f"{columns.label!r} should be a label but is {label!r}"
         if problem is not None:
             bad.found(f"{where}: {problem}")
             continue
@@ -154,7 +156,7 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
     """Yields sequences of a table with a row for each step. The rows of a sequence follow each other."""
     if columns.sequence is None:
         raise InputError(
-            f"{path} is a table: say with --sequence which column tells its sequences apart (a row for each step), or with --text which column has a text in each row",
+            f"{path} is a table: name the column that identifies the sequence with --sequence (a row for each step), or the column with a text in each row with --text",
             f"{path} is a table, and the run was not trained on one; give a file of .ts or .jsonl",
         )
     name, steps, label, seen, spoiled = None, [], None, set[str](), False
@@ -185,12 +187,12 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
                 yield from whole()
                 if each in seen:
                     raise InputError(
-                        f"{path}, line {line}: sequence {each!r} goes on after another one began; sort the rows by {columns.sequence!r}"
+                        f"{path}, line {line}: sequence {each!r} continues after another one began; sort the rows by {columns.sequence!r}"
                     )
                 seen.add(each)
                 name, steps, label, spoiled = each, [], own, False
             if own != label and not spoiled:
-                bad.found(f"{path}, line {line}: sequence {each!r} is labelled {own!r}, and before that {label!r}")
+                bad.found(f"{path}, line {line}: sequence {each!r} is labelled {own!r} here but {label!r} before")
                 spoiled = True
             if line in broken:
                 spoiled = True  # a sequence is left out as a whole

@@ -90,7 +90,7 @@ def read(
             part = part.select(list(dict.fromkeys(wanted)))
             tails[name] = _tail(pl.concat([tails[name], part]) if name in tails else part, targets, tail)
     if kept is None:
-        raise InputError(f"{path} has no row that can be used; give a table with numbers")
+        raise InputError(f"{path} has no usable row; give a table with numbers")
     for name, table in tails.items():
         places[name] = [kept.add(table)]
     every = kept.joined(places.values())
@@ -167,7 +167,7 @@ def _numbers(
         return pl.concat([past, future]).sort(tables.LINE)
     except InputError as error:
         raise InputError(
-            f"{error}; if the column is no series, name the others with --columns, or it with --time or --group",
+            f"{error}; if this column is not a series, name the series with --columns, or name this column with --time or --group",
             error.elsewhere,
         ) from error
 
@@ -188,7 +188,7 @@ def _times(piece: pl.DataFrame, time: str, path: Path, bad: BadRows) -> tuple[pl
         wrong = moments.is_null().to_list()
         for row in [k for k, null in enumerate(wrong) if null]:
             bad.found(
-                f"{path}, line {piece[tables.LINE][row]}: column {time!r} should be a time such as 2026-01-31 12:00:00 or a number and is {column[row]!r}"
+                f"{path}, line {piece[tables.LINE][row]}: column {time!r} should be a time such as 2026-01-31 12:00:00 or a number, but is {column[row]!r}"
             )
         return piece.with_columns(moments.cast(pl.Int64).alias(time)).filter(~pl.Series(wrong)), True
     return tables.numbers(piece, [time], path, bad), False
@@ -203,7 +203,7 @@ def _check_order(part: pl.DataFrame, time: str, last: tuple[Any, int] | None, pa
             of = f" of {group!r}" if group else ""
             what = "the same time as" if values[k] == values[k - 1] else "an earlier time than"
             raise InputError(
-                f"{path}, line {lines[k]}: the row{of} has {what} the one before it, on line {lines[k - 1]}; sort the rows by {time!r} and leave one of each time"
+                f"{path}, line {lines[k]}: the row{of} has {what} the one before it, on line {lines[k - 1]}; sort the rows by {time!r} and keep one row for each time"
             )
 
 
@@ -224,7 +224,7 @@ def _check_values(targets: NDArray[np.float64], lines: NDArray[np.int64], path: 
     missing = np.flatnonzero(~np.any(np.isfinite(targets), axis=0))
     if len(missing) and missing[0] < _end(targets):
         raise InputError(
-            f"{path}, line {lines[missing[0]]}: the row has no values, and later rows do; fill it in, or leave it out"
+            f"{path}, line {lines[missing[0]]}: the row has no values, but later rows do; fill it in, or leave it out"
         )
 
 
@@ -233,7 +233,7 @@ def _check_gaps(times: NDArray[Any], lines: NDArray[np.int64], path: Path, group
     if wide:
         missing, of = round((times[k + 1] - times[k]) / usual) - 1, f" of {group!r}" if group else ""
         gaps = f"{path}, line {lines[k + 1]}: {missing} rows are missing before it, one of {wide} gaps in the times{of}; fill them in"
-        raise InputError(f"{gaps}, or let --fill-gaps draw straight lines across them", gaps)
+        raise InputError(f"{gaps}, or interpolate linearly across them with --fill-gaps", gaps)
 
 
 def _gaps(times: NDArray[Any]) -> tuple[float, int, int]:

@@ -62,7 +62,7 @@ class Store:
         except OSError as error:
             raise InputError(
                 f"cannot keep the data in {where or 'a temporary file'}: {error.strerror or error}; "
-                "set TMPDIR to a directory with room"
+                "set TMPDIR to a directory with enough space"
             ) from error
 
     def __del__(self) -> None:

@@ -59,7 +59,7 @@ def pieces(path: Path, columns: Sequence[str] | None = None, rows: int = ROWS) -
         raise InputError(f"{path} cannot be read as {form(path)[1:]}: {_reason(path, error)}") from error
     except OSError as error:
         raise InputError(
-            f"cannot read {path}: {error.strerror or error}; give a file that exists and is yours to read"
+            f"cannot read {path}: {error.strerror or error}; give a file that exists and that you may read"
         ) from error
 
 
@@ -68,7 +68,9 @@ def _scan(path: Path) -> pl.LazyFrame:
     if path.is_dir():
         raise InputError(f"{path} is a directory; give a table: {', '.join(FORMS)}")
     if not path.exists():
-        raise InputError(f"cannot read {path}: No such file or directory; give a file that exists and is yours to read")
+        raise InputError(
+            f"cannot read {path}: No such file or directory; give a file that exists and that you may read"
+        )
     if not path.stat().st_size:
         raise InputError(f"{path} is empty; give a table with a header and rows")
     if kind in SEPARATORS:
@@ -91,7 +93,7 @@ def _reason(path: Path, error: Exception) -> str:
         header = next(lines)
         for row in lines:
             if len(row) > len(header):
-                return f"line {lines.line_num} has {len(row)} values, and the header names {len(header)} columns; correct it"
+                return f"line {lines.line_num} has {len(row)} values, but the header names {len(header)} columns; correct it"
     return f"{str(error).splitlines()[0]}; correct it"
 
 
@@ -103,7 +105,7 @@ def numbers(piece: pl.DataFrame, columns: Sequence[str], path: Path, bad: BadRow
         name = next(name for name in columns if not _finite(cast[name][row]))
         value = piece[name][row]
         what = "nothing" if value is None else repr(value)
-        bad.found(f"{path}, line {piece[LINE][row]}: column {name!r} should be a number and is {what}")
+        bad.found(f"{path}, line {piece[LINE][row]}: column {name!r} should be a number but is {what}")
     return cast.filter(~wrong)
 
 

@@ -185,6 +185,6 @@ def load(directory: Path) -> Vocabulary:
         or len(set(symbols)) != len(symbols)
     ):
         raise InputError(
-            f"{path} is damaged: it should hold a unit, and for characters a string of different symbols; restore it or train again"
+            f"{path} is damaged: it should hold a unit and, for characters, a string of different symbols; restore it or train again"
         )
     return Characters(symbols)

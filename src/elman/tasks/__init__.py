@@ -1,8 +1,9 @@
-"""Tasks: what a network is trained to do, and how it is judged. One file each.
+"""Tasks: what a network is trained to do, and how it is evaluated. Each task has one file.
 
 A task that the command line knows is a module with three functions:
 
-    begin(path, options, device, bad)        the task of learning from a file, with a new model
+    begin(path, options, device, bad)        a task that trains a new model on a file
+
     resume(run, path, options, device)       the task of a run that was begun, with its data read again from path
     load(directory, device)                  what a run has learned, with `evaluate(path)` and perhaps `predict(path)`
 """
@@ -24,7 +25,7 @@ MODULES = {"lm": "language_model", "tag": "tagging", "classify": "classification
 
 
 class CommandLineTask(Task, Protocol):
-    """A task with what the command line says of it."""
+    """A task with the texts that the command line prints about it."""
 
     @property
     def options(self) -> Options: ...
@@ -34,7 +35,7 @@ class CommandLineTask(Task, Protocol):
     def score_unit(self) -> str: ...  # what the score is called: "nats per character", "accuracy"
 
     def anew(self, options: Any) -> CommandLineTask:
-        """Returns the task of the same data, which is shared, with other options and a new model.
+        """Returns a task on the same data, which is shared, with other options and a new model.
 
         It is what `begin` makes, without reading again, if the options differ only in what `elman tune` searches.
         """
@@ -45,23 +46,23 @@ class CommandLineTask(Task, Protocol):
         ...
 
     def introduction(self) -> list[tuple[str, str]]:
-        """Returns lines on the data: a name, and what there is to say."""
+        """Returns lines about the data: a name and a text each."""
         ...
 
     def result(self, row: dict[str, str]) -> str:
-        """Returns what a row of metrics.csv says in a sentence."""
+        """Returns the scores in a row of metrics.csv as a sentence."""
         ...
 
     def remark(self) -> str:
-        """Returns a text to remember the model by as it is now, such as a sample. It is kept in samples.txt."""
+        """Returns a text that shows the current state of the model, such as a sample. It is kept in samples.txt."""
         ...
 
     def conclusion(self) -> list[tuple[str, str]]:
-        """Returns lines on data that nothing was chosen by, with the parameters that the model has now."""
+        """Returns lines about the test set, with the current parameters of the model."""
         ...
 
     def draw(self, directory: Path) -> list[Path]:
-        """Draws the pictures of its own, with the parameters that the model has now. Returns their files."""
+        """Draws the task's own pictures, with the current parameters of the model. Returns their files."""
         ...
 
 
@@ -69,11 +70,11 @@ class Trained(Protocol):
     """What a run has learned."""
 
     def evaluate(self, path: Path) -> Iterator[tuple[str, str]]:
-        """Yields the names and figures of how well a file is predicted."""
+        """Yields names and figures that say how well the model predicts a file."""
         ...
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
-        """Yields the text of predictions for a file, in its order. form: ".csv", ".jsonl", or "" for the task's own."""
+        """Yields the text of the predictions for a file, in its order. form: ".csv", ".jsonl", or "" for the task's own."""
         ...
 
 

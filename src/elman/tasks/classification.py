@@ -39,7 +39,7 @@ WORD = re.compile(r"\w+|[^\w\s]")
 
 
 class ClassificationModel(nn.Module):
-    """Recurrent layers in both directions; the mean, the largest and the last of their outputs; and a linear layer.
+    """Recurrent layers in both directions; the mean, the maximum and the last of their outputs; and a linear layer.
 
     forward(x, lengths) takes numbers (T, B, channels), or tokens (T, B), and lengths (B,). It returns logits (B, classes).
     """
@@ -111,10 +111,10 @@ class Gathered:
             self.channels = channels
         if bool(channels) != bool(self.channels):
             kinds = ("numbers", "texts") if channels else ("a text", "numbers")
-            raise InputError(f"{path}: sequence {each.name} is {kinds[0]}, and the run was trained on {kinds[1]}")
+            raise InputError(f"{path}: sequence {each.name} is {kinds[0]}, but the run was trained on {kinds[1]}")
         if channels != self.channels:
             raise InputError(
-                f"{path}: sequence {each.name} has {channels} channels, and the run was trained on {self.channels}"
+                f"{path}: sequence {each.name} has {channels} channels, but the run was trained on {self.channels}"
             )
 
     def blocks(self, own: Iterable[int]) -> Iterator[NDArray[np.float32]]:
@@ -207,7 +207,7 @@ class Classifier:
     """A model with what it knows of the data: what a run holds when it is trained."""
 
     def __init__(self, model: ClassificationModel, reading: Reading, options: Options, path: Path | None = None):
-        """path: what was learned from; None for the sequences that come along."""
+        """path: the training data; None for the built-in sequences."""
         self.path = path
         self.model, self.reading, self.options = model, reading, options
 
@@ -254,7 +254,7 @@ class Classifier:
         bad = BadRows(self.options.skip_bad)
         encoded = self.encode(sequences(path, columns_of(self.options), bad=bad), path)
         if not len(encoded.rows):
-            raise InputError(f"{path} has no sequence; give one at least, with its label")
+            raise InputError(f"{path} has no sequence; give at least one, with its label")
         found, counts = self.score(encoded)
         yield "sequences", str(len(encoded.rows))
         if bad.count:
@@ -305,7 +305,7 @@ class Classification(SeparateSequences):
         validation: NDArray[np.int64],
         path: Path | None,
     ):
-        """train, validation: places of sequences. path: where these come from; None for those that come along."""
+        """train, validation: places of sequences. path: where these come from; None for the built-in sequences."""
         self.classifier, self.model, self.options, self.path = classifier, classifier.model, classifier.options, path
         o = self.options
         self.train, self.validation, self.digest = train, validation, sequences.digest
@@ -317,7 +317,7 @@ class Classification(SeparateSequences):
         self.weights = torch.from_numpy(weights.astype(np.float32)) if o.balanced else None
 
     def anew(self, options: Options) -> Classification:
-        """Returns the task of the same data, which is shared, with other options and a new model."""
+        """Returns a task on the same data, which is shared, with other options and a new model."""
         torch.manual_seed(options.seed)
         task = copy(self)
         task.classifier = _classifier(self.classifier.reading, options, str(self.model.output.weight.device), self.path)
@@ -351,7 +351,7 @@ class Classification(SeparateSequences):
         return {"data": data, "baselines": {LARGEST: baseline}}
 
     def baseline(self, name: str) -> str:
-        return "says the same class of every sequence, the most frequent one"
+        return "predicts the most frequent class for every sequence"
 
     def write(self, directory: Path) -> None:
         self.classifier.reading.save(directory)
@@ -367,7 +367,7 @@ class Classification(SeparateSequences):
         return [
             (
                 "sequences",
-                f"{self.path or examples.LABELLED}: {len(self.train):,} to learn from, {len(self.validation):,} held out; "
+                f"{self.path or examples.LABELLED}: {len(self.train):,} for training, {len(self.validation):,} for validation; "
                 f"{self.lengths.min()} to {self.lengths.max()} steps, {what}",
             ),
             ("classes", f"{len(reading.classes)}: {shown}{' ...' if len(reading.classes) > 12 else ''}"),
@@ -378,7 +378,7 @@ class Classification(SeparateSequences):
         return f"accuracy {accuracy:.4f}, macro F1 {f1:.4f}, {nats:.4f} nats per sequence"
 
     def draw(self, directory: Path) -> list[Path]:
-        """Draws the table of counts on held-out sequences."""
+        """Draws the confusion matrix on the validation sequences."""
         from elman import charts
 
         _, counts = self.classifier.score(self.encoded, self.validation)
@@ -407,7 +407,7 @@ def columns_of(options: Options) -> Columns:
 def read(
     path: Path | None, options: Options, bad: BadRows, channels: int | None = None
 ) -> tuple[Gathered, NDArray[np.int64], NDArray[np.int64]]:
-    """Returns the sequences, the places of those to learn from, and of those held out: of each class the same share."""
+    """Returns the sequences and the indices of the training and validation sets, with the same share of each class."""
     o, columns, where = options, columns_of(options), path or Path(examples.LABELLED)
     found, fonts = Gathered(unit_of(o) if path else None, channels), list[str]()
     if path is None:
@@ -428,16 +428,16 @@ def read(
         train, validation = _halves(np.array(found.labels, dtype=np.int64), o)
     if not len(train) or not len(validation):
         raise InputError(
-            f"{where} leaves {len(train)} sequences to learn from and {len(validation)} to judge by; give two of each class at least"
+            f"{where} leaves {len(train)} sequences for training and {len(validation)} for validation; give at least two of each class"
         )
     if len({found.labels[k] for k in train}) < 2:
         only = list(found.classes)[found.labels[train[0]]]
-        raise InputError(f"{path} has one class only, {only!r}; give sequences of two classes at least")
+        raise InputError(f"{path} has only one class, {only!r}; give sequences of at least two classes")
     return found, train, validation
 
 
 def _halves(labels: NDArray[np.int64], options: Options) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns the places to learn from and those held out: of each class the same share, and none of one with one only."""
+    """Returns the indices for training and validation, with the same share of each class. A lone sequence of a class is for training."""
     apart = np.zeros(len(labels), dtype=bool)
     by_class = np.argsort(labels, kind="stable")
     for own in np.split(by_class, np.bincount(labels).cumsum()[:-1]):
@@ -447,7 +447,7 @@ def _halves(labels: NDArray[np.int64], options: Options) -> tuple[NDArray[np.int
 
 
 def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> Classification:
-    """Returns the task of learning from a file, with a new model."""
+    """Returns a task that trains a new model on a file."""
     found, train, validation = read(path, options, bad)
     reading = Reading.learn(found, train)
     torch.manual_seed(options.seed)
@@ -455,14 +455,14 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> Cla
 
 
 def resume(run: Run, path: Path | None, options: Options, device: str) -> Classification:
-    """Returns the task of a run, with its data read again and a model still to be filled."""
+    """Returns the task of a run. Its data are read again; its model does not have its parameters yet."""
     reading = Reading.load(run.directory)
     data = read(path, options, BadRows(options.skip_bad), len(reading.mean))
     return Classification(_classifier(reading, options, device, path), *data, path)
 
 
 def load(directory: Path, device: str = "cpu") -> Classifier:
-    """Returns the classifier of a run, as it did best on held-out sequences."""
+    """Returns the classifier of a run, with the parameters that were best on the validation sequences."""
     run = Run(directory)
     options, config = run.options(Options, CONFIG)
     path = config["data"]["path"]

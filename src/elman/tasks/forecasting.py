@@ -36,16 +36,16 @@ SCALES = "scales.json"
 
 
 class ForecastingModel(nn.Module):
-    """A recurrent layer reads a series in segments, and goes on over the segments ahead.
+    """A recurrent layer reads a series in segments, and runs on over the segments to forecast.
 
         x_k = relu(W_r [segment k of the past - last value])              k = 1 ... lookback / segment
         q_j = (which segment it is, which column it is) + W_k [what is known of segment j ahead]
         h   = the outputs of the layer for x_1 x_2 ... q_1 q_2 ...
         y_j = W_w dropout(h at q_j) + last value
 
-    Every column is a series of its own, and all share the weights.
+    Every column is a separate series, and all series share the weights.
     Source: S. Lin et al., SegRNN: segment recurrent neural network for long-term time series forecasting (2023), which
-    answers for each segment ahead from the last state alone.
+    forecasts each segment from the last state alone.
     """
 
     def __init__(self, columns: int, known: int, options: Options):
@@ -167,7 +167,7 @@ class Windows:
     """All windows of some series: every place where a forecast may begin, and what came before and after it."""
 
     def __init__(self, scaled: Scaled, spans: Sequence[tuple[int, int]], past: int, ahead: int):
-        """spans: the rows of each series in which the times ahead must lie; the past may lie before them."""
+        """spans: the rows of each series that must contain the forecast times; the past may be before them."""
         self.values, self.known, self.past, self.ahead = scaled.values, scaled.known, past, ahead
         first, count, row, column, before = [], [], [], [], 0  # before: rows of the series before this one
         for (begin, end), n in zip(spans, scaled.rows, strict=True):
@@ -260,7 +260,7 @@ class Forecaster:
     def forecast(self, past: Tensor, column: Tensor, known: Tensor) -> Tensor:
         """Returns forecasts (horizon, N, outputs), in deviations, as `ForecastingModel` has them.
 
-        The recursive strategy forecasts a segment, appends it to the past, and goes on from there.
+        The recursive strategy forecasts a segment, appends it to the past, and continues from there.
         """
         o, device = self.options, self.model.write.weight.device
         past, column, known = past.to(device), column.to(device), known.to(device)
@@ -307,7 +307,7 @@ class Forecaster:
         windows = Windows(scaled, [(0, rows) for rows in scaled.rows], o.lookback, o.horizon)
         if not len(windows):
             raise InputError(
-                f"{path} has {max(scaled.rows)} rows in its longest series, and a forecast with its truth needs {o.lookback + o.horizon}; give more"
+                f"{path} has {max(scaled.rows)} rows in its longest series, but a forecast and its true values need {o.lookback + o.horizon}; give more"
             )
         own, _ = self.errors(windows, len(windows))
         yield "windows", str(len(windows))
@@ -347,11 +347,11 @@ class Forecaster:
         rows = len(one.targets)
         of = f" of {one.group!r}" if one.group else ""
         if rows < o.lookback:
-            raise InputError(f"{path} has {rows} rows{of}, and a forecast reads the last {o.lookback}; give more")
+            raise InputError(f"{path} has {rows} rows{of}, but a forecast reads the last {o.lookback}; give more")
         ahead = len(one.known) - rows
         if c < len(self.scales.mean) and ahead < o.horizon:
             raise InputError(
-                f"{path} has {ahead} rows{of} with {', '.join(self.scales.known)} after the last value, and a forecast needs {o.horizon}; add the times ahead with empty targets"
+                f"{path} has {ahead} rows{of} with {', '.join(self.scales.known)} after the last value, but a forecast needs {o.horizon}; add the future times with empty targets"
             )
         mean, deviation = np.array(self.scales.mean), np.array(self.scales.deviation)
         past = torch.from_numpy(((one.targets[-o.lookback :] - mean[:c]) / deviation[:c]).astype(np.float32))
@@ -375,7 +375,7 @@ class Forecasting(SeparateSequences):
     higher_is_better = False
 
     def __init__(self, forecaster: Forecaster, every: Sequence[Series], path: Path | None):
-        """path: where the series come from; None for the one that comes along."""
+        """path: where the series come from; None for the built-in series."""
         self.forecaster, self.model, self.options, self.path = forecaster, forecaster.model, forecaster.options, path
         o, scales = self.options, forecaster.scales
         self.measure = forecaster.measure
@@ -387,10 +387,10 @@ class Forecasting(SeparateSequences):
         self.train = Windows(scaled, [(0, a) for a, _, _ in cuts], o.lookback, o.ahead)
         self.validation = Windows(scaled, [(a, b) for a, b, _ in cuts], o.lookback, o.horizon)
         self.test = Windows(scaled, [(b, c) for _, b, c in cuts], o.lookback, o.horizon)
-        for what, windows, ahead in (("learn from", self.train, o.ahead), ("judge by", self.validation, o.horizon)):
+        for what, windows, ahead in (("training", self.train, o.ahead), ("validation", self.validation, o.horizon)):
             if not len(windows):
                 raise InputError(
-                    f"no series has a window to {what}: its part of --split {o.split} must hold {ahead} steps ahead, after {o.lookback} of the past; "
+                    f"no series has a window for {what}: its part of --split {o.split} must have {ahead} steps to forecast, after {o.lookback} past steps; "
                     "give more rows, another --split, or a smaller --horizon or --lookback"
                 )
         self.lengths = np.broadcast_to(1, len(self.train))
@@ -402,7 +402,7 @@ class Forecasting(SeparateSequences):
         self.digest = digest.hexdigest()
 
     def anew(self, options: Options) -> Forecasting:
-        """Returns the task of the same data, which is shared, with other options and a new model."""
+        """Returns a task on the same data, which is shared, with other options and a new model."""
         torch.manual_seed(options.seed)
         task = copy(self)
         task.forecaster = _forecaster(self.forecaster.scales, options, str(self.model.write.weight.device))
@@ -443,15 +443,15 @@ class Forecasting(SeparateSequences):
             ("series", f"{self.path or examples.SERIES}: {many}{self.rows:,} rows of {len(scales.targets)} columns"),
             (
                 "windows",
-                f"{len(self.train):,} to learn from, {len(self.validation):,} held out, {len(self.test):,} for a test; {o.lookback} steps of the past, {o.horizon} ahead",
+                f"{len(self.train):,} for training, {len(self.validation):,} for validation, {len(self.test):,} for testing; {o.lookback} past steps, {o.horizon} steps to forecast",
             ),
         ]
 
     def result(self, row: Mapping[str, str]) -> str:
-        return f"{said({name: float(row[name]) for name in ('mse', 'mae', 'mase')})}, in deviations of the part learned from"
+        return f"{said({name: float(row[name]) for name in ('mse', 'mae', 'mase')})}, in standard deviations of the training part"
 
     def conclusion(self) -> list[tuple[str, str]]:
-        """Returns lines on the test windows, which nothing was chosen by."""
+        """Returns lines about the test windows, on which nothing was chosen."""
         if not len(self.test):
             return []
         own, _ = self.forecaster.errors(self.test, len(self.test))
@@ -459,7 +459,7 @@ class Forecasting(SeparateSequences):
         return [("test", said(own.means())), *((name, said(means)) for name, means in baselines.items())]
 
     def draw(self, directory: Path) -> list[Path]:
-        """Draws forecasts of up to four columns from the middle of the held-out part, in the unit of the data."""
+        """Draws forecasts of up to four columns from the middle of the validation part, in the unit of the data."""
         from elman import charts
 
         o, scales = self.options, self.forecaster.scales
@@ -490,13 +490,13 @@ class Forecasting(SeparateSequences):
 
 
 def parts(rows: int, options: Options) -> tuple[int, int, int]:
-    """Returns where the parts of a series end that are learned from, judged by, and tested on."""
+    """Returns where the training, validation and test parts of a series end."""
     a, b, c = options.split_list
     if a + b + c <= 1.0 + 1e-9:  # shares
         return round(a * rows), round((a + b) * rows), round((a + b + c) * rows)
     ends = int(a), int(a + b), int(a + b + c)
     if ends[-1] > rows:
-        raise InputError(f"--split {options.split} needs {ends[-1]} rows, and a series has {rows}; give smaller parts")
+        raise InputError(f"--split {options.split} needs {ends[-1]} rows, but a series has {rows}; give smaller parts")
     return ends
 
 
@@ -510,7 +510,7 @@ def read(
 
 
 def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> Forecasting:
-    """Returns the task of learning from a file, with a new model."""
+    """Returns a task that trains a new model on a file."""
     o = options
     columns = Columns(o.column_list, o.known_list, o.time, o.group)
     every, targets, dates = read(path, columns, o, bad)
@@ -524,14 +524,14 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> For
 
 
 def resume(run: Run, path: Path | None, options: Options, device: str) -> Forecasting:
-    """Returns the task of a run, with its data read again and a model still to be filled."""
+    """Returns the task of a run. Its data are read again; its model does not have its parameters yet."""
     forecaster = _forecaster(Scales.load(run.directory), options, device)
     every, _, _ = read(path, forecaster.scales.columns(options), options, BadRows(options.skip_bad))
     return Forecasting(forecaster, every, path)
 
 
 def load(directory: Path, device: str = "cpu") -> Forecaster:
-    """Returns the forecaster of a run, as it did best on held-out windows."""
+    """Returns the forecaster of a run, with the parameters that were best on the validation windows."""
     run = Run(directory)
     options, _ = run.options(Options, CONFIG)
     forecaster = _forecaster(Scales.load(directory), options, device)

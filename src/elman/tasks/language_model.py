@@ -96,7 +96,7 @@ class LanguageModelling:
     score, higher_is_better = "validation_nats", False
 
     def __init__(self, model: LanguageModel, corpus: Corpus, options: Options, file: Path | None = None):
-        """file: where the corpus comes from; None for the text that comes along."""
+        """file: where the corpus comes from; None for the built-in text."""
         self.model, self.corpus, self.options, self.file = model, corpus, options, file
         self.digest = corpus.digest
         self.length = stream_length(corpus.train, options)  # time steps in an epoch
@@ -107,7 +107,7 @@ class LanguageModelling:
         self.columns = slice(None)  # the streams of this process
 
     def anew(self, options: Options) -> LanguageModelling:
-        """Returns the task of the same data, which is shared, with other options and a new model."""
+        """Returns a task on the same data, which is shared, with other options and a new model."""
         torch.manual_seed(options.seed)
         model = LanguageModel(self.corpus.vocabulary.size, options).to(self.model.output.weight.device)
         task = LanguageModelling(model, self.corpus, options, self.file)
@@ -119,12 +119,12 @@ class LanguageModelling:
         own, rest = divmod(self.options.batch_size, world)
         if rest:
             raise InputError(
-                f"--batch-size {self.options.batch_size} cannot be divided among {world} processes; give a multiple of {world}"
+                f"--batch-size {self.options.batch_size} cannot be divided evenly among {world} processes; give a multiple of {world}"
             )
         self.columns = slice(rank * own, (rank + 1) * own)
 
     def batches(self, epoch: int, at: int) -> Iterator[Batch]:
-        """Yields windows of the streams; at: time steps of this epoch that were trained on."""
+        """Yields windows of the streams; at: time steps of this epoch that have been trained on."""
         if at == 0:
             self.state = None
         if at == self.length:
@@ -160,7 +160,7 @@ class LanguageModelling:
 
     @cached_property
     def baselines(self) -> dict[str, float]:
-        """Those of `n_grams` on the held-out text."""
+        """The results of `n_grams` on the validation text."""
         return n_grams(self.corpus.train, self.corpus.validation, self.corpus.vocabulary.size)
 
     def baseline(self, name: str) -> str:
@@ -177,7 +177,7 @@ class LanguageModelling:
     def introduction(self) -> list[tuple[str, str]]:
         train, validation = len(self.corpus.train), len(self.corpus.validation)
         unit = "tokens" if self.unit == "token" else self.options.unit
-        return [("text", f"{self.file or DEFAULT}: {train:,} {unit} to learn from, {validation:,} held out")]
+        return [("text", f"{self.file or DEFAULT}: {train:,} {unit} for training, {validation:,} for validation")]
 
     def result(self, row: Mapping[str, str]) -> str:
         nats, bits, perplexity = (float(row[name]) for name in ("validation_nats", "bits_per_character", "perplexity"))
@@ -187,7 +187,7 @@ class LanguageModelling:
         )
 
     def remark(self) -> str:
-        """Returns a short text that the model writes now, always from the same random numbers."""
+        """Returns a short text that the model generates now, always from the same random numbers."""
         generator, training = torch.Generator().manual_seed(self.options.seed), self.model.training
         try:
             text = "".join(sample(self.model, self.corpus.vocabulary, "", SAMPLED, 0.8, 1.0, generator))
@@ -212,7 +212,7 @@ class LanguageModelling:
         wanted = dict.fromkeys(names, (o.num_layers, o.batch_size, o.hidden_size))
         if tensors and shapes != wanted:
             raise InputError(
-                f"{path} does not fit its config.json: its states are {shapes}, the model's {wanted}; restore one of them or train again"
+                f"{path} does not fit its config.json: its states are {shapes}, but the model needs {wanted}; restore one of them or train again"
             )
         states = tuple(tensors[name][:, self.columns] for name in names if tensors)
         self.state = None if not states else states[0] if len(states) == 1 else states
@@ -231,7 +231,7 @@ def stream_length(tokens: Tensor, options: Options) -> int:
     if length < options.window:
         need = options.window * (options.batch_size + 1)
         raise InputError(
-            f"the part of the text to learn from has {len(tokens):,} tokens, but {options.batch_size} streams with a window of {options.window} need {need:,}; "
+            f"the training part of the text has {len(tokens):,} tokens, but {options.batch_size} streams with a window of {options.window} need {need:,}; "
             f"give more text{_smaller(len(tokens), options)}"
         )
     return length
@@ -269,13 +269,13 @@ def _read(path: Path | None, options: Options, vocabulary: Vocabulary | None = N
 
 
 def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> LanguageModelling:
-    """Returns the task of learning from a text, with a new model."""
+    """Returns a task that trains a new model on a text."""
     corpus = _read(path, options)
     train, validation = len(corpus.train), len(corpus.validation)
     if validation < 2:
         larger = ", or a larger --held-out" if options.validation is None and train + validation >= 4 else ""
         raise InputError(
-            f"{options.validation or f'{options.held_out} of {path or DEFAULT}'} holds out {validation} tokens, and judging needs 2; give more text{larger}"
+            f"{options.validation or f'{options.held_out} of {path or DEFAULT}'} gives {validation} validation tokens, but at least 2 are needed; give more text{larger}"
         )
     stream_length(corpus.train, options)
     torch.manual_seed(options.seed)
@@ -283,7 +283,7 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> Lan
 
 
 def resume(run: Run, path: Path | None, options: Options, device: str) -> LanguageModelling:
-    """Returns the task of a run, with its text read again and a model still to be filled."""
+    """Returns the task of a run. Its text is read again; its model does not have its parameters yet."""
     vocabulary = vocabularies.load(run.directory)
     corpus = _read(path, options, vocabulary)
     return LanguageModelling(LanguageModel(vocabulary.size, options).to(device), corpus, options, path)
@@ -295,7 +295,7 @@ class TrainedLanguageModel(NamedTuple):
     config: dict[str, Any]
 
     def evaluate(self, path: Path) -> Iterator[tuple[str, str]]:
-        """Yields names and figures of how well a text is predicted, every token from all before it."""
+        """Yields names and figures that say how well the model predicts each token of a text from all tokens before it."""
         corpus = read(path, self.vocabulary.unit, held_out=1.0, vocabulary=self.vocabulary)
         tokens, per = corpus.validation, PER[self.vocabulary.unit]
         if len(tokens) < 2:
@@ -306,7 +306,7 @@ class TrainedLanguageModel(NamedTuple):
             parts = tokens.split(1 << 20)  # a comparison of all would take as much memory as the tokens
             unknown = sum(int((part == self.vocabulary.unknown).sum()) for part in parts)
             much = unknown > MUCH * len(tokens)
-            why = f", {unknown / len(tokens):.0%}: the text that was learned from lacks them, so the figures say little"
+            why = f", {unknown / len(tokens):.0%}: they are not in the training text, so the figures say little"
             yield "unknown", f"{unknown}{why if much else ''}"
         yield f"nats per {per}", f"{score.nats:.4f}"
         yield "bits per character", f"{score.bits_per_character:.4f}"
@@ -314,17 +314,17 @@ class TrainedLanguageModel(NamedTuple):
         yield from on_baselines(lambda: self._baselines(tokens), f"nats per {per}")
 
     def _baselines(self, tokens: Tensor) -> dict[str, float]:
-        """Returns those of `n_grams`, counted in the text that the model has learned from."""
+        """Returns the results of `n_grams`, counted in the training text of the model."""
         path = self.config["data"]["path"]
         corpus = _read(None if path is None else Path(path), Options(**self.config["options"]), self.vocabulary)
         return n_grams(corpus.train, tokens, self.vocabulary.size)
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
-        raise InputError("a language model continues a text, instead of labelling one: use elman sample")
+        raise InputError("a language model continues a text and does not label it: use elman sample")
 
 
 def load(directory: Path, device: str = "cpu") -> TrainedLanguageModel:
-    """Returns the model of a run, as it did best on held-out text, the run's vocabulary, and its config.json."""
+    """Returns the model of a run with its best parameters on the validation text, its vocabulary, and its config.json."""
     run = Run(directory)
     options, config = run.options(Options, CONFIG)
     vocabulary = vocabularies.load(directory)
@@ -395,7 +395,7 @@ def sample(
     temperature: the logits are divided by it; 0 always takes the likeliest token.
     top_p: a token is drawn from the smallest set of likeliest tokens whose probabilities reach top_p in sum
         (A. Holtzman et al., The curious case of neural text degeneration, ICLR 2020).
-    Raises InputError if the prompt has a character that the vocabulary lacks.
+    Raises InputError if the prompt has a character that is not in the vocabulary.
     """
     model.eval()
     device = model.output.weight.device
@@ -405,7 +405,7 @@ def sample(
         pieces = vocabularies.WORD.findall(prompt) if vocabulary.unit == "words" else prompt
         strange = pieces[int((prompt_tokens == vocabulary.unknown).nonzero()[0, 0])]
         raise InputError(
-            f"the prompt has {strange!r}, a {PER[vocabulary.unit]} that the model's vocabulary does not have; leave it out"
+            f"the prompt has {strange!r}, a {PER[vocabulary.unit]} that is not in the model's vocabulary; leave it out"
         )
     decode = vocabulary.decoder()
     yield prompt
@@ -422,7 +422,7 @@ def check_text(text: str, what: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            f"{what} is not UTF-8: character {error.start + 1} is {text[error.start]!r}; give it in UTF-8"
+            f"{what} is not UTF-8: character {error.start + 1} is {text[error.start]!r}; convert it to UTF-8"
         ) from error
 
 

@@ -12,7 +12,7 @@ from elman.training.options import Options, option
 if TYPE_CHECKING:
     from elman.cell import Cell
 
-NO_FILE = "says how to read FILE, and FILE is left out; give one, or leave the option out"
+NO_FILE = "says how to read FILE, but no FILE is given; give one, or leave the option out"
 CELLS = ("lstm", "gru", "coupled_lstm", "peephole_lstm")  # that `elman tune` chooses from
 
 
@@ -24,37 +24,42 @@ class LanguageModelOptions(Options):
 
     unit: str = option(
         "characters",
-        "What is predicted: characters, bytes, bpe or words.",
+        "What the model predicts: characters, bytes, bpe or words.",
         choices=("characters", "bytes", "bpe", "words"),
     )
-    vocabulary_size: int = option(1000, "Tokens of a vocabulary of bpe or words.", least=1)
-    validation: str | None = option(None, "Text to judge by, in place of a part held out.")
-    cell: str = option("lstm", "A cell of those that `elman cells` lists, except projected_lstm.", search=CELLS)
+    vocabulary_size: int = option(1000, "Size of the vocabulary, for bpe or words.", least=1)
+    validation: str | None = option(None, "Validation text, instead of a held-out part of FILE.")
+    cell: str = option("lstm", "Cell to use, one of those that `elman cells` lists, except projected_lstm.", search=CELLS)
     hidden_size: int = option(256, "Units per layer.", least=1, search=(32, 512))
     embedding_size: int = option(64, "Width of a token's embedding.", least=1)
     num_layers: int = option(1, "Recurrent layers.", least=1, search=(1, 3))
-    tied: bool = option(False, "Use the embedding's weights for the output, too, after a linear layer of its width.")
+    tied: bool = option(
+        False, "Also use the embedding's weights for the output, after a linear layer of the same width."
+    )
     dropout: float = option(
         0.25,
-        "Share of activations dropped after and between layers while training; of bpe and words before them, too.",
+        "Share of activations dropped after and between layers in training; for bpe and words, also before them.",
         least=0,
         most=0.99,
         search=(0.0, 0.6),
     )
     forget_bias: float | None = option(
         None,
-        "Bias of forget gates at first, such as 1 for a long memory and -1 for a short one; if left out, -1 for characters and "
-        "bytes, else as torch.nn draws it.",
+        "Initial bias of forget gates, such as 1 for a long memory and -1 for a short one; default: -1 for characters and "
+        "bytes, otherwise drawn as in torch.nn.",
         least=-10.0,
         most=10.0,
     )
-    batch_size: int = option(32, "Places in the text that are read side by side.", least=1)
+    batch_size: int = option(32, "Streams of the text that are read in parallel.", least=1)
     window: int = option(
         64, "Steps between updates, and how far back gradients reach; the state is carried on.", least=1
     )
     held_out: float = option(0.1, "Share of the text, from its end, kept for validation.", least=0.001, most=0.9)
     learning_rate: float = option(
-        1e-2, "Highest learning rate, after warm-up; then half a cosine down to zero.", above=0, search=(1e-3, 3e-2)
+        1e-2,
+        "Peak learning rate, reached after warm-up; it then follows half a cosine down to zero.",
+        above=0,
+        search=(1e-3, 3e-2),
     )
     weight_decay: float = option(0.1, "AdamW's weight decay.", least=0, most=1e6)
 
@@ -62,16 +67,16 @@ class LanguageModelOptions(Options):
         super().check()
         _check_cell(self.cell)
         if self.forget_bias is not None and "f" not in _check_cell(self.cell).gates:
-            raise InputError(f"--forget-bias is for cells with a forget gate f, and {self.cell} has none; leave it out")
+            raise InputError(f"--forget-bias needs a cell with a forget gate f, and {self.cell} has none; leave it out")
         if self.unit == "bpe" and self.vocabulary_size < 257:
             raise InputError(
-                f"--vocabulary-size must be 257 or more (256 bytes and what is merged from them), got {self.vocabulary_size}"
+                f"--vocabulary-size must be 257 or more (256 bytes and the tokens merged from them), got {self.vocabulary_size}"
             )
 
     def useless(self, file: Path | None) -> dict[str, str]:
         if self.unit in ("bpe", "words"):
             return {}
-        return {"vocabulary_size": f"is for --unit bpe and words, and the unit is {self.unit}; leave it out"}
+        return {"vocabulary_size": f"is for --unit bpe and words, but the unit is {self.unit}; leave it out"}
 
 
 @dataclass(frozen=True)
@@ -80,32 +85,35 @@ class TaggingOptions(Options):
 
     task: ClassVar[str] = "tag"
 
-    validation: str | None = option(None, "File to judge by, in place of a part held out.")
+    validation: str | None = option(None, "Validation file, instead of a held-out part of FILE.")
     held_out: float = option(
         0.1, "Share of the sentences, drawn at random, kept for validation.", least=0.001, most=0.9
     )
     tag: str = option("upos", "Column of a CoNLL-U file: upos, xpos or deprel.", choices=("upos", "xpos", "deprel"))
-    skip_bad: bool = option(False, "Leave out sentences that make no sense, and count them.")
-    cell: str = option("lstm", "A cell of those that `elman cells` lists, except projected_lstm.", search=CELLS)
+    skip_bad: bool = option(False, "Skip malformed sentences and count them.")
+    cell: str = option("lstm", "Cell to use, one of those that `elman cells` lists, except projected_lstm.", search=CELLS)
     hidden_size: int = option(128, "Units per layer and direction.", least=1, search=(32, 512))
-    num_layers: int = option(2, "Recurrent layers; all read in both directions.", least=1, search=(1, 3))
+    num_layers: int = option(2, "Recurrent layers; each reads in both directions.", least=1, search=(1, 3))
     word_size: int = option(100, "Width of a word's embedding.", least=1)
     character_size: int = option(32, "Width of a character's embedding.", least=1)
     spelling_size: int = option(64, "Units per direction that read the characters of a word.", least=1)
-    min_count: int = option(2, "Words that are rarer have no embedding of their own.", least=1)
+    min_count: int = option(2, "Words that occur fewer times share one embedding.", least=1)
     word_dropout: float = option(
-        0.25, "A word that occurs n times is hidden with probability d / (d + n) while training.", least=0, most=1e6
+        0.25, "A word that occurs n times is hidden with probability d / (d + n) in training.", least=0, most=1e6
     )
     dropout: float = option(
         0.4,
-        "Share of activations dropped around and between layers while training.",
+        "Share of activations dropped around and between layers in training.",
         least=0,
         most=0.99,
         search=(0.0, 0.6),
     )
-    batch_size: int = option(32, "Sentences between updates.", least=1)
+    batch_size: int = option(32, "Sentences per update.", least=1)
     learning_rate: float = option(
-        3e-3, "Highest learning rate, after warm-up; then half a cosine down to zero.", above=0, search=(5e-4, 2e-2)
+        3e-3,
+        "Peak learning rate, reached after warm-up; it then follows half a cosine down to zero.",
+        above=0,
+        search=(5e-4, 2e-2),
     )
 
     def check(self) -> None:
@@ -114,12 +122,12 @@ class TaggingOptions(Options):
 
 
 def _check_cell(name: str) -> Cell:
-    """Returns the cell of that name. Raises InputError if there is none, or if the models here cannot use it."""
+    """Returns the cell of that name. Raises InputError if there is none, or if these models cannot use it."""
     from elman import cells
 
     cell = cells.by_name(name, projected=False)
     if cell.projected:
-        raise InputError(f"cell {name!r} projects its output, which this model has no use for; choose lstm")
+        raise InputError(f"cell {name!r} projects its output, and this model does not support projections; choose lstm")
     return cell
 
 
@@ -129,36 +137,39 @@ class ForecastingOptions(Options):
 
     task: ClassVar[str] = "forecast"
 
-    columns: str | None = option(None, "Columns to forecast, with commas between them; all others if left out.")
-    known: str | None = option(None, "Columns that are known in advance, with commas between them.")
+    columns: str | None = option(None, "Columns to forecast, separated by commas; default: all other columns.")
+    known: str | None = option(None, "Columns that are known in advance, separated by commas.")
     time: str | None = option(None, "Column of times: dates or numbers. They are checked for order and gaps.")
-    group: str | None = option(None, "Column that tells the series of a table apart.")
-    fill_gaps: bool = option(False, "Draw straight lines across gaps in the times.")
-    skip_bad: bool = option(False, "Leave out rows that make no sense, and count them.")
-    horizon: int = option(24, "Steps ahead that are forecast.", least=1)
+    group: str | None = option(None, "Column that identifies the series, if the table has several.")
+    fill_gaps: bool = option(False, "Interpolate linearly across gaps in the times.")
+    skip_bad: bool = option(False, "Skip malformed rows and count them.")
+    horizon: int = option(24, "Number of steps to forecast.", least=1)
     lookback: int = option(336, "Steps of the past that a forecast reads; a multiple of --segment.", least=1)
-    segment: int = option(24, "Steps that the recurrent layer reads, and writes, at once.", least=1)
+    segment: int = option(24, "Steps that the recurrent layer reads and writes at once.", least=1)
     strategy: str = option(
-        "direct", "direct: all steps at once; recursive: segment after segment, from its own forecasts.",
+        "direct", "direct: all steps at once; recursive: one segment after another, from its own forecasts.",
         choices=("direct", "recursive"),
     )  # fmt: skip
-    quantiles: str | None = option(None, "Quantiles to forecast, such as 0.1,0.5,0.9, in place of one value.")
+    quantiles: str | None = option(None, "Quantiles to forecast, such as 0.1,0.5,0.9, instead of a single value.")
     split: str = option(
-        "0.7,0.1,0.2", "Parts to learn from, to judge by and to test on, in this order: shares, or numbers of rows."
+        "0.7,0.1,0.2", "Training, validation and test parts, in this order: shares, or numbers of rows."
     )
-    period: int = option(24, "Steps of a season, for the baseline that repeats the last one, and for MASE.", least=1)
+    period: int = option(24, "Steps of a season, for the baseline that repeats the last season and for MASE.", least=1)
     loss: str = option(
-        "mae", "What is minimised without --quantiles: mae, mse or huber.", choices=("mae", "mse", "huber")
+        "mae", "Loss to minimise without --quantiles: mae, mse or huber.", choices=("mae", "mse", "huber")
     )
-    cell: str = option("gru", "A cell of those that `elman cells` lists, except projected_lstm.", search=CELLS)
+    cell: str = option("gru", "Cell to use, one of those that `elman cells` lists, except projected_lstm.", search=CELLS)
     hidden_size: int = option(128, "Units per layer.", least=2, search=(32, 512))
     num_layers: int = option(1, "Recurrent layers.", least=1, search=(1, 3))
     dropout: float = option(
-        0.2, "Share of activations dropped before the output while training.", least=0, most=0.99, search=(0.0, 0.6)
+        0.2, "Share of activations dropped before the output in training.", least=0, most=0.99, search=(0.0, 0.6)
     )
-    batch_size: int = option(64, "Windows between updates.", least=1)
+    batch_size: int = option(64, "Windows per update.", least=1)
     learning_rate: float = option(
-        3e-3, "Highest learning rate, after warm-up; then half a cosine down to zero.", above=0, search=(5e-4, 2e-2)
+        3e-3,
+        "Peak learning rate, reached after warm-up; it then follows half a cosine down to zero.",
+        above=0,
+        search=(5e-4, 2e-2),
     )
 
     @property
@@ -187,25 +198,27 @@ class ForecastingOptions(Options):
         _check_cell(self.cell)
         if self.lookback % self.segment:
             near = max(1, round(self.lookback / self.segment)) * self.segment
-            raise InputError(f"--lookback {self.lookback} is no multiple of --segment {self.segment}; take {near}")
+            raise InputError(f"--lookback {self.lookback} is not a multiple of --segment {self.segment}; use {near}")
         if self.lookback < self.period:
-            raise InputError(f"--period {self.period} is longer than --lookback {self.lookback}; make one of them fit")
+            raise InputError(f"--period {self.period} is longer than --lookback {self.lookback}; change one of them")
         if self.fill_gaps and self.time is None:
-            raise InputError("--fill-gaps fills gaps in the times, so say with --time which column has them")
+            raise InputError("--fill-gaps fills gaps in the times, so name the column of times with --time")
         try:
             quantiles, split = self.quantile_list, self.split_list
         except ValueError as error:
             raise InputError(
-                f"--quantiles and --split are finite numbers with commas between them; got {error}"
+                f"--quantiles and --split must be finite numbers separated by commas, got {error}"
             ) from error
         if quantiles != sorted(set(quantiles)) or any(not 0 < q < 1 for q in quantiles):
-            raise InputError(f"--quantiles must lie between 0 and 1 and rise, got {self.quantiles}; try 0.1,0.5,0.9")
+            raise InputError(
+                f"--quantiles must be between 0 and 1, in increasing order, got {self.quantiles}; try 0.1,0.5,0.9"
+            )
         if quantiles and self.loss != "mae":
-            raise InputError(f"--quantiles have a loss of their own, so --loss {self.loss} cannot be given with them")
+            raise InputError(f"--quantiles uses its own loss, so --loss {self.loss} cannot be given with it")
         shares, rows = sum(split) <= 1 + 1e-9, all(part == int(part) for part in split)
         if len(split) != 3 or min(split) < 0 or not (shares or rows) or min(split[:2]) == 0:
             raise InputError(
-                f"--split must be three shares of at most 1 in sum, or three numbers of rows, got {self.split}; try 0.7,0.1,0.2"
+                f"--split must be three shares that add up to at most 1, or three numbers of rows, got {self.split}; try 0.7,0.1,0.2"
             )
 
     def useless(self, file: Path | None) -> dict[str, str]:
@@ -213,7 +226,7 @@ class ForecastingOptions(Options):
             {} if file else dict.fromkeys(("columns", "known", "time", "group", "fill_gaps"), NO_FILE)
         )
         if self.quantiles:
-            found["loss"] = "is what is minimised without --quantiles, which are given; leave it out"
+            found["loss"] = "has no effect with --quantiles, which uses its own loss; leave it out"
         return found
 
 
@@ -222,7 +235,7 @@ def _names(text: str | None) -> tuple[str, ...]:
 
 
 def _numbers(text: str) -> list[float]:
-    """Returns the numbers in a text with commas between them. Raises ValueError for one that is none, or not finite."""
+    """Returns the numbers in a comma-separated text. Raises ValueError for a value that is not a finite number."""
     numbers = [float(word) for word in text.split(",")] if text else []
     if any(number != number or abs(number) == float("inf") for number in numbers):
         raise ValueError(repr(text))
@@ -235,36 +248,41 @@ class ClassificationOptions(Options):
 
     task: ClassVar[str] = "classify"
 
-    validation: str | None = option(None, "File to judge by, in place of a part held out.")
+    validation: str | None = option(None, "Validation file, instead of a held-out part of FILE.")
     held_out: float = option(0.2, "Share of the sequences of each class kept for validation.", least=0.001, most=0.9)
-    label: str = option("label", "Column, or name in JSON lines, of the label.")
-    sequence: str | None = option(None, "Column that tells the sequences of a table apart, with a row for each step.")
-    text: str | None = option(None, "Column, or name in JSON lines, of a text to classify, in place of numbers.")
-    columns: str | None = option(None, "Columns of numbers to read, with commas between them; all others if left out.")
-    unit: str = option("words", "What a text is read in: words or characters.", choices=("words", "characters"))
-    skip_bad: bool = option(False, "Leave out sequences that make no sense, and count them.")
+    label: str = option("label", "Column of the label, or its name in JSON lines.")
+    sequence: str | None = option(None, "Column that identifies the sequence, in a table with a row for each step.")
+    text: str | None = option(None, "Column of the text to classify instead of numbers, or its name in JSON lines.")
+    columns: str | None = option(None, "Columns of numbers to read, separated by commas; default: all other columns.")
+    unit: str = option("words", "Unit in which a text is read: words or characters.", choices=("words", "characters"))
+    skip_bad: bool = option(False, "Skip malformed sequences and count them.")
     balanced: bool = option(False, "Give every class the same weight in the loss, however rare it is.")
     best_by: str = option(
-        "accuracy", "Which score decides what is kept: accuracy or macro_f1.", choices=("accuracy", "macro_f1")
+        "accuracy", "Score that selects the parameters to keep: accuracy or macro_f1.", choices=("accuracy", "macro_f1")
     )
-    cell: str = option("gru", "A cell of those that `elman cells` lists, except projected_lstm.", search=CELLS)
+    cell: str = option("gru", "Cell to use, one of those that `elman cells` lists, except projected_lstm.", search=CELLS)
     hidden_size: int = option(64, "Units per layer and direction.", least=1, search=(32, 512))
-    num_layers: int = option(1, "Recurrent layers; all read in both directions.", least=1, search=(1, 3))
+    num_layers: int = option(1, "Recurrent layers; each reads in both directions.", least=1, search=(1, 3))
     embedding_size: int = option(64, "Width of the embedding of a word or character.", least=1)
     dropout: float = option(
         0.5,
-        "Share of activations dropped between layers and before the output while training.",
+        "Share of activations dropped between layers and before the output in training.",
         least=0,
         most=0.99,
         search=(0.0, 0.6),
     )
     noise: float = option(
-        0.3, "Deviation of noise added to numbers while training, in their own deviations.", least=0, most=10
+        0.3, "Noise added to numbers in training, in standard deviations of each channel.", least=0, most=10
     )
-    smoothing: float = option(0.1, "Share of the target given to all classes alike.", least=0, most=0.99)
-    batch_size: int = option(32, "Sequences between updates.", least=1)
+    smoothing: float = option(
+        0.1, "Label smoothing: share of the target that is spread evenly over all classes.", least=0, most=0.99
+    )
+    batch_size: int = option(32, "Sequences per update.", least=1)
     learning_rate: float = option(
-        3e-3, "Highest learning rate, after warm-up; then half a cosine down to zero.", above=0, search=(5e-4, 2e-2)
+        3e-3,
+        "Peak learning rate, reached after warm-up; it then follows half a cosine down to zero.",
+        above=0,
+        search=(5e-4, 2e-2),
     )
 
     @property
@@ -283,11 +301,11 @@ class ClassificationOptions(Options):
         files = [Path(path) for path in (file, self.validation) if path is not None]
         found: dict[str, str] = {} if files else dict.fromkeys(("label", "sequence", "text", "columns"), NO_FILE)
         if files and all(form(path) == ".ts" for path in files):
-            found["label"] = f"names a column, and {files[0]} has its labels at the ends of its lines; leave it out"
+            found["label"] = f"names a column, but {files[0]} has its labels at the ends of its lines; leave it out"
         if self.text is None:
             found["unit"] = found["embedding_size"] = (
-                "is for texts, and without --text the data are numbers; leave it out"
+                "is for texts, but without --text the data are numbers; leave it out"
             )
         else:
-            found["noise"] = "is for numbers, and --text reads texts; leave it out"
+            found["noise"] = "is for numbers, but --text reads texts; leave it out"
         return found

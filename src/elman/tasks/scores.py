@@ -89,7 +89,7 @@ def on_baselines(find: Callable[[], dict[str, float]], unit: str) -> Iterator[tu
     try:
         found = find()
     except InputError as error:
-        yield "baselines", f"not known, since the data that were learned from cannot be read: {error}"
+        yield "baselines", f"not known, because the training data cannot be read: {error}"
         return
     for name, value in found.items():
         yield name, f"{value:.4f} {unit}, a baseline"

@@ -47,7 +47,7 @@ def shares(sequences: int) -> int:
 
 
 def held_out(count: int, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns the places of those to learn from and of those held out, drawn at random. At least one is held out."""
+    """Returns the indices for training and for validation, drawn at random. At least one is for validation."""
     order = np.random.default_rng([seed, 1 << 32]).permutation(count)
     cut = count - max(1, round(count * share))
     return np.sort(order[:cut]), np.sort(order[cut:])
@@ -101,7 +101,7 @@ class SeparateSequences:
     def carry(self, tensors: Mapping[str, Tensor], path: Path) -> None:
         if tensors:
             raise InputError(
-                f"{path} is damaged: it has states {', '.join(tensors)}, and this task carries none; restore it or train again"
+                f"{path} is damaged: it has states {', '.join(tensors)}, but this task has none; restore it or train again"
             )
 
 

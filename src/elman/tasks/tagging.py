@@ -38,7 +38,7 @@ USUAL = "word's usual tag"  # what the baseline is called
 class TaggingModel(nn.Module):
     """Words and their spelling, recurrent layers in both directions, and a linear layer onto the tags.
 
-    A word is its embedding beside the last states of a recurrent layer that has read its characters from both ends.
+    A word is its embedding and the last states of a recurrent layer that has read its characters from both ends.
     Source: B. Plank, A. Søgaard & Y. Goldberg, Multilingual part-of-speech tagging with bidirectional long short-term
     memory models and auxiliary loss (2016), without the auxiliary loss.
     """
@@ -191,7 +191,7 @@ class Tagger:
     """A model with its vocabulary: what a run holds when it is trained."""
 
     def __init__(self, model: TaggingModel, vocabulary: Vocabulary, options: Options, path: Path | None = None):
-        """path: what was learned from; None for the sentences that come along."""
+        """path: the training data; None for the built-in sentences."""
         self.model, self.vocabulary, self.options, self.path = model, vocabulary, options, path
 
     def encode(self, sentences: Iterable[Sentence]) -> Encoded:
@@ -255,13 +255,13 @@ class Tagger:
         judged = Gathered()
         judged.add(conll.sentences(path, self.options.tag, bad=bad))
         if not len(judged):
-            raise InputError(f"{path} has no sentence; give one at least, with a tag for each word")
+            raise InputError(f"{path} has no sentence; give at least one, with a tag for each word")
         encoded = Encoded(judged, self.vocabulary)
         found, counts = self.score(encoded)
         yield "sentences", str(len(encoded.forms))
         yield "words", str(words := int(encoded.forms.lengths.sum()))
         unknown = sum(int((encoded.words[encoded.forms[k]] == 0).sum()) for k in range(len(judged)))
-        yield "unknown words", f"{unknown}, {unknown / words:.1%}: read by their spelling alone"
+        yield "unknown words", f"{unknown}, {unknown / words:.1%}: read only by their spelling"
         if bad.count:
             yield "left out", f"{bad.count}, the first: {bad.first}"
         for name, value in found.items():
@@ -319,7 +319,7 @@ class Tagging(SeparateSequences):
         self.hide = torch.from_numpy(d / (d + np.maximum(counts, 1)))  # (words,): the probability that it is hidden
 
     def anew(self, options: Options) -> Tagging:
-        """Returns the task of the same data, which is shared, with other options and a new model."""
+        """Returns a task on the same data, which is shared, with other options and a new model."""
         torch.manual_seed(options.seed)
         task = copy(self)
         task.tagger = _tagger(self.tagger.vocabulary, options, str(self.model.output.weight.device), self.path)
@@ -345,7 +345,7 @@ class Tagging(SeparateSequences):
         return usual_tags(self.sentences, self.train, self.sentences, self.validation, self.score)
 
     def baseline(self, name: str) -> str:
-        return "gives each word the tag that it has most often"
+        return "gives each word its most frequent tag"
 
     def about(self) -> dict[str, Any]:
         data = {
@@ -365,7 +365,7 @@ class Tagging(SeparateSequences):
         return [
             (
                 "sentences",
-                f"{source}: {len(self.train):,} with {words:,} words to learn from, {len(self.validation):,} held out",
+                f"{source}: {len(self.train):,} with {words:,} words for training, {len(self.validation):,} for validation",
             ),
             ("tags", f"{len(tags)}: {' '.join(tags[:20])}{' ...' if len(tags) > 20 else ''}"),
         ]
@@ -377,7 +377,7 @@ class Tagging(SeparateSequences):
         return ", ".join([*parts, f"{float(row['validation_nats']):.4f} nats per word"])
 
     def draw(self, directory: Path) -> list[Path]:
-        """Draws the table of counts on held-out sentences."""
+        """Draws the confusion matrix on the validation sentences."""
         from elman import charts
 
         _, counts = self.tagger.score(self.encoded, self.validation)
@@ -416,12 +416,14 @@ def usual_tags(
 
 
 def read(path: Path | None, options: Options, bad: BadRows) -> tuple[Gathered, NDArray[np.int64], NDArray[np.int64]]:
-    """Returns the sentences, the places of those to learn from, and of those held out."""
+    """Returns the sentences and the indices of the training and validation sets."""
     files = [path, *([] if options.validation is None else [Path(options.validation)])]
     odd = [file for file in files if file is None or conll.form(file) != ".conllu"]
     if options.tag != "upos" and odd:
         source = odd[0] or examples.TAGGED
-        raise InputError(f"--tag {options.tag} chooses a column of CoNLL-U, and {source} does not end in .conllu")
+        raise InputError(
+            f"--tag {options.tag} selects a column of a CoNLL-U file, but {source} does not end in .conllu"
+        )
     found, source = Gathered(), path or examples.TAGGED
     found.add(examples.tagged_code() if path is None else conll.sentences(path, options.tag, bad=bad))
     count = len(found)
@@ -429,18 +431,20 @@ def read(path: Path | None, options: Options, bad: BadRows) -> tuple[Gathered, N
         found.add(conll.sentences(Path(options.validation), options.tag, bad=bad))
         train, validation = np.arange(count), np.arange(count, len(found))
         if not len(validation):
-            raise InputError(f"{options.validation} has no sentence; give one at least")
+            raise InputError(f"{options.validation} has no sentence; give at least one")
     else:
         if count < 2:
-            raise InputError(f"{source} has {count} sentences; give 2 at least, one to learn from and one to judge by")
+            raise InputError(
+                f"{source} has {count} sentences; give at least 2, one for training and one for validation"
+            )
         train, validation = held_out(count, options.held_out, options.seed)
     if not len(train):
-        raise InputError(f"{source} has no sentence to learn from; give more, or a smaller --held-out")
+        raise InputError(f"{source} has no sentence for training; give more, or a smaller --held-out")
     return found, train, validation
 
 
 def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> Tagging:
-    """Returns the task of learning from a file, with a new model."""
+    """Returns a task that trains a new model on a file."""
     sentences, train, validation = read(path, options, bad)
     vocabulary = Vocabulary.learn(sentences, options.min_count, train)
     torch.manual_seed(options.seed)
@@ -448,13 +452,13 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> Tag
 
 
 def resume(run: Run, path: Path | None, options: Options, device: str) -> Tagging:
-    """Returns the task of a run, with its data read again and a model still to be filled."""
+    """Returns the task of a run. Its data are read again; its model does not have its parameters yet."""
     tagger = _tagger(Vocabulary.load(run.directory), options, device, path)
     return Tagging(tagger, *read(path, options, BadRows(options.skip_bad)), path)
 
 
 def load(directory: Path, device: str = "cpu") -> Tagger:
-    """Returns the tagger of a run, as it did best on held-out sentences."""
+    """Returns the tagger of a run, with the parameters that were best on the validation sentences."""
     run = Run(directory)
     options, config = run.options(Options, CONFIG)
     path = config["data"]["path"]

@@ -48,7 +48,7 @@ def most_threads() -> int:
 
 @dataclass(frozen=True)
 class Options:
-    """What the training loop of every task is told. A task adds options of its own in a subclass.
+    """The options of the training loop of every task. A task adds its own options in a subclass.
 
     Training ends after `epochs` or `minutes`, whichever comes first.
     """
@@ -56,27 +56,27 @@ class Options:
     task: ClassVar[str]  # its name on the command line
 
     learning_rate: float = option(
-        1e-3, "Highest learning rate, after warm-up; then half a cosine down to zero.", above=0
+        1e-3, "Peak learning rate, reached after warm-up; it then follows half a cosine down to zero.", above=0
     )
     weight_decay: float = option(0.01, "AdamW's weight decay.", least=0, most=1e6)
     clip: float = option(1.0, "Largest norm of the gradient.", above=0)
     epochs: float | None = option(
         None,
-        "Passes over the data. With this alone, a resumed run equals an uninterrupted one to the bit.",
+        "Passes over the training data. With --epochs alone, a resumed run equals an uninterrupted one bit for bit.",
         above=0,
     )
-    minutes: float | None = option(None, "Time for training; 3 if neither is given.", above=0)
-    evaluations: int = option(12, "How often the model is judged in a run, at equal distances.", least=1)
+    minutes: float | None = option(None, "Minutes of training; 3 if neither this nor --epochs is given.", above=0)
+    evaluations: int = option(12, "Number of evaluations in a run, evenly spaced.", least=1)
     patience: int | None = option(
-        None, "Stop after so many evaluations without a better score; never if left out.", least=1
+        None, "Stop after this many evaluations without a better score; default: never.", least=1
     )
-    seed: int = option(0, "Seed of everything random.", least=0, most=2**63 - 1)
+    seed: int = option(0, "Seed of all random numbers.", least=0, most=2**63 - 1)
     precision: str = option(
         "float32",
         "float32; or bf16, for GPUs: products in bfloat16, sums and weights in float32.",
         choices=("float32", "bf16"),
     )
-    threads: int = option(1, "Threads on the CPU; more pay for wide layers on an idle machine.", least=1)
+    threads: int = option(1, "Threads on the CPU; more than one helps wide layers on an idle machine.", least=1)
 
     def check(self) -> None:
         """Raises InputError for the first option whose value makes no sense."""
@@ -85,7 +85,7 @@ class Options:
             if problem := _problem(getattr(self, field.name), **limits):
                 raise InputError(problem.format(name=field.name, flag=flag(field.name)))
         if self.epochs is None and self.minutes is None:
-            raise InputError("training needs an end: give --epochs or --minutes")
+            raise InputError("training needs a limit: give --epochs or --minutes")
         if self.threads > most_threads():
             raise InputError(
                 f"--threads must be {most_threads()} or less on this machine with {os.cpu_count() or 1} cores, got {self.threads}"
