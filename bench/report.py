@@ -156,7 +156,7 @@ def summary(rows: list[Row]) -> str:
             body.append([cell, timed, str(threads), f"{gflops(peers['elman']):.0f}", f"{share:.0%}", wanted, met])
     if body:
         head = ["cell", "pass", "threads", "GFLOP/s", "of the best matmul", "target", "met"]
-        text += f"\n\nAt {LARGE}, against the machine:\n\n{table(head, body, 2)}"
+        text += f"\n\nAt {LARGE}, compared with the machine's rate:\n\n{table(head, body, 2)}"
     return text.strip()
 
 
@@ -198,35 +198,38 @@ def documents(rows: list[Row], minutes: float | None) -> tuple[str, str]:
     fewest = min(row.rounds for row in rows if row.timed in PASSES)
     most = max(row.rounds for row in rows if row.timed in PASSES)
     written = (
-        f"Written by `{command}` from its own measurements; do not edit. Begun {first.run.replace('T', ' at ')}"
+        f"Written by `{command}` from its own measurements; do not edit. Started {first.run.replace('T', ' at ')}"
         + (f", took {minutes:g} minutes." if minutes else ".")
     )
     lines = [
         "# Performance",
-        "The speed of one layer, next to torch.nn, a loop in PyTorch, JAX, ONNX Runtime and torchrecurrent. The best peer is "
-        "the fastest of them in each case; the mean is over sizes and numbers of threads, and the other four are the cells that torch.nn lacks.",
+        "This page compares the speed of one layer with torch.nn, a loop in PyTorch, JAX, ONNX Runtime and torchrecurrent. "
+        "The best peer is the fastest of them in each case. Means are over sizes and numbers of threads. The other four "
+        "are the cells that torch.nn does not have.",
         in_five_lines(rows),
         f"![Every peer's time over elman's, by case]({picture.NAME})",
-        "[All times](performance-tables.md), case by case. Other measurements are in `bench`: whole training runs "
+        "[All times](performance-tables.md) are listed case by case. Other measurements are in `bench`: whole training runs "
         "([bench/tasks.md](../bench/tasks.md)), sequences of different lengths, projections, GPUs "
         "([decision 14](decisions/0014-an-engine-for-nvidia-gpus.md)).",
         "## How it was measured",
         written,
         f"- Machine: {first.machine}\n- {first.versions}; engine: {', '.join(engines)}\n- "
         + ", ".join(f"{peer} {version}" for peer, version in versions.items()),
-        "One layer in one direction, float32, with initial states, by (T, B, I, H): time steps, batch, input size, "
-        "hidden size. Training is forward and backward with the gradients of the input, the initial states and all "
-        "parameters, for random cotangents on the output and the final states; inference is forward without them. "
-        "Every peer is a process of its own, pinned to the same one or two cores. They take turns, round by round, and "
-        "those who wait are stopped, so no thread pool takes time from another. A round is one call, or as many as last "
-        f"{1e3 * _burst():g} ms; times are medians of {fewest} to {most} rounds, with quartiles in parentheses. Before it "
-        "is timed, each peer has computed the outputs and gradients of a small problem, and they agreed with elman's. "
-        "GRU is the one with the reset after the recurrent product, `gru_before` the other.",
-        "The eager loop and JAX's `lax.scan` under `jit` have the input's share of all steps in one product before the "
-        "loop, and one recurrent product in each step (`gru_before`: two). ONNX Runtime's model is one operator whose "
-        "weights are constants, which it packs beforehand; everyone else may not assume that weights stay as they are. "
-        "Keras is the faster of with and without XLA. A blank is a cell that the peer lacks: torchrecurrent has the "
-        "peephole LSTM only, torch.nn and Keras have no peepholes and no coupled gates. ONNX Runtime does not train.",
+        "Each case is one layer in one direction, in float32, with initial states. Its size is (T, B, I, H): time steps, "
+        "batch size, input size and hidden size. Training is a forward and a backward pass with the gradients of the "
+        "input, the initial states and all parameters, for random cotangents on the output and the final states. "
+        "Inference is a forward pass without gradients. Every peer runs in its own process, pinned to the same one or "
+        "two cores. The peers take turns, round by round, and waiting processes are stopped, so no thread pool takes time "
+        f"from another. A round is one call, or as many calls as take {1e3 * _burst():g} ms. Times are medians of {fewest} "
+        f"to {most} rounds, with quartiles in parentheses. Before timing, each peer computed the outputs and gradients of "
+        "a small problem, and they agreed with elman's. GRU applies the reset after the recurrent product; `gru_before` "
+        "applies it before.",
+        "The eager loop and JAX's `lax.scan` under `jit` compute the input's contribution for all steps in one product before "
+        "the loop, and one recurrent product in each step (two for `gru_before`). ONNX Runtime's model is one operator "
+        "with constant weights, which it packs in advance. No other peer may assume that the weights stay the same. For "
+        "Keras, the faster time with or without XLA counts. A blank means that the peer does not have the cell: "
+        "torchrecurrent has only the peephole LSTM; torch.nn and Keras have no peepholes and no coupled gates. ONNX "
+        "Runtime does not train.",
     ]
     if remarks:
         lines += [
@@ -235,21 +238,24 @@ def documents(rows: list[Row], minutes: float | None) -> tuple[str, str]:
         ]
     lines += [
         "## Targets",
-        "The best peer's time over elman's, so above 1 elman is faster: the geometric mean over all cases and numbers "
-        "of threads, and the worst single case in parentheses.",
+        "The figures are the best peer's time divided by elman's, so above 1 elman is faster. Each is the geometric mean over "
+        "all cases and numbers of threads, with the worst single case in parentheses.",
         summary(rows),
     ]
     if rates:
         lines.append(
-            "The best matmul rate is the fastest of the products that occur in that case, through torch and oneDNN, measured "
-            "in the same run: "
+            "The best matmul rate is that of the fastest product that occurs in this case, run through torch and oneDNN and "
+            "measured in the same run: "
             + "; ".join(
                 f"{rate:.0f} GFLOP/s at {threads} thread{'s' * (threads > 1)} ({product})"
                 for threads, (rate, product) in sorted(rates.items())
             )
-            + ". A layer's operations are those of its matrix products, 2 T B G H (I + H) for G gates, and three times that in training."
+            + ". A layer's operation count covers its matrix products: 2 T B G H (I + H) for G gates, and three times that in training."
         )
-    tables = ["# All times", f"In milliseconds. What is measured and how: [performance](performance.md). {written}"]
+    tables = [
+        "# All times",
+        f"Times are in milliseconds. [Performance](performance.md) explains what was measured and how. {written}",
+    ]
     for cell, timed in dict.fromkeys(key[:2] for key in measured):
         tables += [f"## {cell}, {timed}", detail(cell, timed, measured, rates)]
     return "\n\n".join(lines) + "\n", "\n\n".join(tables) + "\n"

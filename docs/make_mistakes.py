@@ -18,13 +18,13 @@ def in_a_cell() -> list[str]:
     from mistakes import GOOD, SLIPS
 
     body = [f"    {GOOD[name]}" for name in ("f", "n", "return")]
-    lines = ["## In a cell of one's own", "", f"One line of this cell is replaced, {len(SLIPS)} times:", ""]
+    lines = ["## In your own cell", "", f"One line of this cell is replaced at a time, in {len(SLIPS)} ways:", ""]
     lines += ["```text", GOOD["step"], *body, "", GOOD["cell"], "```", ""]
     lines += [
-        "An error is raised where the layer is made, or else in its first call. A warning is given in the first call.",
+        "Errors are raised when the layer is created or in its first call. Warnings appear in the first call.",
         "",
     ]
-    lines += ["| the line | what is said |", "|---|---|"]
+    lines += ["| line | message |", "|---|---|"]
     for slip in SLIPS:
         written = "<br>".join(f"`{line}`" for line in (slip.before, slip.line) if line)
         lines.append(f"| {written} | {slip.said()} |")
@@ -40,9 +40,9 @@ PARTS = [in_a_cell, on_the_command_line]  # each returns the lines of a section
 
 def page() -> str:
     lines = [
-        "# Mistakes, and what is said",
+        "# Common mistakes and their messages",
         "",
-        "Written by `python docs/make_mistakes.py`, which makes every one of them.",
+        "Written by `python docs/make_mistakes.py`, which makes each mistake and records the message.",
     ]
     for part in PARTS:
         lines += ["", *part()]

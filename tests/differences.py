@@ -74,7 +74,7 @@ def _traced_symbolically(library: Any) -> None:
 
 def _quantized(library: Any) -> str:
     of = torch.ao.quantization.quantize_dynamic(nn.Sequential(library.LSTM(3, 4)), {nn.LSTM}, dtype=torch.qint8)
-    return "left as it is" if isinstance(of[0], library.LSTM) else "replaced"
+    return "left unchanged" if isinstance(of[0], library.LSTM) else "replaced"
 
 
 def _sorted_in_the_compiler(library: Any) -> None:
@@ -94,7 +94,7 @@ BETTER = [
         "`layer(x, lengths=...)`",
         "TypeError",
         "works",
-        "lengths in any order, zero included, without packing",
+        "lengths in any order, including zero, without packing",
         lambda library: library.LSTM(3, 4)(x(), lengths=torch.tensor([5, 2])),
     ),
     Difference(
@@ -108,18 +108,18 @@ BETTER = [
         "`torch.compile(layer, fullgraph=True)`",
         "Unsupported",
         "works",
-        "one operator a layer for all T and B",
+        "one operator per layer for all T and B",
         _compiled,
     ),
     Difference("`torch.export` with a dynamic T", "UserError", "works", "the same operator", _exported),
     Difference(
-        "`vmap(grad(...))` of a GRU or RNN: gradients of each sample",
+        "`vmap(grad(...))` of a GRU or RNN: per-sample gradients",
         "RuntimeError",
         "works",
-        "run by plain PyTorch",
+        "plain PyTorch runs it",
         _per_sample,
     ),
-    Difference("`jvp` of an LSTM", "NotImplementedError", "works", "run by plain PyTorch", _jvp),
+    Difference("`jvp` of an LSTM", "NotImplementedError", "works", "plain PyTorch runs it", _jvp),
     Difference(
         "`torch.nn.utils.skip_init(LSTM, 3, 4)`",
         "RuntimeError",
@@ -141,28 +141,28 @@ LEFT = [
         "`isinstance(layer, torch.nn.LSTM)`, or `torch.nn.RNNBase`",
         "True",
         "False",
-        "code that asks for torch's class, to initialise say, must ask for elman's too",
+        "code that checks for torch's class, for example to initialise it, must also check for elman's",
         lambda library: str(isinstance(library.LSTM(3, 4), (nn.LSTM, nn.RNNBase))),
     ),
     Difference(
         "`quantize_dynamic(model, {torch.nn.LSTM})`",
         "replaced",
-        "left as it is",
-        "torch replaces its own classes only",
+        "left unchanged",
+        "torch replaces only its own classes",
         _quantized,
     ),
     Difference(
         "`layer._flat_weights`",
         "works",
         "AttributeError",
-        "there is no list of weights beside the parameters; `all_weights` is there, `flatten_parameters()` does nothing",
+        "elman keeps no list of weights besides the parameters; use `all_weights`; `flatten_parameters()` does nothing",
         lambda library: library.LSTM(3, 4)._flat_weights,
     ),
     Difference(
         "`layer.check_forward_args`, `check_input`, `check_hidden_size`, `get_expected_hidden_size`, `permute_hidden`",
         "works",
         "AttributeError",
-        "they are torch's own steps on the way to its kernels",
+        "these are torch's internal steps before it calls its kernels",
         lambda library: [
             getattr(library.LSTM(3, 4), name)
             for name in (
@@ -178,35 +178,35 @@ LEFT = [
         '`RNNBase("LSTM", 3, 4)`',
         "works",
         "AttributeError",
-        "the base class is `elman.Recurrent`, and takes a cell",
+        "the base class is `elman.Recurrent`, which takes a cell",
         lambda library: library.RNNBase("LSTM", 3, 4),
     ),
     Difference(
         "`RNNCell(3, 0)`, `RNNCell(0, 4)`: a width of zero",
         "works",
         "ValueError",
-        "no kernel is made for it; torch's own layers refuse it too",
+        "elman makes no kernel for it; torch's own layers also reject it",
         lambda library: (library.RNNCell(3, 0), library.RNNCell(0, 4)),
     ),
     Difference(
         "`torch.jit.script(LSTMCell(3, 4))`",
         "works",
         "RuntimeError",
-        "equations of any cell cannot be written in TorchScript, which torch has deprecated; export instead",
+        "TorchScript cannot express the equations of an arbitrary cell, and torch has deprecated it; use `torch.export` instead",
         lambda library: torch.jit.script(library.LSTMCell(3, 4)),
     ),
     Difference(
         "`torch.jit.trace(layer, x)`, then another T",
         "works",
         "RuntimeError",
-        "the trace holds the loop over time unrolled, for one T; export instead",
+        "the trace contains the loop over time, unrolled for one T; use `torch.export` instead",
         _traced,
     ),
     Difference(
         "`torch.fx.symbolic_trace(model)`",
         "works",
         "TraceError",
-        "it looks inside every module that is not torch's own; name elman's as leaves in `Tracer.is_leaf_module`",
+        "it traces into every module that is not torch's own; declare elman's as leaves in `Tracer.is_leaf_module`",
         _traced_symbolically,
     ),
 ]
@@ -216,21 +216,21 @@ BOTH = [
         "second derivatives through a compiled layer",
         "Unsupported",
         "RuntimeError",
-        "torch's compiler differentiates once; without it both can",
+        "torch's compiler differentiates only once; without the compiler, both work",
         _twice_through_the_compiler,
     ),
     Difference(
-        "a compiled layer of a `PackedSequence` that was sorted before, without a state",
+        "a compiled layer on a `PackedSequence` that was already sorted, without a state",
         "Unsupported",
         "GuardOnDataDependentSymNode",
-        "the number of sequences is a value in a tensor; pack with `enforce_sorted=False`, or give the state",
+        "the number of sequences is a value in a tensor; pack with `enforce_sorted=False`, or pass the state",
         _sorted_in_the_compiler,
     ),
     Difference(
-        "`pack_padded_sequence` inside what is compiled",
+        "`pack_padded_sequence` inside compiled code",
         "Unsupported",
         "Unsupported",
-        "it asks for values of a tensor; pack outside, or give `lengths`",
+        "it needs values of a tensor; pack outside, or pass `lengths`",
         lambda library: torch.compile(
             lambda x, lengths: library.LSTM(3, 4)(nn.utils.rnn.pack_padded_sequence(x, lengths)),
             fullgraph=True,

@@ -1,9 +1,9 @@
 """A cell: the equations of one time step, and a record of the names that they use.
 
-The equations are a plain Python function of up to five arguments, asked for by name:
+The equations are a plain Python function of up to five arguments. Their names say what it needs:
 
-    x   the input's share of each gate:       x.i   is  W_i x_t + b_ih,i         (B, H)
-    R   the recurrent share of each gate:     R.i @ v  is  R_i v + b_hh,i        (B, H)
+    x   the input's contribution to a gate:   x.i   is  W_i x_t + b_ih,i         (B, H)
+    R   the recurrent contribution to a gate: R.i @ v  is  R_i v + b_hh,i        (B, H)
     s   the previous state:                   s.h, s.c                           (B, width)
     p   one weight per unit:                  p.i * s.c  (peepholes)             (H,)
     P   a projection onto a narrower state:   P.h @ v  is  weight_hr v           (B, proj_size)
@@ -94,14 +94,14 @@ class Anatomy(NamedTuple):
 class Cell:
     """The equations of one step and the names they use. To add a cell, write one of these records.
 
-    step: the equations, a function as the docstring of `elman.cell` describes it.
+    step: the equations, a function as described in the docstring of `elman.cell`.
     gates: gate names, in the order of their rows in `weight_ih` and `weight_hh`.
     states: state names; the first is the output.
     vectors: names of the per-unit weights, in the order of the rows of `weight_ch`.
     projected: the states that are proj_size wide instead of hidden_size.
     reference: where the equations were published.
 
-    Raises TypeError or ValueError: at once when the record itself is wrong, on first use when the step does not fit it.
+    Raises TypeError or ValueError: immediately if the record itself is wrong, or on first use if the step does not fit it.
     """
 
     step: Callable[..., State]
@@ -174,7 +174,7 @@ class Cell:
 
 
 def cell(**record: Any) -> Callable[[Callable[..., State]], Cell]:
-    """Returns a decorator that replaces a step by `Cell(step, **record)`."""
+    """Returns a decorator that replaces a step with `Cell(step, **record)`."""
     return lambda step: Cell(step, **record)
 
 

@@ -1,6 +1,6 @@
 """The equations of the built-in cells. No other file of elman states them.
 
-Read `x.i` as the input's share of gate i, W_i x_t + b_ih,i, and `R.i @ v` as its recurrent share,
+Read `x.i` as the input's contribution to gate i, W_i x_t + b_ih,i, and `R.i @ v` as its recurrent contribution,
 R_i v + b_hh,i; `s` is the state of the previous step and `p` holds one weight per unit. Gates are listed
 in the order of their rows in the weight matrices, which is torch's order. `*` is elementwise.
 """
@@ -62,7 +62,7 @@ def lstm(x, R, s):
 
 @cell(gates=("i", "f", "g", "o"), states=("h", "c"), vectors=("i", "f", "o"), reference=PEEPHOLES)
 def peephole_lstm(x, R, s, p):
-    """LSTM whose gates see the cell state: input and forget gate the old one, output gate the new one.
+    """LSTM whose gates see the cell state: the input and forget gates see the old one, the output gate the new one.
 
     Source: Gers, Schraudolph & Schmidhuber (2002).
     """
@@ -76,7 +76,7 @@ def peephole_lstm(x, R, s, p):
 
 @cell(gates=("f", "g", "o"), states=("h", "c"), reference=ODYSSEY)
 def coupled_lstm(x, R, s):
-    """LSTM with coupled gates, i = 1 - f: something is written only where something is forgotten.
+    """LSTM with coupled gates, i = 1 - f: it writes only where it forgets.
 
     Source: Greff et al. (2017), CIFG. The forget gate f has weights; the input gate is computed from it.
     """

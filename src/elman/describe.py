@@ -17,7 +17,7 @@ from elman.recurrent import Recurrent, check_layer
 
 
 class Description(NamedTuple):
-    """What `describe` found out. As a string it is a few lines of text."""
+    """The result of `describe` for a layer. As a string, it is a few lines of text."""
 
     layer: str
     engines: tuple[Choice, ...]  # that of layer l, direction d is at l * num_directions + d
@@ -48,7 +48,7 @@ class _Choices:
 
 
 class ModelDescription(NamedTuple):
-    """What `describe` found out about a model. As a string it has a section for each of its layers."""
+    """The result of `describe` for a model. As a string, it has a section for each layer."""
 
     layers: dict[str, Description | None]  # by name in the model; None for a layer that the model did not call
 
@@ -72,11 +72,11 @@ def describe(model: nn.Module, *inputs: Any, **named: Any) -> ModelDescription: 
 
 
 def describe(model: nn.Module, *inputs: Any, **named: Any) -> Description | ModelDescription:
-    """Returns which engine runs a layer on this input and why, its parameters, operations and saved bytes.
+    """Returns which engine runs a layer on this input and why, and its parameters, operations and saved bytes.
 
-    To find out, the layer is run forward once. Shapes and errors are those of `layer.forward`. A model that has layers
-    of elman in it is run forward once on its own inputs. Each of its layers is then described on what its first call
-    was given. Raises TypeError for what is no layer of elman and has none in it.
+    This runs the layer forward once. Shapes and errors are those of `layer.forward`. A model that contains elman
+    layers is run forward once on its own inputs; then each layer is described on the arguments of its first call.
+    Raises TypeError if the model is not an elman layer and contains none.
     """
     if isinstance(model, Recurrent):
         return _of_layer(model, *inputs, **named)

@@ -1,4 +1,4 @@
-"""A layer for serving, which keeps its weights in the form in which the kernels read them."""
+"""A layer for serving that stores its weights in the layout that the kernels read."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ class Frozen(Recurrent):
         reset: Tensor | None = None,
         afresh: tuple[Tensor, ...] = (),
     ) -> Call:
-        """Returns the call that an engine is given for one layer: as `Recurrent.call`, with the weights in panels.
+        """Returns the call that an engine receives for one layer: as `Recurrent.call`, with the weights in panels.
 
-        Raises RuntimeError where a gradient would be recorded.
+        Raises RuntimeError if a gradient would be recorded.
         """
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *state)):
             raise RuntimeError(
@@ -101,16 +101,16 @@ def _as_it_is(weight: Tensor | None) -> Tensor | None:
 def freeze(layer: Recurrent) -> Frozen:
     """Returns a copy of a layer for inference on the CPU that does not pack the weights into panels on every call.
 
-    The copy holds the weights as they are now: changing the layer afterwards does not change it. It packs them into
-    panels on the first call of every kind of length and batch size, and keeps the panels. It has no parameters:
-    `to`, `state_dict`, `load_state_dict` and optimizers do not reach its weights. It can be pickled. `forward` and
-    `step` are called like those of the layer.
+    The copy has the current weights of the layer; later changes to the layer do not affect it. It packs the weights
+    into panels on the first call for each kind of length and batch size, and keeps the panels. It has no parameters:
+    `to`, `state_dict`, `load_state_dict` and optimizers do not affect its weights. It can be pickled. Call `forward`
+    and `step` as on the layer.
 
-    Results are those of the layer to the bit, except where T * B is at most 8: there the last bits may differ, since
-    the layer itself sums in another order in such short calls.
+    Results equal those of the layer bit for bit, unless T * B is at most 8. In such short calls the last bits may
+    differ, because the layer itself sums in a different order.
 
-    A frozen layer is returned as it is. Raises RuntimeError, with the reason, if the engine `cpu` cannot run the layer,
-    and TypeError for what is no layer of elman.
+    A frozen layer is returned unchanged. Raises RuntimeError, with the reason, if the engine `cpu` cannot run the
+    layer, and TypeError if the argument is not an elman layer.
     """
     check_layer("freeze", layer)
     return layer if isinstance(layer, Frozen) else Frozen(layer)

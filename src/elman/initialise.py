@@ -10,13 +10,13 @@ from elman.recurrent import Recurrent
 
 @torch.no_grad()
 def gate_bias(layer: Recurrent, **values: float | Tensor) -> None:
-    """Sets the input bias of gates in every layer and direction, and their recurrent bias to zero.
+    """Sets the input bias of gates in every layer and direction, and sets their recurrent bias to zero.
 
-    For example `gate_bias(lstm, f=1.0)`. values: for each gate a number, or a tensor (H,) with one number per unit.
+    Example: `gate_bias(lstm, f=1.0)`. values: for each gate, a number or a tensor (H,) with one number per unit.
 
     A forget gate that starts open lets gradients through from the first update. A bias of 1 opens it (R. Jozefowicz et
-    al., An empirical exploration of recurrent network architectures, ICML 2015). For memories over T steps, set its
-    bias to log(u), u uniform on (1, T-1), and the bias of the input gate to -log(u) (C. Tallec & Y. Ollivier, Can
+    al., An empirical exploration of recurrent network architectures, ICML 2015). For memories of up to T steps, set its
+    bias to log(u), with u uniform on (1, T-1), and the bias of the input gate to -log(u) (C. Tallec & Y. Ollivier, Can
     recurrent neural networks warp time?, ICLR 2018).
 
     Raises ValueError for a gate that the cell does not have, or a layer without biases.

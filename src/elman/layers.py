@@ -1,4 +1,4 @@
-"""The layers of the built-in cells: `elman.recurrent` with the cell chosen, and the arguments that torch.nn's have."""
+"""The layers of the built-in cells: `elman.recurrent` with a fixed cell and the arguments of torch.nn's layers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Layers that run one step of any cell; the caller writes the loop over time. Constructor, shapes, names and errors are
-those of torch.nn's RNNCell, LSTMCell and GRUCell."""
+the same as in torch.nn's RNNCell, LSTMCell and GRUCell."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class RecurrentCell(nn.Module):
     """One step of a recurrent network of any cell.
 
     cell: the equations (`elman.cells`, or your own `elman.Cell`).
-    input_size I, hidden_size H: whole numbers from 1 up. bias: whether the layer has the biases b_ih and b_hh.
+    input_size I, hidden_size H: whole numbers of at least 1. bias: whether the layer has the biases b_ih and b_hh.
     proj_size: width of the projected states; 0 for a cell that projects none.
 
     The parameters are `weight_ih` (G*H, I), `weight_hh` (K*H, Y), `bias_ih` (G*H,), `bias_hh` (K*H,), as in torch.nn.
-    If the cell has vectors, there is `weight_ch` (V, H); if it projects, `weight_hr` (proj_size, H). G gates read the
-    input, K gates read the state, V is the number of vectors, and Y is the width of the first state.
+    A cell with vectors also has `weight_ch` (V, H); a cell that projects also has `weight_hr` (proj_size, H). G gates
+    read the input, K gates read the state, V is the number of vectors, and Y is the width of the first state.
 
-    For a sequence use `elman.Recurrent`: it runs all steps in one call, and much faster.
+    For a sequence, use `elman.Recurrent`. It runs all steps in one call and is much faster.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class RecurrentCell(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws every parameter anew, uniform on (-1/sqrt(H), 1/sqrt(H)), as torch.nn does."""
+        """Initialises every parameter again, uniformly on (-1/sqrt(H), 1/sqrt(H)), as torch.nn does."""
         bound = 1.0 / math.sqrt(self.hidden_size)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
@@ -75,10 +75,10 @@ class RecurrentCell(nn.Module):
         """Reads one step.
 
         input: (B, I), or (I,) unbatched.
-        hx: the state before the step, zero if left out: one tensor (B, width) for a cell of one state, else a tuple of
+        hx: the previous state, zero if left out: one tensor (B, width) for a cell with one state, otherwise a tuple of
             them in the order of `cell.states`; (width,) unbatched.
 
-        Returns the state after the step in the form of hx. Raises ValueError or RuntimeError, as torch.nn does, where
+        Returns the state after the step in the form of hx. Raises ValueError or RuntimeError, as torch.nn does, if
         shapes do not fit. The message names both sizes.
         """
         name, states = self._get_name(), self.cell.states

@@ -1,4 +1,4 @@
-"""Any cell, stacked, in one or two directions. Constructor, shapes, names and errors are those of torch.nn."""
+"""Any cell, stacked, in one or two directions. Constructor, shapes, names and errors are the same as in torch.nn."""
 
 from __future__ import annotations
 
@@ -32,21 +32,20 @@ class Recurrent(nn.Module):
     """A recurrent network of any cell: L layers, D directions.
 
     cell: the equations of a step (`elman.cells`, or your own `elman.Cell`).
-    input_size I, hidden_size H, num_layers L: whole numbers from 1 up.
+    input_size I, hidden_size H, num_layers L: whole numbers of at least 1.
     bias: whether the layer has the biases b_ih and b_hh.
     batch_first: input and output are (B, T, ...) instead of (T, B, ...); states are not affected.
     dropout: probability of zeroing an element of the output of every layer but the last, in training.
-    bidirectional: D = 2; a second set of weights reads the sequence from its end.
+    bidirectional: whether D = 2; a second set of weights then reads the sequence from its end.
     proj_size: width of the projected states; 0 for a cell that projects none.
-    merge: how every layer joins the outputs (T, B, Y) of its two directions: "concat" puts them side by side,
+    merge: how every layer joins the outputs (T, B, Y) of its two directions: "concat" concatenates them,
         (T, B, 2*Y), as torch.nn does; "sum" and "mean" give (T, B, Y). The result is the input of the next layer.
-
-    learn_initial_state: whether initial states are parameters: `h_0` and so on, one for each state, (L*D, width), zero
-        at first. Sequences begin from them where hx is left out, and go on from them after a reset.
+    learn_initial_state: whether initial states are parameters: `h_0` and so on, one for each state, (L*D, width),
+        initially zero. Sequences start from them if hx is left out, and continue from them after a reset.
 
     Layer l has the parameters `weight_ih_l{l}` (G*H, I or D*Y), `weight_hh_l{l}` (K*H, Y),
-    `bias_ih_l{l}` (G*H,), `bias_hh_l{l}` (K*H,), and those of the second direction end in `_reverse`, as in
-    torch.nn. If the cell has vectors, there is `weight_ch_l{l}` (V, H); if it projects, `weight_hr_l{l}`
+    `bias_ih_l{l}` (G*H,) and `bias_hh_l{l}` (K*H,). The names of the second direction end in `_reverse`, as in
+    torch.nn. A cell with vectors also has `weight_ch_l{l}` (V, H); a cell that projects also has `weight_hr_l{l}`
     (proj_size, H). G gates read the input, K gates read the state, V is the number of vectors, and Y is the width of
     the output of one direction; with "sum" or "mean" Y replaces D*Y everywhere.
     """
@@ -134,10 +133,10 @@ class Recurrent(nn.Module):
         reset: Tensor | None = None,
         afresh: tuple[Tensor, ...] = (),
     ) -> Call:
-        """Returns the call that an engine is given for one layer.
+        """Returns the call that an engine receives for one layer.
 
         x: the input of this layer, (T, B, I) for the first. state: the initial states, each (D, B, width).
-        lengths: (B,). reset: (T, B). afresh: the states to go on from after a reset, each (D, width); zero if left out.
+        lengths: (B,). reset: (T, B). afresh: the states after a reset, each (D, width); zero if left out.
         """
         directions = [Direction(self.weights(layer, False), False)]
         if self.bidirectional:
@@ -149,10 +148,10 @@ class Recurrent(nn.Module):
         return [self.weights(layer, reverse) for layer in range(self.num_layers) for reverse in self._directions]
 
     def reset_parameters(self) -> None:
-        """Draws every parameter anew, uniform on (-1/sqrt(H), 1/sqrt(H)), as torch.nn does.
+        """Initialises every parameter again, uniformly on (-1/sqrt(H), 1/sqrt(H)), as torch.nn does.
 
-        Parameters are drawn in the order of registration. With the same seed a layer starts with exactly the numbers of
-        its torch.nn counterpart. Learned initial states are set to zero.
+        Parameters are drawn in the order of registration. With the same seed, a layer starts with exactly the same
+        numbers as its torch.nn counterpart. Learned initial states are set to zero.
         """
         bound = 1.0 / math.sqrt(self.hidden_size)
         initial = {initial_name(state) for state in self.cell.states}
@@ -167,9 +166,9 @@ class Recurrent(nn.Module):
         return tuple([getattr(self, initial_name(s)) for s in self.cell.states]) if self.learn_initial_state else ()
 
     def flatten_parameters(self) -> None:
-        """Lays the weights out in one piece where cuDNN reads them so, as torch.nn does; else does nothing.
+        """Stores the weights contiguously if cuDNN reads them that way, as torch.nn does; otherwise does nothing.
 
-        It is called when the layer is made and when it is moved. After `copy.deepcopy` call it yourself.
+        It is called when the layer is created and when it is moved. After `copy.deepcopy`, call it yourself.
         """
         for weights in self.each_weights():
             native.lay_out(self.cell, weights)
@@ -191,21 +190,21 @@ class Recurrent(nn.Module):
         """Reads a sequence.
 
         input: (T, B, I), or (B, T, I) with batch_first, or (T, I) unbatched; or a `PackedSequence`.
-        hx: the initial state: one tensor (L*D, B, width) for a cell of one state, else a tuple of them in the order
-            of `cell.states`; without B for unbatched input. If left out, it is zero, or the learned initial state.
+        hx: the initial state: one tensor (L*D, B, width) for a cell with one state, otherwise a tuple of them in the
+            order of `cell.states`; without B for unbatched input. The default is zero, or the learned initial state.
         lengths: the number of steps of each sequence, whole numbers (B,) from 0 to T in any order, or ()
-            unbatched; T if left out. Input after a sequence's last step influences nothing, and output there is
+            unbatched; the default is T. Input after a sequence's last step has no effect, and output there is
             zero. The forward direction ends at the last step, and the reverse direction begins there. The final
             state of a sequence without steps is hx.
-        reset: where a sequence starts afresh, truth values laid out as the input is, (T, B), (B, T) or (T,).
+        reset: where a new sequence begins, booleans in the layout of the input, (T, B), (B, T) or (T,).
             A true reset[t] cuts the sequence between t-1 and t: the forward direction starts step t, and the
-            reverse direction step t-1, from a state of zero, or the learned initial state. A true reset[0] makes
+            reverse direction step t-1, from a zero state or the learned initial state. A true reset[0] makes
             the forward direction ignore hx.
 
-        Returns the output of the last layer, (T, B, D*Y) laid out as the input is, and the final
-        state of every layer and direction in the form of hx. For a `PackedSequence` the output is one, too.
+        Returns the output of the last layer, (T, B, D*Y) in the layout of the input, and the final state of
+        every layer and direction in the form of hx. For a `PackedSequence`, the output is also a `PackedSequence`.
 
-        Raises ValueError, TypeError or RuntimeError, as torch.nn does, where shapes, dtypes or lengths do not fit.
+        Raises ValueError, TypeError or RuntimeError, as torch.nn does, if shapes, dtypes or lengths do not fit.
         The message names both sizes.
         """
         if isinstance(input, PackedSequence):
@@ -239,7 +238,7 @@ class Recurrent(nn.Module):
         """Splits the h_n that `forward` returns by state, layer and direction: `final_states(h_n)["h"][-1].reverse`.
 
         Each tensor is (B, width), or (width,) unbatched. The reverse direction ends at the first step of the sequence,
-        so its final state is the one after that step.
+        so its final state is the state after that step.
         """
         given, count = (h_n,) if isinstance(h_n, Tensor) else h_n, self.num_directions
         found: dict[str, list[Directions]] = {}
@@ -249,7 +248,7 @@ class Recurrent(nn.Module):
         return found
 
     def halves(self, output: Tensor) -> Directions:
-        """Splits an output into that of each direction, (T, B, Y) laid out as the output is.
+        """Splits an output into the outputs of each direction, (T, B, Y) in the layout of the output.
 
         Raises RuntimeError if the layer merges its directions by sum or mean.
         """
@@ -262,10 +261,10 @@ class Recurrent(nn.Module):
         return Directions(*output.chunk(2, dim=-1))
 
     def last_output(self, output: Tensor, lengths: Tensor | Sequence[int] | None = None) -> Tensor:
-        """The output at the last step of every sequence, (B, D*Y), or (D*Y,) unbatched; zero for one without steps.
+        """The output at the last step of every sequence, (B, D*Y), or (D*Y,) unbatched; zero for a sequence without steps.
 
-        The reverse direction begins at the last step, so its output there has read that step only. Its state after the
-        whole sequence is in `final_states`.
+        The reverse direction begins at the last step, so its output there depends only on that step. Its state after
+        the whole sequence is in `final_states`.
         """
         if output.dim() == 2:
             return output[-1 if lengths is None else max(int(torch.as_tensor(lengths)) - 1, 0)]
@@ -314,16 +313,16 @@ class Recurrent(nn.Module):
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
-        """Reads one step of a sequence, x_t, from the state after the step before.
+        """Reads one step of a sequence, x_t, and starts from the previous state.
 
         input: (B, I), or (I,) unbatched. state: like hx of `forward`.
-        lengths: (B,) or (): 1 for a sequence that has this step, 0 for one that does not, whose output is zero and
-            whose state is returned unchanged.
-        reset: (B,) or (), truth values: where true, the step starts from a state of zero, or the learned initial state.
+        lengths: (B,) or (): 1 for a sequence that has this step, 0 for one that does not. For the latter, the output
+            is zero and the state is returned unchanged.
+        reset: (B,) or (), booleans: where true, the step starts from a zero state or the learned initial state.
 
-        Returns the output of the last layer at this step, (B, Y) or (Y,), and the state to give to the next
-        step. Both are what `forward` returns for a sequence of this one step. Hooks are not called. Raises
-        RuntimeError for a bidirectional layer, whose reverse direction begins at the end of the sequence.
+        Returns the output of the last layer at this step, (B, Y) or (Y,), and the state to pass to the next
+        step. Both equal the results of `forward` for a sequence of this one step. Hooks are not called. Raises
+        RuntimeError for a bidirectional layer, because its reverse direction begins at the end of the sequence.
         """
         alone = len(self.cell.states) == 1
         plain = lengths is None and reset is None

@@ -16,7 +16,7 @@ from elman.recurrent import Recurrent, check_layer
 
 
 class Recurrence(NamedTuple):
-    """What one direction of one layer did, in the order of the input's steps."""
+    """The gates and states of one direction of one layer, in the order of the input's steps."""
 
     gates: dict[str, Tensor]  # each (T, B, H): the gate's activations
     states: dict[str, Tensor]  # each (T, B, width): the state after every step
@@ -24,7 +24,7 @@ class Recurrence(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """The output and final state of `layer`, and what every direction of its layers did."""
+    """The output and final state of `layer`, and the gates and states of every direction of its layers."""
 
     output: Tensor
     h_n: Any
@@ -66,13 +66,13 @@ def trace(
     lengths: Tensor | Sequence[int] | None = None,
     reset: Tensor | None = None,
 ) -> Trace:
-    """Runs a layer and keeps every gate and state: `trace(lstm, x).recurrences[0].gates["f"]` is (T, B, H).
+    """Runs a layer and records every gate and state: `trace(lstm, x).recurrences[0].gates["f"]` is (T, B, H).
 
-    A gate's value is its activation: the result of the first function applied to the sum with the gate's input share.
+    The value of a gate is its activation: the result of the first function applied to the sum with the gate's input.
     The input has the shapes of `layer.forward`. Gates and states are always time first, (T, B, ...). The cell's
-    equations run step by step, whichever engine would run the layer, and gradients flow as usual. Beyond the end of a
-    sequence, gates and states are zero; the values of `steps` mean nothing there.
-    Raises `elman.graph.NotTraceable` if the cell's step cannot be traced, and TypeError for what is no layer of elman.
+    equations run step by step, whichever engine would run the layer, and gradients flow as usual. Past the end of a
+    sequence, gates and states are zero; the values of `steps` have no meaning there.
+    Raises `elman.graph.NotTraceable` if the cell's step cannot be traced, and TypeError if `layer` is not an elman layer.
     """
     check_layer("trace", layer)
     recorder = _Recorder()

@@ -29,7 +29,9 @@ class LanguageModelOptions(Options):
     )
     vocabulary_size: int = option(1000, "Size of the vocabulary, for bpe or words.", least=1)
     validation: str | None = option(None, "Validation text, instead of a held-out part of FILE.")
-    cell: str = option("lstm", "Cell to use, one of those that `elman cells` lists, except projected_lstm.", search=CELLS)
+    cell: str = option(
+        "lstm", "Cell to use, one of those that `elman cells` lists, except projected_lstm.", search=CELLS
+    )
     hidden_size: int = option(256, "Units per layer.", least=1, search=(32, 512))
     embedding_size: int = option(64, "Width of a token's embedding.", least=1)
     num_layers: int = option(1, "Recurrent layers.", least=1, search=(1, 3))
@@ -91,7 +93,9 @@ class TaggingOptions(Options):
     )
     tag: str = option("upos", "Column of a CoNLL-U file: upos, xpos or deprel.", choices=("upos", "xpos", "deprel"))
     skip_bad: bool = option(False, "Skip malformed sentences and count them.")
-    cell: str = option("lstm", "Cell to use, one of those that `elman cells` lists, except projected_lstm.", search=CELLS)
+    cell: str = option(
+        "lstm", "Cell to use, one of those that `elman cells` lists, except projected_lstm.", search=CELLS
+    )
     hidden_size: int = option(128, "Units per layer and direction.", least=1, search=(32, 512))
     num_layers: int = option(2, "Recurrent layers; each reads in both directions.", least=1, search=(1, 3))
     word_size: int = option(100, "Width of a word's embedding.", least=1)
@@ -158,7 +162,9 @@ class ForecastingOptions(Options):
     loss: str = option(
         "mae", "Loss to minimise without --quantiles: mae, mse or huber.", choices=("mae", "mse", "huber")
     )
-    cell: str = option("gru", "Cell to use, one of those that `elman cells` lists, except projected_lstm.", search=CELLS)
+    cell: str = option(
+        "gru", "Cell to use, one of those that `elman cells` lists, except projected_lstm.", search=CELLS
+    )
     hidden_size: int = option(128, "Units per layer.", least=2, search=(32, 512))
     num_layers: int = option(1, "Recurrent layers.", least=1, search=(1, 3))
     dropout: float = option(
@@ -260,7 +266,9 @@ class ClassificationOptions(Options):
     best_by: str = option(
         "accuracy", "Score that selects the parameters to keep: accuracy or macro_f1.", choices=("accuracy", "macro_f1")
     )
-    cell: str = option("gru", "Cell to use, one of those that `elman cells` lists, except projected_lstm.", search=CELLS)
+    cell: str = option(
+        "gru", "Cell to use, one of those that `elman cells` lists, except projected_lstm.", search=CELLS
+    )
     hidden_size: int = option(64, "Units per layer and direction.", least=1, search=(32, 512))
     num_layers: int = option(1, "Recurrent layers; each reads in both directions.", least=1, search=(1, 3))
     embedding_size: int = option(64, "Width of the embedding of a word or character.", least=1)

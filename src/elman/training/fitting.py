@@ -22,8 +22,8 @@ def begin(
 ) -> tuple[Training[Of], dict[str, Any]]:
     """Begins a run: writes config.json, the task's own files and a first checkpoint.
 
-    Returns the training, whose `steps()` train, and what config.json says. Raises InputError if the directory holds a
-    run already, unless `overwrite` is true, or files of anything else.
+    Returns the training, whose `steps()` train the model, and the content of config.json. Raises InputError if the
+    directory already holds a run, unless `overwrite` is true, or if it holds any other files.
     """
     run = Run(Path(directory), team.first)
     check_free(run, overwrite, team)
@@ -69,16 +69,16 @@ def fit(
     resume: bool = False,
     show: Callable[[Report], object] | None = None,
 ) -> list[dict[str, str]]:
-    """Trains a task until its budget of epochs or minutes is used up. Its model then has the best parameters.
+    """Trains a task until its budget of epochs or minutes is used up. The model then has its best parameters.
 
     directory: where the run is kept: config.json, metrics.csv, the best parameters, and a checkpoint.
-    overwrite: replaces a run that the directory holds. resume: goes on with this run, from its last checkpoint.
-    show: is called after every step, with a `Report`.
+    overwrite: whether to replace a run in the directory. resume: whether to resume this run from its last checkpoint.
+    show: a function that is called after every step with a `Report`.
 
-    Where `torchrun` has started several processes, each of which calls this function, they train together.
+    If `torchrun` has started several processes and each of them calls this function, they train together.
 
-    Returns the rows of metrics.csv. Raises InputError if the directory cannot be used, the data are others than those
-    that a resumed run was begun with, or the loss is no longer finite.
+    Returns the rows of metrics.csv. Raises InputError if the directory cannot be used, if the data of a resumed run
+    have changed, or if the loss is no longer finite.
     """
     with joined(str(next(task.model.parameters()).device)) as (team, _):
         if resume:

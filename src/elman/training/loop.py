@@ -1,6 +1,6 @@
 """The training loop of every task: AdamW, a learning-rate schedule, clipping, a budget, and checkpoints.
 
-What is trained, on which batches and by which loss is the task's matter (`elman.training.task`). Training resumes from
+The task defines the model, the batches and the loss (`elman.training.task`). Training resumes from
 a checkpoint bit for bit: see docs/decisions/0003.
 """
 
@@ -32,7 +32,7 @@ Of = TypeVar("Of", bound=Task)
 
 @dataclass
 class Place:
-    """How far training has come: all that a checkpoint stores besides tensors."""
+    """How far training has progressed: everything that a checkpoint stores besides tensors."""
 
     step: int = 0
     epoch: int = 0
@@ -85,9 +85,9 @@ def optimizer_of(task: Task) -> torch.optim.AdamW:
 def update(
     batch: Batch, optimizer: torch.optim.Optimizer, rate: float, clip: float, team: Team = ALONE
 ) -> tuple[float, Tensor]:
-    """Learns from a batch. Returns its loss, and the norm of the gradient before it was clipped.
+    """Trains on a batch. Returns its loss, and the norm of the gradient before clipping.
 
-    team: the processes that have a part of the batch each. The loss is then that of the whole batch.
+    team: the processes that each have a part of the batch. The loss is then that of the whole batch.
     """
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -120,11 +120,11 @@ def _of_parts(batch: Batch, parameters: list[Tensor], team: Team) -> float:
 class Training(Generic[Of]):
     """A run in progress: `for report in Training(...).steps(): ...` trains it.
 
-    A caller may leave that loop after any step and `save()` the run. `restore()` and `steps()` go on from there.
+    A caller may leave that loop after any step and `save()` the run. `restore()` and `steps()` resume it there.
     """
 
     def __init__(self, run: Run, task: Of, team: Team = ALONE):
-        """team: the processes that train together. Each has a `Training`, and the first one's run writes files."""
+        """team: the processes that train together. Each has a `Training`; only the first one's run writes files."""
         self.run, self.task, self.model, self.options, self.team = run, task, task.model, task.options, team
         self.optimizer = optimizer_of(task)
         self.place = Place()
@@ -204,7 +204,7 @@ class Training(Generic[Of]):
         return min(1.0, max(by_steps, by_time))
 
     def _is_stale(self) -> bool:
-        """Returns whether the score has not become better for as many evaluations as patience allows."""
+        """Returns whether the score has not improved for as many evaluations as patience allows."""
         return self.options.patience is not None and self.place.stale >= self.options.patience
 
     def _evaluations_due(self) -> int:
@@ -232,7 +232,7 @@ class Training(Generic[Of]):
         place.counted += 1
 
     def _evaluate(self, rate: float, norm: float) -> dict[str, Any]:
-        """Evaluates the model on held-out data and saves it if it is the best so far. Returns a row of metrics.csv."""
+        """Evaluates the model on the validation data and saves it if it is the best so far. Returns a row of metrics.csv."""
         place, scores = self.place, None
         if self.team.first:
             with self.watch.outputs(), self._precision():
@@ -263,7 +263,7 @@ class Training(Generic[Of]):
         return row
 
     def save(self) -> None:
-        """Writes a checkpoint: one file with everything that is needed to go on from this step bit for bit."""
+        """Writes a checkpoint: one file with everything that is needed to resume from this step bit for bit."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         names = [name for name, _ in self.model.named_parameters()]
         for number, entries in self.optimizer.state_dict()["state"].items():
@@ -278,7 +278,7 @@ class Training(Generic[Of]):
         self.run.save_tensors(CHECKPOINT, tensors, {"place": asdict(self.place), "data": self.task.digest})
 
     def restore(self) -> None:
-        """Loads the checkpoint that `save` wrote last. Raises InputError if it is damaged or belongs to other data."""
+        """Loads the last checkpoint that `save` wrote. Raises InputError if it is damaged or belongs to other data."""
         path = self.run.directory / CHECKPOINT
         tensors, notes = self.run.load_tensors(CHECKPOINT)
         if notes.get("data") != self.task.digest:

@@ -1,4 +1,4 @@
-"""What a training loop asks of a task. Everything else about data, model and loss is the task's own."""
+"""The interface between the training loop and a task. The task decides everything else about data, model and loss."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # so that the command line can say its help without torch
 
 
 class Batch(NamedTuple):
-    """What one update learns from."""
+    """The data of one update."""
 
     loss: Callable[[], Tensor]  # runs the model; the mean loss, from which gradients are taken
     advance: int  # how far the epoch has come after this batch, from where it was before
@@ -47,11 +47,11 @@ class Recipe(Protocol):
 
 
 class Task(Protocol):
-    """A model, the data it learns from, its loss and its score.
+    """A model, its training data, its loss and its score.
 
-    To be trained by several processes it also needs `share(rank, world)`: from then on `batches` yields, of every batch,
-    the part of process `rank`, with the loss and size of this part. A part may be empty, with size 0; the loss is then not
-    asked for. What `carried` returns is then that of the part, tensors (any, rows, any); `carry` is given all rows.
+    To be trained by several processes, it also needs `share(rank, world)`. After that call, `batches` yields the part of
+    each batch that belongs to process `rank`, with the loss and size of this part. A part may be empty, with size 0; its
+    loss is then not computed. `carried` returns the tensors of the part, (any, rows, any); `carry` receives all rows.
     """
 
     @property
@@ -74,25 +74,25 @@ class Task(Protocol):
     def steps_per_epoch(self) -> int: ...
 
     def batches(self, epoch: int, at: int) -> Iterator[Batch]:
-        """Yields the batches of an epoch from `at` on, which is 0 at its beginning; always the same for the same epoch."""
+        """Yields the batches of an epoch, starting at `at` (0 at its beginning); always the same for the same epoch."""
         ...
 
     def evaluate(self) -> Mapping[str, float]:
-        """Returns the columns of metrics.csv for held-out data, `score` among them."""
+        """Returns the columns of metrics.csv for the validation data, including `score`."""
         ...
 
     def carried(self) -> Mapping[str, Tensor]:
-        """Returns what the next batch needs of the last one besides the parameters, such as states of a recurrence."""
+        """Returns what the next batch needs from the last one besides the parameters, such as recurrent states."""
         ...
 
     def about(self) -> Mapping[str, Any]:
-        """Returns what config.json says of the task besides its options, such as baselines."""
+        """Returns the entries of config.json about the task besides its options, such as baselines."""
         ...
 
     def write(self, directory: Path) -> None:
-        """Writes the files of its own that a run of this task needs, such as a vocabulary."""
+        """Writes the additional files that a run of this task needs, such as a vocabulary."""
         ...
 
     def carry(self, tensors: Mapping[str, Tensor], path: Path) -> None:
-        """Takes what `carried` returned when a checkpoint was written. Raises InputError, naming path, if it does not fit."""
+        """Restores what `carried` returned when a checkpoint was written. Raises InputError, naming path, if it does not fit."""
         ...

@@ -25,7 +25,7 @@ def detach(state: Any) -> Any:
 
 @dataclass
 class Window:
-    """Steps `start` to `stop` of a stream. Earlier windows have trained on those before `fresh`."""
+    """Steps `start` to `stop` of a stream. Earlier windows have trained on the steps before `fresh`."""
 
     start: int
     fresh: int
@@ -37,7 +37,7 @@ class Window:
     _ran: bool = False
 
     def run(self, model: Callable[..., tuple[Tensor, Any]]) -> tuple[Any, ...]:
-        """Runs the model over the window. Returns its outputs at the fresh steps, then the other parts at these steps.
+        """Runs the model over the window. Returns its outputs at the fresh steps, then the other parts at the same steps.
 
         `model(x, state)` returns (output, new state), time first. If the next window starts inside this one, the
         model runs in two pieces, because the next window needs the state between them.
@@ -74,17 +74,17 @@ def tbptt(stream: Any, k1: int, k2: int | None = None, state: Any = None) -> Ite
             optimizer.step(); optimizer.zero_grad()
 
     stream: a tensor (T, B, ...) or anything else that can be sliced along time, or a tuple of such parts, all of
-        one length. The model reads the first part.
+        the same length. The model reads the first part.
     k1: steps from one update to the next.
-    k2: steps that the gradient reaches back from the end of a window; k1 if left out, never less than k1.
+    k2: steps that the gradient reaches back from the end of a window; at least k1, which is also the default.
     state: the state before the first step.
 
-    A window has outputs for its k1 newest steps, or for the steps that are left in the last window. So every step
-    is trained on once.
+    A window has outputs for its k1 newest steps; the last window has outputs for the remaining steps. So the model
+    trains on every step once.
     The state is carried from window to window. The gradient is not: it stops exactly k2 steps before the window's
-    end. If k2 > k1, windows overlap. The shared steps are computed again with the new parameters, from the state
-    that was known before them. The initial state is used as given, not detached, so that gradients reach it from
-    every window that starts at the first step.
+    end. If k2 > k1, windows overlap. The shared steps are computed again with the new parameters, from the known
+    state before them. The initial state is not detached, so gradients reach it from every window that starts at
+    the first step.
 
     Raises ValueError for k1 < 1, k2 < k1, an empty stream, or parts of different lengths.
     Source: R. J. Williams & J. Peng, An efficient gradient-based algorithm for on-line training of
