@@ -263,8 +263,8 @@ class Recurrent(nn.Module):
     def last_output(self, output: Tensor, lengths: Tensor | Sequence[int] | None = None) -> Tensor:
         """The output at the last step of every sequence, (B, D*Y), or (D*Y,) unbatched; zero for a sequence without steps.
 
-        The reverse direction begins at the last step, so its output there depends only on that step. Its state after
-        the whole sequence is in `final_states`.
+        The reverse direction begins at the last step, so its output there has read only that step. Its state after the
+        whole sequence is in `final_states`.
         """
         if output.dim() == 2:
             return output[-1 if lengths is None else max(int(torch.as_tensor(lengths)) - 1, 0)]

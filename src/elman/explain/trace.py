@@ -68,7 +68,7 @@ def trace(
 ) -> Trace:
     """Runs a layer and records every gate and state: `trace(lstm, x).recurrences[0].gates["f"]` is (T, B, H).
 
-    The value of a gate is its activation: the result of the first function applied to the sum with the gate's input.
+    The value of a gate is its activation: the result of the first function applied to the sum with the gate's input share.
     The input has the shapes of `layer.forward`. Gates and states are always time first, (T, B, ...). The cell's
     equations run step by step, whichever engine would run the layer, and gradients flow as usual. Past the end of a
     sequence, gates and states are zero; the values of `steps` have no meaning there.
