@@ -155,7 +155,7 @@ LEFT = [
         "`layer._flat_weights`",
         "works",
         "AttributeError",
-        "elman keeps no list of weights besides the parameters; use `all_weights`; `flatten_parameters()` does nothing",
+        "elman keeps no list of weights besides the parameters; use `all_weights`; `flatten_parameters()` puts the weights in one piece for cuDNN",
         lambda library: library.LSTM(3, 4)._flat_weights,
     ),
     Difference(

@@ -53,7 +53,7 @@ def test_losses_of_a_run():
     assert (axis.get_xlabel(), axis.get_ylabel(), axis.get_title()) == ("epochs", "nats per byte", "1 x 8 $lstm$")
     legend = axis.get_legend()
     assert legend is not None
-    assert labels(legend.get_texts()) == ["training, since the last point", "held out", "kept: step 2"]
+    assert labels(legend.get_texts()) == ["training, since the last point", "validation", "kept: step 2"]
 
 
 @pytest.mark.parametrize("factor", [10, 0.1])

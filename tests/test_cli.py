@@ -237,7 +237,7 @@ def test_training_says_its_result_on_standard_output(made: SimpleNamespace):
         assert f"{name} {baseline:.4f} nats per character (counts how often each " in " ".join(line.split())
         assert line.endswith(f"): the model is {abs(nats - baseline):.4f} nats {better}")
     assert ("advice" in out) == any(line.endswith("worse") for line in baselines)
-    assert f"elman evaluate {made.run} FILE judges" in err  # the score chose what was kept
+    assert f"elman evaluate {made.run} FILE tests" in err  # the score chose what was kept
     assert len(re.findall(r"validation \d\.\d+ nats", err)) == 12
     assert err.isprintable() or set(err) - set("\n") <= {c for c in err if c.isprintable()}  # no colours, no bar
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,13 @@ def printed(notebook: NotebookNode) -> str:
 
 
 def kinds(notebook: NotebookNode) -> list[list[str]]:
-    """What the outputs of each cell are: text that was printed, or the forms of an object that was shown."""
+    """What the outputs of each cell are: text that was printed, or the forms of an object that was shown.
+
+    In how many pieces a text arrives is a matter of time, so texts in a row count as one.
+    """
     every = [cell.get("outputs", []) for cell in notebook.cells]
-    return [[output.get("name") or " ".join(sorted(output.data)) for output in own] for own in every]
+    names = [[output.get("name") or " ".join(sorted(output.data)) for output in own] for own in every]
+    return [[name for name, _ in groupby(own)] for own in names]
 
 
 def figures(pattern: str, text: str) -> list[float]:

@@ -111,7 +111,7 @@ def test_a_search_that_is_told_to_end(
     at_step(monkeypatch, step, lambda training: signal.raise_signal(signal.SIGTERM))
     search = ("tune", "lm", made.text, "--epochs", 1, "--trials", 2, "--directory", tmp_path / "search")
     again = f"elman tune lm ... --directory {tmp_path / 'search'}"
-    told = f"interrupted; go on with the same command and its directory: {again}\n"
+    told = f"interrupted; continue with the same command and its directory: {again}\n"
     assert elman(*search, *SIZES) == (143, "", told)
 
 
@@ -155,7 +155,7 @@ def test_every_task_saves_when_it_is_told_to_end(
             at_step(patch, step, lambda training: signal.raise_signal(signal.SIGTERM))
             status, out, err = elman(*begun, run) if step == 0 else elman("train", task, "--resume", run)
         assert (status, out) == (143, "")
-        assert f"interrupted at step {step}, everything is saved; go on with: elman train {task} --resume {run}" in err
+        assert f"interrupted at step {step}, everything is saved; resume with: elman train {task} --resume {run}" in err
     assert elman("train", task, "--resume", run).out == expected
 
 

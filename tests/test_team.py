@@ -127,7 +127,7 @@ def test_a_process_that_is_lost(tmp_path: Path, forks: Forks) -> None:
     first, second = forks.run(*processes(2, code, *command, "--run", tmp_path / "run"))
     assert second.returncode == 9
     assert first.returncode == 2
-    assert re.search(r"^elman: another process was lost .* go on with --resume$", first.stderr, re.MULTILINE)
+    assert re.search(r"^elman: another process was lost .* resume with --resume$", first.stderr, re.MULTILINE)
     assert "Traceback" not in first.stderr
     assert elman("train", "lm", "--resume", tmp_path / "run").status == 0
 

@@ -564,7 +564,7 @@ def test_interrupted_by_a_signal(reference: SimpleNamespace, tmp_path: Path, num
     assert out == ""
     assert "Traceback" not in heard + rest
     said = re.search(
-        r"interrupted at step (\d+), everything is saved; go on with: elman train lm --resume (.+)\n", rest
+        r"interrupted at step (\d+), everything is saved; resume with: elman train lm --resume (.+)\n", rest
     )
     assert said is not None
     assert int(said[1]) == step_of(directory)

@@ -49,7 +49,7 @@ def losses(
 
     def draw(axis: Axes, curves: Mapping[str, str], falls: bool) -> None:
         for column, label in curves.items():
-            color = "C1" if label == "held out" else "C0"
+            color = "C1" if label == "validation" else "C0"
             axis.plot(epochs, values[column], marker=".", label=label, color=color)
         if best is not None:
             axis.axvline(epochs[best], color="C2", linewidth=1, alpha=0.5)
@@ -65,11 +65,11 @@ def losses(
         axis.set_ylim(_widened(axis, every, 0.08))
         axis.grid(alpha=0.3)
 
-    draw(panels[0], {f"train_{measure}": "training, since the last point", held_out: "held out"}, falls=True)
+    draw(panels[0], {f"train_{measure}": "training, since the last point", held_out: "validation"}, falls=True)
     name = _WORDS.get(measure, measure)
     panels[0].set_ylabel(f"{name} per {per}" if per else name)
     if own:
-        draw(panels[1], {score: "held out"}, falls=not higher_is_better)
+        draw(panels[1], {score: "validation"}, falls=not higher_is_better)
         panels[1].set_ylabel(_WORDS.get(score, score.replace("_", " ")))
     _name_levels(panels[-1], baselines)
     for axis in panels:
@@ -132,7 +132,9 @@ def confusion(counts: NDArray[np.int64], labels: Sequence[str], what: str, of: s
     axis.set_yticks(range(len(names)), names, parse_math=False)
     axis.set_xlabel(f"predicted {what}")
     axis.set_ylabel(f"true {what}")
-    axis.set_title(f"{of} held out" + (f", the {most} most frequent {what}s" if len(labels) > most else ""))
+    axis.set_title(
+        f"{of} of the validation set" + (f", the {most} most frequent {what}s" if len(labels) > most else "")
+    )
     figure.colorbar(image, ax=axis, label=f"share of the true {what}", fraction=0.046)
     return figure
 

@@ -20,7 +20,7 @@ EXAMPLE = 'Example:  elman explain runs/first --text "for key in sorted(dictiona
 def explain(
     run: Path = typer.Argument(..., help="Directory of a run."),
     text: str | None = typer.Option(
-        None, help="Text to read; sixty characters of the text held out if left out.", show_default=False
+        None, help="Text to read; default: sixty characters of the validation text.", show_default=False
     ),
     layer: int = typer.Option(1, help="Layer to look at, from 1."),
     units: int = typer.Option(16, help="How many units to show, those that remember most first."),

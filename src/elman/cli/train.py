@@ -99,29 +99,29 @@ def _command(options: type[Options], help: str, example: str) -> None:
 _command(
     LanguageModelOptions,
     "Train a language model on a text.\n\n"
-    "It is judged on a part of the text held out, next to n-gram baselines on the same part. "
-    "Ctrl-C saves and stops; --resume goes on from there.",
+    "It is validated on a held-out part of the text, next to n-gram baselines on the same part. "
+    "Ctrl-C saves and stops; --resume continues from there.",
     EXAMPLE,
 )
 _command(
     TaggingOptions,
     "Train a tagger: it gives every word of a sentence a tag, such as its part of speech.\n\n"
-    "It is judged on sentences held out, next to the baseline that gives every word its most frequent tag. "
-    "Ctrl-C saves and stops; --resume goes on from there.",
+    "It is validated on held-out sentences, next to a baseline that gives every word its most frequent tag. "
+    "Ctrl-C saves and stops; --resume continues from there.",
     "Example:  elman train tag train.conllu --validation dev.conllu --minutes 10 --run runs/tagger",
 )
 _command(
     ClassificationOptions,
     "Train a classifier: it gives a whole sequence, of numbers or of text, one label.\n\n"
-    "It is judged on sequences held out, next to the baseline that always says the largest class. "
-    "Ctrl-C saves and stops; --resume goes on from there.",
+    "It is validated on held-out sequences, next to a baseline that always predicts the largest class. "
+    "Ctrl-C saves and stops; --resume continues from there.",
     "Example:  elman train classify gestures.csv --sequence id --label kind --minutes 5 --run runs/gestures",
 )
 _command(
     ForecastingOptions,
     "Train a forecaster: from the last values of a series, the values that follow.\n\n"
-    "It is judged on later times than it learned from, next to baselines that repeat the last value and the last season, "
-    "from every place where a forecast can begin. Ctrl-C saves and stops; --resume goes on from there.",
+    "It is validated and tested on times after its training data, next to baselines that repeat the last value and the last season, "
+    "from every place where a forecast can begin. Ctrl-C saves and stops; --resume continues from there.",
     "Example:  elman train forecast load.csv --time date --horizon 96 --period 24 --minutes 5 --run runs/load",
 )
 
@@ -130,7 +130,7 @@ def refuse_useless(context: typer.Context, file: Path | None, options: Options) 
     """Raises InputError for an option that is given and has no effect together with the others."""
     names = given(context)
     if {"validation", "held_out"} <= names:
-        raise InputError("--validation judges by a file and --held-out by a part of FILE; give one of them")
+        raise InputError("--validation names a validation file and --held-out a part of FILE; give only one of them")
     for name, why in options.useless(file).items():
         if name in names:
             raise InputError(f"{flag(name)} {why}")
@@ -149,7 +149,7 @@ def _refuse_with_resume(context: typer.Context, run: Path) -> None:
     refused = sorted(given(context) - {"resume", "minutes", "epochs", "tensorboard", "device_name"})
     if refused:
         names = ", ".join("FILE" if name == "file" else flag(name) for name in refused)
-        raise InputError(f"--resume goes on with what {run} was begun with, so {names} cannot be given; leave it out")
+        raise InputError(f"--resume continues {run} with its own options, so {names} cannot be given; leave it out")
 
 
 def _say(text: str) -> None:
@@ -180,7 +180,7 @@ def make_task(file: Path | None, options: Options, device: str) -> CommandLineTa
     with in_memory(options):
         task = tasks.module(options.task).begin(file, options, device, bad)
     if bad.count:
-        _say(f"left out    {bad.count} that make no sense, the first: {bad.first}")
+        _say(f"skipped     {bad.count} malformed, the first: {bad.first}")
     return task
 
 
@@ -258,7 +258,7 @@ def _train(begin: Callable[[], tuple[Training[CommandLineTask], dict[str, Any]]]
     directory, task = training.run.directory, training.task.name
     if first:
         _say(
-            f"interrupted at step {training.place.step}, everything is saved; go on with: elman train {task} --resume {directory}"
+            f"interrupted at step {training.place.step}, everything is saved; resume with: elman train {task} --resume {directory}"
         )
     raise typer.Exit(128 + stopped)
 
@@ -427,7 +427,7 @@ def _conclude(training: Training[CommandLineTask], config: dict[str, Any]) -> No
         print(f"{'advice':<11} the model has seen the {task.data} {passes:.1f} times; try {advice}")
     following = "sample" if task.name == "lm" else "predict"
     _say(
-        f"kept the parameters of step {best['step']}, the best on what was held out, which flatters their score there a little; "
-        f"elman evaluate {run.directory} FILE judges them by other data"
+        f"kept the parameters of step {best['step']}, the best by the validation score, so that score flatters them a little; "
+        f"elman evaluate {run.directory} FILE tests them on other data"
     )
     _say(f"pictures in {', '.join(map(str, pictures))}; next: elman {following} {run.directory}")

@@ -44,7 +44,7 @@ def _command(options: type[Options], file: str) -> None:
         trials: int = typer.Option(20, help="Trainings in all, those of earlier searches in the directory among them."),
         directory: Path | None = typer.Option(
             None,
-            help=f"Directory for the runs; a search in it goes on. Default runs/tune-{options.task}-DATE-TIME.",
+            help=f"Directory for the runs; a search in it is continued. Default runs/tune-{options.task}-DATE-TIME.",
             show_default=False,
         ),
         device_name: str = typer.Option("auto", "--device", help="auto, cpu, cuda, ..."),
@@ -67,7 +67,7 @@ def _command(options: type[Options], file: str) -> None:
         options.task,
         help=f"Search for good options of `elman train {options.task}`.\n\n"
         f"{searched} are searched, unless they are given; --minutes is the time of each training, 1 if left out. "
-        "Ctrl-C stops; the same --directory goes on, and several processes may share it.",
+        "Ctrl-C stops; the same --directory continues the search, and several processes may share it.",
         epilog=f"Example:  elman tune {options.task} {file} --trials 20 --minutes 1 --directory runs/tune",
     )(tune)
 
@@ -104,7 +104,7 @@ def _search(file: Path | None, options: Options, directory: Path, trials: int, f
             results = search(make, task.options, directory, trials, fixed, show)
         except KeyboardInterrupt:
             again = f"elman tune {options.task} ... --directory {directory}"
-            print(f"interrupted; go on with the same command and its directory: {again}", file=sys.stderr)
+            print(f"interrupted; continue with the same command and its directory: {again}", file=sys.stderr)
             raise typer.Exit(128 + (stopped_by() or signal.SIGINT)) from None
         except BrokenPipeError:
             raise

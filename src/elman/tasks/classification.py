@@ -258,7 +258,7 @@ class Classifier:
         found, counts = self.score(encoded)
         yield "sequences", str(len(encoded.rows))
         if bad.count:
-            yield "left out", f"{bad.count}, the first: {bad.first}"
+            yield "skipped", f"{bad.count}, the first: {bad.first}"
         if (encoded.labels < 0).any():
             yield "unknown label", str(int((encoded.labels < 0).sum()))
         for name, value in found.items():

@@ -263,7 +263,7 @@ class Tagger:
         unknown = sum(int((encoded.words[encoded.forms[k]] == 0).sum()) for k in range(len(judged)))
         yield "unknown words", f"{unknown}, {unknown / words:.1%}: read only by their spelling"
         if bad.count:
-            yield "left out", f"{bad.count}, the first: {bad.first}"
+            yield "skipped", f"{bad.count}, the first: {bad.first}"
         for name, value in found.items():
             yield name.replace("validation_nats", "nats_per_word").replace("_", " "), f"{value:.4f}"
         score = "entity_f1" if "entity_f1" in found else "accuracy"

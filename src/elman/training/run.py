@@ -89,7 +89,7 @@ class Run:
             raise InputError(_unusable(self.directory, error)) from error
         if self.exists and not overwrite:
             raise InputError(
-                f"{self.directory} already holds a run; go on with --resume {self.directory}, replace it with --overwrite, or choose another --run"
+                f"{self.directory} already holds a run; resume it with --resume {self.directory}, replace it with --overwrite, or choose another --run"
             )
         if occupied and not self.exists:
             raise InputError(f"{self.directory} is not empty and holds no run of elman; choose another directory")

@@ -98,7 +98,7 @@ def joined(device: str) -> Iterator[tuple[Team, str]]:
         if not _is_lost(error):
             raise
         raise InputError(
-            f"another process was lost ({str(error).splitlines()[0][:160]}); the last checkpoint is kept: go on with --resume"
+            f"another process was lost ({str(error).splitlines()[0][:160]}); the last checkpoint is kept: resume with --resume"
         ) from error
     finally:
         dist.destroy_process_group()
