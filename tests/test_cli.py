@@ -601,7 +601,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "run below a file": (["train", "lm", "{text}", "--batch-size", "8", "--run", "{text}/run"], ["cannot write into {text}/run: Not a directory"]),
     "run with too long a name": (["train", "lm", "{text}", "--run", "r" * 300], ["rrr", "File name too long"]),
     # resuming
-    "resuming nothing": (["train", "lm", "--resume", "{none}"], ["make the directory {none}"]),
+    "resuming nothing": (["train", "lm", "--resume", "{none}"], ["{none} is not a directory"]),
     "resuming a file": (["train", "lm", "--resume", "{text}"], ["{text} is not a directory"]),
     "resuming something else": (["train", "lm", "--resume", "{foreign}"], ["{foreign} is not a run of elman"]),
     "resuming too long a name": (["train", "lm", "--resume", "r" * 300], ["rrr"]),
@@ -614,7 +614,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "resuming for 0 minutes": (["train", "lm", "--resume", "{run}", "--minutes", "0"], ["--minutes", "got 0"]),
     "resuming on no device": (["train", "lm", "--resume", "{run}", "--device", "gpu9"], ["--device gpu9"]),
     # the other commands
-    "sampling nothing": (["sample", "{none}"], ["make the directory {none}"]),
+    "sampling nothing": (["sample", "{none}"], ["{none} is not a directory"]),
     "sampling something else": (["sample", "{foreign}"], ["{foreign} is not a run of elman"]),
     "sampling before the first evaluation": (["sample", "{begun}"], ["{begun}/model.safetensors is missing"]),
     "temperature -1": (["sample", "{run}", "--temperature", "-1"], ["--temperature must be 0 or more, got -1"]),
@@ -642,7 +642,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "no such panel": (["explain", "{run}", "--panels", "c,x"], ["--panels got 'x'", "c, h, i, f, g, o, gradient"]),
     "no units": (["explain", "{run}", "--units", "0"], ["--units", "got 0"]),
     "explaining two characters": (["explain", "{run}", "--text", "to"], ["2 tokens", "at least 3"]),
-    "explaining nothing": (["explain", "{none}"], ["make the directory {none}"]),
+    "explaining nothing": (["explain", "{none}"], ["{none} is not a directory"]),
     "picture of no known kind": (
         ["explain", "{run}", "--text", "the", "--output", "{new}.xyz"],
         ["{new}.xyz", ".xyz", "png, svg or pdf"],
