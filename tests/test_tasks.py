@@ -620,6 +620,7 @@ REFUSED: dict[str, tuple[list[Any], list[str]]] = {
     "a column of code": (["train", "tag", "--tag", "xpos"], ["--tag xpos", "standard library"]),
     "columns of no table": (["train", "classify", "{waves}", "--columns", "x"], ["{waves} is not a table", "--columns"]),
     "a sequence of no table": (["train", "classify", "{waves}", "--sequence", "x"], ["{waves} is not a table", "--sequence"]),
+    "a rate in half precision": (["train", "classify", "{waves}", "--find-lr", "--precision", "bf16"], ["--find-lr", "--precision bf16"]),
     "a rate found for no run": (["train", "classify", "{waves}", "--find-lr", "--run", "{none}"], ["--find-lr", "--run"]),
     "a search of no data": (["tune", "tag", "{none}", "--directory", "{none}-tune"], ["{none}", "No such file"]),
     "predicting onto a directory": (["predict", "{tag}", "{tagged}", "--output", "{classify}.csv"], ["{classify}.csv", "it is a directory"]),

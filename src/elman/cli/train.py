@@ -81,6 +81,10 @@ def _command(options: type[Options], help: str, example: str) -> None:
         if find_lr:
             if useless := sorted(given(context) & {"run", "overwrite", "tensorboard"}):
                 raise InputError(f"--find-lr makes no run, so {', '.join(map(flag, useless))} cannot be given with it")
+            if made.precision != "float32":
+                raise InputError(
+                    f"--find-lr measures in float32, so --precision {made.precision} has no effect; leave it out"
+                )
             refuse_together("--find-lr")
             _find_learning_rate(make_task(file, made, chosen))
             return
