@@ -39,7 +39,7 @@ class LanguageModelOptions(Options):
         False, "Also use the embedding's weights for the output, after a linear layer of the same width."
     )
     dropout: float = option(
-        0.25,
+        0.15,
         "Share of activations dropped after and between layers in training; for bpe and words, also before them.",
         least=0,
         most=0.99,
@@ -269,7 +269,7 @@ class ClassificationOptions(Options):
     cell: str = option(
         "gru", "Cell to use, one of those that `elman cells` lists, except projected_lstm.", search=CELLS
     )
-    hidden_size: int = option(64, "Units per layer and direction.", least=1, search=(32, 512))
+    hidden_size: int = option(128, "Units per layer and direction.", least=1, search=(32, 512))
     num_layers: int = option(1, "Recurrent layers; each reads in both directions.", least=1, search=(1, 3))
     embedding_size: int = option(64, "Width of the embedding of a word or character.", least=1)
     dropout: float = option(
