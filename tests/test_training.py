@@ -556,7 +556,7 @@ def test_interrupted_by_a_signal(reference: SimpleNamespace, tmp_path: Path, num
         heard = ""
         for line in child.stderr:
             heard += line
-            if "validation" in line:  # the first evaluation; eleven more are to come
+            if "%  step" in line:  # the first evaluation; eleven more are to come
                 break
         child.send_signal(number)
         out, rest = child.communicate(timeout=120)
