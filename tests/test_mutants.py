@@ -1285,7 +1285,7 @@ MUTANTS = [
     ),
     Mutant(
         "a model made anew that is another one",
-        "tasks/tagging.py",
+        "tasks/separate.py",
         "def anew",
         "torch.manual_seed(options.seed)",
         "torch.manual_seed(options.seed + 1)",

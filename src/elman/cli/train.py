@@ -270,7 +270,7 @@ def _train(begin: Callable[[], tuple[Training[CommandLineTask], dict[str, Any]]]
 def _introduce(training: Training[CommandLineTask], config: dict[str, Any]) -> None:
     task, options, place = training.task, config["options"], training.place
     lines = [("run", str(training.run.directory)), *task.introduction()]
-    layers = f"{options['num_layers']} x {options['hidden_size']} {options['cell']}"
+    layers = _layers(options)
     lines.append(("model", f"{layers}, {config['parameters']:,} parameters, on {training.device}"))
     baselines = ", ".join(f"{name} {value:.3f}" for name, value in config["baselines"].items())
     if baselines:
@@ -377,15 +377,14 @@ def _display(training: Training[CommandLineTask]) -> Iterator[Callable[[Report],
         yield show
 
 
-def _title(config: dict[str, Any]) -> str:
+def _title(options: dict[str, Any], source: str) -> str:
     """What a run trained, and on what."""
-    from elman.datasets import examples, text
+    name = Path(source).name
+    return f"{_layers(options)} on {name if len(name) <= 50 else name[:47] + '...'}"
 
-    along = {"lm": text.DEFAULT, "tag": examples.TAGGED, "classify": examples.LABELLED, "forecast": examples.SERIES}
-    options, path = config["options"], config["data"]["path"]
-    name = along[config["task"]] if path is None else Path(path).name
-    size = f"{options['num_layers']} x {options['hidden_size']} {options['cell']}"
-    return f"{size} on {name if len(name) <= 50 else name[:47] + '...'}"
+
+def _layers(options: dict[str, Any]) -> str:
+    return f"{options['num_layers']} x {options['hidden_size']} {options['cell']}"
 
 
 def _conclude(training: Training[CommandLineTask], config: dict[str, Any]) -> None:
@@ -409,7 +408,7 @@ def _conclude(training: Training[CommandLineTask], config: dict[str, Any]) -> No
             baselines,
             task.unit if task.measure == "nats" else "",
             int(best["step"]),
-            _title(config),
+            _title(config["options"], task.source),
             task.higher_is_better,
         ),
         path,

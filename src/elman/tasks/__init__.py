@@ -34,6 +34,9 @@ class CommandLineTask(Task, Protocol):
     @property
     def score_unit(self) -> str: ...  # what the score is called: "nats per character", "accuracy"
 
+    @property
+    def source(self) -> str: ...  # where its data come from: a file, or what the built-in data are called
+
     def anew(self, options: Any) -> CommandLineTask:
         """Returns a task on the same data, which is shared, with other options and a new model.
 

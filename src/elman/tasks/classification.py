@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -306,7 +305,8 @@ class Classification(SeparateSequences):
         path: Path | None,
     ):
         """train, validation: places of sequences. path: where these come from; None for the built-in sequences."""
-        self.classifier, self.model, self.options, self.path = classifier, classifier.model, classifier.options, path
+        self.path, self.source = path, str(path or examples.LABELLED)
+        self.use(classifier)
         o = self.options
         self.train, self.validation, self.digest = train, validation, sequences.digest
         self.encoded = Encoded(sequences, classifier.reading)
@@ -316,13 +316,11 @@ class Classification(SeparateSequences):
         weights = len(train) / np.maximum(1, counts) / len(counts)
         self.weights = torch.from_numpy(weights.astype(np.float32)) if o.balanced else None
 
-    def anew(self, options: Options) -> Classification:
-        """Returns a task on the same data, which is shared, with other options and a new model."""
-        torch.manual_seed(options.seed)
-        task = copy(self)
-        task.classifier = _classifier(self.classifier.reading, options, str(self.model.output.weight.device), self.path)
-        task.model, task.options = task.classifier.model, options
-        return task
+    def use(self, classifier: Classifier) -> None:
+        self.classifier, self.model, self.options = classifier, classifier.model, classifier.options
+
+    def untrained(self, options: Options) -> Classifier:
+        return _classifier(self.classifier.reading, options, str(self.model.output.weight.device), self.path)
 
     def loss(self, own: NDArray[np.int64]) -> Tensor:
         device = self.model.output.weight.device
@@ -367,7 +365,7 @@ class Classification(SeparateSequences):
         return [
             (
                 "sequences",
-                f"{self.path or examples.LABELLED}: {len(self.train):,} for training, {len(self.validation):,} for validation; "
+                f"{self.source}: {len(self.train):,} for training, {len(self.validation):,} for validation; "
                 f"{self.lengths.min()} to {self.lengths.max()} steps, {what}",
             ),
             ("classes", f"{len(reading.classes)}: {shown}{' ...' if len(reading.classes) > 12 else ''}"),

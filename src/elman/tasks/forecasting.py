@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -376,7 +375,8 @@ class Forecasting(SeparateSequences):
 
     def __init__(self, forecaster: Forecaster, every: Sequence[Series], path: Path | None):
         """path: where the series come from; None for the built-in series."""
-        self.forecaster, self.model, self.options, self.path = forecaster, forecaster.model, forecaster.options, path
+        self.path, self.source = path, str(path or examples.SERIES)
+        self.use(forecaster)
         o, scales = self.options, forecaster.scales
         self.measure = forecaster.measure
         self.score = "mse" if o.loss == "mse" and not o.quantile_list else "mae"
@@ -401,13 +401,11 @@ class Forecasting(SeparateSequences):
                     digest.update(values[begin : begin + series.BLOCK].tobytes())
         self.digest = digest.hexdigest()
 
-    def anew(self, options: Options) -> Forecasting:
-        """Returns a task on the same data, which is shared, with other options and a new model."""
-        torch.manual_seed(options.seed)
-        task = copy(self)
-        task.forecaster = _forecaster(self.forecaster.scales, options, str(self.model.write.weight.device))
-        task.model, task.options = task.forecaster.model, options
-        return task
+    def use(self, forecaster: Forecaster) -> None:
+        self.forecaster, self.model, self.options = forecaster, forecaster.model, forecaster.options
+
+    def untrained(self, options: Options) -> Forecaster:
+        return _forecaster(self.forecaster.scales, options, str(self.model.write.weight.device))
 
     def loss(self, own: NDArray[np.int64]) -> Tensor:
         device = self.model.write.weight.device
@@ -440,7 +438,7 @@ class Forecasting(SeparateSequences):
         o, scales = self.options, self.forecaster.scales
         many = f"{len(self.groups)} series, " if len(self.groups) > 1 else ""
         return [
-            ("series", f"{self.path or examples.SERIES}: {many}{self.rows:,} rows of {len(scales.targets)} columns"),
+            ("series", f"{self.source}: {many}{self.rows:,} rows of {len(scales.targets)} columns"),
             (
                 "windows",
                 f"{len(self.train):,} for training, {len(self.validation):,} for validation, {len(self.test):,} for testing; {o.lookback} past steps, {o.horizon} steps to forecast",

@@ -98,6 +98,7 @@ class LanguageModelling:
     def __init__(self, model: LanguageModel, corpus: Corpus, options: Options, file: Path | None = None):
         """file: where the corpus comes from; None for the built-in text."""
         self.model, self.corpus, self.options, self.file = model, corpus, options, file
+        self.source = str(file or DEFAULT)
         self.digest = corpus.digest
         self.length = stream_length(corpus.train, options)  # time steps in an epoch
         self.steps_per_epoch = self.length // options.window
@@ -177,7 +178,7 @@ class LanguageModelling:
     def introduction(self) -> list[tuple[str, str]]:
         train, validation = len(self.corpus.train), len(self.corpus.validation)
         unit = "tokens" if self.unit == "token" else self.options.unit
-        return [("text", f"{self.file or DEFAULT}: {train:,} {unit} for training, {validation:,} for validation")]
+        return [("text", f"{self.source}: {train:,} {unit} for training, {validation:,} for validation")]
 
     def result(self, row: Mapping[str, str]) -> str:
         nats, bits, perplexity = (float(row[name]) for name in ("validation_nats", "bits_per_character", "perplexity"))

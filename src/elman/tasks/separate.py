@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -59,6 +60,21 @@ class SeparateSequences:
     lengths: NDArray[Any]  # (N,) of the sequences to learn from
     options: Any  # with a batch_size and a seed
     part: tuple[int, int] = (0, 1)  # the number of this process, and of all that train together
+
+    def anew(self, options: Any) -> Self:
+        """Returns a task on the same data, which is shared, with other options and a new model."""
+        torch.manual_seed(options.seed)
+        task = copy(self)
+        task.use(self.untrained(options))
+        return task
+
+    def untrained(self, options: Any) -> Any:
+        """Returns a new model for other options, with what is known of the data."""
+        raise NotImplementedError
+
+    def use(self, trained: Any, /) -> None:
+        """trained: the model to train, with what is known of the data."""
+        raise NotImplementedError
 
     @property
     def steps_per_epoch(self) -> int:

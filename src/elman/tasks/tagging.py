@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -309,7 +308,8 @@ class Tagging(SeparateSequences):
         path: Path | None,
     ):
         """train, validation: places of sentences. path: where these come from; None for those that come along."""
-        self.tagger, self.model, self.options, self.path = tagger, tagger.model, tagger.options, path
+        self.path, self.source = path, str(path or examples.TAGGED)
+        self.use(tagger)
         self.sentences, self.train, self.validation, self.digest = sentences, train, validation, sentences.digest
         self.encoded = Encoded(sentences, tagger.vocabulary)
         self.lengths = self.encoded.forms.lengths[train]
@@ -318,13 +318,11 @@ class Tagging(SeparateSequences):
         d, counts = self.options.word_dropout, np.array([0, *tagger.vocabulary.counts])
         self.hide = torch.from_numpy(d / (d + np.maximum(counts, 1)))  # (words,): the probability that it is hidden
 
-    def anew(self, options: Options) -> Tagging:
-        """Returns a task on the same data, which is shared, with other options and a new model."""
-        torch.manual_seed(options.seed)
-        task = copy(self)
-        task.tagger = _tagger(self.tagger.vocabulary, options, str(self.model.output.weight.device), self.path)
-        task.model, task.options = task.tagger.model, options
-        return task
+    def use(self, tagger: Tagger) -> None:
+        self.tagger, self.model, self.options = tagger, tagger.model, tagger.options
+
+    def untrained(self, options: Options) -> Tagger:
+        return _tagger(self.tagger.vocabulary, options, str(self.model.output.weight.device), self.path)
 
     def loss(self, own: NDArray[np.int64]) -> Tensor:
         batch = self.encoded.batch(self.train[own])
@@ -360,12 +358,11 @@ class Tagging(SeparateSequences):
 
     def introduction(self) -> list[tuple[str, str]]:
         words = int(self.lengths.sum())
-        source = self.path or examples.TAGGED
         tags = self.tagger.vocabulary.tags
         return [
             (
                 "sentences",
-                f"{source}: {len(self.train):,} with {words:,} words for training, {len(self.validation):,} for validation",
+                f"{self.source}: {len(self.train):,} with {words:,} words for training, {len(self.validation):,} for validation",
             ),
             ("tags", f"{len(tags)}: {' '.join(tags[:20])}{' ...' if len(tags) > 20 else ''}"),
         ]
