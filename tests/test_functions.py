@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import re
+import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
 import torch
+from torch import sigmoid, tanh
 from torch.autograd import gradgradcheck
 from torch.nn import functional
 
 import elman
 from accuracy import Sizes, check, measure
-from cases import gradients, hidden, inputs, recurrent, run
-from elman import Cell, State
-from elman.mathematics import equations
+from cases import CELLS, close, gradients, hidden, inputs, recurrent, run
+from elman import Cell, State, cells
+from elman.graph import trace
+from elman.mathematics import Term, equations, terms
+from test_cells import OWN, every_operation, materials
 from test_cpu_cells import agree
 
 FUNCTIONS: dict[str, Callable[[Any, Any], Any]] = {
@@ -110,3 +117,231 @@ def test_as_mathematics() -> None:
         "b_t = GELU(a_t, approximate=tanh) + clamp(a_t, min=0)^2 - SiLU(ReLU(h_{t-1}))",
         "h_t = a_t if a_t ≠ b_t else b_t",
     ]
+
+
+# The pieces of the equations, and the values that they stand for.
+
+
+def half_of(v):
+    return 0.5 * v
+
+
+def of_everything() -> Cell:
+    slope = 0.25
+
+    def step(x, R, s, p, P):
+        a = -((x.a - (s.c - p.w)) / (2 - (R.a @ (s.h * slope)))) * (p.w + 1)
+        b = torch.clamp(a, min=-0.5, max=slope) ** 2 - half_of(x.b).tanh()
+        d = torch.where((a > b) & ~(b != 0.5), R.b @ s.h, -(a * slope))
+        narrow = P.h @ sigmoid(R.b @ tanh(s.h))
+        e = R.b @ narrow
+        return State(h=P.h @ d + narrow, c=a - e / b)
+
+    return Cell(step, gates=("a", "b"), states=("h", "c"), vectors=("w",), projected=("h",))
+
+
+def with_statements() -> Cell:
+    deep = True
+
+    def step(x, R, s):
+        """With lines that are not equations."""
+        v = x.g
+        if deep:
+            v = torch.relu(v + R.g @ s.h)
+        v += s.h
+        for _ in range(2):
+            v = v.tanh()
+        w = half_of(v) + v
+        return State(h=w)
+
+    return Cell(step, gates=("g",))
+
+
+WRITTEN = {name: cells.by_name(name) for name in CELLS} | OWN
+WRITTEN |= {"everything": of_everything(), "statements": with_statements(), "written": Cell(written, gates=("g",))}
+WRITTEN |= {"operations": Cell(every_operation, gates=("a", "b"))}
+OF_STEPS = {
+    "slope": 0.25,
+    "deep": True,
+    "half_of": half_of,
+    "range": range,
+}  # what these steps read besides their arguments
+
+
+def test_the_pieces_of_a_line() -> None:
+    node = {(n.op, n.name): n.index for n in trace(cells.gru_before).nodes if n.name}
+    n = next(n for n in trace(cells.gru_before).nodes if n.op == "tanh").index
+    assert terms(cells.gru_before)[2] == [
+        Term("n_t", n),
+        Term(" = ", None),
+        Term("tanh(", n),
+        Term("W_n x_t + b_n", node["x", "n"]),
+        Term(" + ", None),
+        Term("R_n ", node["R", "n"]),
+        Term("(", None),
+        Term("r_t", trace(cells.gru_before).gate("r").index),
+        Term(" ⊙ ", None),
+        Term("h_{t-1}", node["s", "h"]),
+        Term(")", None),
+        Term(" + b'_n", None),
+        Term(")", None),
+    ]
+    assert terms(cells.lstm)[0][3:6] == [Term("W_i x_t + b_i", 0), Term(" + ", None), Term("R_i h_{t-1} + b'_i", 6)]
+    p = next(n.index for n in trace(cells.peephole_lstm).nodes if (n.op, n.name) == ("p", "i"))
+    assert Term("p_i", p) in terms(cells.peephole_lstm)[0]
+
+
+def test_everything_as_mathematics() -> None:
+    assert equations(WRITTEN["everything"]) == [
+        "a_t = -((W_a x_t + b_a - (c_{t-1} - p_w)) / (2 - (R_a (h_{t-1} ⊙ slope_t) + b'_a))) ⊙ (p_w + 1)",
+        "b_t = clamp(a_t, min=-0.5, max=slope_t)^2 - tanh(half_of(W_b x_t + b_b))",
+        "d_t = R_b h_{t-1} + b'_b if a_t > b_t and ~(b != 0.5) else -(a_t ⊙ slope_t)",
+        "narrow_t = P_h σ(R_b tanh(h_{t-1}) + b'_b)",
+        "e_t = R_b narrow_t + b'_b",
+        "h_t = P_h d_t + narrow_t",
+        "c_t = a_t - e_t / b_t",
+    ]
+    assert equations(WRITTEN["statements"]) == [
+        "v_t = W_g x_t + b_g",
+        "if deep:\n    v = relu(v + R.g @ s.h)",
+        "v += s.h",
+        "for _ in range(2):\n    v = tanh(v)",
+        "w_t = half_of(v_t) + v_t",
+        "h_t = w_t",
+    ]
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_pieces_have_the_values_that_they_stand_for(name: str) -> None:
+    """Every piece with a value is read as Python, and so is every line, for the lines after it."""
+    cell = WRITTEN[name]
+    given = materials(cell)
+    values = trace(cell).evaluate(**given)
+    final = variables(cell, given)
+    room: dict[str, Any] = vars(functional) | vars(torch) | given | OF_STEPS
+    lines = terms(cell)
+    assert ["".join(term.text for term in line) for line in lines] == equations(cell)
+    for line in lines:
+        if len(line) == 1:
+            assert line[0].node is None
+            exec(line[0].text, room)
+            continue
+        (left, node), sign, *rest = line
+        right = "".join(term.text for term in rest)
+        variable = left.removesuffix("_t")
+        assert sign == Term(" = ", None)
+        assert node is not None
+        for number, term in enumerate(rest):
+            if term.node is not None:
+                same(values[term.node], read(piece(rest, number), room))
+        room[variable] = final[variable] if " if " in right else read(right, room)
+        same(values[node], room[variable])
+    for variable in (*cell.gates, *cell.states):
+        if variable in room:  # in some cells a gate is no variable of its own
+            same(room[variable], final[variable])
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_which_pieces_have_values(name: str) -> None:
+    """All but signs, parentheses, constants, and what is shown as source."""
+    known = re.compile(r"\w+_t|W_\w+ x_t \+ b_\w+|\w+_\{t-1\}|p_\w+|[RP]_\w+ (\S+( \+ b'_\w+)?)?|[\wσ]+\(")
+    for line in terms(WRITTEN[name]):
+        if len(line) > 1:
+            for term in line:
+                assert (term.node is not None) == bool(known.fullmatch(term.text) and term.text != "slope_t"), term
+
+
+def variables(cell: Cell, given: dict[str, Any]) -> dict[str, Any]:
+    """All names in a step at its end, and the new states, as Python itself computes them."""
+    found: dict[str, Any] = {}
+
+    def watch(frame: FrameType, event: str, result: Any) -> None:
+        if event == "return" and frame.f_code is cell.step.__code__:
+            found.update(frame.f_locals | vars(result))
+
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        cell(**given)
+    finally:
+        sys.setprofile(before)
+    return found
+
+
+def piece(line: list[Term], number: int) -> str:
+    """The text that a piece stands for: the name on the left, a call to its end, a product with its operand."""
+    text, *rest = (term.text for term in line[number:])
+    if text.endswith(" "):  # a matrix
+        return text + piece(line, number + 1)
+    if text.endswith("("):
+        while text.count("(") > text.count(")"):
+            text += rest.pop(0)
+    return text
+
+
+def read(text: str, room: dict[str, Any]) -> Any:
+    """The value of a piece, from its text alone."""
+    for pattern, python in (
+        (r"W_(\w+) x_t \+ b_\1", r"(x.\1)"),
+        (r" \+ b'_\w+", ""),
+        (r"\b([RP])_(\w+) ", r"\1.\2 @ "),
+        (r"\bp_(\w+)", r"p.\1"),
+        (r"(\w+)_\{t-1\}", r"s.\1"),
+        (r"(\w+)_t\b", r"\1"),
+        ("approximate=tanh", "approximate='tanh'"),
+    ):
+        text = re.sub(pattern, python, text)
+    for sign, python in {"σ": "sigmoid", "ReLU": "relu", "GELU": "gelu", "SiLU": "silu", "⊙": "*", "^": "**"}.items():
+        text = text.replace(sign, python)
+    return eval(text, room)
+
+
+def same(mine: Any, expected: Any) -> None:
+    close(*torch.broadcast_tensors(*(torch.as_tensor(value, dtype=torch.float64) for value in (mine, expected))))
+
+
+def slow(x, R, s):
+    a = torch.sin(x.g + R.g @ s.h)
+    return State(h=a * s.h)
+
+
+def unruly(x, R, s):
+    return State(h=x.g + s.q)
+
+
+def doubled(step: Callable[..., State]) -> Callable[..., State]:
+    @functools.wraps(step)
+    def twice(x, R, s):
+        return State(h=step(x, R, s).h * 2)
+
+    return twice
+
+
+@doubled
+def decorated(x, R, s):
+    return State(h=tanh(x.g + R.g @ s.h))
+
+
+@pytest.mark.parametrize(
+    ("step", "written"),
+    [
+        (slow, ["a_t = sin(W_g x_t + b_g + R_g h_{t-1} + b'_g)", "h_t = a_t ⊙ h_{t-1}"]),
+        (unruly, ["h_t = W_g x_t + b_g + q_{t-1}"]),
+        (decorated, ["h_t = tanh(W_g x_t + b_g + R_g h_{t-1} + b'_g)"]),
+    ],
+    ids=["not traceable", "wrong", "decorated"],
+)
+def test_without_values_the_equations_are_the_same(step: Any, written: list[str]) -> None:
+    """Of a step that cannot be traced, one that fails, and one that computes more than its source says."""
+    cell = Cell(step, gates=("g",))
+    assert equations(cell) == written
+    assert all(term.node is None for line in terms(cell) for term in line)
+
+
+def test_the_source_of_a_step_is_needed() -> None:
+    with pytest.raises(ValueError, match="not written as a function with def"):
+        terms(Cell(lambda x, R, s: State(h=x.g + s.h), gates=("g",), name="short"))
+    room: dict[str, Any] = {"State": State}
+    exec("def step(x, R, s):\n    return State(h=x.g + s.h)", room)
+    with pytest.raises(ValueError, match="define its step in a file"):
+        terms(Cell(room["step"], gates=("g",)))

@@ -293,15 +293,7 @@ def walk(nodes: Iterable[Node], compute: Callable[[Node, Value], Any], read: Cal
 def trace(cell: Cell) -> Graph:
     """The graph of a cell's step. Raises NotTraceable, with the reason, if the step does what a graph cannot hold."""
     graph = Graph()
-
-    def leaves(kind: str, names: tuple[str, ...]) -> State:
-        return State(**{name: graph.add(kind, name=name) for name in names})
-
-    def multiply(kind: str) -> Callable[[str, Node], Node]:
-        return lambda name, v: graph.add(kind, (v,), name=name)
-
-    given = {kind: leaves(kind, leaf.names(cell)) for kind, leaf in LEAVES.items()}
-    given |= {kind: factors(matrix.names(cell), multiply(kind)) for kind, matrix in MATRICES.items()}
+    given = symbols(cell, graph)
     try:
         new = cell(**given)
     except NotTraceable:
@@ -315,6 +307,19 @@ def trace(cell: Cell) -> Graph:
             )
         graph.outputs[name] = node
     return graph
+
+
+def symbols(cell: Cell, graph: Graph) -> dict[str, State]:
+    """x, R, s, p and P for a step of the cell. What the step computes with them becomes nodes of the graph."""
+
+    def leaves(kind: str, names: tuple[str, ...]) -> State:
+        return State(**{name: graph.add(kind, name=name) for name in names})
+
+    def multiply(kind: str) -> Callable[[str, Node], Node]:
+        return lambda name, v: graph.add(kind, (v,), name=name)
+
+    given = {kind: leaves(kind, leaf.names(cell)) for kind, leaf in LEAVES.items()}
+    return given | {kind: factors(matrix.names(cell), multiply(kind)) for kind, matrix in MATRICES.items()}
 
 
 @cache
