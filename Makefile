@@ -63,6 +63,7 @@ clean:
 
 .venv/dev.stamp: .venv/demo.stamp
 	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0 -e '.[dev]'
+	tests/chromium.sh
 	touch $@
 
 # Without bytecode for all of it, which would take as long as the rest: the checks import little.

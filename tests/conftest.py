@@ -9,6 +9,8 @@ from hypothesis import settings
 
 from forks import Forks
 
+pytest_plugins = ["browser"]
+
 _code = tempfile.TemporaryDirectory()  # of this run, which its processes share
 os.environ.setdefault("ELMAN_CACHE", _code.name)
 os.environ["MPLBACKEND"] = "Agg"
