@@ -11,7 +11,9 @@ demo: .venv/demo.stamp
 	$(BIN)/elman train lm --run runs/demo --overwrite --minutes $(MINUTES)
 	$(BIN)/elman sample runs/demo --prompt "The " --length 600 --seed 1
 	$(BIN)/elman explain runs/demo --output runs/demo/gates.png
+	$(BIN)/elman explain runs/demo --output runs/demo/page.html
 	@echo "Pictures: runs/demo/loss.png, runs/demo/gates.png"
+	@echo "Open runs/demo/page.html in a browser to look inside the network."
 
 test: .venv/dev.stamp
 	$(BIN)/python -m pytest -n 2

@@ -17,7 +17,7 @@ import elman as library
 from elman import charts
 from elman.datasets.vocabulary import Bytes, Characters
 from elman.errors import InputError
-from elman.explain import pictures
+from elman.explain import memory, pictures
 from elman.explain.pictures import Insight, look
 from elman.tasks.language_model import LanguageModel
 from elman.training.loop import MODEL
@@ -153,9 +153,9 @@ def test_the_forget_gate_decides_how_far_back_it_looks(share: float):
 @pytest.mark.parametrize(
     ("share", "said"),
     [
-        (0.0, "looks back over 1 character: what c held before them counts less than a thousandth of what counts most"),
-        (0.05, "looks back over 3 characters: what c held before"),  # 1, 1/20, 1/400, 1/8000
-        (1.0, "looks back over the whole text, 9 characters: even what c held at the first"),
+        (0.0, "looks back over 1 character: each one before them counts less than a thousandth of what counts most"),
+        (0.05, "looks back over 3 characters: each one before"),  # 1, 1/20, 1/400, 1/8000
+        (1.0, "looks back over the whole text, 9 characters: even the first counts at least a thousandth"),
     ],
 )
 def test_explain_says_how_far_back(tmp_path: Path, share: float, said: str):
@@ -166,7 +166,41 @@ def test_explain_says_how_far_back(tmp_path: Path, share: float, said: str):
     Run(tmp_path / "run").save_tensors(MODEL, forgetting(share).float().state_dict(), {})
     status, out, _ = elman("explain", tmp_path / "run", "--text", TEXT)
     assert status == 0
-    assert f"gradient of state c: the last prediction {said}" in out
+    assert f"the last prediction {said}" in out
+
+
+@pytest.mark.parametrize(
+    ("norms", "far"),
+    [
+        ([1.0], 1),
+        ([0.0, 0.0], 0),
+        ([0.0, 1.0, 0.0], 2),
+        ([0.0011, 0.0001, 1.0], 3),  # the first that counts, whatever lies between
+        ([0.0009, 0.0011, 1.0], 2),
+        ([0.011, 0.0099, 10.0], 3),  # of the largest
+    ],
+)
+def test_how_far_back_is_to_the_first_that_counts(norms: list[float], far: int):
+    assert memory.reach(norms) == far
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_gradients_by_token_against_finite_differences(layers: int):
+    model = network("lstm", num_layers=layers).eval()
+    ids = torch.from_numpy(VOCABULARY.encode(TEXT).copy()).long()
+    x, epsilon = model.embedding(ids[:-1, None]).detach(), 1e-6
+
+    def loss(x: Tensor) -> float:
+        logits = model.logits(model.recurrent(x)[0][-1])
+        return float(torch.nn.functional.cross_entropy(logits, ids[-1:]))
+
+    exact = torch.zeros_like(x)
+    with torch.no_grad():
+        for place in np.ndindex(*x.shape):
+            push = torch.zeros_like(x)
+            push[place] = epsilon
+            exact[place] = (loss(x + push) - loss(x - push)) / (2 * epsilon)
+    assert memory.gradients_by_token(model, ids).tolist() == pytest.approx(exact[:, 0].norm(dim=1).tolist(), rel=1e-4)
 
 
 def test_the_network_is_left_as_it_was():
@@ -230,7 +264,7 @@ def changing(steps: int = 59) -> dict[str, Tensor]:
 def test_units_that_switch_remember_and_those_that_flicker_do_not():
     units = changing()
     remembers = dict(
-        zip(units, pictures.remembering(torch.stack(list(units.values()), 1).double()).tolist(), strict=True)
+        zip(units, memory.remembering(torch.stack(list(units.values()), 1).double()).tolist(), strict=True)
     )
     switching = {"switches", "switches off", "second line"}
     assert min(remembers[name] for name in switching) > 3 * max(remembers[name] for name in units.keys() - switching)
@@ -240,7 +274,7 @@ def test_units_that_switch_remember_and_those_that_flicker_do_not():
 def test_remembering_by_its_definition():
     """Unit by unit and lag by lag, in numpy."""
     states = torch.randn(40, 5, generator=torch.Generator().manual_seed(2)).cumsum(0) + 1
-    for unit, score in zip(states.T.double().numpy(), pictures.remembering(states), strict=True):
+    for unit, score in zip(states.T.double().numpy(), memory.remembering(states), strict=True):
         time = np.arange(40.0)
         x = unit - np.polyval(np.polyfit(time, unit, 1), time)
         correlation = [1.0]
@@ -253,7 +287,7 @@ def test_remembering_by_its_definition():
 
 def test_remembering_does_not_care_for_sign_or_scale():
     states = torch.randn(30, 4, generator=torch.Generator().manual_seed(3)).cumsum(0)
-    assert torch.allclose(pictures.remembering(states), pictures.remembering(-7 * states))
+    assert torch.allclose(memory.remembering(states), memory.remembering(-7 * states))
 
 
 def test_where_no_unit_remembers_those_that_vary_most_are_shown():
@@ -294,7 +328,7 @@ def test_a_panel_for_every_gate_and_state(states: tuple[str, ...]):
         "how far back\nthe loss looks",
     ]
     state = list(insight.states.values())[-1]
-    remember, spread = pictures.remembering(state).tolist(), state.std(0).tolist()
+    remember, spread = memory.remembering(state).tolist(), state.std(0).tolist()
     units = sorted(range(6), key=lambda unit: (-remember[unit], -spread[unit]))[:3]
     assert units[0] == 4
     for panel, values in zip(panels, wanted.values(), strict=False):
@@ -351,9 +385,9 @@ def test_of_a_long_text_the_end_is_shown():
     *maps, last = panels_of(figure)
     steps = pictures.SHOWN - 1  # the last token is named, as what is predicted
     assert labels(last.get_xticklabels()) == tokens[-pictures.SHOWN : -1]
-    shown = pictures.remembering(insight.states["c"][-steps:]).argsort(descending=True)[:4]
+    shown = memory.remembering(insight.states["c"][-steps:]).argsort(descending=True)[:4]
     assert labels(maps[0].get_yticklabels()) == [str(int(unit)) for unit in shown]
-    assert int(pictures.remembering(insight.states["c"]).argmax()) != shown[0]
+    assert int(memory.remembering(insight.states["c"]).argmax()) != shown[0]
     assert all(panel.images[0].get_array().shape == (4, steps) for panel in maps)
     for line in last.lines[:2]:
         assert line.get_ydata() == pytest.approx(insight.gradients["h"][-steps:])

@@ -865,7 +865,14 @@ def test_a_link_is_followed(tmp_path: Path, there: bool):
 def test_every_file_of_a_run_is_of_an_open_format(reference: SimpleNamespace):
     kinds = {".json": b"{", ".csv": b"step,", ".png": b"\x89PNG", ".txt": b"--- step "}
     names = {str(path.relative_to(reference.directory)) for path in reference.directory.rglob("*") if path.is_file()}
-    assert names == set(FILES) - {"tokenizer.json", "scales.json", "confusion.png", "forecast.png", "gates.png"}
+    assert names == set(FILES) - {
+        "tokenizer.json",
+        "scales.json",
+        "confusion.png",
+        "forecast.png",
+        "gates.png",
+        "page.html",
+    }
     for name in names:
         content = (reference.directory / name).read_bytes()
         if name.endswith(".safetensors"):

@@ -1,54 +1,99 @@
-"""`elman explain`: look inside a language model while it reads."""
+"""`elman explain`: look inside a network while it reads."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import typer
 
-from elman.cli.common import device
+from elman.cli.common import device, given
 from elman.errors import InputError
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-EXAMPLE = 'Example:  elman explain runs/first --text "for key in sorted(dictionary):" --output gates.png'
+EXAMPLE = "Example:  elman explain runs/first --compare runs/second --output first.html"
+OF_PICTURES, OF_PAGES = ("layer", "units", "panels"), ("compare", "data")
 
 
 def explain(
+    context: typer.Context,
     run: Path = typer.Argument(..., help="Directory of a run."),
     text: str | None = typer.Option(
-        None, help="Text to read; default: sixty characters of the validation text.", show_default=False
-    ),
-    layer: int = typer.Option(1, help="Layer to look at, from 1."),
-    units: int = typer.Option(16, help="How many units to show, those that remember most first."),
-    panels: str | None = typer.Option(
         None,
-        help="What to show, with commas between: states and gates by their names, and gradient, such as c,f,gradient; "
-        "all if left out.",
+        help="Text to read; default: held-out text, sixty characters for a picture and four hundred for a page.",
         show_default=False,
     ),
     output: Path | None = typer.Option(
-        None, help="Picture to write; default gates.png in the run's directory.", show_default=False
+        None,
+        help="File to write: a page (.html), or a picture (.png, .svg, .pdf); default gates.png in the run's directory, "
+        "or page.html for other tasks than lm.",
+        show_default=False,
+    ),
+    compare: list[Path] = typer.Option(
+        [], help="Another run to show on the page beside the first; may be given twice.", show_default=False
+    ),
+    data: Path | None = typer.Option(
+        None,
+        help="Data for the page of a tagger, a classifier or a forecaster, in the form that the run was trained on; "
+        "default: its held-out part.",
+        show_default=False,
+    ),
+    layer: int = typer.Option(1, help="Layer that a picture shows, from 1."),
+    units: int = typer.Option(16, help="How many units a picture shows, those that remember most first."),
+    panels: str | None = typer.Option(
+        None,
+        help="What a picture shows, with commas between: states and gates by their names, and gradient, such as "
+        "c,f,gradient; all if left out.",
+        show_default=False,
     ),
 ) -> None:
-    """Draw what a network does along a text.
+    """Show what a network does while it reads: as a page for a browser, or as a picture.
 
-    The cell state, output and gates of the units that remember most, and how far back the last prediction's loss looks.
+    The page (--output NAME.html) has the network in it: choose a moment in the text, see what it expects and why, and type
+    another text. A picture shows the units of a language model that remember most, and how far back its last prediction looks.
     """
+    from elman import tasks
+    from elman.training.run import Run
+
+    task = Run(run).task(tasks.MODULES)
+    path = output or run / ("gates.png" if task == "lm" else "page.html")
+    paged = path.suffix.lower() in (".html", ".htm")
+    for name in OF_PICTURES if paged else OF_PAGES:
+        if name in given(context):
+            needs, other = ("pictures", "leave it out") if paged else ("pages", "give --output NAME.html")
+            raise InputError(f"--{name} is for {needs}, and {path} is none; {other}")
+    if not paged and task != "lm":
+        raise InputError(
+            f"{run} is a run of {task!r}, of which there is no picture; give --output NAME.html for a page"
+        )
+    if paged:
+        _page(run, text, path, compare, data)
+    else:
+        _picture(run, text, path, layer, units, panels)
+
+
+def _page(run: Path, text: str | None, path: Path, compare: list[Path], data: Path | None) -> None:
+    from elman.explain import page
+    from elman.files import check_writable
+
+    device("cpu")
+    check_writable(path)
+    made = page(run, text, compare, data)
+    made.save(path)
+    for finding in made.findings:
+        print(finding)
+    for remark in (*made.remarks, f"page in {path}; open it in a browser"):
+        print(remark, file=sys.stderr)
+
+
+def _picture(run: Path, text: str | None, path: Path, layer: int, units: int, panels: str | None) -> None:
     from elman import charts
     from elman.datasets.text import EXCERPT
-    from elman.explain import pictures
+    from elman.explain import memory, pictures
     from elman.tasks.language_model import PER, load
-
-    chosen = device("cpu")
 
     if units < 1:
         raise InputError(f"--units must be 1 or more, got {units}")
-    model, vocabulary, config = load(run, chosen)
-    path = output or run / "gates.png"
+    model, vocabulary, config = load(run, device("cpu"))
     charts.check_path(path)
     if text is None:
         text = str(config["data"]["excerpt"])[:EXCERPT]
@@ -63,24 +108,6 @@ def explain(
     title = f"{options['cell']}, layer {layer} of {options['num_layers']}, {options['hidden_size']} units"
     names = [name.strip() for name in panels.split(",")] if panels else []
     charts.save(pictures.memory(insight, title, units, names), path)
-
-    for name, norms in insight.gradients.items():
-        print(f"gradient of state {name}: {_reach(name, norms, per)}")
+    norms = memory.gradients_by_token(model, memory.encoded(vocabulary, text))
+    print(memory.looks_back(memory.reach(norms), len(norms), per))
     print(f"picture in {path}", file=sys.stderr)
-
-
-def _reach(state: str, norms: NDArray[Any], per: str) -> str:
-    """Says how far back the last prediction looks: to the first place where the gradient is a thousandth of its largest."""
-    if not norms.max() > 0:
-        return f"nothing that {state} held changes the last prediction"
-    count = len(norms) - int((norms >= norms.max() / 1000).argmax())
-    steps = f"{count} {per}{'' if count == 1 else 's'}"
-    if count == len(norms):
-        return (
-            f"the last prediction looks back over the whole text, {steps}: even what {state} held at the first of them "
-            "counts at least a thousandth of what counts most"
-        )
-    return (
-        f"the last prediction looks back over {steps}: what {state} held before them counts less than a thousandth of "
-        "what counts most"
-    )

@@ -15,8 +15,9 @@ from torch.nn.functional import cross_entropy
 
 from elman.datasets.vocabulary import Vocabulary
 from elman.errors import InputError
+from elman.explain.memory import by_memory, encoded
 from elman.explain.trace import trace
-from elman.tasks.language_model import LanguageModel, check_text
+from elman.tasks.language_model import LanguageModel
 
 SHOWN = 60  # tokens in a picture at most, the last ones of the text; the model reads the whole text
 GRADIENT = "gradient"  # the panel of how far back the loss looks
@@ -34,13 +35,10 @@ class Insight(NamedTuple):
 
 def look(model: LanguageModel, vocabulary: Vocabulary, text: str, layer: int) -> Insight:
     """Runs the model over a text. Traces one layer, and differentiates the last prediction's loss by its states."""
-    check_text(text, "the text")
-    ids = torch.from_numpy(vocabulary.encode(text).copy()).long()
+    ids = encoded(vocabulary, text)
     layers = model.recurrent.num_layers
     if not 1 <= layer <= layers:
         raise InputError(f"--layer must lie between 1 and {layers}, the layers of this model, got {layer}")
-    if len(ids) < 3:
-        raise InputError(f"the text has {len(ids)} tokens; give at least 3, so that there is a past to look back on")
     model.eval()
     with torch.enable_grad():
         traced = trace(model.recurrent, model.embedding(ids[:-1, None]))
@@ -74,26 +72,6 @@ def _begins_word(before: str, token: str) -> bool:
     return (token[:1] == " " and token.strip() != "") or (before[-1:].isspace() and not token[:1].isspace())
 
 
-def remembering(state: Tensor) -> Tensor:
-    """Returns how much each unit of a state (T, H) remembers, (H,): how long it stays where it went, and that it comes back.
-
-    It is s (τ - 1). τ is the autocorrelation time of the unit without its mean and its linear trend: the sum of the
-    autocorrelation from lag 0 to the last one before it is no longer positive. s is the share of the unit's mean square
-    that is left without mean and trend. A unit that flickers has τ near 1; one that is constant or drifts has s near 0.
-    A unit has 0 if it changes by less than a tenth of what is usual, so that slow changes of next to nothing do not count.
-    """
-    x = state.double()  # (T, H)
-    power = x.square().mean(0)
-    x = x - x.mean(0)
-    time = torch.arange(len(x), dtype=torch.float64)[:, None] - (len(x) - 1) / 2
-    x = x - time * (time * x).sum(0) / time.square().sum()
-    covariance = torch.stack([(x[: len(x) - lag] * x[lag:]).sum(0) for lag in range(1, len(x))]) / len(x)  # (T - 1, H)
-    positive = (covariance > 0).cumprod(0)
-    changes = x.square().mean(0)
-    # Its sum over lags is τ - 1 times the variance that is left. Over the mean square this is s (τ - 1).
-    return torch.where(changes > 0.01 * changes.mean(), (covariance * positive).sum(0) / power, 0.0)
-
-
 def memory(insight: Insight, title: str, units: int, panels: Sequence[str] = ()) -> Figure:
     """Draws heat maps of states and gates along the text, and below them how far back the loss looks.
 
@@ -108,8 +86,7 @@ def memory(insight: Insight, title: str, units: int, panels: Sequence[str] = ())
         raise InputError(f"--panels got {unknown[0]!r}; this cell has {', '.join([*maps, GRADIENT])}")
     chosen = panels or [*maps, GRADIENT]
     state = list(insight.states.values())[-1]
-    rows = state[begin:].std(0).argsort(descending=True)  # decides where none remembers, as in a text of three tokens
-    rows = rows[remembering(state[begin:])[rows].argsort(descending=True, stable=True)][:units]
+    rows = by_memory(state[begin:])[:units]
 
     heights = [2.0 if name == GRADIENT else max(1.2, 0.5 + 0.14 * len(rows)) for name in chosen]
     figure = Figure(figsize=(max(7.0, 1.9 + 0.155 * len(tokens)), sum(heights) + 1.2), layout="constrained")

@@ -12,6 +12,7 @@
     confusion.png       which label is taken for which, of a tagger or classifier
     forecast.png        forecasts beside the truth
     gates.png           the picture that `elman explain` draws
+    page.html           the page that it writes
     lock                the number of the process that trains the run, while one does
 
 A file is always replaced as a whole. No pickle is written or read.
@@ -54,6 +55,7 @@ FILES = (
     SAMPLES,
     "loss.png",
     "gates.png",
+    "page.html",
     "confusion.png",
     "forecast.png",
 )

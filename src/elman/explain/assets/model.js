@@ -1,0 +1,141 @@
+// The networks of a page of language models: their traces, gradients and units, and reading another text.
+
+const networks = data.networks.map((each) => Object.assign(new Network(each), { data: each }));
+tokens = data.tokens;
+
+// net: the network. layer, of, unit: a unit of a state. lens: what colours the text. panel: the gate or state of which all
+// units are shown. mode: values or gradients.
+Object.assign(chosen, { net: 0, layer: 0, of: "", unit: 0, lens: "surprise", panel: "", mode: "forward" });
+let last; // the network that was chosen before
+settle = () => {
+  chosen.net = clamp(chosen.net, 0, networks.length - 1);
+  if (last !== undefined && last !== chosen.net) Object.assign(chosen, remarkable(chosen.net));
+  last = chosen.net;
+  const { L, H, states, cell } = network();
+  chosen.layer = clamp(chosen.layer, 0, L - 1);
+  chosen.unit = clamp(chosen.unit, 0, H - 1);
+  if (!states.includes(chosen.of)) chosen.of = states.at(-1);
+  if (!(chosen.panel in cell.gates) && !states.includes(chosen.panel)) chosen.panel = states.at(-1);
+};
+
+let traces = []; // of each network
+const network = () => networks[clamp(chosen.net, 0, networks.length - 1)];
+const trace = () => traces[chosen.net];
+const isStrange = (t) => network().data.unknown !== null && trace().ids[t] === network().data.unknown;
+
+const layerChoice = (id) => (network().L > 1 ? el("span", { class: "bar" }, say("layer") + " ", choice(id, say("layer"), "layer", Array.from({ length: network().L }, (_, l) => [l, String(l + 1)]))) : null);
+
+// Units
+
+const tracked = (k, layer) => networks[k].data.tracking.found.filter((each) => each.layer === layer);
+const trackedAs = (k, layer, of, unit) => tracked(k, layer).find((each) => each.state === of && each.unit === unit);
+
+function nameOf(k, layer, of, unit) {
+  const known = trackedAs(k, layer, of, unit);
+  return known ? `${say(`properties.${known.property}`)} (${of} ${unit})` : `${of} ${unit}`;
+}
+
+// The unit to look at first: the first that tracks something, or else the one that remembers most.
+function remarkable(k) {
+  const [found] = networks[k].data.tracking.found, of = networks[k].states.at(-1);
+  return found ? { layer: found.layer, of: found.state, unit: found.unit } : { layer: 0, of, unit: networks[k].data.orders[0][of][0] };
+}
+
+// A unit's value at a step as a colour's number from −1 to 1, the same wherever it is shown: around the threshold that it
+// is judged by if it tracks something, else around zero.
+function unitScale(k, layer, of, unit) {
+  const value = (t) => networks[k].state(traces[k], layer, t, of)[unit], known = trackedAs(k, layer, of, unit);
+  if (!known) {
+    let largest = 1e-30;
+    for (let t = 0; t < tokens.length; t++) largest = Math.max(largest, Math.abs(value(t)));
+    return (t) => value(t) / largest;
+  }
+  const middle = known.threshold ?? (known.low + known.high) / 2;
+  const up = Math.max(1e-9, known.high - middle), down = Math.max(1e-9, middle - known.low);
+  return (t) => known.sign * clamp((value(t) - middle) / (value(t) > middle ? up : down), -1, 1);
+}
+
+// About a dozen units of a layer to look at: the one that is chosen, those that track something, those that remember most.
+function named(layer, count = 12) {
+  const k = chosen.net, of = chosen.of, found = tracked(k, layer).filter((each) => each.state === of).map((each) => each.unit);
+  const order = networks[k].data.orders[layer][of], all = [...new Set([...found, ...order])].slice(0, count);
+  if (layer === chosen.layer && !all.includes(chosen.unit)) all[all.length - 1] = chosen.unit;
+  return all;
+}
+
+// Predictions and gradients
+
+const nats = (k, t) => traces[k].nats[t];
+
+// The loss that is differentiated at step t: of the token that follows, or of the likeliest one after the last.
+function target(k, t) {
+  if (t + 1 < tokens.length) return traces[k].ids[t + 1];
+  return networks[k].predictions(traces[k], t).reduce((best, p, v, row) => (p > row[best] ? v : best), 0);
+}
+
+function gradient(k, t) {
+  const { gradients } = traces[k];
+  if (gradients.size > 50) gradients.clear();
+  if (!gradients.has(t)) gradients.set(t, networks[k].back(traces[k], t, target(k, t)));
+  return gradients.get(t);
+}
+
+// How far back a prediction looks, as elman.explain.memory.reach has it: to the first token whose gradient is not faded.
+function reach(norms) {
+  const largest = Math.max(...norms);
+  return largest > 0 ? norms.length - norms.findIndex((v) => v >= data.faded * largest) : 0;
+}
+
+function surest(k, t, count) {
+  // The likeliest tokens after step t: pairs of a token and its probability
+  const row = networks[k].predictions(traces[k], t), unknown = networks[k].data.unknown;
+  const order = Array.from(row.keys()).filter((v) => v !== unknown).sort((a, b) => row[b] - row[a]);
+  return order.slice(0, count).map((v) => [v, Math.exp(row[v])]);
+}
+
+const symbol = (k, token) => visible(networks[k].data.symbols[token]);
+
+// Reading
+
+// Cuts a typed text into tokens: pairs of ids, for each network, and how they are written.
+function encode(text) {
+  if (data.unit === "bytes") {
+    const bytes = Array.from(new TextEncoder().encode(text)), decoder = new TextDecoder();
+    return [networks.map(() => bytes), bytes.map((byte) => decoder.decode(Uint8Array.of(byte), { stream: true }))];
+  }
+  const written = [...text];
+  const idsOf = (network) => {
+    network.numbers ??= new Map(network.data.symbols.slice(0, network.data.unknown).map((c, k) => [c, k]));
+    return written.map((c) => network.numbers.get(c) ?? network.data.unknown);
+  };
+  return [networks.map(idsOf), written];
+}
+
+let reading = 0; // the number of the newest reading, which ends all others
+
+// Reads a text with all networks, and draws. Long work is done in pieces, with a word on how far it is.
+async function read(ids, written) {
+  const own = ++reading, fresh = networks.map((each, k) => each.begin(ids[k], traces[k]));
+  for (const [k, each] of networks.entries()) {
+    const piece = Math.max(1, Math.floor(3e7 / each.data.parameters));
+    while (fresh[k].done < ids[k].length) {
+      each.advance(fresh[k], piece);
+      if (fresh[k].done < ids[k].length) {
+        progress(say("reading", { name: each.data.name, share: percent(fresh[k].done / ids[k].length) }));
+        await new Promise((go) => setTimeout(go));
+        if (own !== reading) return;
+      }
+    }
+    fresh[k].gradients = new Map(); // by the step that they begin at
+  }
+  progress("");
+  tokens = written;
+  traces = fresh;
+  version++;
+  choose({});
+}
+
+function progress(text) {
+  document.getElementById("progress").textContent = text;
+}
+

@@ -1,0 +1,502 @@
+"""The page of a language model in a real browser: what it shows, how it is used, and what it refuses to do."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from browser import Opened
+from elman.errors import InputError
+from elman.explain import contents, page, units
+from elman.explain.memory import gradients_by_token, reach
+from elman.explain.units import Tracking
+from elman.tasks.language_model import load
+from elman.training.loop import MODEL
+from elman.training.run import Run
+from tiny_runs import elman, prose
+
+TEXT = 'the "of and" (to the in)\n  a is that it was\nfor on are as with they'
+VIEWS = ["text", "predictions", "unrolled", "equations", "along", "units", "reach", "tracking"]
+SIZES = ["--hidden-size", 12, "--embedding-size", 6, "--batch-size", 4, "--window", 8, "--epochs", 1]
+
+OpenPage = Callable[..., Opened]
+
+
+def train(directory: Path, name: str, *options: object) -> Path:
+    text = directory / "text.txt"
+    text.write_text('"(é)"\n' * 3 + prose(3000))
+    outcome = elman("train", "lm", text, "--run", directory / name, *SIZES, *options)
+    assert outcome.status == 0, outcome.err
+    return directory / name
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A peephole LSTM of two layers."""
+    return train(tmp_path_factory.mktemp("runs"), "peephole", "--cell", "peephole_lstm", "--num-layers", 2)
+
+
+@pytest.fixture(scope="module")
+def other(run: Path) -> Path:
+    """An Elman network."""
+    return train(run.parent, "elman", "--cell", "rnn")
+
+
+@pytest.fixture
+def opened(run: Path, other: Path, open_page: OpenPage, tmp_path: Path) -> Callable[..., Opened]:
+    """A function that opens the page of both, when all of it is drawn."""
+    path = page(run, TEXT, [other]).save(tmp_path / "page.html")
+    return lambda **options: complete(open_page(path, **{"locale": "en-US"} | options))
+
+
+def complete(opened: Opened) -> Opened:
+    opened.page.wait_for_selector("#tracking h2")
+    return opened
+
+
+def drawn(opened: Opened) -> Opened:
+    """Waits for the slow views, which are drawn a little later."""
+    opened.page.wait_for_timeout(120)
+    return opened
+
+
+def chosen(opened: Opened, name: str = "t") -> Any:
+    return opened.page.evaluate(f"elman.chosen.{name}")
+
+
+# The file
+
+
+def test_it_asks_for_nothing_and_fits_every_screen(opened: Callable[..., Opened]):
+    for width in (390, 768, 1280):
+        shown = opened(width=width)
+        assert [address for address in shown.requests if not address.startswith("data:")] == [
+            shown.page.url.split("#")[0]
+        ]
+        assert shown.errors == []
+        for mode in ("forward", "backward"):
+            shown.page.evaluate(f"elman.choose({{ mode: '{mode}' }})")
+            assert drawn(shown).page.evaluate("document.documentElement.scrollWidth") <= width
+        for view in VIEWS:
+            assert shown.page.locator(f"#{view}").bounding_box()["height"] > 60, view  # pyright: ignore[reportOptionalSubscript]
+
+
+def test_it_lets_no_other_script_run_and_nothing_out(opened: Callable[..., Opened]):
+    shown = opened()
+    refused = shown.page.evaluate("""async () => {
+      const refused = [];
+      document.addEventListener("securitypolicyviolation", (event) => refused.push(event.effectiveDirective));
+      const script = document.createElement("script"), picture = document.createElement("img");
+      script.textContent = "window.ran = true";
+      picture.setAttribute("onload", "window.ran = true");
+      picture.src = "http://example.invalid/a.png";
+      document.body.append(script, picture);
+      await fetch("http://example.invalid/").catch(() => null);
+      await new Promise((go) => setTimeout(go, 50));
+      return refused;
+    }""")
+    assert sorted(refused) == ["connect-src", "img-src", "script-src-attr", "script-src-elem"]
+    assert shown.page.evaluate("window.ran") is None
+
+
+def test_the_same_run_and_text_give_the_same_bytes_without_a_path(run: Path, tmp_path: Path):
+    copy = shutil.copytree(run, tmp_path / run.name)
+    first, again = page(run, TEXT).html, page(copy, TEXT).html
+    assert first == again
+    assert str(run.parent) not in first
+
+
+HOSTILE = "</script><img src=x onerror=alert(1)><!--\0\u202e&amp; ${1} {t} /*SCRIPT*/ \u2028😀'\"\\"
+
+
+def test_hostile_text_is_shown_as_text(run: Path, open_page: OpenPage, tmp_path: Path):
+    shown = complete(open_page(page(run, HOSTILE).save(tmp_path / "page.html")))
+    asked = []
+    shown.page.on("dialog", lambda dialog: asked.append(dialog.message))
+    assert shown.page.evaluate("elman.tokens.join('')") == HOSTILE
+    assert shown.page.locator("#ribbon i").count() == len(HOSTILE)
+    written = shown.page.locator("#ribbon").inner_text()
+    assert "</script><img" in written
+    assert "\u202e" not in written  # which would turn the rest of the text round
+    shown.page.locator("#type").click()
+    shown.page.locator("#typed").fill(HOSTILE[:40])
+    assert shown.page.locator("img").count() == 0
+    assert (asked, shown.errors) == ([], [])
+
+
+def test_text_that_is_none_is_refused(run: Path):
+    with pytest.raises(InputError, match="not UTF-8"):
+        page(run, "the \ud800 of")
+
+
+# Using it
+
+
+def test_keys(opened: Callable[..., Opened]):
+    shown = opened()
+    ribbon, keyboard = shown.page.locator("#ribbon"), shown.page.keyboard
+    ribbon.focus()
+    for key, where in (("Home", 0), ("ArrowRight", 1), ("ArrowDown", 11), ("ArrowLeft", 10), ("End", len(TEXT) - 1)):
+        keyboard.press(key)
+        assert chosen(shown) == where
+        assert ribbon.get_attribute("aria-valuenow") == str(where + 1)
+        assert shown.page.evaluate("document.activeElement.id") == "ribbon"
+        assert shown.page.locator("#ribbon .now").get_attribute("data-t") == str(where)
+    assert "expected next" in (ribbon.get_attribute("aria-valuetext") or "")
+    shown.page.locator("#lens-reach").focus()
+    keyboard.press("Enter")
+    assert chosen(shown, "lens") == "reach"
+    assert shown.page.evaluate("document.activeElement.id") == "lens-reach"  # although the view was drawn again
+    shown.page.locator("#map").focus()
+    keyboard.press("ArrowDown")
+    assert drawn(shown).page.evaluate("document.activeElement.id") == "map"
+    assert shown.errors == []
+
+
+def test_a_tap_on_a_small_screen(opened: Callable[..., Opened]):
+    shown = opened(width=390, has_touch=True)
+    shown.page.locator("#ribbon i").nth(20).tap()
+    assert chosen(shown) == 20
+    drawn(shown).page.locator("#unrolled .column").first.tap(position={"x": 20, "y": 6})
+    assert chosen(shown) == 19
+
+
+def test_every_view_shows_the_chosen_moment(opened: Callable[..., Opened]):
+    shown = opened()
+    seen = []
+    for t in (12, 30):
+        shown.page.locator("#ribbon i").nth(t).click()
+        seen.append({view: drawn(shown).page.locator(f"#{view}").inner_html() for view in VIEWS})
+    for view in VIEWS[:-1]:  # a unit tracks something whatever is chosen
+        assert seen[0][view] != seen[1][view], view
+
+
+def test_the_network_unrolled(opened: Callable[..., Opened]):
+    for width, steps in ((390, 2), (1280, 5)):
+        shown = opened(width=width)
+        for mode in ("forward", "backward"):
+            shown.page.evaluate(f"elman.choose({{ mode: '{mode}', t: 30 }})")
+            drawing = drawn(shown).page.locator("#unrolled svg")
+            assert drawing.locator(".column").count() == steps
+            assert drawing.locator(".box").count() == 2 * steps
+        said = drawing.locator("text").all_text_contents()
+        norm = shown.page.evaluate("elman.gradient(0, 30).states[1].c[30]")
+        assert sum(word == "∂E/∂c" for word in said) == 2 * steps
+        assert any(word.startswith("E = ") for word in said)
+        assert any(word[:3] == f"{norm:.3g}"[:3] for word in said)
+        assert drawing.locator(".edge").count() == (0 if steps < 8 else 1)
+    assert "windows of 8 steps" in shown.page.locator("#unrolled").inner_text()
+
+
+def test_the_edge_of_the_window_is_marked(opened: Callable[..., Opened]):
+    shown = opened()
+    shown.page.evaluate("elman.networks[0].data.window = 3; elman.choose({ mode: 'backward', t: 30 })")
+    assert drawn(shown).page.locator("#unrolled .edge").count() == 1
+
+
+def test_every_symbol_has_its_number(opened: Callable[..., Opened]):
+    shown = opened()
+    shown.page.evaluate("elman.choose({ t: 25, layer: 1, unit: 3 })")
+    lines = shown.page.locator("#equations .line").all()
+    assert len(lines) == 6
+    names, numbers = {}, {}
+    for line in lines:
+        terms = [term.inner_text().split("\n") for term in line.locator(".term").all()]
+        names[terms[0][0]] = [term[0].strip() for term in terms]
+        numbers[terms[0][0]] = terms[0][1]
+    assert names["ct"] == ["ct", "=", "ft", "⊙", "ct−1", "+", "it", "⊙", "gt"]
+    values = shown.page.evaluate(
+        "Object.entries(elman.networks[0].cell.gates).map(([name, node]) => [name, elman.networks[0].node(elman.traces[0], 1, 25, node)[3]])"
+    )
+    for name, value in values:
+        assert float(numbers[f"{name}t"].replace("−", "-")) == pytest.approx(value, abs=6e-3)
+    assert shown.page.locator("#equations .why").count() == 6
+
+
+def test_the_first_and_the_last_moment(opened: Callable[..., Opened]):
+    shown = opened()
+    for t in (0, len(TEXT) - 1):
+        for mode in ("forward", "backward"):
+            shown.page.evaluate(f"elman.choose({{ t: {t}, mode: '{mode}', lens: 'reach' }})")
+            drawn(shown)
+    assert shown.errors == []
+    assert "ends here" in shown.page.locator("#predictions").inner_text()
+
+
+def test_another_text_can_be_typed(opened: Callable[..., Opened]):
+    shown = opened()
+    shown.page.locator("#type").click()
+    area = shown.page.locator("#typed")
+    assert area.input_value() == TEXT
+    area.press("End")
+    before = shown.page.evaluate("elman.networks.map((each) => (each.work = 0))")
+    area.press("Control+End")
+    area.press_sequentially("Ω!")
+    assert shown.page.evaluate("elman.tokens.join('')") == TEXT + "Ω!"
+    assert shown.page.evaluate("document.activeElement.id") == "typed"
+    forward = [layers * 2 for layers in (2, 1)]  # what was typed, and nothing before it
+    backward = drawn(shown).page.evaluate("elman.networks.map((each) => each.L * (elman.chosen.t + 1))")
+    work = shown.page.evaluate("elman.networks.map((each) => each.work)")
+    assert [w - f for w, f in zip(work, forward, strict=True)] <= [3 * b for b in backward]
+    assert before == [0, 0]
+    assert shown.page.locator("#ribbon .strange").count() == 2
+    assert "Ω" in shown.page.locator("#text .say").inner_text()
+    area.fill("")
+    assert shown.page.evaluate("elman.tokens.length") > 0  # nothing is no text
+    area.fill("of")
+    assert chosen(shown) == 1
+    shown.page.locator("#again").click()
+    assert shown.page.evaluate("elman.tokens.join('')") == TEXT
+    assert shown.page.locator("#typed").count() == 0
+    assert shown.errors == []
+
+
+@pytest.mark.parametrize(("language", "another", "said"), [("en-GB", "zh", "The text"), ("zh-TW", "en", "文本")])
+def test_the_language_of_the_browser_and_another(opened: Callable[..., Opened], language: str, another: str, said: str):
+    shown = opened(locale=language)
+    assert shown.page.locator("#text h2").inner_text() == said
+    shown.page.locator("#language").click()
+    assert shown.page.locator("html").get_attribute("lang") == another
+    assert shown.page.locator("#text h2").inner_text() != said
+    written = drawn(shown).page.locator("main").inner_text()
+    assert "undefined" not in written
+    assert "{" not in written
+    assert shown.errors == []
+
+
+def test_light_and_dark(opened: Callable[..., Opened]):
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light, dark = opened(color_scheme="light"), opened(color_scheme="dark")
+    assert sum(map(int, re.findall(r"\d+", light.page.evaluate(ground)))) > 700
+    assert sum(map(int, re.findall(r"\d+", dark.page.evaluate(ground)))) < 100
+    first = dark.page.evaluate(ground)
+    dark.page.locator("#theme").click()
+    assert dark.page.evaluate(ground) == light.page.evaluate(ground) != first
+
+
+def test_nothing_moves_where_no_motion_is_wanted(opened: Callable[..., Opened]):
+    moving = "getComputedStyle(document.querySelector('.fill')).transitionDuration"
+    assert opened(reduced_motion="reduce").page.evaluate(moving) == "0s"
+    assert opened(reduced_motion="no-preference").page.evaluate(moving) != "0s"
+
+
+def test_a_link_says_what_to_show(opened: Callable[..., Opened], open_page: OpenPage, tmp_path: Path):
+    address = opened().page.url.split("#")[0]
+    shown = open_page(Path(address.removeprefix("file://")))
+    for link, found in (
+        ("#t=7&net=1&lens=unit&unit=5", {"t": 7, "net": 1, "lens": "unit", "unit": 5}),
+        (
+            "#t=99999&net=9&layer=-3&unit=x&lang=xx&panel=no&lens=no&of=no",
+            {"t": len(TEXT) - 1, "net": 1, "layer": 0, "unit": 0, "lang": "en"},
+        ),
+    ):
+        shown.page.goto("about:blank")
+        shown.page.goto(address + link)
+        drawn(complete(shown))
+        assert {name: chosen(shown, name) for name in found} == found
+        assert shown.errors == []
+
+
+def test_a_notebook_shows_it_in_a_frame(run: Path, browser: Any):
+    frame = page(run, TEXT)._repr_html_()
+    context = browser.new_context(offline=True)
+    failed: list[str] = []
+    context.on("weberror", lambda error: failed.append(str(error.error)))
+    shown = context.new_page()
+    shown.set_content(f"<!doctype html><body>{frame}</body>")
+    inside = shown.frame_locator("iframe")
+    inside.locator("#ribbon i").nth(9).click()
+    assert inside.locator("#ribbon").get_attribute("aria-valuenow") == "10"
+    assert failed == []
+    context.close()
+
+
+def test_anyone_can_use_it(opened: Callable[..., Opened]):
+    from axe_playwright_python.sync_playwright import Axe
+
+    for width, scheme, locale, choice in (
+        (1280, "light", "en-US", {"mode": "backward", "lens": "reach"}),
+        (1280, "dark", "zh-CN", {"lens": "unit"}),
+        (390, "dark", "en-US", {"mode": "backward"}),
+        (390, "light", "zh-CN", {}),
+    ):
+        shown = opened(width=width, color_scheme=scheme, locale=locale)
+        shown.page.evaluate("(choice) => elman.choose({ t: 40, ...choice })", choice)
+        shown.page.locator("#type").click()
+        found = Axe().run(drawn(shown).page)
+        assert found.violations_count == 0, found.generate_report()
+
+
+# What it says
+
+
+def test_how_far_back_is_what_the_command_says(run: Path, other: Path, opened: Callable[..., Opened]):
+    shown = opened()
+    for k, directory in enumerate((run, other)):
+        model = load(directory)
+        ids = torch.from_numpy(model.vocabulary.encode(TEXT).copy()).long()
+        norms = gradients_by_token(model.model, ids)
+        mine = shown.page.evaluate(f"[...elman.gradient({k}, {len(TEXT) - 2}).input]")
+        assert mine == pytest.approx(norms.tolist(), rel=1e-3, abs=1e-3 * float(norms.max()) * 1e-3)
+        far = shown.page.evaluate(f"elman.reach(elman.gradient({k}, {len(TEXT) - 2}).input)")
+        assert far == reach(norms)
+        assert f"over {far} character" in elman("explain", directory, "--text", TEXT).out or far == len(norms)
+    shown.page.evaluate(f"elman.choose({{ t: {len(TEXT) - 2} }})")
+    lines = drawn(shown).page.locator("#reach li").all_inner_texts()
+    assert [line.split()[0] for line in lines] == ["peephole", "elman"]
+    assert shown.page.locator("#reach .curve").count() == 2
+
+
+def test_probabilities_with_the_truth_marked(run: Path, opened: Callable[..., Opened]):
+    shown = opened()
+    shown.page.evaluate("elman.choose({ t: 30 })")
+    model = load(run)
+    ids = torch.from_numpy(model.vocabulary.encode(TEXT).copy()).long()
+    with torch.no_grad():
+        row = model.model(ids[:31, None])[0][-1, 0].log_softmax(0)
+    said = shown.page.locator("#predictions").inner_text()
+    rank = int((row > row[ids[31]]).sum()) + 1
+    assert f"number {rank} on the list" in said
+    assert f"{-float(row[ids[31]]) / torch.log(torch.tensor(2.0)):.2f} bits" in said
+    assert shown.page.locator("#predictions .key.right").inner_text() == TEXT[31].replace(" ", "␣")
+
+
+def test_units_that_track_something_are_named_wherever_they_are_shown(
+    run: Path, open_page: OpenPage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    found = Tracking("quotes", "flag", 1, "c", 5, -1, 0.01, 0.83, 0.30, 0.8, 0.9, -0.2, 0.3)
+    monkeypatch.setattr(units, "find", lambda *_: [found])
+    shown = complete(open_page(page(run, TEXT).save(tmp_path / "page.html"), locale="en-US"))
+    assert (chosen(shown, "unit"), chosen(shown, "layer"), chosen(shown, "of")) == (5, 1, "c")
+    said = shown.page.locator("#tracking").inner_text()
+    assert "inside quotes" in said
+    assert re.search(r"peephole\s+0.83", said)
+    assert re.search(r"last token alone\s+0.30", said)
+    assert "inside quotes (c 5)" in shown.page.locator("#unrolled").inner_html()
+    holds = shown.page.locator("#tracking .ribbon i").evaluate_all(
+        "(all) => all.map((i) => i.classList.contains('holds'))"
+    )
+    begin = TEXT.index('"')
+    assert sum(holds) >= len("of and")
+    assert all(holds[begin + 1 : begin + 7])
+    lit = shown.page.locator("#tracking .ribbon i").evaluate_all("(all) => all.map((i) => i.style.backgroundColor)")
+    shown.page.locator("#show-quotes").click()
+    assert shown.page.locator("#ribbon i").evaluate_all("(all) => all.map((i) => i.style.backgroundColor)") == lit
+    shown.page.locator("#type").click()
+    shown.page.locator("#typed").fill("of the")
+    assert drawn(shown).page.locator("#tracking .holds").count() == 0  # where it holds is known of the first text only
+
+
+def test_no_unit_tracks_anything(run: Path, open_page: OpenPage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(units, "find", lambda *_: [])
+    shown = complete(open_page(page(run, TEXT).save(tmp_path / "page.html"), locale="en-US"))
+    assert "No unit tracks" in shown.page.locator("#tracking").inner_text()
+
+
+@pytest.mark.parametrize(("state", "said"), [("gone", "not where it was"), ("changed", "has changed since")])
+def test_held_out_text_that_is_gone_or_changed(run: Path, open_page: OpenPage, tmp_path: Path, state: str, said: str):
+    copy = shutil.copytree(run, tmp_path / "run")
+    config = json.loads((copy / "config.json").read_text())
+    config["data"]["path"] = str(tmp_path / "text.txt")
+    (copy / "config.json").write_text(json.dumps(config))
+    if state == "changed":
+        (tmp_path / "text.txt").write_text(prose(3000, seed=1))
+    shown = complete(open_page(page(copy).save(tmp_path / "page.html"), locale="en-US"))
+    assert said in shown.page.locator("#tracking").inner_text()
+    assert shown.page.evaluate("elman.tokens.join('')") == config["data"]["excerpt"]
+
+
+def test_of_a_long_text_the_end_is_shown_and_all_is_read(
+    run: Path, open_page: OpenPage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(contents, "SHOWN", 20)
+    made = page(run, TEXT)
+    assert made.remarks == [
+        f"the page shows the last 20 of {len(TEXT)} characters; the network has read those before them"
+    ]
+    shown = complete(open_page(made.save(tmp_path / "page.html"), locale="en-US"))
+    assert shown.page.evaluate("elman.tokens.join('')") == TEXT[-20:]
+    assert f"the {len(TEXT) - 20} before" in shown.page.locator("#text").inner_text()
+    model = load(run)
+    ids = torch.from_numpy(model.vocabulary.encode(TEXT).copy()).long()
+    with torch.no_grad():
+        exact = model.model(ids[:, None])[0][-1, 0].log_softmax(0)
+    assert shown.page.evaluate("[...elman.networks[0].predictions(elman.traces[0], 19)]") == pytest.approx(
+        exact.tolist(), abs=1e-4
+    )
+
+
+@pytest.mark.parametrize("unit", ["bytes", "bpe", "words"])
+def test_other_units(run: Path, open_page: OpenPage, tmp_path: Path, unit: str):
+    size = [] if unit == "bytes" else ["--vocabulary-size", 300 if unit == "bpe" else 30]
+    own = train(tmp_path, unit, "--unit", unit, *size)
+    text = "the of é and"
+    shown = complete(open_page(page(own, text).save(tmp_path / "page.html"), locale="en-US"))
+    assert shown.page.evaluate("elman.tokens.join('')") == text
+    assert shown.page.locator("#type").count() == (unit == "bytes")
+    if unit == "bytes":
+        shown.page.locator("#type").click()
+        shown.page.locator("#typed").fill("aé")
+        assert shown.page.evaluate("elman.tokens") == ["a", "", "é"]
+        assert shown.page.evaluate("elman.traces[0].ids") == list("aé".encode())
+    assert drawn(shown).errors == []
+
+
+def test_strings_of_both_languages():
+    def leaves(value: Any, at: str = "") -> dict[str, str]:
+        if isinstance(value, str):
+            return {at: value}
+        return {key: said for name, inside in value.items() for key, said in leaves(inside, f"{at}.{name}").items()}
+
+    said = [
+        leaves(json.loads(files("elman.explain").joinpath("assets", f"{name}.json").read_text(encoding="utf-8")))
+        for name in ("en", "zh")
+    ]
+    assert list(said[0]) == list(said[1])
+    for key, english in said[0].items():
+        assert sorted(re.findall(r"\{\w+\}", english)) == sorted(re.findall(r"\{\w+\}", said[1][key])), key
+        assert said[1][key].strip()
+
+
+# Refusals
+
+
+def test_runs_that_cannot_be_compared(run: Path, other: Path, tmp_path: Path):
+    own = train(tmp_path, "bytes", "--unit", "bytes")
+    with pytest.raises(
+        InputError, match=r"bytes reads bytes, but .*peephole reads characters; compare runs of the same unit"
+    ):
+        page(run, TEXT, [own])
+    with pytest.raises(InputError, match="3 runs to compare with are too many; give at most 2"):
+        page(run, TEXT, [other] * 3)
+    copies = page(run, TEXT, [run, run]).html
+    assert all(f'"name":"{name}"' in copies for name in ("peephole", "peephole (2)", "peephole (3)"))
+
+
+def test_networks_that_a_page_cannot_hold(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    copy = shutil.copytree(run, tmp_path / "run")
+    model = load(copy).model
+    with torch.no_grad():
+        model.output.weight[0, 0] = torch.nan
+    Run(copy).save_tensors(MODEL, model.state_dict(), {})
+    with pytest.raises(InputError, match="weights that are not finite; train again"):
+        page(copy, TEXT)
+    monkeypatch.setattr(contents, "HALF", 100)
+    with pytest.raises(
+        InputError, match=r"has [\d,]+ parameters, but a page holds at most 100; draw a picture instead"
+    ):
+        page(run, TEXT)
+
+
+def test_texts_that_are_too_short(run: Path):
+    for text in ("", "of"):
+        with pytest.raises(InputError, match=f"the text has {len(text)} tokens; give at least 3"):
+            page(run, text)
