@@ -15,7 +15,7 @@ import torch
 
 from browser import Opened
 from elman.errors import InputError
-from elman.explain import contents, page, units
+from elman.explain import contents, language, page, units
 from elman.explain.memory import gradients_by_token, reach
 from elman.explain.units import Tracking
 from elman.tasks.language_model import load
@@ -417,7 +417,7 @@ def test_held_out_text_that_is_gone_or_changed(run: Path, open_page: OpenPage, t
 def test_of_a_long_text_the_end_is_shown_and_all_is_read(
     run: Path, open_page: OpenPage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(contents, "SHOWN", 20)
+    monkeypatch.setattr(language, "SHOWN", 20)
     made = page(run, TEXT)
     assert made.remarks == [
         f"the page shows the last 20 of {len(TEXT)} characters; the network has read those before them"
@@ -489,7 +489,7 @@ def test_networks_that_a_page_cannot_hold(run: Path, tmp_path: Path, monkeypatch
     Run(copy).save_tensors(MODEL, model.state_dict(), {})
     with pytest.raises(InputError, match="weights that are not finite; train again"):
         page(copy, TEXT)
-    monkeypatch.setattr(contents, "HALF", 100)
+    monkeypatch.setattr(contents, "MOST", 100)
     with pytest.raises(
         InputError, match=r"has [\d,]+ parameters, but a page holds at most 100; draw a picture instead"
     ):

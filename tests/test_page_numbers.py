@@ -18,8 +18,8 @@ from accuracy import Errors
 from browser import Opened
 from cases import CELLS, draw
 from elman import Cell, Recurrent, State, cells
-from elman.explain import contents
-from elman.explain.contents import model_as_data
+from elman.explain import language
+from elman.explain.language import model_as_data
 from elman.tasks.language_model import LanguageModel
 from tiny_runs import tiny
 
@@ -149,7 +149,7 @@ def test_half_precision(engine: Opened, monkeypatch: pytest.MonkeyPatch):
     model = language_model(cells.lstm, 1, False, 0)
     ids = torch.arange(SIZE)
     single = model_as_data(model)
-    monkeypatch.setattr(contents, "SINGLE", 100)
+    monkeypatch.setattr(language, "SINGLE", 100)
     half = model_as_data(model)
     assert (single["precision"], half["precision"]) == ("f4", "f2")
     assert len(half["weights"]["embedding"]) == pytest.approx(len(single["weights"]["embedding"]) / 2, rel=0.02)

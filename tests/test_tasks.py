@@ -627,7 +627,6 @@ REFUSED: dict[str, tuple[list[Any], list[str]]] = {
     "resuming as another task": (["train", "tag", "--resume", "{classify}"], ["'tag'", "'classify'"]),
     "resuming with options": (["train", "classify", "--resume", "{classify}", "--noise", "1"], ["--noise cannot be given"]),
     "sampling from a tagger": (["sample", "{tag}"], ["'tag'"]),
-    "explaining a forecaster": (["explain", "{forecast}"], ["'forecast'"]),
     "predicting into a picture": (["predict", "{tag}", "{tagged}", "--output", "{none}.png"], ["{none}.png", ".csv"]),
     "predicting classes as sentences": (["predict", "{classify}", "{waves}", "--output", "{none}.conllu"], ["{none}.conllu", ".csv, .jsonl, .ndjson"]),
     "predicting values between tabs": (["predict", "{forecast}", "{series}", "--output", "{none}.tsv"], ["{none}.tsv", ".csv"]),

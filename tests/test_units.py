@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import Any
 
 import numpy as np
@@ -188,22 +189,51 @@ def test_a_unit_that_fits_only_the_half_that_chose_it_is_not_found() -> None:
     )
 
 
-def test_a_flag_that_mostly_holds_is_not_tracked_by_a_unit_that_is_always_lit() -> None:
-    tokens = ids("“" + quoting(6000).replace("“", "” “").replace("”", "” and“ "))
+def test_a_unit_that_is_always_lit_does_not_track_what_mostly_holds() -> None:
+    """In the first half, quotations are in capitals, and the unit follows them. In the second half, neither is true any more."""
+    first = re.sub("“[^”]*”", lambda quotation: quotation[0].upper(), quoting(3000))
+    second = "“" + quoting(3000, 1).replace("“", "” so “").replace("” ", "” and “")[:2999]
+    tokens = ids(first + second)
     held = along(spell(LETTERS, tokens), "quotes")
-    assert held.mean() > 0.6
-    assert "quotes" not in found_among({(0, "c", 3): np.ones(len(tokens))}, tokens)
+    assert held[3000:].mean() > 0.8
+    lit = np.where(np.arange(6000) < 3000, held, 1)
+    assert found_among({(0, "c", 3): lit}, tokens) == {}
+
+
+def test_no_threshold_parts_equal_values() -> None:
+    fit = units._fit_flag(np.zeros(9), np.array([0, 0, 0, 0, 0, 1, 1, 1, 1.0]))
+    assert fit.strength == 2 * 4 / (9 + 4)
+    assert units._fit_flag(np.array([1, 1, -1, -1, 1.0]), np.array([0, 1, 0, 0, 1.0])) == (0.8, 1, 0.0)
 
 
 def test_a_property_that_hardly_varies_is_left_out() -> None:
     plain = quoting(3000).replace("“", "").replace("”", "")
-    for first, second in ((plain, plain), (plain, plain + "“" + 29 * "a" + "”"), (plain + quoting(3000), plain)):
-        text = first.ljust(7000) + second.ljust(7000)
+
+    def quotes_in(first: int, second: int) -> bool:
+        """Whether a planted unit is found where as many tokens of each half are in quotes, all in one quotation."""
+        text = "".join(
+            f"{plain}“{'a' * (count - 1)}”".ljust(4000) if count else plain.ljust(4000) for count in (first, second)
+        )
         held = along(spell(LETTERS, ids(text)), "quotes")
-        assert "quotes" not in found_among({(0, "c", 3): held}, ids(text))
-    text = 2 * (plain + "“" + 40 * "a" + "”").ljust(7000)
-    assert "quotes" in found_among({(0, "c", 3): along(spell(LETTERS, ids(text)), "quotes")}, ids(text))
+        assert [held[:4000].sum(), held[4000:].sum()] == [first, second]
+        return "quotes" in found_among({(0, "c", 3): held}, ids(text))
+
+    assert quotes_in(30, 30)
+    for counts in ((0, 0), (29, 30), (30, 29), (0, 100), (100, 0)):
+        assert not quotes_in(*counts)
     assert found_among({}, ids("")) == found_among({}, ids("a")) == {}
+
+
+def test_a_score_must_reach_a_minimum() -> None:
+    """The units are lit in quotes and, beyond them, at so many other tokens that F1 is what is asked."""
+    plain = (quoting(200, seed).replace("“", "").replace("”", "") for seed in range(40))
+    tokens = ids("".join(f"{words}“it was for the” " for words in plain))
+    held = along(spell(LETTERS, tokens), "quotes")
+    for f1, found in ((0.47, False), (0.53, True)):
+        share = (2 / f1 - 2) * held.mean() / (1 - held.mean())  # of the tokens not in quotes
+        lit = np.maximum(held, np.random.default_rng(0).random(len(held)) < share)
+        of = found_among({(0, "c", 3): lit}, tokens)
+        assert ("quotes" in of) == found, of
 
 
 def test_tokens_of_bytes_and_of_byte_pairs() -> None:

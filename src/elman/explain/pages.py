@@ -15,11 +15,17 @@ from typing import Any
 import elman
 from elman import tasks
 from elman.errors import InputError
-from elman.explain import contents
+from elman.explain import directions, past
+from elman.explain.language import language_models
 from elman.files import write_atomically
 from elman.training.run import Run
 
-VIEWS = ("model", "ribbon", "predictions", "unrolled", "equations", "units", "reach", "tracking")
+FILES = {  # the parts of a page, by its task, in their order
+    "lm": "engine core model ribbon predictions unrolled equations units reach tracking start",
+    "tag": "core items words",
+    "classify": "core items steps",
+    "forecast": "core items past",
+}
 LANGUAGES = ("en", "zh")
 COMPARED = 2  # runs beside the first at most
 HEIGHT = 820  # pixels of the frame in a notebook
@@ -70,7 +76,11 @@ def page(
             )
     if task == "lm" and data is not None:
         raise InputError(f"{directory} is a language model, which reads a text; give --text instead of --data")
-    made = contents.contents([directory, *others], text)
+    if task == "lm":
+        made = language_models([directory, *others], text)
+    else:
+        of = {"tag": directions.tagger, "classify": directions.classifier, "forecast": past.forecaster}[task]
+        made = of(directory, text, None if data is None else Path(data))
     return Page(assemble(made.data), made.findings, made.remarks)
 
 
@@ -81,10 +91,8 @@ def assemble(data: dict[str, Any]) -> str:
         return files("elman.explain").joinpath("assets", name).read_text(encoding="utf-8")
 
     strings = {language: json.loads(asset(f"{language}.json")) for language in LANGUAGES}
-    parts = ["engine.js", "core.js", *(f"{view}.js" for view in VIEWS), "start.js"]
-    script = (
-        '"use strict";\n(() => {\n' + f"const STRINGS = {_json(strings)};\n" + "\n".join(map(asset, parts)) + "\n})();"
-    )
+    parts = (asset(f"{name}.js") for name in FILES[data["task"]].split())
+    script = "\n".join(['"use strict";', "(() => {", f"const STRINGS = {_json(strings)};", *parts, "})();"])
     fingerprint = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     inside = {
         "FINGERPRINT": fingerprint,

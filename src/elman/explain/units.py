@@ -1,4 +1,8 @@
-"""Units of a language model that track something in the text which takes memory, such as whether a quotation is open."""
+"""Units of a language model that track something in the text which takes memory, such as whether a quotation is open.
+
+In Python's documentation, units of trained networks of 256 units follow quotes with an F1 of 0.81 (LSTM), 0.79 (GRU) and
+0.54 (Elman); the last character alone gives 0.19, and units of untrained networks 0.17 to 0.28.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,7 @@ from elman.datasets.vocabulary import Vocabulary
 from elman.tasks.language_model import LanguageModel
 
 MARGIN = 0.1  # the score of a unit must exceed that of the last token alone by this much
-# and reach this: units of random networks, whose memory fades, stayed below 0.48 wherever they had the margin
-LEAST = 0.5
+LEAST = 0.5  # and the score must reach this: units of random networks, whose memory fades, have the margin by chance
 VARIED = 30  # tokens of each half, at least, whose value is not the most common one
 
 Array = NDArray[np.float64]
@@ -246,7 +249,7 @@ def _cut(value: Array, held: Array) -> tuple[float, float]:
 def _judge_flag(unit: NDArray[Any], holds: Array, fit: _Fit) -> tuple[float, float, float]:
     """Returns F1, precision and recall."""
     assert fit.threshold is not None
-    lit = fit.sign * unit >= fit.sign * fit.threshold
+    lit = fit.sign * unit.astype(np.float64) >= fit.sign * fit.threshold
     hits, claimed, true = float(holds[lit].sum()), int(lit.sum()), float(holds.sum())
     return 2 * hits / (claimed + true), hits / max(claimed, 1), hits / true
 

@@ -22,6 +22,7 @@ from elman.datasets.sequences import Columns, Labelled, sequences
 from elman.datasets.store import Rows
 from elman.errors import InputError
 from elman.files import read_json, write_atomically
+from elman.layout import Hidden
 from elman.recurrent import Recurrent
 from elman.tasks import scores
 from elman.tasks.options import ClassificationOptions as Options
@@ -62,7 +63,11 @@ class ClassificationModel(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         if self.embedding is not None:
             x = self.dropout(self.embedding(x))
-        h, state = self.recurrent(x, lengths=lengths)  # (T, B, 2 H), zero past the end of a sequence
+        h, state = self.recurrent(x, lengths=lengths)
+        return self.head(h, state, lengths)
+
+    def head(self, h: Tensor, state: Hidden, lengths: Tensor) -> Tensor:
+        """Returns the logits (B, classes) of outputs (T, B, 2 H), which are zero past the end of a sequence, and final states."""
         states = state if isinstance(state, Tensor) else state[0]
         last = states[-2:].transpose(0, 1).flatten(1)  # (B, 2 H): each direction where it ends
         mean = h.sum(0) / lengths[:, None].to(h)

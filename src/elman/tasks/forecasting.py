@@ -257,7 +257,11 @@ class Forecaster:
 
     @torch.inference_mode()
     def forecast(self, past: Tensor, column: Tensor, known: Tensor) -> Tensor:
-        """Returns forecasts (horizon, N, outputs), in deviations, as `ForecastingModel` has them.
+        """Returns forecasts (horizon, N, outputs), in deviations, as `ForecastingModel` has them."""
+        return self.differentiable(past, column, known)
+
+    def differentiable(self, past: Tensor, column: Tensor, known: Tensor) -> Tensor:
+        """Returns what `forecast` does, where gradients may be asked for.
 
         The recursive strategy forecasts a segment, appends it to the past, and continues from there.
         """

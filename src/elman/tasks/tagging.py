@@ -65,12 +65,17 @@ class TaggingModel(nn.Module):
 
         forms (T, B) says which of the U different words stands there; characters (C, U) and sizes (U,) spell them.
         """
+        h, _ = self.recurrent(
+            self.dropout(self.inputs(words, forms, characters, sizes)), lengths=lengths
+        )  # (T, B, 2 H)
+        return self.output(self.dropout(h))
+
+    def inputs(self, words: Tensor, forms: Tensor, characters: Tensor, sizes: Tensor) -> Tensor:
+        """Returns what the recurrent layers read: the words and their spelling, (T, B, word_size + 2 spelling_size)."""
         _, state = self.spelling(self.characters(characters), lengths=sizes)
         last = state if isinstance(state, Tensor) else state[0]  # (2, U, spelling)
         spelling = last.transpose(0, 1).flatten(1)  # (U, 2 spelling)
-        x = torch.cat([self.words(words), spelling[forms]], -1)
-        h, _ = self.recurrent(self.dropout(x), lengths=lengths)  # (T, B, 2 H)
-        return self.output(self.dropout(h))
+        return torch.cat([self.words(words), spelling[forms]], -1)
 
 
 class Gathered:

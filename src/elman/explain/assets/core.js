@@ -111,7 +111,6 @@ let speak = () => ""; // what a screen reader says of the chosen token
 
 function choose(changes) {
   Object.assign(chosen, changes);
-  chosen.t = clamp(chosen.t, 0, tokens.length - 1);
   settle();
   const focused = document.activeElement?.id;
   document.documentElement.lang = chosen.lang;

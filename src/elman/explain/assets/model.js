@@ -12,6 +12,7 @@ settle = () => {
   if (last !== undefined && last !== chosen.net) Object.assign(chosen, remarkable(chosen.net));
   last = chosen.net;
   const { L, H, states, cell } = network();
+  chosen.t = clamp(chosen.t, 0, tokens.length - 1);
   chosen.layer = clamp(chosen.layer, 0, L - 1);
   chosen.unit = clamp(chosen.unit, 0, H - 1);
   if (!states.includes(chosen.of)) chosen.of = states.at(-1);

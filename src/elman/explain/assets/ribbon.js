@@ -6,9 +6,9 @@ VIEWS.push({
   draw() {
     const { name, cell, layers, hidden, parameters, score } = network().data;
     const about = say(layers === 1 ? "about1" : "about", { cell: cell.name, layers, hidden, parameters: parameters.toLocaleString(chosen.lang) });
-    document.title = say("title", { name });
+    document.title = say("title.lm", { name });
     return [
-      el("h1", {}, say("title", { name })),
+      el("h1", {}, say("title.lm", { name })),
       el("p", {}, about, score === null ? "" : say("score", { bits: score.toFixed(3) })),
       networks.length > 1 ? choice("net", say("network"), "net", networks.map((each, k) => [k, each.data.name])) : null,
       looks(),

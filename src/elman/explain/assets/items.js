@@ -1,0 +1,64 @@
+// The frame of the pages of taggers, classifiers and forecasters: their head, and which example is shown.
+
+const items = data.sentences ?? data.sequences ?? data.windows;
+const item = () => items[chosen.item];
+Object.assign(chosen, { item: 0 });
+
+let lengthOf = () => 1; // of an item, in what one can choose from
+let shown; // the item that was shown before
+settle = () => {
+  chosen.item = clamp(chosen.item, 0, items.length - 1);
+  if (shown !== chosen.item) version++;
+  shown = chosen.item;
+  tokens = Array.from({ length: lengthOf(item()) }, (_, t) => String(t));
+  chosen.t = clamp(chosen.t, 0, tokens.length - 1);
+};
+
+VIEWS.push({
+  id: "header",
+  key: () => [],
+  draw() {
+    const { name, cell, layers, hidden, parameters } = data;
+    document.title = say(`title.${data.task}`, { name });
+    return [
+      el("h1", {}, say(`title.${data.task}`, { name })),
+      el("p", {}, say(layers === 1 ? "about1" : "about", { cell, layers, hidden, parameters: parameters.toLocaleString(chosen.lang) })),
+      looks(),
+    ];
+  },
+});
+
+const itemChoice = () => (items.length > 1 ? choice("item", say(`item.${data.task}`), "item", items.map((each, k) => [k, each.column ? `${each.group} ${each.column}`.trim() : String(k + 1)])) : null);
+
+// Rows of probabilities: pairs of a name and a share. The truth, if it is known, is marked.
+function chances(list, truth) {
+  return el("div", { class: "bars" }, list.map(([name, share], place) => [
+    el("span", { class: "place" }, String(place + 1)),
+    el("span", { class: name === truth ? "key right" : "key" }, name),
+    el("span", { class: "track" }, el("span", { class: name === truth ? "fill right" : "fill", style: `width: ${100 * share}%` })),
+    el("span", { class: "value" }, percent(share)),
+    el("span", { class: "tick" }, name === truth ? "✓" : ""),
+  ]));
+}
+
+// What each direction adds to two logits, and to their difference. each: {name, forward, backward, bias}.
+function shareTable([first, second]) {
+  const columns = second ? [first, second, { name: `${first.name} − ${second.name}`, forward: first.forward - second.forward, backward: first.backward - second.backward, bias: first.bias - second.bias }] : [first];
+  const sum = (each) => each.forward + each.backward + each.bias;
+  const largest = Math.max(...columns.flatMap((each) => [each.forward, each.backward, each.bias, sum(each)].map(Math.abs)), 1e-30);
+  const row = (label, value) => el("tr", {}, el("th", { scope: "row" }, label), columns.map((each) => el("td", {}, el("span", { class: "value" }, digits(value(each))), balance(value(each) / largest))));
+  return el("table", { class: "shares" },
+    el("thead", {}, el("tr", {}, el("td", {}), columns.map((each) => el("th", { scope: "col" }, each.name)))),
+    el("tbody", {}, row(say("fromLeft"), (each) => each.forward), row(say("fromRight"), (each) => each.backward), row(say("bias"), (each) => each.bias), row(say("logit"), sum)));
+}
+
+// A bar to the right of the middle for a positive share, to the left for a negative one.
+function balance(share) {
+  const long = 50 * clamp(Math.abs(share), 0, 1);
+  return el("span", { class: "balance" }, el("span", { class: share < 0 ? "minus" : "plus", style: `width: ${long}%; left: ${share < 0 ? 50 - long : 50}%` }));
+}
+
+function begin() {
+  start(() => choose({}));
+  window.elman = { chosen, choose, items };
+}

@@ -1,0 +1,86 @@
+// A forecaster: its forecast beside the truth, and how each value of the past bears on it.
+
+lengthOf = (window) => window.ahead.length; // t chooses a step ahead
+speak = () => say("aheadBy", { n: item().ahead[chosen.t] + 1 });
+
+// How each value of the past bears on a forecast, without the 1 by which the last value counts in all of them.
+const bearing = (t) => item().gradients[t].map((v, k, all) => (k === all.length - 1 ? v - 1 : v));
+
+const size = () => (narrow() ? 350 : 1120);
+
+VIEWS.push({
+  id: "text",
+  wide: 12,
+  key: () => [chosen.item, chosen.t],
+  draw() {
+    const { quantiles, ahead } = item();
+    return [
+      head(say("forecast"), itemChoice()),
+      el("p", { class: "say" }, say("forecastSay", { n: ahead.length }), quantiles.length > 1 ? ` ${say("band", { low: quantiles[0], high: quantiles.at(-1) })}` : ""),
+      el("div", { id: "ribbon", tabindex: 0, role: "slider", "aria-label": say("forecast"), "aria-valuemin": 1, "aria-valuemax": ahead.length, onkeydown: keys, onclick: pick }, together()),
+      el("ul", { class: "lines inline" }, [["truth", say("truth")], ["guess", say("theForecast")]].map(([name, label]) => el("li", {}, el("svg", { viewBox: "0 0 34 10", class: "swatch", "aria-hidden": "true" }, el("line", { x1: 1, x2: 33, y1: 5, y2: 5, class: name })), label))),
+    ];
+  },
+});
+
+function together() {
+  const { past, truth, forecast, spread, ahead } = item(), W = size(), H = 260, left = 54, n = past.length + truth.length;
+  const all = [...past, ...truth, ...forecast, ...(spread[0] ?? []), ...(spread.at(-1) ?? [])], low = Math.min(...all), high = Math.max(...all);
+  const x = (k) => left + (k * (W - left - 10)) / (n - 1), y = (v) => 8 + (1 - (v - low) / Math.max(1e-30, high - low)) * (H - 34), line = (values, from) => `M${values.map((v, k) => `${x(from + k)} ${y(v)}`).join("L")}`;
+  const svg = el("svg", { viewBox: `0 0 ${W} ${H}`, "aria-hidden": "true" }), from = past.length;
+  if (spread.length) svg.append(el("path", { d: `${line(spread[0], from)}L${spread.at(-1).map((v, k) => `${x(from + k)} ${y(v)}`).reverse().join("L")}Z`, class: "area" }));
+  svg.append(el("path", { d: line(past, 0), class: "curve truth" }), el("path", { d: line(truth, from), class: "curve truth" }), el("path", { d: line([past.at(-1), ...forecast], from - 1), class: "curve guess" }));
+  svg.append(el("line", { x1: x(from - 0.5), x2: x(from - 0.5), y1: 0, y2: H - 20, class: "edge" }), el("text", { x: left - 6, y: 16, class: "note end" }, digits(high)), el("text", { x: left - 6, y: H - 26, class: "note end" }, digits(low)));
+  svg.append(el("text", { x: left, y: H - 6, class: "note" }, `−${past.length}`), narrow() ? "" : el("text", { x: x(from) + 4, y: H - 6, class: "note" }, "+1"), el("text", { x: W - 8, y: H - 6, class: "note end" }, `+${truth.length}`));
+  ahead.forEach((k, t) => svg.append(el("circle", { cx: x(from + k), cy: y(forecast[k]), r: t === chosen.t ? 6 : 3, class: t === chosen.t ? "point now" : "point", "data-t": t })));
+  return svg;
+}
+
+VIEWS.push({
+  id: "reads",
+  wide: 12,
+  key: () => [chosen.item, chosen.t],
+  draw() {
+    const { ahead, past } = item(), by = bearing(chosen.t), largest = Math.max(...by.map(Math.abs), 1e-30);
+    const first = by.findIndex((v) => Math.abs(v) >= data.faded * largest);
+    return [
+      head(say("reads", { n: ahead[chosen.t] + 1 })),
+      el("p", { class: "say" }, say("readsSay")),
+      el("p", {}, say("readsFar", { n: past.length - Math.max(0, first), all: past.length, per: Math.round(1 / data.faded) })),
+      lane(by, largest),
+    ];
+  },
+});
+
+function lane(by, largest) {
+  const W = size(), H = 150, left = 54, wide = (W - left - 10) / by.length, middle = (H - 22) / 2, svg = el("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": say("readsSay") });
+  svg.append(el("line", { x1: left, x2: W - 8, y1: middle, y2: middle, class: "zero" }), el("text", { x: left - 6, y: 12, class: "note end" }, digits(largest)), el("text", { x: left - 6, y: 2 * middle, class: "note end" }, digits(-largest)));
+  by.forEach((v, k) => svg.append(el("rect", { x: left + k * wide, y: middle - Math.max(0, (v / largest) * middle), width: Math.max(0.8, wide - 0.4), height: Math.max(0.3, (Math.abs(v) / largest) * middle), class: "level" })));
+  svg.append(el("text", { x: left, y: H - 4, class: "note" }, `−${by.length}`), el("text", { x: W - 8, y: H - 4, class: "note end" }, say("lastValue")));
+  return svg;
+}
+
+VIEWS.push({
+  id: "map",
+  wide: 12,
+  key: () => [chosen.item, chosen.t],
+  draw() {
+    const { ahead, past } = item(), gradients = ahead.map((_, t) => bearing(t)), largest = Math.max(...gradients.flat().map(Math.abs), 1e-30), T = past.length;
+    const canvas = el("canvas", { width: T, height: ahead.length, "aria-hidden": "true", style: "height: 240px" }), pen = canvas.getContext("2d"), image = pen.createImageData(T, ahead.length);
+    const strength = (v) => Math.sign(v) * clamp(1 + Math.log10(Math.max(Math.abs(v), 1e-30) / largest) / 3, 0, 1); // three powers of ten
+    gradients.forEach((by, row) => by.forEach((v, k) => image.data.set([...signed(strength(v)), 255], 4 * (row * T + k))));
+    pen.putImageData(image, 0, 0);
+    const point = (event) => {
+      const box = event.currentTarget.getBoundingClientRect();
+      choose({ t: Math.floor(((event.clientY - box.top) / box.height) * ahead.length) });
+    };
+    return [
+      head(say("allAhead")),
+      el("p", { class: "say" }, say("allAheadSay")),
+      el("div", { class: "heat", onclick: point }, canvas, el("div", { class: "row", style: `top: ${(100 * (chosen.t + 0.5)) / ahead.length}%` })),
+      el("div", { class: "bar legend" }, say("lowers"), el("span", { class: "ramp", style: `background: linear-gradient(90deg, ${[-1, -0.5, 0, 0.5, 1].map((x) => css(signed(x)))})` }), say("raises")),
+    ];
+  },
+});
+
+begin();

@@ -1,0 +1,106 @@
+// A classifier: the classes of a sequence, what each step says of them in each direction, and which steps they depend on.
+
+lengthOf = (sequence) => sequence.look[0].length;
+speak = () => `${chosen.t * item().stride + 1}`;
+chosen.t = 1e9; // the last step, where the forward direction has read everything
+
+VIEWS.push({
+  id: "text",
+  wide: 12,
+  key: () => [chosen.item, chosen.t],
+  draw() {
+    const { shares: [{ forward, backward, name }], tokens: words, series, stride } = item(), both = forward.map((v, t) => v + backward[t]), largest = Math.max(...both.map(Math.abs), 1e-30);
+    const slider = {
+      id: "ribbon", tabindex: 0, role: "slider", "aria-label": say("sequence"), "aria-valuemin": 1, "aria-valuemax": both.length, onkeydown: keys, onclick: pick,
+    };
+    const word = (t) => {
+      const fill = signed(both[t] / largest), part = words.slice(t * stride, (t + 1) * stride);
+      return el("i", { "data-t": t, style: `background-color: ${css(fill)}; color: ${readable(fill)}` }, data.unit === "characters" ? part.join("") : part.join(" ") + " ");
+    };
+    return [
+      head(say("sequence"), itemChoice()),
+      el("p", { class: "say" }, say(words ? "sequenceSay" : "seriesSay", { name })),
+      words ? el("div", { ...slider, class: "ribbon" }, both.map((_, t) => word(t))) : el("div", slider, lines(series, stride)),
+      words ? el("div", { class: "bar legend" }, say("against"), el("span", { class: "ramp", style: `background: linear-gradient(90deg, ${[-1, -0.5, 0, 0.5, 1].map((x) => css(signed(x)))})` }), say("infavour")) : null,
+    ];
+  },
+});
+
+function place(W) {
+  const left = 46, n = tokens.length;
+  return { left, x: (t) => left + ((t + 0.5) * (W - left - 8)) / n, wide: (W - left - 8) / n };
+}
+
+// An invisible column for each step, to be chosen; the chosen one is marked.
+function choosing(svg, W, H) {
+  const { x, wide } = place(W);
+  svg.append(el("line", { x1: x(chosen.t), x2: x(chosen.t), y1: 0, y2: H, class: "now" }));
+  tokens.forEach((_, t) => svg.append(el("rect", { x: x(t) - wide / 2, y: 0, width: wide, height: H, class: "column", "data-t": t })));
+  return svg;
+}
+
+function lines(series, stride) {
+  const W = narrow() ? 350 : 1120, lane = clamp(240 / series.length, 36, 80), { left, x } = place(W);
+  const svg = el("svg", { viewBox: `0 0 ${W} ${series.length * lane + 18}`, "aria-hidden": "true" });
+  series.forEach((values, k) => {
+    const low = Math.min(...values), high = Math.max(...values), y = (v) => k * lane + 6 + (1 - (v - low) / Math.max(1e-30, high - low)) * (lane - 12);
+    svg.append(el("path", { d: `M${values.map((v, t) => `${x(t)} ${y(v)}`).join("L")}`, class: "curve" }));
+    svg.append(el("text", { x: left - 6, y: k * lane + 14, class: "note end" }, digits(high)), el("text", { x: left - 6, y: (k + 1) * lane - 4, class: "note end" }, digits(low)));
+  });
+  svg.append(el("text", { x: left, y: series.length * lane + 14, class: "note" }, say("step", { n: 1 })), el("text", { x: W - 8, y: series.length * lane + 14, class: "note end" }, String(tokens.length * stride)));
+  return choosing(svg, W, series.length * lane);
+}
+
+VIEWS.push({
+  id: "chances",
+  wide: 5,
+  key: () => [chosen.item],
+  draw() {
+    const { probabilities, truth } = item(), list = data.classes.map((name, k) => [name, probabilities[k]]).sort((a, b) => b[1] - a[1]);
+    const kept = list.filter(([name], place) => place < 8 || name === truth);
+    return [head(say("whichClass")), chances(kept, truth), truth ? null : el("p", { class: "say" }, say("noTruth"))];
+  },
+});
+
+VIEWS.push({
+  id: "shares",
+  wide: 7,
+  key: () => [chosen.item],
+  draw() {
+    const total = (list) => list.reduce((a, b) => a + b, 0);
+    return [head(say("directions")), el("p", { class: "say" }, say("directionsSay")), shareTable(item().shares.map((each) => ({ ...each, forward: total(each.forward), backward: total(each.backward) })))];
+  },
+});
+
+VIEWS.push({
+  id: "reach",
+  wide: 12,
+  key: () => [chosen.item, chosen.t],
+  draw() {
+    const { shares: [first], look: [norms], tokens: words, stride } = item(), t = chosen.t, largest = Math.max(...norms);
+    return [
+      head(say("byStep", { name: first.name })),
+      el("p", { class: "say" }, say("byStepSay", { name: first.name })),
+      el("p", {}, rich("atStep", { step: el("b", {}, words ? `${t + 1} (${words[t * stride]})` : String(t * stride + 1)), forward: el("b", {}, digits(first.forward[t])), backward: el("b", {}, digits(first.backward[t])), look: el("b", {}, largest > 0 ? percent(norms[t] / largest) : "0") })),
+      el("div", { onclick: pick }, byStep(first, norms)),
+    ];
+  },
+});
+
+function byStep(first, norms) {
+  const W = narrow() ? 350 : 1120, lane = 84, { left, x, wide } = place(W), most = Math.max(...first.forward.map(Math.abs), ...first.backward.map(Math.abs), 1e-30), largest = Math.max(...norms, 1e-30), powers = 4;
+  const svg = el("svg", { viewBox: `0 0 ${W} ${3 * lane + 4}`, role: "img", "aria-label": say("byStep", { name: first.name }) });
+  const bar = (t, top, from, to, name) => svg.append(el("rect", { x: x(t) - wide / 2 + 0.3, y: top + Math.min(from, to), width: Math.max(0.8, wide - 0.6), height: Math.max(0.4, Math.abs(to - from)), class: name }));
+  [["forward", say("fromLeft")], ["backward", say("fromRight")]].forEach(([way, label], k) => {
+    const top = k * lane + 16, middle = (lane - 20) / 2;
+    svg.append(el("text", { x: left, y: top - 4, class: "note" }, label), el("text", { x: left - 6, y: top + 8, class: "note end" }, digits(most)), el("text", { x: left - 6, y: top + 2 * middle, class: "note end" }, digits(-most)));
+    svg.append(el("line", { x1: left, x2: W - 8, y1: top + middle, y2: top + middle, class: "zero" }));
+    first[way].forEach((v, t) => bar(t, top, middle, middle - (v / most) * middle, "level"));
+  });
+  const top = 2 * lane + 16, high = lane - 20;
+  svg.append(el("text", { x: left, y: top - 4, class: "note" }, say("dependsOn")), el("text", { x: left - 6, y: top + 8, class: "note end" }, "1"), el("text", { x: left - 6, y: top + high, class: "note end" }, "10⁻⁴"));
+  norms.forEach((v, t) => bar(t, top, high, high * clamp(-Math.log10(Math.max(v, 1e-30) / largest) / powers, 0, 1), "other"));
+  return choosing(svg, W, 3 * lane);
+}
+
+begin();

@@ -1,0 +1,240 @@
+"""What the pages of taggers and classifiers hold: what each direction says, and how far it looks, back and ahead.
+
+The last layer's two directions enter a logit by a sum, W_f h_f + W_b h_b + b, so what each of them says is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elman.datasets import conll, sequences
+from elman.datasets.conll import Sentence
+from elman.datasets.reading import BadRows
+from elman.datasets.sequences import Labelled
+from elman.errors import InputError
+from elman.explain.contents import Contents, described, held_out_part, rounded
+from elman.recurrence import use_engine
+from elman.tasks import classification, tagging
+from elman.tasks.classification import Classifier
+from elman.tasks.tagging import Tagger
+
+SHOWN = 8  # sentences or sequences
+WORDS = 100  # of a sentence at most: each word takes a pass backward over all
+STEPS = 2000  # of a sequence at most
+DRAWN = 400  # steps that are drawn of a sequence at most; of more, as many at a time are put together
+LIKELIEST = 5  # tags whose probabilities are shown
+
+
+def tagger(run: Path, text: str | None, data: Path | None) -> Contents:
+    """Returns what the page of a tagger holds.
+
+    text: sentences, one in each line, whose words stand between blanks. data: a file of sentences, with tags or without.
+    """
+    trained = tagging.load(run)
+    page = {"task": "tag"} | described(run, trained.model, trained.options, trained.vocabulary.tags)
+    chosen, remarks = list[Sentence](), list[str]()
+    for number, sentence in enumerate(islice(_sentences(run, trained, text, data), SHOWN), 1):
+        if len(sentence.words) > WORDS:
+            remarks.append(
+                f"of sentence {number}, the page shows and reads the first {WORDS} of {len(sentence.words)} words"
+            )
+        chosen.append(Sentence(sentence.words[:WORDS], sentence.tags[:WORDS]))
+    if not chosen:
+        raise InputError(f"{data or 'the text'} has no sentence; give at least one")
+    return Contents(page | {"sentences": [_tagged(trained, each) for each in chosen]}, [], remarks)
+
+
+def _sentences(run: Path, trained: Tagger, text: str | None, data: Path | None) -> Iterable[Sentence]:
+    if text is not None:
+        return (Sentence(words, []) for line in text.splitlines() if (words := line.split()))
+    if data is not None:
+        return _with_tags_if_any(data, trained)
+    with held_out_part(run, "--data or --text"):
+        found, _, validation = tagging.read(trained.path, trained.options, BadRows(trained.options.skip_bad))
+    forms, tags = list(found.forms), list(found.tags)
+
+    def sentence(k: int) -> Sentence:
+        return Sentence([forms[n] for n in found.forms_of[k]], [tags[n] for n in found.tags_of[k]])
+
+    # Sentences of a few words show little, and long ones are hard to survey; but where there are no others, they must do.
+    return (sentence(k) for k in sorted(validation, key=lambda k: not 5 <= found.forms_of.lengths[k] <= 30))
+
+
+def _with_tags_if_any(data: Path, trained: Tagger) -> Iterator[Sentence]:
+    options = trained.options
+    try:
+        yield from list(islice(conll.sentences(data, options.tag, bad=BadRows(options.skip_bad)), SHOWN))
+    except InputError:  # it may have words only
+        yield from conll.sentences(data, options.tag, tagged=False)
+
+
+def _tagged(trained: Tagger, sentence: Sentence) -> dict[str, Any]:
+    """Returns a sentence, its tags, and for every word what each direction says of them and what this depends on."""
+    model, names = deepcopy(trained.model).double().eval(), trained.vocabulary.tags
+    batch = trained.encode([sentence]).batch([0])
+    lengths = batch.pop("lengths")
+    with use_engine("reference"):
+        with torch.no_grad():
+            inputs = model.inputs(**batch)
+        x = inputs.requires_grad_()
+        h = model.recurrent(x, lengths=lengths)[0][:, 0]  # (T, 2 H)
+        logits = model.output(h)  # (T, tags)
+        chances = logits.log_softmax(-1)
+        order = logits.argsort(-1, descending=True)
+        look = [_norms(chances[t, order[t, 0]], x) for t in range(len(h))]
+    h, chances, order = h.detach(), chances.detach().exp(), order.detach()
+    width = h.shape[1] // 2
+    weights, bias = model.output.weight.detach().split(width, 1), model.output.bias.detach()
+    forward, backward = (
+        weight @ output.T for weight, output in zip(weights, h.split(width, 1), strict=True)
+    )  # (tags, T)
+    return {
+        "words": sentence.words,
+        "truth": sentence.tags or None,
+        "predicted": [names[k] for k in order[:, 0].tolist()],
+        "likeliest": [
+            [[names[k], rounded(float(chances[t, k]))] for k in order[t, :LIKELIEST].tolist()] for t in range(len(h))
+        ],
+        "shares": [
+            [
+                {
+                    "name": names[k],
+                    "forward": rounded(float(forward[k, t])),
+                    "backward": rounded(float(backward[k, t])),
+                    "bias": rounded(float(bias[k])),
+                }
+                for k in order[t, :2].tolist()
+            ]
+            for t in range(len(h))
+        ],
+        "look": look,
+    }
+
+
+def classifier(run: Path, text: str | None, data: Path | None) -> Contents:
+    """Returns what the page of a classifier holds.
+
+    text: texts, one in each line. data: a file of sequences, with labels or without.
+    """
+    trained = classification.load(run)
+    if text is not None and trained.options.text is None:
+        raise InputError(f"{run} classifies numbers and not a text; give --data instead of --text")
+    page = {"task": "classify"} | described(run, trained.model, trained.options, trained.reading.classes)
+    every, source = _sequences(run, trained, text, data)
+    chosen = list(islice(every, SHOWN))
+    if not chosen:
+        raise InputError(f"{source} has no sequence; give at least one")
+    return Contents(page | {"sequences": [_classified(trained, each, source) for each in chosen]}, [], [])
+
+
+def _sequences(run: Path, trained: Classifier, text: str | None, data: Path | None) -> tuple[Iterable[Labelled], Path]:
+    options = trained.options
+    if text is not None:
+        return (Labelled(str(n), line, "") for n, line in enumerate(text.splitlines(), 1) if line.strip()), Path(
+            "--text"
+        )
+    columns = classification.columns_of(options)
+    if data is not None:
+        return _with_labels_if_any(data, columns, options.skip_bad), data
+    with held_out_part(run, "--data" if options.text is None else "--data or --text"):
+        found, _, validation = classification.read(
+            trained.path, options, BadRows(options.skip_bad), len(trained.reading.mean)
+        )
+    tokens, classes = list(found.tokens), list(found.classes)
+    seen: dict[int, list[int]] = {}  # by class, so that several are shown
+    for k in validation:
+        seen.setdefault(found.labels[k], []).append(int(k))
+    turns = sorted((place, k) for own in seen.values() for place, k in enumerate(own))
+
+    def sequence(k: int) -> Labelled:
+        row = found.rows[k]
+        content = row if found.unit is None else (" " if found.unit == "words" else "").join(tokens[n] for n in row)
+        return Labelled(str(k), content, classes[found.labels[k]])
+
+    return (sequence(k) for _, k in turns), trained.path or Path("the built-in data")
+
+
+def _with_labels_if_any(data: Path, columns: sequences.Columns, skip_bad: bool) -> Iterator[Labelled]:
+    try:
+        yield from list(islice(sequences.sequences(data, columns, bad=BadRows(skip_bad)), SHOWN))
+    except InputError:  # it may have none
+        yield from sequences.sequences(data, columns, labelled=False, bad=BadRows(skip_bad))
+
+
+def _classified(trained: Classifier, sequence: Labelled, source: Path) -> dict[str, Any]:
+    """Returns a sequence, its classes, and what each step says of them in each direction and what this depends on."""
+    names = trained.reading.classes
+    content = sequence.content
+    tokens = classification.split(content, trained.options.unit) if isinstance(content, str) else None
+    encoded = trained.encode([sequence], source)
+    if (steps := int(encoded.rows.lengths[0])) > STEPS:
+        raise InputError(
+            f"{source}: sequence {sequence.name} has {steps} steps, but a page shows at most {STEPS}; give a shorter one"
+        )
+    model = deepcopy(trained.model).double().eval()
+    x, lengths = encoded.batch([0])
+    with use_engine("reference"):
+        with torch.no_grad():
+            inputs = x.double() if model.embedding is None else model.embedding(x)
+        inputs = inputs.requires_grad_()
+        h, state = model.recurrent(inputs, lengths=lengths)  # (T, 1, 2 H)
+        logits = model.head(h, state, lengths)[0]  # (classes,)
+        order = logits.argsort(descending=True)[:2].tolist()
+        look = [_norms(logits[k], inputs) for k in order]
+    bias, logits = model.output.bias.detach(), logits.detach()
+    parts = pooled_shares(h[:, 0].detach(), model.output.weight.detach())  # (2, classes, T)
+    stride = -(-steps // DRAWN)
+    cuts = range(0, steps, stride)
+    return {
+        "name": sequence.name,
+        "tokens": tokens or ([""] if tokens is not None else None),
+        "series": None
+        if isinstance(content, str)
+        else [[rounded(float(v)) for v in row[::stride]] for row in content.T],
+        "stride": stride,
+        "truth": str(sequence.label) or None,
+        "predicted": names[order[0]],
+        "probabilities": [rounded(p) for p in logits.softmax(-1).tolist()],
+        "shares": [
+            {
+                "name": names[k],
+                "bias": rounded(float(bias[k])),
+                "forward": [rounded(float(parts[0, k, cut : cut + stride].sum())) for cut in cuts],
+                "backward": [rounded(float(parts[1, k, cut : cut + stride].sum())) for cut in cuts],
+            }
+            for k in order
+        ],
+        "look": [[max(norms[cut : cut + stride]) for cut in cuts] for norms in look],
+    }
+
+
+def pooled_shares(h: Tensor, weight: Tensor) -> Tensor:
+    """Returns what each step adds to each logit of a classifier in each direction, (2, classes, T).
+
+    h: (T, 2 H), the outputs of the last layer. weight: (classes, 6 H), those of their mean, their maximum, and the last one.
+    The mean is a sum over steps. A unit's maximum belongs to the step where it is (the first, if several have it). The last
+    output belongs to the last step of the forward direction, and to the first step of the backward direction.
+    """
+    steps, width = h.shape
+    mean, largest, last = weight.split(width, 1)  # each (classes, 2 H)
+    every = mean[:, None] * h / steps  # (classes, T, 2 H)
+    place = h.argmax(0)  # (2 H,), where several are equal any of them
+    units = torch.arange(width)
+    every[:, place, units] += largest * h[place, units]
+    forward, backward = units[: width // 2], units[width // 2 :]
+    every[:, -1, forward] += last[:, forward] * h[-1, forward]
+    every[:, 0, backward] += last[:, backward] * h[0, backward]
+    return torch.stack([every[:, :, forward].sum(-1), every[:, :, backward].sum(-1)])
+
+
+def _norms(value: Tensor, x: Tensor) -> list[float]:
+    """Returns the norm of the gradient of a value by every step of x (T, 1, I)."""
+    (d_x,) = torch.autograd.grad(value, x, retain_graph=True)
+    return [rounded(v) for v in d_x[:, 0].norm(dim=1).tolist()]

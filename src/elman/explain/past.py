@@ -1,0 +1,93 @@
+"""What the page of a forecaster holds: what the network reads of its past."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from elman.datasets import series
+from elman.datasets.reading import BadRows
+from elman.datasets.series import Series
+from elman.errors import InputError
+from elman.explain.contents import Contents, described, held_out_part, rounded
+from elman.recurrence import use_engine
+from elman.tasks import forecasting
+from elman.tasks.forecasting import Forecaster
+from elman.training.run import Run
+
+WINDOWS = 4  # of so many series or columns
+AHEAD = 24  # steps ahead whose gradients are kept at most, at equal distances
+
+
+def forecaster(run: Path, text: str | None, data: Path | None) -> Contents:
+    """Returns what the page of a forecaster holds: the last window of each column whose true values are known.
+
+    data: a file of series; None for the one that the run was trained on.
+    """
+    if text is not None:
+        raise InputError(f"{run} forecasts numbers and reads no text; give --data instead of --text")
+    trained = forecasting.load(run)
+    options, scales = trained.options, trained.scales
+    page = {"task": "forecast"} | described(run, trained.model, options, scales.targets)
+    path = data or _path(run)
+    bad = BadRows(options.skip_bad)
+    if data is not None:
+        every, _, _ = series.read(data, scales.columns(options), bad, fill_gaps=options.fill_gaps)
+    else:
+        with held_out_part(run, "--data"):
+            every, _, _ = forecasting.read(path, scales.columns(options), options, bad)
+    need = options.lookback + options.horizon
+    windows = [
+        _window(trained, one, k) for one in every if len(one.targets) >= need for k in range(len(scales.targets))
+    ][:WINDOWS]
+    if not windows:
+        longest = max((len(one.targets) for one in every), default=0)
+        raise InputError(
+            f"{path} has {longest} rows in its longest series, but a forecast and its true values need {need}; give more"
+        )
+    return Contents(page | {"lookback": options.lookback, "windows": windows}, [], [])
+
+
+def _path(run: Path) -> Path | None:
+    _, config = Run(run).options(forecasting.Options, forecasting.CONFIG)
+    path = config["data"]["path"]
+    return None if path is None else Path(path)
+
+
+def _window(trained: Forecaster, one: Series, k: int) -> dict[str, Any]:
+    """Returns the last window of column k: past, forecast and truth in its unit, and d forecast / d past."""
+    o, scales = trained.options, trained.scales
+    columns, end = len(scales.targets), len(one.targets)
+    mean, deviation = np.array(scales.mean), np.array(scales.deviation)
+    begin = end - o.lookback - o.horizon
+    values = torch.from_numpy((one.targets[begin:, k] - mean[k]) / deviation[k])  # (lookback + horizon,)
+    known = torch.from_numpy((one.known[begin:end] - mean[columns:]) / deviation[columns:])[:, None]
+    double = Forecaster(deepcopy(trained.model).double().eval(), scales, o)
+    past = values[: o.lookback, None].clone().requires_grad_()
+    with use_engine("reference"):
+        forecast = double.differentiable(past, torch.tensor([k]), known)  # (horizon, 1, outputs)
+        middle = double.middle(forecast)[:, 0]
+        ahead = np.unique(np.linspace(0, o.horizon - 1, min(AHEAD, o.horizon)).astype(int)).tolist()
+        gradients = [torch.autograd.grad(middle[j], past, retain_graph=True)[0][:, 0] for j in ahead]
+
+    def own(these: Tensor) -> list[float]:
+        return [rounded(float(v)) for v in these.detach().numpy() * deviation[k] + mean[k]]
+
+    return {
+        "column": scales.targets[k],
+        "group": one.group,
+        "past": own(values[: o.lookback]),
+        "truth": own(values[o.lookback :]),
+        "forecast": own(middle),
+        "quantiles": o.quantile_list,
+        "spread": [own(forecast[:, 0, q]) for q in range(forecast.shape[2])] if len(o.quantile_list) > 1 else [],
+        "ahead": ahead,
+        # Past and forecast are in one unit, so these are what they are in deviations. The model forecasts the change from
+        # the last value and adds this value again, so that one counts 1 more.
+        "gradients": [[rounded(v) for v in each.tolist()] for each in gradients],
+    }

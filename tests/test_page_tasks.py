@@ -1,0 +1,394 @@
+"""The pages of taggers, classifiers and forecasters: their numbers, and the pages in a browser."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from browser import Opened
+from elman import explain
+from elman.errors import InputError
+from elman.explain import directions, past
+from elman.explain.directions import pooled_shares
+from elman.tasks import classification, forecasting, tagging
+from elman.training.loop import MODEL
+from elman.training.run import Run
+from tiny_runs import elman
+
+WORDS = ["the", "of", "and", "to", "in", "cat", "sat"]
+OpenPage = Callable[..., Opened]
+
+
+def lines(*each: object) -> str:
+    return "".join(f"{line}\n" for line in each)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A run of each task, of random weights: what is tested holds for any."""
+    d, draw = tmp_path_factory.mktemp("tasks"), np.random.default_rng(0)
+    sentences = [draw.choice(WORDS, draw.integers(1, 12)) for _ in range(40)]
+    (d / "tagged.txt").write_text(
+        "\n".join(lines(*(f"{w}\t{'DET' if w in WORDS[:3] else 'X'}" for w in each)) for each in sentences)
+    )
+    numbers = [
+        {"values": draw.normal(size=(int(draw.integers(1, 30)), 2)).round(3).tolist(), "label": "ab"[k % 2]}
+        for k in range(40)
+    ]
+    (d / "numbers.jsonl").write_text(lines(*map(json.dumps, numbers)))
+    texts = [{"text": " ".join(draw.choice(WORDS, draw.integers(1, 9))), "label": "abc"[k % 3]} for k in range(45)]
+    (d / "texts.jsonl").write_text(lines(*map(json.dumps, texts)))
+    rows = [f"{t},{t % 4},{np.sin(t / 3) + draw.normal() / 9:.4f},{t % 5}" for t in range(120)]
+    (d / "series.csv").write_text(lines("t,push,y,z", *rows))
+    small = ["--hidden-size", 6, "--epochs", 1, "--minutes", 1]
+    forecast = ["--time", "t", "--period", 4, "--lookback", 12, "--segment", 3, "--split", "0.6,0.2,0.2", *small]
+    commands = {
+        "tag": [
+            "tag",
+            d / "tagged.txt",
+            "--word-size",
+            5,
+            "--character-size",
+            3,
+            "--spelling-size",
+            4,
+            "--num-layers",
+            1,
+            *small,
+        ],
+        "numbers": ["classify", d / "numbers.jsonl", "--num-layers", 2, *small],
+        "texts": ["classify", d / "texts.jsonl", "--text", "text", "--embedding-size", 5, *small],
+        "forecast": [
+            "forecast",
+            d / "series.csv",
+            "--known",
+            "push",
+            "--horizon",
+            6,
+            "--quantiles",
+            "0.1,0.5,0.9",
+            *forecast,
+        ],
+        "recursive": ["forecast", d / "series.csv", "--horizon", 7, "--strategy", "recursive", *forecast],
+    }
+    for name, command in commands.items():
+        outcome = elman("train", *command, "--run", d / name)
+        assert outcome.status == 0, outcome.err
+        tensors, notes = Run(d / name).load_tensors(MODEL)
+        torch.manual_seed(1)
+        Run(d / name).save_tensors(MODEL, {key: 0.6 * torch.randn_like(value) for key, value in tensors.items()}, notes)
+    return SimpleNamespace(directory=d, **{name: d / name for name in commands})
+
+
+def close(mine: float, exact: float) -> bool:
+    return mine == pytest.approx(exact, rel=2e-3, abs=2e-3)  # four digits are kept of each part
+
+
+# Taggers
+
+
+def test_what_both_directions_say_is_the_logit(made: SimpleNamespace):
+    trained = tagging.load(made.tag)
+    data = directions.tagger(made.tag, "the cat sat\ncat\nin the strange, of it", None).data
+    assert [each["words"] for each in data["sentences"]] == [
+        ["the", "cat", "sat"],
+        ["cat"],
+        ["in", "the", "strange,", "of", "it"],
+    ]
+    for sentence in data["sentences"]:
+        batch = trained.encode([tagging.Sentence(sentence["words"], [])]).batch([0])
+        with torch.no_grad():
+            logits = trained.model(**batch)[:, 0]
+        for t, shares in enumerate(sentence["shares"]):
+            row = dict(zip(trained.vocabulary.tags, logits[t].tolist(), strict=True))
+            assert shares[0]["name"] == sentence["predicted"][t] == max(row, key=lambda name: row[name])
+            for each in shares:
+                assert close(each["forward"] + each["backward"] + each["bias"], row[each["name"]])
+            chances = dict(zip(row, logits[t].softmax(0).tolist(), strict=True))
+            assert all(close(p, chances[name]) for name, p in sentence["likeliest"][t])
+        assert sentence["truth"] is None
+
+
+def test_the_forward_direction_knows_nothing_of_what_follows(made: SimpleNamespace):
+    first, second = (
+        directions.tagger(made.tag, text, None).data["sentences"][0]["shares"] for text in ("the cat sat", "the cat of")
+    )
+    by_name = [{each["name"]: each for each in shares[0]} for shares in (first, second)]
+    both = by_name[0].keys() & by_name[1].keys()
+    assert both
+    for name in both:
+        assert by_name[0][name]["forward"] == by_name[1][name]["forward"]
+        assert by_name[0][name]["backward"] != by_name[1][name]["backward"]
+
+
+def test_what_a_tag_depends_on_by_finite_differences(made: SimpleNamespace):
+    trained = tagging.load(made.tag)
+    words, model = ["the", "cat", "sat", "of"], trained.model.double()
+    data = directions.tagger(made.tag, " ".join(words), None).data["sentences"][0]
+    batch = trained.encode([tagging.Sentence(words, [])]).batch([0])
+    lengths = batch.pop("lengths")
+    with torch.no_grad():
+        x = model.inputs(**batch)
+        own = [trained.vocabulary.tags.index(name) for name in data["predicted"]]
+
+        def chances(x: Tensor) -> Tensor:
+            return model.output(model.recurrent(x, lengths=lengths)[0])[:, 0].log_softmax(-1)[range(4), own]
+
+        norms = torch.zeros(4, 4, dtype=torch.float64)
+        for s in range(4):
+            d = torch.zeros(4, x.shape[2], dtype=torch.float64)
+            for k in range(x.shape[2]):
+                push = torch.zeros_like(x)
+                push[s, 0, k] = 1e-5
+                d[:, k] = (chances(x + push) - chances(x - push)) / 2e-5
+            norms[:, s] = d.norm(dim=1)
+    assert np.allclose(data["look"], norms, rtol=2e-3, atol=1e-6)
+    assert norms.min() > 0  # all words count, before and after
+
+
+def test_the_first_held_out_sentences_are_shown_with_their_tags(made: SimpleNamespace):
+    data = directions.tagger(made.tag, None, None).data
+    assert len(data["sentences"]) == 4  # a tenth
+    for sentence in data["sentences"]:
+        assert sentence["truth"] == ["DET" if word in WORDS[:3] else "X" for word in sentence["words"]]
+    bare = made.directory / "bare.txt"
+    bare.write_text("the\ncat\n\nsat\n")
+    assert [s["words"] for s in directions.tagger(made.tag, None, bare).data["sentences"]] == [["the", "cat"], ["sat"]]
+
+
+def test_of_a_long_sentence_the_beginning_is_shown(made: SimpleNamespace):
+    made_of = directions.tagger(made.tag, "the " * 120, None)
+    assert len(made_of.data["sentences"][0]["words"]) == 100
+    assert made_of.remarks == ["of sentence 1, the page shows and reads the first 100 of 120 words"]
+
+
+# Classifiers
+
+
+def test_the_shares_of_all_steps_are_the_logits_of_the_model(made: SimpleNamespace):
+    for name in ("numbers", "texts"):
+        trained = classification.load(getattr(made, name))
+        data = directions.classifier(getattr(made, name), None, None).data
+        path = made.directory / f"{name}.jsonl"
+        texts = {len(each["look"][0]) for each in data["sequences"]}
+        assert len(texts) > 1
+        for sequence in data["sequences"]:
+            content: Any = (
+                " ".join(sequence["tokens"]) if sequence["tokens"] else np.array(sequence["series"], np.float32).T
+            )
+            logits = trained.logits(trained.encode([directions.Labelled("", content, "a")], path))[0]
+            row = dict(zip(trained.reading.classes, logits.tolist(), strict=True))
+            ranked = sorted(row, key=lambda each: -row[each])
+            assert [each["name"] for each in sequence["shares"]] == ranked[:2]
+            assert sequence["predicted"] == ranked[0]
+            assert sequence["truth"] in row
+            for each in sequence["shares"]:
+                assert close(each["bias"] + sum(each["forward"]) + sum(each["backward"]), row[each["name"]])
+            assert close(max(sequence["probabilities"]), float(logits.softmax(0).max()))
+
+
+def test_each_part_of_the_head_goes_where_it_belongs():
+    h = torch.tensor([[1.0, 5.0], [3.0, -2.0], [2.0, 4.0]])  # (T, 2 H) of one unit in each direction
+    mean, largest, last = torch.tensor([[3.0, 6.0]]), torch.tensor([[10.0, 100.0]]), torch.tensor([[1000.0, 10000.0]])
+    forward, backward = pooled_shares(h, torch.cat([mean, largest, last], 1))[:, 0].tolist()
+    assert forward == [1, 3 + 30, 2 + 2000]
+    assert backward == [10 + 500 + 50000, -4, 8]
+
+
+def test_what_a_class_depends_on_by_finite_differences(made: SimpleNamespace):
+    trained = classification.load(made.numbers)
+    sequence = directions.classifier(made.numbers, None, None).data["sequences"][0]
+    values = np.array(sequence["series"]).T  # (T, channels)
+    own, deviation = (
+        [trained.reading.classes.index(each["name"]) for each in sequence["shares"]],
+        trained.reading.deviation,
+    )
+    model = trained.model.double()
+    x = (torch.tensor(values) - torch.tensor(trained.reading.mean)) / torch.tensor(deviation)
+    lengths = torch.tensor([len(x)])
+    with torch.no_grad():
+        found = torch.zeros(2, len(x), x.shape[1], dtype=torch.float64)
+        for t in range(len(x)):
+            for k in range(x.shape[1]):
+                push = torch.zeros_like(x, dtype=torch.float64)
+                push[t, k] = 1e-6
+                up, down = (model((x.double() + sign * push)[:, None], lengths)[0, own] for sign in (1, -1))
+                found[:, t, k] = (up - down) / 2e-6
+    assert np.allclose(sequence["look"], found.norm(dim=2), rtol=5e-3, atol=1e-5)
+
+
+def test_many_steps_are_put_together(made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch):
+    whole = directions.classifier(made.numbers, None, None).data["sequences"]
+    monkeypatch.setattr(directions, "DRAWN", 5)
+    for few, all_of in zip(directions.classifier(made.numbers, None, None).data["sequences"], whole, strict=True):
+        assert len(few["look"][0]) == len(few["shares"][0]["forward"]) == len(few["series"][0]) <= 5
+        for mine, exact in zip(few["shares"], all_of["shares"], strict=True):
+            assert sum(mine["forward"]) == pytest.approx(sum(exact["forward"]), abs=2e-3)
+        assert max(few["look"][0]) == max(all_of["look"][0])
+
+
+def test_texts_of_ones_own_to_classify(made: SimpleNamespace):
+    data = directions.classifier(made.texts, "the cat\n\nsat of", None).data
+    assert [each["tokens"] for each in data["sequences"]] == [["the", "cat"], ["sat", "of"]]
+    assert [each["truth"] for each in data["sequences"]] == [None, None]
+    bare = made.directory / "bare.jsonl"
+    bare.write_text('{"values": [[1, 2], [3, 4]]}\n')
+    assert directions.classifier(made.numbers, None, bare).data["sequences"][0]["series"] == [[1, 3], [2, 4]]
+
+
+# Forecasters
+
+
+@pytest.mark.parametrize("name", ["forecast", "recursive"])
+def test_what_a_forecast_reads_by_finite_differences(made: SimpleNamespace, name: str):
+    run = getattr(made, name)
+    trained, data = forecasting.load(run), past.forecaster(run, None, None).data
+    table = np.loadtxt(made.directory / "series.csv", delimiter=",", skiprows=1)
+    o, scales = trained.options, trained.scales
+    columns = ["y", "z"] if name == "forecast" else ["push", "y", "z"]
+    assert [window["column"] for window in data["windows"]] == columns
+    for k, window in enumerate(data["windows"]):
+        column = table[:, ["t", "push", "y", "z"].index(window["column"])]
+        cut = len(column) - o.horizon
+        assert np.allclose(window["past"], column[cut - o.lookback : cut], rtol=1e-3)
+        assert np.allclose(window["truth"], column[cut:], rtol=1e-3)
+        known = torch.zeros(o.lookback + o.horizon, 1, len(scales.known), dtype=torch.float64)
+        if scales.known:
+            known[:, 0, 0] = torch.tensor((table[cut - o.lookback :, 1] - scales.mean[-1]) / scales.deviation[-1])
+        double = forecasting.Forecaster(trained.model.double(), scales, o)
+
+        def forecast(
+            change: np.ndarray,
+            k: int = k,
+            column: np.ndarray = column,
+            cut: int = cut,
+            known: Tensor = known,
+            double: Any = double,
+        ) -> np.ndarray:
+            values = torch.tensor((column[cut - o.lookback : cut] + change - scales.mean[k]) / scales.deviation[k])[
+                :, None
+            ]
+            found = double.middle(double.forecast(values, torch.tensor([k]), known))[:, 0]
+            return found.numpy() * scales.deviation[k] + scales.mean[k]
+
+        assert np.allclose(window["forecast"], forecast(np.zeros(o.lookback)), rtol=1e-3, atol=1e-3)
+        exact = np.stack([(forecast(push) - forecast(-push)) / 2e-4 for push in 1e-4 * np.eye(o.lookback)], 1)
+        assert np.allclose(window["gradients"], exact[window["ahead"]], rtol=5e-3, atol=1e-4)
+        assert len(window["spread"]) == (3 if name == "forecast" else 0)
+
+
+# The pages
+
+
+@pytest.fixture(params=["tag", "numbers", "texts", "forecast"])
+def opened(
+    request: pytest.FixtureRequest, made: SimpleNamespace, open_page: OpenPage, tmp_path: Path
+) -> Callable[..., Opened]:
+    path = explain.page(getattr(made, request.param)).save(tmp_path / "page.html")
+
+    def open_it(**options: Any) -> Opened:
+        shown = open_page(path, **{"locale": "en-US"} | options)
+        shown.page.wait_for_selector("#ribbon")
+        return shown
+
+    return open_it
+
+
+def test_the_page_in_a_browser(opened: Callable[..., Opened]):
+    from axe_playwright_python.sync_playwright import Axe
+
+    for width, scheme, language in ((1280, "light", "en-US"), (390, "dark", "zh-CN")):
+        shown = opened(width=width, color_scheme=scheme, locale=language)
+        ribbon, keyboard = shown.page.locator("#ribbon"), shown.page.keyboard
+        count = int(ribbon.get_attribute("aria-valuemax") or 0)
+        ribbon.focus()
+        keyboard.press("Home")
+        before = shown.page.locator("main").inner_html()
+        keyboard.press("ArrowRight")
+        assert shown.page.evaluate("elman.chosen.t") == min(1, count - 1)
+        assert ribbon.get_attribute("aria-valuenow") == str(min(2, count))
+        assert shown.page.locator("main").inner_html() != before
+        assert shown.page.evaluate("document.activeElement.id") == "ribbon"
+        shown.page.locator("#item-1").click()
+        assert shown.page.evaluate("elman.chosen.item") == 1
+        assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert Axe().run(shown.page).violations_count == 0, Axe().run(shown.page).generate_report()
+        written = shown.page.locator("main").inner_text()
+        assert "undefined" not in written
+        assert "NaN" not in written
+        assert "{" not in written
+        shown.page.locator("#language").click()
+        shown.page.wait_for_timeout(100)
+        assert shown.page.locator("main").inner_text() != written
+        assert shown.errors == []
+        assert len([address for address in shown.requests if not address.startswith("data:")]) == 1
+
+
+def test_the_table_adds_up(made: SimpleNamespace, open_page: OpenPage, tmp_path: Path):
+    shown = open_page(explain.page(made.tag, "the cat sat").save(tmp_path / "page.html"), locale="en-US")
+    shown.page.locator("#ribbon .word").nth(1).click()
+    rows = [row.split("\t")[1:] for row in shown.page.locator("#shares tbody tr").all_inner_texts()]
+    table = [[float(cell.replace("−", "-")) for cell in row] for row in rows]
+    for column in range(3):
+        assert table[3][column] == pytest.approx(sum(row[column] for row in table[:3]), abs=0.03)
+    for row in table:
+        assert row[2] == pytest.approx(row[0] - row[1], abs=0.03)
+
+
+REFUSED = {
+    "a text for numbers": (["{numbers}", "--text", "the"], ["{numbers} classifies numbers", "--data"]),
+    "a text for a forecaster": (["{forecast}", "--text", "1 2 3"], ["{forecast} forecasts numbers", "--data"]),
+    "no words": (["{tag}", "--text", "  "], ["has no sentence"]),
+    "no text": (["{texts}", "--text", ""], ["--text has no sequence"]),
+    "data that are not there": (["{tag}", "--data", "{directory}/none.txt"], ["{directory}/none.txt", "No such file"]),
+    "data of another kind": (["{numbers}", "--data", "{directory}/texts.jsonl"], ["{directory}/texts.jsonl"]),
+    "too few rows": (
+        ["{forecast}", "--data", "{directory}/short.csv"],
+        ["{directory}/short.csv has 5 rows", "need 18"],
+    ),
+    "a comparison": (["{tag}", "--compare", "{tag}"], ["{tag} is a run of 'tag'", "--compare"]),
+    "a picture": (["{tag}", "--output", "{directory}/a.png"], ["{tag} is a run of 'tag'", "--output NAME.html"]),
+    "a layer": (["{tag}", "--layer", "1"], ["--layer is for pictures", "{tag}/page.html"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_mistake_ends_with_one_sentence(made: SimpleNamespace, case: str):
+    (made.directory / "short.csv").write_text(lines("t,push,y,z", *(f"{t},1,2,3" for t in range(5))))
+    places = {name: str(value) for name, value in vars(made).items()}
+    arguments, mentions = ([part.format(**places) for part in parts] for parts in REFUSED[case])
+    status, out, err = elman("explain", *arguments)
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert all(mention in err for mention in mentions), err
+
+
+def test_data_that_are_gone(made: SimpleNamespace, tmp_path: Path):
+    import shutil
+
+    for name, remedy in (
+        ("tag", "--data or --text"),
+        ("numbers", "--data"),
+        ("texts", "--data or --text"),
+        ("forecast", "--data"),
+    ):
+        run = shutil.copytree(getattr(made, name), tmp_path / name)
+        config = json.loads((run / "config.json").read_text())
+        config["data"]["path"] = str(tmp_path / "gone.txt")
+        (run / "config.json").write_text(json.dumps(config))
+        with pytest.raises(InputError, match=rf"gone.txt.*give {remedy}$"):
+            explain.page(run)
+
+
+def test_the_command_writes_a_page(made: SimpleNamespace):
+    status, out, err = elman("explain", made.forecast)
+    assert (status, out, err) == (0, "", f"page in {made.forecast / 'page.html'}; open it in a browser\n")
+    assert (made.forecast / "page.html").read_text().startswith("<!doctype html>")
