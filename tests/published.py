@@ -68,6 +68,8 @@ def commands() -> None:
     run("doctor")
     run("train", "lm", "--run", "first", "--minutes", "0.083", "--hidden-size", "64", "--evaluations", "2")
     run("sample", "first", "--length", "60", "--seed", "1")
+    run("explain", "first", "--output", "page.html")  # made from files that are no modules
+    assert "class Network" in Path("page.html").read_text(encoding="utf-8")
 
 
 def run(*arguments: str) -> None:

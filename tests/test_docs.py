@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 import elman
+import elman.explain
 import tiny_runs
 
 ROOT = Path(__file__).parent.parent
@@ -148,7 +149,7 @@ def test_a_page_is_what_the_program_prints(script: str) -> None:
 
 
 def public() -> list[object]:
-    return [pytest.param(getattr(elman, name), id=name) for name in elman.__all__]
+    return [pytest.param(getattr(of, name), id=name) for of in (elman, elman.explain) for name in of.__all__]
 
 
 @pytest.mark.parametrize("value", public())
@@ -161,8 +162,8 @@ def test_every_public_name_is_documented(value: object) -> None:
 
 def test_the_reference_has_every_public_name() -> None:
     pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "reference").glob("*.md"))
-    listed = set(re.findall(r"^::: elman\.(\w+)$", pages, re.MULTILINE))
-    assert set(elman.__all__) <= listed
+    listed = set(re.findall(r"^::: elman\.([\w.]+)$", pages, re.MULTILINE))
+    assert {*elman.__all__, *(f"explain.{name}" for name in elman.explain.__all__)} <= listed
 
 
 def test_every_cell_names_its_source() -> None:
