@@ -103,7 +103,7 @@ def _by_kind(call: Call) -> list[tuple[Any, ...]]:
     return list(zip(*[weights for weights, _ in call.directions], strict=True))
 
 
-def _together(*arguments: Any) -> tuple[str, Call]:
+def together(*arguments: Any) -> tuple[str, Call]:
     """The inverse of `arguments`: returns the engine's name and the call."""
     key, name, autocast, reverse, x, *kinds = arguments[: 5 + len(KINDS)]
     state, streams, constants, lengths, reset, afresh = arguments[5 + len(KINDS) :]
@@ -144,21 +144,21 @@ def _checked(name: str, call: Call) -> Engine:
 
 
 def _infer(*arguments: Any) -> list[Tensor]:
-    name, call = _together(*arguments)
+    name, call = together(*arguments)
     done = ENGINES[name].at_once(call) if not in_forward_mode() else None
     output, finals = _checked(name, call).infer(call) if done is None else done
     return [output, *finals]
 
 
 def _forward(*arguments: Any) -> list[Tensor]:
-    name, call = _together(*arguments)
+    name, call = together(*arguments)
     (output, finals), saved = _checked(name, call).forward(call)
     return [output, *finals, *saved]
 
 
 def _backward(*arguments: Any) -> Gradients:
     *of_call, output, saved, cotangents, given, needed = arguments
-    name, call = _together(*of_call)
+    name, call = together(*of_call)
     d = iter(cotangents)
     found = _checked(name, call).backward(call, output, saved, [next(d) if there else None for there in given], needed)
     # A tensor on which no result depends has a gradient of zero.
@@ -181,7 +181,7 @@ def _shapes(call: Call) -> list[Tensor]:
 
 
 def _fitting(*arguments: Any) -> tuple[Any, Call]:
-    name, call = _together(*arguments)
+    name, call = together(*arguments)
     problem = misfit(call)
     if problem:
         raise RuntimeError(problem)
@@ -254,7 +254,7 @@ class _Layer(torch.autograd.Function):
 
 
 def _keep_operator(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
-    name, call = _together(*inputs)
+    name, call = together(*inputs)
     _keep(ctx, name, call, call.tensors(), output[0], output[1 + len(call.state) :])
 
 

@@ -74,6 +74,11 @@ def refusal(call: Call, problem: Callable[[Cell], str | None], problem_of: Calla
     if torch.compiler.is_compiling():
         return problem_of(call.cell.key)
     if is_tracing():
+        if torch.onnx.is_in_onnx_export():
+            raise RuntimeError(
+                "torch.onnx.export(dynamo=False) would write every step by itself, for one length only; "
+                "leave dynamo=False out, and import elman.onnx first"
+            )
         return "torch.jit.trace follows torch's own operations only"
     return problem(call.cell)
 

@@ -1,0 +1,25 @@
+"""Exports every cell in all sixteen forms, and judges each by the accuracy rule: python bench/onnx_forms.py
+
+The suite tries five of them, in which every two choices meet.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from test_onnx_export import check_form  # pyright: ignore[reportMissingImports]
+
+for layers, bidirectional, states, lengths in itertools.product((1, 3), (False, True), (False, True), (False, True)):
+    begin = time.perf_counter()
+    check_form(layers, bidirectional, states, lengths)
+    said = [
+        name for name, given in (("both directions", bidirectional), ("states", states), ("lengths", lengths)) if given
+    ]
+    print(
+        f"{layers} {'layer' if layers == 1 else 'layers'}{''.join(f', {each}' for each in said)}: right, {time.perf_counter() - begin:.1f} s"
+    )

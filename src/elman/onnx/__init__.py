@@ -1,0 +1,8 @@
+"""ONNX: any model with elman layers out, and the recurrent nodes of any file in."""
+
+from elman.onnx.exporting import export
+from elman.onnx.translations import register, translations
+
+__all__ = ["export", "translations"]
+
+register()

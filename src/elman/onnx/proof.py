@@ -1,0 +1,70 @@
+"""The proof of an ONNX file: ONNX Runtime computes what the model does, by the rule that every engine is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from elman.errors import InputError
+from elman.recurrence import use_engine
+
+TIMES, SHARE = 2.0, 1e-7  # rms(file's - exact) <= TIMES * rms(PyTorch's - exact) + SHARE * rms(exact)
+
+
+class Case(NamedTuple):
+    """Inputs to compare on."""
+
+    name: str
+    arguments: tuple[Any, ...]  # of the module
+    feed: dict[str, Tensor]  # of the file
+
+
+def session(content: bytes) -> Any:
+    """Opens a model in ONNX Runtime, on one thread, without messages."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def prove(content: bytes, module: nn.Module, cases: Iterable[Case], outputs: Sequence[str], path: Path) -> None:
+    """Raises InputError, which names the output and the errors, unless the file is as accurate as PyTorch in float32.
+
+    Exact is the module in float64 with the reference engine; PyTorch's is the same in the module's own type.
+    """
+    opened, exact = session(content), deepcopy(module).double()
+    sums = {name: [0.0, 0.0, 0.0] for name in outputs}  # of squares: the file's errors, PyTorch's errors, the values
+    for case in cases:
+        found = opened.run(list(outputs), {name: value.numpy() for name, value in case.feed.items()})
+        with torch.no_grad(), use_engine("reference"):
+            plain, true = _flat(module(*case.arguments)), _flat(exact(*map(_double, case.arguments)))
+        for name, mine, torchs, value in zip(outputs, found, plain, true, strict=True):
+            if mine.shape != tuple(value.shape):
+                raise InputError(
+                    f"{path} was not written: its {name} is {mine.shape} and not {tuple(value.shape)} for {case.name}"
+                )
+            errors = torch.from_numpy(mine).double() - value, torchs.double() - value, value
+            sums[name] = [total + float(e.square().sum()) for total, e in zip(sums[name], errors, strict=True)]
+    for name, (mine, torchs, value) in sums.items():
+        allowed = TIMES * torchs**0.5 + SHARE * value**0.5
+        if not mine**0.5 <= allowed:
+            raise InputError(
+                f"{path} was not written: the error of {name} in ONNX Runtime is {mine**0.5:.2g}, but {allowed:.2g} is allowed; "
+                "please report this"
+            )
+
+
+def _double(argument: Any) -> Any:
+    return argument.double() if isinstance(argument, Tensor) and argument.is_floating_point() else argument
+
+
+def _flat(results: Any) -> list[Tensor]:
+    if isinstance(results, Tensor):
+        return [results]
+    return [tensor for each in results for tensor in _flat(each)]

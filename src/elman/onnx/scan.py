@@ -1,0 +1,232 @@
+"""Any cell as ONNX's Scan: the body is the cell's graph, and the loop is the recurrence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnxscript import evaluator, opset18
+
+from elman import graph
+from elman.cell import Cell
+from elman.graph import Node
+
+op: Any = opset18  # in a translation, its functions take and give the symbols of a graph, which its types do not say
+
+OF_OPERATION = {
+    "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "neg": "Neg", "sigmoid": "Sigmoid", "tanh": "Tanh",
+    "relu": "Relu", "exp": "Exp", "log": "Log", "erf": "Erf", "sqrt": "Sqrt", "abs": "Abs", "maximum": "Max", "minimum": "Min",
+}  # fmt: skip
+COMPARISONS = {"where_less": "Less", "where_less_equal": "LessOrEqual", "where_equal": "Equal"}
+NUMPY = {ir.DataType.FLOAT: np.float32, ir.DataType.DOUBLE: np.float64, ir.DataType.FLOAT16: np.float16}
+
+
+def scan(call: Any) -> Sequence[Any]:
+    """Writes one Scan for each direction. Returns the output (T, B, D*Y), and the final states (D, B, width)."""
+    if call.x.dtype not in NUMPY:
+        raise TypeError(
+            f"cell {call.cell.name!r} is exported in {call.x.dtype}, which a Scan is not written in; convert the model to float32"
+        )
+    each = [_direction(call, d) for d in range(len(call.directions))]
+    outputs, *finals = zip(*each, strict=True)
+    stacked = [_joined([op.Unsqueeze(state, _constant([0])) for state in states], 0) for states in finals]
+    return [_joined(list(outputs), 2), *stacked]
+
+
+def _direction(call: Any, d: int) -> list[Any]:
+    """Writes the Scan of one direction. Returns its output (T, B, Y) and its final states, each (B, width)."""
+    cell, (weights, reverse) = call.cell, call.directions[d]
+    inputs = []  # of a step: the share of all gates (B, G*H), then masks (B, 1)
+    if cell.anatomy.input_gates:
+        share = op.MatMul(call.x, op.Transpose(weights.ih, perm=[1, 0]))
+        inputs.append(share if weights.b_ih is None else op.Add(share, weights.b_ih))
+    else:
+        inputs.append(call.x)  # a Scan takes its number of steps from what it reads
+    present, goes_on = _masks(call, reverse)
+    inputs += [mask for mask in (present, goes_on) if mask is not None]
+    begin = [op.Gather(state, _constant(d), axis=0) for state in call.state]
+    afresh = [op.Gather(state, _constant(d), axis=0) for state in call.afresh]
+    body = _Body(cell, weights, call, [value is not None for value in (present, goes_on)], afresh).graph()
+    count = len(inputs)
+    node = ir.node(
+        "Scan",
+        [*begin, *inputs],
+        attributes={
+            "body": body,
+            "num_scan_inputs": count,
+            "scan_input_directions": [int(reverse)] * count,
+            "scan_output_directions": [int(reverse)],
+        },
+        num_outputs=len(begin) + 1,
+        name=body.name,
+    )
+    _write(node)
+    *finals, output = node.outputs
+    for value, like in zip(node.outputs, [*call.state, call.x], strict=True):
+        value.type = ir.TensorType(like.dtype)
+    return [output, *finals]
+
+
+def _masks(call: Any, reverse: bool) -> tuple[Any, Any]:
+    """Writes what `elman.masks.masks` computes: the steps that each row has, and those that go on, each (T, B, 1)."""
+    if call.lengths is None and call.reset is None:
+        return None, None
+    steps = op.Squeeze(op.Shape(call.x, start=0, end=1), _constant([0]))
+    present = goes_on = None
+    if call.lengths is not None:
+        numbers = op.Unsqueeze(op.Range(_constant(0), steps, _constant(1)), _constant([1, 2]))  # (T, 1, 1)
+        present = goes_on = op.Less(
+            numbers, op.Unsqueeze(op.Cast(call.lengths, to=ir.DataType.INT64.value), _constant([1]))
+        )
+    if call.reset is not None:
+        cuts = op.Unsqueeze(call.reset, _constant([2]))
+        if present is not None:
+            cuts = op.And(cuts, present)  # before a step that the row has
+        if reverse:  # before a step that the forward direction does after it
+            later = op.Slice(cuts, _constant([1]), _constant([np.iinfo(np.int64).max]), _constant([0]))
+            first = op.Slice(cuts, _constant([0]), _constant([1]), _constant([0]))
+            cuts = op.Concat(later, op.And(first, op.Not(first)), axis=0)
+        goes_on = op.Not(cuts) if present is None else op.And(present, op.Not(cuts))
+    return present, goes_on if call.reset is not None else None
+
+
+class _Body:
+    """The graph of one step, made node by node. It reads the weights of the graph around it."""
+
+    def __init__(self, cell: Cell, weights: Any, call: Any, masked: Sequence[bool], afresh: Sequence[Any]):
+        self.cell, self.weights, self.afresh = cell, weights, afresh
+        self.traced = graph.trace(cell).needed()
+        self.dtype, self.batch = call.x.dtype, call.x.shape[1]
+        self.hidden = int(call.state[-1].shape[2]) if not cell.projected else _hidden(weights, cell)
+        self.widths = [int(state.shape[2]) for state in call.state]
+        self.masked, self.nodes, self.count = masked, list[ir.Node](), 0
+        self.share_width = len(cell.anatomy.input_gates) * self.hidden or int(call.x.shape[2])
+        self.products: dict[int, dict[str, Any]] = {}  # by operand: the share of each gate that multiplies it
+        # Matrices and biases are cut outside of the loop, by the operand that they multiply.
+        self.matrices = self._matrices()
+        self.vectors = {name: op.Gather(weights.ch, _constant(k), axis=0) for k, name in enumerate(cell.vectors)}
+
+    def _matrices(self) -> dict[int, tuple[list[str], Any, Any]]:
+        """For each operand's node: the gates that multiply it, the rows of their matrices, and their biases."""
+        found: dict[int, list[str]] = {}
+        for node in self.traced.nodes:
+            if node.op == "R" and node.name not in found.setdefault(node.arguments[0].index, []):
+                found[node.arguments[0].index].append(node.name)
+        every, cut = self.cell.anatomy.recurrent_gates, {}
+        for operand, gates in found.items():
+            order = np.concatenate([np.arange(self.hidden) + every.index(gate) * self.hidden for gate in gates])
+            matrix, bias = self.weights.hh, self.weights.b_hh
+            if tuple(gates) != tuple(every):
+                matrix = op.Gather(matrix, _constant(order), axis=0)
+                bias = None if bias is None else op.Gather(bias, _constant(order), axis=0)
+            cut[operand] = gates, matrix, bias
+        return cut
+
+    def graph(self) -> ir.Graph:
+        cell, zero = self.cell, np.zeros((), NUMPY[self.dtype])
+        states = [self._value(f"{name}_before", width) for name, width in zip(cell.states, self.widths, strict=True)]
+        inputs = [*states, self._value("share", self.share_width)]
+        masks = [
+            self._value(name, 1, ir.DataType.BOOL) if there else None
+            for name, there in zip(("present", "goes_on"), self.masked, strict=True)
+        ]
+        inputs += [mask for mask in masks if mask is not None]
+        present, goes_on = masks
+        before = dict(zip(cell.states, states, strict=True))
+        if goes_on is not None:
+            others = self.afresh or [self._number(zero)] * len(states)
+            before = {n: self._node("Where", goes_on, v, o) for (n, v), o in zip(before.items(), others, strict=True)}
+        after = self._step(inputs[len(states)], before)
+        output = after[cell.states[0]]
+        if present is not None:
+            output = self._node("Where", present, output, self._number(zero))
+            after = {
+                name: self._node("Where", present, value, old)
+                for (name, value), old in zip(after.items(), states, strict=True)
+            }
+        outputs = [self._node("Identity", value) for value in (*after.values(), output)]  # no value is an output twice
+        for value, width in zip(outputs, (*self.widths, self.widths[0]), strict=True):
+            value.type, value.shape = ir.TensorType(self.dtype), ir.Shape([self.batch, width])
+        return ir.Graph(inputs, outputs, nodes=self.nodes, name=f"{cell.name}_step")
+
+    def _step(self, share: Any, before: dict[str, Any]) -> dict[str, Any]:
+        gates = self.cell.anatomy.input_gates
+        shares = dict(zip(gates, self._split(share, len(gates)), strict=True)) if gates else {}
+        values: dict[int, Any] = {}
+        for node in self.traced.nodes:
+            values[node.index] = self._compute(node, values, shares, before)
+        return {name: values[node.index] for name, node in self.traced.outputs.items()}
+
+    def _compute(self, node: Node, values: dict[int, Any], shares: dict[str, Any], before: dict[str, Any]) -> Any:
+        arguments = [values[a.index] for a in node.arguments]
+        if node.op == "x":
+            return shares[node.name]
+        if node.op == "s":
+            return before[node.name]
+        if node.op == "p":
+            return self.vectors[node.name]
+        if node.op == "number":
+            return self._number(np.array(node.value, NUMPY[self.dtype]))
+        if node.op == "R":
+            return self._product(node.arguments[0].index, arguments[0])[node.name]
+        if node.op == "P":
+            return self._node("Gemm", arguments[0], self.weights.hr, transB=1)
+        if node.op in COMPARISONS:
+            a, b, x, y = arguments
+            return self._node("Where", self._node(COMPARISONS[node.op], a, b), x, y)
+        if node.op == "log1p":
+            one = self._number(np.ones((), NUMPY[self.dtype]))
+            return self._node("Log", self._node("Add", arguments[0], one))
+        return self._node(OF_OPERATION[node.op], *arguments)
+
+    def _product(self, operand: int, value: Any) -> dict[str, Any]:
+        if operand not in self.products:
+            gates, matrix, bias = self.matrices[operand]
+            product = self._node("Gemm", value, matrix, *([] if bias is None else [bias]), transB=1)
+            self.products[operand] = dict(zip(gates, self._split(product, len(gates)), strict=True))
+        return self.products[operand]
+
+    def _split(self, value: Any, count: int) -> Sequence[Any]:
+        if count == 1:
+            return [value]
+        node = ir.node("Split", [value], attributes={"axis": 1, "num_outputs": count}, num_outputs=count)
+        return self._added(node)
+
+    def _node(self, kind: str, *inputs: Any, **attributes: Any) -> Any:
+        return self._added(ir.node(kind, list(inputs), attributes=attributes, num_outputs=1))[0]
+
+    def _number(self, value: Any) -> Any:
+        return self._node("Constant", value=ir.tensor(value))
+
+    def _added(self, node: ir.Node) -> Sequence[Any]:
+        for output in node.outputs:
+            self.count += 1
+            output.name = f"{self.cell.name}_{id(self):x}_{self.count}"
+        self.nodes.append(node)
+        return node.outputs
+
+    def _value(self, name: str, width: int, dtype: Any = None) -> ir.Value:
+        shape = ir.Shape([self.batch, width])
+        return ir.Value(
+            name=f"{self.cell.name}_{id(self):x}_{name}", shape=shape, type=ir.TensorType(dtype or self.dtype)
+        )
+
+
+def _hidden(weights: Any, cell: Cell) -> int:
+    return int(weights.hr.shape[1])
+
+
+def _joined(parts: Sequence[Any], axis: int) -> Any:
+    return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=axis)
+
+
+def _constant(value: Any) -> Any:
+    return op.Constant(value=ir.tensor(np.asarray(value, np.int64)))
+
+
+def _write(node: ir.Node) -> None:
+    """Adds a node to the graph that the exporter records. onnxscript's own call of Scan does not know how many outputs it has."""
+    recorder: Any = evaluator.default()
+    recorder.nodes.append(node)

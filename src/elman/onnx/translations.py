@@ -1,0 +1,128 @@
+"""What PyTorch's exporter writes for a layer: one node of ONNX's RNN, LSTM or GRU, or a Scan of the cell's equations.
+
+`translations` is the table that `torch.onnx.export(..., custom_translation_table=elman.onnx.translations)` takes. It is also
+registered, so that plain `torch.onnx.export` works once `elman.onnx` is imported.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from elman import operators
+from elman.layout import Onnx, onnx_form
+from elman.onnx.scan import op, scan
+
+
+# Without types: onnxscript would take them for those of ONNX.
+def infer(
+    cell, engine, autocast, reverse, x,
+    ih, hh, b_ih, b_hh, hr, ch,
+    state, streams, constants, lengths, reset, afresh,
+):  # fmt: skip
+    """Writes the nodes of the operator `elman::infer`. Returns the output (T, B, D*Y), and the final states (D, B, width)."""
+    arguments = cell, engine, autocast, reverse, x, ih, hh, b_ih, b_hh, hr, ch
+    _, call = operators.together(*arguments, state, streams, constants, lengths, reset, afresh)
+    if autocast is not None:
+        raise TypeError(
+            f"cell {call.cell.name!r} was exported under autocast to {autocast}, for which there are no ONNX nodes; "
+            "export outside of autocast, and convert the model with .half() for half precision"
+        )
+    form = _node_of(call)
+    return scan(call) if form is None else _node(call, form)
+
+
+def _node_of(call: Any) -> Onnx | None:
+    """Returns the form of the one node that computes the call; None where a Scan has to."""
+    form, first = onnx_form(call.cell), call.directions[0].weights
+    plain = call.reset is None and call.x.dtype == ir.DataType.FLOAT
+    whole = first.ih is not None and first.hh is not None and (first.b_ih is None) == (first.b_hh is None)
+    return form if plain and whole else None
+
+
+def _node(call: Any, form: Onnx) -> Sequence[Any]:
+    cell, count, hidden = call.cell, len(call.directions), int(call.state[0].shape[2])
+    weights = [_packed(weights, cell.gates, cell.vectors, form, hidden) for weights, _ in call.directions]
+    W, R, B, P = (None if each[0] is None else _joined(each, 0) for each in zip(*weights, strict=True))
+    lengths = None if call.lengths is None else op.Cast(call.lengths, to=ir.DataType.INT32.value)
+    direction = "bidirectional" if count == 2 else "reverse" if call.reverse[0] else "forward"
+    attributes: dict[str, Any] = dict(form.attributes) | {"hidden_size": hidden, "direction": direction}
+    if "activations" in attributes:
+        attributes["activations"] = attributes["activations"] * count
+    inputs = [call.x, W, R, B, lengths, *call.state]
+    if form.operator == "LSTM":
+        y, *finals = op.LSTM(*inputs, P, **attributes)
+    else:
+        y, *finals = getattr(op, form.operator)(*inputs, **attributes)
+    if call.lengths is not None:  # ONNX Runtime forgets the initial state of a sequence without steps
+        some = op.Unsqueeze(
+            op.Greater(call.lengths, op.Constant(value=ir.tensor(np.array(0)))), _axes(0, 2)
+        )  # (1, B, 1)
+        finals = [op.Where(some, final, initial) for final, initial in zip(finals, call.state, strict=True)]
+    if count == 1:
+        return [op.Squeeze(y, _axes(1)), *finals]
+    return [op.Reshape(op.Transpose(y, perm=[0, 2, 1, 3]), _axes(0, 0, -1)), *finals]  # (T, D, B, H) to (T, B, D*H)
+
+
+def _packed(weights: Any, gates: Sequence[str], vectors: Sequence[str], form: Onnx, hidden: int) -> list[Any]:
+    """Returns W (1, n*H, I), R (1, n*H, H), B (1, 2*n*H) and P (1, 3*H) of one direction; None where it has none."""
+
+    def rows(weight: Any, matrix: bool = False) -> Any:
+        return _rows(weight, gates, form.rows, hidden, matrix)
+
+    bias = None if weights.b_ih is None else op.Concat(rows(weights.b_ih), rows(weights.b_hh), axis=0)
+    peepholes = None
+    if weights.ch is not None:
+        flat = op.Reshape(weights.ch, _axes(-1))  # (V, H) to (V*H,)
+        peepholes = _rows(flat, vectors, form.peepholes, hidden)
+    parts = rows(weights.ih, True), rows(weights.hh, True), bias, peepholes
+    return [None if part is None else op.Unsqueeze(part, _axes(0)) for part in parts]
+
+
+def _rows(weight: Any, have: Sequence[str], want: Sequence[str], hidden: int, matrix: bool = False) -> Any:
+    """Puts blocks of rows into ONNX's order. "-f" stands for minus the block f, "" for zeros.
+
+    It takes one Gather, and one Mul if there are such signs. An exporter folds both where the weights are constant.
+    """
+    places = [have.index(name.lstrip("-")) if name else 0 for name in want]
+    signs = [0.0 if not name else -1.0 if name[0] == "-" else 1.0 for name in want]
+    if places != list(range(len(have))):
+        order = np.concatenate([np.arange(place * hidden, (place + 1) * hidden) for place in places])
+        weight = op.Gather(weight, op.Constant(value=ir.tensor(order)), axis=0)
+    if signs != [1.0] * len(want):
+        by_row = np.repeat(np.array(signs, np.float32), hidden)
+        weight = op.Mul(weight, op.Constant(value=ir.tensor(by_row[:, None] if matrix else by_row)))
+    return weight
+
+
+def _joined(parts: Sequence[Any], axis: int) -> Any:
+    return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=axis)
+
+
+def _axes(*axes: int) -> Any:
+    return op.Constant(value=ir.tensor(np.array(axes, np.int64)))
+
+
+translations: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.elman.infer.default: infer}
+
+
+def register() -> None:
+    """Makes plain `torch.onnx.export` know the operator, where onnxscript's list of functions can be added to.
+
+    That list is no public part of onnxscript. If it has changed, this warns and names the table.
+    """
+    try:
+        from onnxscript.function_libs.torch_lib.registration import torch_op
+
+        torch_op("elman::infer", trace_only=True)(infer)
+    except Exception as error:  # of any kind, since it is not public
+        warnings.warn(
+            f"this version of onnxscript cannot be told of elman's layers ({error}); "
+            "give torch.onnx.export custom_translation_table=elman.onnx.translations",
+            stacklevel=3,
+        )

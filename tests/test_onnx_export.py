@@ -1,0 +1,429 @@
+"""Models with elman layers as ONNX files: what the exporter writes, run in ONNX Runtime, by the accuracy rule."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn, relu, sigmoid, tanh
+from torch.nn.functional import gelu, softplus
+from torch.nn.utils import parametrizations
+
+import elman
+import elman.onnx
+from accuracy import Errors
+from cases import CELLS, recurrent
+from elman import Cell, Recurrent, State, cells, use_engine
+from elman.errors import InputError
+from elman.onnx import exporting, proof, scan
+from elman.onnx.proof import session
+
+INPUT, HIDDEN = 5, 7
+FREE = torch.export.Dim.DYNAMIC
+SIZES = [(1, 1), (1, 3), (4, 1), (9, 4)]  # T and B
+
+
+def minimal(x, R, s):
+    """Two products, one after the other."""
+    f = sigmoid(x.f + R.f @ s.h)
+    return State(h=(1 - f) * s.h + f * tanh(x.n + R.n @ (f * s.h)))
+
+
+def strange(x, R, s, p):
+    """A gate that multiplies two operands, a state of its own, and operations that no built-in cell has."""
+    a = relu(x.a + R.a @ s.h)
+    b = sigmoid(x.b + R.b @ (a / (1 + torch.abs(s.m))) + p.u * s.m)
+    e = torch.exp(-a) * torch.sqrt(1 + b * b) - torch.log(1 + a) + softplus(b) - torch.log1p(a)
+    m = torch.minimum(torch.maximum(s.m * b + e, -a), a + b)
+    return State(h=tanh(torch.where(m < 0.2, m, gelu(m)) + 0.1 * (R.a @ m)), m=tanh(m))
+
+
+def blind(x, R, s):
+    """A cell that reads no input."""
+    return State(h=tanh(R.h @ s.h + 0.5))
+
+
+OWN = [
+    Cell(minimal, gates=("f", "n"), name="minimal"),
+    Cell(strange, gates=("a", "b"), states=("h", "m"), vectors=("u",), name="strange"),
+    Cell(blind, gates=("h",), name="blind"),
+]
+
+
+class Many(nn.Module):
+    """Many layers in one model, since an export takes seconds. Each reads the same x, and states made from `seed`."""
+
+    def __init__(self, layers: Sequence[Recurrent], lengths: bool, states: bool, reset: bool):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.given = lengths, states, reset
+
+    def forward(self, x: Tensor, lengths: Tensor, reset: Tensor, seed: Tensor) -> tuple[Tensor, ...]:
+        """seed: (B, HIDDEN), of which the states are made."""
+        with_lengths, with_states, with_reset = self.given
+        results = list[Tensor]()
+        for layer in self.layers:
+            assert isinstance(layer, Recurrent)
+            count, widths = (
+                layer.num_layers * layer.num_directions,
+                layer.cell.widths(layer.hidden_size, layer.proj_size),
+            )
+            by_row = torch.linspace(-1, 1, count, dtype=x.dtype)[:, None, None]
+            states: Any = tuple((seed[None, :, :width] + by_row) * (1 if k else 0.5) for k, width in enumerate(widths))
+            y, h_n = layer(
+                x,
+                (states if len(widths) > 1 else states[0]) if with_states else None,
+                lengths=lengths if with_lengths else None,
+                reset=reset if with_reset else None,
+            )
+            results += [y, *(h_n if isinstance(h_n, tuple) else (h_n,))]
+        return tuple(results)
+
+
+def inputs(T: int, B: int, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, ...]:
+    random = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(0, T + 1, (B,), generator=random)
+    if B > 1:
+        lengths[0] = 0
+    return (
+        torch.randn(T, B, INPUT, dtype=dtype, generator=random),
+        lengths,
+        torch.rand(T, B, generator=random) < 0.4,
+        torch.randn(B, HIDDEN, dtype=dtype, generator=random),
+    )
+
+
+def export(module: nn.Module, dtype: torch.dtype) -> onnx.ModelProto:
+    """By plain torch.onnx.export, with free T and B."""
+    with exporting._quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            inputs(3, 2, dtype),
+            dynamo=True,
+            verbose=False,
+            optimize=False,  # it takes as long as all the rest, and is tried with users' models
+            input_names=["x", "lengths", "reset", "seed"],
+            dynamic_shapes=({0: FREE, 1: FREE}, {0: FREE}, {0: FREE, 1: FREE}, {0: FREE}),
+        )
+    assert program is not None
+    return program.model_proto
+
+
+def check(model: onnx.ModelProto, module: Many) -> None:
+    """Every output by the accuracy rule, pooled over sizes, with NaN past the ends of the sequences."""
+    dtype = next(module.parameters()).dtype
+    opened = session(model.SerializeToString())
+    names = {value.name for value in opened.get_inputs()}
+    sums: list[Errors] = []
+    exact = Many([*module.layers], *module.given)  # pyright: ignore[reportArgumentType]
+    for number, (T, B) in enumerate([*SIZES, *SIZES]):
+        given = inputs(T, B, dtype, seed=number)
+        if module.given[0]:
+            for b in range(B):
+                given[0][given[1][b] :, b] = torch.nan
+        found = opened.run(
+            None, {n: v.numpy() for n, v in zip(("x", "lengths", "reset", "seed"), given, strict=True) if n in names}
+        )
+        with torch.no_grad(), use_engine("reference"):
+            plain = module.to(dtype)(*given)
+            true = exact.double()(given[0].double(), given[1], given[2], given[3].double())
+            module.to(dtype)
+        sums = sums or [Errors() for _ in found]
+        for errors, mine, torchs, value in zip(sums, found, plain, true, strict=True):
+            errors.add(torch.from_numpy(mine), torchs, value)
+    for place, errors in enumerate(sums):
+        assert errors.mine**0.5 <= 2 * errors.torch**0.5 + 1e-7 * errors.exact**0.5, (place, errors)
+
+
+def layers_of(
+    some: Sequence[Cell], layers: int, bidirectional: bool, dtype: torch.dtype = torch.float32, **options: Any
+) -> list[Recurrent]:
+    return [
+        recurrent(cell, INPUT, HIDDEN, seed=k, dtype=dtype, num_layers=layers, bidirectional=bidirectional, **options)
+        for k, cell in enumerate(some)
+    ]
+
+
+BUILT_IN = [cells.by_name(name) for name in CELLS]
+
+
+# Every two of the four choices meet in every way. `bench/onnx_forms.py` tries all sixteen.
+FORMS = {
+    "one layer": (1, False, False, False),
+    "one layer, both directions, states, lengths": (1, True, True, True),
+    "three layers, states, lengths": (3, False, True, True),
+    "three layers, both directions, lengths": (3, True, False, True),
+    "three layers, both directions, states": (3, True, True, False),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_cell_in_every_form(form: str) -> None:
+    check_form(*FORMS[form])
+
+
+def check_form(layers: int, bidirectional: bool, states: bool, lengths: bool) -> None:
+    some = [*BUILT_IN, *OWN] if layers == 1 else BUILT_IN
+    module = Many(layers_of(some, layers, bidirectional), lengths, states, False)
+    model = export(module, torch.float32)
+    check(model, module)
+    kinds = Counter(node.op_type for node in model.graph.node)
+    scans = len([cell for cell in some if cell.projected or cell in OWN])
+    assert (kinds["RNN"], kinds["LSTM"], kinds["GRU"]) == (2 * layers, 4 * layers, 2 * layers)
+    assert kinds["Scan"] == scans * layers * (2 if bidirectional else 1)
+
+
+@pytest.mark.parametrize("lengths", [False, True], ids=["full", "lengths"])
+def test_resets_and_learned_states(lengths: bool) -> None:
+    some = [cells.lstm, cells.gru_before, cells.projected_lstm, OWN[1]]
+    learned = layers_of(some[:2] if lengths else some[2:], 2, True, learn_initial_state=True)
+    for layer in learned:
+        for state in layer.initial_states():
+            nn.init.normal_(state)
+    module = Many([*layers_of(some, 1, True), *learned], lengths, lengths, True)
+    check(export(module, torch.float32), module)
+
+
+def test_float64() -> None:
+    module = Many(layers_of([cells.lstm, cells.gru, OWN[0]], 2, True, torch.float64), True, True, False)
+    model = export(module, torch.float64)
+    opened, given = session(model.SerializeToString()), inputs(6, 3, torch.float64)
+    found = opened.run(None, {n: v.numpy() for n, v in zip(("x", "lengths", "reset", "seed"), given, strict=True)})
+    with torch.no_grad(), use_engine("reference"):
+        for mine, exact in zip(found, module(*given), strict=True):
+            assert torch.allclose(torch.from_numpy(mine), exact, rtol=1e-12, atol=1e-14)
+
+
+def test_biases_left_out_and_rows_in_another_order() -> None:
+    def turned(x, R, s):
+        o = sigmoid(x.o + R.o @ s.h)
+        f = sigmoid(x.f + R.f @ s.h)
+        i = sigmoid(x.i + R.i @ s.h)
+        g = tanh(x.g + R.g @ s.h)
+        c = f * s.c + i * g
+        return State(h=o * tanh(c), c=c)
+
+    own = Cell(turned, gates=("g", "f", "o", "i"), states=("h", "c"))  # an LSTM by its equations
+    some = [own, cells.coupled_peephole_lstm, cells.gru_before, OWN[0]]
+    module = Many(layers_of(some, 1, True, bias=False), True, True, False)
+    model = export(module, torch.float32)
+    check(model, module)
+    assert Counter(node.op_type for node in model.graph.node)["LSTM"] == 2
+
+
+# Users' own models, by plain torch.onnx.export
+
+
+class Tagger(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, 6)
+        self.norm = nn.LayerNorm(6)
+        self.recurrent = elman.PeepholeLSTM(6, 8, 2, bidirectional=True, dropout=0.5)
+        self.output = nn.Linear(16, 3)
+
+    def forward(self, words: Tensor, lengths: Tensor) -> Tensor:
+        h, _ = self.recurrent(self.norm(self.embedding(words)), lengths=lengths)
+        return self.output(h)
+
+
+class Translator(nn.Module):
+    """An encoder and a decoder of two cells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = elman.GRU(5, 8), elman.GRU(4, 8, reset_after=False)
+        parametrizations.weight_norm(self.encoder, "weight_hh_l0")
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        _, state = self.encoder(x)
+        return self.decoder(y, state)[0]
+
+
+def test_models_of_users() -> None:
+    random = torch.Generator().manual_seed(0)
+    cases: list[tuple[nn.Module, Any, Callable[[int, int], tuple[Tensor, ...]]]] = [
+        (
+            Tagger(),
+            ({0: FREE, 1: FREE}, {0: FREE}),
+            lambda T, B: (torch.randint(11, (T, B), generator=random), torch.randint(T + 1, (B,), generator=random)),
+        ),
+        (
+            Translator(),
+            ({0: FREE, 1: FREE}, {0: FREE, 1: FREE}),
+            lambda T, B: (torch.randn(T, B, 5, generator=random), torch.randn(T + 2, B, 4, generator=random)),
+        ),
+    ]
+    for module, shapes, make in cases:
+        module.eval()
+        with exporting._quiet():
+            program = torch.onnx.export(module, make(4, 2), dynamo=True, verbose=False, dynamic_shapes=shapes)
+        assert program is not None
+        opened = session(program.model_proto.SerializeToString())
+        for T, B in SIZES:
+            given = make(T, B)
+            found = opened.run(None, {i.name: v.numpy() for i, v in zip(opened.get_inputs(), given, strict=True)})[0]
+            with torch.no_grad():
+                assert torch.allclose(torch.from_numpy(found), module(*given), atol=2e-6)
+
+
+def test_the_table_is_enough_where_nothing_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnxscript.function_libs.torch_lib import registration
+
+    monkeypatch.delattr(registration, "torch_op")
+    with pytest.warns(UserWarning, match="custom_translation_table=elman.onnx.translations"):
+        elman.onnx.register()
+    with warnings.catch_warnings(), exporting._quiet():
+        program = torch.onnx.export(
+            elman.GRU(4, 8).eval(),
+            (torch.randn(5, 3, 4),),
+            dynamo=True,
+            verbose=False,
+            custom_translation_table=elman.onnx.translations,
+        )
+    assert program is not None
+    assert [node.op_type for node in program.model_proto.graph.node][-2:] == ["GRU", "Squeeze"]
+
+
+def test_the_old_exporter_is_refused() -> None:
+    model = nn.Sequential(elman.GRU(4, 8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(RuntimeError, match="leave dynamo=False out, and import elman"):
+            torch.onnx.export(model, (torch.randn(5, 3, 4),), "never.onnx", dynamo=False)
+
+
+def test_what_cannot_be_exported_is_named() -> None:
+    def untraceable(x, R, s):
+        return State(h=torch.cumsum(x.h + R.h @ s.h, -1))
+
+    module = Recurrent(Cell(untraceable, gates=("h",)), 4, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(Exception, match="untraceable") as raised, exporting._quiet():
+            torch.onnx.export(module.eval(), (torch.randn(5, 3, 4),), dynamo=True, verbose=False)
+    assert "cumsum" in str(raised.value)
+
+
+def test_every_operation_of_a_graph_has_its_own() -> None:
+    from elman.operations import OPERATIONS
+
+    assert set(OPERATIONS) == {*scan.OF_OPERATION, *scan.COMPARISONS, "log1p"}
+
+
+# elman.onnx.export
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_a_layer_as_a_file(tmp_path: Path, batch_first: bool) -> None:
+    layer = recurrent(
+        cells.coupled_lstm,
+        4,
+        6,
+        dtype=torch.float32,
+        num_layers=2,
+        bidirectional=True,
+        batch_first=batch_first,
+        dropout=0.5,
+    )
+    path = elman.onnx.export(layer, tmp_path / "layer.onnx")
+    assert layer.training  # the caller's layer is left as it was
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    axes = ["B", "T"] if batch_first else ["T", "B"]
+    found = {
+        v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim]
+        for v in (*model.graph.input, *model.graph.output)
+    }
+    assert found == {
+        "x": [*axes, 4], "lengths": ["lengths"], "h_0": [4, "states", 6], "c_0": [4, "states", 6],
+        "y": [*axes, 12], "h_n": [4, "B", 6], "c_n": [4, "B", 6],
+    }  # fmt: skip
+    assert list(tmp_path.iterdir()) == [path]
+    assert str(Path(__file__).parent).encode() not in path.read_bytes()
+    notes = {each.key: json.loads(each.value) for each in model.metadata_props}
+    assert notes["elman.states"] == [["h_0", "h_n"], ["c_0", "c_n"]]
+    assert notes["elman.cell"] == "coupled_lstm"
+    opened, x = session(path.read_bytes()), torch.randn(3, 5, 4)
+    with torch.no_grad():
+        y, (h, c) = layer.eval()(x)
+    for mine, exact in zip(opened.run(None, {"x": x.numpy()}), (y, h, c), strict=True):  # lengths and states left out
+        assert torch.allclose(torch.from_numpy(mine), exact, atol=2e-6)
+    alone = torch.randn(4, 1, 6)
+    batch = x.shape[0 if batch_first else 1]
+    with torch.no_grad():
+        exact, _ = layer(x, (alone.expand(-1, batch, -1).contiguous(), torch.zeros(4, batch, 6)))
+    mine = opened.run(["y"], {"x": x.numpy(), "h_0": alone.numpy()})[0]  # one state for all rows
+    assert torch.allclose(torch.from_numpy(mine), exact, atol=2e-6)
+
+
+def test_weights_are_packed_into_the_file(tmp_path: Path) -> None:
+    """Nothing is computed from the weights when the file is run, and they are there once."""
+    for cell, most in ((cells.coupled_peephole_lstm, 7), (cells.gru, 6), (cells.rnn, 6)):
+        layer = Recurrent(cell, 64, 64)
+        path = elman.onnx.export(layer, tmp_path / "layer.onnx")
+        model = onnx.load(path)
+        node = next(n for n in model.graph.node if n.op_type in ("RNN", "LSTM", "GRU"))
+        constants = {each.name for each in model.graph.initializer}
+        assert {node.input[1], node.input[2], node.input[3]} <= constants
+        after = [n.op_type for n in model.graph.node if not n.output[0].startswith("optional")]
+        assert len(after) <= most, after
+        assert path.stat().st_size < 4 * sum(p.numel() for p in layer.parameters()) * 4 / len(cell.gates) + 20_000
+
+
+def swapped(model: Any) -> Any:
+    """Two gates of the recurrent weights change places."""
+    import onnx_ir as ir
+
+    weight = next(v for v in model.graph.initializers.values() if list(v.shape) == [1, 18, 6])
+    rows = weight.const_value.numpy().copy()
+    weight.const_value = ir.tensor(rows[:, [*range(6, 12), *range(6), *range(12, 18)]], name=weight.name)
+    return model
+
+
+class Shortened:
+    """A session that gives one step only, as a file does whose time is frozen."""
+
+    def __init__(self, content: bytes) -> None:
+        self.opened = session(content)
+
+    def run(self, names: Any, feed: Any) -> Any:
+        y, *rest = self.opened.run(names, feed)
+        return [y[:1], *rest]
+
+
+@pytest.mark.parametrize("kind", ["wrong rows", "frozen time"])
+def test_a_file_that_is_wrong_does_not_appear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    layer, path = recurrent(cells.gru, 4, 6, dtype=torch.float32), tmp_path / "layer.onnx"
+    path.write_bytes(b"old")
+    true = exporting.traced
+    if kind == "wrong rows":
+        monkeypatch.setattr(exporting, "traced", lambda *given: swapped(true(*given)))
+    else:
+        monkeypatch.setattr(proof, "session", Shortened)
+    with pytest.raises(
+        InputError, match=r"was not written: (the error of y in ONNX Runtime is .* but .* is allowed|its y is)"
+    ):
+        elman.onnx.export(layer, path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_any_model_with_its_arguments(tmp_path: Path) -> None:
+    given = torch.randint(11, (4, 2)), torch.tensor([4, 2])
+    path = elman.onnx.export(
+        Tagger(), tmp_path / "tagger.onnx", given, input_names=["words", "lengths"], output_names=["logits"],
+        dynamic_shapes=({0: FREE, 1: FREE}, {0: FREE}),
+    )  # fmt: skip
+    assert [value.name for value in onnx.load(path).graph.output] == ["logits"]
+    with pytest.raises(TypeError, match="Tagger is no elman layer, so args have to show what it takes"):
+        elman.onnx.export(Tagger(), tmp_path / "tagger.onnx")
+    with pytest.raises(InputError, match="No such file or directory"):
+        elman.onnx.export(elman.GRU(2, 3), tmp_path / "none" / "a.onnx")
