@@ -26,7 +26,7 @@ def blocks(path: Path, language: str) -> list[str]:
 
 
 # Pages that are read, and run, from top to bottom, with what they print.
-PAGES = [ROOT / "docs" / name for name in ("engine.md", "tutorial.md", "your-own-cell.md", "your-own-task.md")]
+PAGES = [ROOT / "docs" / name for name in ("engine.md", "onnx.md", "tutorial.md", "your-own-cell.md", "your-own-task.md")]
 
 
 def python_blocks() -> list[object]:
@@ -41,10 +41,12 @@ def test_python_blocks_run(block: str, capsys: pytest.CaptureFixture[str]) -> No
     exec(compile(block, "<document>", "exec"), {"__name__": "document"})
 
 
+@pytest.mark.filterwarnings("ignore:.*treespec:FutureWarning")  # of torch, about its own code, when it exports
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_pages_print_what_they_show(
-    page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "document", ModuleType("document"))  # where a dataclass looks for its module
     names = {"__name__": "document"}
     steps = re.findall(
