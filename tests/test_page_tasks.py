@@ -281,6 +281,7 @@ def test_what_a_forecast_reads_by_finite_differences(made: SimpleNamespace, name
 
         assert np.allclose(window["forecast"], forecast(np.zeros(o.lookback)), rtol=1e-3, atol=1e-3)
         exact = np.stack([(forecast(push) - forecast(-push)) / 2e-4 for push in 1e-4 * np.eye(o.lookback)], 1)
+        exact[:, -1] -= 1  # of the last value, whose change is forecast
         assert np.allclose(window["gradients"], exact[window["ahead"]], rtol=5e-3, atol=1e-4)
         assert len(window["spread"]) == (3 if name == "forecast" else 0)
 

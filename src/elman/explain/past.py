@@ -42,15 +42,15 @@ def forecaster(run: Path, text: str | None, data: Path | None) -> Contents:
         with held_out_part(run, "--data"):
             every, _, _ = forecasting.read(path, scales.columns(options), options, bad)
     need = options.lookback + options.horizon
-    windows = [
-        _window(trained, one, k) for one in every if len(one.targets) >= need for k in range(len(scales.targets))
-    ][:WINDOWS]
+    whole = [(one, k) for one in every if len(one.targets) >= need for k in range(len(scales.targets))]
+    windows = [_window(trained, one, k) for one, k in whole[:WINDOWS]]
     if not windows:
         longest = max((len(one.targets) for one in every), default=0)
         raise InputError(
             f"{path} has {longest} rows in its longest series, but a forecast and its true values need {need}; give more"
         )
-    return Contents(page | {"lookback": options.lookback, "windows": windows}, [], [])
+    remarks = [f"the page shows the first {WINDOWS} of {len(whole)} columns"] if len(whole) > WINDOWS else []
+    return Contents(page | {"lookback": options.lookback, "windows": windows}, [], remarks)
 
 
 def _path(run: Path) -> Path | None:
@@ -74,6 +74,9 @@ def _window(trained: Forecaster, one: Series, k: int) -> dict[str, Any]:
         middle = double.middle(forecast)[:, 0]
         ahead = np.unique(np.linspace(0, o.horizon - 1, min(AHEAD, o.horizon)).astype(int)).tolist()
         gradients = [torch.autograd.grad(middle[j], past, retain_graph=True)[0][:, 0] for j in ahead]
+        # The model forecasts the change from the last value and adds this value again, so that one counts 1 more. It is
+        # taken away before rounding, which would leave little of what remains.
+        last = torch.eye(o.lookback, dtype=torch.float64)[-1]
 
     def own(these: Tensor) -> list[float]:
         return [rounded(float(v)) for v in these.detach().numpy() * deviation[k] + mean[k]]
@@ -87,7 +90,6 @@ def _window(trained: Forecaster, one: Series, k: int) -> dict[str, Any]:
         "quantiles": o.quantile_list,
         "spread": [own(forecast[:, 0, q]) for q in range(forecast.shape[2])] if len(o.quantile_list) > 1 else [],
         "ahead": ahead,
-        # Past and forecast are in one unit, so these are what they are in deviations. The model forecasts the change from
-        # the last value and adds this value again, so that one counts 1 more.
-        "gradients": [[rounded(v) for v in each.tolist()] for each in gradients],
+        # Past and forecast are in one unit, so these are what they are in deviations.
+        "gradients": [[rounded(v) for v in (each - last).tolist()] for each in gradients],
     }

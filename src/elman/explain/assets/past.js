@@ -4,7 +4,7 @@ lengthOf = (window) => window.ahead.length; // t chooses a step ahead
 speak = () => say("aheadBy", { n: item().ahead[chosen.t] + 1 });
 
 // How each value of the past bears on a forecast, without the 1 by which the last value counts in all of them.
-const bearing = (t) => item().gradients[t].map((v, k, all) => (k === all.length - 1 ? v - 1 : v));
+const bearing = (t) => item().gradients[t];
 
 const size = () => (narrow() ? 350 : 1120);
 
@@ -46,7 +46,7 @@ VIEWS.push({
     return [
       head(say("reads", { n: ahead[chosen.t] + 1 })),
       el("p", { class: "say" }, say("readsSay")),
-      el("p", {}, say("readsFar", { n: past.length - Math.max(0, first), all: past.length, per: Math.round(1 / data.faded) })),
+      el("p", {}, say(first < 0 ? "readsNothing" : "readsFar", { n: past.length - first, all: past.length, per: Math.round(1 / data.faded) })),
       lane(by, largest),
     ];
   },
