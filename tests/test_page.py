@@ -424,7 +424,7 @@ def test_of_a_long_text_the_end_is_shown_and_all_is_read(
     ]
     shown = complete(open_page(made.save(tmp_path / "page.html"), locale="en-US"))
     assert shown.page.evaluate("elman.tokens.join('')") == TEXT[-20:]
-    assert f"the {len(TEXT) - 20} before" in shown.page.locator("#text").inner_text()
+    assert f"read {len(TEXT) - 20} characters before" in shown.page.locator("#text").inner_text()
     model = load(run)
     ids = torch.from_numpy(model.vocabulary.encode(TEXT).copy()).long()
     with torch.no_grad():

@@ -30,7 +30,14 @@ function visible(token) {
   return [...token].map((c) => SIGNS[c] ?? (/[\p{C}\p{Z}]/u.test(c) ? "·" : /\p{M}/u.test(c) ? "◌" + c : c)).join("");
 }
 
+// As much of a word as there is room for
+const cut = (text, room) => ([...text].length > room ? [...text].slice(0, Math.max(1, room - 1)).join("") + (room > 1 ? "…" : "") : text);
+
+// A token in so few characters: its space says the least
+const brief = (token, room) => [...visible(token.trim() || token)].slice(0, room).join("");
+
 function percent(p) {
+  if (p === 0 || p === 1) return 100 * p + " %";
   if (p >= 0.995) return "> 99 %";
   if (p < 0.001) return "< 0.1 %";
   return (100 * p).toFixed(p < 0.1 ? 1 : 0) + " %";
@@ -107,6 +114,7 @@ function readable(colour) {
 const VIEWS = [];
 let version = 0; // of what is shown, when it is another text
 let settle = () => {}; // keeps what is chosen within what there is
+let prepare = async () => {}; // computes what the slow views need; ends early when newest() is false
 let speak = () => ""; // what a screen reader says of the chosen token
 
 function choose(changes) {
@@ -117,16 +125,26 @@ function choose(changes) {
   document.documentElement.dataset.theme = dark() ? "dark" : "light";
   draw(VIEWS.filter((view) => !view.slow), focused);
   clearTimeout(waiting);
-  waiting = setTimeout(() => draw(VIEWS, document.activeElement?.id), 60);
-  const link = new URLSearchParams(Object.entries(chosen).filter(([, value]) => value !== ""));
+  const own = ++choices, newest = () => own === choices;
+  waiting = setTimeout(async () => {
+    await prepare(newest);
+    if (!newest()) return;
+    draw(VIEWS, document.activeElement?.id);
+    link();
+  }, 60);
+}
+
+// Puts what is chosen into the address. Not at each step of a held key: browsers refuse more than a few changes a second.
+function link() {
+  const chosenNow = new URLSearchParams(Object.entries(chosen).filter(([, value]) => value !== ""));
   try {
-    history.replaceState(null, "", "#" + link);
+    history.replaceState(null, "", "#" + chosenNow);
   } catch {
     // a frame in a notebook has no address
   }
 }
 
-let waiting; // the slow views
+let waiting, choices = 0; // the slow views, and how often something was chosen
 
 function draw(views, focused) {
   for (const view of views) {

@@ -75,9 +75,16 @@ function multiply(W, row, rows, width, v, from, out, to) {
 
 function multiplyTransposed(W, row, rows, width, d, from, out, to) {
   // out[to ...] += the transpose of W[row ...] times d[from ...]
-  for (let r = 0; r < rows; r++) {
+  let r = 0, at = row * width;
+  for (; r + 3 < rows; r += 4, at += 4 * width) {
+    const a = d[from + r], b = d[from + r + 1], c = d[from + r + 2], e = d[from + r + 3]; // four rows in each pass over `out`
+    if (a !== 0 || b !== 0 || c !== 0 || e !== 0)
+      for (let k = 0, i = at, j = i + width, l = j + width, m = l + width; k < width; k++) out[to + k] += W[i++] * a + W[j++] * b + W[l++] * c + W[m++] * e;
+  }
+  for (; r < rows; r++) {
     const share = d[from + r];
-    if (share !== 0) for (let k = 0, at = (row + r) * width; k < width; k++) out[to + k] += W[at++] * share;
+    if (share !== 0) for (let k = 0; k < width; k++) out[to + k] += W[at + k] * share;
+    at += width;
   }
 }
 
@@ -271,6 +278,15 @@ class Network {
   // the gradient: less than 1e-12 of its largest. Returns norms: input[u] by the embedding that step u read, and
   // states[l][name][u] by a state after step u, by all of its ways.
   back(trace, t, truth) {
+    const steps = this.backward(trace, t, truth);
+    for (;;) {
+      const { done, value } = steps.next();
+      if (done) return value;
+    }
+  }
+
+  // The same, with a pause after each step.
+  *backward(trace, t, truth) {
     const { W, V, E, Y, L } = this, top = new Float64Array(Y), d = Float64Array.from(this.predictions(trace, t), Math.exp);
     d[truth] -= 1;
     if (W.bias) {
@@ -297,6 +313,7 @@ class Network {
       }
       found.input[u] = norm(above, 0, above.length);
       largest = Math.max(largest, now);
+      yield;
     }
     return found;
   }

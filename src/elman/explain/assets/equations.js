@@ -8,7 +8,7 @@ VIEWS.push({
     const n = network(), { layer, unit, t } = chosen;
     return [
       head(say("inside"), layerChoice("inside-layer"), el("label", { class: "bar" }, say("unit"), unitInput("inside-unit"))),
-      el("p", { class: "say" }, say("insideSay", { unit, layer: layer + 1, token: visible(tokens[t]) })),
+      el("p", { class: "say" }, say("insideSay", { unit, layer: layer + 1, token: cut(visible(tokens[t]), 30) })),
       el("div", { class: "equations" }, n.cell.equations.map((line) => equation(n, line))),
       el("p", { class: "say soft" }, say("symbols"), n.cell.reference && ` ${n.cell.reference}.`),
     ];
@@ -54,7 +54,7 @@ VIEWS.push({
 });
 
 function lanes(layer, unit) {
-  const n = network(), { gates, outputs, nodes } = n.cell, W = 440, high = 44, left = 34, count = Math.min(tokens.length, narrow() ? 32 : 44);
+  const n = network(), { gates, outputs, nodes } = n.cell, W = 440, high = narrow() ? 44 : 72, left = 34, count = Math.min(tokens.length, narrow() ? 32 : 44);
   const shown = [...Object.entries(outputs).reverse(), ...Object.entries(gates).filter(([name]) => !(name in outputs))];
   const first = clamp(chosen.t - count + 12, 0, tokens.length - count), x = (t) => left + ((t - first + 0.5) * (W - left - 30)) / count;
   const svg = el("svg", { viewBox: `0 0 ${W} ${shown.length * high + 24}`, role: "img", "aria-label": say("along", { unit }) });
@@ -71,6 +71,7 @@ function lanes(layer, unit) {
       el("text", { x: W - 26, y: lane * high + 13, class: "note" }, gate ? "1" : digits(largest)),
       el("text", { x: W - 26, y: lane * high + high - 5, class: "note" }, gate ? "0" : digits(-largest)));
   });
-  for (let t = first; t < first + count; t++) svg.append(el("text", { x: x(t), y: shown.length * high + 18, class: t === chosen.t ? "small now" : "small", "data-t": t }, visible(tokens[t]).slice(0, 3)));
+  const room = clamp(Math.floor((W - left - 30) / count / 6.4), 1, 8); // characters for each token
+  for (let t = first; t < first + count; t++) svg.append(el("text", { x: x(t), y: shown.length * high + 18, class: t === chosen.t ? "small now" : "small", "data-t": t }, brief(tokens[t], room)));
   return svg;
 }

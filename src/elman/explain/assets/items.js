@@ -28,12 +28,14 @@ VIEWS.push({
   },
 });
 
+const visibleWord = (word) => [...word].map((c) => (/[\p{C}]/u.test(c) ? "·" : c)).join("");
+
 const itemChoice = () => (items.length > 1 ? choice("item", say(`item.${data.task}`), "item", items.map((each, k) => [k, each.column ? `${each.group} ${each.column}`.trim() : String(k + 1)])) : null);
 
-// Rows of probabilities: pairs of a name and a share. The truth, if it is known, is marked.
+// Rows of probabilities: each a name, a share, and its place among all. The truth, if it is known, is marked.
 function chances(list, truth) {
-  return el("div", { class: "bars" }, list.map(([name, share], place) => [
-    el("span", { class: "place" }, String(place + 1)),
+  return el("div", { class: "bars" }, list.map(([name, share, place]) => [
+    el("span", { class: "place" }, String(place)),
     el("span", { class: name === truth ? "key right" : "key" }, name),
     el("span", { class: "track" }, el("span", { class: name === truth ? "fill right" : "fill", style: `width: ${100 * share}%` })),
     el("span", { class: "value" }, percent(share)),

@@ -47,13 +47,23 @@ function remarkable(k) {
 function unitScale(k, layer, of, unit) {
   const value = (t) => networks[k].state(traces[k], layer, t, of)[unit], known = trackedAs(k, layer, of, unit);
   if (!known) {
-    let largest = 1e-30;
-    for (let t = 0; t < tokens.length; t++) largest = Math.max(largest, Math.abs(value(t)));
+    const largest = extent(k, layer, of, unit);
     return (t) => value(t) / largest;
   }
   const middle = known.threshold ?? (known.low + known.high) / 2;
   const up = Math.max(1e-9, known.high - middle), down = Math.max(1e-9, middle - known.low);
   return (t) => known.sign * clamp((value(t) - middle) / (value(t) > middle ? up : down), -1, 1);
+}
+
+// The unit's largest value in this text, in size. Many views ask for it at every step.
+function extent(k, layer, of, unit) {
+  const { extents, values } = traces[k], { size, at } = networks[k].layers[layer], key = [layer, of, unit].join();
+  if (!extents.has(key)) {
+    let largest = 1e-30;
+    for (let t = 0, place = at[networks[k].cell.outputs[of]] + unit; t < tokens.length; t++, place += size) largest = Math.max(largest, Math.abs(values[layer][place]));
+    extents.set(key, largest);
+  }
+  return extents.get(key);
 }
 
 // About a dozen units of a layer to look at: the one that is chosen, those that track something, those that remember most.
@@ -76,10 +86,32 @@ function target(k, t) {
 
 function gradient(k, t) {
   const { gradients } = traces[k];
-  if (gradients.size > 50) gradients.clear();
-  if (!gradients.has(t)) gradients.set(t, networks[k].back(traces[k], t, target(k, t)));
+  if (!gradients.has(t)) keep(k, t, networks[k].back(traces[k], t, target(k, t)));
   return gradients.get(t);
 }
+
+function keep(k, t, found) {
+  const { gradients } = traces[k];
+  if (gradients.size > 50) gradients.clear();
+  gradients.set(t, found);
+}
+
+// Differentiates what the slow views show, in pieces: a key that is pressed meanwhile need not wait.
+prepare = async (newest) => {
+  const { t } = chosen;
+  for (const [k, each] of networks.entries()) {
+    const { gradients } = traces[k], steps = each.backward(traces[k], t, target(k, t));
+    for (let begun = performance.now(); !gradients.has(t); ) {
+      const { done, value } = steps.next();
+      if (done) keep(k, t, value);
+      else if (performance.now() - begun > 15) {
+        await new Promise((go) => setTimeout(go));
+        if (!newest()) return;
+        begun = performance.now();
+      }
+    }
+  }
+};
 
 // How far back a prediction looks, as elman.explain.memory.reach has it: to the first token whose gradient is not faded.
 function reach(norms) {
@@ -89,12 +121,17 @@ function reach(norms) {
 
 function surest(k, t, count) {
   // The likeliest tokens after step t: pairs of a token and its probability
-  const row = networks[k].predictions(traces[k], t), unknown = networks[k].data.unknown;
-  const order = Array.from(row.keys()).filter((v) => v !== unknown).sort((a, b) => row[b] - row[a]);
-  return order.slice(0, count).map((v) => [v, Math.exp(row[v])]);
+  const row = networks[k].predictions(traces[k], t), found = [];
+  row.forEach((p, v) => {
+    if (found.length === count && p <= row[found.at(-1)]) return;
+    const place = found.findIndex((other) => p > row[other]);
+    found.splice(place < 0 ? found.length : place, 0, v);
+    found.length = Math.min(found.length, count);
+  });
+  return found.map((v) => [v, Math.exp(row[v])]);
 }
 
-const symbol = (k, token) => visible(networks[k].data.symbols[token]);
+const symbol = (k, token) => (token === networks[k].data.unknown ? say("unknown") : visible(networks[k].data.symbols[token]));
 
 // Reading
 
@@ -128,6 +165,7 @@ async function read(ids, written) {
       }
     }
     fresh[k].gradients = new Map(); // by the step that they begin at
+    fresh[k].extents = new Map(); // by unit
   }
   progress("");
   tokens = written;

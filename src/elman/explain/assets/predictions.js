@@ -1,5 +1,12 @@
 // What comes next: the likeliest tokens after this step, and the truth among them.
 
+// The last tokens up to this step, in about a line: the number of the first, and how they are written.
+function before(t) {
+  let first = t, written = visible(tokens[t]);
+  for (; first && t - first < 11 && written.length < 30; first--) written = visible(tokens[first - 1]) + written;
+  return [first, written];
+}
+
 VIEWS.push({
   id: "predictions",
   wide: 4,
@@ -10,10 +17,10 @@ VIEWS.push({
     const rank = truth === null ? 0 : row.reduce((above, v) => above + (v > row[truth] ? 1 : 0), 1);
     const rows = list.map(([token, share], place) => [place + 1, symbol(k, token), share, token === truth]);
     if (truth !== null && !list.some(([token]) => token === truth)) rows.push([rank, visible(tokens[t + 1]), p, true]);
-    const context = tokens.slice(Math.max(0, t - 11), t + 1).map(visible).join("");
+    const [first, context] = before(t);
     return [
       head(say("next")),
-      el("p", { class: "say" }, rich("after", { context: el("b", { class: "mono" }, `${t > 11 ? "…" : ""}${context}`) })),
+      el("p", { class: "say" }, rich("after", { context: el("b", { class: "mono" }, `${first ? "…" : ""}${context}`) })),
       el("div", { class: "bars" }, rows.map(([place, written, share, right]) => [
         el("span", { class: "place" }, String(place)),
         el("span", { class: right ? "key right" : "key" }, written),

@@ -9,9 +9,9 @@ VIEWS.push({
   slow: true,
   key: () => [chosen.net, chosen.t],
   draw() {
-    const { t } = chosen, per = say(`per.${data.unit}`);
+    const { t } = chosen;
     const said = networks.map((each, k) => {
-      const far = reach(gradient(k, t).input), key = far > t ? "lookAll" : "look";
+      const far = reach(gradient(k, t).input), key = far > t ? "lookAll" : "look", per = say(`${far === 1 ? "one" : "per"}.${data.unit}`);
       return el("li", { class: `line${k}` }, swatch(k), el("b", {}, each.data.name), " ", say(key, { n: far, per }));
     });
     const first = Math.max(0, t - 159);
@@ -29,7 +29,7 @@ VIEWS.push({
 const swatch = (k) => el("svg", { viewBox: "0 0 34 10", class: "swatch", "aria-hidden": "true" }, el("line", { x1: 1, x2: 33, y1: 5, y2: 5, "stroke-dasharray": DASHES[k] }));
 
 function chart(t) {
-  const W = narrow() ? 350 : 1120, H = 220, left = 46, far = Math.max(4, Math.min(t, narrow() ? 60 : 160)), every = narrow() ? 10 : 20;
+  const W = narrow() ? 350 : 1120, H = 220, left = 46, far = Math.max(4, Math.min(t, narrow() ? 40 : 160)), every = narrow() ? 10 : 20;
   const x = (distance) => W - 14 - ((W - left - 20) * distance) / far, y = (share) => 10 + clamp(-Math.log10(Math.max(share, 1e-30)) / LEAST, 0, 1) * (H - 20);
   const svg = el("svg", { viewBox: `0 0 ${W} ${H + 46}`, role: "img", "aria-label": say("reach") });
   for (let power = 0; power <= LEAST; power += 2)
@@ -47,8 +47,9 @@ function chart(t) {
     }
     svg.append(el("path", { d: `M${points.join("L")}`, class: `curve line${k}`, "stroke-dasharray": DASHES[k] }));
   });
+  const room = clamp(Math.floor((W - left - 20) / far / 6.4), 1, 8); // characters for each token
   for (let distance = 0; distance <= Math.min(t, far); distance++)
-    svg.append(el("text", { x: x(distance), y: H + 14, class: distance ? "small" : "small now", "data-t": t - distance }, visible(tokens[t - distance]).slice(0, 2)));
+    svg.append(el("text", { x: x(distance), y: H + 14, class: distance ? "small" : "small now", "data-t": t - distance }, brief(tokens[t - distance], room)));
   for (let distance = 0; distance <= far; distance += every) svg.append(el("text", { x: x(distance), y: H + 30, class: "note middle" }, String(distance + 1)));
   svg.append(el("text", { x: left, y: H + 44, class: "note" }, `← ${say("back", { per: say(`per.${data.unit}`) })}`));
   return svg;

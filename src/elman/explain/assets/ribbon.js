@@ -2,7 +2,7 @@
 
 VIEWS.push({
   id: "header",
-  key: () => [chosen.net, typing],
+  key: () => [chosen.net],
   draw() {
     const { name, cell, layers, hidden, parameters, score } = network().data;
     const about = say(layers === 1 ? "about1" : "about", { cell: cell.name, layers, hidden, parameters: parameters.toLocaleString(chosen.lang) });
@@ -19,7 +19,10 @@ VIEWS.push({
 VIEWS.push({
   id: "text",
   wide: 12,
-  key: () => [chosen.net, chosen.lens, chosen.layer, chosen.of, chosen.unit, chosen.lens === "reach" && chosen.t, typing !== null],
+  get slow() {
+    return chosen.lens === "reach"; // which changes with every step, and takes a pass backward
+  },
+  key: () => [chosen.net, chosen.lens, chosen.layer, chosen.of, chosen.unit, chosen.lens === "reach" && chosen.t, typing !== null, tooLong],
   draw() {
     const { net, layer, of, unit } = chosen, lenses = { surprise: surpriseColour, unit: unitColour, reach: reachColour };
     if (!(chosen.lens in lenses)) chosen.lens = "surprise";
@@ -36,7 +39,8 @@ VIEWS.push({
       }),
       el("div", { class: "bar legend" }, legend()),
       strange && el("p", { class: "say" }, say("strange", { list: strange })),
-      data.before ? el("p", { class: "say" }, say("before", { n: data.before, shown: data.tokens.length })) : null,
+      data.before ? el("p", { class: "say" }, say("before", { n: data.before, per: say(`per.${data.unit}`) })) : null,
+      tooLong ? el("p", { class: "say" }, say("tooLong", { n: data.most, per: say(`per.${data.unit}`) })) : null,
     ];
   },
 });
@@ -70,6 +74,7 @@ function legend() {
 // Another text
 
 let typing = null; // what is being typed, while something is
+let tooLong = false; // more was typed than is read
 
 VIEWS.push({
   id: "typing",
@@ -78,20 +83,22 @@ VIEWS.push({
   key: () => [typing !== null],
   draw() {
     if (typing === null) return [];
-    const area = el("textarea", { id: "typed", rows: 4, spellcheck: "false", maxlength: data.most, "aria-label": say("type"), oninput: () => type(area.value) });
+    const area = el("textarea", { id: "typed", rows: 4, spellcheck: "false", "aria-label": say("type"), oninput: (event) => event.isComposing || type(area.value), oncompositionend: () => type(area.value) });
     area.value = typing;
     return [
       area,
       el("div", { class: "bar" },
         el("button", { id: "done", onclick: closeTyping }, say("done")),
-        el("button", { id: "again", onclick: () => (closeTyping(), read(data.networks.map((each) => each.ids), data.tokens)) }, say("again"))),
+        el("button", { id: "again", onclick: () => ((tooLong = false), closeTyping(), read(data.networks.map((each) => each.ids), data.tokens)) }, say("again"))),
     ];
   },
 });
 
 function type(text) {
-  const [ids, written] = encode((typing = text));
-  if (written.length) read(ids, written);
+  typing = text;
+  const [ids, written] = encode(text.slice(0, 2 * data.most + 1)); // a character has one or two units of JavaScript's
+  tooLong = written.length > data.most;
+  if (written.length) read(ids.map((each) => each.slice(0, data.most)), written.slice(0, data.most));
 }
 
 function openTyping() {

@@ -1,7 +1,7 @@
 // A classifier: the classes of a sequence, what each step says of them in each direction, and which steps they depend on.
 
 lengthOf = (sequence) => sequence.look[0].length;
-speak = () => `${chosen.t * item().stride + 1}`;
+speak = () => say("step", { n: chosen.t * item().stride + 1 });
 chosen.t = 1e9; // the last step, where the forward direction has read everything
 
 VIEWS.push({
@@ -15,7 +15,7 @@ VIEWS.push({
     };
     const word = (t) => {
       const fill = signed(both[t] / largest), part = words.slice(t * stride, (t + 1) * stride);
-      return el("i", { "data-t": t, style: `background-color: ${css(fill)}; color: ${readable(fill)}` }, data.unit === "characters" ? part.join("") : part.join(" ") + " ");
+      return el("i", { "data-t": t, style: `background-color: ${css(fill)}; color: ${readable(fill)}` }, data.unit === "characters" ? part.map(visible).join("") : part.map(visibleWord).join(" ") + " ");
     };
     return [
       head(say("sequence"), itemChoice()),
@@ -56,8 +56,8 @@ VIEWS.push({
   wide: 5,
   key: () => [chosen.item],
   draw() {
-    const { probabilities, truth } = item(), list = data.classes.map((name, k) => [name, probabilities[k]]).sort((a, b) => b[1] - a[1]);
-    const kept = list.filter(([name], place) => place < 8 || name === truth);
+    const { probabilities, truth } = item(), list = data.classes.map((name, k) => [name, probabilities[k]]).sort((a, b) => b[1] - a[1]).map((pair, k) => [...pair, k + 1]);
+    const kept = list.filter(([name, , place]) => place <= 8 || name === truth);
     return [head(say("whichClass")), chances(kept, truth), truth ? null : el("p", { class: "say" }, say("noTruth"))];
   },
 });
@@ -81,7 +81,7 @@ VIEWS.push({
     return [
       head(say("byStep", { name: first.name })),
       el("p", { class: "say" }, say("byStepSay", { name: first.name })),
-      el("p", {}, rich("atStep", { step: el("b", {}, words ? `${t + 1} (${words[t * stride]})` : String(t * stride + 1)), forward: el("b", {}, digits(first.forward[t])), backward: el("b", {}, digits(first.backward[t])), look: el("b", {}, largest > 0 ? percent(norms[t] / largest) : "0") })),
+      el("p", {}, rich("atStep", { step: el("b", {}, words ? `${t * stride + 1} (${visible(words[t * stride])})` : String(t * stride + 1)), forward: el("b", {}, digits(first.forward[t])), backward: el("b", {}, digits(first.backward[t])), look: el("b", {}, largest > 0 ? percent(norms[t] / largest) : "0") })),
       el("div", { onclick: pick }, byStep(first, norms)),
     ];
   },

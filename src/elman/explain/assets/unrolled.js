@@ -24,6 +24,8 @@ function columns(from) {
   return Array.from({ length: count }, (_, k) => first + k);
 }
 
+const WRITTEN = 12; // characters of a token that have room
+
 // The frame of both drawings: a box for each step and layer, the input below, what is above left to the caller.
 // size: height of a box. gutter: width on the left. top: height above the boxes.
 function diagram(steps, size, gutter, top, label) {
@@ -34,7 +36,7 @@ function diagram(steps, size, gutter, top, label) {
     const x = place.x(k), now = t === chosen.t;
     svg.append(el("rect", { x: x - 8, y: 2, width: place.wide + 16, height: place.bottom + 30, rx: 8, class: now ? "column now" : "column", "data-t": t }));
     for (let l = 0; l < L; l++) svg.append(el("rect", { x, y: place.y(l), width: place.wide, height: size, rx: 5, class: "box", "data-t": t }));
-    svg.append(el("text", { x: x + place.wide / 2, y: place.bottom + 18, class: now ? "token now" : "token", "data-t": t }, visible(tokens[t])));
+    svg.append(el("text", { x: x + place.wide / 2, y: place.bottom + 18, class: now ? "token now" : "token", "data-t": t }, cut(visible(tokens[t]), WRITTEN)));
   });
   return [svg, place];
 }
@@ -49,12 +51,12 @@ function arrow(x1, y1, x2, y2, width = 1.2, kind = "arrow") {
 function forward(steps) {
   const n = network(), k = chosen.net, line = 13, states = [...n.states].reverse();
   const rows = n.layers.map((_, l) => named(l)), size = Math.max(...rows.map((each) => each.length)) * line + 20;
-  const [svg, { wide, x, y, bottom }] = diagram(steps, size, narrow() ? 112 : 140, 46, say("unrolled"));
+  const [svg, { wide, x, y, bottom }] = diagram(steps, size, narrow() ? 112 : 170, 46, say("unrolled"));
   rows.forEach((units, l) => {
     if (n.L > 1) svg.append(el("text", { x: 2, y: y(l) + 12, class: "note" }, `${say("layer")} ${l + 1}`));
     units.forEach((unit, r) => {
       const own = l === chosen.layer && unit === chosen.unit;
-      svg.append(el("text", { x: (narrow() ? 104 : 132), y: y(l) + 27 + r * line, class: own ? "unit now" : "unit", onclick: () => choose({ layer: l, unit }) }, nameOf(k, l, chosen.of, unit)));
+      svg.append(el("text", { x: narrow() ? 104 : 162, y: y(l) + 27 + r * line, class: own ? "unit now" : "unit", onclick: () => choose({ layer: l, unit }) }, narrow() ? `${chosen.of} ${unit}` : nameOf(k, l, chosen.of, unit)));
     });
     states.forEach((of, s) => {
       const half = wide / states.length, middle = (at) => x(at) + half * (s + 0.5);
@@ -75,15 +77,9 @@ function forward(steps) {
   });
   steps.forEach((t, at) => {
     const [[token, p]] = surest(k, t, 1), right = t + 1 < tokens.length && trace().ids[t + 1] === token;
-    svg.append(arrow(x(at) + wide / 2, y(n.L - 1), x(at) + wide / 2, 33), el("text", { x: x(at) + wide / 2, y: 25, class: right ? "token right" : "token" }, `${symbol(k, token)} ${percent(p)}${right ? " ✓" : ""}`));
+    svg.append(arrow(x(at) + wide / 2, y(n.L - 1), x(at) + wide / 2, 33), el("text", { x: x(at) + wide / 2, y: 16, class: right ? "token right" : "token" }, cut(symbol(k, token), WRITTEN)), el("text", { x: x(at) + wide / 2, y: 30, class: right ? "note middle right" : "note middle" }, `${percent(p)}${right ? " ✓" : ""}`));
   });
   return svg;
-}
-
-function extent(k, l, of, unit) {
-  let largest = 1e-30;
-  for (let t = 0; t < tokens.length; t++) largest = Math.max(largest, Math.abs(networks[k].state(traces[k], l, t, of)[unit]));
-  return largest;
 }
 
 function backward(steps) {
@@ -117,10 +113,10 @@ function backward(steps) {
 // Where training's window would have cut the gradient, and what is left there.
 function edge(window) {
   const first = chosen.t - window + 1;
-  if (first <= 0) return say("edgeNot", { window, t: chosen.t + 1 });
+  if (first < 0) return say("edgeNot", { window, t: chosen.t + 1 });
   const { states } = gradient(chosen.net, chosen.t), of = network().states.at(-1);
   const layer = states.at(-1)[of], largest = Math.max(...layer);
-  return say("edge", { window, token: visible(tokens[first]), of, share: digits(layer[first] / largest) });
+  return say("edge", { window, token: cut(visible(tokens[first]), WRITTEN), of, share: digits(layer[first] / largest) });
 }
 
 // How much of the memory goes on, where the cell has a gate f for it.

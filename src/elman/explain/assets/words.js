@@ -29,8 +29,6 @@ VIEWS.push({
   },
 });
 
-const visibleWord = (word) => [...word].map((c) => (/[\p{C}]/u.test(c) ? "·" : c)).join("");
-
 VIEWS.push({
   id: "chances",
   wide: 5,
@@ -38,7 +36,7 @@ VIEWS.push({
   draw: () => [
     head(say("whichTag")),
     el("p", { class: "say" }, rich("forWord", { word: el("b", { class: "mono" }, visibleWord(item().words[chosen.t])) })),
-    chances(item().likeliest[chosen.t], item().truth?.[chosen.t]),
+    chances(item().likeliest[chosen.t].map((pair, k) => [...pair, k + 1]), item().truth?.[chosen.t]),
     item().truth ? null : el("p", { class: "say" }, say("noTruth")),
   ],
 });
@@ -67,10 +65,10 @@ VIEWS.push({
 });
 
 function matrix(words) {
-  const n = words.length, W = narrow() ? 350 : 1100, side = clamp((W - 130) / n, 3, 26), left = 124, top = 92, written = side >= 11;
+  const n = words.length, W = narrow() ? 350 : 1100, room = Math.min((W - 130) / n, 26), written = room >= 11, left = written ? 124 : 4, top = written ? 92 : 4, side = written ? room : Math.min((W - 10) / n, 26);
   const svg = el("svg", { viewBox: `0 0 ${W} ${top + n * side + 6}`, role: "img", "aria-label": say("bothWays") });
   words.forEach((word, t) => {
-    const now = t === chosen.t ? "word now" : "word", short = visibleWord(word).slice(0, 16);
+    const now = t === chosen.t ? "word now" : "word", short = cut(visibleWord(word), 16);
     if (written) {
       svg.append(el("text", { x: left - 6, y: top + (t + 0.72) * side, class: `${now} end`, "data-t": t }, short));
       svg.append(el("text", { transform: `translate(${left + (t + 0.7) * side} ${top - 6}) rotate(-60)`, class: now, "data-t": t }, short));
