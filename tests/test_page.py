@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -200,6 +201,64 @@ def test_the_edge_of_the_window_is_marked(opened: Callable[..., Opened]):
     shown = opened()
     shown.page.evaluate("elman.networks[0].data.window = 3; elman.choose({ mode: 'backward', t: 30 })")
     assert drawn(shown).page.locator("#unrolled .edge").count() == 1
+
+
+DRAWN = """() => {
+  const [network] = elman.networks, [trace] = elman.traces, all = (what) => [...document.querySelectorAll(what)], steps = elman.tokens.map((_, t) => t);
+  const canvas = document.querySelector("#map canvas"), pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  const value = (layer, name, unit) => steps.map((t) => network.state(trace, layer, t, name)[unit]), points = (path) => path.getAttribute("d").slice(1).split("L").map((point) => Number(point.split(" ")[1]));
+  const colour = (text) => text.match(/\\d+/g).map(Number);
+  const units = all("#unrolled .unit").map((text) => Number(text.textContent.split(" ").at(-1).replace(")", "")));
+  return {
+    lane: [points(all("#along .curve")[0]), value(1, "c", 3)],
+    map: network.data.orders[1].c.map((unit, row) => [steps.map((t) => pixels[4 * (row * steps.length + t)]), value(1, "h", unit)]),
+    ribbon: [all("#ribbon i").slice(1).map((i) => colour(i.style.backgroundColor)[1]), [...trace.nats].slice(1)],
+    chart: [points(all("#reach path.line0")[0]), [...elman.gradient(0, 30).input].reverse()],
+    window: [Number(all("#reach line.edge")[1].getAttribute("x1")), ...[27, 28].map((t) => Number(all(`#reach text.small[data-t="${t}"]`)[0].getAttribute("x")))],
+    units, bars: all("#unrolled rect.bar").map((bar) => colour(bar.getAttribute("fill"))[0]), columns: all("#unrolled rect.column").map((each) => Number(each.dataset.t)),
+    states: [0, 1].map((layer) => ["c", "h"].map((name) => steps.map((t) => [...network.state(trace, layer, t, name)]))),
+  };
+}"""
+
+
+def test_drawings_have_the_numbers(opened: Callable[..., Opened]):
+    shown = opened(color_scheme="light")
+    shown.page.evaluate("elman.networks[0].data.window = 3")
+    shown.page.evaluate("elman.choose({ t: 30, layer: 1, unit: 3, of: 'c', panel: 'h', mode: 'forward' })")
+    found = drawn(shown).page.evaluate(DRAWN)
+
+    def follow(drawing: list[float], values: Any) -> float:
+        return float(np.corrcoef(drawing, values)[0, 1])
+
+    ys, whole = found["lane"]
+    first = min(max(30 - len(ys) + 12, 0), len(whole) - len(ys))
+    assert follow(ys, whole[first : first + len(ys)]) < -0.999
+    assert all(follow(*row) > 0.9 for row in found["map"])
+    assert follow(*found["ribbon"]) < -0.9
+    norms = np.array(found["chart"][1][: len(found["chart"][0])])
+    assert follow(found["chart"][0], np.log(norms / norms.max()).clip(np.log(1e-6))) < -0.999
+    edge, before, inside = found["window"]
+    assert edge == pytest.approx((before + inside) / 2)
+    bars, columns, half = iter(found["bars"]), found["columns"], len(found["units"]) // 2
+    for layer, units_of in ((0, found["units"][:half]), (1, found["units"][half:])):
+        for state in range(2):
+            for t in columns:
+                for unit in units_of:
+                    value = found["states"][layer][state][t][unit]
+                    assert (next(bars) > 128) == (value > 0) or abs(value) < 0.02
+    shown.page.evaluate("elman.choose({ mode: 'backward' })")
+    edge, column = drawn(shown).page.evaluate(
+        """["#unrolled line.edge", '#unrolled rect.column[data-t="28"]'].map((what) => document.querySelector(what)).map((each) => Number(each.getAttribute("x1") ?? each.getAttribute("x")))"""
+    )
+    assert edge == pytest.approx(column - 7)  # the window has three steps: 28, 29 and 30
+    shares = shown.page.locator("#unrolled .level").evaluate_all("(all) => all.map((each) => Number(each.getAttribute('width')))")
+    tracks = shown.page.locator("#unrolled rect.track").evaluate_all("(all) => all.map((each) => Number(each.getAttribute('width')))")
+    gradients = shown.page.evaluate(
+        "[0, 1].map((layer) => [26, 27, 28, 29, 30].map((t) => ['c', 'h'].map((name) => elman.gradient(0, 30).states[layer][name][t])))"
+    )
+    everything = shown.page.evaluate("elman.gradient(0, 30).states.flatMap((each) => Object.values(each).flatMap((v) => [...v])).concat([...elman.gradient(0, 30).input])")
+    exact = 1 + np.log10(np.array(gradients).flatten() / max(everything)) / 6  # six powers of ten
+    assert np.allclose(np.array(shares) / np.array(tracks), exact.clip(0, 1), atol=1e-6)
 
 
 def test_every_symbol_has_its_number(opened: Callable[..., Opened]):
