@@ -26,7 +26,9 @@ def blocks(path: Path, language: str) -> list[str]:
 
 
 # Pages that are read, and run, from top to bottom, with what they print.
-PAGES = [ROOT / "docs" / name for name in ("engine.md", "onnx.md", "tutorial.md", "your-own-cell.md", "your-own-task.md")]
+PAGES = [
+    ROOT / "docs" / name for name in ("engine.md", "onnx.md", "tutorial.md", "your-own-cell.md", "your-own-task.md")
+]
 
 
 def python_blocks() -> list[object]:

@@ -251,12 +251,18 @@ def test_drawings_have_the_numbers(opened: Callable[..., Opened]):
         """["#unrolled line.edge", '#unrolled rect.column[data-t="28"]'].map((what) => document.querySelector(what)).map((each) => Number(each.getAttribute("x1") ?? each.getAttribute("x")))"""
     )
     assert edge == pytest.approx(column - 7)  # the window has three steps: 28, 29 and 30
-    shares = shown.page.locator("#unrolled .level").evaluate_all("(all) => all.map((each) => Number(each.getAttribute('width')))")
-    tracks = shown.page.locator("#unrolled rect.track").evaluate_all("(all) => all.map((each) => Number(each.getAttribute('width')))")
+    shares = shown.page.locator("#unrolled .level").evaluate_all(
+        "(all) => all.map((each) => Number(each.getAttribute('width')))"
+    )
+    tracks = shown.page.locator("#unrolled rect.track").evaluate_all(
+        "(all) => all.map((each) => Number(each.getAttribute('width')))"
+    )
     gradients = shown.page.evaluate(
         "[0, 1].map((layer) => [26, 27, 28, 29, 30].map((t) => ['c', 'h'].map((name) => elman.gradient(0, 30).states[layer][name][t])))"
     )
-    everything = shown.page.evaluate("elman.gradient(0, 30).states.flatMap((each) => Object.values(each).flatMap((v) => [...v])).concat([...elman.gradient(0, 30).input])")
+    everything = shown.page.evaluate(
+        "elman.gradient(0, 30).states.flatMap((each) => Object.values(each).flatMap((v) => [...v])).concat([...elman.gradient(0, 30).input])"
+    )
     exact = 1 + np.log10(np.array(gradients).flatten() / max(everything)) / 6  # six powers of ten
     assert np.allclose(np.array(shares) / np.array(tracks), exact.clip(0, 1), atol=1e-6)
 
@@ -488,9 +494,17 @@ def test_of_a_long_text_the_end_is_shown_and_all_is_read(
     ids = torch.from_numpy(model.vocabulary.encode(TEXT).copy()).long()
     with torch.no_grad():
         exact = model.model(ids[:, None])[0][-1, 0].log_softmax(0)
-    assert shown.page.evaluate("[...elman.networks[0].predictions(elman.traces[0], 19)]") == pytest.approx(
-        exact.tolist(), abs=1e-4
-    )
+    first = shown.page.evaluate("[...elman.networks[0].predictions(elman.traces[0], 19)]")
+    assert first == pytest.approx(exact.tolist(), abs=1e-4)
+    shown.page.locator("#type").click()
+    shown.page.locator("#typed").fill(TEXT[-20:] + "!")  # what is typed has nothing before it
+    assert "before this text" not in shown.page.locator("#text").inner_text()
+    with torch.no_grad():
+        exact = model.model(ids[-20:, None])[0][-1, 0].log_softmax(0)
+    again = shown.page.evaluate("[...elman.networks[0].predictions(elman.traces[0], 19)]")
+    assert again == pytest.approx(exact.tolist(), abs=1e-4)
+    shown.page.locator("#again").click()
+    assert shown.page.evaluate("[...elman.networks[0].predictions(elman.traces[0], 19)]") == pytest.approx(first)
 
 
 @pytest.mark.parametrize("unit", ["bytes", "bpe", "words"])

@@ -26,7 +26,7 @@ from tiny_runs import tiny
 SIZE, HIDDEN, WIDE, STEPS, SEEDS = 13, 24, 10, 14, 3
 
 READ = """(data) => {
-  const network = new Network(data), trace = network.advance(network.begin(data.ids)), steps = data.ids.map((_, t) => t);
+  const network = new Network(data), trace = network.advance(network.begin(data.ids, null, network.initial)), steps = data.ids.map((_, t) => t);
   const found = network.back(trace, steps.length - 2, data.ids.at(-1)), each = (value) => network.layers.map((_, l) => network.states.map((name) => value(l, name)));
   return {
     predictions: steps.map((t) => [...network.predictions(trace, t)]),

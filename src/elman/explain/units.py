@@ -1,8 +1,4 @@
-"""Units of a language model that track something in the text which takes memory, such as whether a quotation is open.
-
-In Python's documentation, units of trained networks of 256 units follow quotes with an F1 of 0.81 (LSTM), 0.79 (GRU) and
-0.54 (Elman); the last character alone gives 0.19, and units of untrained networks 0.17 to 0.28.
-"""
+"""Units of a language model that track something in the text which takes memory, such as whether a quotation is open."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-// Reads a text with a language model, and differentiates its predictions. It knows no cell: it runs the cell's graph,
-// which `elman.graph` traced. There is no DOM here. A step is computed in
-// float64, as all numbers in JavaScript are, and kept as float32.
+// Reads a text with a language model, and differentiates its predictions. It knows no cell: it runs the cell's graph, which
+// `elman.graph` traced. There is no DOM here. A step is computed in float64, as all numbers in JavaScript are, and kept as
+// float32.
 //
-// T steps, H units, E the width of an embedding, Y that of a layer's output, V the size of the vocabulary. A cell's graph is a list of nodes
-// [operation, numbers of its arguments, name, value], each after its arguments; `outputs` has the nodes of the new state.
+// T steps, H units, E the width of an embedding, Y that of a layer's output, V the size of the vocabulary. A cell's graph is a
+// list of nodes [operation, numbers of its arguments, name, value], each after its arguments; `outputs` has the nodes of the
+// new state.
 
 // Each operation: its value, and the adjoint of each argument from the adjoint d of the result y and the arguments.
 // null stands for an argument that only decides. The table in elman/operations.py says the same.
@@ -192,7 +193,7 @@ class Layer {
 }
 
 class Network {
-  // data: a network as elman/explain/contents.py describes it
+  // data: a network as elman/explain/language.py describes it
   constructor(data) {
     const W = Object.fromEntries(Object.entries(data.weights).map(([name, text]) => [name, unpack(text, data.precision)]));
     Object.assign(this, { cell: data.cell, H: data.hidden, E: data.embedding, V: data.size, L: data.layers, W });
@@ -204,14 +205,16 @@ class Network {
     }
     this.Y = this.layers.at(-1).output;
     this.states = Object.keys(this.cell.outputs);
+    // The state before the text that the page was made for, where the network has read more than it shows.
     this.initial = data.state && data.state.map((layer) => Object.fromEntries(Object.entries(layer).map(([name, text]) => [name, unpack(text, "f4")])));
     this.work = 0; // steps of layers that were computed, forward or backward
   }
 
-  // Begins to read. The beginning that `old` has in common is taken from there. `advance` goes on.
-  begin(ids, old = null) {
+  // Begins to read, from a state or zero. The beginning that `old` has in common is taken from there. `advance` goes on.
+  begin(ids, old = null, initial = null) {
     const T = ids.length;
-    const trace = { ids, done: 0, values: this.layers.map((layer) => new Float32Array(T * layer.size)), nats: new Float32Array(T), rows: new Map() };
+    const trace = { ids, initial, done: 0, values: this.layers.map((layer) => new Float32Array(T * layer.size)), nats: new Float32Array(T), rows: new Map() };
+    if (old?.initial !== initial) old = null;
     while (old && trace.done < Math.min(T, old.done) && ids[trace.done] === old.ids[trace.done]) trace.done++;
     if (trace.done) {
       this.layers.forEach((layer, l) => trace.values[l].set(old.values[l].subarray(0, trace.done * layer.size)));
@@ -228,7 +231,7 @@ class Network {
       let x = this.W.embedding, from = trace.ids[t] * this.E;
       this.layers.forEach((layer, l) => {
         const values = trace.values[l], base = t * layer.size;
-        layer.step(x, from, values, base, t ? base - layer.size : null, this.initial?.[l]);
+        layer.step(x, from, values, base, t ? base - layer.size : null, trace.initial?.[l]);
         x = values;
         from = base + layer.at[this.cell.outputs[this.states[0]]];
         this.work++;

@@ -153,7 +153,8 @@ let reading = 0; // the number of the newest reading, which ends all others
 
 // Reads a text with all networks, and draws. Long work is done in pieces, with a word on how far it is.
 async function read(ids, written) {
-  const own = ++reading, fresh = networks.map((each, k) => each.begin(ids[k], traces[k]));
+  const own = ++reading, initial = (each) => (written === data.tokens ? each.initial : null);
+  const fresh = networks.map((each, k) => each.begin(ids[k], traces[k], initial(each)));
   for (const [k, each] of networks.entries()) {
     const piece = Math.max(1, Math.floor(3e7 / each.data.parameters));
     while (fresh[k].done < ids[k].length) {

@@ -39,7 +39,7 @@ VIEWS.push({
       }),
       el("div", { class: "bar legend" }, legend()),
       strange && el("p", { class: "say" }, say("strange", { list: strange })),
-      data.before ? el("p", { class: "say" }, say("before", { n: data.before, per: say(`per.${data.unit}`) })) : null,
+      data.before && tokens === data.tokens ? el("p", { class: "say" }, say("before", { n: data.before, per: say(`per.${data.unit}`) })) : null,
       tooLong ? el("p", { class: "say" }, say("tooLong", { n: data.most, per: say(`per.${data.unit}`) })) : null,
     ];
   },
