@@ -431,7 +431,11 @@ def test_probabilities_with_the_truth_marked(run: Path, opened: Callable[..., Op
     rank = int((row > row[ids[31]]).sum()) + 1
     assert f"number {rank} on the list" in said
     assert f"{-float(row[ids[31]]) / torch.log(torch.tensor(2.0)):.2f} bits" in said
-    assert shown.page.locator("#predictions .key.right").inner_text() == TEXT[31].replace(" ", "␣")
+    for t in range(20, 32):
+        shown.page.evaluate(f"elman.choose({{ t: {t} }})")
+        assert shown.page.locator("#predictions .key.right").all_inner_texts() == [
+            TEXT[t + 1].replace(" ", "␣").replace("\n", "⏎")
+        ]
 
 
 def test_units_that_track_something_are_named_wherever_they_are_shown(

@@ -344,6 +344,53 @@ def test_the_table_adds_up(made: SimpleNamespace, open_page: OpenPage, tmp_path:
         assert row[2] == pytest.approx(row[0] - row[1], abs=0.03)
 
 
+def test_drawings_have_the_numbers(made: SimpleNamespace, open_page: OpenPage, tmp_path: Path):
+    def of(run: Path, text: str | None = None) -> Any:
+        page = open_page(
+            explain.page(run, text).save(tmp_path / "page.html"), locale="en-US", color_scheme="light"
+        ).page
+        page.evaluate("elman.choose({ t: 1 })")
+        page.wait_for_timeout(120)
+        return page
+
+    shown = of(made.tag, "the cat sat of")
+    for t, look in enumerate(shown.evaluate("elman.items[0].look")):
+        cells = shown.locator(f'#reach rect[data-t="{t}"]')
+        xs, ys, fills = (
+            cells.evaluate_all(f"(all) => all.map((each) => each.getAttribute('{name}'))")
+            for name in ("x", "y", "fill")
+        )
+        greens = [int(fill.split()[1]) for fill in fills]
+        assert len(set(ys)) == 1
+        assert sorted(map(float, xs)) == list(map(float, xs))
+        assert int(np.argmin(greens)) == int(np.argmax(look))
+
+    shown = of(made.texts)
+    sequence = shown.evaluate("elman.items[0]")
+    said = [float(b.replace("−", "-")) for b in shown.locator("#reach p b").all_inner_texts()[1:3]]
+    first = sequence["shares"][0]
+    assert said == pytest.approx([first["forward"][1], first["backward"][1]], abs=6e-3)
+    assert shown.locator("#chances .place").all_inner_texts() == ["1", "2", "3"]
+    assert shown.locator("#chances .key.right").all_inner_texts() == [sequence["truth"]]
+
+    shown = of(made.forecast)
+    high = shown.locator("#reads rect.level").evaluate_all("(all) => all.map((each) => +each.getAttribute('height'))")
+    size = np.abs(shown.evaluate("elman.items[0].gradients[1]"))
+    assert np.allclose(np.array(high) / max(high), size / size.max(), atol=0.01)
+
+
+def test_the_truth_among_many_classes_keeps_its_rank(
+    made: SimpleNamespace, open_page: OpenPage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    found = directions.classifier(made.texts, "the cat", None)
+    names = [f"class {k}" for k in range(40)]
+    found.data["classes"] = names
+    found.data["sequences"][0] |= {"probabilities": [(40 - k) / 820 for k in range(40)], "truth": "class 30"}
+    monkeypatch.setattr(directions, "classifier", lambda *_: found)
+    shown = open_page(explain.page(made.texts).save(tmp_path / "page.html")).page
+    assert shown.locator("#chances .place").all_inner_texts() == [*map(str, range(1, 9)), "31"]
+
+
 REFUSED = {
     "a text for numbers": (["{numbers}", "--text", "the"], ["{numbers} classifies numbers", "--data"]),
     "a text for a forecaster": (["{forecast}", "--text", "1 2 3"], ["{forecast} forecasts numbers", "--data"]),
