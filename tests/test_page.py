@@ -215,7 +215,7 @@ DRAWN = """() => {
     ribbon: [all("#ribbon i").slice(1).map((i) => colour(i.style.backgroundColor)[1]), [...trace.nats].slice(1)],
     chart: [points(all("#reach path.line0")[0]), [...elman.gradient(0, 30).input].reverse()],
     window: [Number(all("#reach line.edge")[1].getAttribute("x1")), ...[27, 28].map((t) => Number(all(`#reach text.small[data-t="${t}"]`)[0].getAttribute("x")))],
-    units, bars: all("#unrolled rect.bar").map((bar) => colour(bar.getAttribute("fill"))[0]), columns: all("#unrolled rect.column").map((each) => Number(each.dataset.t)),
+    units, bars: all("#unrolled rect.bar").map((bar) => Number(bar.getAttribute("width"))), columns: all("#unrolled rect.column").map((each) => Number(each.dataset.t)),
     states: [0, 1].map((layer) => ["c", "h"].map((name) => steps.map((t) => [...network.state(trace, layer, t, name)]))),
   };
 }"""
@@ -240,12 +240,11 @@ def test_drawings_have_the_numbers(opened: Callable[..., Opened]):
     edge, before, inside = found["window"]
     assert edge == pytest.approx((before + inside) / 2)
     bars, columns, half = iter(found["bars"]), found["columns"], len(found["units"]) // 2
-    for layer, units_of in ((0, found["units"][:half]), (1, found["units"][half:])):
-        for state in range(2):
-            for t in columns:
-                for unit in units_of:
-                    value = found["states"][layer][state][t][unit]
-                    assert (next(bars) > 128) == (value > 0) or abs(value) < 0.02
+    states = np.array(found["states"])  # (layers, states, T, H)
+    for layer, own in enumerate((found["units"][:half], found["units"][half:])):
+        for values in states[layer]:
+            shares = np.abs(values / np.abs(values).max(0))[np.ix_(columns, own)]
+            assert follow([next(bars) for _ in range(shares.size)], shares.flatten()) > 0.99
     shown.page.evaluate("elman.choose({ mode: 'backward' })")
     edge, column = drawn(shown).page.evaluate(
         """["#unrolled line.edge", '#unrolled rect.column[data-t="28"]'].map((what) => document.querySelector(what)).map((each) => Number(each.getAttribute("x1") ?? each.getAttribute("x")))"""
