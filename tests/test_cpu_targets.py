@@ -26,9 +26,9 @@ def child(target: str, code: str, *arguments: str) -> Child:
 SOME = [
     f"tests/test_accuracy.py::test_sizes[{cell}-{size}]"
     for cell, sizes in (
-        ("gru_before", ("1x1x40x67", "3x13x5x15", "4x7x16x17", "2x25x2x64")),
-        ("coupled_peephole_lstm", ("3x13x5x15", "4x7x16x17")),
-        ("projected_lstm", ("1x1x40x67", "2x25x2x64")),
+        ("gru_before", ("1x1x40x67", "3x13x5x15")),
+        ("coupled_peephole_lstm", ("4x7x16x17",)),
+        ("projected_lstm", ("2x25x2x64",)),
     )
     for size in sizes
 ]
@@ -81,9 +81,9 @@ def load(code, names):
 
 llvm.machine_code, llvm.load = machine_code, load
 FEW = [cells.gru_before, cells.projected_lstm, cells.peephole_lstm]  # with several phases, two widths, and vectors
-for form, some in ((FLOAT32, cells.BUILT_IN.values()), (FLOAT64, FEW)):
+for form, some in ((FLOAT32, [*FEW, cells.rnn_relu]), (FLOAT64, FEW[:1])):
     for cell in some:
-        for which in ("infer", "forward", "backward") if cell in FEW else ("forward", "backward"):
+        for which in ("infer", "forward", "backward"):
             recurrence.kernel(cell, which, form, ("hidden", "projected")[: 1 + bool(cell.projected)])
     for rows, vectors in ((1, 4), (6, 2), (6, 4)):
         product.tile(rows, vectors, form, fetch=True)
@@ -104,7 +104,7 @@ def test_every_kernel_compiles(target: str, forks: Forks) -> None:
     (done,) = forks.run(child(target, COMPILE))
     assert done.returncode == 0, done.stderr[-2000:]
     count, instructions = done.stdout.split("\n")[:2]
-    assert int(count.split()[0]) > 45
+    assert int(count.split()[0]) > 30
     has = set(instructions.split())
     fused = {"aarch64": "fmla", "x86-64-v3": "vfmadd231ps", "x86-64-v4": "vfmadd231ps"}.get(target)
     assert "mulps" in has if fused is None else fused in has

@@ -514,6 +514,9 @@ def test_of_a_long_text_the_end_is_shown_and_all_is_read(
 def test_other_units(run: Path, open_page: OpenPage, tmp_path: Path, unit: str):
     size = [] if unit == "bytes" else ["--vocabulary-size", 300 if unit == "bpe" else 30]
     own = train(tmp_path, unit, "--unit", unit, *size)
+    assert (
+        len("".join(json.loads(re.findall(r'id="data">(.*?)</script>', page(own).html)[0])["tokens"])) > 150
+    )  # all held-out text
     text = "the of é and"
     shown = complete(open_page(page(own, text).save(tmp_path / "page.html"), locale="en-US"))
     assert shown.page.evaluate("elman.tokens.join('')") == text

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from elman import graph, mathematics
 from elman.cell import Cell
-from elman.datasets.text import Corpus, read
+from elman.datasets.text import Corpus, blocks, read
 from elman.datasets.vocabulary import WORD, Bytes, Characters, Vocabulary, Words
 from elman.errors import InputError
 from elman.explain import units
@@ -97,12 +97,18 @@ def _held_out(trained: TrainedLanguageModel) -> Corpus | str:
 
 def _passage(trained: TrainedLanguageModel, held_out: Corpus | str) -> str:
     """Returns the held-out text that begins with the excerpt that the run keeps; the excerpt alone if there is no more."""
-    excerpt = str(trained.config["data"]["excerpt"])
+    excerpt, unit = str(trained.config["data"]["excerpt"]), trained.vocabulary.unit
     if isinstance(held_out, str):
         return excerpt
-    text = "".join(spell(trained.vocabulary, held_out.validation[:SEARCHED]))
-    begin = text.find(excerpt)
-    return text[begin : begin + DEFAULT] if begin >= 0 else excerpt
+    apart, path = trained.config["options"]["validation"], trained.config["data"]["path"]
+    file = apart or path
+    # The file itself is searched, since its tokens may stand for words that the vocabulary lacks.
+    passage, read_so_far = excerpt, ""
+    for block in blocks(None if file is None else Path(file), unit):
+        read_so_far = read_so_far[-DEFAULT:] + (block if isinstance(block, str) else block.decode("utf-8", "replace"))
+        if (begin := read_so_far.rfind(excerpt)) >= 0:  # held-out text is at the end
+            passage = read_so_far[begin : begin + DEFAULT]
+    return passage
 
 
 def pieces(vocabulary: Vocabulary, text: str, ids: Tensor) -> list[str]:
