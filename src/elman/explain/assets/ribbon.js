@@ -28,9 +28,10 @@ VIEWS.push({
     if (!(chosen.lens in lenses)) chosen.lens = "surprise";
     const strange = [...new Set(tokens.filter((_, t) => isStrange(t)))].slice(0, 20).map(visible).join(" ");
     return [
-      el("div", { class: "bar" }, el("h2", {}, say("text")), el("span", { class: "hint" }, say("tap", { one: say(`one.${data.unit}`) })), el("span", { class: "gap" }),
+      el("div", { class: "bar" }, el("h2", {}, say("text")), el("span", { class: "gap" }),
         choice("lens", say("colour"), "lens", [["surprise", say("surprise")], ["unit", nameOf(net, layer, of, unit)], ["reach", say("looksBack")]]),
         data.typed ? el("button", { id: "type", "aria-expanded": String(typing !== null), onclick: openTyping }, say("type")) : null),
+      el("p", { class: "hint" }, say("tap", { one: say(`one.${data.unit}`) })),
       ribbon(lenses[chosen.lens](), {
         strange: isStrange,
         attributes: {
