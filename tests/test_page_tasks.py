@@ -286,6 +286,21 @@ def test_what_a_forecast_reads_by_finite_differences(made: SimpleNamespace, name
         assert len(window["spread"]) == (3 if name == "forecast" else 0)
 
 
+def test_values_far_from_zero_are_told_apart(made: SimpleNamespace, tmp_path: Path):
+    table = np.loadtxt(made.directory / "series.csv", delimiter=",", skiprows=1)
+    table[:, 2] += 101325.0
+    (tmp_path / "far.csv").write_text(lines("t,push,y,z", *(",".join(map(str, row)) for row in table)))
+    window = past.forecaster(made.forecast, None, tmp_path / "far.csv").data["windows"][0]
+    assert np.allclose(window["truth"], table[-6:, 2], rtol=0, atol=1e-3)
+    numbers = [{"values": (1e5 + np.arange(9) / 100).tolist()}, {"values": [3.0]}]
+    (tmp_path / "far.jsonl").write_text(
+        lines(*map(json.dumps, [{"values": [[v, v] for v in n["values"]]} for n in numbers]))
+    )
+    far, one = directions.classifier(made.numbers, None, tmp_path / "far.jsonl").data["sequences"]
+    assert np.allclose(far["series"][0], 1e5 + np.arange(9) / 100, rtol=0, atol=1e-2)
+    assert one["series"] == [[3], [3]]
+
+
 # The pages
 
 

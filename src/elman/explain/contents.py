@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +16,13 @@ from elman.explain.memory import FADED
 MOST = 16_000_000  # parameters
 
 
-def rounded(value: float) -> float:
-    """Returns four digits of a number: more cannot be seen, and the page is smaller."""
+def rounded(value: float, spread: float = 0.0) -> float:
+    """Returns four digits of a number: more cannot be seen, and the page is smaller.
+
+    spread: how much such numbers differ from each other. They are told apart even where they are far from zero.
+    """
+    if 0 < spread < math.inf:
+        return round(value, 3 - math.floor(math.log10(spread)))
     return float(f"{value:.4g}")
 
 

@@ -197,7 +197,7 @@ def _classified(trained: Classifier, sequence: Labelled, source: Path) -> dict[s
         "tokens": tokens or ([""] if tokens is not None else None),
         "series": None
         if isinstance(content, str)
-        else [[rounded(float(v)) for v in row[::stride]] for row in content.T],
+        else [[rounded(float(v), float(row.std())) for v in row[::stride]] for row in content.T],
         "stride": stride,
         "truth": str(sequence.label) or None,
         "predicted": names[order[0]],

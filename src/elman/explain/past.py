@@ -79,7 +79,7 @@ def _window(trained: Forecaster, one: Series, k: int) -> dict[str, Any]:
         last = torch.eye(o.lookback, dtype=torch.float64)[-1]
 
     def own(these: Tensor) -> list[float]:
-        return [rounded(float(v)) for v in these.detach().numpy() * deviation[k] + mean[k]]
+        return [rounded(float(v), deviation[k]) for v in these.detach().numpy() * deviation[k] + mean[k]]
 
     return {
         "column": scales.targets[k],
