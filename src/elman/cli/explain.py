@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from elman.cli.common import device, given
+from elman.cli.common import device, given, without_training
 from elman.errors import InputError
 
 EXAMPLE = "Example:  elman explain runs/first --compare runs/second --output first.html"
@@ -77,7 +77,8 @@ def _page(run: Path, text: str | None, path: Path, compare: list[Path], data: Pa
 
     device("cpu")
     check_writable(path)
-    made = page(run, text, compare, data)
+    with without_training():
+        made = page(run, text, compare, data)
     made.save(path)
     for finding in made.findings:
         print(finding)

@@ -5,6 +5,7 @@ The last layer's two directions enter a logit by a sum, W_f h_f + W_b h_b + b, s
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from itertools import islice
@@ -68,11 +69,11 @@ def _sentences(run: Path, trained: Tagger, text: str | None, data: Path | None) 
 
 
 def _with_tags_if_any(data: Path, trained: Tagger) -> Iterator[Sentence]:
-    options = trained.options
-    try:
-        yield from list(islice(conll.sentences(data, options.tag, bad=BadRows(options.skip_bad)), SHOWN))
-    except InputError:  # it may have words only
-        yield from conll.sentences(data, options.tag, tagged=False)
+    options, found = trained.options, list[Sentence]()
+    with contextlib.suppress(InputError):
+        found = list(islice(conll.sentences(data, options.tag, bad=BadRows(options.skip_bad)), SHOWN))
+    # It may have words only: this is an error, or all of them are skipped.
+    yield from found or conll.sentences(data, options.tag, tagged=False)
 
 
 def _tagged(trained: Tagger, sentence: Sentence) -> dict[str, Any]:
@@ -83,13 +84,10 @@ def _tagged(trained: Tagger, sentence: Sentence) -> dict[str, Any]:
     with use_engine("reference"):
         with torch.no_grad():
             inputs = model.inputs(**batch)
-        x = inputs.requires_grad_()
-        h = model.recurrent(x, lengths=lengths)[0][:, 0]  # (T, 2 H)
-        logits = model.output(h)  # (T, tags)
-        chances = logits.log_softmax(-1)
-        order = logits.argsort(-1, descending=True)
-        look = [_norms(chances[t, order[t, 0]], x) for t in range(len(h))]
-    h, chances, order = h.detach(), chances.detach().exp(), order.detach()
+            h = model.recurrent(inputs, lengths=lengths)[0][:, 0]  # (T, 2 H)
+            logits = model.output(h)  # (T, tags)
+        chances, order = logits.softmax(-1), logits.argsort(-1, descending=True)
+        look = _both_ways(model, inputs, lengths, order[:, 0])
     width = h.shape[1] // 2
     weights, bias = model.output.weight.detach().split(width, 1), model.output.bias.detach()
     forward, backward = (
@@ -114,8 +112,22 @@ def _tagged(trained: Tagger, sentence: Sentence) -> dict[str, Any]:
             ]
             for t in range(len(h))
         ],
-        "look": look,
+        "look": [[rounded(v) for v in row] for row in look.tolist()],
     }
+
+
+def _both_ways(model: tagging.TaggingModel, inputs: Tensor, lengths: Tensor, own: Tensor) -> Tensor:
+    """Returns the norm of d log p(tag own[t] of word t) / d inputs[s], row t and column s of (T, T).
+
+    inputs: (T, 1, I), what the recurrent layers read of a sentence.
+    """
+    # As many copies of the sentence side by side as it has words, one for each: then one pass backward serves all.
+    words = torch.arange(len(inputs))
+    copies = inputs.repeat(1, len(words), 1).requires_grad_()
+    h, _ = model.recurrent(copies, lengths=lengths.repeat(len(words)))
+    chances = model.output(h[words, words]).log_softmax(-1)  # (T, tags), of word t in copy t
+    (d_x,) = torch.autograd.grad(chances[words, own].sum(), copies)  # (T, copies, I)
+    return d_x.norm(dim=2).T
 
 
 def classifier(run: Path, text: str | None, data: Path | None) -> Contents:
@@ -127,6 +139,7 @@ def classifier(run: Path, text: str | None, data: Path | None) -> Contents:
     if text is not None and trained.options.text is None:
         raise InputError(f"{run} classifies numbers and not a text; give --data instead of --text")
     page = {"task": "classify"} | described(run, trained.model, trained.options, trained.reading.classes)
+    page["unit"] = classification.unit_of(trained.options)
     every, source = _sequences(run, trained, text, data)
     chosen = list(islice(every, SHOWN))
     if not chosen:
@@ -162,10 +175,11 @@ def _sequences(run: Path, trained: Classifier, text: str | None, data: Path | No
 
 
 def _with_labels_if_any(data: Path, columns: sequences.Columns, skip_bad: bool) -> Iterator[Labelled]:
-    try:
-        yield from list(islice(sequences.sequences(data, columns, bad=BadRows(skip_bad)), SHOWN))
-    except InputError:  # it may have none
-        yield from sequences.sequences(data, columns, labelled=False, bad=BadRows(skip_bad))
+    found = list[Labelled]()
+    with contextlib.suppress(InputError):
+        found = list(islice(sequences.sequences(data, columns, bad=BadRows(skip_bad)), SHOWN))
+    # It may have none: this is an error, or all sequences are skipped.
+    yield from found or sequences.sequences(data, columns, labelled=False, bad=BadRows(skip_bad))
 
 
 def _classified(trained: Classifier, sequence: Labelled, source: Path) -> dict[str, Any]:
@@ -199,7 +213,7 @@ def _classified(trained: Classifier, sequence: Labelled, source: Path) -> dict[s
         if isinstance(content, str)
         else [[rounded(float(v), float(row.std())) for v in row[::stride]] for row in content.T],
         "stride": stride,
-        "truth": str(sequence.label) or None,
+        "truth": None if sequence.label in (None, "") else str(sequence.label),
         "predicted": names[order[0]],
         "probabilities": [rounded(p) for p in logits.softmax(-1).tolist()],
         "shares": [
@@ -225,7 +239,7 @@ def pooled_shares(h: Tensor, weight: Tensor) -> Tensor:
     steps, width = h.shape
     mean, largest, last = weight.split(width, 1)  # each (classes, 2 H)
     every = mean[:, None] * h / steps  # (classes, T, 2 H)
-    place = h.argmax(0)  # (2 H,), where several are equal any of them
+    place = h.argmax(0)  # (2 H,), of equal ones the first
     units = torch.arange(width)
     every[:, place, units] += largest * h[place, units]
     forward, backward = units[: width // 2], units[width // 2 :]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from elman.errors import InputError
 from elman.explain.contents import Contents, described, held_out_part, rounded
 from elman.recurrence import use_engine
 from elman.tasks import forecasting
-from elman.tasks.forecasting import Forecaster
+from elman.tasks.forecasting import Forecaster, Options
 from elman.training.run import Run
 
 WINDOWS = 4  # of so many series or columns
@@ -34,23 +35,38 @@ def forecaster(run: Path, text: str | None, data: Path | None) -> Contents:
     trained = forecasting.load(run)
     options, scales = trained.options, trained.scales
     page = {"task": "forecast"} | described(run, trained.model, options, scales.targets)
-    path = data or _path(run)
-    bad = BadRows(options.skip_bad)
     if data is not None:
-        every, _, _ = series.read(data, scales.columns(options), bad, fill_gaps=options.fill_gaps)
+        every = _long_enough(_given(data, trained), options, data, "give more")
     else:
         with held_out_part(run, "--data"):
-            every, _, _ = forecasting.read(path, scales.columns(options), options, bad)
-    need = options.lookback + options.horizon
-    whole = [(one, k) for one in every if len(one.targets) >= need for k in range(len(scales.targets))]
+            path = _path(run)
+            every, _, _ = forecasting.read(path, scales.columns(options), options, BadRows(options.skip_bad))
+            every = _long_enough(every, options, path, "it has changed")
+    columns = range(len(scales.targets))
+    whole = list(product(every, columns))
     windows = [_window(trained, one, k) for one, k in whole[:WINDOWS]]
-    if not windows:
-        longest = max((len(one.targets) for one in every), default=0)
-        raise InputError(
-            f"{path} has {longest} rows in its longest series, but a forecast and its true values need {need}; give more"
-        )
     remarks = [f"the page shows the first {WINDOWS} of {len(whole)} columns"] if len(whole) > WINDOWS else []
     return Contents(page | {"lookback": options.lookback, "windows": windows}, [], remarks)
+
+
+def _given(data: Path, trained: Forecaster) -> list[Series]:
+    o = trained.options
+    # Only where the last rows alone are read may rows of times ahead follow, whose targets are empty, as for a forecast.
+    # Where bad rows are skipped, so are these.
+    tail = None if o.skip_bad else o.lookback + o.horizon
+    return series.read(data, trained.scales.columns(o), BadRows(o.skip_bad), fill_gaps=o.fill_gaps, tail=tail)[0]
+
+
+def _long_enough(every: list[Series], options: Options, path: Path | None, remedy: str) -> list[Series]:
+    """Returns the series that have a window. Raises InputError if none has."""
+    need = options.lookback + options.horizon
+    found = [one for one in every if len(one.targets) >= need]
+    if not found:
+        longest = max((len(one.targets) for one in every), default=0)
+        raise InputError(
+            f"{path} has {longest} rows in its longest series, but a forecast and its true values need {need}; {remedy}"
+        )
+    return found
 
 
 def _path(run: Path) -> Path | None:
