@@ -1,0 +1,167 @@
+"""Reads the recurrent nodes of an ONNX file as layers."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import onnx
+import torch
+from google.protobuf.message import DecodeError
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
+from torch import Tensor
+
+from elman.errors import InputError
+from elman.onnx.activations import Problem
+from elman.onnx.constants import CONSTANT, Array, Constants, Scope
+from elman.onnx.external import External
+from elman.onnx.node import OPERATORS, is_recurrent, layers_of
+from elman.recurrent import Recurrent
+
+
+def load(path: str | os.PathLike[str]) -> dict[str, Recurrent]:
+    """Reads the RNN, LSTM and GRU nodes of an ONNX file as trainable layers that have its weights, in its order.
+
+    The keys are the names of the nodes. A node without a name has that of its operator, such as "LSTM". A name that
+    is taken gets a number: "LSTM_2", "LSTM_3". Nodes in the bodies of If, Loop and Scan are found too.
+
+    A layer computes what its node computes:
+
+    - It has a built-in cell where that has the equations of the node, and otherwise a cell made for the node: one with
+      other activations, with their alpha and beta, or with a clip. A clip bounds the inputs of gates and candidates,
+      as in ONNX Runtime, and not the cell state.
+    - direction="reverse" is a layer of one direction that reads from the end (`elman.onnx.node.Reverse`). If the two
+      directions of a node have different activations, it becomes two layers: NAME, and NAME.reverse, which reads from
+      the end.
+    - layout=1 is batch_first=True. The layer has the data type of the node's weights.
+    - The node's Y is (T, D, B, H), and the layer's output (T, B, D*H). With layout=1, Y is (B, T, D, H), and the
+      output (B, T, D*H). The final states Y_h and Y_c are the layer's, each (D, B, H), or (B, D, H) with layout=1.
+    - Initial states are not part of the layer: the caller gives the node's initial_h and initial_c as `hx`, each
+      (D, B, H). The node's sequence_lens are the layer's `lengths`.
+
+    Weights are initializers, Constant nodes, or computed from these by simple nodes such as Transpose, Concat, Gather,
+    Cast and Mul. They may be in other files, but only in the folder of the model; links are not followed.
+
+    Raises InputError, which names the file, the node and the remedy: if the file is no ONNX model, has no recurrent
+    node, or has one whose weights are not constant, are missing or do not fit each other, or whose activation is not
+    supported (ThresholdedRelu; Affine and ScaledTanh without their numbers).
+    """
+    path = Path(path)
+    model = _read(path)
+    try:
+        return _layers(model, path)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is damaged: a name in it is no text ({error.reason}); restore the file") from error
+
+
+def _read(path: Path) -> ModelProto:
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would wait for its writer
+        with open(file, "rb") as opened:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise InputError(f"{path} is not a regular file; give an ONNX file")
+            content = opened.read()
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"cannot read {path}: {why}; give the path of an ONNX file") from error
+    try:
+        model = onnx.load_model_from_string(content)
+    except (DecodeError, RecursionError) as error:
+        raise InputError(
+            f"{path} is not an ONNX file, or is damaged; give a file that ONNX can read ({error})"
+        ) from error
+    if not model.HasField("graph"):
+        raise InputError(f"{path} is not an ONNX file: it holds no graph; give a file that an exporter to ONNX wrote")
+    return model
+
+
+def _layers(model: ModelProto, path: Path) -> dict[str, Recurrent]:
+    constants = Constants(External(path.parent))
+    nodes = list(recurrent_nodes(model))
+    if not nodes:
+        raise InputError(
+            f"{path} has no recurrent node ({', '.join(OPERATORS)}) among its {len(model.graph.node)} nodes; "
+            "give a model that has one"
+        )
+    found: dict[str, Recurrent] = {}
+    names = _names([node for node, _ in nodes])
+    for name, (node, scope) in zip(names, nodes, strict=True):
+        try:
+            layers = layers_of(node, lambda of, scope=scope: as_tensor(constants.value(of, scope)))
+        except Problem as problem:
+            raise InputError(f"{path}: the node {name!r} ({node.op_type}) cannot be loaded: {problem}") from problem
+        for suffix, layer in layers.items():
+            found[_free(name + suffix, {*found, *names}) if suffix else name] = layer
+    return found
+
+
+def _names(nodes: list[NodeProto]) -> list[str]:
+    """A name for each node: its own if no other has it, and a number behind it from the second on."""
+    wanted = [node.name or node.op_type for node in nodes]
+    taken = {name for name, count in Counter(node.name for node in nodes).items() if count == 1 and name}
+    names = []
+    for node, name in zip(nodes, wanted, strict=True):
+        names.append(name if node.name in taken else _free(name, taken))
+        taken.add(names[-1])
+    return names
+
+
+def _free(name: str, taken: set[str]) -> str:
+    free, number = name, 2
+    while free in taken:
+        free, number = f"{name}_{number}", number + 1
+    return free
+
+
+def recurrent_nodes(model: ModelProto) -> Iterator[tuple[NodeProto, Scope]]:
+    """The recurrent nodes of a model and its functions, each with the scope that its inputs are found in."""
+    yield from _in_graph(model.graph, Scope(_opsets(model)), "an input of the model")
+    for function in model.functions:
+        scope = Scope(_opsets(function) or _opsets(model))
+        for name in function.input:
+            scope.add(name, f"is an input of the function {function.name!r}; inline it with onnx.inliner first")
+        yield from _among(function.node, scope)
+
+
+def _opsets(of: ModelProto | FunctionProto) -> dict[str, int]:
+    return {entry.domain: entry.version for entry in of.opset_import}
+
+
+def _in_graph(graph: GraphProto, scope: Scope, inputs: str) -> Iterator[tuple[NodeProto, Scope]]:
+    """scope: a new one for the graph. inputs: what its inputs are, in words."""
+    for tensor in graph.initializer:
+        scope.add(tensor.name, tensor)
+    for sparse in graph.sparse_initializer:
+        scope.add(sparse.values.name, sparse)
+    for value in graph.input:
+        if value.name not in scope.makers:  # an initializer may be listed among the inputs, too
+            scope.add(value.name, f"is not constant: it is {inputs}; {CONSTANT}")
+    yield from _among(graph.node, scope)
+
+
+def _among(nodes: Iterable[NodeProto], scope: Scope) -> Iterator[tuple[NodeProto, Scope]]:
+    nodes = list(nodes)
+    for node in nodes:
+        for output in node.output:
+            if output:
+                scope.add(output, node)
+    for node in nodes:
+        if is_recurrent(node):
+            yield node, scope
+        for attribute in node.attribute:
+            graphs = [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
+            for graph in graphs:  # protobuf refuses messages nested 100 deep, so recursion is bounded
+                inner = Scope(scope.opsets, scope)
+                yield from _in_graph(graph, inner, f"an input of the body of a {node.op_type}")
+
+
+def as_tensor(array: Array) -> Tensor:
+    """A tensor of the same type and numbers."""
+    if array.dtype.name == "bfloat16":  # which numpy does not know itself
+        return torch.from_numpy(array.view("int16").copy()).view(torch.bfloat16)
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=True))
