@@ -201,8 +201,8 @@ def model_of(case: Case, seed: int | None = None) -> ModelProto:
     ]
     kind = helper.np_dtype_to_tensor_dtype(case.values["X"].dtype)
     node = case.node()
-    if seed is None or draw.random() < 0.7:
-        node.attribute.append(helper.make_attribute("hidden_size", case.values["R"].shape[2]))
+    if "hidden_size" not in case.attributes and (seed is None or draw.random() < 0.7):
+        node.attribute.append(helper.make_attribute("hidden_size", case.values["R"].shape[-1]))
     outputs = [helper.make_tensor_value_info(name, kind, [None] * (4 if name == "Y" else 3)) for name in node.output]
     graph = helper.make_graph([*nodes, node], "one", feed, outputs, initializers)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

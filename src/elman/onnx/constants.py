@@ -154,6 +154,8 @@ class Constants:
             warnings.simplefilter("ignore")
             try:
                 results = _run(self._with_tensors(node), inputs, opsets)
+                if any(result.dtype.kind in "OSUV" and result.dtype.name != "bfloat16" for result in results):
+                    raise TypeError("the result is no number")
             except Problem:
                 raise
             except Exception as error:  # whatever ONNX's implementation says of wrong operands

@@ -23,7 +23,7 @@ class External:
     def read(self, tensor: TensorProto, size: int) -> bytes:
         """The bytes of a tensor that has `size` of them. Raises Problem if they are not there."""
         told = {entry.key: entry.value for entry in tensor.external_data}
-        location = told.get("location", "")
+        location = text(told.get("location", ""))
         try:
             offset, length = int(told.get("offset") or 0), int(told.get("length") or size)
         except ValueError:
@@ -55,7 +55,7 @@ class External:
 
     def _open(self, location: str) -> int:
         """Opens a file in the folder, one part of its path after the other. Links may not be among the parts."""
-        has = f"has external data in {location!r}"
+        has = f"has external data in {location[:200]!r}"
         parts = location.split("/")
         if self.folder is None:
             raise Problem(f"{has}, but the model is not from a file; give it with its data inside")
@@ -80,5 +80,13 @@ class External:
         return place
 
 
+def text(name: str | bytes) -> str:
+    """A name from a file. protobuf gives the bytes of one that is no text."""
+    return name if isinstance(name, str) else name.decode(errors="backslashreplace")
+
+
 def _is_link(path: Path) -> bool:
-    return any(each.is_symlink() for each in (path, *path.parents))
+    try:
+        return any(each.is_symlink() for each in (path, *path.parents))
+    except OSError:
+        return False

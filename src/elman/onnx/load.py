@@ -10,14 +10,13 @@ from pathlib import Path
 
 import onnx
 import torch
-from google.protobuf.message import DecodeError
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
 from torch import Tensor
 
 from elman.errors import InputError
 from elman.onnx.activations import Problem
 from elman.onnx.constants import CONSTANT, Array, Constants, Scope
-from elman.onnx.external import External
+from elman.onnx.external import External, text
 from elman.onnx.node import OPERATORS, is_recurrent, layers_of
 from elman.recurrent import Recurrent
 
@@ -71,7 +70,7 @@ def _read(path: Path) -> ModelProto:
         raise InputError(f"cannot read {path}: {why}; give the path of an ONNX file") from error
     try:
         model = onnx.load_model_from_string(content)
-    except (DecodeError, RecursionError) as error:
+    except Exception as error:  # protobuf's DecodeError, among others
         raise InputError(
             f"{path} is not an ONNX file, or is damaged; give a file that ONNX can read ({error})"
         ) from error
@@ -102,11 +101,11 @@ def _layers(model: ModelProto, path: Path) -> dict[str, Recurrent]:
 
 def _names(nodes: list[NodeProto]) -> list[str]:
     """A name for each node: its own if no other has it, and a number behind it from the second on."""
-    wanted = [node.name or node.op_type for node in nodes]
-    taken = {name for name, count in Counter(node.name for node in nodes).items() if count == 1 and name}
-    names = []
-    for node, name in zip(nodes, wanted, strict=True):
-        names.append(name if node.name in taken else _free(name, taken))
+    given = [text(node.name) for node in nodes]
+    own = {name for name, count in Counter(given).items() if count == 1 and name}
+    taken, names = set(own), []
+    for name, node in zip(given, nodes, strict=True):
+        names.append(name if name in own else _free(name or node.op_type, taken))
         taken.add(names[-1])
     return names
 
