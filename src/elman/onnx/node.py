@@ -11,7 +11,7 @@ from onnx import AttributeProto, NodeProto
 from torch import Tensor
 
 from elman.cell import Cell
-from elman.layout import Call, Direction, Onnx, Weights
+from elman.layout import Call, Direction, Onnx, Weights, parameter_name
 from elman.onnx.activations import Problem, activations_of
 from elman.onnx.steps import STANDARD, Step, cell_of
 from elman.recurrent import Recurrent
@@ -211,13 +211,15 @@ def _layer(
         bidirectional=count == 2,
         device="meta",
         dtype=W.dtype,
-    ).to_empty(device="cpu")
-    with torch.no_grad():
-        for d in range(count):
-            packed = {key: value[d] for key, value in given.items()}
-            for mine, own in zip(layer.weights(0, d == 1), unpacked(cell, form, packed), strict=True):
-                if mine is not None and own is not None:
-                    mine.copy_(own)
+    )
+    weights = {}
+    for d in range(count):
+        own = unpacked(cell, form, {key: value[d] for key, value in given.items()})
+        reverse = d == 1 or kind is Reverse
+        weights |= {
+            parameter_name(field, 0, reverse): weight for field, weight in own._asdict().items() if weight is not None
+        }
+    layer.load_state_dict(weights, assign=True)
     return layer
 
 
