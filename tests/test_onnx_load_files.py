@@ -192,7 +192,8 @@ def folded() -> dict[str, Folded]:
         "no output": ([make("Neg", ["w"], ["v", "W"])], [w], ("Neg",)),
         "text": ([make("Constant", [], ["W"], value_string="w")], [], ("Constant", "no dense numbers")),
         "text cast": ([make("Cast", ["w"], ["W"], to=TensorProto.STRING)], [w], ("Cast", "cannot be computed")),
-        "external attribute": ([make("ConstantOfShape", ["n"], ["W"], value=far)], [ints("n", 1, 9, 4)], ("secret",)),
+        "external attribute": ([make("ConstantOfShape", ["n"], ["W"], value=far)], [ints("n", 1, 9, 4)],
+                      ("has external data in 'secret', which cannot be read",)),
     }  # fmt: skip
 
 
@@ -203,6 +204,16 @@ def test_nodes_that_cannot_be_computed_are_refused(name: str, tmp_path: Path) ->
     begun = time.perf_counter()
     refused(saved(model_with([*nodes, of.node()], [*initializers, *tensors(of)[1:]]), tmp_path), "input W", *words)
     assert time.perf_counter() - begun < 2
+
+
+def test_nodes_are_computed_by_the_version_of_the_file(tmp_path: Path) -> None:
+    of = case("GRU")
+    squeeze = helper.make_node("Squeeze", ["w"], ["W"], axes=[1])  # since version 13, the axes are an input
+    w = numpy_helper.from_array(of.values["W"][:, None], "w")
+    old = helper.make_model(
+        in_graph([squeeze, of.node()], [w, tensors(of)[1]]), opset_imports=[helper.make_opsetid("", 11)]
+    )
+    assert load(saved(old, tmp_path))["cell"].input_size == 4
 
 
 def test_a_long_chain_of_nodes_is_computed(tmp_path: Path) -> None:
