@@ -20,6 +20,7 @@ import elman
 from elman import cells
 from elman.errors import InputError
 from elman.onnx import backend
+from elman.onnx.activations import Activation
 from elman.onnx.load import load
 from elman.onnx.node import Reverse, unpacked
 from onnx_nodes import NUMBERS, WEIGHTS, Array, Case, by_layers, case, exact, model_of, random_case, runtime, saved
@@ -260,3 +261,9 @@ def test_weights_are_found_in_every_way_of_storing_them(tmp_path: Path) -> None:
             assert torch.equal(value, plain[name])
     assert kinds >= {"Constant", "Transpose", "Concat", "Gather", "Cast", "Mul", "Add"}
     assert set(WEIGHTS) <= {*model_of(of).graph.node[-1].input}
+
+
+def test_elu_loses_no_digits_near_zero() -> None:
+    v = -np.logspace(-12, 2, 200, dtype="float32")
+    mine = Activation("Elu", 1.0)(torch.from_numpy(v)).numpy()
+    assert_allclose(mine, np.expm1(v.astype("float64")), rtol=1e-6)
