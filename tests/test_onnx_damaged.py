@@ -11,7 +11,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from elman.errors import InputError
-from elman.onnx.load import load
+from elman.onnx.loading import load
 from onnx_nodes import case, model_of
 
 

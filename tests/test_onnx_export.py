@@ -364,6 +364,33 @@ def test_a_layer_as_a_file(tmp_path: Path, batch_first: bool) -> None:
     assert torch.allclose(torch.from_numpy(mine), exact, atol=2e-6)
 
 
+@pytest.mark.parametrize("cell", [cells.coupled_peephole_lstm, cells.gru_before, cells.rnn_relu])
+def test_a_file_comes_back_as_the_layer(tmp_path: Path, cell: Cell) -> None:
+    layer = recurrent(cell, 4, 6, dtype=torch.float32, bidirectional=True)
+    (loaded,) = elman.onnx.load(elman.onnx.export(layer, tmp_path / "layer.onnx")).values()
+    x, lengths = torch.randn(7, 3, 4), torch.tensor([7, 0, 3])
+    with torch.no_grad():
+        for mine, exact in zip(loaded(x, lengths=lengths), layer(x, lengths=lengths), strict=True):
+            for one, other in zip(*((v if isinstance(v, tuple) else (v,)) for v in (mine, exact)), strict=True):
+                assert torch.allclose(one, other, atol=1e-6)
+    assert loaded.cell is cell
+
+
+def test_a_layer_that_only_reads_backwards(tmp_path: Path) -> None:
+    from elman.onnx.node import Reverse
+
+    layer, x = Reverse(cells.lstm, 3, 4), torch.randn(6, 2, 3)
+    with torch.no_grad():
+        y, _ = layer(x)
+        gate = elman.trace(layer, x).recurrences[0].states["h"]
+        assert torch.allclose(gate, y, atol=1e-6)  # at step t what belongs to step t
+        assert torch.allclose(elman.freeze(layer)(x)[0], y, atol=1e-6)
+    path = elman.onnx.export(layer, tmp_path / "layer.onnx")
+    (loaded,) = elman.onnx.load(path).values()
+    with torch.no_grad():
+        assert torch.allclose(loaded(x)[0], y, atol=1e-6)
+
+
 def test_weights_are_packed_into_the_file(tmp_path: Path) -> None:
     """Nothing is computed from the weights when the file is run, and they are there once."""
     for cell, most in ((cells.coupled_peephole_lstm, 7), (cells.gru, 6), (cells.rnn, 6)):

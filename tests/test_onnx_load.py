@@ -21,7 +21,7 @@ from elman import cells
 from elman.errors import InputError
 from elman.onnx import backend
 from elman.onnx.activations import Activation
-from elman.onnx.load import load
+from elman.onnx.loading import load
 from elman.onnx.node import Reverse, unpacked
 from onnx_nodes import NUMBERS, WEIGHTS, Array, Case, by_layers, case, exact, model_of, random_case, runtime, saved
 

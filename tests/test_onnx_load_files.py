@@ -15,7 +15,7 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from elman.errors import InputError
-from elman.onnx.load import load
+from elman.onnx.loading import load
 from onnx_nodes import Case, case, model_of, saved
 
 OPSET = [helper.make_opsetid("", 17)]

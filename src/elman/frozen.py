@@ -53,7 +53,7 @@ class Frozen(Recurrent):
 
     def weights(self, layer: int, reverse: bool = False) -> Weights:
         """The weights of one layer in one direction, as they were when the layer was frozen."""
-        return self._runs[layer][reverse].weights
+        return self._runs[layer][-1 if reverse else 0].weights  # a layer may have the reverse direction only
 
     def call(
         self,

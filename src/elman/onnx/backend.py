@@ -20,7 +20,7 @@ from elman.errors import InputError
 from elman.onnx.activations import Problem
 from elman.onnx.constants import Array, Constants
 from elman.onnx.external import External
-from elman.onnx.load import as_tensor, recurrent_nodes
+from elman.onnx.loading import as_tensor, recurrent_nodes
 from elman.onnx.node import layers_of
 
 _STATES = {"RNN": (5,), "GRU": (5,), "LSTM": (5, 6)}  # the places of the initial states among a node's inputs

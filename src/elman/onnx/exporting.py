@@ -26,6 +26,7 @@ from elman.recurrent import Recurrent
 
 LARGEST = (1 << 31) - (1 << 20)  # bytes that one file of ONNX may have, but for a little
 FOLDED = 1 << 40  # bytes of a constant that may be folded: all
+RECURRENT = ("RNN", "LSTM", "GRU", "Scan")
 STEPS = BATCHES = (1, 2, 9)  # the sizes of the proof
 
 
@@ -143,6 +144,9 @@ def finish(
     for node in model.graph.all_nodes():
         node.metadata_props.clear()  # the exporter writes there which line of which file a node comes from
         node.doc_string = None
+    recurrent = (node for node in model.graph if node.op_type in RECURRENT)
+    for number, node in enumerate(recurrent):
+        node.name = f"recurrent_{number}"
     model.producer_name, model.producer_version, model.doc_string = "elman", elman.__version__, None
     model.metadata_props.clear()
     for name, value in notes.items():

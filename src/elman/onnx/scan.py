@@ -60,7 +60,6 @@ def _direction(call: Any, d: int) -> list[Any]:
             "scan_output_directions": [int(reverse)],
         },
         num_outputs=len(begin) + 1,
-        name=body.name,
     )
     _write(node)
     *finals, output = node.outputs
