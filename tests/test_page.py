@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from browser import Opened
+from elman import Cell, State
 from elman.errors import InputError
 from elman.explain import contents, language, page, units
 from elman.explain.memory import gradients_by_token, reach
@@ -22,7 +23,7 @@ from elman.explain.units import Tracking
 from elman.tasks.language_model import load
 from elman.training.loop import MODEL
 from elman.training.run import Run
-from tiny_runs import elman, prose
+from tiny_runs import elman, finished, prose
 
 TEXT = 'the "of and" (to the in)\n  a is that it was\nfor on are as with they'
 VIEWS = ["text", "predictions", "unrolled", "equations", "along", "units", "reach", "tracking"]
@@ -573,6 +574,19 @@ def test_networks_that_a_page_cannot_hold(run: Path, tmp_path: Path, monkeypatch
         InputError, match=r"has [\d,]+ parameters, but a page holds at most 100; draw a picture instead"
     ):
         page(run, TEXT)
+
+
+def test_a_cell_that_no_graph_can_hold():
+    def untraceable(x, R, s):
+        return State(h=torch.cumsum(x.h + R.h @ s.h, -1))
+
+    with pytest.raises(InputError, match=r"cell 'untraceable' has no graph that a page could run: .*cumsum"):
+        language.cell_as_data(Cell(untraceable, gates=("h",)))
+
+
+def test_a_page_needs_no_matplotlib(run: Path):
+    code = f"import sys; from elman.explain import page; page({str(run)!r}); print('matplotlib' in sys.modules)"
+    assert finished("-c", code).out == "False\n"
 
 
 def test_texts_that_are_too_short(run: Path):
