@@ -12,11 +12,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from test_onnx_export import check_form  # pyright: ignore[reportMissingImports]
+from test_onnx_export import BUILT_IN, OWN, check_cells  # pyright: ignore[reportMissingImports]
 
 for layers, bidirectional, states, lengths in itertools.product((1, 3), (False, True), (False, True), (False, True)):
     begin = time.perf_counter()
-    check_form(layers, bidirectional, states, lengths)
+    check_cells([*BUILT_IN, *OWN], layers, bidirectional, states, lengths)
     said = [
         name for name, given in (("both directions", bidirectional), ("states", states), ("lengths", lengths)) if given
     ]

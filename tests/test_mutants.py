@@ -1356,22 +1356,6 @@ MUTANTS = [
         "test_page_numbers.py::test_values_and_gradients_of_every_cell[rnn]",
     ),
     Mutant(
-        "the wrong layer in a drawing",
-        "explain/assets/unrolled.js",
-        "function forward(",
-        "n.state(trace(), l, t, of)",
-        "n.state(trace(), 0, t, of)",
-        "test_page.py::test_drawings_have_the_numbers",
-    ),
-    Mutant(
-        "the edge of the window one step too early",
-        "explain/assets/unrolled.js",
-        "function backward(",
-        "chosen.t - n.data.window + 1",
-        "chosen.t - n.data.window",
-        "test_page.py::test_drawings_have_the_numbers",
-    ),
-    Mutant(
         "directions of a tagger swapped",
         "explain/directions.py",
         "forward, backward = (",

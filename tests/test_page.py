@@ -171,6 +171,18 @@ def test_a_tap_on_a_small_screen(opened: Callable[..., Opened]):
     assert chosen(shown) == 19
 
 
+def test_a_click_in_the_heat_map(opened: Callable[..., Opened]):
+    shown = drawn(opened())
+    shown.page.locator("#map").scroll_into_view_if_needed()
+    box = shown.page.locator("#map").bounding_box()
+    assert box is not None
+    order = shown.page.evaluate("elman.networks[0].data.orders[elman.chosen.layer].c")
+    for t, row in ((7, 2), (50, 9)):
+        place = {"x": box["width"] * (t + 0.5) / len(TEXT), "y": box["height"] * (row + 0.5) / len(order)}
+        shown.page.locator("#map").click(position=place)  # pyright: ignore[reportArgumentType]
+        assert (chosen(shown), chosen(shown, "unit")) == (t, order[row])
+
+
 def test_every_view_shows_the_chosen_moment(opened: Callable[..., Opened]):
     shown = opened()
     seen = []
