@@ -7,7 +7,9 @@ const chosen = { lang: (navigator.language || "en").toLowerCase().startsWith("zh
 
 let tokens = []; // of the text that is shown, as they are written; "" where a character is not complete
 const NARROW = "(max-width: 600px)";
+const MEDIUM = "(max-width: 900px)";
 const narrow = () => matchMedia(NARROW).matches;
+const across = () => (narrow() ? 350 : matchMedia(MEDIUM).matches ? 700 : 1120); // what a drawing over the whole width is wide
 const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
 
 // Words
@@ -148,7 +150,7 @@ let waiting, choices = 0; // the slow views, and how often something was chosen
 
 function draw(views, focused) {
   for (const view of views) {
-    const section = document.getElementById(view.id), key = JSON.stringify([view.still || version, chosen.lang, dark(), narrow(), view.key()]);
+    const section = document.getElementById(view.id), key = JSON.stringify([view.still || version, chosen.lang, dark(), across(), view.key()]);
     if (section.dataset.key === key) continue;
     section.dataset.key = key;
     section.replaceChildren(...[view.draw()].flat(Infinity).filter((each) => each !== null && each !== undefined));
@@ -164,7 +166,7 @@ function start(begin) {
   if (!(chosen.lang in STRINGS)) chosen.lang = "en";
   const section = ({ id, wide }) => el(id === "header" ? "header" : "section", { id, class: id === "header" ? null : `card w${wide}` });
   document.getElementById("page").append(...VIEWS.map(section));
-  for (const question of ["(prefers-color-scheme: dark)", NARROW]) matchMedia(question).addEventListener("change", () => choose({}));
+  for (const question of ["(prefers-color-scheme: dark)", NARROW, MEDIUM]) matchMedia(question).addEventListener("change", () => choose({}));
   begin();
 }
 

@@ -6,8 +6,6 @@ speak = () => say("aheadBy", { n: item().ahead[chosen.t] + 1 });
 // How each value of the past bears on a forecast, without the 1 by which the last value counts in all of them.
 const bearing = (t) => item().gradients[t];
 
-const size = () => (narrow() ? 350 : 1120);
-
 VIEWS.push({
   id: "text",
   wide: 12,
@@ -24,7 +22,7 @@ VIEWS.push({
 });
 
 function together() {
-  const { past, truth, forecast, spread, ahead } = item(), W = size(), H = 260, left = 54, n = past.length + truth.length;
+  const { past, truth, forecast, spread, ahead } = item(), W = across(), H = 260, left = 54, n = past.length + truth.length;
   const all = [...past, ...truth, ...forecast, ...(spread[0] ?? []), ...(spread.at(-1) ?? [])], low = Math.min(...all), high = Math.max(...all);
   const x = (k) => left + (k * (W - left - 10)) / (n - 1), y = (v) => 8 + (1 - (v - low) / Math.max(1e-30, high - low)) * (H - 34), line = (values, from) => `M${values.map((v, k) => `${x(from + k)} ${y(v)}`).join("L")}`;
   const svg = el("svg", { viewBox: `0 0 ${W} ${H}`, "aria-hidden": "true" }), from = past.length;
@@ -53,7 +51,7 @@ VIEWS.push({
 });
 
 function lane(by, largest) {
-  const W = size(), H = 150, left = 54, wide = (W - left - 10) / by.length, middle = (H - 22) / 2, svg = el("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": say("readsSay") });
+  const W = across(), H = 150, left = 54, wide = (W - left - 10) / by.length, middle = (H - 22) / 2, svg = el("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": say("readsSay") });
   svg.append(el("line", { x1: left, x2: W - 8, y1: middle, y2: middle, class: "zero" }), el("text", { x: left - 6, y: 12, class: "note end" }, digits(largest)), el("text", { x: left - 6, y: 2 * middle, class: "note end" }, digits(-largest)));
   by.forEach((v, k) => svg.append(el("rect", { x: left + k * wide, y: middle - Math.max(0, (v / largest) * middle), width: Math.max(0.8, wide - 0.4), height: Math.max(0.3, (Math.abs(v) / largest) * middle), class: "level" })));
   svg.append(el("text", { x: left, y: H - 4, class: "note" }, `−${by.length}`), el("text", { x: W - 8, y: H - 4, class: "note end" }, say("lastValue")));

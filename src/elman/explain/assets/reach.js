@@ -29,7 +29,7 @@ VIEWS.push({
 const swatch = (k) => el("svg", { viewBox: "0 0 34 10", class: "swatch", "aria-hidden": "true" }, el("line", { x1: 1, x2: 33, y1: 5, y2: 5, "stroke-dasharray": DASHES[k] }));
 
 function chart(t) {
-  const W = narrow() ? 350 : 1120, H = 220, left = 46, far = Math.max(4, Math.min(t, narrow() ? 40 : 160)), every = narrow() ? 10 : 20;
+  const W = across(), H = 220, left = 46, far = Math.max(4, Math.min(t, { 350: 40, 700: 100, 1120: 160 }[across()])), every = narrow() ? 10 : 20;
   const x = (distance) => W - 14 - ((W - left - 20) * distance) / far, y = (share) => 10 + clamp(-Math.log10(Math.max(share, 1e-30)) / LEAST, 0, 1) * (H - 20);
   const svg = el("svg", { viewBox: `0 0 ${W} ${H + 46}`, role: "img", "aria-label": say("reach") });
   for (let power = 0; power <= LEAST; power += 2)

@@ -40,7 +40,7 @@ function choosing(svg, W, H) {
 }
 
 function lines(series, stride) {
-  const W = narrow() ? 350 : 1120, lane = clamp(240 / series.length, 36, 80), { left, x } = place(W);
+  const W = across(), lane = clamp(240 / series.length, 36, 80), { left, x } = place(W);
   const svg = el("svg", { viewBox: `0 0 ${W} ${series.length * lane + 18}`, "aria-hidden": "true" });
   series.forEach((values, k) => {
     const low = Math.min(...values), high = Math.max(...values), y = (v) => k * lane + 6 + (1 - (v - low) / Math.max(1e-30, high - low)) * (lane - 12);
@@ -88,7 +88,7 @@ VIEWS.push({
 });
 
 function byStep(first, norms) {
-  const W = narrow() ? 350 : 1120, lane = 84, { left, x, wide } = place(W), most = Math.max(...first.forward.map(Math.abs), ...first.backward.map(Math.abs), 1e-30), largest = Math.max(...norms, 1e-30), powers = 4;
+  const W = across(), lane = 84, { left, x, wide } = place(W), most = Math.max(...first.forward.map(Math.abs), ...first.backward.map(Math.abs), 1e-30), largest = Math.max(...norms, 1e-30), powers = 4;
   const svg = el("svg", { viewBox: `0 0 ${W} ${3 * lane + 4}`, role: "img", "aria-label": say("byStep", { name: first.name }) });
   const bar = (t, top, from, to, name) => svg.append(el("rect", { x: x(t) - wide / 2 + 0.3, y: top + Math.min(from, to), width: Math.max(0.8, wide - 0.6), height: Math.max(0.4, Math.abs(to - from)), class: name }));
   [["forward", say("fromLeft")], ["backward", say("fromRight")]].forEach(([way, label], k) => {

@@ -65,7 +65,7 @@ VIEWS.push({
 });
 
 function matrix(words) {
-  const n = words.length, W = narrow() ? 350 : 1100, room = Math.min((W - 130) / n, 26), written = room >= 11, left = written ? 124 : 4, top = written ? 92 : 4, side = written ? room : Math.min((W - 10) / n, 26);
+  const n = words.length, W = across(), room = Math.min((W - 130) / n, 26), written = room >= 11, left = written ? 124 : 4, top = written ? 92 : 4, side = written ? room : Math.min((W - 10) / n, 26);
   const svg = el("svg", { viewBox: `0 0 ${W} ${top + n * side + 6}`, role: "img", "aria-label": say("bothWays") });
   words.forEach((word, t) => {
     const now = t === chosen.t ? "word now" : "word", short = cut(visibleWord(word), 16);
