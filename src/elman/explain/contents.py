@@ -28,13 +28,12 @@ def rounded(value: float, spread: float = 0.0) -> float:
 
 def described(run: Path, model: torch.nn.Module, options: Any, classes: Sequence[str]) -> dict[str, Any]:
     """Returns what the head of a page says of a run. classes: what the model chooses from, or forecasts."""
-    check_size(model, run)
     return {
         "name": names([run])[0],
         "cell": options.cell,
         "layers": options.num_layers,
         "hidden": options.hidden_size,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": check_size(model, run),
         "classes": list(classes),
         "faded": FADED,
     }
@@ -69,8 +68,8 @@ def names(runs: Sequence[Path]) -> list[str]:
     return names
 
 
-def check_size(model: torch.nn.Module, run: Path) -> None:
-    """Raises InputError if a page cannot hold the model: it has too many parameters, or some that are no numbers."""
+def check_size(model: torch.nn.Module, run: Path) -> int:
+    """Returns the number of parameters. Raises InputError if a page cannot hold the model: it has too many parameters, or some that are no numbers."""
     count = sum(p.numel() for p in model.parameters())
     if count > MOST:
         raise InputError(
@@ -78,3 +77,4 @@ def check_size(model: torch.nn.Module, run: Path) -> None:
         )
     if not all(bool(p.isfinite().all()) for p in model.parameters()):
         raise InputError(f"{run} has weights that are not finite; train again with a lower learning rate")
+    return count

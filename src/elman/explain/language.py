@@ -13,7 +13,7 @@ from torch import Tensor
 
 from elman import graph, mathematics
 from elman.cell import Cell
-from elman.datasets.text import Corpus, blocks, read
+from elman.datasets.text import Corpus, blocks
 from elman.datasets.vocabulary import WORD, Bytes, Characters, Vocabulary, Words
 from elman.errors import InputError
 from elman.explain import units
@@ -83,11 +83,9 @@ def _score(run: Run) -> float | None:
 
 def _held_out(trained: TrainedLanguageModel) -> Corpus | str:
     """Returns the text that a run was trained on, with its held-out part; or why there is none."""
-    data, options = trained.config["data"], Options(**trained.config["options"])
-    path = None if data["path"] is None else Path(data["path"])
-    apart = None if options.validation is None else Path(options.validation)
+    data = trained.config["data"]
     try:
-        corpus = read(path, options.unit, options.held_out, options.vocabulary_size, trained.vocabulary, apart)
+        corpus = trained.corpus()
     except InputError:
         return "gone"
     sizes = len(corpus.train), len(corpus.validation)
@@ -100,8 +98,7 @@ def _passage(trained: TrainedLanguageModel, held_out: Corpus | str) -> str:
     excerpt, unit = str(trained.config["data"]["excerpt"]), trained.vocabulary.unit
     if isinstance(held_out, str):
         return excerpt
-    apart, path = trained.config["options"]["validation"], trained.config["data"]["path"]
-    file = apart or path
+    file = Options(**trained.config["options"]).validation or trained.config["data"]["path"]
     # The file itself is searched, since its tokens may stand for words that the vocabulary lacks.
     passage, read_so_far = excerpt, ""
     for block in blocks(None if file is None else Path(file), unit):

@@ -49,20 +49,12 @@ class Reverse(Recurrent):
         return (True,)
 
     def weights(self, layer: int, reverse: bool = True) -> Weights:
-        """The parameters of one layer."""
+        """The parameters of one layer, whatever `reverse` says: it has no others."""
         return super().weights(layer, True)
 
-    def call(
-        self,
-        layer: int,
-        x: Tensor,
-        state: tuple[Tensor, ...],
-        lengths: Tensor | None = None,
-        reset: Tensor | None = None,
-        afresh: tuple[Tensor, ...] = (),
-    ) -> Call:
-        directions = (Direction(self.weights(layer), True),)
-        return Call(self.cell, x, directions, state, (), (), lengths, reset, afresh)
+    def call(self, *arguments: Any, **options: Any) -> Call:
+        made = super().call(*arguments, **options)
+        return made._replace(directions=(Direction(made.directions[0].weights, True),))
 
     def step(self, *arguments: Any, **options: Any) -> Any:
         """Raises RuntimeError: this direction begins at the end of the sequence, so there are no steps."""

@@ -23,6 +23,14 @@ COMPARISONS = {"where_less": "Less", "where_less_equal": "LessOrEqual", "where_e
 NUMPY = {ir.DataType.FLOAT: np.float32, ir.DataType.DOUBLE: np.float64, ir.DataType.FLOAT16: np.float16}
 
 
+def joined(parts: Sequence[Any], axis: int) -> Any:
+    return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=axis)
+
+
+def constant(value: Any) -> Any:
+    return op.Constant(value=ir.tensor(np.asarray(value, np.int64)))
+
+
 def scan(call: Any) -> Sequence[Any]:
     """Writes one Scan for each direction. Returns the output (T, B, D*Y), and the final states (D, B, width)."""
     if call.x.dtype not in NUMPY:
@@ -31,8 +39,8 @@ def scan(call: Any) -> Sequence[Any]:
         )
     each = [_direction(call, d) for d in range(len(call.directions))]
     outputs, *finals = zip(*each, strict=True)
-    stacked = [_joined([op.Unsqueeze(state, _constant([0])) for state in states], 0) for states in finals]
-    return [_joined(list(outputs), 2), *stacked]
+    stacked = [joined([op.Unsqueeze(state, constant([0])) for state in states], 0) for states in finals]
+    return [joined(list(outputs), 2), *stacked]
 
 
 def _direction(call: Any, d: int) -> list[Any]:
@@ -46,8 +54,8 @@ def _direction(call: Any, d: int) -> list[Any]:
         inputs.append(call.x)  # a Scan takes its number of steps from what it reads
     present, goes_on = _masks(call, reverse)
     inputs += [mask for mask in (present, goes_on) if mask is not None]
-    begin = [op.Gather(state, _constant(d), axis=0) for state in call.state]
-    afresh = [op.Gather(state, _constant(d), axis=0) for state in call.afresh]
+    begin = [op.Gather(state, constant(d), axis=0) for state in call.state]
+    afresh = [op.Gather(state, constant(d), axis=0) for state in call.afresh]
     body = _Body(cell, weights, call, [value is not None for value in (present, goes_on)], afresh).graph()
     count = len(inputs)
     node = ir.node(
@@ -72,20 +80,20 @@ def _masks(call: Any, reverse: bool) -> tuple[Any, Any]:
     """Writes what `elman.masks.masks` computes: the steps that each row has, and those that go on, each (T, B, 1)."""
     if call.lengths is None and call.reset is None:
         return None, None
-    steps = op.Squeeze(op.Shape(call.x, start=0, end=1), _constant([0]))
+    steps = op.Squeeze(op.Shape(call.x, start=0, end=1), constant([0]))
     present = goes_on = None
     if call.lengths is not None:
-        numbers = op.Unsqueeze(op.Range(_constant(0), steps, _constant(1)), _constant([1, 2]))  # (T, 1, 1)
+        numbers = op.Unsqueeze(op.Range(constant(0), steps, constant(1)), constant([1, 2]))  # (T, 1, 1)
         present = goes_on = op.Less(
-            numbers, op.Unsqueeze(op.Cast(call.lengths, to=ir.DataType.INT64.value), _constant([1]))
+            numbers, op.Unsqueeze(op.Cast(call.lengths, to=ir.DataType.INT64.value), constant([1]))
         )
     if call.reset is not None:
-        cuts = op.Unsqueeze(call.reset, _constant([2]))
+        cuts = op.Unsqueeze(call.reset, constant([2]))
         if present is not None:
             cuts = op.And(cuts, present)  # before a step that the row has
         if reverse:  # before a step that the forward direction does after it
-            later = op.Slice(cuts, _constant([1]), _constant([np.iinfo(np.int64).max]), _constant([0]))
-            first = op.Slice(cuts, _constant([0]), _constant([1]), _constant([0]))
+            later = op.Slice(cuts, constant([1]), constant([np.iinfo(np.int64).max]), constant([0]))
+            first = op.Slice(cuts, constant([0]), constant([1]), constant([0]))
             cuts = op.Concat(later, op.And(first, op.Not(first)), axis=0)
         goes_on = op.Not(cuts) if present is None else op.And(present, op.Not(cuts))
     return present, goes_on if call.reset is not None else None
@@ -98,14 +106,14 @@ class _Body:
         self.cell, self.weights, self.afresh = cell, weights, afresh
         self.traced = graph.trace(cell).needed()
         self.dtype, self.batch = call.x.dtype, call.x.shape[1]
-        self.hidden = int(call.state[-1].shape[2]) if not cell.projected else _hidden(weights, cell)
+        self.hidden = int(weights.hr.shape[1] if cell.projected else call.state[-1].shape[2])
         self.widths = [int(state.shape[2]) for state in call.state]
         self.masked, self.nodes, self.count = masked, list[ir.Node](), 0
         self.share_width = len(cell.anatomy.input_gates) * self.hidden or int(call.x.shape[2])
         self.products: dict[int, dict[str, Any]] = {}  # by operand: the share of each gate that multiplies it
         # Matrices and biases are cut outside of the loop, by the operand that they multiply.
         self.matrices = self._matrices()
-        self.vectors = {name: op.Gather(weights.ch, _constant(k), axis=0) for k, name in enumerate(cell.vectors)}
+        self.vectors = {name: op.Gather(weights.ch, constant(k), axis=0) for k, name in enumerate(cell.vectors)}
 
     def _matrices(self) -> dict[int, tuple[list[str], Any, Any]]:
         """For each operand's node: the gates that multiply it, the rows of their matrices, and their biases."""
@@ -118,8 +126,8 @@ class _Body:
             order = np.concatenate([np.arange(self.hidden) + every.index(gate) * self.hidden for gate in gates])
             matrix, bias = self.weights.hh, self.weights.b_hh
             if tuple(gates) != tuple(every):
-                matrix = op.Gather(matrix, _constant(order), axis=0)
-                bias = None if bias is None else op.Gather(bias, _constant(order), axis=0)
+                matrix = op.Gather(matrix, constant(order), axis=0)
+                bias = None if bias is None else op.Gather(bias, constant(order), axis=0)
             cut[operand] = gates, matrix, bias
         return cut
 
@@ -211,18 +219,6 @@ class _Body:
         return ir.Value(
             name=f"{self.cell.name}_{id(self):x}_{name}", shape=shape, type=ir.TensorType(dtype or self.dtype)
         )
-
-
-def _hidden(weights: Any, cell: Cell) -> int:
-    return int(weights.hr.shape[1])
-
-
-def _joined(parts: Sequence[Any], axis: int) -> Any:
-    return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=axis)
-
-
-def _constant(value: Any) -> Any:
-    return op.Constant(value=ir.tensor(np.asarray(value, np.int64)))
 
 
 def _write(node: ir.Node) -> None:

@@ -16,7 +16,7 @@ import torch
 
 from elman import operators
 from elman.layout import Onnx, onnx_form
-from elman.onnx.scan import op, scan
+from elman.onnx.scan import constant, joined, op, scan
 
 
 # Without types: onnxscript would take them for those of ONNX.
@@ -48,7 +48,7 @@ def _node_of(call: Any) -> Onnx | None:
 def _node(call: Any, form: Onnx) -> Sequence[Any]:
     cell, count, hidden = call.cell, len(call.directions), int(call.state[0].shape[2])
     weights = [_packed(weights, cell.gates, cell.vectors, form, hidden) for weights, _ in call.directions]
-    W, R, B, P = (None if each[0] is None else _joined(each, 0) for each in zip(*weights, strict=True))
+    W, R, B, P = (None if each[0] is None else joined(each, 0) for each in zip(*weights, strict=True))
     lengths = None if call.lengths is None else op.Cast(call.lengths, to=ir.DataType.INT32.value)
     direction = "bidirectional" if count == 2 else "reverse" if call.reverse[0] else "forward"
     attributes: dict[str, Any] = dict(form.attributes) | {"hidden_size": hidden, "direction": direction}
@@ -60,13 +60,14 @@ def _node(call: Any, form: Onnx) -> Sequence[Any]:
     else:
         y, *finals = getattr(op, form.operator)(*inputs, **attributes)
     if call.lengths is not None:  # ONNX Runtime forgets the initial state of a sequence without steps
-        some = op.Unsqueeze(
-            op.Greater(call.lengths, op.Constant(value=ir.tensor(np.array(0)))), _axes(0, 2)
-        )  # (1, B, 1)
+        some = op.Unsqueeze(op.Greater(call.lengths, constant(0)), constant([0, 2]))  # (1, B, 1)
         finals = [op.Where(some, final, initial) for final, initial in zip(finals, call.state, strict=True)]
     if count == 1:
-        return [op.Squeeze(y, _axes(1)), *finals]
-    return [op.Reshape(op.Transpose(y, perm=[0, 2, 1, 3]), _axes(0, 0, -1)), *finals]  # (T, D, B, H) to (T, B, D*H)
+        return [op.Squeeze(y, constant([1])), *finals]
+    return [
+        op.Reshape(op.Transpose(y, perm=[0, 2, 1, 3]), constant([0, 0, -1])),
+        *finals,
+    ]  # (T, D, B, H) to (T, B, D*H)
 
 
 def _packed(weights: Any, gates: Sequence[str], vectors: Sequence[str], form: Onnx, hidden: int) -> list[Any]:
@@ -78,10 +79,10 @@ def _packed(weights: Any, gates: Sequence[str], vectors: Sequence[str], form: On
     bias = None if weights.b_ih is None else op.Concat(rows(weights.b_ih), rows(weights.b_hh), axis=0)
     peepholes = None
     if weights.ch is not None:
-        flat = op.Reshape(weights.ch, _axes(-1))  # (V, H) to (V*H,)
+        flat = op.Reshape(weights.ch, constant([-1]))  # (V, H) to (V*H,)
         peepholes = _rows(flat, vectors, form.peepholes, hidden)
     parts = rows(weights.ih, True), rows(weights.hh, True), bias, peepholes
-    return [None if part is None else op.Unsqueeze(part, _axes(0)) for part in parts]
+    return [None if part is None else op.Unsqueeze(part, constant([0])) for part in parts]
 
 
 def _rows(weight: Any, have: Sequence[str], want: Sequence[str], hidden: int, matrix: bool = False) -> Any:
@@ -93,19 +94,11 @@ def _rows(weight: Any, have: Sequence[str], want: Sequence[str], hidden: int, ma
     signs = [0.0 if not name else -1.0 if name[0] == "-" else 1.0 for name in want]
     if places != list(range(len(have))):
         order = np.concatenate([np.arange(place * hidden, (place + 1) * hidden) for place in places])
-        weight = op.Gather(weight, op.Constant(value=ir.tensor(order)), axis=0)
+        weight = op.Gather(weight, constant(order), axis=0)
     if signs != [1.0] * len(want):
         by_row = np.repeat(np.array(signs, np.float32), hidden)
         weight = op.Mul(weight, op.Constant(value=ir.tensor(by_row[:, None] if matrix else by_row)))
     return weight
-
-
-def _joined(parts: Sequence[Any], axis: int) -> Any:
-    return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=axis)
-
-
-def _axes(*axes: int) -> Any:
-    return op.Constant(value=ir.tensor(np.array(axes, np.int64)))
 
 
 translations: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.elman.infer.default: infer}

@@ -316,9 +316,12 @@ class TrainedLanguageModel(NamedTuple):
 
     def _baselines(self, tokens: Tensor) -> dict[str, float]:
         """Returns the results of `n_grams`, counted in the training text of the model."""
+        return n_grams(self.corpus().train, tokens, self.vocabulary.size)
+
+    def corpus(self) -> Corpus:
+        """Returns the text that the model was trained on, with its held-out part, read again."""
         path = self.config["data"]["path"]
-        corpus = _read(None if path is None else Path(path), Options(**self.config["options"]), self.vocabulary)
-        return n_grams(corpus.train, tokens, self.vocabulary.size)
+        return _read(None if path is None else Path(path), Options(**self.config["options"]), self.vocabulary)
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
         raise InputError("a language model continues a text and does not label it: use elman sample")

@@ -103,6 +103,12 @@ const signed = (x) => between(SIGNED, (x + 1) / 2);
 const more = (x) => between(MORE[dark() ? "dark" : "light"], x);
 const css = (colour) => `rgb(${colour.join(" ")})`;
 
+// A scale of colours from `from` to 1, which stands between the words for its ends.
+function ramp(colour, from) {
+  const stops = Array.from({ length: 9 }, (_, k) => css(colour(from + (k * (1 - from)) / 8)));
+  return el("span", { class: "ramp", style: `background: linear-gradient(90deg, ${stops})` });
+}
+
 function readable(colour) {
   // Black or white: one of them always has a contrast of 4.5
   const [r, g, b] = colour.map((v) => (v <= 10 ? v / 3294 : ((v / 255 + 0.055) / 1.055) ** 2.4));

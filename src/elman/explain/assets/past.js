@@ -76,7 +76,7 @@ VIEWS.push({
       head(say("allAhead")),
       el("p", { class: "say" }, say("allAheadSay")),
       el("div", { class: "heat", onclick: point }, canvas, el("div", { class: "row", style: `top: ${(100 * (chosen.t + 0.5)) / ahead.length}%` })),
-      el("div", { class: "bar legend" }, say("lowers"), el("span", { class: "ramp", style: `background: linear-gradient(90deg, ${[-1, -0.5, 0, 0.5, 1].map((x) => css(signed(x)))})` }), say("raises")),
+      el("div", { class: "bar legend" }, say("lowers"), ramp(signed, -1), say("raises")),
     ];
   },
 });

@@ -65,7 +65,6 @@ function reachColour(k = chosen.net) {
 
 // What the colours of the text say.
 function legend() {
-  const ramp = (colour, from) => el("span", { class: "ramp", style: `background: linear-gradient(90deg, ${Array.from({ length: 9 }, (_, k) => css(colour(from + (k * (1 - from)) / 8)))})` });
   if (chosen.lens === "surprise") return [say("expected"), ramp(more, 0), say("surprising")];
   if (chosen.lens === "reach") return [say("faded", { n: Math.round(1 / data.faded) }), ramp(more, 0), say("counts")];
   const known = trackedAs(chosen.net, chosen.layer, chosen.of, chosen.unit);

@@ -21,7 +21,7 @@ VIEWS.push({
       head(say("sequence"), itemChoice()),
       el("p", { class: "say" }, say(words ? "sequenceSay" : "seriesSay", { name })),
       words ? el("div", { ...slider, class: "ribbon" }, both.map((_, t) => word(t))) : el("div", slider, lines(series, stride)),
-      words ? el("div", { class: "bar legend" }, say("against"), el("span", { class: "ramp", style: `background: linear-gradient(90deg, ${[-1, -0.5, 0, 0.5, 1].map((x) => css(signed(x)))})` }), say("infavour")) : null,
+      words ? el("div", { class: "bar legend" }, say("against"), ramp(signed, -1), say("infavour")) : null,
     ];
   },
 });

@@ -20,7 +20,6 @@ VIEWS.push({
       event.preventDefault();
       choose({ unit: order[clamp(row + far, 0, n.H - 1)] });
     };
-    const ramp = Array.from({ length: 9 }, (_, k) => css(signed(k / 4 - 1)));
     return [
       head(say("all", { n: n.H }), layerChoice("units-layer"), choice("panel", say("panel"), "panel", panels.map((name) => [name, name]))),
       el("p", { class: "say" }, say("allSay")),
@@ -28,7 +27,7 @@ VIEWS.push({
         id: "map", class: "heat", tabindex: 0, role: "slider", "aria-orientation": "vertical", "aria-label": say("all", { n: n.H }), "aria-valuemin": 1, "aria-valuemax": n.H,
         "aria-valuenow": row + 1, "aria-valuetext": nameOf(chosen.net, chosen.layer, chosen.of, chosen.unit), onclick: point, onkeydown: turn,
       }, heatMap(node, opens, order), el("div", { class: "column", style: `left: ${(100 * (chosen.t + 0.5)) / T}%` }), el("div", { class: "row", style: `top: ${(100 * (row + 0.5)) / n.H}%` })),
-      el("div", { class: "bar legend" }, opens ? say("shut") : say("ownLeast"), el("span", { class: "ramp", style: `background: linear-gradient(90deg, ${ramp})` }), opens ? say("open") : say("ownMost"),
+      el("div", { class: "bar legend" }, opens ? say("shut") : say("ownLeast"), ramp(signed, -1), opens ? say("open") : say("ownMost"),
         el("span", { class: "gap" }), el("b", {}, nameOf(chosen.net, chosen.layer, chosen.of, chosen.unit)), `${chosen.panel} = ${digits(n.node(trace(), chosen.layer, chosen.t, node)[chosen.unit])}`),
     ];
   },

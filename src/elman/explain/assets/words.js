@@ -24,7 +24,7 @@ VIEWS.push({
       el("div", {
         id: "ribbon", class: "ribbon words", tabindex: 0, role: "slider", "aria-label": say("sentence"), "aria-valuemin": 1, "aria-valuemax": words.length, onkeydown: keys, onclick: pick,
       }, words.map(word)),
-      el("div", { class: "bar legend" }, say("faded", { n: Math.round(1 / data.faded) }), el("span", { class: "ramp", style: `background: linear-gradient(90deg, ${[0, 0.25, 0.5, 0.75, 1].map((x) => css(more(x)))})` }), say("counts")),
+      el("div", { class: "bar legend" }, say("faded", { n: Math.round(1 / data.faded) }), ramp(more, 0), say("counts")),
     ];
   },
 });
