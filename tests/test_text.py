@@ -18,6 +18,7 @@ from elman.datasets import reading
 from elman.datasets.text import EXCERPT, read, text_blocks
 from elman.datasets.vocabulary import WORD, BytePairs, Bytes, Characters, Vocabulary, Words, load
 from elman.errors import InputError
+from elman.training.run import Run
 from tiny_runs import prose
 
 MIXED = "\ufeffnaïve café\r\n€100 – 😀😀 日本語\r\n\n\rplain\n" * 3 + "no line end"
@@ -243,7 +244,7 @@ def test_byte_pair_characters_split_over_tokens_come_whole(pairs: BytePairs):
 def test_vocabulary_is_saved_and_loaded(tmp_path: Path, pairs: BytePairs, unit: str):
     vocabulary: Vocabulary = {"bytes": Bytes(), "characters": Characters('\n"\\é😀'), "bpe": pairs}[unit]
     vocabulary.save(tmp_path)
-    again = load(tmp_path)
+    again = load(Run(tmp_path))
     assert (again.unit, again.size, again.unknown) == (unit, vocabulary.size, vocabulary.unknown)
     assert again.encode("the café\n😀").tolist() == vocabulary.encode("the café\n😀").tolist()
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json" if unit == "bpe" else "vocabulary.json"]
@@ -270,12 +271,12 @@ def test_vocabulary_is_saved_and_loaded(tmp_path: Path, pairs: BytePairs, unit: 
 def test_damaged_vocabulary(tmp_path: Path, name: str, content: bytes):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=re.escape(f"{tmp_path / name} is damaged")):
-        load(tmp_path)
+        load(Run(tmp_path))
 
 
 def test_missing_vocabulary(tmp_path: Path):
     with pytest.raises(InputError, match=re.escape(f"cannot read {tmp_path / 'vocabulary.json'}: No such file")):
-        load(tmp_path)
+        load(Run(tmp_path))
 
 
 # Files that cannot be read
@@ -409,4 +410,4 @@ def test_the_most_frequent_words_have_tokens(tmp_path: Path):
     assert vocabulary.size == 4
     assert vocabulary.encode(" is strange").tolist() == [vocabulary.words.index(" is"), vocabulary.unknown]
     vocabulary.save(tmp_path)
-    assert vars(load(tmp_path)) == vars(vocabulary)
+    assert vars(load(Run(tmp_path))) == vars(vocabulary)

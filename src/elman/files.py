@@ -9,7 +9,7 @@ import stat
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from elman import stopping
 from elman.errors import InputError
@@ -96,6 +96,20 @@ def _not_a_file(path: Path) -> str | None:
         stat.S_IFBLK: "a device",
     }
     return kinds.get(stat.S_IFMT(mode))
+
+
+class Kept(Protocol):
+    """JSON objects with names such as "vocabulary.json": files of a directory, or what stands in the file of a model."""
+
+    def place(self, name: str) -> str:
+        """Returns where an object is, for messages."""
+        ...
+
+    def has(self, name: str) -> bool: ...
+
+    def json(self, name: str) -> dict[str, Any]:
+        """Returns an object. Raises InputError if it is missing or damaged."""
+        ...
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elman.errors import InputError
-from elman.files import read_json, write_atomically
+from elman.files import Kept, write_atomically
 
 WORD = re.compile(r" ?\w+| ?[^\w\s]+|\s+")  # with the space before it, so that words in a row are the text again
 
@@ -156,16 +156,17 @@ class Words:
         write_atomically(directory / "vocabulary.json", json.dumps(content, ensure_ascii=False, indent=1).encode())
 
 
-def load(directory: Path) -> Vocabulary:
-    """Returns the vocabulary of a run. Raises InputError if its file is missing or damaged."""
-    tokenizer = directory / "tokenizer.json"
-    if tokenizer.exists():
+def load(kept: Kept) -> Vocabulary:
+    """Returns the vocabulary that a training has kept. Raises InputError if it is missing or damaged."""
+    if kept.has("tokenizer.json"):
+        content = kept.json("tokenizer.json")
         try:
-            return BytePairs(tokenizer.read_text(encoding="utf-8"))
+            return BytePairs(json.dumps(content))
         except Exception as error:  # the tokenizers library raises bare Exception
-            raise InputError(f"{tokenizer} is damaged: {error}; restore it or train again") from error
-    path = directory / "vocabulary.json"
-    content = read_json(path)
+            raise InputError(
+                f"{kept.place('tokenizer.json')} is damaged: {error}; restore it or train again"
+            ) from error
+    content, place = kept.json("vocabulary.json"), kept.place("vocabulary.json")
     symbols = content.get("symbols", "")
     if content.get("unit") == "bytes":
         return Bytes()
@@ -176,7 +177,7 @@ def load(directory: Path) -> Vocabulary:
             or not all(isinstance(w, str) and w for w in words)
             or len(set(words)) < len(words)
         ):
-            raise InputError(f"{path} is damaged: it should hold a list of different words; restore it or train again")
+            raise InputError(f"{place} is damaged: it should hold a list of different words; restore it or train again")
         return Words(words)
     if (
         content.get("unit") != "characters"
@@ -185,6 +186,6 @@ def load(directory: Path) -> Vocabulary:
         or len(set(symbols)) != len(symbols)
     ):
         raise InputError(
-            f"{path} is damaged: it should hold a unit and, for characters, a string of different symbols; restore it or train again"
+            f"{place} is damaged: it should hold a unit and, for characters, a string of different symbols; restore it or train again"
         )
     return Characters(symbols)

@@ -19,7 +19,6 @@ from elman.explain.contents import Contents, described, held_out_part, rounded
 from elman.recurrence import use_engine
 from elman.tasks import forecasting
 from elman.tasks.forecasting import Forecaster, Options
-from elman.training.run import Run
 
 WINDOWS = 4  # of so many series or columns
 AHEAD = 24  # steps ahead whose gradients are kept at most, at equal distances
@@ -39,7 +38,7 @@ def forecaster(run: Path, text: str | None, data: Path | None) -> Contents:
         every = _long_enough(_given(data, trained), options, data, "give more")
     else:
         with held_out_part(run, "--data"):
-            path = _path(run)
+            path = trained.path
             every, _, _ = forecasting.read(path, scales.columns(options), options, BadRows(options.skip_bad))
             every = _long_enough(every, options, path, "it has changed")
     columns = range(len(scales.targets))
@@ -67,12 +66,6 @@ def _long_enough(every: list[Series], options: Options, path: Path | None, remed
             f"{path} has {longest} rows in its longest series, but a forecast and its true values need {need}; {remedy}"
         )
     return found
-
-
-def _path(run: Path) -> Path | None:
-    _, config = Run(run).options(forecasting.Options, forecasting.CONFIG)
-    path = config["data"]["path"]
-    return None if path is None else Path(path)
 
 
 def _window(trained: Forecaster, one: Series, k: int) -> dict[str, Any]:

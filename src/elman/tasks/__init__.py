@@ -5,7 +5,7 @@ A task that the command line knows is a module with three functions:
     begin(path, options, device, bad)        a task that trains a new model on a file
 
     resume(run, path, options, device)       the task of a run that was begun, with its data read again from path
-    load(directory, device)                  what a run has learned, with `evaluate(path)` and perhaps `predict(path)`
+    load(record, device)                     what a run has learned, with `evaluate(path)` and perhaps `predict(path)`
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from elman.training.task import Task
 if TYPE_CHECKING:
     from elman.datasets.reading import BadRows
     from elman.training.options import Options
-    from elman.training.run import Entries, Run
+    from elman.training.record import Entries, Record
+    from elman.training.run import Run
 
 MODULES = {"lm": "language_model", "tag": "tagging", "classify": "classification", "forecast": "forecasting"}
 
@@ -90,7 +91,7 @@ class TaskModule(Protocol):
     def Options(self) -> Any: ...  # a subclass of elman.training.options.Options
     def begin(self, path: Path | None, options: Any, device: str, bad: BadRows) -> CommandLineTask: ...
     def resume(self, run: Run, path: Path | None, options: Any, device: str) -> CommandLineTask: ...
-    def load(self, directory: Path, device: str = "cpu") -> Trained: ...
+    def load(self, record: Record | Path, device: str = "cpu") -> Trained: ...
 
 
 def module(name: str) -> TaskModule:

@@ -21,14 +21,15 @@ from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Columns, Labelled, sequences
 from elman.datasets.store import Rows
 from elman.errors import InputError
-from elman.files import read_json, write_atomically
+from elman.files import Kept, write_atomically
 from elman.layout import Hidden
 from elman.recurrent import Recurrent
 from elman.tasks import scores
 from elman.tasks.options import ClassificationOptions as Options
 from elman.tasks.separate import SeparateSequences, csv_row, groups, held_out, moments, padded
 from elman.training.dropout import Dropout
-from elman.training.run import Entries, Run
+from elman.training.record import Entries, Record, data_of, device_of
+from elman.training.run import Run
 
 CONFIG: Entries = {"data": dict, "data.path": (str, type(None))}
 STEPS = 1 << 16  # of which the mean is taken at once, at least
@@ -170,15 +171,16 @@ class Reading(NamedTuple):
         write_atomically(directory / "vocabulary.json", content.encode())
 
     @classmethod
-    def load(cls, directory: Path) -> Reading:
-        path = directory / "vocabulary.json"
-        content = read_json(path)
+    def load(cls, kept: Kept) -> Reading:
+        content = kept.json("vocabulary.json")
         try:
             found = cls(**content)
             if len(found.mean) != len(found.deviation) or not found.classes or bool(found.mean) == bool(found.tokens):
                 raise ValueError("classes, channels and tokens do not fit each other")
         except (TypeError, ValueError) as error:
-            raise InputError(f"{path} is damaged: {error}; restore it or train again") from error
+            raise InputError(
+                f"{kept.place('vocabulary.json')} is damaged: {error}; restore it or train again"
+            ) from error
         return found
 
 
@@ -224,7 +226,7 @@ class Classifier:
     @torch.inference_mode()
     def logits(self, encoded: Encoded, own: NDArray[np.int64] | None = None) -> Tensor:
         """Returns logits (N, classes). own: the places of N sequences; all if left out."""
-        device, training = self.model.output.weight.device, self.model.training
+        device, training = device_of(self.model), self.model.training
         self.model.eval()
         own = np.arange(len(encoded.rows)) if own is None else own
         found = torch.empty(len(own), len(self.reading.classes))
@@ -268,7 +270,7 @@ class Classifier:
         for name, value in found.items():
             yield name.replace("validation_nats", "nats_per_sequence").replace("_", " "), f"{value:.4f}"
         score = self.options.best_by.replace("_f1", " F1")
-        yield from scores.on_baselines(lambda: self._baselines(encoded.labels), score)
+        yield from scores.on_baselines(self.path, lambda: self._baselines(encoded.labels), score)
         yield from counts.by_label(self.reading.classes, "sequences")
 
     def _baselines(self, labels: NDArray[np.int64]) -> dict[str, float]:
@@ -325,10 +327,10 @@ class Classification(SeparateSequences):
         self.classifier, self.model, self.options = classifier, classifier.model, classifier.options
 
     def untrained(self, options: Options) -> Classifier:
-        return _classifier(self.classifier.reading, options, str(self.model.output.weight.device), self.path)
+        return _classifier(self.classifier.reading, options, str(device_of(self.model)), self.path)
 
     def loss(self, own: NDArray[np.int64]) -> Tensor:
-        device = self.model.output.weight.device
+        device = device_of(self.model)
         x, lengths = self.encoded.batch(self.train[own])
         if x.is_floating_point():
             x = x + self.options.noise * torch.randn_like(x)
@@ -459,23 +461,23 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> Cla
 
 def resume(run: Run, path: Path | None, options: Options, device: str) -> Classification:
     """Returns the task of a run. Its data are read again; its model does not have its parameters yet."""
-    reading = Reading.load(run.directory)
+    reading = Reading.load(run)
     data = read(path, options, BadRows(options.skip_bad), len(reading.mean))
     return Classification(_classifier(reading, options, device, path), *data, path)
 
 
-def load(directory: Path, device: str = "cpu") -> Classifier:
+def load(record: Record | Path, device: str = "cpu") -> Classifier:
     """Returns the classifier of a run, with the parameters that were best on the validation sequences."""
-    run = Run(directory)
-    options, config = run.options(Options, CONFIG)
-    path = config["data"]["path"]
-    classifier = _classifier(Reading.load(directory), options, device, None if path is None else Path(path))
-    run.fill(classifier.model)
-    classifier.model.eval()
-    return classifier
+    record = Run(record) if isinstance(record, Path) else record
+    options, config = record.options(Options, CONFIG)
+    reading = Reading.load(record)
+    return Classifier(record.model(lambda: _model(reading, options), device), reading, options, data_of(config))
 
 
 def _classifier(reading: Reading, options: Options, device: str, path: Path | None) -> Classifier:
+    return Classifier(_model(reading, options).to(device), reading, options, path)
+
+
+def _model(reading: Reading, options: Options) -> ClassificationModel:
     tokens = len(reading.tokens) + 1 if reading.tokens else 0
-    model = ClassificationModel(len(reading.mean), tokens, len(reading.classes), options)
-    return Classifier(model.to(device), reading, options, path)
+    return ClassificationModel(len(reading.mean), tokens, len(reading.classes), options)

@@ -21,12 +21,13 @@ from elman.datasets.reading import BadRows
 from elman.datasets.series import Columns, Series
 from elman.datasets.store import Store
 from elman.errors import InputError
-from elman.files import read_json, write_atomically
+from elman.files import Kept, write_atomically
 from elman.recurrent import Recurrent
 from elman.tasks.options import ForecastingOptions as Options
 from elman.tasks.separate import SeparateSequences, csv_row, moments
 from elman.training.dropout import Dropout
-from elman.training.run import Entries, Run
+from elman.training.record import Entries, Record, data_of, device_of
+from elman.training.run import Run
 
 CONFIG: Entries = {"data": dict, "data.path": (str, type(None))}
 CHUNK = 2048  # windows that are forecast side by side
@@ -115,16 +116,15 @@ class Scales(NamedTuple):
         write_atomically(directory / SCALES, json.dumps(self._asdict(), ensure_ascii=False, indent=1).encode())
 
     @classmethod
-    def load(cls, directory: Path) -> Scales:
-        path = directory / SCALES
-        content = read_json(path)
+    def load(cls, kept: Kept) -> Scales:
+        content = kept.json(SCALES)
         try:
             found = cls(**content)
             names, seasons = len(found.targets) + len(found.known), len(found.seasonal)
             if len(found.mean) != names or len(found.deviation) != names or seasons != len(found.targets):
                 raise ValueError("names and numbers do not fit each other")
         except (TypeError, ValueError) as error:
-            raise InputError(f"{path} is damaged: {error}; restore it or train again") from error
+            raise InputError(f"{kept.place(SCALES)} is damaged: {error}; restore it or train again") from error
         return found
 
     def columns(self, options: Options) -> Columns:
@@ -241,8 +241,9 @@ def pinball(forecast: Tensor, truth: Tensor, quantiles: Sequence[float]) -> Tens
 class Forecaster:
     """A model with the scales of its columns: what a run holds when it is trained."""
 
-    def __init__(self, model: ForecastingModel, scales: Scales, options: Options):
-        self.model, self.scales, self.options = model, scales, options
+    def __init__(self, model: ForecastingModel, scales: Scales, options: Options, path: Path | None = None):
+        """path: the training data; None for the built-in series."""
+        self.model, self.scales, self.options, self.path = model, scales, options, path
         self.measure = "pinball" if options.quantile_list else options.loss
 
     def middle(self, forecast: Tensor) -> Tensor:
@@ -265,7 +266,7 @@ class Forecaster:
 
         The recursive strategy forecasts a segment, appends it to the past, and continues from there.
         """
-        o, device = self.options, self.model.write.weight.device
+        o, device = self.options, device_of(self.model)
         past, column, known = past.to(device), column.to(device), known.to(device)
         if o.strategy == "direct":
             return self.model(past, column, known).cpu()
@@ -409,10 +410,10 @@ class Forecasting(SeparateSequences):
         self.forecaster, self.model, self.options = forecaster, forecaster.model, forecaster.options
 
     def untrained(self, options: Options) -> Forecaster:
-        return _forecaster(self.forecaster.scales, options, str(self.model.write.weight.device))
+        return _forecaster(self.forecaster.scales, options, str(device_of(self.model)), self.path)
 
     def loss(self, own: NDArray[np.int64]) -> Tensor:
-        device = self.model.write.weight.device
+        device = device_of(self.model)
         past, column, known, truth = (value.to(device) for value in self.train.take(own))
         return self.forecaster.loss(self.model(past, column, known), truth)
 
@@ -522,26 +523,27 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> For
         learned.append(Series(s.group, s.times[:end], s.targets[:end], s.known[:end]))
     scales = Scales.of(learned, targets, o, dates)
     torch.manual_seed(o.seed)
-    return Forecasting(_forecaster(scales, o, device), every, path)
+    return Forecasting(_forecaster(scales, o, device, path), every, path)
 
 
 def resume(run: Run, path: Path | None, options: Options, device: str) -> Forecasting:
     """Returns the task of a run. Its data are read again; its model does not have its parameters yet."""
-    forecaster = _forecaster(Scales.load(run.directory), options, device)
+    forecaster = _forecaster(Scales.load(run), options, device, path)
     every, _, _ = read(path, forecaster.scales.columns(options), options, BadRows(options.skip_bad))
     return Forecasting(forecaster, every, path)
 
 
-def load(directory: Path, device: str = "cpu") -> Forecaster:
+def load(record: Record | Path, device: str = "cpu") -> Forecaster:
     """Returns the forecaster of a run, with the parameters that were best on the validation windows."""
-    run = Run(directory)
-    options, _ = run.options(Options, CONFIG)
-    forecaster = _forecaster(Scales.load(directory), options, device)
-    run.fill(forecaster.model)
-    forecaster.model.eval()
-    return forecaster
+    record = Run(record) if isinstance(record, Path) else record
+    options, config = record.options(Options, CONFIG)
+    scales = Scales.load(record)
+    return Forecaster(record.model(lambda: _model(scales, options), device), scales, options, data_of(config))
 
 
-def _forecaster(scales: Scales, options: Options, device: str) -> Forecaster:
-    model = ForecastingModel(len(scales.targets), len(scales.known), options)
-    return Forecaster(model.to(device), scales, options)
+def _forecaster(scales: Scales, options: Options, device: str, path: Path | None) -> Forecaster:
+    return Forecaster(_model(scales, options).to(device), scales, options, path)
+
+
+def _model(scales: Scales, options: Options) -> ForecastingModel:
+    return ForecastingModel(len(scales.targets), len(scales.known), options)

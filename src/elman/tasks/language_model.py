@@ -24,7 +24,8 @@ from elman.tasks.ngram import witten_bell
 from elman.tasks.options import LanguageModelOptions as Options
 from elman.tasks.scores import on_baselines
 from elman.training.dropout import Dropout
-from elman.training.run import Entries, Run
+from elman.training.record import Entries, Record, data_of, device_of
+from elman.training.run import Run
 from elman.training.task import Batch
 from elman.training.tbptt import Window, tbptt
 
@@ -107,10 +108,14 @@ class LanguageModelling:
         self.state: Any = None
         self.columns = slice(None)  # the streams of this process
 
+    def use(self, trained: TrainedLanguageModel) -> None:
+        """trained: the model to go on with, on the same vocabulary."""
+        self.model = trained.model
+
     def anew(self, options: Options) -> LanguageModelling:
         """Returns a task on the same data, which is shared, with other options and a new model."""
         torch.manual_seed(options.seed)
-        model = LanguageModel(self.corpus.vocabulary.size, options).to(self.model.output.weight.device)
+        model = LanguageModel(self.corpus.vocabulary.size, options).to(device_of(self.model))
         task = LanguageModelling(model, self.corpus, options, self.file)
         task.baselines = self.baselines  # counting n-grams takes longer than reading
         return task
@@ -134,7 +139,7 @@ class LanguageModelling:
         for window in tbptt((x[at:], y[at:]), k1=self.options.window, state=self.state):
 
             def loss(window: Window = window) -> Tensor:
-                window.data = tuple(part.to(self.model.output.weight.device) for part in window.data)
+                window.data = tuple(part.to(device_of(self.model)) for part in window.data)
                 logits, target = window.run(self.model)  # (T, B, size), (T, B)
                 self.state = window.carried
                 return cross_entropy(logits.flatten(0, 1), target.long().flatten())
@@ -285,7 +290,7 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> Lan
 
 def resume(run: Run, path: Path | None, options: Options, device: str) -> LanguageModelling:
     """Returns the task of a run. Its text is read again; its model does not have its parameters yet."""
-    vocabulary = vocabularies.load(run.directory)
+    vocabulary = vocabularies.load(run)
     corpus = _read(path, options, vocabulary)
     return LanguageModelling(LanguageModel(vocabulary.size, options).to(device), corpus, options, path)
 
@@ -312,7 +317,7 @@ class TrainedLanguageModel(NamedTuple):
         yield f"nats per {per}", f"{score.nats:.4f}"
         yield "bits per character", f"{score.bits_per_character:.4f}"
         yield "perplexity", f"{score.perplexity:.4f}"
-        yield from on_baselines(lambda: self._baselines(tokens), f"nats per {per}")
+        yield from on_baselines(data_of(self.config), lambda: self._baselines(tokens), f"nats per {per}")
 
     def _baselines(self, tokens: Tensor) -> dict[str, float]:
         """Returns the results of `n_grams`, counted in the training text of the model."""
@@ -320,21 +325,19 @@ class TrainedLanguageModel(NamedTuple):
 
     def corpus(self) -> Corpus:
         """Returns the text that the model was trained on, with its held-out part, read again."""
-        path = self.config["data"]["path"]
-        return _read(None if path is None else Path(path), Options(**self.config["options"]), self.vocabulary)
+        return _read(data_of(self.config), Options(**self.config["options"]), self.vocabulary)
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
         raise InputError("a language model continues a text and does not label it: use elman sample")
 
 
-def load(directory: Path, device: str = "cpu") -> TrainedLanguageModel:
+def load(record: Record | Path, device: str = "cpu") -> TrainedLanguageModel:
     """Returns the model of a run with its best parameters on the validation text, its vocabulary, and its config.json."""
-    run = Run(directory)
-    options, config = run.options(Options, CONFIG)
-    vocabulary = vocabularies.load(directory)
-    model = LanguageModel(vocabulary.size, options)
-    run.fill(model)
-    return TrainedLanguageModel(model.to(device).eval(), vocabulary, config)
+    record = Run(record) if isinstance(record, Path) else record
+    options, config = record.options(Options, CONFIG)
+    vocabulary = vocabularies.load(record)
+    model = record.model(lambda: LanguageModel(vocabulary.size, options), device)
+    return TrainedLanguageModel(model, vocabulary, config)
 
 
 class Score(NamedTuple):
@@ -370,7 +373,7 @@ def evaluate(model: LanguageModel, tokens: Tensor, characters: int) -> Score:
     starts = [round(r * (count - length) / max(rows - 1, 1)) for r in range(rows)]
     scored_from = [0] + [starts[r - 1] + length - starts[r] for r in range(1, rows)]
 
-    device = model.output.weight.device
+    device = device_of(model)
     total, state = 0.0, None
     for begin in range(0, length, 256):
         end = min(begin + 256, length)
@@ -402,7 +405,7 @@ def sample(
     Raises InputError if the prompt has a character that is not in the vocabulary.
     """
     model.eval()
-    device = model.output.weight.device
+    device = device_of(model)
     check_text(prompt, "the prompt")
     prompt_tokens = torch.from_numpy(vocabulary.encode(prompt or "\n").copy()).long()
     if vocabulary.unknown is not None and prompt and bool((prompt_tokens == vocabulary.unknown).any()):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from elman.errors import InputError
+from elman.training.record import NOT_KEPT
 
 BIO = re.compile(r"O|[BIES]-.+")
 
@@ -84,8 +86,11 @@ def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
     return found
 
 
-def on_baselines(find: Callable[[], dict[str, float]], unit: str) -> Iterator[tuple[str, str]]:
-    """Yields the names and scores of baselines, or why they are not known: they are fitted to what was learned from."""
+def on_baselines(data: Path | None, find: Callable[[], dict[str, float]], unit: str) -> Iterator[tuple[str, str]]:
+    """Yields the names and scores of baselines, or why they are not known: they are fitted to the training data."""
+    if data == NOT_KEPT:
+        yield "baselines", "not known, because the model's file does not have the training data; evaluate its run"
+        return
     try:
         found = find()
     except InputError as error:

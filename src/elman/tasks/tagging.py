@@ -21,13 +21,14 @@ from elman.datasets.conll import Sentence
 from elman.datasets.reading import BadRows
 from elman.datasets.store import Rows
 from elman.errors import InputError
-from elman.files import read_json, write_atomically
+from elman.files import Kept, write_atomically
 from elman.recurrent import Recurrent
 from elman.tasks import scores
 from elman.tasks.options import TaggingOptions as Options
 from elman.tasks.separate import SeparateSequences, csv_row, groups, held_out, padded
 from elman.training.dropout import Dropout
-from elman.training.run import Entries, Run
+from elman.training.record import Entries, Record, data_of, device_of
+from elman.training.run import Run
 
 CONFIG: Entries = {"data": dict, "data.path": (str, type(None))}
 CHUNK = 256  # sentences that are tagged side by side
@@ -147,16 +148,17 @@ class Vocabulary:
         write_atomically(directory / "vocabulary.json", json.dumps(content, ensure_ascii=False, indent=1).encode())
 
     @classmethod
-    def load(cls, directory: Path) -> Vocabulary:
-        path = directory / "vocabulary.json"
-        content = read_json(path)
+    def load(cls, kept: Kept) -> Vocabulary:
+        content = kept.json("vocabulary.json")
         try:
             found = cls(*(content[name] for name in ("words", "counts", "characters", "tags")))
             whole = len(found._word) == len(found.counts) and len(found._character) == len(found.characters)
             if not whole or not found.tags or not all(isinstance(count, int) for count in found.counts):
                 raise ValueError("words, counts, characters and tags do not fit each other")
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path} is damaged: {error}; restore it or train again") from error
+            raise InputError(
+                f"{kept.place('vocabulary.json')} is damaged: {error}; restore it or train again"
+            ) from error
         return found
 
 
@@ -206,7 +208,7 @@ class Tagger:
     @torch.inference_mode()
     def logits(self, encoded: Encoded, own: NDArray[np.int64] | None = None) -> Iterator[tuple[int, Tensor]]:
         """Yields, in any order, the place of each sentence and its logits (words, tags). own: the places; all if left out."""
-        device = self.model.output.weight.device
+        device = device_of(self.model)
         training = self.model.training
         self.model.eval()
         lengths = encoded.forms.lengths
@@ -271,7 +273,7 @@ class Tagger:
         for name, value in found.items():
             yield name.replace("validation_nats", "nats_per_word").replace("_", " "), f"{value:.4f}"
         score = "entity_f1" if "entity_f1" in found else "accuracy"
-        yield from scores.on_baselines(lambda: self._baselines(judged, score), score.replace("_f1", " F1"))
+        yield from scores.on_baselines(self.path, lambda: self._baselines(judged, score), score.replace("_f1", " F1"))
         yield from counts.by_label(self.vocabulary.tags, "words")
 
     def _baselines(self, judged: Gathered, score: str) -> dict[str, float]:
@@ -327,13 +329,13 @@ class Tagging(SeparateSequences):
         self.tagger, self.model, self.options = tagger, tagger.model, tagger.options
 
     def untrained(self, options: Options) -> Tagger:
-        return _tagger(self.tagger.vocabulary, options, str(self.model.output.weight.device), self.path)
+        return _tagger(self.tagger.vocabulary, options, str(device_of(self.model)), self.path)
 
     def loss(self, own: NDArray[np.int64]) -> Tensor:
         batch = self.encoded.batch(self.train[own])
         words = batch["words"]
         batch["words"] = words.masked_fill(torch.rand(words.shape) < self.hide[words], 0)
-        device = self.model.output.weight.device
+        device = device_of(self.model)
         logits = self.model(**{name: value.to(device) for name, value in batch.items()})
         tags = self.encoded.truth(self.train[own]).to(device)
         return cross_entropy(logits.flatten(0, 1), tags.flatten(), ignore_index=-1)
@@ -455,22 +457,23 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> Tag
 
 def resume(run: Run, path: Path | None, options: Options, device: str) -> Tagging:
     """Returns the task of a run. Its data are read again; its model does not have its parameters yet."""
-    tagger = _tagger(Vocabulary.load(run.directory), options, device, path)
+    tagger = _tagger(Vocabulary.load(run), options, device, path)
     return Tagging(tagger, *read(path, options, BadRows(options.skip_bad)), path)
 
 
-def load(directory: Path, device: str = "cpu") -> Tagger:
+def load(record: Record | Path, device: str = "cpu") -> Tagger:
     """Returns the tagger of a run, with the parameters that were best on the validation sentences."""
-    run = Run(directory)
-    options, config = run.options(Options, CONFIG)
-    path = config["data"]["path"]
-    tagger = _tagger(Vocabulary.load(directory), options, device, None if path is None else Path(path))
-    run.fill(tagger.model)
-    tagger.model.eval()
-    return tagger
+    record = Run(record) if isinstance(record, Path) else record
+    options, config = record.options(Options, CONFIG)
+    vocabulary = Vocabulary.load(record)
+    model = record.model(lambda: _model(vocabulary, options), device)
+    return Tagger(model, vocabulary, options, data_of(config))
 
 
 def _tagger(vocabulary: Vocabulary, options: Options, device: str, path: Path | None) -> Tagger:
+    return Tagger(_model(vocabulary, options).to(device), vocabulary, options, path)
+
+
+def _model(vocabulary: Vocabulary, options: Options) -> TaggingModel:
     v = vocabulary
-    model = TaggingModel(len(v.words) + 1, len(v.characters) + 1, len(v.tags), options)
-    return Tagger(model.to(device), v, options, path)
+    return TaggingModel(len(v.words) + 1, len(v.characters) + 1, len(v.tags), options)

@@ -25,9 +25,9 @@ import csv
 import io
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -37,9 +37,7 @@ from torch import Tensor
 from elman.errors import InputError
 from elman.files import check_directory, read_json, write_atomically
 from elman.training.lock import Lock
-from elman.training.options import Options
-
-OptionsOf = TypeVar("OptionsOf", bound=Options)
+from elman.training.record import Model, Record
 
 MODEL, SAMPLES = "model.safetensors", "samples.txt"
 SAMPLE = re.compile(r"^--- step (\d+)$", re.MULTILINE)  # the beginning of one
@@ -60,11 +58,8 @@ FILES = (
     "forecast.png",
 )
 
-Entries = Mapping[str, type | tuple[type, ...]]  # names of entries in config.json, with dots inside, and their types
-CONFIG: Entries = {"options": dict, "parameters": int, "baselines": dict}  # what every run has besides its task
 
-
-class Run:
+class Run(Record):
     """The directory of one run. If reading or writing fails, methods raise InputError with the file and the reason."""
 
     def __init__(self, directory: Path, writes: bool = True):
@@ -148,45 +143,22 @@ class Run:
                 raise InputError(f"{self.directory} was removed while it was trained; train again")
             write_atomically(self.directory / name, content)
 
-    def task(self, known: Collection[str]) -> str:
-        """Returns the name of the run's task. Raises InputError if it is none of the known ones."""
-        path = self._config_path()
-        name = read_json(path).get("task")
-        if not isinstance(name, str) or name not in known:
-            raise InputError(f"{path} is that of a run for task {name!r}; this command knows {', '.join(known)}")
-        return name
+    def place(self, name: str) -> str:
+        return str(self.directory / name)
 
-    def _config_path(self) -> Path:
+    def has(self, name: str) -> bool:
+        return (self.directory / name).exists()
+
+    def json(self, name: str) -> dict[str, Any]:
         if not self.directory.is_dir():
             raise InputError(
                 f"{self.directory} is not a directory; give the directory of a run, as `elman train` made it"
             )
-        if not (self.directory / "config.json").exists():
+        if name == "config.json" and not self.has(name):
             raise InputError(
                 f"{self.directory} is not a run of elman: it has no config.json; give the directory that `elman train` made"
             )
-        return self.directory / "config.json"
-
-    def config(self, task: str, entries: Entries) -> dict[str, Any]:
-        """Returns config.json, checked: it belongs to a run of this task and has these entries besides those of all."""
-        path = self._config_path()
-        config = read_json(path)
-        if config.get("task") != task:
-            raise InputError(f"{path} is not that of a run for task {task!r}: its task is {config.get('task')!r}")
-        for name, kind in (*CONFIG.items(), *entries.items()):
-            value: Any = config
-            for key in name.split("."):
-                value = value.get(key, "missing") if isinstance(value, dict) else "missing"
-            if not isinstance(value, kind):
-                raise InputError(f"{path} is damaged: {name} is {value!r}; restore it or train again")
-        if not all(isinstance(nats, (int, float)) for nats in config["baselines"].values()):
-            raise InputError(f"{path} is damaged: baselines is {config['baselines']!r}; restore it or train again")
-        return config
-
-    def options(self, of: type[OptionsOf], entries: Entries) -> tuple[OptionsOf, dict[str, Any]]:
-        """Returns the options that the run was begun with, and config.json, both checked."""
-        config = self.config(of.task, entries)
-        return of.from_json(config["options"], str(self.directory / "config.json")), config
+        return read_json(self.directory / name)
 
     # Tensors
 
@@ -213,6 +185,11 @@ class Run:
         except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
             raise InputError(f"{path} is damaged or not elman's: {error}; restore it or train again") from error
         return tensors, notes
+
+    def model(self, make: Callable[[], Model], device: str) -> Model:
+        model = make()
+        self.fill(model)
+        return model.to(device).eval()
 
     def fill(self, model: torch.nn.Module) -> dict[str, Any]:
         """Gives a model the parameters that were kept, and returns their notes: the step and the score."""
