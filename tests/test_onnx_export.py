@@ -344,7 +344,7 @@ def test_a_layer_as_a_file(tmp_path: Path, batch_first: bool) -> None:
         batch_first=batch_first,
         dropout=0.5,
     )
-    path = elman.onnx.export(layer, tmp_path / "layer.onnx")
+    path = elman.onnx.export(layer, tmp_path / "layer.onnx").path
     assert layer.training  # the caller's layer is left as it was
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
@@ -378,7 +378,7 @@ def test_a_layer_as_a_file(tmp_path: Path, batch_first: bool) -> None:
 @pytest.mark.parametrize("cell", [cells.coupled_peephole_lstm, cells.gru_before, cells.rnn_relu])
 def test_a_file_comes_back_as_the_layer(tmp_path: Path, cell: Cell) -> None:
     layer = recurrent(cell, 4, 6, dtype=torch.float32, bidirectional=True)
-    (loaded,) = elman.onnx.load(elman.onnx.export(layer, tmp_path / "layer.onnx")).values()
+    (loaded,) = elman.onnx.load(elman.onnx.export(layer, tmp_path / "layer.onnx").path).values()
     x, lengths = torch.randn(7, 3, 4), torch.tensor([7, 0, 3])
     with torch.no_grad():
         for mine, exact in zip(loaded(x, lengths=lengths), layer(x, lengths=lengths), strict=True):
@@ -396,7 +396,7 @@ def test_a_layer_that_only_reads_backwards(tmp_path: Path) -> None:
         gate = elman.trace(layer, x).recurrences[0].states["h"]
         assert torch.allclose(gate, y, atol=1e-6)  # at step t what belongs to step t
         assert torch.allclose(elman.freeze(layer)(x)[0], y, atol=1e-6)
-    path = elman.onnx.export(layer, tmp_path / "layer.onnx")
+    path = elman.onnx.export(layer, tmp_path / "layer.onnx").path
     (loaded,) = elman.onnx.load(path).values()
     with torch.no_grad():
         assert torch.allclose(loaded(x)[0], y, atol=1e-6)
@@ -406,7 +406,7 @@ def test_weights_are_packed_into_the_file(tmp_path: Path) -> None:
     """Nothing is computed from the weights when the file is run, and they are there once."""
     for cell, most in ((cells.coupled_peephole_lstm, 7), (cells.gru, 6), (cells.rnn, 6)):
         layer = Recurrent(cell, 64, 64)
-        path = elman.onnx.export(layer, tmp_path / "layer.onnx")
+        path = elman.onnx.export(layer, tmp_path / "layer.onnx").path
         model = onnx.load(path)
         node = next(n for n in model.graph.node if n.op_type in ("RNN", "LSTM", "GRU"))
         constants = {each.name for each in model.graph.initializer}
@@ -459,7 +459,7 @@ def test_any_model_with_its_arguments(tmp_path: Path) -> None:
     path = elman.onnx.export(
         Tagger(), tmp_path / "tagger.onnx", given, input_names=["words", "lengths"], output_names=["logits"],
         dynamic_shapes=({0: FREE, 1: FREE}, {0: FREE}),
-    )  # fmt: skip
+    ).path  # fmt: skip
     assert [value.name for value in onnx.load(path).graph.output] == ["logits"]
     with pytest.raises(TypeError, match="Tagger is no elman layer, so args have to show what it takes"):
         elman.onnx.export(Tagger(), tmp_path / "tagger.onnx")

@@ -18,6 +18,7 @@ from elman.training.options import Options
 
 if TYPE_CHECKING:
     from elman.tasks import Trained
+    from elman.training.record import Record
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -103,9 +104,30 @@ def without_training() -> Iterator[None]:
         raise InputError(error.elsewhere) from error
 
 
-def trained(run: Path, device: str) -> Trained:
-    """Returns what a run has learned, whatever its task is."""
-    from elman import tasks
+def opened(run: Path, device_name: str) -> tuple[Record, str]:
+    """Returns what a training has left, in the directory of a run or in the file of a model, and the device to use."""
     from elman.training.run import Run
 
-    return tasks.module(Run(run).task(tasks.MODULES)).load(run, device)
+    if not run.is_file():
+        return Run(run), device(device_name)
+    if device_name not in ("auto", "cpu"):
+        raise InputError(f"--device {device_name} is not for {run}: ONNX Runtime computes on the CPU; leave it out")
+    device("cpu")
+    return needs_onnx(f"reading {run}").model_file.ModelFile(run), "cpu"
+
+
+def needs_onnx(what: str) -> Any:
+    """Returns `elman.onnx`. Raises InputError if its libraries are not installed. what: what needs them."""
+    try:
+        import elman.onnx.model_file
+    except ImportError as error:
+        raise InputError(f"{what} needs {error.name}, which is not installed: pip install 'elman[onnx]'") from error
+    return elman.onnx
+
+
+def trained(run: Path, device_name: str) -> Trained:
+    """Returns what a run, or the file of a model, has learned, whatever its task is."""
+    from elman import tasks
+
+    record, where = opened(run, device_name)
+    return tasks.module(record.task(tasks.MODULES)).load(record, where)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import typer
 
-from elman.cli.common import device, trained, without_training
+from elman.cli.common import trained, without_training
 
 EXAMPLE = "Example:  elman evaluate runs/first chapter.txt"
 
 
 def evaluate(
-    run: Path = typer.Argument(..., help="Directory of a run."),
+    run: Path = typer.Argument(..., help="Directory of a run, or the file that `elman export` made of it."),
     file: Path = typer.Argument(..., help="Data in the form that the run was trained on."),
     device_name: str = typer.Option("auto", "--device", help="auto, cpu, cuda, ..."),
 ) -> None:
@@ -22,5 +22,5 @@ def evaluate(
     that the file has.
     """
     with without_training():
-        for name, figure in trained(run, device(device_name)).evaluate(file):
+        for name, figure in trained(run, device_name).evaluate(file):
             print(f"{name:<20} {figure}")

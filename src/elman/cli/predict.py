@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from elman.cli.common import device, trained, without_training
+from elman.cli.common import opened, trained, without_training
 from elman.errors import InputError
 from elman.files import check_writable, write_atomically
 
@@ -17,7 +17,7 @@ COLUMNS = (".conll", ".txt", ".tsv")  # of words and tags
 
 
 def predict(
-    run: Path = typer.Argument(..., help="Directory of a run."),
+    run: Path = typer.Argument(..., help="Directory of a run, or the file that `elman export` made of it."),
     file: Path = typer.Argument(..., help="Data in the form that the run was trained on; labels are not needed."),
     output: Path | None = typer.Option(
         None,
@@ -36,7 +36,7 @@ def predict(
             raise InputError(f"{output}: these predictions {problem}; choose one of {', '.join(forms)}")
         check_writable(output)
     with without_training():
-        rows = trained(run, device(device_name)).predict(file, output.suffix.lower() if output else "")
+        rows = trained(run, device_name).predict(file, output.suffix.lower() if output else "")
         if output is None:
             for row in rows:
                 sys.stdout.write(row)
@@ -48,8 +48,8 @@ def _forms(run: Path, file: Path) -> tuple[str, ...]:
     """Returns the endings of the files that the predictions of a run for a file may be written to."""
     from elman import tasks
     from elman.datasets.tables import form
-    from elman.training.run import Run
 
-    if Run(run).task(tasks.MODULES) != "tag":
+    record, _ = opened(run, "auto")
+    if record.task(tasks.MODULES) != "tag":
         return TABLES
     return TABLES + COLUMNS + ((".conllu",) if form(file) == ".conllu" else ())  # which has more than words and tags

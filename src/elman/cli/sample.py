@@ -8,14 +8,14 @@ from pathlib import Path
 
 import typer
 
-from elman.cli.common import device
+from elman.cli.common import opened
 from elman.errors import InputError
 
 EXAMPLE = 'Example:  elman sample runs/first --prompt "The " --length 500 --temperature 0.8'
 
 
 def sample(
-    run: Path = typer.Argument(..., help="Directory of a run."),
+    run: Path = typer.Argument(..., help="Directory of a run, or the file that `elman export` made of it."),
     prompt: str = typer.Option("", help="Text to continue."),
     length: int = typer.Option(500, help="Tokens to write."),
     temperature: float = typer.Option(0.8, help="Above 1 bolder, below 1 safer, 0 always the likeliest."),
@@ -43,7 +43,7 @@ def sample(
 
     from elman.tasks import language_model
 
-    model, vocabulary, _ = language_model.load(run, device(device_name))
+    model, vocabulary, _ = language_model.load(*opened(run, device_name))
     if seed is None:
         seed = secrets.randbelow(1 << 31)
         print(f"--seed {seed}", file=sys.stderr)

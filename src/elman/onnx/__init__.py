@@ -2,8 +2,9 @@
 
 from elman.onnx.exporting import export
 from elman.onnx.loading import load
+from elman.onnx.runs import export_run
 from elman.onnx.translations import register, translations
 
-__all__ = ["export", "load", "translations"]
+__all__ = ["export", "export_run", "load", "translations"]
 
 register()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -20,27 +20,28 @@ from torch import Tensor, nn
 import elman
 from elman.errors import InputError
 from elman.files import check_writable, write_atomically
-from elman.onnx.proof import Case, prove
-from elman.onnx.translations import translations
+from elman.onnx import ports
+from elman.onnx.int8 import quantize
+from elman.onnx.ports import Port
+from elman.onnx.proof import Case, Proof, flat, prove
+from elman.onnx.translations import of_int8, translations
 from elman.recurrent import Recurrent
 
 LARGEST = (1 << 31) - (1 << 20)  # bytes that one file of ONNX may have, but for a little
 FOLDED = 1 << 40  # bytes of a constant that may be folded: all
-RECURRENT = ("RNN", "LSTM", "GRU", "Scan")
+RECURRENT = ("RNN", "LSTM", "GRU", "DynamicQuantizeLSTM", "Scan")
 STEPS = BATCHES = (1, 2, 9)  # the sizes of the proof
 
 
-class _Layer(nn.Module):
-    """A layer whose initial states and lengths are inputs, and whose results are a flat tuple."""
+class _Flat(nn.Module):
+    """The model of a port as a module whose arguments and results are tensors."""
 
-    def __init__(self, layer: Recurrent):
+    def __init__(self, port: Port):
         super().__init__()
-        self.layer = layer
+        self.model, self.call = port.model, port.call
 
-    def forward(self, x: Tensor, lengths: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        given: Any = states
-        y, h_n = self.layer(x, given if len(given) > 1 else given[0], lengths=lengths)
-        return y, *(h_n if isinstance(h_n, tuple) else (h_n,))
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(flat(self.call(self.model, *inputs)))
 
 
 def export(
@@ -48,11 +49,13 @@ def export(
     path: str | Path,
     args: tuple[Any, ...] | None = None,
     *,
+    streaming: bool = False,
+    int8: bool = False,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     dynamic_shapes: Any = None,
-) -> Path:
-    """Writes a layer, or a model that contains layers, to an ONNX file, in evaluation mode. Returns its path.
+) -> Proof:
+    """Writes a layer, or a model that contains layers, to an ONNX file, in evaluation mode. Returns its path and its errors.
 
     model: an elman layer, which needs nothing else; or any module, with `args`, the rest being as in `torch.onnx.export`.
 
@@ -60,48 +63,49 @@ def export(
     state, h_0 and so on, (L*D, B, width). T and B are free. Lengths and states are optional: left out, the sequences have
     T steps and begin as the layer's do. Its outputs are y and the final states, h_n and so on.
 
+    streaming: for a layer, one step in place of a sequence, with inputs x (B, I) and h_0 and so on, none of which may be left
+        out, and outputs y (B, Y) and h_n and so on. It has no loop.
+    int8: products with weights are computed in integers of 8 bits, where the weights have 7 bits and a scale for each unit.
+        LSTMs with all their kin become nodes that only ONNX Runtime knows, DynamicQuantizeLSTM; all other cells a Scan.
+
     The file is run in ONNX Runtime, and compared by the rule that every engine is judged by: for a layer at nine sizes, with
-    random states and lengths; for another model on `args`. It appears under its name only if it passes.
-    Raises InputError if it does not, or cannot be written, and TypeError if a layer cannot be exported.
+    random states and lengths; for another model on `args`. It appears under its name only if it passes. With int8 there is
+    no such rule; the errors are told.
+    Raises InputError if it does not pass, or cannot be written, and TypeError if a layer cannot be exported.
     """
     path = Path(path)
-    check_writable(path)
     if isinstance(model, Recurrent):
-        return _export_layer(model, path)
+        return write(ports.step(model) if streaming else ports.layer(model), path, int8)
+    if streaming:
+        raise TypeError(
+            f"{type(model).__name__} is no elman layer, so streaming has no meaning for it; give a module that does one step"
+        )
     if args is None:
         raise TypeError(
             f"{type(model).__name__} is no elman layer, so args have to show what it takes: give args=(x, ...)"
         )
+    check_writable(path)
     plain = deepcopy(model).eval()
-    written = traced(plain, args, input_names, output_names, dynamic_shapes)
+    written = traced(plain, args, input_names, output_names, dynamic_shapes, int8)
     names = [value.name or "" for value in written.graph.inputs]
     tensors = [arg for arg in args if isinstance(arg, Tensor)]
     found = [value.name or "" for value in written.graph.outputs]
-    return finish(
-        written,
-        path,
-        plain,
-        [Case("the given arguments", tuple(args), dict(zip(names, tensors, strict=True)))],
-        found,
-        {},
-    )
+    case = Case("the given arguments", tuple(args), dict(zip(names, tensors, strict=True)))
+    return finish(written, path, plain, [case], found, {}, int8)
 
 
-def _export_layer(layer: Recurrent, path: Path) -> Path:
-    plain = deepcopy(layer).eval()
-    names = plain.cell.states
-    T, B = torch.export.Dim.DYNAMIC, torch.export.Dim.DYNAMIC
-    module = _Layer(plain)
-    args = next(iter(_cases(plain, [3], [2]))).arguments
-    axes = {0: B, 1: T} if plain.batch_first else {0: T, 1: B}
-    shapes = axes, {0: B}, tuple({1: B} for _ in names)
-    inputs, outputs = ["x", "lengths", *(f"{name}_0" for name in names)], ["y", *(f"{name}_n" for name in names)]
-    model = traced(module, args, inputs, outputs, shapes)
-    _name_axes(model, ("B", "T") if plain.batch_first else ("T", "B"))
-    _make_optional(model, plain)
-    pairs = [[f"{name}_0", f"{name}_n"] for name in names]
-    notes = {"task": "layer", "cell": plain.cell.name, "states": pairs, "batch_first": plain.batch_first}
-    return finish(model, path, module, _cases(plain, STEPS, BATCHES), outputs, notes)
+def write(port: Port, path: Path, int8: bool) -> Proof:
+    """Writes what a port describes. Raises InputError if it cannot be written, or fails its proof."""
+    check_writable(path)
+    port = port._replace(model=deepcopy(port.model).eval())
+    module = _Flat(port)
+    args = next(iter(port.cases([3], [2]))).arguments
+    free = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in port.inputs.values())
+    model = traced(module, args, list(port.inputs), list(port.outputs), (free,), int8)
+    _name_axes(model, list(port.inputs.values()))
+    _make_optional(model, port)
+    notes = dict(port.notes) | ({"int8": True} if int8 else {})
+    return finish(model, path, module, port.cases(STEPS, BATCHES), list(port.outputs), notes, int8)
 
 
 def traced(
@@ -110,6 +114,7 @@ def traced(
     input_names: Sequence[str] | None,
     output_names: Sequence[str] | None,
     dynamic_shapes: Any,
+    int8: bool = False,
 ) -> ir.Model:
     """Returns a module as PyTorch's exporter writes it, with what is constant folded."""
     with _quiet():
@@ -121,11 +126,13 @@ def traced(
             input_names=input_names,
             output_names=output_names,
             dynamic_shapes=dynamic_shapes,
-            custom_translation_table=translations,
+            custom_translation_table=of_int8 if int8 else translations,
         )
     assert program is not None
     model = program.model
     onnxscript.optimizer.optimize(model, input_size_limit=FOLDED, output_size_limit=FOLDED)
+    if int8:
+        quantize(model)
     return model
 
 
@@ -133,10 +140,11 @@ def finish(
     model: ir.Model,
     path: Path,
     module: nn.Module,
-    cases: Iterator[Case] | Sequence[Case],
+    cases: Iterable[Case],
     outputs: Sequence[str],
     notes: Mapping[str, Any],
-) -> Path:
+    int8: bool,
+) -> Proof:
     """Proves a model beside the module that it was made of, and writes it.
 
     notes: what stands in the file's metadata as elman.NAME, JSON in ASCII.
@@ -157,26 +165,25 @@ def finish(
             f"{path} would have {size:,} bytes, but one file of ONNX has at most {LARGEST:,}; export a smaller model"
         )
     content = proto.SerializeToString(deterministic=True)
-    prove(content, module, cases, outputs, path)
+    errors = prove(content, module, cases, outputs, path, exact=not int8)
     write_atomically(path, content)
-    return path
+    return Proof(path, errors)
 
 
-def _name_axes(model: ir.Model, names: Sequence[str]) -> None:
-    """Gives the first axes of the first input these names, wherever their sizes stand."""
-    first = model.graph.inputs[0].shape
-    assert first is not None
-    known = {str(first[axis]): name for axis, name in enumerate(names)}
+def _name_axes(model: ir.Model, axes: Sequence[Mapping[int, str]]) -> None:
+    """Gives the free axes of the inputs their names, wherever their sizes stand."""
+    known: dict[str, str] = {}
+    for value, names in zip(model.graph.inputs, axes, strict=True):
+        assert value.shape is not None
+        known |= {str(value.shape[axis]): name for axis, name in names.items()}
     for value in (*model.graph.inputs, *model.graph.outputs):
         if value.shape is not None:
             value.shape = ir.Shape([d if isinstance(d, int) else known.get(str(d), str(d)) for d in value.shape])
 
 
-def _make_optional(model: ir.Model, layer: Recurrent) -> None:
+def _make_optional(model: ir.Model, port: Port) -> None:
     """Gives lengths and initial states defaults, which are stretched to the batch."""
-    graph, batch_axis = model.graph, 0 if layer.batch_first else 1
-    x, lengths, *states = graph.inputs
-    first = graph[0]
+    graph, inputs = model.graph, {value.name: value for value in model.graph.inputs}
     added: list[ir.Node] = []
 
     def node(kind: str, *inputs: Any, **attributes: Any) -> ir.Value:
@@ -188,7 +195,10 @@ def _make_optional(model: ir.Model, layer: Recurrent) -> None:
     def constant(*values: int) -> ir.Value:
         return node("Constant", value=ir.tensor(np.array(values, np.int64)))
 
-    def replace(old: ir.Value, shape: Sequence[Any], default: Any, make: Any) -> None:
+    def size(name: str, axis: int) -> ir.Value:
+        return node("Shape", inputs[name], start=axis, end=axis + 1)  # (1,)
+
+    def replace(old: ir.Value, shape: Sequence[Any], default: Any, make: Callable[[ir.Value], ir.Value]) -> None:
         new = ir.Value(
             name=old.name, shape=ir.Shape(shape), type=old.type, const_value=ir.tensor(default, name=old.name)
         )
@@ -200,50 +210,27 @@ def _make_optional(model: ir.Model, layer: Recurrent) -> None:
         graph.inputs[graph.inputs.index(old)] = new
         graph.initializers[new.name] = new  # pyright: ignore[reportArgumentType]
 
-    batch = node("Shape", x, start=batch_axis, end=batch_axis + 1)  # (1,)
-    steps = node("Shape", x, start=1 - batch_axis, end=2 - batch_axis)
+    for name, of in port.lengths.items():
+        rows = port.inputs[name][0]
+        axis = next(axis for axis, called in port.inputs[of].items() if called == rows)
 
-    def every_length(given: ir.Value) -> ir.Value:
-        stretched = node("Expand", given, batch)
-        return node("Where", node("Less", stretched, constant(0)), steps, stretched)
+        def every_length(given: ir.Value, of: str = of, axis: int = axis) -> ir.Value:
+            stretched = node("Expand", given, size(of, axis))
+            return node("Where", node("Less", stretched, constant(0)), size(of, 1 - axis), stretched)
 
-    replace(lengths, ["lengths"], np.array([-1], np.int64), every_length)
-    learned = layer.initial_states()
-    for k, old in enumerate(states):
-        sizes: Any = old.shape
-        count, _, width = sizes
+        replace(inputs[name], [name], np.array([-1], np.int64), every_length)
+    if port.states:
+        first, axes = next(iter(port.inputs.items()))
+        batch = size(first, next(axis for axis, called in axes.items() if called == "B"))
+        for name, default in port.states.items():
+            count, _, width = default.shape
 
-        def of_every_row(given: ir.Value, count: Any = count, width: Any = width) -> ir.Value:
-            return node("Expand", given, node("Concat", constant(count), batch, constant(width), axis=0))
+            def of_every_row(given: ir.Value, count: int = count, width: int = width) -> ir.Value:
+                return node("Expand", given, node("Concat", constant(count), batch, constant(width), axis=0))
 
-        zero = np.zeros((int(count), 1, int(width)), old.dtype.numpy())  # pyright: ignore[reportOptionalMemberAccess]
-        default = learned[k].detach().numpy()[:, None] if learned else zero
-        replace(old, [count, "states", width], default, of_every_row)
-    graph.insert_before(first, added)
-
-
-def _cases(layer: Recurrent, steps: Sequence[int], batches: Sequence[int]) -> Iterator[Case]:
-    """Yields inputs of all these sizes: random states, random lengths with a zero, and NaN past the ends."""
-    random = torch.Generator().manual_seed(0)
-    dtype = next(layer.parameters()).dtype
-    rows, widths = layer.num_layers * layer.num_directions, layer.cell.widths(layer.hidden_size, layer.proj_size)
-    T = B = 0
-    for T in steps:
-        for B in batches:
-            x = torch.randn(T, B, layer.input_size, dtype=dtype, generator=random)
-            lengths = torch.randint(0, T + 1, (B,), generator=random)
-            lengths[0] = 0 if B > 1 else T
-            for b in range(B):
-                x[lengths[b] :, b] = torch.nan
-            states = [torch.randn(rows, B, width, dtype=dtype, generator=random) for width in widths]
-            given = (x.transpose(0, 1) if layer.batch_first else x), lengths, *states
-            names = "x", "lengths", *(f"{name}_0" for name in layer.cell.states)
-            yield Case(f"T = {T}, B = {B}", given, dict(zip(names, given, strict=True)))
-    x = torch.randn(T, B, layer.input_size, dtype=dtype, generator=random)
-    learned = [state[:, None].expand(-1, B, -1) for state in layer.initial_states()]
-    states = learned or [torch.zeros(rows, B, width, dtype=dtype) for width in widths]
-    x = x.transpose(0, 1) if layer.batch_first else x
-    yield Case("neither lengths nor states", (x, torch.full((B,), T), *states), {"x": x})
+            replace(inputs[name], [count, "states", width], default.numpy(), of_every_row)
+    if added:
+        graph.insert_before(graph[0], added)
 
 
 @contextmanager

@@ -49,14 +49,15 @@ def load(path: str | os.PathLike[str]) -> dict[str, Recurrent]:
     supported (ThresholdedRelu; Affine and ScaledTanh without their numbers).
     """
     path = Path(path)
-    model = _read(path)
+    model = read(path)
     try:
         return _layers(model, path)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is damaged: a name in it is no text ({error.reason}); restore the file") from error
 
 
-def _read(path: Path) -> ModelProto:
+def read(path: Path) -> ModelProto:
+    """Reads an ONNX file. Raises InputError if it is none, or cannot be read."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would wait for its writer
         with open(file, "rb") as opened:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,13 @@ class Case(NamedTuple):
     feed: dict[str, Tensor]  # of the file
 
 
+class Proof(NamedTuple):
+    """A file that was written, and how far ONNX Runtime's results are from exact ones."""
+
+    path: Path
+    errors: Mapping[str, float]  # of each output: the root mean square of errors, as a share of that of the values
+
+
 def session(content: bytes) -> Any:
     """Opens a model in ONNX Runtime, on one thread, without messages."""
     options = onnxruntime.SessionOptions()
@@ -33,17 +41,21 @@ def session(content: bytes) -> Any:
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def prove(content: bytes, module: nn.Module, cases: Iterable[Case], outputs: Sequence[str], path: Path) -> None:
-    """Raises InputError, which names the output and the errors, unless the file is as accurate as PyTorch in float32.
+def prove(
+    content: bytes, module: nn.Module, cases: Iterable[Case], outputs: Sequence[str], path: Path, *, exact: bool
+) -> dict[str, float]:
+    """Returns the error of each output, as a share of its values.
 
-    Exact is the module in float64 with the reference engine; PyTorch's is the same in the module's own type.
+    Exact values are those of the module in float64 with the reference engine. Raises InputError, which names the output and
+    the errors, if a shape is wrong or a number is not finite; if `exact`, also unless the file is as accurate as PyTorch in
+    the module's own type.
     """
-    opened, exact = session(content), deepcopy(module).double()
+    opened, double = session(content), deepcopy(module).double()
     sums = {name: [0.0, 0.0, 0.0] for name in outputs}  # of squares: the file's errors, PyTorch's errors, the values
     for case in cases:
         found = opened.run(list(outputs), {name: value.numpy() for name, value in case.feed.items()})
         with torch.no_grad(), use_engine("reference"):
-            plain, true = _flat(module(*case.arguments)), _flat(exact(*map(_double, case.arguments)))
+            plain, true = flat(module(*case.arguments)), flat(double(*map(_double, case.arguments)))
         for name, mine, torchs, value in zip(outputs, found, plain, true, strict=True):
             if mine.shape != tuple(value.shape):
                 raise InputError(
@@ -52,19 +64,21 @@ def prove(content: bytes, module: nn.Module, cases: Iterable[Case], outputs: Seq
             errors = torch.from_numpy(mine).double() - value, torchs.double() - value, value
             sums[name] = [total + float(e.square().sum()) for total, e in zip(sums[name], errors, strict=True)]
     for name, (mine, torchs, value) in sums.items():
-        allowed = TIMES * torchs**0.5 + SHARE * value**0.5
-        if not mine**0.5 <= allowed:
+        allowed = TIMES * torchs**0.5 + SHARE * value**0.5 if exact else math.inf
+        if not mine**0.5 <= allowed or not math.isfinite(mine):
             raise InputError(
                 f"{path} was not written: the error of {name} in ONNX Runtime is {mine**0.5:.2g}, but {allowed:.2g} is allowed; "
                 "please report this"
             )
+    return {name: (mine / value) ** 0.5 if value else mine**0.5 for name, (mine, _, value) in sums.items()}
 
 
 def _double(argument: Any) -> Any:
     return argument.double() if isinstance(argument, Tensor) and argument.is_floating_point() else argument
 
 
-def _flat(results: Any) -> list[Tensor]:
+def flat(results: Any) -> list[Tensor]:
+    """Returns the tensors in nested tuples and lists, in their order."""
     if isinstance(results, Tensor):
         return [results]
-    return [tensor for each in results for tensor in _flat(each)]
+    return [tensor for each in results for tensor in flat(each)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,25 +33,51 @@ def constant(value: Any) -> Any:
 
 def scan(call: Any) -> Sequence[Any]:
     """Writes one Scan for each direction. Returns the output (T, B, D*Y), and the final states (D, B, width)."""
+    return _each(call, _direction)
+
+
+def step(call: Any) -> Sequence[Any]:
+    """Writes the one step of a call of one step, which needs no Scan. Returns what `scan` returns."""
+    return _each(call, _alone)
+
+
+def _each(call: Any, write: Callable[[Any, int], list[Any]]) -> Sequence[Any]:
     if call.x.dtype not in NUMPY:
         raise TypeError(
             f"cell {call.cell.name!r} is exported in {call.x.dtype}, which a Scan is not written in; convert the model to float32"
         )
-    each = [_direction(call, d) for d in range(len(call.directions))]
+    each = [write(call, d) for d in range(len(call.directions))]
     outputs, *finals = zip(*each, strict=True)
     stacked = [joined([op.Unsqueeze(state, constant([0])) for state in states], 0) for states in finals]
     return [joined(list(outputs), 2), *stacked]
 
 
+def _share(call: Any, weights: Any) -> Any:
+    """Writes the share of all gates in a step, (T, B, G*H); of a cell without input gates x, which says how many steps there are."""
+    if not call.cell.anatomy.input_gates:
+        return call.x
+    share = op.MatMul(call.x, op.Transpose(weights.ih, perm=[1, 0]))
+    return share if weights.b_ih is None else op.Add(share, weights.b_ih)
+
+
+def _alone(call: Any, d: int) -> list[Any]:
+    """Writes the one step of one direction. Returns its output (1, B, Y) and its final states, each (B, width)."""
+    cell, weights = call.cell, call.directions[d].weights
+    share = op.Squeeze(_share(call, weights), constant([0]))
+    begin = [op.Gather(state, constant(d), axis=0) for state in call.state]
+    body = _Body(cell, weights, call, (False, False), ())
+    after = list(body.step(share, dict(zip(cell.states, begin, strict=True))).values())
+    for node in body.nodes:
+        _write(node)
+    for value, width in zip(after, body.widths, strict=True):
+        value.type, value.shape = ir.TensorType(call.x.dtype), ir.Shape([body.batch, width])
+    return [op.Unsqueeze(after[0], constant([0])), *after]
+
+
 def _direction(call: Any, d: int) -> list[Any]:
     """Writes the Scan of one direction. Returns its output (T, B, Y) and its final states, each (B, width)."""
     cell, (weights, reverse) = call.cell, call.directions[d]
-    inputs = []  # of a step: the share of all gates (B, G*H), then masks (B, 1)
-    if cell.anatomy.input_gates:
-        share = op.MatMul(call.x, op.Transpose(weights.ih, perm=[1, 0]))
-        inputs.append(share if weights.b_ih is None else op.Add(share, weights.b_ih))
-    else:
-        inputs.append(call.x)  # a Scan takes its number of steps from what it reads
+    inputs = [_share(call, weights)]  # of a step: the share of all gates (B, G*H), then masks (B, 1)
     present, goes_on = _masks(call, reverse)
     inputs += [mask for mask in (present, goes_on) if mask is not None]
     begin = [op.Gather(state, constant(d), axis=0) for state in call.state]
@@ -80,13 +106,7 @@ def _masks(call: Any, reverse: bool) -> tuple[Any, Any]:
     """Writes what `elman.masks.masks` computes: the steps that each row has, and those that go on, each (T, B, 1)."""
     if call.lengths is None and call.reset is None:
         return None, None
-    steps = op.Squeeze(op.Shape(call.x, start=0, end=1), constant([0]))
-    present = goes_on = None
-    if call.lengths is not None:
-        numbers = op.Unsqueeze(op.Range(constant(0), steps, constant(1)), constant([1, 2]))  # (T, 1, 1)
-        present = goes_on = op.Less(
-            numbers, op.Unsqueeze(op.Cast(call.lengths, to=ir.DataType.INT64.value), constant([1]))
-        )
+    present = goes_on = None if call.lengths is None else present_steps(call)
     if call.reset is not None:
         cuts = op.Unsqueeze(call.reset, constant([2]))
         if present is not None:
@@ -97,6 +117,13 @@ def _masks(call: Any, reverse: bool) -> tuple[Any, Any]:
             cuts = op.Concat(later, op.And(first, op.Not(first)), axis=0)
         goes_on = op.Not(cuts) if present is None else op.And(present, op.Not(cuts))
     return present, goes_on if call.reset is not None else None
+
+
+def present_steps(call: Any) -> Any:
+    """Writes which steps each row has, (T, B, 1), by its length."""
+    steps = op.Squeeze(op.Shape(call.x, start=0, end=1), constant([0]))
+    numbers = op.Unsqueeze(op.Range(constant(0), steps, constant(1)), constant([1, 2]))  # (T, 1, 1)
+    return op.Less(numbers, op.Unsqueeze(op.Cast(call.lengths, to=ir.DataType.INT64.value), constant([1])))
 
 
 class _Body:
@@ -145,7 +172,7 @@ class _Body:
         if goes_on is not None:
             others = self.afresh or [self._number(zero)] * len(states)
             before = {n: self._node("Where", goes_on, v, o) for (n, v), o in zip(before.items(), others, strict=True)}
-        after = self._step(inputs[len(states)], before)
+        after = self.step(inputs[len(states)], before)
         output = after[cell.states[0]]
         if present is not None:
             output = self._node("Where", present, output, self._number(zero))
@@ -158,7 +185,7 @@ class _Body:
             value.type, value.shape = ir.TensorType(self.dtype), ir.Shape([self.batch, width])
         return ir.Graph(inputs, outputs, nodes=self.nodes, name=f"{cell.name}_step")
 
-    def _step(self, share: Any, before: dict[str, Any]) -> dict[str, Any]:
+    def step(self, share: Any, before: dict[str, Any]) -> dict[str, Any]:
         gates = self.cell.anatomy.input_gates
         shares = dict(zip(gates, self._split(share, len(gates)), strict=True)) if gates else {}
         values: dict[int, Any] = {}

@@ -16,7 +16,7 @@ import torch
 
 from elman import operators
 from elman.layout import Onnx, onnx_form
-from elman.onnx.scan import constant, joined, op, scan
+from elman.onnx.scan import constant, joined, op, present_steps, scan, step
 
 
 # Without types: onnxscript would take them for those of ONNX.
@@ -26,15 +26,39 @@ def infer(
     state, streams, constants, lengths, reset, afresh,
 ):  # fmt: skip
     """Writes the nodes of the operator `elman::infer`. Returns the output (T, B, D*Y), and the final states (D, B, width)."""
-    arguments = cell, engine, autocast, reverse, x, ih, hh, b_ih, b_hh, hr, ch
-    _, call = operators.together(*arguments, state, streams, constants, lengths, reset, afresh)
+    weights = ih, hh, b_ih, b_hh, hr, ch
+    return _written((cell, engine, autocast, reverse, x, *weights, state, streams, constants, lengths, reset, afresh))
+
+
+def infer_int8(
+    cell, engine, autocast, reverse, x,
+    ih, hh, b_ih, b_hh, hr, ch,
+    state, streams, constants, lengths, reset, afresh,
+):  # fmt: skip
+    """Writes what `infer` writes, with nodes that ONNX Runtime can compute in integers: of RNN, LSTM and GRU only LSTM."""
+    weights = ih, hh, b_ih, b_hh, hr, ch
+    given = cell, engine, autocast, reverse, x, *weights, state, streams, constants, lengths, reset, afresh
+    return _written(given, int8=True)
+
+
+def _written(arguments: Any, int8: bool = False) -> Sequence[Any]:
+    """arguments: those of the operator."""
+    _, call = operators.together(*arguments)
+    if int8 and call.lengths is not None:  # one scale serves all of x, so what is past the ends must not count
+        masked = op.Where(present_steps(call), call.x, op.CastLike(constant(0), call.x))
+        masked.type, masked.shape = call.x.type, call.x.shape
+        call = call._replace(x=masked)
+    autocast = arguments[2]
     if autocast is not None:
         raise TypeError(
             f"cell {call.cell.name!r} was exported under autocast to {autocast}, for which there are no ONNX nodes; "
             "export outside of autocast, and convert the model with .half() for half precision"
         )
     form = _node_of(call)
-    return scan(call) if form is None else _node(call, form)
+    if form is not None and (not int8 or form.operator == "LSTM"):
+        return _node(call, form)
+    alone = call.x.shape[0] == 1 and call.lengths is None and call.reset is None
+    return step(call) if alone else scan(call)
 
 
 def _node_of(call: Any) -> Onnx | None:
@@ -102,6 +126,7 @@ def _rows(weight: Any, have: Sequence[str], want: Sequence[str], hidden: int, ma
 
 
 translations: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.elman.infer.default: infer}
+of_int8: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.elman.infer.default: infer_int8}
 
 
 def register() -> None:

@@ -51,7 +51,7 @@ class ForecastingModel(nn.Module):
     def __init__(self, columns: int, known: int, options: Options):
         super().__init__()
         o, h = options, options.hidden_size
-        self.segment, self.horizon = o.segment, o.ahead
+        self.segment, self.lookback, self.horizon = o.segment, o.lookback, o.ahead
         self.outputs = max(1, len(o.quantile_list))
         self.segments = math.ceil(o.ahead / o.segment)
         self.read = nn.Linear(o.segment * (1 + known), h)

@@ -1,0 +1,144 @@
+"""A model that was exported from a run, read from its file: what the run knows of the data, and the model in ONNX Runtime."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from elman.errors import InputError
+from elman.onnx import ports
+from elman.onnx.loading import read
+from elman.onnx.proof import session
+from elman.tasks.language_model import LanguageModel
+from elman.training.record import Model, Record
+
+
+class ModelFile(Record):
+    """The file that `elman export` makes of a run. Its metadata have the run's JSON: elman.config is that of config.json."""
+
+    def __init__(self, path: Path):
+        self.path, self._proto = path, read(path)
+        self._notes = {each.key.removeprefix("elman."): each.value for each in self._proto.metadata_props}
+
+    def place(self, name: str) -> str:
+        return f"{name.removesuffix('.json')} in {self.path}"
+
+    def has(self, name: str) -> bool:
+        return name.removesuffix(".json") in self._notes
+
+    def json(self, name: str) -> dict[str, Any]:
+        if not self.has(name):
+            missing = f"elman.{name.removesuffix('.json')}"
+            raise InputError(
+                f"{self.path} has no {missing} in its metadata, so it is no model of a run; give a file that `elman export RUN` made"
+            )
+        content = self._note(name.removesuffix(".json"))
+        if not isinstance(content, dict):
+            raise InputError(f"{self.place(name)} is damaged: it holds a {type(content).__name__} instead of an object")
+        return content
+
+    def _note(self, name: str) -> Any:
+        try:
+            return json.loads(self._notes[name])
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{name} in {self.path} is damaged: {error}; export the run again") from error
+
+    def model(self, make: Callable[[], Model], device: str) -> Model:
+        """Returns the model in ONNX Runtime, which is called as what `make` returns.
+
+        Raises InputError if the file does not fit what it says of its data, such as a vocabulary of another size.
+        """
+        like = make()  # for its sizes
+        streaming = "streaming" in self._notes and self._note("streaming") is True
+        port = ports.of_task(like, streaming)
+        kind = ExportedLanguageModel if isinstance(like, LanguageModel) else Exported
+        opened = kind(self._open(), self.path, port)
+        self._check(opened, port)
+        return cast("Model", opened.eval())
+
+    def _open(self) -> Any:
+        if any(each.data_location == onnx.TensorProto.EXTERNAL for each in self._proto.graph.initializer):
+            raise InputError(
+                f"{self.path} has weights in other files, which `elman export` never does; export the run again"
+            )
+        try:
+            return session(self._proto.SerializeToString())
+        except Exception as error:  # of ONNX Runtime's own kinds
+            raise InputError(
+                f"{self.path} cannot be opened in ONNX Runtime: {_first_line(error)}; export the run again"
+            ) from error
+
+    def _check(self, opened: Exported, port: ports.Port) -> None:
+        """Raises InputError if names or shapes are not those that the model must have. The largest tokens are tried."""
+        names = {name: [value.name for value in getattr(self._proto.graph, name)] for name in ("input", "output")}
+        for name, want in (("input", list(port.inputs)), ("output", list(port.outputs))):
+            if names[name] != want:
+                raise InputError(
+                    f"{self.path} does not fit its elman.config: its {name}s are {', '.join(names[name])}, but the model has {', '.join(want)}; export the run again"
+                )
+        case = next(iter(port.cases([1], [1])))
+        for (output, size), value in zip(port.outputs.items(), opened.run(case.feed), strict=True):
+            if value.shape[-1] != size:
+                raise InputError(
+                    f"{self.path} does not fit its metadata: its {output} has {value.shape[-1]} columns, but by what it says of its data it should have {size}; export the run again"
+                )
+
+
+class Exported(nn.Module):
+    """A model that ONNX Runtime computes. It takes what the model of a task takes, and returns what that returns."""
+
+    def __init__(self, opened: Any, path: Path, port: ports.Port):
+        super().__init__()
+        self.path, self.port, self._session = path, port._replace(model=nn.Identity()), opened
+        self._signature = inspect.signature(port.model.forward)
+
+    def forward(self, *values: Any, **named: Any) -> Any:
+        given = self._signature.bind(*values, **named).arguments
+        if "tokens" in self.port.inputs:  # of a classifier of texts
+            given["tokens"] = given.pop("x")
+        (found,) = self.run({name: value for name, value in given.items() if name in self.port.inputs})
+        return found
+
+    def run(self, feed: dict[str, Tensor]) -> list[Tensor]:
+        """Returns all outputs. Raises InputError if ONNX Runtime fails."""
+        ready = {
+            name: (value.float() if value.is_floating_point() else value.long()).contiguous().numpy()
+            for name, value in feed.items()
+        }
+        try:
+            return [torch.from_numpy(value) for value in self._session.run(None, ready)]
+        except Exception as error:  # of ONNX Runtime's own kinds
+            raise InputError(f"{self.path} cannot be run: {_first_line(error)}; export the run again") from error
+
+
+class ExportedLanguageModel(Exported):
+    """A language model in ONNX Runtime, which is called as `LanguageModel` is."""
+
+    def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        states = [] if state is None else [state] if isinstance(state, Tensor) else list(state)
+        if not self.port.notes.get("streaming"):
+            logits, *states = self._step(tokens, states)
+            return logits, ports.as_state(states)
+        if not states:  # in a file of one step they cannot be left out
+            shapes = [each.shape for each in self._session.get_inputs()[1:]]  # (L, "B", H)
+            states = [torch.zeros(layers, tokens.shape[1], width) for layers, _, width in shapes]
+        every = []
+        for row in tokens:
+            logits, *states = self._step(row, states)
+            every.append(logits)
+        return torch.stack(every), ports.as_state(states)
+
+    def _step(self, tokens: Tensor, states: list[Tensor]) -> list[Tensor]:
+        _, *names = self.port.inputs
+        return self.run({"tokens": tokens} | dict(zip(names, states, strict=False)))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

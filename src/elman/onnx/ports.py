@@ -1,0 +1,285 @@
+"""What the arguments and results of a model are called in an ONNX file, and cases to prove the file on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from elman.errors import InputError
+from elman.onnx.proof import Case
+from elman.recurrent import Recurrent
+from elman.tasks.classification import ClassificationModel
+from elman.tasks.forecasting import ForecastingModel
+from elman.tasks.language_model import LanguageModel
+from elman.tasks.tagging import TaggingModel
+
+
+class Port(NamedTuple):
+    """A model, and what its arguments and results are called in a file."""
+
+    model: nn.Module
+    call: Callable[..., Any]  # takes the model and the inputs; returns tensors, in tuples
+    inputs: Mapping[str, Mapping[int, str]]  # with the names of their free axes
+    outputs: Mapping[str, int]  # with the sizes of their last axes
+    cases: Callable[[Sequence[int], Sequence[int]], Iterable[Case]]  # takes numbers of steps and of rows
+    notes: Mapping[str, Any]  # what stands in the file's metadata as elman.NAME
+    lengths: Mapping[str, str] = {}  # lengths that may be left out, and the inputs that have so many steps then
+    states: Mapping[str, Tensor] = {}  # states that may be left out, and their values then, (L*D, 1, width)
+
+
+# Layers
+
+
+def layer(layer: Recurrent) -> Port:
+    """A layer over a whole sequence."""
+    names, batch = layer.cell.states, 0 if layer.batch_first else 1
+
+    def call(layer: Recurrent, x: Tensor, lengths: Tensor, *states: Tensor) -> Any:
+        return layer(x, as_state(states), lengths=lengths)
+
+    rows, widths = layer.num_layers * layer.num_directions, layer.cell.widths(layer.hidden_size, layer.proj_size)
+    learned, dtype = layer.initial_states(), next(layer.parameters()).dtype
+    values = [state.detach()[:, None] for state in learned] or [torch.zeros(rows, 1, w, dtype=dtype) for w in widths]
+    initial = {f"{name}_0": value for name, value in zip(names, values, strict=True)}
+
+    def cases(steps: Sequence[int], batches: Sequence[int]) -> Iterator[Case]:
+        random = torch.Generator().manual_seed(0)
+        T = B = 0
+        for T in steps:
+            for B in batches:
+                x = torch.randn(T, B, layer.input_size, dtype=dtype, generator=random)
+                lengths = torch.randint(0, T + 1, (B,), generator=random)
+                lengths[0] = 0 if B > 1 else T
+                for b in range(B):
+                    x[lengths[b] :, b] = torch.nan
+                states = [torch.randn(rows, B, width, dtype=dtype, generator=random) for width in widths]
+                yield case_of(f"T = {T}, B = {B}", inputs, x.transpose(0, 1 - batch), lengths, *states)
+        x = torch.randn(T, B, layer.input_size, dtype=dtype, generator=random).transpose(0, 1 - batch)
+        states = [value.expand(-1, B, -1) for value in values]
+        yield Case("neither lengths nor states", (x, torch.full((B,), T), *states), {"x": x})
+
+    inputs = {"x": {batch: "B", 1 - batch: "T"}, "lengths": {0: "B"}} | {name: {1: "B"} for name in initial}
+    return Port(
+        layer,
+        call,
+        inputs,
+        {"y": layer.num_directions * widths[0]}
+        | {f"{name}_n": width for name, width in zip(names, widths, strict=True)},
+        cases,
+        _notes(layer) | {"batch_first": layer.batch_first},
+        {"lengths": "x"},
+        initial,
+    )
+
+
+def step(layer: Recurrent) -> Port:
+    """One step of a layer."""
+    if layer.bidirectional:
+        raise InputError(f"{layer} is bidirectional: it reads the end of a sequence first, so it cannot be streamed")
+    rows, widths = layer.num_layers, layer.cell.widths(layer.hidden_size, layer.proj_size)
+    dtype = next(layer.parameters()).dtype
+
+    def call(layer: Recurrent, x: Tensor, *states: Tensor) -> Any:
+        return layer.step(x, as_state(states))
+
+    def cases(steps: Sequence[int], batches: Sequence[int]) -> Iterator[Case]:
+        random = torch.Generator().manual_seed(0)
+        for B in (*batches, *batches):
+            x = torch.randn(B, layer.input_size, dtype=dtype, generator=random)
+            states = [torch.randn(rows, B, width, dtype=dtype, generator=random) for width in widths]
+            yield case_of(f"B = {B}", inputs, x, *states)
+
+    inputs = {"x": {0: "B"}} | {f"{name}_0": {1: "B"} for name in layer.cell.states}
+    outputs = {"y": widths[0]} | {f"{name}_n": width for name, width in zip(layer.cell.states, widths, strict=True)}
+    return Port(layer, call, inputs, outputs, cases, _notes(layer) | {"streaming": True})
+
+
+def _notes(layer: Recurrent) -> dict[str, Any]:
+    return {"task": "layer", "cell": layer.cell.name, "states": pairs(layer)}
+
+
+def pairs(layer: Recurrent) -> list[list[str]]:
+    """Returns the names of the inputs and outputs that are a layer's states before and after: [["h_0", "h_n"], ...]."""
+    return [[f"{name}_0", f"{name}_n"] for name in layer.cell.states]
+
+
+def as_state(states: Sequence[Tensor]) -> Any:
+    """Returns states as a layer takes them: one alone, or a tuple."""
+    return states[0] if len(states) == 1 else tuple(states)
+
+
+def case_of(name: str, names: Iterable[str], *values: Tensor) -> Case:
+    """Returns a case in which each value is given under its name."""
+    return Case(name, values, dict(zip(names, values, strict=True)))
+
+
+# The models of the tasks
+
+
+def of_task(model: nn.Module, streaming: bool = False) -> Port:
+    """The port of the model of a task. Raises InputError for one that cannot be streamed."""
+    if isinstance(model, LanguageModel):
+        return language_model_step(model) if streaming else language_model(model)
+    if streaming:
+        why = (
+            "forecasts from a whole past"
+            if isinstance(model, ForecastingModel)
+            else "reads the end of a sequence first"
+        )
+        raise InputError(f"a {type(model).__name__} {why}, so it cannot be streamed; leave --streaming out")
+    if isinstance(model, TaggingModel):
+        return tagger(model)
+    if isinstance(model, ClassificationModel):
+        return classifier(model)
+    if isinstance(model, ForecastingModel):
+        return forecaster(model)
+    raise TypeError(f"no port is known for {type(model).__name__}")
+
+
+def language_model(model: LanguageModel) -> Port:
+    """Tokens (T, B) and states, to logits (T, B, size) and states."""
+    recurrent, size = model.recurrent, model.embedding.num_embeddings
+    initial = {
+        f"{name}_0": torch.zeros(recurrent.num_layers, 1, recurrent.hidden_size) for name in recurrent.cell.states
+    }
+
+    def call(model: LanguageModel, tokens: Tensor, *states: Tensor) -> Any:
+        return model(tokens, as_state(states))
+
+    def cases(steps: Sequence[int], batches: Sequence[int]) -> Iterator[Case]:
+        draw = Draw()
+        for T in steps:
+            for B in batches:
+                states = [draw.normal(recurrent.num_layers, B, recurrent.hidden_size) for _ in initial]
+                yield case_of(f"T = {T}, B = {B}", inputs, draw.below(size, T, B), *states)
+        tokens = draw.below(size, steps[-1], batches[-1])
+        states = [value.expand(-1, batches[-1], -1) for value in initial.values()]
+        yield Case("no states", (tokens, *states), {"tokens": tokens})
+
+    inputs = {"tokens": {0: "T", 1: "B"}} | {name: {1: "B"} for name in initial}
+    outputs = {"logits": size} | {f"{name}_n": recurrent.hidden_size for name in recurrent.cell.states}
+    return Port(model, call, inputs, outputs, cases, {"states": pairs(recurrent)}, states=initial)
+
+
+def language_model_step(model: LanguageModel) -> Port:
+    """Tokens (B,) and states, to logits (B, size) and states."""
+    recurrent, size = model.recurrent, model.embedding.num_embeddings
+
+    def call(model: LanguageModel, tokens: Tensor, *states: Tensor) -> Any:
+        h, state = model.recurrent.step(model.embedding(tokens), as_state(states))
+        return model.logits(h), state
+
+    def cases(steps: Sequence[int], batches: Sequence[int]) -> Iterator[Case]:
+        draw = Draw()
+        for B in (*batches, *batches):
+            states = [draw.normal(recurrent.num_layers, B, recurrent.hidden_size) for _ in recurrent.cell.states]
+            yield case_of(f"B = {B}", inputs, draw.below(size, B), *states)
+
+    inputs = {"tokens": {0: "B"}} | {f"{name}_0": {1: "B"} for name in recurrent.cell.states}
+    outputs = {"logits": size} | {f"{name}_n": recurrent.hidden_size for name in recurrent.cell.states}
+    return Port(model, call, inputs, outputs, cases, {"states": pairs(recurrent), "streaming": True})
+
+
+def tagger(model: TaggingModel) -> Port:
+    """Words (T, B) in sentences of these lengths (B,), their forms (T, B) and the spelling of these, to logits (T, B, tags)."""
+
+    def call(model: TaggingModel, *inputs: Tensor) -> Any:
+        return model(*inputs)
+
+    def cases(steps: Sequence[int], batches: Sequence[int]) -> Iterator[Case]:
+        draw = Draw()
+        forms = lengths = characters = sizes = words = torch.empty(0)
+        for T in steps:
+            for B in batches:
+                count = T * B // 2 + 1
+                words, forms = draw.below(model.words.num_embeddings, T, B), draw.below(count, T, B)
+                lengths, sizes = draw.lengths(T, B), draw.lengths(2 * T, count)
+                characters = draw.below(model.characters.num_embeddings, 2 * T, count)
+                yield case_of(f"T = {T}, B = {B}", inputs, words, lengths, forms, characters, sizes)
+        whole, full = torch.full_like(lengths, len(words)), torch.full_like(sizes, len(characters))
+        given = words, whole, forms, characters, full
+        yield Case("no lengths", given, {"words": words, "forms": forms, "characters": characters})
+
+    grid, spelled = {0: "T", 1: "B"}, {0: "C", 1: "U"}
+    inputs = {"words": grid, "lengths": {0: "B"}, "forms": grid, "characters": spelled, "sizes": {0: "U"}}
+    return Port(
+        model,
+        call,
+        inputs,
+        {"logits": model.output.out_features},
+        cases,
+        {},
+        {"lengths": "words", "sizes": "characters"},
+    )
+
+
+def classifier(model: ClassificationModel) -> Port:
+    """Numbers x (T, B, channels), or tokens (T, B), in sequences of these lengths (B,), to logits (B, classes)."""
+    embedding, channels = model.embedding, model.recurrent.input_size
+    name = "x" if embedding is None else "tokens"
+
+    def call(model: ClassificationModel, *inputs: Tensor) -> Any:
+        return model(*inputs)
+
+    def cases(steps: Sequence[int], batches: Sequence[int]) -> Iterator[Case]:
+        draw = Draw()
+        x = lengths = torch.empty(0)
+        for T in steps:
+            for B in batches:
+                x = draw.normal(T, B, channels) if embedding is None else draw.below(embedding.num_embeddings, T, B)
+                lengths = draw.lengths(T, B)
+                if embedding is None:
+                    for b in range(B):
+                        x[lengths[b] :, b] = torch.nan
+                yield case_of(f"T = {T}, B = {B}", inputs, x, lengths)
+        x = x.nan_to_num(0.0)
+        yield Case("no lengths", (x, torch.full_like(lengths, len(x))), {name: x})
+
+    inputs = {name: {0: "T", 1: "B"}, "lengths": {0: "B"}}
+    return Port(model, call, inputs, {"logits": model.output.out_features}, cases, {}, {"lengths": name})
+
+
+def forecaster(model: ForecastingModel) -> Port:
+    """The past (lookback, N), the numbers of the columns (N,) and what is known (lookback + ahead, N, known), to (ahead, N, outputs)."""
+    lookback, ahead, columns = model.lookback, model.horizon, len(model.column)
+    known = 0 if model.known is None else model.known.in_features // model.segment
+
+    def call(model: ForecastingModel, past: Tensor, column: Tensor, *given: Tensor) -> Any:
+        none = past.new_empty(lookback + ahead, past.shape[1], 0)
+        return model(past, column, given[0] if given else none)
+
+    def cases(steps: Sequence[int], batches: Sequence[int]) -> Iterator[Case]:
+        draw = Draw()
+        for N in (*batches, *batches):
+            values = [draw.normal(lookback, N), draw.below(columns, N)]
+            if known:
+                values.append(draw.normal(lookback + ahead, N, known))
+            yield case_of(f"N = {N}", inputs, *values)
+
+    inputs = {"past": {1: "N"}, "column": {0: "N"}} | ({"known": {1: "N"}} if known else {})
+    return Port(model, call, inputs, {"forecast": model.outputs}, cases, {})
+
+
+class Draw:
+    """Random inputs, always the same."""
+
+    def __init__(self):
+        self.random = torch.Generator().manual_seed(0)
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self.random)
+
+    def below(self, size: int, *shape: int) -> Tensor:
+        """Numbers of rows of an embedding, the last row among them."""
+        drawn = torch.randint(size, shape, generator=self.random)
+        drawn.view(-1)[-1] = size - 1
+        return drawn
+
+    def lengths(self, most: int, rows: int) -> Tensor:
+        """Lengths from 1, the largest among them."""
+        drawn = torch.randint(1, most + 1, (rows,), generator=self.random)
+        drawn[-1] = most
+        return drawn
