@@ -19,73 +19,14 @@ from elman.errors import InputError
 from elman.explain import directions, past
 from elman.explain.directions import pooled_shares
 from elman.tasks import classification, forecasting, tagging
-from elman.training.loop import MODEL
-from elman.training.run import Run
-from tiny_runs import elman
+from tiny_runs import TAGGED, elman, lines, of_every_task
 
-WORDS = ["the", "of", "and", "to", "in", "cat", "sat"]
 OpenPage = Callable[..., Opened]
-
-
-def lines(*each: object) -> str:
-    return "".join(f"{line}\n" for line in each)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A run of each task, of random weights: what is tested holds for any."""
-    d, draw = tmp_path_factory.mktemp("tasks"), np.random.default_rng(0)
-    sentences = [draw.choice(WORDS, draw.integers(1, 12)) for _ in range(40)]
-    (d / "tagged.txt").write_text(
-        "\n".join(lines(*(f"{w}\t{'DET' if w in WORDS[:3] else 'X'}" for w in each)) for each in sentences)
-    )
-    numbers = [
-        {"values": draw.normal(size=(int(draw.integers(1, 30)), 2)).round(3).tolist(), "label": "ab"[k % 2]}
-        for k in range(40)
-    ]
-    (d / "numbers.jsonl").write_text(lines(*map(json.dumps, numbers)))
-    texts = [{"text": " ".join(draw.choice(WORDS, draw.integers(1, 9))), "label": "abc"[k % 3]} for k in range(45)]
-    (d / "texts.jsonl").write_text(lines(*map(json.dumps, texts)))
-    rows = [f"{t},{t % 4},{np.sin(t / 3) + draw.normal() / 9:.4f},{t % 5}" for t in range(120)]
-    (d / "series.csv").write_text(lines("t,push,y,z", *rows))
-    small = ["--hidden-size", 6, "--epochs", 1, "--minutes", 1]
-    forecast = ["--time", "t", "--period", 4, "--lookback", 12, "--segment", 3, "--split", "0.6,0.2,0.2", *small]
-    commands = {
-        "tag": [
-            "tag",
-            d / "tagged.txt",
-            "--word-size",
-            5,
-            "--character-size",
-            3,
-            "--spelling-size",
-            4,
-            "--num-layers",
-            1,
-            *small,
-        ],
-        "numbers": ["classify", d / "numbers.jsonl", "--num-layers", 2, *small],
-        "texts": ["classify", d / "texts.jsonl", "--text", "text", "--embedding-size", 5, *small],
-        "forecast": [
-            "forecast",
-            d / "series.csv",
-            "--known",
-            "push",
-            "--horizon",
-            6,
-            "--quantiles",
-            "0.1,0.5,0.9",
-            *forecast,
-        ],
-        "recursive": ["forecast", d / "series.csv", "--horizon", 7, "--strategy", "recursive", *forecast],
-    }
-    for name, command in commands.items():
-        outcome = elman("train", *command, "--run", d / name)
-        assert outcome.status == 0, outcome.err
-        tensors, notes = Run(d / name).load_tensors(MODEL)
-        torch.manual_seed(1)
-        Run(d / name).save_tensors(MODEL, {key: 0.6 * torch.randn_like(value) for key, value in tensors.items()}, notes)
-    return SimpleNamespace(directory=d, **{name: d / name for name in commands})
+    return of_every_task(tmp_path_factory.mktemp("tasks"))
 
 
 def close(mine: float, exact: float) -> bool:
@@ -158,7 +99,7 @@ def test_the_first_held_out_sentences_are_shown_with_their_tags(made: SimpleName
     data = directions.tagger(made.tag, None, None).data
     assert len(data["sentences"]) == 4  # a tenth
     for sentence in data["sentences"]:
-        assert sentence["truth"] == ["DET" if word in WORDS[:3] else "X" for word in sentence["words"]]
+        assert sentence["truth"] == ["DET" if word in TAGGED[:3] else "X" for word in sentence["words"]]
     bare = made.directory / "bare.txt"
     bare.write_text("the\ncat\n\nsat\n")
     assert [s["words"] for s in directions.tagger(made.tag, None, bare).data["sentences"]] == [["the", "cat"], ["sat"]]

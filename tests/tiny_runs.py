@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 import os
 import random
 import re
@@ -13,20 +14,27 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 import typer
 
+from elman import tasks
 from elman.cli import app, main
+from elman.datasets.reading import BadRows
 from elman.datasets.text import Corpus, read
 from elman.tasks.language_model import LanguageModel, LanguageModelling, Options
-from elman.training.loop import Training
+from elman.tasks.options import ClassificationOptions, ForecastingOptions, TaggingOptions
+from elman.training import fitting
+from elman.training.loop import MODEL, Training
 from elman.training.run import Run
 
 WORDS = ["the", "of", "and", "to", "in", "a", "is", "that", "it", "was", "for", "on", "are", "as", "with", "they"]
+TAGGED = ["the", "of", "and", "to", "in", "cat", "sat"]
 
 
 def prose(length: int, seed: int = 0) -> str:
@@ -137,3 +145,43 @@ def finished(*command: object, **options: Any) -> Outcome:
     with process(*command, **options) as child:
         out, err = child.communicate(timeout=120)
     return Outcome(child.returncode, out, err)
+
+
+def lines(*each: object) -> str:
+    return "".join(f"{line}\n" for line in each)
+
+
+def of_every_task(d: Path) -> SimpleNamespace:
+    """A run of each task but language modelling, of random weights: what is tested holds for any. With their data."""
+    draw = np.random.default_rng(0)
+    sentences = [draw.choice(TAGGED, draw.integers(1, 12)) for _ in range(40)]
+    (d / "tagged.txt").write_text(
+        "\n".join(lines(*(f"{w}\t{'DET' if w in TAGGED[:3] else 'X'}" for w in each)) for each in sentences)
+    )
+    numbers = [
+        {"values": draw.normal(size=(int(draw.integers(1, 30)), 2)).round(3).tolist(), "label": "ab"[k % 2]}
+        for k in range(40)
+    ]
+    (d / "numbers.jsonl").write_text(lines(*map(json.dumps, numbers)))
+    written = [{"text": " ".join(draw.choice(TAGGED, draw.integers(1, 9))), "label": "abc"[k % 3]} for k in range(45)]
+    (d / "texts.jsonl").write_text(lines(*map(json.dumps, written)))
+    rows = [f"{t},{t % 4},{np.sin(t / 3) + draw.normal() / 9:.4f},{t % 5}" for t in range(120)]
+    (d / "series.csv").write_text(lines("t,push,y,z", *rows))
+    small: Any = {"hidden_size": 6, "epochs": 1.0}
+    forecast: Any = {"time": "t", "period": 4, "lookback": 12, "segment": 3, "split": "0.6,0.2,0.2", **small}
+    tag = TaggingOptions(word_size=5, character_size=3, spelling_size=4, num_layers=1, **small)
+    texts = ClassificationOptions(text="text", embedding_size=5, **small)
+    runs = {
+        "tag": ("tagged.txt", tag),
+        "numbers": ("numbers.jsonl", ClassificationOptions(num_layers=2, **small)),
+        "texts": ("texts.jsonl", texts),
+        "forecast": ("series.csv", ForecastingOptions(known="push", horizon=6, quantiles="0.1,0.5,0.9", **forecast)),
+        "recursive": ("series.csv", ForecastingOptions(horizon=7, strategy="recursive", **forecast)),
+    }
+    for name, (file, options) in runs.items():
+        task: Any = tasks.module(options.task).begin(d / file, options, "cpu", BadRows())
+        training, _ = fitting.begin(task, d / name)
+        torch.manual_seed(1)
+        weights = {key: 0.6 * torch.randn_like(value) for key, value in task.model.state_dict().items()}
+        training.run.save_tensors(MODEL, weights, {"step": 0})
+    return SimpleNamespace(directory=d, **{name: d / name for name in runs})

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from elman.errors import InputError
 from elman.onnx import ports
 from elman.onnx.loading import read
-from elman.onnx.proof import session
+from elman.onnx.proof import first_line, session
 from elman.tasks.language_model import LanguageModel
 from elman.training.record import Model, Record
 
@@ -72,7 +72,7 @@ class ModelFile(Record):
             return session(self._proto.SerializeToString())
         except Exception as error:  # of ONNX Runtime's own kinds
             raise InputError(
-                f"{self.path} cannot be opened in ONNX Runtime: {_first_line(error)}; export the run again"
+                f"{self.path} cannot be opened in ONNX Runtime: {first_line(error)}; export the run again"
             ) from error
 
     def _check(self, opened: Exported, port: ports.Port) -> None:
@@ -115,7 +115,7 @@ class Exported(nn.Module):
         try:
             return [torch.from_numpy(value) for value in self._session.run(None, ready)]
         except Exception as error:  # of ONNX Runtime's own kinds
-            raise InputError(f"{self.path} cannot be run: {_first_line(error)}; export the run again") from error
+            raise InputError(f"{self.path} cannot be run: {first_line(error)}; export the run again") from error
 
 
 class ExportedLanguageModel(Exported):
@@ -138,7 +138,3 @@ class ExportedLanguageModel(Exported):
     def _step(self, tokens: Tensor, states: list[Tensor]) -> list[Tensor]:
         _, *names = self.port.inputs
         return self.run({"tokens": tokens} | dict(zip(names, states, strict=False)))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
