@@ -80,7 +80,7 @@ def _product(node: ir.Node, weights: _Weights) -> None:
     matrix = weights.matrix(w)
     assert matrix is not None
     turned = bool(given.get("transB", 0))
-    q_w, s_w, z_w = weights.integers(w, matrix.T if turned else matrix, "turned" if turned else "as_it_is")
+    q_w, s_w, _ = weights.integers(w, matrix.T if turned else matrix, "turned" if turned else "as_it_is")
     output, graph, made = node.outputs[0], node.graph, list[ir.Node]()
     assert graph is not None
 
@@ -91,7 +91,7 @@ def _product(node: ir.Node, weights: _Weights) -> None:
         return list(made[-1].outputs)
 
     q_x, s_x, z_x = add("DynamicQuantizeLinear", x, count=3)
-    (whole,) = add("MatMulInteger", q_x, q_w, z_x, z_w)
+    (whole,) = add("MatMulInteger", q_x, q_w, z_x)
     (scale,) = add("Mul", s_x, s_w)
     (product,) = add("Cast", whole, to=ir.DataType.FLOAT.value)
     (result,) = add("Mul", product, scale)

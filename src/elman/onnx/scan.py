@@ -99,6 +99,8 @@ def _direction(call: Any, d: int) -> list[Any]:
     *finals, output = node.outputs
     for value, like in zip(node.outputs, [*call.state, call.x], strict=True):
         value.type = ir.TensorType(like.dtype)
+    if present is not None:  # at once for all steps, which costs less than in each
+        output = op.Where(present, output, op.CastLike(constant(0), output))
     return [output, *finals]
 
 
@@ -175,7 +177,6 @@ class _Body:
         after = self.step(inputs[len(states)], before)
         output = after[cell.states[0]]
         if present is not None:
-            output = self._node("Where", present, output, self._number(zero))
             after = {
                 name: self._node("Where", present, value, old)
                 for (name, value), old in zip(after.items(), states, strict=True)
