@@ -307,6 +307,8 @@ def damaged(made: SimpleNamespace) -> Iterator[tuple[str, dict[str, Any], str]]:
         {"config": config | {"options": config["options"] | {"cell": "gru"}}},
         "its inputs are tokens, h_0, c_0, but",
     )
+    del config["data"]["path"]
+    yield "lm", {"config": config}, "data.path is missing"
     tags = json.loads(notes_of(exported(made, "tag"))["elman.vocabulary"])
     yield "tag", {"vocabulary": tags | {"tags": ["DET"]}}, "its logits has 2 columns, but .* 1"
     yield "tag", {"vocabulary": tags | {"characters": tags["characters"] + "ß"}}, "cannot be run"

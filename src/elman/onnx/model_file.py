@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from elman.errors import InputError
 from elman.onnx import ports
+from elman.onnx.external import text
 from elman.onnx.loading import read
 from elman.onnx.proof import first_line, session
 from elman.tasks.language_model import LanguageModel
@@ -25,7 +26,7 @@ class ModelFile(Record):
 
     def __init__(self, path: Path):
         self.path, self._proto = path, read(path)
-        self._notes = {each.key.removeprefix("elman."): each.value for each in self._proto.metadata_props}
+        self._notes = {text(each.key).removeprefix("elman."): each.value for each in self._proto.metadata_props}
 
     def place(self, name: str) -> str:
         return f"{name.removesuffix('.json')} in {self.path}"

@@ -58,9 +58,10 @@ class Record(ABC):
         for name, kind in (*CONFIG.items(), *entries.items()):
             value: Any = config
             for key in name.split("."):
-                value = value.get(key, "missing") if isinstance(value, dict) else "missing"
+                value = value.get(key, ...) if isinstance(value, dict) else ...
             if not isinstance(value, kind):
-                raise InputError(f"{place} is damaged: {name} is {value!r}; restore it or train again")
+                said = "missing" if value is ... else repr(value)
+                raise InputError(f"{place} is damaged: {name} is {said}; restore it or train again")
         if not all(isinstance(nats, (int, float)) for nats in config["baselines"].values()):
             raise InputError(f"{place} is damaged: baselines is {config['baselines']!r}; restore it or train again")
         return config
