@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import resource
 import signal
@@ -319,6 +320,26 @@ def test_metadata_that_do_not_fit(made: SimpleNamespace, tmp_path: Path) -> None
         path = rewritten(exported(made, name), tmp_path / "damaged.onnx", **notes)
         data = made.directory / ("text.txt" if name == "lm" else DATA[name])
         assert re.search(said, refused("evaluate", path, data)), notes
+
+
+def test_damaged_bytes(made: SimpleNamespace, tmp_path: Path) -> None:
+    """A thousand such files were tried once. Here are a few of them, among them one whose key is no text."""
+    (tmp_path / "text.txt").write_text(prose(300))
+    path, good, ends = tmp_path / "damaged.onnx", exported(made, "lm").read_bytes(), set[int]()
+    for seed in range(40):
+        draw, content = random.Random(seed), bytearray(good)
+        for _ in range(draw.choice((1, 2, 5))):
+            at = draw.randrange(len(content) * 3 // 4, len(content))  # where the metadata are
+            content[at] ^= 1 << draw.randrange(8)
+        path.write_bytes(content)
+        outcome = command("evaluate", path, tmp_path / "text.txt")
+        assert outcome.status in (0, 2), outcome
+        assert outcome.err.count("\n") == outcome.status // 2, outcome.err
+        ends.add(outcome.status)
+    assert ends == {0, 2}
+    key = good.index(b"elman.states")
+    path.write_bytes(good[:key] + b"\xff" + good[key + 1 :])
+    assert command("evaluate", path, tmp_path / "text.txt").status in (0, 2)
 
 
 def test_a_full_disk_keeps_the_old_file(made: SimpleNamespace, tmp_path: Path) -> None:
