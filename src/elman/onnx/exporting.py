@@ -25,6 +25,7 @@ from elman.onnx.int8 import quantize
 from elman.onnx.ports import Port
 from elman.onnx.proof import Case, Proof, flat, prove
 from elman.onnx.translations import of_int8, translations
+from elman.onnx.written import KEY
 from elman.recurrent import Recurrent
 
 LARGEST = (1 << 31) - (1 << 20)  # bytes that one file of ONNX may have, but for a little
@@ -150,7 +151,10 @@ def finish(
     notes: what stands in the file's metadata as elman.NAME, JSON in ASCII.
     """
     for node in model.graph.all_nodes():
-        node.metadata_props.clear()  # the exporter writes there which line of which file a node comes from
+        # The exporter writes there which line of which file a node comes from.
+        kept = {key: value for key, value in node.metadata_props.items() if key == KEY}
+        node.metadata_props.clear()
+        node.metadata_props.update(kept)
         node.doc_string = None
     recurrent = (node for node in model.graph if node.op_type in RECURRENT)
     for number, node in enumerate(recurrent):

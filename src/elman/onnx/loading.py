@@ -18,11 +18,12 @@ from elman.onnx.activations import Problem
 from elman.onnx.constants import CONSTANT, Array, Constants, Scope
 from elman.onnx.external import External, text
 from elman.onnx.node import OPERATORS, is_recurrent, layers_of
+from elman.onnx.written import is_written, layer_of
 from elman.recurrent import Recurrent
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Recurrent]:
-    """Reads the RNN, LSTM and GRU nodes of an ONNX file as trainable layers that have its weights, in its order.
+    """Reads the RNN, LSTM and GRU nodes of an ONNX file, and Scan nodes that elman wrote, as trainable layers, in its order.
 
     The keys are the names of the nodes. A node without a name has that of its operator, such as "LSTM". A name that
     is taken gets a number: "LSTM_2", "LSTM_3". Nodes in the bodies of If, Loop and Scan are found too.
@@ -38,6 +39,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, Recurrent]:
     - layout=1 is batch_first=True. The layer has the data type of the node's weights.
     - The node's Y is (T, D, B, H), and the layer's output (T, B, D*H). With layout=1, Y is (B, T, D, H), and the
       output (B, T, D*H). The final states Y_h and Y_c are the layer's, each (D, B, H), or (B, D, H) with layout=1.
+    - A Scan that elman wrote (`elman.onnx.export`, or torch.onnx.export with elman's layers) has its own cell: it is a layer of
+      one direction. It is refused if it was changed since. Scan nodes of another origin are left out.
     - Initial states are not part of the layer: the caller gives the node's initial_h and initial_c as `hx`, each
       (D, B, H). The node's sequence_lens are the layer's `lengths`.
 
@@ -92,12 +95,33 @@ def _layers(model: ModelProto, path: Path) -> dict[str, Recurrent]:
     names = _names([node for node, _ in nodes])
     for name, (node, scope) in zip(names, nodes, strict=True):
         try:
-            layers = layers_of(node, lambda of, scope=scope: as_tensor(constants.value(of, scope)))
+            layers = (
+                {"": _of_scan(node, scope, constants)}
+                if is_written(node)
+                else layers_of(node, lambda of, scope=scope: as_tensor(constants.value(of, scope)))
+            )
         except Problem as problem:
             raise InputError(f"{path}: the node {name!r} ({node.op_type}) cannot be loaded: {problem}") from problem
         for suffix, layer in layers.items():
             found[_free(name + suffix, {*found, *names}) if suffix else name] = layer
     return found
+
+
+def _of_scan(node: NodeProto, scope: Scope, constants: Constants) -> Recurrent:
+    inner = Scope(scope.opsets, scope)
+    for attribute in node.attribute:
+        if attribute.name == "body":
+            _fill(inner, attribute.g, "an input of the body of a Scan")
+
+    def constant(name: str, within: Scope) -> Array | None:
+        try:
+            return constants.value(name, within)
+        except Problem:
+            return None
+
+    return layer_of(
+        node, lambda name: constant(name, scope), lambda name: constant(name, inner), lambda name: scope.find(name)[1]
+    )
 
 
 def _names(nodes: list[NodeProto]) -> list[str]:
@@ -125,6 +149,7 @@ def recurrent_nodes(model: ModelProto) -> Iterator[tuple[NodeProto, Scope]]:
         scope = Scope(_opsets(function) or _opsets(model))
         for name in function.input:
             scope.add(name, f"is an input of the function {function.name!r}; inline it with onnx.inliner first")
+        _fill_nodes(scope, function.node)
         yield from _among(function.node, scope)
 
 
@@ -134,6 +159,12 @@ def _opsets(of: ModelProto | FunctionProto) -> dict[str, int]:
 
 def _in_graph(graph: GraphProto, scope: Scope, inputs: str) -> Iterator[tuple[NodeProto, Scope]]:
     """scope: a new one for the graph. inputs: what its inputs are, in words."""
+    _fill(scope, graph, inputs)
+    yield from _among(graph.node, scope)
+
+
+def _fill(scope: Scope, graph: GraphProto, inputs: str) -> None:
+    """Tells a scope what makes each value of a graph. inputs: what its inputs are, in words."""
     for tensor in graph.initializer:
         scope.add(tensor.name, tensor)
     for sparse in graph.sparse_initializer:
@@ -141,17 +172,20 @@ def _in_graph(graph: GraphProto, scope: Scope, inputs: str) -> Iterator[tuple[No
     for value in graph.input:
         if value.name not in scope.makers:  # an initializer may be listed among the inputs, too
             scope.add(value.name, f"is not constant: it is {inputs}; {CONSTANT}")
-    yield from _among(graph.node, scope)
+    _fill_nodes(scope, graph.node)
 
 
-def _among(nodes: Iterable[NodeProto], scope: Scope) -> Iterator[tuple[NodeProto, Scope]]:
-    nodes = list(nodes)
+def _fill_nodes(scope: Scope, nodes: Iterable[NodeProto]) -> None:
     for node in nodes:
         for output in node.output:
             if output:
                 scope.add(output, node)
+
+
+def _among(nodes: Iterable[NodeProto], scope: Scope) -> Iterator[tuple[NodeProto, Scope]]:
+    """Yields the recurrent nodes among these, and in their bodies, each with its scope, which knows what makes each value."""
     for node in nodes:
-        if is_recurrent(node):
+        if is_recurrent(node) or is_written(node):
             yield node, scope
         for attribute in node.attribute:
             graphs = [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs

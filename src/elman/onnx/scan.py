@@ -12,14 +12,10 @@ from onnxscript import evaluator, opset18
 from elman import graph
 from elman.cell import Cell
 from elman.graph import Node
+from elman.onnx.written import COMPARISONS, KEY, OF_OPERATION, note
 
 op: Any = opset18  # in a translation, its functions take and give the symbols of a graph, which its types do not say
 
-OF_OPERATION = {
-    "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "neg": "Neg", "sigmoid": "Sigmoid", "tanh": "Tanh",
-    "relu": "Relu", "exp": "Exp", "log": "Log", "erf": "Erf", "sqrt": "Sqrt", "abs": "Abs", "maximum": "Max", "minimum": "Min",
-}  # fmt: skip
-COMPARISONS = {"where_less": "Less", "where_less_equal": "LessOrEqual", "where_equal": "Equal"}
 NUMPY = {ir.DataType.FLOAT: np.float32, ir.DataType.DOUBLE: np.float64, ir.DataType.FLOAT16: np.float16}
 
 
@@ -95,6 +91,7 @@ def _direction(call: Any, d: int) -> list[Any]:
         },
         num_outputs=len(begin) + 1,
     )
+    node.metadata_props[KEY] = note(cell)  # by which it is read again
     _write(node)
     *finals, output = node.outputs
     for value, like in zip(node.outputs, [*call.state, call.x], strict=True):

@@ -1,0 +1,322 @@
+"""A cell in a Scan: what the export notes down about it, and how it is read again.
+
+The note says how the step is computed and what its parts are called. The numbers, and the proof that the note is true, come from
+the body of the Scan: every node of the body has to be one of the note.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import AttributeProto, GraphProto, NodeProto
+
+from elman import cells, graph
+from elman.cell import Cell, State
+from elman.graph import Node
+from elman.layout import Weights, parameter_name
+from elman.leaves import LEAVES
+from elman.onnx.activations import Problem
+from elman.onnx.external import text
+from elman.onnx.node import Reverse
+from elman.operations import OPERATIONS
+from elman.recurrent import Recurrent
+
+KEY = "elman.cell"  # of the metadata of a Scan
+MOST = 10_000  # nodes of a step
+OF_OPERATION = {
+    "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "neg": "Neg", "sigmoid": "Sigmoid", "tanh": "Tanh",
+    "relu": "Relu", "exp": "Exp", "log": "Log", "erf": "Erf", "sqrt": "Sqrt", "abs": "Abs", "maximum": "Max", "minimum": "Min",
+}  # fmt: skip
+COMPARISONS = {"where_less": "Less", "where_less_equal": "LessOrEqual", "where_equal": "Equal"}
+_NAMED = {operator: operation for operation, operator in OF_OPERATION.items()}
+_COMPARED = {operator: operation for operation, operator in COMPARISONS.items()}
+CHANGED = "it is not what elman writes for its cell; export the layer again"
+
+
+def note(cell: Cell) -> str:
+    """Returns a cell as JSON in ASCII: its names, and its step as a graph."""
+    traced = graph.trace(cell)
+    names = {field: getattr(cell, field) for field in ("name", "gates", "states", "vectors", "projected")}
+    nodes = [[n.op, [a.index for a in n.arguments], n.name, n.value] for n in traced.nodes]
+    outputs = {name: node.index for name, node in traced.outputs.items()}
+    return json.dumps(names | {"nodes": nodes, "outputs": outputs})
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A step that was read: the nodes of its graph, each (operation, arguments, name, value), and which are the new states."""
+
+    nodes: tuple[tuple[str, tuple[int, ...], str, float], ...]
+    outputs: tuple[tuple[str, int], ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "__qualname__", type(self).__qualname__)  # a pickle of a cell asks for it
+
+    def __call__(self, x: Any, R: Any, s: Any, p: Any, P: Any) -> State:
+        given, values = {"x": x, "R": R, "s": s, "p": p, "P": P}, list[Any]()
+        for op, arguments, name, value in self.nodes:
+            inside = [values[index] for index in arguments]
+            if op == "number":
+                values.append(value)
+            elif op in LEAVES:
+                values.append(getattr(given[op], name))
+            elif op in ("R", "P"):
+                values.append(getattr(given[op], name) @ inside[0])
+            else:
+                operation = OPERATIONS[op]
+                symbolic = any(isinstance(each, Node) for each in inside)
+                values.append(operation(*inside) if symbolic else operation.compute(*inside))
+        return State(**{name: values[index] for name, index in self.outputs})
+
+
+def cell_of(said: str) -> Cell:
+    """Returns the cell that a note describes: the built-in one with the same equations and names, if there is one.
+
+    Raises Problem if the note makes no sense.
+    """
+    try:
+        content = json.loads(said)
+        nodes = [(op, tuple(arguments), name, float(value)) for op, arguments, name, value in content["nodes"]]
+        if len(nodes) > MOST:
+            raise ValueError(f"{len(nodes)} nodes are more than {MOST}")
+        for place, (op, arguments, _, _) in enumerate(nodes):
+            count = (
+                len(OPERATIONS[op].shares)
+                if op in OPERATIONS
+                else {"R": 1, "P": 1, "number": 0, **dict.fromkeys(LEAVES, 0)}[op]
+            )
+            if len(arguments) != count or not all(type(a) is int and 0 <= a < place for a in arguments):
+                raise ValueError(f"node {place}, {op}, has the arguments {arguments}")
+        outputs = tuple((str(name), range(len(nodes))[index]) for name, index in content["outputs"].items())
+        gates, states, vectors, projected = (
+            tuple(map(str, content[field])) for field in ("gates", "states", "vectors", "projected")
+        )
+        made = Cell(Steps(tuple(nodes), outputs), gates, states, vectors, projected, name=str(content["name"]))
+        same, digits = made.anatomy, graph.equations(made)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise Problem(f"its note of a cell makes no sense ({str(error)[:120]}); export the layer again") from error
+    names = gates, states, vectors, projected, same
+    for own in cells.BUILT_IN.values():
+        if (own.gates, own.states, own.vectors, own.projected, own.anatomy) == names and graph.equations(own) == digits:
+            return own
+    return made
+
+
+def is_written(node: NodeProto) -> bool:
+    return node.op_type == "Scan" and any(each.key == KEY for each in node.metadata_props)
+
+
+def layer_of(
+    node: NodeProto,
+    outer: Callable[[str], NDArray[Any] | None],
+    inner: Callable[[str], NDArray[Any] | None],
+    maker: Callable[[str], Any],
+) -> Recurrent:
+    """Returns the layer of a Scan that elman wrote. Raises Problem if the Scan is not what its note says.
+
+    outer, inner: give the value of a name outside and inside of the body, None if it is no constant. maker: gives what makes a
+    value outside.
+    """
+    cell = cell_of(next(text(each.value) for each in node.metadata_props if each.key == KEY))
+    body = next((each.g for each in node.attribute if each.name == "body" and each.type == AttributeProto.GRAPH), None)
+    directions = next((list(each.ints) for each in node.attribute if each.name == "scan_input_directions"), [0])
+    states = len(cell.states)
+    if body is None or len(body.input) <= states or len(node.input) != len(body.input) or not directions:
+        raise Problem(CHANGED)
+    weights, width = _Body(cell, body, inner).weights(), 0
+    if cell.anatomy.input_gates:
+        ih, b_ih = _input_weights(node.input[states], outer, maker)
+        weights = weights._replace(ih=ih, b_ih=b_ih)
+        width = ih.shape[1]
+    else:
+        shape = body.input[states].type.tensor_type.shape.dim
+        width = shape[1].dim_value if len(shape) == 2 else 0
+    return _layer(cell, weights, max(1, width), bool(directions[0]))
+
+
+def _input_weights(
+    share: str, outer: Callable[[str], NDArray[Any] | None], maker: Callable[[str], Any]
+) -> tuple[Any, Any]:
+    """Returns W (G*H, I) and b (G*H,), if there is one, of x W + b."""
+    made, bias = maker(share), None
+    if isinstance(made, NodeProto) and made.op_type == "Add":
+        given = {name: outer(name) for name in made.input}
+        (bias,) = [value for value in given.values() if value is not None] or [None]
+        made = maker(next((name for name, value in given.items() if value is None), ""))
+    weight = outer(made.input[1]) if isinstance(made, NodeProto) and made.op_type == "MatMul" else None
+    if weight is None or weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[1:]):
+        raise Problem(f"the weights of its input are not constant, or not in the form of elman's export; {CHANGED}")
+    return weight.T, bias
+
+
+class _Body:
+    """Follows the nodes of a body, and says of each value which node of the cell's graph it is."""
+
+    def __init__(self, cell: Cell, body: GraphProto, constant: Callable[[str], NDArray[Any] | None]):
+        self.cell, self.body, self.constant = cell, body, constant
+        self.traced = graph.trace(cell).needed()
+        self.places = {
+            (n.op, tuple(a.index for a in n.arguments), n.name): n.index for n in self.traced.nodes if n.op != "number"
+        }
+        self.values: dict[str, Any] = {}  # a number of a node; or a tuple of words about one that a graph does not have
+        self.vectors: dict[str, NDArray[Any]] = {}
+        self.matrices: dict[str, NDArray[Any]] = {}  # of each gate (H, Y), and of the projection by "P"
+        self.biases: dict[str, NDArray[Any]] = {}
+
+    def weights(self) -> Weights:
+        """Returns all weights but those of the input. Raises Problem for a node that the cell does not have."""
+        names = [each.name for each in self.body.input]
+        states, (share, *masks) = names[: len(self.cell.states)], names[len(self.cell.states) :]
+        self.values |= dict.fromkeys(masks, ("mask",))
+        for state, name in zip(self.cell.states, states, strict=True):
+            self.values[name] = self._place("s", (), state, ("state", state))
+        gates = self.cell.anatomy.input_gates
+        self.values[share] = self._place("x", (), gates[0]) if len(gates) == 1 else ("shares", "x", gates, None)
+        for node in self.body.node:
+            if node.op_type != "Constant":
+                results = self._follow(node)
+                if len(results) != len(node.output):
+                    raise Problem(CHANGED)
+                self.values |= dict(zip(node.output, results, strict=True))
+        outputs = [self.values.get(each.name) for each in self.body.output]
+        new = [self.traced.outputs[state].index for state in self.cell.states]
+        if outputs != [*new, new[0]]:
+            raise Problem(CHANGED)
+        return self._stacked()
+
+    def _stacked(self) -> Weights:
+        recurrent = self.cell.anatomy.recurrent_gates
+        missing = {*recurrent, *(("P",) if self.cell.projected else ())} - self.matrices.keys() | {
+            *self.cell.vectors
+        } - self.vectors.keys()
+        if missing:
+            raise Problem(f"it does not use {', '.join(sorted(missing))}, which its note has; export the layer again")
+        hh = np.concatenate([self.matrices[gate] for gate in recurrent]) if recurrent else None
+        b_hh = np.concatenate([self.biases[gate] for gate in recurrent]) if self.biases else None
+        ch = np.stack([self.vectors[name] for name in self.cell.vectors]) if self.cell.vectors else None
+        every: tuple[Any, ...] = (None, hh, None, b_hh, self.matrices.get("P"), ch)
+        return Weights(*every)
+
+    def _place(self, op: str, arguments: tuple[int, ...], name: str, otherwise: Any = None) -> Any:
+        found = self.places.get((op, arguments, name), otherwise)
+        if found is None:
+            raise Problem(CHANGED)
+        return found
+
+    def _follow(self, node: NodeProto) -> list[Any]:
+        kind, inputs = node.op_type, [self.values.get(name, name) for name in node.input]  # a name: of a constant
+        if kind == "Identity":
+            return inputs
+        if kind == "Split":
+            return self._shares(inputs[0])
+        if kind == "Gemm":
+            return [self._product(node, inputs[0])]
+        if kind == "Where":
+            return [self._choice(*inputs)]
+        if kind in _COMPARED:
+            return [("compared", _COMPARED[kind], inputs)]
+        if kind == "Log" and isinstance(inputs[0], tuple) and inputs[0][0] == "one more":
+            return [self._place("log1p", (inputs[0][1],), "")]
+        if kind not in _NAMED:
+            raise Problem(CHANGED)
+        return [self._applied(_NAMED[kind], inputs)]
+
+    def _applied(self, op: str, inputs: Sequence[Any]) -> Any:
+        """Returns the node of the graph that has this operation and these arguments."""
+        for node in self.traced.nodes:
+            if node.op == op and len(node.arguments) == len(inputs):
+                found = [self._is(each, argument) for each, argument in zip(inputs, node.arguments, strict=True)]
+                if all(each is not None for each in found):
+                    for name, value in filter(None, found):
+                        self.vectors[name] = value
+                    return node.index
+        if op == "add" and type(inputs[0]) is int and self._number(inputs[1]) == 1.0:
+            return "one more", inputs[0]  # of a log1p
+        raise Problem(CHANGED)
+
+    def _is(self, given: Any, node: Node) -> Any:
+        """Returns what is to be kept if a value may be a node: a vector with its name, or nothing, (); None if it may not."""
+        if not isinstance(given, str):
+            return () if given == node.index else None
+        value = self.constant(given)
+        if value is None:
+            raise Problem(CHANGED)
+        if node.op == "number":
+            return (
+                ()
+                if value.ndim == 0 and np.array_equal(value, np.array(node.value, value.dtype), equal_nan=True)
+                else None
+            )
+        if node.op == "p" and value.ndim == 1:
+            # The first vector that is not known yet: elman writes the nodes of a body in the order of the graph.
+            known = self.vectors.get(node.name)
+            return (node.name, value) if known is None or known is value else None
+        return None
+
+    def _number(self, given: Any) -> float | None:
+        value = self.constant(given) if isinstance(given, str) else None
+        return float(value) if value is not None and value.ndim == 0 else None
+
+    def _shares(self, given: Any) -> list[Any]:
+        if not isinstance(given, tuple) or given[0] != "shares":
+            raise Problem(CHANGED)
+        _, op, names, argument = given
+        return [self._place(op, () if argument is None else (argument,), name, ("unused", name)) for name in names]
+
+    def _product(self, node: NodeProto, operand: Any) -> Any:
+        matrix = self.constant(node.input[1])
+        bias = self.constant(node.input[2]) if len(node.input) > 2 else None
+        if matrix is None or matrix.ndim != 2 or type(operand) is not int:
+            raise Problem(f"its recurrent weights are not constant; {CHANGED}")
+        traced = [n for n in self.traced.nodes if n.arguments and n.arguments[0].index == operand]
+        gates = list(dict.fromkeys(n.name for n in traced if n.op == "R"))
+        projections = [n.index for n in traced if n.op == "P"]
+        if projections and not (gates and not self.matrices.keys() >= set(gates)):
+            self.matrices["P"] = matrix
+            return projections[0]
+        if not gates or len(matrix) % len(gates) or (bias is not None and bias.shape != (len(matrix),)):
+            raise Problem(CHANGED)
+        for name, rows in zip(gates, np.split(matrix, len(gates)), strict=True):
+            self.matrices[name] = rows
+        for name, rows in zip(gates, [] if bias is None else np.split(bias, len(gates)), strict=False):
+            self.biases[name] = rows
+        return self._place("R", (operand,), gates[0]) if len(gates) == 1 else ("shares", "R", gates, operand)
+
+    def _choice(self, condition: Any, x: Any, y: Any) -> Any:
+        if condition == (
+            "mask",
+        ):  # of the steps that a row has, and where it begins afresh: the one of both that is no other
+            return x
+        if isinstance(condition, tuple) and condition[0] == "compared":
+            return self._applied(condition[1], [*condition[2], x, y])
+        raise Problem(CHANGED)
+
+
+def _layer(cell: Cell, weights: Weights, input_size: int, reverse: bool) -> Recurrent:
+    known = {field: value for field, value in weights._asdict().items() if value is not None}
+    count = len(cell.anatomy.input_gates), len(cell.anatomy.recurrent_gates)
+    whole, gates = (weights.ih, count[0]) if weights.ih is not None else (weights.hh, count[1])
+    if whole is None or len(whole) % gates:
+        raise Problem(CHANGED)
+    tensors = {field: torch.from_numpy(np.array(value)) for field, value in known.items()}
+    layer = (Reverse if reverse else Recurrent)(
+        cell,
+        input_size,
+        len(whole) // gates,
+        bias=weights.b_ih is not None or weights.b_hh is not None,
+        proj_size=0 if weights.hr is None else len(weights.hr),
+        device="meta",
+        dtype=next(iter(tensors.values())).dtype,
+    )
+    named = {parameter_name(field, 0, reverse): tensor for field, tensor in tensors.items()}
+    shapes = {name: tuple(value.shape) for name, value in layer.state_dict().items()}
+    if {name: tuple(tensor.shape) for name, tensor in named.items()} != shapes:
+        raise Problem(f"its weights do not fit each other; {CHANGED}")
+    layer.load_state_dict(named, assign=True)
+    return layer
