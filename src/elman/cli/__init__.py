@@ -20,7 +20,7 @@ from typing import TextIO
 import typer
 
 import elman
-from elman.cli import cells, doctor, evaluate, explain, export, predict, sample, train, tune
+from elman.cli import cells, doctor, evaluate, explain, export, onnx, predict, sample, train, tune
 from elman.errors import InputError
 
 app = typer.Typer(
@@ -39,6 +39,7 @@ app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("predict", epilog=predict.EXAMPLE)(predict.predict)
 app.command("explain", epilog=explain.EXAMPLE)(explain.explain)
 app.command("export", epilog=export.EXAMPLE)(export.export)
+app.add_typer(onnx.app, name="onnx")
 app.command("cells", epilog=cells.EXAMPLE)(cells.cells)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import onnx
@@ -20,6 +20,8 @@ from elman.onnx.external import External, text
 from elman.onnx.node import OPERATORS, is_recurrent, layers_of
 from elman.onnx.written import is_written, layer_of
 from elman.recurrent import Recurrent
+
+Wanted = Callable[[NodeProto], bool]
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Recurrent]:
@@ -92,7 +94,7 @@ def _layers(model: ModelProto, path: Path) -> dict[str, Recurrent]:
             "give a model that has one"
         )
     found: dict[str, Recurrent] = {}
-    names = _names([node for node, _ in nodes])
+    names = node_names([node for node, _ in nodes])
     for name, (node, scope) in zip(names, nodes, strict=True):
         try:
             layers = (
@@ -124,7 +126,7 @@ def _of_scan(node: NodeProto, scope: Scope, constants: Constants) -> Recurrent:
     )
 
 
-def _names(nodes: list[NodeProto]) -> list[str]:
+def node_names(nodes: list[NodeProto]) -> list[str]:
     """A name for each node: its own if no other has it, and a number behind it from the second on."""
     given = [text(node.name) for node in nodes]
     own = {name for name, count in Counter(given).items() if count == 1 and name}
@@ -142,25 +144,32 @@ def _free(name: str, taken: set[str]) -> str:
     return free
 
 
-def recurrent_nodes(model: ModelProto) -> Iterator[tuple[NodeProto, Scope]]:
-    """The recurrent nodes of a model and its functions, each with the scope that its inputs are found in."""
-    yield from _in_graph(model.graph, Scope(_opsets(model)), "an input of the model")
+def becomes_layers(node: NodeProto) -> bool:
+    return is_recurrent(node) or is_written(node)
+
+
+def recurrent_nodes(model: ModelProto, wanted: Wanted = becomes_layers) -> Iterator[tuple[NodeProto, Scope]]:
+    """The recurrent nodes of a model and its functions, each with the scope that its inputs are found in.
+
+    wanted: says which nodes count; if left out, those that become layers.
+    """
+    yield from _in_graph(model.graph, Scope(_opsets(model)), "an input of the model", wanted)
     for function in model.functions:
         scope = Scope(_opsets(function) or _opsets(model))
         for name in function.input:
             scope.add(name, f"is an input of the function {function.name!r}; inline it with onnx.inliner first")
         _fill_nodes(scope, function.node)
-        yield from _among(function.node, scope)
+        yield from _among(function.node, scope, wanted)
 
 
 def _opsets(of: ModelProto | FunctionProto) -> dict[str, int]:
     return {entry.domain: entry.version for entry in of.opset_import}
 
 
-def _in_graph(graph: GraphProto, scope: Scope, inputs: str) -> Iterator[tuple[NodeProto, Scope]]:
+def _in_graph(graph: GraphProto, scope: Scope, inputs: str, wanted: Wanted) -> Iterator[tuple[NodeProto, Scope]]:
     """scope: a new one for the graph. inputs: what its inputs are, in words."""
     _fill(scope, graph, inputs)
-    yield from _among(graph.node, scope)
+    yield from _among(graph.node, scope, wanted)
 
 
 def _fill(scope: Scope, graph: GraphProto, inputs: str) -> None:
@@ -182,16 +191,16 @@ def _fill_nodes(scope: Scope, nodes: Iterable[NodeProto]) -> None:
                 scope.add(output, node)
 
 
-def _among(nodes: Iterable[NodeProto], scope: Scope) -> Iterator[tuple[NodeProto, Scope]]:
+def _among(nodes: Iterable[NodeProto], scope: Scope, wanted: Wanted) -> Iterator[tuple[NodeProto, Scope]]:
     """Yields the recurrent nodes among these, and in their bodies, each with its scope, which knows what makes each value."""
     for node in nodes:
-        if is_recurrent(node) or is_written(node):
+        if wanted(node):
             yield node, scope
         for attribute in node.attribute:
             graphs = [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
             for graph in graphs:  # protobuf refuses messages nested 100 deep, so recursion is bounded
                 inner = Scope(scope.opsets, scope)
-                yield from _in_graph(graph, inner, f"an input of the body of a {node.op_type}")
+                yield from _in_graph(graph, inner, f"an input of the body of a {node.op_type}", wanted)
 
 
 def as_tensor(array: Array) -> Tensor:

@@ -1,0 +1,210 @@
+"""`elman onnx check`: each warning where it is due, and not elsewhere; files that crash or hang."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+import elman.onnx
+from elman.errors import InputError
+from elman.onnx import checking
+from elman.onnx.checking import check
+from test_onnx_export import FREE
+from tiny_runs import elman as command
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*treespec.*:FutureWarning")
+GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
+
+
+def saved(
+    path: Path, operator: str = "GRU", producer: str = "", dtype: Any = np.float32, peepholes: bool = False,
+    lengths: bool = False, state: bool = False, time: int | str = "T", **attributes: Any,
+) -> Path:  # fmt: skip
+    """A file with one recurrent node of 2 units and 3 inputs. time: what is declared."""
+    n = GATES[operator]
+    random = np.random.default_rng(0)
+    weights = {"W": random.normal(size=(1, n * 2, 3)), "R": random.normal(size=(1, n * 2, 2))}
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    inputs = [helper.make_tensor_value_info("x", kind, [time, "B", 3])]
+    names = ["x", "W", "R", "", "", "", "", ""]
+    if lengths:
+        inputs.append(helper.make_tensor_value_info("lengths", TensorProto.INT32, ["B"]))
+        names[4] = "lengths"
+    if state:
+        inputs.append(helper.make_tensor_value_info("h", kind, [1, "B", 2]))
+        names[5] = "h"
+    if peepholes:
+        weights["P"] = random.normal(size=(1, 6))
+        names[7] = "P"
+    node = helper.make_node(
+        operator, names if operator == "LSTM" else names[:6], ["y", "h_n"], hidden_size=2, **attributes
+    )
+    outputs = [
+        helper.make_tensor_value_info("y", kind, ["T", 1, "B", 2]),
+        helper.make_tensor_value_info("h_n", kind, [1, "B", 2]),
+    ]
+    tensors = [numpy_helper.from_array(value.astype(dtype), name) for name, value in weights.items()]
+    graph = helper.make_graph([node], "test", inputs, outputs, tensors)
+    model = helper.make_model(graph, producer_name=producer, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, path)
+    return path
+
+
+RIGHT: dict[str, Any] = {"linear_before_reset": 1}
+FOUND: dict[str, tuple[dict[str, Any], str]] = {
+    "torch's reset": ({"producer": "pytorch"}, "which wrote the file, resets after the product"),
+    "layout": ({**RIGHT, "layout": 1}, "refuses layout=1"),
+    "float64": ({**RIGHT, "dtype": np.float64}, "refuses GRU in float64"),
+    "reset before, on a GPU": ({}, "CUDA provider leaves it to the CPU, because of linear_before_reset=0"),
+    "clip": ({**RIGHT, "clip": 2.0}, "because of clip"),
+    "activations": ({"operator": "RNN", "activations": ["Relu"]}, "because of its activations Relu"),
+    "peepholes": ({"operator": "LSTM", "peepholes": True}, "because of its peepholes"),
+    "coupled": ({"operator": "LSTM", "input_forget": 1}, "because of input_forget=1"),
+    "empty sequences": ({**RIGHT, "lengths": True, "state": True}, "forgets its initial state where a length is zero"),
+}
+
+
+@pytest.mark.parametrize("case", FOUND)
+def test_what_is_read_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    monkeypatch.setattr(checking, "_tried", lambda path, seconds: (0, []))
+    options, said = FOUND[case]
+    report = check(saved(tmp_path / "model.onnx", **options))
+    wanted = [warning for warning in report.warnings if re.search(said, warning)]
+    assert len(wanted) == 1, report
+    assert wanted[0].startswith(f"{options.get('operator', 'GRU')}: ")
+    assert len(report.warnings) == (2 if case == "torch's reset" else 1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [RIGHT, {**RIGHT, "producer": "pytorch"}, {"operator": "LSTM"}, {"operator": "RNN", "activations": ["Tanh"]},
+     {**RIGHT, "lengths": True}, {**RIGHT, "state": True}],
+)  # fmt: skip
+def test_what_is_right_is_not_warned_of(tmp_path: Path, options: dict[str, Any]) -> None:
+    report = check(saved(tmp_path / "model.onnx", **options))
+    assert report.warnings == ()
+    assert report.runs == 7  # 2 and 2; 1, 3 and 9 steps; 1, 3 and 9 rows
+
+
+def test_elmans_own_files(tmp_path: Path) -> None:
+    layer = elman.LSTM(3, 4, num_layers=2)
+    outcome = command("onnx", "check", elman.onnx.export(layer, tmp_path / "layer.onnx").path)
+    assert outcome.status == 0
+    assert (
+        outcome.out
+        == "recurrent_0: LSTM, forward, 4 units, lengths\nrecurrent_1: LSTM, forward, 4 units, lengths\nno warnings\n"
+    )
+    # Without the repair of empty sequences, the warning comes.
+    model = onnx.load(tmp_path / "layer.onnx")
+    for node in model.graph.node:
+        if node.op_type == "Where" and node.input[1].startswith(("val_", "recurrent", "infer")):
+            node.op_type = "Identity"
+            del node.input[2], node.input[0]
+    onnx.save(model, tmp_path / "worse.onnx")
+    assert "forgets its initial state" in " ".join(check(tmp_path / "worse.onnx").warnings)
+
+
+class Torchs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent = nn.LSTM(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.recurrent(x)[0]
+
+
+def test_an_axis_that_is_free_in_name_only(tmp_path: Path) -> None:
+    """What PyTorch's exporter makes of its own time-major LSTM."""
+    with warnings.catch_warnings():  # torch's own code warns of itself, and fails where that is an error
+        warnings.simplefilter("ignore")
+        free = ({0: FREE, 1: FREE},)
+        program = torch.onnx.export(
+            Torchs().eval(), (torch.randn(7, 2, 3),), dynamo=True, verbose=False, dynamic_shapes=free
+        )
+    assert program is not None
+    program.save(tmp_path / "torch.onnx")
+    report = check(tmp_path / "torch.onnx")
+    assert re.search(
+        r"its axis \w+ is declared free, but the file runs at 7 and not at 1, 3, 9 \(.*\); export it again",
+        " ".join(report.warnings),
+    ), report
+
+
+def test_an_output_that_does_not_follow(tmp_path: Path) -> None:
+    model = onnx.load(saved(tmp_path / "model.onnx", **RIGHT))
+    model.graph.node.insert(0, helper.make_node("Slice", ["x", "zero", "one", "zero"], ["first"]))
+    model.graph.node[1].input[0] = "first"  # it reads one step only
+    model.graph.initializer.extend(
+        [numpy_helper.from_array(np.array([k]), name) for k, name in enumerate(("zero", "one"))]
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    (warning,) = check(tmp_path / "model.onnx").warnings
+    assert warning.startswith("its output y has the size 1 along T where T = 2, B = 2;")
+
+
+def test_a_file_that_ends_the_process(tmp_path: Path) -> None:
+    """ONNX Runtime aborts on an empty batch."""
+    model = onnx.load(saved(tmp_path / "model.onnx", **RIGHT))
+    model.graph.node.insert(0, helper.make_node("Slice", ["x", "zero", "zero", "one"], ["none"]))  # no row
+    model.graph.node[1].input[0] = "none"
+    model.graph.initializer.extend(
+        [numpy_helper.from_array(np.array([k]), name) for k, name in enumerate(("zero", "one"))]
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    outcome = command("onnx", "check", tmp_path / "model.onnx")
+    assert outcome.status == 0
+    assert outcome.err == "the file ran in ONNX Runtime 0 times\n"
+    assert re.search(r"warning: the file ended ONNX Runtime's process with SIG\w+ where T = 2, B = 2;", outcome.out), (
+        outcome
+    )
+
+
+def test_a_file_that_never_ends(tmp_path: Path) -> None:
+    """A Loop of 2^40 steps beside the node."""
+    model = onnx.load(saved(tmp_path / "model.onnx", **RIGHT))
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["again"]), helper.make_node("Tanh", ["v"], ["w"])], "body",
+        [helper.make_tensor_value_info("k", TensorProto.INT64, []), helper.make_tensor_value_info("go", TensorProto.BOOL, []), helper.make_tensor_value_info("v", 1, None)],
+        [helper.make_tensor_value_info("again", TensorProto.BOOL, []), helper.make_tensor_value_info("w", 1, None)],
+    )  # fmt: skip
+    model.graph.node.append(helper.make_node("Loop", ["many", "", "x"], ["end"], body=body))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(1 << 40), "many"))
+    model.graph.output.append(helper.make_tensor_value_info("end", 1, None))
+    onnx.save(model, tmp_path / "model.onnx")
+    (warning,) = check(tmp_path / "model.onnx", seconds=2).warnings
+    assert (
+        warning
+        == "the file took more than 2 seconds where T = 2, B = 2; do not give it such inputs, or export it again"
+    )
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("no model")
+    graph = helper.make_graph(
+        [helper.make_node("Tanh", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", 1, [1])],
+        [helper.make_tensor_value_info("y", 1, [1])],
+    )
+    onnx.save(helper.make_model(graph), tmp_path / "plain.onnx")
+    for file, said in (
+        ("text.onnx", "is not an ONNX file"),
+        ("plain.onnx", "has no recurrent node"),
+        ("none.onnx", "No such file"),
+    ):
+        outcome = command("onnx", "check", tmp_path / file)
+        assert outcome.status == 2
+        assert said in outcome.err
+        assert outcome.err.count("\n") == 1
+    assert "--seconds must be greater than 0" in command("onnx", "check", tmp_path / "plain.onnx", "--seconds", 0).err
+    with pytest.raises(InputError, match="has no recurrent node"):
+        check(tmp_path / "plain.onnx")
