@@ -375,7 +375,7 @@ def test_a_layer_as_a_file(tmp_path: Path, batch_first: bool) -> None:
     assert torch.allclose(torch.from_numpy(mine), exact, atol=2e-6)
 
 
-@pytest.mark.parametrize("cell", [cells.coupled_peephole_lstm, cells.gru_before, cells.rnn_relu])
+@pytest.mark.parametrize("cell", [cells.coupled_peephole_lstm, cells.gru_before, cells.rnn_relu], ids=lambda c: c.name)
 def test_a_file_comes_back_as_the_layer(tmp_path: Path, cell: Cell) -> None:
     layer = recurrent(cell, 4, 6, dtype=torch.float32, bidirectional=True)
     (loaded,) = elman.onnx.load(elman.onnx.export(layer, tmp_path / "layer.onnx").path).values()
