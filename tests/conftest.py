@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from forks import Forks
 
@@ -21,7 +21,9 @@ os.environ["TRITON_INTERPRET"] = (
     "1"  # kernels for a GPU run in Triton's interpreter; it is chosen when Triton is imported
 )
 torch.set_num_threads(1)
-settings.register_profile("elman", deadline=None, derandomize=True)
+# Who only asks whether a test fails, as test_mutants.py does, needs no smallest example.
+phases = [each for each in Phase if each not in (Phase.shrink, Phase.explain) or "ANY_EXAMPLE" not in os.environ]
+settings.register_profile("elman", deadline=None, derandomize=True, phases=phases)
 settings.load_profile("elman")
 
 

@@ -6,6 +6,7 @@ import csv
 import os
 import re
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from elman.tasks import language_model
 from elman.tasks.separate import SeparateSequences
-from elman.training.loop import Training, update
+from elman.training.loop import CHECKPOINT, Training, _of_parts, update
 from elman.training.run import Run
 from elman.training.task import Batch
 from elman.training.team import Team
@@ -176,6 +177,33 @@ def test_the_model_runs_in_the_precision_that_was_asked_for(tmp_path: Path) -> N
         training.options = tiny(precision=precision)
         update(training._in_precision(Batch(loss, 1, 1)), training.optimizer, 0.0, 1.0)
     assert seen == [False, True]
+
+
+class Alone(Team):
+    """One of two processes that together have a batch of four; it does not hear the other one."""
+
+    def total(self, *values: float) -> list[float]:
+        return [4.0, 0.0]
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        pass
+
+
+def test_parts_of_a_batch_weigh_by_their_size() -> None:
+    x, w = torch.tensor([1.0, 2, 3, 10]), nn.Parameter(torch.ones(()))
+    for rows in (x[:3], x[3:]):
+        _of_parts(Batch(lambda rows=rows: (w * rows).mean(), 1, len(rows)), [w], Alone(0, 2))
+    assert w.grad is not None
+    assert float(w.grad) == pytest.approx(float(x.mean()))  # what they would add up to
+
+
+def test_a_process_goes_on_with_random_numbers_of_its_own(tmp_path: Path) -> None:
+    training = begin(tmp_path / "run", corpus_of(tmp_path, prose(3000), tiny()), tiny())
+    own = torch.Generator().manual_seed(5).get_state()
+    tensors, notes = training.run.load_tensors(CHECKPOINT)
+    training.run.save_tensors(CHECKPOINT, tensors | {"random.cpu.1": own}, notes)
+    Training(training.run, training.task, Team(1, 2)).restore()
+    assert torch.equal(torch.get_rng_state(), own)
 
 
 class Sequences(SeparateSequences):
