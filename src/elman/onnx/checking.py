@@ -209,12 +209,15 @@ def _judged(lines: list[dict[str, Any]], ended: str) -> tuple[int, list[str]]:
     """Reads what `trial.py` has printed."""
     said, strange = list[str](), dict[tuple[str, str], str]()
     sizes: dict[str, int] = {}
+    places: dict[str, str] = {}
     worked, failed = list[dict[str, int]](), list[tuple[dict[str, int], str]]()
     for line in lines:
         if "refused" in line:
             said.append(f"ONNX Runtime cannot open the file: {line['refused']}; change what it names")
         elif "untried" in line:
             said.append(f"the file was not run, because {line['untried']}; run it yourself at several sizes")
+        elif "axes" in line:
+            places = line["axes"]
         elif "run" in line:
             sizes = line["run"]
         elif "error" in line:
@@ -238,7 +241,7 @@ def _judged(lines: list[dict[str, Any]], ended: str) -> tuple[int, list[str]]:
         if other:
             tried = ", ".join(str(size) for size in sorted({size for size, _ in other}))
             said.append(
-                f"its axis {axis} is declared free, but the file runs at {right} and not at {tried} ({other[0][1]}); export it again with that axis free"
+                f"{places[axis]} ({axis}) is declared free, but the file runs at {right} and not at {tried} ({other[0][1]}); export it again with that axis free"
             )
     if ended:
         where = f" where {_said(sizes)}" if sizes else " while it was opened"

@@ -1,6 +1,6 @@
 """Runs an ONNX file at several sizes, as a program of its own: python -P trial.py FILE BYTES
 
-BYTES: the memory that it may take. It prints lines of JSON: {"axes": names} first; before each run {"run": sizes}; and after it
+BYTES: the memory that it may take. It prints lines of JSON: {"axes": names and places} first; before each run {"run": sizes}; and after it
 {"outputs": shapes} or {"error": text}, unless it only looked for numbers that the file takes. It imports nothing of elman, so
 that it starts quickly; `elman.onnx.checking` reads what it prints.
 """
@@ -43,7 +43,11 @@ def main(path: str, most: int) -> None:
     if strange:
         say("untried", f"its input {strange[0]} is a {inputs[strange[0]][0]}")
         return
-    axes = list(dict.fromkeys(d for _, shape in inputs.values() for d in named(shape)))
+    axes: dict[str, str] = {}  # the free ones, and where each is first; one without a name is not tried
+    for name, (_, shape) in inputs.items():
+        for place, d in enumerate(shape):
+            if isinstance(d, str):
+                axes.setdefault(d, f"axis {place} of its input {name}")
     say("axes", axes)
     usual = dict.fromkeys(axes, USUAL)
     # Integers are 0, such as tokens, but those in vectors 1, such as lengths, unless the file takes no such number.
@@ -59,11 +63,6 @@ def main(path: str, most: int) -> None:
         for size in SIZES:
             if size != usual[axis]:
                 run(opened, inputs, usual | {axis: size}, number)
-
-
-def named(shape: list[Any]) -> list[str]:
-    """The free axes of a shape. One without a name is free by itself, and is not tried."""
-    return [d for d in shape if isinstance(d, str)]
 
 
 def run(
