@@ -85,4 +85,5 @@ BENCH_INSTALL = $(BENCH)/python -m pip install -q -c constraints.txt -c bench/co
 
 .venv-bench/all.stamp: .venv-bench/peers.stamp
 	$(BENCH_INSTALL) tensorflow-cpu keras || echo "Keras on TensorFlow: not installed"
+	$(BENCH_INSTALL) flax || echo "Flax: not installed"
 	touch $@
