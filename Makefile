@@ -5,7 +5,7 @@ MINUTES ?= 2.5
 BENCH := .venv-bench/bin
 DIST := .venv-dist/bin
 
-.PHONY: demo test lint docs dist notebooks bench bench-all clean
+.PHONY: demo test lint docs dist notebooks browser bench bench-all clean
 
 demo: .venv/demo.stamp
 	$(BIN)/elman train lm --run runs/demo --overwrite --minutes $(MINUTES)
@@ -44,6 +44,19 @@ dist: .venv/dev.stamp
 # Runs the notebooks of examples/ again, and stores in them what they show.
 notebooks: .venv/dev.stamp
 	$(BIN)/python tests/notebooks.py
+
+# Fetches onnxruntime-web with npm, and tries the page of examples/browser in Chromium.
+ORT_WEB := 1.23.0
+ORT_WEB_FILES := ort.wasm.min.mjs ort-wasm-simd-threaded.mjs ort-wasm-simd-threaded.wasm
+
+browser: .venv/dev.stamp examples/browser/onnxruntime-web/$(ORT_WEB).stamp
+	$(BIN)/python -m pytest -n 0 -s tests/test_onnx_browser.py
+
+examples/browser/onnxruntime-web/$(ORT_WEB).stamp:
+	rm -rf $(@D)
+	mkdir -p $(@D)
+	cd $(@D) && npm pack --silent onnxruntime-web@$(ORT_WEB) && tar -xzf *.tgz --strip-components=2 $(ORT_WEB_FILES:%=package/dist/%) && rm *.tgz
+	touch $@
 
 bench: .venv-bench/peers.stamp
 	$(BENCH)/python bench/run.py

@@ -6,7 +6,9 @@ import json
 import random
 import re
 import resource
+import runpy
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -181,6 +183,27 @@ def test_one_step_after_another(made: SimpleNamespace) -> None:
         logits, *states = opened.run(None, {"tokens": np.array([token])} | state)
         state = dict(zip(state, states, strict=True))
         torch.testing.assert_close(torch.from_numpy(logits[0]), row, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["lm", "words"])
+def test_the_example_writes_the_same_text(
+    made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """examples/stream.py, which knows nothing of elman."""
+    prompt, script = " of to" if name == "words" else "the of", Path(__file__).parent.parent / "examples" / "stream.py"
+    given = [str(exported(made, name, "--streaming")), "--prompt", prompt, "--length", "80"]
+    monkeypatch.setattr(sys, "argv", ["stream.py", *given, "--temperature", "0"])
+    runpy.run_path(str(script), run_name="__main__")
+    want = command("sample", getattr(made, name), "--prompt", prompt, "--length", 80, "--temperature", 0, "--seed", 0)
+    assert capsys.readouterr().out == want.out
+    monkeypatch.setattr(sys, "argv", ["stream.py", *given])
+    runpy.run_path(str(script), run_name="__main__")
+    drawn = capsys.readouterr().out
+    assert drawn.startswith(prompt)
+    assert drawn != want.out
+    monkeypatch.setattr(sys, "argv", ["stream.py", str(exported(made, name))])
+    with pytest.raises(SystemExit, match="is no language model of one step"):
+        runpy.run_path(str(script), run_name="__main__")
 
 
 # Integers
