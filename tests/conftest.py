@@ -23,7 +23,9 @@ os.environ["TRITON_INTERPRET"] = (
 torch.set_num_threads(1)
 # Who only asks whether a test fails, as test_mutants.py does, needs no smallest example.
 phases = [each for each in Phase if each not in (Phase.shrink, Phase.explain) or "ANY_EXAMPLE" not in os.environ]
-settings.register_profile("elman", deadline=None, derandomize=True, phases=phases)
+settings.register_profile(
+    "elman", deadline=None, derandomize=True, phases=phases, report_multiple_bugs="ANY_EXAMPLE" not in os.environ
+)
 settings.load_profile("elman")
 
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 # Modules that tests import and that know nothing of elman.
 PRELOADED = ["torch._dynamo.testing", "torch._subclasses.fake_tensor", "torch.distributed", "onnx", "pytest"]
 PRELOADED += ["hypothesis.strategies", "llvmlite.binding", "typer", "rich.progress", "safetensors.torch", "tokenizers"]
-PRELOADED += ["triton.runtime.interpreter"]
+PRELOADED += ["triton.runtime.interpreter", "onnxscript.function_libs.torch_lib.ops"]
 
 
 class Child(NamedTuple):

@@ -592,7 +592,7 @@ MUTANTS = [
         "def _grouped",
         "zip(values, weights, strict=True)",
         "zip(reversed(values), weights, strict=True)",
-        "test_compile.py::test_one_graph_for_all_shapes[deep]",
+        "test_compile.py::test_an_exported_program[False-False]",
     ),
     Mutant(
         "a batched or dual cotangent taken for a value",
@@ -1081,7 +1081,7 @@ MUTANTS = [
         "def _complain",
         "return 2",
         "return 0",
-        "test_cli.py::test_a_mistake_ends_with_one_sentence",
+        "test_tasks.py::test_a_mistake_ends_with_one_sentence[words of numbers]",
     ),
     Mutant(
         "the addresses of the first call for all",
@@ -1402,7 +1402,7 @@ MUTANTS = [
         "def _direction",
         '"scan_input_directions": [int(reverse)]',
         '"scan_input_directions": [0]',
-        "test_onnx_export.py::test_resets_and_learned_states[lengths]",
+        "test_onnx_export.py::test_float64",
     ),
     Mutant(
         "resets on the wrong side of a step in a Scan",
@@ -1418,7 +1418,7 @@ MUTANTS = [
         "def present_steps",
         "op.Squeeze(op.Shape(call.x, start=0, end=1), constant([0]))",
         "constant(3)",
-        "test_onnx_export.py::test_resets_and_learned_states[lengths]",
+        "test_onnx_export.py::test_float64",
     ),
     Mutant(
         "sequences as long as there are rows, where no lengths are given",
