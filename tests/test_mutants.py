@@ -44,7 +44,7 @@ MUTANTS = [
         "def gru_before(",
         "R.n @ (r * s.h)",
         "r * (R.n @ s.h)",
-        "test_onnx.py",
+        "test_onnx.py::test_same_as_onnx_runtime[gru-uni]",
     ),
     Mutant(
         "update gate turned round",
@@ -221,7 +221,7 @@ MUTANTS = [
         "def restore",
         'torch.set_rng_state(tensors[_random("cpu", rank)])',
         "pass",
-        "test_training.py::test_resumed_again_and_again",
+        "test_team.py::test_a_process_goes_on_with_random_numbers_of_its_own",
     ),
     Mutant(
         "state not carried by the loop",
@@ -769,7 +769,7 @@ MUTANTS = [
         "def forward",
         "for field in self._fields]",
         "for field in self._fields[:-1]]",
-        "test_one_step.py::test_steps_are_those_of_the_layer",
+        "test_one_step.py::test_steps_are_those_of_the_layer[peephole_lstm-auto]",
     ),
     Mutant(
         "states of a packed sequence in the wrong order",
@@ -777,7 +777,7 @@ MUTANTS = [
         "def _packed_forward",
         "hx = _reordered(hx, order)",
         "pass",
-        "test_rows.py::test_packed_sequences_are_torchs",
+        "test_rows.py::test_packed_sequences_are_torchs[lstm-states-unsorted-reference]",
     ),
     Mutant(
         "an engine asked for that the compiler does not see",
