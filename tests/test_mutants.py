@@ -1402,7 +1402,7 @@ MUTANTS = [
         "def _direction",
         '"scan_input_directions": [int(reverse)]',
         '"scan_input_directions": [0]',
-        "test_onnx_export.py::test_float64",
+        "test_onnx_export.py::test_one_layer_of_scans",
     ),
     Mutant(
         "resets on the wrong side of a step in a Scan",
@@ -1410,7 +1410,7 @@ MUTANTS = [
         "def _masks",
         "if reverse:",
         "if False:",
-        "test_onnx_export.py::test_resets_and_learned_states[lengths]",
+        "test_onnx_export.py::test_one_layer_of_scans",
     ),
     Mutant(
         "a Scan of as many steps as the example has",
@@ -1418,7 +1418,7 @@ MUTANTS = [
         "def present_steps",
         "op.Squeeze(op.Shape(call.x, start=0, end=1), constant([0]))",
         "constant(3)",
-        "test_onnx_export.py::test_float64",
+        "test_onnx_export.py::test_one_layer_of_scans",
     ),
     Mutant(
         "sequences as long as there are rows, where no lengths are given",

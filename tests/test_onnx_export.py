@@ -202,6 +202,12 @@ def test_resets_and_learned_states(lengths: bool) -> None:
     check(export(module, torch.float32), module)
 
 
+def test_one_layer_of_scans() -> None:
+    """The smallest case that meets lengths, resets and both directions; planted bugs are looked for here."""
+    module = Many(layers_of([OWN[0]], 1, True), True, True, True)
+    check(export(module, torch.float32), module)
+
+
 def test_float64() -> None:
     module = Many(layers_of([cells.lstm, cells.gru, OWN[0]], 2, True, torch.float64), True, True, False)
     model = export(module, torch.float64)
