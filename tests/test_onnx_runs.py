@@ -341,6 +341,12 @@ def damaged(made: SimpleNamespace) -> Iterator[tuple[str, dict[str, Any], str]]:
         {"config": config | {"options": config["options"] | {"cell": "gru"}}},
         "its inputs are tokens, h_0, c_0, but",
     )
+    for sizes in ({"hidden_size": 10**9}, {"embedding_size": 10**12}, {"num_layers": 10**7}):
+        yield (
+            "lm",
+            {"config": config | {"options": config["options"] | sizes}},
+            f"{next(iter(sizes))} is .*, but the file has",
+        )
     del config["data"]["path"]
     yield "lm", {"config": config}, "data.path is missing"
     tags = json.loads(notes_of(exported(made, "tag"))["elman.vocabulary"])
@@ -353,6 +359,19 @@ def test_metadata_that_do_not_fit(made: SimpleNamespace, tmp_path: Path) -> None
         path = rewritten(exported(made, name), tmp_path / "damaged.onnx", **notes)
         data = made.directory / ("text.txt" if name == "lm" else DATA[name])
         assert re.search(said, refused("evaluate", path, data)), notes
+
+
+def test_weights_in_other_files_are_not_read(made: SimpleNamespace, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(prose(300))
+    model = onnx.load(exported(made, "lm"))
+    first = next(each for each in model.graph.initializer if len(each.raw_data) > 100)
+    (tmp_path / "beside").write_bytes(first.raw_data)
+    first.ClearField("raw_data")
+    first.data_location = onnx.TensorProto.EXTERNAL
+    first.external_data.add(key="location", value="beside")
+    onnx.save_model(model, tmp_path / "model.onnx")
+    said = refused("evaluate", tmp_path / "model.onnx", tmp_path / "text.txt")
+    assert "has weights in other files, which `elman export` never does" in said
 
 
 def test_damaged_bytes(made: SimpleNamespace, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,7 +43,19 @@ class ModelFile(Record):
         content = self._note(name.removesuffix(".json"))
         if not isinstance(content, dict):
             raise InputError(f"{self.place(name)} is damaged: it holds a {type(content).__name__} instead of an object")
+        if name == "config.json":
+            self._check_sizes(content.get("options"))
         return content
+
+    def _check_sizes(self, options: Any) -> None:
+        """Raises InputError for sizes that the weights in a file of so many bytes cannot have, before memory is taken for them."""
+        most = self._proto.ByteSize()
+        for name, value in options.items() if isinstance(options, dict) else ():
+            sized = isinstance(value, int) and name.endswith(("_size", "_layers"))
+            if sized and (value > most or (name == "hidden_size" and value**2 > most)):
+                raise InputError(
+                    f"{self.path} does not fit its elman.config: {name} is {value:,}, but the file has {most:,} bytes; export the run again"
+                )
 
     def _note(self, name: str) -> Any:
         try:
@@ -56,7 +68,12 @@ class ModelFile(Record):
 
         Raises InputError if the file does not fit what it says of its data, such as a vocabulary of another size.
         """
-        like = make()  # for its sizes
+        try:
+            like = make()  # for its sizes
+        except (RuntimeError, MemoryError) as error:
+            raise InputError(
+                f"{self.path} has sizes in elman.config that no model can have; export the run again"
+            ) from error
         streaming = "streaming" in self._notes and self._note("streaming") is True
         port = ports.of_task(like, streaming)
         kind = ExportedLanguageModel if isinstance(like, LanguageModel) else Exported
@@ -65,7 +82,7 @@ class ModelFile(Record):
         return cast("Model", opened.eval())
 
     def _open(self) -> Any:
-        if any(each.data_location == onnx.TensorProto.EXTERNAL for each in self._proto.graph.initializer):
+        if any(each.data_location == onnx.TensorProto.EXTERNAL for each in _tensors(self._proto.graph)):
             raise InputError(
                 f"{self.path} has weights in other files, which `elman export` never does; export the run again"
             )
@@ -90,6 +107,18 @@ class ModelFile(Record):
                 raise InputError(
                     f"{self.path} does not fit its metadata: its {output} has {value.shape[-1]} columns, but by what it says of its data it should have {size}; export the run again"
                 )
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """All tensors of a graph and of the bodies in it."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for each in node.attribute:
+            yield from (each.t, *each.tensors)
+            for body in (each.g, *each.graphs):
+                yield from _tensors(body)
 
 
 class Exported(nn.Module):
