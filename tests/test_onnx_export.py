@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -188,7 +189,27 @@ def check_cells(some: Sequence[Cell], layers: int, bidirectional: bool, states: 
     for operator in ("RNN", "LSTM", "GRU"):
         assert kinds[operator] == layers * sum(form is not None and form.operator == operator for form in forms)
     assert kinds["Scan"] == layers * (2 if bidirectional else 1) * forms.count(None)
+    check_import(model, module)
     return error
+
+
+def check_import(model: onnx.ModelProto, module: Many) -> None:
+    """Every node comes back as its cell with its weights, to the bit: a Scan as one direction, another node as all."""
+    with tempfile.TemporaryDirectory() as folder:
+        onnx.save(model, Path(folder, "model.onnx"))
+        found = iter(elman.onnx.load(Path(folder, "model.onnx")).values())
+    for layer in module.layers:
+        assert isinstance(layer, Recurrent)
+        for depth in range(layer.num_layers):
+            loaded = None
+            for reverse in (False, True)[: layer.num_directions]:
+                if loaded is None or onnx_form(layer.cell) is None:
+                    loaded = next(found)
+                assert loaded.cell.name == layer.cell.name
+                for mine, exact in zip(loaded.weights(0, reverse), layer.weights(depth, reverse), strict=True):
+                    assert (mine is None) == (exact is None)
+                    assert mine is None or exact is None or torch.equal(mine, exact)
+    assert next(found, None) is None
 
 
 @pytest.mark.parametrize("lengths", [False, True], ids=["full", "lengths"])
