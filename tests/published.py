@@ -70,12 +70,17 @@ def commands() -> None:
     run("sample", "first", "--length", "60", "--seed", "1")
     run("explain", "first", "--output", "page.html")  # made from files that are no modules
     assert "class Network" in Path("page.html").read_text(encoding="utf-8")
+    said = run("export", "first", "model.onnx", status=2)
+    assert said == "elman: exporting needs onnx, which is not installed: pip install 'elman[onnx]'\n", said
 
 
-def run(*arguments: str) -> None:
+def run(*arguments: str, status: int = 0) -> str:
+    """Runs a command, which has to end with this status. Returns what it says on standard error."""
     program = Path(sysconfig.get_path("scripts")) / "elman"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    subprocess.run([program, *arguments], env=environment, check=True)
+    done = subprocess.run([program, *arguments], env=environment, check=False, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == status, done
+    return done.stderr
 
 
 if __name__ == "__main__":
