@@ -24,10 +24,6 @@ class Vocabulary:
     """The tokens of a model: `encode` gives the numbers of a text, `decode` the text that the next number completes."""
 
     def __init__(self, notes: dict[str, str]):
-        if "elman.vocabulary" not in notes:
-            sys.exit(
-                "this example reads characters, bytes and words; for byte pairs, give elman.tokenizer to the library tokenizers"
-            )
         content = json.loads(notes["elman.vocabulary"])
         self.unit = content["unit"]
         self.tokens = list(content.get("symbols") or content.get("words") or ())
@@ -37,11 +33,32 @@ class Vocabulary:
     def encode(self, text: str) -> list[int]:
         if self.unit == "bytes":
             return list(text.encode())
-        pieces = WORD.findall(text) if self.unit == "words" else text
+        pieces = WORD.findall(text) if self.unit == "words" else list(text)
+        strange = [piece for piece in pieces if piece not in self.numbers]
+        if strange and text != "\n":  # which stands in place of a prompt
+            sys.exit(f"the prompt has {strange[0]!r}, which is not in the model's vocabulary; leave it out")
         return [self.numbers.get(piece, len(self.tokens)) for piece in pieces]  # the last number stands for all others
 
     def decode(self, token: int) -> str:
         return self.bytes.decode(bytes([token])) if self.unit == "bytes" else self.tokens[token]
+
+
+class BytePairs:
+    """The same for byte pairs, which the library tokenizers reads."""
+
+    tokens = ()  # all may be written
+
+    def __init__(self, notes: dict[str, str]):
+        from tokenizers import Tokenizer
+        from tokenizers.decoders import DecodeStream
+
+        self.tokenizer, self.stream = Tokenizer.from_str(notes["elman.tokenizer"]), DecodeStream()
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text).ids
+
+    def decode(self, token: int) -> str:
+        return self.stream.step(self.tokenizer, token) or ""
 
 
 def steps(session: Any, pairs: list[tuple[str, str]]) -> Callable[[int], np.ndarray]:
@@ -59,7 +76,12 @@ def steps(session: Any, pairs: list[tuple[str, str]]) -> Callable[[int], np.ndar
 
 
 def write(
-    step: Callable[[int], np.ndarray], vocabulary: Vocabulary, prompt: str, length: int, temperature: float, seed: int
+    step: Callable[[int], np.ndarray],
+    vocabulary: Vocabulary | BytePairs,
+    prompt: str,
+    length: int,
+    temperature: float,
+    seed: int,
 ) -> Iterator[str]:
     """Yields the text of `length` tokens after a prompt."""
     random, logits = np.random.default_rng(seed), np.zeros(0)
@@ -84,15 +106,21 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest token")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    session = onnxruntime.InferenceSession(given.model, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # a step is too small to share
+    try:
+        session = onnxruntime.InferenceSession(given.model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of ONNX Runtime's own kinds
+        sys.exit(f"cannot open {given.model}: {str(error).splitlines()[0]}; give a file that elman export wrote")
     notes = session.get_modelmeta().custom_metadata_map
     if notes.get("elman.task") != '"lm"' or notes.get("elman.streaming") != "true":
         sys.exit(
             f"{given.model} is no language model of one step; write one with elman export RUN model.onnx --streaming"
         )
+    vocabulary = (BytePairs if "elman.tokenizer" in notes else Vocabulary)(notes)
     step = steps(session, json.loads(notes["elman.states"]))
     print(given.prompt, end="")
-    for text in write(step, Vocabulary(notes), given.prompt, given.length, given.temperature, given.seed):
+    for text in write(step, vocabulary, given.prompt, given.length, given.temperature, given.seed):
         print(text, end="", flush=True)
     print()
 

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import functools
 import http.server
-import re
 import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
-import torch
 
 import elman.onnx
 from browser import Opened
-from elman.datasets.text import read
-from elman.tasks import language_model
-from elman.training.loop import MODEL
-from tiny_runs import begin, prose, tiny
+from elman.datasets.vocabulary import WORD
 from tiny_runs import elman as command
+from tiny_runs import prose
 
 PAGE = Path(__file__).parent.parent / "examples" / "browser"
 RUNTIME = PAGE / "onnxruntime-web"
@@ -32,17 +30,12 @@ pytestmark = [
 ]
 
 
-def run_of(directory: Path, **options: Any) -> Path:
-    """A run with random weights."""
-    (directory / "text.txt").write_text(prose(3000) + " é")
-    made = tiny(**options)
-    corpus = read(directory / "text.txt", made.unit, made.held_out, made.vocabulary_size)
-    run = begin(directory / "run", corpus, made).run
-    model = language_model.LanguageModel(corpus.vocabulary.size, made)
-    torch.manual_seed(0)
-    run.save_tensors(
-        MODEL, {name: 0.3 * torch.randn_like(value) for name, value in model.state_dict().items()}, {"step": 1}
-    )
+def run_of(directory: Path, *options: object) -> Path:
+    """A run that has learned a little, so that its text does not soon repeat itself."""
+    (directory / "text.txt").write_text((prose(900) + "é: ") * 6)
+    small = "--hidden-size", 64, "--epochs", 16, "--evaluations", 1, "--batch-size", 4, "--window", 32, *options
+    outcome = command("train", "lm", directory / "text.txt", "--run", directory / "run", *small)
+    assert outcome.status == 0, outcome.err
     return directory / "run"
 
 
@@ -74,6 +67,7 @@ def opened(browser: Any, site: tuple[Path, str]) -> Iterator[Any]:
     def open_page(width: int = 1280, **options: Any) -> Opened:
         context = browser.new_context(viewport={"width": width, "height": 900}, **options)
         contexts.append(context)
+        context.route(lambda address: not address.startswith(site[1]), lambda route: route.abort())  # no network
         found = Opened(context.new_page(), [], [])
         context.on("request", lambda request: found.requests.append(request.url))
         context.on("weberror", lambda error: found.errors.append(str(error.error)))
@@ -98,25 +92,39 @@ def written(shown: Opened, prompt: str, length: int, temperature: str = "0") -> 
 
 @pytest.mark.parametrize("unit", ["characters", "bytes", "words"])
 def test_the_same_text_as_in_python(tmp_path: Path, site: tuple[Path, str], opened: Any, unit: str) -> None:
-    run = run_of(
-        tmp_path,
-        unit=unit,
-        hidden_size=64,
-        num_layers=2,
-        cell="peephole_lstm" if unit == "words" else "gru_before",
-        vocabulary_size=20,
-    )
+    cell = "peephole_lstm" if unit == "words" else "gru_before"
+    run = run_of(tmp_path, "--unit", unit, "--cell", cell, "--num-layers", 2)
     elman.onnx.export_run(run, site[0] / "model.onnx", streaming=True)
     prompt = " of to" if unit == "words" else "the of"
     shown = opened()
     text = written(shown, prompt, 300)
     want = command("sample", run, "--prompt", prompt, "--length", 300, "--temperature", 0, "--seed", 0).out[:-1]
     assert text == want
+    assert len(set(text[-100:])) > 5
     assert shown.errors == []
     assert all(address.startswith((site[1], "data:", "blob:")) for address in shown.requests), shown.requests
     random = written(shown, prompt, 60, "1")
     assert random.startswith(prompt)
     assert random != want[: len(random)]
+
+
+def test_texts_are_cut_as_in_python(tmp_path: Path, site: tuple[Path, str], opened: Any) -> None:
+    """In words, with the white space of Python; bytes to text, whatever the text before ended in."""
+    elman.onnx.export_run(run_of(tmp_path), site[0] / "model.onnx", streaming=True)
+    page = opened().page
+    text = "a b_1  \u00e9\u4e2d!? x\ufeff.\x1cy\x85\u3000z \ufeff\n- \u0661 \u2028end"
+    words = sorted(set(WORD.findall(text)))
+    script = """async ([words, text]) => {
+        const { Vocabulary } = await import("./model.js");
+        return new Vocabulary({ unit: "words", words }).encode(text).map((number) => words[number]);
+    }"""
+    assert page.evaluate(script, [words, text]) == WORD.findall(text)
+    script = """async () => {
+        const { Vocabulary } = await import("./model.js");
+        const vocabulary = new Vocabulary({ unit: "bytes" });
+        return [[0xc3], [0xef, 0xbb, 0xbf, 0x61], [0xc3, 0xa9]].map((bytes) => bytes.map(vocabulary.decoder()).join(""));
+    }"""
+    assert page.evaluate(script) == ["", "\ufeffa", "\u00e9"]
 
 
 def test_how_fast_it_writes(tmp_path: Path, site: tuple[Path, str], opened: Any) -> None:
@@ -125,7 +133,7 @@ def test_how_fast_it_writes(tmp_path: Path, site: tuple[Path, str], opened: Any)
         folder = tmp_path / cell
         folder.mkdir()
         elman.onnx.export_run(
-            run_of(folder, hidden_size=64, num_layers=2, embedding_size=64, cell=cell),
+            run_of(folder, "--num-layers", 2, "--cell", cell),
             site[0] / "model.onnx",
             streaming=True,
         )
@@ -162,4 +170,27 @@ def test_what_is_wrong_is_said(tmp_path: Path, site: tuple[Path, str], opened: A
     shown.page.wait_for_function(
         "document.getElementById('state').textContent.includes('no language model of one step')"
     )
-    assert re.search("elman export RUN", str(shown.page.locator("#state").text_content()))
+    elman.onnx.export_run(tmp_path / "run", site[0] / "model.onnx", streaming=True)
+    shown = opened()
+    shown.page.wait_for_function("!document.getElementById('write').disabled")
+    shown.page.locator("#prompt").fill("the \N{SNOWMAN}")
+    shown.page.locator("#write").click()
+    shown.page.wait_for_function("document.getElementById('state').textContent.includes('not in the model')")
+    (site[0] / "onnxruntime-web").unlink()
+    shown = opened()
+    shown.page.wait_for_function("document.getElementById('state').textContent.includes('run make browser')")
+
+
+def test_a_model_of_nothing(tmp_path: Path, site: tuple[Path, str], opened: Any) -> None:
+    """One whose weights are NaN."""
+    model = elman.onnx.export_run(run_of(tmp_path), site[0] / "model.onnx", streaming=True).path
+    content = onnx.load(model)
+    for each in content.graph.initializer:
+        if each.data_type == onnx.TensorProto.FLOAT:
+            each.CopyFrom(onnx.numpy_helper.from_array(np.full(each.dims, np.nan, np.float32), each.name))
+    onnx.save(content, model)
+    shown = opened()
+    shown.page.wait_for_function("!document.getElementById('write').disabled")
+    shown.page.locator("#prompt").fill("the ")
+    shown.page.locator("#write").click()
+    shown.page.wait_for_function("document.getElementById('state').textContent.includes('the model predicts NaN')")

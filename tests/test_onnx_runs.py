@@ -185,7 +185,7 @@ def test_one_step_after_another(made: SimpleNamespace) -> None:
         torch.testing.assert_close(torch.from_numpy(logits[0]), row, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["lm", "words"])
+@pytest.mark.parametrize("name", ["lm", "words", "pairs"])
 def test_the_example_writes_the_same_text(
     made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -204,6 +204,13 @@ def test_the_example_writes_the_same_text(
     monkeypatch.setattr(sys, "argv", ["stream.py", str(exported(made, name))])
     with pytest.raises(SystemExit, match="is no language model of one step"):
         runpy.run_path(str(script), run_name="__main__")
+    monkeypatch.setattr(sys, "argv", ["stream.py", str(script)])
+    with pytest.raises(SystemExit, match=r"cannot open .*stream.py: .*; give a file that elman export wrote"):
+        runpy.run_path(str(script), run_name="__main__")
+    if name != "pairs":
+        monkeypatch.setattr(sys, "argv", ["stream.py", *given, "--prompt", " of \N{SNOWMAN}"])
+        with pytest.raises(SystemExit, match="which is not in the model's vocabulary; leave it out"):
+            runpy.run_path(str(script), run_name="__main__")
 
 
 # Integers

@@ -6,7 +6,9 @@ ort.env.logLevel = "error";
 ort.env.wasm.numThreads = 1; // more need headers that a plain server does not send
 ort.env.wasm.wasmPaths = new URL("./onnxruntime-web/", import.meta.url).href;
 
-const WORD = / ?[\p{L}\p{N}_]+| ?[^\p{L}\p{N}_\s]+|\s+/gu; // how elman cuts a text into words
+// How elman cuts a text into words. White space is that of Python, which \s is not.
+const SPACE = "\\t-\\r\\x1c-\\x1f\\x85\\p{Z}";
+const WORD = new RegExp(` ?[\\p{L}\\p{N}_]+| ?[^\\p{L}\\p{N}_${SPACE}]+|[${SPACE}]+`, "gu");
 const TEXT = new TextDecoder();
 
 // The fields of a message of protobuf: pairs of a number and its bytes. Fields that are numbers are left out.
@@ -46,17 +48,23 @@ export class Vocabulary {
     this.tokens = content.words ?? [...(content.symbols ?? "")];
     this.numbers = new Map(this.tokens.map((token, number) => [token, number]));
     this.size = this.unit === "bytes" ? 256 : this.tokens.length; // of tokens that may be written
-    this.bytes = new TextDecoder();
   }
 
+  // The numbers of a text. Throws an Error with a sentence if a piece has none.
   encode(text) {
     if (this.unit === "bytes") return [...new TextEncoder().encode(text)];
     const pieces = this.unit === "words" ? (text.match(WORD) ?? []) : [...text];
+    const strange = pieces.find((piece) => !this.numbers.has(piece));
+    if (strange !== undefined && text !== "\n") // which stands in place of a prompt
+      throw new Error(`the text to continue has ${JSON.stringify(strange)}, which is not in the model's vocabulary; leave it out`);
     return pieces.map((piece) => this.numbers.get(piece) ?? this.tokens.length); // the last number stands for all others
   }
 
-  decode(token) {
-    return this.unit === "bytes" ? this.bytes.decode(new Uint8Array([token]), { stream: true }) : this.tokens[token];
+  // A function that takes the next token, and returns the text that it completes.
+  decoder() {
+    if (this.unit !== "bytes") return (token) => this.tokens[token];
+    const bytes = new TextDecoder("utf-8", { ignoreBOM: true });
+    return (token) => bytes.decode(new Uint8Array([token]), { stream: true });
   }
 }
 
@@ -97,6 +105,7 @@ export class Model {
     const size = this.vocabulary.size; // never the number that stands for all others
     let best = 0;
     for (let k = 1; k < size; k++) if (logits[k] > logits[best]) best = k;
+    if (!Number.isFinite(logits[best])) throw new Error(`the model predicts ${logits[best]}; train it again with a lower learning rate`);
     if (temperature === 0) return best;
     const chances = Array.from({ length: size }, (_, k) => Math.exp((logits[k] - logits[best]) / temperature));
     let left = Math.random() * chances.reduce((a, b) => a + b, 0);
@@ -106,12 +115,13 @@ export class Model {
 
   // Yields the text of `length` tokens after a prompt.
   async *write(prompt, length, temperature) {
+    const [tokens, decode] = [this.vocabulary.encode(prompt || "\n"), this.vocabulary.decoder()];
     this.begin();
     let logits;
-    for (const token of this.vocabulary.encode(prompt || "\n")) logits = await this.step(token);
+    for (const token of tokens) logits = await this.step(token);
     for (let k = 0; k < length; k++) {
       const token = this.choose(logits, temperature);
-      yield this.vocabulary.decode(token);
+      yield decode(token);
       logits = await this.step(token);
     }
   }

@@ -1,10 +1,11 @@
-import { Model } from "./model.js";
-
 const $ = (name) => document.getElementById(name);
 let model;
 let running = 0; // the number of the text that is being written; another one ends it
 
 async function load() {
+  const { Model } = await import("./model.js").catch(() => {
+    throw new Error("onnxruntime-web is not beside this page, or the page was opened as a file; run make browser, and serve the folder");
+  });
   const answer = await fetch("model.onnx");
   if (!answer.ok) throw new Error("there is no model.onnx beside this page; write it with: elman export RUN model.onnx --streaming");
   model = await Model.load(new Uint8Array(await answer.arrayBuffer()));
@@ -29,7 +30,7 @@ async function write(event) {
       await new Promise((next) => setTimeout(next));
       shown = performance.now();
     }
-    if (number !== running) return;
+    if (number !== running) return; // another text was begun
   }
   const speed = count / ((performance.now() - begin) / 1000);
   $("text").textContent = text;
