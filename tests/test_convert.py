@@ -118,7 +118,7 @@ def test_equations_of_keras(kind: str, config: dict[str, Any]) -> None:
     close(found, x, layer(x))
     assert found.bias == config.get("use_bias", True)
     usual = not {"activation", "recurrent_activation"} & set(config)
-    assert (found.cell in [form.cell for form in KERAS.values()]) == usual
+    assert (found.cell in [cell for _, cell in KERAS.values()]) == usual
     assert all(parameter.requires_grad for parameter in found.parameters())
 
 

@@ -70,19 +70,14 @@ def mgu(x, R, s):  # pyright: ignore[reportMissingParameterType]
     return State(h=(1 - f) * n + f * s.h)
 
 
-class _Form(NamedTuple):
-    """A kind of layer of Keras: the order of its gates in its kernels, and the cell that it is with the usual activations."""
+USUAL = ("tanh", "sigmoid")  # Keras's activations: of the candidate, and of the gates
 
-    gates: tuple[str, ...]
-    cell: Cell
-    usual: tuple[str, str]  # activation and recurrent activation
-
-
+# Keras's layers: the order of the gates in their kernels, and the cells that they are with the usual activations.
 KERAS = {
-    "SimpleRNN": _Form(("h",), cells.rnn, ("tanh", "sigmoid")),
-    "LSTM": _Form(("i", "f", "g", "o"), cells.lstm, ("tanh", "sigmoid")),
-    "GRU": _Form(("z", "r", "n"), cells.gru, ("tanh", "sigmoid")),
-    "GRU before": _Form(("z", "r", "n"), cells.gru_before, ("tanh", "sigmoid")),
+    "SimpleRNN": (("h",), cells.rnn),
+    "LSTM": (("i", "f", "g", "o"), cells.lstm),
+    "GRU": (("z", "r", "n"), cells.gru),
+    "GRU before": (("z", "r", "n"), cells.gru_before),  # with reset_after=False
 }
 
 # Flax's cells: for each gate the Dense layers of the input and of the state.
@@ -164,22 +159,18 @@ def _of_keras(layer: Any, name: str) -> _Weights:
             f"{name} is a {kind}, but SimpleRNN, LSTM, GRU and Bidirectional are known; convert its parts one by one"
         )
     after = bool(config.get("reset_after", False))
-    form = KERAS["GRU before" if kind == "GRU" and not after else kind]
-    given = (
-        _activation(config, "activation", name),
-        _activation(config, "recurrent_activation", name) if kind != "SimpleRNN" else "sigmoid",
-    )
-    cell = form.cell
-    if given != form.usual:
-        named = "GRU" if form is KERAS["GRU"] else "GRU before" if kind == "GRU" else kind
-        cell = Cell(_Keras(named, *given), gates=cell.gates, states=cell.states, name=f"keras_{kind.lower()}")
+    form = "GRU before" if kind == "GRU" and not after else kind
+    order, cell = KERAS[form]
+    used = _activation(config, "activation", "tanh", name), _activation(config, "recurrent_activation", "sigmoid", name)
+    if used != USUAL:
+        cell = Cell(_Keras(form, *used), gates=cell.gates, states=cell.states, name=f"keras_{kind.lower()}")
     weights = [np.asarray(each) for each in layer.get_weights()]
     if len(weights) != 2 + bool(config.get("use_bias", True)):
         raise InputError(
             f"{name} has {len(weights)} arrays of weights, but {2 + bool(config.get('use_bias', True))} are expected; call it once, so that it is built"
         )
     kernel, recurrent, *bias = weights
-    gates, hidden = len(form.gates), recurrent.shape[0]
+    gates, hidden = len(order), recurrent.shape[0]
     want = (kernel.shape[0], gates * hidden), (hidden, gates * hidden)
     if (kernel.shape, recurrent.shape) != want:
         raise InputError(
@@ -187,7 +178,7 @@ def _of_keras(layer: Any, name: str) -> _Weights:
         )
 
     def split(array: Array) -> dict[str, Array]:
-        return dict(zip(form.gates, np.split(array, gates), strict=True))
+        return dict(zip(order, np.split(array, gates), strict=True))
 
     zero = np.zeros(gates * hidden, kernel.dtype)
     both = bias[0] if bias else zero
@@ -200,8 +191,8 @@ def _of_keras(layer: Any, name: str) -> _Weights:
     return _Weights(cell, split(kernel.T), split(recurrent.T), split(b_ih), split(b_hh), bool(bias))
 
 
-def _activation(config: Mapping[str, Any], key: str, name: str) -> str:
-    value = config.get(key, {"activation": "tanh"}.get(key, "sigmoid"))
+def _activation(config: Mapping[str, Any], key: str, usual: str, name: str) -> str:
+    value = config.get(key, usual)
     if not isinstance(value, str) or value not in ACTIVATIONS:
         raise InputError(
             f"{name} has {key} {value!r}, but {', '.join(ACTIVATIONS)} are known; write it as an elman.Cell"

@@ -125,9 +125,8 @@ def needs_onnx(what: str) -> Any:
     return elman.onnx
 
 
-def trained(run: Path, device_name: str) -> Trained:
-    """Returns what a run, or the file of a model, has learned, whatever its task is."""
+def trained(record: Record, device: str) -> Trained:
+    """Returns what a training has learned, whatever its task is."""
     from elman import tasks
 
-    record, where = opened(run, device_name)
-    return tasks.module(record.task(tasks.MODULES)).load(record, where)
+    return tasks.module(record.task(tasks.MODULES)).load(record, device)

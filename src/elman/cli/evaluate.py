@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from elman.cli.common import trained, without_training
+from elman.cli.common import opened, trained, without_training
 
 EXAMPLE = "Example:  elman evaluate runs/first chapter.txt"
 
@@ -22,5 +22,5 @@ def evaluate(
     that the file has.
     """
     with without_training():
-        for name, figure in trained(run, device_name).evaluate(file):
+        for name, figure in trained(*opened(run, device_name)).evaluate(file):
             print(f"{name:<20} {figure}")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from elman.cli.common import opened, trained, without_training
 from elman.errors import InputError
 from elman.files import check_writable, write_atomically
+
+if TYPE_CHECKING:
+    from elman.training.record import Record
 
 EXAMPLE = "Example:  elman predict runs/tagger new.conllu --output tagged.conllu"
 TABLES = (".csv", ".jsonl", ".ndjson")
@@ -30,13 +34,14 @@ def predict(
 
     The rows come in the order of the file, which is read in pieces, so that it may be larger than memory.
     """
+    record, device = opened(run, device_name)
     if output is not None:
-        if output.suffix.lower() not in (forms := _forms(run, file)):
+        if output.suffix.lower() not in (forms := _forms(record, file)):
             problem = f"are not written as {output.suffix}" if output.suffix else "need a name with an ending"
             raise InputError(f"{output}: these predictions {problem}; choose one of {', '.join(forms)}")
         check_writable(output)
     with without_training():
-        rows = trained(run, device_name).predict(file, output.suffix.lower() if output else "")
+        rows = trained(record, device).predict(file, output.suffix.lower() if output else "")
         if output is None:
             for row in rows:
                 sys.stdout.write(row)
@@ -44,12 +49,11 @@ def predict(
             write_atomically(output, (row.encode() for row in rows))
 
 
-def _forms(run: Path, file: Path) -> tuple[str, ...]:
-    """Returns the endings of the files that the predictions of a run for a file may be written to."""
+def _forms(record: Record, file: Path) -> tuple[str, ...]:
+    """Returns the endings of the files that the predictions of a model for a file may be written to."""
     from elman import tasks
     from elman.datasets.tables import form
 
-    record, _ = opened(run, "auto")
     if record.task(tasks.MODULES) != "tag":
         return TABLES
     return TABLES + COLUMNS + ((".conllu",) if form(file) == ".conllu" else ())  # which has more than words and tags

@@ -12,18 +12,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 
 from elman.errors import InputError
 from elman.onnx.constants import Scope
 from elman.onnx.external import text
 from elman.onnx.loading import node_names, read, recurrent_nodes
-from elman.onnx.node import OPERATORS
+from elman.onnx.node import OPERATORS, RECURRENT, value_of
 from elman.onnx.steps import STANDARD
 
 SECONDS = 60.0  # that all runs may take together
 MEMORY = 8 << 30  # bytes of address space, besides four times the file
-KINDS = (*OPERATORS, "Scan", "DynamicQuantizeLSTM")
+READ = (AttributeProto.INT, AttributeProto.FLOAT, AttributeProto.STRING, AttributeProto.INTS, AttributeProto.STRINGS)
 LENGTHS, INITIAL, PEEPHOLES = 4, (5, 6), 7  # the numbers of inputs of a node
 
 
@@ -51,10 +51,10 @@ def check(path: str | os.PathLike[str], seconds: float = SECONDS) -> Report:
     """
     path = Path(path)
     model = read(path)
-    every = list(recurrent_nodes(model, lambda node: node.op_type in KINDS))
+    every = list(recurrent_nodes(model, lambda node: node.op_type in RECURRENT))
     if not every:
         raise InputError(
-            f"{path} has no recurrent node ({', '.join(KINDS)}) among its {len(model.graph.node)} nodes; give a model that has one"
+            f"{path} has no recurrent node ({', '.join(RECURRENT)}) among its {len(model.graph.node)} nodes; give a model that has one"
         )
     names = node_names([node for node, _ in every])
     lines, warnings = list[str](), list[str]()
@@ -84,21 +84,7 @@ def _described(name: str, node: NodeProto, scope: Scope) -> str:
 
 def _attributes(node: NodeProto) -> dict[str, Any]:
     """The attributes of a node that are numbers or texts."""
-    found: dict[str, Any] = {}
-    for each in node.attribute:
-        kinds = {
-            each.INT: lambda a: a.i,
-            each.FLOAT: lambda a: a.f,
-            each.STRING: lambda a: a.s.decode(errors="replace"),
-        }
-        lists = {
-            each.INTS: lambda a: list(a.ints),
-            each.STRINGS: lambda a: [s.decode(errors="replace") for s in a.strings],
-        }
-        read_as = (kinds | lists).get(each.type)
-        if read_as is not None:
-            found[text(each.name)] = read_as(each)
-    return found
+    return {text(each.name): value_of(each) for each in node.attribute if each.type in READ}
 
 
 def _given(node: NodeProto, number: int) -> bool:

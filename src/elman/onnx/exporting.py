@@ -22,6 +22,7 @@ from elman.errors import InputError
 from elman.files import check_writable, write_atomically
 from elman.onnx import ports
 from elman.onnx.int8 import quantize
+from elman.onnx.node import RECURRENT
 from elman.onnx.ports import Port
 from elman.onnx.proof import Case, Proof, flat, prove
 from elman.onnx.translations import of_int8, translations
@@ -30,7 +31,6 @@ from elman.recurrent import Recurrent
 
 LARGEST = (1 << 31) - (1 << 20)  # bytes that one file of ONNX may have, but for a little
 FOLDED = 1 << 40  # bytes of a constant that may be folded: all
-RECURRENT = ("RNN", "LSTM", "GRU", "DynamicQuantizeLSTM", "Scan")
 STEPS = BATCHES = (1, 2, 9)  # the sizes of the proof
 
 

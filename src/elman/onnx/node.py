@@ -17,6 +17,7 @@ from elman.onnx.steps import STANDARD, Step, cell_of
 from elman.recurrent import Recurrent
 
 OPERATORS = tuple(STANDARD)
+RECURRENT = (*OPERATORS, "Scan", "DynamicQuantizeLSTM")  # that a file may have
 _GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 _TYPES = {
     "activations": AttributeProto.STRINGS,
@@ -82,7 +83,7 @@ def attributes_of(node: NodeProto) -> Attributes:
         if attribute.ref_attr_name or attribute.type != _TYPES[name]:
             kind = AttributeProto.AttributeType.Name(_TYPES[name])
             raise Problem(f"its attribute {name!r} is not of the type {kind}; give it as such")
-        own[name] = _value(attribute)
+        own[name] = value_of(attribute)
     operator = node.op_type
     direction = own.get("direction", "forward")
     if direction not in ("forward", "reverse", "bidirectional"):
@@ -118,12 +119,13 @@ def attributes_of(node: NodeProto) -> Attributes:
     return Attributes(tuple(steps), direction == "reverse", bool(own.get("layout", 0)), own.get("hidden_size"))
 
 
-def _value(attribute: AttributeProto) -> Any:
+def value_of(attribute: AttributeProto) -> Any:
+    """The value of an attribute that is a number, a text, or a list of these."""
     kinds = AttributeProto
     if attribute.type == kinds.STRINGS:
         return [text.decode(errors="replace") for text in attribute.strings]
-    if attribute.type == kinds.FLOATS:
-        return list(attribute.floats)
+    if attribute.type in (kinds.FLOATS, kinds.INTS):
+        return list(attribute.floats or attribute.ints)
     if attribute.type == kinds.STRING:
         return attribute.s.decode(errors="replace")
     return attribute.f if attribute.type == kinds.FLOAT else attribute.i

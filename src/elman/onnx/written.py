@@ -20,7 +20,7 @@ from elman import cells, graph
 from elman.cell import Cell, State
 from elman.graph import Node
 from elman.layout import Weights, parameter_name
-from elman.leaves import LEAVES
+from elman.leaves import LEAVES, MATRICES
 from elman.onnx.activations import Problem
 from elman.onnx.external import text
 from elman.onnx.node import Reverse
@@ -36,6 +36,8 @@ OF_OPERATION = {
 COMPARISONS = {"where_less": "Less", "where_less_equal": "LessOrEqual", "where_equal": "Equal"}
 _NAMED = {operator: operation for operation, operator in OF_OPERATION.items()}
 _COMPARED = {operator: operation for operation, operator in COMPARISONS.items()}
+_ARGUMENTS = {name: len(operation.shares) for name, operation in OPERATIONS.items()}  # how many a node has
+_ARGUMENTS |= dict.fromkeys(MATRICES, 1) | dict.fromkeys(LEAVES, 0) | {"number": 0}
 CHANGED = "it is not what elman writes for its cell; export the layer again"
 
 
@@ -66,7 +68,7 @@ class Steps:
                 values.append(value)
             elif op in LEAVES:
                 values.append(getattr(given[op], name))
-            elif op in ("R", "P"):
+            elif op in MATRICES:
                 values.append(getattr(given[op], name) @ inside[0])
             else:
                 operation = OPERATIONS[op]
@@ -86,12 +88,7 @@ def cell_of(said: str) -> Cell:
         if len(nodes) > MOST:
             raise ValueError(f"{len(nodes)} nodes are more than {MOST}")
         for place, (op, arguments, _, _) in enumerate(nodes):
-            count = (
-                len(OPERATIONS[op].shares)
-                if op in OPERATIONS
-                else {"R": 1, "P": 1, "number": 0, **dict.fromkeys(LEAVES, 0)}[op]
-            )
-            if len(arguments) != count or not all(type(a) is int and 0 <= a < place for a in arguments):
+            if len(arguments) != _ARGUMENTS[op] or not all(type(a) is int and 0 <= a < place for a in arguments):
                 raise ValueError(f"node {place}, {op}, has the arguments {arguments}")
         outputs = tuple((str(name), range(len(nodes))[index]) for name, index in content["outputs"].items())
         gates, states, vectors, projected = (
@@ -164,6 +161,11 @@ class _Body:
         self.places = {
             (n.op, tuple(a.index for a in n.arguments), n.name): n.index for n in self.traced.nodes if n.op != "number"
         }
+        # By operation and arguments, of which those are None that are constants in a body.
+        self.alike: dict[tuple[Any, ...], list[Node]] = {}
+        for node in self.traced.nodes:
+            known = tuple(None if a.op in ("number", "p") else a.index for a in node.arguments)
+            self.alike.setdefault((node.op, known), []).append(node)
         self.values: dict[str, Any] = {}  # a number of a node; or a tuple of words about one that a graph does not have
         self.vectors: dict[str, NDArray[Any]] = {}
         self.matrices: dict[str, NDArray[Any]] = {}  # of each gate (H, Y), and of the projection by "P"
@@ -192,9 +194,8 @@ class _Body:
 
     def _stacked(self) -> Weights:
         recurrent = self.cell.anatomy.recurrent_gates
-        missing = {*recurrent, *(("P",) if self.cell.projected else ())} - self.matrices.keys() | {
-            *self.cell.vectors
-        } - self.vectors.keys()
+        wanted = {*recurrent, *(("P",) if self.cell.projected else ())}
+        missing = (wanted - self.matrices.keys()) | (set(self.cell.vectors) - self.vectors.keys())
         if missing:
             raise Problem(f"it does not use {', '.join(sorted(missing))}, which its note has; export the layer again")
         hh = np.concatenate([self.matrices[gate] for gate in recurrent]) if recurrent else None
@@ -229,35 +230,30 @@ class _Body:
 
     def _applied(self, op: str, inputs: Sequence[Any]) -> Any:
         """Returns the node of the graph that has this operation and these arguments."""
-        for node in self.traced.nodes:
-            if node.op == op and len(node.arguments) == len(inputs):
-                found = [self._is(each, argument) for each, argument in zip(inputs, node.arguments, strict=True)]
-                if all(each is not None for each in found):
-                    for name, value in filter(None, found):
-                        self.vectors[name] = value
-                    return node.index
+        known = tuple(None if isinstance(each, str) else each for each in inputs)
+        for node in self.alike.get((op, known), ()):
+            given = [
+                (name, argument) for name, argument in zip(inputs, node.arguments, strict=True) if isinstance(name, str)
+            ]
+            found = [self._is(name, argument) for name, argument in given]
+            if all(each is not None for each in found):
+                self.vectors |= dict(filter(None, found))
+                return node.index
         if op == "add" and type(inputs[0]) is int and self._number(inputs[1]) == 1.0:
             return "one more", inputs[0]  # of a log1p
         raise Problem(CHANGED)
 
-    def _is(self, given: Any, node: Node) -> Any:
-        """Returns what is to be kept if a value may be a node: a vector with its name, or nothing, (); None if it may not."""
-        if not isinstance(given, str):
-            return () if given == node.index else None
+    def _is(self, given: str, node: Node) -> Any:
+        """Returns what is to be kept if a constant may be a node: a vector with its name, or nothing, (); None if it may not."""
         value = self.constant(given)
         if value is None:
             raise Problem(CHANGED)
         if node.op == "number":
-            return (
-                ()
-                if value.ndim == 0 and np.array_equal(value, np.array(node.value, value.dtype), equal_nan=True)
-                else None
-            )
-        if node.op == "p" and value.ndim == 1:
-            # The first vector that is not known yet: elman writes the nodes of a body in the order of the graph.
-            known = self.vectors.get(node.name)
-            return (node.name, value) if known is None or known is value else None
-        return None
+            same = value.ndim == 0 and np.array_equal(value, np.array(node.value, value.dtype), equal_nan=True)
+            return () if same else None
+        # The first vector that is not known yet: elman writes the nodes of a body in the order of the graph.
+        known = self.vectors.get(node.name)
+        return (node.name, value) if value.ndim == 1 and (known is None or known is value) else None
 
     def _number(self, given: Any) -> float | None:
         value = self.constant(given) if isinstance(given, str) else None

@@ -24,7 +24,7 @@ NOT_KEPT = Path()  # in place of the training data of a model that does not say 
 class Record(ABC):
     """JSON objects with names such as "vocabulary.json", and a model.
 
-    It is `elman.training.run.Run` for a directory, and `elman.onnx.runs.ModelFile` for an exported model.
+    It is `elman.training.run.Run` for a directory, and `elman.onnx.model_file.ModelFile` for an exported model.
     """
 
     @abstractmethod
