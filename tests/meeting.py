@@ -1,9 +1,16 @@
-"""Programs that meet, in Triton's interpreter: each is a thread. One runs at a time, as far as its next meeting."""
+"""Programs that meet, in Triton's interpreter: each is a thread, and one runs at a time, as far as it can.
+
+At a meeting a program says that it is done (`arrive`), and later it waits for the others (`wait`). A program that has
+not waited must not read what others store, and one that is done must have stored what others read. Two orders of running
+find out whoever does so all the same. In one, each program runs as far as it can before the next one begins. In the
+other, `lazy`, the first one stops whenever it says that it is done, and goes on when nobody else can.
+"""
 
 from __future__ import annotations
 
 import inspect
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +20,9 @@ _here = threading.local()
 
 
 class Program:
-    def __init__(self, index: tuple[int, ...], run: Callable[[], None]) -> None:
-        self.index, self.meetings, self.done = index, 0, False
+    def __init__(self, index: tuple[int, ...], run: Callable[[], None], lazy: bool) -> None:
+        self.index, self.lazy, self.done = index, lazy, False
+        self.awaited: tuple[int, int] = 0, 0  # a counter, and what it has to reach
         self.error: BaseException | None = None
         self.go, self.stopped = threading.Semaphore(0), threading.Semaphore(0)
         self.thread = threading.Thread(target=self.run, args=(run,), daemon=True)
@@ -31,25 +39,47 @@ class Program:
         self.stopped.release()
 
     def advance(self) -> None:
-        """Lets the program run as far as its next meeting, or to its end."""
+        """Lets the program run until it has to wait, or to its end."""
         interpreter.interpreter_builder.set_grid_idx(*self.index)
         self.go.release()
         self.stopped.acquire()
         if self.error is not None:
             raise self.error
 
+    def stop(self) -> None:
+        self.stopped.release()
+        self.go.acquire()
 
-def meet(counter: Any, target: Any) -> None:
+    def can_go_on(self) -> bool:
+        counter, target = self.awaited
+        return not self.done and _counts[counter] >= target
+
+
+_counts: Counter[int] = Counter()
+
+
+def _number(value: Any) -> int:
+    return int(value.handle.data.item())
+
+
+def arrive(counter: Any) -> None:
+    _counts[_number(counter)] += 1
+    if _here.program.lazy:
+        _here.program.stop()
+
+
+def wait(counter: Any, target: Any) -> None:
     own = _here.program
-    own.meetings += 1
-    own.stopped.release()
-    own.go.acquire()
+    own.awaited = _number(counter), _number(target)
+    if not own.can_go_on():
+        own.stop()
 
 
 class Meeting(interpreter.GridExecutor):
-    """Runs all programs of a kernel in turn, from meeting to meeting. The order is `backwards` or not."""
+    """Runs all programs of a kernel, the last one first if `backwards`. The first in this order may be `lazy`."""
 
     backwards = False
+    lazy = False
 
     def __call__(self, *args_dev: Any, **kwargs: Any) -> None:
         known = inspect.getfullargspec(self.fn).args
@@ -65,14 +95,12 @@ class Meeting(interpreter.GridExecutor):
             size = (*self.grid, 1, 1)[:3]
             interpreter.interpreter_builder.set_grid_dim(*size)
             places = [(x, y, z) for x in range(size[0]) for y in range(size[1]) for z in range(size[2])]
-            programs = [Program(place, lambda: self.fn(**args)) for place in places]
-            if self.backwards:
-                programs.reverse()
-            while not all(program.done for program in programs):
-                for program in programs:
-                    if not program.done:
-                        program.advance()
-                assert len({program.meetings for program in programs}) == 1, "programs met different numbers of times"
+            places = places[::-1] if self.backwards else places
+            programs = [Program(place, lambda: self.fn(**args), self.lazy and not k) for k, place in enumerate(places)]
+            _counts.clear()
+            while ready := [program for program in programs if program.can_go_on()]:
+                min(ready, key=lambda program: program.lazy).advance()
+            assert all(program.done for program in programs), "programs wait for each other and for nobody else"
         finally:
             if scope is not None:
                 scope.restore()

@@ -208,13 +208,18 @@ def test_views_empty_batches_and_strides() -> None:
 
 @pytest.fixture
 def resident(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every pass is one kernel of 2 x 2 programs for each direction, which meet. The last one runs first by default."""
+    """Every pass is one kernel of 2 x 2 programs for each direction, which meet. The last one runs first by default.
+
+    The one that runs first may be lazy: see meeting.py.
+    """
+    how = getattr(request, "param", "")
     monkeypatch.setattr(interpreter, "GridExecutor", meeting.Meeting)
-    monkeypatch.setattr(meeting.Meeting, "backwards", getattr(request, "param", "") != "in order")
+    monkeypatch.setattr(meeting.Meeting, "backwards", "in order" not in how)
+    monkeypatch.setattr(meeting.Meeting, "lazy", "lazy" in how)
 
     def make(form: Form, graphs: bool) -> Resident:
         loop = Resident(form, Tile(units=16, warps=2, rows=2))
-        loop.module.__dict__["meet"] = meeting.meet
+        loop.module.__dict__.update(arrive=meeting.arrive, wait=meeting.wait)
         loop.try_out()
         return loop
 
@@ -224,11 +229,12 @@ def resident(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("resident", "cell"),
     [
-        ("in order", cells.lstm),
-        ("backwards", cells.gru_before),
+        ("in order, lazy", cells.lstm),
+        ("backwards", cells.lstm),
+        ("backwards, lazy", cells.gru_before),
         ("in order", three_phases),
-        ("backwards", three_phases),
-        ("in order", two_operands),
+        ("backwards, lazy", three_phases),
+        ("in order, lazy", two_operands),
         ("backwards", multiplied_memory),
     ],
     indirect=["resident"],
@@ -241,7 +247,7 @@ def test_programs_that_meet(resident: None, cell: Cell) -> None:
 @pytest.mark.usefixtures("resident")
 @pytest.mark.parametrize("cell", [cells.coupled_lstm, three_phases], ids=lambda cell: cell.name)
 def test_a_program_that_has_all_units_meets_nobody(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meeting, "meet", None)
+    monkeypatch.setattr(meeting, "arrive", None)
     agree(cell, steps=3, hidden_size=13, engine="gpu", bidirectional=True)
 
 
@@ -281,18 +287,18 @@ def test_the_tile_for_made_up_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "fits", lambda form, tile: tried.append(tile) or tile.warps == 8)
     choice.choose.cache_clear()
     plain = Form(cells.lstm, "infer", False, False, (False,), 16, 768, 0, torch.bfloat16, False, device, 0)
-    assert choice.choose(plain).tile == Tile(16, 8, 16)
-    assert tried == [Tile(8, 4, 16), Tile(16, 4, 16), Tile(16, 8, 16)]
+    assert choice.choose(plain).tile == Tile(8, 8, 16)
     assert choice.choose(plain._replace(batch=64)).tile == Tile(16, 8, 32)  # with 16 rows it would be 48 x 4 programs
     tried.clear()
-    assert choice.choose(plain._replace(units=33)).tile == Tile(16, 8, 16)
-    assert tried[0] == Tile(64, 4, 16)  # one program has all units
+    assert choice.choose(plain._replace(units=33)).tile == Tile(8, 8, 16)
+    assert tried == [Tile(64, 4, 16), Tile(8, 8, 16)]  # the first for one program that has all units
     assert "does not fit 4096 units" in choice.choose(plain._replace(units=4096)).why
     exact, rounded = plain._replace(dtype=torch.float32), plain._replace(dtype=torch.float32, tf32=True)
-    assert choice.choose(exact._replace(units=192)).tile == Tile(16, 8, 16, "tf32x3")
-    assert "does not fit 768 units" in choice.choose(exact).why  # with 16 units and 8 warps; its weights take 384 KiB
-    assert choice.choose(rounded._replace(units=128)).tile == Tile(16, 8, 16, "tf32x3")
-    assert choice.choose(rounded).tile == Tile(16, 8, 16, "tf32")
+    assert choice.choose(exact._replace(units=192)).tile == Tile(8, 8, 16, "tf32x3")
+    assert choice.choose(exact).tile == Tile(8, 8, 16, "tf32x3")  # its weights take 192 KiB
+    assert "does not fit 1024 units" in choice.choose(exact._replace(units=1024)).why
+    assert choice.choose(rounded._replace(units=256)).tile == Tile(8, 8, 16, "tf32x3")
+    assert choice.choose(rounded).tile == Tile(8, 8, 16, "tf32")
     assert choice.choose(rounded).why.endswith("products in TF32")
     assert "two widths" in choice.choose(plain._replace(cell=cells.projected_lstm)).why
     choice.choose.cache_clear()

@@ -1121,7 +1121,15 @@ MUTANTS = [
         "done = done + 1",
         "wait_for_all(counter, (done * {phases} * tl.num_programs(0)).to(tl.int32), ALONE)",
         "tl.debug_barrier()",
-        "test_gpu.py::test_programs_that_meet[in order-lstm]",
+        "test_gpu.py::test_programs_that_meet[backwards-lstm]",
+    ),
+    Mutant(
+        "a program that says it is done before it has stored",
+        "gpu/resident_kernel.py",
+        "def say_done",
+        'self.lines += ["say_done(counter, ALONE)", *self.later]',
+        'self.lines = ["say_done(counter, ALONE)", *self.lines, *self.later]',
+        "test_gpu.py::test_programs_that_meet[in order, lazy-lstm]",
     ),
     Mutant(
         "a half-precision cell state",
@@ -1145,7 +1153,7 @@ MUTANTS = [
         'if kind == "operand":',
         "buffers=2 if of_earlier_step else 1",
         "buffers=1",
-        "test_gpu.py::test_programs_that_meet[in order-lstm]",
+        "test_gpu.py::test_programs_that_meet[in order, lazy-lstm]",
     ),
     Mutant(
         "steps beyond the end that are done",

@@ -356,7 +356,7 @@ class Writer:
     def store_state(self, state: str, new: str) -> None:
         """Stores a new state where backward or a later phase reads it, and for the next step."""
         if state == self.first or self.name == "forward" or self.read_later(state):
-            self.store_at(self.history(state), self.present(new))
+            self.keep(self.history(state), self.present(new))
         self.store_operands(Place(f"s.{state}"), self.present(new))
         after = self.present(new, self.before(state))
         if self.coded:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from elman.gpu.kernels import ADDRESSES, operand_of
 from elman.gpu.loop import Form, Loop
-from elman.gpu.resident_kernel import pieces, resident_kernel
+from elman.gpu.resident_kernel import Way, held_for, pieces, resident_kernel
 from elman.gpu.source import module_from
 from elman.plan import plan
 
@@ -32,7 +32,7 @@ class Tile(NamedTuple):
 
 # The fastest first, as `bench/gpu.py --only tiles` has shown. In those of `ALONE` a program has all units of its rows.
 ALONE = [Tile(units, 4, 16) for units in (16, 32, 64)]
-TILES = [Tile(units, warps, rows) for rows in (16, 32, 64) for units, warps in ((8, 4), (16, 4), (16, 8))]
+TILES = [Tile(units, 8, rows) for rows in (16, 32, 64) for units in (8, 16)]
 
 
 def refusal(form: Form) -> str | None:
@@ -65,17 +65,23 @@ def candidates(form: Form) -> list[Tile]:
     return [t for t in exact if 2 * slab(form, t) <= room] + [t for t in rounded if slab(form, t) <= room]
 
 
+def way_of(units: int, tile: Tile, dtype: torch.dtype) -> Way:
+    """Returns how programs of a tile multiply: with as much read ahead and as many sums at a time as there is room for."""
+    return Way(pieces(units, tile.warps), ahead=8 // dtype.itemsize, together=max(1, 64 // tile.units))
+
+
+def padded(way: Way) -> int:
+    """Returns the depth of a product, with the zeros at its end."""
+    return sum(size for _, size in way.cut)
+
+
 def slab(form: Form, tile: Tile) -> int:
     """Returns the bytes of shared memory that a program needs for its weights; float32 in three products twice as many."""
     of_phases = getattr(plan(form.cell), form.name).products
-    blocks = {
-        block
-        for products in of_phases
-        for each in products
-        for block in (*each.blocks, *(s.block + k for s in each.segments for k in range(s.slots)))
-    }
-    depth = sum(size for _, size in pieces(form.units, tile.warps))
-    return len(blocks) * depth * tile.units * form.dtype.itemsize * (2 if tile.precision == "tf32x3" else 1)
+    way = way_of(form.units, tile, form.dtype)
+    held = {blocks for products in of_phases for each in products for blocks in held_for(each, way)}
+    size = sum(blocks.gates for blocks in held) * padded(way) * tile.units * form.dtype.itemsize
+    return size * (2 if tile.precision == "tf32x3" else 1)
 
 
 @cache
@@ -102,9 +108,9 @@ class Resident(Loop):
     """The loop of one kernel."""
 
     def __init__(self, form: Form, tile: Tile) -> None:
-        cut = pieces(form.units, tile.warps)
-        made = resident_kernel(form.cell, form.name, form.coded, form.afresh, cut)
-        super().__init__(form, made.arrays, sum(size for _, size in cut))
+        way = way_of(form.units, tile, form.dtype)
+        made = resident_kernel(form.cell, form.name, form.coded, form.afresh, way)
+        super().__init__(form, made.arrays, padded(way))
         self.tile, self.module = tile, module_from(made.source, f"{form.cell.name} {form.name} resident")
         self.kernel: Any = getattr(self.module, form.name)
         self.counters = torch.zeros(grid(form, tile)[1] * len(form.reverse), dtype=torch.int32, device=form.device)

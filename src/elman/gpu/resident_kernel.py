@@ -3,7 +3,8 @@
 A program computes a tile, some units of some rows, in every step. It keeps in shared memory the part of the recurrent
 weights that its units need, and in registers what only it reads. Other programs read its results from memory. So all
 programs of the same rows meet after each phase: none goes on before all have stored. This can only work if all programs
-run at the same time.
+run at the same time. Between saying that it is done and waiting for the others, a program does what nobody waits for: it
+stores what is kept for backward, and reads its own part of the next step.
 
 The depth of a product is split among warps, S parts that are summed up at the end. Triton would let every warp repeat
 the whole product of so small a tile.
@@ -11,8 +12,9 @@ the whole product of so small a tile.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
+from typing import NamedTuple
 
 from elman.arrays import Place
 from elman.cell import Cell
@@ -25,9 +27,13 @@ from elman.plan import Product
 # that has all units of its rows meets nobody: its own warps wait for each other.
 MEET = '''
 @triton.jit
-def meet(counter, target):
+def arrive(counter):
     tl.debug_barrier()
     tl.atomic_add(counter, 1, sem="release", scope="gpu")
+
+
+@triton.jit
+def wait(counter, target):
     tl.inline_asm_elementwise(
         """
         {
@@ -59,11 +65,17 @@ def meet(counter, target):
 
 
 @triton.jit
+def say_done(counter, ALONE: tl.constexpr):
+    if not ALONE:
+        arrive(counter)
+
+
+@triton.jit
 def wait_for_all(counter, target, ALONE: tl.constexpr):
     if ALONE:
         tl.debug_barrier()
     else:
-        meet(counter, target)
+        wait(counter, target)
 '''
 
 
@@ -109,22 +121,57 @@ def pieces(depth: int, split: int) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
+class Blocks(NamedTuple):
+    """Blocks of a weight that follow each other, one for each of so many gates."""
+
+    first: int
+    gates: int
+
+
+class Way(NamedTuple):
+    """How a kernel multiplies."""
+
+    cut: tuple[tuple[int, int], ...]  # the pieces of the depth: see `pieces`
+    ahead: int  # how many pieces of an operand are read before the first of them is needed
+    together: int  # how many gates one product is for, at most
+
+
+def joined(blocks: Sequence[int], most: int) -> list[Blocks]:
+    """Joins blocks that follow each other, as many as a power of two, and `most` at most."""
+    found, k = [], 0
+    while k < len(blocks):
+        count = 1
+        while 2 * count <= most and blocks[k : k + 2 * count] == tuple(range(blocks[k], blocks[k] + 2 * count)):
+            count *= 2
+        found.append(Blocks(blocks[k], count))
+        k += count
+    return found
+
+
+def held_for(product: Product, way: Way) -> list[Blocks]:
+    """Returns what a program holds of the weight for a product."""
+    if product.segments:
+        return [Blocks(segment.block + k, 1) for segment in product.segments for k in range(segment.slots)]
+    return joined(product.blocks, way.together)
+
+
 @cache
-def resident_kernel(cell: Cell, name: str, coded: bool, afresh: bool, cut: tuple[tuple[int, int], ...]) -> Kernels:
-    """Returns the kernel of a pass; its function has the name of the pass. cut: the pieces of the depth of products."""
-    return _Resident(cell, name, coded, afresh, cut).done()
+def resident_kernel(cell: Cell, name: str, coded: bool, afresh: bool, way: Way) -> Kernels:
+    """Returns the kernel of a pass; its function has the name of the pass."""
+    return _Resident(cell, name, coded, afresh, way).done()
 
 
 class _Resident(Writer):
-    def __init__(self, cell: Cell, name: str, coded: bool, afresh: bool, cut: tuple[tuple[int, int], ...]) -> None:
+    def __init__(self, cell: Cell, name: str, coded: bool, afresh: bool, way: Way) -> None:
         super().__init__(cell, name, coded, afresh)
-        self.cut = cut
+        self.way = way
         self.first_lines: dict[str, str] = {}  # values that are the same in every step, by name
         self.ahead: dict[str, str] = {}  # values that are read before the step begins
         self.registers: dict[str, tuple[str, str]] = {}  # by name: what they hold at first, where they end up
         self.next: dict[str, str] = {}  # the values of registers in the next step
         self.known: dict[int, str] = {}  # by node: values that this step has computed
         self.products: dict[tuple[int, int], list[str]] = {}
+        self.later: list[str] = []  # stores that no program of this kernel waits for
 
     def done(self) -> Kernels:
         self.begin()
@@ -133,8 +180,10 @@ class _Resident(Writer):
             self.enter(number)
             (self.backward if self.back else self.forward)()
             if number + 1 < phases:
+                self.say_done()
                 target = f"((done * {phases} + {number + 1}) * tl.num_programs(0)).to(tl.int32)"
                 self.put(f"wait_for_all(counter, {target}, ALONE)")
+        self.say_done()
         self.lines += [f"{name} = {value}" for name, value in self.next.items()]
         ahead = [*self.times(), *(f"{name} = {value}" for name, value in self.ahead.items())]
         start = [f"{name} = {first}" for name, (first, _) in self.registers.items()]
@@ -151,11 +200,10 @@ class _Resident(Writer):
             *(f"{name} = tl.multiple_of({name}, 16)" for name in self.aligned()),
             "counter = counters + d * tl.num_programs(1) + tl.program_id(1)",
             "rows_of_tile = tl.program_id(1) * BB + tl.arange(0, BB)",
-            "units_of_tile = tl.program_id(0) * BU + tl.arange(0, BU)",
+            "first_unit = tl.program_id(0) * BU",
             "row = rows_of_tile.to(tl.int64)[:, None]",
-            "unit = units_of_tile[None, :]",
+            "unit = (first_unit + tl.arange(0, BU))[None, :]",
             "row_of_operand = row[None, :, :]",
-            "unit_of_weight = unit[None, :, :]",
             "live = (row < B) & (unit < H)",
             *(f"{name} = {value}" for name, value in self.first_lines.items()),
             *start,
@@ -171,6 +219,10 @@ class _Resident(Writer):
         text = "\n".join([*head, *(f"    {line}" for line in body), ""])
         widths = [phase.width for phase in self.todo.phases]
         return Kernels("\n\n".join([HEADER, MEET, ROUND, SUM, text]), self.arrays, widths)
+
+    def say_done(self) -> None:
+        self.lines += ["say_done(counter, ALONE)", *self.later]
+        self.later = []
 
     def aligned(self) -> list[str]:
         """Returns the addresses of operands. Their rows are padded, so that each is read in words of 16 bytes."""
@@ -234,7 +286,7 @@ class _Resident(Writer):
 
     def keep(self, place: Place, value: str) -> None:
         if not place.array.startswith("memory"):
-            super().keep(place, value)
+            self.later.append(f"tl.store({self.slot(place)}, ({value}).to({self.stored_type(place.array)}), here)")
 
     def read_later(self, state: str) -> bool:
         return False
@@ -246,33 +298,59 @@ class _Resident(Writer):
 
     def multiply(self, product: Product, number: int, j: int) -> list[str]:
         """Puts the lines of a product, and returns the names of its results."""
-        results = [f"product_{number}_{j}_{column}" for column in range(len(product.nodes))]
         operand = operand_of(self.cell, number, j, product)
-        for name in results:
-            self.put(f"{name}_s = tl.zeros([S, BB, BU], WIDE)")
-        blocks = [segment.block + k for segment in product.segments for k in range(segment.slots)] or [0]
-        for offset, block in zip(operand.offsets, blocks, strict=True):
-            for c, (first, size) in enumerate(self.cut):
+        held = held_for(product, self.way)
+        # Forward, one operand meets all blocks. Backward, each block has an operand of its own, and all add up.
+        back = bool(product.segments)
+        groups = [Blocks(0, 1)] if back else held
+        sums = [f"sums_{number}_{j}_{k}" for k in range(len(groups))]
+        for name, group in zip(sums, groups, strict=True):
+            self.put(f"{name} = tl.zeros([S, BB, BU * {group.gates}], WIDE)")
+        reads: list[str] = []
+        dots: list[list[str]] = []
+        for k, offset in enumerate(operand.offsets):
+            for c, (first, size) in enumerate(self.way.cut):
                 depth = f"({first} + tl.arange(0, S)[:, None] * ({size} // S) + tl.arange(0, {size} // S)[None, :])"
                 pointer = self.at(operand.array, offset).replace("row *", "row_of_operand *").removesuffix(" + unit)")
                 pointer = f"{pointer} + {depth}[:, None, :])"
-                self.put(f"o = tl.load({pointer}, row_of_operand < B, other=0.0, cache_modifier='.cg')")
-                for column, name in enumerate(results):
-                    own = block if product.segments else product.blocks[column]
-                    weight = self.weight(own, c, depth, bool(product.segments))
-                    self.put(f"{name}_s = tl.dot(o, {weight}, {name}_s, input_precision=PRECISION, out_dtype=WIDE)")
-        for name in results:
-            self.put(f"{name} = sum_of_parts({name}_s, S, BB, BU)")
+                o = f"operand_{len(reads)}"
+                reads.append(f"{o} = tl.load({pointer}, row_of_operand < B, other=0.0, cache_modifier='.cg')")
+                dots.append([])
+                for name, blocks in zip(sums, held[k : k + 1] if back else held, strict=True):
+                    weight = self.weight(blocks, c, depth, transposed=back)
+                    dots[-1].append(
+                        f"{name} = tl.dot({o}, {weight}, {name}, input_precision=PRECISION, out_dtype=WIDE)"
+                    )
+        # A piece takes as long to arrive as several take to multiply.
+        ahead = self.way.ahead
+        self.lines += reads[:ahead]
+        for k, lines in enumerate(dots):
+            self.lines += [*reads[ahead + k : ahead + k + 1], *lines]
+        results = [f"product_{number}_{j}_{column}" for column in range(len(product.nodes))]
+        names = iter(results)
+        for name, group in zip(sums, groups, strict=True):
+            self.put(f"{name} = sum_of_parts({name}, S, BB, BU * {group.gates})")
+            self.separate(name, [next(names) for _ in range(group.gates)])
         return results
 
-    def weight(self, block: int, c: int, depth: str, transposed: bool) -> str:
-        """Returns the name of a piece of a block of the weight, (S, depth / S, BU)."""
-        at, name = self.array("weight.hh"), f"w_{block}_{c}"
+    def separate(self, name: str, results: list[str]) -> None:
+        """Puts the lines that give each result its part of (BB, BU * count), where those of a unit lie beside each other."""
+        count = len(results)
+        if count == 1:
+            self.put(f"{results[0]} = {name}")
+            return
+        even, odd = f"{name}_0", f"{name}_1"
+        self.put(f"{even}, {odd} = tl.split(tl.reshape({name}, (BB, BU * {count // 2}, 2)))")
+        self.separate(even, results[::2])
+        self.separate(odd, results[1::2])
+
+    def weight(self, blocks: Blocks, c: int, depth: str, transposed: bool) -> str:
+        """Returns the name of a piece of blocks of the weight, (S, depth / S, BU * count)."""
+        at, name = self.array("weight.hh"), f"w_{blocks.first}_{blocks.gates}_{c}"
         self.used.setdefault("weight.hh")
-        k = f"{depth}[:, :, None]"
-        offset = (
-            f"({block} * H + {k}) * H + unit_of_weight" if transposed else f"({block} * H + unit_of_weight) * H + {k}"
-        )
-        read = f"tl.load({at} + {offset}, ({k} < H) & (unit_of_weight < H), other=0.0)"
+        k, column = f"{depth}[:, :, None]", f"tl.arange(0, BU * {blocks.gates})[None, None, :]"
+        block, of_unit = f"({blocks.first} + {column} % {blocks.gates})", f"(first_unit + {column} // {blocks.gates})"
+        offset = f"({block} * H + {k}) * H + {of_unit}" if transposed else f"({block} * H + {of_unit}) * H + {k}"
+        read = f"tl.load({at} + {offset}, ({k} < H) & ({of_unit} < H), other=0.0)"
         self.first_lines.setdefault(name, f"rounded({read}, PRECISION)")
         return name
