@@ -68,7 +68,16 @@ def three_phases(x, R, s):
     return State(h=tanh(u) + m * v, m=m)
 
 
-CELLS: dict[str, Cell] = {**cells.BUILT_IN, "users_cell": users_cell, "three_phases": three_phases}
+@make_cell(gates=("a", "b"), states=("h", "c"))
+def many_operations(x, R, s):
+    u, v = x.a + R.a @ s.h, x.b + R.b @ s.h
+    w = torch.where(u < v, torch.erf(u), torch.erf(v))
+    c = 0.5 * s.c + torch.log1p(v * v) / (2 + torch.exp(-abs(u)))
+    return State(h=w * torch.sqrt(1 + v * v) / (1 + abs(v)), c=c)
+
+
+OWN = {of.name: of for of in (users_cell, three_phases, many_operations)}
+CELLS: dict[str, Cell] = {**cells.BUILT_IN, **OWN}
 
 
 def layer_of(name: str, inputs: int, units: int, dtype: torch.dtype, **options: Any) -> Recurrent:
@@ -186,11 +195,11 @@ def judge(case: Case) -> dict[str, Any]:
     return case._asdict() | {"worst": worst, "at": at}
 
 
-def judged_cases(dtypes: list[str]) -> list[Case]:
-    """Returns cases in both forms: plain ones, with lengths, and where float32 is multiplied in TF32, large ones, too."""
+def judged_cases(dtypes: list[str], forms: list[str]) -> list[Case]:
+    """Returns cases in these forms: plain ones, with lengths, and where float32 is multiplied in TF32, large ones, too."""
     found = []
     for name in CELLS:
-        for form in FORMS:
+        for form in forms:
             for dtype in [*dtypes, "fp64"]:
                 found += [Case(name, dtype, form), Case(name, dtype, form, coded=True)]
             if "fp32" in dtypes:
@@ -530,6 +539,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="accuracy,again,other,first,times,steps,sanitizer")
     parser.add_argument("--dtypes", default="fp32,bf16,fp16")
+    parser.add_argument("--forms", default=",".join(FORMS), help="forms of the time loop whose accuracy is judged")
     parser.add_argument("--cells", default="lstm,gru,rnn,peephole_lstm,coupled_lstm,gru_before,users_cell")
     parser.add_argument("--workers", type=int, default=14, help="processes that compile kernels")
     parser.add_argument("--output", type=Path)
@@ -555,7 +565,7 @@ def main() -> None:
     with ProcessPoolExecutor(given.workers, multiprocessing.get_context("spawn")) as pool:
         compiling, judged = [], []
         if "accuracy" in only:
-            judged = [pool.submit(judge, case) for case in judged_cases(keys)]
+            judged = [pool.submit(judge, case) for case in judged_cases(keys, given.forms.split(","))]
         if "times" in only:
             compiling = [pool.submit(compile_for, name, key, s) for key in keys for s in SHAPES for name in names]
         if "tiles" in only:
