@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import triton
@@ -22,6 +23,7 @@ from triton.compiler import ASTSource
 
 from elman import cells
 from elman.gpu.kernels import kernels
+from elman.gpu.loop import Form
 from elman.gpu.resident import MOST_SPILLED, Tile, padded, way_of
 from elman.gpu.resident_kernel import resident_kernel
 from elman.gpu.source import module_from
@@ -32,7 +34,7 @@ SHARED = {80: 163 << 10, 90: 227 << 10}  # bytes of shared memory that a program
 RESIDENT = (
     (768, Tile(8, 8, 16), 90),
     (512, Tile(16, 8, 16), 80),
-    (64, Tile(64, 4, 16), 90),
+    (32, Tile(32, 4, 16), 90),
     (256, Tile(8, 8, 16, "tf32x3"), 90),
     (768, Tile(8, 8, 16, "tf32"), 90),
 )
@@ -75,10 +77,14 @@ def spilled(found: Any, capability: int) -> int:
 
 
 def resident(name: str, which: str, units: int, tile: Tile, capability: int) -> None:
-    way = way_of(units, tile, torch.bfloat16 if tile.precision == "ieee" else torch.float32)
-    made = resident_kernel(cells.BUILT_IN[name], which, False, False, way)
+    cell = cells.BUILT_IN[name]
+    dtype = torch.bfloat16 if tile.precision == "ieee" else torch.float32
+    form = Form(cell, which, False, False, (False,), 16, units, 0, dtype, True, torch.device("cuda:0"), 0)
+    with mock.patch("elman.gpu.resident.shared_memory", return_value=SHARED[capability]):
+        way = way_of(form, tile)
+    made = resident_kernel(cell, which, False, False, way)
     kernel = getattr(module_from(made.source, f"{name} {which} resident"), which)
-    of: dict[str, Any] = {"H": units, "HP": padded(way), "P": 0, "D": 1, "REVERSE": 0}
+    of: dict[str, Any] = {"H": units, "HP": padded(units, tile), "P": 0, "D": 1, "REVERSE": 0}
     of["LOW"] = tl.bfloat16 if tile.precision == "ieee" else tl.float32
     of |= {"WIDE": tl.float32, "BB": tile.rows, "BU": tile.units, "S": tile.warps, "PRECISION": tile.precision}
     of["ALONE"] = tile.units >= units

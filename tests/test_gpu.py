@@ -216,6 +216,7 @@ def resident(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(interpreter, "GridExecutor", meeting.Meeting)
     monkeypatch.setattr(meeting.Meeting, "backwards", "in order" not in how)
     monkeypatch.setattr(meeting.Meeting, "lazy", "lazy" in how)
+    monkeypatch.setattr("elman.gpu.resident.shared_memory", lambda device: 227 << 10)
 
     def make(form: Form, graphs: bool) -> Resident:
         loop = Resident(form, Tile(units=16, warps=2, rows=2))
@@ -290,8 +291,8 @@ def test_the_tile_for_made_up_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choice.choose(plain).tile == Tile(8, 8, 16)
     assert choice.choose(plain._replace(batch=64)).tile == Tile(16, 8, 32)  # with 16 rows it would be 48 x 4 programs
     tried.clear()
-    assert choice.choose(plain._replace(units=33)).tile == Tile(8, 8, 16)
-    assert tried == [Tile(64, 4, 16), Tile(8, 8, 16)]  # the first for one program that has all units
+    assert choice.choose(plain._replace(units=17)).tile == Tile(8, 8, 16)
+    assert tried == [Tile(32, 4, 16), Tile(8, 8, 16)]  # the first for one program that has all units
     assert "does not fit 4096 units" in choice.choose(plain._replace(units=4096)).why
     exact, rounded = plain._replace(dtype=torch.float32), plain._replace(dtype=torch.float32, tf32=True)
     assert choice.choose(exact._replace(units=192)).tile == Tile(8, 8, 16, "tf32x3")
@@ -324,6 +325,9 @@ def test_the_choice_for_made_up_devices(monkeypatch: pytest.MonkeyPatch) -> None
     assert choose(on_a_gpu(cells.peephole_lstm)).engine == "gpu"
     assert choose(on_a_gpu(cells.lstm)).engine == "gpu"
     assert choose(on_a_gpu(cells.lstm, torch.float16, rows=16, units=256)).engine == "native"
+    assert choose(on_a_gpu(cells.gru, torch.float16, rows=64, units=256)).engine == "gpu"
+    assert choose(on_a_gpu(cells.rnn, torch.float16, rows=16, units=256)).engine == "gpu"
+    assert choose(on_a_gpu(cells.rnn, torch.float16, rows=64, units=256)).engine == "native"
     assert choose(on_a_gpu(cells.rnn, rows=1, units=256)).engine == "native"
     assert choose(on_a_gpu(cells.rnn, rows=2, units=256)).engine == "gpu"
     assert choose(on_a_gpu(cells.peephole_lstm, torch.float16, rows=16, units=256)).engine == "gpu"

@@ -119,17 +119,18 @@ class Gpu:
 def cudnn_is_faster(call: Call) -> bool:
     """Whether torch's own kernel is faster where it has one for the cell, as measured in docs/decisions/0014.
 
-    For sizes like these cuDNN keeps the recurrent weights on the chip, as this engine does: with float16, and with
-    float32 where a single row meets a cell of one gate.
+    For sizes like these cuDNN keeps the recurrent weights on the chip, as this engine does: with float16, but not for
+    the three gates of a GRU, and with float32 where a single row meets a cell of one gate.
     """
     low = call.autocast or call.x.dtype
     (weights, _), *others = call.directions
     if others or weights.hh is None:
         return False
-    units, rows = weights.hh.shape[1], call.x.shape[1]
+    units, rows, gates = weights.hh.shape[1], call.x.shape[1], len(call.cell.gates)
     if low == torch.float32:
-        return len(call.cell.gates) == 1 and rows == 1 and units <= 256
-    return low == torch.float16 and units % 128 == 0 and units <= 1024 and rows >= 16
+        return gates == 1 and rows == 1 and units <= 256
+    fewest = {4: 16, 1: 64}.get(gates)
+    return low == torch.float16 and units % 128 == 0 and units <= 1024 and fewest is not None and rows >= fewest
 
 
 ENGINE = Gpu()

@@ -31,7 +31,7 @@ class Tile(NamedTuple):
 
 
 # The fastest first, as `bench/gpu.py --only tiles` has shown. In those of `ALONE` a program has all units of its rows.
-ALONE = [Tile(units, 4, 16) for units in (16, 32, 64)]
+ALONE = [Tile(units, 4, 16) for units in (16, 32)]
 TILES = [Tile(units, 8, rows) for rows in (16, 32, 64) for units in (8, 16)]
 
 
@@ -65,23 +65,35 @@ def candidates(form: Form) -> list[Tile]:
     return [t for t in exact if 2 * slab(form, t) <= room] + [t for t in rounded if slab(form, t) <= room]
 
 
-def way_of(units: int, tile: Tile, dtype: torch.dtype) -> Way:
-    """Returns how programs of a tile multiply: with as much read ahead and as many sums at a time as there is room for."""
-    return Way(pieces(units, tile.warps), ahead=8 // dtype.itemsize, together=max(1, 64 // tile.units))
-
-
-def padded(way: Way) -> int:
-    """Returns the depth of a product, with the zeros at its end."""
-    return sum(size for _, size in way.cut)
+def bytes_of(form: Form, tile: Tile) -> int:
+    """Returns the bytes of a number in shared memory. float32 in three products is kept as two numbers."""
+    return form.dtype.itemsize * (2 if tile.precision == "tf32x3" else 1)
 
 
 def slab(form: Form, tile: Tile) -> int:
-    """Returns the bytes of shared memory that a program needs for its weights; float32 in three products twice as many."""
+    """Returns the bytes of shared memory that a program needs for its weights."""
     of_phases = getattr(plan(form.cell), form.name).products
-    way = way_of(form.units, tile, form.dtype)
-    held = {blocks for products in of_phases for each in products for blocks in held_for(each, way)}
-    size = sum(blocks.gates for blocks in held) * padded(way) * tile.units * form.dtype.itemsize
-    return size * (2 if tile.precision == "tf32x3" else 1)
+    held = {blocks for products in of_phases for each in products for blocks in held_for(each, together(tile))}
+    return sum(blocks.gates for blocks in held) * padded(form.units, tile) * tile.units * bytes_of(form, tile)
+
+
+def together(tile: Tile) -> int:
+    """Returns how many gates one product is for. All its sums have to stay in registers."""
+    return max(1, 64 // tile.units)
+
+
+def padded(units: int, tile: Tile) -> int:
+    """Returns the depth of a product, with the zeros at its end."""
+    return sum(size for _, size in pieces(units, tile.warps))
+
+
+def way_of(form: Form, tile: Tile) -> Way:
+    """Returns how programs of a tile multiply. They read ahead as much as shared memory has room for."""
+    cut = pieces(form.units, tile.warps)
+    piece = padded(form.units, tile) // len(cut) * tile.rows * bytes_of(form, tile)
+    beside = (shared_memory(form.device) - slab(form, tile)) // piece
+    # Two pieces are not ahead: one that is multiplied, and one that has just been.
+    return Way(cut, min(max(beside - 2, 0), 8 // form.dtype.itemsize), together(tile))
 
 
 @cache
@@ -108,9 +120,9 @@ class Resident(Loop):
     """The loop of one kernel."""
 
     def __init__(self, form: Form, tile: Tile) -> None:
-        way = way_of(form.units, tile, form.dtype)
+        way = way_of(form, tile)
         made = resident_kernel(form.cell, form.name, form.coded, form.afresh, way)
-        super().__init__(form, made.arrays, padded(way))
+        super().__init__(form, made.arrays, padded(form.units, tile))
         self.tile, self.module = tile, module_from(made.source, f"{form.cell.name} {form.name} resident")
         self.kernel: Any = getattr(self.module, form.name)
         self.counters = torch.zeros(grid(form, tile)[1] * len(form.reverse), dtype=torch.int32, device=form.device)

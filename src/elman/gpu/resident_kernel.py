@@ -148,11 +148,11 @@ def joined(blocks: Sequence[int], most: int) -> list[Blocks]:
     return found
 
 
-def held_for(product: Product, way: Way) -> list[Blocks]:
+def held_for(product: Product, together: int) -> list[Blocks]:
     """Returns what a program holds of the weight for a product."""
     if product.segments:
         return [Blocks(segment.block + k, 1) for segment in product.segments for k in range(segment.slots)]
-    return joined(product.blocks, way.together)
+    return joined(product.blocks, together)
 
 
 @cache
@@ -299,7 +299,7 @@ class _Resident(Writer):
     def multiply(self, product: Product, number: int, j: int) -> list[str]:
         """Puts the lines of a product, and returns the names of its results."""
         operand = operand_of(self.cell, number, j, product)
-        held = held_for(product, self.way)
+        held = held_for(product, self.way.together)
         # Forward, one operand meets all blocks. Backward, each block has an operand of its own, and all add up.
         back = bool(product.segments)
         groups = [Blocks(0, 1)] if back else held
