@@ -368,17 +368,41 @@ def test_metadata_that_do_not_fit(made: SimpleNamespace, tmp_path: Path) -> None
         assert re.search(said, refused("evaluate", path, data)), notes
 
 
-def test_weights_in_other_files_are_not_read(made: SimpleNamespace, tmp_path: Path) -> None:
-    (tmp_path / "text.txt").write_text(prose(300))
-    model = onnx.load(exported(made, "lm"))
-    first = next(each for each in model.graph.initializer if len(each.raw_data) > 100)
-    (tmp_path / "beside").write_bytes(first.raw_data)
-    first.ClearField("raw_data")
-    first.data_location = onnx.TensorProto.EXTERNAL
-    first.external_data.add(key="location", value="beside")
-    onnx.save_model(model, tmp_path / "model.onnx")
-    said = refused("evaluate", tmp_path / "model.onnx", tmp_path / "text.txt")
-    assert "has weights in other files, which `elman export` never does" in said
+def test_a_model_that_is_too_large_for_one_file(
+    made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights are in a second file. Here, a file is full with 1,000 bytes."""
+    text = tmp_path / "text.txt"
+    text.write_text(prose(300))
+    monkeypatch.setattr(exporting, "LARGEST", 1000)
+    monkeypatch.setattr(exporting, "SMALLEST", 100)
+    path, data = tmp_path / "model.onnx", tmp_path / "model.onnx.data"
+    with monkeypatch.context() as patch:
+        patch.setattr(proof, "TIMES", -1.0)
+        assert "was not written" in refused("export", made.lm, path)
+    assert list(tmp_path.iterdir()) == [text]
+    done = command("export", made.lm, path)
+    assert f"{path}, {path.stat().st_size:,} bytes and {data}, {data.stat().st_size:,} bytes" in done.err
+    alone = command("evaluate", exported(made, "lm"), text).out
+    assert command("evaluate", path, text).out == alone
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    path, beside = path.rename(elsewhere / "other.onnx"), elsewhere / data.name
+    assert f"{path} has external data in 'model.onnx.data', which cannot be read: No such file" in refused(
+        "evaluate", path, text
+    )
+    beside.symlink_to(data)
+    assert "which cannot be read: is a link" in refused("evaluate", path, text)
+    data.replace(beside)
+    assert command("evaluate", path, text).out == alone
+    beside.write_bytes(beside.read_bytes()[:-1000])
+    assert "cannot be opened in ONNX Runtime" in refused("evaluate", path, text)
+    model = onnx.load(path, load_external_data=False)
+    for entry in (entry for each in model.graph.initializer[1:] for entry in each.external_data):
+        entry.value = "another" if entry.key == "location" else entry.value
+    path.write_bytes(model.SerializeToString())
+    assert "weights in 2 other files, but `elman export` makes one at most" in refused("evaluate", path, text)
 
 
 def test_damaged_bytes(made: SimpleNamespace, tmp_path: Path) -> None:

@@ -44,7 +44,9 @@ def export(
         print(f"{name:<11} {how} {error:.2g} of its size")
     if int8:
         _tell_losses(run, output, runs)
-    print(f"model in {output}, {output.stat().st_size:,} bytes", file=sys.stderr)
+    files = [output] if proof.beside is None else [output, proof.beside]
+    told = (f"{file}, {file.stat().st_size:,} bytes" for file in files)
+    print(f"model in {' and '.join(told)}", file=sys.stderr)
 
 
 def _tell_losses(run: Path, output: Path, runs: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +32,7 @@ from elman.onnx.written import KEY
 from elman.recurrent import Recurrent
 
 LARGEST = (1 << 31) - (1 << 20)  # bytes that one file of ONNX may have, but for a little
+SMALLEST = 1024  # bytes of weights that lie in a second file, if there is one
 FOLDED = 1 << 40  # bytes of a constant that may be folded: all
 STEPS = BATCHES = (1, 2, 9)  # the sizes of the proof
 
@@ -71,7 +74,8 @@ def export(
 
     The file is run in ONNX Runtime, and compared by the rule that every engine is judged by: for a layer at nine sizes, with
     random states and lengths; for another model on `args`. It appears under its name only if it passes. With int8 there is
-    no such rule; the errors are told.
+    no such rule; the errors are told. A model of more than 2 GB becomes two files: its weights are in PATH.data, which has to
+    stay beside PATH.
     Raises InputError if it does not pass, or cannot be written, and TypeError if a layer cannot be exported.
     """
     path = Path(path)
@@ -163,15 +167,34 @@ def finish(
     model.metadata_props.clear()
     for name, value in notes.items():
         model.metadata_props[f"elman.{name}"] = json.dumps(value)
-    proto = ir.to_proto(model)
-    if (size := proto.ByteSize()) > LARGEST:
-        raise InputError(
-            f"{path} would have {size:,} bytes, but one file of ONNX has at most {LARGEST:,}; export a smaller model"
-        )
-    content = proto.SerializeToString(deterministic=True)
+    weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    if weights + sum(map(len, model.metadata_props.values())) > LARGEST:
+        return _in_two_files(model, path, lambda whole: prove(whole, module, cases, outputs, path, exact=not int8))
+    content = ir.to_proto(model).SerializeToString(deterministic=True)
     errors = prove(content, module, cases, outputs, path, exact=not int8)
     write_atomically(path, content)
     return Proof(path, errors)
+
+
+def _in_two_files(model: ir.Model, path: Path, proved: Callable[[Path], dict[str, float]]) -> Proof:
+    """Writes a model that is too large for one file of ONNX: its weights lie beside it, in a file whose name ends in .data.
+
+    Both files appear when they are `proved`, which returns their errors, in a folder of their own.
+    """
+    data = path.with_name(f"{path.name}.data")
+    check_writable(data)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            whole = Path(folder) / path.name
+            ir.save(model, whole, external_data=data.name, size_threshold_bytes=SMALLEST)
+            errors = proved(whole)
+            os.replace(whole.with_name(data.name), data)
+            write_atomically(path, whole.read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"cannot write {data}: {error.strerror or error}; make room or choose another place"
+        ) from error
+    return Proof(path, errors, data)
 
 
 def _name_axes(model: ir.Model, axes: Sequence[Mapping[int, str]]) -> None:

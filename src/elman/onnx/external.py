@@ -33,7 +33,7 @@ class External:
                 f"is a tensor of shape {tuple(tensor.dims)}, which takes {size} bytes, but {length} bytes of external "
                 f"data in {location!r}; restore the file"
             )
-        file = self._open(location)
+        file = self.open(location)
         try:
             held = os.fstat(file).st_size
             if offset < 0 or offset + size > held:
@@ -53,8 +53,11 @@ class External:
         finally:
             os.close(file)
 
-    def _open(self, location: str) -> int:
-        """Opens a file in the folder, one part of its path after the other. Links may not be among the parts."""
+    def open(self, location: str) -> int:
+        """Opens a file in the folder, one part of its path after the other. Links may not be among the parts.
+
+        Raises Problem if it cannot be read.
+        """
         has = f"has external data in {location[:200]!r}"
         parts = location.split("/")
         if self.folder is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 
 from elman.errors import InputError
 from elman.onnx import ports
-from elman.onnx.external import text
+from elman.onnx.activations import Problem
+from elman.onnx.external import External, text
 from elman.onnx.loading import read
 from elman.onnx.proof import first_line, session
 from elman.tasks.language_model import LanguageModel
@@ -26,6 +28,7 @@ class ModelFile(Record):
 
     def __init__(self, path: Path):
         self.path, self._proto = path, read(path)
+        self._beside = self._find_weights()
         self._notes = {text(each.key).removeprefix("elman."): each.value for each in self._proto.metadata_props}
 
     def place(self, name: str) -> str:
@@ -49,7 +52,7 @@ class ModelFile(Record):
 
     def _check_sizes(self, options: Any) -> None:
         """Raises InputError for sizes that the weights in a file of so many bytes cannot have, before memory is taken for them."""
-        most = self._proto.ByteSize()
+        most = self._proto.ByteSize() + self._beside
         for name, value in options.items() if isinstance(options, dict) else ():
             sized = isinstance(value, int) and name.endswith(("_size", "_layers"))
             if sized and (value > most or (name == "hidden_size" and value**2 > most)):
@@ -82,16 +85,29 @@ class ModelFile(Record):
         return cast("Model", opened.eval())
 
     def _open(self) -> Any:
-        if any(each.data_location == onnx.TensorProto.EXTERNAL for each in _tensors(self._proto.graph)):
-            raise InputError(
-                f"{self.path} has weights in other files, which `elman export` never does; export the run again"
-            )
         try:
-            return session(self._proto.SerializeToString())
+            return session(self.path if self._beside else self._proto.SerializeToString())
         except Exception as error:  # of ONNX Runtime's own kinds
             raise InputError(
                 f"{self.path} cannot be opened in ONNX Runtime: {first_line(error)}; export the run again"
             ) from error
+
+    def _find_weights(self) -> int:
+        """Returns the size of the file of weights beside this one, if there is one. Raises InputError if it cannot be read."""
+        told = (entry for each in _tensors(self._proto.graph) for entry in each.external_data)
+        places = {text(entry.value) for entry in told if entry.key == "location"}
+        if not places:
+            return 0
+        if len(places) > 1:
+            raise InputError(
+                f"{self.path} has weights in {len(places)} other files, but `elman export` makes one at most; export the run again"
+            )
+        try:
+            file = External(self.path.parent).open(places.pop())
+        except Problem as problem:
+            raise InputError(f"{self.path} {problem}") from problem
+        with os.fdopen(file) as opened:
+            return os.fstat(opened.fileno()).st_size
 
     def _check(self, opened: Exported, port: ports.Port) -> None:
         """Raises InputError if names or shapes are not those that the model must have. The largest tokens are tried."""

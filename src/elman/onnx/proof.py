@@ -31,18 +31,20 @@ class Proof(NamedTuple):
 
     path: Path
     errors: Mapping[str, float]  # of each output: the root mean square of errors, as a share of that of the values
+    beside: Path | None = None  # the file of the weights, if one file is too small for the model
 
 
-def session(content: bytes) -> Any:
-    """Opens a model in ONNX Runtime, on one thread, without messages."""
+def session(model: bytes | Path) -> Any:
+    """Opens a model in ONNX Runtime, on one thread, without messages. A file may have weights in another one beside it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    given = str(model) if isinstance(model, Path) else model
+    return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
 
 
 def prove(
-    content: bytes, module: nn.Module, cases: Iterable[Case], outputs: Sequence[str], path: Path, *, exact: bool
+    model: bytes | Path, module: nn.Module, cases: Iterable[Case], outputs: Sequence[str], path: Path, *, exact: bool
 ) -> dict[str, float]:
     """Returns the error of each output, as a share of its values.
 
@@ -51,7 +53,7 @@ def prove(
     the module's own type.
     """
     try:
-        opened = session(content)
+        opened = session(model)
     except Exception as error:  # of ONNX Runtime's own kinds: it lacks some operators in float64, for example
         raise InputError(
             f"{path} was not written, because ONNX Runtime cannot run it: {first_line(error)}; convert the model to float32, or change its cell"
