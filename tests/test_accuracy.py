@@ -40,7 +40,7 @@ LONG_SUMS = {
     "steps and rows": Sizes(100, 200, 16, 16),
     "units": Sizes(2, 8, 128, 512),
     "more units": Sizes(2, 4, 128, 1024),
-    "inputs": Sizes(2, 8, 2048, 128),
+    "inputs": Sizes(2, 8, 4096, 128),
 }
 
 

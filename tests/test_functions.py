@@ -72,7 +72,10 @@ def test_what_is_not_finite(name: str) -> None:
     with torch.no_grad():
         for parameter, value in zip(of.parameters(), (1.0, 0.0), strict=True):
             parameter.fill_(value)
-    x = torch.tensor([torch.nan, torch.inf, -torch.inf, 1e30, -1e30, 100.0, -100.0, 0.0, 0.2]).reshape(1, -1, 1)
+    x = torch.tensor([torch.nan, torch.inf, -torch.inf, 1e30, -1e30, 100.0, -100.0, 0.0, 0.2])
+    if name == "gelu":
+        x[1] = 1e30  # torch's gelu of infinity is infinity, but NaN on processors with AVX-512
+    x = x.reshape(1, -1, 1)
     states = (torch.zeros(1, x.shape[1], 1),)
     found = {}
     for engine in ("cpu", "reference"):
