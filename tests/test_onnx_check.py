@@ -84,6 +84,24 @@ def test_what_is_read_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(report.warnings) == (2 if case == "torch's reset" else 1)
 
 
+def test_the_line_of_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "_tried", lambda path, seconds: (0, []))
+    activations = ["Sigmoid", "Tanh", "Relu"]
+    for options, line in (
+        ({}, "GRU: GRU, forward, 2 units, linear_before_reset=0"),
+        ({"linear_before_reset": 1, "lengths": True}, "GRU: GRU, forward, 2 units, linear_before_reset=1, lengths"),
+        ({"operator": "RNN", "direction": "reverse", "layout": 1}, "RNN: RNN, reverse, 2 units, layout=1"),
+        (
+            {"operator": "LSTM", "peepholes": True, "clip": 2.0, "input_forget": 1, "activations": activations},
+            "LSTM: LSTM, forward, 2 units, Sigmoid Tanh Relu, clip=2.0, input_forget=1, peepholes",
+        ),
+    ):
+        assert check(saved(tmp_path / "model.onnx", **options)).nodes == (line,)
+    layer = elman.LSTM(3, 4, proj_size=2, bidirectional=True)
+    path = elman.onnx.export(layer, tmp_path / "scans.onnx").path
+    assert check(path).nodes == ("recurrent_0: Scan, forward", "recurrent_1: Scan, reverse")
+
+
 @pytest.mark.parametrize(
     "options",
     [RIGHT, {**RIGHT, "producer": "pytorch"}, {"operator": "LSTM"}, {"operator": "RNN", "activations": ["Tanh"]},
