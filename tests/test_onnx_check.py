@@ -64,8 +64,16 @@ FOUND: dict[str, tuple[dict[str, Any], str]] = {
     "torch's reset": ({"producer": "pytorch"}, "which wrote the file, resets after the product"),
     "layout": ({**RIGHT, "layout": 1}, "refuses layout=1"),
     "float64": ({**RIGHT, "dtype": np.float64}, "refuses GRU in float64"),
+    "float64 of another node": ({"operator": "LSTM", "dtype": np.float64}, "refuses LSTM in float64"),
     "reset before, on a GPU": ({}, "CUDA provider leaves it to the CPU, because of linear_before_reset=0"),
     "clip": ({**RIGHT, "clip": 2.0}, "because of clip"),
+    "alpha": ({"operator": "RNN", "activation_alpha": [1.0]}, "because of activation_alpha"),
+    "beta": ({"operator": "RNN", "activation_beta": [1.0]}, "because of activation_beta"),
+    "the last activation": (
+        {"operator": "LSTM", "activations": ["Sigmoid", "Tanh", "Relu"]},
+        "because of its activations Sigmoid Tanh Relu",
+    ),
+    "another exporter's reset": ({"producer": "another"}, "because of linear_before_reset=0"),
     "activations": ({"operator": "RNN", "activations": ["Relu"]}, "because of its activations Relu"),
     "peepholes": ({"operator": "LSTM", "peepholes": True}, "because of its peepholes"),
     "coupled": ({"operator": "LSTM", "input_forget": 1}, "because of input_forget=1"),
@@ -105,7 +113,7 @@ def test_the_line_of_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     "options",
     [RIGHT, {**RIGHT, "producer": "pytorch"}, {"operator": "LSTM"}, {"operator": "RNN", "activations": ["Tanh"]},
-     {**RIGHT, "lengths": True}, {**RIGHT, "state": True}],
+     {"operator": "LSTM", "producer": "pytorch"}, {**RIGHT, "lengths": True}, {**RIGHT, "state": True}],
 )  # fmt: skip
 def test_what_is_right_is_not_warned_of(tmp_path: Path, options: dict[str, Any]) -> None:
     report = check(saved(tmp_path / "model.onnx", **options))
@@ -121,14 +129,79 @@ def test_elmans_own_files(tmp_path: Path) -> None:
         outcome.out
         == "recurrent_0: LSTM, forward, 4 units, lengths\nrecurrent_1: LSTM, forward, 4 units, lengths\nno warnings\n"
     )
-    # Without the repair of empty sequences, the warning comes.
-    model = onnx.load(tmp_path / "layer.onnx")
-    for node in model.graph.node:
-        if node.op_type == "Where" and node.input[1].startswith(("val_", "recurrent", "infer")):
-            node.op_type = "Identity"
-            del node.input[2], node.input[0]
-    onnx.save(model, tmp_path / "worse.onnx")
-    assert "forgets its initial state" in " ".join(check(tmp_path / "worse.onnx").warnings)
+    # Without the repair of empty sequences in any of the four final states, the warning comes, and names the node.
+    for k in range(4):
+        for spoil in (_left_out, _of_another_state):
+            model = onnx.load(tmp_path / "layer.onnx")
+            finals = {name for node in model.graph.node if node.op_type == "LSTM" for name in node.output[1:]}
+            repairs = [node for node in model.graph.node if node.op_type == "Where" and finals & {*node.input}]
+            assert len(repairs) == 4
+            node = next(node for node in model.graph.node if {*node.output[1:]} & {*repairs[k].input})
+            spoil(repairs[k], node)
+            onnx.save(model, tmp_path / "worse.onnx")
+            (warning,) = check(tmp_path / "worse.onnx").warnings
+            assert warning.startswith(f"{node.name}: ONNX Runtime forgets its initial state")
+
+
+def _left_out(repair: onnx.NodeProto, node: onnx.NodeProto) -> None:
+    repair.op_type = "Identity"
+    del repair.input[2], repair.input[0]
+
+
+def _of_another_state(repair: onnx.NodeProto, node: onnx.NodeProto) -> None:
+    (place,) = (k for k, name in enumerate(repair.input) if name in node.input)
+    repair.input[place] = next(name for name in repair.input if name in node.output)
+
+
+def test_two_directions_with_their_usual_activations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "_tried", lambda path, seconds: (0, []))
+    both = {"direction": "bidirectional", "activations": ["Sigmoid", "Tanh", "Tanh"] * 2}
+    assert check(saved(tmp_path / "model.onnx", "LSTM", **both)).warnings == ()
+    lower = {"linear_before_reset": 1, "activations": ["sigmoid", "tanh"]}
+    assert check(saved(tmp_path / "model.onnx", "GRU", **lower)).warnings == ()
+    both["activations"] = ["Sigmoid", "Tanh", "Tanh", "Tanh", "Tanh", "Tanh"]
+    assert "because of its activations" in check(saved(tmp_path / "model.onnx", "LSTM", **both)).warnings[0]
+
+
+def run(sizes: dict[str, int], error: str = "", **outputs: list[Any]) -> list[dict[str, Any]]:
+    """The lines of one run: its sizes, and the error, or the declared and the seen shape of each output."""
+    return [{"run": sizes}, {"error": error} if error else {"outputs": outputs}]
+
+
+AXES = {"axes": {"T": "axis 0 of its input x", "B": "axis 1 of its input x"}}
+USUAL, LONG, WIDE = {"T": 2, "B": 2}, {"T": 9, "B": 2}, {"T": 2, "B": 9}
+RIGHT_SHAPE = [["T", "B"], [2, 2]]
+SEEN: list[tuple[list[dict[str, Any]], str, int, list[str]]] = [
+    ([{"refused": "no such operator"}], "", 0, ["ONNX Runtime cannot open the file: no such operator; change what it names"]),
+    ([{"untried": "x is a string"}], "", 0, ["the file was not run, because x is a string; run it yourself at several sizes"]),
+    ([{"opening": True}], "took more than 2 seconds", 0, ["the file took more than 2 seconds while it was opened; do not give it such inputs, or export it again"]),
+    ([AXES, *run(USUAL, y=RIGHT_SHAPE)], "", 1, []),
+    ([AXES, *run(USUAL, y=RIGHT_SHAPE), {"run": LONG}], "ended with SIGABRT", 1, ["the file ended with SIGABRT where T = 9, B = 2; do not give it such inputs, or export it again"]),
+    ([AXES, *run(USUAL, "first"), *run(LONG, "second")], "", 0, ["the file runs at none of the sizes that were tried, such as T = 2, B = 2: first; export it again"]),
+    (
+        [AXES, *run(USUAL, y=RIGHT_SHAPE), *run(LONG, "long"), *run({"T": 3, "B": 2}, "other"), *run(WIDE, y=[["T", "B"], [2, 9]])], "", 2,
+        ["axis 0 of its input x (T) is declared free, but the file runs at 2 and not at 3, 9 (long); export it again with that axis free"],
+    ),
+    (
+        [AXES, *run(USUAL, y=RIGHT_SHAPE), *run(LONG, y=[["T", "B"], [2, 2]], z=[["T", 5], [10, 7]]), *run(WIDE, y=[["T", "B"], [2, 2]])], "", 3,
+        [f"its output {name} has the size {size} along {axis} where {where}; export it again with that axis free"
+         for name, size, axis, where in (("y", 2, "T", "T = 9, B = 2"), ("z", 10, "T", "T = 9, B = 2"), ("y", 2, "B", "T = 2, B = 9"))],
+    ),
+    ([AXES, *run(USUAL, y=[["T"], [1]])], "broke", 1, ["the file broke where T = 2, B = 2; do not give it such inputs, or export it again", "its output y has the size 1 along T where T = 2, B = 2; export it again with that axis free"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", range(len(SEEN)))
+def test_what_is_seen_when_a_file_runs(case: int) -> None:
+    lines, ended, runs, said = SEEN[case]
+    assert checking._judged(lines, ended) == (runs, said)
+
+
+def test_how_a_process_ends() -> None:
+    assert checking._ended(0) == ""
+    assert checking._ended(1) == "ended ONNX Runtime's process with status 1"
+    assert checking._ended(-6) == "ended ONNX Runtime's process with SIGABRT"
+    assert list(checking._lines('a warning\n[1]\n{"run": {}}')) == [{"run": {}}]
 
 
 class Torchs(nn.Module):
