@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -188,6 +189,42 @@ def test_equations_of_flax(kind: str) -> None:
     close(from_flax(params, kind, other), x, np.concatenate([flax_rnn(kind, params, x), back], -1))
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_types_stay_and_no_number_is_drawn(dtype: Any, bias: bool) -> None:
+    """Also where a framework keeps no bias, and zeros stand in its place."""
+    lstm, params = fake("LSTM", use_bias=bias), flax_params("LSTMCell")
+    lstm.weights = [weight.astype(dtype) for weight in lstm.weights]
+    params = {name: {key: value.astype(dtype) for key, value in each.items()} for name, each in params.items()}
+    before = torch.get_rng_state()
+    for layer in (from_keras(lstm), from_flax(params, "LSTMCell")):
+        assert {p.dtype for p in layer.parameters()} == {torch.from_numpy(np.zeros(1, dtype)).dtype}
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def both_of(forward: Any, backward: Any, **config: Any) -> Any:
+    return SimpleNamespace(name="both", forward_layer=forward, backward_layer=backward, get_config=lambda: config)
+
+
+def test_directions_that_differ() -> None:
+    """In a bias, and in what a configuration leaves out."""
+    x = inputs()
+    for seeds in ((True, False), (False, True)):
+        a, b = (fake("LSTM", seed, use_bias=bias) for seed, bias in enumerate(seeds))
+        want = np.concatenate([a(x), b(x[:, ::-1])[:, ::-1]], -1)
+        close(from_keras(both_of(a, b)), x, want)  # without merge_mode, which is then concat
+    own = {"activation": "relu", "recurrent_activation": "hard_sigmoid"}
+    a, b = fake("LSTM", 1, **own), fake("LSTM", 2, **own)
+    close(from_keras(both_of(a, b)), x * 0.5, np.concatenate([a(x * 0.5), b(x[:, ::-1] * 0.5)[:, ::-1]], -1))
+    del a.config["use_bias"]
+    close(from_keras(a), x * 0.5, a(x * 0.5))
+
+
+def test_a_layer_can_be_pickled() -> None:
+    layer, x = from_keras(fake("GRU", activation="relu")), torch.from_numpy(inputs())
+    assert torch.equal(pickle.loads(pickle.dumps(layer))(x)[0], layer(x)[0])
+
+
 # The frameworks themselves
 
 
@@ -236,6 +273,18 @@ def damaged(**changes: Any) -> Any:
     return layer
 
 
+def fake_with(config: dict[str, Any]) -> Any:
+    layer = fake("LSTM")
+    layer.config |= config
+    return layer
+
+
+def gru_with(bias: Array) -> Any:
+    layer = fake("GRU")
+    layer.weights[2] = bias
+    return layer
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "another layer": (lambda: from_keras(type("Conv1D", (Fake,), {})("LSTM")), "is a Conv1D, but SimpleRNN, LSTM, GRU"),
     "another activation": (lambda: from_keras(fake("GRU", activation="gelu")), "has activation 'gelu', but tanh, sigmoid"),
@@ -245,10 +294,29 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "kernels": (lambda: from_keras(damaged(weights=[np.zeros((3, 20)), np.zeros((4, 16)), np.zeros(20)])), r"\(3, 20\) and \(4, 16\), but \(3, 16\)"),
     "a bias": (lambda: from_keras(damaged(weights=[np.zeros((3, 20)), np.zeros((5, 20)), np.zeros(15)])), r"bias of the shape \(15,\), but \(20,\)"),
     "merging": (lambda: from_keras(SimpleNamespace(name="b", forward_layer=0, backward_layer=0, get_config=lambda: {"merge_mode": "mul"})), "merge_mode 'mul', but concat, sum, ave"),
+    "too many arrays": (lambda: from_keras(damaged(weights=[*fake("LSTM").weights, np.zeros(20)])), "has 4 arrays of weights, but 3"),
+    "a bias that it should not have": (lambda: from_keras(fake_with({"use_bias": False})), "has 3 arrays of weights, but 2"),
+    "the recurrent kernel": (lambda: from_keras(damaged(weights=[np.zeros((3, 20)), np.zeros((5, 15)), np.zeros(20)])), r"\(3, 20\) and \(5, 15\), but \(3, 20\) and \(5, 20\)"),
+    "a bias of two rows": (lambda: from_keras(damaged(weights=[np.zeros((3, 20)), np.zeros((5, 20)), np.zeros((2, 20))])), r"bias of the shape \(2, 20\), but \(20,\)"),
+    "a bias of one row": (lambda: from_keras(gru_with(np.zeros((1, 30)))), r"bias of the shape \(1, 30\), but \(2, 15\)"),
+    "another activation of the gates": (lambda: from_keras(fake("GRU", recurrent_activation="gelu")), "has recurrent_activation 'gelu', but tanh"),
+    "a serialized activation": (lambda: from_keras(fake("GRU", activation={"class_name": "Mine"})), "has activation {'class_name'"),
+    "two kinds": (lambda: from_keras(both_of(fake("LSTM"), fake("GRU"))), "two directions of different kinds, lstm and gru; convert each"),
+    "two activations": (lambda: from_keras(both_of(fake("GRU", activation="relu"), fake("GRU", activation="softsign"))), "two directions of different kinds"),
+    "a bad direction": (lambda: from_keras(both_of(fake("GRU"), fake("GRU", activation="gelu"))), "the backward layer of SimpleNamespace 'both' has activation"),
     "another cell of Flax": (lambda: from_flax({}, "ConvLSTMCell"), "kind is 'ConvLSTMCell', but SimpleCell, LSTMCell"),
     "the tree above": (lambda: from_flax({"cell": flax_params("GRUCell")}, "GRUCell"), "have no ir.kernel, but only cell"),
     "a missing gate": (lambda: from_flax({k: v for k, v in flax_params("LSTMCell").items() if k != "ho"}, "LSTMCell"), "have no ho.kernel"),
     "shapes": (lambda: from_flax(flax_params("SimpleCell") | {"h": {"kernel": np.zeros((4, 4))}}, "SimpleCell"), r"hh of gate h have the shape \(4, 4\), but \(5, 5\)"),
+    "inputs of another size": (lambda: from_flax(flax_params("SimpleCell"), "SimpleCell", flax_params("SimpleCell") | {"i": {"kernel": np.zeros((4, 5))}}), r"ih of gate h have the shape \(5, 4\), but \(5, 3\)"),
+    "a bias of Flax": (lambda: from_flax(flax_params("SimpleCell") | {"i": {"kernel": np.zeros((3, 5)), "bias": np.zeros(4)}}, "SimpleCell"), r"b_ih of gate h have the shape \(4,\), but \(5,\)"),
+    "an array for a layer": (lambda: from_flax(flax_params("SimpleCell") | {"h": np.zeros((5, 5))}, "SimpleCell"), "have no h.kernel, but only i, h"),
+    "a layer without a kernel": (lambda: from_flax(flax_params("SimpleCell") | {"h": {"bias": np.zeros(5)}}, "SimpleCell"), "have no h.kernel"),
+    "nothing": (lambda: from_flax({}, "SimpleCell"), "have no i.kernel, but only nothing; give those"),
+    "nothing for the other direction": (lambda: from_flax(flax_params("SimpleCell"), "SimpleCell", {}), "have no i.kernel, but only nothing"),
+    "names that are numbers": (lambda: from_flax(dict[Any, Any]({0: 1}), "SimpleCell"), "but only 0; give"),
+    "an array of three axes": (lambda: from_flax(flax_params("SimpleCell") | {"h": {"kernel": np.zeros((5, 5, 1))}}, "SimpleCell"), r"h.kernel has the shape \(5, 5, 1\)"),
+    "an unknown kind": (lambda: from_flax({}, "Cell"), "kind is 'Cell'"),
     "no matrix": (lambda: from_flax(flax_params("SimpleCell") | {"h": {"kernel": np.zeros(4)}}, "SimpleCell"), r"h.kernel has the shape \(4,\)"),
 }  # fmt: skip
 
