@@ -290,6 +290,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "another activation": (lambda: from_keras(fake("GRU", activation="gelu")), "has activation 'gelu', but tanh, sigmoid"),
     "a function": (lambda: from_keras(fake("GRU", activation=np.tanh)), "has activation <ufunc 'tanh'>"),
     "backwards alone": (lambda: from_keras(fake("LSTM", go_backwards=True)), r"go_backwards=True; .* x.flip\(1\)"),
+    "backwards both": (lambda: from_keras(both_of(fake("LSTM", go_backwards=True), fake("LSTM"))), "has a forward layer with go_backwards=True; make it without"),
     "not built": (lambda: from_keras(damaged(weights=[])), "has 0 arrays of weights, but 3 are expected; call it once"),
     "kernels": (lambda: from_keras(damaged(weights=[np.zeros((3, 20)), np.zeros((4, 16)), np.zeros(20)])), r"\(3, 20\) and \(4, 16\), but \(3, 16\)"),
     "a bias": (lambda: from_keras(damaged(weights=[np.zeros((3, 20)), np.zeros((5, 20)), np.zeros(15)])), r"bias of the shape \(15,\), but \(20,\)"),

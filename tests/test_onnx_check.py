@@ -153,6 +153,23 @@ def _of_another_state(repair: onnx.NodeProto, node: onnx.NodeProto) -> None:
     repair.input[place] = next(name for name in repair.input if name in node.output)
 
 
+def test_a_node_in_a_branch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its final state is a result of the branch, and not of the model."""
+    monkeypatch.setattr(checking, "_tried", lambda path, seconds: (0, []))
+    model = onnx.load(saved(tmp_path / "model.onnx", **RIGHT, lengths=True, state=True))
+    kind = helper.make_tensor_value_info("h_n", TensorProto.FLOAT, [1, "B", 2])
+    branch = helper.make_graph(list(model.graph.node), "branch", [], [kind])
+    node = helper.make_node("If", ["choice"], ["chosen"], then_branch=branch, else_branch=branch)
+    model.graph.input.append(helper.make_tensor_value_info("choice", TensorProto.BOOL, []))
+    for field, value in (("node", node), ("output", helper.make_tensor_value_info("chosen", 1, [1, "B", 2]))):
+        del getattr(model.graph, field)[:]
+        getattr(model.graph, field).append(value)
+    onnx.save(model, tmp_path / "model.onnx")
+    warnings_ = check(str(tmp_path / "model.onnx")).warnings
+    assert [warning.partition(":")[0] for warning in warnings_] == ["GRU", "GRU_2"]
+    assert all("forgets its initial state" in warning for warning in warnings_)
+
+
 def test_two_directions_with_their_usual_activations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checking, "_tried", lambda path, seconds: (0, []))
     both = {"direction": "bidirectional", "activations": ["Sigmoid", "Tanh", "Tanh"] * 2}
@@ -175,7 +192,7 @@ SEEN: list[tuple[list[dict[str, Any]], str, int, list[str]]] = [
     ([{"refused": "no such operator"}], "", 0, ["ONNX Runtime cannot open the file: no such operator; change what it names"]),
     ([{"untried": "x is a string"}], "", 0, ["the file was not run, because x is a string; run it yourself at several sizes"]),
     ([{"opening": True}], "took more than 2 seconds", 0, ["the file took more than 2 seconds while it was opened; do not give it such inputs, or export it again"]),
-    ([AXES, *run(USUAL, y=RIGHT_SHAPE)], "", 1, []),
+    ([AXES, *run(USUAL, y=RIGHT_SHAPE, z=[["own"], [5]])], "", 1, []),
     ([AXES, *run(USUAL, y=RIGHT_SHAPE), {"run": LONG}], "ended with SIGABRT", 1, ["the file ended with SIGABRT where T = 9, B = 2; do not give it such inputs, or export it again"]),
     ([AXES, *run(USUAL, "first"), *run(LONG, "second")], "", 0, ["the file runs at none of the sizes that were tried, such as T = 2, B = 2: first; export it again"]),
     (

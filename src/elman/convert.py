@@ -118,6 +118,8 @@ def from_keras(layer: Any) -> Recurrent:
             raise InputError(
                 f"{_name(layer)} has merge_mode {merge!r}, but {', '.join(MERGES)} are known; join the two outputs yourself"
             )
+        if layer.forward_layer.get_config().get("go_backwards"):
+            raise InputError(f"{_name(layer)} has a forward layer with go_backwards=True; make it without")
         both = [
             _of_keras(one, f"the {which} of {_name(layer)}")
             for which, one in (("forward layer", layer.forward_layer), ("backward layer", layer.backward_layer))

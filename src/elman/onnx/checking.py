@@ -8,11 +8,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from elman.errors import InputError
 from elman.onnx.constants import Scope
@@ -140,13 +140,37 @@ def _on_cpu(node: NodeProto, own: Mapping[str, Any]) -> str:
 
 def _repaired(node: NodeProto, model: ModelProto) -> bool:
     """Whether every final state goes through a Where that has the initial state for empty sequences, as elman writes it."""
-    outputs = {text(each.name) for each in model.graph.output}
+    made = list(node.output)  # by which a node is known
+    nodes, results = next(place for place in _places(model) if any(list(each.output) == made for each in place[0]))
+    users = list(_with_bodies(nodes))
     for k, name in enumerate(node.output[1:]):
-        users = [other for other in model.graph.node if name in other.input]
-        right = all(other.op_type == "Where" and node.input[INITIAL[k]] in other.input for other in users)
-        if name and (name in outputs or not right):
+        using = [other for other in users if name in other.input]
+        right = all(other.op_type == "Where" and node.input[INITIAL[k]] in other.input for other in using)
+        if name and (name in results or not right):
             return False
     return True
+
+
+def _places(model: ModelProto) -> Iterator[tuple[Sequence[NodeProto], set[str]]]:
+    """The nodes and the results of the graph, of every function, and of every body in them."""
+    graphs, functions = [model.graph], list(model.functions)
+    for nodes in (model.graph.node, *(each.node for each in functions)):
+        graphs += [body for node in _with_bodies(nodes) for body in _bodies(node)]
+    for graph in graphs:
+        yield graph.node, {text(each.name) for each in graph.output}
+    for function in functions:
+        yield function.node, {text(name) for name in function.output}
+
+
+def _with_bodies(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    for node in nodes:
+        yield node
+        for body in _bodies(node):
+            yield from _with_bodies(body.node)
+
+
+def _bodies(node: NodeProto) -> list[GraphProto]:
+    return [body for each in node.attribute for body in (each.g, *each.graphs)]
 
 
 # What is seen when the file runs
