@@ -334,7 +334,7 @@ class _Resident(Writer):
         return results
 
     def separate(self, name: str, results: list[str]) -> None:
-        """Puts the lines that give each result its part of (BB, BU * count), where those of a unit lie beside each other."""
+        """Puts the lines that give each result its part of (BB, BU * gates), where those of a unit lie beside each other."""
         count = len(results)
         if count == 1:
             self.put(f"{results[0]} = {name}")
@@ -345,7 +345,7 @@ class _Resident(Writer):
         self.separate(odd, results[1::2])
 
     def weight(self, blocks: Blocks, c: int, depth: str, transposed: bool) -> str:
-        """Returns the name of a piece of blocks of the weight, (S, depth / S, BU * count)."""
+        """Returns the name of a piece of blocks of the weight, (S, depth / S, BU * gates)."""
         at, name = self.array("weight.hh"), f"w_{blocks.first}_{blocks.gates}_{c}"
         self.used.setdefault("weight.hh")
         k, column = f"{depth}[:, :, None]", f"tl.arange(0, BU * {blocks.gates})[None, None, :]"
