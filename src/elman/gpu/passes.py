@@ -319,9 +319,14 @@ class _Gradients:
     ) -> None:
         self.call, self.kept, self.adjoints, self.codes = call, kept, adjoints, codes
         self.histories: dict[str, Sequence[Tensor]] = {call.cell.states[0]: _beside(call, output)}
-        self.histories |= {s: kept[f"s.{s}"].to(call.x.dtype).unbind() for s in call.cell.states[1:]}
         self.columns = _columns(call)
         self.before: dict[tuple[str, int], Tensor] = {}
+
+    def history(self, state: str) -> Sequence[Tensor]:
+        """Returns a state after every step, (T, B, width) for each direction, in the type of products."""
+        if state not in self.histories:  # few cells multiply a state after the first
+            self.histories[state] = self.kept[f"s.{state}"].to(self.call.x.dtype).unbind()
+        return self.histories[state]
 
     def of_x(self) -> Tensor:
         d_x = torch.empty_like(self.call.x) if self.live() else torch.zeros_like(self.call.x)
@@ -402,12 +407,12 @@ class _Gradients:
         """Writes or adds to a part of the gradient: the sum over all steps and rows of adjoint times operand."""
         adjoint, (kind, _, state) = self.adjoint(d, run), run.operand.array.partition(".")
         if kind != "before":
-            operand = self.histories[state][d] if kind == "s" else self.slot(d, run.operand)
+            operand = self.history(state)[d] if kind == "s" else self.slot(d, run.operand)
             part.addmm_(adjoint.flatten(0, 1).t(), operand.flatten(0, 1), beta=int(run.add))
         elif self.codes is not None:
             part.addmm_(adjoint.flatten(0, 1).t(), self.coded_before(state, d).flatten(0, 1), beta=int(run.add))
         else:
-            back, history = self.call.directions[d].reverse, self.histories[state][d]
+            back, history = self.call.directions[d].reverse, self.history(state)[d]
             first = self.call.state[self.call.cell.states.index(state)][d].to(adjoint.dtype)
             later, before = (adjoint[:-1], history[1:]) if back else (adjoint[1:], history[:-1])
             part.addmm_(adjoint[-1 if back else 0].t(), first, beta=int(run.add))
@@ -422,7 +427,7 @@ class _Gradients:
         if (state, d) not in self.before:
             assert self.codes is not None
             call, code = self.call, self.codes[d].unsqueeze(-1)
-            k, history = call.cell.states.index(state), self.histories[state][d]
+            k, history = call.cell.states.index(state), self.history(state)[d]
             first, absent = call.state[k][d].to(history.dtype).expand(1, -1, -1), torch.full_like(code[:1], ABSENT)
             back = call.directions[d].reverse
             before = torch.cat([history[1:], first] if back else [first, history[:-1]])
