@@ -76,8 +76,7 @@ def many_operations(x, R, s):
     return State(h=w * torch.sqrt(1 + v * v) / (1 + abs(v)), c=c)
 
 
-OWN = {of.name: of for of in (users_cell, three_phases, many_operations)}
-CELLS: dict[str, Cell] = {**cells.BUILT_IN, **OWN}
+CELLS: dict[str, Cell] = {**cells.BUILT_IN} | {of.name: of for of in (users_cell, three_phases, many_operations)}
 
 
 def layer_of(name: str, inputs: int, units: int, dtype: torch.dtype, **options: Any) -> Recurrent:

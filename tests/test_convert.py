@@ -123,14 +123,19 @@ def test_equations_of_keras(kind: str, config: dict[str, Any]) -> None:
     assert all(parameter.requires_grad for parameter in found.parameters())
 
 
+def both_of(forward: Any, backward: Any, **config: Any) -> Any:
+    return SimpleNamespace(name="both", forward_layer=forward, backward_layer=backward, get_config=lambda: config)
+
+
 @pytest.mark.parametrize("merge", ["concat", "sum", "ave"])
 def test_both_directions_of_keras(merge: str) -> None:
     forward, backward, x = fake("GRU", 1), fake("GRU", 2, go_backwards=True), inputs()
-    both = SimpleNamespace(
-        name="both", forward_layer=forward, backward_layer=backward, get_config=lambda: {"merge_mode": merge}
-    )
     a, b = forward(x), backward(x[:, ::-1])[:, ::-1]
-    close(from_keras(both), x, {"concat": np.concatenate([a, b], -1), "sum": a + b, "ave": (a + b) / 2}[merge])
+    close(
+        from_keras(both_of(forward, backward, merge_mode=merge)),
+        x,
+        {"concat": np.concatenate([a, b], -1), "sum": a + b, "ave": (a + b) / 2}[merge],
+    )
 
 
 def dense(draw: Any, rows: int, bias: bool = False) -> dict[str, Array]:
@@ -202,10 +207,6 @@ def test_types_stay_and_no_number_is_drawn(dtype: Any, bias: bool) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def both_of(forward: Any, backward: Any, **config: Any) -> Any:
-    return SimpleNamespace(name="both", forward_layer=forward, backward_layer=backward, get_config=lambda: config)
-
-
 def test_directions_that_differ() -> None:
     """In a bias, and in what a configuration leaves out."""
     x = inputs()
@@ -266,22 +267,10 @@ def test_flax_itself(kind: str) -> None:
 # What is refused
 
 
-def damaged(**changes: Any) -> Any:
-    layer = fake("LSTM")
+def damaged(kind: str = "LSTM", **changes: Any) -> Any:
+    layer = fake(kind)
     for name, value in changes.items():
         setattr(layer, name, value)
-    return layer
-
-
-def fake_with(config: dict[str, Any]) -> Any:
-    layer = fake("LSTM")
-    layer.config |= config
-    return layer
-
-
-def gru_with(bias: Array) -> Any:
-    layer = fake("GRU")
-    layer.weights[2] = bias
     return layer
 
 
@@ -294,12 +283,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "not built": (lambda: from_keras(damaged(weights=[])), "has 0 arrays of weights, but 3 are expected; call it once"),
     "kernels": (lambda: from_keras(damaged(weights=[np.zeros((3, 20)), np.zeros((4, 16)), np.zeros(20)])), r"\(3, 20\) and \(4, 16\), but \(3, 16\)"),
     "a bias": (lambda: from_keras(damaged(weights=[np.zeros((3, 20)), np.zeros((5, 20)), np.zeros(15)])), r"bias of the shape \(15,\), but \(20,\)"),
-    "merging": (lambda: from_keras(SimpleNamespace(name="b", forward_layer=0, backward_layer=0, get_config=lambda: {"merge_mode": "mul"})), "merge_mode 'mul', but concat, sum, ave"),
+    "merging": (lambda: from_keras(both_of(0, 0, merge_mode="mul")), "merge_mode 'mul', but concat, sum, ave"),
     "too many arrays": (lambda: from_keras(damaged(weights=[*fake("LSTM").weights, np.zeros(20)])), "has 4 arrays of weights, but 3"),
-    "a bias that it should not have": (lambda: from_keras(fake_with({"use_bias": False})), "has 3 arrays of weights, but 2"),
+    "a bias that it should not have": (lambda: from_keras(damaged(config={"use_bias": False})), "has 3 arrays of weights, but 2"),
     "the recurrent kernel": (lambda: from_keras(damaged(weights=[np.zeros((3, 20)), np.zeros((5, 15)), np.zeros(20)])), r"\(3, 20\) and \(5, 15\), but \(3, 20\) and \(5, 20\)"),
     "a bias of two rows": (lambda: from_keras(damaged(weights=[np.zeros((3, 20)), np.zeros((5, 20)), np.zeros((2, 20))])), r"bias of the shape \(2, 20\), but \(20,\)"),
-    "a bias of one row": (lambda: from_keras(gru_with(np.zeros((1, 30)))), r"bias of the shape \(1, 30\), but \(2, 15\)"),
+    "a bias of one row": (lambda: from_keras(damaged("GRU", weights=[np.zeros((3, 15)), np.zeros((5, 15)), np.zeros((1, 30))])), r"bias of the shape \(1, 30\), but \(2, 15\)"),
     "another activation of the gates": (lambda: from_keras(fake("GRU", recurrent_activation="gelu")), "has recurrent_activation 'gelu', but tanh"),
     "a serialized activation": (lambda: from_keras(fake("GRU", activation={"class_name": "Mine"})), "has activation {'class_name'"),
     "two kinds": (lambda: from_keras(both_of(fake("LSTM"), fake("GRU"))), "two directions of different kinds, lstm and gru; convert each"),

@@ -59,6 +59,11 @@ def saved(
     return path
 
 
+@pytest.fixture
+def never_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "_tried", lambda path, seconds: (0, []))
+
+
 RIGHT: dict[str, Any] = {"linear_before_reset": 1}
 FOUND: dict[str, tuple[dict[str, Any], str]] = {
     "torch's reset": ({"producer": "pytorch"}, "which wrote the file, resets after the product"),
@@ -81,9 +86,9 @@ FOUND: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.usefixtures("never_run")
 @pytest.mark.parametrize("case", FOUND)
-def test_what_is_read_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
-    monkeypatch.setattr(checking, "_tried", lambda path, seconds: (0, []))
+def test_what_is_read_from_a_file(tmp_path: Path, case: str) -> None:
     options, said = FOUND[case]
     report = check(saved(tmp_path / "model.onnx", **options))
     wanted = [warning for warning in report.warnings if re.search(said, warning)]
@@ -92,8 +97,8 @@ def test_what_is_read_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(report.warnings) == (2 if case == "torch's reset" else 1)
 
 
-def test_the_line_of_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checking, "_tried", lambda path, seconds: (0, []))
+@pytest.mark.usefixtures("never_run")
+def test_the_line_of_a_node(tmp_path: Path) -> None:
     activations = ["Sigmoid", "Tanh", "Relu"]
     for options, line in (
         ({}, "GRU: GRU, forward, 2 units, linear_before_reset=0"),
@@ -153,9 +158,9 @@ def _of_another_state(repair: onnx.NodeProto, node: onnx.NodeProto) -> None:
     repair.input[place] = next(name for name in repair.input if name in node.output)
 
 
-def test_a_node_in_a_branch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("never_run")
+def test_a_node_in_a_branch(tmp_path: Path) -> None:
     """Its final state is a result of the branch, and not of the model."""
-    monkeypatch.setattr(checking, "_tried", lambda path, seconds: (0, []))
     model = onnx.load(saved(tmp_path / "model.onnx", **RIGHT, lengths=True, state=True))
     kind = helper.make_tensor_value_info("h_n", TensorProto.FLOAT, [1, "B", 2])
     branch = helper.make_graph(list(model.graph.node), "branch", [], [kind])
@@ -170,8 +175,8 @@ def test_a_node_in_a_branch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert all("forgets its initial state" in warning for warning in warnings_)
 
 
-def test_two_directions_with_their_usual_activations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checking, "_tried", lambda path, seconds: (0, []))
+@pytest.mark.usefixtures("never_run")
+def test_two_directions_with_their_usual_activations(tmp_path: Path) -> None:
     both = {"direction": "bidirectional", "activations": ["Sigmoid", "Tanh", "Tanh"] * 2}
     assert check(saved(tmp_path / "model.onnx", "LSTM", **both)).warnings == ()
     lower = {"linear_before_reset": 1, "activations": ["sigmoid", "tanh"]}

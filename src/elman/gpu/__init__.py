@@ -129,7 +129,7 @@ def cudnn_is_faster(call: Call) -> bool:
     units, rows, gates = weights.hh.shape[1], call.x.shape[1], len(call.cell.gates)
     if low == torch.float32:
         return gates == 1 and rows == 1 and units <= 256
-    fewest = {4: 16, 1: 64}.get(gates)
+    fewest = {4: 16, 1: 64}.get(gates)  # rows, by the number of gates
     return low == torch.float16 and units % 128 == 0 and units <= 1024 and fewest is not None and rows >= fewest
 
 

@@ -30,7 +30,7 @@ class Tile(NamedTuple):
     )
 
 
-# The fastest first, as `bench/gpu.py --only tiles` has shown. In those of `ALONE` a program has all units of its rows.
+# The fastest first, as measured (docs/decisions/0014). In those of `ALONE` a program has all units of its rows.
 ALONE = [Tile(units, 4, 16) for units in (16, 32)]
 TILES = [Tile(units, 8, rows) for rows in (16, 32, 64) for units in (8, 16)]
 

@@ -286,7 +286,8 @@ class _Resident(Writer):
 
     def keep(self, place: Place, value: str) -> None:
         if not place.array.startswith("memory"):
-            self.later.append(f"tl.store({self.slot(place)}, ({value}).to({self.stored_type(place.array)}), here)")
+            super().keep(place, value)
+            self.later.append(self.lines.pop())
 
     def read_later(self, state: str) -> bool:
         return False

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from elman.errors import InputError
 from elman.onnx.constants import Scope
 from elman.onnx.external import text
 from elman.onnx.loading import node_names, read, recurrent_nodes
-from elman.onnx.node import OPERATORS, RECURRENT, value_of
+from elman.onnx.node import OPERATORS, RECURRENT, bodies, value_of
 from elman.onnx.steps import STANDARD
 
 SECONDS = 60.0  # that all runs may take together
@@ -141,8 +141,13 @@ def _on_cpu(node: NodeProto, own: Mapping[str, Any]) -> str:
 def _repaired(node: NodeProto, model: ModelProto) -> bool:
     """Whether every final state goes through a Where that has the initial state for empty sequences, as elman writes it."""
     made = list(node.output)  # by which a node is known
-    nodes, results = next(place for place in _places(model) if any(list(each.output) == made for each in place[0]))
-    users = list(_with_bodies(nodes))
+    tops = [
+        (model.graph.node, _names(model.graph.output)),
+        *((each.node, set(each.output)) for each in model.functions),
+    ]
+    places = (place for top in tops for place in _within(*top))
+    nodes, results = next(place for place in places if any(list(each.output) == made for each in place[0]))
+    users = [other for inner, _ in _within(nodes, results) for other in inner]
     for k, name in enumerate(node.output[1:]):
         using = [other for other in users if name in other.input]
         right = all(other.op_type == "Where" and node.input[INITIAL[k]] in other.input for other in using)
@@ -151,26 +156,16 @@ def _repaired(node: NodeProto, model: ModelProto) -> bool:
     return True
 
 
-def _places(model: ModelProto) -> Iterator[tuple[Sequence[NodeProto], set[str]]]:
-    """The nodes and the results of the graph, of every function, and of every body in them."""
-    graphs, functions = [model.graph], list(model.functions)
-    for nodes in (model.graph.node, *(each.node for each in functions)):
-        graphs += [body for node in _with_bodies(nodes) for body in _bodies(node)]
-    for graph in graphs:
-        yield graph.node, {text(each.name) for each in graph.output}
-    for function in functions:
-        yield function.node, {text(name) for name in function.output}
-
-
-def _with_bodies(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+def _within(nodes: Sequence[NodeProto], results: set[str]) -> Iterator[tuple[Sequence[NodeProto], set[str]]]:
+    """These nodes and results, and those of every body in them."""
+    yield nodes, results
     for node in nodes:
-        yield node
-        for body in _bodies(node):
-            yield from _with_bodies(body.node)
+        for body in bodies(node):
+            yield from _within(body.node, _names(body.output))
 
 
-def _bodies(node: NodeProto) -> list[GraphProto]:
-    return [body for each in node.attribute for body in (each.g, *each.graphs)]
+def _names(values: Iterable[ValueInfoProto]) -> set[str]:
+    return {value.name for value in values}
 
 
 # What is seen when the file runs

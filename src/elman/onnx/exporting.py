@@ -167,11 +167,15 @@ def finish(
     model.metadata_props.clear()
     for name, value in notes.items():
         model.metadata_props[f"elman.{name}"] = json.dumps(value)
+
+    def proved(written: bytes | Path) -> dict[str, float]:
+        return prove(written, module, cases, outputs, path, exact=not int8)
+
     weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
     if weights + sum(map(len, model.metadata_props.values())) > LARGEST:
-        return _in_two_files(model, path, lambda whole: prove(whole, module, cases, outputs, path, exact=not int8))
+        return _in_two_files(model, path, proved)
     content = ir.to_proto(model).SerializeToString(deterministic=True)
-    errors = prove(content, module, cases, outputs, path, exact=not int8)
+    errors = proved(content)
     write_atomically(path, content)
     return Proof(path, errors)
 

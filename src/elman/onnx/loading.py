@@ -10,14 +10,14 @@ from pathlib import Path
 
 import onnx
 import torch
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
 from torch import Tensor
 
 from elman.errors import InputError
 from elman.onnx.activations import Problem
 from elman.onnx.constants import CONSTANT, Array, Constants, Scope
 from elman.onnx.external import External, text
-from elman.onnx.node import OPERATORS, is_recurrent, layers_of
+from elman.onnx.node import OPERATORS, bodies, is_recurrent, layers_of
 from elman.onnx.written import is_written, layer_of
 from elman.recurrent import Recurrent
 
@@ -196,11 +196,9 @@ def _among(nodes: Iterable[NodeProto], scope: Scope, wanted: Wanted) -> Iterator
     for node in nodes:
         if wanted(node):
             yield node, scope
-        for attribute in node.attribute:
-            graphs = [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
-            for graph in graphs:  # protobuf refuses messages nested 100 deep, so recursion is bounded
-                inner = Scope(scope.opsets, scope)
-                yield from _in_graph(graph, inner, f"an input of the body of a {node.op_type}", wanted)
+        for graph in bodies(node):  # protobuf refuses messages nested 100 deep, so recursion is bounded
+            inner = Scope(scope.opsets, scope)
+            yield from _in_graph(graph, inner, f"an input of the body of a {node.op_type}", wanted)
 
 
 def as_tensor(array: Array) -> Tensor:

@@ -18,6 +18,7 @@ from elman.onnx import ports
 from elman.onnx.activations import Problem
 from elman.onnx.external import External, text
 from elman.onnx.loading import read
+from elman.onnx.node import bodies
 from elman.onnx.proof import first_line, session
 from elman.tasks.language_model import LanguageModel
 from elman.training.record import Model, Record
@@ -133,8 +134,8 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     for node in graph.node:
         for each in node.attribute:
             yield from (each.t, *each.tensors)
-            for body in (each.g, *each.graphs):
-                yield from _tensors(body)
+        for body in bodies(node):
+            yield from _tensors(body)
 
 
 class Exported(nn.Module):

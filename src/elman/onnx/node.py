@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from onnx import AttributeProto, NodeProto
+from onnx import AttributeProto, GraphProto, NodeProto
 from torch import Tensor
 
 from elman.cell import Cell
@@ -117,6 +117,13 @@ def attributes_of(node: NodeProto) -> Attributes:
         for d in range(count)
     ]
     return Attributes(tuple(steps), direction == "reverse", bool(own.get("layout", 0)), own.get("hidden_size"))
+
+
+def bodies(node: NodeProto) -> list[GraphProto]:
+    """The graphs in a node, such as the body of a Loop and the branches of an If."""
+    return [
+        body for each in node.attribute for body in ([each.g] if each.type == AttributeProto.GRAPH else each.graphs)
+    ]
 
 
 def value_of(attribute: AttributeProto) -> Any:
