@@ -374,6 +374,8 @@ def test_a_model_that_is_too_large_for_one_file(
     """Its weights are in a second file. Here, a file is full with 1,000 bytes."""
     text = tmp_path / "text.txt"
     text.write_text(prose(300))
+    alone = command("evaluate", exported(made, "lm"), text).out
+    assert alone
     monkeypatch.setattr(exporting, "LARGEST", 1000)
     monkeypatch.setattr(exporting, "SMALLEST", 100)
     path, data = tmp_path / "model.onnx", tmp_path / "model.onnx.data"
@@ -383,7 +385,6 @@ def test_a_model_that_is_too_large_for_one_file(
     assert list(tmp_path.iterdir()) == [text]
     done = command("export", made.lm, path)
     assert f"{path}, {path.stat().st_size:,} bytes and {data}, {data.stat().st_size:,} bytes" in done.err
-    alone = command("evaluate", exported(made, "lm"), text).out
     assert command("evaluate", path, text).out == alone
 
     elsewhere = tmp_path / "elsewhere"
