@@ -8,9 +8,9 @@ other, `lazy`, the first one stops whenever it says that it is done, and goes on
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 import threading
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +22,7 @@ _here = threading.local()
 class Program:
     def __init__(self, index: tuple[int, ...], run: Callable[[], None], lazy: bool) -> None:
         self.index, self.lazy, self.done = index, lazy, False
-        self.awaited: tuple[int, int] = 0, 0  # a counter, and what it has to reach
+        self.awaited: tuple[int, int] | None = None  # the address of a counter, and what that has to reach
         self.error: BaseException | None = None
         self.go, self.stopped = threading.Semaphore(0), threading.Semaphore(0)
         self.thread = threading.Thread(target=self.run, args=(run,), daemon=True)
@@ -51,19 +51,23 @@ class Program:
         self.go.acquire()
 
     def can_go_on(self) -> bool:
+        if self.done or self.awaited is None:
+            return not self.done
         counter, target = self.awaited
-        return not self.done and _counts[counter] >= target
-
-
-_counts: Counter[int] = Counter()
+        return _count(counter).value >= target
 
 
 def _number(value: Any) -> int:
     return int(value.handle.data.item())
 
 
+def _count(address: int) -> ctypes.c_int32:
+    """Returns the number in memory that a counter of the kernel is."""
+    return ctypes.c_int32.from_address(address)
+
+
 def arrive(counter: Any) -> None:
-    _counts[_number(counter)] += 1
+    _count(_number(counter)).value += 1
     if _here.program.lazy:
         _here.program.stop()
 
@@ -97,7 +101,6 @@ class Meeting(interpreter.GridExecutor):
             places = [(x, y, z) for x in range(size[0]) for y in range(size[1]) for z in range(size[2])]
             places = places[::-1] if self.backwards else places
             programs = [Program(place, lambda: self.fn(**args), self.lazy and not k) for k, place in enumerate(places)]
-            _counts.clear()
             while ready := [program for program in programs if program.can_go_on()]:
                 min(ready, key=lambda program: program.lazy).advance()
             assert all(program.done for program in programs), "programs wait for each other and for nobody else"

@@ -1,5 +1,7 @@
 """Compiles kernels for GPUs that need not be there: python tests/offline.py CELL... prints what it made, or fails.
 
+python tests/offline.py start    starts one, on a driver that is made up
+
 Triton must not interpret, so this is a process of its own.
 """
 
@@ -11,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import torch
@@ -24,11 +26,11 @@ from triton.compiler import ASTSource
 from elman import cells
 from elman.gpu.kernels import kernels
 from elman.gpu.loop import Form
-from elman.gpu.resident import MOST_SPILLED, Tile, padded, way_of
+from elman.gpu.resident import MOST_SPILLED, Resident, Tile, padded, way_of
 from elman.gpu.resident_kernel import resident_kernel
 from elman.gpu.source import module_from
 
-WORDS = {"table": "*i64", "counters": "*i32", "k": "i32", "B": "i32"}
+WORDS = {"table": "*i64", "counters": "*i32", "k": "i32", "B": "i32", "steps": "i64"}
 SHARED = {80: 163 << 10, 90: 227 << 10}  # bytes of shared memory that a program may have
 # Tiles that the rule takes for sizes of bench/gpu.py.
 RESIDENT = (
@@ -43,7 +45,7 @@ TYPES = ((tl.bfloat16, tl.float32), (tl.float32, tl.float32), (tl.float64, tl.fl
 
 def compiled(kernel: Any, capability: int, warps: int = 4, **constants: Any) -> Any:
     names = [parameter.name for parameter in kernel.params]
-    signature = {name: WORDS.get(name, "constexpr") for name in names}
+    signature = {name: "i64" if name.startswith("at_") else WORDS.get(name, "constexpr") for name in names}
     source = ASTSource(
         fn=kernel,
         signature=signature,
@@ -82,7 +84,7 @@ def resident(name: str, which: str, units: int, tile: Tile, capability: int) -> 
     form = Form(cell, which, False, False, (False,), 16, units, 0, dtype, True, torch.device("cuda:0"), 0)
     with mock.patch("elman.gpu.resident.shared_memory", return_value=SHARED[capability]):
         way = way_of(form, tile)
-    made = resident_kernel(cell, which, False, False, way)
+    made = resident_kernel(cell, which, False, False, 1, way)
     kernel = getattr(module_from(made.source, f"{name} {which} resident"), which)
     of: dict[str, Any] = {"H": units, "HP": padded(units, tile), "P": 0, "D": 1, "REVERSE": 0}
     of["LOW"] = tl.bfloat16 if tile.precision == "ieee" else tl.float32
@@ -92,7 +94,7 @@ def resident(name: str, which: str, units: int, tile: Tile, capability: int) -> 
     assert found.metadata.shared <= SHARED[capability], found.metadata.shared
     assert spilled(found, capability) <= MOST_SPILLED, spilled(found, capability)
     code, loop = found.asm["ptx"], found.asm["ttgir"].split("scf.for", 1)[1]
-    meetings = 0 if of["ALONE"] else len(made.phases)
+    meetings = 0 if of["ALONE"] else 1 + len(made.phases)
     assert len(re.findall(r"atom\S*\.release|red\S*\.release|red\.async|ld\.acquire", code)) == 2 * meetings, which
     shapes = {f"{tile.warps}x{size // tile.warps}x{tile.units * count}x" for _, size in way.cut for count in (1, 2, 4)}
     read = [line for line in loop.splitlines() if "tt.load" in line and any(f"<{shape}" in line for shape in shapes)]
@@ -100,7 +102,67 @@ def resident(name: str, which: str, units: int, tile: Tile, capability: int) -> 
     print(name, which, units, capability, hashlib.sha256(made.source.encode()).hexdigest())
 
 
+class Driver:
+    """A driver of a device that is not there. It remembers what kernels are started with."""
+
+    started: ClassVar[list[tuple[Any, ...]]] = []
+
+    class Utilities:
+        def load_binary(self, *_: Any) -> tuple[Any, ...]:
+            return object(), object(), 32, 0, 1024  # module, function, registers, spilled, threads
+
+        def get_device_properties(self, device: int) -> dict[str, int]:
+            return {"max_shared_mem": SHARED[90]}
+
+    class Launcher:
+        def __init__(self, source: Any, metadata: Any) -> None:
+            self.cooperative = metadata.launch_cooperative_grid
+
+        def __call__(self, *arguments: Any) -> None:
+            Driver.started.append((self.cooperative, *arguments))
+
+    utils, launcher_cls = Utilities(), Launcher
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 7
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+
+def start() -> None:
+    """Whether a compiled kernel is started with what its parameters say. Tensors are on the CPU; nothing runs."""
+    made_up: Any = Driver()
+    triton.runtime.driver.set_active(made_up)
+    form = Form(
+        cells.lstm, "forward", False, False, (False, True), 5, 72, 0, torch.float32, False, torch.device("cpu"), 0
+    )
+    with mock.patch("elman.gpu.resident.shared_memory", return_value=SHARED[90]):
+        loop = Resident(form, Tile(8, 8, 16, "tf32x3"))
+    given: dict[str, Any] = {name: torch.empty(2, 3) for name in loop.arrays if name not in loop.buffers}
+    given["weight.hh"] = torch.empty(3), torch.empty(3)
+    found = loop.run(9, given, ["final.h", "final.c"])
+    ((cooperative, x, y, z, stream, _, _, _, _, _, *values),) = Driver.started
+    assert cooperative, "programs that meet may wait for one that has no place to run"
+    assert (x, y, z, stream) == (9, 1, 2, 7)
+    of = dict(zip(loop.kernel.arg_names, values, strict=True))
+    assert of.pop("counters") is loop.counters
+    assert (of.pop("B"), of.pop("steps")) == (5, 9)
+    for name in loop.arrays:
+        tensors = {**given, **found, **{name: loop.first(name) for name in loop.buffers}}[name]
+        for d, tensor in enumerate(tensors):
+            assert of.pop(f"at_{name.replace('.', '_')}_{d}") == tensor.data_ptr(), name
+    assert of == loop.constants
+    print("started with", len(values))
+
+
 def main(*names: str) -> None:
+    if names == ("start",):
+        start()
+        return
     for name in names:
         for which in ("forward", "backward"):
             made = kernels(cells.BUILT_IN[name], which, True, True)

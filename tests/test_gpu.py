@@ -6,6 +6,7 @@ import functools
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +280,48 @@ def test_accuracy_of_programs_that_meet(dtype: torch.dtype) -> None:
     check(errors, most=1e-3 if dtype == torch.float32 else 0.05)
 
 
+# What makes tensors, or looks at them in another way, and starts nothing on a GPU itself.
+VIEWS = "alias as_strided detach empty empty_like empty_strided flatten new_empty new_zeros select slice t to transpose unbind view"
+NOTHING = {f"aten::{name}" for name in VIEWS.split()}
+
+
+def started(run: Callable[[], object]) -> list[str]:
+    """Returns the names of torch's operations in a run that would start something on a GPU."""
+    run()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        run()
+    found = []
+    for event in profile.events() or ():
+        around, names = event, []
+        while around is not None:
+            names += [around.name] if around.name.startswith("aten::") and around.name not in NOTHING else []
+            around = around.cpu_parent
+        found += names if names == [event.name] else []
+    return [name.removeprefix("aten::") for name in found]
+
+
+@pytest.mark.usefixtures("resident")
+def test_a_call_starts_few_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of the time of a short sequence is the time in which Python starts things."""
+    monkeypatch.setattr(choice, "make", functools.cache(choice.make))
+    of = layer("lstm", 3, 17, dtype=torch.float32)
+    x = torch.randn(5, 4, 3, requires_grad=True)
+    leaves, kernels = [x, *of.parameters()], []
+
+    def train() -> None:
+        output, _ = of(x)
+        torch.autograd.grad(output, leaves, output.detach())
+
+    monkeypatch.setattr(Resident, "start", lambda loop, *numbers: kernels.append(loop.form.name))
+    with elman.use_engine("gpu"):
+        initial_states = ["zero_", "zero_"]
+        assert started(torch.no_grad()(lambda: of(x))) == [*initial_states, "addmm"]
+        of_weights = ["mm", "sum", "addmm_", "addmm_", "sum"]  # of the recurrent ones, the first step is by itself
+        assert started(train) == [*initial_states, "addmm", *of_weights, "addmm_"]
+    # Each run is done twice, and a new loop is tried out.
+    assert kernels == ["infer"] * 3 + ["forward"] * 2 + ["backward"] * 2 + ["forward", "backward"]
+
+
 def test_the_tile_for_made_up_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     device = torch.device("cuda:0")
     monkeypatch.setattr(choice, "processors", lambda device: 132)
@@ -368,6 +411,13 @@ def test_kernels_compile_for_gpus() -> None:
     ]
     assert printed[0].stdout == printed[1].stdout
     assert printed[0].stdout.count("\n") == 14
+
+
+def test_a_compiled_kernel_is_started_with_its_parameters() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, str(Path(__file__).parent / "offline.py"), "start"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_it_is_imported_when_first_used(forks: Forks) -> None:

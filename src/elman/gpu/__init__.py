@@ -3,7 +3,7 @@
 source.py            Triton's source for the operations of a graph; modules made from source
 kernels.py           what a phase of a step does, written from a cell's plan (../plan.py); a kernel for each phase
 resident_kernel.py   one kernel for all steps
-loop.py              the time loop: its buffers, and the table of addresses that kernels are given
+loop.py              the time loop: its buffers, and the addresses that kernels are given
 steps.py             the loop of library products and kernels, recorded in CUDA graphs
 resident.py          the loop in one kernel
 choice.py            which of the two runs a pass
@@ -138,10 +138,11 @@ ENGINE = Gpu()
 
 def _on(call: Call) -> Any:
     """Returns a context in which kernels run on the call's device, with autocast off: types are chosen here."""
-    stack = ExitStack()
-    stack.enter_context(torch.autocast(call.x.device.type, enabled=False))
-    if call.x.is_cuda:
-        stack.enter_context(torch.cuda.device(call.x.device))
+    stack, device = ExitStack(), call.x.device
+    if torch.is_autocast_enabled(device.type):
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        stack.enter_context(torch.cuda.device(device))
     return stack
 
 

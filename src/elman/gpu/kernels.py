@@ -3,8 +3,8 @@
 Here are the kernels of the form `steps`: one for each phase of a step, which does everything but the matrix products.
 The form `resident` (resident_kernel.py) has the same lines in one kernel for all steps.
 
-A kernel is given a table of 64-bit words: how many steps are done, the number of steps, and the addresses of all arrays
-in every direction. So a kernel that a CUDA graph has recorded can run other steps, on other arrays.
+A kernel of `steps` is given a table of 64-bit words: how many steps are done, the number of steps, and the addresses of
+all arrays in every direction. So a kernel that a CUDA graph has recorded can run other steps, on other arrays.
 
 The arrays are those of elman/arrays.py. These are added:
 
@@ -15,6 +15,8 @@ The arrays are those of elman/arrays.py. These are added:
     product.K.J            the result of that product
     bias.FIELD             the biases of a matrix, one for each of its rows
     initial.NAME           the initial states
+    final.NAME             the final states
+    cotangent.NAME         the cotangents of the final states
     code                   for every step and row: `ORDINARY`, `AFRESH` or `ABSENT`
     afresh.NAME            the states to go on from after a reset, one row for all rows of the batch
     d_afresh.NAME          their adjoints, for each row of the batch
@@ -42,7 +44,7 @@ PARAMETERS = ", ".join(f"{name}: tl.constexpr" for name in ("H", "HP", "P", "D",
 
 
 class Array(NamedTuple):
-    """How an array lies in memory. Its words in the table are one address for each direction."""
+    """How an array lies in memory. A kernel is given one address of it for each direction."""
 
     columns: tuple[tuple[int, str], ...]  # of a row: slots of each width; () for `code`
     steps: bool = False  # True: the array holds every step, (T, B, columns); False: (B, columns)
@@ -57,7 +59,7 @@ class Kernels(NamedTuple):
     """The kernels of one pass."""
 
     source: str
-    arrays: dict[str, Array]  # in the order of their addresses in the table
+    arrays: dict[str, Array]  # in the order of their addresses
     phases: list[str]  # the width of each phase; its kernel is the function PASS_NUMBER
 
 
@@ -142,6 +144,8 @@ class Writer:
             return Array(((1, HIDDEN),), rows=False)
         if kind == "code":
             return Array((), steps=True)
+        if kind in ("final", "cotangent"):
+            return Array(((1, width_of_state(cell, rest)),))
         if kind in ("initial", "afresh", "carry", "d_afresh", "before"):
             columns = ((1, width_of_state(cell, rest)),)
             wide = wide or kind in ("carry", "d_afresh")
@@ -174,13 +178,16 @@ class Writer:
         self.width = length(self.phase.width)
 
     def addresses(self) -> list[str]:
-        """Returns the lines that read the addresses of arrays from the table."""
-        lines, order = [], list(self.arrays)
+        """Returns the lines that make the addresses of arrays."""
+        lines = []
         for name in self.used:
             kind = "tl.uint8" if name == "code" else self.stored_type(name)
-            word = f"{ADDRESSES} + {order.index(name)} * D + d"
-            lines.append(f"{self.array(name)} = tl.load(table + ({word})).to(tl.pointer_type({kind}))")
+            lines.append(f"{self.array(name)} = {self.word(name)}.to(tl.pointer_type({kind}))")
         return lines
+
+    def word(self, name: str) -> str:
+        """Returns the address of an array as a number; 0 if the array is left out."""
+        return f"tl.load(table + ({ADDRESSES} + {list(self.arrays).index(name)} * D + d))"
 
     def times(self) -> list[str]:
         """Returns the lines that find the step n after `done` others, the time t that it reads, and which rows exist."""

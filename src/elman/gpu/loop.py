@@ -1,4 +1,4 @@
-"""What both forms of the time loop have in common: buffers, and the table of addresses."""
+"""What both forms of the time loop have in common: buffers, and the addresses that kernels are given."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from elman.cell import Cell
-from elman.gpu.kernels import ADDRESSES, Array
+from elman.gpu.kernels import Array
 from elman.leaves import HIDDEN
 from elman.plan import Product, plan
 
@@ -22,8 +22,8 @@ TYPES = {
     torch.float64: tl.float64,
 }
 
-# The kinds of arrays that belong to a loop. All others are given.
-BUFFERS = ("before", "operand", "product", "memory", "carry", "d_p", "d_afresh")
+# What a pass is given for a name: a tensor for each direction, or one for all, (D, ...); or None, for zeros.
+Given = Mapping[str, Tensor | Sequence[Tensor] | None]
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -49,15 +49,15 @@ class Form(NamedTuple):
 
 
 class Loop:
-    """The time loop of one pass, for calls of one form: its buffers and its table. One thread at a time may `run` it."""
+    """The time loop of one pass, for calls of one form, and its buffers. One thread at a time may `run` it."""
+
+    own: tuple[str, ...]  # the kinds of arrays that are buffers of the loop; all others are given
 
     def __init__(self, form: Form, arrays: Mapping[str, Array], padded: int) -> None:
         """padded: to how many units a slot is padded in the arrays that are."""
         self.form, self.arrays, self.padded, self.lock = form, arrays, padded, threading.RLock()
-        words = ADDRESSES + len(arrays) * len(form.reverse)
-        self.table = torch.empty(words, dtype=torch.int64, device=form.device)
-        self.words: list[int] = []  # what the table holds; calls that follow each other often have the same addresses
-        self.buffers = {name: self.empty(array) for name, array in arrays.items() if name.partition(".")[0] in BUFFERS}
+        self.buffers = {name: self.empty(array) for name, array in arrays.items() if name.partition(".")[0] in self.own}
+        self.fixed = {name: [t.data_ptr() for t in self.first(name)] for name in self.buffers}
         self.constants = {
             "H": form.units,
             "HP": padded,
@@ -89,27 +89,12 @@ class Loop:
         of_phases = getattr(plan(self.form.cell), self.form.name).products
         return [(number, j, each) for number, products in enumerate(of_phases) for j, each in enumerate(products)]
 
-    def run(self, steps: int, given: Mapping[str, Sequence[Tensor]], begin: Mapping[str, Tensor | None]) -> None:
-        """Runs all steps.
+    def run(self, steps: int, given: Given, results: Sequence[str]) -> dict[str, Tensor]:
+        """Runs all steps, and returns these results.
 
-        given: every array that is not a buffer, a tensor for each direction. begin: what buffers hold at first, None for
-        zeros. Of two buffers for steps in turn this is the first one.
+        given: every array that is no buffer and no result. results: names of "final.NAME" after a pass forward, and of
+        "carry.NAME", "d_afresh.NAME" and "d_p" after one backward; each is (D, B, columns).
         """
-        self.fill_table(steps, given)
-        self.prepare(steps)
-        for name, value in begin.items():
-            own = self.first(name)
-            if value is None:
-                own.zero_()
-            else:
-                (own if own.shape == value.shape else own[..., : value.shape[-1]]).copy_(value)
-        self.start(steps, given)
-
-    def prepare(self, steps: int) -> None:
-        """Does what has to be done before buffers are filled."""
-
-    def start(self, steps: int, given: Mapping[str, Sequence[Tensor]]) -> None:
-        """Starts all steps, once the table and the buffers are filled."""
         raise NotImplementedError
 
     def first(self, name: str) -> Tensor:
@@ -117,18 +102,19 @@ class Loop:
         own = self.buffers[name]
         return own[0] if own.dim() == 4 else own
 
-    def fill_table(self, steps: int, given: Mapping[str, Sequence[Tensor]]) -> None:
-        words = [0, steps]
+    def addresses(self, given: Given) -> list[int]:
+        """Returns the addresses of all arrays, one for each direction; zeros for an array that is left out."""
+        found: list[int] = []
         for name in self.arrays:
-            words += [t.data_ptr() for t in (self.first(name) if name in self.buffers else given[name])]
-        if self.form.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            for place, word in enumerate(words):  # a graph can record numbers, but not a copy from this list
-                self.table[place].fill_(word)
-        elif words != self.words:
-            self.table.copy_(torch.tensor(words), non_blocking=True)
-            self.words = words
-
-    def final(self, array: str, steps: int) -> Tensor:
-        """Returns the buffer of a state or an adjoint after all steps, (D, B, width)."""
-        own, width = self.buffers[array], self.arrays[array].columns[0][1]
-        return (own[steps % 2] if own.dim() == 4 else own)[..., : self.length(width)]
+            if name in self.fixed:
+                found += self.fixed[name]
+                continue
+            of, directions = given[name], len(self.form.reverse)
+            if of is None:
+                found += [0] * directions
+            elif isinstance(of, Tensor):
+                size = of.stride(0) * of.itemsize
+                found += [of.data_ptr() + d * size for d in range(directions)]
+            else:
+                found += [t.data_ptr() for t in of]
+        return found

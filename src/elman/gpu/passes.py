@@ -5,7 +5,7 @@ What belongs to each direction by itself has the shape (D, ...). The output is (
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -17,7 +17,7 @@ from elman.arrays import Place, width_of
 from elman.cell import Cell
 from elman.gpu.choice import choose, loop_for
 from elman.gpu.kernels import ABSENT, AFRESH, ORDINARY
-from elman.gpu.loop import Form, Loop, wide
+from elman.gpu.loop import Form, wide
 from elman.gpu.steps import multiply
 from elman.layout import Call, Direction, Results, Weights, sizes
 from elman.leaves import HIDDEN, PROJECTED
@@ -139,15 +139,15 @@ def _starts(call: Call, codes: Tensor | None) -> Tensor | None:
     return torch.stack([code[-1 if back else 0] for code, back in zip(codes, call.reverse, strict=True)]).unsqueeze(-1)
 
 
-def _parameters(call: Call) -> dict[str, Sequence[Any]]:
+def _parameters(call: Call) -> dict[str, Any]:
     """Returns the weights and states that kernels read, for each direction. Biases that a layer lacks are zero."""
     of = [weights for weights, _ in call.directions]
     zeros = call.x.new_zeros(len(call.cell.gates) * _columns(call)[HIDDEN]) if of[0].b_hh is None else None
-    found: dict[str, Sequence[Any]] = {f"weight.{field}": [getattr(w, field) for w in of] for field in ("hh", "hr")}
+    found: dict[str, Any] = {f"weight.{field}": [getattr(w, field) for w in of] for field in ("hh", "hr")}
     found["p"] = [weights.ch for weights in of]
     found["bias.b_hh"] = [zeros if weights.b_hh is None else weights.b_hh for weights in of]
     for kind, states in (("initial", call.state), ("afresh", call.afresh)):
-        found |= {f"{kind}.{name}": of.unbind() for name, of in zip(call.cell.states, states, strict=False)}
+        found |= {f"{kind}.{name}": of for name, of in zip(call.cell.states, states, strict=False)}
     return found
 
 
@@ -183,28 +183,9 @@ def _forward(call: Call, name: str) -> tuple[Results, dict[str, Tensor]]:
     codes = _codes(call)
     with _products_as_recurrent_layers(call) as tf32, loop_for(_form(call, name, codes is not None, tf32)) as loop:
         _share(call, arrays["x"])
-        given: dict[str, Sequence[Tensor]] = {each: array.unbind() for each, array in arrays.items()}
-        given |= _parameters(call) | {"output": _beside(call, output)}
-        if codes is not None:
-            given["code"] = codes.unbind()
-        starts, begin = _starts(call, codes), {}
-        for state, value in zip(call.cell.states, call.state, strict=True):
-            fresh = call.afresh[call.cell.states.index(state)].unsqueeze(1) if call.afresh else 0.0
-            begin[f"before.{state}"] = value if starts is None else torch.where(starts == AFRESH, fresh, value)
-        loop.run(steps, given, begin | _first_operands(loop, begin))
-        finals = tuple(
-            [
-                loop.final(f"before.{s}", steps).to(kind, copy=True)
-                for s, kind in zip(call.cell.states, kinds, strict=True)
-            ]
-        )
-    return (output.to(kinds[0]), finals), arrays
-
-
-def _first_operands(loop: Loop, begin: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the operands of products with a state in the first step, where they have buffers of their own."""
-    found = {f"operand.{number}.{j}": product.operand.array for number, j, product in loop.products()}
-    return {name: begin[array] for name, array in found.items() if name in loop.buffers and array in begin}
+        given = arrays | _parameters(call) | {"output": _beside(call, output), "code": codes}
+        found = loop.run(steps, given, [f"final.{state}" for state in call.cell.states])
+    return (output.to(kinds[0]), tuple([f.to(kind) for f, kind in zip(found.values(), kinds, strict=True)])), arrays
 
 
 def backward(
@@ -232,22 +213,18 @@ def backward(
         _products_as_recurrent_layers(call) as tf32,
         loop_for(_form(call, "backward", codes is not None, tf32)) as loop,
     ):
-        arrays: dict[str, Sequence[Tensor]]
-        arrays = {each: array.unbind() for each, array in (kept_arrays | adjoints).items()}
-        arrays |= _parameters(call)
-        arrays |= {"output": _beside(call, output), "d_output": _beside(call, d_output)}
-        if codes is not None:
-            arrays["code"] = codes.unbind()
-        begin: dict[str, Tensor | None]
-        begin = {name: None for name in loop.buffers if name.partition(".")[0] in ("d_p", "d_afresh")}
-        begin |= {f"carry.{s}": d for s, d in zip(cell.states, cotangents[1:], strict=True)}
-        loop.run(steps, arrays, begin)
+        given = kept_arrays | adjoints | _parameters(call)
+        given |= {"output": _beside(call, output), "d_output": _beside(call, d_output), "code": codes}
+        for state, d in zip(cell.states, cotangents[1:], strict=True):
+            given[f"cotangent.{state}"] = None if d is None else _as(d, call.x.dtype)
+        wanted = [name for name in loop.arrays if name.partition(".")[0] in ("carry", "d_p", "d_afresh")]
+        ends = loop.run(steps, given, wanted)
         of_states = [want for name, want in zip(call.names(), needed, strict=True) if name.startswith(STATES)]
         d_state: list[Tensor | None] = [None] * len(call.state)
         d_fresh: list[Tensor | None] = [None] * len(call.afresh)
         if any(of_states):
-            d_state, d_fresh = _of_states(call, loop, adjoints, _starts(call, codes))
-        d_p = loop.buffers["d_p"].sum(1) if "d_p" in loop.buffers else None  # (D, V*H)
+            d_state, d_fresh = _of_states(call, ends, adjoints, _starts(call, codes))
+        d_p = ends["d_p"].sum(1) if "d_p" in ends else None  # (D, V*H)
         found = _Gradients(call, output, kept_arrays, adjoints, codes)
         fields = len(Weights._fields)
         d_weights: list[Tensor | None] = []
@@ -276,17 +253,17 @@ def _adjoints(call: Call) -> dict[str, Tensor]:
 
 
 def _of_states(
-    call: Call, loop: Loop, adjoints: dict[str, Tensor], starts: Tensor | None
+    call: Call, ends: dict[str, Tensor], adjoints: dict[str, Tensor], starts: Tensor | None
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
     """Returns the gradients of the initial states, (D, B, width), and of the states to start afresh from, (D, width)."""
     d_state: list[Tensor | None] = []
     d_fresh: list[Tensor | None] = []
     for state in call.cell.states:
-        d = loop.buffers[f"carry.{state}"].clone()
+        d = ends[f"carry.{state}"]
         _add_returned(call, state, adjoints, d)
         if starts is not None:
             if call.afresh:
-                d_fresh.append((torch.where(starts == AFRESH, d, 0) + loop.buffers[f"d_afresh.{state}"]).sum(1))
+                d_fresh.append((torch.where(starts == AFRESH, d, 0) + ends[f"d_afresh.{state}"]).sum(1))
             d = torch.where(starts == AFRESH, 0, d)
         d_state.append(d)
     return d_state, d_fresh

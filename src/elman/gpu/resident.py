@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
-from elman.gpu.kernels import ADDRESSES, operand_of
-from elman.gpu.loop import Form, Loop
+from elman.gpu.loop import Form, Given, Loop
 from elman.gpu.resident_kernel import Way, held_for, pieces, resident_kernel
 from elman.gpu.source import module_from
 from elman.plan import plan
@@ -119,41 +118,47 @@ def programs(form: Form, tile: Tile) -> int:
 class Resident(Loop):
     """The loop of one kernel."""
 
+    own = "before", "operand"
+
     def __init__(self, form: Form, tile: Tile) -> None:
         way = way_of(form, tile)
-        made = resident_kernel(form.cell, form.name, form.coded, form.afresh, way)
+        made = resident_kernel(form.cell, form.name, form.coded, form.afresh, len(form.reverse), way)
         super().__init__(form, made.arrays, padded(form.units, tile))
-        self.tile, self.module = tile, module_from(made.source, f"{form.cell.name} {form.name} resident")
+        self.module = module_from(made.source, f"{form.cell.name} {form.name} resident")
         self.kernel: Any = getattr(self.module, form.name)
-        self.counters = torch.zeros(grid(form, tile)[1] * len(form.reverse), dtype=torch.int32, device=form.device)
+        self.grid = grid(form, tile)
+        _, groups, directions = self.grid
+        self.counters = torch.zeros(2 * groups * directions, dtype=torch.int32, device=form.device)
         self.constants |= {"BB": tile.rows, "BU": tile.units, "S": tile.warps, "PRECISION": tile.precision}
-        self.constants["ALONE"] = grid(form, tile)[0] == 1
+        self.constants["ALONE"] = self.grid[0] == 1
         self.options = {"num_warps": tile.warps, "num_stages": 1, "enable_fp_fusion": True}
         self.options["launch_cooperative_grid"] = True
 
+    @cached_property
     def compiled(self) -> Any:
-        """Compiles the kernel, and returns what Triton says of it."""
-        found = self.kernel.warmup(
-            self.table,
-            self.counters,
-            self.form.batch,
-            **self.constants,
-            **self.options,
-            grid=grid(self.form, self.tile),
-        )
+        """The kernel, compiled for this device."""
+        numbers = [0] * (2 + len(self.arrays) * len(self.form.reverse))
+        found = self.kernel.warmup(self.counters, *numbers, **self.constants, **self.options, grid=self.grid)
         found._init_handles()
         return found
 
-    def start(self, steps: int, given: Mapping[str, Sequence[Tensor]]) -> None:
-        for number, j, product in self.products():
-            if product.state:  # nothing comes back to the last step
-                self.first(operand_of(self.form.cell, number, j, product).array).zero_()
-        self.counters.zero_()
-        self.launch(self.form.batch)
+    @cached_property
+    def start(self) -> Callable[..., None]:
+        """Starts the kernel, given the numbers of rows and steps and all addresses.
 
-    def launch(self, rows: int) -> None:
-        kernel = self.kernel[grid(self.form, self.tile)]
-        kernel(self.table, self.counters, rows, **self.constants, **self.options)
+        A kernel that is started as `kernel[grid]` looks itself up by all of its arguments, which takes longer than a few
+        steps. One that is compiled does not.
+        """
+        if not isinstance(self.kernel, triton.JITFunction):  # it is interpreted
+            return partial(self.kernel[self.grid], self.counters, **self.constants, **self.options)
+        start, counters = self.compiled[self.grid], self.counters
+        constants = [self.constants[name] for name in self.kernel.arg_names if name in self.constants]
+        return lambda *numbers: start(counters, *numbers, *constants)
+
+    def run(self, steps: int, given: Given, results: Sequence[str]) -> dict[str, Tensor]:
+        found = {name: self.empty(self.arrays[name]) for name in results}
+        self.start(self.form.batch, steps, *self.addresses({**given, **found}))
+        return found
 
     def try_out(self) -> None:
         """Launches the kernel for no rows and no steps. RuntimeError if the device cannot run all programs at once.
@@ -162,17 +167,14 @@ class Resident(Loop):
         """
         form = self.form
         zeros = torch.zeros(len(form.cell.gates) * form.units**2, dtype=form.dtype, device=form.device)
-        self.table.fill_(zeros.data_ptr())
-        self.table[:ADDRESSES].zero_()
-        self.words = []
-        self.launch(0)
+        self.start(0, 0, *[zeros.data_ptr()] * (len(self.arrays) * len(form.reverse)))
 
 
 def fits(form: Form, tile: Tile) -> bool:
     """Whether the kernel of this tile can be resident and does not put too much aside."""
     loop = Resident(form, tile)
     try:
-        if loop.compiled().n_spills * 4 > MOST_SPILLED:
+        if loop.compiled.n_spills * 4 > MOST_SPILLED:
             return False
         loop.try_out()
     except (triton.runtime.errors.OutOfResources, RuntimeError):

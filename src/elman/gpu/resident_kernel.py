@@ -18,13 +18,14 @@ from typing import NamedTuple
 
 from elman.arrays import Place
 from elman.cell import Cell
-from elman.gpu.kernels import PARAMETERS, Kernels, Writer, operand_of
+from elman.gpu.kernels import AFRESH, PARAMETERS, Kernels, Writer, operand_of
 from elman.gpu.source import HEADER
 from elman.graph import Node, Value
 from elman.plan import Product
 
-# The counter of a meeting only grows. A program that waits for longer than any step takes ends with an error. A program
-# that has all units of its rows meets nobody: its own warps wait for each other.
+# The counter of a meeting only grows. A program that waits for longer than any step takes ends with an error. The last
+# program to leave the kernel sets the counters to zero, for the next launch. A program that has all units of its rows
+# meets nobody: its own warps wait for each other.
 MEET = '''
 @triton.jit
 def arrive(counter):
@@ -76,6 +77,15 @@ def wait_for_all(counter, target, ALONE: tl.constexpr):
         tl.debug_barrier()
     else:
         wait(counter, target)
+
+
+@triton.jit
+def leave(counter, leaving, ALONE: tl.constexpr):
+    if not ALONE:
+        others = tl.atomic_add(leaving, 1, sem="relaxed")
+        if others == tl.num_programs(0) - 1:
+            tl.store(counter, 0)
+            tl.store(leaving, 0)
 '''
 
 
@@ -156,18 +166,18 @@ def held_for(product: Product, together: int) -> list[Blocks]:
 
 
 @cache
-def resident_kernel(cell: Cell, name: str, coded: bool, afresh: bool, way: Way) -> Kernels:
-    """Returns the kernel of a pass; its function has the name of the pass."""
-    return _Resident(cell, name, coded, afresh, way).done()
+def resident_kernel(cell: Cell, name: str, coded: bool, afresh: bool, directions: int, way: Way) -> Kernels:
+    """Returns the kernel of a pass. Its function has the name of the pass, and is given the addresses as numbers."""
+    return _Resident(cell, name, coded, afresh, directions, way).done()
 
 
 class _Resident(Writer):
-    def __init__(self, cell: Cell, name: str, coded: bool, afresh: bool, way: Way) -> None:
+    def __init__(self, cell: Cell, name: str, coded: bool, afresh: bool, directions: int, way: Way) -> None:
         super().__init__(cell, name, coded, afresh)
-        self.way = way
+        self.directions, self.way = directions, way
         self.first_lines: dict[str, str] = {}  # values that are the same in every step, by name
         self.ahead: dict[str, str] = {}  # values that are read before the step begins
-        self.registers: dict[str, tuple[str, str]] = {}  # by name: what they hold at first, where they end up
+        self.registers: dict[str, Place] = {}  # by name: where they end up
         self.next: dict[str, str] = {}  # the values of registers in the next step
         self.known: dict[int, str] = {}  # by node: values that this step has computed
         self.products: dict[tuple[int, int], list[str]] = {}
@@ -176,25 +186,25 @@ class _Resident(Writer):
     def done(self) -> Kernels:
         self.begin()
         phases = len(self.todo.phases)
+        everybody = "tl.num_programs(0)"
         for number in range(phases):
             self.enter(number)
             (self.backward if self.back else self.forward)()
             if number + 1 < phases:
                 self.say_done()
-                target = f"((done * {phases} + {number + 1}) * tl.num_programs(0)).to(tl.int32)"
+                target = f"((done * {phases} + {number + 2}) * {everybody}).to(tl.int32)"
                 self.put(f"wait_for_all(counter, {target}, ALONE)")
         self.say_done()
         self.lines += [f"{name} = {value}" for name, value in self.next.items()]
         ahead = [*self.times(), *(f"{name} = {value}" for name, value in self.ahead.items())]
-        start = [f"{name} = {first}" for name, (first, _) in self.registers.items()]
-        end = [line for _, line in self.registers.values() if line]
-        head = [
-            '@triton.jit(do_not_specialize=["B"])',
-            f"def {self.name}(table, counters, B, {PARAMETERS}, BB: tl.constexpr, BU: tl.constexpr, S: tl.constexpr, PRECISION: tl.constexpr, ALONE: tl.constexpr):",
+        step, self.lines = self.lines, []
+        self.start()
+        end = [
+            f"tl.store({self.slot(last)}, ({name}).to({self.stored_type(last.array)}), {self.if_given(last.array)})"
+            for name, last in self.registers.items()
         ]
         body = [
             "d = tl.program_id(2)",
-            "steps = tl.load(table + 1)",
             "back = ((REVERSE >> d) & 1) == 1",
             *self.addresses(),
             *(f"{name} = tl.multiple_of({name}, 16)" for name in self.aligned()),
@@ -204,17 +214,25 @@ class _Resident(Writer):
             "row = rows_of_tile.to(tl.int64)[:, None]",
             "unit = (first_unit + tl.arange(0, BU))[None, :]",
             "row_of_operand = row[None, :, :]",
-            "live = (row < B) & (unit < H)",
             *(f"{name} = {value}" for name, value in self.first_lines.items()),
-            *start,
             "done = steps * 0",
             *ahead,
+            *self.lines,
+            "say_done(counter, ALONE)",
+            f"wait_for_all(counter, {everybody}, ALONE)",
             "for _ in range(0, steps):",
-            *(f"    {line}" for line in self.lines),
+            *(f"    {line}" for line in step),
             "    done = done + 1",
             *(f"    {line}" for line in ahead),
-            f"    wait_for_all(counter, (done * {phases} * tl.num_programs(0)).to(tl.int32), ALONE)",
+            f"    wait_for_all(counter, ((done * {phases} + 1) * {everybody}).to(tl.int32), ALONE)",
             *end,
+            "leave(counter, counter + tl.num_programs(1) * tl.num_programs(2), ALONE)",
+        ]
+        numbers = [name for array in self.arrays for name in self.words(array)]
+        head = [
+            f"@triton.jit(do_not_specialize={['B', 'steps', *numbers]})",
+            f"def {self.name}(counters, B, steps: tl.int64, {', '.join(f'{name}: tl.int64' for name in numbers)}, {PARAMETERS}, "
+            "BB: tl.constexpr, BU: tl.constexpr, S: tl.constexpr, PRECISION: tl.constexpr, ALONE: tl.constexpr):",
         ]
         text = "\n".join([*head, *(f"    {line}" for line in body), ""])
         widths = [phase.width for phase in self.todo.phases]
@@ -223,6 +241,34 @@ class _Resident(Writer):
     def say_done(self) -> None:
         self.lines += ["say_done(counter, ALONE)", *self.later]
         self.later = []
+
+    def start(self) -> None:
+        """Puts the lines before the first step: what registers hold, and what the first products multiply."""
+        for name, last in self.registers.items():
+            kind, _, state = last.array.partition(".")
+            if kind == "final":
+                initial = self.load(self.at(f"initial.{state}", "0"))
+                if self.coded:
+                    initial = f"tl.where(code == {AFRESH}, {self.fresh(state)}, {initial})"
+                self.put(f"{name} = {initial}")
+                self.hand_over(state, name, "0")
+                self.store_operands(Place(f"before.{state}"), name, "0")
+            elif kind == "carry":
+                cotangent = f"cotangent.{state}"
+                self.put(f"{name} = {self.load(self.at(cotangent, '0'), self.if_given(cotangent))}")
+            else:
+                self.put(f"{name} = tl.zeros([BB, BU], WIDE)")
+        for operand, product in self.operands:
+            for offset in operand.offsets if product.state else ():  # nothing comes back to the last step
+                self.store(self.at(operand.array, offset, buffer="0"), "tl.zeros([BB, BU], WIDE)", "LOW")
+
+    def words(self, name: str) -> list[str]:
+        return [f"at_{name.replace('.', '_')}_{d}" for d in range(self.directions)]
+
+    def word(self, name: str) -> str:
+        one, *other = self.words(name)
+        # Triton's interpreter takes a small number for an int32.
+        return f"tl.where(d == 0, {one}, {other[0]}).to(tl.int64)" if other else f"{one}.to(tl.int64)"
 
     def aligned(self) -> list[str]:
         """Returns the addresses of operands. Their rows are padded, so that each is read in words of 16 bytes."""
@@ -253,22 +299,27 @@ class _Resident(Writer):
         self.first_lines.setdefault(name, f"tl.load({pointer}, unit < H, other=0.0).to(WIDE)")
         return name
 
-    def register(self, name: str, place: Place) -> str:
-        """Returns the name of a register that begins with what is at a place, and ends up there."""
-        if name not in self.registers:
-            first = self.slot(place, buffer="0")
-            kind = self.stored_type(place.array)
-            last = f"tl.store({self.slot(place, buffer='steps')}, ({name}).to({kind}), live)"
-            self.registers[name] = f"tl.load({first}, live, other=0.0).to(WIDE)", last
+    def if_given(self, name: str) -> str:
+        """Returns the mask of a program's part of an array that may be left out."""
+        self.array(name)
+        return self.exist(f"tl.where({self.word(name)} != 0, B, 0)")
+
+    def register(self, name: str, last: Place) -> str:
+        """Returns the name of a register that ends up at a place."""
+        self.registers.setdefault(name, last)
         return name
 
     def before(self, state: str) -> str:
-        return self.register(f"before_{state}", Place(f"before.{state}"))
+        return self.register(f"before_{state}", Place(f"final.{state}"))
 
     def hand_on(self, state: str, value: str) -> None:
         self.next[self.before(state)] = value
+        self.hand_over(state, value, "done + 1")
+
+    def hand_over(self, state: str, value: str, buffer: str) -> None:
+        """Stores the state before a step where the products of the step read it."""
         if any(operand.array == f"before.{state}" for operand, _ in self.operands):
-            super().hand_on(state, f"rounded({value}, PRECISION)")
+            self.store_at(Place(f"before.{state}"), f"rounded({value}, PRECISION)", buffer)
 
     def store_operands(self, place: Place, value: str, buffer: str = "done") -> None:
         super().store_operands(place, f"rounded({value}, PRECISION)", buffer)

@@ -8,15 +8,15 @@ everything as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
-from elman.gpu.kernels import kernels, operand_of
-from elman.gpu.loop import Form, Loop
+from elman.gpu.kernels import ADDRESSES, AFRESH, kernels, operand_of
+from elman.gpu.loop import Form, Given, Loop
 from elman.gpu.source import module_from
 from elman.plan import Product
 
@@ -49,6 +49,8 @@ class _Multiplication(NamedTuple):
 class Steps(Loop):
     """The loop of library products and kernels."""
 
+    own = "before", "operand", "product", "memory", "carry", "d_p", "d_afresh"
+
     def __init__(self, form: Form, graphs: bool) -> None:
         made = kernels(form.cell, form.name, form.coded, form.afresh)
         super().__init__(form, made.arrays, form.units)
@@ -62,6 +64,18 @@ class Steps(Loop):
         for number, j, product in self.products():
             (self.after if product.state else self.before[number]).append(self.multiplication(number, j, product))
         self.graphs: dict[int, torch.cuda.CUDAGraph] | None = {} if graphs else None
+        size = ADDRESSES + len(made.arrays) * len(form.reverse)
+        self.table = torch.empty(size, dtype=torch.int64, device=form.device)
+        self.words: list[int] = []  # what the table holds; calls that follow each other often have the same addresses
+
+    def fill_table(self, steps: int, given: Given) -> None:
+        words = [0, steps, *self.addresses(given)]
+        if self.form.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            for place, word in enumerate(words):  # a graph can record numbers, but not a copy from this list
+                self.table[place].fill_(word)
+        elif words != self.words:
+            self.table.copy_(torch.tensor(words), non_blocking=True)
+            self.words = words
 
     def multiplication(self, number: int, j: int, product: Product) -> _Multiplication:
         operand = self.buffers[operand_of(self.form.cell, number, j, product).array]
@@ -73,7 +87,7 @@ class Steps(Loop):
         both = (operand[0], operand[1]) if operand.dim() == 4 else (operand, operand)
         return _Multiplication(product, both, rows, rows if product.segments else rows.transpose(1, 2), out)
 
-    def pack(self, given: Mapping[str, Sequence[Tensor]]) -> None:
+    def pack(self, given: Given) -> None:
         """Copies the rows of the weights that each product needs."""
         for each in (*self.after, *(each for of_phase in self.before for each in of_phase)):
             runs = [(s.weight, s.width, s.block, s.slots) for s in each.of.segments]
@@ -82,27 +96,59 @@ class Steps(Loop):
                 begin = 0
                 for field, width, block, slots in _joined(runs):
                     size = self.length(width)
-                    part = given[f"weight.{field}"][d][block * size : (block + slots) * size]
+                    part = of_direction(given[f"weight.{field}"], d)[block * size : (block + slots) * size]
                     rows[begin : begin + len(part)].copy_(part)
                     begin += len(part)
 
-    def prepare(self, steps: int) -> None:
-        """Records the graphs that are missing. That runs steps which overwrite the results of products."""
+    def run(self, steps: int, given: Given, results: Sequence[str]) -> dict[str, Tensor]:
+        self.fill_table(steps, given)
         if self.graphs is not None:
-            for chunk in set(_chunks(steps)):
+            for chunk in set(_chunks(steps)):  # to record a graph runs steps, which leave something in buffers
                 self.graph(chunk)
-
-    def start(self, steps: int, given: Mapping[str, Sequence[Tensor]]) -> None:
         self.pack(given)
+        self.begin(given)
         self.table[:1].zero_()  # no step is done
-        for each in self.after:
-            each.out.zero_()  # nothing comes back to the last step
         if self.graphs is None:
             for k in range(steps):
                 self.step(k)
         else:
             for chunk in _chunks(steps):
                 self.graph(chunk).replay()
+        return {name: self.result(name, steps) for name in results}
+
+    def begin(self, given: Given) -> None:
+        """Fills the buffers with what the first step finds there."""
+        for name in self.buffers:
+            kind, _, state = name.partition(".")
+            for d, own in enumerate(self.first(name)):
+                if kind == "before":
+                    own.copy_(self.state_at_first(state, d, given))
+                elif kind == "carry" and (cotangent := given[f"cotangent.{state}"]) is not None:
+                    own.copy_(of_direction(cotangent, d))
+                elif kind in ("carry", "d_p", "d_afresh"):
+                    own.zero_()
+        for number, j, product in self.products():
+            name, (kind, _, state) = f"operand.{number}.{j}", product.operand.array.partition(".")
+            if kind == "before" and name in self.buffers:
+                self.first(name).copy_(self.first(product.operand.array))
+        for each in self.after:
+            each.out.zero_()  # nothing comes back to the last step
+
+    def state_at_first(self, state: str, d: int, given: Given) -> Tensor:
+        """Returns the state (B, width) from which the first step of a direction goes on."""
+        initial = of_direction(given[f"initial.{state}"], d)
+        if not self.form.coded:
+            return initial
+        code = of_direction(given["code"], d)[-1 if self.form.reverse[d] else 0].unsqueeze(-1)
+        fresh = of_direction(given[f"afresh.{state}"], d) if self.form.afresh else 0.0
+        return torch.where(code == AFRESH, fresh, initial)
+
+    def result(self, name: str, steps: int) -> Tensor:
+        """Returns a copy of a buffer after all steps, (D, B, columns)."""
+        kind, _, state = name.partition(".")
+        if kind != "final":
+            return self.buffers[name].clone()
+        return self.buffers[f"before.{state}"][steps % 2].to(self.form.dtype, copy=True)
 
     def step(self, k: int) -> None:
         """Runs step k after those that the table counts as done."""
@@ -135,6 +181,11 @@ class Steps(Loop):
             torch.cuda.current_stream(self.form.device).wait_stream(stream)
             self.graphs[chunk] = graph
         return self.graphs[chunk]
+
+
+def of_direction(given: Tensor | Sequence[Tensor] | None, d: int) -> Tensor:
+    assert given is not None  # only cotangents are left out
+    return given[d]
 
 
 def _chunks(steps: int) -> list[int]:
