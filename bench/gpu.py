@@ -11,6 +11,7 @@ accuracy   every cell and type by the rule of tests/accuracy.py, in both forms o
 again      whether results are equal to the bit when run again, on two streams at once, in a CUDA graph of the user's
 other      torch.compile, torch.export, DistributedDataParallel, cuDNN's weights in one piece
 first      seconds of the first call of a cell and size in a new process, and in the next process
+lm         characters a second of `elman train lm` in bfloat16, when it has compiled its kernels
 steps      milliseconds of a training step of a language model under autocast to bfloat16
 times      milliseconds, forward alone and with backward, medians. torch: torch.nn; auto: what elman chooses; gpu: this
            engine; loop: the engine `reference`. A cell whose results are not accurate has no times.
@@ -19,6 +20,7 @@ times      milliseconds, forward alone and with backward, medians. torch: torch.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import math
 import multiprocessing
@@ -461,6 +463,55 @@ def whole_steps() -> dict[str, float]:
     return found
 
 
+# Two layers of 768 units; validated often enough that the later half of the rows has no compilation in it.
+LM = ["--precision", "bf16", "--hidden-size", "768", "--num-layers", "2", "--batch-size", "64", "--window", "256"]
+LM += ["--minutes", "0.5", "--evaluations", "10"]
+TRAIN = """
+import sys, elman
+from elman.cli import main
+with elman.use_engine(sys.argv.pop(1)):
+    main()
+"""
+
+
+def characters_a_second(cell: str, engine: str, options: list[str]) -> float:
+    """Returns how many characters `elman train lm` learns from in a second of the later half of its time."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable,
+            "-c",
+            TRAIN,
+            engine,
+            "train",
+            "lm",
+            "--run",
+            f"{folder}/run",
+            "--cell",
+            cell,
+            *options,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(done.stderr.strip()[-300:])
+        with open(f"{folder}/run/metrics.csv", encoding="utf-8") as lines:
+            rows = list(csv.DictReader(lines))
+        given = json.loads(Path(f"{folder}/run/config.json").read_text())["options"]
+    half, last = rows[len(rows) // 2], rows[-1]
+    steps, seconds = (float(last[name]) - float(half[name]) for name in ("step", "seconds"))
+    return steps * given["batch_size"] * given["window"] / seconds
+
+
+def language_models() -> dict[str, float]:
+    found = {}
+    for name, cell, engine in (
+        ("torch.nn's LSTM", "lstm", "native"),
+        ("our LSTM", "lstm", "gpu"),
+        ("our peephole LSTM", "peephole_lstm", "gpu"),
+    ):
+        found[name] = characters_a_second(cell, engine, LM)
+    return found
+
+
 TILED, TILED_CELLS = [*SHAPES, (1024, 16, 64), (1024, 16, 32)], ("lstm", "gru_before")
 
 
@@ -536,7 +587,7 @@ def sanitizers() -> dict[str, subprocess.Popen[str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="accuracy,again,other,first,times,steps,sanitizer")
+    parser.add_argument("--only", default="accuracy,again,other,first,lm,times,steps,sanitizer")
     parser.add_argument("--dtypes", default="fp32,bf16,fp16")
     parser.add_argument("--forms", default=",".join(FORMS), help="forms of the time loop whose accuracy is judged")
     parser.add_argument("--cells", default="lstm,gru,rnn,peephole_lstm,coupled_lstm,gru_before,users_cell")
@@ -586,6 +637,7 @@ def main() -> None:
         checks |= {f"again, {key}, {form}": lambda k=key, f=form: again(DTYPES[k], f) for key in keys for form in FORMS}
     checks |= others if "other" in only else {}
     checks |= {"first": first} if "first" in only else {}
+    checks |= {"lm": language_models} if "lm" in only else {}
     for what, run in checks.items():
         try:
             found[what] = run()
