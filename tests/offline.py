@@ -31,12 +31,13 @@ from elman.gpu.resident_kernel import resident_kernel
 from elman.gpu.source import module_from
 
 WORDS = {"table": "*i64", "counters": "*i32", "k": "i32", "B": "i32", "steps": "i64"}
-SHARED = {80: 163 << 10, 90: 227 << 10}  # bytes of shared memory that a program may have
+SHARED = {80: 163 << 10, 90: 227 << 10, 120: 99 << 10}  # bytes of shared memory that a program may have
 # Tiles that the rule takes for sizes of bench/gpu.py.
 RESIDENT = (
     (768, Tile(8, 8, 16), 90),
     (512, Tile(16, 8, 16), 80),
     (32, Tile(32, 4, 16), 90),
+    (256, Tile(8, 8, 16), 120),
     (256, Tile(8, 8, 16, "tf32x3"), 90),
     (768, Tile(8, 8, 16, "tf32"), 90),
 )

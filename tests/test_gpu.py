@@ -410,7 +410,7 @@ def test_kernels_compile_for_gpus() -> None:
         for seed in ("1", "2")
     ]
     assert printed[0].stdout == printed[1].stdout
-    assert printed[0].stdout.count("\n") == 14
+    assert printed[0].stdout.count("\n") == 16
 
 
 def test_a_compiled_kernel_is_started_with_its_parameters() -> None:
