@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 import re
 import resource
@@ -386,6 +388,27 @@ def test_a_model_that_is_too_large_for_one_file(
     done = command("export", made.lm, path)
     assert f"{path}, {path.stat().st_size:,} bytes and {data}, {data.stat().st_size:,} bytes" in done.err
     assert command("evaluate", path, text).out == alone
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:  # the new weights are there, and the new model is not
+        patch.setattr(exporting, "write_atomically", full)
+        assert f"cannot write {path}.2.data: No space left on device" in refused("export", made.lm, path)
+    assert sorted(tmp_path.iterdir()) == [path, data, text]
+    assert command("evaluate", path, text).out == alone
+    for now, before in ((f"{path.name}.2.data", data.name), (data.name, f"{path.name}.2.data")):
+        command("export", made.lm, path)
+        assert (path.with_name(now).exists(), path.with_name(before).exists()) == (True, False)
+        assert command("evaluate", path, text).out == alone
+    with monkeypatch.context() as patch:
+        patch.setattr(exporting, "LARGEST", 1 << 30)
+        command("export", made.lm, path)
+        assert sorted(tmp_path.iterdir()) == [path, text]
+        data.write_text("of somebody else")
+        command("export", made.lm, path)
+        assert data.read_text() == "of somebody else"
+    command("export", made.lm, path)
 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

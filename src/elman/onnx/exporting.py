@@ -23,7 +23,9 @@ import elman
 from elman.errors import InputError
 from elman.files import check_writable, write_atomically
 from elman.onnx import ports
+from elman.onnx.external import other_files
 from elman.onnx.int8 import quantize
+from elman.onnx.loading import read
 from elman.onnx.node import RECURRENT
 from elman.onnx.ports import Port
 from elman.onnx.proof import Case, Proof, flat, prove
@@ -33,6 +35,7 @@ from elman.recurrent import Recurrent
 
 LARGEST = (1 << 31) - (1 << 20)  # bytes that one file of ONNX may have, but for a little
 SMALLEST = 1024  # bytes of weights that lie in a second file, if there is one
+ENDINGS = ".data", ".2.data"  # of the name of the second file; the other one is for a model that replaces the first
 FOLDED = 1 << 40  # bytes of a constant that may be folded: all
 STEPS = BATCHES = (1, 2, 9)  # the sizes of the proof
 
@@ -74,8 +77,8 @@ def export(
 
     The file is run in ONNX Runtime, and compared by the rule that every engine is judged by: for a layer at nine sizes, with
     random states and lengths; for another model on `args`. It appears under its name only if it passes. With int8 there is
-    no such rule; the errors are told. A model of more than 2 GB becomes two files: its weights are in PATH.data, which has to
-    stay beside PATH.
+    no such rule; the errors are told. A model of more than 2 GB becomes two files: its weights are in PATH.data, or in
+    PATH.2.data if it replaces a model with weights in PATH.data. That file has to stay beside PATH.
     Raises InputError if it does not pass, or cannot be written, and TypeError if a layer cannot be exported.
     """
     path = Path(path)
@@ -172,28 +175,53 @@ def finish(
         return prove(written, module, cases, outputs, path, exact=not int8)
 
     weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    before = _weights_of(path)
     if weights + sum(map(len, model.metadata_props.values())) > LARGEST:
-        return _in_two_files(model, path, proved)
-    content = ir.to_proto(model).SerializeToString(deterministic=True)
-    errors = proved(content)
-    write_atomically(path, content)
-    return Proof(path, errors)
+        found = _in_two_files(model, path, proved, before)
+    else:
+        content = ir.to_proto(model).SerializeToString(deterministic=True)
+        found = Proof(path, proved(content))
+        write_atomically(path, content)
+    if before is not None:
+        before.unlink(missing_ok=True)
+    return found
 
 
-def _in_two_files(model: ir.Model, path: Path, proved: Callable[[Path], dict[str, float]]) -> Proof:
-    """Writes a model that is too large for one file of ONNX: its weights lie beside it, in a file whose name ends in .data.
+def _weights_of(path: Path) -> Path | None:
+    """Returns the file of weights beside the model that is at a path now, if it is one that `_in_two_files` wrote."""
+    written = [path.with_name(path.name + ending) for ending in ENDINGS]
+    if not any(each.is_file() for each in written):
+        return None
+    try:
+        named = other_files(read(path))
+    except (InputError, UnicodeDecodeError):  # it is no model, and is replaced
+        return None
+    return next((each for each in written if each.name in named), None)
 
-    Both files appear when they are `proved`, which returns their errors, in a folder of their own.
+
+def _in_two_files(
+    model: ir.Model, path: Path, proved: Callable[[Path], dict[str, float]], before: Path | None
+) -> Proof:
+    """Writes a model that is too large for one file of ONNX: its weights lie in a second one, whose name ends in .data.
+
+    Both appear when they are `proved`, which returns their errors, in a folder of their own. The weights of the model
+    that was at the path `before` stay until the new model is there.
     """
-    data = path.with_name(f"{path.name}.data")
+    data = next(each for each in (path.with_name(path.name + ending) for ending in ENDINGS) if each != before)
     check_writable(data)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             whole = Path(folder) / path.name
             ir.save(model, whole, external_data=data.name, size_threshold_bytes=SMALLEST)
             errors = proved(whole)
-            os.replace(whole.with_name(data.name), data)
-            write_atomically(path, whole.read_bytes())
+            with open(whole.with_name(data.name), "rb") as written:
+                os.fsync(written.fileno())
+            os.replace(written.name, data)
+            try:
+                write_atomically(path, whole.read_bytes())
+            except BaseException:
+                data.unlink()
+                raise
     except OSError as error:
         raise InputError(
             f"cannot write {data}: {error.strerror or error}; make room or choose another place"

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
-from onnx import TensorProto
+from onnx import GraphProto, ModelProto, TensorProto
 
 from elman.onnx.activations import Problem
+from elman.onnx.node import bodies
 
 
 class External:
@@ -93,3 +95,21 @@ def _is_link(path: Path) -> bool:
         return any(each.is_symlink() for each in (path, *path.parents))
     except OSError:
         return False
+
+
+def other_files(model: ModelProto) -> set[str]:
+    """Returns the names of the files beside a model that hold its weights."""
+    told = (entry for tensor in _tensors(model.graph) for entry in tensor.external_data)
+    return {text(entry.value) for entry in told if entry.key == "location"}
+
+
+def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    """All tensors of a graph and of the bodies in it."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for each in node.attribute:
+            yield from (each.t, *each.tensors)
+        for body in bodies(node):
+            yield from _tensors(body)

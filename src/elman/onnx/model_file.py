@@ -5,20 +5,18 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-import onnx
 import torch
 from torch import Tensor, nn
 
 from elman.errors import InputError
 from elman.onnx import ports
 from elman.onnx.activations import Problem
-from elman.onnx.external import External, text
+from elman.onnx.external import External, other_files, text
 from elman.onnx.loading import read
-from elman.onnx.node import bodies
 from elman.onnx.proof import first_line, session
 from elman.tasks.language_model import LanguageModel
 from elman.training.record import Model, Record
@@ -95,8 +93,7 @@ class ModelFile(Record):
 
     def _find_weights(self) -> int:
         """Returns the size of the file of weights beside this one, if there is one. Raises InputError if it cannot be read."""
-        told = (entry for each in _tensors(self._proto.graph) for entry in each.external_data)
-        places = {text(entry.value) for entry in told if entry.key == "location"}
+        places = other_files(self._proto)
         if not places:
             return 0
         if len(places) > 1:
@@ -124,18 +121,6 @@ class ModelFile(Record):
                 raise InputError(
                     f"{self.path} does not fit its metadata: its {output} has {value.shape[-1]} columns, but by what it says of its data it should have {size}; export the run again"
                 )
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """All tensors of a graph and of the bodies in it."""
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        for each in node.attribute:
-            yield from (each.t, *each.tensors)
-        for body in bodies(node):
-            yield from _tensors(body)
 
 
 class Exported(nn.Module):
