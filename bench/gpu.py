@@ -548,7 +548,7 @@ def tiles(dtype: str) -> None:
             x = torch.randn(*shape, device="cuda").to(DTYPES[dtype])
             for tile in tiles_of(dtype, shape, of):
                 use_form(tile)
-                text = f"  {shape!s:18}{dtype:6}{name:12}{tile.units:3} units {tile.warps} warps {tile.rows} rows {tile.precision:7}"
+                text = f"  {shape!s:18}{dtype:6}{name:12}{tile.units:3} units {tile.warps} warps {tile.rows} rows {tile.precision:7}{'registers' if tile.registers else 'shared':10}"
                 try:
                     print(f"{text} {timed_backward(of, x, 'gpu', 0.2):.3f}", flush=True)
                 except Exception as error:

@@ -211,7 +211,7 @@ def test_views_empty_batches_and_strides() -> None:
 def resident(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every pass is one kernel of 2 x 2 programs for each direction, which meet. The last one runs first by default.
 
-    The one that runs first may be lazy: see meeting.py.
+    The one that runs first may be lazy: see meeting.py. Weights may be in registers.
     """
     how = getattr(request, "param", "")
     monkeypatch.setattr(interpreter, "GridExecutor", meeting.Meeting)
@@ -220,7 +220,7 @@ def resident(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("elman.gpu.resident.shared_memory", lambda device: 227 << 10)
 
     def make(form: Form, graphs: bool) -> Resident:
-        loop = Resident(form, Tile(units=16, warps=2, rows=2))
+        loop = Resident(form, Tile(units=16, warps=2, rows=2, registers="registers" in how))
         loop.module.__dict__.update(arrive=meeting.arrive, wait=meeting.wait)
         loop.try_out()
         return loop
@@ -232,9 +232,9 @@ def resident(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     ("resident", "cell"),
     [
         ("in order, lazy", cells.lstm),
-        ("backwards", cells.lstm),
+        ("backwards, registers", cells.lstm),
         ("backwards, lazy", cells.gru_before),
-        ("in order", three_phases),
+        ("in order, registers", three_phases),
         ("backwards, lazy", three_phases),
         ("in order, lazy", two_operands),
         ("backwards", multiplied_memory),
@@ -331,18 +331,21 @@ def test_the_tile_for_made_up_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "fits", lambda form, tile: tried.append(tile) or tile.warps == 8)
     choice.choose.cache_clear()
     plain = Form(cells.lstm, "infer", False, False, (False,), 16, 768, 0, torch.bfloat16, False, device, 0)
-    assert choice.choose(plain).tile == Tile(8, 8, 16)
+    assert choice.choose(plain).tile == Tile(8, 8, 16, registers=True)
+    assert choice.choose(plain).why.endswith("for each direction, weights in registers")
     assert choice.choose(plain._replace(batch=64)).tile == Tile(16, 8, 32)  # with 16 rows it would be 48 x 4 programs
     tried.clear()
-    assert choice.choose(plain._replace(units=17)).tile == Tile(8, 8, 16)
-    assert tried == [Tile(32, 4, 16), Tile(8, 8, 16)]  # the first for one program that has all units
+    assert choice.choose(plain._replace(units=17)).tile == Tile(8, 8, 16, registers=True)
+    alone = Tile(32, 4, 16)  # one program that has all units
+    assert tried == [alone._replace(registers=True), alone, Tile(8, 8, 16, registers=True)]
     assert "does not fit 4096 units" in choice.choose(plain._replace(units=4096)).why
     exact, rounded = plain._replace(dtype=torch.float32), plain._replace(dtype=torch.float32, tf32=True)
     assert choice.choose(exact._replace(units=192)).tile == Tile(8, 8, 16, "tf32x3")
     assert choice.choose(exact).tile == Tile(8, 8, 16, "tf32x3")  # its weights take 192 KiB
     assert "does not fit 1024 units" in choice.choose(exact._replace(units=1024)).why
     assert choice.choose(rounded._replace(units=256)).tile == Tile(8, 8, 16, "tf32x3")
-    assert choice.choose(rounded).tile == Tile(8, 8, 16, "tf32")
+    assert choice.choose(rounded._replace(units=512)).tile == Tile(8, 8, 16, "tf32", registers=True)
+    assert choice.choose(rounded).tile == Tile(8, 8, 16, "tf32")  # 96 numbers for each thread are too many
     assert choice.choose(rounded).why.endswith("products in TF32")
     assert "two widths" in choice.choose(plain._replace(cell=cells.projected_lstm)).why
     choice.choose.cache_clear()
@@ -410,7 +413,7 @@ def test_kernels_compile_for_gpus() -> None:
         for seed in ("1", "2")
     ]
     assert printed[0].stdout == printed[1].stdout
-    assert printed[0].stdout.count("\n") == 16
+    assert printed[0].stdout.count("\n") == 20
 
 
 def test_a_compiled_kernel_is_started_with_its_parameters() -> None:

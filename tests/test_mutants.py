@@ -1121,7 +1121,7 @@ MUTANTS = [
         "done = done + 1",
         "wait_for_all(counter, ((done * {phases} + 1) * {everybody}).to(tl.int32), ALONE)",
         "tl.debug_barrier()",
-        "test_gpu.py::test_programs_that_meet[backwards-lstm]",
+        "test_gpu.py::test_programs_that_meet[backwards, registers-lstm]",
     ),
     Mutant(
         "a first step that does not wait for the others' initial states",

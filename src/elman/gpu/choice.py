@@ -64,7 +64,7 @@ def choose(form: Form) -> Choice:
             return Choice(
                 tile,
                 f"one kernel for all steps, {units} x {rows} programs of {tile.units} units and {tile.rows} rows "
-                f"for each direction{PRECISIONS[tile.precision]}",
+                f"for each direction{PRECISIONS[tile.precision]}{', weights in registers' if tile.registers else ''}",
             )
     return Choice(
         None,

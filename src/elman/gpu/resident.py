@@ -16,6 +16,7 @@ from elman.gpu.source import module_from
 from elman.plan import plan
 
 MOST_SPILLED = 128  # bytes that a thread may put aside
+MOST_HELD = 256  # bytes of weights in the registers of a thread, of which it has 1020
 
 
 class Tile(NamedTuple):
@@ -27,6 +28,7 @@ class Tile(NamedTuple):
     precision: str = (
         "ieee"  # how float32 is multiplied: "tf32", or "tf32x3" for three products of TF32 that make up one
     )
+    registers: bool = False  # whether weights are held in registers, and not in shared memory
 
 
 # The fastest first, as measured (docs/decisions/0014). In those of `ALONE` a program has all units of its rows.
@@ -56,12 +58,23 @@ def candidates(form: Form) -> list[Tile]:
     tiles = [tile for tile in alone + TILES if programs(form, tile) <= processors(form.device)]
     room = shared_memory(form.device)
     if form.dtype != torch.float32:
-        return [tile for tile in tiles if slab(form, tile) <= room]
+        return [each for tile in tiles if slab(form, tile) <= room for each in in_registers_first(form, tile)]
     exact = [tile._replace(precision="tf32x3") for tile in tiles]
     if not form.tf32:
         return [tile for tile in exact if slab(form, tile) <= room]
-    rounded = [tile._replace(precision="tf32") for tile in tiles]
-    return [t for t in exact if 2 * slab(form, t) <= room] + [t for t in rounded if slab(form, t) <= room]
+    found = [tile for tile in exact if 2 * slab(form, tile) <= room]
+    for tile in [tile._replace(precision="tf32") for tile in tiles]:
+        found += in_registers_first(form, tile) if slab(form, tile) <= room else []
+    return found
+
+
+def in_registers_first(form: Form, tile: Tile) -> list[Tile]:
+    """Returns a tile with its weights in registers, if a thread has so many, and with its weights in shared memory.
+
+    Weights in shared memory are read after the operands in every step, while everybody waits.
+    """
+    few = slab(form, tile) <= MOST_HELD * 32 * tile.warps
+    return [tile._replace(registers=True), tile] if few else [tile]
 
 
 def bytes_of(form: Form, tile: Tile) -> int:
@@ -70,7 +83,7 @@ def bytes_of(form: Form, tile: Tile) -> int:
 
 
 def slab(form: Form, tile: Tile) -> int:
-    """Returns the bytes of shared memory that a program needs for its weights."""
+    """Returns the bytes that a program needs for its weights."""
     of_phases = getattr(plan(form.cell), form.name).products
     held = {blocks for products in of_phases for each in products for blocks in held_for(each, together(tile))}
     return sum(blocks.gates for blocks in held) * padded(form.units, tile) * tile.units * bytes_of(form, tile)
@@ -90,9 +103,9 @@ def way_of(form: Form, tile: Tile) -> Way:
     """Returns how programs of a tile multiply. They read ahead as much as shared memory has room for."""
     cut = pieces(form.units, tile.warps)
     piece = padded(form.units, tile) // len(cut) * tile.rows * bytes_of(form, tile)
-    beside = (shared_memory(form.device) - slab(form, tile)) // piece
+    beside = (shared_memory(form.device) - (0 if tile.registers else slab(form, tile))) // piece
     # Two pieces are not ahead: one that is multiplied, and one that has just been.
-    return Way(cut, min(max(beside - 2, 0), 8 // form.dtype.itemsize), together(tile))
+    return Way(cut, min(max(beside - 2, 0), 8 // form.dtype.itemsize), together(tile), tile.registers)
 
 
 @cache

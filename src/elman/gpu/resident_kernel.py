@@ -116,6 +116,19 @@ def sum_of_parts(parts, S: tl.constexpr, BB: tl.constexpr, BU: tl.constexpr):
 """
 
 
+# Triton takes an operand of a product into registers right before the product. If that is in a `for` loop, it does so in
+# every step, also with weights. In a `while` loop it leaves weights in registers if a product before the loop needs them,
+# too. So here is one whose result nobody sees.
+HOLD = """
+@triton.jit
+def hold(weight, counters, steps, S: tl.constexpr, BB: tl.constexpr, PRECISION: tl.constexpr):
+    nothing = tl.zeros([S, BB, weight.shape[1]], weight.dtype)
+    product = tl.dot(nothing, weight, input_precision=PRECISION, out_dtype=tl.float32)
+    at = tl.zeros([S, BB, weight.shape[2]], tl.int32)
+    tl.store(counters + at, product.to(tl.int32), at > steps)
+"""
+
+
 def pieces(depth: int, split: int) -> tuple[tuple[int, int], ...]:
     """Cuts the depth of a product into powers of two, each (first, length), which `split` parts of 16 or more divide.
 
@@ -144,6 +157,7 @@ class Way(NamedTuple):
     cut: tuple[tuple[int, int], ...]  # the pieces of the depth: see `pieces`
     ahead: int  # how many pieces of an operand are read before the first of them is needed
     together: int  # how many gates one product is for, at most
+    registers: bool  # whether weights are held in registers, and not in shared memory
 
 
 def joined(blocks: Sequence[int], most: int) -> list[Blocks]:
@@ -176,6 +190,7 @@ class _Resident(Writer):
         super().__init__(cell, name, coded, afresh)
         self.directions, self.way = directions, way
         self.first_lines: dict[str, str] = {}  # values that are the same in every step, by name
+        self.weights: dict[str, None] = {}  # the names of those that are weights
         self.ahead: dict[str, str] = {}  # values that are read before the step begins
         self.registers: dict[str, Place] = {}  # by name: where they end up
         self.next: dict[str, str] = {}  # the values of registers in the next step
@@ -215,12 +230,13 @@ class _Resident(Writer):
             "unit = (first_unit + tl.arange(0, BU))[None, :]",
             "row_of_operand = row[None, :, :]",
             *(f"{name} = {value}" for name, value in self.first_lines.items()),
+            *(f"hold({name}, counters, steps, S, BB, PRECISION)" for name in self.weights if self.way.registers),
             "done = steps * 0",
             *ahead,
             *self.lines,
             "say_done(counter, ALONE)",
             f"wait_for_all(counter, {everybody}, ALONE)",
-            "for _ in range(0, steps):",
+            "while done < steps:" if self.way.registers else "for _ in range(0, steps):",
             *(f"    {line}" for line in step),
             "    done = done + 1",
             *(f"    {line}" for line in ahead),
@@ -236,7 +252,8 @@ class _Resident(Writer):
         ]
         text = "\n".join([*head, *(f"    {line}" for line in body), ""])
         widths = [phase.width for phase in self.todo.phases]
-        return Kernels("\n\n".join([HEADER, MEET, ROUND, SUM, text]), self.arrays, widths)
+        parts = [HEADER, MEET, ROUND, SUM, *([HOLD] if self.way.registers else []), text]
+        return Kernels("\n\n".join(parts), self.arrays, widths)
 
     def say_done(self) -> None:
         self.lines += ["say_done(counter, ALONE)", *self.later]
@@ -405,4 +422,5 @@ class _Resident(Writer):
         offset = f"({block} * H + {k}) * H + {of_unit}" if transposed else f"({block} * H + {of_unit}) * H + {k}"
         read = f"tl.load({at} + {offset}, ({k} < H) & ({of_unit} < H), other=0.0)"
         self.first_lines.setdefault(name, f"rounded({read}, PRECISION)")
+        self.weights.setdefault(name)
         return name
