@@ -345,8 +345,9 @@ def test_the_tile_for_made_up_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "does not fit 1024 units" in choice.choose(exact._replace(units=1024)).why
     assert choice.choose(rounded._replace(units=256)).tile == Tile(8, 8, 16, "tf32x3")
     assert choice.choose(rounded._replace(units=512)).tile == Tile(8, 8, 16, "tf32", registers=True)
-    assert choice.choose(rounded).tile == Tile(8, 8, 16, "tf32")  # 96 numbers for each thread are too many
-    assert choice.choose(rounded).why.endswith("products in TF32")
+    assert choice.choose(rounded).tile == Tile(8, 8, 16, "tf32", registers=True)
+    assert choice.choose(rounded._replace(units=896)).tile == Tile(8, 8, 16, "tf32")  # 112 numbers for each thread
+    assert choice.choose(rounded._replace(units=896)).why.endswith("products in TF32")
     assert "two widths" in choice.choose(plain._replace(cell=cells.projected_lstm)).why
     choice.choose.cache_clear()
 

@@ -16,7 +16,7 @@ from elman.gpu.source import module_from
 from elman.plan import plan
 
 MOST_SPILLED = 128  # bytes that a thread may put aside
-MOST_HELD = 256  # bytes of weights in the registers of a thread, of which it has 1020
+MOST_HELD = 400  # bytes of weights in the registers of a thread, which has 1020 in all, if its program has 16 rows
 
 
 class Tile(NamedTuple):
@@ -73,7 +73,7 @@ def in_registers_first(form: Form, tile: Tile) -> list[Tile]:
 
     Weights in shared memory are read after the operands in every step, while everybody waits.
     """
-    few = slab(form, tile) <= MOST_HELD * 32 * tile.warps
+    few = slab(form, tile) * tile.rows <= MOST_HELD * 32 * tile.warps * 16
     return [tile._replace(registers=True), tile] if few else [tile]
 
 
