@@ -105,7 +105,8 @@ def way_of(form: Form, tile: Tile) -> Way:
     piece = padded(form.units, tile) // len(cut) * tile.rows * bytes_of(form, tile)
     beside = (shared_memory(form.device) - (0 if tile.registers else slab(form, tile))) // piece
     # Two pieces are not ahead: one that is multiplied, and one that has just been.
-    return Way(cut, min(max(beside - 2, 0), 8 // form.dtype.itemsize), together(tile), tile.registers)
+    ahead = min(max(beside - 2, 0), 8 // form.dtype.itemsize)
+    return Way(cut, ahead, together(tile), tile.registers, max(tile.rows // 16, 1) * max(tile.units // 8, 1))
 
 
 @cache

@@ -129,6 +129,9 @@ def hold(weight, counters, steps, S: tl.constexpr, BB: tl.constexpr, PRECISION: 
 """
 
 
+AT_ONCE = 4  # blocks of 16 rows and 8 units that should not wait for each other
+
+
 def pieces(depth: int, split: int) -> tuple[tuple[int, int], ...]:
     """Cuts the depth of a product into powers of two, each (first, length), which `split` parts of 16 or more divide.
 
@@ -158,6 +161,7 @@ class Way(NamedTuple):
     ahead: int  # how many pieces of an operand are read before the first of them is needed
     together: int  # how many gates one product is for, at most
     registers: bool  # whether weights are held in registers, and not in shared memory
+    blocks: int  # of 16 rows and 8 units, which tensor cores compute at a time, in a product for one gate
 
 
 def joined(blocks: Sequence[int], most: int) -> list[Blocks]:
@@ -373,8 +377,14 @@ class _Resident(Writer):
         back = bool(product.segments)
         groups = [Blocks(0, 1)] if back else held
         sums = [f"sums_{number}_{j}_{k}" for k in range(len(groups))]
+        # A product waits for the last one that was added to the same sum. So there are several sums in turn.
+        many = len(operand.offsets) * len(self.way.cut)
+        turns = {}
         for name, group in zip(sums, groups, strict=True):
-            self.put(f"{name} = tl.zeros([S, BB, BU * {group.gates}], WIDE)")
+            count = min(many, max(1, AT_ONCE // (self.way.blocks * group.gates)))
+            turns[name] = [f"{name}_turn_{turn}" for turn in range(count)]
+            for turn in turns[name]:
+                self.put(f"{turn} = tl.zeros([S, BB, BU * {group.gates}], WIDE)")
         reads: list[str] = []
         dots: list[list[str]] = []
         for k, offset in enumerate(operand.offsets):
@@ -387,8 +397,9 @@ class _Resident(Writer):
                 dots.append([])
                 for name, blocks in zip(sums, held[k : k + 1] if back else held, strict=True):
                     weight = self.weight(blocks, c, depth, transposed=back)
+                    turn = turns[name][(len(dots) - 1) % len(turns[name])]
                     dots[-1].append(
-                        f"{name} = tl.dot({o}, {weight}, {name}, input_precision=PRECISION, out_dtype=WIDE)"
+                        f"{turn} = tl.dot({o}, {weight}, {turn}, input_precision=PRECISION, out_dtype=WIDE)"
                     )
         # A piece takes as long to arrive as several take to multiply.
         ahead = self.way.ahead
@@ -398,7 +409,7 @@ class _Resident(Writer):
         results = [f"product_{number}_{j}_{column}" for column in range(len(product.nodes))]
         names = iter(results)
         for name, group in zip(sums, groups, strict=True):
-            self.put(f"{name} = sum_of_parts({name}, S, BB, BU * {group.gates})")
+            self.put(f"{name} = sum_of_parts({' + '.join(turns[name])}, S, BB, BU * {group.gates})")
             self.separate(name, [next(names) for _ in range(group.gates)])
         return results
 
