@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from torch import sigmoid, tanh
 from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.runtime import interpreter
+from triton.runtime.errors import OutOfResources
 
 import elman
 import meeting
@@ -27,6 +29,7 @@ from elman import Cell, State, cells, gpu
 from elman.cell import cell as define
 from elman.engines import choose
 from elman.gpu import choice
+from elman.gpu import resident as resident_form
 from elman.gpu.loop import Form
 from elman.gpu.resident import Resident, Tile
 from elman.layout import Call
@@ -350,6 +353,27 @@ def test_the_tile_for_made_up_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choice.choose(rounded._replace(units=896)).why.endswith("products in TF32")
     assert "two widths" in choice.choose(plain._replace(cell=cells.projected_lstm)).why
     choice.choose.cache_clear()
+
+
+def test_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    form = Form(cells.lstm, "infer", False, False, (False,), 2, 17, 0, torch.float32, False, torch.device("cpu"), 0)
+    monkeypatch.setattr("elman.gpu.resident.shared_memory", lambda device: 227 << 10)
+
+    def fits(spilled: int, error: Exception | None = None) -> bool:
+        def try_out(loop: Resident) -> None:
+            if error is not None:
+                raise error
+
+        monkeypatch.setattr(Resident, "compiled", SimpleNamespace(n_spills=spilled))
+        monkeypatch.setattr(Resident, "try_out", try_out)
+        return resident_form.fits(form, Tile(16, 2, 2))
+
+    assert fits(32)
+    assert not fits(33)  # words of 4 bytes
+    assert not fits(0, RuntimeError("too many blocks in cooperative launch"))
+    assert not fits(0, OutOfResources(300, 227, "shared memory"))
+    with pytest.raises(torch.OutOfMemoryError):
+        fits(0, torch.OutOfMemoryError())
 
 
 def test_describe_names_the_form() -> None:

@@ -191,6 +191,8 @@ def fits(form: Form, tile: Tile) -> bool:
         if loop.compiled.n_spills * 4 > MOST_SPILLED:
             return False
         loop.try_out()
+    except torch.OutOfMemoryError:
+        raise  # it says nothing of the kernel, and what is chosen now is kept
     except (triton.runtime.errors.OutOfResources, RuntimeError):
         return False
     return True
