@@ -111,9 +111,10 @@ class Gpu:
             return _passes().backward(call, output, saved, cotangents, needed)
 
     def form(self, call: Call) -> str:
-        """Returns which form of the time loop runs a call, and why."""
+        """Returns which form of the time loop runs a call, and why. A pass backward may have another one."""
+        recorded = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in call.tensors())
         with torch.no_grad(), _on(call):
-            return _passes().form(call)
+            return _passes().form(call, *(("forward", "backward") if recorded else ("infer",)))
 
 
 def cudnn_is_faster(call: Call) -> bool:

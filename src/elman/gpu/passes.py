@@ -89,13 +89,22 @@ def _products_as_recurrent_layers(call: Call) -> Iterator[bool]:
     if call.x.dtype != torch.float32 or not call.x.is_cuda:
         yield False
         return
-    matmul, wanted = torch.backends.cuda.matmul, torch.backends.cudnn.allow_tf32
-    before = matmul.allow_tf32
-    matmul.allow_tf32 = wanted
+    matmul, wanted = torch.backends.cuda.matmul, _recurrent_layers_use_tf32()
+    before = matmul.fp32_precision
+    if (before == "tf32") is wanted:
+        yield wanted
+        return
+    matmul.fp32_precision = "tf32" if wanted else "ieee"
     try:
         yield wanted
     finally:
-        matmul.allow_tf32 = before
+        matmul.fp32_precision = before
+
+
+def _recurrent_layers_use_tf32() -> bool:
+    """Torch's older switch, `allow_tf32`, sets the same; it cannot be read after the newer one was set."""
+    rnn: Any = torch.backends.cudnn.rnn
+    return rnn.fp32_precision == "tf32"
 
 
 def _codes(call: Call) -> Tensor | None:
@@ -123,13 +132,13 @@ def _form(call: Call, name: str, coded: bool, tf32: bool) -> Form:
     )
 
 
-def form(call: Call) -> str:
-    """Returns which form of the time loop runs a call, and why."""
+def form(call: Call, *names: str) -> str:
+    """Returns which form of the time loop runs these passes of a call, and why."""
     call = _narrowed(call)
-    name = "forward" if torch.is_grad_enabled() else "infer"
-    tf32 = call.x.dtype == torch.float32 and call.x.is_cuda and torch.backends.cudnn.allow_tf32
+    tf32 = call.x.dtype == torch.float32 and call.x.is_cuda and _recurrent_layers_use_tf32()
     coded = call.lengths is not None or call.reset is not None
-    return choose(_form(call, name, coded, tf32)._replace(stream=0)).why
+    whys = {name: choose(_form(call, name, coded, tf32)._replace(stream=0)).why for name in names}
+    return whys[names[0]] if len({*whys.values()}) == 1 else "; ".join(f"{name}: {why}" for name, why in whys.items())
 
 
 def _starts(call: Call, codes: Tensor | None) -> Tensor | None:

@@ -97,7 +97,7 @@ def value_lines(nodes: Sequence[Node], read: Callable[[Node], str], put: Callabl
 
     def constant_or_read(node: Node) -> str:
         # A bare number would be a float32, also among float64.
-        return named(node, f"tl.full((), {node.value!r}, WIDE)" if node.op == "number" else read(node))
+        return named(node, f'tl.full((), float("{node.value!r}"), WIDE)' if node.op == "number" else read(node))
 
     return walk(nodes, compute, constant_or_read)
 
