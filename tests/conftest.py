@@ -9,7 +9,7 @@ from hypothesis import Phase, settings
 
 from forks import Forks
 
-pytest_plugins = ["browser"]
+pytest_plugins = ["browser", "gpu_forms"]
 
 _code = tempfile.TemporaryDirectory()  # of this run, which its processes share
 os.environ.setdefault("ELMAN_CACHE", _code.name)

@@ -40,7 +40,6 @@ RESIDENT = (
     (32, Tile(32, 4, 16, registers=True), 90),
     (256, Tile(8, 8, 16, registers=True), 120),
     (256, Tile(8, 8, 16, "tf32x3"), 90),
-    (256, Tile(8, 8, 16, "tf32", registers=True), 90),
     (768, Tile(8, 8, 16, "tf32"), 90),
 )
 TYPES = ((tl.bfloat16, tl.float32), (tl.float32, tl.float32), (tl.float64, tl.float64))

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,23 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import sigmoid, tanh
-from torch._subclasses.fake_tensor import FakeTensorMode
-from triton.runtime import interpreter
-from triton.runtime.errors import OutOfResources
 
 import elman
 import meeting
 import test_rows
 from accuracy import Sizes, check, measure
-from cases import close, gradients, inputs, layer, recurrent, run, weighted
-from elman import Cell, State, cells, gpu
+from cases import close, gradients, inputs, layer, recurrent, run
+from elman import Cell, State, cells
 from elman.cell import cell as define
-from elman.engines import choose
 from elman.gpu import choice
-from elman.gpu import resident as resident_form
-from elman.gpu.loop import Form
-from elman.gpu.resident import Resident, Tile
-from elman.layout import Call
+from elman.gpu.resident import Resident
 from forks import Child, Forks
 from steps import cells as random_cells
 from test_cpu_cells import agree
@@ -210,27 +198,6 @@ def test_views_empty_batches_and_strides() -> None:
         assert all((p.grad == 0).all() for p in of.parameters())
 
 
-@pytest.fixture
-def resident(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every pass is one kernel of 2 x 2 programs for each direction, which meet. The last one runs first by default.
-
-    The one that runs first may be lazy: see meeting.py. Weights may be in registers.
-    """
-    how = getattr(request, "param", "")
-    monkeypatch.setattr(interpreter, "GridExecutor", meeting.Meeting)
-    monkeypatch.setattr(meeting.Meeting, "backwards", "in order" not in how)
-    monkeypatch.setattr(meeting.Meeting, "lazy", "lazy" in how)
-    monkeypatch.setattr("elman.gpu.resident.shared_memory", lambda device: 227 << 10)
-
-    def make(form: Form, graphs: bool) -> Resident:
-        loop = Resident(form, Tile(units=16, warps=2, rows=2, registers="registers" in how))
-        loop.module.__dict__.update(arrive=meeting.arrive, wait=meeting.wait)
-        loop.try_out()
-        return loop
-
-    monkeypatch.setattr(choice, "make", make)
-
-
 @pytest.mark.parametrize(
     ("resident", "cell"),
     [
@@ -262,17 +229,6 @@ def test_lengths_and_resets_of_programs_that_meet(cell: Cell) -> None:
     of, case = recurrent(cell, 3, 17, bidirectional=True), test_rows.Case(1, 4, 3)
     with elman.use_engine("gpu"):
         test_rows.compare(of, case, *inputs(of, 4, 3), torch.tensor(case.lengths), case.reset)
-
-
-@pytest.mark.usefixtures("resident")
-def test_learned_states_of_programs_that_meet() -> None:
-    of, case = layer("gru", 3, 17, bidirectional=True, learn_initial_state=True), test_rows.Case(2, 4, 3)
-    x, found = inputs(of, 4, 3)[0], []
-    for engine in ("gpu", "reference"):
-        with elman.use_engine(engine):
-            output, h_n = of(case.spoilt(x), lengths=case.lengths, reset=case.reset)
-            found.append((output, h_n, torch.autograd.grad(weighted((output, h_n)), list(of.parameters()))))
-    close(*found)
 
 
 @pytest.mark.usefixtures("resident")
@@ -323,129 +279,6 @@ def test_a_call_starts_few_operations(monkeypatch: pytest.MonkeyPatch) -> None:
         assert started(train) == [*initial_states, "addmm", *of_weights, "addmm_"]
     # Each run is done twice, and a new loop is tried out.
     assert kernels == ["infer"] * 3 + ["forward"] * 2 + ["backward"] * 2 + ["forward", "backward"]
-
-
-def test_the_tile_for_made_up_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    device = torch.device("cuda:0")
-    monkeypatch.setattr(choice, "processors", lambda device: 132)
-    monkeypatch.setattr("elman.gpu.resident.processors", lambda device: 132)
-    monkeypatch.setattr("elman.gpu.resident.shared_memory", lambda device: 227 << 10)
-    tried = []
-    monkeypatch.setattr(choice, "fits", lambda form, tile: tried.append(tile) or tile.warps == 8)
-    choice.choose.cache_clear()
-    plain = Form(cells.lstm, "infer", False, False, (False,), 16, 768, 0, torch.bfloat16, False, device, 0)
-    assert choice.choose(plain).tile == Tile(8, 8, 16, registers=True)
-    assert choice.choose(plain).why.endswith("for each direction, weights in registers")
-    assert choice.choose(plain._replace(batch=64)).tile == Tile(16, 8, 32)  # with 16 rows it would be 48 x 4 programs
-    tried.clear()
-    assert choice.choose(plain._replace(units=17)).tile == Tile(8, 8, 16, registers=True)
-    alone = Tile(32, 4, 16)  # one program that has all units
-    assert tried == [alone._replace(registers=True), alone, Tile(8, 8, 16, registers=True)]
-    assert "does not fit 4096 units" in choice.choose(plain._replace(units=4096)).why
-    exact, rounded = plain._replace(dtype=torch.float32), plain._replace(dtype=torch.float32, tf32=True)
-    assert choice.choose(exact._replace(units=192)).tile == Tile(8, 8, 16, "tf32x3")
-    assert choice.choose(exact).tile == Tile(8, 8, 16, "tf32x3")  # its weights take 192 KiB
-    assert "does not fit 1024 units" in choice.choose(exact._replace(units=1024)).why
-    assert choice.choose(rounded._replace(units=256)).tile == Tile(8, 8, 16, "tf32x3")
-    assert choice.choose(rounded._replace(units=512)).tile == Tile(8, 8, 16, "tf32", registers=True)
-    assert choice.choose(rounded).tile == Tile(8, 8, 16, "tf32", registers=True)
-    assert choice.choose(rounded._replace(units=896)).tile == Tile(8, 8, 16, "tf32")  # 112 numbers for each thread
-    assert choice.choose(rounded._replace(units=896)).why.endswith("products in TF32")
-    assert "two widths" in choice.choose(plain._replace(cell=cells.projected_lstm)).why
-    choice.choose.cache_clear()
-
-
-def test_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    form = Form(cells.lstm, "infer", False, False, (False,), 2, 17, 0, torch.float32, False, torch.device("cpu"), 0)
-    monkeypatch.setattr("elman.gpu.resident.shared_memory", lambda device: 227 << 10)
-
-    def fits(spilled: int, error: Exception | None = None) -> bool:
-        def try_out(loop: Resident) -> None:
-            if error is not None:
-                raise error
-
-        monkeypatch.setattr(Resident, "compiled", SimpleNamespace(n_spills=spilled))
-        monkeypatch.setattr(Resident, "try_out", try_out)
-        return resident_form.fits(form, Tile(16, 2, 2))
-
-    assert fits(32)
-    assert not fits(33)  # words of 4 bytes
-    assert not fits(0, RuntimeError("too many blocks in cooperative launch"))
-    assert not fits(0, OutOfResources(300, 227, "shared memory"))
-    with pytest.raises(torch.OutOfMemoryError):
-        fits(0, torch.OutOfMemoryError())
-
-
-def test_describe_names_the_form() -> None:
-    of = layer("lstm", 3, 5)
-    with elman.use_engine("gpu"):
-        (found,) = elman.describe(of, inputs(of, 4, 2)[0]).engines
-    assert found.why.endswith("; a product and a kernel for each step, since Triton interprets kernels")
-
-
-def on_a_gpu(cell: Cell, dtype: torch.dtype = torch.float32, rows: int = 1, units: int = 3) -> Call:
-    of = elman.Recurrent(cell, 2, units, proj_size=1 if cell.projected else 0)
-    with FakeTensorMode():
-        x = torch.empty(1, rows, 2, device="cuda", dtype=dtype)
-    return of.call(0, torch.empty(1, rows, 2), ())._replace(x=x)
-
-
-def test_the_choice_for_made_up_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    gpu._of_device.cache_clear()
-    assert choose(on_a_gpu(cells.peephole_lstm)).engine == "gpu"
-    assert choose(on_a_gpu(cells.lstm)).engine == "gpu"
-    assert choose(on_a_gpu(cells.lstm, torch.float16, rows=16, units=256)).engine == "native"
-    assert choose(on_a_gpu(cells.gru, torch.float16, rows=64, units=256)).engine == "gpu"
-    assert choose(on_a_gpu(cells.rnn, torch.float16, rows=16, units=256)).engine == "gpu"
-    assert choose(on_a_gpu(cells.rnn, torch.float16, rows=64, units=256)).engine == "native"
-    assert choose(on_a_gpu(cells.rnn, rows=1, units=256)).engine == "native"
-    assert choose(on_a_gpu(cells.rnn, rows=2, units=256)).engine == "gpu"
-    assert choose(on_a_gpu(cells.peephole_lstm, torch.float16, rows=16, units=256)).engine == "gpu"
-    assert choose(on_a_gpu(three_phases, torch.bfloat16)).engine == "gpu"
-    assert choose(on_a_gpu(cells.peephole_lstm, torch.int32)).engine == "reference"
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    gpu._of_device.cache_clear()
-    choice = choose(on_a_gpu(cells.peephole_lstm))
-    assert choice.engine == "reference"
-    with pytest.raises(RuntimeError, match=r"compute capability 8\.0, and cuda:0 has 7\.5"):
-        choose(on_a_gpu(cells.peephole_lstm), "gpu")
-    gpu._of_device.cache_clear()
-
-
-def test_what_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    of = layer("lstm", 3, 5)
-    x, _states = inputs(of, 4, 2)
-    with pytest.raises(RuntimeError, match="functorch's transforms"), elman.use_engine("gpu"):
-        torch.func.vmap(lambda x: of(x)[0])(torch.stack([x, x]))
-    monkeypatch.delenv("TRITON_INTERPRET")
-    with pytest.raises(RuntimeError, match="it is for NVIDIA GPUs, and the input is on cpu"), elman.use_engine("gpu"):
-        of(x)
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setitem(sys.modules, "triton", None)
-    gpu._problem.cache_clear()
-    with pytest.raises(RuntimeError, match=r"Triton cannot be loaded .* pip install triton"), elman.use_engine("gpu"):
-        of(x)
-    gpu._problem.cache_clear()
-
-
-def test_kernels_compile_for_gpus() -> None:
-    """And their source is the same in every process: Triton's cache on disk depends on it."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, str(Path(__file__).parent / "offline.py"), "gru_before", "projected_lstm"]
-    printed = [
-        subprocess.run(command, env=environment | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True)
-        for seed in ("1", "2")
-    ]
-    assert printed[0].stdout == printed[1].stdout
-    assert printed[0].stdout.count("\n") == 20
-
-
-def test_a_compiled_kernel_is_started_with_its_parameters() -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, str(Path(__file__).parent / "offline.py"), "start"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 def test_it_is_imported_when_first_used(forks: Forks) -> None:
