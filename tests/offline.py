@@ -39,7 +39,7 @@ RESIDENT = (
     (768, Tile(16, 8, 32), 90),
     (32, Tile(32, 4, 16, registers=True), 90),
     (256, Tile(8, 8, 16, registers=True), 120),
-    (256, Tile(8, 8, 16, "tf32x3"), 90),
+    (256, Tile(8, 8, 16, "tf32x3", registers=True), 90),
     (768, Tile(8, 8, 16, "tf32"), 90),
 )
 TYPES = ((tl.bfloat16, tl.float32), (tl.float32, tl.float32), (tl.float64, tl.float64))
@@ -99,11 +99,10 @@ def resident(name: str, which: str, units: int, tile: Tile, capability: int) -> 
     meetings = 0 if of["ALONE"] else 1 + len(made.phases)
     assert len(re.findall(r"atom\S*\.release|red\S*\.release|red\.async|ld\.acquire", code)) == 2 * meetings, which
     assert not re.search(r"%w_\w+ = tt.load", loop), "weights are read again in every step"
-    if tile.precision != "tf32x3":  # in which two numbers are made of each
-        weights = re.findall(r"= tt.dot %\w+, (%\w+),", loop)
-        assert weights
-        in_registers = [f"{name} = " not in loop for name in weights]
-        assert in_registers == [tile.registers] * len(weights), (which, units, tile)
+    weights = re.findall(r"= tt.dot %\w+, (%\w+),", loop)
+    assert weights
+    in_registers = [f"{name} = " not in loop for name in weights]
+    assert in_registers == [tile.registers] * len(weights), (which, units, tile)
     print(name, which, units, capability, hashlib.sha256(made.source.encode()).hexdigest())
 
 

@@ -51,10 +51,10 @@ def test_the_tile_for_made_up_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tried == [alone._replace(registers=True), alone, Tile(8, 8, 16, registers=True)]
     assert "does not fit 4096 units" in choice.choose(plain._replace(units=4096)).why
     exact, rounded = plain._replace(dtype=torch.float32), plain._replace(dtype=torch.float32, tf32=True)
-    assert choice.choose(exact._replace(units=192)).tile == Tile(8, 8, 16, "tf32x3")
+    assert choice.choose(exact._replace(units=192)).tile == Tile(8, 8, 16, "tf32x3", registers=True)
     assert choice.choose(exact).tile == Tile(8, 8, 16, "tf32x3")  # its weights take 192 KiB
     assert "does not fit 1024 units" in choice.choose(exact._replace(units=1024)).why
-    assert choice.choose(rounded._replace(units=256)).tile == Tile(8, 8, 16, "tf32x3")
+    assert choice.choose(rounded._replace(units=256)).tile == Tile(8, 8, 16, "tf32x3", registers=True)
     assert choice.choose(rounded._replace(units=512)).tile == Tile(8, 8, 16, "tf32", registers=True)
     assert choice.choose(rounded).tile == Tile(8, 8, 16, "tf32", registers=True)
     assert choice.choose(rounded._replace(units=896)).tile == Tile(8, 8, 16, "tf32")  # 112 numbers for each thread

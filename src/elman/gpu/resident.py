@@ -57,15 +57,10 @@ def candidates(form: Form) -> list[Tile]:
     alone = [tile for tile in ALONE if tile.units >= form.units][:1]
     tiles = [tile for tile in alone + TILES if programs(form, tile) <= processors(form.device)]
     room = shared_memory(form.device)
-    if form.dtype != torch.float32:
-        return [each for tile in tiles if slab(form, tile) <= room for each in in_registers_first(form, tile)]
-    exact = [tile._replace(precision="tf32x3") for tile in tiles]
-    if not form.tf32:
-        return [tile for tile in exact if slab(form, tile) <= room]
-    found = [tile for tile in exact if 2 * slab(form, tile) <= room]
-    for tile in [tile._replace(precision="tf32") for tile in tiles]:
-        found += in_registers_first(form, tile) if slab(form, tile) <= room else []
-    return found
+    if form.dtype == torch.float32:
+        exact, rounded = [[tile._replace(precision=each) for tile in tiles] for each in ("tf32x3", "tf32")]
+        tiles = [tile for tile in exact if 2 * slab(form, tile) <= room] + rounded if form.tf32 else exact
+    return [each for tile in tiles if slab(form, tile) <= room for each in in_registers_first(form, tile)]
 
 
 def in_registers_first(form: Form, tile: Tile) -> list[Tile]:
