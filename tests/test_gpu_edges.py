@@ -113,7 +113,7 @@ def poisoned() -> Iterator[None]:
 @BOTH_FORMS
 def test_learned_states(form: None, cell: Cell) -> None:
     """With states that are given, the learned ones are those after resets only."""
-    of, case = recurrent(cell, 3, 17, bidirectional=True, learn_initial_state=True), test_rows.Case(2, 4, 3)
+    of, case = recurrent(cell, 3, 17, bidirectional=True, learn_initial_state=True), test_rows.Case(4, 4, 3)
     x, states = inputs(of, 4, 3)
     found = []
     for engine in ("gpu", "reference"):
@@ -148,6 +148,16 @@ def three_states(x: Any, R: Any, s: Any) -> State:
 @BOTH_FORMS
 def test_three_states(form: None) -> None:
     agree(three_states, steps=3, hidden_size=17, engine="gpu", bidirectional=True)
+
+
+@define(gates=("a",), states=("h", "h_at"))
+def a_state_that_is_called_like_an_address(x: Any, R: Any, s: Any) -> State:
+    return State(h=tanh(x.a + R.a @ s.h + s.h_at), h_at=0.5 * s.h_at + s.h)
+
+
+@pytest.mark.usefixtures("resident")
+def test_names_of_kernels_are_not_those_of_users() -> None:
+    agree(a_state_that_is_called_like_an_address, steps=2, hidden_size=17, engine="gpu")
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru"])
@@ -244,9 +254,9 @@ def test_a_gate_that_only_decides() -> None:
     def deciding(x: Any, R: Any, s: Any) -> State:
         return State(h=torch.where(x.a + R.a @ s.h > 0, x.b, 0.3 * s.h))
 
-    @define(gates=("a",))
-    def forgetful(x: Any, R: Any, s: Any) -> State:
-        return State(h=torch.where(x.a + R.a @ s.h > 0, 0.9 * s.h, 0.3 * s.h))
+    @define(gates=("a",), vectors=("v",))
+    def forgetful(x: Any, R: Any, s: Any, p: Any) -> State:
+        return State(h=torch.where(x.a + R.a @ s.h > p.v, 0.9 * s.h, 0.3 * s.h))
 
     for cell in (deciding, forgetful):
         of, found = recurrent(cell, 3, 17), []

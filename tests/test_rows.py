@@ -530,3 +530,18 @@ def test_traced_with_lengths() -> None:
     traced: Any = torch.jit.trace(model, (x, torch.tensor([6, 1, 0, 3])), check_trace=False)
     lengths = torch.tensor([2, 6, 5, 0])
     close(traced(x, lengths), model(x, lengths))
+
+
+@pytest.mark.parametrize("engine", ["reference", "gpu"])
+def test_learned_states_of_stacked_layers_under_autocast(engine: str) -> None:
+    """The second layer reads what the first one has computed in half the width; its learned states have all of it."""
+    of = layer("lstm", 3, 5, dtype=torch.float32, num_layers=2, learn_initial_state=True)
+    x, case, found = inputs(of, 4, 3)[0], Case(4, 4, 3), []
+    for enabled in (False, True):
+        with elman.use_engine(engine), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            output = of(x, lengths=case.lengths, reset=case.reset)[0].float()
+        found.append((output, torch.autograd.grad(output.square().sum(), list(of.parameters()))))
+    (exact, d_exact), (rounded, d_rounded) = found
+    torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.05)
+    for mine, theirs in zip(d_rounded, d_exact, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0.1, atol=0.1)

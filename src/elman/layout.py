@@ -159,7 +159,8 @@ def misfit(call: Call) -> str | None:
     if call.afresh and (call.reset is None or len(call.afresh) != len(cell.states)):
         return f"the cell {cell.name!r} has {len(cell.states)} states to start afresh from at resets, but {len(call.afresh)} were given"
     for name, state, width in zip(cell.states, call.afresh, widths, strict=False):
-        if state.shape != (directions, width) or state.dtype != x.dtype or state.device != x.device:
+        of_type = state.dtype == x.dtype or call.autocast is not None
+        if state.shape != (directions, width) or not of_type or state.device != x.device:
             return f"{name} to start afresh from is {tuple(state.shape)} of {state.dtype} but must be {(directions, width)} of {x.dtype}"
     for weights, _ in call.directions:
         for field, weight in zip(Weights._fields, weights, strict=True):

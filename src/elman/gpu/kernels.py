@@ -124,7 +124,7 @@ class Writer:
         """Adds an array to those of the pass, and returns the name of its address in a kernel."""
         if name not in self.arrays:
             self.arrays[name] = self.layout(name, product)
-        return f"{name.replace('.', '_')}_at"
+        return f"address_{name.replace('.', '_')}"
 
     def layout(self, name: str, product: Product | None) -> Array:
         cell, (kind, _, rest) = self.cell, name.partition(".")
