@@ -140,9 +140,10 @@ def test_one_cotangent_only(form: None, cell: Cell) -> None:
 
 @define(gates=("a",), states=("h", "c", "m"))
 def three_states(x: Any, R: Any, s: Any) -> State:
-    h = tanh(x.a + R.a @ s.h + s.m)
-    c = torch.exp(-abs(h * s.c)) * s.m
-    return State(h=h * tanh(c), c=c, m=sigmoid(s.m * c) * s.c)
+    """Backward reads the new value of each."""
+    c = tanh(0.7 * s.c + x.a)
+    m = sigmoid(s.m * c)
+    return State(h=tanh(R.a @ s.h + c * m), c=c, m=m)
 
 
 @BOTH_FORMS
