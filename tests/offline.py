@@ -36,7 +36,6 @@ SHARED = {80: 163 << 10, 90: 227 << 10, 120: 99 << 10}  # bytes of shared memory
 RESIDENT = (
     (768, Tile(8, 8, 16, registers=True), 90),
     (768, Tile(16, 8, 16, registers=True), 80),
-    (768, Tile(16, 8, 32), 90),
     (32, Tile(32, 4, 16, registers=True), 90),
     (256, Tile(8, 8, 16, registers=True), 120),
     (256, Tile(8, 8, 16, "tf32x3", registers=True), 90),
