@@ -137,23 +137,25 @@ def test_what_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu._problem.cache_clear()
 
 
+def offline(*arguments: str, seed: str = "0") -> str:
+    """Returns what offline.py prints, in a process in which Triton does not interpret."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, str(Path(__file__).parent / "offline.py"), *arguments]
+    environment["PYTHONHASHSEED"] = seed
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_kernels_compile_for_gpus() -> None:
     """And their source is the same in every process: Triton's cache on disk depends on it."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, str(Path(__file__).parent / "offline.py"), "gru_before", "projected_lstm"]
-    printed = [
-        subprocess.run(command, env=environment | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True)
-        for seed in ("1", "2")
-    ]
-    assert printed[0].stdout == printed[1].stdout
-    assert printed[0].stdout.count("\n") == 16
+    printed = [offline("gru_before", "projected_lstm", seed=seed) for seed in ("1", "2")]
+    assert printed[0] == printed[1]
+    assert printed[0].count("\n") == 16
 
 
 def test_a_compiled_kernel_is_started_with_its_parameters() -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, str(Path(__file__).parent / "offline.py"), "start"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert offline("start") == "started with 35\n"
 
 
 def test_why_a_resident_kernel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

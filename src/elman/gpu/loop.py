@@ -13,7 +13,6 @@ from torch import Tensor
 from elman.cell import Cell
 from elman.gpu.kernels import Array
 from elman.leaves import HIDDEN
-from elman.plan import Product, plan
 
 TYPES = {
     torch.float16: tl.float16,
@@ -83,11 +82,6 @@ class Loop:
             shape = (2, *shape)
         make = torch.zeros if array.padded else torch.empty
         return make(shape, dtype=wide(form.dtype) if array.wide else form.dtype, device=form.device)
-
-    def products(self) -> list[tuple[int, int, Product]]:
-        """Returns the products of a step, with the numbers of their phases and their numbers there."""
-        of_phases = getattr(plan(self.form.cell), self.form.name).products
-        return [(number, j, each) for number, products in enumerate(of_phases) for j, each in enumerate(products)]
 
     def run(self, steps: int, given: Given, results: Sequence[str]) -> dict[str, Tensor]:
         """Runs all steps, and returns these results.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -89,8 +89,9 @@ def _products_as_recurrent_layers(call: Call) -> Iterator[bool]:
     if call.x.dtype != torch.float32 or not call.x.is_cuda:
         yield False
         return
-    matmul, wanted = torch.backends.cuda.matmul, _recurrent_layers_use_tf32()
-    before = matmul.fp32_precision
+    # Torch's older switch, `allow_tf32`, sets the same; it cannot be read after the newer one was set.
+    matmul, rnn = torch.backends.cuda.matmul, cast("Any", torch.backends.cudnn.rnn)
+    before, wanted = matmul.fp32_precision, rnn.fp32_precision == "tf32"
     if (before == "tf32") is wanted:
         yield wanted
         return
@@ -99,12 +100,6 @@ def _products_as_recurrent_layers(call: Call) -> Iterator[bool]:
         yield wanted
     finally:
         matmul.fp32_precision = before
-
-
-def _recurrent_layers_use_tf32() -> bool:
-    """Torch's older switch, `allow_tf32`, sets the same; it cannot be read after the newer one was set."""
-    rnn: Any = torch.backends.cudnn.rnn
-    return rnn.fp32_precision == "tf32"
 
 
 def _codes(call: Call) -> Tensor | None:
@@ -135,9 +130,9 @@ def _form(call: Call, name: str, coded: bool, tf32: bool) -> Form:
 def form(call: Call, *names: str) -> str:
     """Returns which form of the time loop runs these passes of a call, and why."""
     call = _narrowed(call)
-    tf32 = call.x.dtype == torch.float32 and call.x.is_cuda and _recurrent_layers_use_tf32()
     coded = call.lengths is not None or call.reset is not None
-    whys = {name: choose(_form(call, name, coded, tf32)._replace(stream=0)).why for name in names}
+    with _products_as_recurrent_layers(call) as tf32:
+        whys = {name: choose(_form(call, name, coded, tf32)._replace(stream=0)).why for name in names}
     return whys[names[0]] if len({*whys.values()}) == 1 else "; ".join(f"{name}: {why}" for name, why in whys.items())
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from elman.gpu.kernels import ADDRESSES, AFRESH, kernels, operand_of
 from elman.gpu.loop import Form, Given, Loop
 from elman.gpu.source import module_from
-from elman.plan import Product
+from elman.plan import Product, plan
 
 CHUNKS = (32, 8)  # steps that one graph runs; a multiple of two, since steps use two buffers in turn
 BLOCK = 256  # units that one program of a kernel computes
@@ -77,6 +77,11 @@ class Steps(Loop):
             self.table.copy_(torch.tensor(words), non_blocking=True)
             self.words = words
 
+    def products(self) -> list[tuple[int, int, Product]]:
+        """Returns the products of a step, with the numbers of their phases and their numbers there."""
+        of_phases = getattr(plan(self.form.cell), self.form.name).products
+        return [(number, j, each) for number, products in enumerate(of_phases) for j, each in enumerate(products)]
+
     def multiplication(self, number: int, j: int, product: Product) -> _Multiplication:
         operand = self.buffers[operand_of(self.form.cell, number, j, product).array]
         out = self.buffers[f"product.{number}.{j}"]
@@ -128,9 +133,9 @@ class Steps(Loop):
                 elif kind in ("carry", "d_p", "d_afresh"):
                     own.zero_()
         for number, j, product in self.products():
-            name, (kind, _, state) = f"operand.{number}.{j}", product.operand.array.partition(".")
-            if kind == "before" and name in self.buffers:
-                self.first(name).copy_(self.first(product.operand.array))
+            name, array = f"operand.{number}.{j}", product.operand.array
+            if array.startswith("before.") and name in self.buffers:
+                self.first(name).copy_(self.first(array))
         for each in self.after:
             each.out.zero_()  # nothing comes back to the last step
 
