@@ -47,7 +47,9 @@ from elman.gpu import choice, resident
 from elman.gpu.loop import Form
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
-SEEDS = 4  # random cases that one figure of accuracy is taken over
+# How many random cases one figure of accuracy is taken over. A unit of `rnn_relu` that falls to the other side of zero
+# changes gradients by all of their size, so that four cases say little.
+SEEDS = {"rnn_relu": 24}
 SHAPES = [(1024, 16, 768), (1024, 1, 256), (100, 64, 512), (35, 20, 650)]  # T, B, H
 FORMS = ("steps", "auto")
 PEERS = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}
@@ -183,10 +185,11 @@ def judge(case: Case) -> dict[str, Any]:
     """Returns the largest error / allowed error of all results and gradients, over some random cases."""
     try:
         use_form(case.form)
-        every = [errors(case, seed) for seed in range(SEEDS)]
+        seeds = SEEDS.get(case.cell, 4)
+        every = [errors(case, seed) for seed in range(seeds)]
         worst, at = 0.0, ""
         for key in every[0]:
-            own, torchs, size = (math.sqrt(sum(of[key][k] for of in every) / SEEDS) for k in range(3))
+            own, torchs, size = (math.sqrt(sum(of[key][k] for of in every) / seeds) for k in range(3))
             allowed = 1e-13 * size if case.dtype == "fp64" else 2 * torchs + 1e-7 * size
             ratio = own / allowed if own == own else math.inf
             if ratio > worst:

@@ -1,19 +1,21 @@
-"""Programs that meet, in Triton's interpreter: each is a thread, and one runs at a time, as far as it can.
+"""Programs that read each other's results, in Triton's interpreter: each is a thread, and one runs at a time.
 
-At a meeting a program says that it is done (`arrive`), and later it waits for the others (`wait`). A program that has
-not waited must not read what others store, and one that is done must have stored what others read. Two orders of running
-find out whoever does so all the same. In one, each program runs as far as it can before the next one begins. In the
-other, `lazy`, the first one stops whenever it says that it is done, and goes on when nobody else can.
+A program stops where it needs a result that is not there yet. Two orders of running find out whoever overwrites what
+others still read, or takes an old result for a new one. In one, each program runs as far as it can before the next one
+begins. In the other, `lazy`, the first one also stops whenever it says that it is done, and at each fence, and goes on
+when nobody else can.
 """
 
 from __future__ import annotations
 
 import ctypes
 import inspect
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from triton.runtime import interpreter
 
 _here = threading.local()
@@ -22,7 +24,7 @@ _here = threading.local()
 class Program:
     def __init__(self, index: tuple[int, ...], run: Callable[[], None], lazy: bool) -> None:
         self.index, self.lazy, self.done = index, lazy, False
-        self.awaited: tuple[int, int] | None = None  # the address of a counter, and what that has to reach
+        self.can_go_on: Callable[[], bool] = lambda: True
         self.error: BaseException | None = None
         self.go, self.stopped = threading.Semaphore(0), threading.Semaphore(0)
         self.thread = threading.Thread(target=self.run, args=(run,), daemon=True)
@@ -50,11 +52,14 @@ class Program:
         self.stopped.release()
         self.go.acquire()
 
-    def can_go_on(self) -> bool:
-        if self.done or self.awaited is None:
-            return not self.done
-        counter, target = self.awaited
-        return _count(counter).value >= target
+    def wait(self, until: Callable[[], bool]) -> None:
+        self.can_go_on = until
+        if not until():
+            self.stop()
+
+    def loiter(self) -> None:
+        if self.lazy:
+            self.stop()
 
 
 def _number(value: Any) -> int:
@@ -68,15 +73,95 @@ def _count(address: int) -> ctypes.c_int32:
 
 def arrive(counter: Any) -> None:
     _count(_number(counter)).value += 1
-    if _here.program.lazy:
-        _here.program.stop()
+    _here.program.loiter()
 
 
 def wait(counter: Any, target: Any) -> None:
+    own, needed = _number(counter), _number(target)
+    _here.program.wait(lambda: _count(own).value >= needed)
+
+
+# Instructions that find out whether a number is missing.
+OPERATIONS: dict[str, Callable[..., np.ndarray]] = {
+    "mov.u32": lambda a: a,
+    "sub.u32": lambda a, b: a - b,
+    "and.b32": lambda a, b: a & b,
+    "lop3.b32": lambda a, b, c, table: {0xEA: (a & b) | c}[int(table)],
+    "setp.ne.u32": lambda a, b: a != b,
+    "setp.eq.or.s32": lambda a, b, c: (a == b) | c,
+    "setp.eq.or.s64": lambda a, b, c: (a == b) | c,
+}
+# What ends the loop, or goes round again.
+LOOP = re.compile(
+    r"[{}]|\.reg .*|mov\.u32 tries, 0|read:|@!again bra done|add.u32 tries.*|setp.lt.u32 more.*|@more bra read|trap|done:"
+)
+
+
+class Words:
+    """What the assembly of a kernel reads from memory, in one round of its loop: arrays of words.
+
+    Of the assembly it knows what `elman.gpu.resident_kernel.take` writes.
+    """
+
+    def __init__(self, assembly: str, addresses: np.ndarray, pack: int) -> None:
+        self.kind: Any = interpreter.tl.int64 if ".b64" in assembly else interpreter.tl.int32
+        self.word = np.int64 if ".b64" in assembly else np.int32
+        results = [
+            int(number) for words in re.findall(r"\{(\$.+?)\}", assembly) for number in re.findall(r"\d+", words)
+        ]
+        assert sorted(results) == [*range(len(results))]
+        # A thread has addresses that lie beside each other.
+        self.values = {f"${len(results) + k}": of for k, of in enumerate(addresses.reshape(-1, pack).T)}
+        for line in map(str.strip, assembly.strip().splitlines()):
+            if not LOOP.fullmatch(line.rstrip(";")):
+                self.run(*line.rstrip(";").split(" ", 1))
+        self.there = not self.values["again"].any()
+        self.found = [
+            np.stack([self.values[f"${k + own}"] for own in range(pack)], 1).reshape(addresses.shape)
+            for k in range(0, len(results), pack)
+        ]
+
+    def run(self, name: str, operands: str) -> None:
+        result, *of = [operand.strip(" {}[]") for operand in operands.split(",")]
+        if not name.startswith("ld."):
+            known = [self.values[x] if x in self.values else np.array(int(x, 0)).astype(self.word) for x in of]
+            self.values[result] = OPERATIONS[name](*known)
+            return
+        words, (address, offset) = [result, *of[:-1]], of[-1].split(" + ")
+        assert name == f"ld.relaxed.gpu.global.v{len(words)}.b{8 * self.word().itemsize}"
+        for k, word in enumerate(words):
+            self.values[word] = self.read(self.values[address] + int(offset) + self.word().itemsize * k)
+
+    def read(self, addresses: np.ndarray) -> np.ndarray:
+        kind = ctypes.c_int64 if self.word is np.int64 else ctypes.c_int32
+        words = [kind.from_address(address).value for address in addresses.ravel().tolist()]
+        return np.array(words, self.word).reshape(addresses.shape)
+
+    def get_result(self, k: int) -> interpreter.TensorHandle:
+        return interpreter.TensorHandle(self.found[k], self.kind)
+
+
+class Nothing:
+    @staticmethod
+    def get_result(k: int) -> interpreter.TensorHandle:
+        return interpreter.TensorHandle(np.zeros(1, np.int32), interpreter.tl.int32)
+
+
+def run_assembly(
+    builder: Any, assembly: str, constraints: str, values: Sequence[Any], kinds: Any, pure: bool, pack: int
+) -> Words | Nothing:
+    """Does what the assembly of a kernel does: it reads words from memory until none is missing, or passes a fence."""
     own = _here.program
-    own.awaited = _number(counter), _number(target)
-    if not own.can_go_on():
-        own.stop()
+    if "fence" in assembly:
+        own.can_go_on = lambda: True
+        own.loiter()
+        return Nothing()
+    (addresses,) = values
+    found = Words(assembly, addresses.data, pack)
+    while not found.there:
+        own.wait(lambda: Words(assembly, addresses.data, pack).there)
+        found = Words(assembly, addresses.data, pack)
+    return found
 
 
 class Meeting(interpreter.GridExecutor):
@@ -101,7 +186,7 @@ class Meeting(interpreter.GridExecutor):
             places = [(x, y, z) for x in range(size[0]) for y in range(size[1]) for z in range(size[2])]
             places = places[::-1] if self.backwards else places
             programs = [Program(place, lambda: self.fn(**args), self.lazy and not k) for k, place in enumerate(places)]
-            while ready := [program for program in programs if program.can_go_on()]:
+            while ready := [program for program in programs if not program.done and program.can_go_on()]:
                 min(ready, key=lambda program: program.lazy).advance()
             assert all(program.done for program in programs), "programs wait for each other and for nobody else"
         finally:

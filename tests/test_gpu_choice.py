@@ -45,10 +45,10 @@ def test_the_tile_for_made_up_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choice.choose(plain).tile == Tile(8, 8, 16, registers=True)
     assert choice.choose(plain).why.endswith("for each direction, weights in registers")
     assert choice.choose(plain._replace(batch=64)).tile == Tile(16, 8, 32)  # with 16 rows it would be 48 x 4 programs
+    assert choice.choose(plain._replace(units=65)).tile == Tile(8, 8, 16, registers=True)
     tried.clear()
-    assert choice.choose(plain._replace(units=17)).tile == Tile(8, 8, 16, registers=True)
-    alone = Tile(32, 4, 16)  # one program that has all units
-    assert tried == [alone._replace(registers=True), alone, Tile(8, 8, 16, registers=True)]
+    assert choice.choose(plain._replace(units=64)).tile is None  # four warps, which do not fit here
+    assert tried[:3] == [Tile(8, 4, 16, registers=True), Tile(8, 4, 16), Tile(16, 4, 16, registers=True)]
     assert "does not fit 4096 units" in choice.choose(plain._replace(units=4096)).why
     exact, rounded = plain._replace(dtype=torch.float32), plain._replace(dtype=torch.float32, tf32=True)
     assert choice.choose(exact._replace(units=192)).tile == Tile(8, 8, 16, "tf32x3", registers=True)
@@ -103,13 +103,13 @@ def test_the_choice_for_made_up_devices(monkeypatch: pytest.MonkeyPatch) -> None
     gpu._of_device.cache_clear()
     assert choose(on_a_gpu(cells.peephole_lstm)).engine == "gpu"
     assert choose(on_a_gpu(cells.lstm)).engine == "gpu"
-    assert choose(on_a_gpu(cells.lstm, torch.float16, rows=16, units=256)).engine == "native"
-    assert choose(on_a_gpu(cells.gru, torch.float16, rows=64, units=256)).engine == "gpu"
-    assert choose(on_a_gpu(cells.rnn, torch.float16, rows=16, units=256)).engine == "gpu"
-    assert choose(on_a_gpu(cells.rnn, torch.float16, rows=64, units=256)).engine == "native"
-    assert choose(on_a_gpu(cells.rnn, rows=1, units=256)).engine == "native"
-    assert choose(on_a_gpu(cells.rnn, rows=2, units=256)).engine == "gpu"
-    assert choose(on_a_gpu(cells.peephole_lstm, torch.float16, rows=16, units=256)).engine == "gpu"
+    low, large = torch.float16, {"rows": 16, "units": 768}
+    assert choose(on_a_gpu(cells.lstm, low, **large)).engine == "native"
+    for other in ({"rows": 8}, {"rows": 64}, {"units": 512}, {"units": 800}, {"units": 1152}):
+        assert choose(on_a_gpu(cells.lstm, low, **{**large, **other})).engine == "gpu"
+    assert choose(on_a_gpu(cells.lstm, torch.bfloat16, **large)).engine == "gpu"
+    for cell in (cells.gru, cells.rnn, cells.peephole_lstm):
+        assert choose(on_a_gpu(cell, low, **large)).engine == "gpu"
     assert choose(on_a_gpu(three_phases, torch.bfloat16)).engine == "gpu"
     assert choose(on_a_gpu(cells.peephole_lstm, torch.int32)).engine == "reference"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
@@ -175,7 +175,7 @@ def test_why_a_resident_kernel_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     assert Tile(8, 8, 16) in resident.candidates(plain._replace(units=132 * 8))
     assert Tile(8, 8, 16) not in resident.candidates(plain._replace(units=132 * 8 + 1))
     assert Tile(8, 8, 16) not in resident.candidates(plain._replace(units=67 * 8, reverse=(False, True)))
-    assert Tile(32, 4, 16) in resident.candidates(plain._replace(units=32))
+    assert {tile.warps for tile in resident.candidates(plain._replace(units=32))} == {4}
 
 
 def test_graphs_run_every_step() -> None:

@@ -277,3 +277,26 @@ def test_an_infinite_constant() -> None:
         return State(h=torch.clamp(tanh(x.a + R.a @ s.h), -torch.inf, 0.5))
 
     agree(infinite, engine="gpu", hidden_size=5)
+
+
+@pytest.mark.usefixtures("resident")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_nan_that_looks_like_what_is_missing(dtype: torch.dtype) -> None:
+    """All of its bits are set. It is in the initial state of one row, and in the cotangent of another."""
+    of = layer("lstm", 3, 17, dtype=dtype)
+    x, found = torch.randn(5, 3, 3).to(dtype), []
+    all_set = torch.tensor(-1, dtype=torch.int16 if dtype == torch.float16 else torch.int32).view(dtype)
+    for engine in ("gpu", "reference"):
+        state = tuple(torch.zeros(1, 3, 17, dtype=dtype) for _ in range(2))
+        state[0][0, 1] = all_set
+        with elman.use_engine(engine):
+            own = x.clone().requires_grad_()
+            output, _ = of(own, state)
+            cotangent = torch.ones_like(output)
+            cotangent[4, 2] = all_set
+            (d_x,) = torch.autograd.grad(output, own, cotangent)
+        found.append((output.isnan(), d_x.isnan()))
+    assert found[0][0][:, 1].all()
+    assert found[0][1][:, 2].all()
+    for own, theirs in zip(*found, strict=True):
+        assert own.equal(theirs)

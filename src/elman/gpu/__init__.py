@@ -120,18 +120,14 @@ class Gpu:
 def cudnn_is_faster(call: Call) -> bool:
     """Whether torch's own kernel is faster where it has one for the cell, as measured in docs/decisions/0014.
 
-    For sizes like these cuDNN keeps the recurrent weights on the chip, as this engine does: with float16, but not for
-    the three gates of a GRU, and with float32 where a single row meets a cell of one gate.
+    For an LSTM in float16 cuDNN keeps the recurrent weights on the chip, as this engine does. It is faster where a program
+    has much to read for few rows.
     """
-    low = call.autocast or call.x.dtype
     (weights, _), *others = call.directions
-    if others or weights.hh is None:
+    if others or weights.hh is None or (call.autocast or call.x.dtype) != torch.float16:
         return False
     units, rows, gates = weights.hh.shape[1], call.x.shape[1], len(call.cell.gates)
-    if low == torch.float32:
-        return gates == 1 and rows == 1 and units <= 256
-    fewest = {4: 16, 1: 64}.get(gates)  # rows, by the number of gates
-    return low == torch.float16 and units % 128 == 0 and units <= 1024 and fewest is not None and rows >= fewest
+    return gates == 4 and units % 128 == 0 and 768 <= units <= 1024 and 16 <= rows <= 32
 
 
 ENGINE = Gpu()

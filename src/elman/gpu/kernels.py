@@ -9,9 +9,9 @@ all arrays in every direction. So a kernel that a CUDA graph has recorded can ru
 The arrays are those of elman/arrays.py. These are added:
 
     output, d_output       the first state after every step, and its cotangent; the directions lie beside each other
-    before.NAME            here two buffers: even steps read the first and write the second, odd steps the reverse
+    before.NAME            here two buffers or four: each step reads one and writes the next, in turn
     operand.K.J            the operand of product J of phase K, as one matrix; before.NAME if it is the first state.
-                           It has two buffers if an earlier step writes it
+                           It has as many buffers if an earlier step writes it, or if programs read each other's
     product.K.J            the result of that product
     bias.FIELD             the biases of a matrix, one for each of its rows
     initial.NAME           the initial states
@@ -48,7 +48,7 @@ class Array(NamedTuple):
 
     columns: tuple[tuple[int, str], ...]  # of a row: slots of each width; () for `code`
     steps: bool = False  # True: the array holds every step, (T, B, columns); False: (B, columns)
-    buffers: int = 1  # 2: the array has two buffers for steps in turn, (2, D, B, columns)
+    buffers: int = 1  # more: the array has buffers for steps in turn, (buffers, D, B, columns)
     rows: bool = True  # False: a row for all rows of the batch
     wide: bool = False  # whether its type is WIDE and not LOW
     joined: bool = False  # whether the directions lie beside each other in a row
@@ -103,6 +103,9 @@ def operand_of(cell: Cell, number: int, j: int, product: Product) -> Operand:
 class Writer:
     """Writes what one phase of a step does. How values come and go is for each form to say."""
 
+    column = "unit"  # of a slot of an operand in which a unit lies
+    buffers = 2, 1  # of what a product of a later step reads, and of what only a product of the same step reads
+
     def __init__(self, cell: Cell, name: str, coded: bool, afresh: bool) -> None:
         self.cell, self.name, self.coded, self.afresh = cell, name, coded, afresh
         self.plan = plan(cell)
@@ -136,7 +139,7 @@ class Writer:
             of_earlier_step = product.state or product.operand.array.startswith("before.")
             columns = [(segment.slots, segment.width) for segment in product.segments]
             columns = columns or [(1, width_of(cell, product.operand.array))]
-            return Array(tuple(columns), buffers=2 if of_earlier_step else 1, padded=True)
+            return Array(tuple(columns), buffers=self.buffers[not of_earlier_step], padded=True)
         if kind == "product":
             assert product is not None
             return Array(((len(product.nodes), product.width),), wide=True)
@@ -150,7 +153,7 @@ class Writer:
             columns = ((1, width_of_state(cell, rest)),)
             wide = wide or kind in ("carry", "d_afresh")
             if kind == "before":
-                return Array(columns, buffers=2, wide=wide, padded=True)
+                return Array(columns, buffers=self.buffers[0], wide=wide, padded=True)
             return Array(columns, rows=kind != "afresh", wide=wide)
         if kind == "s":
             return Array(((1, width_of_state(cell, rest)),), steps=True, wide=wide)
@@ -218,9 +221,11 @@ class Writer:
             width = f"D * ({width})"
         where = f"({time} * B + row)" if array.steps else "row"
         offset = f"{where} * ({width}) + " if array.rows else ""
-        if array.buffers == 2:
-            offset = f"({buffer}) % 2 * (D * B * ({width})) + " + offset
-        return f"{own} + ({offset}{column} + unit)" if array.columns else f"{own} + ({where} + 0 * unit)"
+        if array.buffers > 1:
+            offset = f"({buffer}) % {array.buffers} * (D * B * ({width})) + " + offset
+        if not array.columns:
+            return f"{own} + ({where} + 0 * unit)"
+        return f"{own} + ({offset}{column} + {self.column if array.padded else 'unit'})"
 
     def slot(self, place: Place, time: str = "t", buffer: str = "done") -> str:
         return self.at(place.array, f"{place.slot} * {self.width}", time, buffer)

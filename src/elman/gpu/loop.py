@@ -71,15 +71,15 @@ class Loop:
         return self.form.units if width == HIDDEN else self.form.proj
 
     def empty(self, array: Array) -> Tensor:
-        """Returns a buffer for an array: (D, rows, columns), or (2, D, B, columns)."""
+        """Returns a buffer for an array: (D, rows, columns), or (buffers, D, B, columns)."""
         form = self.form
         columns = sum(
             slots * (self.padded if array.padded and width == HIDDEN else self.length(width))
             for slots, width in array.columns
         )
         shape = (len(form.reverse), form.batch if array.rows else 1, columns)
-        if array.buffers == 2:
-            shape = (2, *shape)
+        if array.buffers > 1:
+            shape = (array.buffers, *shape)
         make = torch.zeros if array.padded else torch.empty
         return make(shape, dtype=wide(form.dtype) if array.wide else form.dtype, device=form.device)
 
@@ -92,7 +92,7 @@ class Loop:
         raise NotImplementedError
 
     def first(self, name: str) -> Tensor:
-        """Returns a buffer, the first one if there are two for steps in turn."""
+        """Returns a buffer, the first one if there are some for steps in turn."""
         own = self.buffers[name]
         return own[0] if own.dim() == 4 else own
 

@@ -8,14 +8,16 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 from elman.gpu.loop import Form, Given, Loop
-from elman.gpu.resident_kernel import Way, held_for, pieces, resident_kernel
+from elman.gpu.resident_kernel import Way, held_for, resident_kernel
 from elman.gpu.source import module_from
 from elman.plan import plan
 
 MOST_SPILLED = 128  # bytes that a thread may put aside
+MOST_READ = 160  # registers of a thread for weights, and for what it reads of operands at the same time
 MOST_HELD = 400  # bytes of weights in the registers of a thread, which has 1020 in all, if its program has 16 rows
 
 
@@ -31,9 +33,9 @@ class Tile(NamedTuple):
     registers: bool = False  # whether weights are held in registers, and not in shared memory
 
 
-# The fastest first, as measured (docs/decisions/0014). In those of `ALONE` a program has all units of its rows.
-ALONE = [Tile(units, 4, 16) for units in (16, 32)]
+# The fastest first, as measured (docs/decisions/0014).
 TILES = [Tile(units, 8, rows) for rows in (16, 32, 64) for units in (8, 16)]
+FEW = 64  # units that are too few for eight warps
 
 
 def refusal(form: Form) -> str | None:
@@ -54,8 +56,8 @@ def candidates(form: Form) -> list[Tile]:
 
     float32 takes three products for one where that is cheap, or where TF32 is switched off.
     """
-    alone = [tile for tile in ALONE if tile.units >= form.units][:1]
-    tiles = [tile for tile in alone + TILES if programs(form, tile) <= processors(form.device)]
+    every = [tile._replace(warps=4) for tile in TILES] if form.units <= FEW else TILES
+    tiles = [tile for tile in every if programs(form, tile) <= processors(form.device)]
     room = shared_memory(form.device)
     if form.dtype == torch.float32:
         exact, rounded = [[tile._replace(precision=each) for tile in tiles] for each in ("tf32x3", "tf32")]
@@ -64,10 +66,7 @@ def candidates(form: Form) -> list[Tile]:
 
 
 def in_registers_first(form: Form, tile: Tile) -> list[Tile]:
-    """Returns a tile with its weights in registers, if a thread has so many, and with its weights in shared memory.
-
-    Weights in shared memory are read after the operands in every step, while everybody waits.
-    """
+    """Returns a tile with its weights in registers, if a thread has so many, and with its weights in shared memory."""
     few = slab(form, tile) * tile.rows <= MOST_HELD * 32 * tile.warps * 16
     return [tile._replace(registers=True), tile] if few else [tile]
 
@@ -90,18 +89,27 @@ def together(tile: Tile) -> int:
 
 
 def padded(units: int, tile: Tile) -> int:
-    """Returns the depth of a product, with the zeros at its end."""
-    return sum(size for _, size in pieces(units, tile.warps))
+    """Returns the depth of a product, with the zeros at its end: a part for each warp, each a multiple of 16."""
+    return triton.cdiv(units, 16 * tile.warps) * 16 * tile.warps
 
 
 def way_of(form: Form, tile: Tile) -> Way:
-    """Returns how programs of a tile multiply. They read ahead as much as shared memory has room for."""
-    cut = pieces(form.units, tile.warps)
-    piece = padded(form.units, tile) // len(cut) * tile.rows * bytes_of(form, tile)
-    beside = (shared_memory(form.device) - (0 if tile.registers else slab(form, tile))) // piece
-    # Two pieces are not ahead: one that is multiplied, and one that has just been.
-    ahead = min(max(beside - 2, 0), 8 // form.dtype.itemsize)
-    return Way(cut, ahead, together(tile), tile.registers, max(tile.rows // 16, 1) * max(tile.units // 8, 1))
+    """Returns how programs of a tile multiply.
+
+    The depth is cut into equal pieces, powers of two. As many as registers have room for are read at the same time, since to
+    read takes longer than to multiply.
+    """
+    depth, least, size = padded(form.units, tile), 16 * tile.warps, form.dtype.itemsize
+    piece, word, threads = least * (depth // least & -(depth // least)), max(4, size), 32 * tile.warps
+    while piece > least and tile.rows * piece * size > 8 * 16 * threads:
+        piece //= 2
+    # Four threads read of a row what one part of a piece has.
+    words = 4 if piece * size >= 16 * word * tile.warps else 2
+    pack = max(tile.rows * piece * size // (threads * word * words), 1)
+    held = slab(form, tile) // (4 * threads) if tile.registers else 0  # registers of a thread
+    most = max((MOST_READ - held) // (words * pack), 1)
+    blocks = max(tile.rows // 16, 1) * max(tile.units // 8, 1)
+    return Way(depth, piece, words, pack, most, together(tile), tile.registers, blocks, size)
 
 
 @cache
@@ -139,7 +147,7 @@ class Resident(Loop):
         _, groups, directions = self.grid
         self.counters = torch.zeros(2 * groups * directions, dtype=torch.int32, device=form.device)
         self.constants |= {"BB": tile.rows, "BU": tile.units, "S": tile.warps, "PRECISION": tile.precision}
-        self.constants["ALONE"] = self.grid[0] == 1
+        self.constants["BITS"] = {2: tl.int16, 4: tl.int32, 8: tl.int64}[form.dtype.itemsize]
         self.options = {"num_warps": tile.warps, "num_stages": 1, "enable_fp_fusion": True}
         self.options["launch_cooperative_grid"] = True
 

@@ -1,10 +1,15 @@
 """Writes the kernel of the form `resident`: all steps of a pass in one kernel, with the products inside.
 
-A program computes a tile, some units of some rows, in every step. It keeps in shared memory the part of the recurrent
-weights that its units need, and in registers what only it reads. Other programs read its results from memory. So all
-programs of the same rows meet after each phase: none goes on before all have stored. This can only work if all programs
-run at the same time. Between saying that it is done and waiting for the others, a program does what nobody waits for: it
-stores what is kept for backward, and reads its own part of the next step.
+A program computes a tile, some units of some rows, in every step. It keeps the part of the recurrent weights that its
+units need, and in registers what only it reads. Programs of the same rows read each other's results from memory. This can
+only work if all programs run at the same time.
+
+An operand of a product says itself when it is there. At first its buffer is full of a NaN that no arithmetic gives, all
+bits set. Whoever reads it reads a number again while it is missing. There are four buffers in turn. In step t a program
+has read all of buffer t. So everybody has read all of buffer t - 1, and the program sets its own part of that back, for
+step t + 3. A fence in step t + 1 comes before its results for step t + 2. Whoever has read these passes a fence, too, and
+then reads buffer t + 3. So nobody takes an old number for a new one, and no step waits for a counter or for its own
+stores.
 
 The depth of a product is split among warps, S parts that are summed up at the end. Triton would let every warp repeat
 the whole product of so small a tile.
@@ -16,16 +21,17 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple
 
+import triton
+
 from elman.arrays import Place
 from elman.cell import Cell
-from elman.gpu.kernels import AFRESH, PARAMETERS, Kernels, Writer, operand_of
+from elman.gpu.kernels import AFRESH, PARAMETERS, Kernels, Operand, Writer, operand_of
 from elman.gpu.source import HEADER
 from elman.graph import Node, Value
 from elman.plan import Product
 
-# The counter of a meeting only grows. A program that waits for longer than any step takes ends with an error. The last
-# program to leave the kernel sets the counters to zero, for the next launch. A program that has all units of its rows
-# meets nobody: its own warps wait for each other.
+# Before the first step all programs of the same rows meet at a counter. The last program to leave the kernel sets it to
+# zero, for the next launch. A program that waits for longer than any step takes ends with an error.
 MEET = '''
 @triton.jit
 def arrive(counter):
@@ -66,27 +72,57 @@ def wait(counter, target):
 
 
 @triton.jit
-def say_done(counter, ALONE: tl.constexpr):
-    if not ALONE:
-        arrive(counter)
-
-
-@triton.jit
-def wait_for_all(counter, target, ALONE: tl.constexpr):
-    if ALONE:
-        tl.debug_barrier()
-    else:
-        wait(counter, target)
-
-
-@triton.jit
-def leave(counter, leaving, ALONE: tl.constexpr):
-    if not ALONE:
-        others = tl.atomic_add(leaving, 1, sem="relaxed")
-        if others == tl.num_programs(0) - 1:
-            tl.store(counter, 0)
-            tl.store(leaving, 0)
+def leave(counter, leaving):
+    others = tl.atomic_add(leaving, 1, sem="relaxed")
+    if others == tl.num_programs(0) - 1:
+        tl.store(counter, 0)
+        tl.store(leaving, 0)
 '''
+
+
+# What is missing, and what is there: a NaN that has all bits set is stored as another one. Then how an operand is made of
+# words, of which a thread reads two or four that follow each other.
+WORDS = """
+@triton.jit
+def missing(BB: tl.constexpr, BU: tl.constexpr, LOW: tl.constexpr, BITS: tl.constexpr):
+    return tl.full([BB, BU], -1, BITS).to(LOW, bitcast=True)
+
+
+@triton.jit
+def there(x, LOW: tl.constexpr, BITS: tl.constexpr):
+    bits = x.to(LOW).to(BITS, bitcast=True)
+    nan = tl.full((), (1 << (BITS.primitive_bitwidth - 1)) - 1, BITS)
+    return tl.where(bits == -1, nan, bits).to(LOW, bitcast=True)
+
+
+@triton.jit
+def fence():
+    tl.inline_asm_elementwise("fence.acq_rel.gpu; mov.u32 $0, 0;", "=r", [], dtype=tl.int32, is_pure=False, pack=1)
+
+
+@triton.jit
+def of_four(a, b, c, d, E: tl.constexpr, S: tl.constexpr, BB: tl.constexpr, LOW: tl.constexpr):
+    return in_order(tl.join(tl.join(a, c), tl.join(b, d)), 4, E, S, BB, a.shape[2], LOW)
+
+
+@triton.jit
+def of_two(a, b, E: tl.constexpr, S: tl.constexpr, BB: tl.constexpr, LOW: tl.constexpr):
+    return in_order(tl.join(a, b), 2, E, S, BB, a.shape[2], LOW)
+
+
+@triton.jit
+def in_order(words, W: tl.constexpr, E: tl.constexpr, S: tl.constexpr, BB: tl.constexpr, K: tl.constexpr, LOW: tl.constexpr):
+    words = tl.permute(tl.reshape(words, (S, BB, K // 4, 4, W // E, E)), (0, 1, 2, 4, 3, 5))
+    return numbers(tl.reshape(words, (S, BB, W * K)), S, BB, LOW)
+
+
+@triton.jit
+def numbers(words, S: tl.constexpr, BB: tl.constexpr, LOW: tl.constexpr):
+    if words.dtype.primitive_bitwidth > LOW.primitive_bitwidth:
+        halves = tl.join(words.to(tl.int16), (words >> 16).to(tl.int16))
+        words = tl.reshape(halves, (S, BB, 2 * words.shape[2]))
+    return words.to(LOW, bitcast=True)
+"""
 
 
 # Tensor cores cut float32 off to TF32. Rounding to the nearest halves the error. Weights are rounded when they are read,
@@ -129,22 +165,10 @@ def hold(weight, counters, steps, S: tl.constexpr, BB: tl.constexpr, PRECISION: 
 """
 
 
+# How many words of an operand follow each other in a thread when tensor cores multiply them. If Triton wants another number,
+# results are the same, but words go from thread to thread through shared memory.
+NEAR = 1 if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 8) else 2
 AT_ONCE = 4  # blocks of 16 rows and 8 units that should not wait for each other
-
-
-def pieces(depth: int, split: int) -> tuple[tuple[int, int], ...]:
-    """Cuts the depth of a product into powers of two, each (first, length), which `split` parts of 16 or more divide.
-
-    The last one may end beyond the depth. There the weights are zero, and the operands too.
-    """
-    found, first = [], 0
-    while first < depth:
-        length = 16 * split
-        while 2 * length <= depth - first:
-            length *= 2
-        found.append((first, length))
-        first += length
-    return tuple(found)
 
 
 class Blocks(NamedTuple):
@@ -157,11 +181,87 @@ class Blocks(NamedTuple):
 class Way(NamedTuple):
     """How a kernel multiplies."""
 
-    cut: tuple[tuple[int, int], ...]  # the pieces of the depth: see `pieces`
-    ahead: int  # how many pieces of an operand are read before the first of them is needed
+    depth: int  # of a product, with zeros at its end
+    piece: int  # into which the depth is cut: an even part
+    words: int  # that a thread reads at a time
+    pack: int  # how many times it does so for a piece
+    most: int  # pieces that are read at the same time
     together: int  # how many gates one product is for, at most
     registers: bool  # whether weights are held in registers, and not in shared memory
     blocks: int  # of 16 rows and 8 units, which tensor cores compute at a time, in a product for one gate
+    bytes: int  # of a number
+
+    @property
+    def word(self) -> int:
+        """Bytes of a word: a number, or two if they are small."""
+        return max(4, self.bytes)
+
+    def spot(self) -> str:
+        """Returns the column of an operand in which a unit lies, so that a thread reads just what its product needs.
+
+        Of a row, tensor cores want the first few numbers in the first of four threads, the next few in the second, and so
+        on. A thread has several of these groups beside each other in memory.
+        """
+        near = NEAR * self.word // self.bytes  # numbers that follow each other in a thread
+        group, numbers = 4 * near, self.words * self.word // self.bytes
+        thread, part = f"unit % {group} // {near} * {numbers}", f"unit % {4 * numbers} // {group} * {near}"
+        return f"unit // {4 * numbers} * {4 * numbers} + {thread} + {part} + unit % {near}"
+
+
+def take(name: str, offsets: Sequence[int], way: Way) -> str:
+    """Returns the function that reads parts of an operand until no number in them is missing.
+
+    It is given addresses (S, BB, K). For each part, which begins so many bytes after an address, it returns tensors of the
+    words that follow each other in memory. A thread reads them for `way.pack` addresses.
+
+    Triton may take it to be pure: it gives the same words whenever a step reads them. So Triton reads every word where a
+    product needs it, and not where another thread has to pass it on.
+    """
+    count = len(offsets) * way.words * way.pack  # the number of the first address, too
+    size, register = (32, "r") if way.word == 4 else (64, "l")
+    reads, checks = [], []
+    for part, offset in enumerate(offsets):
+        for k in range(way.pack):
+            words = ", ".join(f"${(way.words * part + word) * way.pack + k}" for word in range(way.words))
+            reads.append(f"ld.relaxed.gpu.global.v{way.words}.b{size} {{{words}}}, [${count + k} + {offset}];")
+    for word in range(count):
+        if way.bytes == 2:  # a half of ~x is zero if its borrow in ~x - 0x00010001 reaches a bit that x has
+            checks += [f"sub.u32 part, 0xFFFEFFFE, ${word};", f"lop3.b32 seen, part, ${word}, seen, 0xEA;"]
+        else:
+            checks.append(f"setp.eq.or.s{size} again, ${word}, -1, again;")
+    if way.bytes == 2:
+        checks += ["and.b32 seen, seen, 0x80008000;", "setp.ne.u32 again, seen, 0;"]
+    lines = [
+        "{",
+        ".reg .pred again, more;",
+        ".reg .b32 seen, part, tries;",
+        "mov.u32 tries, 0;",
+        "read:",
+        *reads,
+        "mov.u32 seen, 0;",
+        "setp.ne.u32 again, seen, 0;",
+        *checks,
+        "@!again bra done;",
+        "add.u32 tries, tries, 1;",
+        "setp.lt.u32 more, tries, 16777216;",
+        "@more bra read;",
+        "trap;",
+        "done:",
+        "}",
+    ]
+    kinds = ", ".join([f"tl.int{size}"] * (way.words * len(offsets)))
+    constraints = ",".join([f"=&{register}"] * count + ["l"] * way.pack)
+    text = "\n        ".join(lines)
+    return f'''
+@triton.jit
+def {name}(addresses):
+    return tl.inline_asm_elementwise(
+        """
+        {text}
+        """,
+        "{constraints}", [addresses], dtype=({kinds}), is_pure=True, pack={way.pack}
+    )
+'''
 
 
 def joined(blocks: Sequence[int], most: int) -> list[Blocks]:
@@ -190,6 +290,9 @@ def resident_kernel(cell: Cell, name: str, coded: bool, afresh: bool, directions
 
 
 class _Resident(Writer):
+    column = "spot"
+    buffers = 4, 4
+
     def __init__(self, cell: Cell, name: str, coded: bool, afresh: bool, directions: int, way: Way) -> None:
         super().__init__(cell, name, coded, afresh)
         self.directions, self.way = directions, way
@@ -201,19 +304,19 @@ class _Resident(Writer):
         self.known: dict[int, str] = {}  # by node: values that this step has computed
         self.products: dict[tuple[int, int], list[str]] = {}
         self.later: list[str] = []  # stores that no program of this kernel waits for
+        self.takes: dict[
+            tuple[int, ...], str
+        ] = {}  # names of functions that read parts of operands, by where these begin
 
     def done(self) -> Kernels:
         self.begin()
-        phases = len(self.todo.phases)
-        everybody = "tl.num_programs(0)"
-        for number in range(phases):
+        for number in range(len(self.todo.phases)):
             self.enter(number)
             (self.backward if self.back else self.forward)()
-            if number + 1 < phases:
-                self.say_done()
-                target = f"((done * {phases} + {number + 2}) * {everybody}).to(tl.int32)"
-                self.put(f"wait_for_all(counter, {target}, ALONE)")
-        self.say_done()
+            self.lines += self.later
+            self.later = []
+        for array, offset in self.slots():
+            self.miss(array, offset, "done + 3")
         self.lines += [f"{name} = {value}" for name, value in self.next.items()]
         ahead = [*self.times(), *(f"{name} = {value}" for name, value in self.ahead.items())]
         step, self.lines = self.lines, []
@@ -226,45 +329,55 @@ class _Resident(Writer):
             "d = tl.program_id(2)",
             "back = ((REVERSE >> d) & 1) == 1",
             *self.addresses(),
-            *(f"{name} = tl.multiple_of({name}, 16)" for name in self.aligned()),
             "counter = counters + d * tl.num_programs(1) + tl.program_id(1)",
             "rows_of_tile = tl.program_id(1) * BB + tl.arange(0, BB)",
             "first_unit = tl.program_id(0) * BU",
             "row = rows_of_tile.to(tl.int64)[:, None]",
             "unit = (first_unit + tl.arange(0, BU))[None, :]",
-            "row_of_operand = row[None, :, :]",
+            f"spot = {self.way.spot()}",
+            "row_of_operand = tl.minimum(row, B - 1)[None, :, :]",
             *(f"{name} = {value}" for name, value in self.first_lines.items()),
             *(f"hold({name}, counters, steps, S, BB, PRECISION)" for name in self.weights if self.way.registers),
             "done = steps * 0",
             *ahead,
             *self.lines,
-            "say_done(counter, ALONE)",
-            f"wait_for_all(counter, {everybody}, ALONE)",
+            "arrive(counter)",
+            "wait(counter, tl.num_programs(0))",
             "while done < steps:" if self.way.registers else "for _ in range(0, steps):",
             *(f"    {line}" for line in step),
             "    done = done + 1",
             *(f"    {line}" for line in ahead),
-            f"    wait_for_all(counter, ((done * {phases} + 1) * {everybody}).to(tl.int32), ALONE)",
             *end,
-            "leave(counter, counter + tl.num_programs(1) * tl.num_programs(2), ALONE)",
+            "leave(counter, counter + tl.num_programs(1) * tl.num_programs(2))",
         ]
         numbers = [name for array in self.arrays for name in self.words(array)]
         head = [
             f"@triton.jit(do_not_specialize={['B', 'steps', *numbers]})",
             f"def {self.name}(counters, B, steps: tl.int64, {', '.join(f'{name}: tl.int64' for name in numbers)}, {PARAMETERS}, "
-            "BB: tl.constexpr, BU: tl.constexpr, S: tl.constexpr, PRECISION: tl.constexpr, ALONE: tl.constexpr):",
+            "BB: tl.constexpr, BU: tl.constexpr, S: tl.constexpr, PRECISION: tl.constexpr, BITS: tl.constexpr):",
         ]
         text = "\n".join([*head, *(f"    {line}" for line in body), ""])
         widths = [phase.width for phase in self.todo.phases]
-        parts = [HEADER, MEET, ROUND, SUM, *([HOLD] if self.way.registers else []), text]
+        takes = [take(name, offsets, self.way) for offsets, name in self.takes.items()]
+        parts = [HEADER, MEET, WORDS, ROUND, SUM, *([HOLD] if self.way.registers else []), *takes, text]
         return Kernels("\n\n".join(parts), self.arrays, widths)
 
-    def say_done(self) -> None:
-        self.lines += ["say_done(counter, ALONE)", *self.later]
-        self.later = []
+    def slots(self) -> list[tuple[str, str]]:
+        """Returns the arrays that are operands and the columns in which their slots begin, each once."""
+        return list(
+            dict.fromkeys((operand.array, offset) for operand, _ in self.operands for offset in operand.offsets)
+        )
+
+    def miss(self, array: str, offset: str, buffer: str) -> None:
+        """Puts the line that makes this program's part of a slot missing."""
+        self.put(f"tl.store({self.at(array, offset, buffer=buffer)}, missing(BB, BU, LOW, BITS), {self.exist('B')})")
 
     def start(self) -> None:
         """Puts the lines before the first step: what registers hold, and what the first products multiply."""
+        for array, offset in self.slots():
+            for buffer in range(4):
+                self.miss(array, offset, str(buffer))
+        self.put("tl.debug_barrier()")  # another thread may store what is given
         for name, last in self.registers.items():
             kind, _, state = last.array.partition(".")
             if kind == "final":
@@ -281,7 +394,7 @@ class _Resident(Writer):
                 self.put(f"{name} = tl.zeros([BB, BU], WIDE)")
         for operand, product in self.operands:
             for offset in operand.offsets if product.state else ():  # nothing comes back to the last step
-                self.store(self.at(operand.array, offset, buffer="0"), "tl.zeros([BB, BU], WIDE)", "LOW")
+                self.store(self.at(operand.array, offset, buffer="0"), "tl.zeros([BB, BU], LOW)", "LOW")
 
     def words(self, name: str) -> list[str]:
         return [f"at_{name.replace('.', '_')}_{d}" for d in range(self.directions)]
@@ -290,10 +403,6 @@ class _Resident(Writer):
         one, *other = self.words(name)
         # Triton's interpreter takes a small number for an int32.
         return f"tl.where(d == 0, {one}, {other[0]}).to(tl.int64)" if other else f"{one}.to(tl.int64)"
-
-    def aligned(self) -> list[str]:
-        """Returns the addresses of operands. Their rows are padded, so that each is read in words of 16 bytes."""
-        return list(dict.fromkeys(self.array(operand.array) for operand, _ in self.operands))
 
     def exist(self, rows: str) -> str:
         return f"(row < {rows}) & (unit < H)"
@@ -340,10 +449,10 @@ class _Resident(Writer):
     def hand_over(self, state: str, value: str, buffer: str) -> None:
         """Stores the state before a step where the products of the step read it."""
         if any(operand.array == f"before.{state}" for operand, _ in self.operands):
-            self.store_at(Place(f"before.{state}"), f"rounded({value}, PRECISION)", buffer)
+            self.store_at(Place(f"before.{state}"), f"there(rounded({value}, PRECISION), LOW, BITS)", buffer)
 
     def store_operands(self, place: Place, value: str, buffer: str = "done") -> None:
-        super().store_operands(place, f"rounded({value}, PRECISION)", buffer)
+        super().store_operands(place, f"there(rounded({value}, PRECISION), LOW, BITS)", buffer)
 
     def carry(self, state: str) -> str:
         return self.register(f"carry_{state}", Place(f"carry.{state}"))
@@ -378,40 +487,49 @@ class _Resident(Writer):
         groups = [Blocks(0, 1)] if back else held
         sums = [f"sums_{number}_{j}_{k}" for k in range(len(groups))]
         # A product waits for the last one that was added to the same sum. So there are several sums in turn.
-        many = len(operand.offsets) * len(self.way.cut)
+        way = self.way
+        many = len(operand.offsets) * (way.depth // way.piece)
         turns = {}
         for name, group in zip(sums, groups, strict=True):
-            count = min(many, max(1, AT_ONCE // (self.way.blocks * group.gates)))
+            count = min(many, max(1, AT_ONCE // (way.blocks * group.gates)))
             turns[name] = [f"{name}_turn_{turn}" for turn in range(count)]
             for turn in turns[name]:
                 self.put(f"{turn} = tl.zeros([S, BB, BU * {group.gates}], WIDE)")
-        reads: list[str] = []
-        dots: list[list[str]] = []
-        for k, offset in enumerate(operand.offsets):
-            for c, (first, size) in enumerate(self.way.cut):
-                depth = f"({first} + tl.arange(0, S)[:, None] * ({size} // S) + tl.arange(0, {size} // S)[None, :])"
-                pointer = self.at(operand.array, offset).replace("row *", "row_of_operand *").removesuffix(" + unit)")
-                pointer = f"{pointer} + {depth}[:, None, :])"
-                o = f"operand_{len(reads)}"
-                reads.append(f"{o} = tl.load({pointer}, row_of_operand < B, other=0.0, cache_modifier='.cg')")
-                dots.append([])
+        every = [(k, first) for k in range(len(operand.offsets)) for first in range(0, way.depth, way.piece)]
+        for begin in range(0, many, way.most):
+            part = every[begin : begin + way.most]
+            self.take(operand, [k * way.depth + first for k, first in part])
+            for i, (k, first) in enumerate(part):
                 for name, blocks in zip(sums, held[k : k + 1] if back else held, strict=True):
-                    weight = self.weight(blocks, c, depth, transposed=back)
-                    turn = turns[name][(len(dots) - 1) % len(turns[name])]
-                    dots[-1].append(
-                        f"{turn} = tl.dot({o}, {weight}, {turn}, input_precision=PRECISION, out_dtype=WIDE)"
-                    )
-        # A piece takes as long to arrive as several take to multiply.
-        ahead = self.way.ahead
-        self.lines += reads[:ahead]
-        for k, lines in enumerate(dots):
-            self.lines += [*reads[ahead + k : ahead + k + 1], *lines]
+                    weight = self.weight(blocks, first, transposed=back)
+                    turn = turns[name][(begin + i) % len(turns[name])]
+                    self.put(f"{turn} = tl.dot(o_{i}, {weight}, {turn}, input_precision=PRECISION, out_dtype=WIDE)")
+        if not self.products:  # the first one of the step
+            self.put("fence()")
         results = [f"product_{number}_{j}_{column}" for column in range(len(product.nodes))]
         names = iter(results)
         for name, group in zip(sums, groups, strict=True):
             self.put(f"{name} = sum_of_parts({' + '.join(turns[name])}, S, BB, BU * {group.gates})")
             self.separate(name, [next(names) for _ in range(group.gates)])
         return results
+
+    def take(self, operand: Operand, columns: list[int]) -> None:
+        """Puts the lines that read pieces of an operand, which begin at these columns, as o_0, o_1 and so on."""
+        way = self.way
+        offsets = tuple([column * way.bytes for column in columns])
+        name = self.takes.setdefault(offsets, f"take_{len(self.takes)}")
+        depth = f"({self.depth('0', way.words * way.word // way.bytes)})[:, None, :]"
+        pointer = self.at(operand.array, depth).replace("row *", "row_of_operand *").removesuffix(" + spot)")
+        words = [f"word_{k}" for k in range(way.words * len(columns))]
+        self.put(f"{', '.join(words)} = {name}({pointer}).to(tl.int64, bitcast=True))")
+        for k in range(len(columns)):
+            own = words[way.words * k : way.words * (k + 1)]
+            self.put(f"o_{k} = {'of_four' if way.words == 4 else 'of_two'}({', '.join(own)}, {NEAR}, S, BB, LOW)")
+
+    def depth(self, first: str, step: int = 1) -> str:
+        """Returns the columns of a piece that each part of the depth has, (S, piece / S / step)."""
+        piece = self.way.piece
+        return f"{first} + tl.arange(0, S)[:, None] * ({piece} // S) + tl.arange(0, {piece // step} // S)[None, :] * {step}"
 
     def separate(self, name: str, results: list[str]) -> None:
         """Puts the lines that give each result its part of (BB, BU * gates), where those of a unit lie beside each other."""
@@ -424,11 +542,11 @@ class _Resident(Writer):
         self.separate(even, results[::2])
         self.separate(odd, results[1::2])
 
-    def weight(self, blocks: Blocks, c: int, depth: str, transposed: bool) -> str:
-        """Returns the name of a piece of blocks of the weight, (S, depth / S, BU * gates)."""
-        at, name = self.array("weight.hh"), f"w_{blocks.first}_{blocks.gates}_{c}"
+    def weight(self, blocks: Blocks, first: int, transposed: bool) -> str:
+        """Returns the name of a piece of blocks of the weight, (S, piece / S, BU * gates)."""
+        at, name = self.array("weight.hh"), f"w_{blocks.first}_{blocks.gates}_{first}"
         self.used.setdefault("weight.hh")
-        k, column = f"{depth}[:, :, None]", f"tl.arange(0, BU * {blocks.gates})[None, None, :]"
+        k, column = f"({self.depth(str(first))})[:, :, None]", f"tl.arange(0, BU * {blocks.gates})[None, None, :]"
         block, of_unit = f"({blocks.first} + {column} % {blocks.gates})", f"(first_unit + {column} // {blocks.gates})"
         offset = f"({block} * H + {k}) * H + {of_unit}" if transposed else f"({block} * H + {of_unit}) * H + {k}"
         read = f"tl.load({at} + {offset}, ({k} < H) & ({of_unit} < H), other=0.0)"
