@@ -110,6 +110,10 @@ def test_the_choice_for_made_up_devices(monkeypatch: pytest.MonkeyPatch) -> None
     assert choose(on_a_gpu(cells.lstm, torch.bfloat16, **large)).engine == "gpu"
     for cell in (cells.gru, cells.rnn, cells.peephole_lstm):
         assert choose(on_a_gpu(cell, low, **large)).engine == "gpu"
+    short = on_a_gpu(cells.rnn, low, rows=64, units=512)
+    assert choose(short).engine == "native"
+    assert choose(short._replace(x=short.x.expand(129, -1, -1))).engine == "gpu"
+    assert choose(on_a_gpu(cells.gru, low, rows=64, units=512)).engine == "gpu"
     assert choose(on_a_gpu(three_phases, torch.bfloat16)).engine == "gpu"
     assert choose(on_a_gpu(cells.peephole_lstm, torch.int32)).engine == "reference"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))

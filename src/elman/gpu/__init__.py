@@ -120,14 +120,16 @@ class Gpu:
 def cudnn_is_faster(call: Call) -> bool:
     """Whether torch's own kernel is faster where it has one for the cell, as measured in docs/decisions/0014.
 
-    For an LSTM in float16 cuDNN keeps the recurrent weights on the chip, as this engine does. It is faster where a program
-    has much to read for few rows.
+    With float16 cuDNN, too, keeps the recurrent weights of some cells on the chip. Its LSTM is faster where a program has much
+    to read for few rows. Its RNN is faster in short sequences of many rows, since a call starts fewer operations.
     """
     (weights, _), *others = call.directions
     if others or weights.hh is None or (call.autocast or call.x.dtype) != torch.float16:
         return False
-    units, rows, gates = weights.hh.shape[1], call.x.shape[1], len(call.cell.gates)
-    return gates == 4 and units % 128 == 0 and 768 <= units <= 1024 and 16 <= rows <= 32
+    (steps, rows, _), units, gates = call.x.shape, weights.hh.shape[1], len(call.cell.gates)
+    if units % 128 or units > 1024:
+        return False
+    return (gates == 4 and units >= 768 and 16 <= rows <= 32) or (gates == 1 and rows >= 64 and steps <= 128)
 
 
 ENGINE = Gpu()
