@@ -174,8 +174,17 @@ class Meeting(interpreter.GridExecutor):
         known = inspect.getfullargspec(self.fn).args
         kwargs = {name: value for name, value in kwargs.items() if name in known}
         args_hst, kwargs_hst = self._init_args_hst(args_dev, kwargs)
-        scope = interpreter._patch_lang(self.fn)
+        patch, patched = interpreter._patch_lang, set()
+
+        def patch_once(fn: Any) -> None:
+            """What is patched for a function is patched for those beside it. To do so again at each call takes long."""
+            if id(fn.__globals__) not in patched:
+                patched.add(id(fn.__globals__))
+                patch(fn)
+
+        scope = patch(self.fn)
         try:
+            interpreter._patch_lang = patch_once
             args = inspect.signature(self.fn).bind(*args_hst, **kwargs_hst).arguments
             args = {
                 name: value if name in self.constexprs else interpreter._implicit_cvt(value)
@@ -190,6 +199,6 @@ class Meeting(interpreter.GridExecutor):
                 min(ready, key=lambda program: program.lazy).advance()
             assert all(program.done for program in programs), "programs wait for each other and for nobody else"
         finally:
-            if scope is not None:
-                scope.restore()
+            interpreter._patch_lang = patch
+            scope.restore()
         self._restore_args_dev(args_dev, args_hst, kwargs, kwargs_hst)

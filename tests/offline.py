@@ -1,6 +1,7 @@
 """Compiles kernels for GPUs that need not be there: python tests/offline.py CELL... prints what it made, or fails.
 
-python tests/offline.py start    starts one, on a driver that is made up
+python tests/offline.py sources CELL...    prints the same and compiles nothing
+python tests/offline.py start              starts a kernel, on a driver that is made up
 
 Triton must not interpret, so this is a process of its own.
 """
@@ -32,14 +33,14 @@ from elman.gpu.source import module_from
 
 WORDS = {"table": "*i64", "counters": "*i32", "k": "i32", "B": "i32", "steps": "i64"}
 SHARED = {80: 163 << 10, 90: 227 << 10, 120: 99 << 10}  # bytes of shared memory that a program may have
-# Tiles that the rule takes for sizes of bench/gpu.py.
+# Tiles that the rule takes for sizes of bench/gpu.py, on a device, and the passes that are compiled.
 RESIDENT = (
-    (768, Tile(8, 8, 16, registers=True), 90),
-    (768, Tile(16, 8, 16, registers=True), 80),
-    (32, Tile(8, 4, 16, registers=True), 90),
-    (256, Tile(8, 8, 16, registers=True), 120),
-    (256, Tile(8, 8, 16, "tf32x3", registers=True), 90),
-    (768, Tile(8, 8, 16, "tf32"), 90),
+    (768, Tile(8, 8, 16, registers=True), 90, ("forward", "backward")),
+    (768, Tile(16, 8, 16, registers=True), 80, ("backward",)),
+    (32, Tile(8, 4, 16, registers=True), 90, ("forward",)),
+    (256, Tile(8, 8, 16, registers=True), 120, ("backward",)),
+    (256, Tile(8, 8, 16, "tf32x3", registers=True), 90, ("forward",)),
+    (768, Tile(8, 8, 16, "tf32"), 90, ("backward",)),
 )
 TYPES = ((tl.bfloat16, tl.float32), (tl.float32, tl.float32), (tl.float64, tl.float64))
 
@@ -79,13 +80,16 @@ def spilled(found: Any, capability: int) -> int:
     return sum(map(int, re.findall(r"(\d+) bytes spill stores", said)))
 
 
-def resident(name: str, which: str, units: int, tile: Tile, capability: int) -> None:
+def resident(name: str, which: str, units: int, tile: Tile, capability: int, compiles: bool) -> None:
     cell = cells.BUILT_IN[name]
     dtype = torch.bfloat16 if tile.precision == "ieee" else torch.float32
     form = Form(cell, which, False, False, (False,), 16, units, 0, dtype, True, torch.device("cuda:0"), 0)
     with mock.patch("elman.gpu.resident.shared_memory", return_value=SHARED[capability]):
         way = way_of(form, tile)
     made = resident_kernel(cell, which, False, False, 1, way)
+    print(name, which, units, capability, hashlib.sha256(made.source.encode()).hexdigest())
+    if not compiles:
+        return
     kernel = getattr(module_from(made.source, f"{name} {which} resident"), which)
     of: dict[str, Any] = {"H": units, "HP": padded(units, tile), "P": 0, "D": 1, "REVERSE": 0}
     of["LOW"] = tl.bfloat16 if tile.precision == "ieee" else tl.float32
@@ -106,7 +110,6 @@ def resident(name: str, which: str, units: int, tile: Tile, capability: int) -> 
     assert weights
     in_registers = [f"{name} = " not in loop for name in weights]
     assert in_registers == [tile.registers] * len(weights), (which, units, tile)
-    print(name, which, units, capability, hashlib.sha256(made.source.encode()).hexdigest())
 
 
 class Driver:
@@ -170,7 +173,8 @@ def main(*names: str) -> None:
     if names == ("start",):
         start()
         return
-    for name in names:
+    compiles = names[0] != "sources"
+    for name in names if compiles else names[1:]:
         for which in ("forward", "backward"):
             made = kernels(cells.BUILT_IN[name], which, True, True)
             module = module_from(made.source, f"{name} {which}")
@@ -179,10 +183,10 @@ def main(*names: str) -> None:
                 for number in range(len(made.phases)):
                     kernel = getattr(module, f"{which}_{number}")
                     of = {"H": 67, "HP": 67, "P": 33, "D": 2, "REVERSE": 2, "LOW": low, "WIDE": wide, "BLOCK": 256}
-                    assert compiled(kernel, capability, **of).asm["cubin"]
-            for units, tile, capability in RESIDENT:
-                if not cells.BUILT_IN[name].projected:
-                    resident(name, which, units, tile, capability)
+                    assert not compiles or compiled(kernel, capability, **of).asm["cubin"]
+            for units, tile, capability, passes in RESIDENT:
+                if which in passes and not cells.BUILT_IN[name].projected:
+                    resident(name, which, units, tile, capability, compiles)
 
 
 if __name__ == "__main__":

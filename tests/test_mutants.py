@@ -1121,7 +1121,7 @@ MUTANTS = [
         "def done",
         'self.miss(array, offset, "done + 3")',
         "pass",
-        "test_gpu.py::test_programs_that_meet[backwards, registers-lstm]",
+        "test_gpu.py::test_programs_that_meet[in order, lazy-lstm]",
     ),
     Mutant(
         "a buffer that is set back while others read it",
@@ -1129,7 +1129,7 @@ MUTANTS = [
         "def done",
         '"done + 3"',
         '"done"',
-        "test_gpu.py::test_programs_that_meet[backwards, registers-lstm]",
+        "test_gpu.py::test_programs_that_meet[in order, lazy-lstm]",
     ),
     Mutant(
         "three buffers in turn",

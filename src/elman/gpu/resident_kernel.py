@@ -336,6 +336,8 @@ class _Resident(Writer):
             "unit = (first_unit + tl.arange(0, BU))[None, :]",
             f"spot = {self.way.spot()}",
             "row_of_operand = tl.minimum(row, B - 1)[None, :, :]",
+            f"columns = {self.columns()}",
+            f"columns_of_words = {self.columns(self.way.words * self.way.word // self.way.bytes)}",
             *(f"{name} = {value}" for name, value in self.first_lines.items()),
             *(f"hold({name}, counters, steps, S, BB, PRECISION)" for name in self.weights if self.way.registers),
             "done = steps * 0",
@@ -518,18 +520,21 @@ class _Resident(Writer):
         way = self.way
         offsets = tuple([column * way.bytes for column in columns])
         name = self.takes.setdefault(offsets, f"take_{len(self.takes)}")
-        depth = f"({self.depth('0', way.words * way.word // way.bytes)})[:, None, :]"
-        pointer = self.at(operand.array, depth).replace("row *", "row_of_operand *").removesuffix(" + spot)")
+        pointer = (
+            self.at(operand.array, "columns_of_words[:, None, :]")
+            .replace("row *", "row_of_operand *")
+            .removesuffix(" + spot)")
+        )
         words = [f"word_{k}" for k in range(way.words * len(columns))]
         self.put(f"{', '.join(words)} = {name}({pointer}).to(tl.int64, bitcast=True))")
         for k in range(len(columns)):
             own = words[way.words * k : way.words * (k + 1)]
             self.put(f"o_{k} = {'of_four' if way.words == 4 else 'of_two'}({', '.join(own)}, {NEAR}, S, BB, LOW)")
 
-    def depth(self, first: str, step: int = 1) -> str:
-        """Returns the columns of a piece that each part of the depth has, (S, piece / S / step)."""
+    def columns(self, step: int = 1) -> str:
+        """Returns the columns of the first piece that each part of the depth has, (S, piece / S / step)."""
         piece = self.way.piece
-        return f"{first} + tl.arange(0, S)[:, None] * ({piece} // S) + tl.arange(0, {piece // step} // S)[None, :] * {step}"
+        return f"tl.arange(0, S)[:, None] * ({piece} // S) + tl.arange(0, {piece // step} // S)[None, :] * {step}"
 
     def separate(self, name: str, results: list[str]) -> None:
         """Puts the lines that give each result its part of (BB, BU * gates), where those of a unit lie beside each other."""
@@ -546,7 +551,8 @@ class _Resident(Writer):
         """Returns the name of a piece of blocks of the weight, (S, piece / S, BU * gates)."""
         at, name = self.array("weight.hh"), f"w_{blocks.first}_{blocks.gates}_{first}"
         self.used.setdefault("weight.hh")
-        k, column = f"({self.depth(str(first))})[:, :, None]", f"tl.arange(0, BU * {blocks.gates})[None, None, :]"
+        k, column = f"({first} + columns)[:, :, None]", f"column_{blocks.gates}"
+        self.first_lines.setdefault(column, f"tl.arange(0, BU * {blocks.gates})[None, None, :]")
         block, of_unit = f"({blocks.first} + {column} % {blocks.gates})", f"(first_unit + {column} // {blocks.gates})"
         offset = f"({block} * H + {k}) * H + {of_unit}" if transposed else f"({block} * H + {of_unit}) * H + {k}"
         read = f"tl.load({at} + {offset}, ({k} < H) & ({of_unit} < H), other=0.0)"
