@@ -106,6 +106,8 @@ def resident(name: str, which: str, units: int, tile: Tile, capability: int, com
     assert len(re.findall(r"^\s*read:", code, re.MULTILINE)) == takes, "operands are read once"
     passed_on = re.findall(r"convert_layout .*x(?:i16|i32|bf16)\b.*", loop)
     assert not passed_on, f"what a thread has read goes to another one: {passed_on}"
+    layouts = set(re.findall(r"tt.store .*: tensor<\d+x\d+x.*, (#\w+)>", loop))
+    assert len(layouts) == 1, f"the fence of a thread is for what it stores itself: {layouts}"
     weights = re.findall(r"= tt.dot %\w+, (%\w+),", loop)
     assert weights
     in_registers = [f"{name} = " not in loop for name in weights]
