@@ -22,6 +22,7 @@ def resident(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     how = getattr(request, "param", "")
     monkeypatch.setattr(interpreter, "GridExecutor", meeting.Meeting)
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_inline_asm", meeting.run_assembly)
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_masked_store", meeting.store)
     monkeypatch.setattr(meeting.Meeting, "backwards", "in order" not in how)
     monkeypatch.setattr(meeting.Meeting, "lazy", "lazy" in how)
     monkeypatch.setattr("elman.gpu.resident.shared_memory", lambda device: 227 << 10)

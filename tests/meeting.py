@@ -2,8 +2,8 @@
 
 A program stops where it needs a result that is not there yet. Two orders of running find out whoever overwrites what
 others still read, or takes an old result for a new one. In one, each program runs as far as it can before the next one
-begins. In the other, `lazy`, the first one also stops whenever it says that it is done, and at each fence, and goes on
-when nobody else can.
+begins. In the other, `lazy`, the first one also stops whenever it says that it is done or stores something, and at each
+fence, and goes on when nobody else can. What sets numbers back gets to memory as late as it may: at the next fence.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ class Program:
         self.index, self.lazy, self.done = index, lazy, False
         self.can_go_on: Callable[[], bool] = lambda: True
         self.error: BaseException | None = None
+        self.met = False  # whether it has said that it is done with what comes before the first step
+        self.pending: list[Callable[[], None]] = []  # stores that are not in memory yet
         self.go, self.stopped = threading.Semaphore(0), threading.Semaphore(0)
         self.thread = threading.Thread(target=self.run, args=(run,), daemon=True)
         self.thread.start()
@@ -35,6 +37,7 @@ class Program:
         _here.program = self
         try:
             run()
+            self.flush()
         except BaseException as error:  # the thread that waits raises it
             self.error = error
         self.done = True
@@ -58,8 +61,14 @@ class Program:
             self.stop()
 
     def loiter(self) -> None:
+        self.can_go_on = lambda: True
         if self.lazy:
             self.stop()
+
+    def flush(self) -> None:
+        for store in self.pending:
+            store()
+        self.pending.clear()
 
 
 def _number(value: Any) -> int:
@@ -73,6 +82,7 @@ def _count(address: int) -> ctypes.c_int32:
 
 def arrive(counter: Any) -> None:
     _count(_number(counter)).value += 1
+    _here.program.met = True
     _here.program.loiter()
 
 
@@ -93,7 +103,7 @@ OPERATIONS: dict[str, Callable[..., np.ndarray]] = {
 }
 # What ends the loop, or goes round again.
 LOOP = re.compile(
-    r"[{}]|\.reg .*|mov\.u32 tries, 0|read:|@!again bra done|add.u32 tries.*|setp.lt.u32 more.*|@more bra read|trap|done:"
+    r"[{}]|\.reg .*|mov\.u32 tries, 0|read:|@!again bra done|add\.u32 tries, tries, 1|setp\.lt\.u32 more, tries, 16777216|@more bra read|trap|done:"
 )
 
 
@@ -112,14 +122,30 @@ class Words:
         assert sorted(results) == [*range(len(results))]
         # A thread has addresses that lie beside each other.
         self.values = {f"${len(results) + k}": of for k, of in enumerate(addresses.reshape(-1, pack).T)}
-        for line in map(str.strip, assembly.strip().splitlines()):
-            if not LOOP.fullmatch(line.rstrip(";")):
-                self.run(*line.rstrip(";").split(" ", 1))
-        self.there = not self.values["again"].any()
-        self.found = [
-            np.stack([self.values[f"${k + own}"] for own in range(pack)], 1).reshape(addresses.shape)
-            for k in range(0, len(results), pack)
-        ]
+        self.lines = [line.strip().rstrip(";") for line in assembly.strip().splitlines()]
+        self.round(0)
+        self.count, self.pack, self.shape = len(results), pack, addresses.shape
+
+    @property
+    def there(self) -> bool:
+        return not self.values["again"].any()
+
+    @property
+    def found(self) -> list[np.ndarray]:
+        of_tensors = range(0, self.count, self.pack)
+        every = [[self.values[f"${k + own}"] for own in range(self.pack)] for k in of_tensors]
+        return [np.stack(of, 1).reshape(self.shape) for of in every]
+
+    def again(self) -> bool:
+        """Runs the loop once more, and returns whether all is there now."""
+        self.round(self.lines.index("read:"))
+        return self.there
+
+    def round(self, begin: int) -> None:
+        """Runs the lines from one on."""
+        for line in self.lines[begin:]:
+            if not LOOP.fullmatch(line):
+                self.run(*line.split(" ", 1))
 
     def run(self, name: str, operands: str) -> None:
         result, *of = [operand.strip(" {}[]") for operand in operands.split(",")]
@@ -153,15 +179,27 @@ def run_assembly(
     """Does what the assembly of a kernel does: it reads words from memory until none is missing, or passes a fence."""
     own = _here.program
     if "fence" in assembly:
-        own.can_go_on = lambda: True
+        own.flush()
         own.loiter()
         return Nothing()
     (addresses,) = values
     found = Words(assembly, addresses.data, pack)
-    while not found.there:
-        own.wait(lambda: Words(assembly, addresses.data, pack).there)
-        found = Words(assembly, addresses.data, pack)
+    if not found.there:
+        own.wait(found.again)
     return found
+
+
+_store = interpreter.InterpreterBuilder.create_masked_store
+
+
+def store(builder: Any, addresses: Any, values: Any, *how: Any) -> None:
+    """Stores now, or at the next fence what sets numbers back."""
+    own = _here.program
+    if own.met and (values.data.view(np.uint8) == 255).all():
+        own.pending.append(lambda: _store(builder, addresses, values, *how))
+        return
+    own.loiter()
+    _store(builder, addresses, values, *how)
 
 
 class Meeting(interpreter.GridExecutor):

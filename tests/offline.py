@@ -99,7 +99,13 @@ def resident(name: str, which: str, units: int, tile: Tile, capability: int, com
     assert found.metadata.shared <= SHARED[capability], found.metadata.shared
     assert spilled(found, capability) <= MOST_SPILLED, spilled(found, capability)
     code, loop = found.asm["ptx"], re.split("scf.for|scf.while", found.asm["ttgir"], maxsplit=1)[1]
-    assert len(re.findall(r"(atom|red)\S*\.release|ld\.acquire", code)) == 2, "one meeting, before the first step"
+    meeting = r"red\.global\.gpu\.release.*?ld\.acquire\.gpu.*?setp\.ge\.u32.*?bar\.sync.*?\bread:"
+    assert re.search(meeting, code, re.DOTALL), "one meeting, before the first step"
+    assert len(re.findall(r"\.release|ld\.acquire", code)) == 2
+    step = code[code.index("read:") :]
+    assert step.index("fence.acq_rel.gpu") < step.index("st.global"), "what is stored after the fence"
+    if tile.precision == "tf32":  # weights and operands
+        assert len(re.findall(r"cvt\.rna\.tf32", code)) > 50
     assert len(re.findall(r"fence\S*\.gpu", code)) == 1, "one fence in a step"
     assert not re.search(r"%w_\w+ = tt.load", loop), "weights are read again in every step"
     takes = made.source.count(" = take_")
@@ -128,10 +134,10 @@ class Driver:
 
     class Launcher:
         def __init__(self, source: Any, metadata: Any) -> None:
-            self.cooperative = metadata.launch_cooperative_grid
+            self.options = metadata.launch_cooperative_grid, metadata.num_warps, metadata.num_stages
 
         def __call__(self, *arguments: Any) -> None:
-            Driver.started.append((self.cooperative, *arguments))
+            Driver.started.append((self.options, *arguments))
 
     utils, launcher_cls = Utilities(), Launcher
 
@@ -157,8 +163,8 @@ def start() -> None:
     given: dict[str, Any] = {name: torch.empty(2, 3) for name in loop.arrays if name not in loop.buffers}
     given["weight.hh"] = torch.empty(3), torch.empty(3)
     found = loop.run(9, given, ["final.h", "final.c"])
-    ((cooperative, x, y, z, stream, _, _, _, _, _, *values),) = Driver.started
-    assert cooperative, "programs that meet may wait for one that has no place to run"
+    ((options, x, y, z, stream, _, _, _, _, _, *values),) = Driver.started
+    assert options == (True, 8, 1), "cooperative: programs may wait for one that has no place to run"
     assert (x, y, z, stream) == (9, 1, 2, 7)
     of = dict(zip(loop.kernel.arg_names, values, strict=True))
     assert of.pop("counters") is loop.counters
@@ -168,6 +174,8 @@ def start() -> None:
         for d, tensor in enumerate(tensors):
             assert of.pop(f"at_{name.replace('.', '_')}_{d}") == tensor.data_ptr(), name
     assert of == loop.constants
+    tile = {"BB": 16, "BU": 8, "S": 8, "PRECISION": "tf32x3", "BITS": tl.int32, "LOW": tl.float32, "WIDE": tl.float32}
+    assert tile.items() <= of.items()
     print("started with", len(values))
 
 

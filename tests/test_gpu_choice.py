@@ -103,17 +103,6 @@ def test_the_choice_for_made_up_devices(monkeypatch: pytest.MonkeyPatch) -> None
     gpu._of_device.cache_clear()
     assert choose(on_a_gpu(cells.peephole_lstm)).engine == "gpu"
     assert choose(on_a_gpu(cells.lstm)).engine == "gpu"
-    low, large = torch.float16, {"rows": 16, "units": 768}
-    assert choose(on_a_gpu(cells.lstm, low, **large)).engine == "native"
-    for other in ({"rows": 8}, {"rows": 64}, {"units": 512}, {"units": 800}, {"units": 1152}):
-        assert choose(on_a_gpu(cells.lstm, low, **{**large, **other})).engine == "gpu"
-    assert choose(on_a_gpu(cells.lstm, torch.bfloat16, **large)).engine == "gpu"
-    for cell in (cells.gru, cells.rnn, cells.peephole_lstm):
-        assert choose(on_a_gpu(cell, low, **large)).engine == "gpu"
-    short = on_a_gpu(cells.rnn, low, rows=64, units=512)
-    assert choose(short).engine == "native"
-    assert choose(short._replace(x=short.x.expand(129, -1, -1))).engine == "gpu"
-    assert choose(on_a_gpu(cells.gru, low, rows=64, units=512)).engine == "gpu"
     assert choose(on_a_gpu(three_phases, torch.bfloat16)).engine == "gpu"
     assert choose(on_a_gpu(cells.peephole_lstm, torch.int32)).engine == "reference"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
@@ -122,6 +111,44 @@ def test_the_choice_for_made_up_devices(monkeypatch: pytest.MonkeyPatch) -> None
     assert choice.engine == "reference"
     with pytest.raises(RuntimeError, match=r"compute capability 8\.0, and cuda:0 has 7\.5"):
         choose(on_a_gpu(cells.peephole_lstm), "gpu")
+    gpu._of_device.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("cell", "inside", "outside"),
+    [
+        (cells.lstm, {"rows": (16, 32), "units": (768, 1024)}, {"rows": (15, 33), "units": (640, 832, 1152)}),
+        (
+            cells.rnn,
+            {"rows": (64, 1000), "units": (128, 1024), "steps": (1, 128)},
+            {"rows": (63,), "units": (192, 1152), "steps": (129,)},
+        ),
+    ],
+    ids=["lstm", "rnn"],
+)
+def test_where_cudnn_is_faster(
+    cell: Cell, inside: dict[str, Any], outside: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    gpu._of_device.cache_clear()
+
+    def faster(dtype: torch.dtype = torch.float16, steps: int = 1, **sizes: int) -> bool:
+        call = on_a_gpu(cell, dtype, **sizes)
+        return gpu.cudnn_is_faster(call._replace(x=call.x.expand(steps, -1, -1)))
+
+    usual = {"rows": inside["rows"][0], "units": inside["units"][-1]}
+    for name, values in inside.items():
+        assert all(faster(**{**usual, name: value}) for value in values), name
+    for name, values in outside.items():
+        assert not any(faster(**{**usual, name: value}) for value in values), name
+    assert not faster(torch.bfloat16, **usual)
+    call = on_a_gpu(cell, torch.float32, **usual)
+    assert not gpu.cudnn_is_faster(call)
+    assert gpu.cudnn_is_faster(call._replace(autocast=torch.float16))
+    assert not gpu.cudnn_is_faster(call._replace(autocast=torch.float16, directions=call.directions * 2))
+    for other in (cells.gru, cells.peephole_lstm):
+        assert choose(on_a_gpu(other, torch.float16, **usual)).engine == "gpu"
+    assert choose(on_a_gpu(cell, torch.float16, **usual)).engine == "native"
     gpu._of_device.cache_clear()
 
 
@@ -197,6 +224,23 @@ def test_counters_of_a_resident_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     loop = Resident(form, Tile(units=16, warps=2, rows=2))
     assert loop.counters.tolist() == [0] * (2 * 3 * 2)
+
+
+def test_what_a_kernel_is_tried_out_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads weights from wherever its addresses lead."""
+    monkeypatch.setattr("elman.gpu.resident.shared_memory", lambda device: 227 << 10)
+    form = Form(cells.lstm, "infer", False, False, (False,), 5, 17, 0, torch.float32, False, torch.device("cpu"), 0)
+    loop, made, started = Resident(form, Tile(units=16, warps=2, rows=2)), [], []
+    monkeypatch.setattr(
+        torch, "zeros", lambda *size, zeros=torch.zeros, **kind: made.append(zeros(*size, **kind)) or made[-1]
+    )
+    monkeypatch.setattr(loop, "start", lambda *numbers: started.append(numbers))
+    loop.try_out()
+    ((rows, steps, *addresses),) = started
+    assert (rows, steps, len(addresses)) == (0, 0, len(loop.arrays))
+    assert {*addresses} == {made[0].data_ptr()}
+    assert made[0].numel() >= 4 * 17 * 17
+    assert made[0].dtype == torch.float32
 
 
 def test_the_oldest_device_and_other_makers(monkeypatch: pytest.MonkeyPatch) -> None:
