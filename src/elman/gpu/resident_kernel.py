@@ -8,8 +8,10 @@ An operand of a product says itself when it is there. At first its buffer is ful
 bits set. Whoever reads it reads a number again while it is missing. There are four buffers in turn. In step t a program
 has read all of buffer t. So everybody has read all of buffer t - 1, and the program sets its own part of that back, for
 step t + 3. A fence in step t + 1 comes before its results for step t + 2. Whoever has read these passes a fence, too, and
-then reads buffer t + 3. One thread sets a number back, passes the fence and stores the next number. So nobody takes an old
-number for a new one, and no step waits for a counter or for its own stores.
+then reads buffer t + 3. One thread sets a number back, passes the fence and stores the next number; one thread reads a
+number in every step. So nobody takes an old number for a new one, and no step waits for a counter or for its own stores.
+Stores are ordinary ones. On NVIDIA's GPUs they go through to the cache that all programs share, and a fence waits until they
+are there; the programming model alone does not promise this.
 
 The depth of a product is split among warps, S parts that are summed up at the end. Triton would let every warp repeat
 the whole product of so small a tile.
