@@ -221,7 +221,7 @@ def test_views_empty_batches_and_strides() -> None:
     ids=lambda value: getattr(value, "name", value),
 )
 def test_programs_that_meet(resident: None, cell: Cell, request: pytest.FixtureRequest) -> None:
-    agree(cell, steps=6, hidden_size=19, engine="gpu", bidirectional="registers" in request.node.name)
+    agree(cell, steps=6, hidden_size=19, engine="gpu", bidirectional="registers-lstm" in request.node.name)
 
 
 @pytest.mark.usefixtures("resident")

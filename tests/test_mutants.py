@@ -1121,7 +1121,7 @@ MUTANTS = [
         "def done",
         'self.miss(array, offset, "done + 3")',
         "pass",
-        "test_gpu.py::test_programs_that_meet[in order, lazy-lstm]",
+        "test_gpu_words.py::test_all_of_a_buffer_is_set_back[lstm-6]",
     ),
     Mutant(
         "a buffer that is set back after the fence that is for it",
