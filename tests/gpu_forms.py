@@ -25,7 +25,6 @@ def resident(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_masked_store", meeting.store)
     monkeypatch.setattr(meeting.Meeting, "backwards", "in order" not in how)
     monkeypatch.setattr(meeting.Meeting, "lazy", "lazy" in how)
-    monkeypatch.setattr("elman.gpu.resident.shared_memory", lambda device: 227 << 10)
 
     def make(form: Any, graphs: bool) -> Resident:
         loop = Resident(form, Tile(units=16, warps=2, rows=2, registers="registers" in how))

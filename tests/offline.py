@@ -15,7 +15,6 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
-from unittest import mock
 
 import torch
 import triton
@@ -84,9 +83,7 @@ def resident(name: str, which: str, units: int, tile: Tile, capability: int, com
     cell = cells.BUILT_IN[name]
     dtype = torch.bfloat16 if tile.precision == "ieee" else torch.float32
     form = Form(cell, which, False, False, (False,), 16, units, 0, dtype, True, torch.device("cuda:0"), 0)
-    with mock.patch("elman.gpu.resident.shared_memory", return_value=SHARED[capability]):
-        way = way_of(form, tile)
-    made = resident_kernel(cell, which, False, False, 1, way)
+    made = resident_kernel(cell, which, False, False, 1, way_of(form, tile))
     print(name, which, units, capability, hashlib.sha256(made.source.encode()).hexdigest())
     if not compiles:
         return
@@ -158,8 +155,7 @@ def start() -> None:
     form = Form(
         cells.lstm, "forward", False, False, (False, True), 5, 72, 0, torch.float32, False, torch.device("cpu"), 0
     )
-    with mock.patch("elman.gpu.resident.shared_memory", return_value=SHARED[90]):
-        loop = Resident(form, Tile(8, 8, 16, "tf32x3"))
+    loop = Resident(form, Tile(8, 8, 16, "tf32x3"))
     given: dict[str, Any] = {name: torch.empty(2, 3) for name in loop.arrays if name not in loop.buffers}
     given["weight.hh"] = torch.empty(3), torch.empty(3)
     found = loop.run(9, given, ["final.h", "final.c"])

@@ -65,7 +65,6 @@ def test_the_tile_for_made_up_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     form = Form(cells.lstm, "infer", False, False, (False,), 2, 17, 0, torch.float32, False, torch.device("cpu"), 0)
-    monkeypatch.setattr("elman.gpu.resident.shared_memory", lambda device: 227 << 10)
 
     def fits(spilled: int, error: Exception | None = None) -> bool:
         def try_out(loop: Resident) -> None:
@@ -216,9 +215,8 @@ def test_graphs_run_every_step() -> None:
         assert steps <= sum(chunks) < steps + min(CHUNKS)
 
 
-def test_counters_of_a_resident_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counters_of_a_resident_kernel() -> None:
     """Each group of rows in each direction has one for meetings and one for leaving."""
-    monkeypatch.setattr("elman.gpu.resident.shared_memory", lambda device: 227 << 10)
     form = Form(
         cells.lstm, "infer", False, False, (False, True), 5, 17, 0, torch.float32, False, torch.device("cpu"), 0
     )
@@ -228,7 +226,6 @@ def test_counters_of_a_resident_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_a_kernel_is_tried_out_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """It reads weights from wherever its addresses lead."""
-    monkeypatch.setattr("elman.gpu.resident.shared_memory", lambda device: 227 << 10)
     form = Form(cells.lstm, "infer", False, False, (False,), 5, 17, 0, torch.float32, False, torch.device("cpu"), 0)
     loop, made, started = Resident(form, Tile(units=16, warps=2, rows=2)), [], []
     monkeypatch.setattr(

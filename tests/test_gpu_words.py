@@ -136,8 +136,7 @@ PLAIN = Form(cells.lstm, "forward", False, False, (False,), 16, 768, 0, torch.fl
         ),
     ],
 )
-def test_how_a_kernel_multiplies(form: Form, tile: Tile, expected: Way, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("elman.gpu.resident.shared_memory", lambda device: 227 << 10)
+def test_how_a_kernel_multiplies(form: Form, tile: Tile, expected: Way) -> None:
     assert way_of(form, tile) == expected
 
 

@@ -9,9 +9,9 @@ all arrays in every direction. So a kernel that a CUDA graph has recorded can ru
 The arrays are those of elman/arrays.py. These are added:
 
     output, d_output       the first state after every step, and its cotangent; the directions lie beside each other
-    before.NAME            here two buffers or four: each step reads one and writes the next, in turn
+    before.NAME            here two buffers or four, in turn: each step reads one and writes the next
     operand.K.J            the operand of product J of phase K, as one matrix; before.NAME if it is the first state.
-                           It has as many buffers if an earlier step writes it, or if programs read each other's
+                           It has as many buffers
     product.K.J            the result of that product
     bias.FIELD             the biases of a matrix, one for each of its rows
     initial.NAME           the initial states
@@ -104,7 +104,7 @@ class Writer:
     """Writes what one phase of a step does. How values come and go is for each form to say."""
 
     column = "unit"  # of a slot of an operand in which a unit lies
-    buffers = 2, 1  # of what a product of a later step reads, and of what only a product of the same step reads
+    buffers = 2  # of what products read, for steps in turn
 
     def __init__(self, cell: Cell, name: str, coded: bool, afresh: bool) -> None:
         self.cell, self.name, self.coded, self.afresh = cell, name, coded, afresh
@@ -136,10 +136,9 @@ class Writer:
             return Array(((1, width_of_state(cell, self.first)),), steps=True, joined=True)
         if kind == "operand":
             assert product is not None
-            of_earlier_step = product.state or product.operand.array.startswith("before.")
             columns = [(segment.slots, segment.width) for segment in product.segments]
             columns = columns or [(1, width_of(cell, product.operand.array))]
-            return Array(tuple(columns), buffers=self.buffers[not of_earlier_step], padded=True)
+            return Array(tuple(columns), buffers=self.buffers, padded=True)
         if kind == "product":
             assert product is not None
             return Array(((len(product.nodes), product.width),), wide=True)
@@ -153,7 +152,7 @@ class Writer:
             columns = ((1, width_of_state(cell, rest)),)
             wide = wide or kind in ("carry", "d_afresh")
             if kind == "before":
-                return Array(columns, buffers=self.buffers[0], wide=wide, padded=True)
+                return Array(columns, buffers=self.buffers, wide=wide, padded=True)
             return Array(columns, rows=kind != "afresh", wide=wide)
         if kind == "s":
             return Array(((1, width_of_state(cell, rest)),), steps=True, wide=wide)
@@ -212,20 +211,22 @@ class Writer:
     def put(self, line: str) -> None:
         self.lines.append(line)
 
-    def at(self, name: str, column: str, time: str = "t", buffer: str = "done") -> str:
-        """Returns the addresses of this kernel's units in a column of an array."""
+    def at(
+        self, name: str, column: str, time: str = "t", buffer: str = "done", row: str = "row", unit: str = ""
+    ) -> str:
+        """Returns the addresses of this kernel's units, or of other rows and units, in a column of an array."""
         own, array = self.array(name), self.arrays[name]
         self.used.setdefault(name)
         width = " + ".join(f"{slots} * {length(width, array.padded)}" for slots, width in array.columns) or "1"
         if array.joined:
             width = f"D * ({width})"
-        where = f"({time} * B + row)" if array.steps else "row"
+        where = f"({time} * B + {row})" if array.steps else row
         offset = f"{where} * ({width}) + " if array.rows else ""
         if array.buffers > 1:
             offset = f"({buffer}) % {array.buffers} * (D * B * ({width})) + " + offset
         if not array.columns:
             return f"{own} + ({where} + 0 * unit)"
-        return f"{own} + ({offset}{column} + {self.column if array.padded else 'unit'})"
+        return f"{own} + ({offset}{column} + {unit or (self.column if array.padded else 'unit')})"
 
     def slot(self, place: Place, time: str = "t", buffer: str = "done") -> str:
         return self.at(place.array, f"{place.slot} * {self.width}", time, buffer)

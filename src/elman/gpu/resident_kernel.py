@@ -293,7 +293,7 @@ def resident_kernel(cell: Cell, name: str, coded: bool, afresh: bool, directions
 
 class _Resident(Writer):
     column = "spot"
-    buffers = 4, 4
+    buffers = 4
 
     def __init__(self, cell: Cell, name: str, coded: bool, afresh: bool, directions: int, way: Way) -> None:
         super().__init__(cell, name, coded, afresh)
@@ -306,9 +306,7 @@ class _Resident(Writer):
         self.known: dict[int, str] = {}  # by node: values that this step has computed
         self.products: dict[tuple[int, int], list[str]] = {}
         self.later: list[str] = []  # stores that no program of this kernel waits for
-        self.takes: dict[
-            tuple[int, ...], str
-        ] = {}  # names of functions that read parts of operands, by where these begin
+        self.takes: dict[tuple[int, ...], str] = {}  # functions that read parts of operands, by where these begin
 
     def done(self) -> Kernels:
         self.begin()
@@ -318,7 +316,7 @@ class _Resident(Writer):
             self.lines += self.later
             self.later = []
         for array, offset in self.slots():
-            self.miss(array, offset, "done + 3")
+            self.miss(array, offset, f"done + {self.buffers - 1}")
         self.lines += [f"{name} = {value}" for name, value in self.next.items()]
         ahead = [*self.times(), *(f"{name} = {value}" for name, value in self.ahead.items())]
         step, self.lines = self.lines, []
@@ -379,7 +377,7 @@ class _Resident(Writer):
     def start(self) -> None:
         """Puts the lines before the first step: what registers hold, and what the first products multiply."""
         for array, offset in self.slots():
-            for buffer in range(4):
+            for buffer in range(self.buffers):
                 self.miss(array, offset, str(buffer))
         self.put("tl.debug_barrier()")  # another thread may store what is given
         for name, last in self.registers.items():
@@ -453,10 +451,14 @@ class _Resident(Writer):
     def hand_over(self, state: str, value: str, buffer: str) -> None:
         """Stores the state before a step where the products of the step read it."""
         if any(operand.array == f"before.{state}" for operand, _ in self.operands):
-            self.store_at(Place(f"before.{state}"), f"there(rounded({value}, PRECISION), LOW, BITS)", buffer)
+            self.store_at(Place(f"before.{state}"), self.of_operand(value), buffer)
 
     def store_operands(self, place: Place, value: str, buffer: str = "done") -> None:
-        super().store_operands(place, f"there(rounded({value}, PRECISION), LOW, BITS)", buffer)
+        super().store_operands(place, self.of_operand(value), buffer)
+
+    def of_operand(self, value: str) -> str:
+        """Returns a value as it is stored for products."""
+        return f"there(rounded({value}, PRECISION), LOW, BITS)"
 
     def carry(self, state: str) -> str:
         return self.register(f"carry_{state}", Place(f"carry.{state}"))
@@ -522,13 +524,9 @@ class _Resident(Writer):
         way = self.way
         offsets = tuple([column * way.bytes for column in columns])
         name = self.takes.setdefault(offsets, f"take_{len(self.takes)}")
-        pointer = (
-            self.at(operand.array, "columns_of_words[:, None, :]")
-            .replace("row *", "row_of_operand *")
-            .removesuffix(" + spot)")
-        )
+        pointer = self.at(operand.array, "0", row="row_of_operand", unit="columns_of_words[:, None, :]")
         words = [f"word_{k}" for k in range(way.words * len(columns))]
-        self.put(f"{', '.join(words)} = {name}({pointer}).to(tl.int64, bitcast=True))")
+        self.put(f"{', '.join(words)} = {name}(({pointer}).to(tl.int64, bitcast=True))")
         for k in range(len(columns)):
             own = words[way.words * k : way.words * (k + 1)]
             self.put(f"o_{k} = {'of_four' if way.words == 4 else 'of_two'}({', '.join(own)}, {NEAR}, S, BB, LOW)")

@@ -89,8 +89,9 @@ class Steps(Loop):
         # A weight has a row for each result forward. Backward the same rows are summed over.
         shape = (depth, results) if product.segments else (results, depth)
         rows = torch.empty((len(out), *shape), dtype=operand.dtype, device=out.device)
-        both = (operand[0], operand[1]) if operand.dim() == 4 else (operand, operand)
-        return _Multiplication(product, both, rows, rows if product.segments else rows.transpose(1, 2), out)
+        return _Multiplication(
+            product, (operand[0], operand[1]), rows, rows if product.segments else rows.transpose(1, 2), out
+        )
 
     def pack(self, given: Given) -> None:
         """Copies the rows of the weights that each product needs."""
