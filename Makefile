@@ -16,7 +16,7 @@ demo: .venv/demo.stamp
 	@echo "Open runs/demo/page.html in a browser to look inside the network."
 
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

@@ -333,85 +333,101 @@ def first() -> list[float]:
 # Times.
 
 
-def milliseconds(run: Callable[[], Any], most: float = 1.5) -> float:
-    """The median of runs, by the GPU's own clock: 20 runs, or more in a fifth of a second, or as many as `most` seconds allow."""
-    for _ in range(2):
-        run()
-    torch.cuda.synchronize()
-    times, begin = [], time.perf_counter()
-    while len(times) < 3 or (spent := time.perf_counter() - begin) < 0.2 or (len(times) < 20 and spent < most):
+def milliseconds(*runs: Callable[[], Any], turns: int = 20) -> list[float]:
+    """The median time of each run, by the GPU's own clock.
+
+    They take turns, so that a machine that gets slower or faster does so for all of them. In a turn, a run is repeated for
+    ten milliseconds, or runs once.
+    """
+    times: list[list[float]] = [[] for _ in runs]
+
+    def take(run: Callable[[], Any]) -> float:
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
         run()
         end.record()
         end.synchronize()
-        times.append(start.elapsed_time(end))
-    return statistics.median(times)
+        return start.elapsed_time(end)
+
+    once = [min(take(run) for _ in range(3)) for run in runs]
+    for _ in range(turns):
+        for run, found, expected in zip(runs, times, once, strict=True):
+            found += [take(run) for _ in range(max(1, int(10 / expected)))]
+    return [statistics.median(found) for found in times]
 
 
-def timed_backward(of: Any, x: Tensor, engine: str, most: float = 1.5) -> float:
-    """Returns the milliseconds of one pass forward and one backward."""
+def both_ways(of: Any, x: Tensor, engine: str) -> list[Callable[[], None]]:
+    """Returns what runs a layer forward, and what runs it forward and backward."""
     own = x.detach().clone().requires_grad_()
     parameters = [own, *of.parameters()]
 
-    def train() -> None:
-        output = of(own)[0]
-        torch.autograd.grad(output, parameters, torch.ones_like(output))
-
-    with elman.use_engine(engine):
-        return milliseconds(train, most)
-
-
-def timed(of: Any, x: Tensor, engine: str, most: float = 1.5) -> tuple[float, float]:
-    """Returns the milliseconds of a forward pass, and of one forward and one backward."""
-
     def infer() -> None:
-        with torch.no_grad():
+        with elman.use_engine(engine), torch.no_grad():
             of(x)
 
-    with elman.use_engine(engine):
-        forward = milliseconds(infer, most)
-    return forward, timed_backward(of, x, engine, most)
+    def train() -> None:
+        with elman.use_engine(engine):
+            output = of(own)[0]
+            torch.autograd.grad(output, parameters, torch.ones_like(output))
+
+    return [infer, train]
 
 
 def times(names: list[str], dtype: torch.dtype, loops: bool, wrong: set[str]) -> list[dict[str, Any]]:
     rows = []
     torch.backends.cudnn.allow_tf32 = True
-    for steps, batch, units in SHAPES:
-        for name in names:
-            row: dict[str, Any] = {"shape": (steps, batch, units), "cell": name, "dtype": str(dtype)[6:]}
-            if name in wrong:
-                print(f"  {name}: not accurate, so not timed")
-                continue
-            torch.manual_seed(0)
-            of = layer_of(name, units, units, dtype)
-            x = torch.randn(steps, batch, units, device="cuda").to(dtype)
-            try:
-                peer = peer_of(name, of)
-                if peer is not None:
-                    row["torch"] = timed(peer, x, "auto")
-                    row["auto"] = timed(of, x, "auto")
-                begin = time.perf_counter()
-                with elman.use_engine("gpu"), torch.no_grad():
-                    of(x)
-                torch.cuda.synchronize()
-                row["first"] = time.perf_counter() - begin
-                row["gpu"] = timed(of, x, "gpu")
-                use_form("steps")
-                row["steps"] = timed(of, x, "gpu")
-                use_form("auto")
-                if loops and name == "peephole_lstm":
-                    row["loop"] = timed(of, x, "reference", 0.5)
-            except Exception as error:
-                traceback.print_exc()
-                row["error"] = repr(error)
-            rows.append(row)
-            text = "  ".join(
-                f"{key} {value[0]:.3f} {value[1]:.3f}" if isinstance(value, tuple) else f"{key} {value:.2f}"
-                for key, value in row.items()
-                if key in ("torch", "auto", "gpu", "steps", "loop", "first")
-            )
-            print(f"  {(steps, batch, units)!s:18}{row['dtype']:10}{name:16}{text}", flush=True)
+    for name in set(names) & wrong:
+        print(f"  {name}: not accurate, so not timed")
+    for shape in SHAPES:
+        try:
+            rows += times_of([name for name in names if name not in wrong], dtype, loops, shape)
+        except Exception as error:
+            traceback.print_exc()
+            rows.append({"shape": shape, "dtype": str(dtype)[6:], "error": repr(error)})
+    return rows
+
+
+def times_of(names: list[str], dtype: torch.dtype, loops: bool, shape: tuple[int, int, int]) -> list[dict[str, Any]]:
+    """Returns and prints a row for each cell: pairs of milliseconds, forward and with backward."""
+    rows, runs, timed, layers = [], [], [], []
+    choice.KEPT = 64  # all that take turns stay ready
+    torch.manual_seed(0)
+    x = torch.randn(*shape, device="cuda").to(dtype)
+
+    def add(row: dict[str, Any], key: str, of: Any, engine: str) -> None:
+        timed.append((row, key))
+        runs.extend(both_ways(of, x, engine))
+
+    for name in names:
+        of, row = layer_of(name, shape[2], shape[2], dtype), {"shape": shape, "cell": name, "dtype": str(dtype)[6:]}
+        peer = peer_of(name, of)
+        if peer is not None:
+            add(row, "torch", peer, "auto")
+            add(row, "auto", of, "auto")
+        begin = time.perf_counter()
+        with elman.use_engine("gpu"), torch.no_grad():
+            of(x)
+        torch.cuda.synchronize()
+        row["first"] = time.perf_counter() - begin
+        add(row, "gpu", of, "gpu")
+        rows.append(row)
+        layers.append(of)
+    found = milliseconds(*runs)
+    for k, (row, key) in enumerate(timed):
+        row[key] = found[2 * k], found[2 * k + 1]
+    use_form("steps")
+    for row, of in zip(rows, layers, strict=True):
+        row["steps"] = tuple(milliseconds(*both_ways(of, x, "gpu"), turns=5))
+    use_form("auto")
+    for row, of in zip(rows, layers, strict=True):
+        if loops and row["cell"] == "peephole_lstm":
+            row["loop"] = tuple(milliseconds(*both_ways(of, x, "reference"), turns=3))
+        text = "  ".join(
+            f"{key} {value[0]:.3f} {value[1]:.3f}" if isinstance(value, tuple) else f"{key} {value:.2f}"
+            for key, value in row.items()
+            if key in ("torch", "auto", "gpu", "steps", "loop", "first")
+        )
+        print(f"  {shape!s:18}{row['dtype']:10}{row['cell']:16}{text}", flush=True)
     return rows
 
 
@@ -462,7 +478,7 @@ def whole_steps() -> dict[str, float]:
             optimizer.step()
             optimizer.zero_grad()
 
-        found[name] = milliseconds(step)
+        (found[name],) = milliseconds(step)
     return found
 
 
@@ -553,7 +569,7 @@ def tiles(dtype: str) -> None:
                 use_form(tile)
                 text = f"  {shape!s:18}{dtype:6}{name:12}{tile.units:3} units {tile.warps} warps {tile.rows} rows {tile.precision:7}{'registers' if tile.registers else 'shared':10}"
                 try:
-                    print(f"{text} {timed_backward(of, x, 'gpu', 0.2):.3f}", flush=True)
+                    print(f"{text} {milliseconds(both_ways(of, x, 'gpu')[1], turns=5)[0]:.3f}", flush=True)
                 except Exception as error:
                     print(f"{text} {error!r}"[:200], flush=True)
     use_form("auto")

@@ -31,7 +31,7 @@ from elman.gpu.resident_kernel import resident_kernel
 from elman.gpu.source import module_from
 
 WORDS = {"table": "*i64", "counters": "*i32", "k": "i32", "B": "i32", "steps": "i64"}
-SHARED = {80: 163 << 10, 90: 227 << 10, 120: 99 << 10}  # bytes of shared memory that a program may have
+SHARED = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}  # bytes of shared memory that a program may have
 # Tiles that the rule takes for sizes of bench/gpu.py, on a device, and the passes that are compiled.
 RESIDENT = (
     (768, Tile(8, 8, 16, registers=True), 90, ("forward", "backward")),
@@ -39,7 +39,7 @@ RESIDENT = (
     (32, Tile(8, 4, 16, registers=True), 90, ("forward",)),
     (256, Tile(8, 8, 16, registers=True), 120, ("backward",)),
     (256, Tile(8, 8, 16, "tf32x3", registers=True), 90, ("forward",)),
-    (768, Tile(8, 8, 16, "tf32"), 90, ("backward",)),
+    (768, Tile(8, 8, 16, "tf32"), 100, ("backward",)),
 )
 TYPES = ((tl.bfloat16, tl.float32), (tl.float32, tl.float32), (tl.float64, tl.float64))
 
@@ -97,7 +97,7 @@ def resident(name: str, which: str, units: int, tile: Tile, capability: int, com
     assert spilled(found, capability) <= MOST_SPILLED, spilled(found, capability)
     code, loop = found.asm["ptx"], re.split("scf.for|scf.while", found.asm["ttgir"], maxsplit=1)[1]
     begin, step = code.split("read:", 1)
-    meeting = r"red\.global\.gpu\.release.*ld\.acquire\.gpu.*setp\.ge\.u32.*bar\.sync"
+    meeting = r"(?:red|atom)\.global\.gpu\.release.*ld\.acquire\.gpu.*setp\.ge\.u32.*bar\.sync"
     assert re.search(meeting, begin, re.DOTALL), "one meeting, before the first step"
     assert len(re.findall(r"\.release|ld\.acquire", code)) == 2
     assert step.index("fence.acq_rel.gpu") < step.index("st.global"), "what is stored after the fence"

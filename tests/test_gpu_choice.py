@@ -38,6 +38,7 @@ def test_the_tile_for_made_up_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "processors", lambda device: 132)
     monkeypatch.setattr("elman.gpu.resident.processors", lambda device: 132)
     monkeypatch.setattr("elman.gpu.resident.shared_memory", lambda device: 227 << 10)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     tried = []
     monkeypatch.setattr(choice, "fits", lambda form, tile: tried.append(tile) or tile.warps == 8)
     choice.choose.cache_clear()
@@ -332,6 +333,23 @@ def test_loops_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     with choice.loop_for(forms[0]):
         pass
     assert made[choice.KEPT + 2 :] == [(0, False)]
+
+
+def test_nothing_is_tried_out_while_a_graph_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launch would be recorded and not run. What was chosen before is there."""
+    recording, device = True, torch.device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: recording)
+    monkeypatch.setattr(choice, "candidates", lambda form: [Tile(8, 8, 16)])
+    monkeypatch.setattr(choice, "fits", lambda form, tile: not recording)
+    form = Form(cells.lstm, "forward", False, False, (False,), 16, 768, 0, torch.float16, False, device, 0)
+    choice.choose.cache_clear()
+    with pytest.raises(RuntimeError, match="`forward` of lstm with 16 rows and 768 units in float16 has to run once"):
+        choice.choose(form)
+    recording = False
+    assert choice.choose(form).tile == Tile(8, 8, 16)
+    recording = True
+    assert choice.choose(form).tile == Tile(8, 8, 16)
+    choice.choose.cache_clear()
 
 
 def test_the_form_of_another_stream_is_another_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,6 +137,25 @@ def test_one_cotangent_only(form: None) -> None:
     close(*found)
 
 
+@BOTH_FORMS
+def test_sums_of_half_types_are_not_rounded(form: None) -> None:
+    """Large adjoints cancel, over time and over rows. A sum in float16 would lose the small one among them."""
+    of = recurrent(cells.peephole_lstm, 3, 17, dtype=torch.float16, learn_initial_state=True)
+    exact = recurrent(cells.peephole_lstm, 3, 17, learn_initial_state=True)
+    exact.load_state_dict(of.state_dict())
+    x, reset = normal(1, 1, 3, seed=1).expand(4, 3, 3), torch.ones(4, 3, dtype=torch.bool)
+    # Every step of every row computes the same, since it starts afresh. Powers of two leave the same digits to round.
+    cotangents = torch.tensor([[1024.0, 1024, -1024], [0.25, 512, 0], [-1024, 0, 0], [-512, 0, 0]])
+    found = []
+    for module, engine, dtype in ((of, "gpu", torch.float16), (exact, "reference", torch.float64)):
+        with elman.use_engine(engine):
+            output, _ = module(x.to(dtype), reset=reset)
+            of_rows = cotangents.unsqueeze(-1).expand_as(output).to(output.dtype)
+            found.append([d.double() for d in torch.autograd.grad(output, list(module.parameters()), of_rows)])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0.02 * theirs.abs().max().item())
+
+
 @define(gates=("a",), states=("h", "c", "m"))
 def three_states(x: Any, R: Any, s: Any) -> State:
     """Backward reads the new value of each."""

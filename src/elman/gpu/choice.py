@@ -54,7 +54,16 @@ class Choice(NamedTuple):
 
 @cache
 def choose(form: Form) -> Choice:
-    """Chooses the first tile with which all programs can run at the same time. Compiling tells; nothing is timed."""
+    """Chooses the first tile with which all programs can run at the same time. Compiling tells; nothing is timed.
+
+    RuntimeError while the caller records a graph: what is tried out then would not run, and would be recorded.
+    """
+    if form.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"the pass `{form.name}` of {form.cell.name} with {form.batch} rows and {form.units} units in "
+            f"{str(form.dtype).removeprefix('torch.')} has to run once before a CUDA graph records it, since only then "
+            "are its kernels compiled and tried out; call the layer in the same way before you record"
+        )
     why = refusal(form)
     if why is not None:
         return Choice(None, f"a product and a kernel for each step, since {why}")
