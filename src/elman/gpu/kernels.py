@@ -221,12 +221,13 @@ class Writer:
         if array.joined:
             width = f"D * ({width})"
         where = f"({time} * B + {row})" if array.steps else row
-        offset = f"{where} * ({width}) + " if array.rows else ""
-        if array.buffers > 1:
-            offset = f"({buffer}) % {array.buffers} * (D * B * ({width})) + " + offset
+        unit = unit or (self.column if array.padded else "unit")
         if not array.columns:
             return f"{own} + ({where} + 0 * unit)"
-        return f"{own} + ({offset}{column} + {unit or (self.column if array.padded else 'unit')})"
+        parts = [f"({buffer}) % {array.buffers} * (D * B * ({width}))"] if array.buffers > 1 else []
+        parts += [f"{where} * ({width})"] if array.rows else []
+        parts += [] if column in ("0", "0 * H", "0 * P") else [column]
+        return f"{own} + ({' + '.join([*parts, unit])})"
 
     def slot(self, place: Place, time: str = "t", buffer: str = "done") -> str:
         return self.at(place.array, f"{place.slot} * {self.width}", time, buffer)
