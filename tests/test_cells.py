@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 import warnings
 from collections import Counter
@@ -323,6 +324,8 @@ def plain(x, R, s):
         (plain, {"projected": "h"}, TypeError, "projected must be a tuple"),
         (plain, {"gates": (1,)}, TypeError, "gates must be a tuple of names"),
         (plain, {"gates": ("not a name",)}, TypeError, "gates must be a tuple of names"),
+        (plain, {"gates": ("_i",)}, ValueError, "gates has '_i'; let no name begin with an underscore"),
+        (functools.partial(plain), {"name": ""}, TypeError, r"has no name; give the cell one: Cell\(step, ..., name="),
         (plain, {"states": ()}, ValueError, "at least one state"),
         (plain, {"projected": ("h",)}, ValueError, r"state h came out as \(1, 2\) instead of \(1, 1\)"),
         (
@@ -537,6 +540,95 @@ def test_own_cells_are_pickled() -> None:
     twin = pickle.loads(pickle.dumps(MGU))  # its name is its step's, so it comes back as an equal record
     assert (twin.step, twin.gates, twin.states, twin.name) == (MGU.step, MGU.gates, MGU.states, MGU.name)
     same_as_direct(twin)
+
+
+def test_a_step_that_is_no_function_is_pickled_with_its_cell() -> None:
+    twin = pickle.loads(pickle.dumps(Cell(functools.partial(plain), gates=("g",), name="partial")))
+    same_as_direct(Cell(twin.step, gates=twin.gates, name=twin.name))
+
+
+# Values that are made of comparisons and plain numbers.
+
+OF_NUMBERS = {
+    "a choice": lambda x, R, s: State(h=torch.where(x.a + R.a @ s.h > 0, 0.1, 0.7)),
+    "a choice beside a state": lambda x, R, s: State(h=torch.where(x.a > 0, 1.1, 0.7) * s.h + R.a @ s.h),
+    "whole numbers": lambda x, R, s: State(h=torch.where(x.a + R.a @ s.h > 0, 1, 0)),
+    "times a number": lambda x, R, s: State(h=(x.a > 0) * 0.7 + (R.a @ s.h <= 0) / 0.3 + 0.1 * (s.h > x.a)),
+    "plus a number": lambda x, R, s: State(h=0.1 * ((x.a > 0) + 0.7) - s.h * (1 + (R.a @ s.h > 0))),
+    "of two conditions": lambda x, R, s: State(h=s.h * (x.a > 0) * (s.h > 0) + R.a @ ((x.a > 0) * (s.h > 0.5) + s.h)),
+    "one or the other": lambda x, R, s: State(h=((x.a > 0) + (x.a < 1)) * 0.7 + R.a @ s.h),
+}
+
+
+@pytest.mark.parametrize("name", OF_NUMBERS)
+def test_values_made_of_comparisons_and_numbers(name: str) -> None:
+    """They have the type of the layer, on every engine and whatever torch's default is."""
+    of = recurrent(Cell(OF_NUMBERS[name], gates=("a",), name="numbers"), 3, 4)
+    x, states = inputs(of, 5, 2)
+    with elman.use_engine("cpu"):
+        expected = run(of, x, states)
+    with elman.use_engine("reference"):
+        close(run(of, x, states), expected)
+        close(torch.vmap(lambda x: of(x, hidden(states))[0])(x.unsqueeze(0))[0], expected[0])
+    for dtype in (torch.float32, torch.bfloat16):
+        single = of.to(dtype)
+        with elman.use_engine("reference"):
+            torch.set_default_dtype(torch.float64)
+            try:
+                results = run(single, x.to(dtype), tuple(s.to(dtype) for s in states))
+            finally:
+                torch.set_default_dtype(torch.float32)
+        assert {result.dtype for result in results} == {dtype}
+
+
+def test_a_compiled_layer_has_the_type_of_its_step() -> None:
+    """The compiler is told the type beforehand, and would read memory as that whatever it is."""
+    of = recurrent(
+        Cell(OF_NUMBERS["a choice beside a state"], gates=("a",), name="numbers"), 3, 4, dtype=torch.bfloat16
+    )
+    x = normal(5, 2, 3, seed=0).bfloat16()
+
+    def double(x: Tensor) -> Tensor:
+        return of(x)[0] * 2
+
+    compiled = torch.compile(double, fullgraph=True)(x)
+    assert compiled.dtype == torch.bfloat16
+    torch.testing.assert_close(compiled, double(x))
+
+
+@pytest.mark.parametrize("engine", ["cpu", "reference"])
+def test_a_final_state_may_be_changed_in_place(engine: str) -> None:
+    """It is neither the caller's initial state, nor another final state, nor a part of one."""
+
+    def step(x: Any, R: Any, s: Any) -> State:
+        v = tanh(x.a + R.a @ s.h)
+        return State(h=v, kept=s.kept, twin=v, of_x=x.a)
+
+    states = ("h", "kept", "twin", "of_x")
+    of = recurrent(Cell(step, gates=("a",), states=states), 3, 4, learn_initial_state=True)
+    x, given = inputs(of, 3, 2)
+    for lengths in (None, [0, 3]):
+        before = [state.clone() for state in given]
+        with elman.use_engine(engine), torch.no_grad():
+            expected = [state.clone() for state in of(x, given, lengths=lengths)[1]]
+            for k in range(4):
+                finals = of(x, given, lengths=lengths)[1]
+                finals[k].add_(1)
+                for j, (final, exact) in enumerate(zip(finals, expected, strict=True)):
+                    close(final, exact + (j == k))
+            for final in of(x, lengths=lengths)[1]:
+                final.add_(1)
+        close(list(given), before)
+
+
+def test_a_step_that_mixes_sequences_is_refused() -> None:
+    def step(x: Any, R: Any, s: Any) -> State:
+        return State(h=torch.sin(s.h.mean(0, keepdim=True) + R.a @ s.h[:1]))
+
+    of = recurrent(Cell(step, gates=("a",)), 3, 4)
+    message = r"state h came out as \(1, 4\) instead of \(3, 4\); a step computes each"
+    with elman.use_engine("reference"), pytest.raises(RuntimeError, match=message):
+        of(normal(5, 3, 3, seed=0))
 
 
 def test_by_name() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -808,6 +809,19 @@ def test_a_cell_that_is_not_known_is_named() -> None:
         RuntimeError, match="the cell 'stranger-0123' is not known in this process; build a layer of it"
     ):
         torch.ops.elman.infer("stranger-0123", *rest)
+
+
+def test_a_cell_that_cannot_be_traced_has_a_name_that_no_other_process_gives() -> None:
+    """Another process would run another cell of the same name."""
+
+    def step(x, R, s):
+        return State(h=torch.sin(x.h + R.h @ s.h))
+
+    name = register(Cell(step, gates=("h",)))
+    assert re.fullmatch("step-untraced-[0-9a-f]{16}", name)
+    _, *rest = operands(layer("lstm", 3, 4))
+    with pytest.raises(RuntimeError, match="cannot be traced, so what was exported runs only in the process"):
+        torch.ops.elman.infer("step-untraced-0123", *rest)
 
 
 def test_cells_of_one_graph_have_one_name() -> None:

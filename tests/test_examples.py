@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.utils.parametrize import register_parametrization
 
 import elman
 from elman.initialise import gate_bias
@@ -85,3 +86,7 @@ def test_gate_bias_refuses() -> None:
         gate_bias(elman.GRU(3, 5), f=1.0)
     with pytest.raises(ValueError, match="no biases"):
         gate_bias(elman.LSTM(3, 5, bias=False), f=1.0)
+    parametrized = elman.LSTM(3, 5)
+    register_parametrization(parametrized, "bias_ih_l0", torch.nn.Identity())
+    with pytest.raises(ValueError, match="bias_ih_l0 is computed by a parametrization"):
+        gate_bias(parametrized, f=1.0)

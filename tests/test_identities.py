@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, sigmoid, tanh
+from torch.nn.utils.rnn import pack_padded_sequence
 from torch.testing import assert_close
 
 import elman
@@ -574,6 +575,23 @@ def test_gradient_at_a_step_of_the_trace(name: str, state: str, reverse: bool) -
 
         assert d.abs().max() > 1e-4
         assert_close(d, chain(rest, values[state]), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("lengths", [[2, 5, 3, 3], [5, 3, 3, 2]], ids=["unsorted", "sorted"])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_trace_of_a_packed_sequence(lengths: list[int], batch_first: bool) -> None:
+    """It is that of the padded sequences, in the caller's order, and its output is packed like the layer's."""
+    of = layer("gru", 3, 4, bidirectional=True, batch_first=batch_first)
+    x = normal(4, 5, 3, seed=1) if batch_first else normal(5, 4, 3, seed=1)
+    packed = pack_padded_sequence(x, torch.tensor(lengths), batch_first, enforce_sorted=lengths[0] == 5)
+    found, padded = elman.trace(of, packed), elman.trace(of, x, lengths=lengths)
+    output, h_n = of(packed)
+    close([found.output.data, found.h_n], [output.data, h_n])
+    assert all(a is b or torch.equal(a, b) for a, b in zip(found.output[1:], output[1:], strict=True))
+    for mine, theirs in zip(found.recurrences, padded.recurrences, strict=True):
+        close([*mine.gates.values(), *mine.states.values()], [*theirs.gates.values(), *theirs.states.values()])
+    with pytest.raises(TypeError, match="brings its own lengths"):
+        elman.trace(of, packed, lengths=lengths)
 
 
 def test_gradient_at_a_step_passes_through_the_layer_above() -> None:

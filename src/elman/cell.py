@@ -88,6 +88,9 @@ class Anatomy(NamedTuple):
     input_gates: tuple[str, ...]  # gates read as x.g; they have rows in weight_ih
     recurrent_gates: tuple[str, ...]  # gates used as R.g; they have rows in weight_hh
     groups: tuple[tuple[str, ...], ...]  # gates that multiply the same operand share one product
+    untyped: bool = (
+        False  # whether it makes values of comparisons and plain numbers alone, whose dtype torch would choose
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +122,8 @@ class Cell:
                 f"the step of a cell is a function of x, R and s, got {self.step!r}; give the function itself"
             )
         if not self.name:
+            if not hasattr(self.step, "__name__"):
+                raise TypeError(f"the step {self.step!r} has no name; give the cell one: Cell(step, ..., name='mine')")
             object.__setattr__(self, "name", self.step.__name__)
         for field in ("gates", "states", "vectors", "projected"):
             names = getattr(self, field)
@@ -128,6 +133,8 @@ class Cell:
                 )
             if not all(isinstance(n, str) and n.isidentifier() for n in names):
                 raise TypeError(f"cell {self.name!r}: {field} must be a tuple of names, got {names!r}")
+            if hidden := [n for n in names if n.startswith("_")]:
+                raise ValueError(f"cell {self.name!r}: {field} has {hidden[0]!r}; let no name begin with an underscore")
             if len(set(names)) != len(names):
                 raise ValueError(f"cell {self.name!r}: {field} has a name twice: {names}")
             object.__setattr__(self, field, tuple(names))
@@ -138,7 +145,7 @@ class Cell:
             raise TypeError(
                 f"cell {self.name!r} asks for {unknown}; a step takes arguments named {', '.join(ARGUMENTS)}"
             )
-        object.__setattr__(self, "__module__", self.step.__module__)
+        object.__setattr__(self, "__module__", getattr(self.step, "__module__", None))
         object.__setattr__(self, "__doc__", self.step.__doc__)
 
     @cached_property
@@ -167,8 +174,8 @@ class Cell:
         return self
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        name = self.step.__qualname__
-        if getattr(sys.modules.get(self.step.__module__), name, None) is self:
+        name = getattr(self.step, "__qualname__", "")
+        if name and getattr(sys.modules.get(self.step.__module__), name, None) is self:
             return name
         return Cell, tuple(getattr(self, field.name) for field in fields(self))
 
@@ -305,4 +312,5 @@ def _dry_run(cell: Cell) -> Anatomy:
         input_gates=tuple(gate for gate in cell.gates if gate in read),
         recurrent_gates=tuple(gate for gate in cell.gates if gate in used),
         groups=tuple(tuple(gate for gate in cell.gates if gate in group) for group in groups),
+        untyped=watch.untyped,
     )

@@ -144,7 +144,9 @@ def check_rows(
     """Checks lengths and reset; returns them as (B,) of int64 and as (T, B), on the device of x."""
     name, (steps, batch) = layer._get_name(), x.shape[:2]
     if lengths is not None:
-        lengths = torch.as_tensor(lengths)
+        if not isinstance(lengths, Tensor):
+            lengths = torch.as_tensor(lengths, device="cpu")  # wherever torch makes tensors by default
+            lengths = lengths if lengths.numel() else lengths.long()  # an empty list has no whole number to tell by
         if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
             raise TypeError(f"{name}: lengths is of {lengths.dtype} but must be whole numbers; convert it: .long()")
         shape = (batch,) if batched else ()

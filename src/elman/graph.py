@@ -135,6 +135,23 @@ class Condition:
     def __or__(self, other: Condition) -> Condition:
         return Condition(lambda x, y: self.choose(x, other.choose(x, y)))
 
+    @property
+    def number(self) -> Node:
+        return self.choose(1.0, 0.0)
+
+    # Of two conditions, torch makes a condition. With a value, the value's method is asked first or next.
+
+    def __mul__(self, other: Any) -> Any:
+        return self & other if isinstance(other, Condition) else self.number * other
+
+    def __add__(self, other: Any) -> Any:
+        return self | other if isinstance(other, Condition) else self.number + other
+
+    __rmul__, __radd__ = __mul__, __add__
+
+    def __truediv__(self, other: Any) -> Node:
+        return self.number / (other.number if isinstance(other, Condition) else other)
+
     def __invert__(self) -> Condition:
         return Condition(lambda x, y: self.choose(y, x))
 
@@ -179,7 +196,7 @@ def _apply(op: str, *arguments: Any) -> Node:
     nodes: list[Node] = []
     for argument in arguments:
         if isinstance(argument, Condition):
-            argument = argument.choose(1.0, 0.0)
+            argument = argument.number
         elif isinstance(argument, (int, float)):
             argument = graph.add("number", value=float(argument))
         elif not isinstance(argument, Node):

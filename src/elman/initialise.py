@@ -19,7 +19,7 @@ def gate_bias(layer: Recurrent, **values: float | Tensor) -> None:
     bias to log(u), with u uniform on (1, T-1), and the bias of the input gate to -log(u) (C. Tallec & Y. Ollivier, Can
     recurrent neural networks warp time?, ICLR 2018).
 
-    Raises ValueError for a gate that the cell does not have, or a layer without biases.
+    Raises ValueError for a gate that the cell does not have, or a layer without biases or with parametrized ones.
     """
     anatomy = layer.cell.anatomy
     unknown = [gate for gate in values if gate not in layer.cell.gates]
@@ -30,6 +30,12 @@ def gate_bias(layer: Recurrent, **values: float | Tensor) -> None:
             else "this layer has no biases (bias=False)"
         )
         raise ValueError(f"gate_bias: {problem}")
+    parametrized = [name for name in layer.state_dict() if name.startswith("parametrizations.bias_")]
+    if parametrized:
+        raise ValueError(
+            f"gate_bias: {parametrized[0].split('.')[1]} is computed by a parametrization, so it cannot be set; "
+            "set the biases before you register it"
+        )
     for weights in layer.each_weights():
         for gate, value in values.items():
             for bias, gates, new in (

@@ -80,6 +80,7 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self.given = {id(tensor): name for name, tensor in given.items()}
         self.last = ""  # the name of the function that was called last
+        self.untyped = False  # whether a value was made of comparisons and plain numbers alone
         self.known: dict[int, tuple[Tensor, str]] = {id(tensor): (tensor, "") for tensor in given.values()}
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -100,8 +101,10 @@ class Watch(TorchFunctionMode):
             raise Mistake(self._why(called, args, error)) from error
         if isinstance(result, Tensor):
             read = [part for arg in args for part in (arg if isinstance(arg, (list, tuple)) else (arg,))]
-            if any(isinstance(part, Tensor) for part in read):  # else it is a tensor from outside
+            tensors = [part for part in read if isinstance(part, Tensor)]
+            if tensors:  # else it is a tensor from outside
                 self.know(result, called)
+                self.untyped |= result.is_floating_point() and not any(t.is_floating_point() for t in tensors)
         return result
 
     def know(self, value: Tensor, made_by: str = "") -> Tensor:

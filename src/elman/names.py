@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import count
+from secrets import token_hex
 
 from elman import cells
 from elman.cell import Cell
 from elman.graph import NotTraceable, fingerprint
 
 _cells: dict[str, Cell] = {}
-_numbers = count(1)
 
 
 def register(cell: Cell) -> str:
@@ -22,7 +21,7 @@ def register(cell: Cell) -> str:
         try:
             form = fingerprint(cell)
         except NotTraceable:
-            form = f"untraced-{next(_numbers)}"
+            form = f"untraced-{token_hex(8)}"
         name = f"{cell.name}-{form}"
         _cells[name] = cell  # before `key` tells another thread the name
         object.__setattr__(cell, "key", name)  # a Cell is a frozen dataclass, and `key` is not a field of it
@@ -34,6 +33,11 @@ def find(key: str) -> Cell:
     if key not in _cells:
         for cell in cells.BUILT_IN.values():
             register(cell)
+    if key not in _cells and "-untraced-" in key:
+        raise RuntimeError(
+            f"the cell {key!r} cannot be traced, so what was exported runs only in the process that exported it; "
+            "write the step with the operations that docs/cells.md lists"
+        )
     if key not in _cells:
         raise RuntimeError(
             f"the cell {key!r} is not known in this process; build a layer of it before using what was exported"

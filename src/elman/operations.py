@@ -188,7 +188,7 @@ LARGEST_POWER = 8
 
 
 def _power(v: Any, exponent: Any) -> Any:
-    if exponent == 0.5:
+    if isinstance(exponent, float) and exponent == 0.5:
         return sqrt(v)
     if not isinstance(exponent, (int, float)) or exponent not in range(1, LARGEST_POWER + 1):
         raise TypeError(

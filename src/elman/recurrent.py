@@ -156,7 +156,7 @@ class Recurrent(nn.Module):
         bound = 1.0 / math.sqrt(self.hidden_size)
         initial = {initial_name(state) for state in self.cell.states}
         for name, parameter in self.named_parameters():
-            if name in initial:
+            if name.removeprefix("parametrizations.").partition(".")[0] in initial:
                 nn.init.zeros_(parameter)
             else:
                 nn.init.uniform_(parameter, -bound, bound)

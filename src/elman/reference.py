@@ -7,17 +7,20 @@ operand share one product per step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
+from torch.overrides import TorchFunctionMode
 
 from elman.cell import Cell, Factor, State, factors
 from elman.layout import Call, Results, Weights, joined
 from elman.masks import masks
 from elman.mistakes import Mistake, failed_at
+from elman.native import types
 
 Step = Callable[..., State]
 
@@ -34,7 +37,28 @@ def run(call: Call, steps: Sequence[Step | None] | None = None) -> Results:
     computes, and watches (`elman.trace`).
     """
     watching = [None] * len(call.directions) if steps is None else steps
-    return joined([_run(call, d, step or call.cell) for d, step in enumerate(watching)])
+    with _Numbers(call.x.dtype) if call.cell.anatomy.untyped else nullcontext():
+        output, finals = joined([_run(call, d, step or call.cell) for d, step in enumerate(watching)])
+    kinds = types(call)
+    return output.to(kinds[0]), tuple([final.to(kind) for final, kind in zip(finals, kinds, strict=True)])
+
+
+class _Numbers(TorchFunctionMode):
+    """Gives plain numbers the dtype of the layer where torch would choose another: in `torch.where(v > 0, 0.1, 0.2)`."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        if tensors and not any(tensor.is_floating_point() for tensor in tensors):
+            args, kwargs = [self.typed(value) for value in args], {name: self.typed(v) for name, v in kwargs.items()}
+        return function(*args, **kwargs)
+
+    def typed(self, value: Any) -> Any:
+        return torch.tensor(value, dtype=self.dtype, device="cpu") if isinstance(value, float) else value
 
 
 def _run(call: Call, d: int, step: Step) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -46,8 +70,7 @@ def _run(call: Call, d: int, step: Step) -> tuple[Tensor, tuple[Tensor, ...]]:
     R = Products(cell, weights)
     P = factors(cell.projected, lambda _, v: linear(v, _given(weights.hr)))
     p = State(**dict(zip(cell.vectors, weights.ch.unbind() if weights.ch is not None else (), strict=True)))
-    s = State(**{name: state[d] for name, state in zip(cell.states, call.state, strict=True)})
-
+    s = initial = State(**{name: state[d] for name, state in zip(cell.states, call.state, strict=True)})
     afresh = State(**{name: state[d] for name, state in zip(cell.states, call.afresh, strict=bool(call.afresh))})
     present, goes_on = masks(call, reverse)
     x = call.x if present is None else torch.where(present, call.x, 0)
@@ -61,12 +84,30 @@ def _run(call: Call, d: int, step: Step) -> tuple[Tensor, tuple[Tensor, ...]]:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             raise RuntimeError(f"cell {cell.name!r}: {failed_at(before, error)}") from error
+        if not outputs:
+            for name, value in vars(after).items():
+                if value.shape != getattr(s, name).shape:
+                    raise RuntimeError(
+                        f"cell {cell.name!r}: state {name} came out as {tuple(value.shape)} instead of "
+                        f"{tuple(getattr(s, name).shape)}; a step computes each sequence by itself"
+                    )
+        if call.autocast is None and any(value.dtype != x.dtype for value in after):
+            after = State(**{name: value.to(x.dtype) for name, value in vars(after).items()})
         s = after if present is None else _select(present[t], after, s)
         outputs.append(next(iter(after)))
     if reverse:
         outputs.reverse()
     output = torch.stack(outputs)
-    return output if present is None else torch.where(present, output, 0), tuple(s)
+    return output if present is None else torch.where(present, output, 0), _own(s, [*initial, *afresh])
+
+
+def _own(states: Iterable[Tensor], others: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Returns states of which none is another one, or one of these others: a caller may change each in place."""
+    known, found = {id(other) for other in others}, []
+    for state in states:
+        found.append(state.clone() if id(state) in known or state._is_view() else state)
+        known.add(id(state))
+    return tuple(found)
 
 
 def _select(mask: Tensor, s: State, otherwise: State | None) -> State:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from elman import graph, recurrence
 from elman.cell import Cell, State
@@ -26,9 +27,18 @@ class Recurrence(NamedTuple):
 class Trace(NamedTuple):
     """The output and final state of `layer`, and the gates and states of every direction of its layers."""
 
-    output: Tensor
+    output: Any
     h_n: Any
     recurrences: list[Recurrence]  # direction d of layer l is number l * num_directions + d
+
+
+def _packed_as(like: PackedSequence, padded: Tensor, lengths: Tensor, batch_first: bool) -> PackedSequence:
+    """Packs sequences in the order of another PackedSequence."""
+    if like.sorted_indices is not None:
+        padded = padded.index_select(0 if batch_first else 1, like.sorted_indices)
+        lengths = lengths[like.sorted_indices.cpu()]
+    packed = pack_padded_sequence(padded, lengths, batch_first)
+    return PackedSequence(packed.data, packed.batch_sizes, like.sorted_indices, like.unsorted_indices)
 
 
 class _Recorder:
@@ -61,7 +71,7 @@ class _Recorder:
 
 def trace(
     layer: Recurrent,
-    input: Tensor,
+    input: Tensor | PackedSequence,
     hx: Hidden | None = None,
     *,
     lengths: Tensor | Sequence[int] | None = None,
@@ -70,12 +80,18 @@ def trace(
     """Runs a layer and records every gate and state: `trace(lstm, x).recurrences[0].gates["f"]` is (T, B, H).
 
     The value of a gate is its activation: the result of the first function applied to the sum with the gate's input share.
-    The input has the shapes of `layer.forward`. Gates and states are always time first, (T, B, ...). The cell's
+    The input is that of `layer.forward`; sequences of a `PackedSequence` come in the caller's order. Gates and states are always time first, (T, B, ...). The cell's
     equations run step by step, whichever engine would run the layer, and gradients flow as usual. Past the end of a
     sequence, gates and states are zero; the values of `steps` have no meaning there.
     Raises `elman.graph.NotTraceable` if the cell's step cannot be traced, and TypeError if `layer` is not an elman layer.
     """
     check_layer("trace", layer)
+    if isinstance(input, PackedSequence):
+        if lengths is not None or reset is not None:
+            layer(input, hx, lengths=lengths, reset=reset)  # raises
+        x, lengths = pad_packed_sequence(input, layer.batch_first)
+        found = trace(layer, x, hx, lengths=lengths)
+        return found._replace(output=_packed_as(input, found.output, lengths, layer.batch_first))
     recorder = _Recorder()
     with recurrence.observe(recorder):
         output, h_n = layer(input, hx, lengths=lengths, reset=reset)
