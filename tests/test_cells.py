@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import pickle
 import warnings
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -545,6 +547,46 @@ def test_own_cells_are_pickled() -> None:
 def test_a_step_that_is_no_function_is_pickled_with_its_cell() -> None:
     twin = pickle.loads(pickle.dumps(Cell(functools.partial(plain), gates=("g",), name="partial")))
     same_as_direct(Cell(twin.step, gates=twin.gates, name=twin.name))
+
+
+# Cells that hold more than equations.
+
+
+class Scaled(torch.nn.Module):
+    """A model whose method is a step."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.factor, self.function = 0.5, function
+        self.layer = Recurrent(Cell(self.step, gates=("a",)), 3, 4, dtype=torch.float64)
+
+    def step(self, x: Any, R: Any, s: Any) -> State:
+        return State(h=self.factor * self.function(x.a + R.a @ s.h))
+
+
+@pytest.mark.filterwarnings("ignore:cell 'step' runs in plain PyTorch")
+@pytest.mark.parametrize("function", [tanh, torch.sin], ids=["kernels", "no kernels"])
+def test_a_model_whose_method_is_a_step_goes(function: Callable[[Any], Any]) -> None:
+    """Engines keep kernels and plans of a cell, and not what its step holds. What is under way still runs."""
+    x = normal(5, 2, 3, seed=1)
+    model = Scaled(function)
+    with torch.no_grad():
+        expected = model.layer(x)[0]
+    output = model.layer(x)[0]
+    parameters, gone = list(model.parameters()), weakref.ref(model)
+    exact = torch.autograd.grad(output.square().sum(), parameters, retain_graph=True)
+    del model
+    gc.collect()
+    close(torch.autograd.grad(output.square().sum(), parameters, create_graph=True), exact)
+    del output
+    gc.collect()
+    assert gone() is None
+    program = torch.export.export(Scaled(function).layer, (x,)).module()
+    with torch.no_grad():
+        for p, value in zip(program.parameters(), parameters, strict=True):
+            p.copy_(value)
+    gc.collect()
+    close(program(x)[0].detach(), expected)
 
 
 # Values that are made of comparisons and plain numbers.

@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import inspect
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
+from inspect import isfunction
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -164,6 +166,24 @@ class Cell:
     def anatomy(self) -> Anatomy:
         return _dry_run(self)
 
+    @cached_property
+    def kept(self) -> Cell:
+        """This cell as engines keep it for as long as the process runs, with kernels and plans.
+
+        A step may hold much more than its equations: a method holds its object, such as a whole model. So where it does,
+        this is a cell of its own, which finds the step as long as this cell is there.
+        """
+        if isinstance(self.step, _Found) or (isfunction(self.step) and self.step.__closure__ is None):
+            return self
+        found = Cell(_Found(self), *[getattr(self, field.name) for field in fields(self)[1:]])
+        object.__setattr__(found, "anatomy", self.anatomy)
+        return found
+
+    @property
+    def holder(self) -> Cell | None:
+        """The cell of which this is `kept`, if it is still there; it holds the step."""
+        return self.step.cell() if isinstance(self.step, _Found) else self
+
     # A cell is a constant, so copies of a layer share it. A pickle stores the cell's name in its module, or all of its
     # fields if the module does not hold the cell under that name.
 
@@ -178,6 +198,20 @@ class Cell:
         if name and getattr(sys.modules.get(self.step.__module__), name, None) is self:
             return name
         return Cell, tuple(getattr(self, field.name) for field in fields(self))
+
+
+class _Found:
+    """The step of a cell, found when it runs."""
+
+    def __init__(self, of: Cell) -> None:
+        self.cell, self.__doc__ = weakref.ref(of), of.step.__doc__
+        self.__signature__ = inspect.signature(of.step)
+
+    def __call__(self, **available: Any) -> State:
+        cell = self.cell()
+        if cell is None:
+            raise ReferenceError("the cell is no longer there; keep it, or a layer of it, as long as it is used")
+        return cell.step(**available)
 
 
 def cell(**record: Any) -> Callable[[Callable[..., State]], Cell]:

@@ -72,7 +72,9 @@ class Frozen(Recurrent):
             raise RuntimeError(
                 "a frozen layer gives no gradients, but its input or state requires one; call the layer itself"
             )
-        return Call(self.cell, x, self._runs[layer], state, (), (), lengths, reset, afresh, None, self._packed[layer])
+        return Call(
+            self.cell.kept, x, self._runs[layer], state, (), (), lengths, reset, afresh, None, self._packed[layer]
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_packed"}

@@ -118,7 +118,7 @@ class RecurrentCell(nn.Module):
                     )
             state = tuple([value.unsqueeze(0) if batched else value[None, None] for value in given])
         weights = Weights(*[None if field is None else getattr(self, field) for field in self._fields])
-        call = Call(self.cell, x, (Direction(weights, False),), state)
+        call = Call(self.cell.kept, x, (Direction(weights, False),), state)
         _, finals = at_once(call) or recur(call._replace(x=x.unsqueeze(0)))
         after = tuple([final[0] if batched else final[0, 0] for final in finals])
         return after[0] if len(states) == 1 else after

@@ -92,7 +92,7 @@ def _by_operator(name: str, call: Call) -> Results:
 def arguments(name: str, call: Call) -> tuple[Any, ...]:
     """The arguments of the operators for a call, in the order of `CALL`."""
     kinds = [[weight for weight in weights if weight is not None] or None for weights in _by_kind(call)]
-    key = call.cell.key or names.register(call.cell)
+    key = names.hold(call.cell.key or names.register(call.cell))
     rest = list(call.state), list(call.streams) or None, list(call.constants) or None, call.lengths, call.reset
     rest = *rest, list(call.afresh) or None
     return key, name, call.autocast, call.reverse, call.x, *kinds, *rest
@@ -213,6 +213,7 @@ def _keep(
     ctx: Any, name: str, call: Call, tensors: Sequence[Tensor | None], output: Tensor, saved: Sequence[Tensor]
 ) -> None:
     ctx.engine, ctx.bare = name, call.bare()
+    ctx.holder = call.cell.holder  # its step may run in backward, when no layer is left
     ctx.needed = [t is not None and t.requires_grad for t in tensors]
     ctx.save_for_backward(*tensors, output, *saved)
     ctx.set_materialize_grads(False)

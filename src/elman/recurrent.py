@@ -141,7 +141,7 @@ class Recurrent(nn.Module):
         directions = [Direction(self.weights(layer, False), False)]
         if self.bidirectional:
             directions.append(Direction(self.weights(layer, True), True))
-        return Call(self.cell, x, tuple(directions), state, (), (), lengths, reset, afresh)
+        return Call(self.cell.kept, x, tuple(directions), state, (), (), lengths, reset, afresh)
 
     def each_weights(self) -> list[Weights]:
         """The parameters of every layer and direction: those of layer l, direction d are at l * num_directions + d."""

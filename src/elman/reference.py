@@ -20,7 +20,6 @@ from elman.cell import Cell, Factor, State, factors
 from elman.layout import Call, Results, Weights, joined
 from elman.masks import masks
 from elman.mistakes import Mistake, failed_at
-from elman.native import types
 
 Step = Callable[..., State]
 
@@ -38,9 +37,7 @@ def run(call: Call, steps: Sequence[Step | None] | None = None) -> Results:
     """
     watching = [None] * len(call.directions) if steps is None else steps
     with _Numbers(call.x.dtype) if call.cell.anatomy.untyped else nullcontext():
-        output, finals = joined([_run(call, d, step or call.cell) for d, step in enumerate(watching)])
-    kinds = types(call)
-    return output.to(kinds[0]), tuple([final.to(kind) for final, kind in zip(finals, kinds, strict=True)])
+        return joined([_run(call, d, step or call.cell) for d, step in enumerate(watching)])
 
 
 class _Numbers(TorchFunctionMode):
