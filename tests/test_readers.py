@@ -339,7 +339,7 @@ def test_the_tail_of_a_file_in_pieces(tmp_path: Path, monkeypatch: pytest.Monkey
         assert len(s.times) == 5
 
 
-def test_gaps_are_filled_with_straight_lines(tmp_path: Path):
+def test_gaps_are_filled_with_what_is_before_them(tmp_path: Path):
     kept = [line for line in SERIES.splitlines() if "-05," not in line and "-06," not in line]
     path = write(tmp_path / "a.csv", "\n".join(kept) + "\n")
     message = f"{path}, line 6: 2 rows are missing before it, one of 1 gaps in the times of 'a'"
@@ -347,8 +347,22 @@ def test_gaps_are_filled_with_straight_lines(tmp_path: Path):
         series.read(path, NAMES, BadRows())
     found, _, _ = series.read(path, NAMES, BadRows(), fill_gaps=True)
     for s in found:
-        assert s.targets[:, 0].tolist() == pytest.approx([10 * day + ord(s.group) for day in range(1, 29)])
+        latest = [4 if day in (5, 6) else day for day in range(1, 29)]
+        assert s.targets[:, 0].tolist() == [10 * day + ord(s.group) for day in latest]
+        assert s.known[:, 0].tolist() == [day % 3 for day in latest]
         assert np.diff(s.times).tolist() == [86_400_000_000] * 27
+        assert s.given is not None
+        assert np.flatnonzero(~s.given).tolist() == [4, 5]
+        assert s.filled == 2
+    # Rows of the times ahead do not make a past of what is missing before them.
+    (tmp_path / "a.csv").write_text(
+        "shop,day,price,sales\n"
+        + "".join(f"a,2026-01-{day:02},{day},{day if day < 9 else ''}\n" for day in (*range(1, 9), 11, 12))
+    )
+    (one,), _, _ = series.read(path, NAMES, BadRows(), fill_gaps=True, tail=5)
+    assert one.targets[:, 0].tolist() == [4, 5, 6, 7, 8]
+    assert one.known[:, 0].tolist() == [4, 5, 6, 7, 8, 8, 8, 11, 12]
+    assert one.filled == 0
 
 
 def changed(line: int, content: str) -> str:

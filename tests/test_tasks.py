@@ -26,7 +26,9 @@ from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Labelled
 from elman.errors import InputError
 from elman.tasks import classification, forecasting, tagging
+from elman.tasks.forecasting import Scaled
 from elman.tasks.options import ClassificationOptions, ForecastingOptions, LanguageModelOptions, TaggingOptions
+from elman.tasks.separate import batches_of
 from elman.training import fit
 from elman.training.loop import Report
 from elman.training.run import Run
@@ -467,6 +469,74 @@ def test_windows_are_slices_of_their_series_and_their_part(tmp_path: Path):
         group = torch.tensor([0, 0, 1, 1]).repeat_interleave(len(windows) // 4)
         expected = torch.where(column == 0, times + 1000 * group, 2 * times)
         torch.testing.assert_close(both, expected, rtol=1e-4, atol=1e-2)
+
+
+def test_rows_that_were_filled_in_are_neither_learned_from_nor_scored(tmp_path: Path):
+    """Every third row is missing, and so are twenty in a row, which are more than a window forecasts."""
+    random = np.random.default_rng(0)
+    here = [t for t in range(300) if t % 3 and t not in range(100, 120)] + [300]
+    values = dict(zip(here, random.normal(size=len(here)).tolist(), strict=True))
+    (tmp_path / "a.csv").write_text("hour,y\n" + "".join(f"{t},{v}\n" for t, v in values.items()))
+    task = forecasting_of(tmp_path / "a.csv", time="hour", fill_gaps=True)
+    scales = task.forecaster.scales
+    learned = {t: v for t, v in values.items() if t < 1 + round(0.7 * 300)}
+    assert scales.mean[0] == pytest.approx(np.mean(list(learned.values())))
+    assert scales.deviation[0] == pytest.approx(np.std(list(learned.values())))
+    changes = [abs(learned[t] - learned[t - 4]) for t in learned if t - 4 in learned]
+    assert scales.seasonal[0] == pytest.approx(np.mean(changes) / scales.deviation[0])
+
+    whole = Scaled.of(
+        forecasting.read(tmp_path / "a.csv", scales.columns(task.options), task.options, BadRows())[0], scales
+    )
+    windows = forecasting.Windows(whole, [(0, 300)], 12, 6)
+    past, column, known, truth = windows.take(np.arange(len(windows)))
+    for k in range(len(windows)):  # the first of them forecasts from row 13 of the file on, whose time is 1
+        ahead = range(k + 13, k + 19)
+        assert torch.isnan(truth[:, k]).tolist() == [t not in values for t in ahead]
+        latest = max(t for t in values if t < ahead[0])
+        assert float(past[-1, k]) == pytest.approx((values[latest] - scales.mean[0]) / scales.deviation[0], abs=1e-5)
+    told = ~truth.isnan()
+    errors, loss = task.forecaster.errors(windows, len(windows))
+    error = (task.forecaster.forecast(past, column, known)[..., 0] - truth)[told]
+    assert errors.means()["mae"] == pytest.approx(float(error.abs().mean()), rel=1e-5)
+    assert errors.columns[:, 0].tolist() == pytest.approx([float(error.abs().sum()), int(told.sum())], rel=1e-5)
+    assert loss == pytest.approx(float(error.abs().mean()), rel=1e-5)
+    baselines = task.forecaster.errors_of_baselines(windows, len(windows))
+    for name, period in (("naive", 1), ("seasonal 4", 4)):
+        error = (forecasting.naive(past, 6, period) - truth)[told]
+        assert baselines[name]["mse"] == pytest.approx(float(error.square().mean()), rel=1e-5)
+
+    past, column, known, truth = task.train.take(np.arange(len(task.train)))
+    told = ~truth.isnan()
+    exact = (task.model(past, column, known)[..., 0] - truth)[told].abs().mean()
+    torch.testing.assert_close(task.loss(np.arange(len(task.train))), exact)
+    (nothing,) = np.flatnonzero(~told.any(0).numpy())[:1]
+    task.loss(np.array([nothing])).backward()
+    assert all(p.grad is None or not p.grad.any() for p in task.model.parameters())
+    task.share(0, 2)
+    own = next(batches_of(task.lengths, task.options.batch_size, task.options.seed, 0))[::2]
+    assert next(task.batches(0, 0)).weight == int(told[:, own].sum())
+
+
+def test_a_series_of_filled_rows_has_no_windows(tmp_path: Path):
+    """Its test part has no true value, so it is not judged, instead of being right about everything."""
+    rows = "".join(f"{t},{t % 4}\n" for t in (*range(160), 200))
+    (tmp_path / "a.csv").write_text("hour,y\n" + rows)
+    task = forecasting_of(tmp_path / "a.csv", time="hour", fill_gaps=True, split="100,60,40")
+    assert (len(task.train), len(task.validation), len(task.test)) == (83, 55, 0)
+
+
+def test_filled_rows_are_told(tmp_path: Path):
+    rows = "".join(f"{t},{t % 4}\n" for t in range(300) if t not in (50, 51, 290))
+    (tmp_path / "a.csv").write_text("hour,y\n" + rows)
+    columns = ("--time", "hour", "--fill-gaps", "--run", tmp_path / "run")
+    status, _, err = elman("train", "forecast", tmp_path / "a.csv", *columns, *SMALL["forecast"], "--epochs", 0.1)
+    assert status == 0, err
+    assert "300 rows of 1 columns, 3 of the rows filled in, which are not scored\n" in err
+    assert (
+        "filled in            3 of 300 rows, which are not scored\n"
+        in elman("evaluate", tmp_path / "run", tmp_path / "a.csv").out
+    )
 
 
 def test_the_loss_of_a_forecast_is_a_mean_over_windows_and_steps():

@@ -36,6 +36,12 @@ class Series(NamedTuple):
     times: NDArray[Any]  # (N,) of int64 or float64; (0,) where there is no column of times
     targets: NDArray[np.float64]  # (N, targets)
     known: NDArray[np.float64]  # (N + ahead, known): also for the times ahead, where they are given
+    given: NDArray[np.bool_] | None = None  # (N,): False in rows that were filled in; None where none was
+
+    @property
+    def filled(self) -> int:
+        """How many rows were filled in."""
+        return 0 if self.given is None else len(self.given) - int(np.count_nonzero(self.given))
 
 
 def read(
@@ -43,7 +49,8 @@ def read(
 ) -> tuple[list[Series], tuple[str, ...], bool]:
     """Returns the series of a file, the names of its targets, and whether its times are dates.
 
-    fill_gaps: puts the rows that are missing in a gap on a straight line between its ends.
+    fill_gaps: puts in the rows that are missing in a gap, with the values of the last row before it. A straight line to
+    the row after it would tell a forecast that begins in the gap what follows.
     tail: keeps only so many rows of each series, its last ones, so that the file may be larger than memory. Then rows
     whose targets are empty may follow, which say what is known of the times ahead.
     Raises InputError with the file, the line and the value where something is wrong.
@@ -102,9 +109,11 @@ def read(
     if fill_gaps:
         every = every.filled()
     found = []
-    for name, (times, _, values) in zip(places, every, strict=True):
-        end = values.shape[1] if tail is None else _end(values[: len(targets)])
-        found.append(Series(name, times[:end], values[: len(targets), :end].T, values[len(targets) :].T))
+    for k, (name, (times, _, values)) in enumerate(zip(places, every, strict=True)):
+        given = every.given[k] if fill_gaps else None
+        end = values.shape[1] if tail is None else _end(values[: len(targets)], given)
+        given = None if given is None or given[:end].all() else given[:end]
+        found.append(Series(name, times[:end], values[: len(targets), :end].T, values[len(targets) :].T, given))
     return found, targets, dates
 
 
@@ -115,6 +124,7 @@ class _Parts:
         self.names, self.time = (*targets, *columns.known), columns.time
         self.times = Rows(np.float64 if columns.time is not None and not dates else np.int64)
         self.lines, self.values = Rows(np.int64), Rows(np.float64)
+        self.given = Rows(np.bool_)  # what `filled` says of each row: whether it was there before
         self._new = partial(_Parts, targets, columns, dates)
 
     def __getitem__(self, k: int) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.float64]]:
@@ -149,7 +159,8 @@ class _Parts:
             found.lines.append(np.empty(0))  # no message names them any more
         for k, (times, _, values) in enumerate(self):
             where = found.times[k]
-            found.values.join(values if len(where) == len(times) else _between(where, times, values))
+            found.given.join(before == part for part, before, _ in _latest(where, times))
+            found.values.join(column[own] for column in values for _, _, own in _latest(where, times))
         return found
 
 
@@ -214,10 +225,11 @@ def _tail(table: pl.DataFrame, targets: tuple[str, ...], rows: int) -> pl.DataFr
     return table[max(0, end - rows) :]
 
 
-def _end(targets: NDArray[np.float64]) -> int:
-    """Returns where the rows end that have targets (targets, N)."""
-    given = np.flatnonzero(np.any(np.isfinite(targets), axis=0))
-    return int(given[-1]) + 1 if len(given) else 0
+def _end(targets: NDArray[np.float64], given: NDArray[np.bool_] | None = None) -> int:
+    """Returns where the rows end that have targets (targets, N) which were not filled in."""
+    told = np.any(np.isfinite(targets), axis=0)
+    rows = np.flatnonzero(told if given is None else told & given)
+    return int(rows[-1]) + 1 if len(rows) else 0
 
 
 def _check_values(targets: NDArray[np.float64], lines: NDArray[np.int64], path: Path) -> None:
@@ -233,7 +245,7 @@ def _check_gaps(times: NDArray[Any], lines: NDArray[np.int64], path: Path, group
     if wide:
         missing, of = round((times[k + 1] - times[k]) / usual) - 1, f" of {group!r}" if group else ""
         gaps = f"{path}, line {lines[k + 1]}: {missing} rows are missing before it, one of {wide} gaps in the times{of}; fill them in"
-        raise InputError(f"{gaps}, or interpolate linearly across them with --fill-gaps", gaps)
+        raise InputError(f"{gaps}, or repeat the last value across them with --fill-gaps", gaps)
 
 
 def _gaps(times: NDArray[Any]) -> tuple[float, int, int]:
@@ -271,13 +283,13 @@ def _filled(times: NDArray[Any], usual: float) -> Iterator[NDArray[Any]]:
         yield where
 
 
-def _between(where: NDArray[Any], times: NDArray[Any], values: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
-    """Yields the values (columns, N) at these times, on straight lines between those that are known."""
-    for column in values:
-        for begin in range(0, len(where), BLOCK):
-            part = where[begin : begin + BLOCK]
-            near = slice(np.searchsorted(times, part[0], side="right") - 1, np.searchsorted(times, part[-1]) + 1)
-            yield np.interp(part, times[near], column[near])
+def _latest(where: NDArray[Any], times: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]]:
+    """Yields, BLOCK at a time, these times, the latest of `times` that is not after each of them, and its place."""
+    for begin in range(0, len(where), BLOCK):
+        part = where[begin : begin + BLOCK]
+        first, end = np.searchsorted(times, part[0], side="right") - 1, np.searchsorted(times, part[-1]) + 1
+        own = first + np.searchsorted(times[first:end], part, side="right") - 1
+        yield part, times[own], own
 
 
 def times_ahead(series: Series, count: int) -> NDArray[Any]:

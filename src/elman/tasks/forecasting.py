@@ -100,14 +100,17 @@ class Scales(NamedTuple):
     @classmethod
     def of(cls, parts: Sequence[Series], targets: Sequence[str], options: Options, dates: bool) -> Scales:
         """parts: the part of every series that is learned from."""
-        mean, deviation = moments(_blocks(parts), len(targets) + len(options.known_list))
+        mean, deviation = moments(_blocks(parts, filled=False), len(targets) + len(options.known_list))
         changes, count = np.zeros(len(targets)), 0
         for part in parts:
             earlier, later = part.targets[: -options.period], part.targets[options.period :]
             for begin in range(0, len(later), series.BLOCK):
                 own = slice(begin, begin + series.BLOCK)
-                changes += np.abs(later[own] - earlier[own]).sum(0)
-            count += len(later)
+                change = np.abs(later[own] - earlier[own])
+                if part.given is not None:
+                    change = change[part.given[: -options.period][own] & part.given[options.period :][own]]
+                changes += change.sum(0)
+                count += len(change)
         change = changes / max(1, count) / deviation[: len(targets)]
         change = np.where(np.isfinite(change) & (change > 0), change, 1.0)
         return cls(list(targets), list(options.known_list), mean.tolist(), deviation.tolist(), change.tolist(), dates)
@@ -131,12 +134,19 @@ class Scales(NamedTuple):
         return Columns(tuple(self.targets), tuple(self.known), options.time, options.group)
 
 
-def _blocks(every: Sequence[Series]) -> Iterator[NDArray[np.float64]]:
-    """Yields the rows of all series that have targets, (n, targets and known), many at a time."""
+def _blocks(every: Sequence[Series], filled: bool = True) -> Iterator[NDArray[np.float64]]:
+    """Yields the rows of all series that have targets, (n, targets and known), many at a time.
+
+    filled: whether with those that were filled in.
+    """
     for one in every:
         for begin in range(0, len(one.targets), series.BLOCK):
             targets = one.targets[begin : begin + series.BLOCK]
-            yield np.concatenate([targets, one.known[begin : begin + len(targets)]], 1)
+            block = np.concatenate([targets, one.known[begin : begin + len(targets)]], 1)
+            if not filled and one.given is not None:
+                block = block[one.given[begin : begin + len(targets)]]
+            if len(block):
+                yield block
 
 
 class Scaled(NamedTuple):
@@ -146,6 +156,7 @@ class Scaled(NamedTuple):
     known: Tensor  # (rows of all, known)
     rows: list[int]  # of each series
     columns: int  # those to be forecast
+    given: Tensor | None  # (rows of all,): False where a row was filled in; None where none was
 
     @classmethod
     def of(cls, every: Sequence[Series], scales: Scales) -> Scaled:
@@ -159,18 +170,29 @@ class Scaled(NamedTuple):
         for block in _blocks(every):
             known.append((block[:, c:] - mean[c:]) / deviation[c:])
         every_known = known.array().reshape(sum(rows), len(scales.known))
-        return cls(torch.from_numpy(values.array()), torch.from_numpy(every_known), rows, c)
+        given = None
+        if any(s.given is not None for s in every):
+            told = Store(np.bool_)
+            for s, n in zip(every, rows, strict=True):
+                told.append(np.broadcast_to(True, n) if s.given is None else s.given)
+            given = torch.from_numpy(told.array())
+        return cls(torch.from_numpy(values.array()), torch.from_numpy(every_known), rows, c, given)
 
 
 class Windows:
-    """All windows of some series: every place where a forecast may begin, and what came before and after it."""
+    """All windows of some series: every place where a forecast may begin, and what came before and after it.
+
+    A series in which all the rows to be forecast were filled in has none.
+    """
 
     def __init__(self, scaled: Scaled, spans: Sequence[tuple[int, int]], past: int, ahead: int):
         """spans: the rows of each series that must contain the forecast times; the past may be before them."""
         self.values, self.known, self.past, self.ahead = scaled.values, scaled.known, past, ahead
+        self.given = scaled.given
         first, count, row, column, before = [], [], [], [], 0  # before: rows of the series before this one
         for (begin, end), n in zip(spans, scaled.rows, strict=True):
             begin = max(begin, past)  # the earliest row to be forecast
+            end = end if self.given is None or self.given[before + begin : before + end].any() else 0
             for k in range(scaled.columns):
                 first.append(scaled.columns * before + k * n + begin - past)
                 row.append(before + begin - past)
@@ -184,13 +206,19 @@ class Windows:
         return int(self.before[-1])
 
     def take(self, own: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Returns past (past, N), the numbers of the columns (N,), known (past + ahead, N, known), ahead (ahead, N)."""
+        """Returns past (past, N), the numbers of the columns (N,), known (past + ahead, N, known), ahead (ahead, N).
+
+        What was filled in is NaN in the values ahead, as it is not known to be true.
+        """
         block = np.searchsorted(self.before, own, side="right") - 1
         offset = own - self.before[block]
         steps = torch.arange(self.past + self.ahead)[:, None]
         values = self.values[torch.from_numpy(self.first[block] + offset) + steps]
-        known = self.known[torch.from_numpy(self.row[block] + offset) + steps]
-        return values[: self.past], torch.from_numpy(self.column[block]), known, values[self.past :]
+        rows = torch.from_numpy(self.row[block] + offset) + steps
+        past, truth = values[: self.past], values[self.past :]
+        if self.given is not None:
+            truth = truth.masked_fill(~self.given[rows[self.past :]], torch.nan)
+        return past, torch.from_numpy(self.column[block]), self.known[rows], truth
 
     def chunks(self, most: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Yields what `take` returns for all windows, or for `most` at equal distances, some at a time."""
@@ -204,20 +232,21 @@ class Windows:
 
 
 class Errors:
-    """Means over windows, steps and columns, in deviations; MASE in changes over a season."""
+    """Means over windows, steps and columns, in deviations; MASE in changes over a season. Truths may be missing."""
 
     def __init__(self, scales: Scales):
         self.season = torch.tensor(scales.seasonal)
         self.sums, self.count, self.columns = np.zeros(3), 0, torch.zeros(2, len(scales.targets))
 
     def add(self, forecast: Tensor, truth: Tensor, column: Tensor) -> None:
-        """forecast and truth: (H, N)."""
-        error = (forecast - truth).double()
+        """forecast and truth: (H, N). A truth that is NaN does not count."""
+        told = ~truth.isnan()
+        error = (forecast - truth).double().masked_fill(~told, 0.0)
         absolute = error.abs()
         self.sums += [float(error.square().sum()), float(absolute.sum()), float((absolute / self.season[column]).sum())]
-        self.count += error.numel()
+        self.count += int(told.sum())
         self.columns[0].index_add_(0, column, absolute.sum(0).float())
-        self.columns[1].index_add_(0, column, torch.full(column.shape, float(len(error))))
+        self.columns[1].index_add_(0, column, told.sum(0).float())
 
     def means(self) -> dict[str, float]:
         return dict(zip(("mse", "mae", "mase"), (self.sums / max(1, self.count)).tolist(), strict=True))
@@ -251,7 +280,16 @@ class Forecaster:
         quantiles = self.options.quantile_list or [0.5]
         return forecast[..., min(range(len(quantiles)), key=lambda k: abs(quantiles[k] - 0.5))]
 
-    def loss(self, forecast: Tensor, truth: Tensor) -> Tensor:
+    def loss(self, forecast: Tensor, truth: Tensor, partly: bool = False) -> Tensor:
+        """Returns the mean loss of forecasts (H, N, outputs), given the truths (H, N).
+
+        partly: whether some truths may be NaN, which do not count. If all are, the loss is 0.
+        """
+        if partly:
+            told = ~truth.isnan()
+            if not told.any():
+                return 0.0 * forecast.sum()
+            forecast, truth = forecast[told], truth[told]
         if self.options.quantile_list:
             return pinball(forecast, truth, self.options.quantile_list)
         return {"mae": l1_loss, "mse": mse_loss, "huber": huber_loss}[self.options.loss](forecast[..., 0], truth)
@@ -283,13 +321,15 @@ class Forecaster:
         """Returns the errors of the forecasts of at most so many windows, and their mean loss."""
         training = self.model.training
         self.model.eval()
-        errors, loss, count = Errors(self.scales), 0.0, 0
+        errors, loss, count = Errors(self.scales), 0.0, 0.0
         for past, column, known, truth in windows.chunks(most):
             forecast = self.forecast(past, column, known)
-            loss, count = loss + float(self.loss(forecast, truth)) * len(column), count + len(column)
+            partly = windows.given is not None
+            told = int((~truth.isnan()).sum()) / len(truth)  # in windows
+            loss, count = loss + float(self.loss(forecast, truth, partly)) * told, count + told
             errors.add(self.middle(forecast), truth, column)
         self.model.train(training)
-        return errors, loss / max(1, count)
+        return errors, loss / count if count else 0.0
 
     def errors_of_baselines(self, windows: Windows, most: int) -> dict[str, dict[str, float]]:
         """Returns the errors of the baselines on the windows that `errors` takes."""
@@ -315,6 +355,8 @@ class Forecaster:
             )
         own, _ = self.errors(windows, len(windows))
         yield "windows", str(len(windows))
+        if filled := sum(s.filled for s in every):
+            yield "filled in", f"{filled:,} of {sum(scaled.rows):,} rows, which are not scored"
         for name, means in {"the model": own.means(), **self.errors_of_baselines(windows, len(windows))}.items():
             yield name, said(means)
         for k, name in enumerate(self.scales.targets):
@@ -387,7 +429,7 @@ class Forecasting(SeparateSequences):
         self.score = "mse" if o.loss == "mse" and not o.quantile_list else "mae"
         self.score_unit = self.score.upper()
         scaled = Scaled.of(every, scales)
-        self.groups, self.rows = [s.group for s in every], sum(scaled.rows)
+        self.groups, self.rows, self.filled = [s.group for s in every], sum(scaled.rows), sum(s.filled for s in every)
         cuts = [parts(rows, o) for rows in scaled.rows]
         self.train = Windows(scaled, [(0, a) for a, _, _ in cuts], o.lookback, o.ahead)
         self.validation = Windows(scaled, [(a, b) for a, b, _ in cuts], o.lookback, o.horizon)
@@ -404,6 +446,8 @@ class Forecasting(SeparateSequences):
             for values in (s.targets, s.known):
                 for begin in range(0, len(values), series.BLOCK):
                     digest.update(values[begin : begin + series.BLOCK].tobytes())
+            if s.given is not None:
+                digest.update(np.packbits(s.given).tobytes())
         self.digest = digest.hexdigest()
 
     def use(self, forecaster: Forecaster) -> None:
@@ -415,7 +459,13 @@ class Forecasting(SeparateSequences):
     def loss(self, own: NDArray[np.int64]) -> Tensor:
         device = device_of(self.model)
         past, column, known, truth = (value.to(device) for value in self.train.take(own))
-        return self.forecaster.loss(self.model(past, column, known), truth)
+        return self.forecaster.loss(self.model(past, column, known), truth, self.train.given is not None)
+
+    def weight(self, own: NDArray[np.int64]) -> float | None:
+        if self.train.given is None or self.part[1] == 1:  # alone, no process asks for it
+            return None
+        told = int((~self.train.take(own)[3].isnan()).sum())
+        return max(told, 1e-9) if len(own) else 0.0  # the weights of a batch add up to more than zero
 
     def evaluate(self) -> dict[str, float]:
         errors, loss = self.forecaster.errors(self.validation, MOST)
@@ -442,8 +492,9 @@ class Forecasting(SeparateSequences):
     def introduction(self) -> list[tuple[str, str]]:
         o, scales = self.options, self.forecaster.scales
         many = f"{len(self.groups)} series, " if len(self.groups) > 1 else ""
+        filled = f", {self.filled:,} of the rows filled in, which are not scored" if self.filled else ""
         return [
-            ("series", f"{self.source}: {many}{self.rows:,} rows of {len(scales.targets)} columns"),
+            ("series", f"{self.source}: {many}{self.rows:,} rows of {len(scales.targets)} columns{filled}"),
             (
                 "windows",
                 f"{len(self.train):,} for training, {len(self.validation):,} for validation, {len(self.test):,} for testing; {o.lookback} past steps, {o.horizon} steps to forecast",
@@ -520,7 +571,8 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> For
     learned = []
     for s in every:
         end = parts(len(s.targets), o)[0]
-        learned.append(Series(s.group, s.times[:end], s.targets[:end], s.known[:end]))
+        given = None if s.given is None else s.given[:end]
+        learned.append(Series(s.group, s.times[:end], s.targets[:end], s.known[:end], given))
     scales = Scales.of(learned, targets, o, dates)
     torch.manual_seed(o.seed)
     return Forecasting(_forecaster(scales, o, device, path), every, path)

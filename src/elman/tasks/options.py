@@ -145,7 +145,7 @@ class ForecastingOptions(Options):
     known: str | None = option(None, "Columns that are known in advance, separated by commas.")
     time: str | None = option(None, "Column of times: dates or numbers. They are checked for order and gaps.")
     group: str | None = option(None, "Column that identifies the series, if the table has several.")
-    fill_gaps: bool = option(False, "Interpolate linearly across gaps in the times.")
+    fill_gaps: bool = option(False, "Repeat the last value across gaps in the times. These rows are not scored.")
     skip_bad: bool = option(False, "Skip malformed rows and count them.")
     horizon: int = option(24, "Number of steps to forecast.", least=1)
     lookback: int = option(336, "Steps of the past that a forecast reads; a multiple of --segment.", least=1)
