@@ -319,7 +319,7 @@ def test_times_may_be_numbers_and_months(tmp_path: Path):
     path = write(tmp_path / "a.csv", "t,x\n0.5,1\n1.0,2\n1.5,4\n")
     (one,), _, dates = series.read(path, series.Columns(time="t"), BadRows())
     assert not dates
-    assert list(series.written(series.times_ahead(one, 2), dates)) == ["2", "2.5"]
+    assert list(series.written(series.times_ahead(one, 2), dates)) == [2, 2.5]
     months = "".join(f"2025-{m:02}-01,{m}\n" for m in range(1, 13))
     (one,), _, _ = series.read(write(tmp_path / "m.csv", "t,x\n" + months), series.Columns(time="t"), BadRows())
     assert len(one.targets) == 12

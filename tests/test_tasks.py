@@ -6,6 +6,7 @@ import csv
 import importlib
 import io
 import json
+import math
 import re
 import struct
 from collections.abc import Sequence
@@ -287,7 +288,38 @@ def test_forecasts_begin_after_the_last_value(made: SimpleNamespace, tmp_path: P
         assert float(row["y"]) == pytest.approx(exact, abs=1.2)
     elman("predict", run, made.directory / "ahead.csv", "--output", tmp_path / "o.jsonl")
     objects = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
-    assert [f"{o['y']:.6g}" for o in objects] == [row["y"] for row in rows]
+    assert [o["y"] for o in objects] == [float(row["y"]) for row in rows]
+    assert [o["hour"] for o in objects] == [*range(240, 246)] * 2
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift", "beginning"), [(1.0, 1e9, 1767225600), (1e-30, 0.0, 0.5), (1e30, 1e32, -7)], ids=str
+)
+def test_forecasts_have_the_digits_of_their_column(tmp_path: Path, scale: float, shift: float, beginning: float):
+    values = [shift + scale * math.sin(k) for k in range(100)]
+    times = [beginning + 3600 * k for k in range(100)]
+    (tmp_path / "a.csv").write_text("t,y\n" + "".join(f"{t},{v!r}\n" for t, v in zip(times, values, strict=True)))
+    task = forecasting_of(tmp_path / "a.csv", time="t")
+    texts = list(task.forecaster.predict(tmp_path / "a.csv", ".csv"))
+    objects = [json.loads(line) for line in task.forecaster.predict(tmp_path / "a.csv", ".jsonl")]
+    past = (
+        torch.tensor(values[-12:], dtype=torch.float64) - task.forecaster.scales.mean[0]
+    ) / task.forecaster.scales.deviation[0]
+    exact = task.forecaster.forecast(past.float()[:, None], torch.tensor([0]), torch.empty(18, 1, 0))[:, 0, 0].double()
+    exact = exact * task.forecaster.scales.deviation[0] + task.forecaster.scales.mean[0]
+    for k, (text, one) in enumerate(zip(texts[1:], objects, strict=True)):
+        time, value = text.strip().split(",")
+        assert (float(time), float(value)) == (one["t"], one["y"])
+        assert time == str(beginning + 3600 * (100 + k))
+        resolution = max(1e-6 * scale, abs(shift) * 2.3e-16)
+        assert one["y"] == pytest.approx(float(exact[k]), rel=0, abs=resolution)
+        assert len(value.lstrip("-0.").replace(".", "").split("e")[0]) <= (17 if shift else 8)
+
+
+def test_noise_beyond_a_float32_is_not_written():
+    assert forecasting.rounded(0.30000001192, 1.0) == 0.3
+    assert forecasting.rounded(1e9 + 0.25000001, 0.7) == 1000000000.25
+    assert forecasting.rounded(123456789012.0, 1e9) == 123456789000.0
 
 
 def test_what_is_known_ahead_matters(made: SimpleNamespace, tmp_path: Path):

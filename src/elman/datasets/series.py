@@ -298,7 +298,10 @@ def times_ahead(series: Series, count: int) -> NDArray[Any]:
     return (series.times[-1] + step * np.arange(1, count + 1)).astype(series.times.dtype)
 
 
-def written(times: NDArray[Any], dates: bool) -> Iterator[str]:
-    """Yields times as text: dates in ISO form, numbers as they are."""
-    for time in times:
-        yield str(np.datetime64(int(time), "us").astype("datetime64[s]")).replace("T", " ") if dates else f"{time:g}"
+def written(times: NDArray[Any], dates: bool) -> Iterator[str | float]:
+    """Yields times as they are written: dates as text in ISO form, numbers as they are, whole ones without a point."""
+    for time in times.tolist():
+        if dates:
+            yield str(np.datetime64(int(time), "us").astype("datetime64[s]")).replace("T", " ")
+        else:
+            yield int(time) if time == int(time) else time

@@ -382,11 +382,12 @@ class Forecaster:
         for one, values in zip(every, found, strict=True):
             times = series.times_ahead(one, o.horizon) if o.time else np.arange(1, o.horizon + 1)
             for time, row in zip(series.written(times, dates and o.time is not None), values, strict=True):
-                cells_of_row = [*([one.group] if o.group else []), time, *(float(f"{v:.6g}") for v in row.flatten())]
+                numbers = [rounded(v, d) for own, d in zip(row.tolist(), scales.deviation, strict=False) for v in own]
+                cells_of_row = [*([one.group] if o.group else []), time, *numbers]
                 if form in (".jsonl", ".ndjson"):
                     yield json.dumps(dict(zip(names, cells_of_row, strict=True)), ensure_ascii=False) + "\n"
                 else:
-                    yield csv_row(cells_of_row)
+                    yield csv_row(c if isinstance(c, str) else repr(c).removesuffix(".0") for c in cells_of_row)
 
     def _ahead(self, one: Series, path: Path) -> NDArray[np.float64]:
         o, c = self.options, len(self.scales.targets)
@@ -408,6 +409,11 @@ class Forecaster:
         forecast = self.forecast(past, torch.arange(c), seen)
         found = forecast.sort(-1).values.double().numpy()  # a network may swap neighbouring quantiles
         return found * deviation[:c, None] + mean[:c, None]
+
+
+def rounded(value: float, deviation: float) -> float:
+    """Returns a value to a millionth of its column's deviation: as many digits as it has, whose forecast is a float32."""
+    return round(value, 6 - math.floor(math.log10(deviation))) + 0.0  # no negative zero
 
 
 def said(errors: Mapping[str, float]) -> str:
@@ -526,7 +532,7 @@ class Forecasting(SeparateSequences):
             forecast = self.forecaster.forecast(past, column, known)
 
             def own(values: Tensor, c: int = c) -> NDArray[Any]:
-                return values.numpy() * scales.deviation[c] + scales.mean[c]
+                return values.double().numpy() * scales.deviation[c] + scales.mean[c]
 
             group = self.groups[k // len(scales.targets)]
             panel: dict[str, Any] = {
