@@ -616,6 +616,32 @@ def test_a_forecast_moves_with_the_level_of_its_past():
     torch.testing.assert_close(moved, task.forecaster.forecast(past, column, known) + 3, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("strategy", ["direct", "recursive"])
+def test_quantiles_that_cross_are_judged_as_they_are_written(tmp_path: Path, strategy: str):
+    task = forecasting_of(quantiles="0.1,0.4,0.9", strategy=strategy)
+    with torch.no_grad():
+        task.model.write.bias.view(4, 3)[:] += torch.tensor([0.5, -0.5, 0.0])
+    past, column, known, truth = task.validation.take(np.arange(len(task.validation)))
+    raw = task.model(past, column, known)
+    assert (raw[..., 0] > raw[..., 1]).all()
+    forecast = task.forecaster.forecast(past, column, known)
+    assert (forecast.diff(dim=-1) >= 0).all()
+    torch.testing.assert_close(forecast[:4], raw.sort(-1).values[:4])
+    row = task.evaluate()
+    assert row["validation_pinball"] == pytest.approx(
+        float(forecasting.pinball(forecast, truth, [0.1, 0.4, 0.9])), rel=1e-5
+    )
+    assert row["mae"] == pytest.approx(float((forecast[..., 1] - truth).abs().mean()), rel=1e-5)
+    values = examples.mackey_glass()[-100:]
+    (tmp_path / "a.csv").write_text("x\n" + "".join(f"{v}\n" for v in values))
+    rows = list(csv.DictReader(io.StringIO("".join(task.forecaster.predict(tmp_path / "a.csv", ".csv")))))
+    scales = task.forecaster.scales
+    seen = torch.tensor((values[-12:] - scales.mean[0]) / scales.deviation[0]).float()[:, None]
+    exact = task.forecaster.forecast(seen, torch.tensor([0]), torch.empty(18, 1, 0))[:, 0] * scales.deviation[0]
+    found = [[float(row[f"x_q{q}"]) for q in (0.1, 0.4, 0.9)] for row in rows]
+    assert np.allclose(found, exact + scales.mean[0], atol=1e-5)
+
+
 def test_quantiles_are_trained_for_what_they_say(tmp_path: Path):
     random = np.random.default_rng(0)
     (tmp_path / "noise.csv").write_text("y\n" + "".join(f"{v}\n" for v in random.normal(size=2000)))

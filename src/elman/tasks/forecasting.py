@@ -307,15 +307,20 @@ class Forecaster:
         o, device = self.options, device_of(self.model)
         past, column, known = past.to(device), column.to(device), known.to(device)
         if o.strategy == "direct":
-            return self.model(past, column, known).cpu()
+            return self._in_order(past, column, known).cpu()
         found, lookback = [], o.lookback
         for begin in range(0, o.horizon, o.ahead):
             seen = known[begin : begin + lookback + o.ahead]
             if len(seen) < lookback + o.ahead:  # the last segment may reach past the horizon
                 seen = torch.cat([seen, seen[-1:].expand(lookback + o.ahead - len(seen), -1, -1)])
-            found.append(self.model(past[-lookback:], column, seen))
+            found.append(self._in_order(past[-lookback:], column, seen))
             past = torch.cat([past, self.middle(found[-1])])
         return torch.cat(found)[: o.horizon].cpu()
+
+    def _in_order(self, past: Tensor, column: Tensor, known: Tensor) -> Tensor:
+        """Returns what the model does, with quantiles that rise: a network may swap neighbouring ones."""
+        forecast = self.model(past, column, known)
+        return forecast.sort(-1).values if len(self.options.quantile_list) > 1 else forecast
 
     def errors(self, windows: Windows, most: int) -> tuple[Errors, float]:
         """Returns the errors of the forecasts of at most so many windows, and their mean loss."""
@@ -406,8 +411,7 @@ class Forecaster:
         if not known.shape[1]:
             known = np.empty((o.lookback + o.horizon, 0), dtype=np.float32)
         seen = torch.from_numpy(known)[:, None].expand(-1, c, -1)
-        forecast = self.forecast(past, torch.arange(c), seen)
-        found = forecast.sort(-1).values.double().numpy()  # a network may swap neighbouring quantiles
+        found = self.forecast(past, torch.arange(c), seen).double().numpy()
         return found * deviation[:c, None] + mean[:c, None]
 
 
