@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import calendar
 import gzip
 import json
 import re
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import polars as pl
@@ -309,7 +312,7 @@ def test_series_of_a_table(tmp_path: Path):
         assert s.targets[:, 0].tolist() == [10 * day + ord(s.group) for day in range(1, 29)]
         assert s.known[:, 0].tolist() == [day % 3 for day in range(1, 29)]
         assert np.diff(s.times).tolist() == [86_400_000_000] * 27
-        assert list(series.written(series.times_ahead(s, 2), dates)) == ["2026-01-29 00:00:00", "2026-01-30 00:00:00"]
+        assert list(series.written(series.times_ahead(s, 2), s.pace)) == ["2026-01-29 00:00:00", "2026-01-30 00:00:00"]
     every, names, _ = series.read(tmp_path / "a.csv", series.Columns(time="day", group="shop"), BadRows())
     assert names == ("price", "sales")
     assert every[0].targets.shape == (28, 2)
@@ -319,10 +322,68 @@ def test_times_may_be_numbers_and_months(tmp_path: Path):
     path = write(tmp_path / "a.csv", "t,x\n0.5,1\n1.0,2\n1.5,4\n")
     (one,), _, dates = series.read(path, series.Columns(time="t"), BadRows())
     assert not dates
-    assert list(series.written(series.times_ahead(one, 2), dates)) == [2, 2.5]
+    assert list(series.written(series.times_ahead(one, 2), one.pace)) == [2, 2.5]
     months = "".join(f"2025-{m:02}-01,{m}\n" for m in range(1, 13))
     (one,), _, _ = series.read(write(tmp_path / "m.csv", "t,x\n" + months), series.Columns(time="t"), BadRows())
     assert len(one.targets) == 12
+
+
+def ahead_of(path: Path, times: list[str], count: int = 3, tail: int = 4, **options: Any) -> list[str | float]:
+    """The times that follow these, of which only the last four are kept, from a file that is read in pieces."""
+    path.write_text("t,x\n" + "".join(f"{time},{k}\n" for k, time in enumerate(times)))
+    (one,), _, _ = series.read(path, series.Columns(time="t"), BadRows(), tail=tail, **options)
+    return list(series.written(series.times_ahead(one, count), one.pace))
+
+
+MONTHS = [(year, month) for year in (2023, 2024) for month in range(1, 13)]
+NEXT = {
+    "months": ([f"{y}-{m:02}-01" for y, m in MONTHS], ["2025-01-01 00:00:00", "2025-02-01 00:00:00", "2025-03-01 00:00:00"]),
+    "the middle of months": ([f"{y}-{m:02}-15 06:30" for y, m in MONTHS], ["2025-01-15 06:30:00", "2025-02-15 06:30:00", "2025-03-15 06:30:00"]),
+    "month ends": ([f"{y}-{m:02}-{calendar.monthrange(y, m)[1]}" for y, m in MONTHS], ["2025-01-31 00:00:00", "2025-02-28 00:00:00", "2025-03-31 00:00:00"]),
+    "month ends of 31 days": ([f"2024-{m:02}-31" for m in (1, 3, 5, 7)], ["2024-09-30 00:00:00", "2024-11-30 00:00:00", "2025-01-31 00:00:00"]),
+    "quarters": ([f"{y}-{m:02}-01" for y in range(2020, 2025) for m in (1, 4, 7, 10)], ["2025-01-01 00:00:00", "2025-04-01 00:00:00", "2025-07-01 00:00:00"]),
+    "years": ([f"{y}-07-01" for y in range(2000, 2025)], ["2025-07-01 00:00:00", "2026-07-01 00:00:00", "2027-07-01 00:00:00"]),
+    "months of a zone": ([f"2024-{m:02}-01T00:00:00+0{2 if 3 < m < 11 else 1}:00" for m in range(1, 13)], ["2025-01-01 00:00:00+01:00", "2025-02-01 00:00:00+01:00", "2025-03-01 00:00:00+01:00"]),
+    "tenths of seconds": ([f"2026-01-01T00:00:0{k // 10}.{k % 10}00" for k in range(18)], ["2026-01-01 00:00:01.800", "2026-01-01 00:00:01.900", "2026-01-01 00:00:02.000"]),
+    "microseconds": ([f"2026-01-01T00:00:00.00000{k}" for k in range(7)], ["2026-01-01 00:00:00.000007", "2026-01-01 00:00:00.000008", "2026-01-01 00:00:00.000009"]),
+    "an offset": ([f"2026-01-01T{k:02}:00:00-05:30" for k in range(22)], ["2026-01-01 22:00:00-05:30", "2026-01-01 23:00:00-05:30", "2026-01-02 00:00:00-05:30"]),
+    "another offset at last": ([f"2025-10-26T0{h}:00:00+0{o}:00" for h, o in ((0, 2), (1, 2), (2, 2), (2, 1), (3, 1))], ["2025-10-26 04:00:00+01:00", "2025-10-26 05:00:00+01:00", "2025-10-26 06:00:00+01:00"]),
+    "UTC": ([f"2026-01-01T{k:02}:00:00Z" for k in range(5)], ["2026-01-01 05:00:00+00:00", "2026-01-01 06:00:00+00:00", "2026-01-01 07:00:00+00:00"]),
+    "a step before the last rows": ([f"2026-01-{k:02}" for k in (*range(1, 20), 20, 22, 24, 25)], ["2026-01-26 00:00:00", "2026-01-27 00:00:00", "2026-01-28 00:00:00"]),
+    "seconds since 1970": ([str(1767225600 + 3600 * k) for k in range(9)], [1767258000, 1767261600, 1767265200]),
+    "tenths": ([str(k / 10) for k in range(9)], [0.9, 1, 1.1]),
+    "tenths, far from zero": ([f"{1767225600 + k / 10:.1f}" for k in range(9)], [1767225600.9, 1767225601, 1767225601.1]),
+    "no usual step": (["0", "10", "21", "33", "46"], [57.5, 69, 80.5]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NEXT)
+def test_the_times_that_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str):
+    times, following = NEXT[case]
+    whole = tables.pieces
+    monkeypatch.setattr(tables, "pieces", lambda path: whole(path, rows=3))
+    gaps = {"fill_gaps": True} if case == "a step before the last rows" else {}
+    assert ahead_of(tmp_path / "a.csv", times, tail=9 if case == "no usual step" else 4, **gaps) == following
+
+
+def test_times_ahead_are_those_that_the_file_gives(tmp_path: Path):
+    rows = [f"2026-01-{day:02},{day % 3},{'' if day > 9 else day}" for day in (*range(1, 10), 12, 13)]
+    path = write(tmp_path / "a.csv", "day,price,sales\n" + "\n".join(rows) + "\n")
+    columns = series.Columns(("sales",), ("price",), "day")
+    (one,), _, _ = series.read(path, columns, BadRows(), fill_gaps=True, tail=4)
+    texts = [f"2026-01-{day} 00:00:00" for day in range(10, 15)]
+    assert list(series.written(series.times_ahead(one, 5), one.pace)) == texts
+    path.write_text(path.read_text().replace("-12,", "-10,").replace("-13,", "-11T06:00,"))
+    (one,), _, _ = series.read(path, columns, BadRows(), tail=4)
+    texts = ["2026-01-10 00:00:00", "2026-01-11 06:00:00", "2026-01-12 06:00:00"]
+    assert list(series.written(series.times_ahead(one, 3), one.pace)) == texts
+
+
+def test_times_of_a_zone_keep_its_offset(tmp_path: Path):
+    moments = [datetime(2026, 6, 30, hour, tzinfo=ZoneInfo("Europe/Berlin")) for hour in range(20, 24)]
+    pl.DataFrame({"t": moments, "x": [1.0, 2.0, 3.0, 4.0]}).write_parquet(tmp_path / "a.parquet")
+    (one,), _, _ = series.read(tmp_path / "a.parquet", series.Columns(time="t"), BadRows(), tail=4)
+    assert list(series.written(series.times_ahead(one, 1), one.pace)) == ["2026-07-01 00:00:00+02:00"]
 
 
 def test_the_tail_of_a_file_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

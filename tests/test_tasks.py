@@ -9,8 +9,9 @@ import json
 import math
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -290,6 +291,31 @@ def test_forecasts_begin_after_the_last_value(made: SimpleNamespace, tmp_path: P
     objects = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
     assert [o["y"] for o in objects] == [float(row["y"]) for row in rows]
     assert [o["hour"] for o in objects] == [*range(240, 246)] * 2
+
+
+def test_a_forecast_has_the_step_that_was_trained(tmp_path: Path):
+    def write(name: str, times: Iterable[object]) -> Path:
+        (tmp_path / name).write_text("t,y\n" + "".join(f"{t},{k % 4}\n" for k, t in enumerate(times)))
+        return tmp_path / name
+
+    start = datetime(2026, 1, 1)
+    hours = write("hours.csv", (start + timedelta(hours=k) for k in range(99)))
+    task = forecasting_of(hours, time="t")
+    assert task.forecaster.scales.step == "1 h"
+    assert len(list(task.forecaster.predict(hours, ".csv"))) == 7
+    odd = np.cumsum(np.random.default_rng(0).uniform(5, 6, 99))
+    assert len(list(task.forecaster.predict(write("odd.csv", (start + timedelta(hours=k) for k in odd)), ".csv"))) == 7
+    days = write("days.csv", (start + timedelta(days=k) for k in range(99)))
+    months = write("months.csv", (date(2020 + k // 12, 1 + k % 12, 1) for k in range(40)))
+    for path, step in ((days, "1 d"), (months, "1 month"), (write("numbers.csv", range(9, 300, 3)), "3")):
+        message = f"{path}: the rows are {step} apart, but the run was trained on rows that are 1 h apart; give such rows, or train on these"
+        with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+            list(task.forecaster.predict(path, ".csv"))
+    task.forecaster.scales.save(tmp_path)
+    content = json.loads((tmp_path / "scales.json").read_text())
+    assert content.pop("step") == "1 h"
+    old = forecasting.Scales(**content)  # of a run from before the step was kept
+    assert len(list(forecasting.Forecaster(task.model, old, task.options).predict(days, ".csv"))) == 7
 
 
 @pytest.mark.parametrize(

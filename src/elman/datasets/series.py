@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +20,10 @@ from elman.errors import InputError
 
 BLOCK = 1 << 16  # rows that are worked on at a time
 GAP = 1.5  # a step of more than this many usual steps is a gap; months differ by less
+KINDS = 1000  # different steps that are counted; of times that are measured, nearly all differ
+USUAL = 1 / 3  # the share of all steps above which the most common one is the usual one
+UNITS = (("d", 86_400_000_000), ("h", 3_600_000_000), ("min", 60_000_000), ("s", 1_000_000))  # in microseconds
+OFFSET = "\0offset"  # a column that is added to times with an offset from UTC: how much it is, in microseconds
 
 
 class Columns(NamedTuple):
@@ -37,11 +43,104 @@ class Series(NamedTuple):
     targets: NDArray[np.float64]  # (N, targets)
     known: NDArray[np.float64]  # (N + ahead, known): also for the times ahead, where they are given
     given: NDArray[np.bool_] | None = None  # (N,): False in rows that were filled in; None where none was
+    later: NDArray[Any] | None = None  # (ahead,): the times of the rows ahead; None where there is no column of times
+    pace: Pace | None = None  # of its times in the whole file
 
     @property
     def filled(self) -> int:
         """How many rows were filled in."""
         return 0 if self.given is None else len(self.given) - int(np.count_nonzero(self.given))
+
+
+class Pace:
+    """How the times of a series go on: their usual step, which may be whole months, and their offset from UTC."""
+
+    def __init__(self, dates: bool):
+        self.dates = dates
+        self.offset: int | None = None  # of the last row, in microseconds; None where the times have none
+        self._last: Any = None
+        self._steps, self._months, self._total = Counter[float](), Counter[int](), 0
+        self._since, self._until = set[int](), set[int]()  # from the beginning of a month to each time, and to its end
+        self._month = 0  # that of the last time
+        self._places = 0  # digits after the point, of times that are numbers
+
+    def add(self, times: NDArray[Any], offsets: NDArray[np.int64] | None = None) -> None:
+        """Counts the steps to these times, which follow those before. offsets: those of the times from UTC."""
+        first = self._last is None
+        if self.dates:
+            self.offset = None if offsets is None else int(offsets[-1])
+            self._add_months(times if offsets is None else times + offsets, first)
+        else:
+            self._places = max(self._places, *(_places(time) for time in times[:100].tolist()))
+        steps: NDArray[Any] = np.diff(times if first else np.concatenate([[self._last], times]))
+        kinds, counts = np.unique(steps if self.dates else np.round(steps, self._places), return_counts=True)
+        for kind, count in zip(kinds.tolist(), counts.tolist(), strict=True):
+            if kind > 0 and (kind in self._steps or len(self._steps) < KINDS):  # rounding may leave nothing of a step
+                self._steps[kind] += count
+        self._total, self._last = self._total + len(steps), times[-1]
+
+    def _add_months(self, local: NDArray[np.int64], first: bool) -> None:
+        if len(self._since) > 1 and len(self._until) > 1:
+            return
+        months = _months(local)
+        self._since.update(np.unique(local - _beginnings(months))[:2].tolist())
+        self._until.update(np.unique(_beginnings(months + 1) - local)[:2].tolist())
+        self._months.update(np.diff(months if first else np.concatenate([[self._month], months])).tolist())
+        self._month = int(months[-1])
+
+    @property
+    def step(self) -> float | None:
+        """The usual step, in the unit of the times; None where none is usual."""
+        return self._common(USUAL)
+
+    def _common(self, share: float) -> float | None:
+        """Returns the most common step, if more than this share of all steps are like it."""
+        kinds = self._steps.most_common(1)
+        return kinds[0][0] if kinds and kinds[0][1] > share * self._total else None
+
+    @property
+    def months(self) -> int | None:
+        """Of how many months a step is; None where the times are not all at one place in their months."""
+        whole = len(self._since) == 1 or len(self._until) == 1
+        return self._months.most_common(1)[0][0] if whole and self._months else None
+
+    def said(self) -> str | None:
+        """Returns the step in words; None unless most steps are alike, as they are not where times are measured."""
+        step = self._common(0.5)
+        if self.months is not None:
+            return f"{self.months} month" + ("s" if self.months > 1 else "")
+        if step is None or not self.dates:
+            return None if step is None else f"{step:.12g}"
+        unit, size = next((each for each in UNITS if step % each[1] == 0), UNITS[-1])
+        return f"{step / size:.9g} {unit}"
+
+    def after(self, last: Any, count: int, otherwise: float) -> NDArray[Any]:
+        """Returns the `count` times that follow a time. otherwise: the step where none is usual."""
+        ahead = np.arange(1, count + 1)
+        if self.months is None:
+            times = last + (otherwise if self.step is None else self.step) * ahead
+            digits = self._places + (self.step is None)  # a median may lie between two steps
+            return times.astype(np.int64) if self.dates else np.round(times, digits)
+        offset = self.offset or 0
+        months = _months(np.array([last + offset])) + self.months * ahead
+        if len(self._since) == 1 and (len(self._until) > 1 or min(self._since) < 28 * UNITS[0][1]):
+            return _beginnings(months) + min(self._since) - offset
+        return _beginnings(months + 1) - min(self._until) - offset
+
+
+def _months(times: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns the months of times in microseconds, counted from January 1970."""
+    return times.astype("datetime64[us]").astype("datetime64[M]").astype(np.int64)
+
+
+def _beginnings(months: NDArray[np.int64]) -> NDArray[np.int64]:
+    return months.astype("datetime64[M]").astype("datetime64[us]").astype(np.int64)
+
+
+def _places(number: float) -> int:
+    """Returns how many digits after the point a number is written with."""
+    exponent = Decimal(repr(number)).as_tuple().exponent
+    return 0 if number == int(number) or not isinstance(exponent, int) else max(0, -exponent)
 
 
 def read(
@@ -59,6 +158,7 @@ def read(
     kept: _Parts | None = None
     places: dict[str, list[int]] = {}  # of each group: which parts of `kept` are its own
     last: dict[str, tuple[Any, int]] = {}  # of each group: its latest time and the line
+    paces: dict[str, Pace] = {}
     targets, dates = columns.targets, False
     for piece in tables.pieces(path):
         have = [name for name in piece.columns if name != tables.LINE]
@@ -87,6 +187,8 @@ def read(
             if columns.time is not None and len(part):
                 _check_order(part, columns.time, last.get(name), path, name)
                 last[name] = part[columns.time][-1], part[tables.LINE][-1]
+                offsets = part[OFFSET].to_numpy() if OFFSET in part.columns else None
+                paces.setdefault(name, Pace(dates)).add(part[columns.time].to_numpy(), offsets)
             if not len(part):
                 continue
             kept = _Parts(targets, columns, dates) if kept is None else kept
@@ -101,19 +203,21 @@ def read(
     for name, table in tails.items():
         places[name] = [kept.add(table)]
     every = kept.joined(places.values())
-    for name, (times, lines, values) in zip(places, every, strict=True):
+    usual = [paces[name].step if name in paces else None for name in places]
+    for name, step, (times, lines, values) in zip(places, usual, every, strict=True):
         if tail is not None:
             _check_values(values[: len(targets)], lines, path)
         if not fill_gaps:
-            _check_gaps(times, lines, path, name)
+            _check_gaps(times, step, lines, path, name)
     if fill_gaps:
-        every = every.filled()
+        every = every.filled(usual)
     found = []
     for k, (name, (times, _, values)) in enumerate(zip(places, every, strict=True)):
         given = every.given[k] if fill_gaps else None
         end = values.shape[1] if tail is None else _end(values[: len(targets)], given)
         given = None if given is None or given[:end].all() else given[:end]
-        found.append(Series(name, times[:end], values[: len(targets), :end].T, values[len(targets) :].T, given))
+        own, known = values[: len(targets), :end].T, values[len(targets) :].T
+        found.append(Series(name, times[:end], own, known, given, times[end:], paces.get(name)))
     return found, targets, dates
 
 
@@ -150,12 +254,12 @@ class _Parts:
             found.values.join(self[k][2][column] for column in range(len(self.names)) for k in own)
         return found
 
-    def filled(self) -> _Parts:
-        """Returns the parts with the rows that are missing in gaps."""
+    def filled(self, usual: Sequence[float | None]) -> _Parts:
+        """Returns the parts with the rows that are missing in gaps. usual: the step of each; None where it is not known."""
         found = self._new()
-        for times, _, _ in self:
-            usual, wide, _ = _gaps(times)
-            found.times.join(_filled(times, usual) if wide else (times,))
+        for step, (times, _, _) in zip(usual, self, strict=True):
+            step, wide, _ = _gaps(times, step)
+            found.times.join(_filled(times, step) if wide else (times,))
             found.lines.append(np.empty(0))  # no message names them any more
         for k, (times, _, values) in enumerate(self):
             where = found.times[k]
@@ -184,9 +288,12 @@ def _numbers(
 
 
 def _times(piece: pl.DataFrame, time: str, path: Path, bad: BadRows) -> tuple[pl.DataFrame, bool]:
-    """Returns the piece with times as numbers, and whether they are dates."""
+    """Returns the piece with times as numbers, and with OFFSET where they have one; and whether they are dates."""
     column = piece[time]
     if column.dtype.is_temporal():
+        if isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone is not None:
+            offset = column.dt.base_utc_offset() + column.dt.dst_offset()
+            piece = piece.with_columns(offset.dt.total_microseconds().alias(OFFSET))
         return piece.with_columns(column.cast(pl.Datetime("us")).cast(pl.Int64)), True
     if column.dtype == pl.String:
         numbers = column.cast(pl.Float64, strict=False)
@@ -196,6 +303,8 @@ def _times(piece: pl.DataFrame, time: str, path: Path, bad: BadRows) -> tuple[pl
             moments = column.str.to_datetime(strict=False, time_unit="us")
         except pl.exceptions.PolarsError:
             moments = pl.Series(time, [None] * len(column), dtype=pl.Datetime("us"))
+        if isinstance(moments.dtype, pl.Datetime) and moments.dtype.time_zone is not None:
+            piece = piece.with_columns(_offsets(pl.col(time)).alias(OFFSET))
         wrong = moments.is_null().to_list()
         for row in [k for k, null in enumerate(wrong) if null]:
             bad.found(
@@ -203,6 +312,13 @@ def _times(piece: pl.DataFrame, time: str, path: Path, bad: BadRows) -> tuple[pl
             )
         return piece.with_columns(moments.cast(pl.Int64).alias(time)).filter(~pl.Series(wrong)), True
     return tables.numbers(piece, [time], path, bad), False
+
+
+def _offsets(texts: pl.Expr) -> pl.Expr:
+    """Returns the offsets from UTC that times end with, such as +02:00, in microseconds; 0 where there is none."""
+    found = texts.str.extract_groups(r":\d\d(?:[.,]\d+)?(?<sign>[+-])(?<hours>\d\d)(?::?(?<minutes>\d\d))?$").struct
+    hours, minutes = (found.field(name).cast(pl.Int64).fill_null(0) for name in ("hours", "minutes"))
+    return (hours * 60 + minutes) * UNITS[2][1] * pl.when(found.field("sign") == "-").then(-1).otherwise(1)
 
 
 def _check_order(part: pl.DataFrame, time: str, last: tuple[Any, int] | None, path: Path, group: str) -> None:
@@ -240,22 +356,27 @@ def _check_values(targets: NDArray[np.float64], lines: NDArray[np.int64], path: 
         )
 
 
-def _check_gaps(times: NDArray[Any], lines: NDArray[np.int64], path: Path, group: str) -> None:
-    usual, wide, k = _gaps(times)
+def _check_gaps(times: NDArray[Any], usual: float | None, lines: NDArray[np.int64], path: Path, group: str) -> None:
+    usual, wide, k = _gaps(times, usual)
     if wide:
         missing, of = round((times[k + 1] - times[k]) / usual) - 1, f" of {group!r}" if group else ""
         gaps = f"{path}, line {lines[k + 1]}: {missing} rows are missing before it, one of {wide} gaps in the times{of}; fill them in"
         raise InputError(f"{gaps}, or repeat the last value across them with --fill-gaps", gaps)
 
 
-def _gaps(times: NDArray[Any]) -> tuple[float, int, int]:
-    """Returns the usual step of times, how many steps are gaps, and the number of the first of these."""
+def _gaps(times: NDArray[Any], usual: float | None) -> tuple[float, int, int]:
+    """Returns the usual step of times, how many steps are gaps, and the number of the first of these.
+
+    usual: the usual step; None where it is not known, and the median takes its place.
+    """
     if len(times) < 3:
         return 1.0, 0, 0
-    steps, wide, first = Store(times.dtype), 0, 0
-    for part in _steps(times):
-        steps.append(part)
-    usual = float(np.median(steps.array(), overwrite_input=True))  # in place, as there may be many
+    wide, first = 0, 0
+    if usual is None:
+        steps = Store(times.dtype)
+        for part in _steps(times):
+            steps.append(part)
+        usual = float(np.median(steps.array(), overwrite_input=True))  # in place, as there may be many
     for begin, part in zip(range(0, len(times) - 1, BLOCK), _steps(times), strict=True):
         found = np.flatnonzero(part > GAP * usual)
         if len(found) and not wide:
@@ -293,15 +414,21 @@ def _latest(where: NDArray[Any], times: NDArray[Any]) -> Iterator[tuple[NDArray[
 
 
 def times_ahead(series: Series, count: int) -> NDArray[Any]:
-    """Returns the `count` times after the last one, one usual step apart."""
-    step = np.median(np.diff(series.times)) if len(series.times) > 1 else 1
-    return (series.times[-1] + step * np.arange(1, count + 1)).astype(series.times.dtype)
+    """Returns the `count` times after the last one: those that the file gives, and then one usual step apart."""
+    assert series.pace is not None
+    times = series.times if series.later is None else np.concatenate([series.times, series.later[:count]])
+    step = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
+    given = times[len(series.times) :]
+    return np.concatenate([given, series.pace.after(times[-1], count - len(given), step)])
 
 
-def written(times: NDArray[Any], dates: bool) -> Iterator[str | float]:
+def written(times: NDArray[Any], pace: Pace | None) -> Iterator[str | float]:
     """Yields times as they are written: dates as text in ISO form, numbers as they are, whole ones without a point."""
-    for time in times.tolist():
-        if dates:
-            yield str(np.datetime64(int(time), "us").astype("datetime64[s]")).replace("T", " ")
-        else:
-            yield int(time) if time == int(time) else time
+    if pace is None or not pace.dates:
+        yield from (int(time) if time == int(time) else time for time in times.tolist())
+        return
+    unit = next(name for name, size in (("s", 10**6), ("ms", 1000), ("us", 1)) if not np.any(times % size))
+    hours, minutes = divmod(abs(pace.offset or 0) // UNITS[2][1], 60)
+    offset = "" if pace.offset is None else f"{'-' if pace.offset < 0 else '+'}{hours:02}:{minutes:02}"
+    for time in times + (pace.offset or 0):
+        yield str(np.datetime64(int(time), "us").astype(f"datetime64[{unit}]")).replace("T", " ") + offset

@@ -96,6 +96,7 @@ class Scales(NamedTuple):
     deviation: list[float]
     seasonal: list[float]  # of each target: the mean change over a season, in deviations; MASE is told in it
     dates: bool
+    step: str | None = None  # between two times, such as "1 h"; None where most are not alike, or series differ
 
     @classmethod
     def of(cls, parts: Sequence[Series], targets: Sequence[str], options: Options, dates: bool) -> Scales:
@@ -113,7 +114,10 @@ class Scales(NamedTuple):
                 count += len(change)
         change = changes / max(1, count) / deviation[: len(targets)]
         change = np.where(np.isfinite(change) & (change > 0), change, 1.0)
-        return cls(list(targets), list(options.known_list), mean.tolist(), deviation.tolist(), change.tolist(), dates)
+        steps = {part.pace.said() if part.pace else None for part in parts} - {None}
+        step = steps.pop() if len(steps) == 1 else None
+        names = list(targets), list(options.known_list)
+        return cls(*names, mean.tolist(), deviation.tolist(), change.tolist(), dates, step)
 
     def save(self, directory: Path) -> None:
         write_atomically(directory / SCALES, json.dumps(self._asdict(), ensure_ascii=False, indent=1).encode())
@@ -374,19 +378,24 @@ class Forecaster:
         Rows of the file whose targets are empty may follow the others: they say what is known of the times ahead.
         """
         o, scales = self.options, self.scales
-        every, _, dates = series.read(
-            path, scales.columns(o), BadRows(o.skip_bad), fill_gaps=o.fill_gaps, tail=o.lookback
-        )
+        every, _, _ = series.read(path, scales.columns(o), BadRows(o.skip_bad), fill_gaps=o.fill_gaps, tail=o.lookback)
         quantiles = [f"_q{q:g}" for q in o.quantile_list] or [""]
         names = [name for name in (o.group, o.time or "step") if name] + [
             t + q for t in scales.targets for q in quantiles
         ]
         found = [self._ahead(one, path) for one in every]  # each (horizon, targets, outputs)
+        for one in every:
+            step = one.pace.said() if one.pace else None
+            if None not in (step, scales.step) and step != scales.step:
+                of = f" of {one.group!r}" if one.group else ""
+                raise InputError(
+                    f"{path}: the rows{of} are {step} apart, but the run was trained on rows that are {scales.step} apart; give such rows, or train on these"
+                )
         if form not in (".jsonl", ".ndjson"):
             yield csv_row(names)
         for one, values in zip(every, found, strict=True):
             times = series.times_ahead(one, o.horizon) if o.time else np.arange(1, o.horizon + 1)
-            for time, row in zip(series.written(times, dates and o.time is not None), values, strict=True):
+            for time, row in zip(series.written(times, one.pace), values, strict=True):
                 numbers = [rounded(v, d) for own, d in zip(row.tolist(), scales.deviation, strict=False) for v in own]
                 cells_of_row = [*([one.group] if o.group else []), time, *numbers]
                 if form in (".jsonl", ".ndjson"):
@@ -582,7 +591,7 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> For
     for s in every:
         end = parts(len(s.targets), o)[0]
         given = None if s.given is None else s.given[:end]
-        learned.append(Series(s.group, s.times[:end], s.targets[:end], s.known[:end], given))
+        learned.append(s._replace(times=s.times[:end], targets=s.targets[:end], known=s.known[:end], given=given))
     scales = Scales.of(learned, targets, o, dates)
     torch.manual_seed(o.seed)
     return Forecasting(_forecaster(scales, o, device, path), every, path)
