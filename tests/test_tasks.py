@@ -293,6 +293,26 @@ def test_forecasts_begin_after_the_last_value(made: SimpleNamespace, tmp_path: P
     assert [o["hour"] for o in objects] == [*range(240, 246)] * 2
 
 
+def test_a_series_that_is_too_short_is_left_out_of_the_forecasts(made: SimpleNamespace, tmp_path: Path):
+    run, whole = made.directory / "forecast", (made.directory / "ahead.csv").read_text()
+    short = "".join(f"c,{t},1,2\n" for t in range(5)) + "".join(f"d,{t},1,2\n" for t in range(50))
+    (tmp_path / "a.csv").write_text(whole + short)
+    status, out, err = elman("predict", run, tmp_path / "a.csv")
+    assert (status, out) == (0, elman("predict", run, made.directory / "ahead.csv").out)
+    reasons = "5 rows of 'c', but a forecast reads the last 12; 0 rows of 'd' with push after the last value, but a forecast needs 6"
+    assert err == f"left out 2 of 4 series: {tmp_path / 'a.csv'} has {reasons}\n"
+    assert elman("predict", run, tmp_path / "a.csv", "--output", tmp_path / "o.csv").err == err
+    assert (tmp_path / "o.csv").read_text() == out
+    many = "".join(f"{name},{t},1,2\n" for name in range(20) for t in range(5))
+    (tmp_path / "a.csv").write_text(whole + many)
+    forecaster = forecasting.load(run)
+    assert len(list(forecaster.predict(tmp_path / "a.csv", ".jsonl"))) == 12
+    (remark,) = forecaster.remarks
+    assert re.fullmatch(r"left out 20 of 22 series: .* has 5 rows of '0'.* 5 rows of '9'.*; \.\.\.", remark)
+    assert len(list(forecaster.predict(made.directory / "ahead.csv", ".jsonl"))) == 12
+    assert forecaster.remarks == []
+
+
 def test_a_forecast_has_the_step_that_was_trained(tmp_path: Path):
     def write(name: str, times: Iterable[object]) -> Path:
         (tmp_path / name).write_text("t,y\n" + "".join(f"{t},{k % 4}\n" for k, t in enumerate(times)))

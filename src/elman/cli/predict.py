@@ -41,12 +41,15 @@ def predict(
             raise InputError(f"{output}: these predictions {problem}; choose one of {', '.join(forms)}")
         check_writable(output)
     with without_training():
-        rows = trained(record, device).predict(file, output.suffix.lower() if output else "")
+        model = trained(record, device)
+        rows = model.predict(file, output.suffix.lower() if output else "")
         if output is None:
             for row in rows:
                 sys.stdout.write(row)
         else:
             write_atomically(output, (row.encode() for row in rows))
+    for remark in getattr(model, "remarks", ()):
+        print(remark, file=sys.stderr)
 
 
 def _forms(record: Record, file: Path) -> tuple[str, ...]:

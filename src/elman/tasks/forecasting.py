@@ -33,6 +33,7 @@ CONFIG: Entries = {"data": dict, "data.path": (str, type(None))}
 CHUNK = 2048  # windows that are forecast side by side
 MOST = 20_000  # windows that are judged while training; of more, as many are taken at equal distances
 SCALES = "scales.json"
+TOLD = 10  # series that were left out are named, at most
 
 
 class ForecastingModel(nn.Module):
@@ -278,6 +279,7 @@ class Forecaster:
         """path: the training data; None for the built-in series."""
         self.model, self.scales, self.options, self.path = model, scales, options, path
         self.measure = "pinball" if options.quantile_list else options.loss
+        self.remarks: list[str] = []  # what there is to say of the last predictions
 
     def middle(self, forecast: Tensor) -> Tensor:
         """Returns one forecast (H, N) of (H, N, outputs): that of the quantile nearest to the median."""
@@ -375,15 +377,24 @@ class Forecaster:
     def predict(self, path: Path, form: str) -> Iterator[str]:
         """Yields rows of CSV, or JSON lines: the forecast of each series from its end.
 
-        Rows of the file whose targets are empty may follow the others: they say what is known of the times ahead.
+        Rows of the file whose targets are empty may follow the others: they say what is known of the times ahead. Series
+        that are too short are left out, which `remarks` then says. Raises InputError if no other is left.
         """
         o, scales = self.options, self.scales
+        self.remarks = []
         every, _, _ = series.read(path, scales.columns(o), BadRows(o.skip_bad), fill_gaps=o.fill_gaps, tail=o.lookback)
         quantiles = [f"_q{q:g}" for q in o.quantile_list] or [""]
         names = [name for name in (o.group, o.time or "step") if name] + [
             t + q for t in scales.targets for q in quantiles
         ]
-        found = [self._ahead(one, path) for one in every]  # each (horizon, targets, outputs)
+        lacking = [lack for lack in map(self._lacks, every) if lack[0]]
+        if len(lacking) == len(every):
+            what, remedy = lacking[0]
+            raise InputError(f"{path} has {what}; {remedy}")
+        if lacking:
+            told = "; ".join(what for what, _ in lacking[:TOLD]) + ("; ..." if len(lacking) > TOLD else "")
+            self.remarks = [f"left out {len(lacking)} of {len(every)} series: {path} has {told}"]
+            every = [one for one in every if not self._lacks(one)[0]]
         for one in every:
             step = one.pace.said() if one.pace else None
             if None not in (step, scales.step) and step != scales.step:
@@ -391,6 +402,7 @@ class Forecaster:
                 raise InputError(
                     f"{path}: the rows{of} are {step} apart, but the run was trained on rows that are {scales.step} apart; give such rows, or train on these"
                 )
+        found = [self._ahead(one) for one in every]
         if form not in (".jsonl", ".ndjson"):
             yield csv_row(names)
         for one, values in zip(every, found, strict=True):
@@ -403,17 +415,21 @@ class Forecaster:
                 else:
                     yield csv_row(c if isinstance(c, str) else repr(c).removesuffix(".0") for c in cells_of_row)
 
-    def _ahead(self, one: Series, path: Path) -> NDArray[np.float64]:
-        o, c = self.options, len(self.scales.targets)
-        rows = len(one.targets)
+    def _lacks(self, one: Series) -> tuple[str, str]:
+        """Returns what a series has too little of for a forecast, and a remedy; empty texts if it has enough."""
+        o, rows = self.options, len(one.targets)
         of = f" of {one.group!r}" if one.group else ""
         if rows < o.lookback:
-            raise InputError(f"{path} has {rows} rows{of}, but a forecast reads the last {o.lookback}; give more")
+            return f"{rows} rows{of}, but a forecast reads the last {o.lookback}", "give more"
         ahead = len(one.known) - rows
-        if c < len(self.scales.mean) and ahead < o.horizon:
-            raise InputError(
-                f"{path} has {ahead} rows{of} with {', '.join(self.scales.known)} after the last value, but a forecast needs {o.horizon}; add the future times with empty targets"
-            )
+        if self.scales.known and ahead < o.horizon:
+            what = f"{ahead} rows{of} with {', '.join(self.scales.known)} after the last value"
+            return f"{what}, but a forecast needs {o.horizon}", "add the future times with empty targets"
+        return "", ""
+
+    def _ahead(self, one: Series) -> NDArray[np.float64]:
+        """Returns the forecast from the end of a series, (horizon, targets, outputs), in its own unit."""
+        o, c, rows = self.options, len(self.scales.targets), len(one.targets)
         mean, deviation = np.array(self.scales.mean), np.array(self.scales.deviation)
         past = torch.from_numpy(((one.targets[-o.lookback :] - mean[:c]) / deviation[:c]).astype(np.float32))
         known = ((one.known[rows - o.lookback : rows + o.horizon] - mean[c:]) / deviation[c:]).astype(np.float32)
