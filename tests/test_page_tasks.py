@@ -15,10 +15,12 @@ from torch import Tensor
 
 from browser import Opened
 from elman import explain
+from elman.datasets.reading import BadRows
 from elman.errors import InputError
 from elman.explain import directions, past
 from elman.explain.directions import pooled_shares
 from elman.tasks import classification, forecasting, tagging
+from elman.training import fit
 from tiny_runs import TAGGED, elman, lines, of_every_task
 
 OpenPage = Callable[..., Opened]
@@ -225,6 +227,31 @@ def test_what_a_forecast_reads_by_finite_differences(made: SimpleNamespace, name
         exact[:, -1] -= 1  # of the last value, whose change is forecast
         assert np.allclose(window["gradients"], exact[window["ahead"]], rtol=5e-3, atol=1e-4)
         assert len(window["spread"]) == (3 if name == "forecast" else 0)
+
+
+def test_a_truth_that_was_filled_in_is_not_shown(open_page: OpenPage, tmp_path: Path):
+    (tmp_path / "a.csv").write_text("t,y\n" + "".join(f"{t},{t % 4}\n" for t in range(60) if t not in (30, 56, 57)))
+    options = forecasting.Options(
+        time="t",
+        fill_gaps=True,
+        horizon=6,
+        lookback=8,
+        segment=4,
+        period=4,
+        split="0.6,0.4,0",
+        hidden_size=4,
+        epochs=0.1,
+    )
+    fit(forecasting.begin(tmp_path / "a.csv", options, "cpu", BadRows()), tmp_path / "run")
+    (window,) = past.forecaster(tmp_path / "run", None, None).data["windows"]
+    assert window["truth"] == [2, 3, None, None, 2, 3]
+    assert None not in window["past"]
+    page = open_page(explain.page(tmp_path / "run").save(tmp_path / "page.html"), locale="en-US").page
+    page.wait_for_selector("#ribbon")
+    paths = page.locator("#ribbon path").evaluate_all("(all) => all.map((each) => each.getAttribute('d'))")
+    assert [path.count("M") for path in paths] == [1, 2, 1]  # past, truth, forecast
+    assert [path.count("L") for path in paths] == [7, 2, 6]
+    assert not any(word in path for path in paths for word in ("null", "NaN", "undefined"))
 
 
 def test_values_far_from_zero_are_told_apart(made: SimpleNamespace, tmp_path: Path):

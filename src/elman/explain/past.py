@@ -87,6 +87,8 @@ def _window(trained: Forecaster, one: Series, k: int) -> dict[str, Any]:
         # taken away before rounding, which would leave little of what remains.
         last = torch.eye(o.lookback, dtype=torch.float64)[-1]
 
+    given = np.ones(o.horizon, bool) if one.given is None else one.given[end - o.horizon :]
+
     def own(these: Tensor) -> list[float]:
         return [rounded(float(v), deviation[k]) for v in these.detach().numpy() * deviation[k] + mean[k]]
 
@@ -94,7 +96,7 @@ def _window(trained: Forecaster, one: Series, k: int) -> dict[str, Any]:
         "column": scales.targets[k],
         "group": one.group,
         "past": own(values[: o.lookback]),
-        "truth": own(values[o.lookback :]),
+        "truth": [v if told else None for v, told in zip(own(values[o.lookback :]), given, strict=True)],
         "forecast": own(middle),
         "quantiles": o.quantile_list,
         "spread": [own(forecast[:, 0, q]) for q in range(forecast.shape[2])] if len(o.quantile_list) > 1 else [],

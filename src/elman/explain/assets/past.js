@@ -23,8 +23,8 @@ VIEWS.push({
 
 function together() {
   const { past, truth, forecast, spread, ahead } = item(), W = across(), H = 260, left = 54, n = past.length + truth.length;
-  const all = [...past, ...truth, ...forecast, ...(spread[0] ?? []), ...(spread.at(-1) ?? [])], low = Math.min(...all), high = Math.max(...all);
-  const x = (k) => left + (k * (W - left - 10)) / (n - 1), y = (v) => 8 + (1 - (v - low) / Math.max(1e-30, high - low)) * (H - 34), line = (values, from) => `M${values.map((v, k) => `${x(from + k)} ${y(v)}`).join("L")}`;
+  const all = [...past, ...truth.filter((v) => v !== null), ...forecast, ...(spread[0] ?? []), ...(spread.at(-1) ?? [])], low = Math.min(...all), high = Math.max(...all);
+  const x = (k) => left + (k * (W - left - 10)) / (n - 1), y = (v) => 8 + (1 - (v - low) / Math.max(1e-30, high - low)) * (H - 34), line = (values, from) => values.map((v, k) => (v === null ? "" : `${(values[k - 1] ?? null) === null ? "M" : "L"}${x(from + k)} ${y(v)}`)).join(""); // a truth that is not known breaks it
   const svg = el("svg", { viewBox: `0 0 ${W} ${H}`, "aria-hidden": "true" }), from = past.length;
   if (spread.length) svg.append(el("path", { d: `${line(spread[0], from)}L${spread.at(-1).map((v, k) => `${x(from + k)} ${y(v)}`).reverse().join("L")}Z`, class: "area" }));
   svg.append(el("path", { d: line(past, 0), class: "curve truth" }), el("path", { d: line(truth, from), class: "curve truth" }), el("path", { d: line([past.at(-1), ...forecast], from - 1), class: "curve guess" }));
