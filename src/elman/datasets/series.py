@@ -255,7 +255,7 @@ class _Parts:
         return found
 
     def filled(self, usual: Sequence[float | None]) -> _Parts:
-        """Returns the parts with the rows that are missing in gaps. usual: the step of each; None where it is not known."""
+        """Returns the parts with the rows that are missing in gaps. usual: the step of each, or None."""
         found = self._new()
         for step, (times, _, _) in zip(usual, self, strict=True):
             step, wide, _ = _gaps(times, step)

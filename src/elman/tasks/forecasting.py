@@ -377,8 +377,8 @@ class Forecaster:
     def predict(self, path: Path, form: str) -> Iterator[str]:
         """Yields rows of CSV, or JSON lines: the forecast of each series from its end.
 
-        Rows of the file whose targets are empty may follow the others: they say what is known of the times ahead. Series
-        that are too short are left out, which `remarks` then says. Raises InputError if no other is left.
+        Rows of the file whose targets are empty may follow the others: they say what is known of the times ahead.
+        Series that are too short are left out, which `remarks` then says. Raises InputError if no other is left.
         """
         o, scales = self.options, self.scales
         self.remarks = []
@@ -441,7 +441,7 @@ class Forecaster:
 
 
 def rounded(value: float, deviation: float) -> float:
-    """Returns a value to a millionth of its column's deviation: as many digits as it has, whose forecast is a float32."""
+    """Returns a value to a millionth of its column's deviation: the digits that a forecast in float32 has."""
     return round(value, 6 - math.floor(math.log10(deviation))) + 0.0  # no negative zero
 
 
