@@ -124,6 +124,23 @@ def test_a_file_in_place_of_a_run(made: SimpleNamespace, name: str) -> None:
     same(made, name, "predict", data)
 
 
+def test_a_file_of_a_table_reads_its_columns_by_name(made: SimpleNamespace, tmp_path: Path) -> None:
+    notes = {name: json.loads(text) for name, text in notes_of(exported(made, "numbers")).items()}
+    config, vocabulary = notes["elman.config"], notes["elman.vocabulary"]
+    assert vocabulary["channels"] == []  # which come from JSON lines
+    config["options"]["sequence"] = "id"
+    path = rewritten(
+        exported(made, "numbers"), tmp_path / "a.onnx", config=config, vocabulary=vocabulary | {"channels": ["v", "w"]}
+    )
+    (tmp_path / "a.csv").write_text("id,v,w\n1,0.5,-2\n1,1,0.3\n2,-1,0\n")
+    (tmp_path / "b.csv").write_text("w,more,v,id\n-2,7,0.5,1\n0.3,8,1,1\n0,9,-1,2\n")
+    (tmp_path / "c.csv").write_text("id,v,x\n1,0.5,-2\n")
+    expected = command("predict", path, tmp_path / "a.csv").out
+    assert expected.count("\n") == 3
+    assert command("predict", path, tmp_path / "b.csv").out == expected
+    assert f"{tmp_path / 'c.csv'} has no column 'w'" in refused("predict", path, tmp_path / "c.csv")
+
+
 @pytest.mark.parametrize(("name", "options"), [("lm", ()), ("lm", ("--streaming",)), ("words", ()), ("pairs", ())])
 def test_a_language_model_writes_the_same_text(made: SimpleNamespace, name: str, options: tuple[str, ...]) -> None:
     path = exported(made, name, *options)

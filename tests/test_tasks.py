@@ -31,7 +31,7 @@ from elman.tasks import classification, forecasting, tagging
 from elman.tasks.forecasting import Scaled
 from elman.tasks.options import ClassificationOptions, ForecastingOptions, LanguageModelOptions, TaggingOptions
 from elman.tasks.separate import batches_of
-from elman.training import fit
+from elman.training import fit, fitting
 from elman.training.loop import Report
 from elman.training.run import Run
 from tiny_runs import elman, foreign_options, prose
@@ -521,6 +521,67 @@ def test_each_class_gives_its_share_to_validation(tmp_path: Path):
     assert sorted([*train, *held]) == list(range(60))
 
 
+def untrained(directory: Path, file: Path, **changes: Any) -> Path:
+    """A run of a classifier as it begins, with weights that say something."""
+    task = classification.begin(file, options_of(ClassificationOptions, **changes), "cpu", BadRows())
+    training, _ = fitting.begin(task, directory)
+    torch.manual_seed(1)
+    weights = {key: torch.randn_like(value) for key, value in task.model.state_dict().items()}
+    training.run.save_tensors("model.safetensors", weights, {"step": 0})
+    return directory
+
+
+def write_steps(path: Path, columns: str) -> Path:
+    """A table with these columns in this order."""
+    random, rows = np.random.default_rng(0), [columns]
+    for k in range(24):
+        row = {"id": k // 2, "kind": "ab"[k // 2 % 2], "a": random.normal(), "b": 1e3 + random.normal()}
+        row["c"] = k
+        rows.append(",".join(str(row[name]) for name in columns.split(",")))
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_channels_are_columns_by_name(tmp_path: Path):
+    file = write_steps(tmp_path / "a.csv", "id,kind,a,b")
+    run = untrained(tmp_path / "run", file, sequence="id", label="kind")
+    assert json.loads((run / "vocabulary.json").read_text())["channels"] == ["a", "b"]
+    expected = [elman(what, run, file).out for what in ("predict", "evaluate")]
+    other = write_steps(tmp_path / "other.csv", "c,b,kind,a,id")
+    assert [elman(what, run, other).out for what in ("predict", "evaluate")] == expected
+    lacking = write_steps(tmp_path / "lacking.csv", "id,kind,b,c")
+    for what in ("predict", "evaluate"):
+        status, out, err = elman(what, run, lacking)
+        assert (status, out) == (2, "")
+        assert err == (
+            f"elman: {lacking} has no column 'a', which the run reads; its columns are 'id', 'kind', 'b', 'c': "
+            "rename or add it\n"
+        )
+    chosen = options_of(ClassificationOptions, sequence="id", label="kind", columns="b", validation=str(other))
+    assert classification.begin(file, chosen, "cpu", BadRows()).classifier.reading.channels == ["b"]
+
+
+def test_a_validation_file_has_the_channels_of_the_training(tmp_path: Path):
+    file, other = write_steps(tmp_path / "a.csv", "id,kind,a,b"), write_steps(tmp_path / "b.csv", "b,kind,a,id")
+    options = options_of(ClassificationOptions, sequence="id", label="kind", validation=str(other))
+    found, train, validation = classification.read(file, options, BadRows())
+    for k, same in zip(train, validation, strict=True):
+        assert found.rows[k].tolist() == found.rows[same].tolist()
+
+
+def test_a_run_without_names_of_channels_reads_them_by_place(tmp_path: Path):
+    """As runs of earlier versions."""
+    file = write_steps(tmp_path / "a.csv", "id,kind,a,b")
+    run = untrained(tmp_path / "run", file, sequence="id", label="kind")
+    expected = elman("predict", run, file).out
+    content = json.loads((run / "vocabulary.json").read_text())
+    del content["channels"]
+    (run / "vocabulary.json").write_text(json.dumps(content))
+    assert elman("predict", run, file).out == expected
+    assert elman("predict", run, write_steps(tmp_path / "b.csv", "id,kind,b,a")).out != expected
+    assert elman("train", "classify", "--resume", run).status == 0
+
+
 def forecasting_of(path: Path | None = None, **changes: Any) -> forecasting.Forecasting:
     task = forecasting.begin(path, options_of(ForecastingOptions, **changes), "cpu", BadRows())
     task.model.eval()
@@ -908,6 +969,7 @@ DAMAGED = {
     "no classes": ("classify", "vocabulary.json", lambda text: json.dumps(json.loads(text) | {"classes": []}), "do not fit"),
     "a channel less": ("classify", "vocabulary.json", lambda text: json.dumps(json.loads(text) | {"mean": [0.0]}), "do not fit"),
     "a name too many": ("classify", "vocabulary.json", lambda text: json.dumps(json.loads(text) | {"more": 1}), "is damaged"),
+    "a name for one of two": ("classify", "vocabulary.json", lambda text: json.dumps(json.loads(text) | {"channels": ["a"]}), "do not fit"),
     "no scales": ("forecast", "scales.json", lambda text: "{}", "is damaged"),
     "a scale less": ("forecast", "scales.json", lambda text: json.dumps(json.loads(text) | {"mean": [0.0]}), "do not fit"),
     "another size": ("forecast", "config.json", lambda text: text.replace('"hidden_size": 8', '"hidden_size": 9'), "does not fit its config.json"),

@@ -28,6 +28,7 @@ class Labelled(NamedTuple):
     name: str  # what the sequence is called in its file, or the number of its row
     content: NDArray[np.float32] | str  # (T, channels), or a text
     label: str | None
+    channels: tuple[str, ...] = ()  # the columns of a table that the numbers come from
 
 
 def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows | None = None) -> Iterator[Labelled]:
@@ -164,16 +165,12 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
 
     def whole() -> Iterator[Labelled]:
         if steps and not spoiled:
-            yield Labelled(str(name), np.array(steps, dtype=np.float32), label)
+            yield Labelled(str(name), np.array(steps, dtype=np.float32), label, tuple(channels or ()))
 
     for piece in tables.pieces(path):
         have = [each for each in piece.columns if each != tables.LINE]
         wanted = [columns.sequence, *([columns.label] if labelled else []), *(channels or [])]
-        missing = [each for each in wanted if each not in have]
-        if missing:
-            raise InputError(
-                f"{path} has no column {missing[0]!r}; its columns are {', '.join(map(repr, have))}: choose one of them"
-            )
+        tables.check_columns(wanted, have, path)
         if channels is None:
             channels = [each for each in have if each not in (columns.sequence, columns.label)]
         piece = tables.texts(piece, [columns.sequence, *([columns.label] if labelled else [])], path, bad)

@@ -35,11 +35,7 @@ def pieces(path: Path, columns: Sequence[str] | None = None, rows: int = ROWS) -
         names = lazy.collect_schema().names()
         if form(path) in SEPARATORS:
             header = 1
-        missing = [name for name in columns or () if name not in names]
-        if missing:
-            raise InputError(
-                f"{path} has no column {missing[0]!r}; its columns are {', '.join(map(repr, names))}: choose one of them"
-            )
+        check_columns(columns or (), names, path)
         kept = names if columns is None else list(dict.fromkeys(columns))
         done, broken = 0, 0  # rows, and line ends inside values, before this piece
         for piece in lazy.collect_batches(chunk_size=rows, maintain_order=True):
@@ -61,6 +57,16 @@ def pieces(path: Path, columns: Sequence[str] | None = None, rows: int = ROWS) -
         raise InputError(
             f"cannot read {path}: {error.strerror or error}; give a file that exists and that you may read"
         ) from error
+
+
+def check_columns(wanted: Sequence[str], have: Sequence[str], path: Path) -> None:
+    """Raises InputError if a table lacks a column."""
+    missing = [name for name in wanted if name not in have]
+    if missing:
+        lacks, has = f"{path} has no column {missing[0]!r}", f"its columns are {', '.join(map(repr, have))}"
+        raise InputError(
+            f"{lacks}; {has}: choose one of them", f"{lacks}, which the run reads; {has}: rename or add it"
+        )
 
 
 def _scan(path: Path) -> pl.LazyFrame:

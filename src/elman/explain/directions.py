@@ -153,13 +153,11 @@ def _sequences(run: Path, trained: Classifier, text: str | None, data: Path | No
         return (Labelled(str(n), line, "") for n, line in enumerate(text.splitlines(), 1) if line.strip()), Path(
             "--text"
         )
-    columns = classification.columns_of(options)
+    columns = classification.columns_of(options, trained.reading)
     if data is not None:
         return _with_labels_if_any(data, columns, options.skip_bad), data
     with held_out_part(run, "--data" if options.text is None else "--data or --text"):
-        found, _, validation = classification.read(
-            trained.path, options, BadRows(options.skip_bad), len(trained.reading.mean)
-        )
+        found, _, validation = classification.read(trained.path, options, BadRows(options.skip_bad), trained.reading)
     tokens, classes = list(found.tokens), list(found.classes)
     seen: dict[int, list[int]] = {}  # by class, so that several are shown
     for k in validation:

@@ -86,6 +86,7 @@ class Gathered:
         channels: those that every sequence must have, 0 for texts; if left out, those that the first one has.
         """
         self.unit, self.channels = unit, channels
+        self.names: tuple[str, ...] = ()  # of the channels, where they are columns of a table
         self.rows = Rows(np.float32 if self.unit is None else np.int32)  # (T, channels), or tokens (T,)
         self.labels: list[int] = []
         self.classes: dict[str, int] = {}  # the number of each
@@ -101,6 +102,7 @@ class Gathered:
         for each in every:
             content, label = each.content, str(each.label)
             self._check(each, path)
+            self.names = self.names or each.channels
             if isinstance(content, str):
                 numbers = [tokens.setdefault(token, len(tokens)) for token in split(content, self.unit or "words")]
                 self.rows.append(np.array(numbers or [0], np.int32))
@@ -147,6 +149,7 @@ class Reading(NamedTuple):
     mean: list[float]  # of each channel; empty for texts
     deviation: list[float]
     tokens: list[str]  # words or characters; token 0 stands for all others. Empty for numbers.
+    channels: Sequence[str] = ()  # the columns of a table that they are; empty where they have no names
 
     @classmethod
     def learn(cls, sequences: Gathered, own: Sequence[int] | NDArray[np.int64] | None = None) -> Reading:
@@ -157,7 +160,7 @@ class Reading(NamedTuple):
         )
         if sequences.unit is None:
             mean, deviation = moments(sequences.blocks(own), sequences.rows.step[0])
-            return cls(classes, mean.tolist(), deviation.tolist(), [])
+            return cls(classes, mean.tolist(), deviation.tolist(), [], list(sequences.names))
         counts = np.zeros(len(sequences.tokens), np.int64)  # of the sequences that have a token
         for k in own:
             counts[np.unique(sequences.rows[k])] += 1
@@ -177,6 +180,8 @@ class Reading(NamedTuple):
             found = cls(**content)
             if len(found.mean) != len(found.deviation) or not found.classes or bool(found.mean) == bool(found.tokens):
                 raise ValueError("classes, channels and tokens do not fit each other")
+            if len(found.channels) not in (0, len(found.mean)):
+                raise ValueError("the names of the channels do not fit their numbers")
         except (TypeError, ValueError) as error:
             raise InputError(
                 f"{kept.place('vocabulary.json')} is damaged: {error}; restore it or train again"
@@ -258,7 +263,7 @@ class Classifier:
     def evaluate(self, path: Path) -> Iterator[tuple[str, str]]:
         """Yields names and figures for a file whose sequences have labels."""
         bad = BadRows(self.options.skip_bad)
-        encoded = self.encode(sequences(path, columns_of(self.options), bad=bad), path)
+        encoded = self.encode(sequences(path, columns_of(self.options, self.reading), bad=bad), path)
         if not len(encoded.rows):
             raise InputError(f"{path} has no sequence; give at least one, with its label")
         found, counts = self.score(encoded)
@@ -281,9 +286,8 @@ class Classifier:
     def predict(self, path: Path, form: str) -> Iterator[str]:
         """Yields a row of CSV, or JSON, for each sequence of a file: its class and the probability of every class."""
         classes, header = self.reading.classes, form not in (".jsonl", ".ndjson")
-        for group in groups(
-            sequences(path, columns_of(self.options), labelled=False, bad=BadRows(self.options.skip_bad)), CHUNK
-        ):
+        columns, bad = columns_of(self.options, self.reading), BadRows(self.options.skip_bad)
+        for group in groups(sequences(path, columns, labelled=False, bad=bad), CHUNK):
             found, probabilities = self.classify(self.encode(group, path))
             if header:
                 yield csv_row(["sequence", "class", *(f"p_{name}" for name in classes)])
@@ -405,15 +409,21 @@ def always(learned: NDArray[np.int64], labels: NDArray[np.int64], classes: int, 
     return scores.counted(labels[labels >= 0], guess[labels >= 0], classes).macro_f1
 
 
-def columns_of(options: Options) -> Columns:
-    return Columns(options.label, options.sequence, options.text, options.column_list)
+def columns_of(options: Options, reading: Reading | None = None) -> Columns:
+    """Returns what is read of a table. reading: what was learned; channels are then its own, whatever their order."""
+    channels = reading.channels if reading else []
+    return Columns(options.label, options.sequence, options.text, tuple(channels) or options.column_list)
 
 
 def read(
-    path: Path | None, options: Options, bad: BadRows, channels: int | None = None
+    path: Path | None, options: Options, bad: BadRows, reading: Reading | None = None
 ) -> tuple[Gathered, NDArray[np.int64], NDArray[np.int64]]:
-    """Returns the sequences and the indices of the training and validation sets, with the same share of each class."""
-    o, columns, where = options, columns_of(options), path or Path(examples.LABELLED)
+    """Returns the sequences and the indices of the training and validation sets, with the same share of each class.
+
+    reading: what was learned of the data before, whose channels they must have.
+    """
+    o, columns, where = options, columns_of(options, reading), path or Path(examples.LABELLED)
+    channels = None if reading is None else len(reading.mean)
     found, fonts = Gathered(unit_of(o) if path else None, channels), list[str]()
     if path is None:
         for steps, digit, font in examples.digits():
@@ -423,6 +433,7 @@ def read(
         found.add(sequences(path, columns, bad=bad), path)
     count = len(found)
     if o.validation is not None:
+        columns = columns._replace(channels=found.names or columns.channels)
         found.add(sequences(Path(o.validation), columns, bad=bad), Path(o.validation))
         train, validation = np.arange(count), np.arange(count, len(found))
     elif path is None:  # fonts that were never seen
@@ -462,7 +473,7 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> Cla
 def resume(run: Run, path: Path | None, options: Options, device: str) -> Classification:
     """Returns the task of a run. Its data are read again; its model does not have its parameters yet."""
     reading = Reading.load(run)
-    data = read(path, options, BadRows(options.skip_bad), len(reading.mean))
+    data = read(path, options, BadRows(options.skip_bad), reading)
     return Classification(_classifier(reading, options, device, path), *data, path)
 
 
