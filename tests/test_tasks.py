@@ -561,6 +561,28 @@ def test_channels_are_columns_by_name(tmp_path: Path):
     assert classification.begin(file, chosen, "cpu", BadRows()).classifier.reading.channels == ["b"]
 
 
+def test_a_channel_far_from_zero_keeps_its_changes(tmp_path: Path):
+    """Of 1e9, float32 does not see a change of 10."""
+    changes = np.random.default_rng(0).normal(size=(40, 6))
+    rows = [{"values": list(row), "label": "ab"[k % 2]} for k, row in enumerate(changes)]
+    batches = []
+    for offset in (0.0, 1e9):
+        file = tmp_path / f"{offset}.jsonl"
+        moved = ({**row, "values": [offset + value for value in row["values"]]} for row in rows)
+        file.write_text("".join(json.dumps(row) + "\n" for row in moved))
+        task = classification.begin(file, options_of(ClassificationOptions), "cpu", BadRows())
+        batches.append(task.encoded.batch(range(40))[0])
+    torch.testing.assert_close(*batches, rtol=0, atol=1e-5)
+    assert float(batches[0].std()) == pytest.approx(1, abs=0.1)
+
+
+def test_a_number_far_from_all_that_was_learned_from(tmp_path: Path):
+    run = untrained(tmp_path / "run", write_waves(tmp_path / "waves.jsonl", 20, 0))
+    (tmp_path / "far.jsonl").write_text('{"values": [[3e38, -3e38], [1, 2]]}\n')
+    (row,) = csv.DictReader(io.StringIO(elman("predict", run, tmp_path / "far.jsonl").out))
+    assert float(row["p_falls"]) + float(row["p_rises"]) == pytest.approx(1, abs=1e-4)
+
+
 def test_a_validation_file_has_the_channels_of_the_training(tmp_path: Path):
     file, other = write_steps(tmp_path / "a.csv", "id,kind,a,b"), write_steps(tmp_path / "b.csv", "b,kind,a,id")
     options = options_of(ClassificationOptions, sequence="id", label="kind", validation=str(other))

@@ -14,6 +14,8 @@ from elman.datasets.reading import BadRows, json_lines, text_lines
 from elman.datasets.tables import form
 from elman.errors import InputError
 
+MOST = float(np.finfo(np.float32).max)  # how far from zero a number may be: squares are summed in float64
+
 
 class Columns(NamedTuple):
     """What the columns of a table, or the names of a JSON line, are called."""
@@ -26,7 +28,7 @@ class Columns(NamedTuple):
 
 class Labelled(NamedTuple):
     name: str  # what the sequence is called in its file, or the number of its row
-    content: NDArray[np.float32] | str  # (T, channels), or a text
+    content: NDArray[Any] | str  # (T, channels), or a text
     label: str | None
     channels: tuple[str, ...] = ()  # the columns of a table that the numbers come from
 
@@ -87,10 +89,10 @@ def _archive(path: Path, bad: BadRows) -> Iterator[Labelled]:
         *dimensions, label = line.split(":")
         try:
             rows = [[float(value) for value in dimension.split(",")] for dimension in dimensions]
-            values = np.array(rows, dtype=np.float32).T  # raises ValueError for dimensions of unequal lengths
+            values = np.array(rows, dtype=np.float64).T  # raises ValueError for dimensions of unequal lengths
             problem = _unfit(values, channels) if dimensions else "no colon before the label"
         except ValueError as error:
-            values, problem = np.empty((0, 0), np.float32), str(error)
+            values, problem = np.empty((0, 0)), str(error)
         if problem:
             bad.found(f"{path}, line {number}: {problem}")
             continue
@@ -106,9 +108,11 @@ def _unfit(values: NDArray[Any], channels: int | None) -> str | None:
         return "the values should be a list of steps, each a list of numbers of the same length"
     if channels is not None and values.shape[1] != channels:
         return f"the sequence has {values.shape[1]} channels, but those before it have {channels}"
-    wrong = np.argwhere(~np.isfinite(values))
+    wrong = np.argwhere(~(np.abs(values) <= MOST))
     if len(wrong):
-        return f"step {wrong[0, 0] + 1} of channel {wrong[0, 1] + 1} is {values[tuple(wrong[0])]}, which is not a finite number"
+        value = values[tuple(wrong[0])]
+        what = f"more than {MOST:.3g}" if np.isfinite(value) else "not a finite number"
+        return f"step {wrong[0, 0] + 1} of channel {wrong[0, 1] + 1} is {value}, which is {what}"
     return None
 
 
@@ -122,7 +126,7 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
             problem = f"there is no {name!r}; the names are {', '.join(map(repr, row))}"
         elif columns.text is None:
             try:
-                content = np.array(content, dtype=np.float32)
+                content = np.array(content, dtype=np.float64)
                 content = content[:, None] if content.ndim == 1 else content  # one channel may do without inner lists
                 problem = _unfit(content, channels)
             except (ValueError, TypeError):
@@ -165,7 +169,7 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
 
     def whole() -> Iterator[Labelled]:
         if steps and not spoiled:
-            yield Labelled(str(name), np.array(steps, dtype=np.float32), label, tuple(channels or ()))
+            yield Labelled(str(name), np.array(steps, dtype=np.float64), label, tuple(channels or ()))
 
     for piece in tables.pieces(path):
         have = [each for each in piece.columns if each != tables.LINE]
@@ -175,7 +179,7 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
             channels = [each for each in have if each not in (columns.sequence, columns.label)]
         piece = tables.texts(piece, [columns.sequence, *([columns.label] if labelled else [])], path, bad)
         before = bad.count
-        good = tables.numbers(piece, channels, path, bad)
+        good = tables.numbers(piece, channels, path, bad, MOST)
         broken = set() if bad.count == before else set(piece[tables.LINE]) - set(good[tables.LINE])
         labels = piece[columns.label].to_list() if columns.label in have else [None] * len(piece)
         numbers = dict(zip(good[tables.LINE], good.select(channels).rows(), strict=True))

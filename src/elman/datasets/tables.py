@@ -5,8 +5,10 @@ Every value is read as text first, so that one that is no number is reported wit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -103,20 +105,27 @@ def _reason(path: Path, error: Exception) -> str:
     return f"{str(error).splitlines()[0]}; correct it"
 
 
-def numbers(piece: pl.DataFrame, columns: Sequence[str], path: Path, bad: BadRows) -> pl.DataFrame:
-    """Returns the piece with these columns as float64. A row in which one is no finite number is a bad row."""
+def numbers(
+    piece: pl.DataFrame, columns: Sequence[str], path: Path, bad: BadRows, most: float = math.inf
+) -> pl.DataFrame:
+    """Returns the piece with these columns as float64. A row in which one is no finite number is a bad row.
+
+    most: how far from zero a number may be.
+    """
     cast = piece.with_columns(pl.col(name).cast(pl.Float64, strict=False).alias(name) for name in columns)
-    wrong = ~pl.all_horizontal(pl.col(name).is_finite().fill_null(False) for name in columns)
+    wrong = ~pl.all_horizontal(_fits(pl.col(name), most).fill_null(False) for name in columns)
     for row in cast.with_row_index().filter(wrong).get_column("index").to_list():
-        name = next(name for name in columns if not _finite(cast[name][row]))
-        value = piece[name][row]
+        name = next(name for name in columns if cast[name][row] is None or not _fits(cast[name][row], most))
+        value, number = piece[name][row], cast[name][row]
         what = "nothing" if value is None else repr(value)
-        bad.found(f"{path}, line {piece[LINE][row]}: column {name!r} should be a number but is {what}")
+        limit = f" of at most {most:.3g}" if number is not None and math.isfinite(number) else ""
+        bad.found(f"{path}, line {piece[LINE][row]}: column {name!r} should be a number{limit} but is {what}")
     return cast.filter(~wrong)
 
 
-def _finite(value: float | None) -> bool:
-    return value is not None and abs(value) < float("inf")
+def _fits(value: Any, most: float) -> Any:
+    """Whether a number is finite and not too far from zero; of a column of numbers, too."""
+    return (abs(value) < math.inf) & (abs(value) <= most)
 
 
 def texts(piece: pl.DataFrame, columns: Sequence[str], path: Path, bad: BadRows) -> pl.DataFrame:

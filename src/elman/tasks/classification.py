@@ -35,6 +35,7 @@ CONFIG: Entries = {"data": dict, "data.path": (str, type(None))}
 STEPS = 1 << 16  # of which the mean is taken at once, at least
 CHUNK = 256  # sequences that are classified side by side
 LARGEST = "largest class"  # what the baseline is called
+FAR = 1e30  # deviations from the mean, of which sums are still finite
 RARE = 2  # words that occur less often have no embedding of their own
 WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -87,7 +88,8 @@ class Gathered:
         """
         self.unit, self.channels = unit, channels
         self.names: tuple[str, ...] = ()  # of the channels, where they are columns of a table
-        self.rows = Rows(np.float32 if self.unit is None else np.int32)  # (T, channels), or tokens (T,)
+        # (T, channels), or tokens (T,). A channel far from zero changes by less than float32 can tell apart.
+        self.rows = Rows(np.float64 if self.unit is None else np.int32)
         self.labels: list[int] = []
         self.classes: dict[str, int] = {}  # the number of each
         self.tokens = {"": 0}  # likewise; the first one stands in a text without any
@@ -109,7 +111,9 @@ class Gathered:
             else:
                 self.rows.append(content)
             self.labels.append(self.classes.setdefault(label, len(self.classes)))
-            self._digest.update((content.encode() if isinstance(content, str) else content.tobytes()) + label.encode())
+            # In float32, so that runs go on that were begun when numbers were kept in it.
+            own = content.encode() if isinstance(content, str) else content.astype(np.float32).tobytes()
+            self._digest.update(own + label.encode())
         self._digest.update(b"end of a file")
 
     def _check(self, each: Labelled, path: Path) -> None:
@@ -124,7 +128,7 @@ class Gathered:
                 f"{path}: sequence {each.name} has {channels} channels, but the run was trained on {self.channels}"
             )
 
-    def blocks(self, own: Iterable[int]) -> Iterator[NDArray[np.float32]]:
+    def blocks(self, own: Iterable[int]) -> Iterator[NDArray[np.float64]]:
         """Yields the steps of these sequences, (n, channels), many at a time."""
         held, steps = [], 0
         for k in own:
@@ -204,13 +208,16 @@ class Encoded:
         known = np.array([classes.get(name, -1) for name in sequences.classes], dtype=np.int64)
         self.labels = known[sequences.labels]  # (N,), -1 for an unknown class
         self._tokens = np.array([tokens.get(token, 0) for token in sequences.tokens])
-        self._mean, self._deviation = torch.tensor(reading.mean).double(), torch.tensor(reading.deviation).double()
+        self._mean, self._deviation = (
+            torch.tensor(values, dtype=torch.float64) for values in (reading.mean, reading.deviation)
+        )
 
     def batch(self, own: Iterable[int]) -> tuple[Tensor, Tensor]:
         """Returns numbers (T, B, channels) in deviations from the mean, or tokens (T, B), and the lengths (B,)."""
         if len(self._mean):
             x, lengths = padded([self.rows[k] for k in own])
-            return ((x - self._mean) / self._deviation).float(), lengths
+            # A number may be further from what was learned from than float32 reaches.
+            return ((x - self._mean) / self._deviation).clamp(-FAR, FAR).float(), lengths
         return padded([self._tokens[self.rows[k]] for k in own])
 
 
