@@ -31,6 +31,17 @@ def test_scores_are_what_they_are_called(seed: int):
     assert found.macro_f1 == pytest.approx(np.mean(every))
 
 
+def test_labels_that_are_none_of_those_count_as_wrong_where_they_are_called_one():
+    truth, guess = np.array([0, 0, 1, -1, -1, -1]), np.array([0, 0, 1, 0, 0, 2])
+    found = scores.counted(truth, guess, 4)
+    assert found.accuracy == 3 / 6
+    assert found.precision.tolist() == [2 / 4, 1, 0, 0]
+    assert found.recall.tolist() == [1, 1, 0, 0]
+    assert found.f1.tolist() == [4 / 6, 1, 0, 0]
+    assert found.macro_f1 == pytest.approx((4 / 6 + 1 + 0) / 3)  # the last one is not there at all
+    assert found.counts.sum(1).tolist() == [2, 1, 0, 0]
+
+
 # As CoNLL's own evaluation reads them.
 ENTITIES = {
     "O O": set(),

@@ -231,6 +231,36 @@ def test_evaluation_is_that_of_training(made: SimpleNamespace, tmp_path: Path):
     assert f"naive       {found['naive']}" in made.outcomes["forecast"].out
 
 
+@pytest.mark.parametrize("name", ["tag", "classify"])
+def test_labels_that_the_run_does_not_know(made: SimpleNamespace, tmp_path: Path, name: str):
+    """What is called a known label, but has another one, is a mistake in that label's precision."""
+    if name == "tag":
+        file, other = tmp_path / "a.txt", tmp_path / "b.txt"
+        file.write_text("the\tDET\ncat\tNOUN\nsees\tVERB\n\n" * 10)
+        other.write_text(file.read_text() + "the\tNEW\ncat\tNOUN\n\n" * 5)
+        known, said = "DET", ("unknown tags", "5")
+    else:
+        file, other = write_waves(tmp_path / "a.jsonl", 20, 1), tmp_path / "b.jsonl"
+        rows = file.read_text()
+        other.write_text(
+            rows + "".join(line for line in rows.replace("rises", "new").splitlines(True) if "new" in line)
+        )
+        known, said = "rises", ("unknown label", "10")
+    before, after = (figures(elman("evaluate", made.directory / name, path).out) for path in (file, other))
+    assert said[0] not in before
+    assert after[said[0]] == said[1]
+
+    def of(found: dict[str, str], score: str) -> float:
+        return float(re.findall(rf"{score} +(\S+)", found[known])[0])
+
+    assert of(before, "precision") == of(before, "recall") == 1  # all of 10
+    share = 10 / (10 + int(said[1]))
+    assert of(after, "precision") == pytest.approx(share, abs=1e-4)
+    assert of(after, "recall") == 1
+    assert of(after, "F1") == pytest.approx(2 * share / (1 + share), abs=1e-4)
+    assert float(after["macro f1"]) < float(before["macro f1"])
+
+
 # Predictions
 
 

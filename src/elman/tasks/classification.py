@@ -262,7 +262,7 @@ class Classifier:
         """
         logits, labels = self.logits(encoded, own), encoded.labels if own is None else encoded.labels[own]
         predicted, known = logits.argmax(-1).numpy(), np.flatnonzero(labels >= 0)
-        counts = scores.counted(labels[known], predicted[known], len(self.reading.classes))
+        counts = scores.counted(labels, predicted, len(self.reading.classes))
         nats = float(cross_entropy(logits[known], torch.from_numpy(labels[known]))) if len(known) else 0.0
         accuracy = float((predicted == labels).mean())
         return {"validation_nats": nats, "accuracy": accuracy, "macro_f1": counts.macro_f1}, counts
@@ -413,7 +413,7 @@ def always(learned: NDArray[np.int64], labels: NDArray[np.int64], classes: int, 
     guess = np.full(len(labels), np.bincount(learned[learned >= 0], minlength=classes).argmax())
     if score == "accuracy":
         return float((guess == labels).mean())
-    return scores.counted(labels[labels >= 0], guess[labels >= 0], classes).macro_f1
+    return scores.counted(labels, guess, classes).macro_f1
 
 
 def columns_of(options: Options, reading: Reading | None = None) -> Columns:

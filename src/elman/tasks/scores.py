@@ -17,19 +17,23 @@ BIO = re.compile(r"O|[BIES]-.+")
 
 
 class Scores(NamedTuple):
-    """Scores of K labels, from a table of counts: counts[a, b] is how often label a was called b."""
+    """Scores of K labels, from a table of counts: counts[a, b] is how often label a was called b.
+
+    What has a label that is none of the K counts as wrong where it was called one of them.
+    """
 
     counts: NDArray[np.int64]  # (K, K)
+    others: NDArray[np.int64] | int = 0  # (K,): how often what has another label was called k
 
     @property
     def accuracy(self) -> float:
         """The share that is right."""
-        return float(np.trace(self.counts) / max(1, self.counts.sum()))
+        return float(np.trace(self.counts) / max(1, self.counts.sum() + np.sum(self.others)))
 
     @property
     def precision(self) -> NDArray[np.float64]:
         """(K,): of what was called k, the share that is k. Zero where nothing was called k."""
-        return np.diag(self.counts) / np.maximum(1, self.counts.sum(0))
+        return np.diag(self.counts) / np.maximum(1, self.counts.sum(0) + self.others)
 
     @property
     def recall(self) -> NDArray[np.float64]:
@@ -39,12 +43,12 @@ class Scores(NamedTuple):
     @property
     def f1(self) -> NDArray[np.float64]:
         """(K,): 2 p r / (p + r) = 2 right / (is k + called k)."""
-        return 2 * np.diag(self.counts) / np.maximum(1, self.counts.sum(0) + self.counts.sum(1))
+        return 2 * np.diag(self.counts) / np.maximum(1, self.counts.sum(0) + self.counts.sum(1) + self.others)
 
     @property
     def macro_f1(self) -> float:
-        """The mean of F1 over the labels that occur, in the data or in the predictions."""
-        occurs = self.counts.sum(0) + self.counts.sum(1) > 0
+        """The mean of F1 over those of the K labels that occur, in the data or in the predictions."""
+        occurs = self.counts.sum(0) + self.counts.sum(1) + self.others > 0
         return float(self.f1[occurs].mean()) if occurs.any() else 0.0
 
     def by_label(self, labels: Sequence[str], of: str) -> Iterator[tuple[str, str]]:
@@ -55,9 +59,11 @@ class Scores(NamedTuple):
 
 
 def counted(truth: NDArray[Any], predicted: NDArray[Any], labels: int) -> Scores:
-    """Returns the scores of predicted labels, both (N,), whose ids run from 0 to labels - 1."""
-    pairs = truth.astype(np.int64) * labels + predicted
-    return Scores(np.bincount(pairs, minlength=labels * labels).reshape(labels, labels))
+    """Returns the scores of predicted labels, both (N,), whose ids run from 0 to labels - 1; -1 is any other label."""
+    known = truth >= 0
+    pairs = truth[known].astype(np.int64) * labels + predicted[known]
+    others = np.bincount(predicted[~known], minlength=labels)
+    return Scores(np.bincount(pairs, minlength=labels * labels).reshape(labels, labels), others)
 
 
 def is_bio(tags: Sequence[str]) -> bool:

@@ -235,16 +235,18 @@ class Tagger:
         own: the places of the sentences; all if left out.
         """
         tags, order, predicted = self.vocabulary.tags, list[int](), Rows(np.int32)
-        counts, nats, right, known = np.zeros((len(tags), len(tags)), np.int64), 0.0, 0, 0
+        counts, others = np.zeros((len(tags), len(tags)), np.int64), np.zeros(len(tags), np.int64)
+        nats, right, known = 0.0, 0, 0
         for place, logits in self.logits(encoded, own):
             truth, guess = encoded.known[encoded.tags[place] + 1], logits.argmax(-1).cpu().numpy()
             target = torch.from_numpy(truth).to(logits.device)
             nats += float(cross_entropy(logits, target, ignore_index=-1, reduction="sum"))
             np.add.at(counts, (truth[truth >= 0], guess[truth >= 0]), 1)
+            np.add.at(others, guess[truth < 0], 1)
             right, known = right + int((truth == guess).sum()), known + int((truth >= 0).sum())
             order.append(place)
             predicted.append(guess)
-        table = scores.Scores(counts)
+        table = scores.Scores(counts, others)
         found = {
             "validation_nats": nats / max(1, known),
             "accuracy": right / len(predicted.steps),
@@ -270,6 +272,8 @@ class Tagger:
         yield "unknown words", f"{unknown}, {unknown / words:.1%}: read only by their spelling"
         if bad.count:
             yield "skipped", f"{bad.count}, the first: {bad.first}"
+        if others := words - int(counts.counts.sum()):
+            yield "unknown tags", str(others)
         for name, value in found.items():
             yield name.replace("validation_nats", "nats_per_word").replace("_", " "), f"{value:.4f}"
         score = "entity_f1" if "entity_f1" in found else "accuracy"
