@@ -15,6 +15,7 @@ from elman import tasks
 from elman.datasets.reading import BadRows
 from elman.errors import InputError
 from elman.tasks.options import ClassificationOptions, LanguageModelOptions
+from elman.training import search as searching
 from elman.training.range_test import LEAST, MOST, range_test
 from elman.training.search import search
 from test_task import Adding, Options
@@ -109,6 +110,67 @@ def test_a_draw_that_cannot_be_trained_is_one_of_many(tmp_path: Path) -> None:
 
     results = search(make, ClassificationOptions(epochs=2.0), tmp_path, 3)
     assert [each.score is None for each in results] == [False, True, False]
+
+
+def test_searches_that_begin_together_draw_differently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process makes its trainings when this one has begun, and before it makes one."""
+    options, done = ClassificationOptions(epochs=1.0), searching._done
+
+    def meanwhile(study: Any) -> Any:
+        monkeypatch.setattr(searching, "_done", done)
+        assert len(search(lambda drawn: Scored(drawn), options, tmp_path, 2)) == 2
+        return done(study)
+
+    monkeypatch.setattr(searching, "_done", meanwhile)
+    results = search(lambda drawn: Scored(drawn), options, tmp_path, 4)
+    assert len(results) == 4
+    assert len({each.options["learning_rate"] for each in results}) == 4
+    assert len({each.options["dropout"] for each in results}) == 4
+
+
+def test_the_same_search_draws_the_same(tmp_path: Path) -> None:
+    """Also where it is interrupted between two trainings."""
+    options = ClassificationOptions(epochs=1.0, seed=2**40)
+    whole = search(lambda drawn: Scored(drawn), options, tmp_path / "a", 8)
+    for trials in (3, 8):
+        parts = search(lambda drawn: Scored(drawn), options, tmp_path / "b", trials)
+    assert [each.options for each in whole] == [each.options for each in parts]
+    assert [each.score for each in whole] == [each.score for each in parts]
+
+
+OTHER_SEARCHES: dict[str, tuple[tuple[Any, ...], str]] = {
+    "other data": (("classify", "{other}", *QUICK), "was begun with other sequences; put the old sequences back, or give another"),
+    "another task": (("tag", "{tagged}", "--epochs", 1), "holds a search of the task classify, not tag; give another"),
+    "another option": (("classify", "{file}", *QUICK, "--noise", 0), "was begun with --noise 0.3, and this one is with --noise 0.0; give the same options, or another"),
+    "fixed, not searched": (("classify", "{file}", *QUICK, "--dropout", 0.5), "was begun without --dropout, and this one is with --dropout 0.5"),
+    "searched, not fixed": (("classify", "{file}", *QUICK[:-2]), "was begun with --num-layers 1, and this one is without --num-layers"),
+    "a switch": (("classify", "{file}", *QUICK, "--balanced"), "was begun without --balanced, and this one is with --balanced"),
+}  # fmt: skip
+
+
+def test_a_directory_holds_one_search(tmp_path: Path) -> None:
+    file, tune = write_waves(tmp_path / "waves.jsonl", 40, 0), tmp_path / "tune"
+    places = {"file": file, "other": write_waves(tmp_path / "other.jsonl", 40, 1), "tagged": data_of("tag", tmp_path)}
+    begun = elman("tune", "classify", file, *QUICK, "--trials", 1, "--directory", tune)
+    assert begun.status == 0
+    for arguments, said in OTHER_SEARCHES.values():
+        command = [part.format(**places) if isinstance(part, str) else part for part in arguments]
+        status, out, err = elman("tune", *command, "--trials", 1, "--directory", tune)
+        assert (status, out) == (2, "")
+        assert str(tune) in err
+        assert said in err
+        assert err.endswith("another --directory\n")
+    moved = file.rename(tmp_path / "moved.jsonl")  # the same data, elsewhere
+    assert elman("tune", "classify", moved, *QUICK, "--trials", 1, "--directory", tune, "--threads", 2).out == begun.out
+
+
+def test_a_search_of_an_earlier_version_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ClassificationOptions(epochs=1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(searching, "_check_same", lambda *_: None)
+        search(lambda drawn: Scored(drawn), options, tmp_path, 1)
+    for noise in (0.1, 0.2):
+        assert len(search(lambda drawn: Scored(drawn), replace(options, noise=noise), tmp_path, 2)) == 2
 
 
 def test_everything_given_leaves_nothing_to_search(tmp_path: Path) -> None:

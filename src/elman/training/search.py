@@ -8,6 +8,7 @@ from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -16,10 +17,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from elman.errors import InputError
 from elman.training.fitting import begin
 from elman.training.loop import Report
-from elman.training.options import Options
+from elman.training.options import Options, flag
 from elman.training.task import Task
 
 JOURNAL = "study.log"
+NOTE = "search"  # the name under which a study notes what it is of
+OF_NO_EFFECT = ("threads", "validation")  # options whose values may differ: the digest of the data tells files apart
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -45,7 +48,8 @@ def search(
 
     make: makes a task for given options, a new one each time. fixed: the names of options that are not searched.
     A search that was stopped goes on if it is called again, and several processes may search in one directory: they
-    share a journal. Which training is stopped early is said by the median of the others at the same evaluation; values
+    share a journal, and each training draws by its own number. Raises InputError if the directory holds a search of
+    other data, or with other fixed options. Which training is stopped early is said by the median of the others at the same evaluation; values
     are drawn by the tree-structured Parzen estimator (J. Bergstra et al., Algorithms for hyper-parameter optimization,
     2011).
     """
@@ -62,12 +66,14 @@ def search(
         direction="maximize" if task.higher_is_better else "minimize",
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=options.evaluations // 4),
     )
-    study.sampler = optuna.samplers.TPESampler(seed=options.seed + len(study.trials), n_startup_trials=6)
     searched = [field for field in fields(options) if field.metadata["search"] and field.name not in fixed]
     if not searched:
         raise InputError("every option that could be searched is given; leave one of them out")
+    _check_same(study, storage, task, options, {field.name for field in searched}, directory)
 
     def objective(trial: Trial) -> float:
+        seed = np.random.SeedSequence([options.seed, trial.number]).generate_state(1)
+        study.sampler = optuna.samplers.TPESampler(seed=int(seed[0]), n_startup_trials=6)  # draws from here on
         drawn = replace(options, **{field.name: _drawn(trial, field) for field in searched})
         try:
             drawn.check()
@@ -103,6 +109,42 @@ def search(
         )
         for trial in done
     ]
+
+
+def _check_same(
+    study: optuna.Study, storage: JournalStorage, task: Task, options: Options, searched: Collection[str], where: Path
+) -> None:
+    """Notes what a new search is of. Raises InputError if the directory `where` holds a search of something else."""
+    fixed = {name: value for name, value in vars(options).items() if name not in (*searched, *OF_NO_EFFECT)}
+    own = {"data": task.digest, "fixed": fixed, "searched": sorted(searched)}
+    for name in optuna.get_all_study_names(storage):
+        other = optuna.load_study(storage=storage, study_name=name)
+        if name != study.study_name and NOTE in other.user_attrs:
+            raise InputError(f"{where} holds a search of the task {name}, not {task.name}; give another --directory")
+    noted = study.user_attrs.get(NOTE)
+    if noted is None:
+        if not study.get_trials(deepcopy=False):  # a search with trainings was begun by a version that noted nothing
+            study.set_user_attr(NOTE, own)
+        return
+    if noted["data"] != task.digest:
+        raise InputError(
+            f"the search in {where} was begun with other {task.data}; put the old {task.data} back, or give another --directory"
+        )
+    for name in {**noted["fixed"], **fixed}:
+        before, now = (_said(name, each) for each in (noted, own))
+        if before and now and before != now:
+            raise InputError(
+                f"the search in {where} was begun {before}, and this one is {now}; give the same options, or another --directory"
+            )
+
+
+def _said(name: str, noted: dict[str, Any]) -> str | None:
+    """Returns how a search was begun by one of its options, None if it knew no such option."""
+    value = noted["fixed"].get(name)
+    if name not in noted["fixed"] and name not in noted["searched"]:
+        return None
+    without = value is None or value is False  # what is searched is not given, either
+    return f"without {flag(name)}" if without else f"with {flag(name)}{'' if value is True else f' {value}'}"
 
 
 def _done(study: optuna.Study) -> list[FrozenTrial]:
