@@ -613,6 +613,20 @@ def test_a_number_far_from_all_that_was_learned_from(tmp_path: Path):
     assert float(row["p_falls"]) + float(row["p_rises"]) == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.parametrize("what", ["predict", "evaluate", "explain"])
+def test_texts_of_a_table_without_them(tmp_path: Path, what: str):
+    file = tmp_path / "a.csv"
+    file.write_text("words,label\n" + "good day,a\nbad night,b\n" * 4)
+    run = untrained(tmp_path / "run", file, text="words")
+    file.write_text("body,label\ngood day,a\n")
+    data = ("--data", file, "--output", tmp_path / "a.html") if what == "explain" else (file,)
+    status, out, err = elman(what, run, *data)
+    assert (status, out) == (2, "")
+    assert (
+        f"{file} has no column 'words', which the run reads; its columns are 'body', 'label': rename or add it\n" in err
+    )
+
+
 def test_a_validation_file_has_the_channels_of_the_training(tmp_path: Path):
     file, other = write_steps(tmp_path / "a.csv", "id,kind,a,b"), write_steps(tmp_path / "b.csv", "b,kind,a,id")
     options = options_of(ClassificationOptions, sequence="id", label="kind", validation=str(other))
@@ -896,6 +910,11 @@ REFUSED: dict[str, tuple[list[Any], list[str]]] = {
     "a sequence of no column": (["train", "classify", "{series}", "--sequence", "z"], ["no column 'z'"]),
     "a table of what": (["train", "classify", "{series}"], ["--sequence", "--text"]),
     "texts and sequences": (["train", "classify", "{series}", "--text", "y", "--sequence", "group"], ["--text", "--sequence"]),
+    "a label for a sequence": (["train", "classify", "{series}", "--sequence", "y", "--label", "y"], ["--sequence and --label both name the column 'y'; name another one"]),
+    "a label for a text": (["train", "classify", "{series}", "--text", "label"], ["--text and --label both name the column 'label'; name another one"]),
+    "a channel twice": (["train", "classify", "{series}", "--sequence", "group", "--columns", "y,push,y"], ["--columns names the column 'y' twice; name it once"]),
+    "a target that is known": (["train", "forecast", "{series}", "--time", "hour", "--columns", "y", "--known", "y"], ["--columns and --known both name the column 'y'; name another one"]),
+    "a target twice": (["train", "forecast", "{series}", "--columns", "y,y"], ["--columns names the column 'y' twice; name it once"]),
     "one class": (["train", "classify", "{alike}"], ["only one class, 'a'"]),
     "no two of a class": (["train", "classify", "{single}"], ["two of each class"]),
     "noise of -1": (["train", "classify", "{waves}", "--noise", "-1"], ["--noise", "-1"]),

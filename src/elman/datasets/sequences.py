@@ -149,6 +149,7 @@ def _texts(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterat
     wanted = [columns.text, columns.label] if labelled else [columns.text]
     done = 0
     for piece in tables.pieces(path, None if not labelled else wanted):
+        tables.check_columns(wanted, [each for each in piece.columns if each != tables.LINE], path)
         has_label = columns.label in piece.columns
         piece = tables.texts(piece, wanted, path, bad)
         labels = piece[columns.label].to_list() if has_label else [None] * len(piece)

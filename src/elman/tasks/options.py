@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -207,6 +208,7 @@ class ForecastingOptions(Options):
             raise InputError(f"--lookback {self.lookback} is not a multiple of --segment {self.segment}; use {near}")
         if self.lookback < self.period:
             raise InputError(f"--period {self.period} is longer than --lookback {self.lookback}; change one of them")
+        _check_once({"--columns": self.column_list, "--known": self.known_list})
         if self.fill_gaps and self.time is None:
             raise InputError("--fill-gaps fills gaps in the times, so name the column of times with --time")
         try:
@@ -238,6 +240,20 @@ class ForecastingOptions(Options):
 
 def _names(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def _check_once(named: Mapping[str, Sequence[str]]) -> None:
+    """Raises InputError if a column is named twice in these options."""
+    seen: dict[str, str] = {}
+    for name, columns in named.items():
+        for column in columns:
+            if column in seen:
+                raise InputError(
+                    f"{name} names the column {column!r} twice; name it once"
+                    if seen[column] == name
+                    else f"{seen[column]} and {name} both name the column {column!r}; name another one in one of them"
+                )
+            seen[column] = name
 
 
 def _numbers(text: str) -> list[float]:
@@ -302,6 +318,9 @@ class ClassificationOptions(Options):
         _check_cell(self.cell)
         if self.text is not None and (self.sequence is not None or self.columns is not None):
             raise InputError("--text reads a text in each row, so --sequence and --columns cannot be given with it")
+        own = {"--sequence": self.sequence, "--text": self.text, "--label": self.label}
+        _check_once({name: (column,) for name, column in own.items() if column is not None})
+        _check_once({"--columns": self.column_list})
 
     def useless(self, file: Path | None) -> dict[str, str]:
         from elman.datasets.tables import form
