@@ -66,7 +66,21 @@ def test_the_same_table_in_every_form(tmp_path: Path):
         assert piece["id"].to_list() == ["a", "a", "b"], name
         assert piece.select("x", "y").rows() == [(1.0, 2.0), (2.0, 3.5), (3.0, -400.0)], name
         first = 2 if "csv" in name or "tsv" in name else 1
-        assert piece["line"].to_list() == [first, first + 1, first + 2], name
+        assert piece[tables.LINE].to_list() == [first, first + 1, first + 2], name
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.parquet"])
+def test_a_column_may_be_called_line(tmp_path: Path, name: str):
+    path = tmp_path / name
+    frame = pl.DataFrame({"line": [7.0, 9.0], "id": ["a", "a"], "label": ["up", "up"], "x": [3.0, 4.0]})
+    {".csv": frame.write_csv, ".jsonl": frame.write_ndjson, ".parquet": frame.write_parquet}[path.suffix](path)
+    if name != "t.jsonl":
+        found = sequences.sequences(path, sequences.Columns(sequence="id"))
+        assert contents(found) == [([[7, 3], [9, 4]], "up")]
+    (one,), targets, _ = series.read(path, series.Columns(time="line", targets=("x",)), BadRows())
+    assert (one.times.tolist(), one.targets.tolist(), targets) == ([7, 9], [[3], [4]], ("x",))
+    (one,), targets, _ = series.read(path, series.Columns(known=("line",), targets=("x",), group="id"), BadRows())
+    assert (one.known.tolist(), targets) == ([[7], [9]], ("x",))
 
 
 def test_pieces_of_a_table_keep_order_and_lines(tmp_path: Path):
@@ -74,7 +88,7 @@ def test_pieces_of_a_table_keep_order_and_lines(tmp_path: Path):
     found = list(tables.pieces(path, rows=64))
     assert len(found) > 4
     assert [int(x) for piece in found for x in piece["x"]] == list(range(1000))
-    assert [line for piece in found for line in piece["line"]] == list(range(2, 1002))
+    assert [line for piece in found for line in piece[tables.LINE]] == list(range(2, 1002))
 
 
 def test_lines_are_counted_over_line_ends_in_values_and_empty_lines(tmp_path: Path):

@@ -16,7 +16,7 @@ from elman.datasets.reading import BadRows
 from elman.errors import InputError
 
 ROWS = 50_000  # of a piece
-LINE = "line"  # a column that is added: where in its file a row stands, from 1
+LINE = "\0line"  # a column that is added, with a name that no file has: where in its file a row stands, from 1
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 FORMS = (*SEPARATORS, ".jsonl", ".ndjson", ".parquet")
 
@@ -27,7 +27,7 @@ def form(path: Path) -> str:
 
 
 def pieces(path: Path, columns: Sequence[str] | None = None, rows: int = ROWS) -> Iterator[pl.DataFrame]:
-    """Yields the rows of a table in pieces, in their order, with the column `line` added.
+    """Yields the rows of a table in pieces, in their order, with the column LINE added.
 
     columns: those that are needed; all if left out. Raises InputError if the file cannot be read, is empty, or lacks a
     column.
