@@ -410,6 +410,44 @@ def test_what_is_known_ahead_matters(made: SimpleNamespace, tmp_path: Path):
     assert means[0] > means[1] + 0.5
 
 
+def test_rows_that_are_skipped_keep_the_numbers_of_the_others(tmp_path: Path):
+    file = tmp_path / "a.csv"
+    file.write_text("id,words,label\n" + "1,good day,a\n2,bad night,b\n" * 4)
+    run = untrained(tmp_path / "run", file, text="words", skip_bad=True)
+    file.write_text("id,words\n1,good\n2,\n3,day\n4,night\n")
+    _, out, err = elman("predict", run, file)
+    assert [row["sequence"] for row in csv.DictReader(io.StringIO(out))] == ["1", "3", "4"]
+    assert err == f"skipped     1 malformed, the first: {file}, line 3: column 'words' has no value\n"
+    run = untrained(tmp_path / "waves", write_waves(tmp_path / "waves.jsonl", 20, 0), skip_bad=True)
+    file = tmp_path / "a.ts"
+    file.write_text("@data\n1,2:3,4:a\n1,?:3,4:a\n5,6:7,8:a\n")
+    _, out, err = elman("predict", run, file)
+    assert [row["sequence"] for row in csv.DictReader(io.StringIO(out))] == ["1", "3"]
+    assert err.startswith(f"skipped     1 malformed, the first: {file}, line 3: ")
+
+
+@pytest.mark.parametrize("name", ["a.conllu", "a.jsonl", "a.txt"])
+def test_a_tagger_skips_what_its_training_skips(tmp_path: Path, name: str):
+    word = {
+        "a.conllu": "1\t{}\t_\tX\t_\t_\t0\t_\t_\t_\n\n",
+        "a.jsonl": '{{"words": ["{}"], "tags": ["X"]}}\n',
+        "a.txt": "{}\tX\n\n",
+    }[name]
+    file = tmp_path / name
+    file.write_text(word.format("the") * 20)
+    task = tagging.begin(file, options_of(TaggingOptions, skip_bad=True), "cpu", BadRows())
+    training, _ = fitting.begin(task, tmp_path / "run")
+    training.run.save_tensors("model.safetensors", task.model.state_dict(), {"step": 0})
+    bad = {"a.conllu": "1\tthe\n\n", "a.jsonl": '{"words": 1}\n', "a.txt": "\tX\n\n"}[name]
+    file.write_text(word.format("one") + bad + word.format("two") + bad + word.format("three"))
+    status, out, err = elman("predict", tmp_path / "run", file)
+    assert (status, out) == (0, "".join(map(word.format, ("one", "two", "three"))))
+    assert err.startswith(f"skipped     2 malformed, the first: {file}, line ")
+    elman("predict", tmp_path / "run", file, "--output", tmp_path / "o.csv")
+    assert pl.read_csv(tmp_path / "o.csv").rows() == [(1, 1, "one", "X"), (3, 1, "two", "X"), (5, 1, "three", "X")]
+    assert elman("explain", tmp_path / "run", "--data", file, "--output", tmp_path / "page.html").status == 0
+
+
 # Models
 
 

@@ -23,6 +23,7 @@ class Sentence:
     # The lines of the file, and which of them stands for which word: so that a prediction can be written in their place.
     lines: list[str] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
+    number: int = 0  # of the sentence in its file, from 1
 
 
 def sentences(path: Path, tag: str = "upos", tagged: bool = True, bad: BadRows | None = None) -> Iterator[Sentence]:
@@ -34,11 +35,14 @@ def sentences(path: Path, tag: str = "upos", tagged: bool = True, bad: BadRows |
     Raises InputError with the file, the line and the value where something is wrong, unless bad rows are skipped.
     """
     bad = bad or BadRows()
-    kind = form(path)
+    kind, before = form(path), bad.count
     if kind in (".jsonl", ".ndjson"):
-        yield from _json_lines(path, tagged, bad)
+        found = _json_lines(path, tagged, bad)
     else:
-        yield from _columns(path, UNIVERSAL[tag] if kind == ".conllu" else -1, tagged, bad)
+        found = _columns(path, UNIVERSAL[tag] if kind == ".conllu" else -1, tagged, bad)
+    for done, sentence in enumerate(found, 1):
+        sentence.number = done + bad.count - before
+        yield sentence
 
 
 def _columns(path: Path, column: int, tagged: bool, bad: BadRows) -> Iterator[Sentence]:

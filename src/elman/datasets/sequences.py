@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ class Columns(NamedTuple):
 
 
 class Labelled(NamedTuple):
-    name: str  # what the sequence is called in its file, or the number of its row
+    name: str  # what the sequence is called in its file, or the number of its row there, from 1
     content: NDArray[Any] | str  # (T, channels), or a text
     label: str | None
     channels: tuple[str, ...] = ()  # the columns of a table that the numbers come from
@@ -67,7 +68,7 @@ def _archive(path: Path, bad: BadRows) -> Iterator[Labelled]:
 
     Source: A. Bagnall et al., The UEA multivariate time series classification archive (2018).
     """
-    found, in_data, channels = 0, False, None
+    found, in_data, channels, before = 0, False, None, bad.count
     for number, line in text_lines(path):
         line = line.strip()
         if not line or line.startswith("#"):
@@ -97,7 +98,7 @@ def _archive(path: Path, bad: BadRows) -> Iterator[Labelled]:
             bad.found(f"{path}, line {number}: {problem}")
             continue
         found, channels = found + 1, values.shape[1]
-        yield Labelled(str(found), values, label.strip())
+        yield Labelled(str(found + bad.count - before), values, label.strip())
     if not in_data:
         raise InputError(f"{path} has no @data line; is this a .ts file?")
 
@@ -151,11 +152,11 @@ def _texts(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterat
     for piece in tables.pieces(path, None if not labelled else wanted):
         tables.check_columns(wanted, [each for each in piece.columns if each != tables.LINE], path)
         has_label = columns.label in piece.columns
+        rows, done = dict(zip(piece[tables.LINE], count(done + 1))), done + len(piece)
         piece = tables.texts(piece, wanted, path, bad)
         labels = piece[columns.label].to_list() if has_label else [None] * len(piece)
-        for text, label in zip(piece[columns.text].to_list(), labels, strict=True):
-            done += 1
-            yield Labelled(str(done), text, label)
+        for line, text, label in zip(piece[tables.LINE], piece[columns.text], labels, strict=True):
+            yield Labelled(str(rows[line]), text, label)
 
 
 def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[Labelled]:

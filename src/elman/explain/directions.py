@@ -73,7 +73,7 @@ def _with_tags_if_any(data: Path, trained: Tagger) -> Iterator[Sentence]:
     with contextlib.suppress(InputError):
         found = list(islice(conll.sentences(data, options.tag, bad=BadRows(options.skip_bad)), SHOWN))
     # It may have words only: this is an error, or all of them are skipped.
-    yield from found or conll.sentences(data, options.tag, tagged=False)
+    yield from found or conll.sentences(data, options.tag, tagged=False, bad=BadRows(options.skip_bad))
 
 
 def _tagged(trained: Tagger, sentence: Sentence) -> dict[str, Any]:

@@ -228,6 +228,7 @@ class Classifier:
         """path: the training data; None for the built-in sequences."""
         self.path = path
         self.model, self.reading, self.options = model, reading, options
+        self.skipped = BadRows(options.skip_bad)  # what the last call of `predict` leaves out
 
     def encode(self, every: Iterable[Labelled], path: Path) -> Encoded:
         """Raises InputError, naming the path, for a sequence that is not of the kind that was learned from."""
@@ -293,8 +294,8 @@ class Classifier:
     def predict(self, path: Path, form: str) -> Iterator[str]:
         """Yields a row of CSV, or JSON, for each sequence of a file: its class and the probability of every class."""
         classes, header = self.reading.classes, form not in (".jsonl", ".ndjson")
-        columns, bad = columns_of(self.options, self.reading), BadRows(self.options.skip_bad)
-        for group in groups(sequences(path, columns, labelled=False, bad=bad), CHUNK):
+        columns, self.skipped = columns_of(self.options, self.reading), BadRows(self.options.skip_bad)
+        for group in groups(sequences(path, columns, labelled=False, bad=self.skipped), CHUNK):
             found, probabilities = self.classify(self.encode(group, path))
             if header:
                 yield csv_row(["sequence", "class", *(f"p_{name}" for name in classes)])

@@ -199,6 +199,7 @@ class Tagger:
     def __init__(self, model: TaggingModel, vocabulary: Vocabulary, options: Options, path: Path | None = None):
         """path: the training data; None for the built-in sentences."""
         self.model, self.vocabulary, self.options, self.path = model, vocabulary, options, path
+        self.skipped = BadRows(options.skip_bad)  # what the last call of `predict` leaves out
 
     def encode(self, sentences: Iterable[Sentence]) -> Encoded:
         gathered = Gathered()
@@ -289,17 +290,16 @@ class Tagger:
         kind = conll.form(path)
         if form == ".csv":
             yield "sentence,place,word,tag\n"
-        done = 0
-        for group in groups(conll.sentences(path, self.options.tag, tagged=False), CHUNK):
+        self.skipped = BadRows(self.options.skip_bad)
+        for group in groups(conll.sentences(path, self.options.tag, tagged=False, bad=self.skipped), CHUNK):
             for sentence, tags in zip(group, self.tag([each.words for each in group]), strict=True):
-                done += 1
                 if form in ("", kind):
                     yield conll.with_tags(sentence, tags, self.options.tag, kind)
                 elif form in (".jsonl", ".ndjson"):
                     yield json.dumps({"words": sentence.words, "tags": tags}, ensure_ascii=False) + "\n"
                 elif form == ".csv":
                     rows = zip(sentence.words, tags, strict=True)
-                    yield "".join(csv_row([done, k, w, t]) for k, (w, t) in enumerate(rows, 1))
+                    yield "".join(csv_row([sentence.number, k, w, t]) for k, (w, t) in enumerate(rows, 1))
                 else:
                     yield "".join(f"{w}\t{t}\n" for w, t in zip(sentence.words, tags, strict=True)) + "\n"
 
