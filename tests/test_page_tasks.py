@@ -31,6 +31,22 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return of_every_task(tmp_path_factory.mktemp("tasks"))
 
 
+def test_held_out_sequences_have_the_names_of_the_file(made: SimpleNamespace):
+    every = [json.loads(line) for line in (made.directory / "numbers.jsonl").read_text().splitlines()]
+    shown = directions.classifier(made.numbers, None, None).data["sequences"]
+    for each in shown:
+        assert each["truth"] == every[int(each["name"]) - 1]["label"]  # the number of the line
+        assert len(each["series"][0]) == len(every[int(each["name"]) - 1]["values"])
+    named = "".join(json.dumps({"id": f"é{k}", **row}) + "\n" for k, row in enumerate(every, 1))
+    before = (made.directory / "numbers.jsonl").read_text()
+    (made.directory / "numbers.jsonl").write_text(named)
+    try:
+        again = directions.classifier(made.numbers, None, None).data["sequences"]
+    finally:
+        (made.directory / "numbers.jsonl").write_text(before)
+    assert [each["name"] for each in again] == [f"é{each['name']}" for each in shown]
+
+
 def close(mine: float, exact: float) -> bool:
     return mine == pytest.approx(exact, rel=2e-3, abs=2e-3)  # four digits are kept of each part
 

@@ -167,7 +167,7 @@ def _sequences(run: Path, trained: Classifier, text: str | None, data: Path | No
     def sequence(k: int) -> Labelled:
         row = found.rows[k]
         content = row if found.unit is None else (" " if found.unit == "words" else "").join(tokens[n] for n in row)
-        return Labelled(str(k), content, classes[found.labels[k]])
+        return Labelled(found.name(k), content, classes[found.labels[k]])
 
     return (sequence(k) for _, k in turns), trained.path or Path("the built-in data")
 

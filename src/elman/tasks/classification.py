@@ -90,6 +90,7 @@ class Gathered:
         self.names: tuple[str, ...] = ()  # of the channels, where they are columns of a table
         # (T, channels), or tokens (T,). A channel far from zero changes by less than float32 can tell apart.
         self.rows = Rows(np.float64 if self.unit is None else np.int32)
+        self._ids = Rows(np.uint8)  # what each is called in its file
         self.labels: list[int] = []
         self.classes: dict[str, int] = {}  # the number of each
         self.tokens = {"": 0}  # likewise; the first one stands in a text without any
@@ -110,11 +111,16 @@ class Gathered:
                 self.rows.append(np.array(numbers or [0], np.int32))
             else:
                 self.rows.append(content)
+            self._ids.append(np.frombuffer(bytearray(each.name.encode()), np.uint8))
             self.labels.append(self.classes.setdefault(label, len(self.classes)))
             # In float32, so that runs go on that were begun when numbers were kept in it.
             own = content.encode() if isinstance(content, str) else content.astype(np.float32).tobytes()
             self._digest.update(own + label.encode())
         self._digest.update(b"end of a file")
+
+    def name(self, k: int) -> str:
+        """Returns what a sequence is called in its file."""
+        return self._ids[k].tobytes().decode()
 
     def _check(self, each: Labelled, path: Path) -> None:
         channels = 0 if isinstance(each.content, str) else each.content.shape[1]
@@ -436,7 +442,7 @@ def read(
     if path is None:
         for steps, digit, font in examples.digits():
             fonts.append(font)
-            found.add([Labelled(font, steps, digit)], where)
+            found.add([Labelled(str(len(fonts)), steps, digit)], where)
     else:
         found.add(sequences(path, columns, bad=bad), path)
     count = len(found)
