@@ -19,8 +19,10 @@ import zstandard
 
 from elman.datasets import conll, reading, sequences, series, tables
 from elman.datasets.reading import BadRows, text_lines
+from elman.datasets.text import read as read_text
 from elman.errors import InputError
 
+NONE = sequences.Columns()
 CSV = "id,kind,x,y\na,up,1,2\na,up,2,3.5\nb,down,3,-4e2\n"
 
 
@@ -40,6 +42,36 @@ def test_lines_of_packed_files(
     monkeypatch.setattr(reading, "BLOCK", block)
     path = write(tmp_path / "a.txt", pack("one\r\n\ntwo ünd\nlast".encode()))
     assert list(text_lines(path)) == [(1, "one"), (2, ""), (3, "two ünd"), (4, "last")]
+
+
+MARK = "\ufeff"
+
+
+@pytest.mark.parametrize("block", [1, 2, 1 << 20])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.ZstdCompressor().compress])
+def test_a_byte_order_mark_is_none_of_the_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, pack: Callable[[bytes], bytes]
+):
+    monkeypatch.setattr(reading, "BLOCK", block)
+    path = write(tmp_path / "a.txt", pack(f"{MARK}the\tX\n{MARK}\tY\n".encode()))
+    assert list(text_lines(path)) == [(1, "the\tX"), (2, f"{MARK}\tY")]  # only the first one is a mark
+    path = write(tmp_path / "a.txt", MARK.encode() + b"ab\n\xff\n")
+    with pytest.raises(InputError, match="byte 7, on line 2, is 0xff"):
+        list(text_lines(path))
+    assert read_text(write(tmp_path / "t.txt", f"{MARK}ab"), "characters", 0.5).vocabulary.size == 2
+    (sentence,) = conll.sentences(write(tmp_path / "a.jsonl", MARK + '{"words": ["a"], "tags": ["X"]}\n'))
+    assert sentence.words == ["a"]
+    ((content, label),) = contents(sequences.sequences(write(tmp_path / "a.ts", MARK + "@data\n1,2:a\n"), NONE))
+    assert (content, label) == ([[1], [2]], "a")
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.ZstdCompressor().compress])
+def test_a_table_with_a_byte_order_mark(tmp_path: Path, name: str, pack: Callable[[bytes], bytes]):
+    content = "x,y\n1,2\n" if name == "t.csv" else '{"x": 1, "y": 2}\n'
+    end = "" if pack is bytes else ".gz" if pack is gzip.compress else ".zst"
+    (piece,) = tables.pieces(write(tmp_path / f"{name}{end}", pack((MARK + content).encode())), ["x", "y"])
+    assert piece.select(pl.col("x", "y").cast(pl.Int64)).rows() == [(1, 2)]
 
 
 @pytest.mark.parametrize(("start", "kind"), [(b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "Zstandard")])
@@ -110,6 +142,11 @@ def test_bad_rows_are_left_out_and_counted(tmp_path: Path):
 
 
 TABLES = {
+    "semicolons": ("t.csv", "z;y\n1;2\n", "has only the column 'z;y': its values seem to be separated by semicolons; separate them by commas"),
+    "semicolons and decimal commas": ("t.csv", "z;y\n1,5;2\n", "its values seem to be separated by semicolons"),
+    "tabs": ("t.csv", "z\ty\n1\t2\n", "its values seem to be separated by tabs; rename it to end in .tsv"),
+    "commas": ("t.tsv", "z,y\n1,2\n", "its values seem to be separated by commas; rename it to end in .csv"),
+    "another sign in a name alone": ("t.csv", "y; m\n1\n", "has no column 'z'; its columns are 'y; m'"),
     "no such column": ("t.csv", CSV, "has no column 'z'; its columns are 'id', 'kind', 'x', 'y'"),
     "too many values": ("t.csv", "z,y\n1,2\n3,4,5\n", "line 3 has 3 values, but the header names 2 columns"),
     "empty": ("t.csv", "", "is empty"),
@@ -118,7 +155,7 @@ TABLES = {
     "no parquet": ("t.parquet", "z\n1\n", "cannot be read as parquet"),
     "no JSON": ("t.jsonl", "{z: 1}\n", "cannot be read as jsonl"),
     "another ending": ("t.xlsx", "z\n1\n", "does not end in .csv, .tsv, .jsonl, .ndjson, .parquet"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", TABLES)

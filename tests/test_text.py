@@ -54,14 +54,16 @@ def pairs() -> BytePairs:
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
 @pytest.mark.parametrize("block", [1, 2, 3, 5, 7, 1 << 20])
 def test_text_comes_out_as_it_went_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, packed: bool):
-    """Byte-order mark, CRLF and characters of two to four bytes across the ends of blocks."""
+    """CRLF and characters of two to four bytes across the ends of blocks. Of a byte-order mark, bytes alone have it."""
     monkeypatch.setattr(reading, "BLOCK", block)
     path = tmp_path / "mixed.txt"  # recognised by what is in it, not by its name
     path.write_bytes(gzip.compress(MIXED.encode()) if packed else MIXED.encode())
-    assert "".join(text_blocks(path)) == MIXED
+    text = MIXED.removeprefix("\ufeff")
+    assert "".join(text_blocks(path)) == text
     for unit in UNITS:
         corpus = read(path, unit, 0.3, vocabulary=knowing(unit))
-        assert decoded(corpus.vocabulary, [*corpus.train.tolist(), *corpus.validation.tolist()]) == MIXED
+        expected = MIXED if unit == "bytes" else text
+        assert decoded(corpus.vocabulary, [*corpus.train.tolist(), *corpus.validation.tolist()]) == expected
 
 
 def test_blocks_end_at_line_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -108,7 +110,7 @@ def test_split_is_exactly_at_the_boundary(
     monkeypatch.setattr(reading, "BLOCK", block)
     path = tmp_path / "text.txt"
     path.write_bytes(MIXED.encode())
-    whole = MIXED.encode() if unit == "bytes" else MIXED
+    whole = MIXED.encode() if unit == "bytes" else MIXED.removeprefix("\ufeff")
     boundary = len(whole) - round(len(whole) * held_out)
     corpus = read(path, unit, held_out, vocabulary=knowing(unit))
     if unit == "bytes":

@@ -58,13 +58,13 @@ def byte_blocks(path: Path) -> Iterator[bytes]:
 
 
 def text_blocks(path: Path, otherwise: str = "") -> Iterator[str]:
-    """Yields the text of a UTF-8 file in blocks, which end at line ends where there are any.
+    """Yields the text of a UTF-8 file in blocks, which end at line ends where there are any. A byte-order mark is left out.
 
     otherwise: what else can be done in a training with a file that is no text, for messages. Raises InputError, with the place in
     the file, if the file is not UTF-8 or looks binary.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
-    rest, done, line = "", 0, 1
+    rest, done, line, begun_to_read = "", 0, 1, False
     for block in byte_blocks(path):
         zero = block.find(b"\0")
         if zero >= 0:
@@ -77,6 +77,8 @@ def text_blocks(path: Path, otherwise: str = "") -> Iterator[str]:
             line += error.object[: error.start].count(b"\n")
             problem = f"byte {at + 1}, on line {line}, is 0x{bad:02x}"
             raise _no_text(f"{path} is not UTF-8: {problem}; convert the file to UTF-8", otherwise) from error
+        if text and not begun_to_read:
+            text, begun_to_read = text.removeprefix("\ufeff"), True
         done += len(block)
         line += text.count("\n")
         whole, newline, begun = (rest + text).rpartition("\n")

@@ -5,19 +5,26 @@ Every value is read as text first, so that one that is no number is reported wit
 
 from __future__ import annotations
 
+import codecs
 import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from elman.datasets.reading import BadRows
+from elman.datasets.reading import BadRows, byte_blocks, text_lines
 from elman.errors import InputError
 
 ROWS = 50_000  # of a piece
 LINE = "\0line"  # a column that is added, with a name that no file has: where in its file a row stands, from 1
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
+OTHER_SIGNS = {  # that stand between values, what they are called, and what to do about them
+    ";": ("semicolons", "separate them by commas, and write numbers with decimal points"),
+    "\t": ("tabs", "rename it to end in .tsv"),
+    ",": ("commas", "rename it to end in .csv"),
+}
 FORMS = (*SEPARATORS, ".jsonl", ".ndjson", ".parquet")
 
 
@@ -37,6 +44,7 @@ def pieces(path: Path, columns: Sequence[str] | None = None, rows: int = ROWS) -
         names = lazy.collect_schema().names()
         if form(path) in SEPARATORS:
             header = 1
+            _check_separator(path, names)
         check_columns(columns or (), names, path)
         kept = names if columns is None else list(dict.fromkeys(columns))
         done, broken = 0, 0  # rows, and line ends inside values, before this piece
@@ -84,17 +92,39 @@ def _scan(path: Path) -> pl.LazyFrame:
     if kind in SEPARATORS:
         return pl.scan_csv(path, separator=SEPARATORS[kind], infer_schema=False, glob=False)
     if kind in (".jsonl", ".ndjson"):
-        return pl.scan_ndjson(path, infer_schema_length=None)
+        source = _without_mark(path)
+        return pl.scan_ndjson(path if source is None else source, infer_schema_length=None)
     if kind == ".parquet":
         return pl.scan_parquet(path, glob=False)
     raise InputError(f"{path} does not end in {', '.join(FORMS)}; rename it, or convert it to one of these")
 
 
+def _without_mark(path: Path) -> bytes | None:
+    """Returns the content of a file that begins with a byte-order mark, without it, and None for any other file.
+
+    Of JSON lines, polars takes the mark for a value.
+    """
+    blocks = byte_blocks(path)
+    if not next(blocks, b"").startswith(codecs.BOM_UTF8):
+        return None
+    return b"".join(byte_blocks(path)).removeprefix(codecs.BOM_UTF8)
+
+
+def _check_separator(path: Path, names: Sequence[str]) -> None:
+    """Raises InputError if the one column of a table is several, with another sign between their values."""
+    own = form(path)
+    for sign, (called, remedy) in OTHER_SIGNS.items():
+        if sign != SEPARATORS[own] and len(names) == 1 and sign in names[0]:
+            _, row = next(islice(text_lines(path), 1, None), (2, sign))
+            if sign in row:  # and not only in what the column is called
+                raise InputError(
+                    f"{path} has only the column {names[0]!r}: its values seem to be separated by {called}; {remedy}"
+                )
+
+
 def _reason(path: Path, error: Exception) -> str:
     """Returns what is wrong with a file, with the line where that can be found."""
     import csv
-
-    from elman.datasets.reading import text_lines
 
     if form(path) in SEPARATORS:
         lines = csv.reader((line for _, line in text_lines(path)), delimiter=SEPARATORS[form(path)])
