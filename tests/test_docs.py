@@ -41,6 +41,8 @@ def python_blocks() -> list[object]:
 def test_python_blocks_run(block: str, capsys: pytest.CaptureFixture[str]) -> None:
     # In a file of its own, since a cell's source may be asked for.
     exec(compile(block, "<document>", "exec"), {"__name__": "document"})
+    shown = re.findall(r"^print\(.*\)  # (\[.*\])$", block, re.MULTILINE)
+    assert not shown or shown == capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.filterwarnings("ignore:.*treespec:FutureWarning")  # of torch, about its own code, when it exports

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from elman import cells
-from elman.datasets.vocabulary import Bytes, Characters
+from elman.datasets.vocabulary import Bytes, Characters, Words
 from elman.errors import InputError
 from elman.tasks.language_model import LanguageModel, Options, Score, choose, evaluate, sample
 from elman.training.options import flag
@@ -261,6 +261,18 @@ def test_unknown_characters_are_never_written():
 def test_prompt_must_be_known():
     with pytest.raises(InputError, match="the prompt has 'z', a character that is not in the model's vocabulary"):
         text_of(model_of(), VOCABULARY, "abzx", 5, 1.0)
+
+
+@pytest.mark.parametrize(("prompt", "shown"), [("the ", "the"), ("the  ", "the"), (" ", ""), ("the\n", "the\n")])
+def test_a_prompt_of_words_may_end_in_a_space(prompt: str, shown: str):
+    vocabulary = Words([" cat", "\n", "cat", "the"])
+    model = model_of(vocabulary.size, scale=4)
+    assert text_of(model, vocabulary, prompt, 9, 0) == text_of(model, vocabulary, shown, 9, 0)
+    assert text_of(model, vocabulary, prompt, 9, 0).startswith(shown)
+    spaces = Words([" ", " cat", "the"])  # where a space is a word of its own, it is read
+    assert text_of(model_of(spaces.size), spaces, "the ", 3, 0).startswith("the ")
+    with pytest.raises(InputError, match="the prompt has ' dog', a word that is not in the model's vocabulary"):
+        text_of(model, vocabulary, "the dog ", 3, 0)
 
 
 @pytest.mark.parametrize("vocabulary", [VOCABULARY, Characters("abcdefghijk")], ids=["line end", "no line end"])

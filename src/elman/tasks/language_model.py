@@ -399,6 +399,7 @@ def sample(
 ) -> Iterator[str]:
     """Yields a prompt, then the text of `length` more tokens, one step of the model per token.
 
+    Spaces at the end of a prompt of words are left out, since the next word brings its own.
     temperature: the logits are divided by it; 0 always takes the likeliest token.
     top_p: a token is drawn from the smallest set of likeliest tokens whose probabilities reach top_p in sum
         (A. Holtzman et al., The curious case of neural text degeneration, ICLR 2020).
@@ -407,6 +408,8 @@ def sample(
     model.eval()
     device = device_of(model)
     check_text(prompt, "the prompt")
+    if vocabulary.unit == "words" and _ends_in_no_word(prompt, vocabulary):
+        prompt = prompt.rstrip(" ")  # a word has the space before it
     prompt_tokens = torch.from_numpy(vocabulary.encode(prompt or "\n").copy()).long()
     if vocabulary.unknown is not None and prompt and bool((prompt_tokens == vocabulary.unknown).any()):
         pieces = vocabularies.WORD.findall(prompt) if vocabulary.unit == "words" else prompt
@@ -421,6 +424,12 @@ def sample(
         token = choose(logits[-1, 0].float().cpu(), temperature, top_p, vocabulary.unknown, generator)
         yield decode(token)
         logits, state = model(torch.tensor([[token]], device=device), state)
+
+
+def _ends_in_no_word(text: str, vocabulary: Vocabulary) -> bool:
+    """Returns whether a text ends in spaces that are no word of a vocabulary of words."""
+    last = vocabularies.WORD.findall(text)[-1:]
+    return bool(last and not last[0].strip(" ") and vocabulary.encode(last[0])[0] == vocabulary.unknown)
 
 
 def check_text(text: str, what: str) -> None:
