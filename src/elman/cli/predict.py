@@ -48,11 +48,8 @@ def predict(
                 sys.stdout.write(row)
         else:
             write_atomically(output, (row.encode() for row in rows))
-    for remark in getattr(model, "remarks", ()):
+    for remark in model.remarks:
         print(remark, file=sys.stderr)
-    bad = getattr(model, "skipped", None)  # which a forecaster does not have
-    if bad is not None and bad.count:
-        print(f"skipped     {bad.count} malformed, the first: {bad.first}", file=sys.stderr)
 
 
 def _forms(record: Record, file: Path) -> tuple[str, ...]:

@@ -183,8 +183,8 @@ def make_task(file: Path | None, options: Options, device: str) -> CommandLineTa
     bad = BadRows(getattr(options, "skip_bad", False))
     with in_memory(options):
         task = tasks.module(options.task).begin(file, options, device, bad)
-    if bad.count:
-        _say(f"skipped     {bad.count} malformed, the first: {bad.first}")
+    for remark in bad.remarks:
+        _say(remark)
     return task
 
 

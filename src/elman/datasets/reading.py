@@ -29,6 +29,11 @@ class BadRows:
         self.count += 1
         self.first = self.first or what
 
+    @property
+    def remarks(self) -> list[str]:
+        """What there is to say of the rows that were left out."""
+        return [f"skipped     {self.count} malformed, the first: {self.first}"] if self.count else []
+
 
 def byte_blocks(path: Path) -> Iterator[bytes]:
     """Yields the bytes of a file, unpacked if it is gzip or Zstandard. Raises InputError if it cannot be read."""

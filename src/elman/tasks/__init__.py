@@ -81,6 +81,11 @@ class Trained(Protocol):
         """Yields the text of the predictions for a file, in its order. form: ".csv", ".jsonl", or "" for the task's own."""
         ...
 
+    @property
+    def remarks(self) -> list[str]:
+        """What there is to say of the last predictions."""
+        ...
+
 
 class TaskModule(Protocol):
     """The functions of a task's module, and the entries that config.json must have for it."""

@@ -234,7 +234,12 @@ class Classifier:
         """path: the training data; None for the built-in sequences."""
         self.path = path
         self.model, self.reading, self.options = model, reading, options
-        self.skipped = BadRows(options.skip_bad)  # what the last call of `predict` leaves out
+        self.skipped = BadRows()  # what the last call of `predict` leaves out
+
+    @property
+    def remarks(self) -> list[str]:
+        """What there is to say of the last predictions."""
+        return self.skipped.remarks
 
     def encode(self, every: Iterable[Labelled], path: Path) -> Encoded:
         """Raises InputError, naming the path, for a sequence that is not of the kind that was learned from."""

@@ -381,8 +381,9 @@ class Forecaster:
         Series that are too short are left out, which `remarks` then says. Raises InputError if no other is left.
         """
         o, scales = self.options, self.scales
-        self.remarks = []
-        every, _, _ = series.read(path, scales.columns(o), BadRows(o.skip_bad), fill_gaps=o.fill_gaps, tail=o.lookback)
+        bad = BadRows(o.skip_bad)
+        every, _, _ = series.read(path, scales.columns(o), bad, fill_gaps=o.fill_gaps, tail=o.lookback)
+        self.remarks = bad.remarks
         quantiles = [f"_q{q:g}" for q in o.quantile_list] or [""]
         names = [name for name in (o.group, o.time or "step") if name] + [
             t + q for t in scales.targets for q in quantiles
@@ -393,7 +394,7 @@ class Forecaster:
             raise InputError(f"{path} has {what}; {remedy}")
         if lacking:
             told = "; ".join(what for what, _ in lacking[:TOLD]) + ("; ..." if len(lacking) > TOLD else "")
-            self.remarks = [f"left out {len(lacking)} of {len(every)} series: {path} has {told}"]
+            self.remarks += [f"left out {len(lacking)} of {len(every)} series: {path} has {told}"]
             every = [one for one in every if not self._lacks(one)[0]]
         for one in every:
             step = one.pace.said() if one.pace else None

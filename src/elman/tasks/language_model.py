@@ -300,6 +300,10 @@ class TrainedLanguageModel(NamedTuple):
     vocabulary: Vocabulary
     config: dict[str, Any]
 
+    @property
+    def remarks(self) -> list[str]:
+        return []  # there are no predictions
+
     def evaluate(self, path: Path) -> Iterator[tuple[str, str]]:
         """Yields names and figures that say how well the model predicts each token of a text from all tokens before it."""
         corpus = read(path, self.vocabulary.unit, held_out=1.0, vocabulary=self.vocabulary)

@@ -199,7 +199,12 @@ class Tagger:
     def __init__(self, model: TaggingModel, vocabulary: Vocabulary, options: Options, path: Path | None = None):
         """path: the training data; None for the built-in sentences."""
         self.model, self.vocabulary, self.options, self.path = model, vocabulary, options, path
-        self.skipped = BadRows(options.skip_bad)  # what the last call of `predict` leaves out
+        self.skipped = BadRows()  # what the last call of `predict` leaves out
+
+    @property
+    def remarks(self) -> list[str]:
+        """What there is to say of the last predictions."""
+        return self.skipped.remarks
 
     def encode(self, sentences: Iterable[Sentence]) -> Encoded:
         gathered = Gathered()
