@@ -225,7 +225,7 @@ options = {
 def pieces(path):  # polars' own reader holds some hundred megabytes, however many the file has
     for k in range(int(path.read_text())):
         rows = np.random.default_rng(k).normal(size=(tables.ROWS, 2))
-        yield pl.DataFrame({"x": rows[:, 0], "y": rows[:, 1], "line": np.arange(tables.ROWS)})
+        yield pl.DataFrame({"x": rows[:, 0], "y": rows[:, 1], tables.LINE: np.arange(tables.ROWS)})
 
 if kind == "forecast":
     tables.pieces = pieces

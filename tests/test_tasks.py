@@ -645,7 +645,14 @@ def test_a_channel_far_from_zero_keeps_its_changes(tmp_path: Path):
 
 
 def test_a_number_far_from_all_that_was_learned_from(tmp_path: Path):
-    run = untrained(tmp_path / "run", write_waves(tmp_path / "waves.jsonl", 20, 0))
+    """It is 3e41 deviations away, which float32 does not reach."""
+    rows = [
+        {"values": [0.001 * (-1) ** t, 0.001 * k], "label": ("falls", "rises")[k % 2]}
+        for k in range(20)
+        for t in (0, 1)
+    ]
+    (tmp_path / "small.jsonl").write_text("".join(json.dumps(row | {"values": [row["values"]]}) + "\n" for row in rows))
+    run = untrained(tmp_path / "run", tmp_path / "small.jsonl")
     (tmp_path / "far.jsonl").write_text('{"values": [[3e38, -3e38], [1, 2]]}\n')
     (row,) = csv.DictReader(io.StringIO(elman("predict", run, tmp_path / "far.jsonl").out))
     assert float(row["p_falls"]) + float(row["p_rises"]) == pytest.approx(1, abs=1e-4)
