@@ -388,14 +388,15 @@ class Forecaster:
         names = [name for name in (o.group, o.time or "step") if name] + [
             t + q for t in scales.targets for q in quantiles
         ]
-        lacking = [lack for lack in map(self._lacks, every) if lack[0]]
+        lacks = [self._lacks(one) for one in every]
+        lacking = [lack for lack in lacks if lack[0]]
         if len(lacking) == len(every):
             what, remedy = lacking[0]
             raise InputError(f"{path} has {what}; {remedy}")
         if lacking:
             told = "; ".join(what for what, _ in lacking[:TOLD]) + ("; ..." if len(lacking) > TOLD else "")
             self.remarks += [f"left out {len(lacking)} of {len(every)} series: {path} has {told}"]
-            every = [one for one in every if not self._lacks(one)[0]]
+            every = [one for one, (what, _) in zip(every, lacks, strict=True) if not what]
         for one in every:
             step = one.pace.said() if one.pace else None
             if None not in (step, scales.step) and step != scales.step:

@@ -278,7 +278,7 @@ class Tagger:
         yield "unknown words", f"{unknown}, {unknown / words:.1%}: read only by their spelling"
         if bad.count:
             yield "skipped", f"{bad.count}, the first: {bad.first}"
-        if others := words - int(counts.counts.sum()):
+        if others := int(np.sum(counts.others)):
             yield "unknown tags", str(others)
         for name, value in found.items():
             yield name.replace("validation_nats", "nats_per_word").replace("_", " "), f"{value:.4f}"

@@ -48,10 +48,11 @@ def search(
 
     make: makes a task for given options, a new one each time. fixed: the names of options that are not searched.
     A search that was stopped goes on if it is called again, and several processes may search in one directory: they
-    share a journal, and each training draws by its own number. Raises InputError if the directory holds a search of
-    other data, or with other fixed options. Which training is stopped early is said by the median of the others at the same evaluation; values
-    are drawn by the tree-structured Parzen estimator (J. Bergstra et al., Algorithms for hyper-parameter optimization,
-    2011).
+    share a journal, and each training draws by its own number. Which training is stopped early is said by the median of
+    the others at the same evaluation; values are drawn by the tree-structured Parzen estimator (J. Bergstra et al.,
+    Algorithms for hyper-parameter optimization, 2011).
+
+    Raises InputError if the directory holds a search of other data, or with other fixed options.
     """
     task = make(options)
     directory.mkdir(parents=True, exist_ok=True)
