@@ -706,19 +706,122 @@ def test_windows_are_slices_of_their_series_and_their_part(tmp_path: Path):
     task = forecasting.begin(tmp_path / "a.csv", options, "cpu", BadRows())
     scales = task.forecaster.scales
     assert scales.mean == pytest.approx([24.5 + 500, 49, -24.5])  # of the first half alone
+    assert {name: own[0] for name, own in scales.series.items()} == {"a": [24.5, 49], "b": [24.5 + 1000, 49]}
     for windows, (begin, end) in ((task.train, (12, 50)), (task.validation, (50, 70)), (task.test, (70, 100))):
         assert len(windows) == 2 * 2 * (end - begin - 6 + 1)
         past, column, known, ahead = windows.take(np.arange(len(windows)))
         assert past.shape == (12, len(windows))
-        own = torch.tensor(scales.mean)[column], torch.tensor(scales.deviation)[column]
-        both = torch.cat([past, ahead]) * own[1] + own[0]
+        block = windows.block(np.arange(len(windows)))
+        both = torch.cat([past, ahead]) * torch.from_numpy(windows.scale.deviation[block])
+        both += torch.from_numpy(windows.scale.mean[block])
         times = (known[..., 0] * scales.deviation[2] + scales.mean[2]).neg().round()
         assert times[12].min() == begin
         assert times[-1].max() == end - 1
         assert (times.diff(dim=0) == 1).all()
         group = torch.tensor([0, 0, 1, 1]).repeat_interleave(len(windows) // 4)
         expected = torch.where(column == 0, times + 1000 * group, 2 * times)
-        torch.testing.assert_close(both, expected, rtol=1e-4, atol=1e-2)
+        torch.testing.assert_close(both, expected.double(), rtol=1e-4, atol=1e-2)
+
+
+def test_a_series_is_measured_like_a_column(tmp_path: Path):
+    """The same numbers in columns, and below one another as groups: the windows, their scales and scores are alike."""
+    random = np.random.default_rng(0)
+    level, spread = np.array([0.0, -5e5, 3.0]), np.array([1.0, 1e3, 1e-4])
+    table = level + spread * np.cumsum(random.normal(size=(120, 3)), 0)
+    rows = "".join(f"{a!r},{b!r},{c!r}\n" for a, b, c in table.tolist())
+    (tmp_path / "wide.csv").write_text("a,b,c\n" + rows)
+    rows = "".join(f"{name},{v!r}\n" for name, column in zip("abc", table.T.tolist(), strict=True) for v in column)
+    (tmp_path / "long.csv").write_text("which,y\n" + rows)
+    wide, long = forecasting_of(tmp_path / "wide.csv"), forecasting_of(tmp_path / "long.csv", group="which")
+    for one, other in ((wide.train, long.train), (wide.validation, long.validation), (wide.test, long.test)):
+        every = np.arange(len(one))
+        assert len(one) == len(other) > 0
+        assert np.array_equal(one.block(every), other.block(every))
+        for mine, yours in zip(one.scale, other.scale, strict=True):
+            np.testing.assert_allclose(mine, yours, rtol=1e-12)
+        assert other.take(every)[1].eq(0).all()
+        for mine, yours in zip(one.take(every)[::3], other.take(every)[::3], strict=True):
+            torch.testing.assert_close(mine, yours, rtol=1e-6, atol=1e-6)
+    mine, yours = (task.forecaster.errors_of_baselines(task.test, len(task.test)) for task in (wide, long))
+    for name in mine:
+        assert mine[name] == pytest.approx(yours[name], rel=1e-6)
+    past, _, _, truth = long.test.take(np.arange(len(long.test)))
+    errors, _ = long.forecaster.errors(long.test, len(long.test))
+    found = long.forecaster.forecast(
+        past, torch.zeros(len(long.test), dtype=torch.int64), torch.empty(18, len(long.test), 0)
+    )
+    absolute = (found[..., 0] - truth).abs().double().numpy() * np.repeat(table[:84].std(0), len(long.test) // 3)
+    assert errors.columns[:, 0].tolist() == pytest.approx([absolute.sum(), absolute.size], rel=1e-5)
+    changes = np.abs(table[4:84] - table[:80]).mean(0)
+    assert errors.means()["mase"] == pytest.approx(
+        (absolute / np.repeat(changes, len(long.test) // 3)).mean(), rel=1e-5
+    )
+
+
+def test_a_new_series_is_scaled_by_what_its_first_forecast_reads(tmp_path: Path):
+    random = np.random.default_rng(0)
+    walk = np.cumsum(random.normal(size=(4, 60)), 1)
+
+    def write(name: str, **every: np.ndarray) -> Path:
+        rows = (f"{which},{t},{v!r}\n" for which, own in every.items() for t, v in enumerate(own.tolist()))
+        (tmp_path / name).write_text("which,t,y\n" + "".join(rows))
+        return tmp_path / name
+
+    learned = write("a.csv", a=walk[0], b=1e3 * walk[1], flat=np.full(60, 7.0))
+    columns = ("--group", "which", "--time", "t")
+    status, out, err = elman(
+        "train", "forecast", learned, *columns, "--run", tmp_path / "run", *SMALL["forecast"], "--epochs", 2
+    )
+    assert status == 0, err
+    assert "in standard deviations of its series' training part" in out
+    forecaster = forecasting.load(tmp_path / "run")
+    together = np.concatenate([walk[0, :42], 1e3 * walk[1, :42], np.full(42, 7.0)]).std()
+    assert forecaster.scales.series["flat"][1] == [pytest.approx(together)]
+
+    def predicted(path: Path) -> dict[str, list[float]]:
+        found: dict[str, list[float]] = {}
+        for line in forecaster.predict(path, ".jsonl"):
+            found.setdefault((row := json.loads(line))["which"], []).append(row["y"])
+        return found
+
+    new = write("new.csv", a=walk[2], c=walk[2], d=walk[3], still=np.full(60, 4.0))
+    found = predicted(new)
+    reads = "so each is scaled by the 12 rows that its first forecast reads"
+    told = f"3 of 4 are not in the training data, {reads}: 'c', 'd', 'still'"
+    assert forecaster.remarks == [f"new series: {told}"]
+    for name, mean, deviation in (
+        ("a", walk[0, :42].mean(), walk[0, :42].std()),
+        ("c", walk[2, -12:].mean(), walk[2, -12:].std()),
+    ):
+        past = torch.tensor((walk[2, -12:] - mean) / deviation).float()[:, None]
+        exact = forecaster.forecast(past, torch.tensor([0]), torch.empty(18, 1, 0))[:, 0, 0].double().numpy()
+        assert found[name] == pytest.approx((exact * deviation + mean).tolist(), abs=1e-4 * deviation)
+    moved = predicted(write("moved.csv", c=5 + 1e4 * walk[2], d=walk[3]))
+    assert moved["c"] == pytest.approx((5 + 1e4 * np.array(found["c"])).tolist(), abs=1.0)
+    assert moved["d"] == found["d"]
+
+    lines = dict(forecaster.evaluate(new))
+    assert lines["new series"] == told
+    mae = re.fullmatch(r"MSE .*, MAE (.*), MASE .*", lines["naive"])
+    assert mae
+    total = 0.0
+    scales = {0: walk[0, :42].std(), 1: walk[2, :12].std(), 2: walk[3, :12].std()}
+    for k, own in enumerate((walk[2], walk[2], walk[3])):
+        ends = range(12, 60 - 6 + 1)
+        total += np.mean([np.abs(own[end : end + 6] - own[end - 1]).mean() for end in ends]) / scales[k]
+    assert float(mae[1]) == pytest.approx(total / 4, abs=1e-4)  # nothing changes in the fourth
+
+    scales = json.loads((tmp_path / "run" / "scales.json").read_text())
+    assert scales.pop("series")
+    (tmp_path / "run" / "scales.json").write_text(json.dumps(scales))  # as a run from before had it
+    forecaster = forecasting.load(tmp_path / "run")
+    past = torch.tensor((walk[2, -12:] - scales["mean"][0]) / scales["deviation"][0]).float()[:, None]
+    exact = forecaster.forecast(past, torch.tensor([0]), torch.empty(18, 1, 0))[:, 0, 0].double().numpy()
+    exact = exact * scales["deviation"][0] + scales["mean"][0]
+    assert (
+        predicted(new)["a"] == predicted(new)["c"] == pytest.approx(exact.tolist(), abs=1e-3 * scales["deviation"][0])
+    )
+    assert forecaster.remarks == []
 
 
 def test_rows_that_were_filled_in_are_neither_learned_from_nor_scored(tmp_path: Path):
@@ -736,7 +839,9 @@ def test_rows_that_were_filled_in_are_neither_learned_from_nor_scored(tmp_path: 
     assert scales.seasonal[0] == pytest.approx(np.mean(changes) / scales.deviation[0])
 
     whole = Scaled.of(
-        forecasting.read(tmp_path / "a.csv", scales.columns(task.options), task.options, BadRows())[0], scales
+        forecasting.read(tmp_path / "a.csv", scales.columns(task.options), task.options, BadRows())[0],
+        scales,
+        task.options,
     )
     windows = forecasting.Windows(whole, [(0, 300)], 12, 6)
     past, column, known, truth = windows.take(np.arange(len(windows)))
@@ -749,7 +854,8 @@ def test_rows_that_were_filled_in_are_neither_learned_from_nor_scored(tmp_path: 
     errors, loss = task.forecaster.errors(windows, len(windows))
     error = (task.forecaster.forecast(past, column, known)[..., 0] - truth)[told]
     assert errors.means()["mae"] == pytest.approx(float(error.abs().mean()), rel=1e-5)
-    assert errors.columns[:, 0].tolist() == pytest.approx([float(error.abs().sum()), int(told.sum())], rel=1e-5)
+    absolute = float(error.abs().sum()) * scales.deviation[0]
+    assert errors.columns[:, 0].tolist() == pytest.approx([absolute, int(told.sum())], rel=1e-5)
     assert loss == pytest.approx(float(error.abs().mean()), rel=1e-5)
     baselines = task.forecaster.errors_of_baselines(windows, len(windows))
     for name, period in (("naive", 1), ("seasonal 4", 4)):
@@ -1087,6 +1193,8 @@ DAMAGED = {
     "a name too many": ("classify", "vocabulary.json", lambda text: json.dumps(json.loads(text) | {"more": 1}), "is damaged"),
     "a name for one of two": ("classify", "vocabulary.json", lambda text: json.dumps(json.loads(text) | {"channels": ["a"]}), "do not fit"),
     "no scales": ("forecast", "scales.json", lambda text: "{}", "is damaged"),
+    "half a scale": ("forecast", "scales.json", lambda text: json.dumps((old := json.loads(text)) | {"series": old["series"] | {"b": [[1.0]]}}), "the numbers of 'b' do not fit"),
+    "no table of scales": ("forecast", "scales.json", lambda text: json.dumps(json.loads(text) | {"series": ["a"]}), "is damaged"),
     "a scale less": ("forecast", "scales.json", lambda text: json.dumps(json.loads(text) | {"mean": [0.0]}), "do not fit"),
     "another size": ("forecast", "config.json", lambda text: text.replace('"hidden_size": 8', '"hidden_size": 9'), "does not fit its config.json"),
     "an option of another type": ("forecast", "config.json", lambda text: text.replace('"fill_gaps": false', '"fill_gaps": 0'), "fill_gaps is 0"),

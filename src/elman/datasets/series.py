@@ -51,6 +51,13 @@ class Series(NamedTuple):
         """How many rows were filled in."""
         return 0 if self.given is None else len(self.given) - int(np.count_nonzero(self.given))
 
+    def first(self, rows: int) -> Series:
+        """Returns the series as if it ended after so many rows."""
+        given = None if self.given is None else self.given[:rows]
+        return self._replace(
+            times=self.times[:rows], targets=self.targets[:rows], known=self.known[:rows], given=given, later=None
+        )
+
 
 class Pace:
     """How the times of a series go on: their usual step, which may be whole months, and their offset from UTC."""

@@ -72,10 +72,12 @@ def _window(trained: Forecaster, one: Series, k: int) -> dict[str, Any]:
     """Returns the last window of column k: past, forecast and truth in its unit, and d forecast / d past."""
     o, scales = trained.options, trained.scales
     columns, end = len(scales.targets), len(one.targets)
-    mean, deviation = np.array(scales.mean), np.array(scales.deviation)
+    scale = scales.of_series(one, o)
+    mean, deviation = scale.mean[k], scale.deviation[k]
     begin = end - o.lookback - o.horizon
-    values = torch.from_numpy((one.targets[begin:, k] - mean[k]) / deviation[k])  # (lookback + horizon,)
-    known = torch.from_numpy((one.known[begin:end] - mean[columns:]) / deviation[columns:])[:, None]
+    values = torch.from_numpy((one.targets[begin:, k] - mean) / deviation)  # (lookback + horizon,)
+    known = (one.known[begin:end] - np.array(scales.mean[columns:])) / np.array(scales.deviation[columns:])
+    known = torch.from_numpy(known)[:, None]
     double = Forecaster(deepcopy(trained.model).double().eval(), scales, o)
     past = values[: o.lookback, None].clone().requires_grad_()
     with use_engine("reference"):
@@ -90,7 +92,7 @@ def _window(trained: Forecaster, one: Series, k: int) -> dict[str, Any]:
     given = np.ones(o.horizon, bool) if one.given is None else one.given[end - o.horizon :]
 
     def own(these: Tensor) -> list[float]:
-        return [rounded(float(v), deviation[k]) for v in these.detach().numpy() * deviation[k] + mean[k]]
+        return [rounded(float(v), deviation) for v in these.detach().numpy() * deviation + mean]
 
     return {
         "column": scales.targets[k],

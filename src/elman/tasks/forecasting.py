@@ -88,37 +88,65 @@ class ForecastingModel(nn.Module):
         return x.unflatten(0, (-1, self.segment)).movedim(1, 2).flatten(2)
 
 
+class Scale(NamedTuple):
+    """What the targets of a series are measured in, (targets,) each."""
+
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+    seasonal: NDArray[np.float64]  # the mean change over a season, in deviations; MASE is told in it
+
+
 class Scales(NamedTuple):
-    """The names of the columns, and their means and deviations in the part of the data that is learned from."""
+    """The names of the columns, and what they are measured in, by the part of the data that is learned from.
+
+    Each series of a table with groups has a scale of its own, so that a large one does not outweigh the others.
+    """
 
     targets: list[str]
     known: list[str]
-    mean: list[float]  # of the targets, then of the known columns
+    mean: list[float]  # of the targets in all series together, then of the known columns
     deviation: list[float]
-    seasonal: list[float]  # of each target: the mean change over a season, in deviations; MASE is told in it
+    seasonal: list[float]  # of the targets, as `Scale` has it
     dates: bool
     step: str | None = None  # between two times, such as "1 h"; None where most are not alike, or series differ
+    series: Mapping[str, Sequence[Sequence[float]]] = {}  # of each group: its `Scale`
 
     @classmethod
     def of(cls, parts: Sequence[Series], targets: Sequence[str], options: Options, dates: bool) -> Scales:
         """parts: the part of every series that is learned from."""
-        mean, deviation = moments(_blocks(parts, filled=False), len(targets) + len(options.known_list))
-        changes, count = np.zeros(len(targets)), 0
-        for part in parts:
-            earlier, later = part.targets[: -options.period], part.targets[options.period :]
-            for begin in range(0, len(later), series.BLOCK):
-                own = slice(begin, begin + series.BLOCK)
-                change = np.abs(later[own] - earlier[own])
-                if part.given is not None:
-                    change = change[part.given[: -options.period][own] & part.given[options.period :][own]]
-                changes += change.sum(0)
-                count += len(change)
-        change = changes / max(1, count) / deviation[: len(targets)]
-        change = np.where(np.isfinite(change) & (change > 0), change, 1.0)
         steps = {part.pace.said() if part.pace else None for part in parts} - {None}
         step = steps.pop() if len(steps) == 1 else None
+        mean, deviation = moments(_blocks(parts, filled=False), len(targets) + len(options.known_list))
+        seasonal = _changes(parts, options.period) / deviation[: len(targets)]
         names = list(targets), list(options.known_list)
-        return cls(*names, mean.tolist(), deviation.tolist(), change.tolist(), dates, step)
+        found = cls(*names, mean.tolist(), deviation.tolist(), _positive(seasonal).tolist(), dates, step)
+        if options.group is None:
+            return found
+        return found._replace(
+            series={part.group: [each.tolist() for each in found._alone(part, options.period)] for part in parts}
+        )
+
+    def of_series(self, one: Series, options: Options) -> Scale:
+        """Returns the scale of a series. One that is new is measured by the first rows that a forecast reads."""
+        if one.group in self.series:
+            return Scale(*map(np.array, self.series[one.group]))
+        return self._alone(one.first(options.lookback), options.period) if self.series else self._together()
+
+    def new(self, every: Sequence[Series]) -> list[str]:
+        """Returns the names of the series that the training data do not have, if it matters."""
+        return [one.group for one in every if one.group not in self.series] if self.series else []
+
+    def _alone(self, one: Series, period: int) -> Scale:
+        """Returns the scale of one series by itself, with the deviations of all where it never changes."""
+        if not len(one.targets):
+            return self._together()
+        c, names = len(self.targets), len(self.deviation)
+        mean, deviation = moments(_blocks([one], filled=False), names, np.array(self.deviation))
+        return Scale(mean[:c], deviation[:c], _positive(_changes([one], period) / deviation[:c]))
+
+    def _together(self) -> Scale:
+        c = len(self.targets)
+        return Scale(np.array(self.mean[:c]), np.array(self.deviation[:c]), np.array(self.seasonal))
 
     def save(self, directory: Path) -> None:
         write_atomically(directory / SCALES, json.dumps(self._asdict(), ensure_ascii=False, indent=1).encode())
@@ -131,12 +159,35 @@ class Scales(NamedTuple):
             names, seasons = len(found.targets) + len(found.known), len(found.seasonal)
             if len(found.mean) != names or len(found.deviation) != names or seasons != len(found.targets):
                 raise ValueError("names and numbers do not fit each other")
-        except (TypeError, ValueError) as error:
+            for group, own in found.series.items():
+                if np.shape(own) != (3, len(found.targets)):
+                    raise ValueError(f"the numbers of {group!r} do not fit the names")
+        except (AttributeError, TypeError, ValueError) as error:
             raise InputError(f"{kept.place(SCALES)} is damaged: {error}; restore it or train again") from error
         return found
 
     def columns(self, options: Options) -> Columns:
         return Columns(tuple(self.targets), tuple(self.known), options.time, options.group)
+
+
+def _changes(parts: Sequence[Series], period: int) -> NDArray[np.float64]:
+    """Returns the mean absolute change of each target over a season, (targets,), of rows that were not filled in."""
+    changes, count = np.zeros(parts[0].targets.shape[1]), 0
+    for part in parts:
+        earlier, later = part.targets[:-period], part.targets[period:]
+        for begin in range(0, len(later), series.BLOCK):
+            own = slice(begin, begin + series.BLOCK)
+            change = np.abs(later[own] - earlier[own])
+            if part.given is not None:
+                change = change[part.given[:-period][own] & part.given[period:][own]]
+            changes += change.sum(0)
+            count += len(change)
+    return changes / max(1, count)
+
+
+def _positive(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns the numbers, which are divisors, with 1 where one is not finite or 0."""
+    return np.where(np.isfinite(numbers) & (numbers > 0), numbers, 1.0)
 
 
 def _blocks(every: Sequence[Series], filled: bool = True) -> Iterator[NDArray[np.float64]]:
@@ -158,20 +209,22 @@ class Scaled(NamedTuple):
     """All values of some series in deviations from the mean, which may be more than memory holds."""
 
     values: Tensor  # one series and column after the other, so that a window is a slice
+    scale: Scale  # of one series and column after the other, (series * columns,) each
     known: Tensor  # (rows of all, known)
     rows: list[int]  # of each series
     columns: int  # those to be forecast
     given: Tensor | None  # (rows of all,): False where a row was filled in; None where none was
 
     @classmethod
-    def of(cls, every: Sequence[Series], scales: Scales) -> Scaled:
+    def of(cls, every: Sequence[Series], scales: Scales, options: Options) -> Scaled:
         c, rows = len(scales.targets), [len(s.targets) for s in every]
-        mean, deviation = np.array(scales.mean), np.array(scales.deviation)
+        each = [scales.of_series(one, options) for one in every]
         values, known = Store(np.float32), Store(np.float32)
-        for s in every:
+        for s, own in zip(every, each, strict=True):
             for k in range(c):
                 for begin in range(0, len(s.targets), series.BLOCK):
-                    values.append((s.targets[begin : begin + series.BLOCK, k] - mean[k]) / deviation[k])
+                    values.append((s.targets[begin : begin + series.BLOCK, k] - own.mean[k]) / own.deviation[k])
+        mean, deviation = np.array(scales.mean), np.array(scales.deviation)
         for block in _blocks(every):
             known.append((block[:, c:] - mean[c:]) / deviation[c:])
         every_known = known.array().reshape(sum(rows), len(scales.known))
@@ -181,7 +234,8 @@ class Scaled(NamedTuple):
             for s, n in zip(every, rows, strict=True):
                 told.append(np.broadcast_to(True, n) if s.given is None else s.given)
             given = torch.from_numpy(told.array())
-        return cls(torch.from_numpy(values.array()), torch.from_numpy(every_known), rows, c, given)
+        scale = Scale(*(np.concatenate(numbers) for numbers in zip(*each, strict=True)))
+        return cls(torch.from_numpy(values.array()), scale, torch.from_numpy(every_known), rows, c, given)
 
 
 class Windows:
@@ -193,8 +247,8 @@ class Windows:
     def __init__(self, scaled: Scaled, spans: Sequence[tuple[int, int]], past: int, ahead: int):
         """spans: the rows of each series that must contain the forecast times; the past may be before them."""
         self.values, self.known, self.past, self.ahead = scaled.values, scaled.known, past, ahead
-        self.given = scaled.given
-        first, count, row, column, before = [], [], [], [], 0  # before: rows of the series before this one
+        self.given, self.scale, self.columns = scaled.given, scaled.scale, scaled.columns
+        first, count, row, before = [], [], [], 0  # before: rows of the series before this one
         for (begin, end), n in zip(spans, scaled.rows, strict=True):
             begin = max(begin, past)  # the earliest row to be forecast
             end = end if self.given is None or self.given[before + begin : before + end].any() else 0
@@ -202,9 +256,8 @@ class Windows:
                 first.append(scaled.columns * before + k * n + begin - past)
                 row.append(before + begin - past)
                 count.append(max(0, end - ahead - begin + 1))
-                column.append(k)
             before += n
-        self.first, self.row, self.column = np.array(first), np.array(row), np.array(column)
+        self.first, self.row = np.array(first), np.array(row)
         self.before = np.concatenate([[0], np.cumsum(count)])  # windows before those of each series and column
 
     def __len__(self) -> int:
@@ -215,7 +268,7 @@ class Windows:
 
         What was filled in is NaN in the values ahead, as it is not known to be true.
         """
-        block = np.searchsorted(self.before, own, side="right") - 1
+        block = self.block(own)
         offset = own - self.before[block]
         steps = torch.arange(self.past + self.ahead)[:, None]
         values = self.values[torch.from_numpy(self.first[block] + offset) + steps]
@@ -223,13 +276,17 @@ class Windows:
         past, truth = values[: self.past], values[self.past :]
         if self.given is not None:
             truth = truth.masked_fill(~self.given[rows[self.past :]], torch.nan)
-        return past, torch.from_numpy(self.column[block]), self.known[rows], truth
+        return past, torch.from_numpy(block % self.columns), self.known[rows], truth
 
-    def chunks(self, most: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Yields what `take` returns for all windows, or for `most` at equal distances, some at a time."""
+    def block(self, own: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns which series and column windows are of: its place in `scale`."""
+        return np.searchsorted(self.before, own, side="right") - 1
+
+    def chunks(self, most: int) -> Iterator[NDArray[np.int64]]:
+        """Yields the numbers of all windows, or of `most` at equal distances, some at a time."""
         chosen = range(len(self)) if most >= len(self) else self.evenly(most)
         for begin in range(0, len(chosen), CHUNK):
-            yield self.take(np.asarray(chosen[begin : begin + CHUNK]))
+            yield np.asarray(chosen[begin : begin + CHUNK])
 
     def evenly(self, most: int) -> NDArray[np.int64]:
         """Returns the numbers of all windows, or of `most` at equal distances."""
@@ -239,19 +296,24 @@ class Windows:
 class Errors:
     """Means over windows, steps and columns, in deviations; MASE in changes over a season. Truths may be missing."""
 
-    def __init__(self, scales: Scales):
-        self.season = torch.tensor(scales.seasonal)
-        self.sums, self.count, self.columns = np.zeros(3), 0, torch.zeros(2, len(scales.targets))
+    def __init__(self, windows: Windows):
+        self.windows = windows
+        self.sums, self.count = np.zeros(3), 0
+        self.columns = np.zeros(
+            (2, windows.columns)
+        )  # of each: the sum of absolute errors in its own unit, and how many
 
-    def add(self, forecast: Tensor, truth: Tensor, column: Tensor) -> None:
-        """forecast and truth: (H, N). A truth that is NaN does not count."""
+    def add(self, forecast: Tensor, truth: Tensor, own: NDArray[np.int64]) -> None:
+        """forecast and truth: (H, N), of the windows with these numbers. A truth that is NaN does not count."""
         told = ~truth.isnan()
         error = (forecast - truth).double().masked_fill(~told, 0.0)
-        absolute = error.abs()
-        self.sums += [float(error.square().sum()), float(absolute.sum()), float((absolute / self.season[column]).sum())]
+        block, scale = self.windows.block(own), self.windows.scale
+        absolute = error.abs().sum(0).numpy()
+        self.sums += [float(error.square().sum()), absolute.sum(), (absolute / scale.seasonal[block]).sum()]
         self.count += int(told.sum())
-        self.columns[0].index_add_(0, column, absolute.sum(0).float())
-        self.columns[1].index_add_(0, column, told.sum(0).float())
+        numbers = absolute * scale.deviation[block], told.sum(0).numpy()
+        for sums, each in zip(self.columns, numbers, strict=True):
+            sums += np.bincount(block % self.windows.columns, each, self.windows.columns)
 
     def means(self) -> dict[str, float]:
         return dict(zip(("mse", "mae", "mase"), (self.sums / max(1, self.count)).tolist(), strict=True))
@@ -332,22 +394,24 @@ class Forecaster:
         """Returns the errors of the forecasts of at most so many windows, and their mean loss."""
         training = self.model.training
         self.model.eval()
-        errors, loss, count = Errors(self.scales), 0.0, 0.0
-        for past, column, known, truth in windows.chunks(most):
+        errors, loss, count = Errors(windows), 0.0, 0.0
+        for own in windows.chunks(most):
+            past, column, known, truth = windows.take(own)
             forecast = self.forecast(past, column, known)
             partly = windows.given is not None
             told = int((~truth.isnan()).sum()) / len(truth)  # in windows
             loss, count = loss + float(self.loss(forecast, truth, partly)) * told, count + told
-            errors.add(self.middle(forecast), truth, column)
+            errors.add(self.middle(forecast), truth, own)
         self.model.train(training)
         return errors, loss / count if count else 0.0
 
     def errors_of_baselines(self, windows: Windows, most: int) -> dict[str, dict[str, float]]:
         """Returns the errors of the baselines on the windows that `errors` takes."""
-        errors = {name: Errors(self.scales) for name, _ in self.baselines()}
-        for past, column, _, truth in windows.chunks(most):
+        errors = {name: Errors(windows) for name, _ in self.baselines()}
+        for own in windows.chunks(most):
+            past, _, _, truth = windows.take(own)
             for name, period in self.baselines():
-                errors[name].add(naive(past, len(truth), period), truth, column)
+                errors[name].add(naive(past, len(truth), period), truth, own)
         return {name: each.means() for name, each in errors.items()}
 
     def baselines(self) -> list[tuple[str, int]]:
@@ -358,7 +422,7 @@ class Forecaster:
         """Yields names and figures of the forecasts from every place in a file that has enough values before it."""
         o, bad = self.options, BadRows(self.options.skip_bad)
         every, _, _ = series.read(path, self.scales.columns(o), bad, fill_gaps=o.fill_gaps)
-        scaled = Scaled.of(every, self.scales)
+        scaled = Scaled.of(every, self.scales, o)
         windows = Windows(scaled, [(0, rows) for rows in scaled.rows], o.lookback, o.horizon)
         if not len(windows):
             raise InputError(
@@ -368,11 +432,13 @@ class Forecaster:
         yield "windows", str(len(windows))
         if filled := sum(s.filled for s in every):
             yield "filled in", f"{filled:,} of {sum(scaled.rows):,} rows, which are not scored"
+        if new := self.scales.new(every):
+            yield "new series", self._scaled(new, every)
         for name, means in {"the model": own.means(), **self.errors_of_baselines(windows, len(windows))}.items():
             yield name, said(means)
         for k, name in enumerate(self.scales.targets):
             total, count = own.columns[:, k].tolist()
-            yield f"  {name}", f"MAE {total / max(1, count) * self.scales.deviation[k]:.6g} in its own unit"
+            yield f"  {name}", f"MAE {total / max(1, count):.6g} in its own unit"
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
         """Yields rows of CSV, or JSON lines: the forecast of each series from its end.
@@ -404,13 +470,16 @@ class Forecaster:
                 raise InputError(
                     f"{path}: the rows{of} are {step} apart, but the run was trained on rows that are {scales.step} apart; give such rows, or train on these"
                 )
-        found = [self._ahead(one) for one in every]
+        if new := scales.new(every):
+            self.remarks.append(f"new series: {self._scaled(new, every)}")
+        scale = [scales.of_series(one, o) for one in every]
+        found = [self._ahead(one, own) for one, own in zip(every, scale, strict=True)]
         if form not in (".jsonl", ".ndjson"):
             yield csv_row(names)
-        for one, values in zip(every, found, strict=True):
+        for one, own, values in zip(every, scale, found, strict=True):
             times = series.times_ahead(one, o.horizon) if o.time else np.arange(1, o.horizon + 1)
             for time, row in zip(series.written(times, one.pace), values, strict=True):
-                numbers = [rounded(v, d) for own, d in zip(row.tolist(), scales.deviation, strict=False) for v in own]
+                numbers = [rounded(v, d) for each, d in zip(row.tolist(), own.deviation, strict=True) for v in each]
                 cells_of_row = [*([one.group] if o.group else []), time, *numbers]
                 if form in (".jsonl", ".ndjson"):
                     yield json.dumps(dict(zip(names, cells_of_row, strict=True)), ensure_ascii=False) + "\n"
@@ -429,17 +498,21 @@ class Forecaster:
             return f"{what}, but a forecast needs {o.horizon}", "add the future times with empty targets"
         return "", ""
 
-    def _ahead(self, one: Series) -> NDArray[np.float64]:
+    def _scaled(self, new: Sequence[str], every: Sequence[Series]) -> str:
+        names = ", ".join(map(repr, new[:TOLD])) + (", ..." if len(new) > TOLD else "")
+        return f"{len(new)} of {len(every)} are not in the training data, so each is scaled by the {self.options.lookback} rows that its first forecast reads: {names}"
+
+    def _ahead(self, one: Series, scale: Scale) -> NDArray[np.float64]:
         """Returns the forecast from the end of a series, (horizon, targets, outputs), in its own unit."""
         o, c, rows = self.options, len(self.scales.targets), len(one.targets)
-        mean, deviation = np.array(self.scales.mean), np.array(self.scales.deviation)
-        past = torch.from_numpy(((one.targets[-o.lookback :] - mean[:c]) / deviation[:c]).astype(np.float32))
-        known = ((one.known[rows - o.lookback : rows + o.horizon] - mean[c:]) / deviation[c:]).astype(np.float32)
+        past = torch.from_numpy(((one.targets[-o.lookback :] - scale.mean) / scale.deviation).astype(np.float32))
+        mean, deviation = np.array(self.scales.mean[c:]), np.array(self.scales.deviation[c:])
+        known = ((one.known[rows - o.lookback : rows + o.horizon] - mean) / deviation).astype(np.float32)
         if not known.shape[1]:
             known = np.empty((o.lookback + o.horizon, 0), dtype=np.float32)
         seen = torch.from_numpy(known)[:, None].expand(-1, c, -1)
         found = self.forecast(past, torch.arange(c), seen).double().numpy()
-        return found * deviation[:c, None] + mean[:c, None]
+        return found * scale.deviation[:, None] + scale.mean[:, None]
 
 
 def rounded(value: float, deviation: float) -> float:
@@ -465,7 +538,7 @@ class Forecasting(SeparateSequences):
         self.measure = forecaster.measure
         self.score = "mse" if o.loss == "mse" and not o.quantile_list else "mae"
         self.score_unit = self.score.upper()
-        scaled = Scaled.of(every, scales)
+        scaled = Scaled.of(every, scales, o)
         self.groups, self.rows, self.filled = [s.group for s in every], sum(scaled.rows), sum(s.filled for s in every)
         cuts = [parts(rows, o) for rows in scaled.rows]
         self.train = Windows(scaled, [(0, a) for a, _, _ in cuts], o.lookback, o.ahead)
@@ -539,7 +612,8 @@ class Forecasting(SeparateSequences):
         ]
 
     def result(self, row: Mapping[str, str]) -> str:
-        return f"{said({name: float(row[name]) for name in ('mse', 'mae', 'mase')})}, in standard deviations of the training part"
+        of = "its series' training part" if self.forecaster.scales.series else "the training part"
+        return f"{said({name: float(row[name]) for name in ('mse', 'mae', 'mase')})}, in standard deviations of {of}"
 
     def conclusion(self) -> list[tuple[str, str]]:
         """Returns lines about the test windows, on which nothing was chosen."""
@@ -562,8 +636,8 @@ class Forecasting(SeparateSequences):
             c = int(column)
             forecast = self.forecaster.forecast(past, column, known)
 
-            def own(values: Tensor, c: int = c) -> NDArray[Any]:
-                return values.double().numpy() * scales.deviation[c] + scales.mean[c]
+            def own(values: Tensor, k: int = int(k)) -> NDArray[Any]:
+                return values.double().numpy() * windows.scale.deviation[k] + windows.scale.mean[k]
 
             group = self.groups[k // len(scales.targets)]
             panel: dict[str, Any] = {
@@ -605,11 +679,7 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> For
     o = options
     columns = Columns(o.column_list, o.known_list, o.time, o.group)
     every, targets, dates = read(path, columns, o, bad)
-    learned = []
-    for s in every:
-        end = parts(len(s.targets), o)[0]
-        given = None if s.given is None else s.given[:end]
-        learned.append(s._replace(times=s.times[:end], targets=s.targets[:end], known=s.known[:end], given=given))
+    learned = [s.first(parts(len(s.targets), o)[0]) for s in every]
     scales = Scales.of(learned, targets, o, dates)
     torch.manual_seed(o.seed)
     return Forecasting(_forecaster(scales, o, device, path), every, path)

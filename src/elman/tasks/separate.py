@@ -121,8 +121,10 @@ class SeparateSequences:
             )
 
 
-def moments(blocks: Iterable[NDArray[Any]], channels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns the mean of all rows of some blocks (n, channels), and their deviation, 1 where it is 0.
+def moments(
+    blocks: Iterable[NDArray[Any]], channels: int, otherwise: NDArray[np.float64] | float = 1.0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns the mean of all rows of some blocks (n, channels), and their deviation, `otherwise` where it is 0.
 
     Each block is added to the moments of those before it.
     Source: T. F. Chan, G. H. Golub & R. J. LeVeque, Updating formulae and a pairwise algorithm for computing sample
@@ -136,7 +138,7 @@ def moments(blocks: Iterable[NDArray[Any]], channels: int) -> tuple[NDArray[np.f
         squares = squares + n * x.var(0) + change**2 * count * n / (count + n)
         mean, count = mean + change * n / (count + n), count + n
     deviation = np.sqrt(squares / max(1, count))
-    return mean, np.where(deviation > 0, deviation, 1.0)
+    return mean, np.where(deviation > 0, deviation, otherwise)
 
 
 def padded(rows: Sequence[NDArray[Any]]) -> tuple[Tensor, Tensor]:
