@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 # Modules that tests import and that know nothing of elman.
 PRELOADED = ["torch._dynamo.testing", "torch._subclasses.fake_tensor", "torch.distributed", "onnx", "pytest"]
 PRELOADED += ["hypothesis.strategies", "llvmlite.binding", "typer", "rich.progress", "safetensors.torch", "tokenizers"]
-PRELOADED += ["triton.runtime.interpreter", "onnxscript.function_libs.torch_lib.ops"]
+PRELOADED += ["triton.runtime.interpreter", "onnxscript.function_libs.torch_lib.ops", "polars", "numpy.testing"]
 
 
 class Child(NamedTuple):
@@ -69,7 +69,8 @@ def _printed(folder: str, number: int) -> list[Path]:
 def _serve(connection: Any) -> None:
     for name in PRELOADED:
         import_module(name)
-    inspect.getmodule(sys._getframe())  # looks at every module, once; torch asks it where an operator is registered
+    # Looks for the module of a file that none has, and so at every module, once. torch asks where operators are registered.
+    inspect.getmodule(sys._getframe(), "none")
     assert not any(name.startswith("elman") for name in sys.modules)
     gc.collect()
     gc.freeze()  # no child looks for garbage among what it inherits
