@@ -7,7 +7,7 @@ import gzip
 import json
 import re
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -438,6 +438,30 @@ def test_times_of_a_zone_keep_its_offset(tmp_path: Path):
     pl.DataFrame({"t": moments, "x": [1.0, 2.0, 3.0, 4.0]}).write_parquet(tmp_path / "a.parquet")
     (one,), _, _ = series.read(tmp_path / "a.parquet", series.Columns(time="t"), BadRows(), tail=4)
     assert list(series.written(series.times_ahead(one, 1), one.pace)) == ["2026-07-01 00:00:00+02:00"]
+
+
+def test_times_of_a_parquet_file(tmp_path: Path):
+    """Durations are numbers of seconds. Times of day have no order, since they begin again each day."""
+    path, columns = tmp_path / "a.parquet", series.Columns(time="t")
+
+    def written_as(times: pl.Series) -> Path:
+        pl.DataFrame({"t": times, "x": [1.0, 2.0, 3.0]}).write_parquet(path)
+        return path
+
+    passed = pl.Series([timedelta(0), timedelta(seconds=1.5), timedelta(seconds=3)])
+    for unit in ("ms", "us", "ns"):
+        (one,), _, dates = series.read(written_as(passed.cast(pl.Duration(unit))), columns, BadRows())
+        assert (one.times.tolist(), dates) == ([0, 1.5, 3], False)
+        assert list(series.written(series.times_ahead(one, 2), one.pace)) == [4.5, 6]
+    clock = pl.Series([time(0), time(8), time(16)])
+    message = f"{path}: column 't' holds times of day, such as 00:00:00, without their dates; give dates and times in one column"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        series.read(written_as(clock), columns, BadRows())
+    for times in ([datetime(2026, 1, 1), None, datetime(2026, 1, 2)], [timedelta(1), None, timedelta(2)]):
+        with pytest.raises(InputError, match=r"line 2: column 't' should be a .* but is nothing; correct it, or skip"):
+            series.read(written_as(pl.Series(times)), columns, BadRows())
+        (one,), _, _ = series.read(path, columns, BadRows(skip=True))
+        assert one.targets.tolist() == [[1], [3]]
 
 
 def test_the_tail_of_a_file_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -23,6 +23,7 @@ GAP = 1.5  # a step of more than this many usual steps is a gap; months differ b
 KINDS = 1000  # different steps that are counted; of times that are measured, nearly all differ
 USUAL = 1 / 3  # the share of all steps above which the most common one is the usual one
 UNITS = (("d", 86_400_000_000), ("h", 3_600_000_000), ("min", 60_000_000), ("s", 1_000_000))  # in microseconds
+PER_SECOND = {"ms": 10**3, "us": 10**6, "ns": 10**9}  # units of a Duration, whose times are told in seconds
 OFFSET = "\0offset"  # a column that is added to times with an offset from UTC: how much it is, in microseconds
 
 
@@ -297,12 +298,19 @@ def _numbers(
 def _times(piece: pl.DataFrame, time: str, path: Path, bad: BadRows) -> tuple[pl.DataFrame, bool]:
     """Returns the piece with times as numbers, and with OFFSET where they have one; and whether they are dates."""
     column = piece[time]
+    if column.dtype == pl.Time:
+        raise InputError(
+            f"{path}: column {time!r} holds times of day, such as {column.drop_nulls().first()}, without their dates; give dates and times in one column"
+        )
+    if isinstance(column.dtype, pl.Duration):
+        piece = piece.with_columns(column.to_physical() / PER_SECOND[column.dtype.time_unit])
+        return tables.numbers(piece, [time], path, bad), False
     if column.dtype.is_temporal():
         if isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone is not None:
             offset = column.dt.base_utc_offset() + column.dt.dst_offset()
             piece = piece.with_columns(offset.dt.total_microseconds().alias(OFFSET))
-        return piece.with_columns(column.cast(pl.Datetime("us")).cast(pl.Int64)), True
-    if column.dtype == pl.String:
+        moments = column.cast(pl.Datetime("us"))
+    elif column.dtype == pl.String:
         numbers = column.cast(pl.Float64, strict=False)
         if numbers.null_count() < len(column):
             return tables.numbers(piece, [time], path, bad), False
@@ -312,13 +320,15 @@ def _times(piece: pl.DataFrame, time: str, path: Path, bad: BadRows) -> tuple[pl
             moments = pl.Series(time, [None] * len(column), dtype=pl.Datetime("us"))
         if isinstance(moments.dtype, pl.Datetime) and moments.dtype.time_zone is not None:
             piece = piece.with_columns(_offsets(pl.col(time)).alias(OFFSET))
-        wrong = moments.is_null().to_list()
-        for row in [k for k, null in enumerate(wrong) if null]:
-            bad.found(
-                f"{path}, line {piece[tables.LINE][row]}: column {time!r} should be a time such as 2026-01-31 12:00:00 or a number, but is {column[row]!r}"
-            )
-        return piece.with_columns(moments.cast(pl.Int64).alias(time)).filter(~pl.Series(wrong)), True
-    return tables.numbers(piece, [time], path, bad), False
+    else:
+        return tables.numbers(piece, [time], path, bad), False
+    wrong = moments.is_null().to_list()
+    for row in [k for k, null in enumerate(wrong) if null]:
+        what = "nothing" if column[row] is None else repr(column[row])
+        bad.found(
+            f"{path}, line {piece[tables.LINE][row]}: column {time!r} should be a time such as 2026-01-31 12:00:00 or a number, but is {what}"
+        )
+    return piece.with_columns(moments.cast(pl.Int64).alias(time)).filter(~pl.Series(wrong)), True
 
 
 def _offsets(texts: pl.Expr) -> pl.Expr:
