@@ -359,8 +359,9 @@ def test_a_forecast_has_the_step_that_was_trained(tmp_path: Path):
     months = write("months.csv", (date(2020 + k // 12, 1 + k % 12, 1) for k in range(40)))
     for path, step in ((days, "1 d"), (months, "1 month"), (write("numbers.csv", range(9, 300, 3)), "3")):
         message = f"{path}: the rows are {step} apart, but the run was trained on rows that are 1 h apart; give such rows, or train on these"
-        with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-            list(task.forecaster.predict(path, ".csv"))
+        for lines in (task.forecaster.predict(path, ".csv"), task.forecaster.evaluate(path)):
+            with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+                list(lines)
     task.forecaster.scales.save(tmp_path)
     content = json.loads((tmp_path / "scales.json").read_text())
     assert content.pop("step") == "1 h"

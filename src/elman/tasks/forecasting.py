@@ -422,6 +422,7 @@ class Forecaster:
         """Yields names and figures of the forecasts from every place in a file that has enough values before it."""
         o, bad = self.options, BadRows(self.options.skip_bad)
         every, _, _ = series.read(path, self.scales.columns(o), bad, fill_gaps=o.fill_gaps)
+        self._check_steps(every, path)
         scaled = Scaled.of(every, self.scales, o)
         windows = Windows(scaled, [(0, rows) for rows in scaled.rows], o.lookback, o.horizon)
         if not len(windows):
@@ -463,13 +464,7 @@ class Forecaster:
             told = "; ".join(what for what, _ in lacking[:TOLD]) + ("; ..." if len(lacking) > TOLD else "")
             self.remarks += [f"left out {len(lacking)} of {len(every)} series: {path} has {told}"]
             every = [one for one, (what, _) in zip(every, lacks, strict=True) if not what]
-        for one in every:
-            step = one.pace.said() if one.pace else None
-            if None not in (step, scales.step) and step != scales.step:
-                of = f" of {one.group!r}" if one.group else ""
-                raise InputError(
-                    f"{path}: the rows{of} are {step} apart, but the run was trained on rows that are {scales.step} apart; give such rows, or train on these"
-                )
+        self._check_steps(every, path)
         if new := scales.new(every):
             self.remarks.append(f"new series: {self._scaled(new, every)}")
         scale = [scales.of_series(one, o) for one in every]
@@ -485,6 +480,17 @@ class Forecaster:
                     yield json.dumps(dict(zip(names, cells_of_row, strict=True)), ensure_ascii=False) + "\n"
                 else:
                     yield csv_row(c if isinstance(c, str) else repr(c).removesuffix(".0") for c in cells_of_row)
+
+    def _check_steps(self, every: Sequence[Series], path: Path) -> None:
+        """Raises InputError for a series whose rows are another step apart than those of the training."""
+        trained = self.scales.step
+        for one in every:
+            step = one.pace.said() if one.pace else None
+            if None not in (step, trained) and step != trained:
+                of = f" of {one.group!r}" if one.group else ""
+                raise InputError(
+                    f"{path}: the rows{of} are {step} apart, but the run was trained on rows that are {trained} apart; give such rows, or train on these"
+                )
 
     def _lacks(self, one: Series) -> tuple[str, str]:
         """Returns what a series has too little of for a forecast, and a remedy; empty texts if it has enough."""
