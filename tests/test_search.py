@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from elman import tasks
 from elman.datasets.reading import BadRows
@@ -17,7 +21,7 @@ from elman.errors import InputError
 from elman.tasks.options import ClassificationOptions, LanguageModelOptions
 from elman.training import search as searching
 from elman.training.range_test import LEAST, MOST, range_test
-from elman.training.search import search
+from elman.training.search import JOURNAL, search
 from test_task import Adding, Options
 from test_tasks import SMALL, data_of, write_waves
 from tiny_runs import elman
@@ -126,6 +130,66 @@ def test_searches_that_begin_together_draw_differently(tmp_path: Path, monkeypat
     assert len(results) == 4
     assert len({each.options["learning_rate"] for each in results}) == 4
     assert len({each.options["dropout"] for each in results}) == 4
+
+
+class Other:
+    """Another process, which has begun a training in the directory of a search."""
+
+    def __init__(self, directory: Path) -> None:
+        self.study = optuna.load_study(
+            study_name=None, storage=JournalStorage(JournalFileBackend(str(directory / JOURNAL)))
+        )
+        self.trial = self.study.ask()
+        self.lock = (directory / f"trial-{self.trial.number:03}.lock").open("w")
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
+
+    def end(self, score: float | None) -> None:
+        """score: that of the training; None if the process was killed."""
+        if score is not None:
+            self.study.tell(self.trial, score)
+        self.lock.close()
+
+
+@pytest.mark.parametrize("score", [1e-3, None], ids=["ends", "is killed"])
+def test_the_training_of_another_process_counts_while_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: float | None
+) -> None:
+    monkeypatch.setattr(searching.time, "sleep", lambda seconds: None)
+    others, waits = list[Other](), list[int]()
+
+    def make(drawn: Any) -> Scored:
+        if (tmp_path / "trial-000.lock").exists() and not others:  # the first training has begun
+            others.append(Other(tmp_path))
+        return Scored(drawn)
+
+    def wait() -> None:
+        waits.append(len(waits))
+        if len(waits) == 3:
+            others[0].end(score)
+
+    results = search(make, ClassificationOptions(epochs=1.0), tmp_path, 3, waiting=wait)
+    assert len(waits) == 3
+    assert [each.number for each in results] == ([0, 2, 3] if score is None else [0, 1, 2])
+    assert {path.name for path in tmp_path.glob("*lock")} == {"trial-001.lock"}  # which the other has left
+
+
+def test_one_process_at_a_time_begins_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one is about to, and has the last training."""
+    options, sleeps = ClassificationOptions(epochs=1.0), list[float]()
+    search(lambda drawn: Scored(drawn), options, tmp_path, 1)
+    begins = (tmp_path / "lock").open("w")
+    fcntl.flock(begins, fcntl.LOCK_EX)
+
+    def sleep(seconds: float) -> None:
+        sleeps.append(seconds)
+        if len(sleeps) == 2:
+            other = Other(tmp_path)
+            begins.close()
+            other.end(1.0)
+
+    monkeypatch.setattr(searching.time, "sleep", sleep)
+    assert [each.number for each in search(lambda drawn: Scored(drawn), options, tmp_path, 2)] == [0, 1]
+    assert len(sleeps) >= 2
 
 
 def test_the_same_search_draws_the_same(tmp_path: Path) -> None:

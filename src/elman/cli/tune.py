@@ -82,6 +82,8 @@ def _search(file: Path | None, options: Options, directory: Path, trials: int, f
     from elman import charts
     from elman.training.search import search
 
+    waits = False
+
     def stop_if_asked() -> None:
         if stopped_by():
             raise KeyboardInterrupt
@@ -90,6 +92,13 @@ def _search(file: Path | None, options: Options, directory: Path, trials: int, f
         stop_if_asked()
         if report.place.finished and report.row is not None:
             print(f"trial {number:<4} step {report.place.step}, finished", file=sys.stderr, flush=True)
+
+    def wait() -> None:
+        nonlocal waits
+        stop_if_asked()
+        if not waits:
+            print("waiting for the last trainings, which other processes have begun", file=sys.stderr, flush=True)
+        waits = True
 
     check_directory(directory)
     with interruptible() as stopped_by:
@@ -101,7 +110,7 @@ def _search(file: Path | None, options: Options, directory: Path, trials: int, f
                 with in_memory(drawn):
                     return task.anew(drawn)
 
-            results = search(make, task.options, directory, trials, fixed, show)
+            results = search(make, task.options, directory, trials, fixed, show, wait)
         except KeyboardInterrupt:
             again = f"elman tune {options.task} ... --directory {directory}"
             print(f"interrupted; continue with the same command and its directory: {again}", file=sys.stderr)

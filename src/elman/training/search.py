@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Collection
 from dataclasses import Field, fields, replace
@@ -16,6 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from elman.errors import InputError
 from elman.training.fitting import begin
+from elman.training.lock import Lock
 from elman.training.loop import Report
 from elman.training.options import Options, flag
 from elman.training.task import Task
@@ -43,10 +45,12 @@ def search(
     trials: int,
     fixed: Collection[str] = (),
     show: Callable[[int, Report], object] | None = None,
+    waiting: Callable[[], object] | None = None,
 ) -> list[Result]:
     """Trains until `directory` holds `trials` trainings, and returns them. Each is a run, in a directory of its own.
 
     make: makes a task for given options, a new one each time. fixed: the names of options that are not searched.
+    waiting: is called once a second while the last trainings are those of other processes.
     A search that was stopped goes on if it is called again, and several processes may search in one directory: they
     share a journal, and each training draws by its own number. Which training is stopped early is said by the median of
     the others at the same evaluation; values are drawn by the tree-structured Parzen estimator (J. Bergstra et al.,
@@ -96,7 +100,22 @@ def search(
         return best
 
     while len(_done(study)) < trials:
-        study.optimize(objective, n_trials=1)
+        begun = _begun(study, directory, trials)
+        if begun is None:
+            if waiting is not None:
+                waiting()
+            time.sleep(1)
+            continue
+        trial, lock = begun
+        try:
+            study.tell(trial, objective(trial))
+        except optuna.TrialPruned:
+            study.tell(trial, state=TrialState.PRUNED)
+        except BaseException:
+            study.tell(trial, state=TrialState.FAIL)
+            raise
+        finally:
+            lock.give_back()
     done = _done(study)
     complete = [trial for trial in done if trial.state == TrialState.COMPLETE]
     best = study.best_trial.number if complete else None
@@ -110,6 +129,31 @@ def search(
         )
         for trial in done
     ]
+
+
+def _begun(study: optuna.Study, directory: Path, trials: int) -> tuple[Trial, Lock] | None:
+    """Begins a training, and returns it with its lock. None if there will be enough without it.
+
+    Of trainings that are under way, those count whose process still runs.
+    """
+    one_at_a_time = Lock(directory / "lock")
+    while one_at_a_time.take():
+        time.sleep(0.01)
+    try:
+        under_way = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        alive = [trial for trial in under_way if _lock(directory, trial).holder()]
+        if len(_done(study)) + len(alive) >= trials:
+            return None
+        trial = study.ask()
+        lock = _lock(directory, trial)
+        lock.take()
+        return trial, lock
+    finally:
+        one_at_a_time.give_back()
+
+
+def _lock(directory: Path, trial: Trial | FrozenTrial) -> Lock:
+    return Lock(directory / f"trial-{trial.number:03}.lock")
 
 
 def _check_same(
