@@ -30,6 +30,11 @@ class Vocabulary:
         self.numbers: dict[str, int] = {token: number for number, token in enumerate(self.tokens)}
         self.bytes = codecs.getincrementaldecoder("utf-8")("replace")
 
+    def prompt(self, text: str) -> str:
+        """Leaves out the spaces at the end, where they are no word, since the next word brings its own."""
+        last = WORD.findall(text)[-1:] if self.unit == "words" else []
+        return text.rstrip(" ") if last and not last[0].strip(" ") and last[0] not in self.numbers else text
+
     def encode(self, text: str) -> list[int]:
         if self.unit == "bytes":
             return list(text.encode())
@@ -53,6 +58,9 @@ class BytePairs:
         from tokenizers.decoders import DecodeStream
 
         self.tokenizer, self.stream = Tokenizer.from_str(notes["elman.tokenizer"]), DecodeStream()
+
+    def prompt(self, text: str) -> str:
+        return text
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text).ids
@@ -119,8 +127,9 @@ def main() -> None:
         )
     vocabulary = (BytePairs if "elman.tokenizer" in notes else Vocabulary)(notes)
     step = steps(session, json.loads(notes["elman.states"]))
-    print(given.prompt, end="")
-    for text in write(step, vocabulary, given.prompt, given.length, given.temperature, given.seed):
+    prompt = vocabulary.prompt(given.prompt)
+    print(prompt, end="")
+    for text in write(step, vocabulary, prompt, given.length, given.temperature, given.seed):
         print(text, end="", flush=True)
     print()
 

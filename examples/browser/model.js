@@ -50,6 +50,12 @@ export class Vocabulary {
     this.size = this.unit === "bytes" ? 256 : this.tokens.length; // of tokens that may be written
   }
 
+  // A prompt without the spaces at its end, where they are no word, since the next word brings its own.
+  prompt(text) {
+    const last = this.unit === "words" ? text.match(WORD)?.at(-1) : undefined;
+    return last && /^ +$/.test(last) && !this.numbers.has(last) ? text.replace(/ +$/, "") : text;
+  }
+
   // The numbers of a text. Throws an Error with a sentence if a piece has none.
   encode(text) {
     if (this.unit === "bytes") return [...new TextEncoder().encode(text)];

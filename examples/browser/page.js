@@ -16,7 +16,7 @@ async function load() {
 async function write(event) {
   event.preventDefault();
   const number = ++running;
-  const [prompt, length, temperature] = [$("prompt").value, Number($("length").value), Number($("temperature").value)];
+  const [prompt, length, temperature] = [model.vocabulary.prompt($("prompt").value), Number($("length").value), Number($("temperature").value)];
   let text = prompt;
   let count = 0;
   let shown = performance.now();
