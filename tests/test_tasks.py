@@ -890,6 +890,8 @@ def test_filled_rows_are_told(tmp_path: Path):
     status, _, err = elman("train", "forecast", tmp_path / "a.csv", *columns, *SMALL["forecast"], "--epochs", 0.1)
     assert status == 0, err
     assert "300 rows of 1 columns, 3 of the rows filled in, which are not scored\n" in err
+    data = json.loads((tmp_path / "run" / "config.json").read_text())["data"]
+    assert (data["rows"], data["filled_rows"]) == (300, 3)
     assert (
         "filled in            3 of 300 rows, which are not scored\n"
         in elman("evaluate", tmp_path / "run", tmp_path / "a.csv").out

@@ -593,6 +593,7 @@ class Forecasting(SeparateSequences):
             "path": None if self.path is None else str(self.path.resolve()),
             "series": len(self.groups),
             "rows": self.rows,
+            "filled_rows": self.filled,
             "train_windows": len(self.train),
             "validation_windows": len(self.validation),
             "test_windows": len(self.test),
