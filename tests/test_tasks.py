@@ -1066,6 +1066,7 @@ REFUSED: dict[str, tuple[list[Any], list[str]]] = {
     "texts and sequences": (["train", "classify", "{series}", "--text", "y", "--sequence", "group"], ["--text", "--sequence"]),
     "a label for a sequence": (["train", "classify", "{series}", "--sequence", "y", "--label", "y"], ["--sequence and --label both name the column 'y'; name another one"]),
     "a label for a text": (["train", "classify", "{series}", "--text", "label"], ["--text and --label both name the column 'label'; name another one"]),
+    "a label for a channel": (["train", "classify", "{series}", "--sequence", "group", "--label", "push", "--columns", "y,push"], ["--label and --columns both name the column 'push'; name another one"]),
     "a channel twice": (["train", "classify", "{series}", "--sequence", "group", "--columns", "y,push,y"], ["--columns names the column 'y' twice; name it once"]),
     "a target that is known": (["train", "forecast", "{series}", "--time", "hour", "--columns", "y", "--known", "y"], ["--columns and --known both name the column 'y'; name another one"]),
     "a target twice": (["train", "forecast", "{series}", "--columns", "y,y"], ["--columns names the column 'y' twice; name it once"]),

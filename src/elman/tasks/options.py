@@ -320,7 +320,7 @@ class ClassificationOptions(Options):
             raise InputError("--text reads a text in each row, so --sequence and --columns cannot be given with it")
         own = {"--sequence": self.sequence, "--text": self.text, "--label": self.label}
         _check_once({name: (column,) for name, column in own.items() if column is not None})
-        _check_once({"--columns": self.column_list})
+        _check_once({"--label": (self.label,), "--columns": self.column_list})
 
     def useless(self, file: Path | None) -> dict[str, str]:
         from elman.datasets.tables import form
