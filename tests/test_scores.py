@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -137,3 +138,9 @@ def test_pinball_is_least_at_the_quantile():
         assert float(values[int(np.argmin(at))]) == pytest.approx(float(truth.quantile(q)), abs=0.011)
     one = pinball(torch.tensor([[1.0, 3.0]]), torch.tensor([2.0]), [0.1, 0.9])
     assert float(one) == pytest.approx((0.1 * 1 + 0.1 * 1) / 2)
+
+
+def test_a_few_unknown_labels_are_named():
+    assert scores.unknown(Counter("abbccc")) == "6, counted as mistakes: 'c', 'b', 'a'"
+    many = Counter({str(k): 1000 - k for k in range(9)})
+    assert scores.unknown(many, " tags") == "8,964 tags, counted as mistakes: '0', '1', '2', '3', '4', ..."

@@ -232,20 +232,39 @@ def test_evaluation_is_that_of_training(made: SimpleNamespace, tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["tag", "classify"])
+def test_a_validation_file_with_labels_that_training_lacks(tmp_path: Path, name: str):
+    file, other = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    labels = [f"new{min(k, 6 - k)}" for k in range(7)]  # 0 1 2 3 2 1 0
+    if name == "tag":
+        file.write_text('{"words": ["the", "cat"], "tags": ["DET", "NOUN"]}\n' * 10)
+        other.write_text("".join(json.dumps({"words": ["the", "cat"], "tags": ["DET", new]}) + "\n" for new in labels))
+        of, options, module = "tags of validation words", TaggingOptions, tagging
+    else:
+        rows = write_waves(file, 20, 1).read_text()
+        other.write_text(rows + "".join(rows.splitlines(True)[1].replace("rises", new) for new in labels))
+        of, options, module = "classes of validation sequences", ClassificationOptions, classification
+    for lines in (7, 0):
+        told = dict(module.begin(file, options_of(options, validation=str(other)), "cpu", BadRows()).introduction())
+        expected = f"7 {of}, counted as mistakes: 'new0', 'new1', 'new2', 'new3'" if lines else None
+        assert told.get("unknown") == expected
+        other.write_text(file.read_text())
+
+
+@pytest.mark.parametrize("name", ["tag", "classify"])
 def test_labels_that_the_run_does_not_know(made: SimpleNamespace, tmp_path: Path, name: str):
     """What is called a known label, but has another one, is a mistake in that label's precision."""
     if name == "tag":
         file, other = tmp_path / "a.txt", tmp_path / "b.txt"
         file.write_text("the\tDET\ncat\tNOUN\nsees\tVERB\n\n" * 10)
         other.write_text(file.read_text() + "the\tNEW\ncat\tNOUN\n\n" * 5)
-        known, said = "DET", ("unknown tags", "5")
+        known, said = "DET", ("unknown tags", "5, counted as mistakes: 'NEW'")
     else:
         file, other = write_waves(tmp_path / "a.jsonl", 20, 1), tmp_path / "b.jsonl"
         rows = file.read_text()
         other.write_text(
             rows + "".join(line for line in rows.replace("rises", "new").splitlines(True) if "new" in line)
         )
-        known, said = "rises", ("unknown label", "10")
+        known, said = "rises", ("unknown label", "10, counted as mistakes: 'new'")
     before, after = (figures(elman("evaluate", made.directory / name, path).out) for path in (file, other))
     assert said[0] not in before
     assert after[said[0]] == said[1]
@@ -254,7 +273,7 @@ def test_labels_that_the_run_does_not_know(made: SimpleNamespace, tmp_path: Path
         return float(re.findall(rf"{score} +(\S+)", found[known])[0])
 
     assert of(before, "precision") == of(before, "recall") == 1  # all of 10
-    share = 10 / (10 + int(said[1]))
+    share = 10 / (10 + int(said[1].split(",")[0]))
     assert of(after, "precision") == pytest.approx(share, abs=1e-4)
     assert of(after, "recall") == 1
     assert of(after, "F1") == pytest.approx(2 * share / (1 + share), abs=1e-4)

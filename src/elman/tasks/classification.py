@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -213,10 +214,15 @@ class Encoded:
         tokens = {token: k for k, token in enumerate(reading.tokens, 1)}
         known = np.array([classes.get(name, -1) for name in sequences.classes], dtype=np.int64)
         self.labels = known[sequences.labels]  # (N,), -1 for an unknown class
+        self._names, self._given = list(sequences.classes), sequences.labels
         self._tokens = np.array([tokens.get(token, 0) for token in sequences.tokens])
         self._mean, self._deviation = (
             torch.tensor(values, dtype=torch.float64) for values in (reading.mean, reading.deviation)
         )
+
+    def unknown(self, own: NDArray[np.int64]) -> Counter[str]:
+        """Returns the classes of these sequences that the training did not have, and how often each occurs."""
+        return Counter(self._names[self._given[k]] for k in own[self.labels[own] < 0])
 
     def batch(self, own: Iterable[int]) -> tuple[Tensor, Tensor]:
         """Returns numbers (T, B, channels) in deviations from the mean, or tokens (T, B), and the lengths (B,)."""
@@ -289,8 +295,8 @@ class Classifier:
         yield "sequences", str(len(encoded.rows))
         if bad.count:
             yield "skipped", f"{bad.count}, the first: {bad.first}"
-        if (encoded.labels < 0).any():
-            yield "unknown label", str(int((encoded.labels < 0).sum()))
+        if unknown := encoded.unknown(np.arange(len(encoded.rows))):
+            yield "unknown label", scores.unknown(unknown)
         for name, value in found.items():
             yield name.replace("validation_nats", "nats_per_sequence").replace("_", " "), f"{value:.4f}"
         score = self.options.best_by.replace("_f1", " F1")
@@ -392,7 +398,7 @@ class Classification(SeparateSequences):
         what = (
             f"{len(reading.mean)} channels" if reading.mean else f"{len(reading.tokens)} different {self.options.unit}"
         )
-        return [
+        lines = [
             (
                 "sequences",
                 f"{self.source}: {len(self.train):,} for training, {len(self.validation):,} for validation; "
@@ -400,6 +406,9 @@ class Classification(SeparateSequences):
             ),
             ("classes", f"{len(reading.classes)}: {shown}{' ...' if len(reading.classes) > 12 else ''}"),
         ]
+        if unknown := self.encoded.unknown(self.validation):
+            lines.append(("unknown", scores.unknown(unknown, " classes of validation sequences")))
+        return lines
 
     def result(self, row: Mapping[str, str]) -> str:
         accuracy, f1, nats = (float(row[name]) for name in ("accuracy", "macro_f1", "validation_nats"))

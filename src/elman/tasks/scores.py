@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from elman.errors import InputError
 from elman.training.record import NOT_KEPT
 
+FEW = 5  # unknown labels are named, at most
 BIO = re.compile(r"O|[BIES]-.+")
 
 
@@ -64,6 +66,12 @@ def counted(truth: NDArray[Any], predicted: NDArray[Any], labels: int) -> Scores
     pairs = truth[known].astype(np.int64) * labels + predicted[known]
     others = np.bincount(predicted[~known], minlength=labels)
     return Scores(np.bincount(pairs, minlength=labels * labels).reshape(labels, labels), others)
+
+
+def unknown(labels: Counter[str], of: str = "") -> str:
+    """Returns how often a model meets labels that it does not know, and a few of them. of: what they are labels of."""
+    few = ", ".join(repr(label) for label, _ in labels.most_common(FEW)) + (", ..." if len(labels) > FEW else "")
+    return f"{labels.total():,}{of}, counted as mistakes: {few}"
 
 
 def is_bio(tags: Sequence[str]) -> bool:

@@ -187,6 +187,11 @@ class Encoded:
             "sizes": sizes,
         }
 
+    def unknown(self, own: Iterable[int]) -> Counter[str]:
+        """Returns the tags in these sentences that the training did not have, and how often each occurs."""
+        tags = (self.tags[k] for k in own)
+        return Counter(self.names[tag] for row in tags for tag in row[self.known[row + 1] < 0].tolist())
+
     def truth(self, own: Iterable[int]) -> Tensor:
         """Returns the tags (T, B) of these sentences, -1 for unknown ones and past the ends."""
         tags, _ = padded([self.tags[k] + 1 for k in own])
@@ -278,8 +283,8 @@ class Tagger:
         yield "unknown words", f"{unknown}, {unknown / words:.1%}: read only by their spelling"
         if bad.count:
             yield "skipped", f"{bad.count}, the first: {bad.first}"
-        if others := int(np.sum(counts.others)):
-            yield "unknown tags", str(others)
+        if others := encoded.unknown(range(len(judged))):
+            yield "unknown tags", scores.unknown(others)
         for name, value in found.items():
             yield name.replace("validation_nats", "nats_per_word").replace("_", " "), f"{value:.4f}"
         score = "entity_f1" if "entity_f1" in found else "accuracy"
@@ -375,13 +380,16 @@ class Tagging(SeparateSequences):
     def introduction(self) -> list[tuple[str, str]]:
         words = int(self.lengths.sum())
         tags = self.tagger.vocabulary.tags
-        return [
+        lines = [
             (
                 "sentences",
                 f"{self.source}: {len(self.train):,} with {words:,} words for training, {len(self.validation):,} for validation",
             ),
             ("tags", f"{len(tags)}: {' '.join(tags[:20])}{' ...' if len(tags) > 20 else ''}"),
         ]
+        if unknown := self.encoded.unknown(self.validation):
+            lines.append(("unknown", scores.unknown(unknown, " tags of validation words")))
+        return lines
 
     def result(self, row: Mapping[str, str]) -> str:
         parts = [f"accuracy {float(row['accuracy']):.4f}", f"macro F1 {float(row['macro_f1']):.4f}"]
