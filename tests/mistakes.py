@@ -292,6 +292,16 @@ SLIPS = [
     ),
     Slip(
         "n",
+        "n = torch.clamp(x.n, -1e300, 1e300)",
+        "TypeError: cell 'mine': the step calls clamp with -1e+300, but float32 ends at 3.4e+38; write -math.inf",
+    ),
+    Slip(
+        "n",
+        "n = torch.where(x.f > 0, x.n, 1e39)",
+        "TypeError: cell 'mine': the step calls where with 1e+39, but float32 ends at 3.4e+38; write math.inf",
+    ),
+    Slip(
+        "n",
         "n = torch.where(x.n, x.n, s.h)",
         "TypeError: cell 'mine': the step calls where; write torch.where(v > 0, v, w), with a comparison first",
     ),

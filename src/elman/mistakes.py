@@ -6,9 +6,11 @@ symbols, and finds what runs in plain PyTorch only. Both take the remedy from he
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -35,6 +37,8 @@ _CHANCE = (
 _PRODUCT = "a product is written R.n @ v, with a gate for its matrix"
 _CUT = "a step is differentiated as it is written: cut gradients between calls, with elman.detach"
 _IN_PLACE = "a step changes no value in place: write v = v + w, or a new name"
+
+LARGEST = torch.finfo(torch.float32).max
 
 LEARNED = (
     "the step uses a learned tensor from outside; declare vectors=('v',) and read p.v, which has one weight for a unit"
@@ -98,7 +102,7 @@ class Watch(TorchFunctionMode):
         except Mistake:
             raise
         except Exception as error:
-            raise Mistake(self._why(called, args, error)) from error
+            raise Mistake(self._why(called, args, kwargs or {}, error)) from error
         if isinstance(result, Tensor):
             read = [part for arg in args for part in (arg if isinstance(arg, (list, tuple)) else (arg,))]
             tensors = [part for part in read if isinstance(part, Tensor)]
@@ -112,9 +116,13 @@ class Watch(TorchFunctionMode):
         self.known.setdefault(id(value), (value, made_by))
         return value
 
-    def _why(self, called: str, args: Any, error: Exception) -> str:
+    def _why(self, called: str, args: Any, kwargs: dict[str, Any], error: Exception) -> str:
         if called == "__bool__":
             return DECIDES
+        numbers = [n for n in (*args, *kwargs.values()) if isinstance(n, float) and LARGEST < abs(n) < math.inf]
+        if numbers and "overflow" in str(error):
+            infinite = "math.inf" if numbers[0] > 0 else "-math.inf"
+            return f"the step calls {called} with {numbers[0]}, but float32 ends at {LARGEST:.3g}; write {infinite}"
         if remedy(called):
             return f"the step calls {_spoken(called)}; {remedy(called)}"
         for tensor in args:
