@@ -84,6 +84,30 @@ def test_a_damaged_packed_file(tmp_path: Path, start: bytes, kind: str):
 # Tables
 
 
+@pytest.mark.parametrize(("end", "kind"), [("gz", "gzip"), ("zst", "Zstandard")])
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_a_packed_file_that_was_cut_short(tmp_path: Path, name: str, end: str, kind: str):
+    random = np.random.default_rng(0)
+    rows = pl.DataFrame({"x": random.normal(size=20_000), "y": random.normal(size=20_000)})
+    content = (rows.write_csv() if name == "t.csv" else rows.write_ndjson()).encode()
+    pack = gzip.compress if end == "gz" else zstandard.ZstdCompressor(write_checksum=True).compress
+    packed, whole = pack(content), len(content.splitlines())
+    path = write(tmp_path / f"{name}.{end}", packed + pack(content))  # two parts, as `cat` joins them
+    assert sum(1 for _ in text_lines(path)) == 2 * whole
+    assert all(reading.byte_blocks(path))
+    for readable in (12, len(packed) // 2, len(packed) - 1):
+        write(path, packed[:readable])
+        for read in (tables.pieces, text_lines):
+            with pytest.raises(InputError, match=f"^{re.escape(str(path))} is a damaged {kind} file: it was cut"):
+                list(read(path))
+    damaged = bytearray(packed)
+    damaged[len(packed) // 2] ^= 0xFF
+    write(path, bytes(damaged))
+    for read in (tables.pieces, text_lines):
+        with pytest.raises(InputError, match=f"^{re.escape(str(path))} is a damaged {kind} file: .*; copy or"):
+            list(read(path))
+
+
 def test_the_same_table_in_every_form(tmp_path: Path):
     frame = pl.read_csv(CSV.encode())
     frame.write_parquet(tmp_path / "t.parquet")

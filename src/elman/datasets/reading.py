@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import gzip
 import json
 import zlib
@@ -39,27 +40,58 @@ def byte_blocks(path: Path) -> Iterator[bytes]:
     """Yields the bytes of a file, unpacked if it is gzip or Zstandard. Raises InputError if it cannot be read."""
     import zstandard
 
+    kind = ""
     try:
         if path.is_dir():
             raise InputError(f"{path} is a directory; give a text file")
         with path.open("rb") as raw:
             beginning = raw.read(4)
             raw.seek(0)
-            file: Any = raw
             if beginning[:2] == GZIP:
-                file = gzip.open(raw)  # noqa: SIM115 - closed below
+                kind = "gzip"
+                with gzip.open(raw) as file:
+                    yield from _blocks(cast("IO[bytes]", file))
             elif beginning == ZSTANDARD:
-                file = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-            with file:
-                while block := cast("IO[bytes]", file).read(BLOCK):
-                    yield block
+                kind = "Zstandard"
+                yield from _frames(raw)
+            else:
+                yield from _blocks(raw)
     except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
-        kind = "Zstandard" if isinstance(error, zstandard.ZstdError) else "gzip"
-        raise InputError(f"{path} is a damaged {kind} file: {error}; unpack it, or download it again") from error
+        what = "it was cut short" if isinstance(error, EOFError) else str(error)
+        raise InputError(f"{path} is a damaged {kind} file: {what}; copy or download it again") from error
     except OSError as error:
         raise InputError(
             f"cannot read {path}: {error.strerror or error}; give a text file that exists and that you may read"
         ) from error
+
+
+def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+    while block := file.read(BLOCK):
+        yield block
+
+
+def _frames(raw: IO[bytes]) -> Iterator[bytes]:
+    """Yields what the frames of a Zstandard file hold. Raises EOFError if the last one has no end."""
+    import zstandard
+
+    frame = None
+    while packed := raw.read(min(BLOCK, 1 << 14)):  # a little, of which much may come
+        while packed:
+            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            if block := frame.decompress(packed):
+                yield block
+            packed = frame.unused_data
+            frame = None if frame.eof else frame
+    if frame is not None:
+        raise EOFError
+
+
+def check_whole(path: Path) -> None:
+    """Raises InputError if a packed file is damaged, which other libraries may say of its content."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.read(4).startswith((GZIP, ZSTANDARD)):
+            for _ in byte_blocks(path):
+                pass
 
 
 def text_blocks(path: Path, otherwise: str = "") -> Iterator[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from elman.datasets.reading import BadRows, byte_blocks, text_lines
+from elman.datasets.reading import BadRows, byte_blocks, check_whole, text_lines
 from elman.errors import InputError
 
 ROWS = 50_000  # of a piece
@@ -60,10 +60,13 @@ def pieces(path: Path, columns: Sequence[str] | None = None, rows: int = ROWS) -
             filled = marked.filter(~pl.all_horizontal(pl.col(name).is_null() for name in names))
             yield filled.select(*kept, LINE)
         if not done:
+            check_whole(path)
             raise InputError(f"{path} has no rows; give a table with at least one")
     except pl.exceptions.PolarsError as error:
+        check_whole(path)
         raise InputError(f"{path} cannot be read as {form(path)[1:]}: {_reason(path, error)}") from error
     except OSError as error:
+        check_whole(path)
         raise InputError(
             f"cannot read {path}: {error.strerror or error}; give a file that exists and that you may read"
         ) from error
