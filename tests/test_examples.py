@@ -90,3 +90,6 @@ def test_gate_bias_refuses() -> None:
     register_parametrization(parametrized, "bias_ih_l0", torch.nn.Identity())
     with pytest.raises(ValueError, match="bias_ih_l0 is computed by a parametrization"):
         gate_bias(parametrized, f=1.0)
+    frozen = elman.freeze(elman.LSTM(3, 5))
+    with pytest.raises(ValueError, match="a frozen layer keeps its weights; set the biases of the layer that"):
+        gate_bias(frozen, f=1.0)

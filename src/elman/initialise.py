@@ -19,8 +19,13 @@ def gate_bias(layer: Recurrent, **values: float | Tensor) -> None:
     bias to log(u), with u uniform on (1, T-1), and the bias of the input gate to -log(u) (C. Tallec & Y. Ollivier, Can
     recurrent neural networks warp time?, ICLR 2018).
 
-    Raises ValueError for a gate that the cell does not have, or a layer without biases or with parametrized ones.
+    Raises ValueError for a gate that the cell does not have, or a layer without biases or with parametrized ones, or a
+    frozen layer.
     """
+    if next(layer.parameters(), None) is None:
+        raise ValueError(
+            "gate_bias: a frozen layer keeps its weights; set the biases of the layer that it was made from, and freeze it again"
+        )
     anatomy = layer.cell.anatomy
     unknown = [gate for gate in values if gate not in layer.cell.gates]
     if unknown or not layer.bias:
