@@ -29,6 +29,13 @@ settings.register_profile(
 settings.load_profile("elman")
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if any("onnx" in item.nodeid for item in session.items):
+        import torchlib
+
+        torchlib.remember()
+
+
 @pytest.fixture(scope="session")
 def forks() -> Iterator[Forks]:
     """New processes, with torch imported and elman not."""

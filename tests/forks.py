@@ -69,6 +69,9 @@ def _printed(folder: str, number: int) -> list[Path]:
 def _serve(connection: Any) -> None:
     for name in PRELOADED:
         import_module(name)
+    import torchlib
+
+    torchlib.remember(20)  # the opset that elman writes
     # Looks for the module of a file that none has, and so at every module, once. torch asks where operators are registered.
     inspect.getmodule(sys._getframe(), "none")
     assert not any(name.startswith("elman") for name in sys.modules)
