@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -32,6 +33,8 @@ from elman.tasks.options import ClassificationOptions, ForecastingOptions, Taggi
 from elman.training import fitting
 from elman.training.loop import MODEL, Training
 from elman.training.run import Run
+
+typer.main.get_command = cache(typer.main.get_command)  # makes all commands from their functions, again for each call
 
 WORDS = ["the", "of", "and", "to", "in", "a", "is", "that", "it", "was", "for", "on", "are", "as", "with", "they"]
 TAGGED = ["the", "of", "and", "to", "in", "cat", "sat"]
