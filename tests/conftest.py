@@ -21,6 +21,7 @@ os.environ["TRITON_INTERPRET"] = (
     "1"  # kernels for a GPU run in Triton's interpreter; it is chosen when Triton is imported
 )
 torch.set_num_threads(1)
+os.fsync = lambda _: None  # no test ends the machine, and disks take milliseconds
 # Who only asks whether a test fails, as test_mutants.py does, needs no smallest example.
 phases = [each for each in Phase if each not in (Phase.shrink, Phase.explain) or "ANY_EXAMPLE" not in os.environ]
 settings.register_profile(
