@@ -32,6 +32,15 @@ class Child(NamedTuple):
     environment: dict[str, str] | None = None  # or that of the test
 
 
+# `python FILE ARGUMENTS`, where FILE is the first argument.
+RUN = """
+import os, runpy, sys
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 class Forks:
     """The process that forks. It is started for the first child."""
 

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import os
 import random
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +23,7 @@ import elman
 from cases import as_tuple, hidden, inputs, normal, recurrent
 from elman import Cell, Recurrent, State, cells
 from elman.cpu.scripts import memory
+from forks import RUN, Child, Forks
 
 Allocate = Callable[..., Tensor]
 
@@ -208,19 +206,12 @@ def main(dtype_name: str) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs mmap and mprotect as Linux has them")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_nothing_beyond_a_buffer_is_read_or_written(dtype: str) -> None:
-    done = subprocess.run(
-        [sys.executable, __file__, dtype],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+def test_nothing_beyond_a_buffer_is_read_or_written(dtype: str, forks: Forks) -> None:
+    (done,) = forks.run(Child(RUN, (__file__, dtype)))
     last = done.stdout.splitlines()[-1] if done.stdout else ""
     assert (done.returncode, last) == (0, "done"), f"at {last}: exit {done.returncode}\n{done.stderr[-2000:]}"
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     main(sys.argv[1])

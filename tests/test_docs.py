@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +13,7 @@ import pytest
 import elman
 import elman.explain
 import tiny_runs
+from forks import RUN, Child, Forks
 
 ROOT = Path(__file__).parent.parent
 CHINESE = {"README.zh.md": "README.md", "docs/zh/tutorial.md": "docs/tutorial.md"}  # each with what it translates
@@ -147,10 +147,8 @@ def test_every_elman_command_in_the_documents_runs(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("script", ["make_cli.py", "make_mistakes.py"])
-def test_a_page_is_what_the_program_prints(script: str) -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "docs" / script), "--check"], capture_output=True, text=True, check=False
-    )
+def test_a_page_is_what_the_program_prints(script: str, forks: Forks) -> None:
+    (done,) = forks.run(Child(RUN, (str(ROOT / "docs" / script), "--check")))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
