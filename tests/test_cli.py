@@ -419,6 +419,29 @@ def test_overwriting_a_run(made: SimpleNamespace, tmp_path: Path):
     assert (run / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("given", [("--precision", "bf16"), ("--tensorboard",)], ids=" ".join)
+def test_what_is_refused_touches_no_run(
+    made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...]
+):
+    """A finished run is not deleted, and nothing is begun that the next command would stumble on."""
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    run = shutil.copytree(made.run, tmp_path / "run")
+    before = contents_of(tmp_path)
+    for directory in (run, tmp_path / "new"):
+        outcome = elman(*made.arguments, "--run", directory, "--overwrite", *given, "--device", "cpu")
+        assert (outcome.status, outcome.out) == (2, "")
+        complaint(outcome.err, given[0])
+        assert contents_of(tmp_path) == before
+
+
+def test_a_run_of_a_gpu_on_the_cpu(made: SimpleNamespace, tmp_path: Path):
+    run = shutil.copytree(made.run, tmp_path / "run")
+    option(precision="bf16")(run)
+    outcome = elman("train", "lm", "--resume", run, "--device", "cpu")
+    assert (outcome.status, outcome.out) == (2, "")
+    complaint(outcome.err, "bf16 is for GPUs, and this runs on the CPU; run on a GPU\n")
+
+
 def test_an_empty_directory_will_do(made: SimpleNamespace, tmp_path: Path):
     assert elman(*made.arguments, "--run", tmp_path).out == made.outcome.out
 

@@ -212,6 +212,10 @@ OTHER_SEARCHES: dict[str, tuple[tuple[Any, ...], str]] = {
 }  # fmt: skip
 
 
+def studies_of(directory: Path) -> list[Any]:
+    return optuna.get_all_study_summaries(JournalStorage(JournalFileBackend(str(directory / JOURNAL))))
+
+
 def test_a_directory_holds_one_search(tmp_path: Path) -> None:
     file, tune = write_waves(tmp_path / "waves.jsonl", 40, 0), tmp_path / "tune"
     places = {"file": file, "other": write_waves(tmp_path / "other.jsonl", 40, 1), "tagged": data_of("tag", tmp_path)}
@@ -224,6 +228,7 @@ def test_a_directory_holds_one_search(tmp_path: Path) -> None:
         assert str(tune) in err
         assert said in err
         assert err.endswith("another --directory\n")
+    assert [study.study_name for study in studies_of(tune)] == ["classify"]  # the others have left no trace
     moved = file.rename(tmp_path / "moved.jsonl")  # the same data, elsewhere
     assert elman("tune", "classify", moved, *QUICK, "--trials", 1, "--directory", tune, "--threads", 2).out == begun.out
 
@@ -240,7 +245,15 @@ def test_a_search_of_an_earlier_version_goes_on(tmp_path: Path, monkeypatch: pyt
 def test_everything_given_leaves_nothing_to_search(tmp_path: Path) -> None:
     every = {"learning_rate", "hidden_size", "num_layers", "dropout", "cell"}
     with pytest.raises(InputError, match="every option that could be searched is given"):
-        search(lambda drawn: Scored(drawn), LanguageModelOptions(epochs=1.0), tmp_path, 1, every)
+        search(lambda drawn: Scored(drawn), LanguageModelOptions(epochs=1.0), tmp_path / "tune", 1, every)
+    assert not (tmp_path / "tune").exists()
+
+
+def test_a_search_that_no_training_can_follow(tmp_path: Path) -> None:
+    """It notes nothing of itself, so that the directory is free for one with other options."""
+    with pytest.raises(InputError, match="--precision bf16 is for GPUs"):
+        search(lambda drawn: Scored(drawn), ClassificationOptions(epochs=1.0, precision="bf16"), tmp_path / "tune", 1)
+    assert not (tmp_path / "tune").exists()
 
 
 def test_tuning_on_the_command_line(tmp_path: Path) -> None:

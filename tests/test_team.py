@@ -139,6 +139,7 @@ def test_what_several_processes_cannot_do(tmp_path: Path, forks: Forks, monkeypa
     for done in forks.run(*processes(2, MAIN, *command, 5, "--run", tmp_path / "run")):
         assert done.returncode == 2
         assert "elman: --batch-size 5 cannot be divided evenly among 2 processes; give a multiple of 2\n" in done.stderr
+    assert not (tmp_path / "run").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("kept")
     for done in forks.run(*processes(2, MAIN, *command, 4, "--run", tmp_path / "full")):

@@ -88,14 +88,15 @@ def _command(options: type[Options], help: str, example: str) -> None:
             refuse_together("--find-lr")
             _find_learning_rate(make_task(file, made, chosen))
             return
+        writer = _summary_writer() if tensorboard else None
         from elman.training.team import joined
 
         with joined(chosen) as (team, chosen):
             if resume is None:
                 directory = run or Path(team.told(f"runs/{options.task}-{datetime.now():%Y%m%d-%H%M%S}"))
-                _train(_begin(directory, file, made, chosen, overwrite, team), tensorboard)
+                _train(_begin(directory, file, made, chosen, overwrite, team), writer)
             else:
-                _train(_resume(resume, options, values["epochs"], values["minutes"], chosen, team), tensorboard)
+                _train(_resume(resume, options, values["epochs"], values["minutes"], chosen, team), writer)
 
     app.command(options.task, help=help, epilog=example)(train)
 
@@ -231,7 +232,8 @@ def _resume(
         task = module.resume(run, None if path is None else Path(path), options, device)
 
     def begin() -> tuple[Training[CommandLineTask], dict[str, Any]]:
-        training = Training(run, task, team)
+        with without_training():
+            training = Training(run, task, team)
         training.restore()
         if asdict(options) != config["options"]:
             config["options"] = asdict(options)
@@ -241,10 +243,11 @@ def _resume(
     return begin
 
 
-def _train(begin: Callable[[], tuple[Training[CommandLineTask], dict[str, Any]]], tensorboard: bool) -> None:
+def _train(begin: Callable[[], tuple[Training[CommandLineTask], dict[str, Any]]], writer: Any) -> None:
     """Trains to the end and prints the result, or saves and exits where a signal asks for it.
 
     begin: begins the run or loads it; a signal that comes meanwhile finds a run that can be gone on with.
+    writer: TensorBoard's class that writes events; None if it gets none.
     """
     with contextlib.ExitStack() as until_the_end:
         with interruptible("stopping after this step; press Ctrl-C again to stop without saving") as stopped_by:
@@ -253,7 +256,7 @@ def _train(begin: Callable[[], tuple[Training[CommandLineTask], dict[str, Any]]]
             first = training.team.first
             if first:
                 _introduce(training, config)
-            with _tensorboard(training.run.directory if tensorboard and first else None) as write:
+            with _tensorboard(training.run.directory, writer if first else None) as write:
                 stopped = _follow(training, write, stopped_by)
         if stopped is None:
             if first:
@@ -281,22 +284,27 @@ def _introduce(training: Training[CommandLineTask], config: dict[str, Any]) -> N
         _say(f"{name:<12}{what}")
 
 
-@contextlib.contextmanager
-def _tensorboard(directory: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yields a function that writes a row of metrics.csv as TensorBoard's events; without a directory, as nothing."""
-    if directory is None:
-        yield lambda row: None
-        return
+def _summary_writer() -> Any:
+    """Returns TensorBoard's class that writes events. Raises InputError if it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise InputError("--tensorboard needs TensorBoard: pip install tensorboard") from error
-    with SummaryWriter(str(directory / "tensorboard")) as writer:
+    return SummaryWriter
+
+
+@contextlib.contextmanager
+def _tensorboard(directory: Path, writer: Any) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Yields a function that writes a row of metrics.csv as TensorBoard's events; without a writer, as nothing."""
+    if writer is None:
+        yield lambda row: None
+        return
+    with writer(str(directory / "tensorboard")) as events:
 
         def write(row: dict[str, Any]) -> None:
             for name, value in row.items():
                 if name != "step":
-                    writer.add_scalar(name, float(value), int(row["step"]))
+                    events.add_scalar(name, float(value), int(row["step"]))
 
         yield write
 

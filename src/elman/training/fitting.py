@@ -27,6 +27,7 @@ def begin(
     """
     run = Run(Path(directory), team.first)
     check_free(run, overwrite, team)
+    training = Training(run, task, team)  # whatever it refuses, it refuses before a run is overwritten
     config = {
         "elman": elman.__version__,
         "task": task.name,
@@ -39,7 +40,6 @@ def begin(
     with run.locked():
         if team.first:
             task.write(run.directory)
-        training = Training(run, task, team)
         training.save()
     return training, config
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from elman.errors import InputError
-from elman.training.options import most_threads
+from elman.training.options import check_precision, most_threads
 from elman.training.run import MODEL, Run, fill
 from elman.training.task import Batch, Task
 from elman.training.team import ALONE, Team
@@ -131,8 +131,7 @@ class Training(Generic[Of]):
         self.watch = Watch(self.model)
         self._clock = time.monotonic()
         self.device = next(self.model.parameters()).device
-        if self.options.precision == "bf16" and self.device.type == "cpu":
-            raise InputError("--precision bf16 is for GPUs, and this runs on the CPU; leave it out")
+        check_precision(self.options.precision, self.device.type)
         if team.world > 1:
             share = getattr(task, "share", None)
             if share is None:

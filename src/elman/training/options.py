@@ -46,6 +46,13 @@ def most_threads() -> int:
     return max(64, 4 * (os.cpu_count() or 1))
 
 
+def check_precision(precision: str, device: str) -> None:
+    """Raises InputError if a device, such as "cpu" or "cuda:0", has no such precision."""
+    if precision == "bf16" and device == "cpu":
+        problem = "--precision bf16 is for GPUs, and this runs on the CPU"
+        raise InputError(f"{problem}; leave it out", f"{problem}; run on a GPU")
+
+
 @dataclass(frozen=True)
 class Options:
     """The options of the training loop of every task. A task adds its own options in a subclass.

@@ -19,7 +19,7 @@ from elman.errors import InputError
 from elman.training.fitting import begin
 from elman.training.lock import Lock
 from elman.training.loop import Report
-from elman.training.options import Options, flag
+from elman.training.options import Options, check_precision, flag
 from elman.training.task import Task
 
 JOURNAL = "study.log"
@@ -59,11 +59,16 @@ def search(
     Raises InputError if the directory holds a search of other data, or with other fixed options.
     """
     task = make(options)
+    check_precision(options.precision, next(task.model.parameters()).device.type)
+    searched = [field for field in fields(options) if field.metadata["search"] and field.name not in fixed]
+    if not searched:
+        raise InputError("every option that could be searched is given; leave one of them out")
     directory.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         storage = JournalStorage(JournalFileBackend(str(directory / JOURNAL)))
+    _check_task(storage, task, directory)
     study = optuna.create_study(
         storage=storage,
         study_name=task.name,
@@ -71,10 +76,7 @@ def search(
         direction="maximize" if task.higher_is_better else "minimize",
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=options.evaluations // 4),
     )
-    searched = [field for field in fields(options) if field.metadata["search"] and field.name not in fixed]
-    if not searched:
-        raise InputError("every option that could be searched is given; leave one of them out")
-    _check_same(study, storage, task, options, {field.name for field in searched}, directory)
+    _check_same(study, task, options, {field.name for field in searched}, directory)
 
     def objective(trial: Trial) -> float:
         seed = np.random.SeedSequence([options.seed, trial.number]).generate_state(1)
@@ -156,16 +158,18 @@ def _lock(directory: Path, trial: Trial | FrozenTrial) -> Lock:
     return Lock(directory / f"trial-{trial.number:03}.lock")
 
 
-def _check_same(
-    study: optuna.Study, storage: JournalStorage, task: Task, options: Options, searched: Collection[str], where: Path
-) -> None:
+def _check_task(storage: JournalStorage, task: Task, where: Path) -> None:
+    """Raises InputError if the directory `where` holds a search of another task."""
+    for name in optuna.get_all_study_names(storage):
+        other = optuna.load_study(storage=storage, study_name=name)
+        if name != task.name and NOTE in other.user_attrs:
+            raise InputError(f"{where} holds a search of the task {name}, not {task.name}; give another --directory")
+
+
+def _check_same(study: optuna.Study, task: Task, options: Options, searched: Collection[str], where: Path) -> None:
     """Notes what a new search is of. Raises InputError if the directory `where` holds a search of something else."""
     fixed = {name: value for name, value in vars(options).items() if name not in (*searched, *OF_NO_EFFECT)}
     own = {"data": task.digest, "fixed": fixed, "searched": sorted(searched)}
-    for name in optuna.get_all_study_names(storage):
-        other = optuna.load_study(storage=storage, study_name=name)
-        if name != study.study_name and NOTE in other.user_attrs:
-            raise InputError(f"{where} holds a search of the task {name}, not {task.name}; give another --directory")
     noted = study.user_attrs.get(NOTE)
     if noted is None:
         if not study.get_trials(deepcopy=False):  # a search with trainings was begun by a version that noted nothing
