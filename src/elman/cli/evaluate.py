@@ -18,8 +18,9 @@ def evaluate(
 ) -> None:
     """Judge a trained model on any file of its task.
 
-    A language model predicts every token from all before it. Other models are compared with the labels or the values
-    that the file has.
+    A language model predicts every token from all before it; it reads a text of 8,000 tokens or more in up to 64 parts,
+    each after at least 1,000 tokens of the part before. Other models are compared with the labels or the values that the
+    file has.
     """
     with without_training():
         for name, figure in trained(*opened(run, device_name)).evaluate(file):
