@@ -302,10 +302,37 @@ def test_evaluation_says_why_there_is_no_baseline(made: SimpleNamespace, tmp_pat
 def test_unknown_characters_are_counted(made: SimpleNamespace, tmp_path: Path):
     (tmp_path / "text.txt").write_text("the €§ of and to\n")
     out = elman("evaluate", made.run, tmp_path / "text.txt").out
-    assert re.search(r"^unknown +2, 12%: they are not in the training text", out, re.MULTILINE)
+    assert re.search(
+        r"^unknown +2, 11\.8%: not in the model's vocabulary, so the figures say little$", out, re.MULTILINE
+    )
     (tmp_path / "text.txt").write_text("the € of and to\n" + "the of and to\n" * 5)
     out = elman("evaluate", made.run, tmp_path / "text.txt").out
-    assert re.search(r"^unknown +1$", out, re.MULTILINE)
+    assert re.search(
+        r"^unknown +1, 1\.2%: not in the model's vocabulary, so bits per character are not given$", out, re.MULTILINE
+    )
+    assert "bits per character  " not in out
+
+
+def test_a_text_of_unknown_words_has_no_length_in_bits(tmp_path: Path):
+    """Which of the words it is that the vocabulary lacks, nobody could read from the bits."""
+    file = tmp_path / "text.txt"
+    file.write_text(prose(3000))
+    known, few = (
+        elman("train", "lm", file, "--validation", file, "--run", tmp_path / size, "--unit", "words",
+              "--vocabulary-size", size, "--epochs", 1, *SIZES)
+        for size in ("280", "9")
+    )  # fmt: skip
+    assert re.match(r"validation  \S+ nats per word \(\d\.\d{3} bits per character; as unsure", known.out)
+    corpus = read(file, "words", 0.1, 9, apart=file)
+    share = float((corpus.validation == corpus.vocabulary.unknown).double().mean())
+    assert share > 0.2
+    assert re.match(rf"validation  \S+ nats per word \({share:.1%} of the words are unknown; as unsure", few.out)
+    assert {row["bits_per_character"] for row in metrics(tmp_path / "9")} == {"nan"}
+    assert elman("train", "lm", "--resume", tmp_path / "9").out == few.out
+    for size, score in (("280", r'"score": ?\d'), ("9", '"score": ?null')):
+        page = tmp_path / f"{size}.html"
+        assert elman("explain", tmp_path / size, "--output", page).status == 0
+        assert re.search(score, page.read_text())
 
 
 def test_samples_go_to_standard_output_and_talk_does_not(made: SimpleNamespace):

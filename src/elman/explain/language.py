@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -75,10 +76,11 @@ def language_models(runs: Sequence[Path], text: str | None) -> Contents:
 
 
 def _score(run: Run) -> float | None:
-    """Returns the bits per character of the evaluation by which the weights were kept."""
+    """Returns the bits per character of the evaluation by which the weights were kept; None if it has none."""
     rows = run.metrics("validation_nats", "bits_per_character")
     best = min(rows, key=lambda row: float(row["validation_nats"]), default=None)
-    return None if best is None else float(best["bits_per_character"])
+    bits = math.nan if best is None else float(best["bits_per_character"])
+    return None if math.isnan(bits) else bits  # where tokens are unknown, bits are no length of the text
 
 
 def _held_out(trained: TrainedLanguageModel) -> Corpus | str:

@@ -151,7 +151,7 @@ class LanguageModelling:
         score = evaluate(self.model, self.corpus.validation, self.corpus.validation_characters)
         return {
             "validation_nats": score.nats,
-            "bits_per_character": score.bits_per_character,
+            "bits_per_character": math.nan if self.unknown else score.bits_per_character,
             "perplexity": score.perplexity,
         }
 
@@ -168,6 +168,11 @@ class LanguageModelling:
     def baselines(self) -> dict[str, float]:
         """The results of `n_grams` on the validation text."""
         return n_grams(self.corpus.train, self.corpus.validation, self.corpus.vocabulary.size)
+
+    @cached_property
+    def unknown(self) -> int:
+        """How many tokens of the validation text are not in the vocabulary. Which they are, the model does not predict."""
+        return count_unknown(self.corpus.validation, self.corpus.vocabulary)
 
     def baseline(self, name: str) -> str:
         before = int(name.removesuffix("-gram")) - 1 if name != "unigram" else 0
@@ -188,6 +193,8 @@ class LanguageModelling:
     def result(self, row: Mapping[str, str]) -> str:
         nats, bits, perplexity = (float(row[name]) for name in ("validation_nats", "bits_per_character", "perplexity"))
         of = f"{bits:.3f} bits" if self.unit == "character" else f"{bits:.3f} bits per character"
+        if self.unknown:
+            of = f"{_share(self.unknown, self.corpus.validation)} of the {self.unit}s are unknown"
         return (
             f"{nats:.4f} nats per {self.unit} ({of}; as unsure as between {perplexity:.1f} equally likely {self.unit}s)"
         )
@@ -229,6 +236,19 @@ def n_grams(train: Tensor, test: Tensor, size: int) -> dict[str, float]:
     by_order = witten_bell(train.numpy(), test.numpy()[1:], size, 5)
     best = min(range(1, 5), key=lambda n: by_order[n])
     return {"unigram": by_order[0], f"{best + 1}-gram": by_order[best]}
+
+
+def count_unknown(tokens: Tensor, vocabulary: Vocabulary) -> int:
+    """Returns how many tokens of a text stand for what the vocabulary lacks."""
+    if vocabulary.unknown is None:
+        return 0
+    parts = tokens.split(1 << 20)  # a comparison of all would take as much memory as the tokens
+    return sum(int((part == vocabulary.unknown).sum()) for part in parts)
+
+
+def _share(count: int, tokens: Tensor) -> str:
+    share = count / len(tokens)
+    return f"{share:.1%}" if share >= 0.0005 else "less than 0.1%"
 
 
 def stream_length(tokens: Tensor, options: Options) -> int:
@@ -312,14 +332,15 @@ class TrainedLanguageModel(NamedTuple):
             raise InputError(f"{path} has {len(tokens)} token; at least 2 are needed, one to read and one to predict")
         score = evaluate(self.model, tokens, corpus.validation_characters)
         yield f"{per}s", str(len(tokens))
-        if self.vocabulary.unknown is not None:
-            parts = tokens.split(1 << 20)  # a comparison of all would take as much memory as the tokens
-            unknown = sum(int((part == self.vocabulary.unknown).sum()) for part in parts)
-            much = unknown > MUCH * len(tokens)
-            why = f", {unknown / len(tokens):.0%}: they are not in the training text, so the figures say little"
-            yield "unknown", f"{unknown}{why if much else ''}"
+        unknown = count_unknown(tokens, self.vocabulary)
+        if unknown:
+            effect = "the figures say little" if unknown > MUCH * len(tokens) else "bits per character are not given"
+            yield "unknown", f"{unknown}, {_share(unknown, tokens)}: not in the model's vocabulary, so {effect}"
+        elif self.vocabulary.unknown is not None:
+            yield "unknown", "0"
         yield f"nats per {per}", f"{score.nats:.4f}"
-        yield "bits per character", f"{score.bits_per_character:.4f}"
+        if not unknown:  # or the text could not be told from these bits
+            yield "bits per character", f"{score.bits_per_character:.4f}"
         yield "perplexity", f"{score.perplexity:.4f}"
         yield from on_baselines(data_of(self.config), lambda: self._baselines(tokens), f"nats per {per}")
 
