@@ -276,6 +276,11 @@ def test_unknown_characters_are_never_written():
         assert "\N{REPLACEMENT CHARACTER}" not in text_of(model, VOCABULARY, "", 200, temperature)
 
 
+def test_a_vocabulary_of_nothing_has_nothing_to_write():
+    with pytest.raises(InputError, match="the model's vocabulary has no word, so that the model has nothing to write"):
+        text_of(model_of(1), Words([]), "", 5, 1.0)
+
+
 def test_prompt_must_be_known():
     with pytest.raises(InputError, match="the prompt has 'z', a character that is not in the model's vocabulary"):
         text_of(model_of(), VOCABULARY, "abzx", 5, 1.0)
@@ -328,7 +333,7 @@ def test_prompt_that_is_no_text(prompt: str):
 
 REFUSED: list[tuple[str, Any, str]] = [
     ("unit", "letters", "unknown unit 'letters': choose one of characters, bytes, bpe, words"),
-    ("vocabulary_size", 0, "--vocabulary-size must be 1 or more, got 0"),
+    ("vocabulary_size", 1, "--vocabulary-size must be 2 or more, got 1"),
     ("evaluations", 0, "--evaluations must be 1 or more, got 0"),
     ("patience", 0, "--patience must be 1 or more, got 0"),
     ("cell", "transformer", "unknown cell 'transformer'.*known cells: rnn, "),
@@ -394,7 +399,7 @@ def test_byte_pairs_need_room_for_all_bytes():
     with pytest.raises(InputError, match=r"--vocabulary-size must be 257 or more .*, got 256"):
         Options(unit="bpe", vocabulary_size=256, epochs=1.0).check()
     Options(unit="bpe", vocabulary_size=257, epochs=1.0).check()
-    Options(unit="bytes", vocabulary_size=1, epochs=1.0).check()  # says nothing to bytes
+    Options(unit="bytes", vocabulary_size=2, epochs=1.0).check()  # says nothing to bytes
 
 
 def test_training_needs_an_end():

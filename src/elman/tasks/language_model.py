@@ -429,8 +429,12 @@ def sample(
     temperature: the logits are divided by it; 0 always takes the likeliest token.
     top_p: a token is drawn from the smallest set of likeliest tokens whose probabilities reach top_p in sum
         (A. Holtzman et al., The curious case of neural text degeneration, ICLR 2020).
-    Raises InputError if the prompt has a character that is not in the vocabulary.
+    Raises InputError if the prompt has a character that is not in the vocabulary, or if the vocabulary is empty.
     """
+    if vocabulary.unknown is not None and vocabulary.size == 1:
+        raise InputError(
+            f"the model's vocabulary has no {PER[vocabulary.unit]}, so that the model has nothing to write; train again with a larger vocabulary"
+        )
     model.eval()
     device = device_of(model)
     check_text(prompt, "the prompt")

@@ -28,7 +28,7 @@ class LanguageModelOptions(Options):
         "What the model predicts: characters, bytes, bpe or words.",
         choices=("characters", "bytes", "bpe", "words"),
     )
-    vocabulary_size: int = option(1000, "Size of the vocabulary, for bpe or words.", least=1)
+    vocabulary_size: int = option(1000, "Size of the vocabulary, for bpe or words.", least=2)
     validation: str | None = option(None, "Validation text, instead of a held-out part of FILE.")
     cell: str = option(
         "lstm", "Cell to use, one of those that `elman cells` lists, except projected_lstm.", search=CELLS
