@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+import shutil
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -146,6 +147,34 @@ def test_training_beats_its_baselines_and_says_so(made: SimpleNamespace, name: s
         assert content[:8] == b"\x89PNG\r\n\x1a\n"
         assert min(struct.unpack(">II", content[16:24])) > 300
         assert str(run / picture) in err
+
+
+@pytest.mark.parametrize(
+    ("name", "score", "baseline", "said", "advised"),
+    [
+        ("tag", 0.9, 0.90003, "as good", True),
+        ("tag", 0.9, 0.90009, "0.0001 worse", True),
+        ("tag", 1.0, 1.0, "as good", False),
+        ("forecast", 0.12336, 0.12344, "as good", True),
+        ("forecast", 0.12341, 0.12431, "0.0009 better", False),
+        ("forecast", 0.00001, 0.00003, "as good", False),
+    ],
+)
+def test_a_tie_with_a_baseline(
+    made: SimpleNamespace, tmp_path: Path, name: str, score: float, baseline: float, said: str, advised: bool
+):
+    """A model is as good where the same digits are printed, and nobody advises how to improve on a perfect one."""
+    run = shutil.copytree(made.directory / name, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["baselines"] = dict.fromkeys(config["baselines"], baseline)
+    (run / "config.json").write_text(json.dumps(config))
+    rows = [line.split(",") for line in (run / "metrics.csv").read_text().splitlines()]
+    column = rows[0].index("accuracy" if name == "tag" else config["options"]["loss"])
+    changed = [rows[0], *([*row[:column], str(score), *row[column + 1 :]] for row in rows[1:])]
+    (run / "metrics.csv").write_text("".join(",".join(row) + "\n" for row in changed))
+    out = elman("train", name, "--resume", run).out
+    assert set(re.findall(r"the model is (.*)", out)) == {said}
+    assert ("advice" in out) == advised
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -423,16 +423,18 @@ def _conclude(training: Training[CommandLineTask], config: dict[str, Any]) -> No
     )
     pictures = [path, *task.draw(run.directory)]
     print(f"validation  {task.result(best)}")
-    score, unit, worse = float(best[task.score]), task.score_unit, False
+    score, unit, beaten = float(best[task.score]), task.score_unit, True
     for name, baseline in baselines.items():
-        better = (score > baseline) == task.higher_is_better
-        worse = worse or not better
-        difference = f"{abs(score - baseline):.4f}{' nats' if unit.startswith('nats') else ''}"
-        judged = f"the model is {difference} {'better' if better else 'worse'}"
-        print(f"{name:<11} {baseline:.4f} {unit} ({task.baseline(name)}): {judged}")
+        difference, better = f"{abs(score - baseline):.4f}", (score > baseline) == task.higher_is_better
+        equal = difference == "0.0000" or f"{score:.4f}" == f"{baseline:.4f}"  # for a reader of these digits
+        beaten = beaten and better and not equal
+        nats = " nats" if unit.startswith("nats") else ""
+        judged = "as good" if equal else f"{difference}{nats} {'better' if better else 'worse'}"
+        print(f"{name:<11} {baseline:.4f} {unit} ({task.baseline(name)}): the model is {judged}")
     for name, what in task.conclusion():
         print(f"{name:<11} {what}")
-    if worse:
+    perfect = f"{score:.4f}" == ("1.0000" if task.higher_is_better else "0.0000")
+    if not beaten and not perfect:
         passes = float(best["epoch"])
         advice = "--minutes or --epochs" if passes < FEW else "--find-lr, more --dropout, or more data"
         print(f"{'advice':<11} the model has seen the {task.data} {passes:.1f} times; try {advice}")
