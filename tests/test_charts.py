@@ -94,6 +94,23 @@ def test_a_score_has_a_panel_of_its_own():
     assert 0 < low < 0.1 < 2 < high
 
 
+@pytest.mark.parametrize("scores", [[(0, 0.5)], [(0, 0.5), (1, 0.7)], [(0, 0.5), (1, None), (2, 0.7), (3, None)]])
+def test_the_trainings_of_a_search(scores: list[tuple[int, float | None]]):
+    figure = charts.trials(scores, "nats per word", False)
+    figure.draw_without_rendering()
+    axis = figure.axes[0]
+    low, high = axis.get_xlim()
+    ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
+    assert ticks == [number for number, _ in scores]
+    assert axis.get_ylabel() == "nats per word (lower is better)"
+    assert charts.trials(scores, "accuracy", True).axes[0].get_ylabel() == "accuracy (higher is better)"
+    numbers, places = drawn_in(axis)[-1]
+    if stopped := [number for number, score in scores if score is None]:
+        assert numbers == stopped
+        assert [axis.lines[-1].get_transform().transform((0, y))[1] for y in places] == [axis.bbox.y0] * len(stopped)
+        assert axis.get_ylim()[0] > 0.4  # they have no score
+
+
 def test_a_score_that_is_the_loss_is_drawn_once():
     rows = metrics_of(train_mae=[2.0, 1.1], validation_mae=[2.0, 1.2], mae=[2.000001, 1.2])
     (axis,) = charts.losses(rows, "mae", "mae", {"naive": 1.5}, "", 2).axes

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from elman import fonts
@@ -165,19 +165,23 @@ def forecasts(panels: Mapping[str, Mapping[str, Any]], horizon: int) -> Figure:
     return figure
 
 
-def trials(scores: Sequence[tuple[int, float | None]]) -> Figure:
-    """Draws the score of every training of a search; those that were stopped early stand on the lower edge."""
+def trials(scores: Sequence[tuple[int, float | None]], score: str, higher_is_better: bool) -> Figure:
+    """Draws the score of every training of a search; those that were stopped early stand on the lower edge.
+
+    score: what it is called, with its unit.
+    """
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axis = figure.subplots()
-    complete = [(number, score) for number, score in scores if score is not None]
+    complete = [(number, value) for number, value in scores if value is not None]
     if complete:
         axis.plot(*zip(*complete, strict=True), "o", label="trained to the end")
-    stopped = [number for number, score in scores if score is None]
+    stopped = [number for number, value in scores if value is None]
     if stopped:
-        low = min((score for _, score in complete), default=0.0)
-        axis.plot(stopped, [low] * len(stopped), "x", color="0.6", label="stopped early")
+        edge = {"transform": axis.get_xaxis_transform(), "clip_on": False}  # not a place among the scores
+        axis.plot(stopped, [0.0] * len(stopped), "x", color="0.6", label="stopped early", **edge)
     axis.set_xlabel("trial")
-    axis.set_ylabel("score")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axis.set_ylabel(f"{score} ({'higher' if higher_is_better else 'lower'} is better)")
     axis.grid(alpha=0.3)
     axis.legend()
     return figure

@@ -122,7 +122,8 @@ def _search(file: Path | None, options: Options, directory: Path, trials: int, f
                 f"cannot write into {directory}: {error.strerror or error}; make room, or choose another --directory"
             ) from error
     path = directory / "tune.png"
-    charts.save(charts.trials([(each.number, each.score) for each in results]), path)
+    scores = [(each.number, each.score) for each in results]
+    charts.save(charts.trials(scores, task.score_unit, task.higher_is_better), path)
     for each in sorted(results, key=lambda each: (each.score is None, each.number)):
         score = "stopped early" if each.score is None else f"{each.score:.5g}"
         shown = " ".join(
