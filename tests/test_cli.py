@@ -441,7 +441,10 @@ def test_pictures_in_other_formats(made: SimpleNamespace, tmp_path: Path, kind: 
 def test_overwriting_a_run(made: SimpleNamespace, tmp_path: Path):
     run = shutil.copytree(made.run, tmp_path / "run")
     (run / "notes.txt").write_text("mine")
+    (run / "tensorboard").mkdir()
+    (run / "tensorboard" / "events.out.tfevents.1700000000.host.1.0").write_text("curves of the old run")
     assert elman(*made.arguments, "--run", run, "--overwrite", "--cell", "gru").status == 0
+    assert list((run / "tensorboard").iterdir()) == []
     assert json.loads((run / "config.json").read_text())["options"]["cell"] == "gru"
     assert (run / "notes.txt").read_text() == "mine"
 

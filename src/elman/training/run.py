@@ -13,6 +13,7 @@
     forecast.png        forecasts beside the truth
     gates.png           the picture that `elman explain` draws
     page.html           the page that it writes
+    tensorboard/        the metrics for TensorBoard, if they were asked for
     lock                the number of the process that trains the run, while one does
 
 A file is always replaced as a whole. No pickle is written or read.
@@ -40,6 +41,7 @@ from elman.training.lock import Lock
 from elman.training.record import Model, Record
 
 MODEL, SAMPLES = "model.safetensors", "samples.txt"
+EVENTS = "tensorboard/events.out.tfevents.*"  # as TensorBoard names them
 SAMPLE = re.compile(r"^--- step (\d+)$", re.MULTILINE)  # the beginning of one
 
 FILES = (
@@ -122,6 +124,8 @@ class Run(Record):
             with self.locked():
                 for name in FILES:
                     (self.directory / name).unlink(missing_ok=True)
+                for events in self.directory.glob(EVENTS):
+                    events.unlink()
                 self.sweep()
                 self.save_config(config)
         except OSError as error:
