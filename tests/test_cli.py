@@ -242,6 +242,35 @@ def test_training_says_its_result_on_standard_output(made: SimpleNamespace):
     assert err.isprintable() or set(err) - set("\n") <= {c for c in err if c.isprintable()}  # no colours, no bar
 
 
+def test_a_budget_that_a_run_has_used_up(made: SimpleNamespace, tmp_path: Path):
+    run = shutil.copytree(made.run, tmp_path / "run")
+    before = contents_of(run)
+    resume = ("train", "lm", "--resume", run)
+    refused = elman(*resume, "--epochs", 2)
+    assert (refused.status, refused.out) == (2, "")
+    complaint(refused.err, f"{run} has trained for 3.6", " epochs already", "with --epochs 2; give more\n")
+    refused = elman(*resume, "--epochs", 9, "--minutes", 1e-5)
+    complaint(
+        refused.err, " minutes already, so nothing is left to train with --epochs 9 and --minutes 1e-05; give more\n"
+    )
+    assert contents_of(run) == before
+
+
+def test_a_run_that_patience_has_ended(made: SimpleNamespace, tmp_path: Path):
+    run = shutil.copytree(made.run, tmp_path / "run")
+    option(patience=1)(run)
+    tensors("checkpoint/state.safetensors", lambda _, notes: notes["place"].update(stale=1))(run)
+    before = contents_of(run)
+    refused = elman("train", "lm", "--resume", run, "--epochs", 9)
+    assert (refused.status, refused.out) == (2, "")
+    complaint(
+        refused.err,
+        f"--patience 1 has ended {run} after 3.6",
+        "nothing is left to train; train again with more patience",
+    )
+    assert contents_of(run) == before
+
+
 def test_what_a_run_notes_of_itself(made: SimpleNamespace):
     config = json.loads((made.run / "config.json").read_text())
     corpus = read(made.directory / "text.txt", "characters", 0.1)

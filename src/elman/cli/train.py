@@ -236,11 +236,25 @@ def _resume(
             training = Training(run, task, team)
         training.restore()
         if asdict(options) != config["options"]:
+            if training.place.finished:
+                raise InputError(_used_up(training))
             config["options"] = asdict(options)
             run.save_config(config)
         return training, config
 
     return begin
+
+
+def _used_up(training: Training[CommandLineTask]) -> str:
+    """Returns why a run has nothing left to train with its new budget, and what to do."""
+    place, o, run = training.place, training.options, training.run.directory
+    passes = place.step / training.task.steps_per_epoch
+    if training.progress() < 1:
+        return f"--patience {o.patience} has ended {run} after {passes:.2f} epochs, so nothing is left to train; train again with more patience"
+    budget = [(o.epochs, passes, "epochs"), (o.minutes, place.seconds / 60, "minutes")]
+    used = " and ".join(f"{spent:.2f} {unit}" for limit, spent, unit in budget if limit is not None)
+    given = " and ".join(f"--{unit} {limit:g}" for limit, _, unit in budget if limit is not None)
+    return f"{run} has trained for {used} already, so nothing is left to train with {given}; give more"
 
 
 def _train(begin: Callable[[], tuple[Training[CommandLineTask], dict[str, Any]]], writer: Any) -> None:
