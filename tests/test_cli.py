@@ -997,10 +997,18 @@ DAMAGED: dict[str, tuple[Change, list[tuple[str, ...]], list[str]]] = {
         [RESUME],
         ["metrics.csv"],
     ),
+    "validation text is gone": (
+        option(validation="/no/such/text"),
+        [RESUME],
+        ["cannot read /no/such/text: No such file or directory; put the file back there, since "],
+    ),
     "text is gone": (
         edited("config.json", data={"path": "/no/such/text"}),
         [RESUME],
-        ["cannot read /no/such/text: No such file"],
+        [
+            "cannot read /no/such/text: No such file or directory; put the file back there, since ",
+            " was begun with it\n",
+        ],
     ),
 }
 

@@ -219,6 +219,7 @@ def _resume(
     from elman import tasks
     from elman.training.fitting import check_in_all
     from elman.training.loop import Training
+    from elman.training.record import data_of
     from elman.training.run import Run
 
     module, run = tasks.module(of.task), Run(directory, team.first)
@@ -227,9 +228,12 @@ def _resume(
     if epochs is not None or minutes is not None:
         options = replace(options, epochs=epochs, minutes=minutes)
         options.check()
-    path = config["data"]["path"]
+    path = data_of(config)
+    for each in (path, getattr(options, "validation", None)):
+        if each is not None:
+            _check_there(Path(each), directory)
     with without_training():  # a resumed run keeps its options
-        task = module.resume(run, None if path is None else Path(path), options, device)
+        task = module.resume(run, path, options, device)
 
     def begin() -> tuple[Training[CommandLineTask], dict[str, Any]]:
         with without_training():
@@ -243,6 +247,16 @@ def _resume(
         return training, config
 
     return begin
+
+
+def _check_there(file: Path, run: Path) -> None:
+    """Raises InputError if a file cannot be read that a run was begun with."""
+    try:
+        file.open("rb").close()
+    except OSError as error:
+        raise InputError(
+            f"cannot read {file}: {error.strerror}; put the file back there, since {run} was begun with it"
+        ) from error
 
 
 def _used_up(training: Training[CommandLineTask]) -> str:
