@@ -340,6 +340,10 @@ def test_unknown_characters_are_counted(made: SimpleNamespace, tmp_path: Path):
         r"^unknown +1, 1\.2%: not in the model's vocabulary, so bits per character are not given$", out, re.MULTILINE
     )
     assert "bits per character  " not in out
+    (tmp_path / "text.txt").write_text("the € of and to\n" + "the of and to\n" * 100)  # one in 1,416
+    out = elman("evaluate", made.run, tmp_path / "text.txt").out
+    assert re.search(r"^unknown +1$", out, re.MULTILINE)
+    assert re.search(r"^bits per character +\d", out, re.MULTILINE)
 
 
 def test_a_text_of_unknown_words_has_no_length_in_bits(tmp_path: Path):

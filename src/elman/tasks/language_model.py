@@ -31,7 +31,8 @@ from elman.training.tbptt import Window, tbptt
 
 PER = {"characters": "character", "bytes": "byte", "bpe": "token", "words": "word"}  # what one of a unit is called
 
-MUCH = 0.05  # a share of unknown tokens that is worth a remark
+FEW = 0.001  # a share of unknown tokens whose spelling would add little to the bits of a text
+MUCH = 0.05  # one that leaves the figures with little meaning
 SAMPLED = 100  # tokens of the text that is written after every evaluation
 
 # What config.json says of the data.
@@ -151,7 +152,7 @@ class LanguageModelling:
         score = evaluate(self.model, self.corpus.validation, self.corpus.validation_characters)
         return {
             "validation_nats": score.nats,
-            "bits_per_character": math.nan if self.unknown else score.bits_per_character,
+            "bits_per_character": math.nan if self.many_unknown else score.bits_per_character,
             "perplexity": score.perplexity,
         }
 
@@ -174,6 +175,10 @@ class LanguageModelling:
         """How many tokens of the validation text are not in the vocabulary. Which they are, the model does not predict."""
         return count_unknown(self.corpus.validation, self.corpus.vocabulary)
 
+    @property
+    def many_unknown(self) -> bool:
+        return self.unknown > FEW * len(self.corpus.validation)
+
     def baseline(self, name: str) -> str:
         before = int(name.removesuffix("-gram")) - 1 if name != "unigram" else 0
         return (
@@ -193,8 +198,8 @@ class LanguageModelling:
     def result(self, row: Mapping[str, str]) -> str:
         nats, bits, perplexity = (float(row[name]) for name in ("validation_nats", "bits_per_character", "perplexity"))
         of = f"{bits:.3f} bits" if self.unit == "character" else f"{bits:.3f} bits per character"
-        if self.unknown:
-            of = f"{_share(self.unknown, self.corpus.validation)} of the {self.unit}s are unknown"
+        if self.many_unknown:
+            of = f"{self.unknown / len(self.corpus.validation):.1%} of the {self.unit}s are unknown"
         return (
             f"{nats:.4f} nats per {self.unit} ({of}; as unsure as between {perplexity:.1f} equally likely {self.unit}s)"
         )
@@ -244,11 +249,6 @@ def count_unknown(tokens: Tensor, vocabulary: Vocabulary) -> int:
         return 0
     parts = tokens.split(1 << 20)  # a comparison of all would take as much memory as the tokens
     return sum(int((part == vocabulary.unknown).sum()) for part in parts)
-
-
-def _share(count: int, tokens: Tensor) -> str:
-    share = count / len(tokens)
-    return f"{share:.1%}" if share >= 0.0005 else "less than 0.1%"
 
 
 def stream_length(tokens: Tensor, options: Options) -> int:
@@ -333,13 +333,13 @@ class TrainedLanguageModel(NamedTuple):
         score = evaluate(self.model, tokens, corpus.validation_characters)
         yield f"{per}s", str(len(tokens))
         unknown = count_unknown(tokens, self.vocabulary)
-        if unknown:
+        many = unknown > FEW * len(tokens)  # their spelling has no part in the bits, so these could not tell the text
+        if self.vocabulary.unknown is not None:
             effect = "the figures say little" if unknown > MUCH * len(tokens) else "bits per character are not given"
-            yield "unknown", f"{unknown}, {_share(unknown, tokens)}: not in the model's vocabulary, so {effect}"
-        elif self.vocabulary.unknown is not None:
-            yield "unknown", "0"
+            why = f", {unknown / len(tokens):.1%}: not in the model's vocabulary, so {effect}" if many else ""
+            yield "unknown", f"{unknown}{why}"
         yield f"nats per {per}", f"{score.nats:.4f}"
-        if not unknown:  # or the text could not be told from these bits
+        if not many:
             yield "bits per character", f"{score.bits_per_character:.4f}"
         yield "perplexity", f"{score.perplexity:.4f}"
         yield from on_baselines(data_of(self.config), lambda: self._baselines(tokens), f"nats per {per}")
