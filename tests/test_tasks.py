@@ -622,6 +622,39 @@ def test_the_words_of_a_text():
     assert classification.split("It's 5 o'clock.", "words") == ["it", "'", "s", "5", "o", "'", "clock", "."]
 
 
+@pytest.mark.parametrize("command", ["train", "tune"])
+@pytest.mark.parametrize("text", ["w{} v{}", " "])
+def test_texts_of_which_no_word_occurs_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, text: str):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"{text.format(k, k)},{'ab'[k % 2]}\n" for k in range(60)))
+    status, out, err = elman(command, "classify", "a.csv", "--text", "text")
+    assert (status, out) == (2, "")
+    assert err == (
+        "elman: a.csv has no word that occurs in two of its 48 training texts; "
+        "read them with --unit characters, or give more\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_texts_without_characters(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("text,label\n" + '"",a\n"",b\n' * 10)
+    with pytest.raises(InputError, match=r"a.csv has no character in any of its 16 training texts; give texts with"):
+        classification.begin(tmp_path / "a.csv", options_of(ClassificationOptions, text="text", unit="characters"), "cpu", BadRows())  # fmt: skip
+
+
+@pytest.mark.parametrize(("rare", "told"), [(33, True), (32, False)])
+def test_texts_of_which_few_words_occur_twice(tmp_path: Path, rare: int, told: bool):
+    """Of 40 words, more than four fifths occur once; the full stop is none of them, though it is in all texts."""
+    texts = [f"w{k}." if k < rare else "usual." for k in range(40)]
+    file, other = tmp_path / "a.csv", tmp_path / "b.csv"
+    for path in (file, other):
+        path.write_text("text,label\n" + "".join(f"{text},{'ab'[k % 2]}\n" for k, text in enumerate(texts)))
+    options = options_of(ClassificationOptions, text="text", validation=str(other))
+    said = dict(classification.begin(file, options, "cpu", BadRows()).introduction()).get("words")
+    line = "33 of 40 words of the training occur in one text only, and are not told apart; --unit characters may learn more"
+    assert said == (line if told else None)
+
+
 def test_rare_classes_weigh_as_much_when_balanced():
     every = [Labelled(str(k), np.ones((2, 1), np.float32), "rare" if k == 0 else "usual") for k in range(9)]
     for balanced, expected in ((False, None), (True, [9 / 2, 9 / 16])):

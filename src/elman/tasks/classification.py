@@ -37,7 +37,8 @@ STEPS = 1 << 16  # of which the mean is taken at once, at least
 CHUNK = 256  # sequences that are classified side by side
 LARGEST = "largest class"  # what the baseline is called
 FAR = 1e30  # deviations from the mean, of which sums are still finite
-RARE = 2  # words that occur less often have no embedding of their own
+RARE = 2  # words that occur in fewer texts have no embedding of their own
+MOST = 0.8  # a share of unknown words of the training texts that is worth a remark
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -215,7 +216,8 @@ class Encoded:
         known = np.array([classes.get(name, -1) for name in sequences.classes], dtype=np.int64)
         self.labels = known[sequences.labels]  # (N,), -1 for an unknown class
         self._names, self._given = list(sequences.classes), sequences.labels
-        self._tokens = np.array([tokens.get(token, 0) for token in sequences.tokens])
+        self._written = list(sequences.tokens)
+        self._tokens = np.array([tokens.get(token, 0) for token in self._written])
         self._mean, self._deviation = (
             torch.tensor(values, dtype=torch.float64) for values in (reading.mean, reading.deviation)
         )
@@ -223,6 +225,14 @@ class Encoded:
     def unknown(self, own: NDArray[np.int64]) -> Counter[str]:
         """Returns the classes of these sequences that the training did not have, and how often each occurs."""
         return Counter(self._names[self._given[k]] for k in own[self.labels[own] < 0])
+
+    def tokens(self, own: Iterable[int], words: bool = False) -> tuple[int, int]:
+        """Returns how many tokens these texts have, and how many of them are unknown. words: leaves out signs."""
+        counts = np.zeros(len(self._tokens), np.int64)
+        for k in own:
+            np.add.at(counts, self.rows[k], 1)
+        real = np.array([bool(t) and (not words or t[0].isalnum()) for t in self._written])
+        return int(counts[real].sum()), int(counts[real & (self._tokens == 0)].sum())
 
     def batch(self, own: Iterable[int]) -> tuple[Tensor, Tensor]:
         """Returns numbers (T, B, channels) in deviations from the mean, or tokens (T, B), and the lengths (B,)."""
@@ -408,6 +418,11 @@ class Classification(SeparateSequences):
         ]
         if unknown := self.encoded.unknown(self.validation):
             lines.append(("unknown", scores.unknown(unknown, " classes of validation sequences")))
+        if self.options.unit == "words" and reading.tokens:
+            words, strange = self.encoded.tokens(self.train, words=True)
+            if strange > MOST * words:
+                only = f"{strange:,} of {words:,} words of the training occur in one text only, and are not told apart"
+                lines.append(("words", f"{only}; --unit characters may learn more"))
         return lines
 
     def result(self, row: Mapping[str, str]) -> str:
@@ -494,6 +509,10 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> Cla
     """Returns a task that trains a new model on a file."""
     found, train, validation = read(path, options, bad)
     reading = Reading.learn(found, train)
+    if found.unit is not None and not reading.tokens:
+        lacks = "word that occurs in two" if found.unit == "words" else "character in any"
+        remedy = "read them with --unit characters, or give more" if found.unit == "words" else "give texts with some"
+        raise InputError(f"{path} has no {lacks} of its {len(train)} training texts; {remedy}")
     torch.manual_seed(options.seed)
     return Classification(_classifier(reading, options, device, path), found, train, validation, path)
 
