@@ -118,6 +118,25 @@ def test_a_score_that_is_the_loss_is_drawn_once():
     assert axis.get_ylabel() == "mean absolute error"
 
 
+@pytest.mark.parametrize("length", [2, 16, 60])
+@pytest.mark.parametrize("count", [2, 8, 14, 17, 20, 30, 40])
+def test_all_words_of_a_confusion_matrix_are_inside_the_picture(count: int, length: int):
+    names = [f"{k:02}".ljust(length, "m") for k in range(count)]
+    figure = charts.confusion(np.eye(count, dtype=np.int64), names, "tag", "words")
+    figure.draw_without_rendering()  # a warning of matplotlib would be an error
+    matrix, colours = figure.axes
+    assert matrix.get_ylabel() == "true tag"
+    assert labels(matrix.get_yticklabels()) == labels(matrix.get_xticklabels())
+    assert [name[:2] for name in labels(matrix.get_yticklabels())] == [f"{k:02}" for k in range(min(count, 30))]
+    for axis in (matrix, colours):
+        box = axis.get_tightbbox()
+        assert box is not None
+        assert min(box.x0, box.y0) >= 0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.bbox.y1
+    assert matrix.bbox.width > 0.5 * (0.42 * min(count, 30)) * figure.dpi  # there is room for the counts
+
+
 # Fonts
 
 

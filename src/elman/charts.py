@@ -18,6 +18,7 @@ from elman import fonts
 from elman.errors import InputError
 from elman.files import check_writable, write_atomically
 
+NAME = 30  # characters of a label that are drawn at most
 FORMATS = ("png", "svg", "pdf")
 _WORDS = {"mae": "mean absolute error", "mse": "mean squared error", "pinball": "pinball loss"}
 
@@ -118,10 +119,11 @@ def confusion(counts: NDArray[np.int64], labels: Sequence[str], what: str, of: s
     """
     shown = np.sort(np.argsort(-counts.sum(1), kind="stable")[:most])
     counts = counts[np.ix_(shown, shown)]
-    names: list[str] = [str(labels[k]) for k in shown]
+    names = [name if len(name) <= NAME else f"{name[: NAME - 1]}…" for name in (str(labels[k]) for k in shown)]
     share = counts / np.maximum(1, counts.sum(1, keepdims=True))
-    size = 2.6 + 0.42 * len(names)
-    figure = Figure(figsize=(size + 1.0, size), layout="constrained")
+    size = 2.6 + 0.42 * len(names) + 0.14 * max(0, max(map(len, names)) - 10)
+    # "constrained" makes no room on the left for what stands beside axes of equal sides.
+    figure = Figure(figsize=(size + 1.0, size), layout="compressed")
     axis = figure.subplots()
     image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for a, b in np.argwhere(counts > 0):
