@@ -435,6 +435,45 @@ def test_data_that_are_gone(made: SimpleNamespace, tmp_path: Path):
             explain.page(run)
 
 
+@pytest.mark.parametrize("name", ["tag", "numbers", "texts", "forecast"])
+def test_data_that_have_changed(made: SimpleNamespace, tmp_path: Path, name: str):
+    """Split anew, they would be shown as held out where they were learned from."""
+    import shutil
+
+    run = shutil.copytree(getattr(made, name), tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    file = Path(config["data"]["path"])
+    config["data"]["path"] = str(tmp_path / file.name)
+    (run / "config.json").write_text(json.dumps(config))
+    rows = file.read_text().splitlines(True)
+    (tmp_path / file.name).write_text("".join(rows))
+    assert explain.page(run)
+    (tmp_path / file.name).write_text("".join([*rows, *rows[-2:]] if name != "forecast" else rows[:-1]))
+    remedy = "--data or --text" if name in ("tag", "texts") else "--data"
+    with pytest.raises(InputError) as caught:
+        explain.page(run)
+    assert str(caught.value) == (
+        f"the held-out part of the data of {run} cannot be shown: {tmp_path / file.name} changed after the training; "
+        f"give {remedy}"
+    )
+    assert explain.page(run, data=tmp_path / file.name)
+    (run / "checkpoint" / "state.safetensors").unlink()  # nothing says what the data were
+    assert explain.page(run)
+
+
+def test_a_series_that_became_shorter_than_its_parts(made: SimpleNamespace, tmp_path: Path):
+    rows = (made.directory / "series.csv").read_text().splitlines(True)
+    (tmp_path / "a.csv").write_text("".join(rows))
+    options: Any = {"time": "t", "period": 4, "lookback": 12, "segment": 3, "horizon": 6, "split": "60,30,30"}
+    task = forecasting.begin(
+        tmp_path / "a.csv", forecasting.Options(hidden_size=4, epochs=0.1, **options), "cpu", BadRows()
+    )
+    fit(task, tmp_path / "run")
+    (tmp_path / "a.csv").write_text("".join(rows[:100]))
+    with pytest.raises(InputError, match=r"the training read 120 rows, but a series has 99; give --data$"):
+        explain.page(tmp_path / "run")
+
+
 def test_the_command_writes_a_page(made: SimpleNamespace):
     status, out, err = elman("explain", made.forecast)
     assert (status, out, err) == (0, "", f"page in {made.forecast / 'page.html'}; open it in a browser\n")

@@ -309,6 +309,28 @@ def test_labels_that_the_run_does_not_know(made: SimpleNamespace, tmp_path: Path
     assert float(after["macro f1"]) < float(before["macro f1"])
 
 
+@pytest.mark.parametrize("name", ["tag", "classify"])
+@pytest.mark.parametrize("changed", ["training", "validation"])
+def test_a_baseline_of_data_that_have_changed_is_left_out(tmp_path: Path, name: str, changed: str):
+    file, other = (data_of(name, tmp_path).rename(tmp_path / f"{part}.jsonl") for part in ("training", "validation"))
+    if name == "tag":
+        file, other = (path.rename(path.with_suffix(".txt")) for path in (file, other))
+    run = tmp_path / "run"
+    assert not elman("train", name, file, "--validation", other, "--epochs", 0.1, *SMALL[name], "--run", run).status
+    (tmp_path / f"judged{file.suffix}").write_bytes(file.read_bytes())
+    of_same = elman("evaluate", run, tmp_path / f"judged{file.suffix}").out
+    baseline = {"tag": tagging.USUAL, "classify": classification.LARGEST}[name]
+    assert ", a baseline" in figures(of_same)[baseline]
+
+    write_other(tmp_path / f"{changed}{file.suffix}", tmp_path / "run").replace(tmp_path / f"{changed}{file.suffix}")
+    found = figures(elman("evaluate", run, tmp_path / f"judged{file.suffix}").out)
+    assert found.pop("baselines") == f"not known, because {file} or {other} changed after the training"
+    assert found == {key: value for key, value in figures(of_same).items() if key != baseline}
+
+    (run / "checkpoint" / "state.safetensors").unlink()  # nothing says what the data were
+    assert ", a baseline" in figures(elman("evaluate", run, tmp_path / f"judged{file.suffix}").out)[baseline]
+
+
 # Predictions
 
 

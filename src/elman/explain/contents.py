@@ -41,7 +41,7 @@ def described(run: Path, model: torch.nn.Module, options: Any, classes: Sequence
 
 @contextlib.contextmanager
 def held_out_part(run: Path, options: str) -> Iterator[None]:
-    """Says, where the data of a run cannot be read any more, which options name others."""
+    """Says, where the data of a run cannot be read any more or have changed, which options name others."""
     try:
         yield
     except InputError as error:

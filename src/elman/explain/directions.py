@@ -58,7 +58,7 @@ def _sentences(run: Path, trained: Tagger, text: str | None, data: Path | None) 
     if data is not None:
         return _with_tags_if_any(data, trained)
     with held_out_part(run, "--data or --text"):
-        found, _, validation = tagging.read(trained.path, trained.options, BadRows(trained.options.skip_bad))
+        found, _, validation = trained.read_again()
     forms, tags = list(found.forms), list(found.tags)
 
     def sentence(k: int) -> Sentence:
@@ -157,7 +157,7 @@ def _sequences(run: Path, trained: Classifier, text: str | None, data: Path | No
     if data is not None:
         return _with_labels_if_any(data, columns, options.skip_bad), data
     with held_out_part(run, "--data" if options.text is None else "--data or --text"):
-        found, _, validation = classification.read(trained.path, options, BadRows(options.skip_bad), trained.reading)
+        found, _, validation = trained.read_again()
     tokens, classes = list(found.tokens), list(found.classes)
     seen: dict[int, list[int]] = {}  # by class, so that several are shown
     for k in validation:

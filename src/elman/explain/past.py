@@ -38,9 +38,7 @@ def forecaster(run: Path, text: str | None, data: Path | None) -> Contents:
         every = _long_enough(_given(data, trained), options, data, "give more")
     else:
         with held_out_part(run, "--data"):
-            path = trained.path
-            every, _, _ = forecasting.read(path, scales.columns(options), options, BadRows(options.skip_bad))
-            every = _long_enough(every, options, path, "it has changed")
+            every = _long_enough(trained.read_again(), options, trained.path, "it has changed")
     columns = range(len(scales.targets))
     whole = list(product(every, columns))
     windows = [_window(trained, one, k) for one, k in whole[:WINDOWS]]

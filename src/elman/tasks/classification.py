@@ -27,7 +27,7 @@ from elman.layout import Hidden
 from elman.recurrent import Recurrent
 from elman.tasks import scores
 from elman.tasks.options import ClassificationOptions as Options
-from elman.tasks.separate import SeparateSequences, csv_row, groups, held_out, moments, padded
+from elman.tasks.separate import SeparateSequences, check_same, csv_row, groups, held_out, moments, padded
 from elman.training.dropout import Dropout
 from elman.training.record import Entries, Record, data_of, device_of
 from elman.training.run import Run
@@ -246,10 +246,16 @@ class Encoded:
 class Classifier:
     """A model with what it knows of the data: what a run holds when it is trained."""
 
-    def __init__(self, model: ClassificationModel, reading: Reading, options: Options, path: Path | None = None):
-        """path: the training data; None for the built-in sequences."""
-        self.path = path
-        self.model, self.reading, self.options = model, reading, options
+    def __init__(
+        self,
+        model: ClassificationModel,
+        reading: Reading,
+        options: Options,
+        path: Path | None = None,
+        digest: str | None = None,
+    ):
+        """path: the training data; None for the built-in sequences. digest: that of these data, if it is known."""
+        self.model, self.reading, self.options, self.path, self.digest = model, reading, options, path, digest
         self.skipped = BadRows()  # what the last call of `predict` leaves out
 
     @property
@@ -314,9 +320,15 @@ class Classifier:
         yield from counts.by_label(self.reading.classes, "sequences")
 
     def _baselines(self, labels: NDArray[np.int64]) -> dict[str, float]:
-        learned, train, _ = read(self.path, self.options, BadRows(self.options.skip_bad))
+        learned, train, _ = self.read_again()
         own = Encoded(learned, self.reading).labels[train]
         return {LARGEST: always(own, labels, len(self.reading.classes), self.options.best_by)}
+
+    def read_again(self) -> tuple[Gathered, NDArray[np.int64], NDArray[np.int64]]:
+        """Returns what `read` does of the training data. Raises InputError if they cannot be read, or have changed."""
+        found = read(self.path, self.options, BadRows(self.options.skip_bad), self.reading)
+        check_same(self.digest, found[0].digest, self.path or examples.LABELLED, self.options.validation)
+        return found
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
         """Yields a row of CSV, or JSON, for each sequence of a file: its class and the probability of every class."""
@@ -529,7 +541,8 @@ def load(record: Record | Path, device: str = "cpu") -> Classifier:
     record = Run(record) if isinstance(record, Path) else record
     options, config = record.options(Options, CONFIG)
     reading = Reading.load(record)
-    return Classifier(record.model(lambda: _model(reading, options), device), reading, options, data_of(config))
+    model = record.model(lambda: _model(reading, options), device)
+    return Classifier(model, reading, options, data_of(config), record.digest())
 
 
 def _classifier(reading: Reading, options: Options, device: str, path: Path | None) -> Classifier:

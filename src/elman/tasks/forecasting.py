@@ -24,7 +24,7 @@ from elman.errors import InputError
 from elman.files import Kept, write_atomically
 from elman.recurrent import Recurrent
 from elman.tasks.options import ForecastingOptions as Options
-from elman.tasks.separate import SeparateSequences, csv_row, moments
+from elman.tasks.separate import SeparateSequences, check_same, csv_row, moments
 from elman.training.dropout import Dropout
 from elman.training.record import Entries, Record, data_of, device_of
 from elman.training.run import Run
@@ -337,9 +337,16 @@ def pinball(forecast: Tensor, truth: Tensor, quantiles: Sequence[float]) -> Tens
 class Forecaster:
     """A model with the scales of its columns: what a run holds when it is trained."""
 
-    def __init__(self, model: ForecastingModel, scales: Scales, options: Options, path: Path | None = None):
-        """path: the training data; None for the built-in series."""
-        self.model, self.scales, self.options, self.path = model, scales, options, path
+    def __init__(
+        self,
+        model: ForecastingModel,
+        scales: Scales,
+        options: Options,
+        path: Path | None = None,
+        digest: str | None = None,
+    ):
+        """path: the training data; None for the built-in series. digest: that of these data, if it is known."""
+        self.model, self.scales, self.options, self.path, self.digest = model, scales, options, path, digest
         self.measure = "pinball" if options.quantile_list else options.loss
         self.remarks: list[str] = []  # what there is to say of the last predictions
 
@@ -389,6 +396,14 @@ class Forecaster:
         """Returns what the model does, with quantiles that rise: a network may swap neighbouring ones."""
         forecast = self.model(past, column, known)
         return forecast.sort(-1).values if len(self.options.quantile_list) > 1 else forecast
+
+    def read_again(self) -> list[Series]:
+        """Returns the training data. Raises InputError if they cannot be read, or have changed."""
+        o = self.options
+        every, _, _ = read(self.path, self.scales.columns(o), o, BadRows(o.skip_bad))
+        if self.digest is not None:
+            check_same(self.digest, digest_of(every, self.scales, o), self.path or examples.SERIES)
+        return every
 
     def errors(self, windows: Windows, most: int) -> tuple[Errors, float]:
         """Returns the errors of the forecasts of at most so many windows, and their mean loss."""
@@ -557,14 +572,7 @@ class Forecasting(SeparateSequences):
                     "give more rows, another --split, or a smaller --horizon or --lookback"
                 )
         self.lengths = np.broadcast_to(1, len(self.train))
-        digest = hashlib.sha256(repr((scales.targets, scales.known, cuts)).encode())
-        for s in every:
-            for values in (s.targets, s.known):
-                for begin in range(0, len(values), series.BLOCK):
-                    digest.update(values[begin : begin + series.BLOCK].tobytes())
-            if s.given is not None:
-                digest.update(np.packbits(s.given).tobytes())
-        self.digest = digest.hexdigest()
+        self.digest = digest_of(every, scales, o)
 
     def use(self, forecaster: Forecaster) -> None:
         self.forecaster, self.model, self.options = forecaster, forecaster.model, forecaster.options
@@ -661,6 +669,19 @@ class Forecasting(SeparateSequences):
         return [path]
 
 
+def digest_of(every: Sequence[Series], scales: Scales, options: Options) -> str:
+    """Returns the SHA-256 of series and of their parts, by which changed files are noticed."""
+    cuts = [parts(len(s.targets), options) for s in every]
+    digest = hashlib.sha256(repr((scales.targets, scales.known, cuts)).encode())
+    for s in every:
+        for values in (s.targets, s.known):
+            for begin in range(0, len(values), series.BLOCK):
+                digest.update(values[begin : begin + series.BLOCK].tobytes())
+        if s.given is not None:
+            digest.update(np.packbits(s.given).tobytes())
+    return digest.hexdigest()
+
+
 def parts(rows: int, options: Options) -> tuple[int, int, int]:
     """Returns where the training, validation and test parts of a series end."""
     a, b, c = options.split_list
@@ -668,7 +689,8 @@ def parts(rows: int, options: Options) -> tuple[int, int, int]:
         return round(a * rows), round((a + b) * rows), round((a + b + c) * rows)
     ends = int(a), int(a + b), int(a + b + c)
     if ends[-1] > rows:
-        raise InputError(f"--split {options.split} needs {ends[-1]} rows, but a series has {rows}; give smaller parts")
+        needs = f"{ends[-1]} rows, but a series has {rows}"
+        raise InputError(f"--split {options.split} needs {needs}; give smaller parts", f"the training read {needs}")
     return ends
 
 
@@ -704,7 +726,8 @@ def load(record: Record | Path, device: str = "cpu") -> Forecaster:
     record = Run(record) if isinstance(record, Path) else record
     options, config = record.options(Options, CONFIG)
     scales = Scales.load(record)
-    return Forecaster(record.model(lambda: _model(scales, options), device), scales, options, data_of(config))
+    model = record.model(lambda: _model(scales, options), device)
+    return Forecaster(model, scales, options, data_of(config), record.digest())
 
 
 def _forecaster(scales: Scales, options: Options, device: str, path: Path | None) -> Forecaster:

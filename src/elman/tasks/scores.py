@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elman.errors import InputError
+from elman.tasks.separate import Changed
 from elman.training.record import NOT_KEPT
 
 FEW = 5  # unknown labels are named, at most
@@ -107,6 +108,9 @@ def on_baselines(data: Path | None, find: Callable[[], dict[str, float]], unit: 
         return
     try:
         found = find()
+    except Changed as error:
+        yield "baselines", f"not known, because {error}"
+        return
     except InputError as error:
         yield "baselines", f"not known, because the training data cannot be read: {error}"
         return

@@ -54,6 +54,16 @@ def held_out(count: int, share: float, seed: int) -> tuple[NDArray[np.int64], ND
     return np.sort(order[:cut]), np.sort(order[cut:])
 
 
+class Changed(InputError):
+    """The data that a model was trained on are not what they were, so that nothing says which were held out."""
+
+
+def check_same(digest: str | None, now: str, *sources: str | Path | None) -> None:
+    """Raises Changed if data do not have the digest that they had. digest: None if that is not known."""
+    if digest not in (None, now):
+        raise Changed(f"{' or '.join(str(each) for each in sources if each is not None)} changed after the training")
+
+
 class SeparateSequences:
     """A part of a task (`elman.training.task.Task`): its batches are sequences that know nothing of each other."""
 

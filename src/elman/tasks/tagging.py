@@ -25,7 +25,7 @@ from elman.files import Kept, write_atomically
 from elman.recurrent import Recurrent
 from elman.tasks import scores
 from elman.tasks.options import TaggingOptions as Options
-from elman.tasks.separate import SeparateSequences, csv_row, groups, held_out, padded
+from elman.tasks.separate import SeparateSequences, check_same, csv_row, groups, held_out, padded
 from elman.training.dropout import Dropout
 from elman.training.record import Entries, Record, data_of, device_of
 from elman.training.run import Run
@@ -201,9 +201,16 @@ class Encoded:
 class Tagger:
     """A model with its vocabulary: what a run holds when it is trained."""
 
-    def __init__(self, model: TaggingModel, vocabulary: Vocabulary, options: Options, path: Path | None = None):
-        """path: the training data; None for the built-in sentences."""
-        self.model, self.vocabulary, self.options, self.path = model, vocabulary, options, path
+    def __init__(
+        self,
+        model: TaggingModel,
+        vocabulary: Vocabulary,
+        options: Options,
+        path: Path | None = None,
+        digest: str | None = None,
+    ):
+        """path: the training data; None for the built-in sentences. digest: that of these data, if it is known."""
+        self.model, self.vocabulary, self.options, self.path, self.digest = model, vocabulary, options, path, digest
         self.skipped = BadRows()  # what the last call of `predict` leaves out
 
     @property
@@ -292,8 +299,14 @@ class Tagger:
         yield from counts.by_label(self.vocabulary.tags, "words")
 
     def _baselines(self, judged: Gathered, score: str) -> dict[str, float]:
-        learned, train, _ = read(self.path, self.options, BadRows(self.options.skip_bad))
+        learned, train, _ = self.read_again()
         return usual_tags(learned, train, judged, np.arange(len(judged)), score)
+
+    def read_again(self) -> tuple[Gathered, NDArray[np.int64], NDArray[np.int64]]:
+        """Returns what `read` does of the training data. Raises InputError if they cannot be read, or have changed."""
+        found = read(self.path, self.options, BadRows(self.options.skip_bad))
+        check_same(self.digest, found[0].digest, self.path or examples.TAGGED, self.options.validation)
+        return found
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
         """Yields the sentences of a file with their tags, as it has them, or as JSON lines or CSV if `form` says so."""
@@ -484,7 +497,7 @@ def load(record: Record | Path, device: str = "cpu") -> Tagger:
     options, config = record.options(Options, CONFIG)
     vocabulary = Vocabulary.load(record)
     model = record.model(lambda: _model(vocabulary, options), device)
-    return Tagger(model, vocabulary, options, data_of(config))
+    return Tagger(model, vocabulary, options, data_of(config), record.digest())
 
 
 def _tagger(vocabulary: Vocabulary, options: Options, device: str, path: Path | None) -> Tagger:

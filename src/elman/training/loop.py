@@ -17,14 +17,13 @@ from torch import Tensor
 
 from elman.errors import InputError
 from elman.training.options import check_precision, most_threads
-from elman.training.run import MODEL, Run, fill
+from elman.training.run import CHECKPOINT, MODEL, Run, fill
 from elman.training.task import Batch, Task
 from elman.training.team import ALONE, Team
 from elman.training.watch import Watch
 
 CHECKPOINT_SECONDS = 20.0
 WARM_UP = 100  # steps over which the learning rate rises linearly
-CHECKPOINT = "checkpoint/state.safetensors"
 
 
 Of = TypeVar("Of", bound=Task)

@@ -42,6 +42,10 @@ class Record(ABC):
     def model(self, make: Callable[[], Model], device: str) -> Model:
         """Returns the trained model, in evaluation mode. make: returns one of that kind, with any parameters."""
 
+    def digest(self) -> str | None:
+        """Returns `elman.training.task.Task.digest` of the data that were trained on, None where that is not kept."""
+        return None
+
     def task(self, known: Collection[str]) -> str:
         """Returns the name of the task. Raises InputError if it is none of the known ones."""
         name = self.json("config.json").get("task")

@@ -40,7 +40,7 @@ from elman.files import check_directory, read_json, write_atomically
 from elman.training.lock import Lock
 from elman.training.record import Model, Record
 
-MODEL, SAMPLES = "model.safetensors", "samples.txt"
+MODEL, CHECKPOINT, SAMPLES = "model.safetensors", "checkpoint/state.safetensors", "samples.txt"
 EVENTS = "tensorboard/events.out.tfevents.*"  # as TensorBoard names them
 SAMPLE = re.compile(r"^--- step (\d+)$", re.MULTILINE)  # the beginning of one
 
@@ -51,7 +51,7 @@ FILES = (
     "scales.json",
     MODEL,
     "metrics.csv",
-    "checkpoint/state.safetensors",
+    CHECKPOINT,
     SAMPLES,
     "loss.png",
     "gates.png",
@@ -189,6 +189,14 @@ class Run(Record):
         except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
             raise InputError(f"{path} is damaged or not elman's: {error}; restore it or train again") from error
         return tensors, notes
+
+    def digest(self) -> str | None:
+        try:
+            with safetensors.safe_open(self.directory / CHECKPOINT, framework="pt") as file:
+                digest = json.loads((file.metadata() or {})["elman"])["data"]
+        except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError):
+            return None
+        return digest if isinstance(digest, str) else None
 
     def model(self, make: Callable[[], Model], device: str) -> Model:
         model = make()
