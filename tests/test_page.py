@@ -326,6 +326,10 @@ def test_another_text_can_be_typed(opened: Callable[..., Opened]):
     assert before == [0, 0]
     assert shown.page.locator("#ribbon .strange").count() == 2
     assert "Ω" in shown.page.locator("#text .say").inner_text()
+    assert "more" not in shown.page.locator("#text .say").inner_text()
+    area.fill("".join(map(chr, range(0x391, 0x3A2))) + "абвгдеж")
+    assert "(Α Β" in (said := shown.page.locator("#text .say").inner_text())
+    assert "в and 4 more)" in said  # 20 of 24
     area.fill("")
     assert shown.page.evaluate("elman.tokens.length") > 0  # nothing is no text
     area.fill("of")

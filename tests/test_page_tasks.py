@@ -203,6 +203,26 @@ def test_texts_of_ones_own_to_classify(made: SimpleNamespace):
     assert directions.classifier(made.numbers, None, bare).data["sequences"][0]["series"] == [[1, 3], [2, 4]]
 
 
+def test_words_that_the_network_cannot_tell_apart_are_crossed_out(
+    made: SimpleNamespace, open_page: OpenPage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    text = "the zebra, cat zebra"
+    for drawn in (400, 2):  # one token at a time, and three
+        monkeypatch.setattr(directions, "DRAWN", drawn)
+        (sequence,) = directions.classifier(made.texts, text, None).data["sequences"]
+        assert sequence["tokens"] == ["the", "zebra", ",", "cat", "zebra"]
+        assert sequence["strange"] == [1, 2, 4]
+        page = explain.page(made.texts, text).save(tmp_path / "page.html")
+        shown = open_page(page, locale="en-US")
+        assert shown.page.locator("#ribbon .strange").all_inner_texts() == ["zebra", ",", "zebra"]
+        assert shown.page.locator("#ribbon").inner_text() == "the zebra , cat zebra "
+        assert "lacks (zebra ,)" in shown.page.locator("#text .say").nth(1).inner_text()
+        assert shown.errors == []
+    shown = open_page(explain.page(made.texts, "the cat").save(tmp_path / "page.html"), locale="en-US")
+    assert shown.page.locator("#text .say").count() == 1
+    assert all(each["strange"] == [] for each in directions.classifier(made.numbers, None, None).data["sequences"])
+
+
 # Forecasters
 
 

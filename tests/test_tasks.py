@@ -677,6 +677,16 @@ def test_texts_of_which_few_words_occur_twice(tmp_path: Path, rare: int, told: b
     assert said == (line if told else None)
 
 
+@pytest.mark.parametrize(("unit", "said"), [("words", "3, 42.9%"), ("characters", "9, 34.6%")])
+def test_evaluation_counts_what_the_training_lacks(tmp_path: Path, unit: str, said: str):
+    (tmp_path / "a.csv").write_text("text,label\n" + "good day.,a\nbad night.,b\n" * 8)
+    (tmp_path / "b.csv").write_text("text,label\n" + "good zebra.,a\n" + '"bad, queer day",b\n" ",b\n')
+    given = ("--text", "text", "--unit", unit, "--epochs", 0.1, "--embedding-size", 3, *SMALL["classify"])
+    assert not elman("train", "classify", tmp_path / "a.csv", *given, "--run", tmp_path / "run").status
+    found = figures(elman("evaluate", tmp_path / "run", tmp_path / "b.csv").out)
+    assert found[f"unknown {unit}"] == f"{said}: the network reads one stand-in for all"
+
+
 def test_rare_classes_weigh_as_much_when_balanced():
     every = [Labelled(str(k), np.ones((2, 1), np.float32), "rare" if k == 0 else "usual") for k in range(9)]
     for balanced, expected in ((False, None), (True, [9 / 2, 9 / 16])):

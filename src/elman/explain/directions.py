@@ -190,7 +190,7 @@ def _classified(trained: Classifier, sequence: Labelled, source: Path) -> dict[s
         raise InputError(
             f"{source}: sequence {sequence.name} has {steps} steps, but a page shows at most {STEPS}; give a shorter one"
         )
-    model = deepcopy(trained.model).double().eval()
+    model, known = deepcopy(trained.model).double().eval(), set(trained.reading.tokens)
     x, lengths = encoded.batch([0])
     with use_engine("reference"):
         with torch.no_grad():
@@ -207,6 +207,7 @@ def _classified(trained: Classifier, sequence: Labelled, source: Path) -> dict[s
     return {
         "name": sequence.name,
         "tokens": tokens or ([""] if tokens is not None else None),
+        "strange": [t for t, token in enumerate(tokens or []) if token not in known],
         "series": None
         if isinstance(content, str)
         else [[rounded(float(v), float(row.std())) for v in row[::stride]] for row in content.T],

@@ -309,6 +309,10 @@ class Classifier:
             raise InputError(f"{path} has no sequence; give at least one, with its label")
         found, counts = self.score(encoded)
         yield "sequences", str(len(encoded.rows))
+        if unit_of(self.options):
+            tokens, strange = encoded.tokens(range(len(encoded.rows)))
+            share = f"{strange}, {strange / max(1, tokens):.1%}"
+            yield f"unknown {self.options.unit}", f"{share}: the network reads one stand-in for all"
         if bad.count:
             yield "skipped", f"{bad.count}, the first: {bad.first}"
         if unknown := encoded.unknown(np.arange(len(encoded.rows))):

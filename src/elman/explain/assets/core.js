@@ -32,6 +32,12 @@ function visible(token) {
   return [...token].map((c) => SIGNS[c] ?? (/[\p{C}\p{Z}]/u.test(c) ? "·" : /\p{M}/u.test(c) ? "◌" + c : c)).join("");
 }
 
+// Which of some tokens are crossed out, as a paragraph; nothing if none is.
+function strangeOnes(list) {
+  const different = [...new Set(list)], few = different.slice(0, 20), more = different.length - few.length;
+  return few.length ? el("p", { class: "say" }, say("strange", { list: few.join(" ") + (more ? say("andMore", { n: more }) : "") })) : null;
+}
+
 // As much of a word as there is room for
 const cut = (text, room) => ([...text].length > room ? [...text].slice(0, Math.max(1, room - 1)).join("") + (room > 1 ? "…" : "") : text);
 

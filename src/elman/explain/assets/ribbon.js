@@ -26,7 +26,6 @@ VIEWS.push({
   draw() {
     const { net, layer, of, unit } = chosen, lenses = { surprise: surpriseColour, unit: unitColour, reach: reachColour };
     if (!(chosen.lens in lenses)) chosen.lens = "surprise";
-    const strange = [...new Set(tokens.filter((_, t) => isStrange(t)))].slice(0, 20).map(visible).join(" ");
     return [
       el("div", { class: "bar" }, el("h2", {}, say("text")), el("span", { class: "gap" }),
         choice("lens", say("colour"), "lens", [["surprise", say("surprise")], ["unit", nameOf(net, layer, of, unit)], ["reach", say("looksBack")]]),
@@ -39,7 +38,7 @@ VIEWS.push({
         },
       }),
       el("div", { class: "bar legend" }, legend()),
-      strange && el("p", { class: "say" }, say("strange", { list: strange })),
+      strangeOnes(tokens.filter((_, t) => isStrange(t)).map(visible)),
       data.before && tokens === data.tokens ? el("p", { class: "say" }, say("before", { n: data.before, per: say(`per.${data.unit}`) })) : null,
       tooLong ? el("p", { class: "say" }, say("tooLong", { n: data.most, per: say(`per.${data.unit}`) })) : null,
     ];

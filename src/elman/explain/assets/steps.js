@@ -2,6 +2,7 @@
 
 lengthOf = (sequence) => sequence.look[0].length;
 speak = () => say("step", { n: chosen.t * item().stride + 1 });
+const written = (token) => (data.unit === "characters" ? visible(token) : visibleWord(token));
 chosen.t = 1e9; // the last step, where the forward direction has read everything
 
 VIEWS.push({
@@ -9,19 +10,20 @@ VIEWS.push({
   wide: 12,
   key: () => [chosen.item, chosen.t],
   draw() {
-    const { shares: [{ forward, backward, name }], tokens: words, series, stride } = item(), both = forward.map((v, t) => v + backward[t]), largest = Math.max(...both.map(Math.abs), 1e-30);
+    const { shares: [{ forward, backward, name }], tokens: words, strange, series, stride } = item(), unknown = new Set(strange), both = forward.map((v, t) => v + backward[t]), largest = Math.max(...both.map(Math.abs), 1e-30);
     const slider = {
       id: "ribbon", tabindex: 0, role: "slider", "aria-label": say("sequence"), "aria-valuemin": 1, "aria-valuemax": both.length, onkeydown: keys, onclick: pick,
     };
     const word = (t) => {
-      const fill = signed(both[t] / largest), part = words.slice(t * stride, (t + 1) * stride);
-      return el("i", { "data-t": t, style: `background-color: ${css(fill)}; color: ${readable(fill)}` }, data.unit === "characters" ? part.map(visible).join("") : part.map(visibleWord).join(" ") + " ");
+      const fill = signed(both[t] / largest), part = words.slice(t * stride, (t + 1) * stride), after = data.unit === "characters" ? "" : " ";
+      return el("i", { "data-t": t, style: `background-color: ${css(fill)}; color: ${readable(fill)}` }, part.map((each, k) => [unknown.has(t * stride + k) ? el("span", { class: "strange" }, written(each)) : written(each), after]));
     };
     return [
       head(say("sequence"), itemChoice()),
       el("p", { class: "say" }, say(words ? "sequenceSay" : "seriesSay", { name })),
       words ? el("div", { ...slider, class: "ribbon" }, both.map((_, t) => word(t))) : el("div", slider, lines(series, stride)),
       words ? el("div", { class: "bar legend" }, say("against"), ramp(signed, -1), say("infavour")) : null,
+      strangeOnes(strange.map((t) => written(words[t]))),
     ];
   },
 });
