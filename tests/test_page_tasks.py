@@ -413,6 +413,18 @@ def test_the_truth_among_many_classes_keeps_its_rank(
 REFUSED = {
     "a text for numbers": (["{numbers}", "--text", "the"], ["{numbers} classifies numbers", "--data"]),
     "a text for a forecaster": (["{forecast}", "--text", "1 2 3"], ["{forecast} forecasts numbers", "--data"]),
+    "a text and data": (
+        ["{tag}", "--text", "the cat", "--data", "{directory}/none.txt"],
+        ["--text and --data {directory}/none.txt both say what {tag} reads; give one of them"],
+    ),
+    "a text and data to classify": (
+        ["{texts}", "--text", "the cat", "--data", "{directory}/texts.jsonl"],
+        ["--text and --data {directory}/texts.jsonl both"],
+    ),
+    "a text and series": (
+        ["{forecast}", "--text", "1 2 3", "--data", "{directory}/series.csv"],
+        ["{forecast} forecasts numbers", "give --data instead of --text"],
+    ),
     "no words": (["{tag}", "--text", "  "], ["has no sentence"]),
     "no text": (["{texts}", "--text", ""], ["--text has no sequence"]),
     "data that are not there": (["{tag}", "--data", "{directory}/none.txt"], ["{directory}/none.txt", "No such file"]),

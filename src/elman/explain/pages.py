@@ -76,6 +76,8 @@ def page(
             )
     if task == "lm" and data is not None:
         raise InputError(f"{directory} is a language model, which reads a text; give --text instead of --data")
+    if task in ("tag", "classify") and None not in (text, data):
+        raise InputError(f"--text and --data {data} both say what {directory} reads; give one of them")
     if task == "lm":
         made = language_models([directory, *others], text)
     else:
