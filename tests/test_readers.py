@@ -248,6 +248,29 @@ def test_words_without_tags_get_a_column(tmp_path: Path):
     assert conll.with_tags(found[0], ["X", "Y"], "upos", ".txt") == "one\tX\ntwo\tY\n\n"
 
 
+DOCUMENTS = "-DOCSTART- -X- -X- O\n\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\n\n-DOCSTART-\nPeter NNP B-NP B-PER\n\n"
+
+
+@pytest.mark.parametrize("tagged", [True, False])
+def test_the_beginning_of_a_document_is_no_sentence(tmp_path: Path, tagged: bool):
+    path = write(tmp_path / "a.txt", DOCUMENTS + "-DOCSTART- -X- -X- O\n\n# id = 1\n\nyes UH B-X O\n")
+    found = list(conll.sentences(path, tagged=tagged))
+    assert [s.words for s in found] == [["EU", "rejects"], ["Peter"], ["yes"]]
+    assert [s.number for s in found] == [1, 2, 3]
+    tags = [["B-ORG", "O"], ["B-PER"], ["O"]]
+    assert "".join(conll.with_tags(s, t, "upos", ".txt") for s, t in zip(found, tags, strict=True)) == (
+        path.read_text() + "\n"
+    )
+
+
+def test_the_beginning_of_a_document_stays_where_a_sentence_is_left_out(tmp_path: Path):
+    path = write(tmp_path / "a.txt", "-DOCSTART- O\n\n\na X\nb\n\nc X\n\n-DOCSTART- O\n\n")
+    bad = BadRows(skip=True)
+    (found,) = conll.sentences(path, bad=bad)
+    assert (bad.count, found.words, found.number) == (1, ["c"], 2)
+    assert conll.with_tags(found, ["Y"], "upos", ".txt") == "-DOCSTART- O\n\n\nc Y\n\n"
+
+
 SENTENCES = {
     "nine values": ("a.conllu", "1\ta\tb\tc\td\te\tf\tg\th\n", "line 1: a word of CoNLL-U has 10 values"),
     "no tag": ("a.conllu", "1\ta\ta\t_\t_\t_\t0\troot\t_\t_\n", "line 1: the word 'a' has no tag"),

@@ -14,6 +14,7 @@ from elman.datasets.tables import form
 UNIVERSAL = {"upos": 3, "xpos": 4, "deprel": 7}  # columns of CoNLL-U that hold tags; words are in column 1
 
 COMMENT = re.compile(r"#\s*\w+ = ")  # in columns of words and tags, where a word may be "#"
+DOCUMENT = "-DOCSTART-"  # what CoNLL-2003 has in place of a word where a document begins
 
 
 @dataclass
@@ -30,8 +31,8 @@ def sentences(path: Path, tag: str = "upos", tagged: bool = True, bad: BadRows |
     """Yields the sentences of a file, one after the other, so that the file may be larger than memory.
 
     tag: the column of a CoNLL-U file: upos, xpos or deprel. Other files have the word in their first column and the tag
-    in their last one, between them what there may be, and an empty line after each sentence. JSON lines have `words` and
-    `tags`. tagged: whether every word must have a tag.
+    in their last one, between them what there may be, and an empty line after each sentence. A line with -DOCSTART- in
+    place of a word is left out, as in CoNLL-2003. JSON lines have `words` and `tags`. tagged: whether every word must have a tag.
     Raises InputError with the file, the line and the value where something is wrong, unless bad rows are skipped.
     """
     bad = bad or BadRows()
@@ -46,12 +47,15 @@ def sentences(path: Path, tag: str = "upos", tagged: bool = True, bad: BadRows |
 
 
 def _columns(path: Path, column: int, tagged: bool, bad: BadRows) -> Iterator[Sentence]:
-    sentence, whole = Sentence([], []), True
+    sentence, whole, before = Sentence([], []), True, list[str]()  # lines without words, which the next sentence takes
     for number, line in text_lines(path):
         if not line.strip():
             if whole and sentence.words:
                 yield sentence
-            sentence, whole = Sentence([], []), True
+                before = []
+            elif whole and sentence.lines:
+                before = [*sentence.lines, ""]
+            sentence, whole = Sentence([], [], list(before)), True
             continue
         sentence.lines.append(line)
         problem = _add(sentence, line, column, tagged)
@@ -75,9 +79,11 @@ def _add(sentence: Sentence, line: str, column: int, tagged: bool) -> str | None
             return None
         word, label = values[1], values[column]
     else:
+        word, label = values[0], values[-1] if len(values) > 1 else ""
+        if word == DOCUMENT:
+            return None
         if tagged and len(values) < 2:
             return f"{line!r} should be a word and its tag, separated by a tab or spaces"
-        word, label = values[0], values[-1] if len(values) > 1 else ""
     if not word:
         return f"{line!r} has no word"
     if tagged and label in ("", "_") and universal:
