@@ -360,6 +360,52 @@ def test_tags_are_written_as_the_file_has_them(made: SimpleNamespace, tmp_path: 
     assert table["sentence"].max() == 600
 
 
+def test_tags_do_not_replace_another_column(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("the D x DET\ncat N y NOUN\n\n" * 10)
+    run = tmp_path / "run"
+    assert not elman("train", "tag", tmp_path / "a.txt", "--epochs", 20, *SMALL["tag"], "--run", run).status
+    file, tagged = tmp_path / "new.txt", "the D x DET\ncat N y NOUN\n\n"
+    for content in (tagged, tagged.replace("DET", "?").replace("NOUN", "?"), "the D x\ncat N y\n"):
+        file.write_text(content)
+        assert elman("predict", run, file).out == tagged
+    file.write_text("the\ncat\n")
+    assert elman("predict", run, file).out == "the\tDET\ncat\tNOUN\n\n"
+    for line, many in (("the D", 2), ("the D x y DET", 5)):
+        file.write_text(f"the D x\n{line}\n")
+        status, out, err = elman("predict", run, file)
+        assert (status, out) == (2, "")
+        assert err == (
+            f"elman: {file}, line 2: {line!r} has {many} columns, but the training had 4, or 3 without the tag; correct it\n"
+        )
+        assert elman("predict", run, file, "--output", tmp_path / "o.csv").status == 0  # where there are no columns
+    universal = tmp_path / "a.conllu"
+    universal.write_text("1\tthe\t_\t_\t_\t_\t_\t_\t_\t_\n\n")
+    assert elman("predict", run, universal).out == universal.read_text().replace("_", "DET", 2).replace("DET", "_", 1)
+
+    content = json.loads((run / "vocabulary.json").read_text())
+    assert content.pop("width") == 4
+    (run / "vocabulary.json").write_text(json.dumps(content))  # as older runs have it
+    file.write_text("the D\n")
+    assert elman("predict", run, file).out == "the DET\n\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "width"),
+    [
+        ("a.txt", "a\tX\n\nb\tY\n", 2),
+        ("a.txt", "a X\n\nb n Y\n", 0),
+        ("a.jsonl", '{"words": ["a"], "tags": ["X"]}\n' * 2, 0),
+        ("a.conllu", "1\ta\ta\tX\t_\t_\t_\t_\t_\t_\n\n" * 2, 0),
+    ],
+)
+def test_the_columns_of_the_training(tmp_path: Path, name: str, content: str, width: int):
+    (tmp_path / name).write_text(content)
+    (tmp_path / "other.txt").write_text("a b c d X\n")
+    options = options_of(TaggingOptions, validation=str(tmp_path / "other.txt"))
+    task = tagging.begin(tmp_path / name, options, "cpu", BadRows())
+    assert task.tagger.vocabulary.width == width
+
+
 def test_classes_are_written_in_the_order_of_the_file(made: SimpleNamespace, tmp_path: Path):
     run, file = made.directory / "classify", write_waves(tmp_path / "new.jsonl", 500, 5)
     out = elman("predict", run, file).out

@@ -25,14 +25,18 @@ class Sentence:
     lines: list[str] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     number: int = 0  # of the sentence in its file, from 1
+    widths: set[int] = field(default_factory=set)  # how many columns its words have; empty in CoNLL-U and JSON lines
 
 
-def sentences(path: Path, tag: str = "upos", tagged: bool = True, bad: BadRows | None = None) -> Iterator[Sentence]:
+def sentences(
+    path: Path, tag: str = "upos", tagged: bool = True, bad: BadRows | None = None, width: int = 0
+) -> Iterator[Sentence]:
     """Yields the sentences of a file, one after the other, so that the file may be larger than memory.
 
     tag: the column of a CoNLL-U file: upos, xpos or deprel. Other files have the word in their first column and the tag
     in their last one, between them what there may be, and an empty line after each sentence. A line with -DOCSTART- in
     place of a word is left out, as in CoNLL-2003. JSON lines have `words` and `tags`. tagged: whether every word must have a tag.
+    width: the number of columns that words and tags must have, if any: a line may lack the last one, or all but the word.
     Raises InputError with the file, the line and the value where something is wrong, unless bad rows are skipped.
     """
     bad = bad or BadRows()
@@ -40,13 +44,13 @@ def sentences(path: Path, tag: str = "upos", tagged: bool = True, bad: BadRows |
     if kind in (".jsonl", ".ndjson"):
         found = _json_lines(path, tagged, bad)
     else:
-        found = _columns(path, UNIVERSAL[tag] if kind == ".conllu" else -1, tagged, bad)
+        found = _columns(path, UNIVERSAL[tag] if kind == ".conllu" else -1, tagged, bad, width)
     for done, sentence in enumerate(found, 1):
         sentence.number = done + bad.count - before
         yield sentence
 
 
-def _columns(path: Path, column: int, tagged: bool, bad: BadRows) -> Iterator[Sentence]:
+def _columns(path: Path, column: int, tagged: bool, bad: BadRows, width: int) -> Iterator[Sentence]:
     sentence, whole, before = Sentence([], []), True, list[str]()  # lines without words, which the next sentence takes
     for number, line in text_lines(path):
         if not line.strip():
@@ -58,7 +62,7 @@ def _columns(path: Path, column: int, tagged: bool, bad: BadRows) -> Iterator[Se
             sentence, whole = Sentence([], [], list(before)), True
             continue
         sentence.lines.append(line)
-        problem = _add(sentence, line, column, tagged)
+        problem = _add(sentence, line, column, tagged, width)
         if problem and whole:
             bad.found(f"{path}, line {number}: {problem}")
             whole = False  # a sentence is left out as a whole
@@ -66,7 +70,7 @@ def _columns(path: Path, column: int, tagged: bool, bad: BadRows) -> Iterator[Se
         yield sentence
 
 
-def _add(sentence: Sentence, line: str, column: int, tagged: bool) -> str | None:
+def _add(sentence: Sentence, line: str, column: int, tagged: bool, width: int) -> str | None:
     """Adds a line to a sentence. Returns what is wrong with it, or None."""
     universal = column > 0
     if line.startswith("#") and (universal or COMMENT.match(line)):
@@ -84,6 +88,9 @@ def _add(sentence: Sentence, line: str, column: int, tagged: bool) -> str | None
             return None
         if tagged and len(values) < 2:
             return f"{line!r} should be a word and its tag, separated by a tab or spaces"
+        if width and len(values) not in (1, width - 1, width):
+            return f"{line!r} has {len(values)} columns, but the training had {width}, or {width - 1} without the tag"
+        sentence.widths.add(len(values))
     if not word:
         return f"{line!r} has no word"
     if tagged and label in ("", "_") and universal:
@@ -111,14 +118,18 @@ def _strings(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) and each for each in value)
 
 
-def with_tags(sentence: Sentence, tags: list[str], tag: str, kind: str) -> str:
-    """Returns the sentence as it stood in its file, with these tags: those it had are replaced."""
+def with_tags(sentence: Sentence, tags: list[str], tag: str, kind: str, width: int = 0) -> str:
+    """Returns the sentence as it stood in its file, with these tags: those it had are replaced.
+
+    width: how many columns words and tags have; if it is not known, the last of several has the tag.
+    """
     if kind in (".jsonl", ".ndjson"):
         return json.dumps(json.loads(sentence.lines[0]) | {"tags": tags}, ensure_ascii=False) + "\n"
     lines = list(sentence.lines)
     for place, label in zip(sentence.places, tags, strict=True):
         between = "\t" if "\t" in lines[place] or " " not in lines[place] else " "
         values = lines[place].split("\t") if between == "\t" else lines[place].split()
-        at = UNIVERSAL[tag] if kind == ".conllu" else max(1, len(values) - 1)
+        has_tag = len(values) > 1 and width in (0, len(values))
+        at = UNIVERSAL[tag] if kind == ".conllu" else len(values) - has_tag
         lines[place] = between.join([*values[:at], label, *values[at + 1 :]])
     return "\n".join(lines) + "\n\n"

@@ -89,6 +89,7 @@ class Gathered:
         self.forms_of, self.tags_of = Rows(np.int32), Rows(np.int32)  # of each sentence
         self.forms: dict[str, int] = {}  # the number of each
         self.tags: dict[str, int] = {}
+        self.width = 0  # columns of the first file, if it has words and tags in columns, and all its lines as many
         self._digest = hashlib.sha256()
 
     def __len__(self) -> int:
@@ -96,11 +97,14 @@ class Gathered:
 
     def add(self, sentences: Iterable[Sentence]) -> None:
         """Appends the sentences of a file."""
-        forms, tags = self.forms, self.tags
+        forms, tags, first, widths = self.forms, self.tags, not len(self), set[int]()
         for s in sentences:
+            widths |= s.widths
             self.forms_of.append(np.array([forms.setdefault(word, len(forms)) for word in s.words], np.int32))
             self.tags_of.append(np.array([tags.setdefault(tag, len(tags)) for tag in s.tags], np.int32))
             self._digest.update(repr((s.words, s.tags)).encode())
+        if first and len(widths) == 1:
+            (self.width,) = widths
         self._digest.update(b"end of a file")
 
     @property
@@ -112,7 +116,11 @@ class Gathered:
 class Vocabulary:
     """The words, characters and tags of a training text. Number 0 of words and characters stands for all others."""
 
-    def __init__(self, words: Sequence[str], counts: Sequence[int], characters: str, tags: Sequence[str]):
+    def __init__(
+        self, words: Sequence[str], counts: Sequence[int], characters: str, tags: Sequence[str], width: int = 0
+    ):
+        """width: how many columns the words and tags of the training had, if they had and it is known."""
+        self.width = width
         self.words, self.counts, self.characters, self.tags = list(words), list(counts), characters, list(tags)
         self._word = {word: number for number, word in enumerate(self.words, 1)}
         self._character = {character: number for number, character in enumerate(characters, 1)}
@@ -131,7 +139,7 @@ class Vocabulary:
         kept = sorted(form for form, n in count.items() if n >= min_count)
         characters = sorted(set[str]().union(*count))
         seen = sorted(tag for tag, found in zip(sentences.tags, tags, strict=True) if found)
-        return cls(kept, [count[form] for form in kept], "".join(characters), seen)
+        return cls(kept, [count[form] for form in kept], "".join(characters), seen, sentences.width)
 
     def word(self, form: str) -> int:
         return self._word.get(form, 0)
@@ -144,14 +152,16 @@ class Vocabulary:
         return self._tag.get(tag, -1)
 
     def save(self, directory: Path) -> None:
-        content = {"words": self.words, "counts": self.counts, "characters": self.characters, "tags": self.tags}
+        content: dict[str, Any] = {"words": self.words, "counts": self.counts, "characters": self.characters}
+        content |= {"tags": self.tags, "width": self.width}
         write_atomically(directory / "vocabulary.json", json.dumps(content, ensure_ascii=False, indent=1).encode())
 
     @classmethod
     def load(cls, kept: Kept) -> Vocabulary:
         content = kept.json("vocabulary.json")
         try:
-            found = cls(*(content[name] for name in ("words", "counts", "characters", "tags")))
+            of_all = (content[name] for name in ("words", "counts", "characters", "tags"))
+            found = cls(*of_all, width=int(content.get("width", 0)))
             whole = len(found._word) == len(found.counts) and len(found._character) == len(found.characters)
             if not whole or not found.tags or not all(isinstance(count, int) for count in found.counts):
                 raise ValueError("words, counts, characters and tags do not fit each other")
@@ -314,10 +324,12 @@ class Tagger:
         if form == ".csv":
             yield "sentence,place,word,tag\n"
         self.skipped = BadRows(self.options.skip_bad)
-        for group in groups(conll.sentences(path, self.options.tag, tagged=False, bad=self.skipped), CHUNK):
+        width = self.vocabulary.width if form in ("", kind) else 0  # only there are tags written between columns
+        every = conll.sentences(path, self.options.tag, tagged=False, bad=self.skipped, width=width)
+        for group in groups(every, CHUNK):
             for sentence, tags in zip(group, self.tag([each.words for each in group]), strict=True):
                 if form in ("", kind):
-                    yield conll.with_tags(sentence, tags, self.options.tag, kind)
+                    yield conll.with_tags(sentence, tags, self.options.tag, kind, width)
                 elif form in (".jsonl", ".ndjson"):
                     yield json.dumps({"words": sentence.words, "tags": tags}, ensure_ascii=False) + "\n"
                 elif form == ".csv":
