@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import numpy as np
@@ -34,13 +35,34 @@ def test_scores_are_what_they_are_called(seed: int):
 
 def test_labels_that_are_none_of_those_count_as_wrong_where_they_are_called_one():
     truth, guess = np.array([0, 0, 1, -1, -1, -1]), np.array([0, 0, 1, 0, 0, 2])
-    found = scores.counted(truth, guess, 4)
+    found = scores.counted(truth, guess, 4, unknown=2)
     assert found.accuracy == 3 / 6
     assert found.precision.tolist() == [2 / 4, 1, 0, 0]
     assert found.recall.tolist() == [1, 1, 0, 0]
     assert found.f1.tolist() == [4 / 6, 1, 0, 0]
-    assert found.macro_f1 == pytest.approx((4 / 6 + 1 + 0) / 3)  # the last one is not there at all
+    # The last one is not there at all, and the two unknown ones are never right.
+    assert found.macro_f1 == pytest.approx((4 / 6 + 1 + 0 + 0 + 0) / 5)
     assert found.counts.sum(1).tolist() == [2, 1, 0, 0]
+
+
+def test_macro_f1_by_its_definition():
+    """The mean over every label in the truth or in the predictions, as scikit-learn has it."""
+    assert scores.counted(np.array([0, 1, -1]), np.array([0, 1, 2]), 3, 1).macro_f1 == pytest.approx(
+        (1 + 1 + 0 + 0) / 4
+    )
+    assert scores.counted(np.array([-1, -1]), np.array([0, 0]), 3, 2).macro_f1 == 0
+    random = np.random.default_rng(0)
+    truth, guess = random.integers(0, 7, 40), random.integers(0, 4, 40)  # the training has labels 0 to 3 of them
+    found = scores.counted(np.where(truth < 4, truth, -1), guess, 4, len(set(truth.tolist()) - {0, 1, 2, 3}))
+    assert found.macro_f1 == pytest.approx(macro_f1(truth.tolist(), guess.tolist()))
+
+
+def macro_f1(truth: Sequence[object], guess: Sequence[object]) -> float:
+    every = []
+    for label in {*truth, *guess}:
+        right = sum(a == b == label for a, b in zip(truth, guess, strict=True))
+        every.append(2 * right / (truth.count(label) + guess.count(label)))
+    return sum(every) / len(every)
 
 
 # As CoNLL's own evaluation reads them.

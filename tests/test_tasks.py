@@ -35,6 +35,7 @@ from elman.tasks.separate import batches_of
 from elman.training import fit, fitting
 from elman.training.loop import Report
 from elman.training.run import Run
+from test_scores import macro_f1
 from tiny_runs import elman, foreign_options, prose
 
 SMALL = {
@@ -329,6 +330,36 @@ def test_a_baseline_of_data_that_have_changed_is_left_out(tmp_path: Path, name: 
 
     (run / "checkpoint" / "state.safetensors").unlink()  # nothing says what the data were
     assert ", a baseline" in figures(elman("evaluate", run, tmp_path / f"judged{file.suffix}").out)[baseline]
+
+
+@pytest.mark.parametrize("name", ["tag", "classify"])
+def test_macro_f1_averages_over_unknown_labels_too(made: SimpleNamespace, tmp_path: Path, name: str):
+    """Also of the validation file while a model is trained, and of the baseline."""
+    file = made.directory / {"tag": "tagged.txt", "classify": "waves.jsonl"}[name]
+    other, every = tmp_path / f"other{file.suffix}", list[Sentence]()
+    if name == "tag":
+        other.write_text("the\tNEW\ncat\tNOUN\nsees\tNEWER\n\nthe\tDET\nrun\tVERB\n\n")
+        task: Any = tagging.begin(file, options_of(TaggingOptions, validation=str(other)), "cpu", BadRows())
+        every = list(sentences(other))
+    else:
+        rows = write_waves(tmp_path / "some.jsonl", 12, 1).read_text().splitlines()
+        other.write_text("".join(row.replace("rises", f"rises {k // 6}") + "\n" for k, row in enumerate(rows)))
+        options = options_of(ClassificationOptions, validation=str(other), best_by="macro_f1")
+        task = classification.begin(file, options, "cpu", BadRows())
+
+    def by_hand(model: Any) -> float:
+        if name == "tag":
+            truth = [tag for each in every for tag in each.tags]
+            return macro_f1(truth, [tag for tags in model.tag([each.words for each in every]) for tag in tags])
+        truth = [json.loads(row)["label"] for row in other.read_text().splitlines()]
+        return macro_f1(truth, [json.loads(row)["class"] for row in model.predict(other, ".jsonl")])
+
+    assert task.evaluate()["macro_f1"] == pytest.approx(by_hand(task.tagger if name == "tag" else task.classifier))
+    module: Any = tasks.module(name)
+    found = figures(elman("evaluate", made.directory / name, other).out)
+    assert float(found["macro f1"]) == pytest.approx(by_hand(module.load(made.directory / name)), abs=1e-4) != 0
+    if name == "classify":  # six fall, three rise 0 and three rise 1
+        assert task.about()["baselines"] == {classification.LARGEST: pytest.approx((2 * 6 / (6 + 12)) / 3)}
 
 
 # Predictions

@@ -294,9 +294,10 @@ class Classifier:
 
         own: the places of the sequences; all if left out.
         """
-        logits, labels = self.logits(encoded, own), encoded.labels if own is None else encoded.labels[own]
+        own = np.arange(len(encoded.rows)) if own is None else own
+        logits, labels = self.logits(encoded, own), encoded.labels[own]
         predicted, known = logits.argmax(-1).numpy(), np.flatnonzero(labels >= 0)
-        counts = scores.counted(labels, predicted, len(self.reading.classes))
+        counts = scores.counted(labels, predicted, len(self.reading.classes), len(encoded.unknown(own)))
         nats = float(cross_entropy(logits[known], torch.from_numpy(labels[known]))) if len(known) else 0.0
         accuracy = float((predicted == labels).mean())
         return {"validation_nats": nats, "accuracy": accuracy, "macro_f1": counts.macro_f1}, counts
@@ -320,13 +321,14 @@ class Classifier:
         for name, value in found.items():
             yield name.replace("validation_nats", "nats_per_sequence").replace("_", " "), f"{value:.4f}"
         score = self.options.best_by.replace("_f1", " F1")
-        yield from scores.on_baselines(self.path, lambda: self._baselines(encoded.labels), score)
+        yield from scores.on_baselines(self.path, lambda: self._baselines(encoded), score)
         yield from counts.by_label(self.reading.classes, "sequences")
 
-    def _baselines(self, labels: NDArray[np.int64]) -> dict[str, float]:
+    def _baselines(self, judged: Encoded) -> dict[str, float]:
         learned, train, _ = self.read_again()
         own = Encoded(learned, self.reading).labels[train]
-        return {LARGEST: always(own, labels, len(self.reading.classes), self.options.best_by)}
+        every, classes = np.arange(len(judged.rows)), len(self.reading.classes)
+        return {LARGEST: always(own, judged, every, classes, self.options.best_by)}
 
     def read_again(self) -> tuple[Gathered, NDArray[np.int64], NDArray[np.int64]]:
         """Returns what `read` does of the training data. Raises InputError if they cannot be read, or have changed."""
@@ -402,7 +404,7 @@ class Classification(SeparateSequences):
 
     def about(self) -> dict[str, Any]:
         classes = len(self.classifier.reading.classes)
-        baseline = always(self.labels, self.encoded.labels[self.validation], classes, self.score)
+        baseline = always(self.labels, self.encoded, self.validation, classes, self.score)
         data = {
             "path": None if self.path is None else str(self.path.resolve()),
             "train_sequences": len(self.train),
@@ -460,12 +462,13 @@ def unit_of(options: Options) -> str | None:
     return None if options.text is None else options.unit
 
 
-def always(learned: NDArray[np.int64], labels: NDArray[np.int64], classes: int, score: str) -> float:
-    """Returns the score of saying of every sequence the class that is the most frequent one in `learned`."""
+def always(learned: NDArray[np.int64], judged: Encoded, own: NDArray[np.int64], classes: int, score: str) -> float:
+    """Returns the score of saying of every one of some sequences the class that is the most frequent one in `learned`."""
+    labels = judged.labels[own]
     guess = np.full(len(labels), np.bincount(learned[learned >= 0], minlength=classes).argmax())
     if score == "accuracy":
         return float((guess == labels).mean())
-    return scores.counted(labels, guess, classes).macro_f1
+    return scores.counted(labels, guess, classes, len(judged.unknown(own))).macro_f1
 
 
 def columns_of(options: Options, reading: Reading | None = None) -> Columns:

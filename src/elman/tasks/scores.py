@@ -27,6 +27,7 @@ class Scores(NamedTuple):
 
     counts: NDArray[np.int64]  # (K, K)
     others: NDArray[np.int64] | int = 0  # (K,): how often what has another label was called k
+    unknown: int = 0  # how many such other labels there are
 
     @property
     def accuracy(self) -> float:
@@ -50,9 +51,9 @@ class Scores(NamedTuple):
 
     @property
     def macro_f1(self) -> float:
-        """The mean of F1 over those of the K labels that occur, in the data or in the predictions."""
+        """The mean of F1 over all labels that occur, in the data or in the predictions. That of an unknown label is 0."""
         occurs = self.counts.sum(0) + self.counts.sum(1) + self.others > 0
-        return float(self.f1[occurs].mean()) if occurs.any() else 0.0
+        return float(self.f1[occurs].sum() / max(1, occurs.sum() + self.unknown))
 
     def by_label(self, labels: Sequence[str], of: str) -> Iterator[tuple[str, str]]:
         """Yields each label with its scores, in words. of: what is counted."""
@@ -61,12 +62,15 @@ class Scores(NamedTuple):
             yield f"  {label}", f"{scores}  {of} {self.counts[k].sum()}"
 
 
-def counted(truth: NDArray[Any], predicted: NDArray[Any], labels: int) -> Scores:
-    """Returns the scores of predicted labels, both (N,), whose ids run from 0 to labels - 1; -1 is any other label."""
+def counted(truth: NDArray[Any], predicted: NDArray[Any], labels: int, unknown: int = 0) -> Scores:
+    """Returns the scores of predicted labels, both (N,), whose ids run from 0 to labels - 1; -1 is any other label.
+
+    unknown: how many other labels there are.
+    """
     known = truth >= 0
     pairs = truth[known].astype(np.int64) * labels + predicted[known]
     others = np.bincount(predicted[~known], minlength=labels)
-    return Scores(np.bincount(pairs, minlength=labels * labels).reshape(labels, labels), others)
+    return Scores(np.bincount(pairs, minlength=labels * labels).reshape(labels, labels), others, unknown)
 
 
 def unknown(labels: Counter[str], of: str = "") -> str:

@@ -274,7 +274,7 @@ class Tagger:
             right, known = right + int((truth == guess).sum()), known + int((truth >= 0).sum())
             order.append(place)
             predicted.append(guess)
-        table = scores.Scores(counts, others)
+        table = scores.Scores(counts, others, len(encoded.unknown(order)))
         found = {
             "validation_nats": nats / max(1, known),
             "accuracy": right / len(predicted.steps),
