@@ -350,7 +350,28 @@ def test_texts_with_labels(tmp_path: Path):
     assert contents(sequences.sequences(path, columns)) == [("sky", "up"), ("low", "3")]
 
 
+def test_blanks_around_a_label_are_none_of_it(tmp_path: Path):
+    rows = [("x", " neg"), ("y", "neg"), ("z", "\tneg ")]
+    texts = write(tmp_path / "a.csv", "text,label\n" + "".join(f"{t},{label}\n" for t, label in rows))
+    spaced = write(tmp_path / "b.csv", "id,label,x\n" + "".join(f"{k // 2},{' ' * k}neg,{k}\n" for k in range(4)))
+    lines = write(tmp_path / "a.jsonl", "".join(json.dumps({"text": t, "label": label}) + "\n" for t, label in rows))
+    archive = write(tmp_path / "a.ts", "@data\n1,2: neg\n3:neg \n")
+    for path, columns, count in (
+        (texts, sequences.Columns(text="text"), 3),
+        (lines, sequences.Columns(text="text"), 3),
+        (spaced, sequences.Columns(sequence="id"), 2),
+        (archive, sequences.Columns(), 2),
+    ):
+        assert [each.label for each in sequences.sequences(path, columns)] == ["neg"] * count, path
+    bare = write(tmp_path / "c.csv", "text,label\nx, \n")
+    assert [each.label for each in sequences.sequences(bare, sequences.Columns(text="text"), labelled=False)] == [None]
+    with pytest.raises(InputError, match=r"c.csv, line 2: column 'label' has no value"):
+        list(sequences.sequences(bare, sequences.Columns(text="text")))
+
+
 SEQUENCES = {
+    "a blank label": ("a.jsonl", '{"values": [[1]], "label": " "}\n', "line 1: 'label' should be a label but is ''", True),
+    "a blank label in a table": ("a.csv", LONG + "c, ,1,2\n", "line 7: column 'label' has no value", True),
     "a word in .ts": ("a.ts", ARCHIVE + "1,x:2,3:1\n", "line 8: could not convert string to float: 'x'", True),
     "missing in .ts": ("a.ts", ARCHIVE + "1,?:2,3:1\n", "line 8: could not convert string to float: '?'", True),
     "not a number in .ts": ("a.ts", ARCHIVE + "1,2:2,nan:1\n", "line 8: step 2 of channel 2 is nan", True),

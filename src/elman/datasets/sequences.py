@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from elman.datasets import tables
@@ -134,7 +135,8 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
                 problem = f"{name!r} should be a list of steps, each a list of numbers, but is {str(row[name])[:60]}"
         elif not isinstance(content, str) or not content.strip():
             problem = f"{name!r} should be a text but is {content!r}"
-        if problem is None and labelled and not isinstance(label, (str, int)):
+        label = label.strip() if isinstance(label, str) else label
+        if problem is None and labelled and (not isinstance(label, (str, int)) or label == ""):
             problem = f"{columns.label!r} should be a label but is {label!r}"
         if problem is not None:
             bad.found(f"{where}: {problem}")
@@ -145,13 +147,21 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
         yield Labelled(str(row.get("id", number)), content, None if label is None else str(label))
 
 
+def _stripped(piece: pl.DataFrame, label: str) -> pl.DataFrame:
+    """Returns a piece of a table with no blanks around its labels. A label of nothing else is missing."""
+    if label not in piece.columns:
+        return piece
+    text = pl.col(label).cast(pl.String).str.strip_chars()
+    return piece.with_columns(pl.when(text != "").then(text).alias(label))
+
+
 def _texts(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[Labelled]:
     assert columns.text is not None
     wanted = [columns.text, columns.label] if labelled else [columns.text]
     done = 0
     for piece in tables.pieces(path, None if not labelled else wanted):
         tables.check_columns(wanted, [each for each in piece.columns if each != tables.LINE], path)
-        has_label = columns.label in piece.columns
+        has_label, piece = columns.label in piece.columns, _stripped(piece, columns.label)
         rows, done = dict(zip(piece[tables.LINE], count(done + 1))), done + len(piece)
         piece = tables.texts(piece, wanted, path, bad)
         labels = piece[columns.label].to_list() if has_label else [None] * len(piece)
@@ -179,6 +189,7 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
         tables.check_columns(wanted, have, path)
         if channels is None:
             channels = [each for each in have if each not in (columns.sequence, columns.label)]
+        piece = _stripped(piece, columns.label)
         piece = tables.texts(piece, [columns.sequence, *([columns.label] if labelled else [])], path, bad)
         before = bad.count
         good = tables.numbers(piece, channels, path, bad, MOST)

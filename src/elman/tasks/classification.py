@@ -211,7 +211,8 @@ class Encoded:
 
     def __init__(self, sequences: Gathered, reading: Reading):
         self.rows = sequences.rows
-        classes = {name: k for k, name in enumerate(reading.classes)}
+        # Runs of earlier versions may have blanks around their classes.
+        classes = {name.strip(): k for k, name in enumerate(reading.classes)}
         tokens = {token: k for k, token in enumerate(reading.tokens, 1)}
         known = np.array([classes.get(name, -1) for name in sequences.classes], dtype=np.int64)
         self.labels = known[sequences.labels]  # (N,), -1 for an unknown class
