@@ -398,6 +398,18 @@ def test_drawings_have_the_numbers(made: SimpleNamespace, open_page: OpenPage, t
     assert np.allclose(np.array(high) / max(high), size / size.max(), atol=0.01)
 
 
+def test_the_frame_of_the_chosen_word_is_inside_the_sentence(
+    made: SimpleNamespace, open_page: OpenPage, tmp_path: Path
+):
+    shown = open_page(explain.page(made.tag, "the cat sat of").save(tmp_path / "page.html"), locale="en-US").page
+    edges = "(each) => [each.getBoundingClientRect().top, each.closest('#ribbon').getBoundingClientRect().top]"
+    word, sentence = shown.locator("#ribbon .now").evaluate(edges)
+    style = shown.locator("#ribbon .now").evaluate(
+        "(each) => [getComputedStyle(each).outlineWidth, getComputedStyle(each).outlineOffset]"
+    )
+    assert word - sentence >= sum(float(size.removesuffix("px")) for size in style)
+
+
 def test_the_truth_among_many_classes_keeps_its_rank(
     made: SimpleNamespace, open_page: OpenPage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
