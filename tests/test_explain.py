@@ -15,7 +15,7 @@ from torch import Tensor
 
 import elman as library
 from elman import charts
-from elman.datasets.vocabulary import Bytes, Characters
+from elman.datasets.vocabulary import Bytes, Characters, Words
 from elman.errors import InputError
 from elman.explain import memory, pictures
 from elman.explain.pictures import Insight, look
@@ -238,6 +238,13 @@ def test_text_that_is_no_text(text: str):
 def test_a_character_of_several_bytes_is_shown_where_it_is_complete():
     model = LanguageModel(256, tiny())
     assert look(model, Bytes(), "aé中!", 1).tokens == ["a", "", "é", "", "", "中", "!"]
+
+
+def test_what_the_vocabulary_lacks_is_shown_as_it_is_written():
+    model = LanguageModel(len(VOCABULARY.symbols) + 1, tiny())
+    assert look(model, VOCABULARY, "abΩ中c", 1).tokens == ["a", "b", "Ω", "中", "c"]
+    words = Words([" cat", " the"])
+    assert look(LanguageModel(3, tiny()), words, " the zebra cat", 1).tokens == [" the", " zebra", " cat"]
 
 
 # Which units

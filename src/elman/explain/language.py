@@ -15,13 +15,13 @@ from torch import Tensor
 from elman import graph, mathematics
 from elman.cell import Cell
 from elman.datasets.text import Corpus, blocks
-from elman.datasets.vocabulary import WORD, Bytes, Characters, Vocabulary, Words
+from elman.datasets.vocabulary import Bytes, Characters, Vocabulary, Words
 from elman.errors import InputError
 from elman.explain import units
 from elman.explain.contents import Contents, check_size, names
 from elman.explain.memory import FADED, by_memory, encoded, gradients_by_token, looks_back, reach
 from elman.explain.trace import trace
-from elman.explain.units import spell
+from elman.explain.units import pieces
 from elman.tasks.language_model import PER, LanguageModel, TrainedLanguageModel, load
 from elman.tasks.options import LanguageModelOptions as Options
 from elman.training.run import Run
@@ -108,13 +108,6 @@ def _passage(trained: TrainedLanguageModel, held_out: Corpus | str) -> str:
         if (begin := read_so_far.rfind(excerpt)) >= 0:  # held-out text is at the end
             passage = read_so_far[begin : begin + DEFAULT]
     return passage
-
-
-def pieces(vocabulary: Vocabulary, text: str, ids: Tensor) -> list[str]:
-    """Returns a text in tokens, as it is written: with the characters and words that the vocabulary lacks."""
-    if isinstance(vocabulary, Characters):
-        return list(text)
-    return WORD.findall(text) if isinstance(vocabulary, Words) else spell(vocabulary, ids)
 
 
 def symbols(vocabulary: Vocabulary) -> list[str]:

@@ -17,6 +17,7 @@ from elman.datasets.vocabulary import Vocabulary
 from elman.errors import InputError
 from elman.explain.memory import by_memory, encoded
 from elman.explain.trace import trace
+from elman.explain.units import pieces
 from elman.tasks.language_model import LanguageModel
 
 SHOWN = 60  # tokens in a picture at most, the last ones of the text; the model reads the whole text
@@ -50,11 +51,8 @@ def look(model: LanguageModel, vocabulary: Vocabulary, text: str, layer: int) ->
                 loss, [step[name] for step in recurrence.steps], retain_graph=True, allow_unused=True
             )
             gradients[name] = np.array([0.0 if g is None else float(g.norm()) for g in found])
-    # One decoder for all: of a character's bytes the last one shows the character, and those before it nothing.
-    decode = vocabulary.decoder()
-    spell = [decode(int(token)) for token in ids]
     return Insight(
-        spell,
+        pieces(vocabulary, text, ids),
         {name: value[:, 0].detach() for name, value in recurrence.gates.items()},
         {name: value[:, 0].detach() for name, value in recurrence.states.items()},
         gradients,

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from elman.datasets.vocabulary import Vocabulary
+from elman.datasets.vocabulary import WORD, Characters, Vocabulary, Words
 from elman.tasks.language_model import LanguageModel
 
 MARGIN = 0.1  # the score of a unit must exceed that of the last token alone by this much
@@ -96,20 +96,27 @@ _PROPERTIES: dict[str, tuple[str, Callable[[str], Iterator[float]]]] = {
 PROPERTIES = tuple(_PROPERTIES)
 
 
-def along(pieces: Sequence[str], key: str) -> Array:
+def along(written: Sequence[str], key: str) -> Array:
     """Returns the value of a property after every token, (T,): that after the last character which is complete by then.
 
-    pieces: the text of each token; "" for one that completes no character.
+    written: the text of each token; "" for one that completes no character.
     """
     # The first token may complete no character, so a value of 0 stands before all.
-    values = np.array([0, *_PROPERTIES[key][1]("".join(pieces))], dtype=np.float64)
-    return values[np.cumsum([len(piece) for piece in pieces], dtype=np.int64)]
+    values = np.array([0, *_PROPERTIES[key][1]("".join(written))], dtype=np.float64)
+    return values[np.cumsum([len(piece) for piece in written], dtype=np.int64)]
 
 
 def spell(vocabulary: Vocabulary, tokens: Tensor) -> list[str]:
     """Returns the text of each token. Of the bytes of a character the last one has it, and those before it have nothing."""
     decode = vocabulary.decoder()
     return [decode(token) for token in tokens.tolist()]
+
+
+def pieces(vocabulary: Vocabulary, text: str, tokens: Tensor) -> list[str]:
+    """Returns a text in tokens, as it is written: with the characters and words that the vocabulary lacks."""
+    if isinstance(vocabulary, Characters):
+        return list(text)
+    return WORD.findall(text) if isinstance(vocabulary, Words) else spell(vocabulary, tokens)
 
 
 class Tracking(NamedTuple):
@@ -137,8 +144,8 @@ def find(model: LanguageModel, vocabulary: Vocabulary, tokens: Tensor) -> list[T
     threshold, and the second half judges, so that a unit which fits by chance is not believed. A property that hardly
     varies in one of the halves is left out.
     """
-    pieces = spell(vocabulary, tokens)
-    values = {key: along(pieces, key) for key in PROPERTIES}
+    written = spell(vocabulary, tokens)
+    values = {key: along(written, key) for key in PROPERTIES}
     varied = {key: value for key, value in values.items() if all(map(_varies, _halves(value)))}
     return tracking(states_along(model, tokens), tokens.cpu().numpy(), varied) if varied else []
 
