@@ -35,7 +35,8 @@ def sentences(
 
     tag: the column of a CoNLL-U file: upos, xpos or deprel. Other files have the word in their first column and the tag
     in their last one, between them what there may be, and an empty line after each sentence. A line with -DOCSTART- in
-    place of a word is left out, as in CoNLL-2003. JSON lines have `words` and `tags`. tagged: whether every word must have a tag.
+    place of a word is left out, as in CoNLL-2003. JSON lines have `words` and `tags`.
+    tagged: whether every word must have a tag.
     width: the number of columns that words and tags must have, if any: a line may lack the last one, or all but the word.
     Raises InputError with the file, the line and the value where something is wrong, unless bad rows are skipped.
     """

@@ -464,7 +464,7 @@ def unit_of(options: Options) -> str | None:
 
 
 def always(learned: NDArray[np.int64], judged: Encoded, own: NDArray[np.int64], classes: int, score: str) -> float:
-    """Returns the score of saying of every one of some sequences the class that is the most frequent one in `learned`."""
+    """Returns the score of saying of the sequences `own` the class that is the most frequent one in `learned`."""
     labels = judged.labels[own]
     guess = np.full(len(labels), np.bincount(learned[learned >= 0], minlength=classes).argmax())
     if score == "accuracy":
