@@ -332,6 +332,20 @@ def test_a_baseline_of_data_that_have_changed_is_left_out(tmp_path: Path, name: 
     assert ", a baseline" in figures(elman("evaluate", run, tmp_path / f"judged{file.suffix}").out)[baseline]
 
 
+def test_baselines_of_a_text_that_has_changed_are_left_out(tmp_path: Path):
+    file, other, run = data_of("lm", tmp_path), tmp_path / "other.txt", tmp_path / "run"
+    other.write_text(prose(300, seed=1))
+    assert not elman("train", "lm", file, "--epochs", 0.1, *SMALL["lm"], "--run", run).status
+    of_same = figures(elman("evaluate", run, other).out)
+    assert ", a baseline" in of_same["unigram"]
+
+    swapped = file.read_text().translate(str.maketrans("to", "ot"))  # of the same length and characters
+    file.write_text(swapped)
+    found = figures(elman("evaluate", run, other).out)
+    assert found.pop("baselines") == f"not known, because {file} changed after the training"
+    assert found == {key: value for key, value in of_same.items() if ", a baseline" not in value}
+
+
 @pytest.mark.parametrize("name", ["tag", "classify"])
 def test_macro_f1_averages_over_unknown_labels_too(made: SimpleNamespace, tmp_path: Path, name: str):
     """Also of the validation file while a model is trained, and of the baseline."""

@@ -24,6 +24,7 @@ from elman.explain.trace import trace
 from elman.explain.units import pieces
 from elman.tasks.language_model import PER, LanguageModel, TrainedLanguageModel, load
 from elman.tasks.options import LanguageModelOptions as Options
+from elman.tasks.separate import Changed
 from elman.training.run import Run
 
 SHOWN = 2000  # tokens that the page reads at most, the last ones of the text; what is before them is read here
@@ -88,6 +89,8 @@ def _held_out(trained: TrainedLanguageModel) -> Corpus | str:
     data = trained.config["data"]
     try:
         corpus = trained.corpus()
+    except Changed:
+        return "changed"
     except InputError:
         return "gone"
     sizes = len(corpus.train), len(corpus.validation)

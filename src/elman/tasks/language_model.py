@@ -23,6 +23,7 @@ from elman.recurrent import Recurrent
 from elman.tasks.ngram import witten_bell
 from elman.tasks.options import LanguageModelOptions as Options
 from elman.tasks.scores import on_baselines
+from elman.tasks.separate import check_same
 from elman.training.dropout import Dropout
 from elman.training.record import Entries, Record, data_of, device_of
 from elman.training.run import Run
@@ -318,7 +319,7 @@ def resume(run: Run, path: Path | None, options: Options, device: str) -> Langua
 class TrainedLanguageModel(NamedTuple):
     model: LanguageModel
     vocabulary: Vocabulary
-    config: dict[str, Any]
+    config: dict[str, Any]  # config.json, and in its `data` the digest of the text, None if it is not known
 
     @property
     def remarks(self) -> list[str]:
@@ -349,8 +350,14 @@ class TrainedLanguageModel(NamedTuple):
         return n_grams(self.corpus().train, tokens, self.vocabulary.size)
 
     def corpus(self) -> Corpus:
-        """Returns the text that the model was trained on, with its held-out part, read again."""
-        return _read(data_of(self.config), Options(**self.config["options"]), self.vocabulary)
+        """Returns the text that the model was trained on, with its held-out part, read again.
+
+        Raises InputError if it cannot be read, or has changed.
+        """
+        path, options = data_of(self.config), Options(**self.config["options"])
+        corpus = _read(path, options, self.vocabulary)
+        check_same(self.config["data"]["digest"], corpus.digest, path or DEFAULT, options.validation)
+        return corpus
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
         raise InputError("a language model continues a text and does not label it: use elman sample")
@@ -362,6 +369,7 @@ def load(record: Record | Path, device: str = "cpu") -> TrainedLanguageModel:
     options, config = record.options(Options, CONFIG)
     vocabulary = vocabularies.load(record)
     model = record.model(lambda: LanguageModel(vocabulary.size, options), device)
+    config["data"]["digest"] = record.digest()
     return TrainedLanguageModel(model, vocabulary, config)
 
 
