@@ -148,6 +148,7 @@ ROWS = [
     same("`LSTM(5, 7, proj_size=3)`", lambda of: Whole(of.LSTM(INPUT, HIDDEN, proj_size=3))),
     same("`LSTM(5, 7)` in float64", lambda of: Whole(of.LSTM(INPUT, HIDDEN)), dtype=torch.float64),
     same("`LSTM(5, 7)` in float16", lambda of: Whole(of.LSTM(INPUT, HIDDEN)), dtype=torch.float16),
+    same("`LSTM(5, 7, batch_first=True)` in float16", lambda of: Whole(of.LSTM(INPUT, HIDDEN, batch_first=True)), batch_first=True, dtype=torch.float16),
     same("`LSTM(5, 7)`, packed in the model", lambda of: Packed(of.LSTM(INPUT, HIDDEN)), given="lengths"),
     same("`LSTM(5, 7)` with `lengths=`", lambda of: WithLengths(of.LSTM(INPUT, HIDDEN)), given="lengths"),
     same("`LSTMCell(5, 7)` in a loop over steps", lambda of: Steps(of.LSTMCell(INPUT, HIDDEN))),

@@ -25,7 +25,7 @@ from elman import Cell, Recurrent, State, cells, use_engine
 from elman.errors import InputError
 from elman.layout import onnx_form
 from elman.onnx import exporting, proof, scan
-from elman.onnx.proof import session
+from elman.onnx.proof import flat, session
 
 INPUT, HIDDEN = 5, 7
 FREE = torch.export.Dim.DYNAMIC
@@ -310,6 +310,45 @@ def test_models_of_users() -> None:
             found = opened.run(None, {i.name: v.numpy() for i, v in zip(opened.get_inputs(), given, strict=True)})[0]
             with torch.no_grad():
                 assert torch.allclose(torch.from_numpy(found), module(*given), atol=2e-6)
+
+
+class Halves(nn.Module):
+    """Products in float16 behind transpositions, in elman's layers and in torch's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = elman.GRU(4, 6, bidirectional=True, batch_first=True)
+        self.second = Recurrent(OWN[1], 12, 6, batch_first=True)
+        self.output = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.second(self.first(x)[0])[0])
+
+
+def test_float16_with_the_batch_first(tmp_path: Path) -> None:
+    """ONNX Runtime's optimizer dies of a MatMul behind a Transpose in float16."""
+    path, shape, x = tmp_path / "model.onnx", ({0: FREE, 1: FREE},), torch.randn(3, 5, 4).half()
+    module = Halves().eval().half()
+    elman.onnx.export(module, path, (x,), dynamic_shapes=shape)
+    with exporting._quiet():
+        program = torch.onnx.export(nn.Sequential(module.first), (x,), dynamo=True, verbose=False, dynamic_shapes=shape)
+    assert program is not None
+    for opened, of in (
+        (session(path.read_bytes()), module),
+        (session(program.model_proto.SerializeToString()), module.first),
+    ):
+        for B, T in SIZES:
+            x = torch.randn(B, T, 4).half()
+            found = opened.run(None, {opened.get_inputs()[0].name: x.numpy()})[0]
+            with torch.no_grad():
+                assert torch.allclose(torch.from_numpy(found), flat(of(x))[0], rtol=1e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("cell", [cells.lstm, OWN[0]], ids=lambda cell: cell.name)
+def test_a_layer_in_float16_with_the_batch_first(tmp_path: Path, cell: Cell, streaming: bool) -> None:
+    layer = recurrent(cell, 4, 6, dtype=torch.float16, batch_first=True)
+    assert elman.onnx.export(layer, tmp_path / "layer.onnx", streaming=streaming).errors["y"] < 1e-3
 
 
 def test_the_table_is_enough_where_nothing_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -249,8 +249,11 @@ def _judged(lines: list[dict[str, Any]], ended: str) -> tuple[int, list[str]]:
                 f"{places[axis]} ({axis}) is declared free, but the file runs at {right} and not at {tried} ({other[0][1]}); export it again with that axis free"
             )
     if ended:
-        where = f" where {_said(sizes)}" if sizes else " while it was opened"
-        said.append(f"the file {ended}{where}; do not give it such inputs, or export it again")
+        said.append(
+            f"the file {ended} where {_said(sizes)}; do not give it such inputs, or export it again"
+            if sizes
+            else f"the file {ended} while it was opened; export it again, or open it without ONNX Runtime's optimizations"
+        )
     return len(worked), [*said, *strange.values()]
 
 

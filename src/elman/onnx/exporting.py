@@ -24,6 +24,7 @@ from elman.errors import InputError
 from elman.files import check_writable, write_atomically
 from elman.onnx import ports
 from elman.onnx.external import other_files
+from elman.onnx.half import flatten
 from elman.onnx.int8 import quantize
 from elman.onnx.loading import read
 from elman.onnx.node import RECURRENT
@@ -139,6 +140,7 @@ def traced(
     assert program is not None
     model = program.model
     onnxscript.optimizer.optimize(model, input_size_limit=FOLDED, output_size_limit=FOLDED)
+    flatten(model)
     if int8:
         quantize(model)
     return model

@@ -49,11 +49,16 @@ def _each(call: Any, write: Callable[[Any, int], list[Any]]) -> Sequence[Any]:
 
 
 def _share(call: Any, weights: Any) -> Any:
-    """Writes the share of all gates in a step, (T, B, G*H); of a cell without input gates x, which says how many steps there are."""
+    """Writes the share of all gates in a step, (T, B, G*H); of a cell without input gates x, which says how many steps there are.
+
+    It is a Gemm on all rows, since ONNX Runtime's process ends where a MatMul in float16 has its x from a Transpose.
+    """
     if not call.cell.anatomy.input_gates:
         return call.x
-    share = op.MatMul(call.x, op.Transpose(weights.ih, perm=[1, 0]))
-    return share if weights.b_ih is None else op.Add(share, weights.b_ih)
+    height, width = weights.ih.shape
+    rows = op.Reshape(call.x, constant([-1, width]))
+    share = op.Gemm(rows, weights.ih, *([] if weights.b_ih is None else [weights.b_ih]), transB=1)
+    return op.Reshape(share, op.Concat(op.Shape(call.x, start=0, end=2), constant([height]), axis=0))
 
 
 def _alone(call: Any, d: int) -> list[Any]:

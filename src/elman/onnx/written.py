@@ -141,15 +141,15 @@ def _input_weights(
     share: str, outer: Callable[[str], NDArray[Any] | None], maker: Callable[[str], Any]
 ) -> tuple[Any, Any]:
     """Returns W (G*H, I) and b (G*H,), if there is one, of x W + b."""
-    made, bias = maker(share), None
-    if isinstance(made, NodeProto) and made.op_type == "Add":
-        given = {name: outer(name) for name in made.input}
-        (bias,) = [value for value in given.values() if value is not None] or [None]
-        made = maker(next((name for name, value in given.items() if value is None), ""))
-    weight = outer(made.input[1]) if isinstance(made, NodeProto) and made.op_type == "MatMul" else None
-    if weight is None or weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[1:]):
+    made = maker(share)
+    if isinstance(made, NodeProto) and made.op_type == "Reshape":
+        made = maker(made.input[0])
+    given = list(made.input[1:]) if isinstance(made, NodeProto) and made.op_type == "Gemm" else []
+    weight, bias = ([outer(name) for name in given] + [None, None])[:2]
+    whole = weight is not None and weight.ndim == 2
+    if weight is None or not whole or (len(given) > 1 and (bias is None or bias.shape != weight.shape[:1])):
         raise Problem(f"the weights of its input are not constant, or not in the form of elman's export; {CHANGED}")
-    return weight.T, bias
+    return weight, bias
 
 
 class _Body:
