@@ -76,8 +76,8 @@ def export(
     int8: products with weights are computed in integers of 8 bits, where the weights have 7 bits and a scale for each unit.
         LSTMs with all their kin become nodes that only ONNX Runtime knows, DynamicQuantizeLSTM; all other cells a Scan.
 
-    The file is run in ONNX Runtime, and compared by the rule that every engine is judged by: for a layer at nine sizes, with
-    random states and lengths; for another model on `args`. It appears under its name only if it passes. With int8 there is
+    The file is run in ONNX Runtime: for a layer at nine sizes, with random states and lengths; for another model on `args`.
+    Its errors may be at most twice those of PyTorch, beside 8 roundings of the largest value. It appears under its name only if it passes. With int8 there is
     no such rule; the errors are told. A model of more than 2 GB becomes two files: its weights are in PATH.data, or in
     PATH.2.data if it replaces a model with weights in PATH.data. That file has to stay beside PATH.
     Raises InputError if it does not pass, or cannot be written, and TypeError if a layer cannot be exported.
