@@ -22,7 +22,7 @@ from torch.nn.utils import parametrizations
 import elman
 import elman.onnx
 from accuracy import Errors
-from cases import CELLS, recurrent
+from cases import CELLS, draw, recurrent
 from elman import Cell, Recurrent, State, cells, use_engine
 from elman.errors import InputError
 from elman.layout import onnx_form
@@ -546,6 +546,74 @@ def test_a_file_that_is_wrong_does_not_appear(tmp_path: Path, monkeypatch: pytes
         elman.onnx.export(layer, path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+class Structures(nn.Module):
+    """Arguments in a tuple and by name, and results in a dictionary, some of them None, infinite, boolean or whole numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent = elman.LSTM(4, 8)
+
+    def forward(self, x: Tensor, states: Any, first: Any = None, second: Any = None) -> dict[str, Any]:
+        y, states = self.recurrent(x + first - 2 * second, states)
+        return {"z": y.masked_fill(y < 0, -torch.inf), "a": (y > 0, None, [y.argmax(-1)]), "states": states}
+
+
+class OwnTypes(nn.Module):
+    """It does not run in float64: it makes a state of its own, and has a part in float16."""
+
+    def __init__(self, half: bool) -> None:
+        super().__init__()
+        self.first, self.second = elman.GRU(4, 8), elman.GRU(8, 5, dtype=torch.float16 if half else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, _ = self.first(x, torch.zeros(1, x.shape[1], 8))
+        return self.second(y.to(self.second.weight_ih_l0.dtype))[0].float()
+
+
+class Frozens(nn.Module):
+    """Frozen layers, one of them under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        learned = draw(elman.LSTM(4, 3, bidirectional=True, learn_initial_state=True), 0)
+        self.first = self.again = elman.freeze(elman.GRU(4, 4, num_layers=2))
+        self.rest = nn.Sequential(elman.freeze(learned))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.rest(self.again(self.first(x)[0])[0])
+
+
+MODELS: dict[str, tuple[nn.Module, Any, float]] = {
+    "structures": (
+        Structures(),
+        (torch.randn(5, 3, 4), tuple(torch.randn(2, 1, 3, 8)), {"second": torch.randn(4), "first": torch.randn(4)}),
+        1e-6,
+    ),
+    "zeros": (OwnTypes(False), (torch.randn(5, 3, 4),), 1e-6),
+    "a part in float16": (OwnTypes(True), (torch.randn(5, 3, 4),), 1e-3),
+    "frozen layers": (Frozens(), torch.randn(5, 3, 4), 1e-6),
+    "a cell": (elman.LSTMCell(4, 8), (torch.randn(3, 4), tuple(torch.randn(2, 3, 8))), 1e-6),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_of_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    module, given, most = MODELS[name]
+    path = tmp_path / "model.onnx"
+    errors = elman.onnx.export(module, path, given).errors
+    assert len(errors) == len(onnx.load(path).graph.output)
+    assert max(errors.values()) < most
+
+    class Wrong(Rounded):
+        def run(self, names: Any, feed: Any) -> Any:
+            first, *rest = self.opened.run(names, feed)
+            return [first * np.float32(1 + 100 * most), *rest]
+
+    monkeypatch.setattr(proof, "session", Wrong)
+    with pytest.raises(InputError, match="was not written: the error of"):
+        elman.onnx.export(module, path, given)
 
 
 def test_a_file_may_round_in_other_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,12 @@ def test_they_stand_in_one_file() -> None:
     assert PRIVATE.search((sources / "torch_private.py").read_text(encoding="utf-8"))
 
 
+def test_trees() -> None:
+    tree = {"b": (1, [2, None]), "a": {"c": 3}}
+    assert private.tree_leaves(tree) in ([1, 2, None, 3], [1, 2, 3])
+    assert private.tree_map(lambda n: n and -n, tree) == {"b": (-1, [-2, None]), "a": {"c": -3}}
+
+
 def test_any_autocast() -> None:
     assert not private.any_autocast()
     for device in ("cpu", "cuda"):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 from torch.autograd import forward_ad
-from torch.utils import _python_dispatch
+from torch.utils import _python_dispatch, _pytree
 
 LIBRARY = torch._C.__file__  # the shared library that is linked with torch's OpenMP
 
@@ -25,6 +25,10 @@ in_dispatch_mode = _python_dispatch.is_in_torch_dispatch_mode  # whether one of 
 is_wrapped = _functorch.is_functorch_wrapped_tensor  # whether one of functorch's transforms wraps a tensor
 is_legacy_batched = _functorch.is_legacy_batchedtensor  # whether autograd's own vmap (`is_grads_batched`) does
 in_one_piece = torch._cudnn_rnn_flatten_weight  # pyright: ignore[reportPrivateImportUsage]  # lays out cuDNN's weights
+tree_leaves, tree_map = (
+    _pytree.tree_leaves,
+    _pytree.tree_map,
+)  # of nested tuples, lists and dictionaries, as torch's exporter has them
 is_zero_tensor = Tensor._is_zerotensor  # whether a tensor is zero by a mark, whatever its memory holds
 
 

@@ -30,6 +30,7 @@ from elman.onnx.loading import read
 from elman.onnx.node import RECURRENT
 from elman.onnx.ports import Port
 from elman.onnx.proof import Case, Proof, flat, prove
+from elman.onnx.thawing import thaw
 from elman.onnx.translations import of_int8, translations
 from elman.onnx.written import KEY
 from elman.recurrent import Recurrent
@@ -55,7 +56,7 @@ class _Flat(nn.Module):
 def export(
     model: nn.Module,
     path: str | Path,
-    args: tuple[Any, ...] | None = None,
+    args: tuple[Any, ...] | Tensor | None = None,
     *,
     streaming: bool = False,
     int8: bool = False,
@@ -66,6 +67,7 @@ def export(
     """Writes a layer, or a model that contains layers, to an ONNX file, in evaluation mode. Returns its path and its errors.
 
     model: an elman layer, which needs nothing else; or any module, with `args`, the rest being as in `torch.onnx.export`.
+        Frozen layers are written as the layers that they were made from.
 
     The file of a layer has the inputs x (T, B, I), or (B, T, I) with batch_first; lengths (B,), int64; and one for each
     state, h_0 and so on, (L*D, B, width). T and B are free. Lengths and states are optional: left out, the sequences have
@@ -77,7 +79,8 @@ def export(
         LSTMs with all their kin become nodes that only ONNX Runtime knows, DynamicQuantizeLSTM; all other cells a Scan.
 
     The file is run in ONNX Runtime: for a layer at nine sizes, with random states and lengths; for another model on `args`.
-    Its errors may be at most twice those of PyTorch, beside 8 roundings of the largest value. It appears under its name only if it passes. With int8 there is
+    Its errors may be at most twice those of PyTorch, beside 8 roundings of the largest value; or 32 alone for a model that
+    does not run in float64. It appears under its name only if it passes. With int8 there is
     no such rule; the errors are told. A model of more than 2 GB becomes two files: its weights are in PATH.data, or in
     PATH.2.data if it replaces a model with weights in PATH.data. That file has to stay beside PATH.
     Raises InputError if it does not pass, or cannot be written, and TypeError if a layer cannot be exported.
@@ -94,12 +97,16 @@ def export(
             f"{type(model).__name__} is no elman layer, so args have to show what it takes: give args=(x, ...)"
         )
     check_writable(path)
-    plain = deepcopy(model).eval()
+    plain, args = thaw(deepcopy(model).eval()), (args,) if isinstance(args, Tensor) else tuple(args)
     written = traced(plain, args, input_names, output_names, dynamic_shapes, int8)
-    names = [value.name or "" for value in written.graph.inputs]
-    tensors = [arg for arg in args if isinstance(arg, Tensor)]
+    names, tensors = [value.name or "" for value in written.graph.inputs], flat(args)
+    if len(names) != len(tensors):
+        raise TypeError(
+            f"args hold {len(tensors)} tensors, but the file has {len(names)} inputs; give the tensors that {type(model).__name__} takes, each once"
+        )
     found = [value.name or "" for value in written.graph.outputs]
-    case = Case("the given arguments", tuple(args), dict(zip(names, tensors, strict=True)))
+    given, named = (args[:-1], args[-1]) if args and isinstance(args[-1], dict) else (args, {})  # as the exporter does
+    case = Case("the given arguments", given, dict(zip(names, tensors, strict=True)), named)
     return finish(written, path, plain, [case], found, {}, int8)
 
 
