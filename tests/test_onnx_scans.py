@@ -127,6 +127,25 @@ def test_both_directions_and_layers(tmp_path: Path) -> None:
     assert "engine cpu" in " ".join(str(elman.describe(again, torch.randn(6, 2, 3))).split())  # its step can be traced
 
 
+def vectors_alone(x: Any, R: Any, s: Any, p: Any) -> State:
+    """It computes values from vectors alone, which an exporter folds."""
+    d, e = torch.sigmoid(p.d), torch.exp(-abs(p.e))
+    a = torch.where(p.d < p.e, 1 - p.e, -p.d)
+    return State(h=d * s.h + (1 - d) * torch.tanh(x.n + R.n @ (a * s.h) + e))
+
+
+def test_what_is_computed_from_vectors_alone(tmp_path: Path) -> None:
+    cell = Cell(vectors_alone, gates=("n",), vectors=("e", "d"), name="vectors_alone")
+    layer, x = recurrent(cell, 3, 5, dtype=torch.float32), torch.randn(6, 3, 3)
+    elman.onnx.export(layer, tmp_path / "layer.onnx")
+    program = torch.onnx.export(nn.Sequential(layer).eval(), (x,), dynamo=True, verbose=False, optimize=False)
+    assert program is not None
+    program.save(tmp_path / "plain.onnx")
+    for name in ("layer.onnx", "plain.onnx"):
+        (loaded,) = load(tmp_path / name).values()
+        check(loaded, layer, x)
+
+
 def changed_operator(model: ModelProto) -> None:
     next(node for node in body(model).node if node.op_type == "Sigmoid").op_type = "Tanh"
 

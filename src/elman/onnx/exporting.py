@@ -132,7 +132,10 @@ def traced(
     dynamic_shapes: Any,
     int8: bool = False,
 ) -> ir.Model:
-    """Returns a module as PyTorch's exporter writes it, with what is constant folded."""
+    """Returns a module as PyTorch's exporter writes it, with what is constant folded.
+
+    What a cell computes from its vectors stays, by which the cell is read again. ONNX Runtime folds it when it opens the file.
+    """
     with _quiet():
         program = torch.onnx.export(
             module,
@@ -143,10 +146,17 @@ def traced(
             output_names=output_names,
             dynamic_shapes=dynamic_shapes,
             custom_translation_table=of_int8 if int8 else translations,
+            optimize=False,  # which is done below
         )
     assert program is not None
     model = program.model
-    onnxscript.optimizer.optimize(model, input_size_limit=FOLDED, output_size_limit=FOLDED)
+    steps = [node.attributes["body"].value for node in model.graph.all_nodes() if KEY in node.metadata_props]
+    onnxscript.optimizer.optimize_ir(
+        model,
+        input_size_limit=FOLDED,
+        output_size_limit=FOLDED,
+        should_fold=lambda node: False if any(node.graph is step for step in steps) else None,
+    )
     flatten(model)
     if int8:
         quantize(model)
