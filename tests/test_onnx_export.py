@@ -635,5 +635,11 @@ def test_any_model_with_its_arguments(tmp_path: Path) -> None:
     assert [value.name for value in onnx.load(path).graph.output] == ["logits"]
     with pytest.raises(TypeError, match="Tagger is no elman layer, so args have to show what it takes"):
         elman.onnx.export(Tagger(), tmp_path / "tagger.onnx")
+    for name in ("args", "input_names", "output_names", "dynamic_shapes"):
+        useless: Any = {name: (torch.randn(2, 2, 7),)}
+        with pytest.raises(
+            TypeError, match=f"^{name} have no use for an elman layer, whose file has inputs of its own"
+        ):
+            elman.onnx.export(elman.GRU(2, 3), tmp_path / "layer.onnx", **useless)
     with pytest.raises(InputError, match="No such file or directory"):
         elman.onnx.export(elman.GRU(2, 3), tmp_path / "none" / "a.onnx")

@@ -66,7 +66,7 @@ def export(
 ) -> Proof:
     """Writes a layer, or a model that contains layers, to an ONNX file, in evaluation mode. Returns its path and its errors.
 
-    model: an elman layer, which needs nothing else; or any module, with `args`, the rest being as in `torch.onnx.export`.
+    model: an elman layer, which takes nothing else; or any module, with `args`, the rest being as in `torch.onnx.export`.
         Frozen layers are written as the layers that they were made from.
 
     The file of a layer has the inputs x (T, B, I), or (B, T, I) with batch_first; lengths (B,), int64; and one for each
@@ -83,10 +83,19 @@ def export(
     does not run in float64. It appears under its name only if it passes. With int8 there is
     no such rule; the errors are told. A model of more than 2 GB becomes two files: its weights are in PATH.data, or in
     PATH.2.data if it replaces a model with weights in PATH.data. That file has to stay beside PATH.
-    Raises InputError if it does not pass, or cannot be written, and TypeError if a layer cannot be exported.
+    Raises InputError if it does not pass, or cannot be written, and TypeError if a layer cannot be exported, or
+    arguments do not fit.
     """
     path = Path(path)
     if isinstance(model, Recurrent):
+        given = args, input_names, output_names, dynamic_shapes
+        names = ("args", "input_names", "output_names", "dynamic_shapes")
+        useless = [name for name, value in zip(names, given, strict=True) if value is not None]
+        if useless:
+            raise TypeError(
+                f"{', '.join(useless)} have no use for an elman layer, whose file has inputs of its own with free T and B; "
+                "leave them out, or export torch.nn.Sequential(layer)"
+            )
         return write(ports.step(model) if streaming else ports.layer(model), path, int8)
     if streaming:
         raise TypeError(
