@@ -616,6 +616,19 @@ def test_models_of_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
         elman.onnx.export(module, path, given)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_frozen_layer(tmp_path: Path, streaming: bool) -> None:
+    """Its file is that of the layer that it was made from."""
+    layer = recurrent(
+        cells.peephole_lstm, 4, 6, dtype=torch.float32, num_layers=2, batch_first=True, learn_initial_state=True
+    )
+    files = [
+        elman.onnx.export(of, tmp_path / "a.onnx", streaming=streaming).path.read_bytes()
+        for of in (layer, elman.freeze(layer))
+    ]
+    assert files[0] == files[1]
+
+
 def test_a_file_may_round_in_other_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where PyTorch's error is small by chance, a few roundings are no mistake."""
     monkeypatch.setattr(proof, "session", Rounded)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import elman
 from elman.errors import InputError
 from elman.files import check_writable, write_atomically
+from elman.frozen import Frozen
 from elman.onnx import ports
 from elman.onnx.external import other_files
 from elman.onnx.half import flatten
@@ -30,7 +31,7 @@ from elman.onnx.loading import read
 from elman.onnx.node import RECURRENT
 from elman.onnx.ports import Port
 from elman.onnx.proof import Case, Proof, flat, prove
-from elman.onnx.thawing import thaw
+from elman.onnx.thawing import thaw, thawed
 from elman.onnx.translations import of_int8, translations
 from elman.onnx.written import KEY
 from elman.recurrent import Recurrent
@@ -96,7 +97,8 @@ def export(
                 f"{', '.join(useless)} have no use for an elman layer, whose file has inputs of its own with free T and B; "
                 "leave them out, or export torch.nn.Sequential(layer)"
             )
-        return write(ports.step(model) if streaming else ports.layer(model), path, int8)
+        layer = thawed(model) if isinstance(model, Frozen) else model
+        return write(ports.step(layer) if streaming else ports.layer(layer), path, int8)
     if streaming:
         raise TypeError(
             f"{type(model).__name__} is no elman layer, so streaming has no meaning for it; give a module that does one step"

@@ -11,9 +11,7 @@ from elman.recurrent import Recurrent
 
 
 def thaw(module: nn.Module) -> nn.Module:
-    """Replaces every frozen layer in a module by an ordinary one that computes the same. Returns the module."""
-    if isinstance(module, Frozen):
-        return thawed(module)
+    """Replaces every frozen layer within a module by an ordinary one that computes the same. Returns the module."""
     known: dict[Frozen, Recurrent] = {}
     for path, child in list(module.named_modules(remove_duplicate=False)):
         if isinstance(child, Frozen):
