@@ -391,6 +391,35 @@ def test_what_cannot_be_exported_is_named() -> None:
     assert "cumsum" in str(raised.value)
 
 
+def test_what_has_no_form_is_said_in_a_sentence(tmp_path: Path) -> None:
+    """The exporter's own error has two thousand characters."""
+
+    def untraceable(x, R, s):
+        return State(h=torch.cumsum(x.h + R.h @ s.h, -1))
+
+    def refused(layer: nn.Module, *args: Any, **options: Any) -> str:
+        with pytest.raises(TypeError) as raised:
+            elman.onnx.export(layer, tmp_path / "never.onnx", *args, **options)
+        assert raised.value.__cause__ is None or raised.value.__suppress_context__
+        return str(raised.value)
+
+    odd = Recurrent(Cell(untraceable, gates=("h",), name="odd"), 4, 8)
+    assert refused(odd).startswith("cell 'odd' cannot be exported: the step calls cumsum")
+    bfloat16 = elman.GRU(4, 8).bfloat16()
+    said = "cell 'gru' is exported in BFLOAT16, which a Scan is not written in; convert the model to float32"
+    assert refused(nn.Sequential(bfloat16), torch.randn(5, 3, 4).bfloat16()) == said
+    with torch.autocast("cpu"):
+        assert refused(elman.GRU(4, 8)).startswith("cell 'gru' was exported under autocast to BFLOAT16")
+    assert refused(elman.GRU(4, 8, device="meta")).startswith("weight_ih_l0 is on the device meta and has no numbers;")
+
+
+def test_int8_is_refused_before_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.onnx, "export")
+    for layer in (elman.GRU(4, 8).half(), nn.Sequential(elman.GRU(4, 8).double())):
+        with pytest.raises(TypeError, match=r"int8 is made of float32, but .*weight_ih_l0 is float"):
+            elman.onnx.export(layer, tmp_path / "never.onnx", None if isinstance(layer, Recurrent) else (), int8=True)
+
+
 def test_every_operation_of_a_graph_has_its_own() -> None:
     from elman.operations import OPERATIONS
 

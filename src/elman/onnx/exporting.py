@@ -31,6 +31,7 @@ from elman.onnx.loading import read
 from elman.onnx.node import RECURRENT
 from elman.onnx.ports import Port
 from elman.onnx.proof import Case, Proof, flat, prove
+from elman.onnx.scan import Unwritable
 from elman.onnx.thawing import thaw, thawed
 from elman.onnx.translations import of_int8, translations
 from elman.onnx.written import KEY
@@ -98,6 +99,7 @@ def export(
                 "leave them out, or export torch.nn.Sequential(layer)"
             )
         layer = thawed(model) if isinstance(model, Frozen) else model
+        _check_weights(layer, int8)
         return write(ports.step(layer) if streaming else ports.layer(layer), path, int8)
     if streaming:
         raise TypeError(
@@ -108,6 +110,7 @@ def export(
             f"{type(model).__name__} is no elman layer, so args have to show what it takes: give args=(x, ...)"
         )
     check_writable(path)
+    _check_weights(model, int8)
     plain, args = thaw(deepcopy(model).eval()), (args,) if isinstance(args, Tensor) else tuple(args)
     written = traced(plain, args, input_names, output_names, dynamic_shapes, int8)
     names, tensors = [value.name or "" for value in written.graph.inputs], flat(args)
@@ -119,6 +122,18 @@ def export(
     given, named = (args[:-1], args[-1]) if args and isinstance(args[-1], dict) else (args, {})  # as the exporter does
     case = Case("the given arguments", given, dict(zip(names, tensors, strict=True)), named)
     return finish(written, path, plain, [case], found, {}, int8)
+
+
+def _check_weights(model: nn.Module, int8: bool) -> None:
+    for name, weight in model.named_parameters():
+        if weight.is_meta:
+            raise TypeError(
+                f"{name} is on the device meta and has no numbers; load weights first, with load_state_dict(..., assign=True)"
+            )
+        if int8 and weight.is_floating_point() and weight.dtype != torch.float32:
+            raise TypeError(
+                f"int8 is made of float32, but {name} is {str(weight.dtype).removeprefix('torch.')}; convert the model with .float()"
+            )
 
 
 def write(port: Port, path: Path, int8: bool) -> Proof:
@@ -147,18 +162,26 @@ def traced(
 
     What a cell computes from its vectors stays, by which the cell is read again. ONNX Runtime folds it when it opens the file.
     """
-    with _quiet():
-        program = torch.onnx.export(
-            module,
-            args,
-            dynamo=True,
-            verbose=False,
-            input_names=input_names,
-            output_names=output_names,
-            dynamic_shapes=dynamic_shapes,
-            custom_translation_table=of_int8 if int8 else translations,
-            optimize=False,  # which is done below
-        )
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                module,
+                args,
+                dynamo=True,
+                verbose=False,
+                input_names=input_names,
+                output_names=output_names,
+                dynamic_shapes=dynamic_shapes,
+                custom_translation_table=of_int8 if int8 else translations,
+                optimize=False,  # which is done below
+            )
+    except torch.onnx.OnnxExporterError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, Unwritable):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        raise cause from None  # a sentence, in place of two thousand characters
     assert program is not None
     model = program.model
     steps = [node.attributes["body"].value for node in model.graph.all_nodes() if KEY in node.metadata_props]

@@ -19,6 +19,10 @@ op: Any = opset18  # in a translation, its functions take and give the symbols o
 NUMPY = {ir.DataType.FLOAT: np.float32, ir.DataType.DOUBLE: np.float64, ir.DataType.FLOAT16: np.float16}
 
 
+class Unwritable(TypeError):
+    """A layer has no form in ONNX. `elman.onnx.export` finds it among the errors of PyTorch's exporter."""
+
+
 def joined(parts: Sequence[Any], axis: int) -> Any:
     return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=axis)
 
@@ -39,9 +43,13 @@ def step(call: Any) -> Sequence[Any]:
 
 def _each(call: Any, write: Callable[[Any, int], list[Any]]) -> Sequence[Any]:
     if call.x.dtype not in NUMPY:
-        raise TypeError(
+        raise Unwritable(
             f"cell {call.cell.name!r} is exported in {call.x.dtype}, which a Scan is not written in; convert the model to float32"
         )
+    try:
+        graph.trace(call.cell)
+    except graph.NotTraceable as error:
+        raise Unwritable(f"cell {call.cell.name!r} cannot be exported: {error}") from error
     each = [write(call, d) for d in range(len(call.directions))]
     outputs, *finals = zip(*each, strict=True)
     stacked = [joined([op.Unsqueeze(state, constant([0])) for state in states], 0) for states in finals]

@@ -16,7 +16,7 @@ import torch
 
 from elman import operators
 from elman.layout import Onnx, onnx_form
-from elman.onnx.scan import constant, joined, op, present_steps, scan, step
+from elman.onnx.scan import Unwritable, constant, joined, op, present_steps, scan, step
 
 
 # Without types: onnxscript would take them for those of ONNX.
@@ -50,7 +50,7 @@ def _written(arguments: Any, int8: bool = False) -> Sequence[Any]:
         call = call._replace(x=masked)
     autocast = arguments[2]
     if autocast is not None:
-        raise TypeError(
+        raise Unwritable(
             f"cell {call.cell.name!r} was exported under autocast to {autocast}, for which there are no ONNX nodes; "
             "export outside of autocast, and convert the model with .half() for half precision"
         )
