@@ -318,6 +318,19 @@ def refused(*arguments: object) -> str:
     return outcome.err
 
 
+def test_one_step_begins_with_the_learned_state(tmp_path: Path) -> None:
+    layer = recurrent(OWN[1], 3, 5, dtype=torch.float32, num_layers=2, batch_first=True, learn_initial_state=True)
+    opened = session(elman.onnx.export(layer, tmp_path / "step.onnx", streaming=True).path)
+    assert [each.name for each in opened.get_inputs()] == ["x"]
+    x, states, found = torch.randn(2, 4, 3), {}, []
+    for t in range(4):
+        y, *after = opened.run(None, {"x": x[:, t].numpy()} | states)
+        states = dict(zip(("h_0", "m_0"), after, strict=True))
+        found.append(torch.from_numpy(y))
+    with torch.no_grad():
+        assert torch.allclose(torch.stack(found, 1), layer(x)[0], atol=1e-5)
+
+
 def test_what_cannot_be_exported(made: SimpleNamespace, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     assert "reads the end of a sequence first, so it cannot be streamed" in refused(

@@ -75,8 +75,8 @@ def export(
     state, h_0 and so on, (L*D, B, width). T and B are free. Lengths and states are optional: left out, the sequences have
     T steps and begin as the layer's do. Its outputs are y and the final states, h_n and so on.
 
-    streaming: for a layer, one step in place of a sequence, with inputs x (B, I) and h_0 and so on, none of which may be left
-        out, and outputs y (B, Y) and h_n and so on. It has no loop.
+    streaming: for a layer, one step in place of a sequence, with inputs x (B, I) and h_0 and so on, and outputs y (B, Y) and
+        h_n and so on. It has no loop. No input may be left out, but for the states of a layer that learns its initial ones.
     int8: products with weights are computed in integers of 8 bits, where the weights have 7 bits and a scale for each unit.
         LSTMs with all their kin become nodes that only ONNX Runtime knows, DynamicQuantizeLSTM; all other cells a Scan.
 

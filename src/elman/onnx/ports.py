@@ -76,11 +76,15 @@ def layer(layer: Recurrent) -> Port:
 
 
 def step(layer: Recurrent) -> Port:
-    """One step of a layer."""
+    """One step of a layer. States may be left out if the layer has learned the first ones."""
     if layer.bidirectional:
         raise InputError(f"{layer} is bidirectional: it reads the end of a sequence first, so it cannot be streamed")
     rows, widths = layer.num_layers, layer.cell.widths(layer.hidden_size, layer.proj_size)
     dtype = next(layer.parameters()).dtype
+    learned = {
+        f"{name}_0": value.detach()[:, None]
+        for name, value in zip(layer.cell.states, layer.initial_states(), strict=False)
+    }
 
     def call(layer: Recurrent, x: Tensor, *states: Tensor) -> Any:
         return layer.step(x, as_state(states))
@@ -91,10 +95,12 @@ def step(layer: Recurrent) -> Port:
             x = torch.randn(B, layer.input_size, dtype=dtype, generator=random)
             states = [torch.randn(rows, B, width, dtype=dtype, generator=random) for width in widths]
             yield case_of(f"B = {B}", inputs, x, *states)
+            if learned:
+                yield Case("no states", (x, *(value.expand(-1, B, -1) for value in learned.values())), {"x": x})
 
     inputs = {"x": {0: "B"}} | {f"{name}_0": {1: "B"} for name in layer.cell.states}
     outputs = {"y": widths[0]} | {f"{name}_n": width for name, width in zip(layer.cell.states, widths, strict=True)}
-    return Port(layer, call, inputs, outputs, cases, _notes(layer) | {"streaming": True})
+    return Port(layer, call, inputs, outputs, cases, _notes(layer) | {"streaming": True}, states=learned)
 
 
 def _notes(layer: Recurrent) -> dict[str, Any]:
