@@ -645,6 +645,36 @@ def test_models_of_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
         elman.onnx.export(module, path, given)
 
 
+class Twice(nn.Module):
+    """Layers with the same weights that read the same x, in one model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.other = (recurrent(OWN[k], 4, 6, dtype=torch.float32, bidirectional=True) for k in (0, 1))
+        self.second = recurrent(OWN[0], 4, 6, dtype=torch.float32, seed=1, bidirectional=True)
+        self.second.weight_hh_l0 = self.first.weight_hh_l0
+
+    def forward(self, x: Tensor, h: Tensor) -> Any:
+        return self.first(x)[0] + self.first(x)[0], self.first(x, h)[0], self.second(x), self.other(x)
+
+
+def test_a_file_is_always_the_same(tmp_path: Path) -> None:
+    """A Scan's values have the same names in every export, and no two values have the same."""
+    module, given = Twice(), (torch.randn(5, 3, 4), torch.randn(2, 3, 6))
+    files = [elman.onnx.export(module, tmp_path / "a.onnx", given).path.read_bytes() for _ in range(2)]
+    assert files[0] == files[1]
+    with exporting._quiet():
+        programs = [
+            torch.onnx.export(module.eval(), given, dynamo=True, verbose=False, optimize=False) for _ in range(2)
+        ]
+    models = [program.model_proto for program in programs if program is not None]
+    assert models[0] == models[1]
+    onnx.checker.check_model(models[0], full_check=True)
+    names = [value.name for node in models[0].graph.node for each in node.attribute for value in each.g.input]
+    assert len(names) == len({*names}) > 8
+    session(models[0].SerializeToString())
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_frozen_layer(tmp_path: Path, streaming: bool) -> None:
     """Its file is that of the layer that it was made from."""

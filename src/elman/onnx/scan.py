@@ -148,6 +148,9 @@ class _Body:
         self.hidden = int(weights.hr.shape[1] if cell.projected else call.state[-1].shape[2])
         self.widths = [int(state.shape[2]) for state in call.state]
         self.masked, self.nodes, self.count = masked, list[ir.Node](), 0
+        # No two bodies of a model have the same name: a call with the weights of another one finds that this one uses them.
+        own = next(weight for weight in weights if weight is not None)
+        self.name = f"{cell.name}_{own.name}_{len(own.uses())}"
         self.share_width = len(cell.anatomy.input_gates) * self.hidden or int(call.x.shape[2])
         self.products: dict[int, dict[str, Any]] = {}  # by operand: the share of each gate that multiplies it
         # Matrices and biases are cut outside of the loop, by the operand that they multiply.
@@ -248,15 +251,13 @@ class _Body:
     def _added(self, node: ir.Node) -> Sequence[Any]:
         for output in node.outputs:
             self.count += 1
-            output.name = f"{self.cell.name}_{id(self):x}_{self.count}"
+            output.name = f"{self.name}_{self.count}"
         self.nodes.append(node)
         return node.outputs
 
     def _value(self, name: str, width: int, dtype: Any = None) -> ir.Value:
         shape = ir.Shape([self.batch, width])
-        return ir.Value(
-            name=f"{self.cell.name}_{id(self):x}_{name}", shape=shape, type=ir.TensorType(dtype or self.dtype)
-        )
+        return ir.Value(name=f"{self.name}_{name}", shape=shape, type=ir.TensorType(dtype or self.dtype))
 
 
 def _write(node: ir.Node) -> None:
