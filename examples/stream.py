@@ -128,6 +128,7 @@ def main() -> None:
     vocabulary = (BytePairs if "elman.tokenizer" in notes else Vocabulary)(notes)
     step = steps(session, json.loads(notes["elman.states"]))
     prompt = vocabulary.prompt(given.prompt)
+    vocabulary.encode(prompt)  # which refuses what the model does not know, before anything is printed
     print(prompt, end="")
     for text in write(step, vocabulary, prompt, given.length, given.temperature, given.seed):
         print(text, end="", flush=True)

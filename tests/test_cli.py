@@ -683,8 +683,8 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "run below a file": (["train", "lm", "{text}", "--batch-size", "8", "--run", "{text}/run"], ["cannot write into {text}/run: Not a directory"]),
     "run with too long a name": (["train", "lm", "{text}", "--run", "r" * 300], ["rrr", "File name too long"]),
     # resuming
-    "resuming nothing": (["train", "lm", "--resume", "{none}"], ["{none} is not a directory"]),
-    "resuming a file": (["train", "lm", "--resume", "{text}"], ["{text} is not a directory"]),
+    "resuming nothing": (["train", "lm", "--resume", "{none}"], ["{none} does not exist; give the directory of a run"]),
+    "resuming a file": (["train", "lm", "--resume", "{text}"], ["{text} is a file, but a run is a directory"]),
     "resuming something else": (["train", "lm", "--resume", "{foreign}"], ["{foreign} is not a run of elman"]),
     "resuming too long a name": (["train", "lm", "--resume", "r" * 300], ["rrr"]),
     "resuming with a file": (["train", "lm", "{text}", "--resume", "{run}"], ["FILE cannot be given"]),
@@ -696,7 +696,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "resuming for 0 minutes": (["train", "lm", "--resume", "{run}", "--minutes", "0"], ["--minutes", "got 0"]),
     "resuming on no device": (["train", "lm", "--resume", "{run}", "--device", "gpu9"], ["--device gpu9"]),
     # the other commands
-    "sampling nothing": (["sample", "{none}"], ["{none} is not a directory"]),
+    "sampling nothing": (["sample", "{none}"], ["{none} does not exist; give the directory of a run"]),
     "sampling something else": (["sample", "{foreign}"], ["{foreign} is not a run of elman"]),
     "sampling before the first evaluation": (["sample", "{begun}"], ["{begun}/model.safetensors is missing"]),
     "temperature -1": (["sample", "{run}", "--temperature", "-1"], ["--temperature must be 0 or more, got -1"]),
@@ -730,9 +730,9 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "a page of four runs": (["explain", "{run}", "--output", "{new}.html", *["--compare", "{run}"] * 3], ["3 runs", "at most 2"]),
     "a page of two characters": (["explain", "{run}", "--output", "{new}.html", "--text", "to"], ["2 tokens", "at least 3"]),
     "a page into no directory": (["explain", "{run}", "--output", "{none}/page.html"], ["{none}/page.html", "make the directory {none}"]),
-    "a page beside nothing": (["explain", "{run}", "--output", "{new}.html", "--compare", "{none}"], ["{none} is not a directory"]),
+    "a page beside nothing": (["explain", "{run}", "--output", "{new}.html", "--compare", "{none}"], ["{none} does not exist; give the directory of a run"]),
     "explaining two characters": (["explain", "{run}", "--text", "to"], ["2 tokens", "at least 3"]),
-    "explaining nothing": (["explain", "{none}"], ["{none} is not a directory"]),
+    "explaining nothing": (["explain", "{none}"], ["{none} does not exist; give the directory of a run"]),
     "picture of no known kind": (
         ["explain", "{run}", "--text", "the", "--output", "{new}.xyz"],
         ["{new}.xyz", ".xyz", "png, svg or pdf"],

@@ -230,6 +230,7 @@ def test_the_example_writes_the_same_text(
         monkeypatch.setattr(sys, "argv", ["stream.py", *given, "--prompt", " of \N{SNOWMAN}"])
         with pytest.raises(SystemExit, match="which is not in the model's vocabulary; leave it out"):
             runpy.run_path(str(script), run_name="__main__")
+        assert capsys.readouterr().out == ""
 
 
 # Integers
@@ -338,7 +339,7 @@ def test_what_cannot_be_exported(made: SimpleNamespace, tmp_path: Path) -> None:
     )
     assert "forecasts from a whole past" in refused("export", made.forecast, path, "--streaming")
     assert "does not end in .onnx" in refused("export", made.lm, tmp_path / "model.pt")
-    assert "is not a directory" in refused("export", tmp_path / "none", path)
+    assert "does not exist" in refused("export", tmp_path / "none", path)
     assert "No such file or directory" in refused("export", made.lm, tmp_path / "none" / "a.onnx")
     with pytest.raises(InputError, match=r"is bidirectional: .* cannot be streamed"):
         elman.onnx.export(elman.GRU(2, 3, bidirectional=True), path, streaming=True)
@@ -355,7 +356,10 @@ def test_files_that_are_no_models_of_runs(made: SimpleNamespace, tmp_path: Path)
     assert "has no elman.config in its metadata, so it is no model of a run" in refused("evaluate", layer, data)
     assert "is not an ONNX file, or is damaged" in refused("evaluate", data, data)
     assert "--device cuda is not for" in refused("evaluate", good, data, "--device", "cuda")
-    assert "is not a directory" in refused("explain", good)
+    assert "is a file, but a run is a directory; give the directory of a run" in refused("explain", good)
+    assert "is a file, but a run is a directory; give the directory of a run" in refused(
+        "export", good, tmp_path / "again.onnx"
+    )
     odd = rewritten(good, tmp_path / "odd.onnx", config={"task": "x"})
     assert "its task is 'x'" in refused("sample", odd)
     assert "this command knows lm, tag, classify, forecast" in refused("evaluate", odd, data)

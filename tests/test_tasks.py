@@ -1326,7 +1326,7 @@ REFUSED: dict[str, tuple[list[Any], list[str]]] = {
     "predicting CoNLL-U from words": (["predict", "{tag}", "{tagged}", "--output", "{none}.conllu"], ["{none}.conllu", ".txt"]),
     "predicting into nowhere": (["predict", "{tag}", "{tagged}", "--output", "{none}/a.csv"], ["{none}/a.csv", "No such file"]),
     "predicting what is not there": (["predict", "{tag}", "{none}"], ["{none}", "No such file"]),
-    "predicting from no run": (["predict", "{none}", "{tagged}"], ["{none} is not a directory"]),
+    "predicting from no run": (["predict", "{none}", "{tagged}"], ["{none} does not exist; give the directory of a run, or the file"]),
     "one channel for two": (["predict", "{classify}", "{alike}"], ["1 channels", "trained on 2"]),
     "too few rows to forecast from": (["predict", "{forecast}", "{little}"], ["5 rows of 'a'", "reads the last 12"]),
     "nothing known ahead": (["predict", "{forecast}", "{series}"], ["0 rows of 'a' with push", "needs 6"]),

@@ -108,6 +108,10 @@ def opened(run: Path, device_name: str) -> tuple[Record, str]:
     """Returns what a training has left, in the directory of a run or in the file of a model, and the device to use."""
     from elman.training.run import Run
 
+    if not run.exists():
+        raise InputError(
+            f"{run} does not exist; give the directory of a run, or the file that `elman export` made of it"
+        )
     if not run.is_file():
         return Run(run), device(device_name)
     if device_name not in ("auto", "cpu"):

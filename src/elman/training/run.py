@@ -155,9 +155,8 @@ class Run(Record):
 
     def json(self, name: str) -> dict[str, Any]:
         if not self.directory.is_dir():
-            raise InputError(
-                f"{self.directory} is not a directory; give the directory of a run, as `elman train` made it"
-            )
+            problem = "is a file, but a run is a directory" if self.directory.exists() else "does not exist"
+            raise InputError(f"{self.directory} {problem}; give the directory of a run, as `elman train` made it")
         if name == "config.json" and not self.has(name):
             raise InputError(
                 f"{self.directory} is not a run of elman: it has no config.json; give the directory that `elman train` made"
