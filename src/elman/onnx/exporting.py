@@ -81,12 +81,12 @@ def export(
         LSTMs with all their kin become nodes that only ONNX Runtime knows, DynamicQuantizeLSTM; all other cells a Scan.
 
     The file is run in ONNX Runtime: for a layer at nine sizes, with random states and lengths; for another model on `args`.
-    Its errors may be at most twice those of PyTorch, beside 8 roundings of the largest value; or 32 alone for a model that
-    does not run in float64. It appears under its name only if it passes. With int8 there is
-    no such rule; the errors are told. A model of more than 2 GB becomes two files: its weights are in PATH.data, or in
-    PATH.2.data if it replaces a model with weights in PATH.data. That file has to stay beside PATH.
-    Raises InputError if it does not pass, or cannot be written, and TypeError if a layer cannot be exported, or
-    arguments do not fit.
+    Its errors may be at most twice those of PyTorch, beside 8 roundings of the largest value; or 32 roundings alone for a
+    model that does not run in float64. It appears under its name only if it passes. With int8 there is no such rule; the
+    errors are told. A model of more than 2 GB becomes two files: its weights are in PATH.data, or in PATH.2.data if it
+    replaces a model with weights in PATH.data. That file has to stay beside PATH.
+    Raises InputError if it does not pass, or cannot be written, and TypeError if a layer cannot be exported, or arguments
+    do not fit.
     """
     path = Path(path)
     if isinstance(model, Recurrent):
