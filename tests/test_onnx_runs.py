@@ -416,7 +416,8 @@ def test_a_model_that_is_too_large_for_one_file(
     monkeypatch.setattr(exporting, "SMALLEST", 100)
     path, data = tmp_path / "model.onnx", tmp_path / "model.onnx.data"
     with monkeypatch.context() as patch:
-        patch.setattr(proof, "ROUNDINGS", -100)
+        patch.setattr(proof, "TIMES", -1.0)
+        patch.setattr(proof, "ROUNDINGS", 0)
         assert "was not written" in refused("export", made.lm, path)
     assert list(tmp_path.iterdir()) == [text]
     done = command("export", made.lm, path)
