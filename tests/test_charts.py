@@ -111,6 +111,15 @@ def test_the_trainings_of_a_search(scores: list[tuple[int, float | None]]):
         assert axis.get_ylim()[0] > 0.4  # they have no score
 
 
+@pytest.mark.parametrize("horizon", [2, 6, 24])
+def test_forecasts_are_at_whole_steps(horizon: int):
+    panel = {"past": np.arange(2 * horizon), "truth": np.zeros(horizon), "forecast": np.ones(horizon), "others": {}}
+    figure = charts.forecasts({"a": panel, "b": panel}, horizon)
+    figure.canvas.draw()
+    assert all(re.fullmatch("\N{MINUS SIGN}?[0-9]+", text) for text in labels(figure.axes[-1].get_xticklabels()))
+    assert figure.axes[-1].get_xlabel() == "steps from the time of the forecast"
+
+
 def test_a_score_that_is_the_loss_is_drawn_once():
     rows = metrics_of(train_mae=[2.0, 1.1], validation_mae=[2.0, 1.2], mae=[2.000001, 1.2])
     (axis,) = charts.losses(rows, "mae", "mae", {"naive": 1.5}, "", 2).axes

@@ -164,6 +164,7 @@ def forecasts(panels: Mapping[str, Mapping[str, Any]], horizon: int) -> Figure:
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", fontsize=9, ncols=6)
     axes[-1].set_xlabel("steps from the time of the forecast")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
