@@ -69,13 +69,11 @@ def _long_enough(every: list[Series], options: Options, path: Path | None, remed
 def _window(trained: Forecaster, one: Series, k: int) -> dict[str, Any]:
     """Returns the last window of column k: past, forecast and truth in its unit, and d forecast / d past."""
     o, scales = trained.options, trained.scales
-    columns, end = len(scales.targets), len(one.targets)
-    scale = scales.of_series(one, o)
+    end, scale = len(one.targets), scales.of_series(one, o)
     mean, deviation = scale.mean[k], scale.deviation[k]
     begin = end - o.lookback - o.horizon
     values = torch.from_numpy((one.targets[begin:, k] - mean) / deviation)  # (lookback + horizon,)
-    known = (one.known[begin:end] - np.array(scales.mean[columns:])) / np.array(scales.deviation[columns:])
-    known = torch.from_numpy(known)[:, None]
+    known = torch.from_numpy(scales.scaled_known(one.known[begin:end]))[:, None]
     double = Forecaster(deepcopy(trained.model).double().eval(), scales, o)
     past = values[: o.lookback, None].clone().requires_grad_()
     with use_engine("reference"):

@@ -132,6 +132,11 @@ class Scales(NamedTuple):
             return Scale(*map(np.array, self.series[one.group]))
         return self._alone(one.first(options.lookback), options.period) if self.series else self._together()
 
+    def scaled_known(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Returns values of the known columns, (n, known), in deviations from their means."""
+        c = len(self.targets)
+        return (values - np.array(self.mean[c:])) / np.array(self.deviation[c:])
+
     def new(self, every: Sequence[Series]) -> list[str]:
         """Returns the names of the series that the training data do not have, if it matters."""
         return [one.group for one in every if one.group not in self.series] if self.series else []
@@ -224,9 +229,8 @@ class Scaled(NamedTuple):
             for k in range(c):
                 for begin in range(0, len(s.targets), series.BLOCK):
                     values.append((s.targets[begin : begin + series.BLOCK, k] - own.mean[k]) / own.deviation[k])
-        mean, deviation = np.array(scales.mean), np.array(scales.deviation)
         for block in _blocks(every):
-            known.append((block[:, c:] - mean[c:]) / deviation[c:])
+            known.append(scales.scaled_known(block[:, c:]))
         every_known = known.array().reshape(sum(rows), len(scales.known))
         given = None
         if any(s.given is not None for s in every):
@@ -527,8 +531,7 @@ class Forecaster:
         """Returns the forecast from the end of a series, (horizon, targets, outputs), in its own unit."""
         o, c, rows = self.options, len(self.scales.targets), len(one.targets)
         past = torch.from_numpy(((one.targets[-o.lookback :] - scale.mean) / scale.deviation).astype(np.float32))
-        mean, deviation = np.array(self.scales.mean[c:]), np.array(self.scales.deviation[c:])
-        known = ((one.known[rows - o.lookback : rows + o.horizon] - mean) / deviation).astype(np.float32)
+        known = self.scales.scaled_known(one.known[rows - o.lookback : rows + o.horizon]).astype(np.float32)
         if not known.shape[1]:
             known = np.empty((o.lookback + o.horizon, 0), dtype=np.float32)
         seen = torch.from_numpy(known)[:, None].expand(-1, c, -1)

@@ -178,7 +178,7 @@ class LanguageModelling:
 
     @property
     def many_unknown(self) -> bool:
-        return self.unknown > FEW * len(self.corpus.validation)
+        return _many(self.unknown, self.corpus.validation)
 
     def baseline(self, name: str) -> str:
         before = int(name.removesuffix("-gram")) - 1 if name != "unigram" else 0
@@ -250,6 +250,11 @@ def count_unknown(tokens: Tensor, vocabulary: Vocabulary) -> int:
         return 0
     parts = tokens.split(1 << 20)  # a comparison of all would take as much memory as the tokens
     return sum(int((part == vocabulary.unknown).sum()) for part in parts)
+
+
+def _many(unknown: int, tokens: Tensor) -> bool:
+    """Returns whether the bits of a text could not tell it, since the spelling of unknown tokens has no part in them."""
+    return unknown > FEW * len(tokens)
 
 
 def stream_length(tokens: Tensor, options: Options) -> int:
@@ -334,7 +339,7 @@ class TrainedLanguageModel(NamedTuple):
         score = evaluate(self.model, tokens, corpus.validation_characters)
         yield f"{per}s", str(len(tokens))
         unknown = count_unknown(tokens, self.vocabulary)
-        many = unknown > FEW * len(tokens)  # their spelling has no part in the bits, so these could not tell the text
+        many = _many(unknown, tokens)
         if self.vocabulary.unknown is not None:
             effect = "the figures say little" if unknown > MUCH * len(tokens) else "bits per character are not given"
             why = f", {unknown / len(tokens):.1%}: not in the model's vocabulary, so {effect}" if many else ""
@@ -369,8 +374,8 @@ def load(record: Record | Path, device: str = "cpu") -> TrainedLanguageModel:
     options, config = record.options(Options, CONFIG)
     vocabulary = vocabularies.load(record)
     model = record.model(lambda: LanguageModel(vocabulary.size, options), device)
-    config["data"]["digest"] = record.digest()
-    return TrainedLanguageModel(model, vocabulary, config)
+    data = config["data"] | {"digest": record.digest()}
+    return TrainedLanguageModel(model, vocabulary, config | {"data": data})
 
 
 class Score(NamedTuple):
