@@ -538,6 +538,16 @@ def test_other_units(run: Path, open_page: OpenPage, tmp_path: Path, unit: str):
     shown = complete(open_page(page(own, text).save(tmp_path / "page.html"), locale="en-US"))
     assert shown.page.evaluate("elman.tokens.join('')") == text
     assert shown.page.locator("#type").count() == (unit == "bytes")
+    head = shown.page.locator("#header p").first.inner_text()
+    if unit == "words":
+        kept = min(Run(own).metrics(), key=lambda row: float(row["validation_nats"]))
+        validation, unknown = load(own).corpus().validation, load(own).vocabulary.unknown
+        share = 100 * sum(token == unknown for token in validation.tolist()) / len(validation)
+        assert 1 < share < 10
+        perplexity = f"perplexity {float(kept['perplexity']):.1f} per word on held-out text"
+        assert head.endswith(f"{perplexity}, of which {share:.1f} % is unknown")
+    else:
+        assert re.search(r"; \d\.\d{3} bits per character on held-out text$", head)
     if unit == "bytes":
         shown.page.locator("#type").click()
         shown.page.locator("#typed").fill("aé")

@@ -22,7 +22,7 @@ from elman.explain.contents import Contents, check_size, names
 from elman.explain.memory import FADED, by_memory, encoded, gradients_by_token, looks_back, reach
 from elman.explain.trace import trace
 from elman.explain.units import pieces
-from elman.tasks.language_model import PER, LanguageModel, TrainedLanguageModel, load
+from elman.tasks.language_model import PER, LanguageModel, TrainedLanguageModel, count_unknown, load
 from elman.tasks.options import LanguageModelOptions as Options
 from elman.tasks.separate import Changed
 from elman.training.run import Run
@@ -61,7 +61,7 @@ def language_models(runs: Sequence[Path], text: str | None) -> Contents:
     if many > SHOWN:
         remarks.append(f"the page shows the last {SHOWN} of {many} {per}s; the network has read those before them")
     for run, name, model, own, apart in zip(runs, names(runs), models, ids, held_out, strict=True):
-        networks.append({"name": name, "score": _score(Run(run))} | _network(model, own, tokens, apart))
+        networks.append({"name": name, "score": _score(Run(run), model, apart)} | _network(model, own, tokens, apart))
         findings.append(f"{name}: {looks_back(reach(gradients_by_token(model.model, own)), len(own) - 1, per)}")
     data = {
         "task": "lm",
@@ -76,12 +76,20 @@ def language_models(runs: Sequence[Path], text: str | None) -> Contents:
     return Contents(data, findings, remarks)
 
 
-def _score(run: Run) -> float | None:
-    """Returns the bits per character of the evaluation by which the weights were kept; None if it has none."""
-    rows = run.metrics("validation_nats", "bits_per_character")
+def _score(run: Run, trained: TrainedLanguageModel, held_out: Corpus | str) -> dict[str, float | None] | None:
+    """Returns the evaluation by which the weights were kept; None if the run has none.
+
+    bits: per character; None where so many tokens are unknown that bits are no length of the text. Then there is
+    `unknown`, the share of these; None if the text is not at hand.
+    """
+    rows = run.metrics("validation_nats", "bits_per_character", "perplexity")
     best = min(rows, key=lambda row: float(row["validation_nats"]), default=None)
-    bits = math.nan if best is None else float(best["bits_per_character"])
-    return None if math.isnan(bits) else bits  # where tokens are unknown, bits are no length of the text
+    if best is None:
+        return None
+    bits, share = float(best["bits_per_character"]), None
+    if isinstance(held_out, Corpus):
+        share = count_unknown(held_out.validation, trained.vocabulary) / len(held_out.validation)
+    return {"bits": None if math.isnan(bits) else bits, "perplexity": float(best["perplexity"]), "unknown": share}
 
 
 def _held_out(trained: TrainedLanguageModel) -> Corpus | str:

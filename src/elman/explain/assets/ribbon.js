@@ -9,12 +9,18 @@ VIEWS.push({
     document.title = say("title.lm", { name });
     return [
       el("h1", {}, say("title.lm", { name })),
-      el("p", {}, about, score === null ? "" : say("score", { bits: score.toFixed(3) })),
+      el("p", {}, about, score === null ? "" : said(score)),
       networks.length > 1 ? choice("net", say("network"), "net", networks.map((each, k) => [k, each.data.name])) : null,
       looks(),
     ];
   },
 });
+
+function said({ bits, perplexity, unknown }) {
+  if (bits !== null) return say("score", { bits: bits.toFixed(3) });
+  const share = unknown === null ? "" : say("scoreUnknown", { share: percent(unknown) });
+  return say("scorePerplexity", { perplexity: perplexity.toFixed(1), one: say(`one.${data.unit}`), share });
+}
 
 VIEWS.push({
   id: "text",
