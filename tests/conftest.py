@@ -40,6 +40,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.freeze()  # a look for garbage among all that was imported takes a fifth of a second, each time
 
 
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # or Triton complains of what is left at the end
+
+
 @pytest.fixture(scope="session")
 def forks() -> Iterator[Forks]:
     """New processes, with torch imported and elman not."""

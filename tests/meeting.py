@@ -113,7 +113,7 @@ LOOP = re.compile(
 class Words:
     """What the assembly of a kernel reads from memory, in one round of its loop: arrays of words.
 
-    Of the assembly it knows what `elman.gpu.resident_kernel.take` writes.
+    Of the assembly it knows what `elman.gpu.resident_source.take` writes.
     """
 
     def __init__(self, assembly: str, addresses: np.ndarray, pack: int) -> None:

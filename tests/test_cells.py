@@ -598,6 +598,9 @@ OF_NUMBERS = {
     "times a number": lambda x, R, s: State(h=(x.a > 0) * 0.7 + (R.a @ s.h <= 0) / 0.3 + 0.1 * (s.h > x.a)),
     "plus a number": lambda x, R, s: State(h=0.1 * ((x.a > 0) + 0.7) - s.h * (1 + (R.a @ s.h > 0))),
     "of two conditions": lambda x, R, s: State(h=s.h * (x.a > 0) * (s.h > 0) + R.a @ ((x.a > 0) * (s.h > 0.5) + s.h)),
+    "an equal condition": lambda x, R, s: State(h=(R.a @ s.h) * ((s.h > 0) == (x.a > 0)) + 0.1),
+    "another condition": lambda x, R, s: State(h=s.h * ((s.h > 0) == 0) + (R.a @ s.h) * ((x.a > 0) != True) + 0.1),  # noqa: E712
+    "a condition and a limit": lambda x, R, s: State(h=s.h * ((s.h > 0) < 0.5) + R.a @ s.h + 0.1 * ((x.a > 0) <= 0.7)),
     "one or the other": lambda x, R, s: State(h=((x.a > 0) + (x.a < 1)) * 0.7 + R.a @ s.h),
 }
 

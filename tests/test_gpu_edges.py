@@ -16,6 +16,7 @@ from cases import as_tuple, close, gradients, hidden, inputs, layer, normal, rec
 from elman import Cell, State, cells
 from elman.cell import cell as define
 from elman.gpu import choice, passes
+from test_cpu import neg_view, zero_tensor
 from test_cpu_cells import agree
 from test_functions import FUNCTIONS
 from test_gpu import multiplied_memory, three_phases
@@ -40,6 +41,20 @@ def test_cotangents_in_another_order(form: None) -> None:
             results = run(of, leaves[0], tuple(leaves[1:]))
             found.append(torch.autograd.grad(results, [*leaves, *of.parameters()], views))
     close(*found)
+
+
+@BOTH_FORMS
+def test_tensors_that_are_not_what_their_memory_says(form: None) -> None:
+    """torch only marks them as negated, or as zero."""
+    of = layer("peephole_lstm", 3, 17)
+    x, states = inputs(of, 3, 2)
+    d, last, zero = normal(3, 2, 17, seed=1), normal(1, 2, 17, seed=2), zero_tensor((1, 2, 17), dtype=torch.float64)
+    with elman.use_engine("gpu"):
+        mine = run(of, neg_view(-x), tuple([neg_view(-s) for s in states]))
+        found = torch.autograd.grad(mine, list(of.parameters()), [neg_view(-d), neg_view(-last), zero])
+    with elman.use_engine("reference"):
+        exact = run(of, x, states)
+        close((mine, found), (exact, torch.autograd.grad(exact[:2], list(of.parameters()), [d, last])))
 
 
 @BOTH_FORMS

@@ -11,11 +11,11 @@ import torch
 import elman
 from cases import gradients, inputs, layer, run
 from elman import cells
-from elman.gpu import choice
-from elman.gpu import resident_kernel as writing
+from elman.gpu import choice, resident_source
 from elman.gpu.loop import Form
 from elman.gpu.resident import Resident, Tile, way_of
-from elman.gpu.resident_kernel import Way, resident_kernel, take
+from elman.gpu.resident_kernel import resident_kernel
+from elman.gpu.resident_source import Way, take
 from meeting import Words
 from test_cpu_cells import agree
 
@@ -72,7 +72,7 @@ def test_a_thread_reads_what_tensor_cores_want_of_it(
     size: int, words: int, near: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of numbers 0, 1, 2 and so on of a row, the first group goes to the first of four threads, and so on in turn."""
-    monkeypatch.setattr(writing, "NEAR", near)
+    monkeypatch.setattr(resident_source, "NEAR", near)
     of = way(size, words, 1)
     long, group = words * of.word // size, near * of.word // size
     unit = np.arange(8 * long)

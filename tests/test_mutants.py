@@ -1165,7 +1165,7 @@ MUTANTS = [
     ),
     Mutant(
         "counters that are left as they are",
-        "gpu/resident_kernel.py",
+        "gpu/resident_source.py",
         "def leave",
         "tl.store(counter, 0)",
         "tl.debug_barrier()",
@@ -1173,7 +1173,7 @@ MUTANTS = [
     ),
     Mutant(
         "a NaN that others wait for",
-        "gpu/resident_kernel.py",
+        "gpu/resident_source.py",
         "def there",
         "tl.where(bits == -1, nan, bits)",
         "bits",
@@ -1181,7 +1181,7 @@ MUTANTS = [
     ),
     Mutant(
         "a number that is missing in the upper half of a word",
-        "gpu/resident_kernel.py",
+        "gpu/resident_source.py",
         "def take",
         "0xFFFEFFFE",
         "0xFFFFFFFE",

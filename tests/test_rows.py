@@ -406,6 +406,15 @@ def test_a_packed_sequence_with_lengths_is_refused() -> None:
             of(packed, **more)
 
 
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_a_packed_sequence_with_states_of_another_batch_is_refused(batch: int) -> None:
+    """Sequences that were sorted before have no order that would tell how many they are."""
+    of, h = layer("gru", 3, 5), torch.zeros(1, batch, 5, dtype=torch.float64)
+    packed = pack_padded_sequence(normal(5, 3, 3, seed=1), torch.tensor([5, 3, 2]))
+    with pytest.raises(RuntimeError, match=rf"Expected hidden size \(1, 3, 5\), got \[1, {batch}, 5\]"):
+        of(packed, h)
+
+
 def test_packed_and_padded_are_the_same() -> None:
     of = layer("peephole_lstm", 3, 5, bidirectional=True)
     x, states = inputs(of, 6, 4)

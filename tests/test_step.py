@@ -75,6 +75,13 @@ def test_shapes_of_a_step(batch_first: bool, no_grad: bool) -> None:
             assert h.data_ptr() != output.data_ptr()
 
 
+def test_one_state_in_a_tuple() -> None:
+    of = layer("gru", 5, 4).requires_grad_(False)
+    x, (h,) = inputs(of, 1, 3)
+    for each in (of, elman.freeze(of)):
+        close(each.step(x[0], (h,)), each.step(x[0], h))
+
+
 @pytest.mark.parametrize("sizes", [(1, 1, 33), (7, 3, 19), (40, 12, 64), (2000, 4, 70)], ids=str)
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("name", ["rnn", "coupled_peephole_lstm", "gru_before"])

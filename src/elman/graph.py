@@ -50,8 +50,8 @@ class Node:
         }
         called = getattr(function, "__name__", str(function))
         if known is None or (isinstance(known, Operation) and options):
-            options = f" with {', '.join(options)}" if options else ""
-            raise NotTraceable(f"the step calls {called}{options}, {_unknown(called)}")
+            said = f" with {', '.join(options)}" if options else ""
+            raise NotTraceable(f"the step calls {called}{said}, {_unknown(called)}")
         if isinstance(known, Operation):
             return _apply(known.name, *args)
         try:
@@ -173,7 +173,8 @@ def _comparing(operation: Operation, swap: bool, otherwise: bool) -> Callable[[N
 
 
 for _name, _comparison in COMPARISONS.items():
-    setattr(Node, f"__{_name}__", _comparing(*_comparison))
+    for _kind in (Node, Condition):
+        setattr(_kind, f"__{_name}__", _comparing(*_comparison))
 
 
 def _refuse(name: str, symbol: str) -> Callable[..., Node]:
@@ -183,26 +184,20 @@ def _refuse(name: str, symbol: str) -> Callable[..., Node]:
     return refuse
 
 
-# Python's operators that a graph does not have: pairs of the method's name and the sign for the message.
-_REFUSED = """rpow ** mod % rmod % floordiv // rfloordiv // matmul @ rmatmul @
-getitem [] iter iteration len len float float int int invert ~ and & or | xor ^"""
-_words = iter(_REFUSED.split())
-for _name, _symbol in zip(_words, _words, strict=True):
+# Python's operators that a graph does not have, and their signs for the message.
+_REFUSED = {"rpow": "**", "mod": "%", "rmod": "%", "floordiv": "//", "rfloordiv": "//", "matmul": "@", "rmatmul": "@"}
+_REFUSED |= {"getitem": "[]", "iter": "iteration", "len": "len", "float": "float", "int": "int"}
+_REFUSED |= {"invert": "~", "and": "&", "or": "|", "xor": "^"}
+for _name, _symbol in _REFUSED.items():
     setattr(Node, f"__{_name}__", _refuse(f"__{_name}__", _symbol))
 
 
 def _apply(op: str, *arguments: Any) -> Node:
-    graph = next(a.graph for a in arguments if isinstance(a, Node))
-    nodes: list[Node] = []
+    arguments = tuple(a.number if isinstance(a, Condition) else a for a in arguments)
     for argument in arguments:
-        if isinstance(argument, Condition):
-            argument = argument.number
-        elif isinstance(argument, (int, float)):
-            argument = graph.add("number", value=float(argument))
-        elif not isinstance(argument, Node):
+        if not isinstance(argument, (Node, int, float)):
             raise NotTraceable(OWN.format(type(argument).__name__))
-        nodes.append(argument)
-    return graph.add(op, tuple(nodes))
+    return OPERATIONS[op](*arguments)
 
 
 class Graph:

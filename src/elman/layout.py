@@ -206,6 +206,12 @@ def misplaced(lengths: Tensor | None, reset: Tensor | None, steps: int, batch: i
     return None
 
 
+def used(weight: Tensor | None) -> Tensor:
+    """Returns a weight that the layer has made, since its cell's anatomy says that it is used."""
+    assert weight is not None
+    return weight
+
+
 def has_values(tensor: Tensor) -> bool:
     """Whether the numbers of a tensor can be read.
 

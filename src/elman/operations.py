@@ -1,7 +1,7 @@
 """The operations of a graph: how each is computed on tensors, and how it is differentiated.
 
 An engine that makes its own kernels has to compute every one of these operations. The engine `cpu` does so in
-`cpu/codegen/functions.py`.
+`cpu/codegen/functions.py`, the engine `gpu` in `gpu/source.py`.
 """
 
 from __future__ import annotations

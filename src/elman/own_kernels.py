@@ -13,8 +13,8 @@ from elman import names
 from elman.cell import Cell
 from elman.errors import SlowCellWarning
 from elman.graph import NotTraceable
-from elman.layout import Call, Weights
-from elman.torch_private import constant_to_the_compiler, functorch_active, in_forward_mode, is_tracing
+from elman.layout import Call
+from elman.torch_private import constant_to_the_compiler, functorch_active, in_forward_mode, is_tracing, is_zero_tensor
 
 WHY = "kernels made from the cell's equations"  # the reason for choosing such an engine
 
@@ -83,14 +83,32 @@ def refusal(call: Call, problem: Callable[[Cell], str | None], problem_of: Calla
     return problem(call.cell)
 
 
+def is_dense(tensor: Tensor) -> bool:
+    """Returns whether memory holds a tensor's numbers, those of a row side by side.
+
+    torch only marks some tensors as negated or as zero; memory then does not hold their numbers.
+    """
+    return tensor.stride(-1) == 1 and not tensor.is_neg() and not is_zero_tensor(tensor)
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """Returns the tensor, or a copy that kernels can read."""
+    if is_dense(tensor):
+        return tensor
+    if is_zero_tensor(tensor):
+        return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+    return tensor.resolve_neg().contiguous()
+
+
 def handed_on(call: Call, results: list[Tensor | None], cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Fills and returns the gradients where no step was run.
 
     The gradients of the initial states are those of the final states, or zero without them. All others are zero.
     """
-    first = 1 + len(Weights._fields) * len(call.directions)  # the place of the first initial state
-    for number, result in enumerate(results):
+    for result in results:
         if result is not None:
-            d_final = cotangents[1 + number - first] if first <= number < first + len(call.state) else None
-            result.zero_() if d_final is None else result.copy_(d_final)
+            result.zero_()
+    for result, d_final in zip(call.replaced(results).state, cotangents[1:], strict=True):
+        if result is not None and d_final is not None:
+            result.copy_(d_final)
     return results

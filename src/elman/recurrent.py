@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 from elman import native
 from elman.cell import Cell
 from elman.checks import check_arguments, check_input, check_rows, check_state
-from elman.layout import Call, Direction, Hidden, Weights, initial_name, parameter_name, parameter_shapes
+from elman.layout import Call, Direction, Hidden, Weights, has_values, initial_name, parameter_name, parameter_shapes
 from elman.names import register
 from elman.recurrence import at_once, recur
 
@@ -289,7 +289,7 @@ class Recurrent(nn.Module):
         data, batch_sizes, order, back = input
         if back is not None:
             batch: int = back.size(0)
-        elif hx is not None:
+        elif hx is not None and not has_values(batch_sizes):
             batch = (hx if isinstance(hx, Tensor) else hx[0]).size(1)
         else:
             batch = int(batch_sizes[0])  # a value, which the compiler cannot read
@@ -327,7 +327,8 @@ class Recurrent(nn.Module):
         alone = len(self.cell.states) == 1
         plain = lengths is None and reset is None
         if plain and state is not None and input.dim() == 2 and self.num_layers == 1 and not self.bidirectional:
-            done = at_once(self.call(0, input, (state,) if alone else state))  # pyright: ignore[reportArgumentType]
+            given = (state,) if isinstance(state, Tensor) else tuple(state)
+            done = at_once(self.call(0, input, given))
             if done is not None:
                 return done[0], done[1][0] if alone else done[1]
         name = self._get_name()

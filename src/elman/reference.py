@@ -17,7 +17,7 @@ from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 
 from elman.cell import Cell, Factor, State, factors
-from elman.layout import Call, Results, Weights, joined
+from elman.layout import Call, Results, Weights, joined, used
 from elman.masks import masks
 from elman.mistakes import Mistake, failed_at
 
@@ -65,7 +65,7 @@ def _run(call: Call, d: int, step: Step) -> tuple[Tensor, tuple[Tensor, ...]]:
     """
     cell, (weights, reverse) = call.cell, call.directions[d]
     R = Products(cell, weights)
-    P = factors(cell.projected, lambda _, v: linear(v, _given(weights.hr)))
+    P = factors(cell.projected, lambda _, v: linear(v, used(weights.hr)))
     p = State(**dict(zip(cell.vectors, weights.ch.unbind() if weights.ch is not None else (), strict=True)))
     s = initial = State(**{name: state[d] for name, state in zip(cell.states, call.state, strict=True)})
     afresh = State(**{name: state[d] for name, state in zip(cell.states, call.afresh, strict=bool(call.afresh))})
@@ -122,7 +122,7 @@ def input_shares(cell: Cell, x: Tensor, weights: Weights) -> list[State]:
     gates = cell.anatomy.input_gates
     if not gates:
         return [State() for _ in range(x.shape[0])]
-    share = linear(x, _given(weights.ih), weights.b_ih)  # (T, B, G*H)
+    share = linear(x, used(weights.ih), weights.b_ih)  # (T, B, G*H)
     return [State(**dict(zip(gates, row.chunk(len(gates), dim=-1), strict=True))) for row in share.unbind()]
 
 
@@ -136,7 +136,7 @@ class Products:
         self._groups = cell.anatomy.groups
         self._factors = {gate: Factor(gate, self._multiply) for gate in cell.anatomy.recurrent_gates}
         if self._groups:
-            gates, matrix, bias = cell.anatomy.recurrent_gates, _given(weights.hh), weights.b_hh
+            gates, matrix, bias = cell.anatomy.recurrent_gates, used(weights.hh), weights.b_hh
             self._matrices = [_rows(matrix, gates, group) for group in self._groups]
             self._biases = [None if bias is None else _rows(bias, gates, group) for group in self._groups]
         self.next_step()
@@ -170,8 +170,3 @@ def _rows(tensor: Tensor, gates: tuple[str, ...], group: tuple[str, ...]) -> Ten
         return tensor
     blocks = tensor.unflatten(0, (len(gates), -1))
     return torch.cat([blocks[gates.index(gate)] for gate in group])
-
-
-def _given(weight: Any) -> Tensor:
-    assert weight is not None  # the layer has made it, since the cell's anatomy says that it is used
-    return weight

@@ -2,6 +2,7 @@
 
 source.py            Triton's source for the operations of a graph; modules made from source
 kernels.py           what a phase of a step does, written from a cell's plan (../plan.py); a kernel for each phase
+resident_source.py   how programs of one kernel meet, and read each other's operands
 resident_kernel.py   one kernel for all steps
 loop.py              the time loop: its buffers, and the addresses that kernels are given
 steps.py             the loop of library products and kernels, recorded in CUDA graphs

@@ -17,6 +17,7 @@ The arrays are those of elman/arrays.py. These are added:
     initial.NAME           the initial states
     final.NAME             the final states
     cotangent.NAME         the cotangents of the final states
+    weight.FIELD           the weights of a matrix
     code                   for every step and row: `ORDINARY`, `AFRESH` or `ABSENT`
     afresh.NAME            the states to go on from after a reset, one row for all rows of the batch
     d_afresh.NAME          their adjoints, for each row of the batch
@@ -24,7 +25,7 @@ The arrays are those of elman/arrays.py. These are added:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -60,7 +61,7 @@ class Kernels(NamedTuple):
 
     source: str
     arrays: dict[str, Array]  # in the order of their addresses
-    phases: list[str]  # the width of each phase; its kernel is the function PASS_NUMBER
+    phases: Sequence[str] = ()  # of the form `steps`: the width of each phase, whose kernel is the function PASS_NUMBER
 
 
 class Operand(NamedTuple):
@@ -260,7 +261,7 @@ class Writer:
     # How values come and go. A form may keep them in registers.
 
     def of_step(self, name: str, value: str) -> str:
-        """Returns a value that a step reads, and no step writes in the meantime."""
+        """Returns what a step reads of an array that no step of this pass writes. A form may read it before the step begins."""
         return value
 
     def fixed(self, name: str, pointer: str) -> str:

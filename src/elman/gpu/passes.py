@@ -19,15 +19,14 @@ from elman.gpu.choice import choose, loop_for
 from elman.gpu.kernels import ABSENT, AFRESH, ORDINARY
 from elman.gpu.loop import Form, wide
 from elman.gpu.steps import multiply
-from elman.layout import Call, Direction, Results, Weights, sizes
+from elman.layout import Call, Direction, Results, Weights, sizes, used
 from elman.leaves import HIDDEN, PROJECTED
 from elman.masks import masks
 from elman.native import types
-from elman.own_kernels import handed_on
+from elman.own_kernels import dense, handed_on
 from elman.plan import Run, joined_products, kept, plan
 
 Tensors = Sequence[Tensor | None]
-STATES = ("initial.", "afresh.")  # how the names of states among a call's tensors begin
 
 
 def infer(call: Call) -> Results:
@@ -80,7 +79,7 @@ def _narrowed(call: Call) -> Call:
 
 def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Returns the tensor in this type and in order. Short sequences take less time than operations that do nothing."""
-    return tensor if tensor.dtype == dtype and tensor.is_contiguous() else tensor.to(dtype).contiguous()
+    return dense(tensor) if tensor.dtype == dtype and tensor.is_contiguous() else tensor.to(dtype).contiguous()
 
 
 @contextmanager
@@ -209,7 +208,7 @@ def backward(
             for t, want in zip(original.tensors(), needed, strict=True)
         ]
         return handed_on(original, results, cotangents)
-    d_output = torch.zeros_like(output) if cotangents[0] is None else cotangents[0].to(output.dtype).contiguous()
+    d_output = torch.zeros_like(output) if cotangents[0] is None else _as(cotangents[0], output.dtype)
     codes = _codes(call)
     kept_arrays = {each.array: array for each, array in zip(kept(cell, False), saved, strict=True)}
     adjoints = _adjoints(call)
@@ -223,18 +222,16 @@ def backward(
             given[f"cotangent.{state}"] = None if d is None else _as(d, call.x.dtype)
         wanted = [name for name in loop.arrays if name.partition(".")[0] in ("carry", "d_p", "d_afresh")]
         ends = loop.run(steps, given, wanted)
-        of_states = [want for name, want in zip(call.names(), needed, strict=True) if name.startswith(STATES)]
+        of: Any = call.replaced(needed)  # in the place of each tensor, whether its gradient is needed
         d_state: list[Tensor | None] = [None] * len(call.state)
         d_fresh: list[Tensor | None] = [None] * len(call.afresh)
-        if any(of_states):
+        if any((*of.state, *of.afresh)):
             d_state, d_fresh = _of_states(call, ends, adjoints, _starts(call, codes))
         d_p = ends["d_p"].sum(1) if "d_p" in ends else None  # (D, V*H)
         found = _Gradients(call, output, kept_arrays, adjoints, codes)
-        fields = len(Weights._fields)
         d_weights: list[Tensor | None] = []
         for d in range(count):
-            wanted = Weights._make(needed[1 + d * fields : 1 + (d + 1) * fields])
-            d_weights += found.of_weights(d, wanted)[:-1]
+            d_weights += found.of_weights(d, of.directions[d].weights)[:-1]
             d_weights.append(None if d_p is None else d_p[d])
         d_x = found.of_x() if needed[0] else None
     gradients = [d_x, *d_weights, *d_state, *[None] * (len(call.streams) + len(call.constants)), *d_fresh, None, None]
@@ -314,7 +311,7 @@ class _Gradients:
         flat, add = d_x.flatten(0, 1), False
         for (weights, _), d in zip(self.call.directions, self.adjoints["d_x"].unbind(), strict=True):
             for rows in self.live():
-                flat.addmm_(d.flatten(0, 1)[:, rows], _given(weights.ih)[rows], beta=int(add))
+                flat.addmm_(d.flatten(0, 1)[:, rows], used(weights.ih)[rows], beta=int(add))
                 add = True
         return d_x
 
@@ -423,8 +420,3 @@ class _Gradients:
 @cache
 def _runs(cell: Cell) -> list[Run]:
     return joined_products(plan(cell))
-
-
-def _given(weight: Tensor | None) -> Tensor:
-    assert weight is not None  # the layer has made it, since the cell's anatomy says that it is used
-    return weight

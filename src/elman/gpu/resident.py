@@ -12,7 +12,8 @@ import triton.language as tl
 from torch import Tensor
 
 from elman.gpu.loop import Form, Given, Loop
-from elman.gpu.resident_kernel import Way, held_for, resident_kernel
+from elman.gpu.resident_kernel import held_for, resident_kernel
+from elman.gpu.resident_source import Way
 from elman.gpu.source import module_from
 from elman.plan import plan
 

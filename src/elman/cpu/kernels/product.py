@@ -75,12 +75,12 @@ TALLEST, BROADEST = 12, 24  # the most rows and the most blocks of units of the 
 MANY = 600  # more rows get the tiling of this many, so that sequences of a new length need no new tiling
 
 
-def tiling(rows: int, blocks: int, vectors_per_block: int, depth: int, form: Format) -> Tiling:
+def tiling(rows: int, blocks: int, vectors_per_block: int, depth: int) -> Tiling:
     """Returns the tiling of a product of `rows` rows and `blocks` blocks of units that takes the fewest cycles.
 
     `_cycles` counts them.
     """
-    return decided(lambda rows: _tiling(min(rows, MANY), blocks, vectors_per_block, depth, form), rows)
+    return decided(lambda rows: _tiling(min(rows, MANY), blocks, vectors_per_block, depth), rows)
 
 
 def weights_stay(rows: int, vectors: int) -> bool:
@@ -100,11 +100,11 @@ def registers_of(rows: int, vectors: int) -> int:
 
 
 @cache
-def _tiling(rows: int, blocks: int, vectors_per_block: int, depth: int, form: Format) -> Tiling:
+def _tiling(rows: int, blocks: int, vectors_per_block: int, depth: int) -> Tiling:
     registers = llvm.target().registers
     best, fewest = Tiling(1, 1), float("inf")
     cuts = [cut(rows, r) for r in range(1, TALLEST + 1)]
-    for n, (of_tiles, of_panels) in enumerate(_cycles(blocks, vectors_per_block, depth, form), start=1):
+    for n, (of_tiles, of_panels) in enumerate(_cycles(blocks, vectors_per_block, depth), start=1):
         v = n * vectors_per_block
         for r, (number, narrow, wider) in enumerate(cuts, start=1):
             if registers_of(r, v) > registers and (r, n) != (1, 1):
@@ -118,7 +118,7 @@ def _tiling(rows: int, blocks: int, vectors_per_block: int, depth: int, form: Fo
 
 
 @cache
-def _cycles(blocks: int, vectors_per_block: int, depth: int, form: Format) -> list[tuple[list[float], list[float]]]:
+def _cycles(blocks: int, vectors_per_block: int, depth: int) -> list[tuple[list[float], list[float]]]:
     """Returns two lists for each number of blocks in a panel, n = 1, 2, ...; both are indexed by r, the rows of a tile.
 
     The first list has the cycles that one tile of r rows takes in all panels together. The second has the cycles that

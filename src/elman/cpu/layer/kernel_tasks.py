@@ -135,7 +135,7 @@ class Kernels:
             blocks = threads.parts(sizes.padded(phase.width) // sizes.lanes, self.parties)
             vectors = max((len(each.nodes) for each in products), default=1)
             depth = max((self.depth(each) for each in products), default=sizes.of(phase.width))
-            tiling = product.tiling(most, max(count for _, count in blocks), vectors, depth, sizes.format)
+            tiling = product.tiling(most, max(count for _, count in blocks), vectors, depth)
             self.parts.append(Parts(blocks, tiling.rows, [product.cut(count, tiling.blocks) for _, count in blocks]))
         self.in_place = which != "backward" and sizes.in_place
 

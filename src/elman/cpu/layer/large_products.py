@@ -47,7 +47,7 @@ class Linear:
         self.sizes, form = sizes, sizes.format
         self.units, self.depth = shape if transposed else (shape[1], shape[0])
         blocks = -(-self.units // sizes.lanes)
-        tiling = product.tiling(max(rows, 1), blocks, 1, self.depth, form)
+        tiling = product.tiling(max(rows, 1), blocks, 1, self.depth)
         self.tall, self.panels = tiling.rows, cut(blocks, tiling.blocks)
         self.in_place, self.weight = transposed and sizes.in_place and index is None, weight
         self.packed = script.kept(0 if self.in_place else blocks * sizes.lanes * self.depth)
@@ -190,7 +190,7 @@ class _Packed:
         self.sizes, self.factor, self.left = sizes, factor, left
         blocks = -(-factor.width // sizes.lanes)
         tall = -(-sizes.lanes // cut(sizes.lanes, OUTER_ROWS).number)  # rows of the tallest tile
-        self.panels = cut(blocks, 1 if left else product.tiling(tall, blocks, 1, CHUNK, sizes.format).blocks)
+        self.panels = cut(blocks, 1 if left else product.tiling(tall, blocks, 1, CHUNK).blocks)
         self.padded = blocks * sizes.lanes
         self.room, self.sums = script.room(chunk * self.padded), script.room(self.padded)
         self.kernel = (packing.columns if left else packing.rows)(sizes.format)

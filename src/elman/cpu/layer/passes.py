@@ -17,14 +17,14 @@ from elman.cpu.layer.form import Form
 from elman.cpu.layer.forward import forward_script, kept_names
 from elman.cpu.layer.inference import infer_script
 from elman.cpu.layer.kernel_tasks import Packed
-from elman.cpu.layer.readable import dense, readable
+from elman.cpu.layer.readable import readable
 from elman.cpu.layer.rows import Rows
 from elman.cpu.layer.rows import rows_of as find_rows
 from elman.cpu.scripts import threads
 from elman.cpu.scripts.memory import empty
-from elman.layout import Call, Results, Weights, sizes
+from elman.layout import Call, Results, sizes
 from elman.leaves import HIDDEN
-from elman.own_kernels import handed_on
+from elman.own_kernels import dense, handed_on
 from elman.plan import kept
 
 Tensors = Sequence[Tensor | None]
@@ -201,11 +201,8 @@ def backward(
     rows = rows_of(call)
     if not call.x.shape[1] or (rows is not None and not rows.total):
         return handed_on(call, results, cotangents)
-    fields, end = len(Weights._fields), 1 + len(Weights._fields) * len(call.directions)
-    of_weights = tuple([tuple(needed[begin : begin + fields]) for begin in range(1, end, fields)])
-    begin = end + len(call.state) + len(call.streams) + len(call.constants)
-    afresh = tuple(needed[begin : begin + len(call.afresh)])
-    wanted = Wanted(needed[0], of_weights, tuple(needed[end : end + len(call.state)]), afresh)
+    of: Any = call.replaced(needed)  # in the place of each tensor, whether its gradient is needed
+    wanted = Wanted(of.x, tuple([tuple(weights) for weights, _ in of.directions]), of.state, of.afresh)
     cotangents = [None if d is None else dense(d) for d in cotangents]
     if rows is not None and cotangents[0] is not None:
         cotangents[0] = cotangents[0].contiguous()  # the index counts all T*B rows, evenly spaced

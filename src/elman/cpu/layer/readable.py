@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from elman.layout import Call, Direction, Weights
-from elman.torch_private import is_zero_tensor
+from elman.own_kernels import dense, is_dense
 
 
 def readable(call: Call) -> Call:
     """Returns the call with tensors that the kernels can read. As a rule, this is the call itself."""
     for tensor in call.tensors():
-        if tensor is not None and (tensor.stride(-1) != 1 or tensor.is_neg() or is_zero_tensor(tensor)):
+        if tensor is not None and not is_dense(tensor):
             call = call.replaced([t if t is None else dense(t) for t in call.tensors()])
             break
     if any(weights.ch is not None and not weights.ch.is_contiguous() for weights, _ in call.directions):
@@ -23,23 +22,6 @@ def readable(call: Call) -> Call:
 
 def _whole(weights: Weights) -> Weights:
     return weights if weights.ch is None else weights._replace(ch=weights.ch.contiguous())
-
-
-def is_dense(tensor: Tensor) -> bool:
-    """Returns whether memory holds a tensor's numbers, those of a row side by side.
-
-    torch only marks some tensors as negated or as zero; memory then does not hold their numbers.
-    """
-    return tensor.stride(-1) == 1 and not tensor.is_neg() and not is_zero_tensor(tensor)
-
-
-def dense(tensor: Tensor) -> Tensor:
-    """Returns the tensor, or a copy that the kernels can read."""
-    if is_dense(tensor):
-        return tensor
-    if is_zero_tensor(tensor):
-        return torch.zeros(tensor.shape, dtype=tensor.dtype)
-    return tensor.resolve_neg().contiguous()
 
 
 def rows(x: Tensor) -> Tensor:
