@@ -72,6 +72,10 @@ def _traced_symbolically(library: Any) -> None:
     torch.fx.symbolic_trace(nn.Sequential(library.LSTM(3, 4)))
 
 
+def _changed_in_place(library: Any) -> None:
+    torch.relu_(library.GRU(3, 4)(x())[0]).sum().backward()
+
+
 def _quantized(library: Any) -> str:
     of = torch.ao.quantization.quantize_dynamic(nn.Sequential(library.LSTM(3, 4)), {nn.LSTM}, dtype=torch.qint8)
     return "left unchanged" if isinstance(of[0], library.LSTM) else "replaced"
@@ -214,6 +218,13 @@ LEFT = [
         "TraceError",
         "it traces into every module that is not torch's own; declare elman's as leaves in `Tracer.is_leaf_module`",
         _traced_symbolically,
+    ),
+    Difference(
+        "a GRU's or an RNN's output that is changed in place before backward, such as by `nn.ReLU(inplace=True)`",
+        "works",
+        "RuntimeError",
+        "backward reads the output, as it does for an LSTM in both; leave `inplace` out",
+        _changed_in_place,
     ),
 ]
 

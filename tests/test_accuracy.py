@@ -20,6 +20,13 @@ def test_cells(name: str, layers: int, bidirectional: bool, engine: str) -> None
     check(measure(cells.BUILT_IN[name], engine, layers, bidirectional))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", CELLS)
+def test_half_types(name: str, dtype: torch.dtype) -> None:
+    sizes = Sizes(steps=5, batch=4, input_size=7, hidden_size=19)
+    check(measure(cells.BUILT_IN[name], "cpu", bidirectional=True, sizes=sizes, least=150, dtype=dtype), most=0.3)
+
+
 SIZES = [  # below, at and above a vector of 16; rows that fill their tiles and do not
     Sizes(1, 1, 40, 67),
     Sizes(3, 13, 5, 15),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import subprocess
 import sys
@@ -665,33 +666,45 @@ def test_an_unknown_function_is_named() -> None:
         of(x)
 
 
-REFUSED = {
-    "bfloat16": (lambda: layer("lstm", 3, 4, dtype=torch.bfloat16), torch.bfloat16, "the input is torch.bfloat16"),
-    "float16": (lambda: layer("lstm", 3, 4, dtype=torch.float16), torch.float16, "the input is torch.float16"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_refused(case: str) -> None:
-    make, dtype, reason = REFUSED[case]
-    of, x = make(), normal(5, 2, 3, seed=0, dtype=dtype)
+def test_complex_numbers_are_refused() -> None:
+    of, x = layer("rnn", 3, 4, dtype=torch.complex64), normal(5, 2, 3, seed=0).to(torch.complex64)
     engine, why = engine_and_reason(of, x)
     assert engine == "reference"
-    assert reason in why
+    assert "the input is torch.complex64" in why
     assert of(x)[0].isfinite().all()
-    with elman.use_engine("cpu"), pytest.raises(RuntimeError, match=reason):
+    with elman.use_engine("cpu"), pytest.raises(RuntimeError, match=r"the input is torch.complex64"):
         of(x)
 
 
-def test_autocast_is_refused() -> None:
-    of, x = layer("lstm", 3, 4, dtype=torch.float32), normal(5, 2, 3, seed=0, dtype=torch.float32)
-    with torch.autocast("cpu", torch.bfloat16):
-        engine, why = engine_and_reason(of, x)
-        assert engine == "reference"
-        assert "autocast" in why
-        with elman.use_engine("cpu"), pytest.raises(RuntimeError, match="autocast"):
-            of(x)
-    assert engine_and_reason(of, x)[0] == "cpu"
+def typed(values: Any) -> list[torch.dtype]:
+    return [value.dtype for value in values]
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("name", ["lstm", "projected_lstm", "gru_before"])
+def test_half_types_are_computed_in_float32(name: str, autocast: bool) -> None:
+    """Results are those of the same numbers in float32, rounded once. Every type is that of the step itself."""
+    dtype = torch.float32 if autocast else torch.bfloat16
+    of = layer(name, 3, 19, bidirectional=True, learn_initial_state=True, dtype=dtype)
+    x, lengths = normal(6, 4, 3, seed=0, dtype=dtype).requires_grad_(), [6, 0, 3, 1]
+    found = {}
+    for engine in ("auto", "cpu", "reference"):
+        with elman.use_engine(engine), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            assert elman.describe(of, x).engines[0].engine == engine.replace("auto", "cpu")
+            output, h_n = of(x, lengths=lengths)
+            finals = as_tuple(h_n)
+            d_output = normal(*output.shape, seed=1, dtype=output.dtype)
+            sources = [x, *of.parameters()]
+            gradients = torch.autograd.grad((output, *finals), sources, (d_output, *map(torch.ones_like, finals)))
+            with torch.no_grad():
+                step = of.step(x[0]) if not of.bidirectional else of(x[:1])
+            found[engine] = (output, *finals, *gradients, step[0], *as_tuple(step[1]))
+    assert typed(found["cpu"]) == typed(found["auto"]) == typed(found["reference"])
+    assert all(map(torch.equal, found["cpu"], found["auto"]))
+    single = copy.deepcopy(of).float()
+    output, h_n = single(x.float(), lengths=lengths)
+    for mine, exact in zip(found["cpu"], (output, *as_tuple(h_n)), strict=False):
+        assert torch.equal(mine, exact.to(mine.dtype))
 
 
 def test_transforms_are_refused_and_right_on_the_reference() -> None:
@@ -778,7 +791,10 @@ MISFITS: dict[str, tuple[Callable[[Call], Call], str]] = {
         "lengths holds 5, but the input has 4",
     ),
     "resets turned": (lambda call: call._replace(reset=torch.ones(3, 4, dtype=torch.bool)), r"reset is \(3, 4\)"),
-    "another type": (lambda call: call.replaced([t if t is None else t.half() for t in call.tensors()]), "float16"),
+    "another type": (
+        lambda call: call.replaced([t if t is None else t.to(torch.complex64) for t in call.tensors()]),
+        "complex64",
+    ),
 }
 
 

@@ -359,8 +359,8 @@ def test_describe_says_why() -> None:
     of = layer("lstm", INPUT, HIDDEN)
     x, _ = inputs(of, STEPS, BATCH)
     assert "cpu: kernels made from the cell's equations" in str(elman.describe(of, x))
-    assert "reference: it has float32 and float64" in str(elman.describe(of.bfloat16(), x.bfloat16()))
-    of = of.double()
+    complex_of = layer("rnn", INPUT, HIDDEN, dtype=torch.complex64)
+    assert "reference: it has float16, bfloat16, float32" in str(elman.describe(complex_of, x.to(torch.complex64)))
     with elman.use_engine("native"):
         assert "native: asked for with use_engine" in str(elman.describe(of, x))
 

@@ -36,7 +36,12 @@ class Frozen(Recurrent):
         ]
         self._initial = tuple([state.detach().clone() for state in layer.initial_states()])
         self.eval()
-        problem = cpu.ENGINE.unsupported(layer.call(0, next(layer.parameters()).detach(), ()))
+        weight = next(layer.parameters()).detach()
+        problem = cpu.ENGINE.unsupported(layer.call(0, weight, ()))
+        if weight.dtype not in cpu.DTYPES:
+            problem = (
+                f"its kernels read float32 and float64, and the weights are {weight.dtype}; convert them with .float()"
+            )
         if problem:
             raise RuntimeError(f"{layer._get_name()} cannot be frozen for the engine 'cpu': {problem}")
         self._pack()

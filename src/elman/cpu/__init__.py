@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elman import own_kernels
+from elman import native, own_kernels
 from elman.cell import Cell
 from elman.cpu import system
 from elman.layout import Call, Results
 from elman.torch_private import count_dispatch_modes
 
-DTYPES = (torch.float32, torch.float64)
+DTYPES = (torch.float32, torch.float64)  # those of kernels
+HALF = (torch.float16, torch.bfloat16)  # computed in float32
 
 
 @cache
@@ -51,25 +52,24 @@ class Cpu:
         x = call.x
         if not x.is_cpu:
             return f"it is for the CPU, and the input is on {x.device.type}"
-        if x.dtype not in DTYPES:
-            return f"it has float32 and float64, and the input is {x.dtype}"
-        if call.autocast is not None:
-            return "under autocast the dtypes are chosen operation by operation"
+        if x.dtype not in DTYPES + HALF:
+            return f"it has float16, bfloat16, float32 and float64, and the input is {x.dtype}"
         return own_kernels.refusal(call, _problem, _problem_of)
 
     def at_once(self, call: Call) -> Results | None:
-        if call.lengths is not None or call.reset is not None or count_dispatch_modes():
+        if call.lengths is not None or call.reset is not None or _is_half(call) or count_dispatch_modes():
             return None
         return _quick().infer(call)
 
     def infer(self, call: Call) -> Results:
-        return _passes().infer(call)
+        return _as_asked(call, _passes().infer(_widened(call)))
 
     def forward(self, call: Call) -> tuple[Results, list[Tensor]]:
-        return _passes().forward(call)
+        results, saved = _passes().forward(_widened(call))
+        return _as_asked(call, results), saved
 
     def saves(self, call: Call) -> list[tuple[Any, torch.dtype]]:
-        return _passes().saves(call)
+        return _passes().saves(_widened(call))
 
     def backward(
         self,
@@ -79,10 +79,38 @@ class Cpu:
         cotangents: Sequence[Tensor | None],
         needed: Sequence[bool],
     ) -> list[Tensor | None]:
-        return _passes().backward(call, output, saved, cotangents, needed)
+        if not _is_half(call):
+            return _passes().backward(call, output, saved, cotangents, needed)
+        wide = [d if d is None else d.float() for d in cotangents]
+        found = _passes().backward(_widened(call), output.float(), saved, wide, needed)
+        return [d if d is None or t is None else d.to(t.dtype) for d, t in zip(found, call.tensors(), strict=True)]
 
 
 ENGINE = Cpu()
+
+
+# Half types. Processors compute in float32, or would take as long: only the tensors of a call are in a half type.
+
+
+def _is_half(call: Call) -> bool:
+    return call.autocast is not None or call.x.dtype in HALF
+
+
+def _widened(call: Call) -> Call:
+    """Returns the call in float32 if it is of a half type, else the call itself."""
+    if not _is_half(call):
+        return call
+    wide = [t.float() if t is not None and t.is_floating_point() else t for t in call.tensors()]
+    return call.replaced(wide)._replace(autocast=None)
+
+
+def _as_asked(call: Call, results: Results) -> Results:
+    """Returns the results of the widened call in the types of the call's own results."""
+    if not _is_half(call):
+        return results
+    output, finals = results
+    types = native.types(call)
+    return output.to(types[0]), tuple([final.to(kind) for final, kind in zip(finals, types, strict=True)])
 
 
 @cache
