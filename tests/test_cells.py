@@ -6,10 +6,12 @@ import copy
 import functools
 import gc
 import pickle
+import random
 import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -21,7 +23,7 @@ from torch.nn.functional import linear
 import elman
 import oracle
 from cases import CELLS, DEPTH_NAMES, DEPTHS, LAYERS, as_tuple, close, hidden, inputs, layer, normal, recurrent, run
-from elman import Cell, Recurrent, State, cells, graph, operations
+from elman import Cell, Recurrent, SlowCellWarning, State, cells, graph, operations
 from elman.cell import cell, factors
 
 STEPS, BATCH, INPUT, HIDDEN = 4, 2, 3, 3
@@ -229,6 +231,84 @@ def test_sin_is_refused_by_name_and_still_runs() -> None:
     close(h_n[0], h)
     with pytest.raises(graph.NotTraceable, match="sin"):
         elman.trace(of, x)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def step(self, x, R, s):
+        self.calls += 1
+        return State(h=tanh(x.a + R.a @ s.h) if self.calls % 2 else s.h * 1.0)
+
+
+def by_type(v):
+    return 2 * v if isinstance(v, torch.Tensor) else v
+
+
+def by_trial(v):
+    try:
+        return v.cos()
+    except TypeError:
+        return v
+
+
+ANOTHER = "the step returns another h for tensors than for the symbols of a graph; a step treats all that"
+AGAIN = "the step returns another h when it runs again; a step depends on nothing but what it is given"
+
+
+@pytest.mark.parametrize(
+    ("step", "why"),
+    [
+        (lambda x, R, s: State(h=tanh(by_type(x.a) + R.a @ s.h)), ANOTHER),
+        (lambda x, R, s: State(h=tanh(by_trial(x.a) + R.a @ s.h)), ANOTHER),
+        (lambda x, R, s: State(h=tanh(x.a + R.a @ s.h) if type(s.h) is torch.Tensor else s.h * 1.0), ANOTHER),
+        (Clock().step, AGAIN),
+        (lambda x, R, s: State(h=tanh(x.a + R.a @ s.h) + random.gauss(0, 1)), AGAIN),
+    ],
+    ids=["type", "trial", "type of one", "count", "chance"],
+)
+def test_a_step_that_is_not_its_graph_runs_as_it_is(step: Any, why: str) -> None:
+    of = recurrent(Cell(step, gates=("a",), name="other"), 3, 4)
+    x = normal(5, 2, 3, seed=0)
+    with pytest.warns(SlowCellWarning, match=why):
+        output = of(x)[0]
+    with elman.use_engine("cpu"), pytest.raises(RuntimeError, match=why):
+        of(x)
+    if why == ANOTHER:
+        with elman.use_engine("reference"):
+            close(output, of(x)[0])
+
+
+FIRST: dict[str, Callable[[Recurrent, torch.Tensor], Any]] = {
+    "vmap": lambda of, x: torch.vmap(lambda x: of(x)[0])(x[None]),
+    "jvp": lambda of, x: torch.func.jvp(lambda x: of(x)[0], (x,), (x,)),
+    "export": lambda of, x: torch.export.export(of, (x,)),
+    "inference mode": lambda of, x: torch.inference_mode()(of)(x),
+    "autocast": lambda of, x: torch.autocast("cpu")(of)(x),
+    "default device": lambda of, x: of(x),
+}
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_a_cell_may_first_be_used_anywhere(name: str) -> None:
+    """Its graph is compared with its step then, by numbers."""
+    of = recurrent(Cell(lambda x, R, s: State(h=tanh(x.a + R.a @ s.h) * (x.a > 0)), gates=("a",)), 3, 4)
+    x = normal(5, 2, 3, seed=0)
+    with torch.device("meta") if name == "default device" else nullcontext():
+        FIRST[name](of, x)
+    assert {choice.engine for choice in elman.describe(of, x).engines} == {"cpu"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda v: functional.relu(v, inplace=True), lambda v: tanh(v, out=v), lambda v: v.detach().mul_(2)],
+    ids=["option", "out", "part"],
+)
+@pytest.mark.parametrize("inference", [False, True])
+def test_what_a_step_is_given_stays_as_it_is(change: Any, inference: bool) -> None:
+    with torch.inference_mode(inference), pytest.raises(TypeError, match=r"the step changes s\.h in place"):
+        recurrent(Cell(lambda x, R, s: State(h=change(s.h) * 1.0 + x.a + R.a @ s.h), gates=("a",)), 3, 4)
 
 
 def test_nothing_is_said_of_a_slow_cell_where_no_kernels_would_run_it() -> None:

@@ -1557,6 +1557,14 @@ MUTANTS = [
         "test_cells.py::test_a_model_whose_method_is_a_step_goes",
     ),
     Mutant(
+        "a graph that is not compared with its step",
+        "graph.py",
+        "def trace(",
+        "if problem := disagreement",
+        "if problem := None and disagreement",
+        "test_cells.py::test_a_step_that_is_not_its_graph_runs_as_it_is",
+    ),
+    Mutant(
         "filled rows taken for true",
         "tasks/forecasting.py",
         "def take(",

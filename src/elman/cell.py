@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from elman.mistakes import LEARNED, Mistake, Undeclared, Watch, failed, remedy
+from elman.mistakes import LEARNED, Mistake, Undeclared, Watch, failed, in_place_on, remedy
 
 ARGUMENTS = ("x", "R", "s", "p", "P")
 
@@ -258,6 +258,7 @@ class _Given(State):
 _refusing(_Given, "matmul")
 
 
+@torch.inference_mode(False)  # whose tensors do not count changes
 def _dry_run(cell: Cell) -> Anatomy:
     """Runs the step once on two units, and notes which gates and products it uses.
 
@@ -274,6 +275,7 @@ def _dry_run(cell: Cell) -> Anatomy:
     p = {name: value[0].clone() for name in cell.vectors}
     given = {f"{kind}.{name}": v for kind, of in (("x", x), ("s", s), ("p", p)) for name, v in of.items()}
     watch = Watch(given)
+    versions = {name: v._version for name, v in given.items()}  # one more for each change in place
 
     def check_operand(this: str, operand: Any, width: int, like: str) -> None:
         if isinstance(operand, (_Given, Factor)):
@@ -308,6 +310,9 @@ def _dry_run(cell: Cell) -> Anatomy:
                 p=_Given("p", "vectors", [], p),
                 P=_Given("P", "projected", [], vars(factors(cell.projected, project, "P"))),
             )
+        changed = next((name for name, v in given.items() if v._version != versions[name]), None)
+        if changed:  # by an option, such as inplace=True or out=
+            raise Mistake(in_place_on(changed))
     except Undeclared as error:
         raise ValueError(f"cell {cell.name!r}: {error}") from error
     except Mistake as error:

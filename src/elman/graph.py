@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from elman.agreement import disagreement
 from elman.cell import Cell, State, factors
 from elman.leaves import LEAVES, MATRICES
 from elman.mistakes import DECIDES, OWN, remedy
@@ -229,6 +230,11 @@ class Graph:
 
         return list(map(walk(self.nodes, compute, read), self.nodes))
 
+    def new_state(self, **given: Any) -> dict[str, Any]:
+        """Returns the new state, given the arguments of a step by name."""
+        values = self.evaluate(**given)
+        return {name: values[node.index] for name, node in self.outputs.items()}
+
     def needed(self) -> Graph:
         """Returns a copy of the graph with only the nodes on which an output depends."""
         live: set[int] = set()
@@ -318,6 +324,8 @@ def trace(cell: Cell) -> Graph:
                 f"the step of {cell.name!r} returns {name} = {node!r}, which depends on nothing it was given"
             )
         graph.outputs[name] = node
+    if problem := disagreement(cell, graph.new_state):
+        raise NotTraceable(problem)
     return graph
 
 

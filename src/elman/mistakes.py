@@ -36,6 +36,8 @@ _CHANCE = (
 )
 _PRODUCT = "a product is written R.n @ v, with a gate for its matrix"
 _CUT = "a step is differentiated as it is written: cut gradients between calls, with elman.detach"
+REPEATED = "a step depends on nothing but what it is given: keep a count as a state, or put noise into the input"
+OTHERWISE = "a step treats all that it is given alike, whatever its type"
 _IN_PLACE = "a step changes no value in place: write v = v + w, or a new name"
 
 LARGEST = torch.finfo(torch.float32).max
@@ -93,9 +95,7 @@ class Watch(TorchFunctionMode):
             raise Mistake(f"the step calls {_spoken(called)}; {remedy(called)}")
         in_place = (called.endswith("_") and not called.startswith("_")) or called.startswith(("__i", "__set"))
         if in_place and called != "__invert__" and id(args[0]) in self.given:
-            raise Mistake(
-                f"the step changes {self.given[id(args[0])]} in place; write v = {self.given[id(args[0])]} + w"
-            )
+            raise Mistake(in_place_on(self.given[id(args[0])]))
         self.last = called
         try:
             result = function(*args, **(kwargs or {}))
@@ -133,6 +133,10 @@ class Watch(TorchFunctionMode):
     def made_by(self, value: Tensor) -> str:
         """The name of the function that a value comes from, or an empty string if the step was given it."""
         return self.known.get(id(value), (value, ""))[1]
+
+
+def in_place_on(name: str) -> str:
+    return f"the step changes {name} in place; write v = {name} + w"
 
 
 def _spoken(called: str) -> str:
