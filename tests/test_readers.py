@@ -608,6 +608,13 @@ def test_series_that_make_no_sense(tmp_path: Path, case: str):
     assert "\n" not in str(caught.value)
 
 
+def test_a_table_of_which_no_row_is_left(tmp_path: Path):
+    path = write(tmp_path / "a.csv", "day,price,sales\n2026-01-01,1,many\n2026-01-02,2,more\n")
+    for named in (series.Columns(), series.Columns(time="day")):
+        with pytest.raises(InputError, match="has no usable row"):
+            series.read(path, named, BadRows(skip=True))
+
+
 def test_a_column_that_is_no_series_is_told_what_to_do(tmp_path: Path):
     with pytest.raises(
         InputError, match=r"column 'shop' should be a number but is 'a'.*name the series with --columns"

@@ -322,13 +322,12 @@ def _times(piece: pl.DataFrame, time: str, path: Path, bad: BadRows) -> tuple[pl
             piece = piece.with_columns(_offsets(pl.col(time)).alias(OFFSET))
     else:
         return tables.numbers(piece, [time], path, bad), False
-    wrong = moments.is_null().to_list()
-    for row in [k for k, null in enumerate(wrong) if null]:
+    for row in moments.is_null().arg_true():
         what = "nothing" if column[row] is None else repr(column[row])
         bad.found(
             f"{path}, line {piece[tables.LINE][row]}: column {time!r} should be a time such as 2026-01-31 12:00:00 or a number, but is {what}"
         )
-    return piece.with_columns(moments.cast(pl.Int64).alias(time)).filter(~pl.Series(wrong)), True
+    return piece.with_columns(moments.cast(pl.Int64).alias(time)).filter(moments.is_not_null()), True
 
 
 def _offsets(texts: pl.Expr) -> pl.Expr:
