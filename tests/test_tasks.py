@@ -31,7 +31,7 @@ from elman.errors import InputError
 from elman.tasks import classification, forecasting, tagging
 from elman.tasks.forecasting import Scaled
 from elman.tasks.options import ClassificationOptions, ForecastingOptions, LanguageModelOptions, TaggingOptions
-from elman.tasks.separate import batches_of
+from elman.tasks.separate import batches_of, csv_row
 from elman.training import fit, fitting
 from elman.training.loop import Report
 from elman.training.run import Run
@@ -552,6 +552,11 @@ def test_forecasts_have_the_digits_of_their_column(tmp_path: Path, scale: float,
         resolution = max(1e-6 * scale, abs(shift) * 2.3e-16)
         assert one["y"] == pytest.approx(float(exact[k]), rel=0, abs=resolution)
         assert len(value.lstrip("-0.").replace(".", "").split("e")[0]) <= (17 if shift else 8)
+
+
+def test_a_row_of_csv():
+    """The number of a sentence has all its digits."""
+    assert csv_row(["a", 'b, "c"', 1234567, 1 / 3]) == 'a,"b, ""c""",1234567,0.333333\n'
 
 
 def test_noise_beyond_a_float32_is_not_written():

@@ -168,6 +168,6 @@ def groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def csv_row(values: Iterable[str | float]) -> str:
-    """Returns a line of CSV: numbers with six digits, texts in quotation marks where they need them."""
-    words = [value if isinstance(value, str) else f"{value:.6g}" for value in values]
+    """Returns a line of CSV: floats with six digits, texts in quotation marks where they need them."""
+    words = [f"{value:.6g}" if isinstance(value, float) else str(value) for value in values]
     return ",".join('"' + w.replace('"', '""') + '"' if any(c in w for c in ',"\n\r') else w for w in words) + "\n"
