@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import calendar
 import gzip
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ import pytest
 import zstandard
 
 from elman.datasets import conll, reading, sequences, series, tables
-from elman.datasets.reading import BadRows, text_lines
+from elman.datasets.reading import BadRows, json_lines, text_lines
 from elman.datasets.text import read as read_text
 from elman.errors import InputError
 
@@ -79,6 +80,25 @@ def test_a_damaged_packed_file(tmp_path: Path, start: bytes, kind: str):
     path = write(tmp_path / "a", start + b"nothing of the kind")
     with pytest.raises(InputError, match=re.escape(f"{path} is a damaged {kind} file")):
         list(text_lines(path))
+
+
+HALVES = ["a", r"\n", r"\\", r"\ud83d", r"\uDE00", r"\u007d"]  # in JSON; r"\\" before "u" is no escape
+
+
+def test_half_a_character_is_a_bad_row(tmp_path: Path):
+    texts = [f'"{"".join(parts)}ude00"' for parts in itertools.product(HALVES, repeat=4)]
+    path, bad = write(tmp_path / "a.jsonl", "".join(f'{{"a": {text}}}\n' for text in texts)), BadRows(skip=True)
+    whole = [text for text in map(json.loads, texts) if text.encode(errors="ignore").decode() == text]
+    assert 0 < len(whole) < len(texts)
+    assert [row["a"] for _, _, row in json_lines(path, bad)] == whole
+    assert bad.count == len(texts) - len(whole)
+    with pytest.raises(InputError, match=r"a.jsonl, line 1: \\ud800 is half a character, without its other half; corr"):
+        list(json_lines(write(path, r'{"\ud800": 1}'), BadRows()))
+
+
+def test_json_that_is_too_deep_is_a_bad_row(tmp_path: Path):
+    path = write(tmp_path / "a.jsonl", '{"a": ' + "[" * 100_000 + "\n{}\n")
+    assert [number for number, _, _ in json_lines(path, BadRows(skip=True))] == [2]
 
 
 # Tables
@@ -277,6 +297,7 @@ SENTENCES = {
     "no word": ("a.conllu", "1\t\ta\tX\t_\t_\t0\troot\t_\t_\n", "has no word"),
     "a lonely word": ("a.txt", "one X\ntwo\n", "line 2: 'two' should be a word and its tag"),
     "no JSON": ("a.jsonl", '{"words": ["a"], "tags": ["X"]}\n{\n', "line 2: "),
+    "half a character": ("a.jsonl", '{"words": ["a\\ud800"], "tags": ["X"]}\n', r"line 1: \ud800 is half a character"),
     "no words": ("a.jsonl", '{"tags": ["X"]}\n', "line 1: `words` should be a list of strings but is 'None'"),
     "a tag too few": ("a.jsonl", '{"words": ["a", "b"], "tags": ["X"]}\n', "`tags` should be a list of 2 strings"),
     "tags that are numbers": ("a.jsonl", '{"words": ["a"], "tags": [1]}\n', "`tags` should be a list of 1 strings"),
@@ -387,6 +408,8 @@ SEQUENCES = {
     "time stamps": ("a.ts", "@timeStamps true\n@data\n", "line 1: values with timestamps are not supported", False),
     "ragged values": ("a.jsonl", '{"values": [[1], [2, 3]], "label": "a"}\n', "line 1: 'values' should be a list of steps", True),
     "words for values": ("a.jsonl", '{"values": [["a"]], "label": "a"}\n', "line 1: 'values' should be a list of steps", True),
+    "half a character": ("a.jsonl", '{"values": [[1]], "label": "\\udc00"}\n', r"line 1: \udc00 is half a character", True),
+    "a number beyond all": ("a.jsonl", f'{{"values": [[1], [{10**400}]], "label": "a"}}\n', "line 1: 'values' should be a list of steps", True),
     "no values": ("a.jsonl", '{"label": "a"}\n', "line 1: there is no 'values'; the names are 'label'", True),
     "no label": ("a.jsonl", '{"values": [[1]]}\n', "line 1: 'label' should be a label but is None", True),
     "a list": ("a.jsonl", "[1]\n", "line 1: there is no 'values'", True),

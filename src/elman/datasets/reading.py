@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from typing import IO, Any, cast
 from elman.errors import InputError
 
 BLOCK = 1 << 20  # bytes read at a time
+# Of JSON: half a character, which may be written as two halves; and what is no such half alone.
+HALF = re.compile(r"\\u[dD][89a-fA-F]..")
+WHOLE = re.compile(r"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..")
 GZIP, ZSTANDARD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # the first bytes of packed files
 
 
@@ -151,14 +155,18 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
 def json_lines(path: Path, bad: BadRows) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """Yields the objects of a file of JSON lines, each with the number of its line and the line.
 
-    A line that is no JSON is a bad row; one that holds no object is yielded as an empty one, which lacks every name.
+    A line that is no JSON is a bad row, and so is one with half a character, which UTF-8 cannot write. One that holds no
+    object is yielded as an empty one, which lacks every name.
     """
     for number, line in text_lines(path):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             bad.found(f"{path}, line {number}: {error}")
+            continue
+        if HALF.search(line) and (half := HALF.search(WHOLE.sub("", line))):
+            bad.found(f"{path}, line {number}: {half[0]} is half a character, without its other half")
             continue
         yield number, line, row if isinstance(row, dict) else {}

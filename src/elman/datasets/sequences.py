@@ -131,7 +131,7 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
                 content = np.array(content, dtype=np.float64)
                 content = content[:, None] if content.ndim == 1 else content  # one channel may do without inner lists
                 problem = _unfit(content, channels)
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, OverflowError):
                 problem = f"{name!r} should be a list of steps, each a list of numbers, but is {str(row[name])[:60]}"
         elif not isinstance(content, str) or not content.strip():
             problem = f"{name!r} should be a text but is {content!r}"

@@ -113,7 +113,7 @@ class Gathered:
                 self.rows.append(np.array(numbers or [0], np.int32))
             else:
                 self.rows.append(content)
-            self._ids.append(np.frombuffer(bytearray(each.name.encode(errors="surrogatepass")), np.uint8))
+            self._ids.append(np.frombuffer(bytearray(each.name.encode()), np.uint8))
             self.labels.append(self.classes.setdefault(label, len(self.classes)))
             # In float32, so that runs go on that were begun when numbers were kept in it.
             own = content.encode() if isinstance(content, str) else content.astype(np.float32).tobytes()
@@ -122,7 +122,7 @@ class Gathered:
 
     def name(self, k: int) -> str:
         """Returns what a sequence is called in its file."""
-        return self._ids[k].tobytes().decode(errors="surrogatepass")
+        return self._ids[k].tobytes().decode()
 
     def _check(self, each: Labelled, path: Path) -> None:
         channels = 0 if isinstance(each.content, str) else each.content.shape[1]
