@@ -362,7 +362,7 @@ def test_a_text_of_unknown_words_has_no_length_in_bits(tmp_path: Path):
     assert re.match(rf"validation  \S+ nats per word \({share:.1%} of the words are unknown; as unsure", few.out)
     assert {row["bits_per_character"] for row in metrics(tmp_path / "9")} == {"nan"}
     assert elman("train", "lm", "--resume", tmp_path / "9").out == few.out
-    for size, score in (("280", r'"score": ?\d'), ("9", '"score": ?null')):
+    for size, score in (("280", r'"score": ?{"bits": ?\d'), ("9", '"score": ?{"bits": ?null')):
         page = tmp_path / f"{size}.html"
         assert elman("explain", tmp_path / size, "--output", page).status == 0
         assert re.search(score, page.read_text())
