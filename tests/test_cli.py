@@ -368,6 +368,19 @@ def test_a_text_of_unknown_words_has_no_length_in_bits(tmp_path: Path):
         assert re.search(score, page.read_text())
 
 
+def test_bytes_of_which_none_begins_a_character_have_no_bits_for_each(tmp_path: Path):
+    text, rest, run = tmp_path / "text.txt", tmp_path / "rest.txt", tmp_path / "run"
+    text.write_text(prose(2000))
+    rest.write_bytes(b"\x80\xbf\x80")
+    out = elman("train", "lm", text, "--validation", rest, "--run", run, "--unit", "bytes", "--epochs", 0.1, *SIZES).out
+    assert re.match(r"validation  \S+ nats per byte \(no character begins in the validation text; as unsure", out)
+    out = elman("evaluate", run, rest).out
+    assert re.search(r"^bits per character +not known, because no character begins in this text$", out, re.MULTILINE)
+    page = tmp_path / "page.html"
+    assert elman("explain", run, "--output", page).status == 0
+    assert re.search(r'"score": ?{"bits": ?null, ?"perplexity": ?[\d.]+, ?"unknown": ?null}', page.read_text())
+
+
 def test_samples_go_to_standard_output_and_talk_does_not(made: SimpleNamespace):
     status, out, err = elman("sample", made.run, "--prompt", "the ", "--length", 50, "--seed", 3)
     assert (status, err) == (0, "")

@@ -79,15 +79,15 @@ def language_models(runs: Sequence[Path], text: str | None) -> Contents:
 def _score(run: Run, trained: TrainedLanguageModel, held_out: Corpus | str) -> dict[str, float | None] | None:
     """Returns the evaluation by which the weights were kept; None if the run has none.
 
-    bits: per character; None where so many tokens are unknown that bits are no length of the text. Then there is
-    `unknown`, the share of these; None if the text is not at hand.
+    bits: per character; None where so many tokens are unknown that bits are no length of the text, or where there are no
+    characters. unknown: the share of unknown tokens; None if none can be, or the text is not at hand.
     """
     rows = run.metrics("validation_nats", "bits_per_character", "perplexity")
     best = min(rows, key=lambda row: float(row["validation_nats"]), default=None)
     if best is None:
         return None
     bits, share = float(best["bits_per_character"]), None
-    if isinstance(held_out, Corpus):
+    if isinstance(held_out, Corpus) and trained.vocabulary.unknown is not None:
         share = count_unknown(held_out.validation, trained.vocabulary) / len(held_out.validation)
     return {"bits": None if math.isnan(bits) else bits, "perplexity": float(best["perplexity"]), "unknown": share}
 

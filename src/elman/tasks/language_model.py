@@ -199,6 +199,8 @@ class LanguageModelling:
     def result(self, row: Mapping[str, str]) -> str:
         nats, bits, perplexity = (float(row[name]) for name in ("validation_nats", "bits_per_character", "perplexity"))
         of = f"{bits:.3f} bits" if self.unit == "character" else f"{bits:.3f} bits per character"
+        if not self.corpus.validation_characters:
+            of = "no character begins in the validation text"
         if self.many_unknown:
             of = f"{self.unknown / len(self.corpus.validation):.1%} of the {self.unit}s are unknown"
         return (
@@ -346,7 +348,8 @@ class TrainedLanguageModel(NamedTuple):
             yield "unknown", f"{unknown}{why}"
         yield f"nats per {per}", f"{score.nats:.4f}"
         if not many:
-            yield "bits per character", f"{score.bits_per_character:.4f}"
+            none = "not known, because no character begins in this text"
+            yield "bits per character", f"{score.bits_per_character:.4f}" if score.characters else none
         yield "perplexity", f"{score.perplexity:.4f}"
         yield from on_baselines(data_of(self.config), lambda: self._baselines(tokens), f"nats per {per}")
 
@@ -382,13 +385,13 @@ class Score(NamedTuple):
     """How well a text was predicted."""
 
     tokens: int  # that were predicted: all but the first
-    characters: int  # in the whole text
+    characters: int  # in the whole text; of bytes, those that begin a character
     nats: float  # mean negative log-likelihood per token
 
     @property
     def bits_per_character(self) -> float:
         # `characters` includes those of the first token, which is not predicted, so its average share is taken out.
-        return self.nats * (self.tokens + 1) / self.characters / math.log(2)
+        return self.nats * (self.tokens + 1) / self.characters / math.log(2) if self.characters else math.nan
 
     @property
     def perplexity(self) -> float:
