@@ -171,11 +171,7 @@ def read(
     for piece in tables.pieces(path):
         have = [name for name in piece.columns if name != tables.LINE]
         named = [*columns.targets, *columns.known, *(name for name in (columns.time, columns.group) if name)]
-        missing = [name for name in named if name not in have]
-        if missing:
-            raise InputError(
-                f"{path} has no column {missing[0]!r}; its columns are {', '.join(map(repr, have))}: choose one of them"
-            )
+        tables.check_columns(named, have, path)
         if not targets:
             targets = tuple(name for name in have if name not in named)
             if not targets:
