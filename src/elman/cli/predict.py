@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from elman.training.record import Record
 
 EXAMPLE = "Example:  elman predict runs/tagger new.conllu --output tagged.conllu"
-TABLES = (".csv", ".jsonl", ".ndjson")
 COLUMNS = (".conll", ".txt", ".tsv")  # of words and tags
 
 
@@ -55,8 +54,9 @@ def predict(
 def _forms(record: Record, file: Path) -> tuple[str, ...]:
     """Returns the endings of the files that the predictions of a model for a file may be written to."""
     from elman import tasks
-    from elman.datasets.tables import form
+    from elman.datasets.tables import JSON_LINES, form
 
+    tables = (".csv", *JSON_LINES)
     if record.task(tasks.MODULES) != "tag":
-        return TABLES
-    return TABLES + COLUMNS + ((".conllu",) if form(file) == ".conllu" else ())  # which has more than words and tags
+        return tables
+    return tables + COLUMNS + ((".conllu",) if form(file) == ".conllu" else ())  # which has more than words and tags

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from elman.datasets.reading import BadRows, json_lines, text_lines
-from elman.datasets.tables import form
+from elman.datasets.tables import JSON_LINES, form
 
 UNIVERSAL = {"upos": 3, "xpos": 4, "deprel": 7}  # columns of CoNLL-U that hold tags; words are in column 1
 
@@ -42,7 +42,7 @@ def sentences(
     """
     bad = bad or BadRows()
     kind, before = form(path), bad.count
-    if kind in (".jsonl", ".ndjson"):
+    if kind in JSON_LINES:
         found = _json_lines(path, tagged, bad)
     else:
         found = _columns(path, UNIVERSAL[tag] if kind == ".conllu" else -1, tagged, bad, width)
@@ -124,7 +124,7 @@ def with_tags(sentence: Sentence, tags: list[str], tag: str, kind: str, width: i
 
     width: how many columns words and tags have; if it is not known, the last of several has the tag.
     """
-    if kind in (".jsonl", ".ndjson"):
+    if kind in JSON_LINES:
         return json.dumps(json.loads(sentence.lines[0]) | {"tags": tags}, ensure_ascii=False) + "\n"
     lines = list(sentence.lines)
     for place, label in zip(sentence.places, tags, strict=True):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from elman.datasets import tables
 from elman.datasets.reading import BadRows, json_lines, text_lines
-from elman.datasets.tables import form
+from elman.datasets.tables import JSON_LINES, form
 from elman.errors import InputError
 
 MOST = float(np.finfo(np.float32).max)  # how far from zero a number may be: squares are summed in float64
@@ -49,14 +49,14 @@ def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows 
         "--text": columns.text if kind == ".ts" else None,
     }
     for flag, value in given.items():
-        if kind in (".ts", ".jsonl", ".ndjson") and value:
+        if kind in (".ts", *JSON_LINES) and value:
             raise InputError(
                 f"{path} is not a table, so {flag} selects nothing in it; leave it out",
                 f"{path} is not a table, and the run was trained on one; give a table",
             )
     if kind == ".ts":
         yield from _archive(path, bad)
-    elif kind in (".jsonl", ".ndjson"):
+    elif kind in JSON_LINES:
         yield from _json_lines(path, columns, labelled, bad)
     elif columns.text is not None:
         yield from _texts(path, columns, labelled, bad)

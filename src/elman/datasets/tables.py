@@ -20,12 +20,13 @@ from elman.errors import InputError
 ROWS = 50_000  # of a piece
 LINE = "\0line"  # a column that is added, with a name that no file has: where in its file a row stands, from 1
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
+JSON_LINES = (".jsonl", ".ndjson")
 OTHER_SIGNS = {  # that stand between values, what they are called, and what to do about them
     ";": ("semicolons", "separate them by commas, and write numbers with decimal points"),
     "\t": ("tabs", "rename it to end in .tsv"),
     ",": ("commas", "rename it to end in .csv"),
 }
-FORMS = (*SEPARATORS, ".jsonl", ".ndjson", ".parquet")
+FORMS = (*SEPARATORS, *JSON_LINES, ".parquet")
 
 
 def form(path: Path) -> str:
@@ -94,7 +95,7 @@ def _scan(path: Path) -> pl.LazyFrame:
         raise InputError(f"{path} is empty; give a table with a header and rows")
     if kind in SEPARATORS:
         return pl.scan_csv(path, separator=SEPARATORS[kind], infer_schema=False, glob=False)
-    if kind in (".jsonl", ".ndjson"):
+    if kind in JSON_LINES:
         source = _without_mark(path)
         return pl.scan_ndjson(path if source is None else source, infer_schema_length=None)
     if kind == ".parquet":

@@ -21,6 +21,7 @@ from elman.datasets import examples
 from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Columns, Labelled, sequences
 from elman.datasets.store import Rows
+from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
 from elman.files import Kept, write_atomically
 from elman.layout import Hidden
@@ -339,7 +340,7 @@ class Classifier:
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
         """Yields a row of CSV, or JSON, for each sequence of a file: its class and the probability of every class."""
-        classes, header = self.reading.classes, form not in (".jsonl", ".ndjson")
+        classes, header = self.reading.classes, form not in JSON_LINES
         columns, self.skipped = columns_of(self.options, self.reading), BadRows(self.options.skip_bad)
         for group in groups(sequences(path, columns, labelled=False, bad=self.skipped), CHUNK):
             found, probabilities = self.classify(self.encode(group, path))
@@ -347,7 +348,7 @@ class Classifier:
                 yield csv_row(["sequence", "class", *(f"p_{name}" for name in classes)])
                 header = False
             for each, name, row in zip(group, found, probabilities.tolist(), strict=True):
-                if form in (".jsonl", ".ndjson"):
+                if form in JSON_LINES:
                     chances = {c: float(f"{p:.6g}") for c, p in zip(classes, row, strict=True)}
                     content = {"sequence": each.name, "class": name, "probabilities": chances}
                     yield json.dumps(content, ensure_ascii=False) + "\n"

@@ -20,6 +20,7 @@ from elman.datasets import examples, series
 from elman.datasets.reading import BadRows
 from elman.datasets.series import Columns, Series
 from elman.datasets.store import Store
+from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
 from elman.files import Kept, write_atomically
 from elman.recurrent import Recurrent
@@ -488,14 +489,14 @@ class Forecaster:
             self.remarks.append(f"new series: {self._scaled(new, every)}")
         scale = [scales.of_series(one, o) for one in every]
         found = [self._ahead(one, own) for one, own in zip(every, scale, strict=True)]
-        if form not in (".jsonl", ".ndjson"):
+        if form not in JSON_LINES:
             yield csv_row(names)
         for one, own, values in zip(every, scale, found, strict=True):
             times = series.times_ahead(one, o.horizon) if o.time else np.arange(1, o.horizon + 1)
             for time, row in zip(series.written(times, one.pace), values, strict=True):
                 numbers = [rounded(v, d) for each, d in zip(row.tolist(), own.deviation, strict=True) for v in each]
                 cells_of_row = [*([one.group] if o.group else []), time, *numbers]
-                if form in (".jsonl", ".ndjson"):
+                if form in JSON_LINES:
                     yield json.dumps(dict(zip(names, cells_of_row, strict=True)), ensure_ascii=False) + "\n"
                 else:
                     yield csv_row(c if isinstance(c, str) else repr(c).removesuffix(".0") for c in cells_of_row)

@@ -20,6 +20,7 @@ from elman.datasets import conll, examples
 from elman.datasets.conll import Sentence
 from elman.datasets.reading import BadRows
 from elman.datasets.store import Rows
+from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
 from elman.files import Kept, write_atomically
 from elman.recurrent import Recurrent
@@ -330,7 +331,7 @@ class Tagger:
             for sentence, tags in zip(group, self.tag([each.words for each in group]), strict=True):
                 if form in ("", kind):
                     yield conll.with_tags(sentence, tags, self.options.tag, kind, width)
-                elif form in (".jsonl", ".ndjson"):
+                elif form in JSON_LINES:
                     yield json.dumps({"words": sentence.words, "tags": tags}, ensure_ascii=False) + "\n"
                 elif form == ".csv":
                     rows = zip(sentence.words, tags, strict=True)
