@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -127,6 +127,11 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} is damaged: it holds a {type(content).__name__} instead of an object; restore it or train again"
         )
     return content
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON object, which `read_json` reads."""
+    write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1).encode())
 
 
 def _umask() -> int:

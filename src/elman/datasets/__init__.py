@@ -1,1 +1,1 @@
-"""Data: text from files, a text that needs no file, and vocabularies."""
+"""Readers of texts, tagged sentences, labelled sequences and series; vocabularies; and the built-in data."""

@@ -1,4 +1,4 @@
-"""Vocabularies turn text into token ids and back: of characters, of bytes, or of byte pairs."""
+"""Vocabularies turn text into token ids and back: of characters, bytes, byte pairs or words."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elman.errors import InputError
-from elman.files import Kept, write_atomically
+from elman.files import Kept, write_atomically, write_json
 
 WORD = re.compile(r" ?\w+| ?[^\w\s]+|\s+")  # with the space before it, so that words in a row are the text again
 
@@ -69,7 +69,7 @@ class Characters:
 
     def save(self, directory: Path) -> None:
         content = {"unit": self.unit, "symbols": self.symbols}
-        write_atomically(directory / "vocabulary.json", json.dumps(content, ensure_ascii=False, indent=1).encode())
+        write_json(directory / "vocabulary.json", content)
 
 
 class Bytes:
@@ -153,7 +153,7 @@ class Words:
 
     def save(self, directory: Path) -> None:
         content = {"unit": self.unit, "words": self.words}
-        write_atomically(directory / "vocabulary.json", json.dumps(content, ensure_ascii=False, indent=1).encode())
+        write_json(directory / "vocabulary.json", content)
 
 
 def load(kept: Kept) -> Vocabulary:

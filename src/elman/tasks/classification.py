@@ -23,7 +23,7 @@ from elman.datasets.sequences import Columns, Labelled, sequences
 from elman.datasets.store import Rows
 from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
-from elman.files import Kept, write_atomically
+from elman.files import Kept, write_json
 from elman.layout import Hidden
 from elman.recurrent import Recurrent
 from elman.tasks import scores
@@ -183,8 +183,7 @@ class Reading(NamedTuple):
         )
 
     def save(self, directory: Path) -> None:
-        content = json.dumps(self._asdict(), ensure_ascii=False, indent=1)
-        write_atomically(directory / "vocabulary.json", content.encode())
+        write_json(directory / "vocabulary.json", self._asdict())
 
     @classmethod
     def load(cls, kept: Kept) -> Reading:

@@ -22,7 +22,7 @@ from elman.datasets.series import Columns, Series
 from elman.datasets.store import Store
 from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
-from elman.files import Kept, write_atomically
+from elman.files import Kept, write_json
 from elman.recurrent import Recurrent
 from elman.tasks.options import ForecastingOptions as Options
 from elman.tasks.separate import SeparateSequences, check_same, csv_row, moments
@@ -155,7 +155,7 @@ class Scales(NamedTuple):
         return Scale(np.array(self.mean[:c]), np.array(self.deviation[:c]), np.array(self.seasonal))
 
     def save(self, directory: Path) -> None:
-        write_atomically(directory / SCALES, json.dumps(self._asdict(), ensure_ascii=False, indent=1).encode())
+        write_json(directory / SCALES, self._asdict())
 
     @classmethod
     def load(cls, kept: Kept) -> Scales:
@@ -643,7 +643,10 @@ class Forecasting(SeparateSequences):
         return [("test", said(own.means())), *((name, said(means)) for name, means in baselines.items())]
 
     def draw(self, directory: Path) -> list[Path]:
-        """Draws forecasts of up to four columns from the middle of the validation part, in the unit of the data."""
+        """Draws forecasts of up to four columns, in the unit of the data.
+
+        They begin in the middle of the test part, or of the validation part where the test part has no window.
+        """
         from elman import charts
 
         o, scales = self.options, self.forecaster.scales

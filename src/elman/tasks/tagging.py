@@ -22,7 +22,7 @@ from elman.datasets.reading import BadRows
 from elman.datasets.store import Rows
 from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
-from elman.files import Kept, write_atomically
+from elman.files import Kept, write_json
 from elman.recurrent import Recurrent
 from elman.tasks import scores
 from elman.tasks.options import TaggingOptions as Options
@@ -155,7 +155,7 @@ class Vocabulary:
     def save(self, directory: Path) -> None:
         content: dict[str, Any] = {"words": self.words, "counts": self.counts, "characters": self.characters}
         content |= {"tags": self.tags, "width": self.width}
-        write_atomically(directory / "vocabulary.json", json.dumps(content, ensure_ascii=False, indent=1).encode())
+        write_json(directory / "vocabulary.json", content)
 
     @classmethod
     def load(cls, kept: Kept) -> Vocabulary:
