@@ -21,6 +21,8 @@ LABELLED = "outlines of digits in matplotlib's fonts"
 SERIES = "a Mackey-Glass series"
 LINES = 4000  # of code
 LONGEST = 60  # tokens of a line
+COPIES = 8  # of a digit in each font
+STEP = 0.08  # how far the pen moves at a time, in heights of a digit
 
 
 def tagged_code() -> list[Sentence]:
@@ -91,15 +93,15 @@ def _roles(tree: ast.AST, source: str) -> dict[tuple[int, int], str]:
     return found
 
 
-def mackey_glass(length: int = 5000, tau: float = 17.0) -> NDArray[np.float64]:
+def mackey_glass(length: int = 5000) -> NDArray[np.float64]:
     """Returns a chaotic series (length,), one value a unit of time, after a start that is left out.
 
-        dx/dt = 0.2 x(t - tau) / (1 + x(t - tau)^10) - 0.1 x(t)
+        dx/dt = 0.2 x(t - 17) / (1 + x(t - 17)^10) - 0.1 x(t)
 
     Source: M. C. Mackey & L. Glass, Oscillation and chaos in physiological control systems, Science 197 (1977).
     """
     substeps = 10
-    delay = round(tau * substeps)
+    delay = 17 * substeps
     x = [1.2] * (delay + 1)
     for _ in range((length + 200) * substeps):
         late = x[-1 - delay]
@@ -107,11 +109,10 @@ def mackey_glass(length: int = 5000, tau: float = 17.0) -> NDArray[np.float64]:
     return np.array(x[delay + 1 + 200 * substeps :: substeps])[:length]
 
 
-def digits(copies: int = 8, points: float = 0.08) -> Iterator[tuple[NDArray[np.float32], str, str]]:
+def digits() -> Iterator[tuple[NDArray[np.float32], str, str]]:
     """Yields the outlines of the ten digits in the fonts that come with matplotlib, each bent a little in many ways.
 
     Yields (steps (T, 3), digit, font). A step is how far the pen moves, in x and y, and whether it is lifted before.
-    points: the length of a step, in heights of a digit.
     """
     from matplotlib import get_data_path
     from matplotlib.font_manager import FontProperties
@@ -123,19 +124,19 @@ def digits(copies: int = 8, points: float = 0.08) -> Iterator[tuple[NDArray[np.f
             continue
         for digit in "0123456789":
             outline = TextPath((0, 0), digit, size=1, prop=FontProperties(fname=str(font)))
-            for _ in range(copies):
+            for _ in range(COPIES):
                 turn, slant = random.normal(0, 0.12), random.normal(0, 0.15)
                 width, height = random.normal(1, 0.12, 2)
                 bend = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
                 bend = bend @ np.array([[width, slant], [0, height]])
-                yield _steps([part @ bend.T for part in outline.to_polygons()], points, random), digit, font.stem
+                yield _steps([part @ bend.T for part in outline.to_polygons()], random), digit, font.stem
 
 
-def _steps(strokes: list[NDArray[Any]], length: float, random: np.random.Generator) -> NDArray[np.float32]:
+def _steps(strokes: list[NDArray[Any]], random: np.random.Generator) -> NDArray[np.float32]:
     rows, last = [], np.zeros(2)
     for stroke in strokes:
         gone = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(stroke, axis=0).T))])
-        at = np.linspace(0, gone[-1], max(3, round(gone[-1] / length)))
+        at = np.linspace(0, gone[-1], max(3, round(gone[-1] / STEP)))
         places = np.stack([np.interp(at, gone, stroke[:, axis]) for axis in (0, 1)], 1)
         places = places + random.normal(0, 0.01, places.shape)
         for k, place in enumerate(places):
