@@ -153,9 +153,9 @@ def test_a_column_may_be_called_line(tmp_path: Path, name: str):
     if name != "t.jsonl":
         found = sequences.sequences(path, sequences.Columns(sequence="id"))
         assert contents(found) == [([[7, 3], [9, 4]], "up")]
-    (one,), targets, _ = series.read(path, series.Columns(time="line", targets=("x",)), BadRows())
+    (one,), targets = series.read(path, series.Columns(time="line", targets=("x",)), BadRows())
     assert (one.times.tolist(), one.targets.tolist(), targets) == ([7, 9], [[3], [4]], ("x",))
-    (one,), targets, _ = series.read(path, series.Columns(known=("line",), targets=("x",), group="id"), BadRows())
+    (one,), targets = series.read(path, series.Columns(known=("line",), targets=("x",), group="id"), BadRows())
     assert (one.known.tolist(), targets) == ([[7], [9]], ("x",))
 
 
@@ -451,32 +451,31 @@ NAMES = series.Columns(("sales",), ("price",), "day", "shop")
 
 
 def test_series_of_a_table(tmp_path: Path):
-    found, targets, dates = series.read(write(tmp_path / "a.csv", SERIES), NAMES, BadRows())
-    assert (targets, dates, [s.group for s in found]) == (("sales",), True, ["a", "b"])
+    found, targets = series.read(write(tmp_path / "a.csv", SERIES), NAMES, BadRows())
+    assert (targets, [s.group for s in found]) == (("sales",), ["a", "b"])
     for s in found:
         assert s.targets[:, 0].tolist() == [10 * day + ord(s.group) for day in range(1, 29)]
         assert s.known[:, 0].tolist() == [day % 3 for day in range(1, 29)]
         assert np.diff(s.times).tolist() == [86_400_000_000] * 27
         assert list(series.written(series.times_ahead(s, 2), s.pace)) == ["2026-01-29 00:00:00", "2026-01-30 00:00:00"]
-    every, names, _ = series.read(tmp_path / "a.csv", series.Columns(time="day", group="shop"), BadRows())
+    every, names = series.read(tmp_path / "a.csv", series.Columns(time="day", group="shop"), BadRows())
     assert names == ("price", "sales")
     assert every[0].targets.shape == (28, 2)
 
 
 def test_times_may_be_numbers_and_months(tmp_path: Path):
     path = write(tmp_path / "a.csv", "t,x\n0.5,1\n1.0,2\n1.5,4\n")
-    (one,), _, dates = series.read(path, series.Columns(time="t"), BadRows())
-    assert not dates
+    (one,), _ = series.read(path, series.Columns(time="t"), BadRows())
     assert list(series.written(series.times_ahead(one, 2), one.pace)) == [2, 2.5]
     months = "".join(f"2025-{m:02}-01,{m}\n" for m in range(1, 13))
-    (one,), _, _ = series.read(write(tmp_path / "m.csv", "t,x\n" + months), series.Columns(time="t"), BadRows())
+    (one,), _ = series.read(write(tmp_path / "m.csv", "t,x\n" + months), series.Columns(time="t"), BadRows())
     assert len(one.targets) == 12
 
 
 def ahead_of(path: Path, times: list[str], count: int = 3, tail: int = 4, **options: Any) -> list[str | float]:
     """The times that follow these, of which only the last four are kept, from a file that is read in pieces."""
     path.write_text("t,x\n" + "".join(f"{time},{k}\n" for k, time in enumerate(times)))
-    (one,), _, _ = series.read(path, series.Columns(time="t"), BadRows(), tail=tail, **options)
+    (one,), _ = series.read(path, series.Columns(time="t"), BadRows(), tail=tail, **options)
     return list(series.written(series.times_ahead(one, count), one.pace))
 
 
@@ -515,11 +514,11 @@ def test_times_ahead_are_those_that_the_file_gives(tmp_path: Path):
     rows = [f"2026-01-{day:02},{day % 3},{'' if day > 9 else day}" for day in (*range(1, 10), 12, 13)]
     path = write(tmp_path / "a.csv", "day,price,sales\n" + "\n".join(rows) + "\n")
     columns = series.Columns(("sales",), ("price",), "day")
-    (one,), _, _ = series.read(path, columns, BadRows(), fill_gaps=True, tail=4)
+    (one,), _ = series.read(path, columns, BadRows(), fill_gaps=True, tail=4)
     texts = [f"2026-01-{day} 00:00:00" for day in range(10, 15)]
     assert list(series.written(series.times_ahead(one, 5), one.pace)) == texts
     path.write_text(path.read_text().replace("-12,", "-10,").replace("-13,", "-11T06:00,"))
-    (one,), _, _ = series.read(path, columns, BadRows(), tail=4)
+    (one,), _ = series.read(path, columns, BadRows(), tail=4)
     texts = ["2026-01-10 00:00:00", "2026-01-11 06:00:00", "2026-01-12 06:00:00"]
     assert list(series.written(series.times_ahead(one, 3), one.pace)) == texts
 
@@ -527,7 +526,7 @@ def test_times_ahead_are_those_that_the_file_gives(tmp_path: Path):
 def test_times_of_a_zone_keep_its_offset(tmp_path: Path):
     moments = [datetime(2026, 6, 30, hour, tzinfo=ZoneInfo("Europe/Berlin")) for hour in range(20, 24)]
     pl.DataFrame({"t": moments, "x": [1.0, 2.0, 3.0, 4.0]}).write_parquet(tmp_path / "a.parquet")
-    (one,), _, _ = series.read(tmp_path / "a.parquet", series.Columns(time="t"), BadRows(), tail=4)
+    (one,), _ = series.read(tmp_path / "a.parquet", series.Columns(time="t"), BadRows(), tail=4)
     assert list(series.written(series.times_ahead(one, 1), one.pace)) == ["2026-07-01 00:00:00+02:00"]
 
 
@@ -541,8 +540,8 @@ def test_times_of_a_parquet_file(tmp_path: Path):
 
     passed = pl.Series([timedelta(0), timedelta(seconds=1.5), timedelta(seconds=3)])
     for unit in ("ms", "us", "ns"):
-        (one,), _, dates = series.read(written_as(passed.cast(pl.Duration(unit))), columns, BadRows())
-        assert (one.times.tolist(), dates) == ([0, 1.5, 3], False)
+        (one,), _ = series.read(written_as(passed.cast(pl.Duration(unit))), columns, BadRows())
+        assert one.times.tolist() == [0, 1.5, 3]
         assert list(series.written(series.times_ahead(one, 2), one.pace)) == [4.5, 6]
     clock = pl.Series([time(0), time(8), time(16)])
     message = f"{path}: column 't' holds times of day, such as 00:00:00, without their dates; give dates and times in one column"
@@ -551,7 +550,7 @@ def test_times_of_a_parquet_file(tmp_path: Path):
     for times in ([datetime(2026, 1, 1), None, datetime(2026, 1, 2)], [timedelta(1), None, timedelta(2)]):
         with pytest.raises(InputError, match=r"line 2: column 't' should be a .* but is nothing; correct it, or skip"):
             series.read(written_as(pl.Series(times)), columns, BadRows())
-        (one,), _, _ = series.read(path, columns, BadRows(skip=True))
+        (one,), _ = series.read(path, columns, BadRows(skip=True))
         assert one.targets.tolist() == [[1], [3]]
 
 
@@ -562,7 +561,7 @@ def test_the_tail_of_a_file_in_pieces(tmp_path: Path, monkeypatch: pytest.Monkey
     path = write(tmp_path / "a.csv", "shop,day,price,sales\n" + "".join(line + "\n" for line in lines))
     whole = tables.pieces
     monkeypatch.setattr(tables, "pieces", lambda path: whole(path, rows=9))
-    found, _, _ = series.read(path, NAMES, BadRows(), tail=5)
+    found, _ = series.read(path, NAMES, BadRows(), tail=5)
     for s in found:
         assert s.targets[:, 0].tolist() == [10 * day + ord(s.group) for day in range(24, 29)]
         assert s.known[:, 0].tolist() == [day % 3 for day in range(24, 29)] + [7, 7]
@@ -575,7 +574,7 @@ def test_gaps_are_filled_with_what_is_before_them(tmp_path: Path):
     message = f"{path}, line 6: 2 rows are missing before it, one of 1 gaps in the times of 'a'"
     with pytest.raises(InputError, match=re.escape(message)):
         series.read(path, NAMES, BadRows())
-    found, _, _ = series.read(path, NAMES, BadRows(), fill_gaps=True)
+    found, _ = series.read(path, NAMES, BadRows(), fill_gaps=True)
     for s in found:
         latest = [4 if day in (5, 6) else day for day in range(1, 29)]
         assert s.targets[:, 0].tolist() == [10 * day + ord(s.group) for day in latest]
@@ -589,7 +588,7 @@ def test_gaps_are_filled_with_what_is_before_them(tmp_path: Path):
         "shop,day,price,sales\n"
         + "".join(f"a,2026-01-{day:02},{day},{day if day < 9 else ''}\n" for day in (*range(1, 9), 11, 12))
     )
-    (one,), _, _ = series.read(path, NAMES, BadRows(), fill_gaps=True, tail=5)
+    (one,), _ = series.read(path, NAMES, BadRows(), fill_gaps=True, tail=5)
     assert one.targets[:, 0].tolist() == [4, 5, 6, 7, 8]
     assert one.known[:, 0].tolist() == [4, 5, 6, 7, 8, 8, 8, 11, 12]
     assert one.filled == 0

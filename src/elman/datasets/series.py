@@ -153,8 +153,8 @@ def _places(number: float) -> int:
 
 def read(
     path: Path, columns: Columns, bad: BadRows, *, fill_gaps: bool = False, tail: int | None = None
-) -> tuple[list[Series], tuple[str, ...], bool]:
-    """Returns the series of a file, the names of its targets, and whether its times are dates.
+) -> tuple[list[Series], tuple[str, ...]]:
+    """Returns the series of a file, and the names of its targets.
 
     fill_gaps: puts in the rows that are missing in a gap, with the values of the last row before it. A straight line to
     the row after it would tell a forecast that begins in the gap what follows.
@@ -222,7 +222,7 @@ def read(
         given = None if given is None or given[:end].all() else given[:end]
         own, known = values[: len(targets), :end].T, values[len(targets) :].T
         found.append(Series(name, times[:end], own, known, given, times[end:], paces.get(name)))
-    return found, targets, dates
+    return found, targets
 
 
 class _Parts:

@@ -34,6 +34,7 @@ CONFIG: Entries = {"data": dict, "data.path": (str, type(None))}
 CHUNK = 2048  # windows that are forecast side by side
 MOST = 20_000  # windows that are judged while training; of more, as many are taken at equal distances
 SCALES = "scales.json"
+DROPPED = ("dates",)  # of it, which runs of earlier versions have
 TOLD = 10  # series that were left out are named, at most
 
 
@@ -108,19 +109,18 @@ class Scales(NamedTuple):
     mean: list[float]  # of the targets in all series together, then of the known columns
     deviation: list[float]
     seasonal: list[float]  # of the targets, as `Scale` has it
-    dates: bool
     step: str | None = None  # between two times, such as "1 h"; None where most are not alike, or series differ
     series: Mapping[str, Sequence[Sequence[float]]] = {}  # of each group: its `Scale`
 
     @classmethod
-    def of(cls, parts: Sequence[Series], targets: Sequence[str], options: Options, dates: bool) -> Scales:
+    def of(cls, parts: Sequence[Series], targets: Sequence[str], options: Options) -> Scales:
         """parts: the part of every series that is learned from."""
         steps = {part.pace.said() if part.pace else None for part in parts} - {None}
         step = steps.pop() if len(steps) == 1 else None
         mean, deviation = moments(_blocks(parts, filled=False), len(targets) + len(options.known_list))
         seasonal = _changes(parts, options.period) / deviation[: len(targets)]
         names = list(targets), list(options.known_list)
-        found = cls(*names, mean.tolist(), deviation.tolist(), _positive(seasonal).tolist(), dates, step)
+        found = cls(*names, mean.tolist(), deviation.tolist(), _positive(seasonal).tolist(), step)
         if options.group is None:
             return found
         return found._replace(
@@ -161,7 +161,7 @@ class Scales(NamedTuple):
     def load(cls, kept: Kept) -> Scales:
         content = kept.json(SCALES)
         try:
-            found = cls(**content)
+            found = cls(**{name: value for name, value in content.items() if name not in DROPPED})
             names, seasons = len(found.targets) + len(found.known), len(found.seasonal)
             if len(found.mean) != names or len(found.deviation) != names or seasons != len(found.targets):
                 raise ValueError("names and numbers do not fit each other")
@@ -405,7 +405,7 @@ class Forecaster:
     def read_again(self) -> list[Series]:
         """Returns the training data. Raises InputError if they cannot be read, or have changed."""
         o = self.options
-        every, _, _ = read(self.path, self.scales.columns(o), o, BadRows(o.skip_bad))
+        every, _ = read(self.path, self.scales.columns(o), o, BadRows(o.skip_bad))
         if self.digest is not None:
             check_same(self.digest, digest_of(every, self.scales, o), self.path or examples.SERIES)
         return every
@@ -441,7 +441,7 @@ class Forecaster:
     def evaluate(self, path: Path) -> Iterator[tuple[str, str]]:
         """Yields names and figures of the forecasts from every place in a file that has enough values before it."""
         o, bad = self.options, BadRows(self.options.skip_bad)
-        every, _, _ = series.read(path, self.scales.columns(o), bad, fill_gaps=o.fill_gaps)
+        every, _ = series.read(path, self.scales.columns(o), bad, fill_gaps=o.fill_gaps)
         self._check_steps(every, path)
         scaled = Scaled.of(every, self.scales, o)
         windows = Windows(scaled, [(0, rows) for rows in scaled.rows], o.lookback, o.horizon)
@@ -469,7 +469,7 @@ class Forecaster:
         """
         o, scales = self.options, self.scales
         bad = BadRows(o.skip_bad)
-        every, _, _ = series.read(path, scales.columns(o), bad, fill_gaps=o.fill_gaps, tail=o.lookback)
+        every, _ = series.read(path, scales.columns(o), bad, fill_gaps=o.fill_gaps, tail=o.lookback)
         self.remarks = bad.remarks
         quantiles = [f"_q{q:g}" for q in o.quantile_list] or [""]
         names = [name for name in (o.group, o.time or "step") if name] + [
@@ -701,12 +701,10 @@ def parts(rows: int, options: Options) -> tuple[int, int, int]:
     return ends
 
 
-def read(
-    path: Path | None, columns: Columns, options: Options, bad: BadRows
-) -> tuple[list[Series], tuple[str, ...], bool]:
+def read(path: Path | None, columns: Columns, options: Options, bad: BadRows) -> tuple[list[Series], tuple[str, ...]]:
     if path is None:
         values = examples.mackey_glass()
-        return [Series("", np.empty(0), values[:, None], np.empty((len(values), 0)))], ("x",), False
+        return [Series("", np.empty(0), values[:, None], np.empty((len(values), 0)))], ("x",)
     return series.read(path, columns, bad, fill_gaps=options.fill_gaps)
 
 
@@ -714,9 +712,9 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> For
     """Returns a task that trains a new model on a file."""
     o = options
     columns = Columns(o.column_list, o.known_list, o.time, o.group)
-    every, targets, dates = read(path, columns, o, bad)
+    every, targets = read(path, columns, o, bad)
     learned = [s.first(parts(len(s.targets), o)[0]) for s in every]
-    scales = Scales.of(learned, targets, o, dates)
+    scales = Scales.of(learned, targets, o)
     torch.manual_seed(o.seed)
     return Forecasting(_forecaster(scales, o, device, path), every, path)
 
@@ -724,7 +722,7 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> For
 def resume(run: Run, path: Path | None, options: Options, device: str) -> Forecasting:
     """Returns the task of a run. Its data are read again; its model does not have its parameters yet."""
     forecaster = _forecaster(Scales.load(run), options, device, path)
-    every, _, _ = read(path, forecaster.scales.columns(options), options, BadRows(options.skip_bad))
+    every, _ = read(path, forecaster.scales.columns(options), options, BadRows(options.skip_bad))
     return Forecasting(forecaster, every, path)
 
 
