@@ -1221,7 +1221,7 @@ MUTANTS = [
     ),
     Mutant(
         "windows that see the part they are judged on",
-        "tasks/forecasting.py",
+        "tasks/windows.py",
         "class Windows",
         "count.append(max(0, end - ahead - begin + 1))",
         "count.append(max(0, end - ahead - begin + 2))",
@@ -1237,7 +1237,7 @@ MUTANTS = [
     ),
     Mutant(
         "one scale for all series",
-        "tasks/forecasting.py",
+        "tasks/windows.py",
         "def of_series",
         "if one.group in self.series:",
         "if False:",
@@ -1245,7 +1245,7 @@ MUTANTS = [
     ),
     Mutant(
         "a new series scaled by what follows",
-        "tasks/forecasting.py",
+        "tasks/windows.py",
         "def of_series",
         "one.first(options.lookback)",
         "one",
@@ -1566,7 +1566,7 @@ MUTANTS = [
     ),
     Mutant(
         "filled rows taken for true",
-        "tasks/forecasting.py",
+        "tasks/windows.py",
         "def take(",
         "if self.given is not None:",
         "if False:",

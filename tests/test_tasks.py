@@ -29,9 +29,9 @@ from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Labelled
 from elman.errors import InputError
 from elman.tasks import classification, forecasting, tagging
-from elman.tasks.forecasting import Scaled
 from elman.tasks.options import ClassificationOptions, ForecastingOptions, LanguageModelOptions, TaggingOptions
 from elman.tasks.separate import batches_of, csv_row
+from elman.tasks.windows import Scaled, Scales, Windows
 from elman.training import fit, fitting
 from elman.training.loop import Report
 from elman.training.run import Run
@@ -527,7 +527,7 @@ def test_a_forecast_has_the_step_that_was_trained(tmp_path: Path):
     content = json.loads((tmp_path / "scales.json").read_text())
     assert content.pop("step") == "1 h"
     (tmp_path / "scales.json").write_text(json.dumps(content | {"dates": True}))  # before the step was kept
-    old = forecasting.Scales.load(Run(tmp_path))
+    old = Scales.load(Run(tmp_path))
     assert len(list(forecasting.Forecaster(task.model, old, task.options).predict(days, ".csv"))) == 7
 
 
@@ -1065,7 +1065,7 @@ def test_rows_that_were_filled_in_are_neither_learned_from_nor_scored(tmp_path: 
         scales,
         task.options,
     )
-    windows = forecasting.Windows(whole, [(0, 300)], 12, 6)
+    windows = Windows(whole, [(0, 300)], 12, 6)
     past, column, known, truth = windows.take(np.arange(len(windows)))
     for k in range(len(windows)):  # the first of them forecasts from row 13 of the file on, whose time is 1
         ahead = range(k + 13, k + 19)

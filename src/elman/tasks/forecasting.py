@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,22 +19,18 @@ from elman import cells
 from elman.datasets import examples, series
 from elman.datasets.reading import BadRows
 from elman.datasets.series import Columns, Series
-from elman.datasets.store import Store
 from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
-from elman.files import Kept, write_json
 from elman.recurrent import Recurrent
 from elman.tasks.options import ForecastingOptions as Options
-from elman.tasks.separate import SeparateSequences, check_same, csv_row, moments
+from elman.tasks.separate import SeparateSequences, check_same, csv_row
+from elman.tasks.windows import Errors, Scale, Scaled, Scales, Windows
 from elman.training.dropout import Dropout
 from elman.training.record import Entries, Record, data_of, device_of
 from elman.training.run import Run
 
 CONFIG: Entries = {"data": dict, "data.path": (str, type(None))}
-CHUNK = 2048  # windows that are forecast side by side
 MOST = 20_000  # windows that are judged while training; of more, as many are taken at equal distances
-SCALES = "scales.json"
-DROPPED = ("dates",)  # of it, which runs of earlier versions have
 TOLD = 10  # series that were left out are named, at most
 
 
@@ -88,240 +84,6 @@ class ForecastingModel(nn.Module):
     def _cut(self, x: Tensor) -> Tensor:
         """Returns (T, N, K) in segments, (T / segment, N, segment * K)."""
         return x.unflatten(0, (-1, self.segment)).movedim(1, 2).flatten(2)
-
-
-class Scale(NamedTuple):
-    """What the targets of a series are measured in, (targets,) each."""
-
-    mean: NDArray[np.float64]
-    deviation: NDArray[np.float64]
-    seasonal: NDArray[np.float64]  # the mean change over a season, in deviations; MASE is told in it
-
-
-class Scales(NamedTuple):
-    """The names of the columns, and what they are measured in, by the part of the data that is learned from.
-
-    Each series of a table with groups has a scale of its own, so that a large one does not outweigh the others.
-    """
-
-    targets: list[str]
-    known: list[str]
-    mean: list[float]  # of the targets in all series together, then of the known columns
-    deviation: list[float]
-    seasonal: list[float]  # of the targets, as `Scale` has it
-    step: str | None = None  # between two times, such as "1 h"; None where most are not alike, or series differ
-    series: Mapping[str, Sequence[Sequence[float]]] = {}  # of each group: its `Scale`
-
-    @classmethod
-    def of(cls, parts: Sequence[Series], targets: Sequence[str], options: Options) -> Scales:
-        """parts: the part of every series that is learned from."""
-        steps = {part.pace.said() if part.pace else None for part in parts} - {None}
-        step = steps.pop() if len(steps) == 1 else None
-        mean, deviation = moments(_blocks(parts, filled=False), len(targets) + len(options.known_list))
-        seasonal = _changes(parts, options.period) / deviation[: len(targets)]
-        names = list(targets), list(options.known_list)
-        found = cls(*names, mean.tolist(), deviation.tolist(), _positive(seasonal).tolist(), step)
-        if options.group is None:
-            return found
-        return found._replace(
-            series={part.group: [each.tolist() for each in found._alone(part, options.period)] for part in parts}
-        )
-
-    def of_series(self, one: Series, options: Options) -> Scale:
-        """Returns the scale of a series. One that is new is measured by the first rows that a forecast reads."""
-        if one.group in self.series:
-            return Scale(*map(np.array, self.series[one.group]))
-        return self._alone(one.first(options.lookback), options.period) if self.series else self._together()
-
-    def scaled_known(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Returns values of the known columns, (n, known), in deviations from their means."""
-        c = len(self.targets)
-        return (values - np.array(self.mean[c:])) / np.array(self.deviation[c:])
-
-    def new(self, every: Sequence[Series]) -> list[str]:
-        """Returns the names of the series that the training data do not have, if it matters."""
-        return [one.group for one in every if one.group not in self.series] if self.series else []
-
-    def _alone(self, one: Series, period: int) -> Scale:
-        """Returns the scale of one series by itself, with the deviations of all where it never changes."""
-        if not len(one.targets):
-            return self._together()
-        c, names = len(self.targets), len(self.deviation)
-        mean, deviation = moments(_blocks([one], filled=False), names, np.array(self.deviation))
-        return Scale(mean[:c], deviation[:c], _positive(_changes([one], period) / deviation[:c]))
-
-    def _together(self) -> Scale:
-        c = len(self.targets)
-        return Scale(np.array(self.mean[:c]), np.array(self.deviation[:c]), np.array(self.seasonal))
-
-    def save(self, directory: Path) -> None:
-        write_json(directory / SCALES, self._asdict())
-
-    @classmethod
-    def load(cls, kept: Kept) -> Scales:
-        content = kept.json(SCALES)
-        try:
-            found = cls(**{name: value for name, value in content.items() if name not in DROPPED})
-            names, seasons = len(found.targets) + len(found.known), len(found.seasonal)
-            if len(found.mean) != names or len(found.deviation) != names or seasons != len(found.targets):
-                raise ValueError("names and numbers do not fit each other")
-            for group, own in found.series.items():
-                if np.shape(own) != (3, len(found.targets)):
-                    raise ValueError(f"the numbers of {group!r} do not fit the names")
-        except (AttributeError, TypeError, ValueError) as error:
-            raise InputError(f"{kept.place(SCALES)} is damaged: {error}; restore it or train again") from error
-        return found
-
-    def columns(self, options: Options) -> Columns:
-        return Columns(tuple(self.targets), tuple(self.known), options.time, options.group)
-
-
-def _changes(parts: Sequence[Series], period: int) -> NDArray[np.float64]:
-    """Returns the mean absolute change of each target over a season, (targets,), of rows that were not filled in."""
-    changes, count = np.zeros(parts[0].targets.shape[1]), 0
-    for part in parts:
-        earlier, later = part.targets[:-period], part.targets[period:]
-        for begin in range(0, len(later), series.BLOCK):
-            own = slice(begin, begin + series.BLOCK)
-            change = np.abs(later[own] - earlier[own])
-            if part.given is not None:
-                change = change[part.given[:-period][own] & part.given[period:][own]]
-            changes += change.sum(0)
-            count += len(change)
-    return changes / max(1, count)
-
-
-def _positive(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns the numbers, which are divisors, with 1 where one is not finite or 0."""
-    return np.where(np.isfinite(numbers) & (numbers > 0), numbers, 1.0)
-
-
-def _blocks(every: Sequence[Series], filled: bool = True) -> Iterator[NDArray[np.float64]]:
-    """Yields the rows of all series that have targets, (n, targets and known), many at a time.
-
-    filled: whether with those that were filled in.
-    """
-    for one in every:
-        for begin in range(0, len(one.targets), series.BLOCK):
-            targets = one.targets[begin : begin + series.BLOCK]
-            block = np.concatenate([targets, one.known[begin : begin + len(targets)]], 1)
-            if not filled and one.given is not None:
-                block = block[one.given[begin : begin + len(targets)]]
-            if len(block):
-                yield block
-
-
-class Scaled(NamedTuple):
-    """All values of some series in deviations from the mean, which may be more than memory holds."""
-
-    values: Tensor  # one series and column after the other, so that a window is a slice
-    scale: Scale  # of one series and column after the other, (series * columns,) each
-    known: Tensor  # (rows of all, known)
-    rows: list[int]  # of each series
-    columns: int  # those to be forecast
-    given: Tensor | None  # (rows of all,): False where a row was filled in; None where none was
-
-    @classmethod
-    def of(cls, every: Sequence[Series], scales: Scales, options: Options) -> Scaled:
-        c, rows = len(scales.targets), [len(s.targets) for s in every]
-        each = [scales.of_series(one, options) for one in every]
-        values, known = Store(np.float32), Store(np.float32)
-        for s, own in zip(every, each, strict=True):
-            for k in range(c):
-                for begin in range(0, len(s.targets), series.BLOCK):
-                    values.append((s.targets[begin : begin + series.BLOCK, k] - own.mean[k]) / own.deviation[k])
-        for block in _blocks(every):
-            known.append(scales.scaled_known(block[:, c:]))
-        every_known = known.array().reshape(sum(rows), len(scales.known))
-        given = None
-        if any(s.given is not None for s in every):
-            told = Store(np.bool_)
-            for s, n in zip(every, rows, strict=True):
-                told.append(np.broadcast_to(True, n) if s.given is None else s.given)
-            given = torch.from_numpy(told.array())
-        scale = Scale(*(np.concatenate(numbers) for numbers in zip(*each, strict=True)))
-        return cls(torch.from_numpy(values.array()), scale, torch.from_numpy(every_known), rows, c, given)
-
-
-class Windows:
-    """All windows of some series: every place where a forecast may begin, and what came before and after it.
-
-    A series in which all the rows to be forecast were filled in has none.
-    """
-
-    def __init__(self, scaled: Scaled, spans: Sequence[tuple[int, int]], past: int, ahead: int):
-        """spans: the rows of each series that must contain the forecast times; the past may be before them."""
-        self.values, self.known, self.past, self.ahead = scaled.values, scaled.known, past, ahead
-        self.given, self.scale, self.columns = scaled.given, scaled.scale, scaled.columns
-        first, count, row, before = [], [], [], 0  # before: rows of the series before this one
-        for (begin, end), n in zip(spans, scaled.rows, strict=True):
-            begin = max(begin, past)  # the earliest row to be forecast
-            end = end if self.given is None or self.given[before + begin : before + end].any() else 0
-            for k in range(scaled.columns):
-                first.append(scaled.columns * before + k * n + begin - past)
-                row.append(before + begin - past)
-                count.append(max(0, end - ahead - begin + 1))
-            before += n
-        self.first, self.row = np.array(first), np.array(row)
-        self.before = np.concatenate([[0], np.cumsum(count)])  # windows before those of each series and column
-
-    def __len__(self) -> int:
-        return int(self.before[-1])
-
-    def take(self, own: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Returns past (past, N), the numbers of the columns (N,), known (past + ahead, N, known), ahead (ahead, N).
-
-        What was filled in is NaN in the values ahead, as it is not known to be true.
-        """
-        block = self.block(own)
-        offset = own - self.before[block]
-        steps = torch.arange(self.past + self.ahead)[:, None]
-        values = self.values[torch.from_numpy(self.first[block] + offset) + steps]
-        rows = torch.from_numpy(self.row[block] + offset) + steps
-        past, truth = values[: self.past], values[self.past :]
-        if self.given is not None:
-            truth = truth.masked_fill(~self.given[rows[self.past :]], torch.nan)
-        return past, torch.from_numpy(block % self.columns), self.known[rows], truth
-
-    def block(self, own: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns which series and column windows are of: its place in `scale`."""
-        return np.searchsorted(self.before, own, side="right") - 1
-
-    def chunks(self, most: int) -> Iterator[NDArray[np.int64]]:
-        """Yields the numbers of all windows, or of `most` at equal distances, some at a time."""
-        chosen = range(len(self)) if most >= len(self) else self.evenly(most)
-        for begin in range(0, len(chosen), CHUNK):
-            yield np.asarray(chosen[begin : begin + CHUNK])
-
-    def evenly(self, most: int) -> NDArray[np.int64]:
-        """Returns the numbers of all windows, or of `most` at equal distances."""
-        return np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).astype(np.int64))
-
-
-class Errors:
-    """Means over windows, steps and columns, in deviations; MASE in changes over a season. Truths may be missing."""
-
-    def __init__(self, windows: Windows):
-        self.windows = windows
-        self.sums, self.count = np.zeros(3), 0
-        self.columns = np.zeros(
-            (2, windows.columns)
-        )  # of each: the sum of absolute errors in its own unit, and how many
-
-    def add(self, forecast: Tensor, truth: Tensor, own: NDArray[np.int64]) -> None:
-        """forecast and truth: (H, N), of the windows with these numbers. A truth that is NaN does not count."""
-        told = ~truth.isnan()
-        error = (forecast - truth).double().masked_fill(~told, 0.0)
-        block, scale = self.windows.block(own), self.windows.scale
-        absolute = error.abs().sum(0).numpy()
-        self.sums += [float(error.square().sum()), absolute.sum(), (absolute / scale.seasonal[block]).sum()]
-        self.count += int(told.sum())
-        numbers = absolute * scale.deviation[block], told.sum(0).numpy()
-        for sums, each in zip(self.columns, numbers, strict=True):
-            sums += np.bincount(block % self.windows.columns, each, self.windows.columns)
-
-    def means(self) -> dict[str, float]:
-        return dict(zip(("mse", "mae", "mase"), (self.sums / max(1, self.count)).tolist(), strict=True))
 
 
 def naive(past: Tensor, ahead: int, period: int) -> Tensor:
