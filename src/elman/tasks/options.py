@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from elman.errors import InputError
-from elman.training.options import Options, option
+from elman.training.options import Options, learning_rate_option, option
 
 if TYPE_CHECKING:
     from elman.cell import Cell
 
 NO_FILE = "says how to read FILE, but no FILE is given; give one, or leave the option out"
 CELLS = ("lstm", "gru", "coupled_lstm", "peephole_lstm")  # that `elman tune` chooses from
+
+
+def cell_option(default: str) -> Any:
+    return option(default, "Cell to use, one of those that `elman cells` lists, except projected_lstm.", search=CELLS)
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,7 @@ class LanguageModelOptions(Options):
     )
     vocabulary_size: int = option(1000, "Size of the vocabulary, for bpe or words.", least=2)
     validation: str | None = option(None, "Validation text, instead of a held-out part of FILE.")
-    cell: str = option(
-        "lstm", "Cell to use, one of those that `elman cells` lists, except projected_lstm.", search=CELLS
-    )
+    cell: str = cell_option("lstm")
     hidden_size: int = option(256, "Units per layer.", least=1, search=(32, 512))
     embedding_size: int = option(64, "Width of a token's embedding.", least=1)
     num_layers: int = option(1, "Recurrent layers.", least=1, search=(1, 3))
@@ -58,18 +60,13 @@ class LanguageModelOptions(Options):
         64, "Steps between updates, and how far back gradients reach; the state is carried on.", least=1
     )
     held_out: float = option(0.1, "Share of the text, from its end, kept for validation.", least=0.001, most=0.9)
-    learning_rate: float = option(
-        1e-2,
-        "Peak learning rate, reached after warm-up; it then follows half a cosine down to zero.",
-        above=0,
-        search=(1e-3, 3e-2),
-    )
+    learning_rate: float = learning_rate_option(1e-2, search=(1e-3, 3e-2))
     weight_decay: float = option(0.1, "AdamW's weight decay.", least=0, most=1e6)
 
     def check(self) -> None:
         super().check()
-        _check_cell(self.cell)
-        if self.forget_bias is not None and "f" not in _check_cell(self.cell).gates:
+        cell = _check_cell(self.cell)
+        if self.forget_bias is not None and "f" not in cell.gates:
             raise InputError(f"--forget-bias needs a cell with a forget gate f, and {self.cell} has none; leave it out")
         if self.unit == "bpe" and self.vocabulary_size < 257:
             raise InputError(
@@ -94,9 +91,7 @@ class TaggingOptions(Options):
     )
     tag: str = option("upos", "Column of a CoNLL-U file: upos, xpos or deprel.", choices=("upos", "xpos", "deprel"))
     skip_bad: bool = option(False, "Skip malformed sentences and count them.")
-    cell: str = option(
-        "lstm", "Cell to use, one of those that `elman cells` lists, except projected_lstm.", search=CELLS
-    )
+    cell: str = cell_option("lstm")
     hidden_size: int = option(128, "Units per layer and direction.", least=1, search=(32, 512))
     num_layers: int = option(2, "Recurrent layers; each reads in both directions.", least=1, search=(1, 3))
     word_size: int = option(100, "Width of a word's embedding.", least=1)
@@ -114,12 +109,7 @@ class TaggingOptions(Options):
         search=(0.0, 0.6),
     )
     batch_size: int = option(32, "Sentences per update.", least=1)
-    learning_rate: float = option(
-        3e-3,
-        "Peak learning rate, reached after warm-up; it then follows half a cosine down to zero.",
-        above=0,
-        search=(5e-4, 2e-2),
-    )
+    learning_rate: float = learning_rate_option(3e-3, search=(5e-4, 2e-2))
 
     def check(self) -> None:
         super().check()
@@ -163,21 +153,14 @@ class ForecastingOptions(Options):
     loss: str = option(
         "mae", "Loss to minimise without --quantiles: mae, mse or huber.", choices=("mae", "mse", "huber")
     )
-    cell: str = option(
-        "gru", "Cell to use, one of those that `elman cells` lists, except projected_lstm.", search=CELLS
-    )
+    cell: str = cell_option("gru")
     hidden_size: int = option(128, "Units per layer.", least=2, search=(32, 512))
     num_layers: int = option(1, "Recurrent layers.", least=1, search=(1, 3))
     dropout: float = option(
         0.2, "Share of activations dropped before the output in training.", least=0, most=0.99, search=(0.0, 0.6)
     )
     batch_size: int = option(64, "Windows per update.", least=1)
-    learning_rate: float = option(
-        3e-3,
-        "Peak learning rate, reached after warm-up; it then follows half a cosine down to zero.",
-        above=0,
-        search=(5e-4, 2e-2),
-    )
+    learning_rate: float = learning_rate_option(3e-3, search=(5e-4, 2e-2))
 
     @property
     def ahead(self) -> int:
@@ -282,9 +265,7 @@ class ClassificationOptions(Options):
     best_by: str = option(
         "accuracy", "Score that selects the parameters to keep: accuracy or macro_f1.", choices=("accuracy", "macro_f1")
     )
-    cell: str = option(
-        "gru", "Cell to use, one of those that `elman cells` lists, except projected_lstm.", search=CELLS
-    )
+    cell: str = cell_option("gru")
     hidden_size: int = option(128, "Units per layer and direction.", least=1, search=(32, 512))
     num_layers: int = option(1, "Recurrent layers; each reads in both directions.", least=1, search=(1, 3))
     embedding_size: int = option(64, "Width of the embedding of a word or character.", least=1)
@@ -302,12 +283,7 @@ class ClassificationOptions(Options):
         0.1, "Label smoothing: share of the target that is spread evenly over all classes.", least=0, most=0.99
     )
     batch_size: int = option(32, "Sequences per update.", least=1)
-    learning_rate: float = option(
-        3e-3,
-        "Peak learning rate, reached after warm-up; it then follows half a cosine down to zero.",
-        above=0,
-        search=(5e-4, 2e-2),
-    )
+    learning_rate: float = learning_rate_option(3e-3, search=(5e-4, 2e-2))
 
     @property
     def column_list(self) -> tuple[str, ...]:

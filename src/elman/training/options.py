@@ -36,6 +36,11 @@ def option(
     return dataclasses.field(default=default, metadata={"help": help, "search": tuple(search), **limits})
 
 
+def learning_rate_option(default: float, search: Sequence[float] = ()) -> Any:
+    help = "Peak learning rate, reached after warm-up; it then follows half a cosine down to zero."
+    return option(default, help, above=0, search=search)
+
+
 def flag(name: str) -> str:
     """Returns an option as it is written on the command line."""
     return "--" + name.replace("_", "-")
@@ -62,9 +67,7 @@ class Options:
 
     task: ClassVar[str]  # its name on the command line
 
-    learning_rate: float = option(
-        1e-3, "Peak learning rate, reached after warm-up; it then follows half a cosine down to zero.", above=0
-    )
+    learning_rate: float = learning_rate_option(1e-3)
     weight_decay: float = option(0.01, "AdamW's weight decay.", least=0, most=1e6)
     clip: float = option(1.0, "Largest norm of the gradient.", above=0)
     epochs: float | None = option(
