@@ -30,10 +30,10 @@ from elman.tasks import scores
 from elman.tasks.options import ClassificationOptions as Options
 from elman.tasks.separate import SeparateSequences, check_same, csv_row, groups, held_out, moments, padded
 from elman.training.dropout import Dropout
-from elman.training.record import Entries, Record, data_of, device_of
+from elman.training.record import DATA, Record, data_of, device_of
 from elman.training.run import Run
 
-CONFIG: Entries = {"data": dict, "data.path": (str, type(None))}
+CONFIG = DATA
 STEPS = 1 << 16  # of which the mean is taken at once, at least
 CHUNK = 256  # sequences that are classified side by side
 LARGEST = "largest class"  # what the baseline is called

@@ -26,10 +26,10 @@ from elman.tasks.options import ForecastingOptions as Options
 from elman.tasks.separate import SeparateSequences, check_same, csv_row
 from elman.tasks.windows import Errors, Scale, Scaled, Scales, Windows
 from elman.training.dropout import Dropout
-from elman.training.record import Entries, Record, data_of, device_of
+from elman.training.record import DATA, Record, data_of, device_of
 from elman.training.run import Run
 
-CONFIG: Entries = {"data": dict, "data.path": (str, type(None))}
+CONFIG = DATA
 MOST = 20_000  # windows that are judged while training; of more, as many are taken at equal distances
 TOLD = 10  # series that were left out are named, at most
 

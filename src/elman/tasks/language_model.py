@@ -25,7 +25,7 @@ from elman.tasks.options import LanguageModelOptions as Options
 from elman.tasks.scores import on_baselines
 from elman.tasks.separate import check_same
 from elman.training.dropout import Dropout
-from elman.training.record import Entries, Record, data_of, device_of
+from elman.training.record import DATA, Entries, Record, data_of, device_of
 from elman.training.run import Run
 from elman.training.task import Batch
 from elman.training.tbptt import Window, tbptt
@@ -38,8 +38,7 @@ SAMPLED = 100  # tokens of the text that is written after every evaluation
 
 # What config.json says of the data.
 CONFIG: Entries = {
-    "data": dict,
-    "data.path": (str, type(None)),
+    **DATA,
     "data.train_tokens": int,
     "data.validation_tokens": int,
     "data.excerpt": str,

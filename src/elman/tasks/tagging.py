@@ -28,10 +28,10 @@ from elman.tasks import scores
 from elman.tasks.options import TaggingOptions as Options
 from elman.tasks.separate import SeparateSequences, check_same, csv_row, groups, held_out, padded
 from elman.training.dropout import Dropout
-from elman.training.record import Entries, Record, data_of, device_of
+from elman.training.record import DATA, Record, data_of, device_of
 from elman.training.run import Run
 
-CONFIG: Entries = {"data": dict, "data.path": (str, type(None))}
+CONFIG = DATA
 CHUNK = 256  # sentences that are tagged side by side
 USUAL = "word's usual tag"  # what the baseline is called
 

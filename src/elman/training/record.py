@@ -18,6 +18,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 Entries = Mapping[str, type | tuple[type, ...]]  # names of entries in config.json, with dots inside, and their types
 CONFIG: Entries = {"options": dict, "parameters": int, "baselines": dict}  # what every run has besides its task
+DATA: Entries = {"data": dict, "data.path": (str, type(None))}  # what the runs of the command line have besides that
 NOT_KEPT = Path()  # in place of the training data of a model that does not say where they are
 
 
