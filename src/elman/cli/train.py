@@ -439,13 +439,13 @@ def _conclude(training: Training[CommandLineTask], config: dict[str, Any]) -> No
     charts.save(
         charts.losses(
             rows,
-            task.measure,
-            task.score,
-            baselines,
-            task.unit if task.measure == "nats" else "",
-            int(best["step"]),
-            _title(config["options"], task.source),
-            task.higher_is_better,
+            measure=task.measure,
+            score=task.score,
+            baselines=baselines,
+            per=task.unit if task.measure == "nats" else "",
+            kept=int(best["step"]),
+            title=_title(config["options"], task.source),
+            higher_is_better=task.higher_is_better,
         ),
         path,
     )
