@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import calendar
+import contextlib
 import gzip
 import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
-from datetime import datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -218,6 +219,40 @@ def test_a_table_that_is_not_there(tmp_path: Path):
             list(tables.pieces(path))
 
 
+KINDS = {  # of values, and whether they may be numbers, texts and times
+    "words": (pl.Series(["1", "2"]), True, True, True),
+    "categories": (pl.Series(["1", "2"], dtype=pl.Categorical), True, True, True),
+    "one of a few": (pl.Series(["1", "2"], dtype=pl.Enum(["1", "2"])), True, True, True),
+    "truths": (pl.Series([False, True]), True, True, True),
+    "dates": (pl.Series([date(2026, 1, 1), date(2026, 1, 2)]), False, True, True),
+    "times": (pl.Series([datetime(2026, 1, 1), datetime(2026, 1, 2)]), False, True, True),
+    "durations": (pl.Series([timedelta(hours=1), timedelta(hours=2)]), True, False, True),
+    "bytes": (pl.Series([b"1", b"2"]), False, True, False),
+    "lists": (pl.Series([[1], [2]]), False, False, False),
+    "arrays": (pl.Series([[1], [2]], dtype=pl.Array(pl.Int64, 1)), False, False, False),
+    "objects": (pl.Series([{"a": 1}, {"a": 2}]), False, False, False),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_columns_that_cannot_be_what_they_should(tmp_path: Path, kind: str):
+    values, *fits = KINDS[kind]
+    path = tmp_path / "a.parquet"
+    pl.DataFrame({"v": values, "x": [1, 2], "y": [3, 4]}).write_parquet(path)
+    ways: dict[Callable[[], object], tuple[bool, str]] = {
+        lambda: series.read(path, series.Columns(("v", "x")), BadRows()): (fits[0], "numbers"),
+        lambda: series.read(path, series.Columns(("x",), group="v"), BadRows()): (fits[1], "texts"),
+        lambda: series.read(path, series.Columns(("x",), time="v"), BadRows()): (fits[2], "numbers"),
+        lambda: list(sequences.sequences(path, sequences.Columns("x", "y", channels=("v",)))): (fits[0], "numbers"),
+        lambda: list(sequences.sequences(path, sequences.Columns("v", "y", channels=("x",)))): (fits[1], "texts"),
+        lambda: list(sequences.sequences(path, sequences.Columns("x", text="v"))): (fits[1], "texts"),
+    }
+    for read, (fit, wanted) in ways.items():
+        message = f"a.parquet: column 'v' should have {wanted}, but has the type {values.dtype}; convert it"
+        with contextlib.nullcontext() if fit else pytest.raises(InputError, match=re.escape(message)):
+            read()
+
+
 # Sentences
 
 CONLLU = """# text = It's here
@@ -417,6 +452,7 @@ SEQUENCES = {
     "two labels": ("a.csv", LONG + "c,up,1,1\nc,down,1,1\n", "line 8: sequence 'c' is labelled 'down' here but 'up' before", True),
     "an empty label": ("a.csv", LONG + "c,,1,2\n", "line 7: column 'label' has no value", True),
     "a sequence again": ("a.csv", LONG + "a,up,1,1\n", "line 7: sequence 'a' continues after another one began", False),
+    "no channel": ("a.csv", "id,label\na,up\n", "has no column of numbers besides 'id', 'label'; add one", False),
     "no column": ("a.csv", LONG.replace("id", "number"), "has no column 'id'; its columns are 'number', 'label'", False),
 }  # fmt: skip
 

@@ -147,10 +147,11 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
         yield Labelled(str(row.get("id", number)), content, None if label is None else str(label))
 
 
-def _stripped(piece: pl.DataFrame, label: str) -> pl.DataFrame:
+def _stripped(piece: pl.DataFrame, label: str, path: Path) -> pl.DataFrame:
     """Returns a piece of a table with no blanks around its labels. A label of nothing else is missing."""
     if label not in piece.columns:
         return piece
+    tables.check_texts(piece, [label], path)
     text = pl.col(label).cast(pl.String).str.strip_chars()
     return piece.with_columns(pl.when(text != "").then(text).alias(label))
 
@@ -161,7 +162,7 @@ def _texts(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterat
     done = 0
     for piece in tables.pieces(path, None if not labelled else wanted):
         tables.check_columns(wanted, [each for each in piece.columns if each != tables.LINE], path)
-        has_label, piece = columns.label in piece.columns, _stripped(piece, columns.label)
+        has_label, piece = columns.label in piece.columns, _stripped(piece, columns.label, path)
         rows, done = dict(zip(piece[tables.LINE], count(done + 1))), done + len(piece)
         piece = tables.texts(piece, wanted, path, bad)
         labels = piece[columns.label].to_list() if has_label else [None] * len(piece)
@@ -189,7 +190,9 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
         tables.check_columns(wanted, have, path)
         if channels is None:
             channels = [each for each in have if each not in (columns.sequence, columns.label)]
-        piece = _stripped(piece, columns.label)
+            if not channels:
+                raise InputError(f"{path} has no column of numbers besides {', '.join(map(repr, have))}; add one")
+        piece = _stripped(piece, columns.label, path)
         piece = tables.texts(piece, [columns.sequence, *([columns.label] if labelled else [])], path, bad)
         before = bad.count
         good = tables.numbers(piece, channels, path, bad, MOST)

@@ -54,7 +54,8 @@ def pieces(path: Path, columns: Sequence[str] | None = None, rows: int = ROWS) -
             ends = pl.sum_horizontal(pl.lit(0), *(pl.col(name).str.count_matches("\n").fill_null(0) for name in texts))
             before = ends.cum_sum().shift(1, fill_value=0) + broken
             line = pl.int_range(pl.len(), dtype=pl.Int64) + (done + header + 1)
-            marked = piece.with_columns((line + before).alias(LINE))
+            words = pl.col(pl.Categorical, pl.Enum).cast(pl.String)  # of which polars makes no numbers
+            marked = piece.with_columns((line + before).alias(LINE), words)
             broken += int(piece.select(ends.sum()).item() or 0) if texts else 0
             done += piece.height
             # An empty line is a row of nothing.
@@ -144,8 +145,9 @@ def numbers(
 ) -> pl.DataFrame:
     """Returns the piece with these columns as float64. A row in which one is no finite number is a bad row.
 
-    most: how far from zero a number may be.
+    most: how far from zero a number may be. Raises InputError for a column of what is never a number, such as lists.
     """
+    _check_kinds(piece, columns, path, "numbers", (pl.Binary, pl.Date, pl.Datetime, pl.Time))
     cast = piece.with_columns(pl.col(name).cast(pl.Float64, strict=False).alias(name) for name in columns)
     wrong = ~pl.all_horizontal(_fits(pl.col(name), most).fill_null(False) for name in columns)
     for row in cast.with_row_index().filter(wrong).get_column("index").to_list():
@@ -162,8 +164,24 @@ def _fits(value: Any, most: float) -> Any:
     return (abs(value) < math.inf) & (abs(value) <= most)
 
 
+def check_texts(piece: pl.DataFrame, columns: Sequence[str], path: Path) -> None:
+    """Raises InputError for a column of what is never a text, such as lists."""
+    _check_kinds(piece, columns, path, "texts", (pl.Duration,))
+
+
+def _check_kinds(
+    piece: pl.DataFrame, columns: Sequence[str], path: Path, wanted: str, others: Sequence[type[pl.DataType]]
+) -> None:
+    """Raises InputError for a column of lists or objects, or of another of these kinds. wanted: what it should have."""
+    for name in columns:
+        kind = piece.schema[name]
+        if kind.is_nested() or kind in others:
+            raise InputError(f"{path}: column {name!r} should have {wanted}, but has the type {kind}; convert it")
+
+
 def texts(piece: pl.DataFrame, columns: Sequence[str], path: Path, bad: BadRows) -> pl.DataFrame:
     """Returns the piece with these columns as text. A row in which one is missing is a bad row."""
+    check_texts(piece, columns, path)
     cast = piece.with_columns(pl.col(name).cast(pl.String).alias(name) for name in columns)
     wrong = ~pl.all_horizontal(pl.col(name).is_not_null() for name in columns)
     for row in cast.with_row_index().filter(wrong).get_column("index").to_list():
