@@ -162,67 +162,73 @@ def read(
     whose targets are empty may follow, which say what is known of the times ahead.
     Raises InputError with the file, the line and the value where something is wrong.
     """
-    tails: dict[str, pl.DataFrame] = {}
-    kept: _Parts | None = None
-    places: dict[str, list[int]] = {}  # of each group: which parts of `kept` are its own
-    last: dict[str, tuple[Any, int]] = {}  # of each group: its latest time and the line
-    paces: dict[str, Pace] = {}
-    targets, dates = columns.targets, False
-    for piece in tables.pieces(path):
-        have = [name for name in piece.columns if name != tables.LINE]
-        named = [*columns.targets, *columns.known, *(name for name in (columns.time, columns.group) if name)]
-        tables.check_columns(named, have, path)
-        if not targets:
-            targets = tuple(name for name in have if name not in named)
-            if not targets:
-                raise InputError(f"{path} has no column to forecast besides {', '.join(map(repr, named))}; add one")
-        piece = _numbers(piece, targets, columns.known, path, bad, tail is not None)
-        if columns.time is not None:
-            piece, dates = _times(piece, columns.time, path, bad)
-        if columns.group is not None:
-            piece = tables.texts(piece, [columns.group], path, bad)
-            parts = {
-                str(key[0]): part
-                for key, part in piece.partition_by(columns.group, as_dict=True, maintain_order=True).items()
-            }
-        else:
-            parts = {"": piece}
-        for name, part in parts.items():
-            if columns.time is not None and len(part):
-                _check_order(part, columns.time, last.get(name), path, name)
-                last[name] = part[columns.time][-1], part[tables.LINE][-1]
-                offsets = part[OFFSET].to_numpy() if OFFSET in part.columns else None
-                paces.setdefault(name, Pace(dates)).add(part[columns.time].to_numpy(), offsets)
-            if not len(part):
-                continue
-            kept = _Parts(targets, columns, dates) if kept is None else kept
-            if tail is None:
-                places.setdefault(name, []).append(kept.add(part))
-                continue
-            wanted = [*targets, *columns.known, *([columns.time] if columns.time else []), tables.LINE]
-            part = part.select(list(dict.fromkeys(wanted)))
-            tails[name] = _tail(pl.concat([tails[name], part]) if name in tails else part, targets, tail)
-    if kept is None:
-        raise InputError(f"{path} has no usable row; give a table with numbers")
-    for name, table in tails.items():
-        places[name] = [kept.add(table)]
-    every = kept.joined(places.values())
-    usual = [paces[name].step if name in paces else None for name in places]
-    for name, step, (times, lines, values) in zip(places, usual, every, strict=True):
+    targets, every, paces = _gathered(path, columns, bad, tail)
+    usual = [None if pace is None else pace.step for pace in paces.values()]
+    for group, step, (times, lines, values) in zip(paces, usual, every, strict=True):
         if tail is not None:
             _check_values(values[: len(targets)], lines, path)
         if not fill_gaps:
-            _check_gaps(times, step, lines, path, name)
+            _check_gaps(times, step, lines, path, group)
     if fill_gaps:
         every = every.filled(usual)
     found = []
-    for k, (name, (times, _, values)) in enumerate(zip(places, every, strict=True)):
+    for k, ((group, pace), (times, _, values)) in enumerate(zip(paces.items(), every, strict=True)):
         given = every.given[k] if fill_gaps else None
         end = values.shape[1] if tail is None else _end(values[: len(targets)], given)
         given = None if given is None or given[:end].all() else given[:end]
         own, known = values[: len(targets), :end].T, values[len(targets) :].T
-        found.append(Series(name, times[:end], own, known, given, times[end:], paces.get(name)))
+        found.append(Series(group, times[:end], own, known, given, times[end:], pace))
     return found, targets
+
+
+def _gathered(
+    path: Path, columns: Columns, bad: BadRows, tail: int | None
+) -> tuple[tuple[str, ...], _Parts, dict[str, Pace | None]]:
+    """Returns the names of the targets, a part for each series, and how its times go on, by its group."""
+    kept: _Parts | None = None
+    places: dict[str, list[int]] = {}  # of each group: which parts of `kept` are its own
+    tails: dict[str, pl.DataFrame] = {}
+    last: dict[str, tuple[Any, int]] = {}  # of each group: its latest time and the line
+    paces: dict[str, Pace] = {}
+    targets, dates = columns.targets, False
+    named = [*columns.targets, *columns.known, *(name for name in (columns.time, columns.group) if name)]
+    for piece in tables.pieces(path):
+        have = [name for name in piece.columns if name != tables.LINE]
+        tables.check_columns(named, have, path)
+        targets = targets or tuple(name for name in have if name not in named)
+        if not targets:
+            raise InputError(f"{path} has no column to forecast besides {', '.join(map(repr, named))}; add one")
+        piece = _numbers(piece, targets, columns.known, path, bad, tail is not None)
+        if columns.time is not None:
+            piece, dates = _times(piece, columns.time, path, bad)
+        for group, part in _by_group(piece, columns.group, path, bad):
+            if columns.time is not None:
+                _check_order(part, columns.time, last.get(group), path, group)
+                last[group] = part[columns.time][-1], part[tables.LINE][-1]
+                offsets = part[OFFSET].to_numpy() if OFFSET in part.columns else None
+                paces.setdefault(group, Pace(dates)).add(part[columns.time].to_numpy(), offsets)
+            kept = _Parts(targets, columns, dates) if kept is None else kept
+            if tail is None:
+                places.setdefault(group, []).append(kept.add(part))
+                continue
+            wanted = [*targets, *columns.known, *([columns.time] if columns.time else []), tables.LINE]
+            part = part.select(list(dict.fromkeys(wanted)))
+            tails[group] = _tail(pl.concat([tails[group], part]) if group in tails else part, targets, tail)
+    if kept is None:
+        raise InputError(f"{path} has no usable row; give a table with numbers")
+    for group, table in tails.items():
+        places[group] = [kept.add(table)]
+    return targets, kept.joined(places.values()), {group: paces.get(group) for group in places}
+
+
+def _by_group(piece: pl.DataFrame, column: str | None, path: Path, bad: BadRows) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Yields the rows of each group, with its name. column: what tells groups apart; None where all rows are one."""
+    if column is not None:
+        piece = tables.texts(piece, [column], path, bad)
+        for key, part in piece.partition_by(column, as_dict=True, maintain_order=True).items():
+            yield str(key[0]), part
+    elif len(piece):
+        yield "", piece
 
 
 class _Parts:
