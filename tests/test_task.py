@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,35 @@ def test_it_is_resumed_to_the_bit(tmp_path: Path, step: int) -> None:
     assert len(list(again.steps())) == 15 - step
     for name, value in whole.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], value), name
+
+
+def frozen() -> Adding:
+    task = Adding()
+    task.model.read.weight_ih_l0.requires_grad_(False)
+    return task
+
+
+def unused() -> Adding:
+    task = Adding()
+    task.model.spare = nn.Linear(2, 2)
+    return task
+
+
+@pytest.mark.parametrize("make", [frozen, unused])
+def test_a_run_with_parameters_that_are_not_trained_is_resumed_to_the_bit(
+    tmp_path: Path, make: Callable[[], Adding]
+) -> None:
+    whole, resumed = make(), make()
+    for _ in begun(tmp_path / "whole", whole).steps():
+        pass
+    training = begun(tmp_path / "run", make())
+    next(training.steps())
+    training.save()
+    again = Training(Run(tmp_path / "run"), resumed)
+    again.restore()
+    assert len(list(again.steps())) == 14
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
 
 
 def test_other_data_are_refused_by_their_name(tmp_path: Path) -> None:

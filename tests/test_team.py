@@ -7,6 +7,7 @@ import os
 import re
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from torch import Tensor, nn
 
 from elman.tasks import language_model
 from elman.tasks.separate import SeparateSequences
-from elman.training.loop import CHECKPOINT, Training, _of_parts, update
+from elman.training.loop import CHECKPOINT, Training, _of_parts, optimizer_of, update
 from elman.training.run import Run
 from elman.training.task import Batch
 from elman.training.team import Team
 from forks import Child, Forks
+from test_task import Adding
 from test_tasks import SMALL, write_sentences, write_series, write_waves
 from tiny_runs import begin, corpus_of, elman, prose, tiny
 
@@ -196,6 +198,15 @@ def test_parts_of_a_batch_weigh_by_their_size() -> None:
         _of_parts(Batch(lambda rows=rows: (w * rows).mean(), 1, len(rows)), [w], Alone(0, 2))
     assert w.grad is not None
     assert float(w.grad) == pytest.approx(float(x.mean()))  # what they would add up to
+
+
+def test_frozen_parameters_do_not_decay_where_several_processes_train() -> None:
+    task = Adding()
+    task.options = replace(task.options, weight_decay=0.5)
+    head = task.model.head.weight.requires_grad_(False)
+    before = head.clone()
+    update(next(task.batches(0, 0)), optimizer_of(task), 0.1, 1.0, Alone(0, 2))
+    assert torch.equal(head, before)
 
 
 def test_a_process_goes_on_with_random_numbers_of_its_own(tmp_path: Path) -> None:

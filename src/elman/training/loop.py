@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from elman.errors import InputError
 from elman.training.options import check_precision, most_threads
@@ -73,12 +73,15 @@ class Report:
     remarks: tuple[str, ...] = ()  # what is wrong with the network, in words
 
 
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Returns the parameters that training changes, by name: those that are not frozen."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 def optimizer_of(task: Task) -> torch.optim.AdamW:
     """Returns the optimizer that trains every task."""
-    o = task.options
-    return torch.optim.AdamW(
-        task.model.parameters(), lr=o.learning_rate, betas=(0.9, 0.99), weight_decay=o.weight_decay, fused=True
-    )
+    o, parameters = task.options, list(trainable(task.model).values())
+    return torch.optim.AdamW(parameters, lr=o.learning_rate, betas=(0.9, 0.99), weight_decay=o.weight_decay, fused=True)
 
 
 def update(
@@ -126,6 +129,7 @@ class Training(Generic[Of]):
         """team: the processes that train together. Each has a `Training`; only the first one's run writes files."""
         self.run, self.task, self.model, self.options, self.team = run, task, task.model, task.options, team
         self.optimizer = optimizer_of(task)
+        self._trained = trainable(task.model)  # in the order of the optimizer, which knows numbers only
         self.place = Place()
         self.watch = Watch(self.model)
         self._clock = time.monotonic()
@@ -263,7 +267,7 @@ class Training(Generic[Of]):
     def save(self) -> None:
         """Writes a checkpoint: one file with everything that is needed to resume from this step bit for bit."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        names = [name for name, _ in self.model.named_parameters()]
+        names = list(self._trained)
         for number, entries in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{names[number]}.{key}": value for key, value in entries.items()}
         for name, value in self.task.carried().items():
@@ -290,15 +294,15 @@ class Training(Generic[Of]):
         fill(self.model, under("model."), path)
         try:
             self.place = Place.from_json(notes["place"])
-            moments = {
-                number: {key: tensors[f"optimizer.{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-                for number, (name, _) in enumerate(self.model.named_parameters())
-                if self.place.step  # before the first step the optimizer has no moments
-            }
-            for number, (name, parameter) in enumerate(self.model.named_parameters()):
-                for key, value in moments.get(number, {}).items():
+            moments: dict[int, dict[str, Tensor]] = {}
+            for number, (name, parameter) in enumerate(self._trained.items()):
+                keys = {key: f"optimizer.{name}.{key}" for key in ("step", "exp_avg", "exp_avg_sq")}
+                if tensors.keys().isdisjoint(keys.values()):  # a parameter that no step has used so far
+                    continue
+                moments[number] = {key: tensors[stored] for key, stored in keys.items()}
+                for key, value in moments[number].items():
                     if value.shape != (() if key == "step" else parameter.shape):
-                        raise ValueError(f"optimizer.{name}.{key} has shape {tuple(value.shape)}")
+                        raise ValueError(f"{keys[key]} has shape {tuple(value.shape)}")
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
             rank = self.team.rank
