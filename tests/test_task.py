@@ -136,10 +136,15 @@ def unused() -> Adding:
     return task
 
 
-@pytest.mark.parametrize("make", [frozen, unused])
-def test_a_run_with_parameters_that_are_not_trained_is_resumed_to_the_bit(
-    tmp_path: Path, make: Callable[[], Adding]
-) -> None:
+def tied() -> Adding:
+    task = Adding()
+    task.model.tail = nn.Linear(8, 1)
+    task.model.tail.weight = task.model.head.weight
+    return task
+
+
+@pytest.mark.parametrize("make", [frozen, unused, tied])
+def test_a_run_with_unusual_parameters_is_resumed_to_the_bit(tmp_path: Path, make: Callable[[], Adding]) -> None:
     whole, resumed = make(), make()
     for _ in begun(tmp_path / "whole", whole).steps():
         pass

@@ -169,8 +169,7 @@ class Run(Record):
         """Writes tensors and a JSON object into one file, so that both always belong to the same step."""
         if not self.writes:
             return
-        contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        self._write(name, safetensors.torch.save(contiguous, {"elman": json.dumps(notes)}))
+        self._write(name, safetensors.torch.save(_apart(tensors), {"elman": json.dumps(notes)}))
 
     def load_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         path = self.directory / name
@@ -261,6 +260,17 @@ class Run(Record):
     def _samples(self) -> str:
         path = self.directory / SAMPLES
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns tensors on the CPU, none of which shares memory with another, as tied weights do: safetensors refuses that."""
+    apart, seen = dict[str, Tensor](), set[int]()
+    for key, value in tensors.items():
+        own = value.detach().cpu().contiguous()
+        memory = own.untyped_storage().data_ptr()
+        apart[key] = own.clone() if memory in seen else own
+        seen.add(memory)
+    return apart
 
 
 def _unusable(directory: Path, error: OSError) -> str:
