@@ -18,6 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from elman import tasks
 from elman.datasets.reading import BadRows
 from elman.errors import InputError
+from elman.files import write_atomically
 from elman.tasks.options import ClassificationOptions, LanguageModelOptions
 from elman.training import search as searching
 from elman.training.range_test import LEAST, MOST, range_test
@@ -114,6 +115,20 @@ def test_a_draw_that_cannot_be_trained_is_one_of_many(tmp_path: Path) -> None:
 
     results = search(make, ClassificationOptions(epochs=2.0), tmp_path, 3)
     assert [each.score is None for each in results] == [False, True, False]
+
+
+def test_a_training_that_cannot_be_written_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> None:
+        if path.name == "metrics.csv":
+            raise InputError(f"cannot write {path}: No space left on device; make room")
+        write_atomically(path, content)
+
+    monkeypatch.setattr("elman.training.run.write_atomically", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        search(lambda drawn: Scored(drawn), ClassificationOptions(epochs=1.0), tmp_path, 3)
+    monkeypatch.undo()
+    results = search(lambda drawn: Scored(drawn), ClassificationOptions(epochs=1.0), tmp_path, 3)
+    assert all(each.score is not None for each in results)
 
 
 def test_searches_that_begin_together_draw_differently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

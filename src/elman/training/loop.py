@@ -29,6 +29,10 @@ WARM_UP = 100  # steps over which the learning rate rises linearly
 Of = TypeVar("Of", bound=Task)
 
 
+class Diverged(InputError):
+    """The loss is no longer a number: nothing is wrong but the options."""
+
+
 @dataclass
 class Place:
     """How far training has progressed: everything that a checkpoint stores besides tensors."""
@@ -224,7 +228,7 @@ class Training(Generic[Of]):
     def _count(self, value: float, advance: int) -> None:
         place = self.place
         if not math.isfinite(value):
-            raise InputError(
+            raise Diverged(
                 f"the loss became {value} at step {place.step + 1}; training stopped and the last checkpoint is kept: "
                 f"train again with a --learning-rate below {self.options.learning_rate}"
             )

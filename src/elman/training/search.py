@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from elman.errors import InputError
 from elman.training.fitting import begin
 from elman.training.lock import Lock
-from elman.training.loop import Report
+from elman.training.loop import Diverged, Report
 from elman.training.options import Options, check_precision, flag
 from elman.training.task import Task
 
@@ -97,7 +97,7 @@ def search(
                     trial.report(best, training.place.evaluations)
                     if trial.should_prune() and not training.place.finished:
                         raise optuna.TrialPruned
-        except InputError as error:  # the loss is no longer a number: a bad draw, like any other
+        except Diverged as error:  # a bad draw, like any other
             raise optuna.TrialPruned from error
         return best
 
