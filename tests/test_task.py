@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from elman.errors import InputError
 from elman.training import begin, fit
 from elman.training.dropout import Dropout
 from elman.training.loop import CHECKPOINT, Report, Training
+from elman.training.options import most_threads
+from elman.training.range_test import range_test
 from elman.training.run import Run
 from elman.training.task import Batch
 from elman.training.watch import Watch
@@ -201,6 +204,40 @@ def test_fit_goes_on_with_a_run(tmp_path: Path) -> None:
     assert rows[-1]["step"] == "15"
     for name, value in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("end", ["at the end", "by an error", "by a break", "of a range test"])
+def test_the_threads_of_the_caller_are_given_back(tmp_path: Path, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run may come from a larger machine, and wish for more threads than this one can have."""
+    count, seen = 5, set[int]()
+
+    def set_count(new: int) -> None:
+        nonlocal count
+        count = new
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: count)
+    monkeypatch.setattr(torch, "set_num_threads", set_count)
+    task = Adding()
+    task.options = Options(threads=10**6)
+
+    def watch(report: Report | None) -> None:
+        seen.add(count)
+        if end == "by an error":
+            raise KeyboardInterrupt
+
+    if end == "of a range test":
+        loss = task.loss
+        task.loss = lambda own: watch(None) or loss(own)
+        range_test(task)
+    elif end == "by a break":
+        for report in begun(tmp_path / "run", task).steps():
+            watch(report)
+            break
+    else:
+        with pytest.raises(KeyboardInterrupt) if end == "by an error" else nullcontext():
+            fit(task, tmp_path / "run", show=watch)
+    assert seen == {most_threads()}
+    assert count == 5
 
 
 def test_more_of_a_score_may_be_better(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Generic, TypeVar
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from elman.errors import InputError
 from elman.training.options import check_precision, most_threads
 from elman.training.run import CHECKPOINT, MODEL, Run, fill
-from elman.training.task import Batch, Task
+from elman.training.task import Batch, Recipe, Task
 from elman.training.team import ALONE, Team
 from elman.training.watch import Watch
 
@@ -75,6 +76,17 @@ class Report:
     size: int  # of its batch, in the task's unit, such as tokens; of several processes, about
     row: dict[str, Any] | None = None  # the new row of metrics.csv, if the model was evaluated after this step
     remarks: tuple[str, ...] = ()  # what is wrong with the network, in words
+
+
+@contextmanager
+def threads(options: Recipe) -> Iterator[None]:
+    """Gives torch the threads of a training, and afterwards its own again: see docs/decisions/0005."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(options.threads, most_threads()))  # a run may go on on a smaller machine
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -156,13 +168,12 @@ class Training(Generic[Of]):
 
         Raises InputError if another process trains the run.
         """
-        with self.run.locked():
+        with self.run.locked(), threads(self.options):
             yield from self._steps()
 
     def _steps(self) -> Iterator[Report]:
         o, place = self.options, self.place
         self.model.train()
-        torch.set_num_threads(min(o.threads, most_threads()))  # a run may go on on a smaller machine
         self._clock, saved = time.monotonic(), place.seconds
         while not place.finished:
             for batch in self.task.batches(place.epoch, place.at):

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import torch
-
 from elman.errors import InputError
-from elman.training.loop import optimizer_of, update
+from elman.training.loop import optimizer_of, threads, update
 from elman.training.task import Task
 
 LEAST, MOST, STEPS = 1e-5, 1.0, 120
@@ -28,9 +26,18 @@ def range_test(task: Task) -> RangeTest:
     The suggestion is a fifth of the rate at which the smoothed loss was lowest: beyond it steps begin to undo each other.
     Source: L. N. Smith, Cyclical learning rates for training neural networks (2017), section 3.3.
     """
+    with threads(task.options):
+        rates, losses = _trained(task)
+    if not rates:
+        raise InputError("the loss of the first batch is not a number; look at the data")
+    lowest = min(range(len(losses)), key=losses.__getitem__)
+    return RangeTest(rates, losses, rates[lowest] / 5)
+
+
+def _trained(task: Task) -> tuple[list[float], list[float]]:
+    """Returns the rates that were tried and the smoothed losses."""
     optimizer = optimizer_of(task)
     task.model.train()
-    torch.set_num_threads(task.options.threads)
     rates, losses, mean, epoch = [], [], 0.0, 0
     batches = task.batches(0, 0)
     for step in range(STEPS):
@@ -50,7 +57,4 @@ def range_test(task: Task) -> RangeTest:
         losses.append(mean / (1 - SMOOTH ** (step + 1)))
         if losses[-1] > DIVERGED * min(losses):
             break
-    if not rates:
-        raise InputError("the loss of the first batch is not a number; look at the data")
-    lowest = min(range(len(losses)), key=losses.__getitem__)
-    return RangeTest(rates, losses, rates[lowest] / 5)
+    return rates, losses
