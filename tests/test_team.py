@@ -17,12 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from elman.errors import InputError
 from elman.tasks import language_model
 from elman.tasks.separate import SeparateSequences
 from elman.training.loop import CHECKPOINT, Training, _of_parts, optimizer_of, update
 from elman.training.run import Run
 from elman.training.task import Batch
-from elman.training.team import Team
+from elman.training.team import Team, joined
 from forks import Child, Forks
 from test_task import Adding
 from test_tasks import SMALL, write_sentences, write_series, write_waves
@@ -216,6 +217,38 @@ def test_a_process_goes_on_with_random_numbers_of_its_own(tmp_path: Path) -> Non
     training.run.save_tensors(CHECKPOINT, tensors | {"random.cpu.1": own}, notes)
     Training(training.run, training.task, Team(1, 2)).restore()
     assert torch.equal(torch.get_rng_state(), own)
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The GPUs that the second of two processes makes its own, on a machine that seems to have some."""
+    chosen = list[str]()
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend: chosen.append(backend))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    return chosen
+
+
+@pytest.mark.parametrize(("device", "own"), [("cuda", "cuda:1"), ("cuda:1", "cuda:1"), ("cuda:3", "cuda:3")])
+def test_a_process_talks_through_the_gpu_of_its_model(device: str, own: str, gpus: list[str]) -> None:
+    """The command line gives "cuda", and `fit` the GPU that the model is on."""
+    with joined(device) as (team, used):
+        assert (team, used) == (Team(1, 2), own)
+    assert gpus == [own, "nccl"]
+
+
+@pytest.mark.usefixtures("gpus")
+def test_one_gpu_for_the_models_of_two_processes() -> None:
+    said = "NCCL error in: NCCLUtils.hpp:268, invalid usage\nLast error:\nDuplicate GPU detected : rank 1 and rank 0"
+    with (
+        pytest.raises(InputError, match="cuda:0 has the model of several processes; put each on a GPU of its own"),
+        joined("cuda:0"),
+    ):
+        raise RuntimeError(said)
 
 
 class Sequences(SeparateSequences):

@@ -78,14 +78,16 @@ def started_together() -> bool:
 def joined(device: str) -> Iterator[tuple[Team, str]]:
     """Joins the processes that were started together. Yields the team and this process's device.
 
-    Processes on GPUs talk through NCCL, and each has the GPU of its own number on its machine; others talk through Gloo.
+    device: "cuda" for the GPU of this process's number on its machine, or one such as "cuda:1", on which the model is.
+    Processes on GPUs talk through NCCL, for which each needs a GPU of its own; others talk through Gloo.
     """
     if not started_together():
         yield ALONE, device
         return
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        torch.cuda.set_device(device)
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)  # the one through which NCCL talks
     try:
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     except (ValueError, RuntimeError) as error:
@@ -95,6 +97,10 @@ def joined(device: str) -> Iterator[tuple[Team, str]]:
     try:
         yield Team(dist.get_rank(), dist.get_world_size()), device
     except (dist.DistBackendError, dist.DistNetworkError, RuntimeError) as error:
+        if "Duplicate GPU" in str(error):
+            raise InputError(
+                f"{device} has the model of several processes; put each on a GPU of its own, that of the variable LOCAL_RANK"
+            ) from error
         if not _is_lost(error):
             raise
         raise InputError(
