@@ -13,7 +13,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -781,6 +781,22 @@ def test_files_are_replaced_whole(tmp_path: Path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o666])
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path, mode: int):
+    path, seen = tmp_path / "file.json", list[int]()
+    path.write_bytes(b"old")
+    path.chmod(mode)
+
+    def pieces() -> Iterator[bytes]:
+        (temporary,) = set(tmp_path.iterdir()) - {path}
+        seen.append(temporary.stat().st_mode & 0o777)
+        yield b"new"
+
+    write_atomically(path, pieces())
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new", mode)
+    assert seen == [mode]  # before anything stands in it
+
+
 def test_files_are_on_disk_before_they_are_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     calls: list[Any] = []
     fsync, replace = os.fsync, os.replace
@@ -799,8 +815,18 @@ def test_files_are_on_disk_before_they_are_renamed(tmp_path: Path, monkeypatch: 
     assert calls[:2] == [7, "replace"]
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace", "chmod"])
-@pytest.mark.parametrize("there", [True, False], ids=["replacing", "new"])
+@pytest.mark.parametrize(
+    ("call", "there"),
+    [
+        ("open", True),
+        ("fsync", True),
+        ("replace", True),
+        ("chmod", True),
+        ("open", False),
+        ("fsync", False),
+        ("replace", False),
+    ],
+)
 def test_a_write_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, there: bool):
     path = tmp_path / "file"
     if there:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,21 +19,25 @@ from elman.errors import InputError
 def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
     """Replaces a file, or leaves the old one as it was. For a symbolic link, the file that it points to is replaced.
 
+    The new file has the permissions of the old one.
+
     content: all of it, or one piece after the other, if they are made while they are written.
 
     Raises InputError if writing fails, or if the path is in use by something that is not a regular file.
     """
     check_writable(path)
     given, path = path, Path(os.path.realpath(path))
-    temporary, size = None, f" ({len(content):,} bytes)" if isinstance(content, bytes) else ""
+    temporary = str(path.with_name(f".{path.name}.{secrets.token_hex(4)}"))
+    size = f" ({len(content):,} bytes)" if isinstance(content, bytes) else ""
+    stopping.unfinished.add(temporary)
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
-            stopping.unfinished.add(temporary)
+        mode = _permissions(path)
+        with open(temporary, "xb", opener=partial(os.open, mode=0o666 if mode is None else mode)) as file:
+            if mode is not None:
+                os.chmod(temporary, mode)  # the umask has taken some of them
             file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
         directory = os.open(path.parent, os.O_RDONLY)
         try:
@@ -44,10 +49,17 @@ def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
             f"cannot write {given}{size}: {error.strerror or error}; what was there before is intact; make room or choose another place"
         ) from error
     finally:
-        if temporary is not None:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
-            stopping.unfinished.discard(temporary)
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        stopping.unfinished.discard(temporary)
+
+
+def _permissions(path: Path) -> int | None:
+    """Returns the permissions of a file, None if there is none."""
+    try:
+        return stat.S_IMODE(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return None
 
 
 def check_writable(path: Path) -> None:
@@ -132,9 +144,3 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON object, which `read_json` reads."""
     write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1).encode())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
