@@ -7,10 +7,11 @@ import json
 import os
 import secrets
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from elman import stopping
 from elman.errors import InputError
@@ -110,18 +111,19 @@ def _not_a_file(path: Path) -> str | None:
     return kinds.get(stat.S_IFMT(mode))
 
 
-class Kept(Protocol):
+class Kept(ABC):
     """JSON objects with names such as "vocabulary.json": files of a directory, or what stands in the file of a model."""
 
+    @abstractmethod
     def place(self, name: str) -> str:
         """Returns where an object is, for messages."""
-        ...
 
+    @abstractmethod
     def has(self, name: str) -> bool: ...
 
+    @abstractmethod
     def json(self, name: str) -> dict[str, Any]:
         """Returns an object. Raises InputError if it is missing or damaged."""
-        ...
 
 
 def read_json(path: Path) -> dict[str, Any]:

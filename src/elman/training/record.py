@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from elman.errors import InputError
+from elman.files import Kept
 from elman.training.options import Options
 
 OptionsOf = TypeVar("OptionsOf", bound=Options)
@@ -22,22 +23,11 @@ DATA: Entries = {"data": dict, "data.path": (str, type(None))}  # what the runs 
 NOT_KEPT = Path()  # in place of the training data of a model that does not say where they are
 
 
-class Record(ABC):
-    """JSON objects with names such as "vocabulary.json", and a model.
+class Record(Kept):
+    """What is known of the data, and a model.
 
     It is `elman.training.run.Run` for a directory, and `elman.onnx.model_file.ModelFile` for an exported model.
     """
-
-    @abstractmethod
-    def place(self, name: str) -> str:
-        """Returns where an object is, for messages."""
-
-    @abstractmethod
-    def has(self, name: str) -> bool: ...
-
-    @abstractmethod
-    def json(self, name: str) -> dict[str, Any]:
-        """Returns an object. Raises InputError if it is missing or damaged."""
 
     @abstractmethod
     def model(self, make: Callable[[], Model], device: str) -> Model:
