@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import random
@@ -243,6 +244,26 @@ def test_a_lock_file_that_was_removed_meanwhile_does_not_count(tmp_path: Path, m
     assert len(calls) == 2
     assert path.read_text() == str(os.getpid())
     lock.give_back()
+
+
+def test_a_run_on_windows(made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It opens no directory, removes no open file, and has no locks of this kind."""
+    opened = os.open
+
+    def refusing(path: Any, flags: int, mode: int = 0o777) -> int:
+        if os.path.isdir(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return opened(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", refusing)
+    monkeypatch.setattr("elman.files.WINDOWS", True)
+    monkeypatch.setattr("elman.training.lock.fcntl", None)
+    assert elman("train", "lm", made.text, "--epochs", 1, *SIZES, "--run", tmp_path / "run").status == 0
+    lock = Lock(tmp_path / "lock")
+    assert lock.take() is None
+    assert lock.holder() is None
+    lock.give_back()
+    assert not (tmp_path / "lock").exists()
 
 
 # Places that cannot be written to

@@ -16,6 +16,8 @@ from typing import Any
 from elman import stopping
 from elman.errors import InputError
 
+WINDOWS = os.name == "nt"  # which opens no directory
+
 
 def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
     """Replaces a file, or leaves the old one as it was. For a symbolic link, the file that it points to is replaced.
@@ -40,11 +42,8 @@ def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)  # brings the new name to disk, too
-        finally:
-            os.close(directory)
+        if not WINDOWS:
+            _flush_names(path.parent)
     except OSError as error:
         raise InputError(
             f"cannot write {given}{size}: {error.strerror or error}; what was there before is intact; make room or choose another place"
@@ -53,6 +52,15 @@ def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
         if os.path.exists(temporary):
             os.unlink(temporary)
         stopping.unfinished.discard(temporary)
+
+
+def _flush_names(directory: Path) -> None:
+    """Brings the names of new files to disk, too."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _permissions(path: Path) -> int | None:

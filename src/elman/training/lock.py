@@ -23,6 +23,8 @@ class Lock:
 
     def take(self) -> str | None:
         """Takes the lock, perhaps once more. If another process has it, returns that one's number instead."""
+        if fcntl is None:
+            return None
         key = self._key
         while key not in _held:
             file = os.open(key, os.O_RDWR | os.O_CREAT, 0o666)
@@ -40,6 +42,8 @@ class Lock:
 
     def give_back(self) -> None:
         """Undoes one `take`."""
+        if fcntl is None:
+            return
         key = self._key
         _held[key][1] -= 1
         if not _held[key][1]:
@@ -50,7 +54,7 @@ class Lock:
 
     def holder(self) -> str | None:
         """Returns the number of another process that has the lock, or None. Writes nothing."""
-        if self._key in _held:
+        if fcntl is None or self._key in _held:
             return None
         try:
             file = os.open(self.path, os.O_RDONLY)
@@ -72,8 +76,7 @@ def _is_at(file: int, path: str) -> bool:
 
 def _locked_by_another(file: int, shared: bool) -> str | None:
     """Locks an open file. If another process has it locked, returns that one's number."""
-    if fcntl is None:
-        return None
+    assert fcntl is not None
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
