@@ -43,9 +43,6 @@ class _Keras:
     activation: str
     recurrent_activation: str
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "__qualname__", type(self).__qualname__)  # a pickle of a cell asks for it
-
     def __call__(self, x: Any, R: Any, s: Any) -> State:
         f, g = ACTIVATIONS[self.recurrent_activation], ACTIVATIONS[self.activation]
         if self.kind == "SimpleRNN":

@@ -32,9 +32,6 @@ class Step:
     input_forget: bool = False  # of an LSTM
     peepholes: bool = False  # of an LSTM
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "__qualname__", type(self).__qualname__)  # a pickle of a cell asks for it
-
     def __call__(self, x: Any, R: Any, s: Any, p: Any) -> State:
         return getattr(self, f"_{self.operator.lower()}")(x, R, s, p)
 

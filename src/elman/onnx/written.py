@@ -57,9 +57,6 @@ class Steps:
     nodes: tuple[tuple[str, tuple[int, ...], str, float], ...]
     outputs: tuple[tuple[str, int], ...]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "__qualname__", type(self).__qualname__)  # a pickle of a cell asks for it
-
     def __call__(self, x: Any, R: Any, s: Any, p: Any, P: Any) -> State:
         given, values = {"x": x, "R": R, "s": s, "p": p, "P": P}, list[Any]()
         for op, arguments, name, value in self.nodes:
