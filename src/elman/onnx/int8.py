@@ -102,13 +102,10 @@ def _product(node: ir.Node, weights: _Weights) -> None:
 
 def _lstm(model: ir.Model, node: ir.Node, weights: _Weights) -> None:
     x, w, r, *rest = node.inputs
-    own = {name: value.const_value for name, value in (("w", w), ("r", r)) if value is not None}
-    if any(value is None for value in own.values()):
-        return
     turned = []
     for value in (w, r):
-        assert value is not None
-        assert value.const_value is not None
+        if value is None or value.const_value is None:
+            return
         turned.append(weights.integers(value, value.const_value.numpy().transpose(0, 2, 1), "turned"))
     (q_w, s_w, z_w), (q_r, s_r, z_r) = turned
     rest = [*rest, *[None] * (5 - len(rest))]
