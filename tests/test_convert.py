@@ -11,6 +11,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -195,15 +196,17 @@ def test_equations_of_flax(kind: str) -> None:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_types_stay_and_no_number_is_drawn(dtype: Any, bias: bool) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [(np.float32, torch.float32), (np.float64, torch.float64), (ml_dtypes.bfloat16, torch.bfloat16)]
+)
+def test_types_stay_and_no_number_is_drawn(dtype: Any, kind: torch.dtype, bias: bool) -> None:
     """Also where a framework keeps no bias, and zeros stand in its place."""
     lstm, params = fake("LSTM", use_bias=bias), flax_params("LSTMCell")
     lstm.weights = [weight.astype(dtype) for weight in lstm.weights]
     params = {name: {key: value.astype(dtype) for key, value in each.items()} for name, each in params.items()}
     before = torch.get_rng_state()
     for layer in (from_keras(lstm), from_flax(params, "LSTMCell")):
-        assert {p.dtype for p in layer.parameters()} == {torch.from_numpy(np.zeros(1, dtype)).dtype}
+        assert {p.dtype for p in layer.parameters()} == {kind}
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import relu, sigmoid, tanh
+from torch import Tensor, relu, sigmoid, tanh
 
 from elman import cells
 from elman.cell import Cell, State
@@ -231,7 +231,7 @@ def _layer(directions: Sequence[_Weights], merge: str, name: str) -> Recurrent:
         )
     hidden, size = first.W[cell.gates[0]].shape
     bias = any(each.bias for each in directions)
-    weights: dict[str, torch.Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for reverse, each in enumerate(directions):
         for field, parts in (("ih", each.W), ("hh", each.R), ("b_ih", each.b_ih), ("b_hh", each.b_hh)):
             shape = {"ih": (hidden, size), "hh": (hidden, hidden)}.get(field, (hidden,))
@@ -242,7 +242,7 @@ def _layer(directions: Sequence[_Weights], merge: str, name: str) -> Recurrent:
                     )
             if bias or not field.startswith("b"):
                 stacked = np.concatenate([parts[gate] for gate in cell.gates])
-                weights[parameter_name(field, 0, bool(reverse))] = torch.from_numpy(np.array(stacked))
+                weights[parameter_name(field, 0, bool(reverse))] = as_tensor(stacked)
     # On the meta device, no parameter is drawn, and torch's random state stays as it was.
     layer = Recurrent(
         cell, size, hidden, bias=bias, batch_first=True, bidirectional=len(directions) == 2, merge=merge, device="meta",
@@ -250,3 +250,10 @@ def _layer(directions: Sequence[_Weights], merge: str, name: str) -> Recurrent:
     )  # fmt: skip
     layer.load_state_dict(weights, assign=True)
     return layer
+
+
+def as_tensor(array: Array) -> Tensor:
+    """A tensor of the same type and numbers."""
+    if array.dtype.name == "bfloat16":  # which numpy does not know itself
+        return torch.from_numpy(array.view("int16").copy()).view(torch.bfloat16)
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=True))

@@ -16,11 +16,12 @@ from onnx import ModelProto, NodeProto, helper
 from onnx.backend import base
 from torch import Tensor
 
+from elman.convert import as_tensor
 from elman.errors import InputError
 from elman.onnx.activations import Problem
 from elman.onnx.constants import Array, Constants
 from elman.onnx.external import External
-from elman.onnx.loading import as_tensor, recurrent_nodes
+from elman.onnx.loading import recurrent_nodes
 from elman.onnx.node import layers_of
 
 _STATES = {"RNN": (5,), "GRU": (5,), "LSTM": (5, 6)}  # the places of the initial states among a node's inputs

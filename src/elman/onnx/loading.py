@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import onnx
-import torch
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
-from torch import Tensor
 
+from elman.convert import as_tensor
 from elman.errors import InputError
 from elman.onnx.activations import Problem
 from elman.onnx.constants import CONSTANT, Array, Constants, Scope
@@ -199,10 +198,3 @@ def _among(nodes: Iterable[NodeProto], scope: Scope, wanted: Wanted) -> Iterator
         for graph in bodies(node):  # protobuf refuses messages nested 100 deep, so recursion is bounded
             inner = Scope(scope.opsets, scope)
             yield from _in_graph(graph, inner, f"an input of the body of a {node.op_type}", wanted)
-
-
-def as_tensor(array: Array) -> Tensor:
-    """A tensor of the same type and numbers."""
-    if array.dtype.name == "bfloat16":  # which numpy does not know itself
-        return torch.from_numpy(array.view("int16").copy()).view(torch.bfloat16)
-    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=True))

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, NodeProto
 
 from elman import cells, graph
 from elman.cell import Cell, State
+from elman.convert import as_tensor
 from elman.graph import Node
 from elman.layout import Weights, parameter_name
 from elman.leaves import LEAVES, MATRICES
@@ -297,7 +297,7 @@ def _layer(cell: Cell, weights: Weights, input_size: int, reverse: bool) -> Recu
     whole, gates = (weights.ih, count[0]) if weights.ih is not None else (weights.hh, count[1])
     if whole is None or len(whole) % gates:
         raise Problem(CHANGED)
-    tensors = {field: torch.from_numpy(np.array(value)) for field, value in known.items()}
+    tensors = {field: as_tensor(value) for field, value in known.items()}
     layer = (Reverse if reverse else Recurrent)(
         cell,
         input_size,
