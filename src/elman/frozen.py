@@ -52,6 +52,10 @@ class Frozen(Recurrent):
         weights = [[w for of, _ in directions for w in of if w is not None] for directions in self._runs]
         self._packed = [Packed(of_layer) for of_layer in weights]
 
+    @property
+    def _directions(self) -> tuple[bool, ...]:
+        return tuple([back for _, back in self._runs[0]])
+
     def initial_states(self) -> tuple[Tensor, ...]:
         """The learned initial states as they were when the layer was frozen, or an empty tuple."""
         return self._initial

@@ -322,19 +322,20 @@ class Recurrent(nn.Module):
 
         Returns the output of the last layer at this step, (B, Y) or (Y,), and the state to pass to the next
         step. Both equal the results of `forward` for a sequence of this one step. Hooks are not called. Raises
-        RuntimeError for a bidirectional layer, because its reverse direction begins at the end of the sequence.
+        RuntimeError for a layer with a reverse direction, which begins at the end of the sequence.
         """
         alone = len(self.cell.states) == 1
         plain = lengths is None and reset is None
-        if plain and state is not None and input.dim() == 2 and self.num_layers == 1 and not self.bidirectional:
+        if plain and state is not None and input.dim() == 2 and self.num_layers == 1 and True not in self._directions:
             given = (state,) if isinstance(state, Tensor) else tuple(state)
             done = at_once(self.call(0, input, given))
             if done is not None:
                 return done[0], done[1][0] if alone else done[1]
         name = self._get_name()
-        if self.bidirectional:
+        if True in self._directions:
+            kind = "is bidirectional" if self.bidirectional else "reads from the end"
             raise RuntimeError(
-                f"{name} is bidirectional: its reverse direction begins at the end of the sequence, so there are no steps; call it with the whole sequence"
+                f"{name} {kind}: its reverse direction begins at the end of the sequence, so there are no steps; call it with the whole sequence"
             )
         if input.dim() not in (1, 2):
             raise ValueError(

@@ -57,12 +57,6 @@ class Reverse(Recurrent):
         made = super().call(*arguments, **options)
         return made._replace(directions=(Direction(made.directions[0].weights, True),))
 
-    def step(self, *arguments: Any, **options: Any) -> Any:
-        """Raises RuntimeError: this direction begins at the end of the sequence, so there are no steps."""
-        raise RuntimeError(
-            f"{self._get_name()} reads from the end of the sequence, so there are no steps; call it with the whole sequence"
-        )
-
 
 class Attributes(NamedTuple):
     """What a node's attributes say."""
