@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 import elman.onnx
@@ -298,6 +298,30 @@ def test_a_file_that_never_ends(tmp_path: Path) -> None:
         warning
         == "the file took more than 2 seconds where T = 2, B = 2; do not give it such inputs, or export it again"
     )
+
+
+@pytest.mark.usefixtures("never_run")
+def test_a_node_that_is_damaged_is_described(tmp_path: Path) -> None:
+    """Without what has another type than in ONNX, and without what is missing."""
+    path, kinds = saved(tmp_path / "gru.onnx", activations=["Relu", "Tanh"], direction="reverse"), AttributeProto
+    for name, kind in (("direction", kinds.INTS), ("direction", kinds.INT), ("activations", kinds.INT)):
+        model = onnx.load(path)
+        next(each for each in model.graph.node[0].attribute if each.name == name).type = kind
+        onnx.save(model, tmp_path / "damaged.onnx")
+        (line,) = check(tmp_path / "damaged.onnx").nodes
+        assert ("forward" in line) == (name == "direction")
+        assert ("Relu Tanh" in line) == (name != "activations")
+    model = onnx.load(elman.onnx.export(elman.GRU(3, 4), tmp_path / "layer.onnx").path)
+    node = next(node for node in model.graph.node if node.op_type == "GRU")
+    node.output.append("more")
+    onnx.save(model, tmp_path / "damaged.onnx")
+    assert check(tmp_path / "damaged.onnx").warnings == ()
+    path = elman.onnx.export(elman.LSTM(3, 4, proj_size=2), tmp_path / "scan.onnx").path
+    model = onnx.load(path)
+    scan = next(node for node in model.graph.node if node.op_type == "Scan")
+    next(each for each in scan.attribute if each.name == "scan_input_directions").type = kinds.INT
+    onnx.save(model, tmp_path / "damaged.onnx")
+    assert check(tmp_path / "damaged.onnx").nodes == ("recurrent_0: Scan, forward",)
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

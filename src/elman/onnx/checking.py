@@ -18,12 +18,12 @@ from elman.errors import InputError
 from elman.onnx.constants import Scope
 from elman.onnx.external import text
 from elman.onnx.loading import node_names, read, recurrent_nodes
-from elman.onnx.node import OPERATORS, RECURRENT, bodies, value_of
+from elman.onnx.node import OPERATORS, RECURRENT, TYPES, bodies, value_of
 from elman.onnx.steps import STANDARD
 
 SECONDS = 60.0  # that all runs may take together
 MEMORY = 8 << 30  # bytes of address space, besides four times the file
-READ = (AttributeProto.INT, AttributeProto.FLOAT, AttributeProto.STRING, AttributeProto.INTS, AttributeProto.STRINGS)
+KNOWN = TYPES | {"scan_input_directions": AttributeProto.INTS}
 LENGTHS, INITIAL, PEEPHOLES = 4, (5, 6), 7  # the numbers of inputs of a node
 
 
@@ -83,8 +83,9 @@ def _described(name: str, node: NodeProto, scope: Scope) -> str:
 
 
 def _attributes(node: NodeProto) -> dict[str, Any]:
-    """The attributes of a node that are numbers or texts."""
-    return {text(each.name): value_of(each) for each in node.attribute if each.type in READ}
+    """The attributes of a node that say something here, and are of the type that ONNX gives them."""
+    named = ((text(each.name), each) for each in node.attribute)
+    return {name: value_of(each) for name, each in named if each.type == KNOWN.get(name)}
 
 
 def _given(node: NodeProto, number: int) -> bool:
@@ -148,9 +149,9 @@ def _repaired(node: NodeProto, model: ModelProto) -> bool:
     places = (place for top in tops for place in _within(*top))
     nodes, results = next(place for place in places if any(list(each.output) == made for each in place[0]))
     users = [other for inner, _ in _within(nodes, results) for other in inner]
-    for k, name in enumerate(node.output[1:]):
+    for name, k in zip(node.output[1:], INITIAL, strict=False):
         using = [other for other in users if name in other.input]
-        right = all(other.op_type == "Where" and node.input[INITIAL[k]] in other.input for other in using)
+        right = all(other.op_type == "Where" and _given(node, k) and node.input[k] in other.input for other in using)
         if name and (name in results or not right):
             return False
     return True

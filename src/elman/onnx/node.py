@@ -19,7 +19,7 @@ from elman.recurrent import Recurrent
 OPERATORS = tuple(STANDARD)
 RECURRENT = (*OPERATORS, "Scan", "DynamicQuantizeLSTM")  # that a file may have
 _GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
-_TYPES = {
+TYPES = {  # of the attributes
     "activations": AttributeProto.STRINGS,
     "activation_alpha": AttributeProto.FLOATS,
     "activation_beta": AttributeProto.FLOATS,
@@ -72,10 +72,10 @@ def attributes_of(node: NodeProto) -> Attributes:
     own = {}
     for attribute in node.attribute:
         name = attribute.name
-        if name not in _TYPES:
+        if name not in TYPES:
             raise Problem(f"it has an unknown attribute {name!r}; take it away")
-        if attribute.ref_attr_name or attribute.type != _TYPES[name]:
-            kind = AttributeProto.AttributeType.Name(_TYPES[name])
+        if attribute.ref_attr_name or attribute.type != TYPES[name]:
+            kind = AttributeProto.AttributeType.Name(TYPES[name])
             raise Problem(f"its attribute {name!r} is not of the type {kind}; give it as such")
         own[name] = value_of(attribute)
     operator = node.op_type
