@@ -25,7 +25,7 @@ from elman.onnx.activations import Problem
 from elman.onnx.loading import load
 from elman.onnx.node import Reverse
 from elman.onnx.proof import flat
-from elman.onnx.written import KEY, cell_of, note
+from elman.onnx.written import CHANGED, KEY, cell_of, note
 from test_onnx_export import FREE, OWN
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*treespec.*:FutureWarning")
@@ -219,6 +219,34 @@ def test_a_scan_that_was_changed(written: Path, tmp_path: Path, damage: str) -> 
     onnx.save(model, tmp_path / "changed.onnx")
     with pytest.raises(InputError, match=rf"the node 'recurrent_0' \(Scan\) cannot be loaded: .*({said})"):
         load(tmp_path / "changed.onnx")
+
+
+def refused(model: ModelProto, path: Path) -> None:
+    onnx.save(model, path)
+    with pytest.raises(InputError, match=CHANGED):
+        load(path)
+
+
+def test_a_node_without_its_inputs(written: Path, tmp_path: Path) -> None:
+    whole, kinds = onnx.load(written), set[str]()
+    for k, node in enumerate(body(whole).node):
+        for count in range(len(node.input)):
+            model = copy.deepcopy(whole)
+            del body(model).node[k].input[count:]
+            kinds.add(node.op_type)
+            refused(model, tmp_path / "changed.onnx")
+    assert kinds >= {"Split", "Gemm", "Where", "Less", "Log", "Add"}
+    for node in whole.graph.node:
+        if node.op_type == "Reshape":
+            del node.input[:]
+    refused(whole, tmp_path / "changed.onnx")
+
+
+def test_a_comparison_that_is_no_condition(written: Path, tmp_path: Path) -> None:
+    model = onnx.load(written)
+    nodes = {node.op_type: node for node in body(model).node}
+    nodes["Mul"].input[0] = nodes["Less"].output[0]
+    refused(model, tmp_path / "changed.onnx")
 
 
 def test_a_note_that_was_damaged() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,8 @@ _NAMED = {operator: operation for operation, operator in OF_OPERATION.items()}
 _COMPARED = {operator: operation for operation, operator in COMPARISONS.items()}
 _ARGUMENTS = {name: len(operation.shares) for name, operation in OPERATIONS.items()}  # how many a node has
 _ARGUMENTS |= dict.fromkeys(MATRICES, 1) | dict.fromkeys(LEAVES, 0) | {"number": 0}
+_INPUTS = {"Identity": (1,), "Split": (1,), "Gemm": (2, 3), "Where": (3,)}  # how many a node of a body may have
+_INPUTS |= dict.fromkeys(_COMPARED, (2,)) | {operator: (_ARGUMENTS[name],) for operator, name in _NAMED.items()}
 CHANGED = "it is not what elman writes for its cell; export the layer again"
 
 
@@ -139,7 +141,7 @@ def _input_weights(
 ) -> tuple[Any, Any]:
     """Returns W (G*H, I) and b (G*H,), if there is one, of x W + b."""
     made = maker(share)
-    if isinstance(made, NodeProto) and made.op_type == "Reshape":
+    if isinstance(made, NodeProto) and made.op_type == "Reshape" and made.input:
         made = maker(made.input[0])
     given = list(made.input[1:]) if isinstance(made, NodeProto) and made.op_type == "Gemm" else []
     weight, bias = ([outer(name) for name in given] + [None, None])[:2]
@@ -149,8 +151,43 @@ def _input_weights(
     return weight, bias
 
 
+class _Mask:
+    """Which rows have a step, or go on in it."""
+
+
+class _Unread(NamedTuple):
+    """A state, or a gate's share, that no node of the graph reads."""
+
+    name: str
+
+
+class _Shares(NamedTuple):
+    """What several gates get, in one value: their shares of the input, or their products with an operand."""
+
+    op: str
+    gates: tuple[str, ...]
+    operand: tuple[int, ...]
+
+
+class _Compared(NamedTuple):
+    """The outcome of a comparison, by which a Where chooses."""
+
+    op: str
+    inputs: tuple[_Value, ...]
+
+
+class _OneMore(NamedTuple):
+    """A node's value plus one, for a log1p."""
+
+    than: int
+
+
+# What a value of a body is: a node of the graph, by its number; a constant, by its name; or what a graph does not have.
+_Value = int | str | _Mask | _Unread | _Shares | _Compared | _OneMore
+
+
 class _Body:
-    """Follows the nodes of a body, and says of each value which node of the cell's graph it is."""
+    """Follows the nodes of a body, and says of each value what it is."""
 
     def __init__(self, cell: Cell, body: GraphProto, constant: Callable[[str], NDArray[Any] | None]):
         self.cell, self.body, self.constant = cell, body, constant
@@ -163,7 +200,7 @@ class _Body:
         for node in self.traced.nodes:
             known = tuple(None if a.op in ("number", "p") else a.index for a in node.arguments)
             self.alike.setdefault((node.op, known), []).append(node)
-        self.values: dict[str, Any] = {}  # a number of a node; or a tuple of words about one that a graph does not have
+        self.values: dict[str, _Value] = {}
         self.vectors: dict[str, NDArray[Any]] = {}
         self.matrices: dict[str, NDArray[Any]] = {}  # of each gate (H, Y), and of the projection by "P"
         self.biases: dict[str, NDArray[Any]] = {}
@@ -172,11 +209,11 @@ class _Body:
         """Returns all weights but those of the input. Raises Problem for a node that the cell does not have."""
         names = [each.name for each in self.body.input]
         states, (share, *masks) = names[: len(self.cell.states)], names[len(self.cell.states) :]
-        self.values |= dict.fromkeys(masks, ("mask",))
+        self.values |= dict.fromkeys(masks, _Mask())
         for state, name in zip(self.cell.states, states, strict=True):
-            self.values[name] = self._place("s", (), state, ("state", state))
+            self.values[name] = self._place("s", (), state, _Unread(state))
         gates = self.cell.anatomy.input_gates
-        self.values[share] = self._place("x", (), gates[0]) if len(gates) == 1 else ("shares", "x", gates, None)
+        self.values[share] = self._place("x", (), gates[0]) if len(gates) == 1 else _Shares("x", gates, ())
         for node in self.body.node:
             if node.op_type != "Constant":
                 results = self._follow(node)
@@ -193,6 +230,8 @@ class _Body:
         recurrent = self.cell.anatomy.recurrent_gates
         wanted = {*recurrent, *(("P",) if self.cell.projected else ())}
         missing = (wanted - self.matrices.keys()) | (set(self.cell.vectors) - self.vectors.keys())
+        if self.biases and self.biases.keys() != set(recurrent):
+            raise Problem(CHANGED)
         if missing:
             raise Problem(f"it does not use {', '.join(sorted(missing))}, which its note has; export the layer again")
         hh = np.concatenate([self.matrices[gate] for gate in recurrent]) if recurrent else None
@@ -201,14 +240,16 @@ class _Body:
         every: tuple[Any, ...] = (None, hh, None, b_hh, self.matrices.get("P"), ch)
         return Weights(*every)
 
-    def _place(self, op: str, arguments: tuple[int, ...], name: str, otherwise: Any = None) -> Any:
+    def _place(self, op: str, arguments: tuple[int, ...], name: str, otherwise: _Value | None = None) -> _Value:
         found = self.places.get((op, arguments, name), otherwise)
         if found is None:
             raise Problem(CHANGED)
         return found
 
-    def _follow(self, node: NodeProto) -> list[Any]:
-        kind, inputs = node.op_type, [self.values.get(name, name) for name in node.input]  # a name: of a constant
+    def _follow(self, node: NodeProto) -> list[_Value]:
+        kind, inputs = node.op_type, [self.values.get(name, name) for name in node.input]
+        if len(inputs) not in _INPUTS.get(kind, ()):
+            raise Problem(CHANGED)
         if kind == "Identity":
             return inputs
         if kind == "Split":
@@ -218,57 +259,58 @@ class _Body:
         if kind == "Where":
             return [self._choice(*inputs)]
         if kind in _COMPARED:
-            return [("compared", _COMPARED[kind], inputs)]
-        if kind == "Log" and isinstance(inputs[0], tuple) and inputs[0][0] == "one more":
-            return [self._place("log1p", (inputs[0][1],), "")]
-        if kind not in _NAMED:
-            raise Problem(CHANGED)
+            return [_Compared(_COMPARED[kind], tuple(inputs))]
+        if kind == "Log" and isinstance(inputs[0], _OneMore):
+            return [self._place("log1p", (inputs[0].than,), "")]
         return [self._applied(_NAMED[kind], inputs)]
 
-    def _applied(self, op: str, inputs: Sequence[Any]) -> Any:
+    def _applied(self, op: str, inputs: Sequence[_Value]) -> _Value:
         """Returns the node of the graph that has this operation and these arguments."""
         known = tuple(None if isinstance(each, str) else each for each in inputs)
         for node in self.alike.get((op, known), ()):
-            given = [
-                (name, argument) for name, argument in zip(inputs, node.arguments, strict=True) if isinstance(name, str)
-            ]
-            found = [self._is(name, argument) for name, argument in given]
-            if all(each is not None for each in found):
-                self.vectors |= dict(filter(None, found))
+            vectors = self._vectors(inputs, node)
+            if vectors is not None:
+                self.vectors |= vectors
                 return node.index
-        if op == "add" and type(inputs[0]) is int and self._number(inputs[1]) == 1.0:
-            return "one more", inputs[0]  # of a log1p
+        if op == "add" and isinstance(inputs[0], int) and isinstance(inputs[1], str):
+            value = self.constant(inputs[1])
+            if value is not None and _is_number(value, 1.0):
+                return _OneMore(inputs[0])
         raise Problem(CHANGED)
 
-    def _is(self, given: str, node: Node) -> Any:
-        """Returns what is to be kept if a constant may be a node: a vector with its name, or nothing, (); None if it may not."""
-        value = self.constant(given)
-        if value is None:
+    def _vectors(self, inputs: Sequence[_Value], node: Node) -> dict[str, NDArray[Any]] | None:
+        """Returns the vectors among the constants that a node gets, by name; None if these may not be its arguments."""
+        vectors = dict[str, NDArray[Any]]()
+        for given, argument in zip(inputs, node.arguments, strict=True):
+            if not isinstance(given, str):
+                continue
+            value = self.constant(given)
+            if value is None:
+                raise Problem(CHANGED)
+            if argument.op == "number":
+                if not _is_number(value, argument.value):
+                    return None
+                continue
+            # The first vector that is not known yet: elman writes the nodes of a body in the order of the graph.
+            known = self.vectors.get(argument.name)
+            if value.ndim != 1 or not (known is None or known is value):
+                return None
+            vectors[argument.name] = value
+        return vectors
+
+    def _shares(self, given: _Value) -> list[_Value]:
+        if not isinstance(given, _Shares):
             raise Problem(CHANGED)
-        if node.op == "number":
-            same = value.ndim == 0 and np.array_equal(value, np.array(node.value, value.dtype), equal_nan=True)
-            return () if same else None
-        # The first vector that is not known yet: elman writes the nodes of a body in the order of the graph.
-        known = self.vectors.get(node.name)
-        return (node.name, value) if value.ndim == 1 and (known is None or known is value) else None
+        return [self._place(given.op, given.operand, gate, _Unread(gate)) for gate in given.gates]
 
-    def _number(self, given: Any) -> float | None:
-        value = self.constant(given) if isinstance(given, str) else None
-        return float(value) if value is not None and value.ndim == 0 else None
-
-    def _shares(self, given: Any) -> list[Any]:
-        if not isinstance(given, tuple) or given[0] != "shares":
-            raise Problem(CHANGED)
-        _, op, names, argument = given
-        return [self._place(op, () if argument is None else (argument,), name, ("unused", name)) for name in names]
-
-    def _product(self, node: NodeProto, operand: Any) -> Any:
+    def _product(self, node: NodeProto, operand: _Value) -> _Value:
         matrix = self.constant(node.input[1])
         bias = self.constant(node.input[2]) if len(node.input) > 2 else None
-        if matrix is None or matrix.ndim != 2 or type(operand) is not int:
+        whole = bias is not None or len(node.input) == 2
+        if matrix is None or matrix.ndim != 2 or not whole or not isinstance(operand, int):
             raise Problem(f"its recurrent weights are not constant; {CHANGED}")
         traced = [n for n in self.traced.nodes if n.arguments and n.arguments[0].index == operand]
-        gates = list(dict.fromkeys(n.name for n in traced if n.op == "R"))
+        gates = tuple(dict.fromkeys(n.name for n in traced if n.op == "R"))
         projections = [n.index for n in traced if n.op == "P"]
         if projections and not (gates and not self.matrices.keys() >= set(gates)):
             self.matrices["P"] = matrix
@@ -279,16 +321,19 @@ class _Body:
             self.matrices[name] = rows
         for name, rows in zip(gates, [] if bias is None else np.split(bias, len(gates)), strict=False):
             self.biases[name] = rows
-        return self._place("R", (operand,), gates[0]) if len(gates) == 1 else ("shares", "R", gates, operand)
+        return self._place("R", (operand,), gates[0]) if len(gates) == 1 else _Shares("R", gates, (operand,))
 
-    def _choice(self, condition: Any, x: Any, y: Any) -> Any:
-        if condition == (
-            "mask",
-        ):  # of the steps that a row has, and where it begins afresh: the one of both that is no other
+    def _choice(self, condition: _Value, x: _Value, y: _Value) -> _Value:
+        # A mask chooses between a value and what stands for steps that a row does not have; the graph has only the value.
+        if isinstance(condition, _Mask):
             return x
-        if isinstance(condition, tuple) and condition[0] == "compared":
-            return self._applied(condition[1], [*condition[2], x, y])
+        if isinstance(condition, _Compared):
+            return self._applied(condition.op, [*condition.inputs, x, y])
         raise Problem(CHANGED)
+
+
+def _is_number(value: NDArray[Any], number: float) -> bool:
+    return value.ndim == 0 and np.array_equal(value, np.array(number, value.dtype), equal_nan=True)
 
 
 def _layer(cell: Cell, weights: Weights, input_size: int, reverse: bool) -> Recurrent:
