@@ -242,6 +242,22 @@ def test_a_node_without_its_inputs(written: Path, tmp_path: Path) -> None:
     refused(whole, tmp_path / "changed.onnx")
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [("Gemm", "alpha", 2.0), ("Gemm", "beta", 0.5), ("Gemm", "transA", 1), ("Gemm", "transB", 0), ("Split", "axis", 0)],
+)
+def test_a_node_with_another_attribute(written: Path, tmp_path: Path, kind: str, name: str, value: float) -> None:
+    for where in (
+        ("body", "graph") if kind == "Gemm" else ("body",)
+    ):  # the product with the input is outside of the Scan
+        model = onnx.load(written)
+        node = next(each for each in (body(model) if where == "body" else model.graph).node if each.op_type == kind)
+        for each in [each for each in node.attribute if each.name == name]:
+            node.attribute.remove(each)
+        node.attribute.append(onnx.helper.make_attribute(name, value))
+        refused(model, tmp_path / "changed.onnx")
+
+
 def test_a_comparison_that_is_no_condition(written: Path, tmp_path: Path) -> None:
     model = onnx.load(written)
     nodes = {node.op_type: node for node in body(model).node}

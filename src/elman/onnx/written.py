@@ -23,7 +23,7 @@ from elman.layout import Weights, parameter_name
 from elman.leaves import LEAVES, MATRICES
 from elman.onnx.activations import Problem
 from elman.onnx.external import text
-from elman.onnx.node import Reverse
+from elman.onnx.node import Reverse, value_of
 from elman.operations import OPERATIONS
 from elman.recurrent import Recurrent
 
@@ -40,6 +40,8 @@ _ARGUMENTS = {name: len(operation.shares) for name, operation in OPERATIONS.item
 _ARGUMENTS |= dict.fromkeys(MATRICES, 1) | dict.fromkeys(LEAVES, 0) | {"number": 0}
 _INPUTS = {"Identity": (1,), "Split": (1,), "Gemm": (2, 3), "Where": (3,)}  # how many a node of a body may have
 _INPUTS |= dict.fromkeys(_COMPARED, (2,)) | {operator: (_ARGUMENTS[name],) for operator, name in _NAMED.items()}
+_USUAL = {"Gemm": {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}, "Split": {"axis": 0}}  # attributes left out
+_WRITTEN = {"Gemm": {"transB": 1}, "Split": {"axis": 1}}
 CHANGED = "it is not what elman writes for its cell; export the layer again"
 
 
@@ -143,12 +145,21 @@ def _input_weights(
     made = maker(share)
     if isinstance(made, NodeProto) and made.op_type == "Reshape" and made.input:
         made = maker(made.input[0])
-    given = list(made.input[1:]) if isinstance(made, NodeProto) and made.op_type == "Gemm" else []
+    given = (
+        list(made.input[1:]) if isinstance(made, NodeProto) and made.op_type == "Gemm" and _is_as_written(made) else []
+    )
     weight, bias = ([outer(name) for name in given] + [None, None])[:2]
     whole = weight is not None and weight.ndim == 2
     if weight is None or not whole or (len(given) > 1 and (bias is None or bias.shape != weight.shape[:1])):
         raise Problem(f"the weights of its input are not constant, or not in the form of elman's export; {CHANGED}")
     return weight, bias
+
+
+def _is_as_written(node: NodeProto) -> bool:
+    """Whether the attributes of a node say what those that elman writes say."""
+    usual = _USUAL.get(node.op_type, {})
+    given = {text(each.name): value_of(each) for each in node.attribute}
+    return all((usual | given)[name] == value for name, value in (usual | _WRITTEN.get(node.op_type, {})).items())
 
 
 class _Mask:
@@ -248,7 +259,7 @@ class _Body:
 
     def _follow(self, node: NodeProto) -> list[_Value]:
         kind, inputs = node.op_type, [self.values.get(name, name) for name in node.input]
-        if len(inputs) not in _INPUTS.get(kind, ()):
+        if len(inputs) not in _INPUTS.get(kind, ()) or not _is_as_written(node):
             raise Problem(CHANGED)
         if kind == "Identity":
             return inputs
