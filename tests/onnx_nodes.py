@@ -1,4 +1,5 @@
-"""Recurrent nodes of ONNX to test with: random ones, the files that hold them, and what they compute, in float64.
+"""Recurrent nodes of ONNX to test with: random ones, the files that hold them, and what they compute, in float64; and elman's
+weights as such nodes want them.
 
 `exact` is written from ONNX's equations alone, one row of the batch after the other. It shares nothing with elman.
 """
@@ -13,8 +14,10 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from torch import Tensor
 
-from elman import Recurrent
+from elman import Cell, Recurrent
+from elman.layout import Weights, onnx_form
 
 Array = NDArray[Any]
 ORDER = ["X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"]
@@ -282,3 +285,34 @@ def saved(model: ModelProto, folder: Any, name: str = "model.onnx") -> Any:
     path = folder / name
     onnx.save(model, path)
     return path
+
+
+def _reorder(blocks: Tensor, have: tuple[str, ...], want: tuple[str, ...]) -> Tensor:
+    """Reorders blocks (len(have), ...) to (len(want), ...). In `want`, "-f" stands for minus block f, "" for zeros."""
+    rows = {name: blocks[k] for k, name in enumerate(have)}
+    zero = torch.zeros_like(blocks[0])
+    return torch.stack([zero if not name else -rows[name[1:]] if name[0] == "-" else rows[name] for name in want])
+
+
+def to_onnx(cell: Cell, weights: Weights) -> dict[str, Tensor]:
+    """The weights of one direction as ONNX wants them: W (n*H, I), R (n*H, H), B (2*n*H,), P (3*H,).
+
+    n is the number of gates of ONNX's operator, `len(onnx_form(cell).rows)`. B is left out without biases, P without
+    peepholes. Raises ValueError if ONNX has no operator for the cell, or if the layer lacks a matrix that it needs.
+    """
+    form = onnx_form(cell)
+    if form is None:
+        raise ValueError(f"ONNX has no operator for the equations of the cell {cell.name!r}")
+    if weights.ih is None or weights.hh is None:
+        raise ValueError(f"cell {cell.name!r} lacks a weight matrix that ONNX's {form.operator} needs")
+    count = len(cell.gates)
+
+    def rows(tensor: Tensor) -> Tensor:
+        return _reorder(tensor.unflatten(0, (count, -1)), cell.gates, form.rows).flatten(0, 1)
+
+    packed = {"W": rows(weights.ih), "R": rows(weights.hh)}
+    if weights.b_ih is not None and weights.b_hh is not None:
+        packed["B"] = torch.cat([rows(weights.b_ih), rows(weights.b_hh)])
+    if weights.ch is not None:
+        packed["P"] = _reorder(weights.ch, cell.vectors, form.peepholes).flatten()
+    return packed

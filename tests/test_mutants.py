@@ -181,14 +181,6 @@ MUTANTS = [
         "test_onnx.py::test_same_as_onnx_runtime[gru_before-uni]",
     ),
     Mutant(
-        "coupled rows not negated for ONNX",
-        "layout.py",
-        "def _reorder",
-        "-rows[name[1:]]",
-        "rows[name[1:]]",
-        "test_onnx.py::test_same_as_onnx_runtime[coupled_lstm-uni]",
-    ),
-    Mutant(
         "nodes shared that differ", "graph.py", "def add", ", name, repr(value))", ", repr(value))", "test_cells.py"
     ),
     Mutant(

@@ -1,4 +1,4 @@
-"""ONNX Runtime's kernels as referee: a one-node model of each ONNX operator, filled by `layout.to_onnx`."""
+"""ONNX Runtime's kernels as referee: a one-node model of each ONNX operator, filled by `onnx_nodes.to_onnx`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from torch.testing import assert_close
 
 from cases import CELLS, inputs, layer, recurrent, run
 from elman import Cell, Recurrent, State, cells
-from elman.layout import Onnx, onnx_form, to_onnx
+from elman.layout import Onnx, onnx_form
+from onnx_nodes import to_onnx
 
 STEPS, BATCH, INPUT, HIDDEN = 7, 3, 5, 4
 Packed = dict[str, NDArray[np.float32]]

@@ -23,7 +23,20 @@ from elman.onnx import backend
 from elman.onnx.activations import Activation
 from elman.onnx.loading import load
 from elman.onnx.node import Reverse, unpacked
-from onnx_nodes import NUMBERS, WEIGHTS, Array, Case, by_layers, case, exact, model_of, random_case, runtime, saved
+from onnx_nodes import (
+    NUMBERS,
+    WEIGHTS,
+    Array,
+    Case,
+    by_layers,
+    case,
+    exact,
+    model_of,
+    random_case,
+    runtime,
+    saved,
+    to_onnx,
+)
 
 REGISTERED = (gru, lstm, rnn)  # to import these registers their test cases, and no others
 directions = pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
@@ -172,7 +185,7 @@ def test_the_layer_has_the_type_of_the_weights(dtype: str, tmp_path: Path) -> No
 
 
 def test_unpacked_undoes_to_onnx() -> None:
-    from elman.layout import ONNX, to_onnx
+    from elman.layout import ONNX
 
     for cell, form in ONNX.items():
         layer = elman.Recurrent(cell, 3, 2)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from elman import cells
-from elman.layout import Weights, onnx_form, to_onnx
+from elman.layout import Weights, onnx_form
 from peers import Arrays, Prepared
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+
+from onnx_nodes import to_onnx  # pyright: ignore[reportMissingImports]
 
 VERSION = onnxruntime.__version__
 

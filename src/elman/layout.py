@@ -326,34 +326,3 @@ def onnx_form(cell: Cell) -> Onnx | None:
 @cache
 def _by_equations() -> dict[str, Onnx]:
     return {equations(cell): form for cell, form in ONNX.items()}
-
-
-def _reorder(blocks: Tensor, have: tuple[str, ...], want: tuple[str, ...]) -> Tensor:
-    """Reorders blocks (len(have), ...) to (len(want), ...). In `want`, "-f" stands for minus block f, "" for zeros."""
-    rows = {name: blocks[k] for k, name in enumerate(have)}
-    zero = torch.zeros_like(blocks[0])
-    return torch.stack([zero if not name else -rows[name[1:]] if name[0] == "-" else rows[name] for name in want])
-
-
-def to_onnx(cell: Cell, weights: Weights) -> dict[str, Tensor]:
-    """The weights of one direction as ONNX wants them: W (n*H, I), R (n*H, H), B (2*n*H,), P (3*H,).
-
-    n is the number of gates of ONNX's operator, `len(onnx_form(cell).rows)`. B is left out without biases, P without
-    peepholes. Raises ValueError if ONNX has no operator for the cell, or if the layer lacks a matrix that it needs.
-    """
-    form = onnx_form(cell)
-    if form is None:
-        raise ValueError(f"ONNX has no operator for the equations of the cell {cell.name!r}")
-    if weights.ih is None or weights.hh is None:
-        raise ValueError(f"cell {cell.name!r} lacks a weight matrix that ONNX's {form.operator} needs")
-    count = len(cell.gates)
-
-    def rows(tensor: Tensor) -> Tensor:
-        return _reorder(tensor.unflatten(0, (count, -1)), cell.gates, form.rows).flatten(0, 1)
-
-    packed = {"W": rows(weights.ih), "R": rows(weights.hh)}
-    if weights.b_ih is not None and weights.b_hh is not None:
-        packed["B"] = torch.cat([rows(weights.b_ih), rows(weights.b_hh)])
-    if weights.ch is not None:
-        packed["P"] = _reorder(weights.ch, cell.vectors, form.peepholes).flatten()
-    return packed

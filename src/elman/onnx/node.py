@@ -219,7 +219,7 @@ def _layer(
 
 
 def unpacked(cell: Cell, form: Onnx, packed: dict[str, Tensor]) -> Weights:
-    """The weights of one direction in elman's layout, from W, R, B and P as ONNX has them: undoes `layout.to_onnx`."""
+    """The weights of one direction in elman's layout, from W, R, B and P as ONNX has them: undoes `translations._packed`."""
 
     def rows(tensor: Tensor) -> Tensor:
         return _blocks(tensor, form.rows, cell.gates).flatten(0, 1)
