@@ -89,7 +89,7 @@ class Cpu:
 ENGINE = Cpu()
 
 
-# Half types. Processors compute in float32, or would take as long: only the tensors of a call are in a half type.
+# Half types. Only the tensors of a call are in a half type: kernels compute in float32.
 
 
 def _is_half(call: Call) -> bool:
