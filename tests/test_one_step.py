@@ -140,8 +140,15 @@ def test_messages_carry_both_sizes() -> None:
         match=r"hidden1 has inconsistent hidden_size: got 3, expected 4; the state c is \(3, 3\) but must be \(3, 4\)",
     ):
         of(x, (torch.zeros(3, 4), torch.zeros(3, 3)))
-    with pytest.raises(RuntimeError, match=r"hx must be 2 tensors \(h, c\), got 1"):
+    with pytest.raises(RuntimeError, match=r"hx must be a tuple of 2 tensors \(h, c\), got one tensor"):
         of(x, torch.zeros(3, 4))
+    for wrong in ((torch.zeros(3, 4), None), {"h": torch.zeros(3, 4)}, 0.0):
+        with pytest.raises(TypeError, match=r"LSTMCell: hx must be a tuple of 2 tensors \(h, c\), got "):
+            of(x, wrong)
+    with pytest.raises(TypeError, match="LSTMCell: input must be a tensor, got list; convert it"):
+        of(x.tolist())
+    with pytest.raises(TypeError, match="hidden_size should be of type int, got: float"):
+        elman.LSTMCell(5, 4.0)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="Unknown nonlinearity 'sin'"):
         elman.RNNCell(5, 4, nonlinearity="sin")
     with pytest.raises(TypeError, match=r"cell should be an elman\.Cell, got: str"):

@@ -713,5 +713,7 @@ def test_any_model_with_its_arguments(tmp_path: Path) -> None:
             TypeError, match=f"^{name} have no use for an elman layer, whose file has inputs of its own"
         ):
             elman.onnx.export(elman.GRU(2, 3), tmp_path / "layer.onnx", **useless)
+    with pytest.raises(TypeError, match=r"is a path, got tuple; .*: export\(model, path, args\)"):
+        elman.onnx.export(Tagger(), given, tmp_path / "tagger.onnx")  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="No such file or directory"):
         elman.onnx.export(elman.GRU(2, 3), tmp_path / "none" / "a.onnx")

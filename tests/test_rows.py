@@ -432,6 +432,15 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "of two dimensions": ({"lengths": [[3, 2, 1]]}, RuntimeError, r"lengths is \(1, 3\) but must be \(3,\)"),
     "broken": ({"lengths": [3.0, 2.0, 1.5]}, TypeError, "lengths is of torch.float32 but must be whole numbers"),
     "truth values": ({"lengths": [True, True, False]}, TypeError, "lengths is of torch.bool"),
+    "nothing": ({"lengths": [1, None, 3]}, TypeError, r"lengths must be whole numbers in a .* got \[1, None, 3\]"),
+    "words": ({"lengths": ["1", "2", "3"]}, TypeError, "lengths must be whole numbers in a tensor or a list, got .'1'"),
+    "a generator": (
+        {"lengths": (k for k in range(3))},
+        TypeError,
+        "lengths must be whole numbers in a tensor or a list, got <generator",
+    ),
+    "reset alone": ({"reset": True}, RuntimeError, r"reset is \(\) but must be \(4, 3\)"),
+    "reset of nothing": ({"reset": [None]}, TypeError, r"reset must be truth values in a tensor or a list, got \[None"),
     "reset turned": (
         {"reset": torch.zeros(3, 4, dtype=torch.bool)},
         RuntimeError,
@@ -448,6 +457,28 @@ def test_what_does_not_fit_is_named(wrong: str) -> None:
     more, kind, message = BAD[wrong]
     with pytest.raises(kind, match=f"GRU: {message}"):
         of(x, **more)
+
+
+def test_a_packed_sequence_of_any_order_with_other_states_is_refused() -> None:
+    of, packed = layer("gru", 3, 5), pack_padded_sequence(normal(5, 3, 3, seed=1), [3, 5, 2], enforce_sorted=False)
+    for hx, kind, message in (
+        (torch.zeros(1, 2, 5, dtype=torch.float64), RuntimeError, r"Expected hidden size \(1, 3, 5\), got \[1, 2, 5\]"),
+        (0.0, TypeError, "hx must be one tensor, got float"),
+    ):
+        with pytest.raises(kind, match=message):
+            of(packed, hx)
+
+
+def test_resets_in_an_array_or_a_list() -> None:
+    of = layer("gru", 3, 5)
+    x, states = inputs(of, 4, 3)
+    reset = Case(1, 4, 3).reset
+    expected = run_rows(of, x, states, None, reset)
+    for given in (reset.numpy(), reset.tolist()):
+        assert all(map(torch.equal, run_rows(of, x, states, None, given), expected))
+    step = of.step(x[0], hidden(states), reset=reset[0])
+    assert torch.equal(of.step(x[0], hidden(states), reset=reset[0].tolist())[0], step[0])
+    assert of(x[:, :0], reset=[[]] * 4)[0].shape == (4, 0, 5)
 
 
 # Transforms and the compiler.

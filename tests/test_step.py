@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_sequence
 
 import elman
 from cases import CELLS, as_tuple, close, gradients, hidden, inputs, layer, normal, run
@@ -190,6 +191,13 @@ def test_wrong_steps() -> None:
                 RuntimeError, match=r"input tensor at cpu and hidden tensor at meta; move it: h.to\('cpu'\)"
             ):
                 each.step(torch.zeros(2, 3), (h.to("meta"), h))
+            wrong: Any
+            for wrong in ((h, None), {"h": h, "c": h}, 0.0):
+                with pytest.raises(TypeError, match="hx must be a tuple of 2 tensors"):
+                    each.step(torch.zeros(2, 3), wrong)
+            for wrong in (pack_sequence([torch.zeros(2, 3)]), [[0.0] * 3] * 2):
+                with pytest.raises(TypeError, match="input must be a tensor, got "):
+                    each.step(wrong, (h, h))
     with pytest.raises(RuntimeError, match="GRU is bidirectional: its reverse direction begins at the end"):
         elman.GRU(3, 4, bidirectional=True).step(torch.zeros(2, 3))
 

@@ -382,6 +382,12 @@ def test_impossible_windows(k1: int, k2: int | None) -> None:
         elman.tbptt(torch.zeros(5, 1, 1), k1, k2)
 
 
+@pytest.mark.parametrize(("k1", "k2"), [(4.0, None), (2, 4.0), (None, None)])
+def test_windows_of_broken_steps(k1: Any, k2: Any) -> None:
+    with pytest.raises(TypeError, match=f"takes whole numbers of steps, got k1={k1}"):
+        elman.tbptt(torch.zeros(5, 1, 1), k1, k2)
+
+
 def test_an_empty_stream() -> None:
     with pytest.raises(ValueError, match=r"at least one step.*\[0\]"):
         elman.tbptt(torch.zeros(0, 1, 1), 2)

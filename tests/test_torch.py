@@ -6,13 +6,14 @@ What can be asserted without knowing which library runs is asserted of both.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 import elman
@@ -483,6 +484,53 @@ def test_messages_carry_both_sizes() -> None:
         r"or give token numbers to an nn.Embedding first$",
     ):
         lstm(whole)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda x, h: nn.Sequential(elman.GRU(5, 5), elman.GRU(5, 4))(x),
+            "GRU: input must be a tensor, got tuple; if it comes from another layer, write output, h_n = layer(x) and",
+        ),
+        (
+            lambda x, h: elman.GRU(5, 4)(x.numpy()),
+            "GRU: input must be a tensor, got ndarray; convert it: torch.as_tensor(input, dtype=torch.float32)",
+        ),
+        (
+            lambda x, h: elman.GRU(5, 4, dtype=torch.float64)(x.tolist()),
+            "GRU: input must be a tensor, got list; convert it: torch.as_tensor(input, dtype=torch.float64)",
+        ),
+        (lambda x, h: elman.GRU(5, 4)(None), "GRU: input must be a tensor, got NoneType"),
+        (lambda x, h: elman.GRU(5, 4)(x, 0.0), "GRU: hx must be one tensor, got float; give hx=h, or leave it out"),
+        (
+            lambda x, h: elman.LSTM(5, 4)(x, (h, None)),
+            "LSTM: hx must be a tuple of 2 tensors (h, c), got (Tensor, NoneType); give hx=(h, c), or leave it out",
+        ),
+        (
+            lambda x, h: elman.LSTM(5, 4)(x, {"h": h, "c": h}),
+            "LSTM: hx must be a tuple of 2 tensors (h, c), got dict; give hx=(h, c), or leave it out",
+        ),
+    ],
+    ids=["tuple", "array", "list", "None", "hx number", "hx None", "hx dict"],
+)
+def test_what_is_no_tensor_is_named(call: Callable[[Any, Any], Any], message: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(message)):
+        call(x_of(STEPS, BATCH, INPUT), x_of(1, BATCH, HIDDEN))
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_sparse_input_is_named(grad: bool) -> None:
+    message = "the input has the layout torch.sparse_coo but must be dense; make it so with .to_dense"
+    with torch.set_grad_enabled(grad), pytest.raises(RuntimeError, match=message):
+        elman.GRU(INPUT, HIDDEN)(x_of(STEPS, BATCH, INPUT).to_sparse())
+
+
+@pytest.mark.parametrize("name", ["GRU", "LSTMCell"])
+@libraries
+def test_weights_of_whole_numbers_are_refused(library: ModuleType, name: str) -> None:
+    with pytest.raises(RuntimeError, match="Only Tensors of floating point and complex dtype can require gradients"):
+        getattr(library, name)(INPUT, HIDDEN, dtype=torch.int32)
 
 
 def test_recurrent_checks_the_cell() -> None:

@@ -12,10 +12,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from elman.cell import Cell
 from elman.layout import Hidden, misplaced
 from elman.torch_private import any_autocast
+
+
+def check_size(name: str, value: Any) -> None:
+    if not isinstance(value, int):
+        raise TypeError(f"{name} should be of type int, got: {type(value).__name__}")
+    if value <= 0:
+        raise ValueError(f"{name} must be greater than zero, got {value}")
+
+
+def check_dtype(dtype: Any) -> None:
+    if isinstance(dtype, torch.dtype) and not (dtype.is_floating_point or dtype.is_complex):
+        raise RuntimeError(
+            "Only Tensors of floating point and complex dtype can require gradients, and a layer's weights do, "
+            f"got dtype={dtype}; write dtype=torch.float32 and convert the input"
+        )
 
 
 def check_arguments(
@@ -28,6 +44,7 @@ def check_arguments(
     dropout: Any,
     bidirectional: Any,
     proj_size: Any,
+    dtype: Any,
 ) -> None:
     """Checks the arguments of a layer's constructor, under the conditions and with the error types of torch.nn."""
     if not isinstance(cell, Cell):
@@ -43,10 +60,8 @@ def check_arguments(
         if not isinstance(value, bool):
             raise TypeError(f"{name} should be of type bool, got: {type(value).__name__}")
     for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
-        if not isinstance(value, int):
-            raise TypeError(f"{name} should be of type int, got: {type(value).__name__}")
-        if value <= 0:
-            raise ValueError(f"{name} must be greater than zero, got {value}")
+        check_size(name, value)
+    check_dtype(dtype)
     if proj_size < 0:
         raise ValueError(f"proj_size should be a positive integer or zero to disable projections, got {proj_size}")
     if proj_size >= hidden_size:
@@ -67,8 +82,12 @@ def check_arguments(
 def check_input(layer: Any, input: Tensor) -> tuple[Tensor, bool]:
     """Checks the input; returns it as (T, B, I), and whether it had a batch dimension."""
     name = layer._get_name()
-    if input.dim() not in (2, 3):
-        raise ValueError(f"{name}: Expected input to be 2D or 3D, got {input.dim()}D tensor instead")
+    try:
+        dimensions = input.dim()
+    except AttributeError:
+        raise no_tensor(layer, input) from None
+    if dimensions not in (2, 3):
+        raise ValueError(f"{name}: Expected input to be 2D or 3D, got {dimensions}D tensor instead")
     for weight in layer._parameters.values() or layer.weights(0):  # the latter if all are parametrized
         if weight is not None:
             break
@@ -88,13 +107,42 @@ def check_input(layer: Any, input: Tensor) -> tuple[Tensor, bool]:
             f"{name}: input.size(-1) must be equal to input_size. Expected {layer.input_size}, "
             f"got {input.size(-1)}: input is {tuple(input.shape)}"
         )
-    batched = input.dim() == 3
+    batched = dimensions == 3
     x = (input.transpose(0, 1) if layer.batch_first else input) if batched else input.unsqueeze(1)
     if x.size(0) == 0:
         raise RuntimeError(
             f"{name}: Expected sequence length to be larger than 0 in RNN, got 0: input is {tuple(input.shape)}"
         )
     return x, batched
+
+
+def no_tensor(layer: Any, input: Any) -> TypeError:
+    """The error for an input that is no tensor."""
+    remedy = ""
+    if isinstance(input, PackedSequence):
+        remedy = "; it holds whole sequences, which a layer reads in one call: layer(packed)"
+    elif isinstance(input, tuple):
+        remedy = "; if it comes from another layer, write output, h_n = layer(x) and give output"
+    elif isinstance(input, (list, Real)) or hasattr(input, "__array__"):
+        dtype = next((p.dtype for p in layer.parameters()), torch.get_default_dtype())
+        remedy = f"; convert it: torch.as_tensor(input, dtype={dtype})"
+    return TypeError(f"{layer._get_name()}: input must be a tensor, got {type(input).__name__}{remedy}")
+
+
+def no_states(layer: Any, hx: Any, given: tuple[Any, ...]) -> Exception:
+    """The error for an hx that is not one tensor for each state. given: what it holds."""
+    states = layer.cell.states
+    form, write = "one tensor", f"hx={states[0]}"
+    if len(states) > 1:
+        form, write = f"a tuple of {len(states)} tensors ({', '.join(states)})", f"hx=({', '.join(states)})"
+    tensors = isinstance(hx, (Tensor, tuple, list)) and all(isinstance(value, Tensor) for value in given)
+    got = type(hx).__name__
+    if isinstance(hx, Tensor):
+        got = "one tensor"
+    elif isinstance(hx, (tuple, list)):
+        got = f"{len(given)} tensors" if tensors else f"({', '.join(type(value).__name__ for value in given)})"
+    message = f"{layer._get_name()}: hx must be {form}, got {got}; give {write}, or leave it out"
+    return RuntimeError(message) if tensors else TypeError(message)
 
 
 def check_state(layer: Any, hx: Hidden | None, x: Tensor, batched: bool) -> tuple[Tensor, ...]:
@@ -106,13 +154,12 @@ def check_state(layer: Any, hx: Hidden | None, x: Tensor, batched: bool) -> tupl
             return tuple([s.unsqueeze(1).expand(-1, batch, -1) for s in layer.initial_states()])
         return tuple([x.new_zeros((rows, batch, width)) for width in widths])
     name = layer._get_name()
-    given = (hx,) if isinstance(hx, Tensor) else tuple(hx)
-    if len(given) != len(states) or (isinstance(hx, Tensor) and len(states) > 1):
-        form = f"a tuple of {len(states)} tensors ({', '.join(states)})" if len(states) > 1 else "one tensor"
-        raise RuntimeError(
-            f"{name}: hx must be {form}, got {'one tensor' if isinstance(hx, Tensor) else f'{len(given)} tensors'}"
-        )
+    given = (hx,) if isinstance(hx, Tensor) else tuple(hx) if hasattr(hx, "__iter__") else ()
+    if len(given) != len(states):
+        raise no_states(layer, hx, given)
     for k, (state, value, width) in enumerate(zip(states, given, widths, strict=True)):
+        if not isinstance(value, Tensor):
+            raise no_states(layer, hx, given)
         shape = (rows, batch, width) if batched else (rows, width)
         if value.dim() != len(shape):
             form, which = ("batched 3-D", 3) if batched else ("unbatched 2-D", 2)
@@ -138,15 +185,27 @@ def check_state(layer: Any, hx: Hidden | None, x: Tensor, batched: bool) -> tupl
     return given if batched else tuple(value.unsqueeze(1) for value in given)
 
 
+def as_rows(layer: Any, what: str, given: Any, dtype: torch.dtype) -> Tensor:
+    """lengths or reset as a tensor. dtype: that of an empty list, which has no value to tell by."""
+    if isinstance(given, Tensor):
+        return given
+    try:
+        rows = torch.as_tensor(given, device="cpu")  # wherever torch makes tensors by default
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = "truth values" if dtype == torch.bool else "whole numbers"
+        raise TypeError(
+            f"{layer._get_name()}: {what} must be {kind} in a tensor or a list, got {given!r:.60}"
+        ) from error
+    return rows if rows.numel() else rows.to(dtype)
+
+
 def check_rows(
-    layer: Any, lengths: Tensor | Sequence[int] | None, reset: Tensor | None, x: Tensor, batched: bool
+    layer: Any, lengths: Tensor | Sequence[int] | None, reset: Any, x: Tensor, batched: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """Checks lengths and reset; returns them as (B,) of int64 and as (T, B), on the device of x."""
     name, (steps, batch) = layer._get_name(), x.shape[:2]
     if lengths is not None:
-        if not isinstance(lengths, Tensor):
-            lengths = torch.as_tensor(lengths, device="cpu")  # wherever torch makes tensors by default
-            lengths = lengths if lengths.numel() else lengths.long()  # an empty list has no whole number to tell by
+        lengths = as_rows(layer, "lengths", lengths, torch.int64)
         if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
             raise TypeError(f"{name}: lengths is of {lengths.dtype} but must be whole numbers; convert it: .long()")
         shape = (batch,) if batched else ()
@@ -155,6 +214,7 @@ def check_rows(
             raise RuntimeError(f"{name}: lengths is {tuple(lengths.shape)} but must be {form}")
         lengths = lengths.to(x.device, torch.int64).reshape(batch)
     if reset is not None:
+        reset = as_rows(layer, "reset", reset, torch.bool)
         shape = (steps, batch) if batched else (steps,)
         if batched and layer.batch_first:
             shape = batch, steps

@@ -145,6 +145,8 @@ def misfit(call: Call) -> str | None:
         return f"the cell {cell.name!r} reads no streams or constants, but some are given; leave them out"
     if len(call.state) != len(cell.states):
         return f"the cell {cell.name!r} has {len(cell.states)} states ({', '.join(cell.states)}), but {len(call.state)} were given"
+    if x.layout != torch.strided:
+        return f"the input has the layout {x.layout} but must be dense; make it so with .to_dense()"
     inputs, (units, proj) = x.shape[-1], sizes(call)
     symbols = isinstance(inputs, torch.SymInt) or isinstance(units, torch.SymInt) or isinstance(proj, torch.SymInt)
     # `cache` hashes its arguments, and symbols cannot be hashed.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from elman import cells
 from elman.cell import Cell
+from elman.checks import check_dtype, check_size, no_states, no_tensor
 from elman.layout import Call, Direction, Hidden, Weights, field_name, parameter_shapes
 from elman.names import register
 from elman.recurrence import at_once, recur
@@ -43,9 +44,9 @@ class RecurrentCell(nn.Module):
         super().__init__()
         if not isinstance(cell, Cell):
             raise TypeError(f"cell should be an elman.Cell, got: {type(cell).__name__}")
-        for size, value in (("input_size", input_size), ("hidden_size", hidden_size)):
-            if value <= 0:
-                raise ValueError(f"{size} must be greater than zero, got {value}")
+        check_size("input_size", input_size)
+        check_size("hidden_size", hidden_size)
+        check_dtype(dtype)
         if bool(cell.projected) != (0 < proj_size < hidden_size):
             needs = f"needs a proj_size from 1 to {hidden_size - 1}" if cell.projected else "projects no state"
             raise ValueError(f"cell {cell.name!r} {needs}, got proj_size={proj_size}")
@@ -81,6 +82,8 @@ class RecurrentCell(nn.Module):
         Returns the state after the step in the form of hx. Raises ValueError or RuntimeError, as torch.nn does, if
         shapes do not fit. The message names both sizes.
         """
+        if not isinstance(input, Tensor):
+            raise no_tensor(self, input)
         name, states = self._get_name(), self.cell.states
         if input.dim() not in (1, 2):
             raise ValueError(f"{name}: Expected input to be 1D or 2D, got {input.dim()}D instead")
@@ -95,10 +98,12 @@ class RecurrentCell(nn.Module):
         if hx is None:
             state = tuple([x.new_zeros((1, x.size(0), width)) for width in widths])
         else:
-            given = (hx,) if isinstance(hx, Tensor) else tuple(hx)
+            given = (hx,) if isinstance(hx, Tensor) else tuple(hx) if hasattr(hx, "__iter__") else ()
             if len(given) != len(states):
-                raise RuntimeError(f"{name}: hx must be {len(states)} tensors ({', '.join(states)}), got {len(given)}")
+                raise no_states(self, hx, given)
             for k, (state, value, width) in enumerate(zip(states, given, widths, strict=True)):
+                if not isinstance(value, Tensor):
+                    raise no_states(self, hx, given)
                 if value.dim() not in (1, 2):
                     which = "hidden" if len(states) == 1 else f"hx[{k}]"
                     raise ValueError(f"{name}: Expected {which} to be 1D or 2D, got {value.dim()}D instead")

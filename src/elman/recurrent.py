@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from elman import native
 from elman.cell import Cell
-from elman.checks import check_arguments, check_input, check_rows, check_state
+from elman.checks import as_rows, check_arguments, check_input, check_rows, check_state, no_tensor
 from elman.layout import Call, Direction, Hidden, Weights, has_values, initial_name, parameter_name, parameter_shapes
 from elman.names import register
 from elman.recurrence import at_once, recur
@@ -68,7 +68,9 @@ class Recurrent(nn.Module):
         learn_initial_state: bool = False,
     ) -> None:
         super().__init__()
-        check_arguments(cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size)
+        check_arguments(
+            cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, dtype
+        )
         if merge not in MERGES:
             raise ValueError(f"merge should be one of {', '.join(MERGES)}, got {merge!r}")
         if merge != "concat" and not bidirectional:
@@ -185,7 +187,7 @@ class Recurrent(nn.Module):
         hx: Hidden | None = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
-        reset: Tensor | None = None,
+        reset: Tensor | Sequence[Any] | None = None,
     ) -> tuple[Any, Any]:
         """Reads a sequence.
 
@@ -293,10 +295,11 @@ class Recurrent(nn.Module):
             batch = (hx if isinstance(hx, Tensor) else hx[0]).size(1)
         else:
             batch = int(batch_sizes[0])  # a value, which the compiler cannot read
-        if hx is not None and order is not None:
-            hx = _reordered(hx, order)
         sources, places, lengths = _places(batch_sizes.to(data.device), batch, data.size(0))
         padded = data.index_select(0, sources.flatten()).unflatten(0, sources.shape)  # (T, B, I)
+        if hx is not None and order is not None:
+            check_state(self, hx, padded, batched=True)
+            hx = _reordered(hx, order)
         output, h_n = self.forward(padded.transpose(0, 1) if self.batch_first else padded, hx, lengths=lengths)
         if self.batch_first:
             output = output.transpose(0, 1)
@@ -311,7 +314,7 @@ class Recurrent(nn.Module):
         state: Hidden | None = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
-        reset: Tensor | None = None,
+        reset: Tensor | Sequence[bool] | None = None,
     ) -> tuple[Tensor, Any]:
         """Reads one step of a sequence, x_t, and starts from the previous state.
 
@@ -324,11 +327,17 @@ class Recurrent(nn.Module):
         step. Both equal the results of `forward` for a sequence of this one step. Hooks are not called. Raises
         RuntimeError for a layer with a reverse direction, which begins at the end of the sequence.
         """
+        if not isinstance(input, Tensor):
+            raise no_tensor(self, input)
         alone = len(self.cell.states) == 1
         plain = lengths is None and reset is None
         if plain and state is not None and input.dim() == 2 and self.num_layers == 1 and True not in self._directions:
-            given = (state,) if isinstance(state, Tensor) else tuple(state)
-            done = at_once(self.call(0, input, given))
+            try:
+                given = (state,) if isinstance(state, Tensor) else tuple(state)
+                done = at_once(self.call(0, input, given))
+            except (AttributeError, TypeError):
+                check_state(self, state, input.unsqueeze(0), batched=True)  # says so if a state is no tensor
+                raise
             if done is not None:
                 return done[0], done[1][0] if alone else done[1]
         name = self._get_name()
@@ -343,7 +352,7 @@ class Recurrent(nn.Module):
             )
         time = 1 if self.batch_first and input.dim() == 2 else 0
         if reset is not None:
-            reset = reset.unsqueeze(time)
+            reset = as_rows(self, "reset", reset, torch.bool).unsqueeze(time)
         output, state = self.forward(input.unsqueeze(time), state, lengths=lengths, reset=reset)
         return output.squeeze(time), state
 

@@ -88,6 +88,11 @@ def export(
     Raises InputError if it does not pass, or cannot be written, and TypeError if a layer cannot be exported, or arguments
     do not fit.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(
+            f"the second argument of elman.onnx.export is a path, got {type(path).__name__}; the arguments of the model "
+            "come after it: export(model, path, args)"
+        )
     path = Path(path)
     if isinstance(model, Recurrent):
         given = args, input_names, output_names, dynamic_shapes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import torch
@@ -91,6 +92,12 @@ def tbptt(stream: Any, k1: int, k2: int | None = None, state: Any = None) -> Ite
     recurrent network trajectories, Neural Computation 2 (1990): BPTT(h; h') with h = k2, h' = k1.
     """
     k2 = k1 if k2 is None else k2
+    try:
+        k1, k2 = index(k1), index(k2)
+    except TypeError:
+        raise TypeError(
+            f"tbptt takes whole numbers of steps, got k1={k1!r} and k2={k2!r}; convert them with int()"
+        ) from None
     if k1 < 1 or k2 < k1:
         raise ValueError(
             f"tbptt needs k1 >= 1 and k2 >= k1, got k1={k1} and k2={k2}: an update every k1 steps that reaches back k2"
