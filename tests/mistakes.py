@@ -232,6 +232,11 @@ SLIPS = [
     Slip("n", "n = x.n.add_(R.n @ s.h)", "TypeError: cell 'mine': the step changes x.n in place; write v = x.n + w"),
     Slip(
         "n",
+        "n = torch.tanh(x.n, out=x.n)",
+        "TypeError: cell 'mine': the step calls tanh with out=; a step changes no value in place: write v = v + w, or a new name",
+    ),
+    Slip(
+        "n",
         "n = torch.tanh(x.n).add_(s.h)",
         SLOW
         + "asks a value for .add_, which a graph does not know; a step changes no value in place: write v = v + w, or a new name",
@@ -309,7 +314,7 @@ SLIPS = [
         "n",
         "n = x.n ** 2.5",
         SLOW
-        + "calls pow in a way that a graph does not know: a power is a whole number from 1 to 8, or 0.5; write torch.exp(n * torch.log(v)) for others",
+        + "calls pow in a way that a graph does not know: a power is a whole number from 1 to 8, 0.5, or minus one of these; for others, of values above 0, write torch.exp(n * torch.log(v))",
     ),
     Slip(
         "n",

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, sigmoid, tanh
@@ -327,7 +328,15 @@ def test_nothing_is_said_of_a_slow_cell_where_no_kernels_would_run_it() -> None:
         (lambda v, h: v.digamma(), r"\.digamma"),
         (lambda v, h: v.clamp(min=h), r"clamp .*plain numbers"),
         (lambda v, h: v if v.sum() > 0 else h, r"\.sum"),
-        (lambda v, h: v**2.5, "pow .*whole number from 1 to 8"),
+        (
+            lambda v, h: v**2.5,
+            "pow .*whole number from 1 to 8, 0.5, or minus one of these; for others, of values above 0",
+        ),
+        (lambda v, h: v**0, "pow .*whole number from 1 to 8"),
+        (
+            lambda v, h: ((v > 0) & 1) * h,
+            r"joins a comparison with a value of type int; write \(v > 0\) &",
+        ),
         (lambda v, h: 2**v, r"applies \*\*"),
         (lambda v, h: torch.add(v, h, alpha=2), "add with alpha"),
         (lambda v, h: torch.rsqrt(v), "rsqrt"),
@@ -341,6 +350,8 @@ def test_nothing_is_said_of_a_slow_cell_where_no_kernels_would_run_it() -> None:
         "method-with-option",
         "sum",
         "power",
+        "power-zero",
+        "number-and-condition",
         "power-of-a-number",
         "option",
         "function",
@@ -367,6 +378,13 @@ def test_a_decision_on_a_symbol_is_refused() -> None:
     for function in (decide, compare):
         with pytest.raises(graph.NotTraceable, match=r"decides on a value .*where"):
             graph.trace(of_v(function))
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    half: Any = np.float32(0.5)
+    two: Any = np.int64(2)
+    same_as_direct(of_v(lambda v, h: half * v - h * half + (two - v).clamp(min=-half) / two))
+    same_as_direct(of_v(lambda v, h: torch.where(half < v, v, half) * (h > half) + half * (v > h)))
 
 
 def test_abs_is_an_operator_too() -> None:
@@ -409,12 +427,23 @@ def plain(x, R, s):
         (plain, {"gates": ("_i",)}, ValueError, "gates has '_i'; let no name begin with an underscore"),
         (functools.partial(plain), {"name": ""}, TypeError, r"has no name; give the cell one: Cell\(step, ..., name="),
         (plain, {"states": ()}, ValueError, "at least one state"),
-        (plain, {"projected": ("h",)}, ValueError, r"state h came out as \(1, 2\) instead of \(1, 1\)"),
+        (
+            plain,
+            {"projected": ("h",)},
+            ValueError,
+            r"two units, projected to one, the state h came out as \(1, 2\) instead of \(1, 1\)",
+        ),
         (
             lambda x, R, s: State(h=(x.g + R.g @ s.h)[:, :1]),
             {},
             ValueError,
             r"came out as \(1, 1\) instead of \(1, 2\)",
+        ),
+        (
+            lambda x, R, s, p: State(h=sigmoid(x.g + R.g @ s.h), c=sigmoid(p.v)),
+            {"states": ("h", "c"), "vectors": ("v",)},
+            ValueError,
+            r"for one sequence of two units, the state c came out as \(2,\) instead of \(1, 2\); .*, so add 0 \* s.c$",
         ),
         (lambda x, R, s, q: State(h=x.g), {}, TypeError, r"asks for \['q'\].*x, R, s, p, P"),
         (lambda x, S: State(h=x.g), {}, TypeError, r"asks for \['S'\]"),
@@ -681,6 +710,13 @@ OF_NUMBERS = {
     "an equal condition": lambda x, R, s: State(h=(R.a @ s.h) * ((s.h > 0) == (x.a > 0)) + 0.1),
     "another condition": lambda x, R, s: State(h=s.h * ((s.h > 0) == 0) + (R.a @ s.h) * ((x.a > 0) != True) + 0.1),  # noqa: E712
     "a condition and a limit": lambda x, R, s: State(h=s.h * ((s.h > 0) < 0.5) + R.a @ s.h + 0.1 * ((x.a > 0) <= 0.7)),
+    "functions of conditions": lambda x, R, s: State(
+        h=torch.sigmoid(x.a > 0) * s.h + torch.exp((R.a @ s.h > 0) * (s.h > 0)) + torch.clamp(s.h > 0, 0.1, 0.7)
+    ),
+    "powers of conditions": lambda x, R, s: State(h=((x.a > 0) ** 2) * (R.a @ s.h) + (s.h > x.a).sigmoid()),
+    "a condition and truth": lambda x, R, s: State(
+        h=((x.a > 0) & True | False) * (R.a @ s.h) + 0.1 * (True & (s.h > 0))
+    ),
     "one or the other": lambda x, R, s: State(h=((x.a > 0) + (x.a < 1)) * 0.7 + R.a @ s.h),
 }
 

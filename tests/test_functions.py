@@ -29,6 +29,7 @@ FUNCTIONS: dict[str, Callable[[Any, Any], Any]] = {
     "conditions": lambda v, h: torch.where((v > 0.2) & (h < 0.5) | ~(v != h), v, h) + v * (h >= 0.1),
     "clamp": lambda v, h: v.clamp(-0.3, 0.9) + torch.clamp(v, min=0.1) * h.clamp(max=0.2),
     "powers": lambda v, h: (0.3 * v) ** 2 + (0.1 * v) ** 4 + torch.sigmoid(h) ** 5 + (1 + h.square()) ** 0.5,
+    "negative powers": lambda v, h: (1 + v * v) ** -1 + (1 + h.square()) ** -3 + (2 + torch.tanh(v)) ** -0.5,
     "softplus": lambda v, h: functional.softplus(v) + functional.softplus(9 * h, beta=2, threshold=3),
     "log1p": lambda v, h: torch.log1p(abs(v)),
     "erf": lambda v, h: torch.erf(v),

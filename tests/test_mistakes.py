@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +32,33 @@ def test_a_learned_number_is_refused() -> None:
     slope = torch.nn.Parameter(torch.tensor(0.5))
     with pytest.raises(TypeError, match="a learned tensor from outside"):
         elman.Recurrent(Cell(lambda x, R, s: State(h=x.a + slope * s.h), gates=("a",), name="mine"), 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("fails", "dtype", "message"),
+    [
+        (
+            lambda v: v.is_complex(),
+            torch.complex64,
+            r"h \(3, 3\) of torch.complex64: not here; make the layer of torch.float32",
+        ),
+        (
+            lambda v: v.requires_grad,
+            torch.float32,
+            r"h \(3, 3\): not here; write functions that return new values, and have",
+        ),
+    ],
+    ids=["complex", "gradients"],
+)
+def test_a_step_that_fails_on_other_values(fails: Callable[[Any], bool], dtype: torch.dtype, message: str) -> None:
+    def mine(x, R, s):
+        if fails(x.a):
+            raise ValueError("not here")
+        return State(h=torch.sin(x.a + R.a @ s.h))
+
+    of = elman.Recurrent(Cell(mine, gates=("a",)), 2, 3, dtype=dtype)
+    with elman.use_engine("reference"), pytest.raises(RuntimeError, match=f"fails on the state {message}"):
+        of(torch.ones(4, 3, 2, dtype=dtype))
 
 
 def test_the_cause_is_kept() -> None:

@@ -441,6 +441,21 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "reset alone": ({"reset": True}, RuntimeError, r"reset is \(\) but must be \(4, 3\)"),
     "reset of nothing": ({"reset": [None]}, TypeError, r"reset must be truth values in a tensor or a list, got \[None"),
+    "a mask": (
+        {"lengths": torch.ones(4, 3, dtype=torch.bool)},
+        TypeError,
+        r"lengths is of torch.bool but must be whole numbers; it looks like a mask, .*: mask.sum\(0\)$",
+    ),
+    "a mask of numbers": (
+        {"lengths": torch.ones(4, 3)},
+        TypeError,
+        r"lengths is of torch.float32 .*: mask.sum\(0\).long\(\)$",
+    ),
+    "a mask of whole numbers": (
+        {"lengths": torch.ones(4, 3).long()},
+        RuntimeError,
+        r"lengths is \(4, 3\) but must be \(3,\) = \(sequences,\); it looks like a mask, .*: mask.sum\(0\)$",
+    ),
     "reset turned": (
         {"reset": torch.zeros(3, 4, dtype=torch.bool)},
         RuntimeError,
@@ -457,6 +472,13 @@ def test_what_does_not_fit_is_named(wrong: str) -> None:
     more, kind, message = BAD[wrong]
     with pytest.raises(kind, match=f"GRU: {message}"):
         of(x, **more)
+
+
+def test_a_mask_that_is_not_time_first() -> None:
+    of = layer("gru", 3, 5, batch_first=True)
+    for x, message in ((normal(2, 4, 3, seed=1), r"mask.sum\(1\)$"), (normal(4, 3, seed=1), r"mask.sum\(0\)$")):
+        with pytest.raises(TypeError, match=message):
+            of(x, lengths=torch.ones(x.shape[:-1], dtype=torch.bool))
 
 
 def test_a_packed_sequence_of_any_order_with_other_states_is_refused() -> None:

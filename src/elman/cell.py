@@ -336,9 +336,11 @@ def _dry_run(cell: Cell) -> Anatomy:
         if result.requires_grad:  # nothing that the step was given here needs a gradient
             raise TypeError(f"cell {cell.name!r}: {LEARNED}")
         if tuple(result.shape) != (batch, widths[name]):
+            alone = f"; p alone has no sequences, so add 0 * s.{name}" if result.dim() < 2 else ""
+            projected = ", projected to one" if cell.projected else ""
             raise ValueError(
-                f"cell {cell.name!r}: with hidden_size={hidden} and proj_size={proj}, state {name} came out as "
-                f"{tuple(result.shape)} instead of {(batch, widths[name])}"
+                f"cell {cell.name!r}: for one sequence of two units{projected}, the state {name} came out as "
+                f"{tuple(result.shape)} instead of {(batch, widths[name])}{alone}"
             )
     used = {gate for group in groups for gate in group}
     unused = [gate for gate in cell.gates if gate not in read and gate not in used]

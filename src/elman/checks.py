@@ -206,12 +206,17 @@ def check_rows(
     name, (steps, batch) = layer._get_name(), x.shape[:2]
     if lengths is not None:
         lengths = as_rows(layer, "lengths", lengths, torch.int64)
+        remedy, time = "", 1 if batched and layer.batch_first else 0
+        if lengths.dim() == x.dim() - (1 if batched else 2) and lengths.size(time) == steps:
+            whole = ".long()" if lengths.is_floating_point() else ""
+            remedy = f"; it looks like a mask, whose sum over time has the lengths: mask.sum({time}){whole}"
         if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
-            raise TypeError(f"{name}: lengths is of {lengths.dtype} but must be whole numbers; convert it: .long()")
+            remedy = remedy or "; convert it: torch.as_tensor(lengths).long()"
+            raise TypeError(f"{name}: lengths is of {lengths.dtype} but must be whole numbers{remedy}")
         shape = (batch,) if batched else ()
         if lengths.shape != shape:
             form = f"({batch},) = (sequences,)" if batched else "() for unbatched input"
-            raise RuntimeError(f"{name}: lengths is {tuple(lengths.shape)} but must be {form}")
+            raise RuntimeError(f"{name}: lengths is {tuple(lengths.shape)} but must be {form}{remedy}")
         lengths = lengths.to(x.device, torch.int64).reshape(batch)
     if reset is not None:
         reset = as_rows(layer, "reset", reset, torch.bool)
@@ -219,7 +224,9 @@ def check_rows(
         if batched and layer.batch_first:
             shape = batch, steps
         if reset.dtype != torch.bool:
-            raise TypeError(f"{name}: reset is of {reset.dtype} but must be truth values; convert it: .bool()")
+            raise TypeError(
+                f"{name}: reset is of {reset.dtype} but must be truth values; convert it: torch.as_tensor(reset).bool()"
+            )
         if reset.shape != shape:
             raise RuntimeError(f"{name}: reset is {tuple(reset.shape)} but must be {shape}, laid out as the input is")
         reset = reset.to(x.device)

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
+from numbers import Real
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from elman.agreement import disagreement
 from elman.cell import Cell, State, factors
 from elman.leaves import LEAVES, MATRICES
 from elman.mistakes import DECIDES, OWN, remedy
-from elman.operations import COMPARISONS, KNOWN, OF_TORCH, OPERATIONS, Operation
+from elman.operations import COMPARISONS, KNOWN, OF_CONDITIONS, OF_TORCH, OPERATIONS, Operation
 
 
 class NotTraceable(TypeError):
@@ -43,6 +44,8 @@ class Node:
     name: str = ""
     value: float = 0.0
 
+    __array_ufunc__ = None  # so that a number of numpy leaves what it is multiplied with to the node
+
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Node:
         known = OF_TORCH.get(function)
@@ -53,6 +56,8 @@ class Node:
         if known is None or (isinstance(known, Operation) and options):
             said = f" with {', '.join(options)}" if options else ""
             raise NotTraceable(f"the step calls {called}{said}, {_unknown(called)}")
+        if known not in OF_CONDITIONS:
+            args = tuple(a.number if isinstance(a, Condition) else a for a in args)
         if isinstance(known, Operation):
             return _apply(known.name, *args)
         try:
@@ -107,10 +112,17 @@ class Node:
         raise NotTraceable(DECIDES)
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(torch.Tensor, name, None)
-        if method in OF_TORCH:
-            return lambda *others, **options: Node.__torch_function__(method, (), (self, *others), options)
+        if method := _method(self, name):
+            return method
         raise NotTraceable(f"the step asks a value for .{name}, {_unknown(name)}")
+
+
+def _method(self: Node | Condition, name: str) -> Callable[..., Any] | None:
+    """A method of torch's tensors that a graph knows, else None."""
+    function = getattr(torch.Tensor, name, None)
+    if function in OF_TORCH:
+        return lambda *others, **options: Node.__torch_function__(function, (), (self, *others), options)
+    return None
 
 
 def _unknown(called: str) -> str:
@@ -120,8 +132,10 @@ def _unknown(called: str) -> str:
 class Condition:
     """A comparison of values, or several joined by &, | and ~. `choose(x, y)` is x where it holds, else y.
 
-    As a factor or a term it counts as 1 where it holds, else as 0, as torch has it.
+    As a value, such as a factor or a term, it is 1 where it holds, else 0, as torch has it.
     """
+
+    __array_ufunc__ = None
 
     def __init__(self, choose: Callable[[Any, Any], Node]) -> None:
         self.choose = choose
@@ -130,11 +144,15 @@ class Condition:
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Node:
         return Node.__torch_function__(function, types, args, kwargs)
 
-    def __and__(self, other: Condition) -> Condition:
+    def __and__(self, other: Any) -> Condition:
+        other = _condition(other)
         return Condition(lambda x, y: self.choose(other.choose(x, y), y))
 
-    def __or__(self, other: Condition) -> Condition:
+    def __or__(self, other: Any) -> Condition:
+        other = _condition(other)
         return Condition(lambda x, y: self.choose(x, other.choose(x, y)))
+
+    __rand__, __ror__ = __and__, __or__
 
     @property
     def number(self) -> Node:
@@ -153,6 +171,9 @@ class Condition:
     def __truediv__(self, other: Any) -> Node:
         return self.number / (other.number if isinstance(other, Condition) else other)
 
+    def __pow__(self, exponent: Any) -> Node:
+        return self.number**exponent
+
     def __invert__(self) -> Condition:
         return Condition(lambda x, y: self.choose(y, x))
 
@@ -160,9 +181,22 @@ class Condition:
         raise NotTraceable(DECIDES)
 
     def __getattr__(self, name: str) -> Any:
+        if method := _method(self, name):
+            return method
         raise NotTraceable(
             f"the step asks a comparison for .{name}, which a graph does not know; write torch.where(condition, v, w)"
         )
+
+
+def _condition(value: Any) -> Condition:
+    """What &, | and ^ join with a comparison."""
+    if isinstance(value, Condition):
+        return value
+    if isinstance(value, bool):
+        return Condition(lambda x, y: x if value else y)
+    raise NotTraceable(
+        f"the step joins a comparison with a value of type {type(value).__name__}; write (v > 0) & (w > 0), of two comparisons"
+    )
 
 
 def _comparing(operation: Operation, swap: bool, otherwise: bool) -> Callable[[Node, Any], Condition]:
@@ -196,7 +230,7 @@ for _name, _symbol in _REFUSED.items():
 def _apply(op: str, *arguments: Any) -> Node:
     arguments = tuple(a.number if isinstance(a, Condition) else a for a in arguments)
     for argument in arguments:
-        if not isinstance(argument, (Node, int, float)):
+        if not isinstance(argument, (Node, Real)):
             raise NotTraceable(OWN.format(type(argument).__name__))
     return OPERATIONS[op](*arguments)
 

@@ -96,6 +96,8 @@ class Watch(TorchFunctionMode):
         in_place = (called.endswith("_") and not called.startswith("_")) or called.startswith(("__i", "__set"))
         if in_place and called != "__invert__" and id(args[0]) in self.given:
             raise Mistake(in_place_on(self.given[id(args[0])]))
+        if (kwargs or {}).get("out") is not None:
+            raise Mistake(f"the step calls {called} with out=; {_IN_PLACE}")
         self.last = called
         try:
             result = function(*args, **(kwargs or {}))
@@ -157,7 +159,11 @@ def failed(error: Exception, last: str) -> str:
 def failed_at(state: Any, error: Exception) -> str:
     """The sentence for an error in a step that the dry run was spared, since other sizes or gradients brought it about."""
     sizes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in vars(state).items())
-    return (
-        f"the step works on one sequence of two units, but fails on the state {sizes}: {error}; "
-        "what it takes from outside must fit any number of sequences and units, as vectors and p do"
-    )
+    dtype = next(iter(state)).dtype
+    if re.search("size|shape|dimension|broadcast", str(error)):
+        remedy = "what it takes from outside must fit any number of sequences and units, as vectors and p do"
+    elif dtype != torch.float32:
+        sizes, remedy = f"{sizes} of {dtype}", "make the layer of torch.float32, or write functions for this type"
+    else:
+        remedy = "write functions that return new values, and have gradients"
+    return f"the step works on one sequence of two units, but fails on the state {sizes}: {error}; {remedy}"

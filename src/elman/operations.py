@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -34,9 +35,8 @@ class Operation(NamedTuple):
 
     def __call__(self, *arguments: Any) -> Any:
         """Returns the node that applies this operation to nodes of a graph and plain numbers."""
-        graph = next(a.graph for a in arguments if not isinstance(a, (int, float)))
-        numbers = (int, float)
-        nodes = [graph.add("number", value=float(a)) if isinstance(a, numbers) else a for a in arguments]
+        graph = next(a.graph for a in arguments if not isinstance(a, Real))
+        nodes = [graph.add("number", value=float(a)) if isinstance(a, Real) else a for a in arguments]
         return graph.add(self.name, tuple(nodes))
 
 
@@ -145,8 +145,8 @@ exp, log1p, erf, sqrt, sigmoid, tanh = (OF_STEPS[name] for name in ("exp", "log1
 # Functions that are made of operations. Arguments and options are torch's. What cannot be made raises TypeError.
 
 
-def _number(name: str, value: Any) -> float:
-    if not isinstance(value, (int, float)):
+def _number(name: str, value: Any) -> Real:
+    if not isinstance(value, Real):
         raise TypeError(f"{name} takes plain numbers; write torch.maximum or torch.minimum to bound by a value")
     return value
 
@@ -188,12 +188,15 @@ LARGEST_POWER = 8
 
 
 def _power(v: Any, exponent: Any) -> Any:
-    if isinstance(exponent, float) and exponent == 0.5:
-        return sqrt(v)
-    if not isinstance(exponent, (int, float)) or exponent not in range(1, LARGEST_POWER + 1):
+    if not isinstance(exponent, Real) or abs(exponent) not in (0.5, *range(1, LARGEST_POWER + 1)):
         raise TypeError(
-            f"a power is a whole number from 1 to {LARGEST_POWER}, or 0.5; write torch.exp(n * torch.log(v)) for others"
+            f"a power is a whole number from 1 to {LARGEST_POWER}, 0.5, or minus one of these; for others, of values "
+            "above 0, write torch.exp(n * torch.log(v))"
         )
+    if abs(exponent) == 0.5:
+        return 1 / sqrt(v) if exponent < 0 else sqrt(v)
+    if exponent < 0:
+        return _power(1 / v, -exponent)
     if exponent == 1:
         return v
     half = _power(v, exponent // 2)
@@ -215,6 +218,7 @@ COMPOSED: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {  # name -> f
     "hardsigmoid": (_hardsigmoid, (functional.hardsigmoid,)),
     "hardtanh": (_hardtanh, (functional.hardtanh,)),
 }
+OF_CONDITIONS = {COMPOSED["where"][0]}  # to others of these functions, a condition is a number
 KNOWN = (*OF_STEPS, *COMPOSED)
 
 OF_TORCH: dict[Any, Callable[..., Any]] = {  # what to call for each function and method of torch that a step may call

@@ -41,7 +41,10 @@ def run(call: Call, steps: Sequence[Step | None] | None = None) -> Results:
 
 
 class _Numbers(TorchFunctionMode):
-    """Gives plain numbers the dtype of the layer where torch would choose another: in `torch.where(v > 0, 0.1, 0.2)`."""
+    """Gives values of numbers and conditions the dtype of the layer where torch would choose another.
+
+    These are such as `torch.where(v > 0, 0.1, 0.2)` and `torch.sigmoid(v > 0)`.
+    """
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -50,9 +53,14 @@ class _Numbers(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        if tensors and not any(tensor.is_floating_point() for tensor in tensors):
-            args, kwargs = [self.typed(value) for value in args], {name: self.typed(v) for name, v in kwargs.items()}
-        return function(*args, **kwargs)
+        if not tensors or any(tensor.is_floating_point() for tensor in tensors):
+            return function(*args, **kwargs)
+        args, kwargs = [self.typed(value) for value in args], {name: self.typed(v) for name, v in kwargs.items()}
+        result = function(*args, **kwargs)
+        if isinstance(result, Tensor) and result.is_floating_point() and result.dtype != self.dtype:
+            args = [value.to(self.dtype) if isinstance(value, Tensor) else value for value in args]
+            result = function(*args, **kwargs)
+        return result
 
     def typed(self, value: Any) -> Any:
         return torch.tensor(value, dtype=self.dtype, device="cpu") if isinstance(value, float) else value
