@@ -132,7 +132,8 @@ def cells(draw: Any) -> Cell:
         writer.input()
     new = ", ".join(f"{state}={writer.result(width)}" for state, width in writer.width.items())
     lines = [*writer.lines, f"return State({new})"]
-    return cell_of(lines, sorted(writer.gates), writer.states, writer.vectors, writer.projected)
+    vectors = "".join(v for v in writer.vectors if any(f"p.{v}" in line for line in lines))
+    return cell_of(lines, sorted(writer.gates), writer.states, vectors, writer.projected)
 
 
 def cell_of(lines: list[str], gates: Any, states: str, vectors: str = "", projected: Any = ()) -> Cell:

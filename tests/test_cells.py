@@ -416,6 +416,12 @@ def plain(x, R, s):
         (lambda x, R, s: State(c=x.g, h=x.g), {"states": ("h", "c")}, ValueError, r"returns \('c', 'h'\)"),
         (lambda x, R, s: x.g + R.g @ s.h, {}, ValueError, "returns a Tensor"),
         (plain, {"gates": ("g", "k")}, ValueError, r"declares the gates \['k'\]"),
+        (
+            plain,
+            {"vectors": ("k", "m")},
+            ValueError,
+            r"declares the vectors \['k', 'm'\] but its step does not use p.v",
+        ),
         (plain, {"gates": ("g", "g")}, ValueError, "gates has a name twice"),
         (plain, {"states": ("h", "h")}, ValueError, "states has a name twice"),
         (plain, {"gates": "g"}, TypeError, "gates must be a tuple of names, got 'g'"),

@@ -533,6 +533,20 @@ def test_weights_of_whole_numbers_are_refused(library: ModuleType, name: str) ->
         getattr(library, name)(INPUT, HIDDEN, dtype=torch.int32)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learn_initial_state": "no"}, "learn_initial_state should be of type bool, got: str"),
+        ({"hidden_size": True}, "hidden_size should be of type int, got: bool"),
+        ({"num_layers": True}, "num_layers should be of type int, got: bool"),
+    ],
+    ids=str,
+)
+def test_arguments_that_torch_does_not_check(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        elman.GRU(**{"input_size": INPUT, "hidden_size": HIDDEN, **options})
+
+
 def test_recurrent_checks_the_cell() -> None:
     with pytest.raises(TypeError, match=r"elman\.Cell, got: str"):
         elman.Recurrent("lstm", INPUT, HIDDEN)  # pyright: ignore[reportArgumentType]

@@ -301,13 +301,14 @@ def _dry_run(cell: Cell) -> Anatomy:
         check_operand(f"P.{name}", operand, hidden, "the gates, hidden_size")
         return watch.know(torch.full((batch, proj), 0.5))
 
+    read_vectors: list[str] = []
     try:
         with torch.enable_grad(), watch:
             new = cell(
                 x=_Given("x", "gates", read, x),
                 R=_Given("R", "gates", [], vars(factors(cell.gates, multiply))),
                 s=_Given("s", "states", [], s),
-                p=_Given("p", "vectors", [], p),
+                p=_Given("p", "vectors", read_vectors, p),
                 P=_Given("P", "projected", [], vars(factors(cell.projected, project, "P"))),
             )
         changed = next((name for name, v in given.items() if v._version != versions[name]), None)
@@ -348,6 +349,12 @@ def _dry_run(cell: Cell) -> Anatomy:
         raise ValueError(
             f"cell {cell.name!r} declares the gates {unused} but its step uses neither x.g nor R.g of them; "
             "leave them out of gates"
+        )
+    unread = [name for name in cell.vectors if name not in read_vectors]
+    if unread:
+        raise ValueError(
+            f"cell {cell.name!r} declares the vectors {unread} but its step does not use p.v of them; "
+            "leave them out of vectors"
         )
     return Anatomy(
         input_gates=tuple(gate for gate in cell.gates if gate in read),

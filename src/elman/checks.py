@@ -20,7 +20,7 @@ from elman.torch_private import any_autocast
 
 
 def check_size(name: str, value: Any) -> None:
-    if not isinstance(value, int):
+    if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} should be of type int, got: {type(value).__name__}")
     if value <= 0:
         raise ValueError(f"{name} must be greater than zero, got {value}")
@@ -44,6 +44,7 @@ def check_arguments(
     dropout: Any,
     bidirectional: Any,
     proj_size: Any,
+    learn_initial_state: Any,
     dtype: Any,
 ) -> None:
     """Checks the arguments of a layer's constructor, under the conditions and with the error types of torch.nn."""
@@ -56,7 +57,12 @@ def check_arguments(
             "dropout should be a number in range [0, 1] representing the probability of an element being zeroed, "
             f"got {dropout!r}"
         )
-    for name, value in (("bias", bias), ("batch_first", batch_first), ("bidirectional", bidirectional)):
+    for name, value in (
+        ("bias", bias),
+        ("batch_first", batch_first),
+        ("bidirectional", bidirectional),
+        ("learn_initial_state", learn_initial_state),
+    ):
         if not isinstance(value, bool):
             raise TypeError(f"{name} should be of type bool, got: {type(value).__name__}")
     for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):

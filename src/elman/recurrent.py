@@ -69,7 +69,17 @@ class Recurrent(nn.Module):
     ) -> None:
         super().__init__()
         check_arguments(
-            cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, dtype
+            cell,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            proj_size,
+            learn_initial_state,
+            dtype,
         )
         if merge not in MERGES:
             raise ValueError(f"merge should be one of {', '.join(MERGES)}, got {merge!r}")
