@@ -165,6 +165,11 @@ SLIPS = [
     ),
     Slip(
         "return",
+        "return elman.State((1 - f) * s.h + f * n)",
+        "TypeError: cell 'mine': a State has names; write State(h=v), with the name of each state",
+    ),
+    Slip(
+        "return",
         "return elman.State(c=n)",
         "ValueError: cell 'mine' declares the states ('h',) but its step returns ('c',); end it with return State(h=...)",
     ),
@@ -320,7 +325,7 @@ SLIPS = [
         "n",
         "n = torch.sin(x.n)",
         SLOW
-        + "calls sin, which a graph does not know; it knows add, sub, mul, div, neg, sigmoid, tanh, relu, exp, log, log1p, erf, sqrt, abs, maximum, minimum, where, clamp, pow, square, softplus, silu, gelu, hardsigmoid, hardtanh",
+        + "calls sin, which a graph does not know; it knows add, sub, mul, div, neg, sigmoid, tanh, relu, exp, log, log1p, erf, sqrt, abs, maximum, minimum, where, clamp, pow, square, rsqrt, expm1, sign, positive, lerp, softplus, silu, gelu, elu, leaky_relu, logsigmoid, hardsigmoid, hardtanh, lt, le, gt, ge, eq, ne, logical_and, logical_or, logical_xor, logical_not",
     ),
     Slip(
         "n",

@@ -339,7 +339,7 @@ def test_nothing_is_said_of_a_slow_cell_where_no_kernels_would_run_it() -> None:
         ),
         (lambda v, h: 2**v, r"applies \*\*"),
         (lambda v, h: torch.add(v, h, alpha=2), "add with alpha"),
-        (lambda v, h: torch.rsqrt(v), "rsqrt"),
+        (lambda v, h: torch.reciprocal(v), "reciprocal"),
         (lambda v, h: v * torch.full((1,), 0.5), "Tensor"),
         (lambda v, h: torch.full((1, 2), 0.5), "depends on nothing"),
         (lambda v, h: v if (v > 0).all() else h, "."),

@@ -36,6 +36,20 @@ FUNCTIONS: dict[str, Callable[[Any, Any], Any]] = {
     "silu": lambda v, h: functional.silu(v),
     "gelu": lambda v, h: functional.gelu(v),
     "gelu tanh": lambda v, h: functional.gelu(v, approximate="tanh"),
+    "rsqrt": lambda v, h: torch.rsqrt(1 + v * v) + (2 + torch.tanh(h)).rsqrt(),
+    "expm1": lambda v, h: torch.expm1(0.5 * v) - torch.expm1(0.01 * h),
+    "sign": lambda v, h: torch.sign(v) * h + v * h.sign(),
+    "positive": lambda v, h: +v + torch.positive(h),
+    "lerp": lambda v, h: torch.lerp(v, h, 0.3) + h.lerp(v, 0.8) + torch.lerp(v, torch.tanh(h), torch.sigmoid(v)),
+    "elu": lambda v, h: functional.elu(v) + functional.elu(h, alpha=0.3),
+    "leaky_relu": lambda v, h: functional.leaky_relu(v) + functional.leaky_relu(h, 0.2),
+    "logsigmoid": lambda v, h: functional.logsigmoid(v) - functional.logsigmoid(9 * h),
+    "comparing": lambda v, h: (
+        torch.where(torch.gt(v, h), v, 0.3 * h) + v.le(0.2) * h + torch.where(h.ne(0.1).logical_not(), v, h)
+    ),
+    "logical": lambda v, h: torch.where(
+        torch.logical_or(torch.logical_and(v > 0.2, h.less(0.5)), torch.logical_xor(h, v > 1)), v, (v < h) ^ (h > 0.1)
+    ),
     "hardsigmoid": lambda v, h: functional.hardsigmoid(2 * v),
     "hardtanh": lambda v, h: functional.hardtanh(v) + functional.hardtanh(h, -0.2, 0.4),
 }

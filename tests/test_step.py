@@ -181,7 +181,7 @@ def test_wrong_steps() -> None:
         with torch.no_grad():
             with pytest.raises(ValueError, match=r"one step should be \(B, 3\) or \(3,\), got \(1, 2, 3\)"):
                 each.step(torch.zeros(1, 2, 3), (h, h))
-            with pytest.raises(RuntimeError, match="Expected 3, got 5: input is"):
+            with pytest.raises(RuntimeError, match=r"Expected 3, got 5: input is \(2, 5\)"):
                 each.step(torch.zeros(2, 5), (h, h))
             with pytest.raises(RuntimeError, match="hx must be a tuple of 2 tensors"):
                 each.step(torch.zeros(2, 3), h)

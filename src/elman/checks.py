@@ -108,11 +108,7 @@ def check_input(layer: Any, input: Tensor) -> tuple[Tensor, bool]:
             f"{name}: RNN input dtype ({input.dtype}) does not match weight dtype ({weight.dtype}). "
             f"Convert input: input.to({weight.dtype}), or {otherwise}"
         )
-    if input.size(-1) != layer.input_size:
-        raise RuntimeError(
-            f"{name}: input.size(-1) must be equal to input_size. Expected {layer.input_size}, "
-            f"got {input.size(-1)}: input is {tuple(input.shape)}"
-        )
+    check_width(layer, input)
     batched = dimensions == 3
     x = (input.transpose(0, 1) if layer.batch_first else input) if batched else input.unsqueeze(1)
     if x.size(0) == 0:
@@ -120,6 +116,14 @@ def check_input(layer: Any, input: Tensor) -> tuple[Tensor, bool]:
             f"{name}: Expected sequence length to be larger than 0 in RNN, got 0: input is {tuple(input.shape)}"
         )
     return x, batched
+
+
+def check_width(layer: Any, input: Tensor) -> None:
+    if input.size(-1) != layer.input_size:
+        raise RuntimeError(
+            f"{layer._get_name()}: input.size(-1) must be equal to input_size. Expected {layer.input_size}, "
+            f"got {input.size(-1)}: input is {tuple(input.shape)}"
+        )
 
 
 def no_tensor(layer: Any, input: Any) -> TypeError:

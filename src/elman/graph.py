@@ -102,6 +102,9 @@ class Node:
     def __neg__(self) -> Node:
         return _apply("neg", self)
 
+    def __pos__(self) -> Node:
+        return self
+
     def __abs__(self) -> Node:
         return _apply("abs", self)
 
@@ -152,7 +155,11 @@ class Condition:
         other = _condition(other)
         return Condition(lambda x, y: self.choose(x, other.choose(x, y)))
 
-    __rand__, __ror__ = __and__, __or__
+    def __xor__(self, other: Any) -> Condition:
+        other = _condition(other)
+        return Condition(lambda x, y: self.choose(other.choose(y, x), other.choose(x, y)))
+
+    __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
 
     @property
     def number(self) -> Node:

@@ -67,6 +67,10 @@ _REFUSED = dict.fromkeys(("item", "tolist", "numpy", "__array__", "__float__", "
 _RANDOM = re.compile("^rand|dropout|bernoulli|multinomial|poisson|rrelu|gumbel|^normal|uniform_|normal_|exponential_")
 
 
+# What Python's versions say of State(v). The later ones make a dictionary of a value.
+_UNNAMED = re.compile("no positional arguments expected|at most 1 positional argument|keywords must be strings")
+
+
 def remedy(called: str) -> str:
     """What to write instead of torch's function or method of this name; empty where there is nothing to say."""
     if _RANDOM.search(called):
@@ -149,6 +153,8 @@ def _spoken(called: str) -> str:
 
 def failed(error: Exception, last: str) -> str:
     """The sentence for an error in a step outside torch's functions. last: the function that was called before it."""
+    if _UNNAMED.search(str(error)):
+        return "a State has names; write State(h=v), with the name of each state"
     called = re.match(r"(\w+)\(\)", str(error))
     hint = remedy(called[1] if called else last)
     return f"the step fails on one sequence of two units: {type(error).__name__}: {error}" + (

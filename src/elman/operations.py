@@ -174,6 +174,31 @@ def _softplus(v: Any, beta: Any = 1, threshold: Any = 20) -> Any:
     return where_less(threshold, scaled, v, y / beta if beta != 1 else y)
 
 
+def _logsigmoid(v: Any) -> Any:
+    return -_softplus(-v, threshold=50)  # beyond, the logarithm adds nothing even in float64
+
+
+def _expm1(v: Any) -> Any:
+    # Of small v, exp(v) - 1 would lose the digits. Of large v, the derivative of tanh is zero, and exp(v) infinite.
+    small = where_less(1.0, v, 0.0, v)
+    return where_less(1.0, v, exp(v) - 1, tanh(0.5 * small) * (exp(small) + 1))
+
+
+def _elu(v: Any, alpha: Any = 1.0) -> Any:
+    return where_less(0.0, v, v, _number("elu", alpha) * _expm1(where_less(0.0, v, 0.0, v)))
+
+
+def _leaky_relu(v: Any, negative_slope: Any = 0.01) -> Any:
+    return where_less(0.0, v, v, _number("leaky_relu", negative_slope) * v)
+
+
+def _lerp(v: Any, end: Any, weight: Any) -> Any:
+    near, far = v + weight * (end - v), end - (1 - weight) * (end - v)
+    if isinstance(weight, Real):
+        return near if abs(float(weight)) < 0.5 else far
+    return where_less(abs(weight), 0.5, near, far)
+
+
 def _silu(v: Any) -> Any:
     return v * sigmoid(v)
 
@@ -207,18 +232,47 @@ def _where(condition: Any, *values: Any) -> Any:
     return condition.choose(*values)
 
 
+def _holds(v: Any) -> Any:
+    """The condition that a value of a logical function stands for."""
+    return v if hasattr(type(v), "choose") else v != 0
+
+
+def _both(name: str) -> tuple[Any, ...]:
+    """torch's function and method of this name."""
+    return getattr(torch, name), getattr(Tensor, name)
+
+
 COMPOSED: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {  # name -> function of nodes, and torch's functions
     "where": (_where, (torch.where,)),
-    "clamp": (_clamp, (torch.clamp, Tensor.clamp, torch.clip, Tensor.clip)),
-    "pow": (_power, (torch.pow, Tensor.pow)),
-    "square": (lambda v: v * v, (torch.square, Tensor.square)),
+    "clamp": (_clamp, (*_both("clamp"), *_both("clip"))),
+    "pow": (_power, _both("pow")),
+    "square": (lambda v: v * v, _both("square")),
+    "rsqrt": (lambda v: 1 / sqrt(v), _both("rsqrt")),
+    "expm1": (_expm1, (*_both("expm1"), torch.special.expm1)),
+    "sign": (_sign, _both("sign")),
+    "positive": (lambda v: v, _both("positive")),
+    "lerp": (_lerp, _both("lerp")),
     "softplus": (_softplus, (functional.softplus,)),
     "silu": (_silu, (functional.silu,)),
     "gelu": (_gelu, (functional.gelu,)),
+    "elu": (_elu, (functional.elu,)),
+    "leaky_relu": (_leaky_relu, (functional.leaky_relu,)),
+    "logsigmoid": (_logsigmoid, (functional.logsigmoid,)),
     "hardsigmoid": (_hardsigmoid, (functional.hardsigmoid,)),
     "hardtanh": (_hardtanh, (functional.hardtanh,)),
+    "lt": (operator.lt, (*_both("lt"), *_both("less"))),
+    "le": (operator.le, (*_both("le"), *_both("less_equal"))),
+    "gt": (operator.gt, (*_both("gt"), *_both("greater"))),
+    "ge": (operator.ge, (*_both("ge"), *_both("greater_equal"))),
+    "eq": (operator.eq, _both("eq")),
+    "ne": (operator.ne, (*_both("ne"), *_both("not_equal"))),
+    "logical_and": (lambda v, w: _holds(v) & _holds(w), _both("logical_and")),
+    "logical_or": (lambda v, w: _holds(v) | _holds(w), _both("logical_or")),
+    "logical_xor": (lambda v, w: _holds(v) ^ _holds(w), _both("logical_xor")),
+    "logical_not": (lambda v: ~_holds(v), _both("logical_not")),
 }
-OF_CONDITIONS = {COMPOSED["where"][0]}  # to others of these functions, a condition is a number
+# To other functions than these, a condition is a number.
+OF_CONDITIONS = {COMPOSED[name][0] for name in ("where", "logical_and", "logical_or", "logical_xor", "logical_not")}
 KNOWN = (*OF_STEPS, *COMPOSED)
 
 OF_TORCH: dict[Any, Callable[..., Any]] = {  # what to call for each function and method of torch that a step may call

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from elman import native
 from elman.cell import Cell
-from elman.checks import as_rows, check_arguments, check_input, check_rows, check_state, no_tensor
+from elman.checks import as_rows, check_arguments, check_input, check_rows, check_state, check_width, no_tensor
 from elman.layout import Call, Direction, Hidden, Weights, has_values, initial_name, parameter_name, parameter_shapes
 from elman.names import register
 from elman.recurrence import at_once, recur
@@ -360,6 +360,7 @@ class Recurrent(nn.Module):
             raise ValueError(
                 f"{name}: one step should be (B, {self.input_size}) or ({self.input_size},), got {tuple(input.shape)}"
             )
+        check_width(self, input)
         time = 1 if self.batch_first and input.dim() == 2 else 0
         if reset is not None:
             reset = as_rows(self, "reset", reset, torch.bool).unsqueeze(time)
