@@ -285,7 +285,7 @@ MUTANTS = [
         "def _values",
         "found if same else {}",
         "found",
-        "test_functions.py::test_without_values_the_equations_are_the_same",
+        "test_functions.py::test_a_step_that_computes_more_than_its_source_says",
     ),
     Mutant(
         "the value of another expression",

@@ -1,4 +1,4 @@
-"""A cell's equations as mathematics, read from the source of its step."""
+"""A cell's equations as mathematics, read from the source of its step, or else from its graph."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import ast
 import copy
 import inspect
 import textwrap
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
-from elman.cell import Cell
-from elman.graph import Node, symbols, trace
+from elman.cell import ARGUMENTS, Cell
+from elman.graph import Graph, Node, symbols, trace
 
 _FUNCTIONS = {"sigmoid": "σ", "relu": "ReLU", "silu": "SiLU", "gelu": "GELU"}
 _COMPARISONS = {ast.Lt: "<", ast.LtE: "≤", ast.Gt: ">", ast.GtE: "≥", ast.Eq: "=", ast.NotEq: "≠"}
-_JOINTS = {ast.BitAnd: "and", ast.BitOr: "or"}
+_JOINTS = {ast.BitAnd: "and", ast.BitOr: "or", ast.BitXor: "xor"}
 _COMPARE, _ADD, _MULTIPLY, _ATOM = 1, 2, 3, 4  # how tightly a term binds
 
 
@@ -32,7 +34,9 @@ def equations(cell: Cell) -> list[str]:
 
     W and b belong to the input's share of a gate (weight_ih, bias_ih), R and b' to the recurrent share
     (weight_hh, bias_hh); p are the per-unit weights (weight_ch), P is the projection (weight_hr); ⊙ is the
-    elementwise product. Raises ValueError if the source of the step cannot be read or is not a function with def.
+    elementwise product. Where a name has several values, the earlier ones have a prime, such as `c'_t`. A step with
+    statements that are no equations, such as loops, is written as the operations that it does, in which `v1_t` and so on
+    stand for values that are used more than once. Raises ValueError if the source of the step cannot be read or is not a function with def.
     """
     return [_text(line) for line in terms(cell)]
 
@@ -43,19 +47,22 @@ def terms(cell: Cell) -> list[list[Term]]:
     The name on the left stands for the value of the line, `W_f x_t + b_f` for the input's share, and `tanh(` for the
     value of the call. A product with R or P is one piece, as in `R_f h_{t-1} + b'_f`, if its operand is. Otherwise `R_f `
     stands for the product, and the pieces of the operand follow. Signs, parentheses, constants and comparisons stand for
-    no value, nor does a statement that is shown as source. No piece has a value if the step cannot be traced.
+    no value. No piece has a value if the step cannot be traced, and its statements that are no equations are shown as source.
     """
-    function = _function(cell)
-    write = _Writer(_values(cell, function))
+    function = _Assignments().visit(_function(cell))
+    values = _values(cell, function)
+    body: list[ast.stmt] = _Calls(cell).visit(function).body
+    if not values or not _are_equations(body):
+        with suppress(TypeError, ValueError):  # if it cannot be traced
+            body, values = _unrolled(cell, trace(cell))
+    write = _Writer(values, body)
     lines: list[list[Term]] = []
-    for statement in _Calls(cell).visit(function).body:
+    for statement in body:
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
             lines.append(write.equation(statement.targets[0].id, statement.value))
         elif isinstance(statement, ast.Return) and isinstance(statement.value, ast.Call):
-            for new in statement.value.keywords:
-                line = write.equation(str(new.arg), new.value)
-                if _text(line) != f"{new.arg}_t = {new.arg}_t":
-                    lines.append(line)
+            written = [(new, write.inside(new.value)) for new in statement.value.keywords if not _is_known(new)]
+            lines += [write.equation(str(new.arg), new.value, right) for new, right in written]
         elif not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)):
             lines.append([Term(ast.unparse(statement))])  # a statement of another kind is shown as source
     return lines
@@ -79,6 +86,133 @@ def _function(cell: Cell) -> ast.FunctionDef:
             f"the step of cell {cell.name!r} is not written as a function with def, so its equations cannot be shown"
         )
     return function
+
+
+class _Assignments(ast.NodeTransformer):
+    """Writes `v += w` and `v: Any = w` as assignments."""
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST:
+        if not isinstance(node.target, ast.Name):
+            return node
+        before = ast.Name(node.target.id, ast.Load())
+        return ast.copy_location(ast.Assign([node.target], ast.BinOp(before, node.op, node.value)), node)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        if node.value is None or not isinstance(node.target, ast.Name):
+            return node
+        return ast.copy_location(ast.Assign([node.target], node.value), node)
+
+
+def _is_known(new: ast.keyword) -> bool:
+    """Whether a new state is the value of that name, which has its equation already."""
+    return isinstance(new.value, ast.Name) and new.value.id == new.arg
+
+
+def _are_equations(body: list[ast.stmt]) -> bool:
+    """Whether all statements of a step are equations that can be written, up to the new state."""
+    *statements, last = body
+    if not isinstance(last, ast.Return) or not isinstance(last.value, ast.Call) or last.value.args:
+        return False
+    for statement in statements:
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+            continue  # its docstring
+        if not isinstance(statement, ast.Assign) or not _is_expression(statement.value):
+            return False
+        if len(statement.targets) != 1 or not isinstance(statement.targets[0], ast.Name):
+            return False
+    return all(new.arg is not None and _is_expression(new.value) for new in last.value.keywords)
+
+
+def _is_expression(node: ast.AST) -> bool:
+    """Whether `_Writer` knows how to write an expression."""
+    parts: Sequence[ast.AST]
+    if isinstance(node, ast.Attribute):
+        return isinstance(node.value, ast.Name) and node.value.id in ARGUMENTS
+    if isinstance(node, ast.Name):
+        return node.id not in ARGUMENTS
+    if isinstance(node, ast.Constant):
+        return True
+    if isinstance(node, ast.Call):
+        parts = [*node.args, *(option.value for option in node.keywords)]
+        known = isinstance(node.func, ast.Name) and all(option.arg for option in node.keywords)
+    elif isinstance(node, ast.BinOp):
+        parts, known = [node.left, node.right], isinstance(node.op, _WRITTEN) or type(node.op) in _JOINTS
+    elif isinstance(node, ast.Compare):
+        parts, known = [node.left, *node.comparators], len(node.ops) == 1 and type(node.ops[0]) in _COMPARISONS
+    elif isinstance(node, ast.UnaryOp):
+        parts, known = [node.operand], not isinstance(node.op, ast.Not)
+    else:
+        return False
+    return known and all(map(_is_expression, parts))
+
+
+_WRITTEN = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.MatMult)
+_DEEPEST = 12  # operations in one another that an equation may have
+_OPERATORS: dict[str, ast.operator] = {"add": ast.Add(), "sub": ast.Sub(), "mul": ast.Mult(), "div": ast.Div()}
+_CHOICES: dict[str, ast.cmpop] = {"where_less": ast.Lt(), "where_less_equal": ast.LtE(), "where_equal": ast.Eq()}
+
+
+def _unrolled(cell: Cell, graph: Graph) -> tuple[list[ast.stmt], dict[ast.AST, int]]:
+    """Statements that do what a graph does, and the index of the node of each expression in them.
+
+    A gate has its name if it is a function of its sum, and a new state has that of the state. Other values have a name if
+    they are used more than once, or their expression would be too deep.
+    """
+    values: dict[ast.AST, int] = {}
+    names: dict[int, str] = {}
+    waiting, live = list(graph.outputs.values()), set[int]()
+    while waiting:
+        node = waiting.pop()
+        if node.index not in live:
+            live.add(node.index)
+            waiting += node.arguments
+    inner = [node for node in graph.nodes if node.index in live and node.arguments]
+    uses = Counter(a.index for node in inner for a in node.arguments)
+    for state, node in graph.outputs.items():
+        if node.arguments:
+            names.setdefault(node.index, state)
+    for gate in cell.gates:
+        node = graph.gate(gate)
+        if node.nonlinear and gate not in cell.states:
+            names.setdefault(node.index, gate)
+    free = (name for name in map("v{}".format, range(1, len(inner) + 99)) if name not in (*cell.states, *cell.gates))
+    depth: dict[int, int] = {}
+    for node in inner:
+        depth[node.index] = 1 + max(depth.get(a.index, 0) for a in node.arguments)
+        if node.index not in names and (uses[node.index] > 1 or depth[node.index] > _DEEPEST):
+            names[node.index] = next(free)
+        if node.index in names:
+            depth[node.index] = 0
+
+    def written(node: Node) -> ast.expr:
+        return noted(ast.Name(names[node.index], ast.Load()), node) if node.index in names else spelled(node)
+
+    def noted(expression: ast.expr, node: Node) -> ast.expr:
+        values[expression] = node.index
+        return expression
+
+    def spelled(node: Node) -> ast.expr:
+        if node.op == "number":
+            number = ast.Constant(int(abs(node.value)) if node.value.is_integer() else abs(node.value))
+            return ast.UnaryOp(ast.USub(), number) if node.value < 0 else number
+        arguments = list(map(written, node.arguments))
+        of_cell = ast.Attribute(ast.Name(node.op, ast.Load()), node.name, ast.Load())
+        if node.op in _OPERATORS:
+            return noted(ast.BinOp(arguments[0], _OPERATORS[node.op], arguments[1]), node)
+        if node.op in _CHOICES:
+            a, b, x, y = arguments
+            return noted(ast.Call(ast.Name("where"), [ast.Compare(a, [_CHOICES[node.op]], [b]), x, y], []), node)
+        if node.op == "neg":
+            return noted(ast.UnaryOp(ast.USub(), arguments[0]), node)
+        if not node.name:
+            return noted(ast.Call(ast.Name(node.op), arguments, []), node)
+        return noted(ast.BinOp(of_cell, ast.MatMult(), arguments[0]) if arguments else of_cell, node)
+
+    body: list[ast.stmt] = [
+        ast.Assign([ast.Name(names[node.index])], spelled(node)) for node in inner if node.index in names
+    ]
+    new = [ast.keyword(state, written(node)) for state, node in graph.outputs.items()]
+    return [*body, ast.Return(ast.Call(ast.Name("State"), [], new))], values
 
 
 # Values. The step is compiled again, such that each of its expressions notes its value, and is run on the symbols of the
@@ -161,13 +295,28 @@ class _Calls(ast.NodeTransformer):
 
 
 class _Writer:
-    """Writes expressions as terms. `values` has the index of the node of each expression that has a value."""
+    """Writes expressions as terms. `values` has the index of the node of each expression that has a value.
 
-    def __init__(self, values: dict[ast.AST, int]) -> None:
+    body: the statements whose equations will be written, in their order.
+    """
+
+    def __init__(self, values: dict[ast.AST, int], body: list[ast.stmt]) -> None:
         self.values = values
+        self.later: Counter[str] = Counter()  # how many more values each name will get
+        for statement in body:
+            if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+                self.later[statement.targets[0].id] += 1
+            elif isinstance(statement, ast.Return) and isinstance(statement.value, ast.Call):
+                self.later.update(str(new.arg) for new in statement.value.keywords if not _is_known(new))
 
-    def equation(self, name: str, value: ast.expr) -> list[Term]:
-        return [Term(f"{name}_t", self.values.get(value)), Term(" = "), *self.inside(value)]
+    def symbol(self, name: str) -> str:
+        """A name with a prime for each value that it gets later."""
+        return name + "'" * self.later[name] + "_t"
+
+    def equation(self, name: str, value: ast.expr, right: list[Term] | None = None) -> list[Term]:
+        right = self.inside(value) if right is None else right
+        self.later[name] -= 1
+        return [Term(self.symbol(name), self.values.get(value)), Term(" = "), *right]
 
     def inside(self, node: ast.expr, outer: int = 0) -> list[Term]:
         """The mathematics of an expression, in parentheses where it binds less tightly than `outer`."""
@@ -185,15 +334,20 @@ class _Writer:
                 return [Term(f"{name}_{{t-1}}", value)], _ATOM
             return [Term(f"{source}_{name}", value)], _ATOM
         if isinstance(node, ast.Name):
-            return [Term(f"{node.id}_t", value)], _ATOM
+            return [Term(self.symbol(node.id), value)], _ATOM
         if isinstance(node, ast.Constant):
             return [Term(str(node.value))], _ATOM
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
             return [Term("-"), *self.inside(node.operand, _ATOM)], _MULTIPLY
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.UAdd):
+            return self.bound(node.operand)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
+            return [Term("not "), *self.inside(node.operand, _ATOM)], _COMPARE
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             if name == "where" and len(node.args) == 3:
-                condition, yes, no = map(self.inside, node.args)
+                condition, yes, no = node.args
+                yes, condition, no = self.inside(yes, _COMPARE), self.inside(condition), self.inside(no)
                 return [*yes, Term(" if "), *condition, Term(" else "), *no], 0
             given = [self.inside(argument) for argument in node.args]
             given += [[Term(f"{option.arg}="), *self.inside(option.value)] for option in node.keywords]
