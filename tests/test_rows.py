@@ -444,7 +444,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a mask": (
         {"lengths": torch.ones(4, 3, dtype=torch.bool)},
         TypeError,
-        r"lengths is of torch.bool but must be whole numbers; it looks like a mask, .*: mask.sum\(0\)$",
+        r"lengths is of torch.bool but must be whole numbers; if it is a mask, give .*: mask.sum\(0\)$",
     ),
     "a mask of numbers": (
         {"lengths": torch.ones(4, 3)},
@@ -454,7 +454,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a mask of whole numbers": (
         {"lengths": torch.ones(4, 3).long()},
         RuntimeError,
-        r"lengths is \(4, 3\) but must be \(3,\) = \(sequences,\); it looks like a mask, .*: mask.sum\(0\)$",
+        r"lengths is \(4, 3\) but must be \(3,\) = \(sequences,\); if it is a mask, give .*: mask.sum\(0\)$",
     ),
     "reset turned": (
         {"reset": torch.zeros(3, 4, dtype=torch.bool)},

@@ -209,6 +209,14 @@ def as_rows(layer: Any, what: str, given: Any, dtype: torch.dtype) -> Tensor:
     return rows if rows.numel() else rows.to(dtype)
 
 
+def _of_mask(layer: Any, lengths: Tensor, batched: bool) -> str:
+    """The remedy for lengths that have a dimension too many, which may be time; else an empty string."""
+    if lengths.dim() != (2 if batched else 1):
+        return ""
+    whole = ".long()" if lengths.is_floating_point() else ""
+    return f"; if it is a mask, give its sum over time: mask.sum({1 if batched and layer.batch_first else 0}){whole}"
+
+
 def check_rows(
     layer: Any, lengths: Tensor | Sequence[int] | None, reset: Any, x: Tensor, batched: bool
 ) -> tuple[Tensor | None, Tensor | None]:
@@ -216,17 +224,15 @@ def check_rows(
     name, (steps, batch) = layer._get_name(), x.shape[:2]
     if lengths is not None:
         lengths = as_rows(layer, "lengths", lengths, torch.int64)
-        remedy, time = "", 1 if batched and layer.batch_first else 0
-        if lengths.dim() == x.dim() - (1 if batched else 2) and lengths.size(time) == steps:
-            whole = ".long()" if lengths.is_floating_point() else ""
-            remedy = f"; it looks like a mask, whose sum over time has the lengths: mask.sum({time}){whole}"
         if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
-            remedy = remedy or "; convert it: torch.as_tensor(lengths).long()"
+            remedy = _of_mask(layer, lengths, batched) or "; convert it: torch.as_tensor(lengths).long()"
             raise TypeError(f"{name}: lengths is of {lengths.dtype} but must be whole numbers{remedy}")
         shape = (batch,) if batched else ()
         if lengths.shape != shape:
             form = f"({batch},) = (sequences,)" if batched else "() for unbatched input"
-            raise RuntimeError(f"{name}: lengths is {tuple(lengths.shape)} but must be {form}{remedy}")
+            raise RuntimeError(
+                f"{name}: lengths is {tuple(lengths.shape)} but must be {form}{_of_mask(layer, lengths, batched)}"
+            )
         lengths = lengths.to(x.device, torch.int64).reshape(batch)
     if reset is not None:
         reset = as_rows(layer, "reset", reset, torch.bool)
