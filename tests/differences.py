@@ -226,6 +226,13 @@ LEFT = [
         "backward reads the output, as it does for an LSTM in both; leave `inplace` out",
         _changed_in_place,
     ),
+    Difference(
+        "an array of numpy, a list or a tuple in place of the input",
+        "AttributeError",
+        "TypeError",
+        "the message says what was given, and what to write",
+        lambda library: library.GRU(3, 4)(x().numpy()),
+    ),
 ]
 
 BOTH = [
