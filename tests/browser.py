@@ -41,6 +41,17 @@ def needed() -> str:
     return path
 
 
+SETTLED = """new Promise((go) => {
+  const look = () => (elman.settled() ? go() : setTimeout(look, 10));
+  requestAnimationFrame(() => requestAnimationFrame(look));  // by then, the page knows of another size and other colours
+})"""
+
+
+def settled(page: Page) -> None:
+    """Waits until all views of a page of elman.explain show what is chosen."""
+    page.evaluate(SETTLED)
+
+
 class Launched(NamedTuple):
     """The browser of all tests in this process."""
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from browser import Opened
+from browser import Opened, settled
 from elman import Cell, State
 from elman.errors import InputError
 from elman.explain import contents, language, page, units
@@ -66,7 +66,7 @@ def complete(opened: Opened) -> Opened:
 
 def drawn(opened: Opened) -> Opened:
     """Waits for the slow views, which are drawn a little later."""
-    opened.page.wait_for_timeout(120)
+    settled(opened.page)
     return opened
 
 

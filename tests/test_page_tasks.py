@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from browser import Opened
+from browser import Opened, settled
 from elman import explain
 from elman.datasets.reading import BadRows
 from elman.errors import InputError
@@ -346,7 +346,7 @@ def test_the_page_in_a_browser(opened: Callable[..., Opened]):
         assert "NaN" not in written
         assert "{" not in written
         shown.page.locator("#language").click()
-        shown.page.wait_for_timeout(100)
+        settled(shown.page)
         assert shown.page.locator("main").inner_text() != written
         assert shown.errors == []
         assert len([address for address in shown.requests if not address.startswith("data:")]) == 1
@@ -369,7 +369,7 @@ def test_drawings_have_the_numbers(made: SimpleNamespace, open_page: OpenPage, t
             explain.page(run, text).save(tmp_path / "page.html"), locale="en-US", color_scheme="light"
         ).page
         page.evaluate("elman.choose({ t: 1 })")
-        page.wait_for_timeout(120)
+        settled(page)
         return page
 
     shown = of(made.tag, "the cat sat of")

@@ -145,8 +145,12 @@ function choose(changes) {
     if (!newest()) return;
     draw(VIEWS, document.activeElement?.id);
     link();
+    reached = own;
   }, 60);
 }
+
+// Whether all views show what is chosen, and nothing is being read.
+const settled = () => reached === choices && !document.getElementById("progress")?.textContent;
 
 // Puts what is chosen into the address. Not at each step of a held key: browsers refuse more than a few changes a second.
 function link() {
@@ -158,7 +162,7 @@ function link() {
   }
 }
 
-let waiting, choices = 0; // the slow views, and how often something was chosen
+let waiting, choices = 0, reached = 0; // the slow views, how often something was chosen, and which choice they show
 
 function draw(views, focused) {
   for (const view of views) {

@@ -62,5 +62,5 @@ function balance(share) {
 
 function begin() {
   start(() => choose({}));
-  window.elman = { chosen, choose, items };
+  window.elman = { chosen, choose, settled, items };
 }
