@@ -200,6 +200,11 @@ def test_gate_of_another_name() -> None:
         graph.trace(cells.lstm).gate("q")
 
 
+def test_a_gate_that_several_values_read_is_its_share() -> None:
+    traced = graph.trace(Cell(lambda x, R, s: State(h=tanh(x.a) * sigmoid(x.a) + R.a @ s.h), gates=("a",)))
+    assert traced.gate("a").op == "x"
+
+
 # What a graph refuses. Every refusal is a NotTraceable: whoever asks for a graph need catch nothing else.
 
 
@@ -247,6 +252,10 @@ def by_type(v):
     return 2 * v if isinstance(v, torch.Tensor) else v
 
 
+def by_type_a_little(v):
+    return 1.0002 * v if isinstance(v, torch.Tensor) else v
+
+
 def by_trial(v):
     try:
         return v.cos()
@@ -262,12 +271,13 @@ AGAIN = "the step returns another h when it runs again; a step depends on nothin
     ("step", "why"),
     [
         (lambda x, R, s: State(h=tanh(by_type(x.a) + R.a @ s.h)), ANOTHER),
+        (lambda x, R, s: State(h=tanh(by_type_a_little(x.a) + R.a @ s.h)), ANOTHER),
         (lambda x, R, s: State(h=tanh(by_trial(x.a) + R.a @ s.h)), ANOTHER),
         (lambda x, R, s: State(h=tanh(x.a + R.a @ s.h) if type(s.h) is torch.Tensor else s.h * 1.0), ANOTHER),
         (Clock().step, AGAIN),
         (lambda x, R, s: State(h=tanh(x.a + R.a @ s.h) + random.gauss(0, 1)), AGAIN),
     ],
-    ids=["type", "trial", "type of one", "count", "chance"],
+    ids=["type", "type, a little", "trial", "type of one", "count", "chance"],
 )
 def test_a_step_that_is_not_its_graph_runs_as_it_is(step: Any, why: str) -> None:
     of = recurrent(Cell(step, gates=("a",), name="other"), 3, 4)
@@ -279,6 +289,44 @@ def test_a_step_that_is_not_its_graph_runs_as_it_is(step: Any, why: str) -> None
     if why == ANOTHER:
         with elman.use_engine("reference"):
             close(output, of(x)[0])
+
+
+def test_a_state_beside_the_output_is_compared_with_the_graph_too() -> None:
+    def counting(x, R, s):
+        return State(h=tanh(x.a + R.a @ s.h), c=s.c + by_type(x.a))
+
+    of = recurrent(Cell(counting, gates=("a",), states=("h", "c")), 3, 4)
+    with pytest.warns(SlowCellWarning, match="the step returns another c for tensors"):
+        of(normal(5, 2, 3, seed=0))
+
+
+def test_a_step_may_give_nan_for_random_numbers() -> None:
+    of = recurrent(Cell(lambda x, R, s: State(h=torch.log(x.a) + R.a @ s.h), gates=("a",)), 3, 4)
+    assert elman.describe(of, normal(5, 2, 3, seed=0)).engines[0].engine == "cpu"
+
+
+def test_equations_are_the_same_in_another_order_only() -> None:
+    """By them, a cell in an ONNX file is found to be a built-in one."""
+
+    def of(step: Any, **names: Any) -> str:
+        return graph.equations(Cell(step, **{"gates": ("a", "b"), "states": ("h", "c"), **names}))
+
+    def first(x, R, s):
+        return State(h=tanh(x.a + R.a @ s.h) - 0.5 * s.c, c=sigmoid(x.b))
+
+    def reordered(x, R, s):
+        b = sigmoid(x.b)
+        return State(h=tanh(R.a @ s.h + x.a) - s.c * 0.5, c=b)
+
+    others = [
+        lambda x, R, s: State(h=tanh(x.a + R.a @ s.h) - 0.25 * s.c, c=sigmoid(x.b)),  # another number
+        lambda x, R, s: State(h=0.5 * s.c - tanh(x.a + R.a @ s.h), c=sigmoid(x.b)),  # another side of a minus
+        lambda x, R, s: State(h=tanh(x.a + R.b @ s.h) - 0.5 * s.c, c=sigmoid(x.b)),  # another matrix
+        lambda x, R, s: State(h=sigmoid(x.b), c=tanh(x.a + R.a @ s.h) - 0.5 * s.c),  # states that change places
+        lambda x, R, s: State(h=tanh(x.a + R.a @ s.h) - 0.5 * s.c, c=tanh(x.b)),  # another function
+    ]
+    assert of(first) == of(reordered) == of(first, gates=("b", "a"))
+    assert len({of(first), *map(of, others)}) == 1 + len(others)
 
 
 FIRST: dict[str, Callable[[Recurrent, torch.Tensor], Any]] = {
