@@ -61,6 +61,25 @@ def test_a_step_that_fails_on_other_values(fails: Callable[[Any], bool], dtype: 
         of(torch.ones(4, 3, 2, dtype=dtype))
 
 
+@pytest.mark.parametrize(
+    "noise",
+    [
+        lambda v: torch.randn_like(v),
+        lambda v: torch.nn.functional.dropout(v),
+        lambda v: torch.nn.functional.rrelu(v, training=True),
+        lambda v: torch.normal(v, 0.1),
+        lambda v: torch.empty_like(v).normal_(),
+        lambda v: torch.empty_like(v).uniform_(),
+        lambda v: torch.empty_like(v).exponential_(),
+        lambda v: torch.bernoulli(v.sigmoid()),
+        lambda v: torch.poisson(v.abs()),
+    ],
+)
+def test_randomness_of_any_kind_is_refused(noise: Any) -> None:
+    with pytest.raises(TypeError, match="a step has no randomness"):
+        elman.Recurrent(Cell(lambda x, R, s: State(h=torch.tanh(x.a + R.a @ s.h) + noise(s.h)), gates=("a",)), 2, 3)
+
+
 def test_the_cause_is_kept() -> None:
     def mine(x, R, s):
         return State(h=x.a + R.a @ s.h + torch.ones(7))
