@@ -186,6 +186,21 @@ def test_shapes_and_types_that_the_compiler_is_told() -> None:
             torch.library.opcheck(operator, arguments, test_utils="test_faketensor")
 
 
+@pytest.mark.parametrize("engine", ["cpu", "reference"])
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+def test_types_of_a_half_layer_that_the_compiler_is_told(engine: str, autocast: torch.dtype | None) -> None:
+    """What forward keeps is in float32 then, and gradients have the types of their tensors."""
+    of = layer("lstm", 3, 7, bidirectional=True, dtype=torch.bfloat16)
+    x, states = inputs(of, 5, 2)
+    call = of.call(0, x, states)._replace(autocast=autocast)
+    arguments = operators.arguments(engine, call)
+    results = torch.ops.elman.forward(*arguments)
+    ends = 1 + len(states)
+    gradients = results[0], results[ends:], results[:ends], [True] * ends, [t is not None for t in call.tensors()]
+    for operator, given in ((torch.ops.elman.forward, ()), (torch.ops.elman.backward, gradients)):
+        torch.library.opcheck(operator, (*arguments, *given), test_utils="test_faketensor")
+
+
 TRANSFORMS: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]] = {
     "jvp": lambda f, x: torch.func.jvp(f, (x,), (torch.ones_like(x),))[1],
     "dual": lambda f, x: dual(f, x),
