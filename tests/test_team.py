@@ -219,6 +219,36 @@ def test_a_process_goes_on_with_random_numbers_of_its_own(tmp_path: Path) -> Non
     assert torch.equal(torch.get_rng_state(), own)
 
 
+def test_each_process_begins_with_random_numbers_of_its_own(tmp_path: Path) -> None:
+    """Else the same units would be dropped in every part of a batch."""
+    training = begin(tmp_path / "run", corpus_of(tmp_path, prose(3000), tiny()), tiny())
+    before = torch.get_rng_state()
+    drawn = set[float]()
+    for rank in range(4):
+        torch.set_rng_state(before)
+        Training(training.run, training.task, Team(rank, 4))
+        drawn.add(float(torch.rand(())))
+    assert len(drawn) == 4
+
+
+class Deaf(Team):
+    """One of several processes, which hears itself only."""
+
+    def total(self, *values: float) -> list[float]:
+        return list(values)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_time_is_counted_once_for_all_processes(tmp_path: Path, rank: int) -> None:
+    """Else a budget of minutes would end sooner the more processes there are."""
+    training = begin(tmp_path / "run", corpus_of(tmp_path, prose(3000), tiny()), tiny())
+    own = Training(training.run, training.task, Deaf(rank, 2))
+    own._clock -= 100
+    own._tick()
+    assert (own.place.seconds >= 100) == (rank == 0)
+    assert own.place.seconds == 0 or rank == 0
+
+
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The GPUs that the second of two processes makes its own, on a machine that seems to have some."""
