@@ -737,6 +737,20 @@ def test_moments_of_another_shape_are_refused(tmp_path: Path, moment: str):
         reopen(tmp_path / "run", corpus, options)
 
 
+@pytest.mark.parametrize("moment", ["exp_avg", "exp_avg_sq", "step"])
+def test_a_checkpoint_that_lacks_a_moment_is_refused(tmp_path: Path, moment: str):
+    """A parameter that was not used so far has none of them; one with some of them would be trained on without the rest."""
+    corpus, options = small(tmp_path)
+    training = begin(tmp_path / "run", corpus, options)
+    next(training.steps())
+    training.save()
+    tensors, notes = training.run.load_tensors(CHECKPOINT)
+    del tensors[f"optimizer.output.bias.{moment}"]
+    training.run.save_tensors(CHECKPOINT, tensors, notes)
+    with pytest.raises(InputError, match=rf"is damaged: 'optimizer\.output\.bias\.{moment}'"):
+        reopen(tmp_path / "run", corpus, options)
+
+
 def test_a_checkpoint_with_another_batch_size_is_refused(tmp_path: Path):
     """The state has one row for each stream."""
     corpus, options = small(tmp_path)
