@@ -110,6 +110,14 @@ def test_it_is_trained(tmp_path: Path) -> None:
     assert {"step", "epoch", "train_squares", "validation_squares"} <= set(rows[-1])
 
 
+def test_a_model_that_was_read_for_inference_is_trained_with_its_dropout(tmp_path: Path) -> None:
+    task = Adding()
+    task.model.eval()
+    next(begun(tmp_path / "run", task).steps())
+    assert task.model.training
+    assert task.model.read.training
+
+
 @pytest.mark.parametrize("step", [1, 5, 7, 14])
 def test_it_is_resumed_to_the_bit(tmp_path: Path, step: int) -> None:
     whole = Adding()
@@ -146,7 +154,14 @@ def tied() -> Adding:
     return task
 
 
-@pytest.mark.parametrize("make", [frozen, unused, tied])
+def turned() -> Adding:
+    task = Adding()
+    task.model.spare = nn.Linear(3, 2)
+    task.model.spare.weight = nn.Parameter(torch.rand(3, 2).T)  # not contiguous, and safetensors refuses that
+    return task
+
+
+@pytest.mark.parametrize("make", [frozen, unused, tied, turned])
 def test_a_run_with_unusual_parameters_is_resumed_to_the_bit(tmp_path: Path, make: Callable[[], Adding]) -> None:
     whole, resumed = make(), make()
     for _ in begun(tmp_path / "whole", whole).steps():
