@@ -85,6 +85,25 @@ def test_the_best_of_a_search_is_the_best(tmp_path: Path) -> None:
     assert best.score == pytest.approx(abs(float(torch.tensor(best.options["learning_rate"]).log10()) + 2))
 
 
+class Rewarded(Scored):
+    """More of its score is better."""
+
+    score, higher_is_better = "reward", True
+
+    def evaluate(self) -> dict[str, float]:
+        return {"reward": 1 - super().evaluate()["validation_squares"]}
+
+
+def test_the_best_of_a_search_is_the_one_with_the_most_where_more_is_better(tmp_path: Path) -> None:
+    options = ClassificationOptions(epochs=2.0)
+    results = search(Rewarded, options, tmp_path, 4, {"hidden_size", "num_layers", "dropout", "cell"})
+    (best,) = [each for each in results if each.best]
+    scores = [each.score for each in results if each.score is not None]
+    assert len(set(scores)) == 4  # none is stopped before there are four
+    assert best.score == max(scores)
+    assert best.score == pytest.approx(1 - abs(float(torch.tensor(best.options["learning_rate"]).log10()) + 2))
+
+
 def test_a_search_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     options, made = ClassificationOptions(epochs=2.0), []
 
