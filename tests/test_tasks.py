@@ -27,6 +27,7 @@ from elman.datasets import examples
 from elman.datasets.conll import Sentence, sentences
 from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Labelled
+from elman.datasets.series import Series
 from elman.errors import InputError
 from elman.tasks import classification, forecasting, tagging
 from elman.tasks.options import ClassificationOptions, ForecastingOptions, LanguageModelOptions, TaggingOptions
@@ -1044,6 +1045,18 @@ def test_a_new_series_is_scaled_by_what_its_first_forecast_reads(tmp_path: Path)
         predicted(new)["a"] == predicted(new)["c"] == pytest.approx(exact.tolist(), abs=1e-3 * scales["deviation"][0])
     )
     assert forecaster.remarks == []
+
+
+@pytest.mark.parametrize("group", [None, "shop"])
+def test_scales_are_those_of_the_rows_that_were_not_filled_in(group: str | None) -> None:
+    given = np.array([True, True, False, True, True])
+    targets = np.array([[1.0], [2.0], [50.0], [4.0], [7.0]])
+    one = Series("north", np.empty(0), targets, np.zeros((5, 0)), given)
+    options = ForecastingOptions(period=1, group=group)
+    scale = Scales.of([one], ["sales"], options).of_series(one, options)
+    assert scale.mean == pytest.approx(targets[given].mean())
+    assert scale.deviation == pytest.approx(targets[given].std())
+    assert scale.seasonal * scale.deviation == pytest.approx(2.0)  # of the changes from 1 to 2 and from 4 to 7
 
 
 def test_rows_that_were_filled_in_are_neither_learned_from_nor_scored(tmp_path: Path):
