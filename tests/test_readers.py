@@ -524,9 +524,11 @@ NEXT = {
     "quarters": ([f"{y}-{m:02}-01" for y in range(2020, 2025) for m in (1, 4, 7, 10)], ["2025-01-01 00:00:00", "2025-04-01 00:00:00", "2025-07-01 00:00:00"]),
     "years": ([f"{y}-07-01" for y in range(2000, 2025)], ["2025-07-01 00:00:00", "2026-07-01 00:00:00", "2027-07-01 00:00:00"]),
     "months of a zone": ([f"2024-{m:02}-01T00:00:00+0{2 if 3 < m < 11 else 1}:00" for m in range(1, 13)], ["2025-01-01 00:00:00+01:00", "2025-02-01 00:00:00+01:00", "2025-03-01 00:00:00+01:00"]),
+    "month ends of a zone": ([f"2024-{m:02}-{calendar.monthrange(2024, m)[1]}T00:00:00+0{2 if 3 < m < 11 else 1}:00" for m in range(1, 13)], ["2025-01-31 00:00:00+01:00", "2025-02-28 00:00:00+01:00", "2025-03-31 00:00:00+01:00"]),
     "tenths of seconds": ([f"2026-01-01T00:00:0{k // 10}.{k % 10}00" for k in range(18)], ["2026-01-01 00:00:01.800", "2026-01-01 00:00:01.900", "2026-01-01 00:00:02.000"]),
     "microseconds": ([f"2026-01-01T00:00:00.00000{k}" for k in range(7)], ["2026-01-01 00:00:00.000007", "2026-01-01 00:00:00.000008", "2026-01-01 00:00:00.000009"]),
     "an offset": ([f"2026-01-01T{k:02}:00:00-05:30" for k in range(22)], ["2026-01-01 22:00:00-05:30", "2026-01-01 23:00:00-05:30", "2026-01-02 00:00:00-05:30"]),
+    "an offset without a colon": ([f"2026-01-01T{k:02}:00:00+0530" for k in range(22)], ["2026-01-01 22:00:00+05:30", "2026-01-01 23:00:00+05:30", "2026-01-02 00:00:00+05:30"]),
     "another offset at last": ([f"2025-10-26T0{h}:00:00+0{o}:00" for h, o in ((0, 2), (1, 2), (2, 2), (2, 1), (3, 1))], ["2025-10-26 04:00:00+01:00", "2025-10-26 05:00:00+01:00", "2025-10-26 06:00:00+01:00"]),
     "UTC": ([f"2026-01-01T{k:02}:00:00Z" for k in range(5)], ["2026-01-01 05:00:00+00:00", "2026-01-01 06:00:00+00:00", "2026-01-01 07:00:00+00:00"]),
     "a step before the last rows": ([f"2026-01-{k:02}" for k in (*range(1, 20), 20, 22, 24, 25)], ["2026-01-26 00:00:00", "2026-01-27 00:00:00", "2026-01-28 00:00:00"]),
@@ -537,11 +539,12 @@ NEXT = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("case", NEXT)
-def test_the_times_that_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str):
+def test_the_times_that_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, rows: int):
     times, following = NEXT[case]
     whole = tables.pieces
-    monkeypatch.setattr(tables, "pieces", lambda path: whole(path, rows=3))
+    monkeypatch.setattr(tables, "pieces", lambda path: whole(path, rows=rows))
     gaps = {"fill_gaps": True} if case == "a step before the last rows" else {}
     assert ahead_of(tmp_path / "a.csv", times, tail=9 if case == "no usual step" else 4, **gaps) == following
 
@@ -553,10 +556,44 @@ def test_times_ahead_are_those_that_the_file_gives(tmp_path: Path):
     (one,), _ = series.read(path, columns, BadRows(), fill_gaps=True, tail=4)
     texts = [f"2026-01-{day} 00:00:00" for day in range(10, 15)]
     assert list(series.written(series.times_ahead(one, 5), one.pace)) == texts
+    assert list(series.written(series.times_ahead(one, 1), one.pace)) == texts[:1]
     path.write_text(path.read_text().replace("-12,", "-10,").replace("-13,", "-11T06:00,"))
     (one,), _ = series.read(path, columns, BadRows(), tail=4)
     texts = ["2026-01-10 00:00:00", "2026-01-11 06:00:00", "2026-01-12 06:00:00"]
     assert list(series.written(series.times_ahead(one, 3), one.pace)) == texts
+
+
+def test_the_step_of_times_that_are_rounded_is_the_usual_one():
+    pace = series.Pace(dates=False)
+    pace.add(np.arange(100) / 10 + 1767225600)
+    assert pace.step == 0.1
+    assert pace.said() == "0.1"
+
+
+def test_a_gap_is_filled_evenly(tmp_path: Path):
+    path = write(tmp_path / "a.csv", "t,x\n" + "".join(f"{time},{time}\n" for time in (0, 10, 20, 39, 49, 59)))
+    (one,), _ = series.read(path, series.Columns(time="t"), BadRows(), fill_gaps=True)
+    assert one.times.tolist() == [0, 10, 20, 29.5, 39, 49, 59]
+    assert one.targets[:, 0].tolist() == [0, 10, 20, 20, 39, 49, 59]
+
+
+def test_a_row_without_values_amid_others_is_named(tmp_path: Path):
+    path = write(tmp_path / "a.csv", "x,y,note\n1,2,0\n,,0\n3,4,0\n,,0\n")
+    with pytest.raises(InputError, match="line 3: the row has no values, but later rows do"):
+        series.read(path, series.Columns(("x", "y"), ("note",)), BadRows(), tail=5)
+
+
+def test_lines_are_counted_across_values_of_several_lines(tmp_path: Path):
+    path = write(tmp_path / "a.csv", 'x,note\n1,"a\nb"\n2,c\n3,"d\ne"\n4,f\n5,g\n')
+    lines = [line for piece in tables.pieces(path, rows=2) for line in piece[tables.LINE].to_list()]
+    assert lines == [2, 4, 5, 7, 8]
+
+
+def test_a_number_too_far_below_zero_is_a_bad_row(tmp_path: Path):
+    path, bad = write(tmp_path / "a.csv", "x\n1\n-1e30\n1e30\n"), BadRows(skip=True)
+    found = [tables.numbers(piece, ["x"], path, bad, 1e20)["x"].to_list() for piece in tables.pieces(path)]
+    assert (found, bad.count) == ([[1.0]], 2)
+    assert "line 3: column 'x' should be a number of at most 1e+20 but is '-1e30'" in bad.first
 
 
 def test_times_of_a_zone_keep_its_offset(tmp_path: Path):
