@@ -98,6 +98,17 @@ def test_what_is_read_from_a_file(tmp_path: Path, case: str) -> None:
 
 
 @pytest.mark.usefixtures("never_run")
+def test_a_cell_state_that_is_given_alone_is_forgotten_too(tmp_path: Path) -> None:
+    path = saved(tmp_path / "model.onnx", operator="LSTM", lengths=True, state=True)
+    model = onnx.load(path)
+    (node,) = model.graph.node
+    node.input[5:] = ["", node.input[5]]
+    onnx.save(model, path)
+    (warning,) = check(path).warnings
+    assert "forgets its initial state where a length is zero" in warning
+
+
+@pytest.mark.usefixtures("never_run")
 def test_the_line_of_a_node(tmp_path: Path) -> None:
     activations = ["Sigmoid", "Tanh", "Relu"]
     for options, line in (
