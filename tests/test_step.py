@@ -174,6 +174,18 @@ def test_what_cannot_be_frozen(of: Callable[[], Recurrent], why: str) -> None:
         elman.freeze(of())
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_resets_of_a_step_that_do_not_fit(batch_first: bool) -> None:
+    of = elman.GRU(3, 4, batch_first=batch_first)
+    wrong: list[tuple[Any, str]] = [(True, r"\(\)"), ([True], r"\(1,\)"), ([[True, False]], r"\(1, 2\)")]
+    for reset, shape in wrong:
+        with pytest.raises(RuntimeError, match=rf"GRU: reset is {shape} but must be \(2,\), a value for each sequence"):
+            of.step(torch.zeros(2, 3), reset=reset)
+    with pytest.raises(RuntimeError, match=r"reset is \(1,\) but must be \(\)"):
+        of.step(torch.zeros(3), reset=[True])
+    of.step(torch.zeros(3), reset=True)
+
+
 def test_wrong_steps() -> None:
     of = elman.LSTM(3, 4)
     h = torch.zeros(1, 2, 4)

@@ -324,7 +324,7 @@ class Recurrent(nn.Module):
         state: Hidden | None = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
-        reset: Tensor | Sequence[bool] | None = None,
+        reset: Tensor | Sequence[bool] | bool | None = None,
     ) -> tuple[Tensor, Any]:
         """Reads one step of a sequence, x_t, and starts from the previous state.
 
@@ -363,7 +363,12 @@ class Recurrent(nn.Module):
         check_width(self, input)
         time = 1 if self.batch_first and input.dim() == 2 else 0
         if reset is not None:
-            reset = as_rows(self, "reset", reset, torch.bool).unsqueeze(time)
+            reset, rows = as_rows(self, "reset", reset, torch.bool), tuple(input.shape[:-1])
+            if reset.shape != rows:
+                raise RuntimeError(
+                    f"{name}: reset is {tuple(reset.shape)} but must be {rows}, a value for each sequence"
+                )
+            reset = reset.unsqueeze(time)
         output, state = self.forward(input.unsqueeze(time), state, lengths=lengths, reset=reset)
         return output.squeeze(time), state
 
