@@ -723,16 +723,22 @@ def test_a_checkpoint_of_another_model_is_refused(
         reopen(tmp_path / "run", corpus, options)
 
 
-@pytest.mark.parametrize("moment", ["exp_avg", "exp_avg_sq", "step"])
-def test_moments_of_another_shape_are_refused(tmp_path: Path, moment: str):
-    """The fused optimizer believes what it is given, and would write beyond the end of them."""
+def with_another_moment(tmp_path: Path, moment: str, value: torch.Tensor | None) -> tuple[Any, Any]:
+    """Saves a run after its first step with another moment of a parameter, or without it. Returns its corpus and options."""
     corpus, options = small(tmp_path)
     training = begin(tmp_path / "run", corpus, options)
     next(training.steps())
     training.save()
     tensors, notes = training.run.load_tensors(CHECKPOINT)
-    tensors[f"optimizer.output.bias.{moment}"] = torch.zeros(3)
-    training.run.save_tensors(CHECKPOINT, tensors, notes)
+    del tensors[name := f"optimizer.output.bias.{moment}"]
+    training.run.save_tensors(CHECKPOINT, tensors if value is None else tensors | {name: value}, notes)
+    return corpus, options
+
+
+@pytest.mark.parametrize("moment", ["exp_avg", "exp_avg_sq", "step"])
+def test_moments_of_another_shape_are_refused(tmp_path: Path, moment: str):
+    """The fused optimizer believes what it is given, and would write beyond the end of them."""
+    corpus, options = with_another_moment(tmp_path, moment, torch.zeros(3))
     with pytest.raises(InputError, match=rf"output\.bias\.{moment}"):
         reopen(tmp_path / "run", corpus, options)
 
@@ -740,13 +746,7 @@ def test_moments_of_another_shape_are_refused(tmp_path: Path, moment: str):
 @pytest.mark.parametrize("moment", ["exp_avg", "exp_avg_sq", "step"])
 def test_a_checkpoint_that_lacks_a_moment_is_refused(tmp_path: Path, moment: str):
     """A parameter that was not used so far has none of them; one with some of them would be trained on without the rest."""
-    corpus, options = small(tmp_path)
-    training = begin(tmp_path / "run", corpus, options)
-    next(training.steps())
-    training.save()
-    tensors, notes = training.run.load_tensors(CHECKPOINT)
-    del tensors[f"optimizer.output.bias.{moment}"]
-    training.run.save_tensors(CHECKPOINT, tensors, notes)
+    corpus, options = with_another_moment(tmp_path, moment, None)
     with pytest.raises(InputError, match=rf"is damaged: 'optimizer\.output\.bias\.{moment}'"):
         reopen(tmp_path / "run", corpus, options)
 

@@ -66,7 +66,7 @@ def _arguments(cell: Cell) -> dict[str, State]:
 
     given = dict[str, State]()
     for kind, leaf in LEAVES.items():
-        rows = () if kind == "p" else (ROWS,)
+        rows = (ROWS,) if leaf.rows else ()
         given[kind] = State(**{name: normal(*rows, width(leaf.width(cell, name))) for name in leaf.names(cell)})
     for kind, matrix in MATRICES.items():
         shape = width(matrix.result), width(matrix.operand(cell))

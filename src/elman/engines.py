@@ -75,9 +75,8 @@ class Composed:
         # Weights are cast here: autocast's own cache would keep casts that were made without a gradient.
         directions = tuple([Direction(_cast(weights, call.autocast), reverse) for weights, reverse in call.directions])
         with torch.autocast(call.x.device.type, call.autocast, cache_enabled=False):
-            output, finals = self._run(call._replace(directions=directions))
-        types = native.types(call)
-        return output.to(types[0]), tuple([final.to(kind) for final, kind in zip(finals, types, strict=True)])
+            results = self._run(call._replace(directions=directions))
+        return native.typed(results, native.types(call))
 
     def at_once(self, call: Call) -> Results | None:
         return None

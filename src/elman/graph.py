@@ -276,8 +276,8 @@ class Graph:
         values = self.evaluate(**given)
         return {name: values[node.index] for name, node in self.outputs.items()}
 
-    def needed(self) -> Graph:
-        """Returns a copy of the graph with only the nodes on which an output depends."""
+    def live(self) -> list[Node]:
+        """Returns the nodes on which an output depends, each after its arguments."""
         live: set[int] = set()
         waiting = list(self.outputs.values())
         while waiting:
@@ -285,11 +285,14 @@ class Graph:
             if node.index not in live:
                 live.add(node.index)
                 waiting += node.arguments
+        return [node for node in self.nodes if node.index in live]
+
+    def needed(self) -> Graph:
+        """Returns a copy of the graph with its live nodes only."""
         graph, same = Graph(), {}
-        for node in self.nodes:
-            if node.index in live:
-                arguments = tuple(same[a.index] for a in node.arguments)
-                same[node.index] = graph.add(node.op, arguments, node.name, node.value)
+        for node in self.live():
+            arguments = tuple(same[a.index] for a in node.arguments)
+            same[node.index] = graph.add(node.op, arguments, node.name, node.value)
         graph.outputs = {name: same[node.index] for name, node in self.outputs.items()}
         return graph
 

@@ -25,12 +25,13 @@ class Leaf(NamedTuple):
     width: Callable[[Cell, str], str]
     array: str  # the array that holds them: one for each name if it contains {}, else one with a slot for each name
     d_array: str  # the array that holds their adjoints, named in the same way
+    rows: bool = True  # True: (B, width). False: (width,), shared by the rows of the batch
 
 
 LEAVES: dict[str, Leaf] = {
     "x": Leaf(lambda cell: cell.anatomy.input_gates, lambda cell, name: HIDDEN, "x", "d_x"),
     "s": Leaf(lambda cell: cell.states, width_of_state, "before.{}", "carry.{}"),
-    "p": Leaf(lambda cell: cell.vectors, lambda cell, name: HIDDEN, "p", "d_p"),
+    "p": Leaf(lambda cell: cell.vectors, lambda cell, name: HIDDEN, "p", "d_p", rows=False),
 }
 
 

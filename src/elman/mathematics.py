@@ -160,13 +160,7 @@ def _unrolled(cell: Cell, graph: Graph) -> tuple[list[ast.stmt], dict[ast.AST, i
     """
     values: dict[ast.AST, int] = {}
     names: dict[int, str] = {}
-    waiting, live = list(graph.outputs.values()), set[int]()
-    while waiting:
-        node = waiting.pop()
-        if node.index not in live:
-            live.add(node.index)
-            waiting += node.arguments
-    inner = [node for node in graph.nodes if node.index in live and node.arguments]
+    inner = [node for node in graph.live() if node.arguments]
     uses = Counter(a.index for node in inner for a in node.arguments)
     for state, node in graph.outputs.items():
         if node.arguments:

@@ -6,7 +6,7 @@ torch.nn. On request (`use_engine("native")`) it runs on every device.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -43,6 +43,12 @@ def types(call: Call) -> tuple[torch.dtype, ...]:
             for name, s in of_states
         ]
     )
+
+
+def typed(results: Results, kinds: Sequence[torch.dtype]) -> Results:
+    """Returns the results in the types that `types` gives for their call."""
+    output, finals = results
+    return output.to(kinds[0]), tuple([final.to(kind) for final, kind in zip(finals, kinds, strict=True)])
 
 
 def unsupported(call: Call) -> str | None:

@@ -106,11 +106,7 @@ def _widened(call: Call) -> Call:
 
 def _as_asked(call: Call, results: Results) -> Results:
     """Returns the results of the widened call in the types of the call's own results."""
-    if not _is_half(call):
-        return results
-    output, finals = results
-    types = native.types(call)
-    return output.to(types[0]), tuple([final.to(kind) for final, kind in zip(finals, types, strict=True)])
+    return native.typed(results, native.types(call)) if _is_half(call) else results
 
 
 @cache

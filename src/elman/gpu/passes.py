@@ -22,7 +22,7 @@ from elman.gpu.steps import multiply
 from elman.layout import Call, Direction, Results, Weights, sizes, used
 from elman.leaves import HIDDEN, PROJECTED
 from elman.masks import masks
-from elman.native import types
+from elman.native import typed, types
 from elman.own_kernels import dense, handed_on
 from elman.plan import Run, joined_products, kept, plan
 
@@ -188,7 +188,7 @@ def _forward(call: Call, name: str) -> tuple[Results, dict[str, Tensor]]:
         _share(call, arrays["x"])
         given = arrays | _parameters(call) | {"output": _beside(call, output), "code": codes}
         found = loop.run(steps, given, [f"final.{state}" for state in call.cell.states])
-    return (output.to(kinds[0]), tuple([f.to(kind) for f, kind in zip(found.values(), kinds, strict=True)])), arrays
+    return typed((output, tuple(found.values())), kinds), arrays
 
 
 def backward(
