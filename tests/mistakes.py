@@ -198,7 +198,7 @@ SLIPS = [
     Slip(
         "n",
         "n = torch.tanh(x.n + w * s.h)",
-        "RuntimeError: cell 'mine': the step works on one sequence of two units, but fails on the state h (5, 4): The size of tensor a (2) must match the size of tensor b (4) at non-singleton dimension 1; what it takes from outside must fit any number of sequences and units, as vectors and p do",
+        "RuntimeError: cell 'mine': the step works on one sequence of two units, but fails on the state h (5, 4): The size of tensor a (2) must match the size of tensor b (4) at non-singleton dimension 1; what it takes from outside must fit any number of sequences and units, as vectors and p do; means and sums over units keep their dimension (keepdim=True)",
         "w = torch.ones(2)",
     ),
     Slip(

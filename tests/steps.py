@@ -16,11 +16,13 @@ from torch.nn import functional
 from elman import Cell, State
 
 FUNCTIONS = ("sigmoid", "tanh", "relu", "exp", "log", "sqrt", "abs", "maximum", "minimum")
-FUNCTIONS += ("log1p", "erf", "where", "clamp", "square", "softplus", "silu", "gelu", "hardtanh")
+FUNCTIONS += ("log1p", "erf", "where", "clamp", "square", "softplus", "silu", "gelu", "hardtanh", "layer_norm")
 BOUNDED = ("sigmoid({0})", "tanh({0})", "{0} / (1 + abs({0}))", "exp(-abs({0} - 0.17))", "relu(tanh({0}) - 0.09)")
+BOUNDED += ("layer_norm({0}, {0}.shape[-1:], eps=0.3)", "tanh({0}).mean(-1, keepdim=True) + tanh({0})")
 BOUNDED += ("erf({0})", "clamp({0}, -0.43, 0.91)", "hardtanh({0} + 0.08)", "tanh({0}) ** 3")
 ANY = ("relu({0} - 0.11)", "abs({0} + 0.13)", "log(1.5 + abs({0} - 0.19))", "sqrt(0.5 + {0} * {0})", "-{0}", "1 - {0}")
 ANY += ("{0} / 3", "0.7 * {0} + 0.1", "softplus({0})", "silu({0})", "gelu({0})", "gelu({0}, approximate='tanh')")
+ANY += ("{0} - 0.2 * {0}.sum(-1, keepdim=True)", "{0} / sqrt(0.5 + {0}.square().mean(-1, keepdim=True))")
 ANY += ("log1p({0}.square())", "where(({0} > 0.27) | ({0} <= -0.64), {0}, 0.3 * {0})", "{0} * ({0} >= -0.31)")
 OF_TWO = ("{0} + {1}", "{0} - {1}", "maximum({0}, {1} + 0.07)", "minimum({0} - 0.05, {1})", "{0} / (1.5 + abs({1}))")
 OF_TWO += ("where({0} < {1} - 0.03, {0}, 0.5 * {1})", "where({1} != 0.5, {0}, {1})")

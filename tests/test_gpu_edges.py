@@ -253,6 +253,8 @@ def test_what_is_not_finite_or_on_an_edge(name: str, dtype: torch.dtype) -> None
     )
     if name == "gelu":
         x[1] = 1e30  # torch's gelu of infinity is infinity, but NaN on processors with AVX-512
+    if name == "layer_norm":
+        x[3:5] /= 1e15  # torch's has NaN where the square overflows, instead of the zero that a single unit gets
     (mine, d_mine), (theirs, d_theirs) = (functions_of(name, x.clone(), engine) for engine in ("gpu", "reference"))
     torch.testing.assert_close(mine, theirs, equal_nan=True)
     torch.testing.assert_close(d_mine[3:], d_theirs[3:], equal_nan=True)

@@ -423,7 +423,7 @@ def test_int8_is_refused_before_the_export(tmp_path: Path, monkeypatch: pytest.M
 def test_every_operation_of_a_graph_has_its_own() -> None:
     from elman.operations import OPERATIONS
 
-    assert set(OPERATIONS) == {*scan.OF_OPERATION, *scan.COMPARISONS, "log1p"}
+    assert set(OPERATIONS) == {*scan.OF_OPERATION, *scan.COMPARISONS, *scan.OVER_ROW, "log1p"}
 
 
 # elman.onnx.export

@@ -121,6 +121,7 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "maximum": lambda v: torch.maximum(v, tanh(-v)) - torch.minimum(v, v * v) + torch.maximum(v, v),
     "less": lambda v: torch.where(v < 0.3, v, v * v) + torch.where(v <= -0.3, -v, 2 * v) * (v > 0),
     "equal": lambda v: torch.where(relu(v) == 0, v, 3 * v) + functional.softplus(v) - functional.hardtanh(v),
+    "over units": lambda v: functional.layer_norm(v, v.shape[-1:]) + v.mean(-1, keepdim=True) * v.sum(-1, keepdim=True),
     "gelu": lambda v: functional.gelu(v) - functional.silu(v) + torch.clamp(v, -0.5, 0.4) ** 3,
 }
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
+import torch
 
-from elman import Cell, State, operations
+from elman import Cell, State
 from elman.graph import Node, trace
-from elman.operations import Operation
 from elman.phases import Phase, phases
 
 
@@ -20,15 +19,22 @@ def held(phase: Phase) -> tuple[list[str], list[str]]:
     return [node.op for node in phase.products], [node.op for node in phase.nodes]
 
 
-def test_an_operation_over_whole_rows_cuts_as_a_product_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A norm: what it is made of is there before it begins, and what reads it comes in the phase after."""
-    norm = Operation("norm", lambda a: a / a.norm(dim=-1, keepdim=True), whole_row=True)
-    monkeypatch.setitem(operations.OPERATIONS, "norm", norm)
+def test_an_operation_over_whole_rows_cuts_as_a_product_does() -> None:
+    """What a mean is made of is there before it begins, and what reads it comes in the phase after."""
 
-    graph = trace(Cell(lambda x, R, s: State(h=x.a + R.a @ s.h), gates=("a",), name="sum"))
-    scaled = norm(graph.outputs["h"]) * 2 + graph.outputs["h"]
-    graph.outputs["h"] = graph.add("tanh", (scaled,))
-    first, second = phases(graph, product_of)
+    def step(x, R, s):
+        v = x.a + R.a @ s.h
+        return State(h=torch.tanh(v.mean(-1, keepdim=True) * 2 + v))
+
+    first, second = phases(trace(Cell(step, gates=("a",))).needed(), product_of)
     assert held(first) == (["R"], ["add"])
-    assert held(second) == (["norm"], ["mul", "add", "tanh"])
+    assert held(second) == (["mean"], ["mul", "add", "tanh"])
     assert [node.op for node in first.remembered] == ["add"]
+
+
+def test_a_mean_of_what_is_known_before_the_step_waits_for_nothing() -> None:
+    def step(x, R, s):
+        return State(h=torch.tanh(x.a + R.a @ s.h) * s.h.mean(-1, keepdim=True) + x.a.sum(-1, keepdim=True))
+
+    (only,) = phases(trace(Cell(step, gates=("a",))).needed(), product_of)
+    assert sorted(node.op for node in only.products) == ["R", "mean", "sum"]

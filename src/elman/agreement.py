@@ -48,7 +48,8 @@ def _compare(cell: Cell, evaluate: Callable[..., dict[str, Any]]) -> str | None:
         values = [_as_tensor(value) for value in (getattr(first, state), getattr(second, state), graph[state])]
         if not torch.equal(values[0].nan_to_num(0.5), values[1].nan_to_num(0.5)):
             return f"the step returns another {state} when it runs again; {REPEATED}"
-        if not torch.allclose(values[0], values[2], rtol=1e-5, atol=1e-7, equal_nan=True):
+        alike = values[0].shape == values[2].shape
+        if not alike or not torch.allclose(values[0], values[2], rtol=1e-5, atol=1e-7, equal_nan=True):
             return f"the step returns another {state} for tensors than for the symbols of a graph; {OTHERWISE}"
     return None
 

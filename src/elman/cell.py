@@ -338,6 +338,8 @@ def _dry_run(cell: Cell) -> Anatomy:
             raise TypeError(f"cell {cell.name!r}: {LEARNED}")
         if tuple(result.shape) != (batch, widths[name]):
             alone = f"; p alone has no sequences, so add 0 * s.{name}" if result.dim() < 2 else ""
+            if tuple(result.shape) == (batch, 1):
+                alone = f"; a mean or sum alone has no units, so add 0 * s.{name}"
             projected = ", projected to one" if cell.projected else ""
             raise ValueError(
                 f"cell {cell.name!r}: for one sequence of two units{projected}, the state {name} came out as "

@@ -69,9 +69,11 @@ def is_kept(graph: Graph, node: Node) -> bool:
     """Whether forward keeps this value where backward needs it. Backward computes every other value again.
 
     Leaves, the new state, products, and functions other than arithmetic are kept. A function of a new state, such as
-    tanh(c), is computed again.
+    tanh(c), is computed again. Operations over whole rows are kept, and so are their arguments.
     """
     state = {output.index for output in graph.outputs.values()}
-    if node.op in LEAVES or node.op in MATRICES or node.index in state:
+    if node.op in LEAVES or node.op in MATRICES or node.index in state or node.whole_row:
+        return True
+    if any(other.whole_row and other.arguments[0] is node for other in graph.nodes):
         return True
     return node.nonlinear and node.arguments[0].index not in state

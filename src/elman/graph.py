@@ -20,7 +20,7 @@ from elman.agreement import disagreement
 from elman.cell import Cell, State, factors
 from elman.leaves import LEAVES, MATRICES
 from elman.mistakes import DECIDES, OWN, remedy
-from elman.operations import COMPARISONS, KNOWN, OF_CONDITIONS, OF_TORCH, OPERATIONS, Operation
+from elman.operations import ALL_UNITS, COMPARISONS, KNOWN, OF_CONDITIONS, OF_TORCH, OPERATIONS, Operation
 
 
 class NotTraceable(TypeError):
@@ -50,7 +50,9 @@ class Node:
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Node:
         known = OF_TORCH.get(function)
         options = {
-            option: given for option, given in (kwargs or {}).items() if given is not False and given is not None
+            option: given
+            for option, given in (kwargs or {}).items()
+            if given is not None and (option, given) != ("inplace", False)
         }
         called = getattr(function, "__name__", str(function))
         if known is None or (isinstance(known, Operation) and options):
@@ -71,6 +73,15 @@ class Node:
     def nonlinear(self) -> bool:
         """Whether the operation is a function other than arithmetic, such as tanh."""
         return self.op in OPERATIONS and OPERATIONS[self.op].nonlinear
+
+    @property
+    def whole_row(self) -> bool:
+        """Whether the operation is over all units of a row, such as a mean."""
+        return self.op in OPERATIONS and OPERATIONS[self.op].whole_row
+
+    @property
+    def shape(self) -> _Shape:
+        return _Shape()
 
     def __add__(self, other: Any) -> Node:
         return _apply("add", self, other)
@@ -118,6 +129,21 @@ class Node:
         if method := _method(self, name):
             return method
         raise NotTraceable(f"the step asks a value for .{name}, {_unknown(name)}")
+
+
+class _Shape:
+    """The shape of a value. All that a step can know of it is which part is the number of units."""
+
+    def __getitem__(self, part: Any) -> object:
+        if part == slice(-1, None):
+            return ALL_UNITS
+        raise NotTraceable(f"the step asks for the shape of a value, {_unknown('shape')}")
+
+    def __iter__(self) -> Any:
+        return self[0]
+
+    def __getattr__(self, name: str) -> Any:
+        return self[0]
 
 
 def _method(self: Node | Condition, name: str) -> Callable[..., Any] | None:
@@ -312,19 +338,51 @@ class Graph:
     def gate(self, name: str) -> Node:
         """Returns the node that is the value of gate `name`: the first function that its input share enters.
 
-        The search starts at the input share, or else the recurrent share, and follows sums. It stops early at a value
-        that several nodes read, or one other operation. Raises KeyError if the graph has no such gate.
+        The search starts at the input share, or else the recurrent share. It follows sums, and values that are
+        normalised over all units, with their scale and shift. It stops early at a value that several nodes read, or one
+        other operation. Raises KeyError if the graph has no such gate.
         """
+        live = self.live()
         node = next((n for n in self.nodes if n.op in ("x", "R") and n.name == name), None)
         if node is None:
             raise KeyError(name)
-        while True:
-            users = [n for n in self.nodes if any(argument is node for argument in n.arguments)]
-            if len(users) != 1 or not (users[0].op in ("add", "sub") or users[0].nonlinear):
+        normalised = False
+        while not node.nonlinear:
+            users = [n for n in live if any(argument is node for argument in n.arguments)]
+            if len(users) == 1 and (users[0].op in ("add", "sub") or users[0].nonlinear):
+                node = users[0]
+            elif len(users) == 1 and normalised and users[0].op == "mul" and _is_scale(users[0], node):
+                node = users[0]
+            elif (after := self._normalised(node, live)) is not None:
+                node, normalised = after, True
+            else:
                 return node
-            node = users[0]
-            if node.nonlinear:
-                return node
+        return node
+
+    def _normalised(self, node: Node, live: list[Node]) -> Node | None:
+        """Returns the first node through which all that depends on a node goes, if a mean or sum of it is on the way."""
+        outputs, inside = {output.index for output in self.outputs.values()}, {node.index}
+
+        def reads(other: Node) -> bool:
+            return any(argument.index in inside for argument in other.arguments)
+
+        for after in filter(reads, live):
+            leave = any(reads(n) and n.index not in {*inside, after.index} for n in live)
+            if not leave and not inside & outputs:
+                return after if any(n.whole_row for n in live if n.index in inside) else None
+            inside.add(after.index)
+        return None
+
+
+def _is_scale(product: Node, of: Node) -> bool:
+    """Whether the other factor of a product is made of per-unit weights and numbers alone."""
+    waiting = [argument for argument in product.arguments if argument is not of]
+    while waiting:
+        node = waiting.pop()
+        if node.op not in ("p", "number") and not (node.arguments and node.op in OPERATIONS):
+            return False
+        waiting += node.arguments
+    return True
 
 
 Value = Callable[[Node], Any]

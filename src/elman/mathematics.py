@@ -15,6 +15,9 @@ from elman.cell import ARGUMENTS, Cell
 from elman.graph import Graph, Node, symbols, trace
 
 _FUNCTIONS = {"sigmoid": "σ", "relu": "ReLU", "silu": "SiLU", "gelu": "GELU"}
+_FUNCTIONS |= {"layer_norm": "LayerNorm", "rms_norm": "RMSNorm"}
+_SHOWN = dict.fromkeys(("mean", "sum", "var", "std"), ("v",))  # the arguments that are shown of calls over all units
+_SHOWN |= dict.fromkeys(("layer_norm", "rms_norm"), ("v", "", "weight", "bias"))
 _COMPARISONS = {ast.Lt: "<", ast.LtE: "≤", ast.Gt: ">", ast.GtE: "≥", ast.Eq: "=", ast.NotEq: "≠"}
 _JOINTS = {ast.BitAnd: "and", ast.BitOr: "or", ast.BitXor: "xor"}
 _COMPARE, _ADD, _MULTIPLY, _ATOM = 1, 2, 3, 4  # how tightly a term binds
@@ -270,7 +273,10 @@ class _Noting(ast.NodeTransformer):
 
 
 class _Calls(ast.NodeTransformer):
-    """Writes every call in one way: `torch.relu(v)` and `v.relu()` both become `relu(v)`."""
+    """Writes every call in one way: `torch.relu(v)` and `v.relu()` both become `relu(v)`.
+
+    What only says that a function is over all units of a row is left out.
+    """
 
     def __init__(self, cell: Cell) -> None:
         known = inspect.getclosurevars(cell.step)
@@ -285,6 +291,10 @@ class _Calls(ast.NodeTransformer):
             if not (isinstance(root, ast.Name) and root.id in self.modules):
                 node.args.insert(0, node.func.value)
             node.func = ast.Name(node.func.attr)
+        shown = _SHOWN.get(node.func.id) if isinstance(node.func, ast.Name) else None
+        if shown is not None:
+            node.args = [argument for argument, name in zip(node.args, shown, strict=False) if name]
+            node.keywords = [option for option in node.keywords if option.arg in shown]
         return node
 
 

@@ -30,7 +30,9 @@ DECIDES = "the step decides on a value (if, while, and, or); write torch.where(c
 _NUMBERS = "a step works on whole tensors: write torch's function of the value, such as torch.tanh(v)"
 _PARTS = "gates are not cut out of larger values: declare a gate for each, and write x.f and x.n"
 _JOINED = "values are not put side by side: give each its own gate, and add R.f @ v and R.n @ w"
-_UNITS = "a step works unit by unit, and only a product such as R.n @ v reads other units"
+_UNITS = "a step works unit by unit; a product such as R.n @ v, a mean, a sum or a variance reads other units"
+_OVER_UNITS = "write v.{0}(-1, {1}keepdim=True), over all units of a row"
+_NORM = "write {0}(v, v.shape[-1:]{1}), over all units of a row"
 _CHANCE = (
     "a step has no randomness, since backward runs it again: take dropout= of the layer, or put noise into its input"
 )
@@ -52,7 +54,11 @@ _REMEDIES = (
     {"__bool__": DECIDES.partition("; ")[2]}
     | dict.fromkeys(("__getitem__", "chunk", "split", "narrow", "unbind", "select", "index_select", "gather"), _PARTS)
     | dict.fromkeys(("cat", "concat", "concatenate", "stack", "hstack", "vstack"), _JOINED)
-    | dict.fromkeys(("sum", "mean", "softmax", "log_softmax", "norm", "var", "std", "cumsum", "layer_norm"), _UNITS)
+    | {name: _OVER_UNITS.format(name, "") for name in ("sum", "mean")}
+    | {name: _OVER_UNITS.format(name, "correction=0, ") for name in ("var", "std")}
+    | {"layer_norm": _NORM.format("layer_norm", ""), "rms_norm": _NORM.format("rms_norm", ", eps=1e-5")}
+    | dict.fromkeys(("shape", "size"), "write v.mean(-1, keepdim=True), or layer_norm(v, v.shape[-1:])")
+    | dict.fromkeys(("softmax", "log_softmax", "norm", "cumsum"), _UNITS)
     | dict.fromkeys(("max", "min", "amax", "amin", "prod", "argmax", "sort", "topk", "any", "all"), _UNITS)
     | dict.fromkeys(("matmul", "mm", "bmm", "mv", "linear", "einsum", "dot", "__matmul__", "bilinear"), _PRODUCT)
     | dict.fromkeys(("detach", "data", "requires_grad_"), _CUT)
@@ -167,7 +173,8 @@ def failed_at(state: Any, error: Exception) -> str:
     sizes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in vars(state).items())
     dtype = next(iter(state)).dtype
     if re.search("size|shape|dimension|broadcast", str(error)):
-        remedy = "what it takes from outside must fit any number of sequences and units, as vectors and p do"
+        remedy = "what it takes from outside must fit any number of sequences and units, as vectors and p do; "
+        remedy += "means and sums over units keep their dimension (keepdim=True)"
     elif dtype != torch.float32:
         sizes, remedy = f"{sizes} of {dtype}", "make the layer of torch.float32, or write functions for this type"
     else:

@@ -23,7 +23,11 @@ Share = Callable[..., Any] | None
 
 
 class Operation(NamedTuple):
-    """One operation. It is elementwise, unless `whole_row` is set."""
+    """One operation. It is elementwise, unless `whole_row` is set.
+
+    An operation over whole rows needs all units of its argument before it starts, as a product does. Its result is the
+    same for every unit.
+    """
 
     name: str  # also that of torch's function and method, which a step may call
     compute: Callable[..., Any]  # the result, from tensors and plain numbers
@@ -31,7 +35,7 @@ class Operation(NamedTuple):
     also: tuple[Any, ...] = ()  # other functions of torch that a step may call for this operation
     nonlinear: bool = False  # True: computed early, and kept for backward. False: arithmetic, which backward repeats
     commutes: bool = False  # whether its arguments may change places
-    whole_row: bool = False  # whether it needs all units of its arguments before it starts, as a product does
+    whole_row: bool = False  # whether it is over all units of a row
 
     def __call__(self, *arguments: Any) -> Any:
         """Returns the node that applies this operation to nodes of a graph and plain numbers."""
@@ -137,8 +141,12 @@ _OF_STEPS = (
     ),
 )
 
+# Every unit gets the result, so the adjoints of all units come together in that of each argument.
+mean = Operation("mean", lambda a: a.mean(-1, keepdim=True).expand_as(a), (lambda d, y, a: mean(d),), whole_row=True)
+total = Operation("sum", lambda a: a.sum(-1, keepdim=True).expand_as(a), (lambda d, y, a: total(d),), whole_row=True)
+
 OF_STEPS = {operation.name: operation for operation in _OF_STEPS}
-OPERATIONS = OF_STEPS | {operation.name: operation for operation in (where_less, where_less_equal, where_equal)}
+OPERATIONS = OF_STEPS | {each.name: each for each in (where_less, where_less_equal, where_equal, mean, total)}
 exp, log1p, erf, sqrt, sigmoid, tanh = (OF_STEPS[name] for name in ("exp", "log1p", "erf", "sqrt", "sigmoid", "tanh"))
 
 
@@ -228,6 +236,49 @@ def _power(v: Any, exponent: Any) -> Any:
     return half * half * v if exponent % 2 else half * half
 
 
+def _over_units(operation: Operation) -> Callable[..., Any]:
+    def over_units(v: Any, dim: Any = None, keepdim: Any = False) -> Any:
+        if dim not in (-1, (-1,), [-1]) or keepdim is not True:
+            raise TypeError(f"write v.{operation.name}(-1, keepdim=True), over all units of a row")
+        return operation(v)
+
+    return over_units
+
+
+def _var(v: Any, dim: Any = None, unbiased: Any = None, keepdim: Any = False, *, correction: Any = None) -> Any:
+    if dim not in (-1, (-1,), [-1]) or keepdim is not True or (unbiased is not False and correction != 0):
+        raise TypeError("write v.var(-1, correction=0, keepdim=True), over all units of a row")
+    away = v - mean(v)
+    return mean(away * away)
+
+
+def _std(v: Any, dim: Any = None, unbiased: Any = None, keepdim: Any = False, *, correction: Any = None) -> Any:
+    try:
+        return sqrt(_var(v, dim, unbiased, keepdim, correction=correction))
+    except TypeError:
+        raise TypeError("write v.std(-1, correction=0, keepdim=True), over all units of a row") from None
+
+
+ALL_UNITS = torch.Size([-1])  # what a graph knows of v.shape[-1:]; torch's own functions take it for a shape
+
+
+def _scaled(v: Any, normalized_shape: Any, eps: Any, weight: Any, bias: Any) -> Any:
+    """v divided by the root of its mean square, times the weight, plus the bias."""
+    if normalized_shape is not ALL_UNITS or not isinstance(eps, Real):
+        raise TypeError("write v.shape[-1:] for the shape, and a plain number for eps, such as eps=1e-5")
+    v = v / sqrt(mean(v * v) + eps)
+    v = v if weight is None else v * weight
+    return v if bias is None else v + bias
+
+
+def _layer_norm(v: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: Any = 1e-5) -> Any:
+    return _scaled(v - mean(v), normalized_shape, eps, weight, bias)
+
+
+def _rms_norm(v: Any, normalized_shape: Any, weight: Any = None, eps: Any = None) -> Any:
+    return _scaled(v, normalized_shape, eps, weight, None)
+
+
 def _where(condition: Any, *values: Any) -> Any:
     return condition.choose(*values)
 
@@ -260,6 +311,12 @@ COMPOSED: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {  # name -> f
     "logsigmoid": (_logsigmoid, (functional.logsigmoid,)),
     "hardsigmoid": (_hardsigmoid, (functional.hardsigmoid,)),
     "hardtanh": (_hardtanh, (functional.hardtanh,)),
+    "mean": (_over_units(mean), _both("mean")),
+    "sum": (_over_units(total), _both("sum")),
+    "var": (_var, _both("var")),
+    "std": (_std, _both("std")),
+    "layer_norm": (_layer_norm, (functional.layer_norm, torch.layer_norm)),
+    "rms_norm": (_rms_norm, (functional.rms_norm, torch.rms_norm)),
     "lt": (operator.lt, (*_both("lt"), *_both("less"))),
     "le": (operator.le, (*_both("le"), *_both("less_equal"))),
     "gt": (operator.gt, (*_both("gt"), *_both("greater"))),

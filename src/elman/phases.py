@@ -1,4 +1,4 @@
-"""Cuts a graph into phases at its matrix products.
+"""Cuts a graph into phases at its matrix products, and at its operations over all units of a row.
 
 A product needs every unit of its operand before it can start, and the operations that follow need the product.
 So the work of one step falls into phases. Within a phase, units do not depend on each other. The LSTM has
@@ -17,14 +17,13 @@ from dataclasses import dataclass, field
 
 from elman.graph import Graph, Node
 from elman.leaves import HIDDEN
-from elman.operations import OPERATIONS
 
 
 @dataclass
 class Phase:
     level: int = 0  # how many phases must be done before it, one after the other
     width: str = HIDDEN  # of all its values
-    products: list[Node] = field(default_factory=list)  # done before the nodes
+    products: list[Node] = field(default_factory=list)  # and operations over whole rows, done before the nodes
     nodes: list[Node] = field(default_factory=list)  # computed, read once or stored in it; each after its arguments
     remembered: list[Node] = field(default_factory=list)  # the products and nodes that later phases read
 
@@ -40,12 +39,13 @@ def phases(
     product_of(node): the computed values that a product has to wait for; None if the node is no product.
     once(node): whether a leaf can be read in the first phase only. Other leaves can be read in any phase.
     width(node): the width of a value, one of those in `elman.leaves`.
-    An operation over whole rows waits for its arguments, as a product does.
+    An operation over whole rows waits for its argument, as a product does, and reads it where it was stored.
     """
 
     def waits_for(node: Node) -> tuple[Node, ...] | None:
-        whole_row = node.op in OPERATIONS and OPERATIONS[node.op].whole_row
-        return node.arguments if whole_row else product_of(node)
+        if not node.whole_row:
+            return product_of(node)
+        return tuple(a for a in node.arguments if a.arguments or once(a) or product_of(a) is not None)
 
     earliest: dict[int, int] = {}
     fixed = {node.index for node in graph.outputs.values()}
@@ -66,7 +66,7 @@ def phases(
         early = node.index in fixed or not node.arguments or waits_for(node) is not None
         early = early or (node.nonlinear and not all(map(in_any_phase, node.arguments)))
         level_of[node.index] = earliest[node.index] if early else min(readers[node.index])
-        if waits_for(node) is None:
+        if node.whole_row or waits_for(node) is None:
             for argument in node.arguments:
                 readers[argument.index].append(level_of[node.index])
 

@@ -48,6 +48,13 @@ class Product(NamedTuple):
     state: str = ""  # backward: the state, if the operand was one; the adjoints are then of the step after
 
 
+class OverRow(NamedTuple):
+    """An operation over all units of a row, whose argument an earlier phase has stored."""
+
+    node: Node
+    operand: Place
+
+
 class Pass(NamedTuple):
     """What one kernel does, phase by phase."""
 
@@ -58,6 +65,10 @@ class Pass(NamedTuple):
     stores: list[list[tuple[Node, Place]]]  # for each phase: the values it stores, and where
     slots: Mapping[str, int]  # array -> number of slots: extra, d_extra and memory have as many as the cell needs
     operands: Mapping[int, Place] = MappingProxyType({})  # forward: by node index, where products' operands are stored
+
+    def over_rows(self, number: int) -> list[OverRow]:
+        """Returns the operations over whole rows of a phase, which are done before its nodes, as its products are."""
+        return [OverRow(n, self.places[n.arguments[0].index]) for n in self.phases[number].products if n.whole_row]
 
     def arrays(self, kind: str) -> dict[str, int]:
         """Returns the number of slots of each array of a kind, which is "extra", "d_extra" or "memory"."""
@@ -208,16 +219,21 @@ class _Step:
         return Pass(scheduled.graph, scheduled.phases, products, self.places, self.stores, self.slots, self.operands)
 
     def overwritable(self) -> dict[int, int]:
-        """Returns the slots of x that backward does not read, each with the last phase that reads it (0 if none)."""
+        """Returns the slots of x that backward does not read, each with the first phase that may overwrite it.
+
+        This is the last phase that reads the slot, 0 if none does; but if it reads whole rows, the phase after it.
+        """
         cell, graph = self.scheduled.cell, self.scheduled.graph
         gates = cell.anatomy.input_gates
         kept = {node.name for node in graph.nodes if node.op == "x" and node.index in self.kept}
-        last_read = {slot: 0 for slot, gate in enumerate(gates) if gate not in kept}
+        until = {slot: 0 for slot, gate in enumerate(gates) if gate not in kept}
         for number, phase in enumerate(self.scheduled.phases):
-            for argument in (argument for node in phase.nodes for argument in node.arguments):
+            over_rows = [node for node in phase.products if node.whole_row]
+            for node, argument in ((n, a) for n in (*phase.nodes, *over_rows) for a in n.arguments):
                 if argument.op == "x" and argument.name not in kept:
-                    last_read[gates.index(argument.name)] = number
-        return last_read
+                    slot = gates.index(argument.name)
+                    until[slot] = max(until[slot], number + node.whole_row)
+        return until
 
     def stored_in(self, number: int, phase: Phase) -> list[tuple[Node, Place]]:
         """Returns what a phase stores, with the places.
@@ -245,7 +261,7 @@ class _Step:
 
     def room(self, number: int, width: str) -> Place:
         """Returns a place for a value that a phase keeps: a slot of x that no later phase reads, or a slot of extra."""
-        slot = next((slot for slot, last_read in self.free.items() if last_read <= number), None)
+        slot = next((slot for slot, until in self.free.items() if until <= number), None)
         if slot is None or width != HIDDEN:
             return self.slots.new("extra", width)
         del self.free[slot]
@@ -260,6 +276,8 @@ class _Step:
         cell = self.scheduled.cell
         by_operand: dict[tuple[str, int], list[Node]] = {}
         for node in phase.products:
+            if node.whole_row:
+                continue
             by_operand.setdefault((node.op, node.arguments[0].index), []).append(node)
         products: list[Product] = []
         for (kind, operand), nodes in by_operand.items():

@@ -150,7 +150,9 @@ def _backward(
     sums = {cell.states[0], *multiplied}
     cut = in_phases(_readable_later(back, in_phases(set())) - sums)
 
-    returned = [[Returned(node, readers(int(node.name))) for node in phase.products] for phase in cut]
+    returned = [
+        [Returned(node, readers(int(node.name))) for node in phase.products if node.op == "returned"] for phase in cut
+    ]
     for state, of_state in multiplied.items():
         begin = next(
             (k for k, each in enumerate(cut) if (each.level, each.width) == (0, width_of_state(cell, state))), -1
@@ -165,15 +167,20 @@ def _backward(
 
 
 def _readable_later(back: Graph, cut: list[Phase]) -> set[str]:
-    """States whose adjoint is not read in the first phase, nor after the phase that stores that of the step before."""
+    """States whose adjoint is not read in the first phase, nor after the phase that stores that of the step before.
+
+    An operation over whole rows must have read it before that phase.
+    """
     found: set[str] = set()
     level_of = {node.index: phase.level for phase in cut for node in (*phase.products, *phase.nodes)}
     for leaf in (node for node in back.nodes if node.op == "adjoint"):
-        read = [level_of[n.index] for n in back.nodes if any(a is leaf for a in n.arguments) and n.index in level_of]
+        readers = [n for n in back.nodes if any(a is leaf for a in n.arguments) and n.index in level_of]
+        read = [level_of[n.index] for n in readers]
+        until = [level_of[n.index] + n.whole_row for n in readers]
         following = back.outputs.get(f"s.{leaf.name}")
         is_output = any(output is leaf for output in back.outputs.values())
         if is_output or following is None or not read:
             continue
-        if min(read) > 0 and max(read) <= level_of[following.index]:
+        if min(read) > 0 and max(until) <= level_of[following.index]:
             found.add(leaf.name)
     return found

@@ -323,6 +323,15 @@ class Writer:
                     found[node.index] += f" + {self.fixed(f'bias_{product.bias}_{block}', pointer)}"
         return found
 
+    def over_rows(self, found: dict[int, str], read: Callable[[Node], str]) -> None:
+        """Adds the expressions of the operations over whole rows of this phase, by node."""
+        for each in self.todo.over_rows(self.number):
+            found[each.node.index] = self.over_row(each.node.op, read(each.node.arguments[0]))
+
+    def over_row(self, op: str, value: str) -> str:
+        """Returns the sum or the mean of a value over all units of a row."""
+        raise NotImplementedError
+
     def values(self, read: Callable[[Node], str]) -> Value:
         """Returns what gives the values of this phase. read(node): the expression of a node that no phase computes."""
         return value_lines(self.phase.nodes, read, self.put)
@@ -344,6 +353,7 @@ class Writer:
                 return self.of_step(f"x_{place.slot}", self.load(self.slot(place)))
             return self.from_earlier_phase(self.history(name) if kind == "s" else place)
 
+        self.over_rows(products, read)
         value = self.values(read)
         for node in self.phase.nodes:
             value(node)
@@ -414,6 +424,7 @@ class Writer:
                 return self.of_step(f"{kind}_{name}_{place.slot}", self.load(pointer))
             return self.from_earlier_phase(place)
 
+        self.over_rows(products, read)
         value = self.values(read)
         for node in self.phase.nodes:
             value(node)
@@ -467,7 +478,10 @@ class Writer:
 
 
 class _Steps(Writer):
-    """Writes a kernel for each phase. Between kernels, everything is in memory."""
+    """Writes a kernel for each phase. Between kernels, everything is in memory.
+
+    A program computes BLOCK units of all rows, one after the other; in a phase with operations over whole rows, one row.
+    """
 
     def done(self) -> Kernels:
         text = [HEADER, *[self.kernel(number) for number in range(len(self.todo.phases))]]
@@ -478,6 +492,10 @@ class _Steps(Writer):
         self.begin()
         self.enter(number)
         (self.backward if self.back else self.forward)()
+        at = "tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)"
+        place = [f"at = {at}", f"row = (at // {self.width}).to(tl.int64)", f"unit = at % {self.width}"]
+        if self.todo.over_rows(number):
+            place = ["unit = tl.arange(0, BLOCK)", "row = (tl.program_id(0) + 0 * unit).to(tl.int64)"]
         head = [
             '@triton.jit(do_not_specialize=["k", "B"])',
             f"def {self.name}_{number}(table, k, B, {PARAMETERS}, BLOCK: tl.constexpr):",
@@ -488,10 +506,16 @@ class _Steps(Writer):
             "steps = tl.load(table + 1)",
             "back = ((REVERSE >> d) & 1) == 1",
             *self.addresses(),
-            "at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)",
-            f"row = (at // {self.width}).to(tl.int64)",
-            f"unit = at % {self.width}",
+            *place,
             *self.times(),
             *self.lines,
         ]
         return "\n".join([*head, *(f"    {line}" for line in body), ""])
+
+    def exist(self, rows: str) -> str:
+        every = super().exist(rows)
+        return f"({every}) & (unit < {self.width})" if self.todo.over_rows(self.number) else every
+
+    def over_row(self, op: str, value: str) -> str:
+        total = f"tl.sum(tl.where(unit < {self.width}, {value}, 0.0), 0)"
+        return f"tl.broadcast_to({total}{f' / {self.width}' if op == 'mean' else ''}, [BLOCK])"

@@ -47,7 +47,10 @@ def refusal(form: Form) -> str | None:
         return "tensor cores multiply float64 in another way"
     if form.cell.projected:
         return f"the states of {form.cell.name} have two widths"
-    if not any(getattr(plan(form.cell), form.name).products):
+    todo = getattr(plan(form.cell), form.name)
+    if any(todo.over_rows(number) for number in range(len(todo.phases))):
+        return f"{form.cell.name} sums over all units of a row"
+    if not any(todo.products):
         return f"{form.cell.name} multiplies nothing from step to step"
     return None
 

@@ -9,6 +9,7 @@ everything as it is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -57,8 +58,12 @@ class Steps(Loop):
         module = module_from(made.source, f"{form.cell.name} {form.name}")
         self.kernels = []
         for number, width in enumerate(made.phases):
-            grid = triton.cdiv(form.batch * self.length(width), BLOCK), len(form.reverse)
-            self.kernels.append(getattr(module, f"{form.name}_{number}")[grid])
+            units, block = self.length(width), BLOCK
+            programs = triton.cdiv(form.batch * units, block)
+            if getattr(plan(form.cell), form.name).over_rows(number):  # one program for each row
+                programs, block = form.batch, triton.next_power_of_2(units)
+            grid = programs, len(form.reverse)
+            self.kernels.append(partial(getattr(module, f"{form.name}_{number}")[grid], BLOCK=block))
         self.before: list[list[_Multiplication]] = [[] for _ in made.phases]  # before the kernel of each phase
         self.after: list[_Multiplication] = []  # after a step, for the step that backward does next
         for number, j, product in self.products():
@@ -161,7 +166,7 @@ class Steps(Loop):
         for products, kernel in zip(self.before, self.kernels, strict=True):
             for each in products:
                 multiply(each.operands[k % 2], each.matrix, each.out)
-            kernel(self.table, k, self.form.batch, **self.constants, BLOCK=BLOCK, enable_fp_fusion=True)
+            kernel(self.table, k, self.form.batch, **self.constants, enable_fp_fusion=True)
         for each in self.after:
             multiply(each.operands[(k + 1) % 2], each.matrix, each.out)
 

@@ -12,7 +12,7 @@ from onnxscript import evaluator, opset18
 from elman import graph
 from elman.cell import Cell
 from elman.graph import Node
-from elman.onnx.written import COMPARISONS, KEY, OF_OPERATION, note
+from elman.onnx.written import COMPARISONS, KEY, OF_OPERATION, OVER_ROW, note
 
 op: Any = opset18  # in a translation, its functions take and give the symbols of a graph, which its types do not say
 
@@ -227,6 +227,8 @@ class _Body:
         if node.op == "log1p":
             one = self._number(np.ones((), NUMPY[self.dtype]))
             return self._node("Log", self._node("Add", arguments[0], one))
+        if node.op in OVER_ROW:
+            return self._node(OVER_ROW[node.op], arguments[0], self._number(np.array([-1])), keepdims=1)
         return self._node(OF_OPERATION[node.op], *arguments)
 
     def _product(self, operand: int, value: Any) -> dict[str, Any]:

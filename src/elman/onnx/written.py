@@ -33,14 +33,17 @@ OF_OPERATION = {
     "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "neg": "Neg", "sigmoid": "Sigmoid", "tanh": "Tanh",
     "relu": "Relu", "exp": "Exp", "log": "Log", "erf": "Erf", "sqrt": "Sqrt", "abs": "Abs", "maximum": "Max", "minimum": "Min",
 }  # fmt: skip
+OVER_ROW = {"mean": "ReduceMean", "sum": "ReduceSum"}  # over the last axis, which stays
 COMPARISONS = {"where_less": "Less", "where_less_equal": "LessOrEqual", "where_equal": "Equal"}
-_NAMED = {operator: operation for operation, operator in OF_OPERATION.items()}
+_NAMED = {operator: operation for operation, operator in (OF_OPERATION | OVER_ROW).items()}
 _COMPARED = {operator: operation for operation, operator in COMPARISONS.items()}
 _ARGUMENTS = {name: len(operation.shares) for name, operation in OPERATIONS.items()}  # how many a node has
 _ARGUMENTS |= dict.fromkeys(MATRICES, 1) | dict.fromkeys(LEAVES, 0) | {"number": 0}
 _INPUTS = {"Identity": (1,), "Split": (1,), "Gemm": (2, 3), "Where": (3,)}  # how many a node of a body may have
 _INPUTS |= dict.fromkeys(_COMPARED, (2,)) | {operator: (_ARGUMENTS[name],) for operator, name in _NAMED.items()}
+_INPUTS |= dict.fromkeys(OVER_ROW.values(), (2,))
 _USUAL = {"Gemm": {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}, "Split": {"axis": 0}}  # attributes left out
+_USUAL |= {operator: {"keepdims": 1, "noop_with_empty_axes": 0} for operator in OVER_ROW.values()}
 _WRITTEN = {"Gemm": {"transB": 1}, "Split": {"axis": 1}}
 CHANGED = "it is not what elman writes for its cell; export the layer again"
 
@@ -273,6 +276,11 @@ class _Body:
             return [_Compared(_COMPARED[kind], tuple(inputs))]
         if kind == "Log" and isinstance(inputs[0], _OneMore):
             return [self._place("log1p", (inputs[0].than,), "")]
+        if kind in OVER_ROW.values():
+            axes = self.constant(node.input[1])
+            if axes is None or axes.tolist() != [-1]:
+                raise Problem(CHANGED)
+            inputs = inputs[:1]
         return [self._applied(_NAMED[kind], inputs)]
 
     def _applied(self, op: str, inputs: Sequence[_Value]) -> _Value:

@@ -157,6 +157,15 @@ class Program:
     def splat(self, value: float) -> Value:
         return Value(self, ir.Constant(self.vector, [value] * self.width))
 
+    def number(self, whole: Value) -> Value:
+        """Returns a vector with a whole number, as a floating-point number, in every lane."""
+        return self._in_lanes(self.builder.sitofp(whole.ir, self.scalar))
+
+    def _in_lanes(self, one: Any) -> Value:
+        undefined = ir.Constant(self.in_memory, ir.Undefined)
+        first = self.builder.insert_element(undefined, one, ir.IntType(32)(0))
+        return Value(self, self.builder.shuffle_vector(first, undefined, _indices([0] * self.lanes)))
+
     def like(self, pattern: Value, value: Any) -> Value:
         """Returns a Python number as a constant of the pattern's type, and a `Value` unchanged."""
         if isinstance(value, Value):
@@ -251,10 +260,7 @@ class Program:
 
     def broadcast(self, pointer: Value, offset: Any = 0) -> Value:
         """Loads one number and returns a vector with it in every lane."""
-        one = self.builder.load(self.at(pointer, offset).ir, align=self.format.bytes, typ=self.scalar)
-        undefined = ir.Constant(self.in_memory, ir.Undefined)
-        first = self.builder.insert_element(undefined, one, ir.IntType(32)(0))
-        return Value(self, self.builder.shuffle_vector(first, undefined, _indices([0] * self.lanes)))
+        return self._in_lanes(self.builder.load(self.at(pointer, offset).ir, align=self.format.bytes, typ=self.scalar))
 
     def load_word(self, table: Value, index: Any, kind: ir.Type) -> Value:
         """Loads entry `index` of a table of 64-bit words, as a whole number (INT) or as an address (POINTER)."""

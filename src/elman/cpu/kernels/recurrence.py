@@ -99,8 +99,11 @@ class _Emit:
         self.own_run = len(self.words)
         for name in RUN:
             self.word(f"run {name}")
-        most = max((sum(max(ACCUMULATORS, len(q.nodes)) for q in products) for products in planned.products), default=1)
-        self.scratch = p.scratch(max(most, 1))
+        most = 1
+        for number, products in enumerate(planned.products):
+            vectors = [max(ACCUMULATORS, len(each.nodes)) for each in products]
+            most = max(most, sum(vectors) + ACCUMULATORS * len(planned.over_rows(number)))
+        self.scratch = p.scratch(most)
         with p.flushing_denormals():
             self.body()
         p.done()
@@ -211,6 +214,13 @@ class _Emit:
                 for place, node in enumerate(product.nodes):
                     results[node.index] = (out, len(product.nodes), place)
                 used += max(ACCUMULATORS, len(product.nodes))
+            for node, operand in self.planned.over_rows(number):
+                out = p.at(self.scratch, used * self.lanes)
+                start, a_row = find(operand.array)
+                a, units = p.at(start, tile.row * a_row + self.slot(operand)), self.units(phase.width)
+                p.call(self.word(f"over row {node.op}"), a, a_row, tile.rows, units, out, tile.width)
+                results[node.index] = (out, 1, 0)
+                used += ACCUMULATORS
             # Two vectors of units at a time, so that one is computed while the other waits for a result. If there is
             # an odd number of them, the last one is alone.
             count = tile.rows * tile.width

@@ -11,6 +11,7 @@ from elman.cpu import system
 from elman.cpu.codegen import llvm
 from elman.cpu.codegen.formats import Format
 from elman.cpu.kernels import packing, product
+from elman.cpu.kernels.over_row import over_row
 from elman.cpu.kernels.product import Cut
 from elman.cpu.kernels.recurrence import RUN, kernel
 from elman.cpu.scripts import threads
@@ -243,6 +244,8 @@ class Kernels:
             "give way": system.functions().give_way,
         }
         known |= {"in place": int(self.in_place), "dots": product.dots(form) if self.in_place else 0}
+        ops = {each.node.op for number in range(len(self.parts)) for each in self.planned.over_rows(number)}
+        known |= {f"over row {op}": over_row(form, op) for op in ops}
         for name, array in arrays.items():
             known |= {f"{name} time": array.time, f"{name} row": array.row}
         tasks = []

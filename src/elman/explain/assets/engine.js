@@ -34,6 +34,11 @@ const OPERATIONS = {
   where_less_equal: either((a, b) => a <= b),
   where_equal: either((a, b) => a === b),
 };
+// Operations over all units of a row: the value that every unit gets, and with the adjoints of all units, the adjoint of each.
+const OVER_ROW = {
+  mean: (row) => row.reduce((a, b) => a + b, 0) / row.length,
+  sum: (row) => row.reduce((a, b) => a + b, 0),
+};
 
 function erf(a) {
   if (Math.abs(a) > 6) return Math.sign(a); // nearer to 1 than any number
@@ -103,7 +108,7 @@ class Layer {
     for (const [op, args, name] of cell.nodes)
       widths.push(
         op === "P" || (op === "s" && cell.projected.includes(name)) ? projection
-          : op in OPERATIONS ? Math.max(...args.map((a) => widths[a]))
+          : op in OPERATIONS || op in OVER_ROW ? Math.max(...args.map((a) => widths[a]))
           : op === "number" ? 1
           : hidden,
       );
@@ -138,6 +143,8 @@ class Layer {
         for (let k = 0; k < hidden; k++) now[to + k] = weights.ch[row + k];
       } else if (op === "number") {
         now[to] = value;
+      } else if (op in OVER_ROW) {
+        now.fill(OVER_ROW[op](now.subarray(at[args[0]], at[args[0]] + widths[n])), to, to + widths[n]);
       } else {
         const compute = OPERATIONS[op].value, [a, b, c, d] = this.places(args), [i, j, l, m] = this.strides(args);
         for (let k = 0; k < widths[n]; k++) now[to + k] = compute(now[a + i * k], now[b + j * k], now[c + l * k], now[d + m * k]);
@@ -176,6 +183,9 @@ class Layer {
         multiplyTransposed(weights.hr, 0, widths[n], hidden, d, from, d, at[args[0]]);
       } else if (op === "s") {
         adjoint[name] = d.slice(from, from + widths[n]);
+      } else if (op in OVER_ROW) {
+        const each = OVER_ROW[op](d.subarray(from, from + widths[n]));
+        for (let k = 0; k < widths[n]; k++) d[at[args[0]] + k] += each;
       } else if (op in OPERATIONS) {
         const [a, b, c, e] = this.places(args).map((place) => base + place), strides = this.strides(args), [i, j, l, m] = strides;
         OPERATIONS[op].shares.forEach((share, q) => {
