@@ -265,13 +265,25 @@ SLIPS = [
         "n",
         "n = torch.softmax(x.n + R.n @ s.h, -1)",
         SLOW
-        + "calls softmax, which a graph does not know; a step works unit by unit, and only a product such as R.n @ v reads other units",
+        + "calls softmax, which a graph does not know; write torch.exp(v) / torch.exp(v).sum(-1, keepdim=True), over all units of a row",
     ),
     Slip(
         "n",
-        "n = x.n - x.n.mean(-1, keepdim=True)",
+        "n = x.n - x.n.mean()",
         SLOW
-        + "asks a value for .mean, which a graph does not know; a step works unit by unit, and only a product such as R.n @ v reads other units",
+        + "calls mean in a way that a graph does not know: write v.mean(-1, keepdim=True), over all units of a row",
+    ),
+    Slip(
+        "n",
+        "n = torch.tanh(x.n - x.n.amax(-1, keepdim=True))",
+        SLOW
+        + "asks a value for .amax, which a graph does not know; a step works unit by unit, and only products, means and sums read other units",
+    ),
+    Slip(
+        "n",
+        "n = torch.nn.functional.layer_norm(x.n, [x.n.shape[-1]])",
+        SLOW
+        + "asks for the shape of a value, which a graph does not know; write v.mean(-1, keepdim=True), or layer_norm(v, v.shape[-1:])",
     ),
     Slip(
         "n",
@@ -325,7 +337,7 @@ SLIPS = [
         "n",
         "n = torch.sin(x.n)",
         SLOW
-        + "calls sin, which a graph does not know; it knows add, sub, mul, div, neg, sigmoid, tanh, relu, exp, log, log1p, erf, sqrt, abs, maximum, minimum, where, clamp, pow, square, rsqrt, expm1, sign, positive, lerp, softplus, silu, gelu, elu, leaky_relu, logsigmoid, hardsigmoid, hardtanh, lt, le, gt, ge, eq, ne, logical_and, logical_or, logical_xor, logical_not",
+        + "calls sin, which a graph does not know; it knows add, sub, mul, div, neg, sigmoid, tanh, relu, exp, log, log1p, erf, sqrt, abs, maximum, minimum, where, clamp, pow, square, rsqrt, expm1, sign, positive, lerp, softplus, silu, gelu, elu, leaky_relu, logsigmoid, hardsigmoid, hardtanh, mean, sum, var, std, layer_norm, rms_norm, lt, le, gt, ge, eq, ne, logical_and, logical_or, logical_xor, logical_not",
     ),
     Slip(
         "n",

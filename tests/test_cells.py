@@ -497,6 +497,12 @@ def plain(x, R, s):
             r"came out as \(1, 1\) instead of \(1, 2\)",
         ),
         (
+            lambda x, R, s: State(h=(x.g + R.g @ s.h).mean(-1, keepdim=True)),
+            {},
+            ValueError,
+            r"came out as \(1, 1\) instead of \(1, 2\); a mean or sum alone has no units, so add 0 \* s.h$",
+        ),
+        (
             lambda x, R, s, p: State(h=sigmoid(x.g + R.g @ s.h), c=sigmoid(p.v)),
             {"states": ("h", "c"), "vectors": ("v",)},
             ValueError,

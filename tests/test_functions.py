@@ -145,6 +145,25 @@ def test_as_mathematics() -> None:
     ]
 
 
+def normalised(x, R, s, p):
+    r = sigmoid(functional.layer_norm(x.r + R.r @ s.h, s.h.shape[-1:]))
+    h = functional.rms_norm(s.h, s.h.shape[-1:], eps=1e-5) - s.h.mean(dim=-1, keepdim=True)
+    v = torch.var(h, -1, correction=0, keepdim=True)
+    return State(h=functional.layer_norm(r * h + v, h.shape[-1:], 1 + p.scale, bias=p.shift, eps=0.1))
+
+
+def test_functions_of_all_units_as_mathematics() -> None:
+    """What only says that they are over all units of a row is left out."""
+    cell = Cell(normalised, gates=("r",), vectors=("scale", "shift"))
+    assert equations(cell) == [
+        "r_t = σ(LayerNorm(W_r x_t + b_r + R_r h_{t-1} + b'_r))",
+        "h'_t = RMSNorm(h_{t-1}) - mean(h_{t-1})",
+        "v_t = var(h'_t)",
+        "h_t = LayerNorm(r_t ⊙ h'_t + v_t, 1 + p_scale, bias=p_shift)",
+    ]
+    assert terms(cell)[0][3] == Term("LayerNorm(", trace(cell).gate("r").arguments[0].index)
+
+
 # The pieces of the equations, and the values that they stand for.
 
 

@@ -32,11 +32,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*treespec.*:FutureWarning")
 
 
 def logarithms(x: Any, R: Any, s: Any, p: Any) -> State:
-    """What the others lack: log1p, numbers on both sides, comparisons, two vectors with one operand, a product used twice."""
+    """What the others lack: log1p, numbers on both sides, comparisons, means, two vectors with one operand, a product used twice."""
     u = torch.log1p(abs(R.a @ s.h)) + p.u * s.m + p.v * s.m
     b = torch.sigmoid(x.b + R.b @ s.h - 0.5 * s.h)
-    m = torch.where(s.m < 0.25, 0.75 * b, 1 / (2 + abs(u)))
-    return State(h=torch.tanh(u - R.c @ (b * s.h)) * b, m=m)
+    m = torch.where(s.m < 0.25, 0.75 * b, 1 / (2 + abs(u))) - 0.1 * u.sum(-1, keepdim=True)
+    return State(h=torch.tanh(u - R.c @ (b * s.h)) * b - s.m.mean(-1, keepdim=True), m=m)
 
 
 OTHER = Cell(logarithms, gates=("c", "b", "a"), states=("h", "m"), vectors=("v", "u"), name="logarithms")
@@ -130,7 +130,7 @@ def test_both_directions_and_layers(tmp_path: Path) -> None:
 def vectors_alone(x: Any, R: Any, s: Any, p: Any) -> State:
     """It computes values from vectors alone, which an exporter folds."""
     d, e = torch.sigmoid(p.d), torch.exp(-abs(p.e))
-    a = torch.where(p.d < p.e, 1 - p.e, -p.d)
+    a = torch.where(p.d < p.e, 1 - p.e, -p.d) * p.d.mean(-1, keepdim=True)
     return State(h=d * s.h + (1 - d) * torch.tanh(x.n + R.n @ (a * s.h) + e))
 
 
@@ -150,15 +150,22 @@ def changed_operator(model: ModelProto) -> None:
     next(node for node in body(model).node if node.op_type == "Sigmoid").op_type = "Tanh"
 
 
-def changed_number(model: ModelProto) -> None:
+def constants(model: ModelProto) -> list[Any]:
     graph = body(model)
-    for tensor in (
-        *graph.initializer,
-        *model.graph.initializer,
-        *(n.attribute[0].t for n in graph.node if n.op_type == "Constant"),
-    ):
+    made = [node.attribute[0].t for node in graph.node if node.op_type == "Constant"]
+    return [*graph.initializer, *model.graph.initializer, *made]
+
+
+def changed_number(model: ModelProto) -> None:
+    for tensor in constants(model):
         if not tensor.dims and tensor.data_type == 1:
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.array(0.3, np.float32), tensor.name))
+
+
+def changed_axis(model: ModelProto) -> None:
+    for tensor in constants(model):
+        if onnx.numpy_helper.to_array(tensor).tolist() == [-1]:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.array([0]), tensor.name))
 
 
 def changed_order(model: ModelProto) -> None:
@@ -193,6 +200,7 @@ def variable_weights(model: ModelProto) -> None:
 DAMAGE = {
     "another operator": (changed_operator, "not what elman writes"),
     "another number": (changed_number, "not what elman writes"),
+    "another axis": (changed_axis, "not what elman writes"),
     "another order": (changed_order, "not what elman writes"),
     "swapped states": (swapped_states, "not what elman writes"),
     "no JSON": (no_json, "makes no sense"),
@@ -235,7 +243,7 @@ def test_a_node_without_its_inputs(written: Path, tmp_path: Path) -> None:
             del body(model).node[k].input[count:]
             kinds.add(node.op_type)
             refused(model, tmp_path / "changed.onnx")
-    assert kinds >= {"Split", "Gemm", "Where", "Less", "Log", "Add"}
+    assert kinds >= {"Split", "Gemm", "Where", "Less", "Log", "Add", "ReduceMean", "ReduceSum"}
     for node in whole.graph.node:
         if node.op_type == "Reshape":
             del node.input[:]
@@ -244,7 +252,15 @@ def test_a_node_without_its_inputs(written: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "name", "value"),
-    [("Gemm", "alpha", 2.0), ("Gemm", "beta", 0.5), ("Gemm", "transA", 1), ("Gemm", "transB", 0), ("Split", "axis", 0)],
+    [
+        ("Gemm", "alpha", 2.0),
+        ("Gemm", "beta", 0.5),
+        ("Gemm", "transA", 1),
+        ("Gemm", "transB", 0),
+        ("Split", "axis", 0),
+        ("ReduceMean", "keepdims", 0),
+        ("ReduceSum", "noop_with_empty_axes", 1),
+    ],
 )
 def test_a_node_with_another_attribute(written: Path, tmp_path: Path, kind: str, name: str, value: float) -> None:
     for where in (

@@ -156,6 +156,12 @@ def test_the_value_of_a_gate_that_is_normalised() -> None:
     assert [traced.gate(gate).arguments[0].op for gate in "if"] == ["div", "add"]
     assert graph.trace(in_place).gate("a").op == "x"  # two values read it, and one is no mean of it
 
+    def multiplied(x: Any, R: Any, s: Any, p: Any) -> State:
+        v = rms_norm(x.a + R.a @ s.h, s.h.shape[-1:], eps=1.0)
+        return State(h=tanh(v * (s.h * p.v)))
+
+    assert graph.trace(Cell(multiplied, gates=("a",), vectors=("v",))).gate("a").op == "div"
+
 
 def test_a_gpu_runs_them_step_by_step() -> None:
     form = Form(

@@ -349,10 +349,10 @@ class Graph:
         normalised = False
         while not node.nonlinear:
             users = [n for n in live if any(argument is node for argument in n.arguments)]
-            if len(users) == 1 and (users[0].op in ("add", "sub") or users[0].nonlinear):
-                node = users[0]
-            elif len(users) == 1 and normalised and users[0].op == "mul" and _is_scale(users[0], node):
-                node = users[0]
+            one = users[0] if len(users) == 1 else node
+            scale = normalised and one.op == "mul" and _is_scale(one, node)
+            if one is not node and (one.op in ("add", "sub") or one.nonlinear or scale):
+                node = one
             elif (after := self._normalised(node, live)) is not None:
                 node, normalised = after, True
             else:

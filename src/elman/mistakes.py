@@ -30,7 +30,7 @@ DECIDES = "the step decides on a value (if, while, and, or); write torch.where(c
 _NUMBERS = "a step works on whole tensors: write torch's function of the value, such as torch.tanh(v)"
 _PARTS = "gates are not cut out of larger values: declare a gate for each, and write x.f and x.n"
 _JOINED = "values are not put side by side: give each its own gate, and add R.f @ v and R.n @ w"
-_UNITS = "a step works unit by unit; a product such as R.n @ v, a mean, a sum or a variance reads other units"
+_UNITS = "a step works unit by unit, and only products, means and sums read other units"
 _OVER_UNITS = "write v.{0}(-1, {1}keepdim=True), over all units of a row"
 _NORM = "write {0}(v, v.shape[-1:]{1}), over all units of a row"
 _CHANCE = (
@@ -58,7 +58,9 @@ _REMEDIES = (
     | {name: _OVER_UNITS.format(name, "correction=0, ") for name in ("var", "std")}
     | {"layer_norm": _NORM.format("layer_norm", ""), "rms_norm": _NORM.format("rms_norm", ", eps=1e-5")}
     | dict.fromkeys(("shape", "size"), "write v.mean(-1, keepdim=True), or layer_norm(v, v.shape[-1:])")
-    | dict.fromkeys(("softmax", "log_softmax", "norm", "cumsum"), _UNITS)
+    | {"softmax": "write torch.exp(v) / torch.exp(v).sum(-1, keepdim=True), over all units of a row"}
+    | {"norm": "write torch.sqrt(v.square().sum(-1, keepdim=True) + 1e-12), over all units of a row"}
+    | dict.fromkeys(("log_softmax", "cumsum"), _UNITS)
     | dict.fromkeys(("max", "min", "amax", "amin", "prod", "argmax", "sort", "topk", "any", "all"), _UNITS)
     | dict.fromkeys(("matmul", "mm", "bmm", "mv", "linear", "einsum", "dot", "__matmul__", "bilinear"), _PRODUCT)
     | dict.fromkeys(("detach", "data", "requires_grad_"), _CUT)

@@ -141,9 +141,19 @@ _OF_STEPS = (
     ),
 )
 
-# Every unit gets the result, so the adjoints of all units come together in that of each argument.
-mean = Operation("mean", lambda a: a.mean(-1, keepdim=True).expand_as(a), (lambda d, y, a: mean(d),), whole_row=True)
-total = Operation("sum", lambda a: a.sum(-1, keepdim=True).expand_as(a), (lambda d, y, a: total(d),), whole_row=True)
+
+def _over_units(name: str, compute: Callable[[Tensor], Tensor]) -> Operation:
+    def adjoint(d: Any, *_: Any) -> Any:
+        """Every unit gets the result, so each argument gets what the adjoints of all units come to."""
+        if d.op == "neg":  # so that no value is stored a second time with another sign
+            return -OPERATIONS[name](d.arguments[0])
+        return OPERATIONS[name](d)
+
+    return Operation(name, lambda a: compute(a).expand_as(a), (adjoint,), whole_row=True)
+
+
+mean = _over_units("mean", lambda a: a.mean(-1, keepdim=True))
+total = _over_units("sum", lambda a: a.sum(-1, keepdim=True))
 
 OF_STEPS = {operation.name: operation for operation in _OF_STEPS}
 OPERATIONS = OF_STEPS | {each.name: each for each in (where_less, where_less_equal, where_equal, mean, total)}
@@ -236,7 +246,7 @@ def _power(v: Any, exponent: Any) -> Any:
     return half * half * v if exponent % 2 else half * half
 
 
-def _over_units(operation: Operation) -> Callable[..., Any]:
+def _called(operation: Operation) -> Callable[..., Any]:
     def over_units(v: Any, dim: Any = None, keepdim: Any = False) -> Any:
         if dim not in (-1, (-1,), [-1]) or keepdim is not True:
             raise TypeError(f"write v.{operation.name}(-1, keepdim=True), over all units of a row")
@@ -311,8 +321,8 @@ COMPOSED: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {  # name -> f
     "logsigmoid": (_logsigmoid, (functional.logsigmoid,)),
     "hardsigmoid": (_hardsigmoid, (functional.hardsigmoid,)),
     "hardtanh": (_hardtanh, (functional.hardtanh,)),
-    "mean": (_over_units(mean), _both("mean")),
-    "sum": (_over_units(total), _both("sum")),
+    "mean": (_called(mean), _both("mean")),
+    "sum": (_called(total), _both("sum")),
     "var": (_var, _both("var")),
     "std": (_std, _both("std")),
     "layer_norm": (_layer_norm, (functional.layer_norm, torch.layer_norm)),

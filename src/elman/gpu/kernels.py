@@ -517,5 +517,5 @@ class _Steps(Writer):
         return f"({every}) & (unit < {self.width})" if self.todo.over_rows(self.number) else every
 
     def over_row(self, op: str, value: str) -> str:
-        total = f"tl.sum(tl.where(unit < {self.width}, {value}, 0.0), 0)"
-        return f"tl.broadcast_to({total}{f' / {self.width}' if op == 'mean' else ''}, [BLOCK])"
+        every = f" / {self.width}" if op == "mean" else ""
+        return f"tl.broadcast_to(tl.sum({value}, 0){every}, [BLOCK])"  # beyond the last unit, what is loaded is zero
