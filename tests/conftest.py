@@ -14,6 +14,8 @@ pytest_plugins = ["browser", "gpu_forms"]
 
 _code = tempfile.TemporaryDirectory()  # of this run, which its processes share
 os.environ.setdefault("ELMAN_CACHE", _code.name)
+_mutants = tempfile.TemporaryDirectory()  # likewise, for machine_code.py
+os.environ.setdefault("MACHINE_CODE", _mutants.name)
 os.environ["MPLBACKEND"] = "Agg"
 # Children compile elman once and find its bytecode afterwards, whatever the environment says of bytecode.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

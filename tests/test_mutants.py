@@ -1635,7 +1635,9 @@ MUTANTS = [
 TESTS = """
 import sys
 from pathlib import Path
+import machine_code
 import pytest
+machine_code.share()
 options = ["-x", "-q", "-p", "no:cacheprovider", "--basetemp", sys.argv[2] + "/base"]
 options += ["-p", "no:unraisableexception"]  # which looks for garbage, five times at the end
 options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what was imported before
