@@ -49,6 +49,6 @@ def pytest_sessionfinish() -> None:
 @pytest.fixture(scope="session")
 def forks() -> Iterator[Forks]:
     """New processes, with torch imported and elman not."""
-    forks = Forks()
+    forks = Forks.inherited or Forks()
     yield forks
     forks.close()

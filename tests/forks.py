@@ -44,16 +44,22 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 class Forks:
     """The process that forks. It is started for the first child."""
 
+    inherited: Forks | None = None  # where elman is not imported yet, for tests that come later
+
     def __init__(self) -> None:
         self._server: Any = None  # a connection
+
+    def start(self, method: str = "spawn") -> None:
+        """Starts it as a new process, or by "fork": then this one has imported what takes long, and nothing of elman."""
+        context = multiprocessing.get_context(method)
+        self._server, theirs = context.Pipe()
+        context.Process(target=_serve, args=(theirs, self._server if method == "fork" else None)).start()
+        theirs.close()
 
     def run(self, *children: Child, timeout: float = 300) -> list[CompletedProcess[str]]:
         """Runs children at the same time. One that takes too long is killed."""
         if self._server is None:
-            context = multiprocessing.get_context("spawn")
-            self._server, theirs = context.Pipe()
-            context.Process(target=_serve, args=(theirs,)).start()
-            theirs.close()
+            self.start()
         given = [child._replace(environment=child.environment or dict(os.environ)) for child in children]
         with tempfile.TemporaryDirectory() as folder:
             self._server.send((given, folder, timeout))
@@ -69,13 +75,16 @@ class Forks:
     def close(self) -> None:
         if self._server is not None:
             self._server.close()
+            self._server = None
 
 
 def _printed(folder: str, number: int) -> list[Path]:
     return [Path(folder) / f"{number}.{name}" for name in ("out", "error")]
 
 
-def _serve(connection: Any) -> None:
+def _serve(connection: Any, others: Any) -> None:
+    if others is not None:
+        others.close()  # or it would never end
     for name in PRELOADED:
         import_module(name)
     import torchlib

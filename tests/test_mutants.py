@@ -1637,11 +1637,17 @@ import sys
 from pathlib import Path
 import machine_code
 import pytest
+from forks import Forks
+if sys.argv[1].startswith("test_cpu_memory.py"):  # all of which is in another process
+    Forks.inherited = Forks()
+    Forks.inherited.start("fork")
 machine_code.share()
 options = ["-x", "-q", "-p", "no:cacheprovider", "--basetemp", sys.argv[2] + "/base"]
 options += ["-p", "no:unraisableexception"]  # which looks for garbage, five times at the end
 options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what was imported before
 code = pytest.main([*options, f"tests/{sys.argv[1]}"])
+if Forks.inherited is not None:
+    Forks.inherited.close()
 import elman
 assert Path(elman.__file__).is_relative_to(sys.argv[2]), "the tests ran on another copy of elman"
 sys.exit(code)
