@@ -109,9 +109,9 @@ class Opened(NamedTuple):
     requests: list[str]  # the addresses of all that it asked for; the first is its own
 
 
-@pytest.fixture
-def open_page(browser: Browser) -> Iterator[Callable[..., Opened]]:
-    """A function that opens an HTML file in a context of its own, without a network.
+@contextmanager
+def opening(browser: Browser) -> Iterator[Callable[..., Opened]]:
+    """A function that opens an HTML file in a context of its own, without a network. All are closed in the end.
 
     Its options are those of playwright's `new_context`, such as locale, color_scheme, reduced_motion and has_touch.
     """
@@ -131,3 +131,10 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Opened]]:
     yield open_page
     for context in contexts:
         context.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Opened]]:
+    """See opening."""
+    with opening(browser) as open_page:
+        yield open_page

@@ -51,7 +51,7 @@ class Forks:
 
     def start(self, method: str = "spawn") -> None:
         """Starts it as a new process, or by "fork": then this one has imported what takes long, and nothing of elman."""
-        context = multiprocessing.get_context(method)
+        context: Any = multiprocessing.get_context(method)
         self._server, theirs = context.Pipe()
         context.Process(target=_serve, args=(theirs, self._server if method == "fork" else None)).start()
         theirs.close()
@@ -60,16 +60,17 @@ class Forks:
         """Runs children at the same time. One that takes too long is killed."""
         if self._server is None:
             self.start()
+        server: Any = self._server
         given = [child._replace(environment=child.environment or dict(os.environ)) for child in children]
         with tempfile.TemporaryDirectory() as folder:
-            self._server.send((given, folder, timeout))
+            server.send((given, folder, timeout))
             return [
                 CompletedProcess(
                     ["-c", *child.arguments],
                     code,
                     *[path.read_text(encoding="utf-8", errors="replace") for path in _printed(folder, number)],
                 )
-                for number, (child, code) in enumerate(zip(children, self._server.recv(), strict=True))
+                for number, (child, code) in enumerate(zip(children, server.recv(), strict=True))
             ]
 
     def close(self) -> None:

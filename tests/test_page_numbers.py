@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -15,13 +16,16 @@ from torch.nn.functional import cross_entropy
 
 import elman
 from accuracy import Errors
-from browser import Opened
+from browser import Launched, Opened, opening, running
 from cases import CELLS, draw
 from elman import Cell, Recurrent, State, cells
 from elman.explain import language
 from elman.explain.language import model_as_data
 from elman.tasks.language_model import LanguageModel
 from tiny_runs import tiny
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 SIZE, HIDDEN, WIDE, STEPS, SEEDS = 13, 24, 10, 14, 3
 
@@ -37,15 +41,25 @@ READ = """(data) => {
 }"""
 
 
-@pytest.fixture
-def engine(open_page: Callable[..., Opened], tmp_path: Path) -> Iterator[Opened]:
-    """A page that has the engine and nothing else."""
+@pytest.fixture(scope="module")
+def shared(launched: Launched, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
+    """A page that has the engine and nothing else: what a test reads in it is of the networks that it makes."""
     source = files("elman.explain").joinpath("assets", "engine.js").read_text(encoding="utf-8")
-    path = tmp_path / "engine.html"
+    path = tmp_path_factory.mktemp("page") / "engine.html"
     path.write_text(f"<!doctype html><meta charset=utf-8><script>{source}\nwindow.Network = Network;</script>")
-    opened = open_page(path)
-    yield opened
-    assert not opened.errors
+    with ExitStack() as open_until_the_end:
+        with running(launched.loop):
+            opened = open_until_the_end.enter_context(opening(launched.browser))(path)
+        yield opened
+        with running(launched.loop):
+            open_until_the_end.close()
+
+
+@pytest.fixture
+def engine(shared: Opened, browser: Browser) -> Iterator[Opened]:
+    shared.errors.clear()
+    yield shared
+    assert not shared.errors
 
 
 def language_model(cell: Cell, layers: int, tied: bool, seed: int) -> LanguageModel:
