@@ -33,9 +33,9 @@ def remember(*opsets: int) -> None:
 
     def look_again() -> None:
         nonlocal known
-        if known != (
-            known := (len(torch.library._defs), len(torch.library._impls))
-        ):  # only Python registers more of them
+        now = len(torch.library._defs), len(torch.library._impls)
+        if now != known:  # only Python registers more of them
+            known = now
             look()
 
     utils._materialize_cpp_cia_ops = look_again
