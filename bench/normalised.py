@@ -40,6 +40,12 @@ NORMALISED = Cell(step, gates=("i", "f", "g", "o"), states=("h", "c"), vectors=(
 class ByHand(nn.Module):
     """The same equations as a loop, with the weights of a layer of elman."""
 
+    weight_ih: nn.Parameter
+    weight_hh: nn.Parameter
+    weight_ch: nn.Parameter
+    bias_ih: nn.Parameter
+    bias_hh: nn.Parameter
+
     def __init__(self, of: elman.Recurrent) -> None:
         super().__init__()
         self.units = of.hidden_size

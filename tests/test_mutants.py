@@ -267,8 +267,8 @@ MUTANTS = [
         "a gate before its function",
         "graph.py",
         "def gate",
-        '(users[0].op in ("add", "sub") or users[0].nonlinear)',
-        'users[0].op in ("add", "sub")',
+        'one.op in ("add", "sub") or one.nonlinear or scale',
+        'one.op in ("add", "sub")',
         "test_cells.py",
     ),
     Mutant(

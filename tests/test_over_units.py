@@ -76,7 +76,7 @@ CELLS = (layer_norm_lstm, rms_gru, in_place, projected)
 EACH = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
 
 
-def options(cell: Cell) -> dict[str, int]:
+def options(cell: Cell) -> dict[str, Any]:
     return {"proj_size": 3} if cell.projected else {}
 
 

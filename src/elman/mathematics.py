@@ -16,7 +16,8 @@ from elman.graph import Graph, Node, symbols, trace
 
 _FUNCTIONS = {"sigmoid": "σ", "relu": "ReLU", "silu": "SiLU", "gelu": "GELU"}
 _FUNCTIONS |= {"layer_norm": "LayerNorm", "rms_norm": "RMSNorm"}
-_SHOWN = dict.fromkeys(("mean", "sum", "var", "std"), ("v",))  # the arguments that are shown of calls over all units
+# The arguments that are shown of calls over all units.
+_SHOWN: dict[str, tuple[str, ...]] = dict.fromkeys(("mean", "sum", "var", "std"), ("v",))
 _SHOWN |= dict.fromkeys(("layer_norm", "rms_norm"), ("v", "", "weight", "bias"))
 _COMPARISONS = {ast.Lt: "<", ast.LtE: "≤", ast.Gt: ">", ast.GtE: "≥", ast.Eq: "=", ast.NotEq: "≠"}
 _JOINTS = {ast.BitAnd: "and", ast.BitOr: "or", ast.BitXor: "xor"}
