@@ -153,7 +153,7 @@ def test_a_frozen_layer_gives_no_gradient(of: str) -> None:
     (x if of == "input" else h).requires_grad_()
     for call in (lambda: frozen(x, h), lambda: frozen.step(x[0], h)):
         with pytest.raises(
-            RuntimeError, match="gives no gradients, but its input or state requires one; call the layer"
+            RuntimeError, match="gives no gradients, but its input, state or stream requires one; call the layer"
         ):
             call()
     assert not frozen(x.detach(), h.detach())[0].requires_grad

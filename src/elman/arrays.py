@@ -8,8 +8,10 @@ beside each other. The width of a slot is H units, or proj_size for a projected 
     extra          the other values that forward keeps: what backward reads, and computed operands of products
     s.NAME         the state NAME after every step
     before.NAME    the state NAME before every step
+    u.NAME         the stream NAME in every step
     p              the per-unit weights, a slot for each
     d_x            the adjoints of the input's shares
+    d_u.NAME       the adjoints of the stream NAME
     d_extra        the adjoints of products that differ from the adjoint of every input share
     d_out          the cotangent of the output
     d_p            the adjoints of the per-unit weights for every row, added up over the steps
@@ -45,8 +47,10 @@ ARRAYS = {
     "extra": Kind(steps=True, width=_by_name),
     "s": Kind(steps=True, width=width_of_state),
     "before": Kind(steps=True, width=width_of_state),
+    "u": Kind(steps=True),
     "p": Kind(steps=False),
     "d_x": Kind(steps=True),
+    "d_u": Kind(steps=True),
     "d_extra": Kind(steps=True, width=_by_name),
     "d_out": Kind(steps=True, width=lambda cell, name: width_of_state(cell, cell.states[0])),
     "d_p": Kind(steps=False, padded=True),

@@ -1,15 +1,16 @@
 """A cell: the equations of one time step, and a record of the names that they use.
 
-The equations are a plain Python function of up to five arguments. Their names say what it needs:
+The equations are a plain Python function of up to six arguments. Their names say what it needs:
 
     x   the input's contribution to a gate:   x.i   is  W_i x_t + b_ih,i         (B, H)
     R   the recurrent contribution to a gate: R.i @ v  is  R_i v + b_hh,i        (B, H)
     s   the previous state:                   s.h, s.c                           (B, width)
     p   one weight per unit:                  p.i * s.c  (peepholes)             (H,)
     P   a projection onto a narrower state:   P.h @ v  is  weight_hr v           (B, proj_size)
+    u   a stream, which the caller gives:     u.dt, one value for each step      (B, H)
 
 The function returns the new state, `State(h=..., c=...)`; the first state is the layer's output. It may use
-only arithmetic and torch's elementwise functions. The same function then runs on tensors (the reference engine)
+only arithmetic and the functions of torch that docs/cells.md lists. The same function then runs on tensors (the reference engine)
 and, unchanged, on symbols (`elman.graph`), from which kernels are made.
 """
 
@@ -30,7 +31,7 @@ from torch import Tensor
 
 from elman.mistakes import LEARNED, Mistake, Undeclared, Watch, failed, in_place_on, remedy
 
-ARGUMENTS = ("x", "R", "s", "p", "P")
+ARGUMENTS = ("x", "R", "s", "p", "P", "u")
 
 
 class State(SimpleNamespace):
@@ -105,6 +106,7 @@ class Cell:
     vectors: names of the per-unit weights, in the order of the rows of `weight_ch`.
     projected: the states that are proj_size wide instead of hidden_size.
     reference: where the equations were published.
+    streams: names of what the caller gives for every step besides the input, each as wide as hidden_size.
 
     Raises TypeError or ValueError: immediately if the record itself is wrong, or on first use if the step does not fit it.
     """
@@ -116,6 +118,7 @@ class Cell:
     projected: tuple[str, ...] = ()
     reference: str = ""
     name: str = ""
+    streams: tuple[str, ...] = ()
     key = ""  # the name that `elman.names.register` gave the cell; not a field of the record
 
     def __post_init__(self) -> None:
@@ -127,7 +130,7 @@ class Cell:
             if not hasattr(self.step, "__name__"):
                 raise TypeError(f"the step {self.step!r} has no name; give the cell one: Cell(step, ..., name='mine')")
             object.__setattr__(self, "name", self.step.__name__)
-        for field in ("gates", "states", "vectors", "projected"):
+        for field in ("gates", "states", "vectors", "projected", "streams"):
             names = getattr(self, field)
             if isinstance(names, str):
                 raise TypeError(
@@ -155,7 +158,7 @@ class Cell:
         return tuple(inspect.signature(self.step).parameters)
 
     def __call__(self, **available: Any) -> State:
-        """Runs one step. Give x, R, s, p and P by name; the step receives the ones it has parameters for."""
+        """Runs one step. Give x, R, s, p, P and u by name; the step receives the ones it has parameters for."""
         return self.step(**{name: available[name] for name in self.arguments})
 
     def widths(self, hidden_size: int, proj_size: int = 0) -> tuple[int, ...]:
@@ -273,7 +276,8 @@ def _dry_run(cell: Cell) -> Anatomy:
     x = {gate: value.clone() for gate in cell.gates}
     s = {state: torch.full((batch, width), 0.5) for state, width in widths.items()}
     p = {name: value[0].clone() for name in cell.vectors}
-    given = {f"{kind}.{name}": v for kind, of in (("x", x), ("s", s), ("p", p)) for name, v in of.items()}
+    u = {name: value.clone() for name in cell.streams}
+    given = {f"{kind}.{name}": v for kind, of in (("x", x), ("s", s), ("p", p), ("u", u)) for name, v in of.items()}
     watch = Watch(given)
     versions = {name: v._version for name, v in given.items()}  # one more for each change in place
 
@@ -302,6 +306,7 @@ def _dry_run(cell: Cell) -> Anatomy:
         return watch.know(torch.full((batch, proj), 0.5))
 
     read_vectors: list[str] = []
+    read_streams: list[str] = []
     try:
         with torch.enable_grad(), watch:
             new = cell(
@@ -310,6 +315,7 @@ def _dry_run(cell: Cell) -> Anatomy:
                 s=_Given("s", "states", [], s),
                 p=_Given("p", "vectors", read_vectors, p),
                 P=_Given("P", "projected", [], vars(factors(cell.projected, project, "P"))),
+                u=_Given("u", "streams", read_streams, u),
             )
         changed = next((name for name, v in given.items() if v._version != versions[name]), None)
         if changed:  # by an option, such as inplace=True or out=
@@ -357,6 +363,12 @@ def _dry_run(cell: Cell) -> Anatomy:
         raise ValueError(
             f"cell {cell.name!r} declares the vectors {unread} but its step does not use p.v of them; "
             "leave them out of vectors"
+        )
+    unread = [name for name in cell.streams if name not in read_streams]
+    if unread:
+        raise ValueError(
+            f"cell {cell.name!r} declares the streams {unread} but its step does not use u.v of them; "
+            "leave them out of streams"
         )
     return Anatomy(
         input_gates=tuple(gate for gate in cell.gates if gate in read),

@@ -6,7 +6,7 @@ Each message says more than torch.nn's: both values, and the remedy.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -193,6 +193,41 @@ def check_state(layer: Any, hx: Hidden | None, x: Tensor, batched: bool) -> tupl
                 f"{name}: the initial {state} is {value.dtype} but the input is {x.dtype}; convert it: {state}.to({x.dtype})"
             )
     return given if batched else tuple(value.unsqueeze(1) for value in given)
+
+
+def check_streams(layer: Any, streams: Any, input: Tensor) -> dict[str, Tensor]:
+    """Checks streams, which are laid out as the input is; returns them in the cell's order, all H units wide."""
+    name, cell, units = layer._get_name(), layer.cell, layer.hidden_size
+    if streams is None and not cell.streams:
+        return {}
+    has = f"the cell {cell.name!r} has the streams ({', '.join(cell.streams)})" if cell.streams else "it has no streams"
+    write = ", ".join(f"{stream!r}: v" for stream in cell.streams)
+    remedy = f"give streams={{{write}}}" if cell.streams else "leave streams out"
+    if not isinstance(streams, Mapping):
+        got = "none were given" if streams is None else f"got {type(streams).__name__}"
+        raise TypeError(f"{name}: {has}, but {got}; {remedy}")
+    if set(streams) != set(cell.streams):
+        raise ValueError(f"{name}: {has}, but ({', '.join(map(str, streams))}) were given; {remedy}")
+    found: dict[str, Tensor] = {}
+    for stream in cell.streams:
+        value, rows = streams[stream], tuple(input.shape[:-1])
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name}: the stream {stream} must be a tensor, got {type(value).__name__}")
+        if value.shape not in ((*rows, units), (*rows, 1)):
+            raise RuntimeError(
+                f"{name}: the stream {stream} is {tuple(value.shape)} but must be {(*rows, units)} or {(*rows, 1)}, "
+                "laid out as the input is"
+            )
+        if value.device != input.device:
+            raise RuntimeError(
+                f"{name}: the stream {stream} is on {value.device} but the input is on {input.device}; move it with .to()"
+            )
+        if value.dtype != input.dtype and not any_autocast():
+            raise RuntimeError(
+                f"{name}: the stream {stream} is {value.dtype} but the input is {input.dtype}; convert it with .to()"
+            )
+        found[stream] = value.expand(*rows, units)
+    return found
 
 
 def as_rows(layer: Any, what: str, given: Any, dtype: torch.dtype) -> Tensor:

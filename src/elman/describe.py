@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, overload
 
 import torch
@@ -64,6 +64,7 @@ def describe(
     *,
     lengths: Tensor | Sequence[int] | None = None,
     reset: Tensor | None = None,
+    streams: Mapping[str, Tensor] | None = None,
 ) -> Description: ...
 
 
@@ -106,6 +107,7 @@ def _of_layer(
     *,
     lengths: Tensor | Sequence[int] | None = None,
     reset: Tensor | None = None,
+    streams: Mapping[str, Tensor] | None = None,
 ) -> Description:
     values = input.data if isinstance(input, PackedSequence) else input
     choices = _Choices()
@@ -119,7 +121,7 @@ def _of_layer(
         return tensor
 
     with recurrence.observe(choices), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output, h_n = layer(input, hx, lengths=lengths, reset=reset)
+        output, h_n = layer(input, hx, lengths=lengths, reset=reset, streams=streams)
         del output, h_n
     # Steps of all sequences together: T * B, or the sum of the lengths.
     steps = values.numel() // values.shape[-1] if lengths is None else int(torch.as_tensor(lengths).sum())

@@ -72,17 +72,18 @@ class Frozen(Recurrent):
         lengths: Tensor | None = None,
         reset: Tensor | None = None,
         afresh: tuple[Tensor, ...] = (),
+        streams: tuple[Tensor, ...] = (),
     ) -> Call:
         """Returns the call that an engine receives for one layer: as `Recurrent.call`, with the weights in panels.
 
         Raises RuntimeError if a gradient would be recorded.
         """
-        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *state)):
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *state, *streams)):
             raise RuntimeError(
-                "a frozen layer gives no gradients, but its input or state requires one; call the layer itself"
+                "a frozen layer gives no gradients, but its input, state or stream requires one; call the layer itself"
             )
         return Call(
-            self.cell.kept, x, self._runs[layer], state, (), (), lengths, reset, afresh, None, self._packed[layer]
+            self.cell.kept, x, self._runs[layer], state, streams, (), lengths, reset, afresh, None, self._packed[layer]
         )
 
     def __getstate__(self) -> dict[str, Any]:

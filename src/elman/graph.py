@@ -453,7 +453,8 @@ def fingerprint(cell: Cell) -> str:
     graph = trace(cell).needed()
     nodes = [(n.op, [a.index for a in n.arguments], n.name, n.value) for n in graph.nodes]
     outputs = [(name, node.index) for name, node in graph.outputs.items()]
-    return _digits((cell.gates, cell.states, cell.vectors, cell.projected, cell.anatomy, nodes, outputs))
+    names = cell.gates, cell.states, cell.vectors, cell.projected, *([cell.streams] if cell.streams else [])
+    return _digits((*names, cell.anatomy, nodes, outputs))
 
 
 @cache

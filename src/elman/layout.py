@@ -54,14 +54,14 @@ class Call(NamedTuple):
     """Everything that an engine is given to run one layer, in all its directions, over a whole sequence.
 
     T is the number of steps, B of rows of the batch, D of directions. The width of a state is hidden_size, or proj_size
-    if it is projected. No engine reads streams or constants yet, and `misfit` refuses a call that has some.
+    if it is projected. No engine reads constants yet, and `misfit` refuses a call that has some.
     """
 
     cell: Cell
     x: Tensor  # (T, B, I)
     directions: tuple[Direction, ...]
     state: tuple[Tensor, ...]  # the initial states, each (D, B, width)
-    streams: tuple[Tensor, ...] = ()  # what a step would read besides x, each (T, B, width)
+    streams: tuple[Tensor, ...] = ()  # what a step reads besides x, in the order of `Cell.streams`, each (T, B, H)
     constants: tuple[Tensor, ...] = ()  # what every step would read alike, each (B, width)
     lengths: Tensor | None = None  # (B,) int64: the number of steps of each row
     reset: Tensor | None = None  # (T, B) bool: true where a step does not go on from the step before it
@@ -79,7 +79,7 @@ class Call(NamedTuple):
         return [self.x, *weights, *self.state, *self.streams, *self.constants, *self.afresh, self.lengths, self.reset]
 
     def names(self) -> tuple[str, ...]:
-        """The name of each entry of `tensors()`: "x", "ih.0" (field ih of `Weights`, direction 0), "initial.h", ..."""
+        """The name of each entry of `tensors()`: "x", "ih.0" (field ih of `Weights`, direction 0), "initial.h", "u.dt", ..."""
         counts = len(self.streams), len(self.constants), len(self.afresh)
         return _names(self.cell, len(self.directions), *counts)
 
@@ -116,7 +116,7 @@ class Call(NamedTuple):
 @cache
 def _names(cell: Cell, directions: int, streams: int, constants: int, afresh: int) -> tuple[str, ...]:
     weights = [f"{field}.{d}" for d in range(directions) for field in Weights._fields]
-    numbered = [*(f"stream.{k}" for k in range(streams)), *(f"constant.{k}" for k in range(constants))]
+    numbered = [*(f"u.{name}" for name in cell.streams[:streams]), *(f"constant.{k}" for k in range(constants))]
     numbered += [f"afresh.{state}" for state in cell.states[:afresh]]
     return "x", *weights, *(f"initial.{state}" for state in cell.states), *numbered, "lengths", "reset"
 
@@ -141,8 +141,8 @@ def joined(of_each: Sequence[Results]) -> Results:
 def misfit(call: Call) -> str | None:
     """What in a call does not fit its input and state, and what it should be, in words; None if everything fits."""
     cell, x = call.cell, call.x
-    if call.streams or call.constants:
-        return f"the cell {cell.name!r} reads no streams or constants, but some are given; leave them out"
+    if call.constants:
+        return f"the cell {cell.name!r} reads no constants, but some are given; leave them out"
     if len(call.state) != len(cell.states):
         return f"the cell {cell.name!r} has {len(cell.states)} states ({', '.join(cell.states)}), but {len(call.state)} were given"
     if x.layout != torch.strided:
@@ -158,6 +158,14 @@ def misfit(call: Call) -> str | None:
             return f"the initial {name} is {tuple(state.shape)} but must be {shape} = (directions, rows, width)"
         if state.device != x.device or (state.dtype != x.dtype and call.autocast is None):
             return f"the initial {name} is {state.dtype} on {state.device} but the input is {x.dtype} on {x.device}"
+    if len(call.streams) != len(cell.streams):
+        return f"the cell {cell.name!r} has {len(cell.streams)} streams ({', '.join(cell.streams)}), but {len(call.streams)} were given"
+    for name, stream in zip(cell.streams, call.streams, strict=True):
+        shape = x.shape[0], batch, units
+        if stream.shape != shape:
+            return f"the stream {name} is {tuple(stream.shape)} but must be {tuple(shape)} = (steps, rows, hidden_size)"
+        if stream.device != x.device or (stream.dtype != x.dtype and call.autocast is None):
+            return f"the stream {name} is {stream.dtype} on {stream.device} but the input is {x.dtype} on {x.device}"
     if call.afresh and (call.reset is None or len(call.afresh) != len(cell.states)):
         return f"the cell {cell.name!r} has {len(cell.states)} states to start afresh from at resets, but {len(call.afresh)} were given"
     for name, state, width in zip(cell.states, call.afresh, widths, strict=False):

@@ -31,6 +31,7 @@ class Leaf(NamedTuple):
 LEAVES: dict[str, Leaf] = {
     "x": Leaf(lambda cell: cell.anatomy.input_gates, lambda cell, name: HIDDEN, "x", "d_x"),
     "s": Leaf(lambda cell: cell.states, width_of_state, "before.{}", "carry.{}"),
+    "u": Leaf(lambda cell: cell.streams, lambda cell, name: HIDDEN, "u.{}", "d_u.{}"),
     "p": Leaf(lambda cell: cell.vectors, lambda cell, name: HIDDEN, "p", "d_p", rows=False),
 }
 

@@ -335,6 +335,8 @@ class _Writer:
             source, name = node.value.id, node.attr
             if source == "x":
                 return [Term(f"W_{name} x_t + b_{name}", value)], _ADD
+            if source == "u":
+                return [Term(f"{name}_t", value)], _ATOM
             if source == "s":
                 return [Term(f"{name}_{{t-1}}", value)], _ATOM
             return [Term(f"{source}_{name}", value)], _ATOM

@@ -4,6 +4,7 @@ the same as in torch.nn's RNNCell, LSTMCell and GRUCell."""
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from elman import cells
 from elman.cell import Cell
-from elman.checks import check_dtype, check_size, no_states, no_tensor
+from elman.checks import check_dtype, check_size, check_streams, no_states, no_tensor
 from elman.layout import Call, Direction, Hidden, Weights, field_name, parameter_shapes
 from elman.names import register
 from elman.recurrence import at_once, recur
@@ -72,12 +73,13 @@ class RecurrentCell(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
-    def forward(self, input: Tensor, hx: Hidden | None = None) -> Any:
+    def forward(self, input: Tensor, hx: Hidden | None = None, *, streams: Mapping[str, Tensor] | None = None) -> Any:
         """Reads one step.
 
         input: (B, I), or (I,) unbatched.
         hx: the previous state, zero if left out: one tensor (B, width) for a cell with one state, otherwise a tuple of
             them in the order of `cell.states`; (width,) unbatched.
+        streams: for a cell that has some, by name, each (B, H) or (B, 1); without B for unbatched input.
 
         Returns the state after the step in the form of hx. Raises ValueError or RuntimeError, as torch.nn does, if
         shapes do not fit. The message names both sizes.
@@ -123,7 +125,9 @@ class RecurrentCell(nn.Module):
                     )
             state = tuple([value.unsqueeze(0) if batched else value[None, None] for value in given])
         weights = Weights(*[None if field is None else getattr(self, field) for field in self._fields])
-        call = Call(self.cell.kept, x, (Direction(weights, False),), state)
+        given = check_streams(self, streams, input).values()
+        own = tuple([u.unsqueeze(0) if batched else u[None, None] for u in given])  # each (1, B, H)
+        call = Call(self.cell.kept, x, (Direction(weights, False),), state, own)
         _, finals = at_once(call) or recur(call._replace(x=x.unsqueeze(0)))
         after = tuple([final[0] if batched else final[0, 0] for final in finals])
         return after[0] if len(states) == 1 else after

@@ -252,7 +252,7 @@ class _Step:
                 if place is None:
                     place = self.store(node, self.slots.new("extra" if self.keeps else "memory", phase.width), here)
                 self.operands[node.index] = place  # `places` is unchanged for a leaf: only products read this copy
-            elif node.index in self.kept and node.index not in states and node.op != "x":
+            elif node.index in self.kept and node.index not in states and node.op not in ("x", "u"):
                 self.store(node, self.room(number, phase.width), here)
         for node in phase.remembered:
             if node.index not in self.places:

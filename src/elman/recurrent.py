@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +13,16 @@ from torch.nn.utils.rnn import PackedSequence
 
 from elman import native
 from elman.cell import Cell
-from elman.checks import as_rows, check_arguments, check_input, check_rows, check_state, check_width, no_tensor
+from elman.checks import (
+    as_rows,
+    check_arguments,
+    check_input,
+    check_rows,
+    check_state,
+    check_streams,
+    check_width,
+    no_tensor,
+)
 from elman.layout import Call, Direction, Hidden, Weights, has_values, initial_name, parameter_name, parameter_shapes
 from elman.names import register
 from elman.recurrence import at_once, recur
@@ -144,16 +153,18 @@ class Recurrent(nn.Module):
         lengths: Tensor | None = None,
         reset: Tensor | None = None,
         afresh: tuple[Tensor, ...] = (),
+        streams: tuple[Tensor, ...] = (),
     ) -> Call:
         """Returns the call that an engine receives for one layer.
 
         x: the input of this layer, (T, B, I) for the first. state: the initial states, each (D, B, width).
         lengths: (B,). reset: (T, B). afresh: the states after a reset, each (D, width); zero if left out.
+        streams: in the order of the cell's, each (T, B, H).
         """
         directions = [Direction(self.weights(layer, False), False)]
         if self.bidirectional:
             directions.append(Direction(self.weights(layer, True), True))
-        return Call(self.cell.kept, x, tuple(directions), state, (), (), lengths, reset, afresh)
+        return Call(self.cell.kept, x, tuple(directions), state, streams, (), lengths, reset, afresh)
 
     def each_weights(self) -> list[Weights]:
         """The parameters of every layer and direction: those of layer l, direction d are at l * num_directions + d."""
@@ -198,6 +209,7 @@ class Recurrent(nn.Module):
         *,
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | Sequence[Any] | None = None,
+        streams: Mapping[str, Tensor] | None = None,
     ) -> tuple[Any, Any]:
         """Reads a sequence.
 
@@ -212,6 +224,8 @@ class Recurrent(nn.Module):
             A true reset[t] cuts the sequence between t-1 and t: the forward direction starts step t, and the
             reverse direction step t-1, from a zero state or the learned initial state. A true reset[0] makes
             the forward direction ignore hx.
+        streams: for a cell that has some, what its step reads as `u.name`, by name: (T, B, H) in the layout of the
+            input, or (T, B, 1) for the same number in all units. Every layer and direction reads the same.
 
         Returns the output of the last layer, (T, B, D*Y) in the layout of the input, and the final state of
         every layer and direction in the form of hx. For a `PackedSequence`, the output is also a `PackedSequence`.
@@ -220,10 +234,15 @@ class Recurrent(nn.Module):
         The message names both sizes.
         """
         if isinstance(input, PackedSequence):
-            return self._packed_forward(input, hx, lengths, reset)
+            return self._packed_forward(input, hx, lengths, reset, streams)
         x, batched = check_input(self, input)
         state = check_state(self, hx, x, batched)
         lengths, reset = check_rows(self, lengths, reset, x, batched)
+        given = check_streams(self, streams, input).values()
+        if given:
+            time_first = not batched or not self.batch_first
+            given = [u if time_first else u.transpose(0, 1) for u in given]
+            given = [u if batched else u.unsqueeze(1) for u in given]
 
         learned = () if reset is None else self.initial_states()
         finals: list[tuple[Tensor, ...]] = []
@@ -232,7 +251,7 @@ class Recurrent(nn.Module):
             rows = slice(layer * count, (layer + 1) * count)
             own = state if self.num_layers == 1 else tuple([s[rows] for s in state])  # each (D, B, width)
             afresh = tuple([s[rows] for s in learned])
-            x, final = recur(self.call(layer, x, own, lengths, reset, afresh))  # (T, B, D*Y)
+            x, final = recur(self.call(layer, x, own, lengths, reset, afresh, tuple(given)))  # (T, B, D*Y)
             finals.append(final)
             if self.merge != "concat":
                 x = x.unflatten(-1, (2, -1)).sum(-2) if self.merge == "sum" else x.unflatten(-1, (2, -1)).mean(-2)
@@ -287,7 +306,7 @@ class Recurrent(nn.Module):
         return time_first[last, torch.arange(time_first.size(1), device=output.device)]
 
     def _packed_forward(
-        self, input: PackedSequence, hx: Hidden | None, lengths: Any, reset: Any
+        self, input: PackedSequence, hx: Hidden | None, lengths: Any, reset: Any, streams: Any
     ) -> tuple[PackedSequence, Any]:
         """`forward` for a PackedSequence, whose sequences are sorted by length.
 
@@ -297,6 +316,10 @@ class Recurrent(nn.Module):
             raise TypeError(
                 f"{self._get_name()}: a PackedSequence brings its own lengths; leave lengths and reset out, "
                 "or give the sequences padded"
+            )
+        if streams is not None or self.cell.streams:
+            raise TypeError(
+                f"{self._get_name()}: streams do not go with a PackedSequence; give the sequences padded, with lengths="
             )
         data, batch_sizes, order, back = input
         if back is not None:
@@ -325,6 +348,7 @@ class Recurrent(nn.Module):
         *,
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | Sequence[bool] | bool | None = None,
+        streams: Mapping[str, Tensor] | None = None,
     ) -> tuple[Tensor, Any]:
         """Reads one step of a sequence, x_t, and starts from the previous state.
 
@@ -332,6 +356,7 @@ class Recurrent(nn.Module):
         lengths: (B,) or (): 1 for a sequence that has this step, 0 for one that does not. For the latter, the output
             is zero and the state is returned unchanged.
         reset: (B,) or (), booleans: where true, the step starts from a zero state or the learned initial state.
+        streams: by name, each (B, H) or (B, 1); without B for unbatched input.
 
         Returns the output of the last layer at this step, (B, Y) or (Y,), and the state to pass to the next
         step. Both equal the results of `forward` for a sequence of this one step. Hooks are not called. Raises
@@ -340,7 +365,7 @@ class Recurrent(nn.Module):
         if not isinstance(input, Tensor):
             raise no_tensor(self, input)
         alone = len(self.cell.states) == 1
-        plain = lengths is None and reset is None
+        plain = lengths is None and reset is None and streams is None and not self.cell.streams
         if plain and state is not None and input.dim() == 2 and self.num_layers == 1 and True not in self._directions:
             try:
                 given = (state,) if isinstance(state, Tensor) else tuple(state)
@@ -369,7 +394,9 @@ class Recurrent(nn.Module):
                     f"{name}: reset is {tuple(reset.shape)} but must be {rows}, a value for each sequence"
                 )
             reset = reset.unsqueeze(time)
-        output, state = self.forward(input.unsqueeze(time), state, lengths=lengths, reset=reset)
+        if streams is not None or self.cell.streams:
+            streams = {key: v.unsqueeze(time) for key, v in check_streams(self, streams, input).items()}
+        output, state = self.forward(input.unsqueeze(time), state, lengths=lengths, reset=reset, streams=streams)
         return output.squeeze(time), state
 
     def extra_repr(self) -> str:

@@ -80,11 +80,13 @@ def _run(call: Call, d: int, step: Step) -> tuple[Tensor, tuple[Tensor, ...]]:
     present, goes_on = masks(call, reverse)
     x = call.x if present is None else torch.where(present, call.x, 0)
     shares = input_shares(cell, x, weights)
+    streams = [u if present is None else torch.where(present, u, 0) for u in call.streams]
     outputs: list[Tensor] = []
     for t in reversed(range(len(shares))) if reverse else range(len(shares)):
+        u = State(**{name: stream[t] for name, stream in zip(cell.streams, streams, strict=True)})
         before = s if goes_on is None else _select(goes_on[t], s, afresh if call.afresh else None)
         try:
-            after = step(x=shares[t], R=R.next_step(), s=before, p=p, P=P)
+            after = step(x=shares[t], R=R.next_step(), s=before, p=p, P=P, u=u)
         except (Mistake, RuntimeError, TypeError, ValueError, LookupError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise

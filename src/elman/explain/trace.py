@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -60,8 +60,8 @@ class _Recorder:
         self.gates.append(gates)
         self.states.append(states)
 
-        def step(x: Any, R: Any, s: Any, p: Any, P: Any) -> State:
-            values = traced.evaluate(x=x, R=R, s=s, p=p, P=P)
+        def step(**given: Any) -> State:
+            values = traced.evaluate(**given)
             gates.append({name: values[index] for name, index in watched.items()})
             states.append({name: values[node.index] for name, node in traced.outputs.items()})
             return State(**states[-1])
@@ -76,6 +76,7 @@ def trace(
     *,
     lengths: Tensor | Sequence[int] | None = None,
     reset: Tensor | None = None,
+    streams: Mapping[str, Tensor] | None = None,
 ) -> Trace:
     """Runs a layer and records every gate and state: `trace(lstm, x).recurrences[0].gates["f"]` is (T, B, H).
 
@@ -87,14 +88,14 @@ def trace(
     """
     check_layer("trace", layer)
     if isinstance(input, PackedSequence):
-        if lengths is not None or reset is not None:
-            layer(input, hx, lengths=lengths, reset=reset)  # raises
+        if lengths is not None or reset is not None or streams is not None:
+            layer(input, hx, lengths=lengths, reset=reset, streams=streams)  # raises
         x, lengths = pad_packed_sequence(input, layer.batch_first)
         found = trace(layer, x, hx, lengths=lengths)
         return found._replace(output=_packed_as(input, found.output, lengths, layer.batch_first))
     recorder = _Recorder()
     with recurrence.observe(recorder):
-        output, h_n = layer(input, hx, lengths=lengths, reset=reset)
+        output, h_n = layer(input, hx, lengths=lengths, reset=reset, streams=streams)
     inside: Any = None  # (T, B, 1): whether a step is inside the sequence
     if lengths is not None:
         count = len(recorder.gates[0])

@@ -157,6 +157,8 @@ class Writer:
             return Array(columns, rows=kind != "afresh", wide=wide)
         if kind == "s":
             return Array(((1, width_of_state(cell, rest)),), steps=True, wide=wide)
+        if kind in ("u", "d_u"):
+            return Array(((1, HIDDEN),), steps=True)
         if kind in ("x", "d_x"):
             return Array(((gates, HIDDEN),), steps=True)
         if kind in ("p", "d_p"):
@@ -351,6 +353,8 @@ class Writer:
                 return self.fixed(f"p_{place.slot}", self.slot(place))
             if kind == "x" and node.op == "x":
                 return self.of_step(f"x_{place.slot}", self.load(self.slot(place)))
+            if kind == "u":
+                return self.of_step(f"u_{name}", self.load(self.slot(place)))
             return self.from_earlier_phase(self.history(name) if kind == "s" else place)
 
         self.over_rows(products, read)
@@ -440,7 +444,7 @@ class Writer:
                     self.adjoint(name)
                 self.hand_back(name, self.present(value(node), f"adjoint_{name}"))
             else:
-                of_all_steps = kind in ("d_x", "d_extra")
+                of_all_steps = kind in ("d_x", "d_u", "d_extra")
                 self.keep(place, self.present(value(node)) if of_all_steps else value(node))
                 self.store_operands(place, self.present(value(node)))
 

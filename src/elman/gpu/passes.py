@@ -73,8 +73,8 @@ def _narrowed(call: Call) -> Call:
     state, afresh = [
         tuple([_as(s, kind) for s, kind in zip(states, kinds, strict=False)]) for states in (call.state, call.afresh)
     ]
-    x = _as(call.x, dtype)
-    return call._replace(x=x, directions=tuple(directions), state=state, afresh=afresh, autocast=None)
+    x, streams = _as(call.x, dtype), tuple([_as(u, dtype) for u in call.streams])
+    return call._replace(x=x, directions=tuple(directions), state=state, streams=streams, afresh=afresh, autocast=None)
 
 
 def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -143,11 +143,12 @@ def _starts(call: Call, codes: Tensor | None) -> Tensor | None:
 
 
 def _parameters(call: Call) -> dict[str, Any]:
-    """Returns the weights and states that kernels read, for each direction. Biases that a layer lacks are zero."""
+    """Returns the weights, states and streams that kernels read, for each direction. Biases that a layer lacks are zero."""
     of = [weights for weights, _ in call.directions]
     zeros = call.x.new_zeros(len(call.cell.gates) * _columns(call)[HIDDEN]) if of[0].b_hh is None else None
     found: dict[str, Any] = {f"weight.{field}": [getattr(w, field) for w in of] for field in ("hh", "hr")}
     found["p"] = [weights.ch for weights in of]
+    found |= {f"u.{name}": [u] * len(of) for name, u in zip(call.cell.streams, call.streams, strict=True)}
     found["bias.b_hh"] = [zeros if weights.b_hh is None else weights.b_hh for weights in of]
     for kind, states in (("initial", call.state), ("afresh", call.afresh)):
         found |= {f"{kind}.{name}": of for name, of in zip(call.cell.states, states, strict=False)}
@@ -234,7 +235,8 @@ def backward(
             d_weights += found.of_weights(d, of.directions[d].weights)[:-1]
             d_weights.append(None if d_p is None else d_p[d])
         d_x = found.of_x() if needed[0] else None
-    gradients = [d_x, *d_weights, *d_state, *[None] * (len(call.streams) + len(call.constants)), *d_fresh, None, None]
+    d_streams = [adjoints[f"d_u.{name}"].sum(0) if f"d_u.{name}" in loop.arrays else None for name in cell.streams]
+    gradients = [d_x, *d_weights, *d_state, *d_streams, *[None] * len(call.constants), *d_fresh, None, None]
     results: list[Tensor | None] = []
     for d, t, want in zip(gradients, original.tensors(), needed, strict=True):
         if t is None or not want:
@@ -245,9 +247,10 @@ def backward(
 
 
 def _adjoints(call: Call) -> dict[str, Tensor]:
-    """Returns new arrays for the adjoints of the input's shares and of products, (D, T, B, columns)."""
+    """Returns new arrays for the adjoints of the input's shares, of streams and of products, (D, T, B, columns)."""
     cell, columns, shape = call.cell, _columns(call), (len(call.directions), *call.x.shape[:2])
     arrays = {"d_x": call.x.new_empty((*shape, len(cell.anatomy.input_gates) * columns[HIDDEN]))}
+    arrays |= {f"d_u.{name}": call.x.new_empty((*shape, columns[HIDDEN])) for name in cell.streams}
     for name, slots in plan(cell).backward.arrays("d_extra").items():
         arrays[name] = call.x.new_empty((*shape, slots * columns[width_of(cell, name)]))
     return arrays

@@ -35,15 +35,16 @@ class Port(NamedTuple):
 
 def layer(layer: Recurrent) -> Port:
     """A layer over a whole sequence."""
-    names, batch = layer.cell.states, 0 if layer.batch_first else 1
+    names, batch, streams = layer.cell.states, 0 if layer.batch_first else 1, layer.cell.streams
 
-    def call(layer: Recurrent, x: Tensor, lengths: Tensor, *states: Tensor) -> Any:
-        return layer(x, as_state(states), lengths=lengths)
+    def call(layer: Recurrent, x: Tensor, lengths: Tensor, *others: Tensor) -> Any:
+        given, states = others[: len(streams)], others[len(streams) :]
+        return layer(x, as_state(states), lengths=lengths, streams=as_streams(layer, given))
 
     rows, widths = layer.num_layers * layer.num_directions, layer.cell.widths(layer.hidden_size, layer.proj_size)
     learned, dtype = layer.initial_states(), next(layer.parameters()).dtype
-    values = [state.detach()[:, None] for state in learned] or [torch.zeros(rows, 1, w, dtype=dtype) for w in widths]
-    initial = {f"{name}_0": value for name, value in zip(names, values, strict=True)}
+    first = [state.detach()[:, None] for state in learned] or [torch.zeros(rows, 1, w, dtype=dtype) for w in widths]
+    initial = {f"{name}_0": value for name, value in zip(names, first, strict=True)}
 
     def cases(steps: Sequence[int], batches: Sequence[int]) -> Iterator[Case]:
         random = torch.Generator().manual_seed(0)
@@ -53,15 +54,22 @@ def layer(layer: Recurrent) -> Port:
                 x = torch.randn(T, B, layer.input_size, dtype=dtype, generator=random)
                 lengths = torch.randint(0, T + 1, (B,), generator=random)
                 lengths[0] = 0 if B > 1 else T
-                for b in range(B):
-                    x[lengths[b] :, b] = torch.nan
+                given = [torch.randn(T, B, layer.hidden_size, dtype=dtype, generator=random) for _ in streams]
+                for values in (x, *given):
+                    for b in range(B):
+                        values[lengths[b] :, b] = torch.nan
+                of_steps = [values.transpose(0, 1 - batch) for values in (x, *given)]
                 states = [torch.randn(rows, B, width, dtype=dtype, generator=random) for width in widths]
-                yield case_of(f"T = {T}, B = {B}", inputs, x.transpose(0, 1 - batch), lengths, *states)
-        x = torch.randn(T, B, layer.input_size, dtype=dtype, generator=random).transpose(0, 1 - batch)
-        states = [value.expand(-1, B, -1) for value in values]
-        yield Case("neither lengths nor states", (x, torch.full((B,), T), *states), {"x": x})
+                yield case_of(f"T = {T}, B = {B}", inputs, of_steps[0], lengths, *of_steps[1:], *states)
+        sizes = layer.input_size, *[layer.hidden_size] * len(streams)
+        x, *given = [torch.randn(T, B, size, dtype=dtype, generator=random).transpose(0, 1 - batch) for size in sizes]
+        states = [value.expand(-1, B, -1) for value in first]
+        feed = {"x": x} | dict(zip(map("u_{}".format, streams), given, strict=True))
+        yield Case("neither lengths nor states", (x, torch.full((B,), T), *given, *states), feed)
 
-    inputs = {"x": {batch: "B", 1 - batch: "T"}, "lengths": {0: "B"}} | {name: {1: "B"} for name in initial}
+    of_step = {batch: "B", 1 - batch: "T"}
+    inputs = {"x": of_step, "lengths": {0: "B"}} | {f"u_{name}": of_step for name in streams}
+    inputs |= {name: {1: "B"} for name in initial}
     return Port(
         layer,
         call,
@@ -86,19 +94,25 @@ def step(layer: Recurrent) -> Port:
         for name, value in zip(layer.cell.states, layer.initial_states(), strict=False)
     }
 
-    def call(layer: Recurrent, x: Tensor, *states: Tensor) -> Any:
-        return layer.step(x, as_state(states))
+    streams = layer.cell.streams
+
+    def call(layer: Recurrent, x: Tensor, *others: Tensor) -> Any:
+        given, states = others[: len(streams)], others[len(streams) :]
+        return layer.step(x, as_state(states), streams=as_streams(layer, given))
 
     def cases(steps: Sequence[int], batches: Sequence[int]) -> Iterator[Case]:
         random = torch.Generator().manual_seed(0)
         for B in (*batches, *batches):
             x = torch.randn(B, layer.input_size, dtype=dtype, generator=random)
+            given = [torch.randn(B, layer.hidden_size, dtype=dtype, generator=random) for _ in streams]
             states = [torch.randn(rows, B, width, dtype=dtype, generator=random) for width in widths]
-            yield case_of(f"B = {B}", inputs, x, *states)
+            yield case_of(f"B = {B}", inputs, x, *given, *states)
             if learned:
-                yield Case("no states", (x, *(value.expand(-1, B, -1) for value in learned.values())), {"x": x})
+                feed = {"x": x} | dict(zip(map("u_{}".format, streams), given, strict=True))
+                yield Case("no states", (x, *given, *(v.expand(-1, B, -1) for v in learned.values())), feed)
 
-    inputs = {"x": {0: "B"}} | {f"{name}_0": {1: "B"} for name in layer.cell.states}
+    inputs = {"x": {0: "B"}} | {f"u_{name}": {0: "B"} for name in streams}
+    inputs |= {f"{name}_0": {1: "B"} for name in layer.cell.states}
     outputs = {"y": widths[0]} | {f"{name}_n": width for name, width in zip(layer.cell.states, widths, strict=True)}
     return Port(layer, call, inputs, outputs, cases, _notes(layer) | {"streaming": True}, states=learned)
 
@@ -115,6 +129,11 @@ def pairs(layer: Recurrent) -> list[list[str]]:
 def as_state(states: Sequence[Tensor]) -> Any:
     """Returns states as a layer takes them: one alone, or a tuple."""
     return states[0] if len(states) == 1 else tuple(states)
+
+
+def as_streams(layer: Recurrent, streams: Sequence[Tensor]) -> dict[str, Tensor] | None:
+    """Returns streams as a layer takes them: by name, or None for a layer without."""
+    return dict(zip(layer.cell.streams, streams, strict=True)) or None
 
 
 def case_of(name: str, names: Iterable[str], *values: Tensor) -> Case:

@@ -75,7 +75,8 @@ def _alone(call: Any, d: int) -> list[Any]:
     share = op.Squeeze(_share(call, weights), constant([0]))
     begin = [op.Gather(state, constant(d), axis=0) for state in call.state]
     body = _Body(cell, weights, call, (False, False), ())
-    after = list(body.step(share, dict(zip(cell.states, begin, strict=True))).values())
+    streams = [op.Squeeze(stream, constant([0])) for stream in call.streams]
+    after = list(body.step(share, dict(zip(cell.states, begin, strict=True)), streams).values())
     for node in body.nodes:
         _write(node)
     for value, width in zip(after, body.widths, strict=True):
@@ -86,7 +87,8 @@ def _alone(call: Any, d: int) -> list[Any]:
 def _direction(call: Any, d: int) -> list[Any]:
     """Writes the Scan of one direction. Returns its output (T, B, Y) and its final states, each (B, width)."""
     cell, (weights, reverse) = call.cell, call.directions[d]
-    inputs = [_share(call, weights)]  # of a step: the share of all gates (B, G*H), then masks (B, 1)
+    # Of a step: the share of all gates (B, G*H), then streams (B, H), then masks (B, 1).
+    inputs = [_share(call, weights), *call.streams]
     present, goes_on = _masks(call, reverse)
     inputs += [mask for mask in (present, goes_on) if mask is not None]
     begin = [op.Gather(state, constant(d), axis=0) for state in call.state]
@@ -177,6 +179,8 @@ class _Body:
         cell, zero = self.cell, np.zeros((), NUMPY[self.dtype])
         states = [self._value(f"{name}_before", width) for name, width in zip(cell.states, self.widths, strict=True)]
         inputs = [*states, self._value("share", self.share_width)]
+        streams = [self._value(f"u_{name}", self.hidden) for name in cell.streams]
+        inputs += streams
         masks = [
             self._value(name, 1, ir.DataType.BOOL) if there else None
             for name, there in zip(("present", "goes_on"), self.masked, strict=True)
@@ -187,7 +191,7 @@ class _Body:
         if goes_on is not None:
             others = self.afresh or [self._number(zero)] * len(states)
             before = {n: self._node("Where", goes_on, v, o) for (n, v), o in zip(before.items(), others, strict=True)}
-        after = self.step(inputs[len(states)], before)
+        after = self.step(inputs[len(states)], before, streams)
         output = after[cell.states[0]]
         if present is not None:
             after = {
@@ -199,8 +203,9 @@ class _Body:
             value.type, value.shape = ir.TensorType(self.dtype), ir.Shape([self.batch, width])
         return ir.Graph(inputs, outputs, nodes=self.nodes, name=f"{cell.name}_step")
 
-    def step(self, share: Any, before: dict[str, Any]) -> dict[str, Any]:
+    def step(self, share: Any, before: dict[str, Any], streams: Sequence[Any]) -> dict[str, Any]:
         gates = self.cell.anatomy.input_gates
+        self.streams = dict(zip(self.cell.streams, streams, strict=True))
         shares = dict(zip(gates, self._split(share, len(gates)), strict=True)) if gates else {}
         values: dict[int, Any] = {}
         for node in self.traced.nodes:
@@ -215,6 +220,8 @@ class _Body:
             return before[node.name]
         if node.op == "p":
             return self.vectors[node.name]
+        if node.op == "u":
+            return self.streams[node.name]
         if node.op == "number":
             return self._number(np.array(node.value, NUMPY[self.dtype]))
         if node.op == "R":

@@ -54,6 +54,7 @@ def note(cell: Cell) -> str:
     names = {field: getattr(cell, field) for field in ("name", "gates", "states", "vectors", "projected")}
     nodes = [[n.op, [a.index for a in n.arguments], n.name, n.value] for n in traced.nodes]
     outputs = {name: node.index for name, node in traced.outputs.items()}
+    names |= {"streams": cell.streams} if cell.streams else {}
     return json.dumps(names | {"nodes": nodes, "outputs": outputs})
 
 
@@ -64,8 +65,8 @@ class Steps:
     nodes: tuple[tuple[str, tuple[int, ...], str, float], ...]
     outputs: tuple[tuple[str, int], ...]
 
-    def __call__(self, x: Any, R: Any, s: Any, p: Any, P: Any) -> State:
-        given, values = {"x": x, "R": R, "s": s, "p": p, "P": P}, list[Any]()
+    def __call__(self, x: Any, R: Any, s: Any, p: Any, P: Any, u: Any) -> State:
+        given, values = {"x": x, "R": R, "s": s, "p": p, "P": P, "u": u}, list[Any]()
         for op, arguments, name, value in self.nodes:
             inside = [values[index] for index in arguments]
             if op == "number":
@@ -98,13 +99,17 @@ def cell_of(said: str) -> Cell:
         gates, states, vectors, projected = (
             tuple(map(str, content[field])) for field in ("gates", "states", "vectors", "projected")
         )
-        made = Cell(Steps(tuple(nodes), outputs), gates, states, vectors, projected, name=str(content["name"]))
+        streams = tuple(map(str, content.get("streams", ())))
+        step, name = Steps(tuple(nodes), outputs), str(content["name"])
+        made = Cell(step, gates, states, vectors, projected, name=name, streams=streams)
         same, digits = made.anatomy, graph.equations(made)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise Problem(f"its note of a cell makes no sense ({str(error)[:120]}); export the layer again") from error
-    names = gates, states, vectors, projected, same
+    names = gates, states, vectors, projected, streams, same
     for own in cells.BUILT_IN.values():
-        if (own.gates, own.states, own.vectors, own.projected, own.anatomy) == names and graph.equations(own) == digits:
+        if (own.gates, own.states, own.vectors, own.projected, own.streams, own.anatomy) == names and graph.equations(
+            own
+        ) == digits:
             return own
     return made
 
@@ -170,7 +175,7 @@ class _Mask:
 
 
 class _Unread(NamedTuple):
-    """A state, or a gate's share, that no node of the graph reads."""
+    """A state, a stream or a gate's share that no node of the graph reads."""
 
     name: str
 
@@ -222,7 +227,12 @@ class _Body:
     def weights(self) -> Weights:
         """Returns all weights but those of the input. Raises Problem for a node that the cell does not have."""
         names = [each.name for each in self.body.input]
-        states, (share, *masks) = names[: len(self.cell.states)], names[len(self.cell.states) :]
+        states, (share, *rest) = names[: len(self.cell.states)], names[len(self.cell.states) :]
+        streams, masks = rest[: len(self.cell.streams)], rest[len(self.cell.streams) :]
+        if len(streams) != len(self.cell.streams):
+            raise Problem(CHANGED)
+        for stream, name in zip(self.cell.streams, streams, strict=True):
+            self.values[name] = self._place("u", (), stream, _Unread(stream))
         self.values |= dict.fromkeys(masks, _Mask())
         for state, name in zip(self.cell.states, states, strict=True):
             self.values[name] = self._place("s", (), state, _Unread(state))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from elman.cpu.layer.directions import (
     output_arrays,
     prepare,
     start,
+    stream_arrays,
     widths_of_states,
 )
 from elman.cpu.layer.form import Form, for_all_sizes
@@ -37,6 +38,7 @@ class Wanted(NamedTuple):
     weights: tuple[tuple[bool, ...], ...]  # for each direction, in the order of the fields of `Weights`
     state: tuple[bool, ...]  # for each initial state
     afresh: tuple[bool, ...] = ()  # for each state that rows start afresh from; empty if none is given
+    streams: tuple[bool, ...] = ()  # for each stream
 
 
 class Side(NamedTuple):
@@ -55,11 +57,14 @@ def backward_script(cell: Cell, form: Form, wanted: Wanted) -> Script:
     script = Script(sizes.format, sizes.threads)
     kernels = Kernels(cell, "backward", sizes)
     sides, first = _sides(script, planned, sizes, form, kernels)
-    runs = [task for side in sides for task in kernels.run(side.arrays, form.steps, side.prepared.given.reverse)]
     packing_tasks, stages = _gradient_of_x(script, planned, sizes, sides) if wanted.x else ([], [])
     products, after = _gradients_of_weights(script, planned, sizes, sides, wanted)
     after += _gradients_of_states(script, cell, sizes, sides, wanted)
     of_afresh, sums = _gradients_of_afresh(script, cell, sizes, sides, wanted)
+    for tasks, later in _gradients_of_streams(script, planned, sizes, sides, wanted):
+        after += tasks
+        sums += later
+    runs = [task for side in sides for task in kernels.run(side.arrays, form.steps, side.prepared.given.reverse)]
 
     script.stage([*first, *packing_tasks])
     script.stage(runs, together=kernels.parties > 1)
@@ -86,11 +91,12 @@ def _sides(script: Script, planned: Plan, sizes: Sizes, form: Form, kernels: Ker
         for of, part in zip(d_finals, parts, strict=True):
             of.append(part)
     outputs, indices = output_arrays(script, sizes, width), index_arrays(script, form)
+    streams = stream_arrays(script, cell, form)
 
     sides: list[Side] = []
     tasks: list[Task] = []
     for d, given in enumerate(directions):
-        prepared = prepare(script, cell, sizes, indices, d, given, x)
+        prepared = prepare(script, cell, sizes, indices, d, given._replace(streams=streams), x)
         arrays, *before = start(script, kernels, prepared)
         tasks += chain(prepared.tasks, *before)
         sequences = kept_arrays(script, cell, sizes, d, arrays, outputs[d])
@@ -182,6 +188,40 @@ def _gradients_of_afresh(
             words = room, room.row, out.at(row=side.number), sizes.batch, width
             sums.append(Task(packing.total(room.format), words))
     return gathers, sums
+
+
+def _gradients_of_streams(
+    script: Script, planned: Plan, sizes: Sizes, sides: Sequence[Side], wanted: Wanted
+) -> Iterator[tuple[list[Task], list[Task]]]:
+    """Gives kernels the arrays of the adjoints of streams. For each stream, yields the tasks that make its gradient of them.
+
+    The second list comes after the first, since it adds the other direction's share.
+    """
+    units = sizes.units
+    for name, wish in zip(planned.cell.streams, wanted.streams, strict=True):
+        array = f"d_u.{name}"
+        effect = any(place.array == array for of_phase in planned.backward.stores for _, place in of_phase)
+        if not wish:  # each step overwrites what the step before has left
+            for side in sides:
+                side.arrays[array] = script.room(sizes.batch * units, row=units)
+            continue
+        out = script.given(array, sizes.sequences * units, units)
+        tasks: tuple[list[Task], list[Task]] = ([], [])
+        if not effect:
+            tasks[0].append(fill(out._replace(row=units), sizes.places, units))
+        for side in sides if effect else ():
+            add = side.number > 0
+            if sizes.packed is not None:
+                room = side.arrays[array] = script.room(sizes.total * units, units, units)
+                tasks[add].extend(
+                    gather(sizes, side.prepared.where["places."], room, out, sizes.places, units, add=add)
+                )
+            elif add:
+                room = side.arrays[array] = script.room(sizes.total * units, sizes.time(units), units)
+                tasks[add].append(copy(room, out, sizes.total, units, add=True))
+            else:
+                side.arrays[array] = out
+        yield tasks
 
 
 def _adjoints(

@@ -31,10 +31,11 @@ class Given(NamedTuple):
     state: list[Array]  # the initial states, each (B, width)
     reverse: bool
     afresh: list[Array]  # the states from which rows start afresh, each (width,); empty if they start from zero
+    streams: dict[str, Array]  # (T, B, H), by the names that kernels have for them
 
 
 def given_directions(script: Script, cell: Cell, form: Form) -> list[Given]:
-    """Declares the weights and states of a layer; returns what each direction is given of them."""
+    """Declares the weights and states of a layer; returns what each direction is given of them. Streams are not declared."""
     strides, weights = form.given(), []
     for d in range(len(form.reverse)):
         names = {field: f"{field}.{d}" for field in Weights._fields if f"{field}.{d}" in strides}
@@ -44,7 +45,7 @@ def given_directions(script: Script, cell: Cell, form: Form) -> list[Given]:
         script.given(f"afresh.{s}", row=strides[f"afresh.{s}"][0]) for s in cell.states if f"afresh.{s}" in strides
     ]
     return [
-        Given(of, [s[d] for s in states], form.reverse[d], [s.at(row=d) for s in afresh])
+        Given(of, [s[d] for s in states], form.reverse[d], [s.at(row=d) for s in afresh], {})
         for d, of in enumerate(weights)
     ]
 
@@ -60,6 +61,13 @@ def input_array(script: Script, form: Form, name: str = "x") -> Array:
     x = script.given(name, *form.given()["x"][:2])
     batch = form.batch if form.packed is None else form.packed.batch
     return x._replace(row=x.time) if batch == 1 else x
+
+
+def stream_arrays(script: Script, cell: Cell, form: Form, suffix: str = "") -> dict[str, Array]:
+    """Declares the streams, each (T, B, H), under their names in kernels with a suffix; returns them by those names."""
+    strides, batch = form.given(), form.batch if form.packed is None else form.packed.batch
+    arrays = {f"u.{name}": script.given(f"u.{name}{suffix}", *strides[f"u.{name}"][:2]) for name in cell.streams}
+    return {name: array._replace(row=array.time) if batch == 1 else array for name, array in arrays.items()}
 
 
 def index_arrays(script: Script, form: Form) -> dict[str, Array]:
@@ -104,7 +112,7 @@ class Prepared(NamedTuple):
     given: Given
     x: Array  # (T*B, I); packed rows find their rows of x by the index "index."
     where: dict[str, Array]  # the index arrays of packed rows, by the names in `INDICES`; otherwise empty
-    tasks: list[Task]  # these gather the state that each packed row begins with
+    tasks: list[Task]  # these gather the state that each packed row begins with, and the streams
 
 
 def prepare(
@@ -121,7 +129,12 @@ def prepare(
         states.append(script.room(sizes.batch * width, row=width))
         afresh = given.afresh[number]._replace(row=0) if given.afresh else None  # one for all rows
         tasks += gather(sizes, index["starts."], state, states[-1], sizes.batch, width, other=afresh)
-    return Prepared(Given(given.weights, states, False, given.afresh), x, index, tasks)
+    streams: dict[str, Array] = {}
+    for name, stream in given.streams.items():
+        # Its rows are counted as those of x are, evenly spaced (passes.py).
+        streams[name] = script.room(sizes.total * sizes.units, row=sizes.units, time=sizes.units)
+        tasks += gather(sizes, index["index."], stream, streams[name], sizes.total, sizes.units)
+    return Prepared(Given(given.weights, states, False, given.afresh, streams), x, index, tasks)
 
 
 def scatter_results(
@@ -162,6 +175,7 @@ def start(script: Script, kernels: Kernels, prepared: Prepared) -> tuple[dict[st
     arrays["p"] = given.weights.get("ch", arrays["zeros"])._replace(row=0)
     arrays |= {name: array for name, array in prepared.where.items() if name in ("runs", "runs back")}
     arrays["meeting"] = script.room(128 // sizes.format.bytes)  # 128 bytes: no other array shares its cache lines
+    arrays |= given.streams
     for state, array in zip(kernels.cell.states, given.state, strict=True):
         arrays[f"s0.{state}"] = array
     meeting = fill(arrays["meeting"], 1, 128 // sizes.format.bytes)

@@ -13,6 +13,7 @@ from elman.cpu.layer.directions import (
     prepare,
     scatter_results,
     start,
+    stream_arrays,
     widths_of_states,
 )
 from elman.cpu.layer.form import Form, for_all_sizes
@@ -40,9 +41,11 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
     script.steps = steps
     originals = given_directions(script, cell, form)
     widths = widths_of_states(cell, sizes)
-    xs = [
-        input_array(script, form, f"x.{d}") for d in range(sizes.directions)
-    ]  # an array for each direction, since each begins at another step
+    # x, the streams and the output are an array for each direction, since each begins at another step.
+    xs = [input_array(script, form, f"x.{d}") for d in range(sizes.directions)]
+    originals = [
+        given._replace(streams=stream_arrays(script, cell, form, f".{d}")) for d, given in enumerate(originals)
+    ]
     outputs = [output_arrays(script, sizes, widths[0], f"output.{d}")[d] for d in range(sizes.directions)]
     finals = final_arrays(script, cell, sizes)
     indices = index_arrays(script, form)
@@ -87,7 +90,7 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
         tasks: list[Task] = []
         for prepared, own, t in zip(directions, arrays, starts, strict=True):
             given, output = prepared.given, own[f"s.{cell.states[0]}"]
-            here = own | {f"s.{cell.states[0]}": output.at(t)}
+            here = own | {name: own[name].at(t) for name in (f"s.{cell.states[0]}", *given.streams)}
             if n:  # this chunk starts from the states that the chunk before has left
                 here[f"s0.{cell.states[0]}"] = output.at(t + count if given.reverse else t - 1)
                 here |= {f"s0.{state}": own[f"s.{state}"].at(1) for state in cell.states[1:]}

@@ -126,17 +126,20 @@ def infer(call: Call) -> Results:
     x, (steps, batch, _), (count, _, width), dtype = call.x, call.x.shape, call.state[0].shape, call.x.dtype
     output = empty((steps, batch, count * width), dtype)
     finals = tuple([empty(s.shape, dtype) for s in call.state])
-    names = *names_of(call).call[1:], *names_of(call).finals
-    names += *(f"x.{d}" for d in range(count)), *(f"output.{d}" for d in range(count))
+    whole, known = (x, *call.streams, output), names_of(call._replace(streams=()))
+    names = *known.call[1:], *known.finals
+    names += tuple(
+        [f"{name}.{d}" for name in ("x", *map("u.{}".format, call.cell.streams), "output") for d in range(count)]
+    )
     begin = 0
     while begin < steps and batch:
         form = form_of(call, (), rows)
         if rows is None:
             form = form._replace(steps=steps - begin)
         length = infer_script(call.cell, form).steps if rows is None else steps
-        addresses = _addresses([*_without_rows(call)[1:], *finals])
-        for array in (x, output):
-            # Each direction runs steps of its own. It is given x and the output from the earliest of these on.
+        addresses = _addresses([*_without_rows(call._replace(streams=()))[1:], *finals])
+        for array in whole:
+            # Each direction runs steps of its own. It is given x, streams and the output from the earliest of these on.
             firsts = [steps - begin - length if reverse else begin for reverse in call.reverse]
             addresses += [array.data_ptr() + first * array.stride(0) * dtype.itemsize for first in firsts]
         _run(infer_script, call, form, (), *_indexed(call, rows, names, addresses))
@@ -202,7 +205,7 @@ def backward(
     if not call.x.shape[1] or (rows is not None and not rows.total):
         return handed_on(call, results, cotangents)
     of: Any = call.replaced(needed)  # in the place of each tensor, whether its gradient is needed
-    wanted = Wanted(of.x, tuple([tuple(weights) for weights, _ in of.directions]), of.state, of.afresh)
+    wanted = Wanted(of.x, tuple([tuple(weights) for weights, _ in of.directions]), of.state, of.afresh, of.streams)
     cotangents = [None if d is None else dense(d) for d in cotangents]
     if rows is not None and cotangents[0] is not None:
         cotangents[0] = cotangents[0].contiguous()  # the index counts all T*B rows, evenly spaced

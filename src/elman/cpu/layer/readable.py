@@ -17,6 +17,8 @@ def readable(call: Call) -> Call:
     if any(weights.ch is not None and not weights.ch.is_contiguous() for weights, _ in call.directions):
         call = call._replace(directions=tuple([Direction(_whole(weights), back) for weights, back in call.directions]))
     x = rows(call.x)
+    if call.streams and (call.lengths is not None or call.reset is not None):
+        call = call._replace(streams=tuple(map(rows, call.streams)))
     return call if x is call.x else call._replace(x=x)
 
 

@@ -37,6 +37,7 @@ class Known(NamedTuple):
         [list[int]], bool
     ]  # on addresses: the call's tensors without x; x of each direction; output of each; final states; panels
     kept: list[int]  # addresses of the panels of a frozen layer
+    streams: list[int]  # where the addresses of the streams are; each direction is given them
     directions: int
     output: tuple[int, ...] | None  # its shape; None if it is that of the first state
 
@@ -45,9 +46,11 @@ class Known(NamedTuple):
 
         addresses: of x and the call's other tensors; the list is changed.
         """
-        run, kept, directions, shape = self
+        run, kept, streams, directions, shape = self
         output = empty_like(call.state[0]) if shape is None else empty(shape, call.x.dtype)
         x = addresses.pop(0)
+        if directions == 2:
+            addresses += [addresses[place] for place in streams]
         addresses += [x, output.data_ptr()] if directions == 1 else [x, x, output.data_ptr(), output.data_ptr()]
         finals = []
         for state in call.state:
@@ -139,10 +142,14 @@ def _known(call: Call, script: Script, form: Form, panels: dict[str, Tensor]) ->
     count = len(form.reverse)
     _, _, width = of_state = call.state[0].shape
     shape = (*call.x.shape[:-1], count * width)
-    names = [*list(form.given())[1:], *(f"x.{d}" for d in range(count)), *(f"output.{d}" for d in range(count))]
+    names = list(form.given())[1:]
+    streams = [place for place, name in enumerate(names) if name.startswith("u.")]
+    names = [f"{name}.0" if place in streams else name for place, name in enumerate(names)]
+    names += [f"u.{name}.{d}" for d in range(1, count) for name in call.cell.streams]
+    names += [*(f"x.{d}" for d in range(count)), *(f"output.{d}" for d in range(count))]
     names += [*(f"final.{state}" for state in call.cell.states), *panels]
     kept = [array.data_ptr() for array in panels.values()]
-    return Known(script.taking(tuple(names)), kept, count, None if shape == of_state else shape)
+    return Known(script.taking(tuple(names)), kept, streams, count, None if shape == of_state else shape)
 
 
 class Packed(Calls):
