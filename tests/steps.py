@@ -36,7 +36,19 @@ OF_BOUNDED = (
 )
 
 
-KINDS = ("input", "product", "product", "projection", "bounded", "any", "two", "two bounded", "two bounded", "vector")
+KINDS = (
+    "input",
+    "product",
+    "product",
+    "projection",
+    "bounded",
+    "any",
+    "two",
+    "two bounded",
+    "two bounded",
+    "vector",
+    "stream",
+)
 
 
 class Writer:
@@ -47,6 +59,7 @@ class Writer:
         self.lines: list[str] = []
         self.gates: set[str] = set()
         self.states, self.vectors = "hcm"[: draw(st.integers(1, 3))], "vw"[: draw(st.integers(0, 2))]
+        self.streams = "yz"[: draw(st.integers(0, 2))]
         narrow = draw(st.sampled_from(("", "", "", "h", "c", "hc", "hcm")))
         self.width = {state: "projected" if state in narrow else "hidden" for state in self.states}
         self.values: dict[str, list[str]] = {"hidden": [], "projected": []}
@@ -117,6 +130,9 @@ class Writer:
             form = self.one_of(("{0} * {1}", "{0} + {1}", "{0} - {1}"))
             self.add(form.format(self.known("hidden"), f"p.{self.vectors[-1]}"), "hidden")
 
+        elif kind == "stream" and self.streams:
+            self.add(f"u.{self.one_of(self.streams)}", "hidden")
+
     def result(self, width: str) -> str:
         """Often what a product has read, or a state before."""
         if self.multiplied[width] and self.draw(st.integers(0, 2)) == 0:
@@ -126,7 +142,7 @@ class Writer:
 
 @st.composite
 def cells(draw: Any) -> Cell:
-    """1 to 3 states, some of them projected, up to 4 gates and 2 vectors; products of whatever the step has so far."""
+    """1 to 3 states, some of them projected, up to 4 gates, 2 vectors and 2 streams; products of whatever the step has so far."""
     writer = Writer(draw)
     for _ in range(draw(st.integers(3, 12))):
         writer.line()
@@ -135,17 +151,21 @@ def cells(draw: Any) -> Cell:
     new = ", ".join(f"{state}={writer.result(width)}" for state, width in writer.width.items())
     lines = [*writer.lines, f"return State({new})"]
     vectors = "".join(v for v in writer.vectors if any(f"p.{v}" in line for line in lines))
-    return cell_of(lines, sorted(writer.gates), writer.states, vectors, writer.projected)
+    streams = "".join(y for y in writer.streams if any(f"u.{y}" in line for line in lines))
+    return cell_of(lines, sorted(writer.gates), writer.states, vectors, writer.projected, streams)
 
 
-def cell_of(lines: list[str], gates: Any, states: str, vectors: str = "", projected: Any = ()) -> Cell:
+def cell_of(
+    lines: list[str], gates: Any, states: str, vectors: str = "", projected: Any = (), streams: str = ""
+) -> Cell:
     """The cell whose step has these lines; it prints itself."""
-    source = "\n    ".join(["def step(x, R, s, p, P):", *lines])
+    source = "\n    ".join(["def step(x, R, s, p, P, u):", *lines])
     room: dict[str, Any] = {"State": State} | {
         name: getattr(torch, name, None) or getattr(functional, name) for name in FUNCTIONS
     }
     exec(source, room)
-    return Printed(room["step"], tuple(gates), tuple(states), tuple(vectors), tuple(projected), reference=source)
+    names = tuple(gates), tuple(states), tuple(vectors), tuple(projected)
+    return Printed(room["step"], *names, reference=source, streams=tuple(streams))
 
 
 class Printed(Cell):

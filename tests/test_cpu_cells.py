@@ -11,19 +11,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import elman
-from cases import hidden, inputs, recurrent
+from cases import hidden, inputs, normal, recurrent
 from elman import Cell
 from steps import cell_of, cells
 
 
 def everything(of: elman.Recurrent, x: Tensor, states: tuple[Tensor, ...], engine: str) -> dict[str, Tensor]:
     """Results of inference and of training, and all gradients of a random combination of them."""
+    streams = [normal(*x.shape[:2], of.hidden_size, seed=70 + k, dtype=x.dtype) for k in range(len(of.cell.streams))]
+    leaves = {"x": x, **{f"s{k}": s for k, s in enumerate(states)}}
+    leaves |= {f"u.{name}": stream for name, stream in zip(of.cell.streams, streams, strict=True)}
     with elman.use_engine(engine):
         with torch.no_grad():
-            inferred = results_of(of, x, states)
-        leaves = {"x": x, **{f"s{k}": s for k, s in enumerate(states)}}
+            inferred = results_of(of, leaves, len(states))
         leaves = {name: t.detach().clone().requires_grad_() for name, t in leaves.items()}
-        results = results_of(of, leaves["x"], tuple(leaves[f"s{k}"] for k in range(len(states))))
+        results = results_of(of, leaves, len(states))
         sources = leaves | dict(of.named_parameters())
         generator = torch.Generator().manual_seed(3)
         total = torch.stack(
@@ -40,8 +42,9 @@ def everything(of: elman.Recurrent, x: Tensor, states: tuple[Tensor, ...], engin
     )
 
 
-def results_of(of: elman.Recurrent, x: Tensor, states: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    output, h_n = of(x, hidden(states))
+def results_of(of: elman.Recurrent, given: dict[str, Tensor], states: int) -> dict[str, Tensor]:
+    streams = {name: given[f"u.{name}"] for name in of.cell.streams} or None
+    output, h_n = of(given["x"], hidden(tuple(given[f"s{k}"] for k in range(states))), streams=streams)
     finals = (h_n,) if isinstance(h_n, Tensor) else h_n
     return {"output": output} | {f"final {k}": f for k, f in enumerate(finals)}
 
