@@ -93,8 +93,11 @@ def test_it_is_what_a_loop_by_hand_computes() -> None:
     h, c = h[0], c[0]
     mask = (normal(4, 6, seed=3) > 0).double() * 2
     output, _ = of(x, (h[None], c[None]), streams={"mask": mask.expand(5, 4, 6), "keep": torch.zeros(5, 4, 1).double()})
+    (weights,) = of.each_weights()
+    assert weights.ih is not None
+    assert weights.hh is not None
     for t in range(5):
-        share = linear(x[t], of.weight_ih_l0, of.bias_ih_l0) + linear(h * mask, of.weight_hh_l0, of.bias_hh_l0)
+        share = linear(x[t], weights.ih, weights.b_ih) + linear(h * mask, weights.hh, weights.b_hh)
         i, f, g, o = share.chunk(4, -1)
         c = sigmoid(f) * c + sigmoid(i) * tanh(g)
         h = sigmoid(o) * tanh(c)
@@ -259,15 +262,14 @@ def test_compiled_exported_and_differentiated_again() -> None:
     close([output, h_n], [exact["0"], exact["1"]])
 
     time = torch.export.Dim("T", min=2)
-    shapes = {"input": {0: time}, "hx": None, "streams": {"gap": {0: time}}}
+    shapes: Any = {"input": {0: time}, "hx": None, "streams": {"gap": {0: time}}}
     program = torch.export.export(of, (x, states[0]), {"streams": streams}, dynamic_shapes=shapes)
     x, streams = normal(7, 2, 3, seed=4), streams_of(of, 7, 2)
     close(program.module()(x, states[0], streams=streams), of(x, states[0], streams=streams))
     gap = streams["gap"].requires_grad_()
     assert gradgradcheck(lambda gap: of(x, states[0], streams={"gap": gap})[0], gap)
-    _, tangent = torch.func.jvp(
-        lambda gap: of(x, states[0], streams={"gap": gap})[0].sum(), (gap.detach(),), (gap.detach(),)
-    )
+    given = (gap.detach(),)
+    tangent: Any = torch.func.jvp(lambda gap: of(x, states[0], streams={"gap": gap})[0].sum(), given, given)[1]
     d = torch.autograd.grad(of(x, states[0], streams={"gap": gap})[0].sum(), gap)[0]
     close(tangent, (d * gap).sum().detach())
 
