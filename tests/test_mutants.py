@@ -444,8 +444,8 @@ MUTANTS = [
         "an adjoint stored over while other parts of its row take the mean",
         "schedule.py",
         "def _readable_later",
-        "+ n.whole_row for n",
-        "for n",
+        " or any(n.whole_row for n in readers)",
+        "",
         "test_over_units.py::test_widths_around_those_of_vectors[65]",
     ),
     Mutant(
@@ -903,8 +903,8 @@ MUTANTS = [
         "an adjoint that two phases read, stored over between them",
         "schedule.py",
         "def _readable_later",
-        "max(until) <= level_of[following.index]",
-        "max(until) >= 0",
+        "max(read) <= level_of[following.index]",
+        "max(read) >= 0",
         "test_cpu_cells.py::test_values_that_are_several_things[a state that is made of another state, and multiplied]",
     ),
     Mutant(

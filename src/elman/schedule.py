@@ -169,18 +169,17 @@ def _backward(
 def _readable_later(back: Graph, cut: list[Phase]) -> set[str]:
     """States whose adjoint is not read in the first phase, nor after the phase that stores that of the step before.
 
-    An operation over whole rows must have read it before that phase.
+    No operation over whole rows may read it: other parts of the row would store over what it has not read yet.
     """
     found: set[str] = set()
     level_of = {node.index: phase.level for phase in cut for node in (*phase.products, *phase.nodes)}
     for leaf in (node for node in back.nodes if node.op == "adjoint"):
         readers = [n for n in back.nodes if any(a is leaf for a in n.arguments) and n.index in level_of]
         read = [level_of[n.index] for n in readers]
-        until = [level_of[n.index] + n.whole_row for n in readers]
         following = back.outputs.get(f"s.{leaf.name}")
         is_output = any(output is leaf for output in back.outputs.values())
-        if is_output or following is None or not read:
+        if is_output or following is None or not read or any(n.whole_row for n in readers):
             continue
-        if min(read) > 0 and max(until) <= level_of[following.index]:
+        if min(read) > 0 and max(read) <= level_of[following.index]:
             found.add(leaf.name)
     return found
