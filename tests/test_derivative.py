@@ -160,6 +160,7 @@ CORNERS = {
     "lerp": of_x(lambda v: torch.lerp(v, 3 * v, 0.5) + torch.lerp(v * v, v, 0.25 * v)),
     "negative powers": of_x(lambda v: v**-1 + (v + 1.5) ** -2 + (v + 1.5) ** -0.5 + (v + 3) ** -5),
     "powers": of_x(lambda v: v**2 + v**3 - v**7 + (2 + v) ** 0.5),
+    "std": of_x(lambda v: v.std(-1, correction=0, keepdim=True) + v * v.std(-1, correction=0, keepdim=True)),
     "relu": lambda x, R, s: State(h=relu(x.a)),
     "maximum": lambda x, R, s: State(h=maximum(x.a, x.a * 1)),
     "minimum": lambda x, R, s: State(h=minimum(x.a, 0 * x.a)),

@@ -264,9 +264,11 @@ def _var(v: Any, dim: Any = None, unbiased: Any = None, keepdim: Any = False, *,
 
 def _std(v: Any, dim: Any = None, unbiased: Any = None, keepdim: Any = False, *, correction: Any = None) -> Any:
     try:
-        return sqrt(_var(v, dim, unbiased, keepdim, correction=correction))
+        var = _var(v, dim, unbiased, keepdim, correction=correction)
     except TypeError:
         raise TypeError("write v.std(-1, correction=0, keepdim=True), over all units of a row") from None
+    # Where all units are the same, the derivative is torch's, which is zero.
+    return where_equal(var, 0.0, 0.0, sqrt(where_equal(var, 0.0, 1.0, var)))
 
 
 ALL_UNITS = torch.Size([-1])  # what a graph knows of v.shape[-1:]; torch's own functions take it for a shape
