@@ -52,6 +52,7 @@ FUNCTIONS: dict[str, Callable[[Any, Any], Any]] = {
     ),
     "mean": lambda v, h: v - v.mean(-1, keepdim=True) + torch.mean(h * h, dim=-1, keepdim=True),
     "sum": lambda v, h: v / (2 + abs(v).sum(-1, keepdim=True)) + torch.sum((h > 0.1) * v, dim=(-1,), keepdim=True),
+    "sum of a mean": lambda v, h: v * (2 * h.mean(-1, keepdim=True) + 1).sum(-1, keepdim=True).mean(-1, keepdim=True),
     "var": lambda v, h: v * v.var(-1, correction=0, keepdim=True) + torch.var(h, -1, unbiased=False, keepdim=True),
     "std": lambda v, h: v * h.std(-1, correction=0, keepdim=True) + torch.std(v, -1, unbiased=False, keepdim=True),
     "layer_norm": lambda v, h: functional.layer_norm(v, v.shape[-1:]) + torch.layer_norm(h, h.shape[-1:], eps=0.1),

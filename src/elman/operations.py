@@ -246,11 +246,23 @@ def _power(v: Any, exponent: Any) -> Any:
     return half * half * v if exponent % 2 else half * half
 
 
+def _one_for_a_row(v: Any) -> bool:
+    """Whether torch has one number for a row here, which a graph treats as a value of every unit."""
+    waiting, seen = [v], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if node.op not in OPERATIONS and node.op != "number":
+            return False
+        seen.add(node.index)
+        waiting += [a for a in node.arguments if not node.whole_row and a.index not in seen]
+    return True
+
+
 def _called(operation: Operation) -> Callable[..., Any]:
-    def over_units(v: Any, dim: Any = None, keepdim: Any = False) -> Any:
-        if dim not in (-1, (-1,), [-1]) or keepdim is not True:
+    def over_units(v: Any, dim: Any = None, keepdim: Any = False, **others: Any) -> Any:
+        if dim not in (-1, (-1,), [-1]) or keepdim is not True or others:
             raise TypeError(f"write v.{operation.name}(-1, keepdim=True), over all units of a row")
-        return operation(v)
+        return v if _one_for_a_row(v) else operation(v)
 
     return over_units
 
