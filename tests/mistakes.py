@@ -281,6 +281,28 @@ SLIPS = [
     ),
     Slip(
         "n",
+        "n = functional.normalize(x.n + R.n @ s.h, dim=-1)",
+        SLOW
+        + "calls normalize with p, dim, eps, which a graph does not know; write v / torch.sqrt(v.square().sum(-1, keepdim=True) + 1e-12), over all units of a row",
+    ),
+    Slip(
+        "n",
+        "n = x.n - x.n.mean(axis=-1, keepdims=True)",
+        SLOW
+        + "calls mean in a way that a graph does not know: write v.mean(-1, keepdim=True), over all units of a row",
+    ),
+    Slip(
+        "n",
+        "n = torch.tanh(x.n + R.n @ s.h.mean(-1, keepdim=True))",
+        "TypeError: cell 'mine': R.n multiplies a value of another width, (1, 1) for two units; a mean or sum alone has no units, so add 0 * v of a value v that has them",
+    ),
+    Slip(
+        "n",
+        "n = functional.layer_norm(x.n, x.n.shape[-1:], s.h)",
+        "TypeError: cell 'mine': the step calls layer_norm; write layer_norm(v, v.shape[-1:]), over all units of a row, with weights for each unit, such as p.v",
+    ),
+    Slip(
+        "n",
         "n = torch.nn.functional.layer_norm(x.n, [x.n.shape[-1]])",
         SLOW
         + "asks for the shape of a value, which a graph does not know; write v.mean(-1, keepdim=True), or layer_norm(v, v.shape[-1:])",

@@ -80,6 +80,40 @@ def test_randomness_of_any_kind_is_refused(noise: Any) -> None:
         elman.Recurrent(Cell(lambda x, R, s: State(h=torch.tanh(x.a + R.a @ s.h) + noise(s.h)), gates=("a",)), 2, 3)
 
 
+def of(h: Callable[[Any, Any], Any], **options: Any) -> elman.Recurrent:
+    """A layer whose new state is h(v, s)."""
+    cell = Cell(lambda x, R, s, P: State(h=h(x.a + R.a @ s.h, s), c=s.c), gates=("a",), states=("h", "c"), **options)
+    return elman.Recurrent(cell, 2, 3, proj_size=2 if cell.projected else 0)
+
+
+@pytest.mark.parametrize(
+    ("h", "said"),
+    [
+        (lambda v, s: v - torch.std_mean(v, -1, keepdim=True)[1], r"write v.std\(-1, correction=0, keepdim=True\) and"),
+        (lambda v, s: v / torch.linalg.vector_norm(v, dim=-1, keepdim=True), r"; write torch.sqrt\(v.square\(\)"),
+        (lambda v, s: v - torch.logsumexp(v, -1, keepdim=True), r"; write torch.log\(torch.exp\(v\).sum"),
+        (lambda v, s: v - v.mean(-1, keepdim=True).expand_as(v), "leave it out: what has one number for a row goes"),
+        (lambda v, s: v / len(v.shape), r"the shape of a value, .*; write v.mean"),
+    ],
+    ids=["std_mean", "vector_norm", "logsumexp", "expand_as", "len"],
+)
+def test_what_to_write_over_all_units(h: Callable[[Any, Any], Any], said: str) -> None:
+    with pytest.warns(elman.SlowCellWarning, match=said):
+        of(h)(torch.ones(4, 3, 2))
+
+
+def test_a_mean_of_another_width() -> None:
+    with pytest.warns(
+        elman.SlowCellWarning, match="graph fails on tensors.*; a mean or sum goes with values of the width"
+    ):
+        of(lambda v, s: v * s.c.mean(-1, keepdim=True), projected=("c",))(torch.ones(4, 3, 2))
+
+
+def test_a_mean_without_units_is_no_state() -> None:
+    with pytest.raises(ValueError, match=r"\(1,\) instead of \(1, 2\); .*so keep its dimension .* and add 0 \* s.h"):
+        of(lambda v, s: v.mean(-1))
+
+
 def test_the_cause_is_kept() -> None:
     def mine(x, R, s):
         return State(h=x.a + R.a @ s.h + torch.ones(7))

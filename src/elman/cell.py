@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from elman.mistakes import LEARNED, Mistake, Undeclared, Watch, failed, in_place_on, remedy
+from elman.mistakes import LEARNED, NO_UNITS, Mistake, Undeclared, Watch, failed, in_place_on, remedy
 
 ARGUMENTS = ("x", "R", "s", "p", "P", "u")
 
@@ -287,8 +287,10 @@ def _dry_run(cell: Cell) -> Anatomy:
         if not isinstance(operand, Tensor):
             raise Mistake(f"{this} multiplies a {type(operand).__name__}; write {this} @ v, such as {this} @ s.h")
         if operand.shape[-1:] != (width,):
-            joined = remedy(watch.made_by(operand))
-            why = joined or f"it multiplies values as wide as {like}"
+            made_by = watch.made_by(operand)
+            why = remedy(made_by) or f"it multiplies values as wide as {like}"
+            if made_by in ("mean", "sum", "var", "std") and operand.shape[-1:] == (1,):
+                why = f"{NO_UNITS}, so add 0 * v of a value v that has them"
             raise Mistake(f"{this} multiplies a value of another width, {tuple(operand.shape)} for two units; {why}")
 
     def multiply(gate: str, operand: Any) -> Any:
@@ -345,7 +347,9 @@ def _dry_run(cell: Cell) -> Anatomy:
         if tuple(result.shape) != (batch, widths[name]):
             alone = f"; p alone has no sequences, so add 0 * s.{name}" if result.dim() < 2 else ""
             if tuple(result.shape) == (batch, 1):
-                alone = f"; a mean or sum alone has no units, so add 0 * s.{name}"
+                alone = f"; {NO_UNITS}, so add 0 * s.{name}"
+            elif tuple(result.shape) == (batch,):
+                alone = f"; {NO_UNITS}, so keep its dimension (keepdim=True) and add 0 * s.{name}"
             projected = ", projected to one" if cell.projected else ""
             raise ValueError(
                 f"cell {cell.name!r}: for one sequence of two units{projected}, the state {name} came out as "

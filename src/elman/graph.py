@@ -142,6 +142,9 @@ class _Shape:
     def __iter__(self) -> Any:
         return self[0]
 
+    def __len__(self) -> Any:
+        return self[0]
+
     def __getattr__(self, name: str) -> Any:
         return self[0]
 

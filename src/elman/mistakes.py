@@ -32,7 +32,10 @@ _PARTS = "gates are not cut out of larger values: declare a gate for each, and w
 _JOINED = "values are not put side by side: give each its own gate, and add R.f @ v and R.n @ w"
 _UNITS = "a step works unit by unit, and only products, means and sums read other units"
 _OVER_UNITS = "write v.{0}(-1, {1}keepdim=True), over all units of a row"
-_NORM = "write {0}(v, v.shape[-1:]{1}), over all units of a row"
+_NORM = "write {0}(v, v.shape[-1:]{1}), over all units of a row, with weights for each unit, such as p.v"
+_LENGTH = "torch.sqrt(v.square().sum(-1, keepdim=True) + 1e-12), over all units of a row"
+_LEFT_OUT = "leave it out: what has one number for a row goes with values of every unit"
+_SHAPE = "write v.mean(-1, keepdim=True), or layer_norm(v, v.shape[-1:])"
 _CHANCE = (
     "a step has no randomness, since backward runs it again: take dropout= of the layer, or put noise into its input"
 )
@@ -40,6 +43,8 @@ _PRODUCT = "a product is written R.n @ v, with a gate for its matrix"
 _CUT = "a step is differentiated as it is written: cut gradients between calls, with elman.detach"
 REPEATED = "a step depends on nothing but what it is given: keep a count as a state, or put noise into the input"
 OTHERWISE = "a step treats all that it is given alike, whatever its type"
+NO_UNITS = "a mean or sum alone has no units"
+WIDE = "a mean or sum goes with values of the width that it is of, hidden_size or proj_size"
 _IN_PLACE = "a step changes no value in place: write v = v + w, or a new name"
 
 LARGEST = torch.finfo(torch.float32).max
@@ -57,10 +62,17 @@ _REMEDIES = (
     | {name: _OVER_UNITS.format(name, "") for name in ("sum", "mean")}
     | {name: _OVER_UNITS.format(name, "correction=0, ") for name in ("var", "std")}
     | {"layer_norm": _NORM.format("layer_norm", ""), "rms_norm": _NORM.format("rms_norm", ", eps=1e-5")}
-    | dict.fromkeys(("shape", "size"), "write v.mean(-1, keepdim=True), or layer_norm(v, v.shape[-1:])")
+    | {
+        f"{name}_mean": f"write v.{name}(-1, correction=0, keepdim=True) and v.mean(-1, keepdim=True)"
+        for name in ("var", "std")
+    }
+    | dict.fromkeys(("shape", "size", "numel", "ndim", "dim"), _SHAPE)
+    | dict.fromkeys(("expand", "expand_as", "broadcast_to", "repeat"), _LEFT_OUT)
     | {"softmax": "write torch.exp(v) / torch.exp(v).sum(-1, keepdim=True), over all units of a row"}
-    | {"norm": "write torch.sqrt(v.square().sum(-1, keepdim=True) + 1e-12), over all units of a row"}
-    | dict.fromkeys(("log_softmax", "cumsum"), _UNITS)
+    | {"logsumexp": "write torch.log(torch.exp(v).sum(-1, keepdim=True)), over all units of a row"}
+    | dict.fromkeys(("norm", "linalg_norm", "linalg_vector_norm"), f"write {_LENGTH}")
+    | {"normalize": f"write v / {_LENGTH}"}
+    | dict.fromkeys(("log_softmax", "cumsum", "median", "nanmean", "nansum", "cosine_similarity"), _UNITS)
     | dict.fromkeys(("max", "min", "amax", "amin", "prod", "argmax", "sort", "topk", "any", "all"), _UNITS)
     | dict.fromkeys(("matmul", "mm", "bmm", "mv", "linear", "einsum", "dot", "__matmul__", "bilinear"), _PRODUCT)
     | dict.fromkeys(("detach", "data", "requires_grad_"), _CUT)
@@ -72,7 +84,7 @@ _REMEDIES = (
 )
 # These are refused, since their gradient is lost or another pass gives another result.
 _REFUSED = dict.fromkeys(("item", "tolist", "numpy", "__array__", "__float__", "__int__", "__index__"), _NUMBERS)
-_RANDOM = re.compile("^rand|dropout|bernoulli|multinomial|poisson|rrelu|gumbel|^normal|uniform_|normal_|exponential_")
+_RANDOM = re.compile("^rand|dropout|bernoulli|multinomial|poisson|rrelu|gumbel|^normal$|uniform_|normal_|exponential_")
 
 
 # What Python's versions say of State(v). The later ones make a dictionary of a value.
