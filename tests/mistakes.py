@@ -121,7 +121,7 @@ SLIPS = [
     Slip(
         "step",
         "def mine(x, R, state):",
-        "TypeError: cell 'mine' asks for ['state']; a step takes arguments named x, R, s, p, P",
+        "TypeError: cell 'mine' asks for ['state']; a step takes arguments named x, R, s, p, P, u",
     ),
     Slip(
         "cell",
@@ -316,12 +316,12 @@ SLIPS = [
     Slip(
         "n",
         "n = functional.dropout(torch.tanh(x.n), 0.1)",
-        "TypeError: cell 'mine': the step calls dropout; a step has no randomness, since backward runs it again: take dropout= of the layer, or put noise into its input",
+        "TypeError: cell 'mine': the step calls dropout; a step has no randomness, since backward runs it again: take dropout= of the layer, or give random values as a stream",
     ),
     Slip(
         "n",
         "n = x.n + 0.1 * torch.randn_like(s.h)",
-        "TypeError: cell 'mine': the step calls randn_like; a step has no randomness, since backward runs it again: take dropout= of the layer, or put noise into its input",
+        "TypeError: cell 'mine': the step calls randn_like; a step has no randomness, since backward runs it again: take dropout= of the layer, or give random values as a stream",
     ),
     Slip(
         "n",
