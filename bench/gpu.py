@@ -39,6 +39,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn, sigmoid, tanh
+from torch.nn.functional import layer_norm
 
 import elman
 from elman import Cell, Recurrent, State, cells
@@ -80,7 +81,23 @@ def many_operations(x, R, s):
     return State(h=w * torch.sqrt(1 + v * v) / (1 + abs(v)), c=c)
 
 
-CELLS: dict[str, Cell] = {**cells.BUILT_IN} | {of.name: of for of in (users_cell, three_phases, many_operations)}
+@make_cell(gates=("f", "z"), states=("h", "c"))
+def normalised(x, R, s):
+    """Means over all units cut its step into phases."""
+    f = sigmoid(layer_norm(x.f + R.f @ s.h, s.h.shape[-1:]))
+    c = f * s.c + (1 - f) * tanh(x.z + R.z @ s.h)
+    return State(h=tanh(layer_norm(c, c.shape[-1:])), c=c)
+
+
+@make_cell(gates=("f", "z"), streams=("gap", "mask"))
+def with_streams(x, R, s, u):
+    h = s.h * torch.exp(-abs(u.gap))
+    f = sigmoid(x.f + R.f @ (h * u.mask))
+    return State(h=f * h + (1 - f) * tanh(x.z + R.z @ h))
+
+
+USERS = users_cell, three_phases, many_operations, normalised, with_streams
+CELLS: dict[str, Cell] = {**cells.BUILT_IN} | {of.name: of for of in USERS}
 
 
 def layer_of(name: str, inputs: int, units: int, dtype: torch.dtype, **options: Any) -> Recurrent:
@@ -122,7 +139,14 @@ def everything(
     leaves = [x, *state]
     leaves = [t.detach().clone().requires_grad_() for t in leaves]
     hx = leaves[1] if len(leaves) == 2 else tuple(leaves[1:])
-    options = {} if lengths is None else {"lengths": lengths}
+    options: dict[str, Any] = {} if lengths is None else {"lengths": lengths}
+    names = of.cell.streams if isinstance(of, Recurrent) else ()
+    normal = torch.Generator(device="cuda").manual_seed(seed + 1)
+    shape = *x.shape[:2], of.hidden_size
+    streams = [torch.randn(shape, generator=normal, device="cuda", dtype=torch.float64).to(x.dtype) for _ in names]
+    leaves += [stream.requires_grad_() for stream in streams]
+    if names:
+        options["streams"] = dict(zip(names, streams, strict=True))
     with elman.use_engine(engine):
         output, h_n = of(leaves[0], hx, **options)
         results = [output, *((h_n,) if isinstance(h_n, Tensor) else h_n)]
@@ -134,7 +158,8 @@ def everything(
         d = torch.autograd.grad(
             results, [*leaves, *parameters.values()], [c.to(r.dtype) for c, r in zip(cotangents, results, strict=True)]
         )
-    names = ["d_x", *(f"d_state{k}" for k in range(len(state))), *(f"d_{name}" for name in parameters)]
+    names = [*(f"d_state{k}" for k in range(len(state))), *(f"d_u.{name}" for name in names)]
+    names = ["d_x", *names, *(f"d_{name}" for name in parameters)]
     found = {"output": output} | {f"final{k}": r for k, r in enumerate(results[1:])} | dict(zip(names, d, strict=True))
     return {name: t.detach() for name, t in found.items()}
 
