@@ -201,7 +201,7 @@ LEFT = [
     Difference(
         "`torch.jit.script(LSTMCell(3, 4))`",
         "works",
-        "RuntimeError",
+        "NotSupportedError",
         "TorchScript cannot express the equations of an arbitrary cell, and torch has deprecated it; use `torch.export` instead",
         lambda library: torch.jit.script(library.LSTMCell(3, 4)),
     ),

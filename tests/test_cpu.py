@@ -783,8 +783,8 @@ MISFITS: dict[str, tuple[Callable[[Call], Call], str]] = {
     "a state of another type": (lambda call: call._replace(state=(call.state[0].float(),)), "the initial h is"),
     "a state too few": (lambda call: call._replace(state=()), "1 states"),
     "a weight of other sizes": (lambda call: call._replace(x=call.x[:, :, 1:]), "weight_ih is"),
-    "a stream": (lambda call: call._replace(streams=(call.x,)), "reads no streams"),
-    "a constant": (lambda call: call._replace(constants=(call.x[0],)), "reads no streams or constants"),
+    "a stream": (lambda call: call._replace(streams=(call.x,)), r"has 0 streams \(\), but 1 were given"),
+    "a constant": (lambda call: call._replace(constants=(call.x[0],)), "reads no constants"),
     "a length too few": (lambda call: call._replace(lengths=torch.ones(2, dtype=torch.int64)), r"lengths is \(2,\)"),
     "lengths too long": (
         lambda call: call._replace(lengths=torch.full((3,), 5)),
