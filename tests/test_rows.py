@@ -220,6 +220,21 @@ def test_lengths_equal_to_the_number_of_steps_change_nothing() -> None:
             assert all(map(torch.equal, run_rows(of, x, states, torch.full((4,), 6), reset), plain))
 
 
+ONE = {"lengths": {"lengths": torch.tensor([3])}, "resets": {"reset": torch.tensor([[False, True, False, False]])}}
+
+
+@pytest.mark.parametrize("rows", ONE.values(), ids=ONE)
+def test_one_sequence_with_the_batch_first(rows: dict[str, Tensor]) -> None:
+    """The stride of its only row leads to no other row, in the cotangent of the output either."""
+    of = layer("gru", 3, 5, num_layers=2, bidirectional=True, batch_first=True)
+    x, weights, found = normal(1, 4, 3, seed=1), normal(1, 4, 10, seed=2), []
+    for engine in ("cpu", "reference"):
+        with elman.use_engine(engine):
+            output, _ = of(x, **rows)
+            found.append([output, *torch.autograd.grad((output * weights).sum(), list(of.parameters()))])
+    close(*found)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_shapes_follow_the_input(engine: str) -> None:
     of = layer("gru", 3, 5, num_layers=2, bidirectional=True)

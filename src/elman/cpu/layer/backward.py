@@ -15,6 +15,7 @@ from elman.cpu.layer.directions import (
     given_directions,
     index_arrays,
     input_array,
+    of_rows,
     output_arrays,
     prepare,
     start,
@@ -81,7 +82,7 @@ def _sides(script: Script, planned: Plan, sizes: Sizes, form: Form, kernels: Ker
     """The directions, and the tasks that come before their kernels."""
     cell, strides, width = planned.cell, form.given(), widths_of_states(planned.cell, sizes)[0]
     x, directions = input_array(script, form), given_directions(script, cell, form)
-    d_output = script.given("d_output", *strides["d_output"][:2]) if "d_output" in strides else None
+    d_output = of_rows(script, form, "d_output", strides["d_output"]) if "d_output" in strides else None
     d_finals: list[list[Array | None]] = [[] for _ in directions]
     for state in cell.states:
         name = f"d_final.{state}"

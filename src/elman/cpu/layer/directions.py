@@ -57,17 +57,24 @@ def by_direction(script: Script, name: str, stride: tuple[int, ...], directions:
 
 
 def input_array(script: Script, form: Form, name: str = "x") -> Array:
-    """Declares x; returns it as (T*B, I), where one distance leads from row to row, also from step to step."""
-    x = script.given(name, *form.given()["x"][:2])
-    batch = form.batch if form.packed is None else form.packed.batch
-    return x._replace(row=x.time) if batch == 1 else x
+    """Declares x; returns it as (T*B, I)."""
+    return of_rows(script, form, name, form.given()["x"])
 
 
 def stream_arrays(script: Script, cell: Cell, form: Form, suffix: str = "") -> dict[str, Array]:
     """Declares the streams, each (T, B, H), under their names in kernels with a suffix; returns them by those names."""
-    strides, batch = form.given(), form.batch if form.packed is None else form.packed.batch
-    arrays = {f"u.{name}": script.given(f"u.{name}{suffix}", *strides[f"u.{name}"][:2]) for name in cell.streams}
-    return {name: array._replace(row=array.time) if batch == 1 else array for name, array in arrays.items()}
+    strides = form.given()
+    return {f"u.{name}": of_rows(script, form, f"u.{name}{suffix}", strides[f"u.{name}"]) for name in cell.streams}
+
+
+def of_rows(script: Script, form: Form, name: str, strides: tuple[int, ...]) -> Array:
+    """Declares an array (T, B, width); returns it as (T*B, width), for arrays whose rows are evenly spaced.
+
+    With one sequence, the next row is the next step, whatever stride torch says that the batch has.
+    """
+    array = script.given(name, *strides[:2])
+    batch = form.batch if form.packed is None else form.packed.batch
+    return array._replace(row=array.time) if batch == 1 else array
 
 
 def index_arrays(script: Script, form: Form) -> dict[str, Array]:
