@@ -288,6 +288,35 @@ def test_onnx(tmp_path: Path) -> None:
             elman.onnx.export(of, tmp_path / "step.onnx", streaming=True)
 
 
+@define(gates=(), streams=("rate", "v"))
+def only_streams(x: Any, R: Any, s: Any, u: Any) -> State:
+    return State(h=s.h * torch.exp(-abs(u.rate)) + u.v)
+
+
+@define(gates=(), projected=("h",), streams=("v",))
+def projected_stream(x: Any, R: Any, s: Any, P: Any, u: Any) -> State:
+    return State(h=P.h @ tanh(u.v) + 0.5 * s.h)
+
+
+def test_a_layer_without_parameters_is_frozen() -> None:
+    of = Recurrent(only_streams, 3, 5, num_layers=2, bidirectional=True)
+    assert not list(of.parameters())
+    x, streams = torch.randn(4, 2, 3), {name: torch.randn(4, 2, 5) for name in ("rate", "v")}
+    torch.testing.assert_close(elman.freeze(of)(x, streams=streams), of(x, streams=streams))
+
+
+@pytest.mark.parametrize("cell", [only_streams, projected_stream], ids=lambda cell: cell.name)
+def test_onnx_files_of_cells_without_gates(cell: Cell, tmp_path: Path) -> None:
+    """The number of units is that of another matrix, or of the states."""
+    of = Recurrent(cell, 3, 5, num_layers=2, bidirectional=True, **options(cell))
+    assert len(elman.onnx.load(elman.onnx.export(of, tmp_path / "layer.onnx").path)) == 4
+    of = Recurrent(cell, 3, 5, **options(cell))
+    (found,) = elman.onnx.load(elman.onnx.export(of, tmp_path / "layer.onnx").path).values()
+    x, streams = torch.randn(4, 2, 3), {name: torch.randn(4, 2, 5) for name in of.cell.streams}
+    torch.testing.assert_close(found(x, streams=streams), of(x, streams=streams))
+    elman.onnx.export(of, tmp_path / "step.onnx", streaming=True)
+
+
 def test_pictures_and_equations() -> None:
     of = recurrent(decayed_gru, 3, 5)
     x, states = inputs(of, 4, 2)

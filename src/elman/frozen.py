@@ -36,7 +36,7 @@ class Frozen(Recurrent):
         ]
         self._initial = tuple([state.detach().clone() for state in layer.initial_states()])
         self.eval()
-        weight = next(layer.parameters()).detach()
+        weight = next(layer.parameters(), torch.empty(0)).detach()  # a cell of streams alone has none
         problem = cpu.ENGINE.unsupported(layer.call(0, weight, ()))
         if weight.dtype not in cpu.DTYPES:
             problem = (

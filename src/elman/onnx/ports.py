@@ -42,7 +42,7 @@ def layer(layer: Recurrent) -> Port:
         return layer(x, as_state(states), lengths=lengths, streams=as_streams(layer, given))
 
     rows, widths = layer.num_layers * layer.num_directions, layer.cell.widths(layer.hidden_size, layer.proj_size)
-    learned, dtype = layer.initial_states(), next(layer.parameters()).dtype
+    learned, dtype = layer.initial_states(), _dtype(layer)
     first = [state.detach()[:, None] for state in learned] or [torch.zeros(rows, 1, w, dtype=dtype) for w in widths]
     initial = {f"{name}_0": value for name, value in zip(names, first, strict=True)}
 
@@ -88,7 +88,7 @@ def step(layer: Recurrent) -> Port:
     if layer.bidirectional:
         raise InputError(f"{layer} is bidirectional: it reads the end of a sequence first, so it cannot be streamed")
     rows, widths = layer.num_layers, layer.cell.widths(layer.hidden_size, layer.proj_size)
-    dtype = next(layer.parameters()).dtype
+    dtype = _dtype(layer)
     learned = {
         f"{name}_0": value.detach()[:, None]
         for name, value in zip(layer.cell.states, layer.initial_states(), strict=False)
@@ -124,6 +124,11 @@ def _notes(layer: Recurrent) -> dict[str, Any]:
 def pairs(layer: Recurrent) -> list[list[str]]:
     """Returns the names of the inputs and outputs that are a layer's states before and after: [["h_0", "h_n"], ...]."""
     return [[f"{name}_0", f"{name}_n"] for name in layer.cell.states]
+
+
+def _dtype(layer: Recurrent) -> torch.dtype:
+    """Returns the type of a layer's parameters; for a cell without any, torch's default."""
+    return next((each.dtype for each in layer.parameters()), torch.get_default_dtype())
 
 
 def as_state(states: Sequence[Tensor]) -> Any:

@@ -151,7 +151,7 @@ class _Body:
         self.widths = [int(state.shape[2]) for state in call.state]
         self.masked, self.nodes, self.count = masked, list[ir.Node](), 0
         # No two bodies of a model have the same name: a call with the weights of another one finds that this one uses them.
-        own = next(weight for weight in weights if weight is not None)
+        own = next((weight for weight in weights if weight is not None), call.x)
         self.name = f"{cell.name}_{own.name}_{len(own.uses())}"
         self.share_width = len(cell.anatomy.input_gates) * self.hidden or int(call.x.shape[2])
         self.products: dict[int, dict[str, Any]] = {}  # by operand: the share of each gate that multiplies it

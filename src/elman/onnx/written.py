@@ -141,9 +141,13 @@ def layer_of(
         weights = weights._replace(ih=ih, b_ih=b_ih)
         width = ih.shape[1]
     else:
-        shape = body.input[states].type.tensor_type.shape.dim
-        width = shape[1].dim_value if len(shape) == 2 else 0
-    return _layer(cell, weights, max(1, width), bool(directions[0]))
+        width = _width(body.input[states])
+    return _layer(cell, weights, max(1, width), max(1, _width(body.input[0])), bool(directions[0]))
+
+
+def _width(value: Any) -> int:
+    shape = value.type.tensor_type.shape.dim
+    return shape[1].dim_value if len(shape) == 2 else 0
 
 
 def _input_weights(
@@ -365,21 +369,26 @@ def _is_number(value: NDArray[Any], number: float) -> bool:
     return value.ndim == 0 and np.array_equal(value, np.array(number, value.dtype), equal_nan=True)
 
 
-def _layer(cell: Cell, weights: Weights, input_size: int, reverse: bool) -> Recurrent:
+def _layer(cell: Cell, weights: Weights, input_size: int, units: int, reverse: bool) -> Recurrent:
+    """units: the number of units of a layer that has no weights, which would say it."""
     known = {field: value for field, value in weights._asdict().items() if value is not None}
     count = len(cell.anatomy.input_gates), len(cell.anatomy.recurrent_gates)
     whole, gates = (weights.ih, count[0]) if weights.ih is not None else (weights.hh, count[1])
-    if whole is None or len(whole) % gates:
-        raise Problem(CHANGED)
+    if whole is not None:
+        if len(whole) % gates:
+            raise Problem(CHANGED)
+        units = len(whole) // gates
+    else:
+        units = next((each.shape[1] for each in (weights.hr, weights.ch) if each is not None), units)
     tensors = {field: as_tensor(value) for field, value in known.items()}
     layer = (Reverse if reverse else Recurrent)(
         cell,
         input_size,
-        len(whole) // gates,
+        units,
         bias=weights.b_ih is not None or weights.b_hh is not None,
         proj_size=0 if weights.hr is None else len(weights.hr),
         device="meta",
-        dtype=next(iter(tensors.values())).dtype,
+        dtype=next((each.dtype for each in tensors.values()), None),
     )
     named = {parameter_name(field, 0, reverse): tensor for field, tensor in tensors.items()}
     shapes = {name: tuple(value.shape) for name, value in layer.state_dict().items()}
