@@ -44,10 +44,12 @@ def infer_int8(
 def _written(arguments: Any, int8: bool = False) -> Sequence[Any]:
     """arguments: those of the operator."""
     _, call = operators.together(*arguments)
-    if int8 and call.lengths is not None:  # one scale serves all of x, so what is past the ends must not count
-        masked = op.Where(present_steps(call), call.x, op.CastLike(constant(0), call.x))
-        masked.type, masked.shape = call.x.type, call.x.shape
-        call = call._replace(x=masked)
+    if (
+        int8 and call.lengths is not None
+    ):  # one scale serves all rows of an operand, so what is past the ends must not count
+        present = present_steps(call)
+        streams = tuple([_masked(present, each, 0.5) for each in call.streams])  # 0.5 as in elman.reference
+        call = call._replace(x=_masked(present, call.x, 0.0), streams=streams)
     autocast = arguments[2]
     if autocast is not None:
         raise Unwritable(
@@ -59,6 +61,14 @@ def _written(arguments: Any, int8: bool = False) -> Sequence[Any]:
         return _node(call, form)
     alone = call.x.shape[0] == 1 and call.lengths is None and call.reset is None
     return step(call) if alone else scan(call)
+
+
+def _masked(present: Any, value: Any, otherwise: float) -> Any:
+    """Writes a value (T, B, width) with a number in the place of the steps that are not there."""
+    number = op.Constant(value=ir.tensor(np.array(otherwise, np.float32)))
+    masked = op.Where(present, value, op.CastLike(number, value))
+    masked.type, masked.shape = value.type, value.shape
+    return masked
 
 
 def _node_of(call: Any) -> Onnx | None:
