@@ -324,6 +324,21 @@ def test_integers_do_not_see_what_is_not_there(tmp_path: Path) -> None:
     assert max(proof.errors.values()) < 0.2
 
 
+@pytest.mark.parametrize("engine", ["cpu", "gpu", "reference"])
+def test_what_is_not_there_has_a_logarithm(engine: str) -> None:
+    """No infinity comes in from steps that are not there, such as zero times infinity in a gradient."""
+
+    def step(x: Any, R: Any, s: Any, u: Any) -> State:
+        return State(h=tanh(x.a + R.a @ s.h) * torch.log(u.dt) + s.h / u.dt)
+
+    of = recurrent(Cell(step, gates=("a",), streams=("dt",)), 3, 5)
+    x, states = inputs(of, 4, 3)
+    with elman.use_engine(engine):
+        streams = {"dt": normal(4, 3, 5, seed=1).exp()}
+        found = results_and_gradients(of, x, states, streams, lengths=torch.tensor([4, 0, 2]))
+    assert all(value.isfinite().all() for value in found.values())
+
+
 def test_pictures_and_equations() -> None:
     of = recurrent(decayed_gru, 3, 5)
     x, states = inputs(of, 4, 2)

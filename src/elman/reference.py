@@ -80,7 +80,8 @@ def _run(call: Call, d: int, step: Step) -> tuple[Tensor, tuple[Tensor, ...]]:
     present, goes_on = masks(call, reverse)
     x = call.x if present is None else torch.where(present, call.x, 0)
     shares = input_shares(cell, x, weights)
-    streams = [u if present is None else torch.where(present, u, 0) for u in call.streams]
+    # Zero would do for x, but a step may take the logarithm of a stream or divide by it, and zero times infinity is NaN.
+    streams = [u if present is None else torch.where(present, u, 0.5) for u in call.streams]
     outputs: list[Tensor] = []
     for t in reversed(range(len(shares))) if reverse else range(len(shares)):
         u = State(**{name: stream[t] for name, stream in zip(cell.streams, streams, strict=True)})
