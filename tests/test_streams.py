@@ -339,6 +339,18 @@ def test_what_is_not_there_has_a_logarithm(engine: str) -> None:
     assert all(value.isfinite().all() for value in found.values())
 
 
+def test_a_stream_has_a_name_of_its_own_in_equations() -> None:
+    """It is the first value of its name, and has a prime if a value or a state has the same name."""
+
+    def step(x: Any, R: Any, s: Any, u: Any) -> State:
+        gap = torch.exp(-u.gap)
+        return State(h=tanh(x.a + R.a @ (s.h * gap)) * u.h)
+
+    gap, h = equations(Cell(step, gates=("a",), streams=("gap", "h")))
+    assert gap == "gap_t = exp(-gap'_t)"
+    assert h.endswith(" ⊙ h'_t")
+
+
 def test_pictures_and_equations() -> None:
     of = recurrent(decayed_gru, 3, 5)
     x, states = inputs(of, 4, 2)

@@ -313,6 +313,7 @@ class _Writer:
                 self.later[statement.targets[0].id] += 1
             elif isinstance(statement, ast.Return) and isinstance(statement.value, ast.Call):
                 self.later.update(str(new.arg) for new in statement.value.keywords if not _is_known(new))
+        self.values_of = Counter(self.later)  # how many values each name gets in all
 
     def symbol(self, name: str) -> str:
         """A name with a prime for each value that it gets later."""
@@ -336,7 +337,7 @@ class _Writer:
             if source == "x":
                 return [Term(f"W_{name} x_t + b_{name}", value)], _ADD
             if source == "u":
-                return [Term(f"{name}_t", value)], _ATOM
+                return [Term(name + "'" * self.values_of[name] + "_t", value)], _ATOM  # the first value of its name
             if source == "s":
                 return [Term(f"{name}_{{t-1}}", value)], _ATOM
             return [Term(f"{source}_{name}", value)], _ATOM
