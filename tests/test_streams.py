@@ -383,6 +383,14 @@ WRONG: dict[str, tuple[Callable[[Recurrent, Tensor], Any], str]] = {
     "no mapping": (lambda of, x: of(x, streams=x), r"but got Tensor; give streams=\{'gap': v\}"),
     "another name": (lambda of, x: of(x, streams={"dt": x}), r"\(gap\), but \(dt\) were given; give streams="),
     "no tensor": (lambda of, x: of(x, streams={"gap": 1.0}), "the stream gap must be a tensor, got float"),
+    "no tensor but numbers": (
+        lambda of, x: of(x, streams={"gap": x.numpy()}),
+        r"got ndarray; convert it: torch.as_tensor\(v, dtype=torch.float64\)",
+    ),
+    "sparse": (
+        lambda of, x: of(x, streams={"gap": torch.ones(4, 2, 5).double().to_sparse()}),
+        "the stream gap has the layout torch.sparse_coo but must be dense; make it so with .to_dense()",
+    ),
     "another width": (
         lambda of, x: of(x, streams={"gap": x}),
         r"the stream gap is \(4, 2, 3\) but must be \(4, 2, 5\) or \(4, 2, 1\), laid out as the input is",
@@ -401,6 +409,12 @@ WRONG: dict[str, tuple[Callable[[Recurrent, Tensor], Any], str]] = {
     "a cell without": (
         lambda of, x: elman.GRU(3, 5).double()(x, streams={"gap": x}),
         r"GRU: it has no streams, but \(gap\) were given; leave streams out",
+    ),
+    "written to": (
+        lambda of, x: Recurrent(
+            Cell(lambda x, R, s, u: State(h=setattr(u, "v", 1)), gates=(), streams=("v",), name="c"), 3, 5
+        ),
+        "the step writes to u.v; give the new value a name$",
     ),
     "not declared": (
         lambda of, x: Recurrent(Cell(lambda x, R, s, u: State(h=s.h * u.v), gates=(), name="c"), 3, 5),

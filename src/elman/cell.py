@@ -248,7 +248,8 @@ class _Given(State):
     def __setattr__(self, name: str, value: Any) -> None:
         kind = self._about[0]
         raise Mistake(
-            f"the step writes to {kind}.{name}; give the new value a name, and return it in State({name}=...)"
+            f"the step writes to {kind}.{name}; give the new value a name"
+            + (f", and return it in State({name}=...)" if kind == "s" else "")
         )
 
     def no_value(self) -> str:

@@ -212,7 +212,12 @@ def check_streams(layer: Any, streams: Any, input: Tensor) -> dict[str, Tensor]:
     for stream in cell.streams:
         value, rows = streams[stream], tuple(input.shape[:-1])
         if not isinstance(value, Tensor):
-            raise TypeError(f"{name}: the stream {stream} must be a tensor, got {type(value).__name__}")
+            remedy = f"; convert it: torch.as_tensor(v, dtype={input.dtype})" if hasattr(value, "__array__") else ""
+            raise TypeError(f"{name}: the stream {stream} must be a tensor, got {type(value).__name__}{remedy}")
+        if value.layout != torch.strided:
+            raise RuntimeError(
+                f"{name}: the stream {stream} has the layout {value.layout} but must be dense; make it so with .to_dense()"
+            )
         if value.shape not in ((*rows, units), (*rows, 1)):
             raise RuntimeError(
                 f"{name}: the stream {stream} is {tuple(value.shape)} but must be {(*rows, units)} or {(*rows, 1)}, "
