@@ -44,9 +44,8 @@ def infer_int8(
 def _written(arguments: Any, int8: bool = False) -> Sequence[Any]:
     """arguments: those of the operator."""
     _, call = operators.together(*arguments)
-    if (
-        int8 and call.lengths is not None
-    ):  # one scale serves all rows of an operand, so what is past the ends must not count
+    if int8 and call.lengths is not None:
+        # One scale serves all rows of an operand, so what is past the ends must not count.
         present = present_steps(call)
         streams = tuple([_masked(present, each, 0.5) for each in call.streams])  # 0.5 as in elman.reference
         call = call._replace(x=_masked(present, call.x, 0.0), streams=streams)
