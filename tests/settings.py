@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 
-from elman.cpu.layer import backward, form, forward, inference
+from elman.cpu.layer import backward, form, forward, inference, kernel_tasks
 from elman.cpu.scripts import threads
 
 
@@ -29,6 +29,13 @@ def setting(module: Any, **values: int) -> Iterator[None]:
         yield
     finally:
         take(before)
+
+
+@contextmanager
+def shared_units() -> Iterator[None]:
+    """Threads share the units of a few rows, and meet after every phase, however little there is to do."""
+    with setting(kernel_tasks, MEETING=0), setting(threads, SHARED_FROM=0), setting(inference, SHARE_BYTES=4000):
+        yield
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from elman.cpu.layer import inference, kernel_tasks, large_products
 from elman.cpu.scripts import memory, threads
 from elman.layout import Call
 from elman.names import register
-from settings import setting, two_threads
+from settings import setting, shared_units, two_threads
 from test_cpu_memory import allocating
 
 names = pytest.mark.parametrize("name", CELLS)
@@ -464,11 +464,7 @@ def test_few_rows_share_units(name: str, sizes: tuple[int, int, int, int]) -> No
         try:
             for count in (2, 4):
                 torch.set_num_threads(count)
-                with (
-                    setting(kernel_tasks, MEETING=0),
-                    setting(threads, SHARED_FROM=0),
-                    setting(inference, SHARE_BYTES=4000),
-                ):
+                with shared_units():
                     together = by("cpu", lambda of=of, x=x, states=states: everything(of, x, states))
                 assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True)), (bidirectional, count)
         finally:
@@ -491,7 +487,10 @@ def test_a_team_that_is_smaller_than_asked_for(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["uni", "bi"])
 @names
 def test_inference_is_training_to_the_bit(name: str, bidirectional: bool) -> None:
-    of = layer(name, 5, 33, bidirectional=bidirectional, dtype=torch.float32)
+    inferred_as_trained(layer(name, 5, 33, bidirectional=bidirectional, dtype=torch.float32))
+
+
+def inferred_as_trained(of: Recurrent) -> None:
     for steps, batch in ((1, 1), (7, 1), (5, 7), (1, 3), (3, 24)):
         x, states = inputs(of, steps, batch)
         with elman.use_engine("cpu"):

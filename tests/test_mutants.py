@@ -507,7 +507,7 @@ MUTANTS = [
     Mutant(
         "a single sequence's stream with the stride of a batch",
         "cpu/layer/directions.py",
-        "def stream_arrays",
+        "def of_rows",
         "array._replace(row=array.time) if batch == 1 else array",
         "array",
         "test_streams.py::test_layouts_and_widths",

@@ -15,12 +15,10 @@ from accuracy import check, measure
 from cases import close, inputs, recurrent, run
 from elman import Cell, State, graph
 from elman.cell import cell as define
-from elman.cpu.layer import inference, kernel_tasks
-from elman.cpu.scripts import threads
 from elman.gpu import resident
 from elman.gpu.loop import Form
-from settings import setting, two_threads
-from test_cpu import by, everything
+from settings import shared_units, two_threads
+from test_cpu import by, everything, inferred_as_trained
 from test_cpu_cells import agree
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning")  # of numpy, where nothing is stored
@@ -118,40 +116,14 @@ def test_threads_that_share_units_or_rows_do_not_change_a_bit(cell: Cell) -> Non
         of = recurrent(cell, 3, units, dtype=torch.float32, bidirectional=True, **options(cell))
         x, states = inputs(of, steps, batch)
         alone = by("cpu", lambda of=of, x=x, states=states: everything(of, x, states))
-        with (
-            two_threads(),
-            setting(kernel_tasks, MEETING=0),
-            setting(threads, SHARED_FROM=0),
-            setting(inference, SHARE_BYTES=4000),
-        ):
+        with two_threads(), shared_units():
             together = by("cpu", lambda of=of, x=x, states=states: everything(of, x, states))
         assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True)), (steps, batch, units)
 
 
 @EACH
 def test_inference_is_training_to_the_bit(cell: Cell) -> None:
-    of = recurrent(cell, 5, 33, dtype=torch.float32, **options(cell))
-    for steps, batch in ((1, 1), (7, 1), (5, 7)):
-        x, states = inputs(of, steps, batch)
-        with elman.use_engine("cpu"):
-            trained = run(of, x, states)
-            with torch.no_grad():
-                inferred = run(of, x, states)
-        assert all(torch.equal(a, b) for a, b in zip(trained, inferred, strict=True)), (steps, batch)
-
-
-def test_an_adjoint_that_a_mean_reads_first_and_a_later_phase_once_more() -> None:
-    """The phases between them store the adjoint of the step before, for which two means wait for each other."""
-
-    def step(x: Any, R: Any, s: Any) -> State:
-        late = sigmoid(x.d)
-        v = s.c * sigmoid(x.a)
-        v = (v - v.mean(-1, keepdim=True)) * x.b
-        return State(h=tanh(R.b @ tanh(R.a @ late)), c=v - v.mean(-1, keepdim=True) + 0.5 * late)
-
-    cell = Cell(step, gates=("a", "b", "d"), states=("h", "c"))
-    for engine in ("cpu", "gpu"):
-        agree(cell, hidden_size=7, engine=engine)
+    inferred_as_trained(recurrent(cell, 5, 33, dtype=torch.float32, **options(cell)))
 
 
 def test_a_row_knows_nothing_of_other_rows() -> None:

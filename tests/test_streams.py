@@ -19,11 +19,10 @@ import elman.onnx
 from cases import as_tuple, close, inputs, normal, recurrent, weighted
 from elman import Cell, Recurrent, State, graph
 from elman.cell import cell as define
-from elman.cpu.layer import inference, kernel_tasks
-from elman.cpu.scripts import threads
+from elman.cpu.layer import inference
 from elman.mathematics import equations
 from elman.one_step import RecurrentCell
-from settings import setting, two_threads
+from settings import setting, shared_units, two_threads
 from test_cpu_cells import agree
 
 pytestmark = [
@@ -183,12 +182,7 @@ def test_threads_do_not_change_a_bit(cell: Cell) -> None:
         x, states = inputs(of, steps, batch)
         streams = streams_of(of, steps, batch)
         alone = results_and_gradients(of, x, states, streams)
-        with (
-            two_threads(),
-            setting(kernel_tasks, MEETING=0),
-            setting(threads, SHARED_FROM=0),
-            setting(inference, SHARE_BYTES=4000),
-        ):
+        with two_threads(), shared_units():
             together = results_and_gradients(of, x, states, streams)
         assert all(torch.equal(together[name], value) for name, value in alone.items()), (steps, batch, units)
 

@@ -363,18 +363,13 @@ def _dry_run(cell: Cell) -> Anatomy:
             f"cell {cell.name!r} declares the gates {unused} but its step uses neither x.g nor R.g of them; "
             "leave them out of gates"
         )
-    unread = [name for name in cell.vectors if name not in read_vectors]
-    if unread:
-        raise ValueError(
-            f"cell {cell.name!r} declares the vectors {unread} but its step does not use p.v of them; "
-            "leave them out of vectors"
-        )
-    unread = [name for name in cell.streams if name not in read_streams]
-    if unread:
-        raise ValueError(
-            f"cell {cell.name!r} declares the streams {unread} but its step does not use u.v of them; "
-            "leave them out of streams"
-        )
+    for field, kind, used_names in (("vectors", "p", read_vectors), ("streams", "u", read_streams)):
+        unread = [name for name in getattr(cell, field) if name not in used_names]
+        if unread:
+            raise ValueError(
+                f"cell {cell.name!r} declares the {field} {unread} but its step does not use {kind}.v of them; "
+                f"leave them out of {field}"
+            )
     return Anatomy(
         input_gates=tuple(gate for gate in cell.gates if gate in read),
         recurrent_gates=tuple(gate for gate in cell.gates if gate in used),

@@ -26,8 +26,8 @@ from elman.operations import OPERATIONS
 
 
 def derivative(graph: Graph) -> Graph:
-    """The derivative of one step. Its "kept" leaves are the forward values that it needs: see `is_kept`."""
-    backward = Graph()
+    """The derivative of one step. Its "kept" leaves are the forward values that it needs: see `kept_nodes`."""
+    backward, kept = Graph(), kept_nodes(graph)
     adjoints: dict[int, Node] = {}
     multiplied: set[int] = set()  # operands of products that have an adjoint
 
@@ -39,7 +39,7 @@ def derivative(graph: Graph) -> Graph:
         """The node for a forward value in the backward graph: a kept leaf, or its operation again on kept values."""
         if node.op == "number":
             return backward.add("number", value=node.value)
-        if is_kept(graph, node):
+        if node.index in kept:
             return backward.add("kept", name=str(node.index))
         return backward.add(node.op, tuple(value(argument) for argument in node.arguments))
 
@@ -65,15 +65,16 @@ def derivative(graph: Graph) -> Graph:
     return backward
 
 
-def is_kept(graph: Graph, node: Node) -> bool:
-    """Whether forward keeps this value where backward needs it. Backward computes every other value again.
+def kept_nodes(graph: Graph) -> set[int]:
+    """The indices of the nodes whose values forward keeps where backward needs them. Backward computes all others again.
 
     Leaves, the new state, products, and functions other than arithmetic are kept. A function of a new state, such as
     tanh(c), is computed again. Operations over whole rows are kept, and so are their arguments.
     """
-    state = {output.index for output in graph.outputs.values()}
-    if node.op in LEAVES or node.op in MATRICES or node.index in state or node.whole_row:
-        return True
-    if any(other.whole_row and other.arguments[0] is node for other in graph.nodes):
-        return True
-    return node.nonlinear and node.arguments[0].index not in state
+    states = {output.index for output in graph.outputs.values()}
+    kept = states | {node.arguments[0].index for node in graph.nodes if node.whole_row}
+    for node in graph.nodes:
+        function = node.nonlinear and node.arguments[0].index not in states
+        if node.op in LEAVES or node.op in MATRICES or node.whole_row or function:
+            kept.add(node.index)
+    return kept

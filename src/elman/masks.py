@@ -7,6 +7,10 @@ from torch import Tensor
 
 from elman.layout import Call
 
+# What stands for a stream at a step that a row does not have. Zero does for x, but a step may take the logarithm of a
+# stream or divide by it, and zero times infinity is NaN.
+MISSING = 0.5
+
 
 def masks(call: Call, reverse: bool) -> tuple[Tensor | None, Tensor | None]:
     """Returns two masks (T, B, 1): the steps that each row has, and those that go on from the state before.

@@ -258,27 +258,32 @@ def _one_for_a_row(v: Any) -> bool:
     return True
 
 
+def _must_be(written: str, dim: Any, keepdim: Any, others_fit: bool) -> None:
+    """Raises TypeError, with what to write, for a call that is not over all units of a row."""
+    if dim not in (-1, (-1,), [-1]) or keepdim is not True or not others_fit:
+        raise TypeError(f"write v.{written}keepdim=True), over all units of a row")
+
+
 def _called(operation: Operation) -> Callable[..., Any]:
     def over_units(v: Any, dim: Any = None, keepdim: Any = False, **others: Any) -> Any:
-        if dim not in (-1, (-1,), [-1]) or keepdim is not True or others:
-            raise TypeError(f"write v.{operation.name}(-1, keepdim=True), over all units of a row")
+        _must_be(f"{operation.name}(-1, ", dim, keepdim, not others)
         return v if _one_for_a_row(v) else operation(v)
 
     return over_units
 
 
+def _mean_square(v: Any) -> Any:
+    return mean(v * v)
+
+
 def _var(v: Any, dim: Any = None, unbiased: Any = None, keepdim: Any = False, *, correction: Any = None) -> Any:
-    if dim not in (-1, (-1,), [-1]) or keepdim is not True or (unbiased is not False and correction != 0):
-        raise TypeError("write v.var(-1, correction=0, keepdim=True), over all units of a row")
-    away = v - mean(v)
-    return mean(away * away)
+    _must_be("var(-1, correction=0, ", dim, keepdim, unbiased is False or correction == 0)
+    return _mean_square(v - mean(v))
 
 
 def _std(v: Any, dim: Any = None, unbiased: Any = None, keepdim: Any = False, *, correction: Any = None) -> Any:
-    try:
-        var = _var(v, dim, unbiased, keepdim, correction=correction)
-    except TypeError:
-        raise TypeError("write v.std(-1, correction=0, keepdim=True), over all units of a row") from None
+    _must_be("std(-1, correction=0, ", dim, keepdim, unbiased is False or correction == 0)
+    var = _mean_square(v - mean(v))
     # Where all units are the same, the derivative is torch's, which is zero.
     return where_equal(var, 0.0, 0.0, sqrt(where_equal(var, 0.0, 1.0, var)))
 
@@ -290,7 +295,7 @@ def _scaled(v: Any, normalized_shape: Any, eps: Any, weight: Any, bias: Any) -> 
     """v divided by the root of its mean square, times the weight, plus the bias."""
     if normalized_shape is not ALL_UNITS or not isinstance(eps, Real):
         raise TypeError("write v.shape[-1:] for the shape, and a plain number for eps, such as eps=1e-5")
-    v = v / sqrt(mean(v * v) + eps)
+    v = v / sqrt(_mean_square(v) + eps)
     v = v if weight is None else v * weight
     return v if bias is None else v + bias
 

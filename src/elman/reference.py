@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from elman.cell import Cell, Factor, State, factors
 from elman.layout import Call, Results, Weights, joined, used
-from elman.masks import masks
+from elman.masks import MISSING, masks
 from elman.mistakes import Mistake, failed_at
 
 Step = Callable[..., State]
@@ -80,8 +80,7 @@ def _run(call: Call, d: int, step: Step) -> tuple[Tensor, tuple[Tensor, ...]]:
     present, goes_on = masks(call, reverse)
     x = call.x if present is None else torch.where(present, call.x, 0)
     shares = input_shares(cell, x, weights)
-    # Zero would do for x, but a step may take the logarithm of a stream or divide by it, and zero times infinity is NaN.
-    streams = [u if present is None else torch.where(present, u, 0.5) for u in call.streams]
+    streams = [u if present is None else torch.where(present, u, MISSING) for u in call.streams]
     outputs: list[Tensor] = []
     for t in reversed(range(len(shares))) if reverse else range(len(shares)):
         u = State(**{name: stream[t] for name, stream in zip(cell.streams, streams, strict=True)})

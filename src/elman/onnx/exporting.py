@@ -72,8 +72,8 @@ def export(
         Frozen layers are written as the layers that they were made from.
 
     The file of a layer has the inputs x (T, B, I), or (B, T, I) with batch_first; lengths (B,), int64; and one for each
-    state, h_0 and so on, (L*D, B, width); and for a stream such as dt, u_dt (T, B, H), or (B, T, H). T and B are free. Lengths and states are optional: left out, the sequences have
-    T steps and begin as the layer's do. Its outputs are y and the final states, h_n and so on.
+    state, h_0 and so on, (L*D, B, width); and for a stream such as dt, u_dt (T, B, H), or (B, T, H). T and B are free. Lengths
+    and states are optional: left out, the sequences have T steps and begin as the layer's do. Its outputs are y and the final states, h_n and so on.
 
     streaming: for a layer, one step in place of a sequence, with inputs x (B, I) and h_0 and so on, and outputs y (B, Y) and
         h_n and so on. It has no loop. No input may be left out, but for the states of a layer that learns its initial ones.

@@ -35,11 +35,11 @@ class Port(NamedTuple):
 
 def layer(layer: Recurrent) -> Port:
     """A layer over a whole sequence."""
-    names, batch, streams = layer.cell.states, 0 if layer.batch_first else 1, layer.cell.streams
+    names, batch, streams = layer.cell.states, 0 if layer.batch_first else 1, _streams(layer)
 
     def call(layer: Recurrent, x: Tensor, lengths: Tensor, *others: Tensor) -> Any:
-        given, states = others[: len(streams)], others[len(streams) :]
-        return layer(x, as_state(states), lengths=lengths, streams=as_streams(layer, given))
+        state, given = _separated(layer, others)
+        return layer(x, state, lengths=lengths, streams=given)
 
     rows, widths = layer.num_layers * layer.num_directions, layer.cell.widths(layer.hidden_size, layer.proj_size)
     learned, dtype = layer.initial_states(), _dtype(layer)
@@ -64,11 +64,11 @@ def layer(layer: Recurrent) -> Port:
         sizes = layer.input_size, *[layer.hidden_size] * len(streams)
         x, *given = [torch.randn(T, B, size, dtype=dtype, generator=random).transpose(0, 1 - batch) for size in sizes]
         states = [value.expand(-1, B, -1) for value in first]
-        feed = {"x": x} | dict(zip(map("u_{}".format, streams), given, strict=True))
+        feed = {"x": x} | dict(zip(streams, given, strict=True))
         yield Case("neither lengths nor states", (x, torch.full((B,), T), *given, *states), feed)
 
     of_step = {batch: "B", 1 - batch: "T"}
-    inputs = {"x": of_step, "lengths": {0: "B"}} | {f"u_{name}": of_step for name in streams}
+    inputs = {"x": of_step, "lengths": {0: "B"}} | dict.fromkeys(streams, of_step)
     inputs |= {name: {1: "B"} for name in initial}
     return Port(
         layer,
@@ -94,11 +94,11 @@ def step(layer: Recurrent) -> Port:
         for name, value in zip(layer.cell.states, layer.initial_states(), strict=False)
     }
 
-    streams = layer.cell.streams
+    streams = _streams(layer)
 
     def call(layer: Recurrent, x: Tensor, *others: Tensor) -> Any:
-        given, states = others[: len(streams)], others[len(streams) :]
-        return layer.step(x, as_state(states), streams=as_streams(layer, given))
+        state, given = _separated(layer, others)
+        return layer.step(x, state, streams=given)
 
     def cases(steps: Sequence[int], batches: Sequence[int]) -> Iterator[Case]:
         random = torch.Generator().manual_seed(0)
@@ -108,10 +108,10 @@ def step(layer: Recurrent) -> Port:
             states = [torch.randn(rows, B, width, dtype=dtype, generator=random) for width in widths]
             yield case_of(f"B = {B}", inputs, x, *given, *states)
             if learned:
-                feed = {"x": x} | dict(zip(map("u_{}".format, streams), given, strict=True))
+                feed = {"x": x} | dict(zip(streams, given, strict=True))
                 yield Case("no states", (x, *given, *(v.expand(-1, B, -1) for v in learned.values())), feed)
 
-    inputs = {"x": {0: "B"}} | {f"u_{name}": {0: "B"} for name in streams}
+    inputs = {"x": {0: "B"}} | {name: {0: "B"} for name in streams}
     inputs |= {f"{name}_0": {1: "B"} for name in layer.cell.states}
     outputs = {"y": widths[0]} | {f"{name}_n": width for name, width in zip(layer.cell.states, widths, strict=True)}
     return Port(layer, call, inputs, outputs, cases, _notes(layer) | {"streaming": True}, states=learned)
@@ -136,9 +136,15 @@ def as_state(states: Sequence[Tensor]) -> Any:
     return states[0] if len(states) == 1 else tuple(states)
 
 
-def as_streams(layer: Recurrent, streams: Sequence[Tensor]) -> dict[str, Tensor] | None:
-    """Returns streams as a layer takes them: by name, or None for a layer without."""
-    return dict(zip(layer.cell.streams, streams, strict=True)) or None
+def _streams(layer: Recurrent) -> list[str]:
+    """Returns the names of the inputs that are a layer's streams."""
+    return [f"u_{name}" for name in layer.cell.streams]
+
+
+def _separated(layer: Recurrent, inputs: Sequence[Tensor]) -> tuple[Any, dict[str, Tensor] | None]:
+    """Returns the states and the streams among the last inputs, which are streams and then states, as a layer takes them."""
+    count = len(layer.cell.streams)
+    return as_state(inputs[count:]), dict(zip(layer.cell.streams, inputs[:count], strict=True)) or None
 
 
 def case_of(name: str, names: Iterable[str], *values: Tensor) -> Case:

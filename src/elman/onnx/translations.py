@@ -16,6 +16,7 @@ import torch
 
 from elman import operators
 from elman.layout import Onnx, onnx_form
+from elman.masks import MISSING
 from elman.onnx.scan import Unwritable, constant, joined, op, present_steps, scan, step
 
 
@@ -47,7 +48,7 @@ def _written(arguments: Any, int8: bool = False) -> Sequence[Any]:
     if int8 and call.lengths is not None:
         # One scale serves all rows of an operand, so what is past the ends must not count.
         present = present_steps(call)
-        streams = tuple([_masked(present, each, 0.5) for each in call.streams])  # 0.5 as in elman.reference
+        streams = tuple([_masked(present, each, MISSING) for each in call.streams])
         call = call._replace(x=_masked(present, call.x, 0.0), streams=streams)
     autocast = arguments[2]
     if autocast is not None:

@@ -107,9 +107,8 @@ def cell_of(said: str) -> Cell:
         raise Problem(f"its note of a cell makes no sense ({str(error)[:120]}); export the layer again") from error
     names = gates, states, vectors, projected, streams, same
     for own in cells.BUILT_IN.values():
-        if (own.gates, own.states, own.vectors, own.projected, own.streams, own.anatomy) == names and graph.equations(
-            own
-        ) == digits:
+        its = own.gates, own.states, own.vectors, own.projected, own.streams, own.anatomy
+        if its == names and graph.equations(own) == digits:
             return own
     return made
 

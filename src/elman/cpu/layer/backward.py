@@ -19,7 +19,6 @@ from elman.cpu.layer.directions import (
     output_arrays,
     prepare,
     start,
-    stream_arrays,
     widths_of_states,
 )
 from elman.cpu.layer.form import Form, for_all_sizes
@@ -92,12 +91,11 @@ def _sides(script: Script, planned: Plan, sizes: Sizes, form: Form, kernels: Ker
         for of, part in zip(d_finals, parts, strict=True):
             of.append(part)
     outputs, indices = output_arrays(script, sizes, width), index_arrays(script, form)
-    streams = stream_arrays(script, cell, form)
 
     sides: list[Side] = []
     tasks: list[Task] = []
     for d, given in enumerate(directions):
-        prepared = prepare(script, cell, sizes, indices, d, given._replace(streams=streams), x)
+        prepared = prepare(script, cell, sizes, indices, d, given, x)
         arrays, *before = start(script, kernels, prepared)
         tasks += chain(prepared.tasks, *before)
         sequences = kept_arrays(script, cell, sizes, d, arrays, outputs[d])

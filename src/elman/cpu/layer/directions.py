@@ -34,8 +34,11 @@ class Given(NamedTuple):
     streams: dict[str, Array]  # (T, B, H), by the names that kernels have for them
 
 
-def given_directions(script: Script, cell: Cell, form: Form) -> list[Given]:
-    """Declares the weights and states of a layer; returns what each direction is given of them. Streams are not declared."""
+def given_directions(script: Script, cell: Cell, form: Form, apart: bool = False) -> list[Given]:
+    """Declares the weights, states and streams of a layer; returns what each direction is given of them.
+
+    apart: whether each direction has streams of its own, named u.NAME.D, since each begins at another step.
+    """
     strides, weights = form.given(), []
     for d in range(len(form.reverse)):
         names = {field: f"{field}.{d}" for field in Weights._fields if f"{field}.{d}" in strides}
@@ -44,8 +47,10 @@ def given_directions(script: Script, cell: Cell, form: Form) -> list[Given]:
     afresh = [
         script.given(f"afresh.{s}", row=strides[f"afresh.{s}"][0]) for s in cell.states if f"afresh.{s}" in strides
     ]
+    streams = [_streams(script, cell, form, f".{d}" if apart else "") for d in range(len(weights) if apart else 1)]
+    streams = streams if apart else streams * len(weights)
     return [
-        Given(of, [s[d] for s in states], form.reverse[d], [s.at(row=d) for s in afresh], {})
+        Given(of, [s[d] for s in states], form.reverse[d], [s.at(row=d) for s in afresh], streams[d])
         for d, of in enumerate(weights)
     ]
 
@@ -61,7 +66,7 @@ def input_array(script: Script, form: Form, name: str = "x") -> Array:
     return of_rows(script, form, name, form.given()["x"])
 
 
-def stream_arrays(script: Script, cell: Cell, form: Form, suffix: str = "") -> dict[str, Array]:
+def _streams(script: Script, cell: Cell, form: Form, suffix: str) -> dict[str, Array]:
     """Declares the streams, each (T, B, H), under their names in kernels with a suffix; returns them by those names."""
     strides = form.given()
     return {f"u.{name}": of_rows(script, form, f"u.{name}{suffix}", strides[f"u.{name}"]) for name in cell.streams}
@@ -138,7 +143,7 @@ def prepare(
         tasks += gather(sizes, index["starts."], state, states[-1], sizes.batch, width, other=afresh)
     streams: dict[str, Array] = {}
     for name, stream in given.streams.items():
-        # Its rows are counted as those of x are, evenly spaced (passes.py).
+        # Its rows are counted as those of x are, evenly spaced (readable.py).
         streams[name] = script.room(sizes.total * sizes.units, row=sizes.units, time=sizes.units)
         tasks += gather(sizes, index["index."], stream, streams[name], sizes.total, sizes.units)
     return Prepared(Given(given.weights, states, False, given.afresh, streams), x, index, tasks)

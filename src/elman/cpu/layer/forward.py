@@ -15,7 +15,6 @@ from elman.cpu.layer.directions import (
     prepare,
     scatter_results,
     start,
-    stream_arrays,
     widths_of_states,
 )
 from elman.cpu.layer.form import Form, for_all_sizes
@@ -29,8 +28,6 @@ def forward_script(cell: Cell, form: Form) -> Script:
     sizes, (steps, batch, _, units) = form.sizes(cell), form[:4]
     script = Script(sizes.format, sizes.threads)
     x, directions = input_array(script, form), given_directions(script, cell, form)
-    streams = stream_arrays(script, cell, form)
-    directions = [given._replace(streams=streams) for given in directions]
     widths = widths_of_states(cell, sizes)
     outputs, finals = output_arrays(script, sizes, widths[0]), final_arrays(script, cell, sizes)
     indices = index_arrays(script, form)

@@ -13,7 +13,6 @@ from elman.cpu.layer.directions import (
     prepare,
     scatter_results,
     start,
-    stream_arrays,
     widths_of_states,
 )
 from elman.cpu.layer.form import Form, for_all_sizes
@@ -39,13 +38,10 @@ def infer_script(cell: Cell, form: Form, part: str = "whole") -> Script:
     sizes, (steps, batch, _, units) = form.sizes(cell)._replace(frozen=part != "whole"), form[:4]
     script = Script(sizes.format, sizes.threads, part)
     script.steps = steps
-    originals = given_directions(script, cell, form)
+    originals = given_directions(script, cell, form, apart=True)
     widths = widths_of_states(cell, sizes)
     # x, the streams and the output are an array for each direction, since each begins at another step.
     xs = [input_array(script, form, f"x.{d}") for d in range(sizes.directions)]
-    originals = [
-        given._replace(streams=stream_arrays(script, cell, form, f".{d}")) for d, given in enumerate(originals)
-    ]
     outputs = [output_arrays(script, sizes, widths[0], f"output.{d}")[d] for d in range(sizes.directions)]
     finals = final_arrays(script, cell, sizes)
     indices = index_arrays(script, form)
