@@ -126,6 +126,20 @@ def test_inference_is_training_to_the_bit(cell: Cell) -> None:
     inferred_as_trained(recurrent(cell, 5, 33, dtype=torch.float32, **options(cell)))
 
 
+def test_an_adjoint_that_a_mean_reads_first_and_a_later_phase_once_more() -> None:
+    """The phases between them store the adjoint of the step before, for which two means wait for each other."""
+
+    def step(x: Any, R: Any, s: Any) -> State:
+        late = sigmoid(x.d)
+        v = s.c * sigmoid(x.a)
+        v = (v - v.mean(-1, keepdim=True)) * x.b
+        return State(h=tanh(R.b @ tanh(R.a @ late)), c=v - v.mean(-1, keepdim=True) + 0.5 * late)
+
+    cell = Cell(step, gates=("a", "b", "d"), states=("h", "c"))
+    for engine in ("cpu", "gpu"):
+        agree(cell, hidden_size=7, engine=engine)
+
+
 def test_a_row_knows_nothing_of_other_rows() -> None:
     of = recurrent(layer_norm_lstm, 3, 20)
     x, states = inputs(of, 4, 3)
