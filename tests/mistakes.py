@@ -316,12 +316,12 @@ SLIPS = [
     Slip(
         "n",
         "n = functional.dropout(torch.tanh(x.n), 0.1)",
-        "TypeError: cell 'mine': the step calls dropout; a step has no randomness, since backward runs it again: take dropout= of the layer, or give random values as a stream",
+        "TypeError: cell 'mine': the step calls dropout; a step has no randomness, since backward runs it again: take dropout= or recurrent_dropout= of the layer, or give random values as a stream",
     ),
     Slip(
         "n",
         "n = x.n + 0.1 * torch.randn_like(s.h)",
-        "TypeError: cell 'mine': the step calls randn_like; a step has no randomness, since backward runs it again: take dropout= of the layer, or give random values as a stream",
+        "TypeError: cell 'mine': the step calls randn_like; a step has no randomness, since backward runs it again: take dropout= or recurrent_dropout= of the layer, or give random values as a stream",
     ),
     Slip(
         "n",

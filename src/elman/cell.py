@@ -187,6 +187,30 @@ class Cell:
         """The cell of which this is `kept`, if it is still there; it holds the step."""
         return self.step.cell() if isinstance(self.step, _Found) else self
 
+    @cached_property
+    def masked(self) -> Cell:
+        """This cell with one stream more, the last, which multiplies what its recurrent products read: R.i @ (mask * v).
+
+        See `elman.inner_dropout`.
+        """
+        mask = "mask"
+        while mask in self.streams:
+            mask += "_"
+
+        def step(x: Any, R: Any, s: Any, p: Any, P: Any, u: Any) -> State:
+            seen: dict[int, tuple[Any, Any]] = {}  # by id; the operand is held, so that no other value gets its id
+
+            def multiply(gate: str, operand: Any) -> Any:
+                if id(operand) not in seen:
+                    seen[id(operand)] = operand, operand * getattr(u, mask)
+                return getattr(R, gate) @ seen[id(operand)][1]
+
+            own = State(**{name: getattr(u, name) for name in self.streams})
+            return self(x=x, R=factors(self.gates, multiply), s=s, p=p, P=P, u=own)
+
+        record = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Cell(**record | {"step": step, "streams": (*self.streams, mask)})
+
     # A cell is a constant, so copies of a layer share it. A pickle stores the cell's name in its module, or all of its
     # fields if the module does not hold the cell under that name.
 

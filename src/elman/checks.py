@@ -46,16 +46,30 @@ def check_arguments(
     proj_size: Any,
     learn_initial_state: Any,
     dtype: Any,
+    recurrent_dropout: Any = 0.0,
+    weight_dropout: Any = 0.0,
 ) -> None:
     """Checks the arguments of a layer's constructor, under the conditions and with the error types of torch.nn."""
     if not isinstance(cell, Cell):
         raise TypeError(f"cell should be an elman.Cell, got: {type(cell).__name__}")
-    if not isinstance(dropout, (Real, str)):
-        raise TypeError(f"dropout should be a number, got: {type(dropout).__name__}")
-    if isinstance(dropout, (str, bool)) or not 0 <= float(dropout) <= 1:
+    of_state = {"recurrent_dropout": recurrent_dropout, "weight_dropout": weight_dropout}
+    for name, share in {"dropout": dropout, **of_state}.items():
+        if not isinstance(share, (Real, str)):
+            raise TypeError(f"{name} should be a number, got: {type(share).__name__}")
+        if isinstance(share, (str, bool)) or not 0 <= float(share) <= 1:
+            raise ValueError(
+                f"{name} should be a number in range [0, 1] representing the probability of an element being zeroed, "
+                f"got {share!r}"
+            )
+    for name, share in of_state.items():
+        if share and not cell.anatomy.recurrent_gates:
+            raise ValueError(
+                f"{name} needs a cell with recurrent products, and {cell.name!r} has none: got {share}; leave it out"
+            )
+    if recurrent_dropout and cell.projected:
         raise ValueError(
-            "dropout should be a number in range [0, 1] representing the probability of an element being zeroed, "
-            f"got {dropout!r}"
+            f"recurrent_dropout needs a cell whose output is as wide as its gates, and {cell.name!r} projects it: "
+            f"got {recurrent_dropout}; use weight_dropout instead"
         )
     for name, value in (
         ("bias", bias),

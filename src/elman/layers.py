@@ -40,6 +40,8 @@ class RNN(Recurrent):
         *,
         merge: str = "concat",
         learn_initial_state: bool = False,
+        recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
         proj_size: int | None = None,
     ) -> None:
         _no_projection(proj_size)
@@ -60,6 +62,8 @@ class RNN(Recurrent):
             dtype,
             merge=merge,
             learn_initial_state=learn_initial_state,
+            recurrent_dropout=recurrent_dropout,
+            weight_dropout=weight_dropout,
         )
         self.nonlinearity = nonlinearity
         self.mode = f"RNN_{nonlinearity.upper()}"  # as torch.nn calls it
@@ -84,6 +88,8 @@ class _OfOneCell(Recurrent):
         *,
         merge: str = "concat",
         learn_initial_state: bool = False,
+        recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
     ) -> None:
         super().__init__(
             self.equations,
@@ -99,6 +105,8 @@ class _OfOneCell(Recurrent):
             dtype,
             merge=merge,
             learn_initial_state=learn_initial_state,
+            recurrent_dropout=recurrent_dropout,
+            weight_dropout=weight_dropout,
         )
 
 
@@ -127,6 +135,8 @@ class LSTM(Recurrent):
         *,
         merge: str = "concat",
         learn_initial_state: bool = False,
+        recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
     ) -> None:
         cell = cells.projected_lstm if proj_size else cells.lstm
         super().__init__(
@@ -143,6 +153,8 @@ class LSTM(Recurrent):
             dtype,
             merge=merge,
             learn_initial_state=learn_initial_state,
+            recurrent_dropout=recurrent_dropout,
+            weight_dropout=weight_dropout,
         )
 
 
@@ -171,6 +183,8 @@ class GRU(Recurrent):
         reset_after: bool = True,
         merge: str = "concat",
         learn_initial_state: bool = False,
+        recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
         proj_size: int | None = None,
     ) -> None:
         _no_projection(proj_size)
@@ -189,6 +203,8 @@ class GRU(Recurrent):
             dtype,
             merge=merge,
             learn_initial_state=learn_initial_state,
+            recurrent_dropout=recurrent_dropout,
+            weight_dropout=weight_dropout,
         )
 
     def extra_repr(self) -> str:

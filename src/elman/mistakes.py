@@ -36,7 +36,7 @@ _NORM = "write {0}(v, v.shape[-1:]{1}), over all units of a row, with weights fo
 _LENGTH = "torch.sqrt(v.square().sum(-1, keepdim=True) + 1e-12), over all units of a row"
 _LEFT_OUT = "leave it out: what has one number for a row goes with values of every unit"
 _SHAPE = "write v.mean(-1, keepdim=True), or layer_norm(v, v.shape[-1:])"
-_CHANCE = "a step has no randomness, since backward runs it again: take dropout= of the layer, or give random values as a stream"
+_CHANCE = "a step has no randomness, since backward runs it again: take dropout= or recurrent_dropout= of the layer, or give random values as a stream"
 _PRODUCT = "a product is written R.n @ v, with a gate for its matrix"
 _CUT = "a step is differentiated as it is written: cut gradients between calls, with elman.detach"
 REPEATED = "a step depends on nothing but what it is given: keep a count as a state, or give random values as a stream"

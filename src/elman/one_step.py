@@ -67,6 +67,10 @@ class RecurrentCell(nn.Module):
         self._fields = [field_name(field) if field in shapes else None for field in Weights._fields]
         self.reset_parameters()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        register(self.cell)  # as `Recurrent` does
+
     def reset_parameters(self) -> None:
         """Initialises every parameter again, uniformly on (-1/sqrt(H), 1/sqrt(H)), as torch.nn does."""
         bound = 1.0 / math.sqrt(self.hidden_size)

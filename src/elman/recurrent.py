@@ -23,6 +23,7 @@ from elman.checks import (
     check_width,
     no_tensor,
 )
+from elman.inner_dropout import recur_without_units, without_weights
 from elman.layout import Call, Direction, Hidden, Weights, has_values, initial_name, parameter_name, parameter_shapes
 from elman.names import register
 from elman.recurrence import at_once, recur
@@ -51,6 +52,9 @@ class Recurrent(nn.Module):
         (T, B, 2*Y), as torch.nn does; "sum" and "mean" give (T, B, Y). The result is the input of the next layer.
     learn_initial_state: whether initial states are parameters: `h_0` and so on, one for each state, (L*D, width),
         initially zero. Sequences start from them if hx is left out, and continue from them after a reset.
+    recurrent_dropout: probability of zeroing an element of what the recurrent products read, in training; one mask for
+        all steps of a sequence (Gal & Ghahramani, 2016).
+    weight_dropout: probability of zeroing an element of `weight_hh`, in training; one mask for a call (DropConnect).
 
     Layer l has the parameters `weight_ih_l{l}` (G*H, I or D*Y), `weight_hh_l{l}` (K*H, Y),
     `bias_ih_l{l}` (G*H,) and `bias_hh_l{l}` (K*H,). The names of the second direction end in `_reverse`, as in
@@ -75,6 +79,8 @@ class Recurrent(nn.Module):
         *,
         merge: str = "concat",
         learn_initial_state: bool = False,
+        recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         check_arguments(
@@ -89,12 +95,13 @@ class Recurrent(nn.Module):
             proj_size,
             learn_initial_state,
             dtype,
+            recurrent_dropout,
+            weight_dropout,
         )
         if merge not in MERGES:
             raise ValueError(f"merge should be one of {', '.join(MERGES)}, got {merge!r}")
         if merge != "concat" and not bidirectional:
             raise ValueError(f"merge={merge!r} needs bidirectional=True: one direction has nothing to merge")
-        register(cell)  # so that a program exported elsewhere finds the cell
         self.cell = cell
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -102,6 +109,9 @@ class Recurrent(nn.Module):
         self.bias = bias
         self.batch_first = batch_first
         self.dropout = float(dropout)
+        self.recurrent_dropout = float(recurrent_dropout)
+        self.weight_dropout = float(weight_dropout)
+        self._register()
         self.bidirectional = bidirectional
         self.proj_size = proj_size
         self.merge = merge
@@ -125,6 +135,16 @@ class Recurrent(nn.Module):
             self.register_parameter(initial_name(state), nn.Parameter(value))
         self.reset_parameters()
         self.flatten_parameters()
+
+    def _register(self) -> None:
+        """Lets exported programs find the cell, and the compiler what is known of it, which it cannot work out itself."""
+        register(self.cell)
+        if self.recurrent_dropout:
+            register(self.cell.masked)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._register()
 
     @property
     def num_directions(self) -> int:
@@ -251,7 +271,13 @@ class Recurrent(nn.Module):
             rows = slice(layer * count, (layer + 1) * count)
             own = state if self.num_layers == 1 else tuple([s[rows] for s in state])  # each (D, B, width)
             afresh = tuple([s[rows] for s in learned])
-            x, final = recur(self.call(layer, x, own, lengths, reset, afresh, tuple(given)))  # (T, B, D*Y)
+            call = self.call(layer, x, own, lengths, reset, afresh, tuple(given))
+            if self.training and self.weight_dropout:
+                call = without_weights(call, self.weight_dropout)
+            if self.training and self.recurrent_dropout:
+                x, final = recur_without_units(call, self.cell.masked, self.recurrent_dropout)
+            else:
+                x, final = recur(call)  # (T, B, D*Y)
             finals.append(final)
             if self.merge != "concat":
                 x = x.unflatten(-1, (2, -1)).sum(-2) if self.merge == "sum" else x.unflatten(-1, (2, -1)).mean(-2)
@@ -366,6 +392,8 @@ class Recurrent(nn.Module):
             raise no_tensor(self, input)
         alone = len(self.cell.states) == 1
         plain = lengths is None and reset is None and streams is None and not self.cell.streams
+        if self.training and (self.recurrent_dropout or self.weight_dropout):
+            plain = False
         if plain and state is not None and input.dim() == 2 and self.num_layers == 1 and True not in self._directions:
             try:
                 given = (state,) if isinstance(state, Tensor) else tuple(state)
@@ -410,6 +438,8 @@ class Recurrent(nn.Module):
             "bidirectional": False,
             "merge": "concat",
             "learn_initial_state": False,
+            "recurrent_dropout": 0,
+            "weight_dropout": 0,
         }
         parts += [f"{name}={getattr(self, name)}" for name, value in defaults.items() if getattr(self, name) != value]
         if type(self) is Recurrent:

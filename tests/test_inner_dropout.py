@@ -1,0 +1,232 @@
+"""Dropout inside a recurrence: `recurrent_dropout` and `weight_dropout` of every layer."""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradgradcheck
+from torch.func import functional_call
+
+import elman
+from cases import as_tuple, close, inputs, normal, recurrent, weighted
+from elman import Cell, Recurrent, State, cells, inner_dropout
+from elman.cell import cell as define
+
+PLAIN = [cell for cell in cells.BUILT_IN.values() if not cell.projected]
+
+
+@define(gates=("a", "b"), states=("h", "c"), vectors=("v",), streams=("mask",))
+def of_two_operands(x: Any, R: Any, s: Any, p: Any, u: Any) -> State:
+    """A product of a product, a gate with two operands, and a stream of its own that is called as the mask is."""
+    a = torch.tanh(x.a + R.a @ s.h + R.a @ s.c)
+    c = s.c + torch.sigmoid(x.b + R.b @ (a + u.mask)) * p.v
+    return State(h=torch.tanh(c) * a, c=c)
+
+
+EACH = pytest.mark.parametrize("cell", [*PLAIN, of_two_operands], ids=lambda cell: cell.name)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Every mask that is drawn inside a recurrence, in the order of drawing."""
+    masks: list[Tensor] = []
+
+    def dropout(values: Tensor, p: float) -> Tensor:
+        mask = torch.nn.functional.dropout(torch.ones_like(values), p).detach()
+        masks.append(mask)
+        return values * mask
+
+    monkeypatch.setattr(inner_dropout, "dropout", dropout)
+    return masks
+
+
+def masked_columns(of: Recurrent, drawn: list[Tensor], row: int) -> dict[str, Tensor]:
+    """The parameters with which a layer without dropout does to one row what the masks did: R (m v) = (R diag(m)) v."""
+    own: dict[str, Tensor] = dict(of.named_parameters())
+    each = iter(drawn)
+    for layer in range(of.num_layers):
+        for suffix in ("", "_reverse")[: of.num_directions]:
+            own[f"weight_hh_l{layer}{suffix}"] = own[f"weight_hh_l{layer}{suffix}"] * next(each)[0, row]
+    assert next(each, None) is None
+    return own
+
+
+@EACH
+@pytest.mark.parametrize("engine", ["cpu", "reference", "gpu"])
+def test_each_row_and_direction_has_a_mask_for_all_its_steps(cell: Cell, engine: str, drawn: list[Tensor]) -> None:
+    more: dict[str, Any] = {"num_layers": 2, "bidirectional": True, "batch_first": True, "learn_initial_state": True}
+    of = recurrent(cell, 3, 5, recurrent_dropout=0.4, **more)
+    plain = recurrent(cell, 3, 5, **more)
+    x, (*states,) = inputs(of, 6, 3)
+    given: dict[str, Any] = {"lengths": torch.tensor([6, 2, 5]), "reset": torch.rand(3, 6) < 0.3}
+    if cell.streams:
+        given["streams"] = {name: normal(3, 6, 5, seed=8) for name in cell.streams}
+    x = x.transpose(0, 1).clone().requires_grad_()
+    with elman.use_engine(engine):
+        output, h_n = of(x, states[0] if len(states) == 1 else tuple(states), **given)
+    assert len(drawn) == 4
+    assert [mask.shape for mask in drawn] == [(1, 3, 5)] * 4
+
+    def of_row(value: Any, row: int) -> Any:
+        return {n: v[row : row + 1] for n, v in value.items()} if isinstance(value, dict) else value[row : row + 1]
+
+    outputs, finals = [], []
+    with elman.use_engine("reference"):
+        for row in range(3):
+            own = tuple([state[:, row : row + 1] for state in states])
+            arguments = x[row : row + 1], own[0] if len(own) == 1 else own
+            rest = {name: of_row(value, row) for name, value in given.items()}
+            found = functional_call(plain, masked_columns(of, drawn, row), arguments, rest)
+            outputs.append(found[0])
+            finals.append(as_tuple(found[1]))
+    exact = torch.cat(outputs), *[torch.cat(of_state, 1) for of_state in zip(*finals, strict=True)]
+    mine = output, *as_tuple(h_n)
+    close(mine, exact)
+    sources = [x, *of.parameters()]
+    options: dict[str, Any] = {"allow_unused": True, "materialize_grads": True}
+    close(
+        torch.autograd.grad(weighted(mine), sources, **options),
+        torch.autograd.grad(weighted(exact), sources, **options),
+    )
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru_before", "peephole_lstm", "projected_lstm"])
+def test_weights_are_dropped_for_a_whole_call(name: str, drawn: list[Tensor]) -> None:
+    more: dict[str, Any] = {"num_layers": 2, "bidirectional": True}
+    more |= {"proj_size": 2} if name == "projected_lstm" else {}
+    of = recurrent(cells.BUILT_IN[name], 3, 5, weight_dropout=0.5, **more)
+    plain = recurrent(cells.BUILT_IN[name], 3, 5, **more)
+    x, states = inputs(of, 6, 3)
+    hx = states[0] if len(states) == 1 else states
+    output, h_n = of(x, hx)
+    own: dict[str, Tensor] = dict(of.named_parameters())
+    names = [name for name in own if "weight_hh" in name]
+    assert [mask.shape for mask in drawn] == [own[name].shape for name in names]
+    own |= {name: own[name] * mask for name, mask in zip(names, drawn, strict=True)}
+    with elman.use_engine("reference"):
+        exact = functional_call(plain, own, (x, hx))
+    mine, exact = (output, *as_tuple(h_n)), (exact[0], *as_tuple(exact[1]))
+    close(mine, exact)
+    sources = list(of.parameters())
+    close(torch.autograd.grad(weighted(mine), sources), torch.autograd.grad(weighted(exact), sources))
+
+
+def test_both_together_and_a_single_step(drawn: list[Tensor]) -> None:
+    of = recurrent(cells.lstm, 3, 4, recurrent_dropout=0.5, weight_dropout=0.5)
+    x, (h, c) = inputs(of, 1, 2)
+    plain = recurrent(cells.lstm, 3, 4)
+    for call in (lambda: of(x, (h, c)), lambda: of.step(x[0], (h, c))):
+        drawn.clear()
+        output, _ = call()
+        weights, units = drawn
+        for row in range(2):
+            own: dict[str, Tensor] = dict(of.named_parameters())
+            own["weight_hh_l0"] = own["weight_hh_l0"] * weights * units[0, row]
+            state = h[:, row : row + 1], c[:, row : row + 1]
+            close(output.flatten(0, -2)[row], functional_call(plain, own, (x[:, row : row + 1], state))[0][0, 0])
+
+
+@pytest.mark.parametrize("option", ["recurrent_dropout", "weight_dropout"])
+def test_masks_have_the_share_and_the_mean_that_they_should(option: str, drawn: list[Tensor]) -> None:
+    share: dict[str, Any] = {option: 0.25}
+    of = recurrent(cells.gru, 3, 64, bidirectional=True, **share)
+    x, h = inputs(of, 2, 50)
+    for _ in range(2):
+        of(x, *h)
+    values = torch.cat([mask.flatten() for mask in drawn])
+    assert set(values.tolist()) == {0.0, 1 / 0.75}
+    zeros = float((values == 0).double().mean())
+    assert abs(zeros - 0.25) < 6 * (0.25 * 0.75 / len(values)) ** 0.5
+    first, *others = drawn
+    assert all((first != other).any() for other in others)  # directions and calls
+
+
+@pytest.mark.parametrize("option", ["recurrent_dropout", "weight_dropout"])
+def test_without_effect_outside_training(option: str) -> None:
+    share: dict[str, Any] = {option: 0.9}
+    of = recurrent(cells.peephole_lstm, 3, 5, num_layers=2, bidirectional=True, **share)
+    plain = recurrent(cells.peephole_lstm, 3, 5, num_layers=2, bidirectional=True)
+    assert list(of.state_dict()) == list(plain.state_dict())
+    x, states = inputs(of, 5, 2)
+    assert not of(x, states)[0].equal(plain(x, states)[0])
+    frozen = elman.freeze(of).train()
+    of.eval()
+    with torch.no_grad():
+        assert of(x, states)[0].equal(plain(x, states)[0])
+        close(frozen(x, states)[0], plain(x, states)[0])
+    assert f"{option}=0.9" in repr(of)
+
+
+@pytest.mark.parametrize("make", [elman.RNN, elman.LSTM, elman.GRU, elman.PeepholeLSTM, elman.CoupledLSTM])
+def test_every_layer_has_the_options(make: Any) -> None:
+    of = make(3, 4, recurrent_dropout=0.2, weight_dropout=0.1)
+    assert (of.recurrent_dropout, of.weight_dropout) == (0.2, 0.1)
+    assert all(
+        torch.isfinite(gradient).all()
+        for gradient in torch.autograd.grad(of(torch.randn(3, 2, 3))[0].sum(), of.parameters())
+    )
+
+
+def test_second_derivatives(drawn: list[Tensor]) -> None:
+    of = recurrent(cells.gru, 2, 3, recurrent_dropout=0.3, weight_dropout=0.3)
+    x, (h,) = inputs(of, 3, 2)
+
+    def run(x: Tensor, h: Tensor) -> Tensor:
+        torch.manual_seed(5)
+        return of(x, h)[0]
+
+    assert gradgradcheck(run, (x.requires_grad_(), h.requires_grad_()))
+
+
+def made_anew(x: Any, R: Any, s: Any) -> State:
+    return State(h=torch.tanh(x.a + R.a @ s.h))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_layer_that_was_read_again_is_compiled() -> None:
+    """The compiler cannot look into locks, with which Python makes what a cell knows of itself."""
+    cell = Cell(made_anew, gates=("a",))  # not found by name, so a pickle holds the record
+    of = Recurrent(cell, 3, 4, recurrent_dropout=0.5)
+    file = io.BytesIO()
+    torch.save(of, file)
+    file.seek(0)
+    again = torch.load(file, weights_only=False)
+    assert again.cell is not cell
+    x = torch.randn(5, 2, 3)
+    compiled: Any = torch.compile(again, backend="eager", fullgraph=True)
+    torch.manual_seed(1)
+    output = compiled(x)[0]
+    torch.manual_seed(1)
+    close(output, of(x)[0])
+    one = elman.RecurrentCell(Cell(made_anew, gates=("a",)), 3, 4)
+    file = io.BytesIO()
+    torch.save(one, file)
+    file.seek(0)
+    compiled = torch.compile(torch.load(file, weights_only=False), backend="eager", fullgraph=True)
+    close(compiled(x[0]), one(x[0]))
+
+
+def test_copies_share_the_cell() -> None:
+    of = recurrent(cells.lstm, 3, 4, recurrent_dropout=0.5)
+    assert copy.deepcopy(of).cell.masked is of.cell.masked is cells.lstm.masked
+
+
+def test_wrong_options() -> None:
+    without = Cell(lambda x, s: State(h=torch.tanh(x.a + s.h)), gates=("a",), name="sums")
+    for option in ("recurrent_dropout", "weight_dropout"):
+        large: dict[str, Any] = {option: 1.5}
+        several: dict[str, Any] = {option: [0.5]}
+        small: dict[str, Any] = {option: 0.1}
+        with pytest.raises(ValueError, match=rf"{option} should be a number in range \[0, 1\] .* got 1.5"):
+            elman.LSTM(3, 4, **large)
+        with pytest.raises(TypeError, match=f"{option} should be a number, got: list"):
+            elman.GRU(3, 4, **several)
+        with pytest.raises(ValueError, match=f"{option} needs a cell with recurrent products, and 'sums' has none"):
+            Recurrent(without, 3, 4, **small)
+    with pytest.raises(ValueError, match=r"'projected_lstm' projects it: got 0\.1; use weight_dropout instead"):
+        elman.LSTM(3, 4, proj_size=2, recurrent_dropout=0.1)
