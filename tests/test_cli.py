@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import safetensors.torch
 import torch
@@ -315,6 +316,37 @@ def test_evaluation_of_the_held_out_text_is_that_of_training(made: SimpleNamespa
     assert made.outcome.out.startswith(f"validation  {figures['nats per character']} nats per character ")
     for name, value in json.loads((made.run / "config.json").read_text())["baselines"].items():
         assert re.search(rf"^{name} +{value:.4f} nats per character, a baseline$", out, re.MULTILINE)
+
+
+def test_lines_are_told_by_how_much_they_surprise(made: SimpleNamespace, tmp_path: Path):
+    """The sums are the score of the whole text, and a line of another kind stands out."""
+    text = (made.directory / "held_out.txt").read_text()
+    strange = 'q"tx,,zz'
+    (tmp_path / "new.txt").write_text(f"{text}\n{strange}\n")
+    status, out, err = elman("predict", made.run, tmp_path / "new.txt")
+    assert (status, err) == (0, "")
+    (tmp_path / "out.csv").write_text(out)
+    table = pl.read_csv(tmp_path / "out.csv")
+    assert table.columns == ["line", "characters", "unknown", "nats", "nats_per_character", "text"]
+    assert table["text"].to_list() == [*text.split("\n"), strange]
+    assert table["line"].to_list() == list(range(1, len(table) + 1))
+    figures = dict(
+        re.findall(r"^(\S.*?) {2,}(\S+)$", elman("evaluate", made.run, tmp_path / "new.txt").out, re.MULTILINE)
+    )
+    assert table["characters"].sum() == len(text) + len(strange) + 1 == int(figures["characters"]) - 1
+    assert table["unknown"].sum() == sum(c not in made.text for c in strange) > 0
+    score = float(table["nats"].sum()) / float(table["characters"].sum())
+    assert score == pytest.approx(float(figures["nats per character"]), abs=1e-4)
+    assert table.sort("nats_per_character")["text"][-1] == strange
+
+    assert elman("predict", made.run, tmp_path / "new.txt", "--output", tmp_path / "out.jsonl").status == 0
+    rows = pl.read_ndjson(tmp_path / "out.jsonl")
+    assert rows.columns == table.columns
+    for name in table.columns:
+        assert rows[name].to_list() == pytest.approx(table[name].to_list())
+    status, _, err = elman("predict", made.run, tmp_path / "new.txt", "--output", tmp_path / "out.conll")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "these predictions are not written as .conll; choose one of .csv, .jsonl, .ndjson" in err
 
 
 def test_evaluation_says_why_there_is_no_baseline(made: SimpleNamespace, tmp_path: Path):

@@ -110,7 +110,7 @@ def write_the_files_that_documents_name(directory: Path) -> None:
     steps = "".join(f"{k},{'up' if k % 2 else 'down'},{(-1) ** k * t},0.5\n" for k in range(40) for t in range(5))
     hours = "".join(f"2026-01-{1 + t // 24:02} {t % 24:02}:00:00,{t % 24},{t % 7}\n" for t in range(30 * 24))
     contents = {
-        ("novel.txt", "other-chapter.txt", "plays.txt"): text,
+        ("novel.txt", "other.txt", "other-chapter.txt", "plays.txt", "server.log", "today.log"): text,
         ("train.conllu", "dev.conllu", "test.conllu", "new.conllu"): (sentence + "\n") * 40,
         ("gestures.csv", "test.csv", "new.csv"): "id,kind,x,y\n" + steps,
         ("load.csv", "later.csv", "now.csv"): "date,load,heat\n" + hours,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from dataclasses import asdict, replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -17,9 +19,20 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from elman import cells
-from elman.datasets.vocabulary import Bytes, Characters, Words
+from elman.datasets import reading
+from elman.datasets.vocabulary import BytePairs, Bytes, Characters, Words
 from elman.errors import InputError
-from elman.tasks.language_model import LanguageModel, Options, Score, choose, evaluate, sample
+from elman.tasks import language_model
+from elman.tasks.language_model import (
+    LanguageModel,
+    Options,
+    Score,
+    TrainedLanguageModel,
+    choose,
+    evaluate,
+    sample,
+    surprises,
+)
 from elman.training.options import flag
 from tiny_runs import begin, corpus_of, prose, tiny
 
@@ -138,6 +151,22 @@ def test_evaluation_leaves_no_trace():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("sizes", [[1, 1, 9000], [3000, 9000, 2], [8001, 900, 900, 900]])
+def test_parts_of_a_text_go_on_where_the_last_one_ended(sizes: list[int]):
+    model, tokens = Lagged(12, 900), draw(sum(sizes))
+    costs = list(surprises(cast(LanguageModel, model), tokens.split(sizes)))
+    assert [len(cost) for cost in costs] == sizes
+    logits, _ = model(tokens[:-1, None])
+    exact = cross_entropy(logits[:, 0], tokens[1:].long(), reduction="none")
+    torch.testing.assert_close(torch.cat(costs), torch.cat([exact.new_zeros(1), exact]), rtol=1e-12, atol=0)
+
+
+def test_a_very_long_text_is_judged_in_parts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(language_model, "PART", 5000)
+    model, tokens = Lagged(12, 1000), draw(23_456)
+    assert evaluate(cast(LanguageModel, model), tokens, 1).nats == pytest.approx(in_one_row(model, tokens), rel=1e-12)
+
+
 def test_bits_per_character_and_perplexity():
     """A text of 301 tokens in 602 characters: per character, as if the first token cost what the others do."""
     score = Score(tokens=300, characters=602, nats=2 * math.log(2))
@@ -169,6 +198,88 @@ def test_every_cell_learns(tmp_path: Path, cell: str):
 def test_one_layer_has_no_dropout_between_layers():
     assert model_of(num_layers=1, dropout=0.3).recurrent.dropout == 0
     assert model_of(num_layers=2, dropout=0.3).recurrent.dropout == 0.3
+
+
+# Lines
+
+TEXT = "\nthe  cat's hat,\r\n\n   and the mat é😀\n\n\n\tsat\n \nat last"
+PIECES = re.compile(r" ?\w+| ?[^\w\s]+|\s+")
+
+
+@cache
+def trained_on(unit: str) -> TrainedLanguageModel:
+    known: dict[str, Any] = {
+        "characters": lambda: Characters("".join(sorted({*TEXT} - {"é"}))),
+        "bytes": Bytes,
+        "bpe": lambda: BytePairs.learn([TEXT], 270),
+        "words": lambda: Words(sorted({*PIECES.findall(TEXT)} - {" hat"})),
+    }
+    vocabulary = known[unit]()
+    return TrainedLanguageModel(model_of(vocabulary.size, scale=3, dtype=torch.float64), vocabulary, {})
+
+
+def pieces_of(unit: str, vocabulary: Any) -> list[bytes]:
+    """The text of each token, which is a part of a character for some."""
+    if unit == "bytes":
+        return [bytes([byte]) for byte in TEXT.encode()]
+    if unit == "characters":
+        return [symbol.encode() for symbol in TEXT]
+    if unit == "words":
+        return [word.encode() for word in PIECES.findall(TEXT)]
+    return [piece.encode() for piece in map(vocabulary.decoder(), vocabulary.encode(TEXT).tolist())]
+
+
+@pytest.mark.parametrize("unit", ["characters", "bytes", "bpe", "words"])
+def test_lines_are_the_sums_over_the_tokens_that_begin_in_them(tmp_path: Path, unit: str):
+    trained, path = trained_on(unit), tmp_path / "text.txt"
+    path.write_bytes(TEXT.encode())
+    ids = torch.from_numpy(trained.vocabulary.encode(TEXT).copy()).long()
+    with torch.no_grad():
+        logits, _ = trained.model.eval()(ids[:-1, None])
+    cost = [0.0, *cross_entropy(logits[:, 0], ids[1:], reduction="none").tolist()]
+    pieces, texts = pieces_of(unit, trained.vocabulary), TEXT.split("\n")
+    assert b"".join(pieces) == TEXT.encode()
+    tokens, unknown, nats = [0] * len(texts), [0] * len(texts), [0.0] * len(texts)
+    line = 0
+    for place, piece in enumerate(pieces):
+        tokens[line] += place > 0
+        unknown[line] += int(ids[place]) == trained.vocabulary.unknown
+        nats[line] += cost[place]
+        line += piece.count(b"\n")
+    mine = list(trained.lines(path))
+    assert [each.text for each in mine] == [text.removesuffix("\r") for text in texts]
+    assert [each.tokens for each in mine] == tokens
+    assert [each.unknown for each in mine] == unknown
+    assert [each.nats for each in mine] == pytest.approx(nats, rel=1e-12)
+    assert sum(unknown) == (unit in ("characters", "words"))
+
+
+@pytest.mark.parametrize("unit", ["characters", "bytes"])
+@pytest.mark.parametrize("size", [1, 2, 7, 30])
+def test_lines_do_not_depend_on_how_a_file_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit: str, size: int
+):
+    """Bytes come in blocks that end anywhere, and so does a text whose lines are longer than a block."""
+    trained, path = trained_on(unit), tmp_path / "text.txt"
+    path.write_bytes(TEXT.encode())
+    whole = list(trained.lines(path))
+    monkeypatch.setattr(reading, "BLOCK", size)
+    mine = list(trained.lines(path))
+    assert [each._replace(nats=0.0) for each in mine] == [each._replace(nats=0.0) for each in whole]
+    assert [each.nats for each in mine] == pytest.approx([each.nats for each in whole], rel=1e-12)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("a", [("a", 0)]), ("\n", [("", 0)]), ("a\nt", [("a", 1), ("t", 1)])])
+def test_lines_of_short_texts(tmp_path: Path, text: str, expected: list[tuple[str, int]]):
+    path = tmp_path / "text.txt"
+    path.write_text(text)
+    assert [(each.text, each.tokens) for each in trained_on("characters").lines(path)] == expected
+
+
+def test_an_empty_text_has_no_lines(tmp_path: Path):
+    (tmp_path / "text.txt").write_text("")
+    with pytest.raises(InputError, match=r"text\.txt is empty; give a file with text"):
+        list(trained_on("bytes").lines(tmp_path / "text.txt"))
 
 
 # Sampling

@@ -29,9 +29,10 @@ def predict(
     ),
     device_name: str = typer.Option("auto", "--device", help="auto, cpu, cuda, ..."),
 ) -> None:
-    """Predict tags, classes or future values for a file.
+    """Predict tags, classes, future values or how odd each line is.
 
-    The rows come in the order of the file, which is read in pieces, so that it may be larger than memory.
+    A language model says how much each line of a text surprises it. The rows come in the order of the file, which is
+    read in pieces, so that it may be larger than memory.
     """
     record, device = opened(run, device_name)
     if output is not None:

@@ -37,6 +37,10 @@ class Vocabulary(Protocol):
         """Returns the token ids of a text. The unit "bytes" also takes bytes."""
         ...
 
+    def starts(self, text: str | bytes) -> NDArray[np.int64]:
+        """Returns for each token of `encode(text)` where it begins in the text."""
+        ...
+
     def decoder(self) -> Callable[[int], str]:
         """Returns a function that takes the next token and returns the text that it completes, for streaming."""
         ...
@@ -64,6 +68,9 @@ class Characters:
         points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
         return self._table[np.minimum(points, len(self._table) - 1)]
 
+    def starts(self, text: str | bytes) -> NDArray[np.int64]:
+        return np.arange(len(text))
+
     def decoder(self) -> Callable[[int], str]:
         return lambda token: self.symbols[token] if token < len(self.symbols) else "\N{REPLACEMENT CHARACTER}"
 
@@ -81,6 +88,9 @@ class Bytes:
 
     def encode(self, text: str | bytes) -> NDArray[Any]:
         return np.frombuffer(text.encode() if isinstance(text, str) else text, dtype=np.uint8)
+
+    def starts(self, text: str | bytes) -> NDArray[np.int64]:
+        return np.arange(len(self.encode(text)))
 
     def decoder(self) -> Callable[[int], str]:
         incremental = codecs.getincrementaldecoder("utf-8")("replace")
@@ -118,6 +128,9 @@ class BytePairs:
     def encode(self, text: str | bytes) -> NDArray[Any]:
         return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
 
+    def starts(self, text: str | bytes) -> NDArray[np.int64]:
+        return np.array([start for start, _ in self._tokenizer.encode(text).offsets], dtype=np.int64)
+
     def decoder(self) -> Callable[[int], str]:
         from tokenizers.decoders import DecodeStream
 
@@ -147,6 +160,10 @@ class Words:
     def encode(self, text: str | bytes) -> NDArray[Any]:
         assert isinstance(text, str)
         return np.array([self._number.get(word, self.unknown) for word in WORD.findall(text)], dtype=np.int32)
+
+    def starts(self, text: str | bytes) -> NDArray[np.int64]:
+        assert isinstance(text, str)
+        return np.array([word.start() for word in WORD.finditer(text)], dtype=np.int64)
 
     def decoder(self) -> Callable[[int], str]:
         return lambda token: self.words[token] if token < len(self.words) else " \N{REPLACEMENT CHARACTER}"

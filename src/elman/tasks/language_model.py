@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
+from itertools import tee
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
 from elman import cells
 from elman.datasets import vocabulary as vocabularies
 from elman.datasets.reading import BadRows
-from elman.datasets.text import DEFAULT, Corpus, read
+from elman.datasets.tables import JSON_LINES
+from elman.datasets.text import DEFAULT, Block, Corpus, blocks, read
 from elman.datasets.vocabulary import Vocabulary
 from elman.errors import InputError
 from elman.initialise import gate_bias
@@ -23,7 +28,7 @@ from elman.recurrent import Recurrent
 from elman.tasks.ngram import witten_bell
 from elman.tasks.options import LanguageModelOptions as Options
 from elman.tasks.scores import on_baselines
-from elman.tasks.separate import check_same
+from elman.tasks.separate import check_same, csv_row
 from elman.training.dropout import Dropout
 from elman.training.record import DATA, Entries, Record, data_of, device_of
 from elman.training.run import Run
@@ -34,6 +39,8 @@ PER = {"characters": "character", "bytes": "byte", "bpe": "token", "words": "wor
 
 FEW = 0.001  # a share of unknown tokens whose spelling would add little to the bits of a text
 MUCH = 0.05  # one that leaves the figures with little meaning
+PART = 1 << 20  # tokens of a text that are judged at a time
+WARM = 1000  # tokens that only warm up the state, where a text is read in parts
 SAMPLED = 100  # tokens of the text that is written after every evaluation
 
 # What config.json says of the data.
@@ -367,7 +374,51 @@ class TrainedLanguageModel(NamedTuple):
         return corpus
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
-        raise InputError("a language model continues a text and does not label it: use elman sample")
+        """Yields a row of CSV, or JSON, for each line of a text: how much it surprises the model."""
+        per, header = PER[self.vocabulary.unit], form not in JSON_LINES
+        for number, line in enumerate(self.lines(path), 1):
+            row: dict[str, Any] = {"line": number, f"{per}s": line.tokens}
+            if self.vocabulary.unknown is not None:
+                row["unknown"] = line.unknown
+            each = line.nats / line.tokens if line.tokens else None  # a token may go on over the end of a line
+            row |= {"nats": line.nats, f"nats_per_{per}": each, "text": line.text}
+            if header:
+                yield csv_row(row)
+                header = False
+            if form in JSON_LINES:
+                rounded = {name: float(f"{v:.6g}") if isinstance(v, float) else v for name, v in row.items()}
+                yield json.dumps(rounded, ensure_ascii=False) + "\n"
+            else:
+                yield csv_row("" if value is None else value for value in row.values())
+
+    def lines(self, path: Path) -> Iterator[Line]:
+        """Yields the lines of a text, which the model reads in order, with the sums over the tokens that begin in each.
+
+        The end of a line is a part of it. Raises InputError if the text is empty.
+        """
+        vocabulary = self.vocabulary
+        every, read = tee((b, vocabulary.encode(b)) for b in blocks(path, vocabulary.unit) if b)
+        costs = surprises(self.model, (torch.from_numpy(ids.copy()) for _, ids in read))
+        begun, sums = (
+            list[Block](),
+            np.array([-1.0, 0, 0]),
+        )  # of the line that is not over; the first token is not predicted
+        for (block, ids), cost in zip(every, costs, strict=True):
+            lines = block.split("\n") if isinstance(block, str) else block.split(b"\n")
+            ends = np.cumsum([len(line) + 1 for line in lines[:-1]])
+            line_of = np.searchsorted(ends, vocabulary.starts(block), side="right")
+            columns = np.ones(len(ids)), ids == vocabulary.unknown, cost.numpy()
+            by_line = np.stack([np.bincount(line_of, column, len(lines)) for column in columns], 1)
+            for place, line in enumerate(lines):
+                if place:
+                    yield _line(begun, sums)
+                    begun, sums = [], np.zeros(3)
+                begun.append(line)
+                sums = sums + by_line[place]
+        if not begun:
+            raise InputError(f"{path} is empty; give a file with text")
+        if any(begun):
+            yield _line(begun, sums)
 
 
 def load(record: Record | Path, device: str = "cpu") -> TrainedLanguageModel:
@@ -378,6 +429,23 @@ def load(record: Record | Path, device: str = "cpu") -> TrainedLanguageModel:
     model = record.model(lambda: LanguageModel(vocabulary.size, options), device)
     data = config["data"] | {"digest": record.digest()}
     return TrainedLanguageModel(model, vocabulary, config | {"data": data})
+
+
+class Line(NamedTuple):
+    """A line of a text, and how well it was predicted."""
+
+    text: str  # without its end
+    tokens: int  # that were predicted
+    unknown: int  # tokens that the vocabulary lacks
+    nats: float  # negative log-likelihood of the tokens
+
+
+def _line(parts: list[Block], sums: NDArray[np.float64]) -> Line:
+    """Returns a line of its parts. Bytes that are no UTF-8 are replaced."""
+    text = "".join(p for p in parts if isinstance(p, str)) or b"".join(p for p in parts if isinstance(p, bytes))
+    text = text if isinstance(text, str) else text.decode("utf-8", "replace")
+    tokens, unknown, nats = sums.tolist()
+    return Line(text.removesuffix("\r"), int(tokens), int(unknown), nats)
 
 
 class Score(NamedTuple):
@@ -397,35 +465,50 @@ class Score(NamedTuple):
         return math.exp(self.nats) if self.nats < 700 else math.inf
 
 
-@torch.inference_mode()
 def evaluate(model: LanguageModel, tokens: Tensor, characters: int) -> Score:
-    """Returns the score of predicting every token but the first from all tokens before it.
-
-    A text of 8,000 tokens or more is cut into up to 64 rows that are read at once, a row for every 4,000 tokens. Each
-    row but the first begins with at least 1,000 tokens that the row before it scores. They only warm up the state, so
-    every token is scored once.
-    """
+    """Returns the score of predicting every token but the first from all tokens before it, as `surprises` has it."""
     was_training = model.training
+    total = sum(float(nats.sum()) for nats in surprises(model, tokens.split(PART)))
+    model.train(was_training)
+    return Score(len(tokens) - 1, characters, total / (len(tokens) - 1))
+
+
+@torch.inference_mode()
+def surprises(model: LanguageModel, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yields for each part of a text, tokens (N,), the nats that each token costs after all tokens before it.
+
+    These are -log p(token), (N,) in float64 on the CPU. The first token of the text is not predicted, and costs nothing.
+
+    A part of 8,000 tokens or more is cut into up to 64 rows that are read at once, a row for every 4,000 tokens. Each
+    row and part but the first begins with at least 1,000 tokens of the one before, which only warm up the state.
+    """
     model.eval()
-    count = len(tokens) - 1
+    before = torch.empty(0, dtype=torch.int64)
+    for part in parts:
+        read = torch.cat([before, part.long()])
+        nats = torch.zeros(len(read), dtype=torch.float64)
+        nats[1:] = _surprises(model, read)
+        yield nats[len(before) :]
+        before = read[-WARM - 1 :]  # the last of which predicts the next part's first token
+
+
+def _surprises(model: LanguageModel, tokens: Tensor) -> Tensor:
+    """Returns the nats of all tokens (N,) but the first, (N - 1,)."""
+    count = max(0, len(tokens) - 1)
     rows = max(1, min(64, len(tokens) // 4000))
-    warm = 1000 if rows > 1 else 0
+    warm = WARM if rows > 1 else 0
     length = -(-(count - warm) // rows) + warm
     starts = [round(r * (count - length) / max(rows - 1, 1)) for r in range(rows)]
-    scored_from = [0] + [starts[r - 1] + length - starts[r] for r in range(1, rows)]
 
-    device = device_of(model)
-    total, state = 0.0, None
+    device, state = device_of(model), None
+    found = torch.empty(count, dtype=torch.float64)
     for begin in range(0, length, 256):
-        end = min(begin + 256, length)
-        x = torch.stack([tokens[s + begin : s + end] for s in starts], dim=1)  # (256, rows)
-        y = torch.stack([tokens[s + begin + 1 : s + end + 1] for s in starts], dim=1)
-        scored = torch.arange(begin, end)[:, None] >= torch.tensor(scored_from)  # (256, rows)
-        logits, state = model(x.to(device), state)
-        loss = cross_entropy(logits.flatten(0, 1), y.to(device).long().flatten(), reduction="none")
-        total += float(loss.double()[scored.to(device).flatten()].sum())
-    model.train(was_training)
-    return Score(count, characters, total / count)
+        places = torch.arange(begin, min(begin + 256, length))[:, None] + torch.tensor(starts)  # (256, rows)
+        logits, state = model(tokens[places].to(device), state)
+        loss = cross_entropy(logits.flatten(0, 1), tokens[places + 1].to(device).flatten(), reduction="none")
+        # Where two rows overlap, the first one comes last, when it has read more than the second, and replaces its numbers.
+        found[places.flatten()] = loss.double().cpu()
+    return found
 
 
 @torch.inference_mode()
