@@ -69,6 +69,23 @@ STUDIES: dict[str, tuple[list[str], list[list[str]]]] = {
             ["--cell", "peephole_lstm"],
         ],
     ),
+    "words": (  # a language model that is large for its text
+        [
+            *[
+                "--unit",
+                "words",
+                "--vocabulary-size",
+                "5000",
+                "--hidden-size",
+                "512",
+                "--dropout",
+                "0.4",
+                "--epochs",
+                "20",
+            ]
+        ],
+        [[], ["--weight-dropout", "0.5"]],
+    ),
     "tag": (
         ["--epochs", "6", "--validation", UD.format("dev")],
         [
@@ -170,8 +187,8 @@ def targets(data: Path, only: list[str]) -> None:
             print(f"mean of {len(accuracies)} seeds: {sum(accuracies) / len(accuracies):.4f}", flush=True)
 
 
-def study(data: Path, task: str) -> None:
-    common, settings = STUDIES[task]
+def study(data: Path, name: str) -> None:
+    (common, settings), task = STUDIES[name], "lm" if name == "words" else name
     print(
         f"elman train {task} {TRAIN[task][0]} {' '.join(common)} ...\n\n| further options | held out | seconds |\n|---|---|---|"
     )

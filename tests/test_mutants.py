@@ -256,6 +256,22 @@ MUTANTS = [
         "test_training.py::test_streams_are_the_text_and_the_same_one_token_later",
     ),
     Mutant(
+        "a training that starts from nothing",
+        "tasks/separate.py",
+        "def started",
+        "run.fill(task.model)",
+        "pass",
+        "test_start_from.py::test_it_begins_with_what_the_run_kept[tag]",
+    ),
+    Mutant(
+        "words learned from the new data alone",
+        "tasks/language_model.py",
+        "def begin",
+        "None if start is None else vocabularies.load(start)",
+        "None",
+        "test_start_from.py::test_it_begins_with_what_the_run_kept[lm]",
+    ),
+    Mutant(
         "the end of a line counted for the next one",
         "tasks/language_model.py",
         "def lines",

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +59,12 @@ def _command(options: type[Options], help: str, example: str) -> None:
             help="Go on with a run that was stopped; only --minutes, --epochs, --tensorboard and --device may be given with it.",
             show_default=False,
         ),
+        start_from: Path | None = typer.Option(
+            None,
+            metavar="RUN",
+            help="Start from the model of this run, with its options where no others are given, and train it on FILE.",
+            show_default=False,
+        ),
         overwrite: bool = typer.Option(False, "--overwrite", help="Replace the run in --run, if there is one."),
         find_lr: bool = typer.Option(
             False, "--find-lr", help="Instead of training, find the --learning-rate that the model can bear."
@@ -74,6 +80,8 @@ def _command(options: type[Options], help: str, example: str) -> None:
         elif values["epochs"] is None and values["minutes"] is None:
             values["minutes"] = 3.0
         made = options(**values)
+        if start_from is not None:
+            made = _options_of(context, start_from, made)
         if resume is None:
             made.check()
             refuse_useless(context, file, made)
@@ -86,7 +94,7 @@ def _command(options: type[Options], help: str, example: str) -> None:
                     f"--find-lr measures in float32, so --precision {made.precision} has no effect; leave it out"
                 )
             refuse_together("--find-lr")
-            _find_learning_rate(make_task(file, made, chosen))
+            _find_learning_rate(make_task(file, made, chosen, start_from))
             return
         writer = _summary_writer() if tensorboard else None
         from elman.training.team import joined
@@ -94,7 +102,7 @@ def _command(options: type[Options], help: str, example: str) -> None:
         with joined(chosen) as (team, chosen):
             if resume is None:
                 directory = run or Path(team.told(f"runs/{options.task}-{datetime.now():%Y%m%d-%H%M%S}"))
-                _train(_begin(directory, file, made, chosen, overwrite, team), writer)
+                _train(_begin(directory, file, made, chosen, overwrite, team, start_from), writer)
             else:
                 _train(_resume(resume, options, values["epochs"], values["minutes"], chosen, team), writer)
 
@@ -162,28 +170,53 @@ def _say(text: str) -> None:
 
 
 def _begin(
-    directory: Path, file: Path | None, options: Options, device: str, overwrite: bool, team: Team
+    directory: Path,
+    file: Path | None,
+    options: Options,
+    device: str,
+    overwrite: bool,
+    team: Team,
+    start: Path | None,
 ) -> Callable[[], tuple[Training[CommandLineTask], dict[str, Any]]]:
     """Reads the data. Returns a function that begins the run: fits the baselines, and writes files and a checkpoint."""
     from elman.training.fitting import begin, check_free
     from elman.training.run import Run
 
     check_free(Run(directory), overwrite, team)  # before the data are read, which takes a while
-    task = make_task(file, options, device)
+    task = make_task(file, options, device, start)
     return lambda: begin(task, directory, overwrite=overwrite, team=team)
 
 
-def make_task(file: Path | None, options: Options, device: str) -> CommandLineTask:
-    """Returns the task of learning from a file."""
+def _options_of(context: typer.Context, start: Path, options: Options) -> Options:
+    """Returns the options of a training that starts from the model of a run: those that are given, and else that run's.
+
+    What belongs to the new data and this machine is not taken over: the budget, the validation file, precision and
+    threads. Raises InputError if an option is given that the model was made for.
+    """
+    from elman import tasks
+    from elman.training.run import Run
+
+    names = given(context)
+    if made_for := [field.name for field in fields(options) if field.metadata["of_model"] and field.name in names]:
+        refused = ", ".join(map(flag, made_for))
+        raise InputError(f"--start-from keeps the model of {start}, so {refused} cannot be given; leave it out")
+    kept, _ = Run(start).options(type(options), tasks.module(options.task).CONFIG)
+    own = names | {"epochs", "minutes", "validation", "precision", "threads"}
+    return replace(kept, **{name: value for name, value in asdict(options).items() if name in own})
+
+
+def make_task(file: Path | None, options: Options, device: str, start: Path | None = None) -> CommandLineTask:
+    """Returns the task of learning from a file. start: a run from whose model it starts; None for a new one."""
     from elman import tasks
     from elman.datasets.reading import BadRows
+    from elman.training.run import Run
 
     options.check()
     if getattr(options, "validation", None) is not None:  # a resumed run may be started elsewhere
         options = replace(options, validation=str(Path(options.validation).resolve()))  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
     bad = BadRows(getattr(options, "skip_bad", False))
-    with in_memory(options):
-        task = tasks.module(options.task).begin(file, options, device, bad)
+    with in_memory(options), contextlib.nullcontext() if start is None else without_training():
+        task = tasks.module(options.task).begin(file, options, device, bad, None if start is None else Run(start))
     for remark in bad.remarks:
         _say(remark)
     return task
@@ -224,6 +257,7 @@ def _resume(
 
     module, run = tasks.module(of.task), Run(directory, team.first)
     options, config = run.options(of, module.CONFIG)
+    begun_with = options
     check_in_all(run.check_untrained, team)
     if epochs is not None or minutes is not None:
         options = replace(options, epochs=epochs, minutes=minutes)
@@ -239,7 +273,7 @@ def _resume(
         with without_training():
             training = Training(run, task, team)
         training.restore()
-        if asdict(options) != config["options"]:
+        if options != begun_with:
             if training.place.finished:
                 raise InputError(_used_up(training))
             config["options"] = asdict(options)
@@ -299,10 +333,14 @@ def _train(begin: Callable[[], tuple[Training[CommandLineTask], dict[str, Any]]]
 
 
 def _introduce(training: Training[CommandLineTask], config: dict[str, Any]) -> None:
+    from elman.training.fitting import START
+
     task, options, place = training.task, config["options"], training.place
     lines = [("run", str(training.run.directory)), *task.introduction()]
     layers = _layers(options)
     lines.append(("model", f"{layers}, {config['parameters']:,} parameters, on {training.device}"))
+    if START in config:
+        lines.append(("start", f"from the model of {config[START]}"))
     baselines = ", ".join(f"{name} {value:.3f}" for name, value in config["baselines"].items())
     if baselines:
         lines.append(("baselines", f"{baselines} {task.score_unit}, on the same held-out {task.data}"))
@@ -426,6 +464,7 @@ def _layers(options: dict[str, Any]) -> str:
 def _conclude(training: Training[CommandLineTask], config: dict[str, Any]) -> None:
     """Prints the result next to the baselines, and draws the pictures, with the parameters that were kept."""
     from elman import charts
+    from elman.training.fitting import START
 
     run, task, baselines = training.run, training.task, config["baselines"]
     kept = run.fill(task.model)
@@ -457,8 +496,9 @@ def _conclude(training: Training[CommandLineTask], config: dict[str, Any]) -> No
         equal = difference == "0.0000" or f"{score:.4f}" == f"{baseline:.4f}"  # for a reader of these digits
         beaten = beaten and better and not equal
         nats = " nats" if unit.startswith("nats") else ""
+        what = "the model that the training started from" if name == START else task.baseline(name)
         judged = "as good" if equal else f"{difference}{nats} {'better' if better else 'worse'}"
-        print(f"{name:<11} {baseline:.4f} {unit} ({task.baseline(name)}): the model is {judged}")
+        print(f"{name:<11} {baseline:.4f} {unit} ({what}): the model is {judged}")
     for name, what in task.conclusion():
         print(f"{name:<11} {what}")
     perfect = f"{score:.4f}" == ("1.0000" if task.higher_is_better else "0.0000")

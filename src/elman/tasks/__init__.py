@@ -2,8 +2,7 @@
 
 A task that the command line knows is a module with three functions:
 
-    begin(path, options, device, bad)        a task that trains a new model on a file
-
+    begin(path, options, device, bad, start) a task that trains a model on a file: a new one, or that of a run
     resume(run, path, options, device)       the task of a run that was begun, with its data read again from path
     load(record, device)                     what a run has learned, with `evaluate(path)` and perhaps `predict(path)`
 """
@@ -94,7 +93,9 @@ class TaskModule(Protocol):
     def CONFIG(self) -> Entries: ...
     @property
     def Options(self) -> Any: ...  # a subclass of elman.training.options.Options
-    def begin(self, path: Path | None, options: Any, device: str, bad: BadRows) -> CommandLineTask: ...
+    def begin(
+        self, path: Path | None, options: Any, device: str, bad: BadRows, start: Run | None = None
+    ) -> CommandLineTask: ...
     def resume(self, run: Run, path: Path | None, options: Any, device: str) -> CommandLineTask: ...
     def load(self, record: Record | Path, device: str = "cpu") -> Trained: ...
 

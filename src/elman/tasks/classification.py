@@ -28,7 +28,17 @@ from elman.layout import Hidden
 from elman.recurrent import Recurrent
 from elman.tasks import scores
 from elman.tasks.options import ClassificationOptions as Options
-from elman.tasks.separate import SeparateSequences, check_same, csv_row, groups, held_out, moments, padded
+from elman.tasks.separate import (
+    SeparateSequences,
+    check_known,
+    check_same,
+    csv_row,
+    groups,
+    held_out,
+    moments,
+    padded,
+    started,
+)
 from elman.training.dropout import Dropout
 from elman.training.record import DATA, Record, data_of, device_of
 from elman.training.run import Run
@@ -61,6 +71,7 @@ class ClassificationModel(nn.Module):
             o.num_layers,
             bidirectional=True,
             dropout=o.dropout if o.num_layers > 1 else 0.0,
+            weight_dropout=o.weight_dropout,
         )
         self.dropout = Dropout(o.dropout)
         self.output = nn.Linear(6 * o.hidden_size, classes)
@@ -525,16 +536,19 @@ def _halves(labels: NDArray[np.int64], options: Options) -> tuple[NDArray[np.int
     return np.flatnonzero(~apart), np.flatnonzero(apart)
 
 
-def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> Classification:
-    """Returns a task that trains a new model on a file."""
-    found, train, validation = read(path, options, bad)
-    reading = Reading.learn(found, train)
+def begin(path: Path | None, options: Options, device: str, bad: BadRows, start: Run | None = None) -> Classification:
+    """Returns a task that trains a model on a file. start: a run from whose model it starts; None for a new one."""
+    known = None if start is None else Reading.load(start)
+    found, train, validation = read(path, options, bad, known)
+    reading = Reading.learn(found, train) if known is None else known
+    if start is not None:
+        check_known(Encoded(found, reading).unknown(train), "classes", path, start)
     if found.unit is not None and not reading.tokens:
         lacks = "word that occurs in two" if found.unit == "words" else "character in any"
         remedy = "read them with --unit characters, or give more" if found.unit == "words" else "give texts with some"
         raise InputError(f"{path} has no {lacks} of its {len(train)} training texts; {remedy}")
     torch.manual_seed(options.seed)
-    return Classification(_classifier(reading, options, device, path), found, train, validation, path)
+    return started(Classification(_classifier(reading, options, device, path), found, train, validation, path), start)
 
 
 def resume(run: Run, path: Path | None, options: Options, device: str) -> Classification:

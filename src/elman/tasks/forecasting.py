@@ -23,7 +23,7 @@ from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
 from elman.recurrent import Recurrent
 from elman.tasks.options import ForecastingOptions as Options
-from elman.tasks.separate import SeparateSequences, check_same, csv_row
+from elman.tasks.separate import SeparateSequences, check_same, csv_row, started
 from elman.tasks.windows import Errors, Scale, Scaled, Scales, Windows
 from elman.training.dropout import Dropout
 from elman.training.record import DATA, Record, data_of, device_of
@@ -55,7 +55,12 @@ class ForecastingModel(nn.Module):
         self.segments = math.ceil(o.ahead / o.segment)
         self.read = nn.Linear(o.segment * (1 + known), h)
         self.recurrent = Recurrent(
-            cells.by_name(o.cell), h, h, o.num_layers, dropout=o.dropout if o.num_layers > 1 else 0.0
+            cells.by_name(o.cell),
+            h,
+            h,
+            o.num_layers,
+            dropout=o.dropout if o.num_layers > 1 else 0.0,
+            weight_dropout=o.weight_dropout,
         )
         self.place = nn.Parameter(0.1 * torch.randn(self.segments, h - h // 2))
         self.column = nn.Parameter(0.1 * torch.randn(columns, h // 2))
@@ -204,7 +209,7 @@ class Forecaster:
         """Yields names and figures of the forecasts from every place in a file that has enough values before it."""
         o, bad = self.options, BadRows(self.options.skip_bad)
         every, _ = series.read(path, self.scales.columns(o), bad, fill_gaps=o.fill_gaps)
-        self._check_steps(every, path)
+        check_steps(every, self.scales, path)
         scaled = Scaled.of(every, self.scales, o)
         windows = Windows(scaled, [(0, rows) for rows in scaled.rows], o.lookback, o.horizon)
         if not len(windows):
@@ -246,7 +251,7 @@ class Forecaster:
             told = "; ".join(what for what, _ in lacking[:TOLD]) + ("; ..." if len(lacking) > TOLD else "")
             self.remarks += [f"left out {len(lacking)} of {len(every)} series: {path} has {told}"]
             every = [one for one, (what, _) in zip(every, lacks, strict=True) if not what]
-        self._check_steps(every, path)
+        check_steps(every, self.scales, path)
         if new := scales.new(every):
             self.remarks.append(f"new series: {self._scaled(new, every)}")
         scale = [scales.of_series(one, o) for one in every]
@@ -262,17 +267,6 @@ class Forecaster:
                     yield json.dumps(dict(zip(names, cells_of_row, strict=True)), ensure_ascii=False) + "\n"
                 else:
                     yield csv_row(c if isinstance(c, str) else repr(c).removesuffix(".0") for c in cells_of_row)
-
-    def _check_steps(self, every: Sequence[Series], path: Path) -> None:
-        """Raises InputError for a series whose rows are another step apart than those of the training."""
-        trained = self.scales.step
-        for one in every:
-            step = one.pace.said() if one.pace else None
-            if None not in (step, trained) and step != trained:
-                of = f" of {one.group!r}" if one.group else ""
-                raise InputError(
-                    f"{path}: the rows{of} are {step} apart, but the run was trained on rows that are {trained} apart; give such rows, or train on these"
-                )
 
     def _lacks(self, one: Series) -> tuple[str, str]:
         """Returns what a series has too little of for a forecast, and a remedy; empty texts if it has enough."""
@@ -300,6 +294,17 @@ class Forecaster:
         seen = torch.from_numpy(known)[:, None].expand(-1, c, -1)
         found = self.forecast(past, torch.arange(c), seen).double().numpy()
         return found * scale.deviation[:, None] + scale.mean[:, None]
+
+
+def check_steps(every: Sequence[Series], scales: Scales, path: Path) -> None:
+    """Raises InputError for a series whose rows are another step apart than those of the training."""
+    for one in every:
+        step = one.pace.said() if one.pace else None
+        if None not in (step, scales.step) and step != scales.step:
+            of = f" of {one.group!r}" if one.group else ""
+            raise InputError(
+                f"{path}: the rows{of} are {step} apart, but the run was trained on rows that are {scales.step} apart; give such rows, or train on these"
+            )
 
 
 def rounded(value: float, deviation: float) -> float:
@@ -470,15 +475,20 @@ def read(path: Path | None, columns: Columns, options: Options, bad: BadRows) ->
     return series.read(path, columns, bad, fill_gaps=options.fill_gaps)
 
 
-def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> Forecasting:
-    """Returns a task that trains a new model on a file."""
-    o = options
-    columns = Columns(o.column_list, o.known_list, o.time, o.group)
+def begin(path: Path | None, options: Options, device: str, bad: BadRows, start: Run | None = None) -> Forecasting:
+    """Returns a task that trains a model on a file. start: a run from whose model it starts; None for a new one.
+
+    The model knows no units, so the series are measured by these data even if it starts from another run's.
+    """
+    o, before = options, None if start is None else Scales.load(start)
+    columns = before.columns(o) if before else Columns(o.column_list, o.known_list, o.time, o.group)
     every, targets = read(path, columns, o, bad)
+    if before is not None:
+        check_steps(every, before, path or Path(examples.SERIES))
     learned = [s.first(parts(len(s.targets), o)[0]) for s in every]
     scales = Scales.of(learned, targets, o)
     torch.manual_seed(o.seed)
-    return Forecasting(_forecaster(scales, o, device, path), every, path)
+    return started(Forecasting(_forecaster(scales, o, device, path), every, path), start)
 
 
 def resume(run: Run, path: Path | None, options: Options, device: str) -> Forecasting:

@@ -28,7 +28,7 @@ from elman.recurrent import Recurrent
 from elman.tasks.ngram import witten_bell
 from elman.tasks.options import LanguageModelOptions as Options
 from elman.tasks.scores import on_baselines
-from elman.tasks.separate import check_same, csv_row
+from elman.tasks.separate import check_same, csv_row, started
 from elman.training.dropout import Dropout
 from elman.training.record import DATA, Entries, Record, data_of, device_of
 from elman.training.run import Run
@@ -72,6 +72,7 @@ class LanguageModel(nn.Module):
             options.hidden_size,
             options.num_layers,
             dropout=dropout,
+            weight_dropout=options.weight_dropout,
         )
         forget = options.forget_bias
         if forget is None and options.unit in ("characters", "bytes"):
@@ -103,6 +104,7 @@ class LanguageModelling:
 
     name, data, measure = "lm", "text", "nats"
     score, higher_is_better = "validation_nats", False
+    start: Path | None = None  # the run whose model the training starts from
 
     def __init__(self, model: LanguageModel, corpus: Corpus, options: Options, file: Path | None = None):
         """file: where the corpus comes from; None for the built-in text."""
@@ -308,9 +310,11 @@ def _read(path: Path | None, options: Options, vocabulary: Vocabulary | None = N
     return read(path, o.unit, o.held_out, o.vocabulary_size, vocabulary, apart)
 
 
-def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> LanguageModelling:
-    """Returns a task that trains a new model on a text."""
-    corpus = _read(path, options)
+def begin(
+    path: Path | None, options: Options, device: str, bad: BadRows, start: Run | None = None
+) -> LanguageModelling:
+    """Returns a task that trains a model on a text. start: a run from whose model it starts; None for a new one."""
+    corpus = _read(path, options, None if start is None else vocabularies.load(start))
     train, validation = len(corpus.train), len(corpus.validation)
     if validation < 2:
         larger = ", or a larger --held-out" if options.validation is None and train + validation >= 4 else ""
@@ -319,7 +323,8 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> Lan
         )
     stream_length(corpus.train, options)
     torch.manual_seed(options.seed)
-    return LanguageModelling(LanguageModel(corpus.vocabulary.size, options).to(device), corpus, options, path)
+    model = LanguageModel(corpus.vocabulary.size, options).to(device)
+    return started(LanguageModelling(model, corpus, options, path), start)
 
 
 def resume(run: Run, path: Path | None, options: Options, device: str) -> LanguageModelling:

@@ -18,7 +18,17 @@ CELLS = ("lstm", "gru", "coupled_lstm", "peephole_lstm")  # that `elman tune` ch
 
 
 def cell_option(default: str) -> Any:
-    return option(default, "Cell to use, one of those that `elman cells` lists, except projected_lstm.", search=CELLS)
+    return option(
+        default,
+        "Cell to use, one of those that `elman cells` lists, except projected_lstm.",
+        search=CELLS,
+        of_model=True,
+    )
+
+
+def weight_dropout_option() -> Any:
+    help = "Share of the recurrent weights dropped in training, against overfitting."
+    return option(0.0, help, least=0, most=0.99, later=True)
 
 
 @dataclass(frozen=True)
@@ -31,15 +41,16 @@ class LanguageModelOptions(Options):
         "characters",
         "What the model predicts: characters, bytes, bpe or words.",
         choices=("characters", "bytes", "bpe", "words"),
+        of_model=True,
     )
-    vocabulary_size: int = option(1000, "Size of the vocabulary, for bpe or words.", least=2)
+    vocabulary_size: int = option(1000, "Size of the vocabulary, for bpe or words.", least=2, of_model=True)
     validation: str | None = option(None, "Validation text, instead of a held-out part of FILE.")
     cell: str = cell_option("lstm")
-    hidden_size: int = option(256, "Units per layer.", least=1, search=(32, 512))
-    embedding_size: int = option(64, "Width of a token's embedding.", least=1)
-    num_layers: int = option(1, "Recurrent layers.", least=1, search=(1, 3))
+    hidden_size: int = option(256, "Units per layer.", least=1, search=(32, 512), of_model=True)
+    embedding_size: int = option(64, "Width of a token's embedding.", least=1, of_model=True)
+    num_layers: int = option(1, "Recurrent layers.", least=1, search=(1, 3), of_model=True)
     tied: bool = option(
-        False, "Also use the embedding's weights for the output, after a linear layer of the same width."
+        False, "Also use the embedding's weights for the output, after a linear layer of the same width.", of_model=True
     )
     dropout: float = option(
         0.15,
@@ -48,12 +59,14 @@ class LanguageModelOptions(Options):
         most=0.99,
         search=(0.0, 0.6),
     )
+    weight_dropout: float = weight_dropout_option()
     forget_bias: float | None = option(
         None,
         "Initial bias of forget gates, such as 1 for a long memory and -1 for a short one; default: -1 for characters and "
         "bytes, otherwise drawn as in torch.nn.",
         least=-10.0,
         most=10.0,
+        of_model=True,
     )
     batch_size: int = option(32, "Streams of the text that are read in parallel.", least=1)
     window: int = option(
@@ -89,15 +102,19 @@ class TaggingOptions(Options):
     held_out: float = option(
         0.1, "Share of the sentences, drawn at random, kept for validation.", least=0.001, most=0.9
     )
-    tag: str = option("upos", "Column of a CoNLL-U file: upos, xpos or deprel.", choices=("upos", "xpos", "deprel"))
+    tag: str = option(
+        "upos", "Column of a CoNLL-U file: upos, xpos or deprel.", choices=("upos", "xpos", "deprel"), of_model=True
+    )
     skip_bad: bool = option(False, "Skip malformed sentences and count them.")
     cell: str = cell_option("lstm")
-    hidden_size: int = option(128, "Units per layer and direction.", least=1, search=(32, 512))
-    num_layers: int = option(2, "Recurrent layers; each reads in both directions.", least=1, search=(1, 3))
-    word_size: int = option(100, "Width of a word's embedding.", least=1)
-    character_size: int = option(32, "Width of a character's embedding.", least=1)
-    spelling_size: int = option(64, "Units per direction that read the characters of a word.", least=1)
-    min_count: int = option(2, "Words that occur fewer times share one embedding.", least=1)
+    hidden_size: int = option(128, "Units per layer and direction.", least=1, search=(32, 512), of_model=True)
+    num_layers: int = option(
+        2, "Recurrent layers; each reads in both directions.", least=1, search=(1, 3), of_model=True
+    )
+    word_size: int = option(100, "Width of a word's embedding.", least=1, of_model=True)
+    character_size: int = option(32, "Width of a character's embedding.", least=1, of_model=True)
+    spelling_size: int = option(64, "Units per direction that read the characters of a word.", least=1, of_model=True)
+    min_count: int = option(2, "Words that occur fewer times share one embedding.", least=1, of_model=True)
     word_dropout: float = option(
         0.25, "A word that occurs n times is hidden with probability d / (d + n) in training.", least=0, most=1e6
     )
@@ -108,6 +125,7 @@ class TaggingOptions(Options):
         most=0.99,
         search=(0.0, 0.6),
     )
+    weight_dropout: float = weight_dropout_option()
     batch_size: int = option(32, "Sentences per update.", least=1)
     learning_rate: float = learning_rate_option(3e-3, search=(5e-4, 2e-2))
 
@@ -132,20 +150,23 @@ class ForecastingOptions(Options):
 
     task: ClassVar[str] = "forecast"
 
-    columns: str | None = option(None, "Columns to forecast, separated by commas; default: all other columns.")
-    known: str | None = option(None, "Columns that are known in advance, separated by commas.")
+    columns: str | None = option(
+        None, "Columns to forecast, separated by commas; default: all other columns.", of_model=True
+    )
+    known: str | None = option(None, "Columns that are known in advance, separated by commas.", of_model=True)
     time: str | None = option(None, "Column of times: dates or numbers. They are checked for order and gaps.")
     group: str | None = option(None, "Column that identifies the series, if the table has several.")
     fill_gaps: bool = option(False, "Repeat the last value across gaps in the times. These rows are not scored.")
     skip_bad: bool = option(False, "Skip malformed rows and count them.")
-    horizon: int = option(24, "Number of steps to forecast.", least=1)
+    horizon: int = option(24, "Number of steps to forecast.", least=1, of_model=True)
     lookback: int = option(336, "Steps of the past that a forecast reads; a multiple of --segment.", least=1)
-    segment: int = option(24, "Steps that the recurrent layer reads and writes at once.", least=1)
+    segment: int = option(24, "Steps that the recurrent layer reads and writes at once.", least=1, of_model=True)
     strategy: str = option(
         "direct", "direct: all steps at once; recursive: one segment after another, from its own forecasts.",
-        choices=("direct", "recursive"),
-    )  # fmt: skip
-    quantiles: str | None = option(None, "Quantiles to forecast, such as 0.1,0.5,0.9, instead of a single value.")
+        choices=("direct", "recursive"), of_model=True)  # fmt: skip
+    quantiles: str | None = option(
+        None, "Quantiles to forecast, such as 0.1,0.5,0.9, instead of a single value.", of_model=True
+    )
     split: str = option(
         "0.7,0.1,0.2", "Training, validation and test parts, in this order: shares, or numbers of rows."
     )
@@ -154,11 +175,12 @@ class ForecastingOptions(Options):
         "mae", "Loss to minimise without --quantiles: mae, mse or huber.", choices=("mae", "mse", "huber")
     )
     cell: str = cell_option("gru")
-    hidden_size: int = option(128, "Units per layer.", least=2, search=(32, 512))
-    num_layers: int = option(1, "Recurrent layers.", least=1, search=(1, 3))
+    hidden_size: int = option(128, "Units per layer.", least=2, search=(32, 512), of_model=True)
+    num_layers: int = option(1, "Recurrent layers.", least=1, search=(1, 3), of_model=True)
     dropout: float = option(
         0.2, "Share of activations dropped before the output in training.", least=0, most=0.99, search=(0.0, 0.6)
     )
+    weight_dropout: float = weight_dropout_option()
     batch_size: int = option(64, "Windows per update.", least=1)
     learning_rate: float = learning_rate_option(3e-3, search=(5e-4, 2e-2))
 
@@ -257,18 +279,26 @@ class ClassificationOptions(Options):
     held_out: float = option(0.2, "Share of the sequences of each class kept for validation.", least=0.001, most=0.9)
     label: str = option("label", "Column of the label, or its name in JSON lines.")
     sequence: str | None = option(None, "Column that identifies the sequence, in a table with a row for each step.")
-    text: str | None = option(None, "Column of the text to classify instead of numbers, or its name in JSON lines.")
-    columns: str | None = option(None, "Columns of numbers to read, separated by commas; default: all other columns.")
-    unit: str = option("words", "Unit in which a text is read: words or characters.", choices=("words", "characters"))
+    text: str | None = option(
+        None, "Column of the text to classify instead of numbers, or its name in JSON lines.", of_model=True
+    )
+    columns: str | None = option(
+        None, "Columns of numbers to read, separated by commas; default: all other columns.", of_model=True
+    )
+    unit: str = option(
+        "words", "Unit in which a text is read: words or characters.", choices=("words", "characters"), of_model=True
+    )
     skip_bad: bool = option(False, "Skip malformed sequences and count them.")
     balanced: bool = option(False, "Give every class the same weight in the loss, however rare it is.")
     best_by: str = option(
         "accuracy", "Score that selects the parameters to keep: accuracy or macro_f1.", choices=("accuracy", "macro_f1")
     )
     cell: str = cell_option("gru")
-    hidden_size: int = option(128, "Units per layer and direction.", least=1, search=(32, 512))
-    num_layers: int = option(1, "Recurrent layers; each reads in both directions.", least=1, search=(1, 3))
-    embedding_size: int = option(64, "Width of the embedding of a word or character.", least=1)
+    hidden_size: int = option(128, "Units per layer and direction.", least=1, search=(32, 512), of_model=True)
+    num_layers: int = option(
+        1, "Recurrent layers; each reads in both directions.", least=1, search=(1, 3), of_model=True
+    )
+    embedding_size: int = option(64, "Width of the embedding of a word or character.", least=1, of_model=True)
     dropout: float = option(
         0.5,
         "Share of activations dropped between layers and before the output in training.",
@@ -276,6 +306,7 @@ class ClassificationOptions(Options):
         most=0.99,
         search=(0.0, 0.6),
     )
+    weight_dropout: float = weight_dropout_option()
     noise: float = option(
         0.3, "Noise added to numbers in training, in standard deviations of each channel.", least=0, most=10
     )

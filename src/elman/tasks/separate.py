@@ -7,14 +7,15 @@ from copy import copy
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from elman.errors import InputError
+from elman.training.run import Run
 from elman.training.task import Batch
 
 T = TypeVar("T")
@@ -64,9 +65,42 @@ def check_same(digest: str | None, now: str, *sources: str | Path | None) -> Non
         raise Changed(f"{' or '.join(str(each) for each in sources if each is not None)} changed after the training")
 
 
+class Startable(Protocol):
+    """A task that may start from the model of a run."""
+
+    start: Path | None
+
+    @property
+    def model(self) -> nn.Module: ...
+
+
+Started = TypeVar("Started", bound=Startable)
+
+
+def started(task: Started, run: Run | None) -> Started:
+    """Returns the task, with the parameters of the run's model if there is one; the task has what that run learned of its data."""
+    if run is not None:
+        run.fill(task.model)
+        task.start = run.directory
+    return task
+
+
+def check_known(unknown: Mapping[str, int], what: str, path: Path | None, run: Run) -> None:
+    """Raises InputError if training data have labels that the run, from whose model the training starts, does not know.
+
+    what: what the labels are called.
+    """
+    if unknown:
+        few = ", ".join(map(repr, list(unknown)[:5])) + (", ..." if len(unknown) > 5 else "")
+        raise InputError(
+            f"{path or 'the built-in data'} has {what} that {run.directory} does not know: {few}; leave them out, or train a new model"
+        )
+
+
 class SeparateSequences:
     """A part of a task (`elman.training.task.Task`): its batches are sequences that know nothing of each other."""
 
+    start: Path | None = None  # the run whose model the training starts from
     lengths: NDArray[Any]  # (N,) of the sequences to learn from
     options: Any  # with a batch_size and a seed
     part: tuple[int, int] = (0, 1)  # the number of this process, and of all that train together

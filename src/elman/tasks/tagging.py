@@ -26,7 +26,7 @@ from elman.files import Kept, write_json
 from elman.recurrent import Recurrent
 from elman.tasks import scores
 from elman.tasks.options import TaggingOptions as Options
-from elman.tasks.separate import SeparateSequences, check_same, csv_row, groups, held_out, padded
+from elman.tasks.separate import SeparateSequences, check_known, check_same, csv_row, groups, held_out, padded, started
 from elman.training.dropout import Dropout
 from elman.training.record import DATA, Record, data_of, device_of
 from elman.training.run import Run
@@ -58,6 +58,7 @@ class TaggingModel(nn.Module):
             o.num_layers,
             bidirectional=True,
             dropout=o.dropout if o.num_layers > 1 else 0.0,
+            weight_dropout=o.weight_dropout,
         )
         self.dropout = Dropout(o.dropout)
         self.output = nn.Linear(2 * o.hidden_size, tags)
@@ -490,12 +491,15 @@ def read(path: Path | None, options: Options, bad: BadRows) -> tuple[Gathered, N
     return found, train, validation
 
 
-def begin(path: Path | None, options: Options, device: str, bad: BadRows) -> Tagging:
-    """Returns a task that trains a new model on a file."""
+def begin(path: Path | None, options: Options, device: str, bad: BadRows, start: Run | None = None) -> Tagging:
+    """Returns a task that trains a model on a file. start: a run from whose model it starts; None for a new one."""
     sentences, train, validation = read(path, options, bad)
-    vocabulary = Vocabulary.learn(sentences, options.min_count, train)
+    vocabulary = Vocabulary.learn(sentences, options.min_count, train) if start is None else Vocabulary.load(start)
     torch.manual_seed(options.seed)
-    return Tagging(_tagger(vocabulary, options, device, path), sentences, train, validation, path)
+    task = Tagging(_tagger(vocabulary, options, device, path), sentences, train, validation, path)
+    if start is not None:
+        check_known(task.encoded.unknown(train), "tags", path, start)
+    return started(task, start)
 
 
 def resume(run: Run, path: Path | None, options: Options, device: str) -> Tagging:

@@ -16,6 +16,10 @@ from elman.training.team import ALONE, Team, joined
 
 Of = TypeVar("Of", bound=Task)
 
+START = (
+    "start"  # in config.json: the run whose model a training started from; and as a baseline, the score of that model
+)
+
 
 def begin(
     task: Of, directory: str | Path, *, overwrite: bool = False, team: Team = ALONE
@@ -28,7 +32,7 @@ def begin(
     run = Run(Path(directory), team.first)
     check_free(run, overwrite, team)
     training = Training(run, task, team)  # whatever it refuses, it refuses before a run is overwritten
-    config = {
+    config: dict[str, Any] = {
         "elman": elman.__version__,
         "task": task.name,
         "options": asdict(task.options),
@@ -36,6 +40,9 @@ def begin(
         "baselines": {},
         **task.about(),
     }
+    start: Path | None = getattr(task, "start", None)
+    if start is not None:  # a model that learns nothing new from its new data is as good as before
+        config |= {START: str(start.resolve()), "baselines": {START: training.score(), **config["baselines"]}}
     run.create(config)
     with run.locked():
         if team.first:

@@ -220,6 +220,11 @@ class Training(Generic[Of]):
         by_time = place.seconds / (60 * o.minutes) if o.minutes is not None else 0.0
         return min(1.0, max(by_steps, by_time))
 
+    def score(self) -> float:
+        """Returns the score of the model as it is, on the validation data."""
+        with threads(self.options), self._precision():
+            return float(self.task.evaluate()[self.task.score])
+
     def _is_stale(self) -> bool:
         """Returns whether the score has not improved for as many evaluations as patience allows."""
         return self.options.patience is not None and self.place.stale >= self.options.patience

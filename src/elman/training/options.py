@@ -26,14 +26,19 @@ def option(
     above: float | None = None,
     choices: Sequence[str] = (),
     search: Sequence[Any] = (),
+    of_model: bool = False,
+    later: bool = False,
 ) -> Any:
     """A field of a class of options.
 
     help: a sentence for the command line. least and most: limits that are allowed; above: one that is not.
     search: where `elman tune` looks for a good value: the least and the largest number, or words to choose from.
+    of_model: whether a model is made for one value, so that a training which starts from a model keeps it.
+    later: whether runs may lack it, which were begun before there was this option.
     """
     limits = {"least": least, "most": most, "above": above, "choices": tuple(choices)}
-    return dataclasses.field(default=default, metadata={"help": help, "search": tuple(search), **limits})
+    own = {"help": help, "search": tuple(search), "of_model": of_model, "later": later}
+    return dataclasses.field(default=default, metadata={**own, **limits})
 
 
 def learning_rate_option(default: float, search: Sequence[float] = ()) -> Any:
@@ -110,13 +115,16 @@ class Options:
 
     @classmethod
     def from_json(cls, content: dict[str, Any], where: str) -> Self:
-        """Returns the options stored in a config.json. Raises InputError, naming the file, if they are not valid."""
+        """Returns the options stored in a config.json. Raises InputError, naming the file, if they are not valid.
+
+        An option that is `later` may be missing: a run of an earlier version did without it, as its default does.
+        """
         known = {field.name for field in fields(cls)}
-        if set(content) != known:
-            odd = sorted(set(content) ^ known)
+        later = {field.name: field.default for field in fields(cls) if field.metadata["later"]}
+        if odd := sorted({*content, *later} ^ known):
             raise InputError(f"{where} does not fit this version of elman: options {', '.join(odd)}; train again")
         for field in fields(cls):
-            value, kinds = content[field.name], str(field.type).split(" | ")
+            value, kinds = (later | content)[field.name], str(field.type).split(" | ")
             fits = {
                 "int": isinstance(value, int) and not isinstance(value, bool),
                 "float": isinstance(value, (int, float)) and not isinstance(value, bool),
