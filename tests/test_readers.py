@@ -186,6 +186,36 @@ def test_bad_rows_are_left_out_and_counted(tmp_path: Path):
     assert bad.first == f"{path}, line 3: column 'x' should be a number but is 'nan'"
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("mark", ["", MARK])
+def test_json_lines_that_are_no_rows_are_left_out_and_counted(tmp_path: Path, packed: bool, mark: str):
+    """Lines keep their numbers, also where empty ones lie between them; the file and its folder stay as they are."""
+    rows = [f'{{"x": {k}, "y": "a{k}"}}' for k in range(1, 9)]
+    rows[1], rows[3], rows[5], rows[7] = "", "[1, 2]", "null", rows[7][:9]
+    content = (mark + "\r\n".join(rows)).encode()
+    path = write(tmp_path / ("t.jsonl.gz" if packed else "t.jsonl"), gzip.compress(content) if packed else content)
+    bad, before = BadRows(skip=True), path.read_bytes()
+    found = pl.concat(tables.pieces(path, rows=2, bad=bad))
+    assert found["x"].to_list() == found[tables.LINE].to_list() == [1, 3, 5, 7]
+    assert found["y"].to_list() == ["a1", "a3", "a5", "a7"]
+    assert (bad.count, bad.first) == (3, f"{path}, line 4: a row should be an object with values but is '[1, 2]'")
+    assert [each.read_bytes() for each in tmp_path.iterdir()] == [before]
+
+
+@pytest.mark.parametrize("content", ["1\n2\n", "{}\n", "x"])
+def test_json_lines_of_no_rows(tmp_path: Path, content: str):
+    path = write(tmp_path / "t.jsonl", content)
+    with pytest.raises(InputError, match=r"t\.jsonl has no row that can be used, the first: .*line 1: "):
+        list(tables.pieces(path, bad=BadRows(skip=True)))
+
+
+def test_a_copy_without_bad_lines_needs_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = write(tmp_path / "t.jsonl", '{"x": 1}\n\n{"x": 2}\n')
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
+    with pytest.raises(InputError, match=r"cannot keep the data in .*none: .*; set TMPDIR to a directory with enough"):
+        list(tables.pieces(path))
+
+
 TABLES = {
     "semicolons": ("t.csv", "z;y\n1;2\n", "has only the column 'z;y': its values seem to be separated by semicolons; separate them by commas"),
     "semicolons and decimal commas": ("t.csv", "z;y\n1,5;2\n", "its values seem to be separated by semicolons"),
@@ -198,7 +228,9 @@ TABLES = {
     "header only": ("t.csv", "z\n", "has no rows"),
     "not UTF-8": ("t.csv", b"z\n\xff\xfe\n", "is not UTF-8: byte 3, on line 2, is 0xff"),
     "no parquet": ("t.parquet", "z\n1\n", "cannot be read as parquet"),
-    "no JSON": ("t.jsonl", "{z: 1}\n", "cannot be read as jsonl"),
+    "no JSON": ("t.jsonl", '{"z": 1}\n\n{z: 1}\n', "line 3: no JSON at character 2: Expecting property name enclosed in double quotes"),
+    "JSON that is cut short": ("t.jsonl", '{"z": 1}\n{"z": ', "line 2: no JSON at character 7: Expecting value"),
+    "JSON without names": ("t.jsonl", '{"z": 1}\n[1, 2]\n', "line 2: a row should be an object with values but is '[1, 2]'"),
     "another ending": ("t.xlsx", "z\n1\n", "does not end in .csv, .tsv, .jsonl, .ndjson, .parquet"),
 }  # fmt: skip
 
@@ -544,7 +576,7 @@ NEXT = {
 def test_the_times_that_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, rows: int):
     times, following = NEXT[case]
     whole = tables.pieces
-    monkeypatch.setattr(tables, "pieces", lambda path: whole(path, rows=rows))
+    monkeypatch.setattr(tables, "pieces", lambda path, bad: whole(path, rows=rows, bad=bad))
     gaps = {"fill_gaps": True} if case == "a step before the last rows" else {}
     assert ahead_of(tmp_path / "a.csv", times, tail=9 if case == "no usual step" else 4, **gaps) == following
 
@@ -633,7 +665,7 @@ def test_the_tail_of_a_file_in_pieces(tmp_path: Path, monkeypatch: pytest.Monkey
     lines = sorted((SERIES + ahead).splitlines()[1:], key=lambda line: line.split(",")[1])
     path = write(tmp_path / "a.csv", "shop,day,price,sales\n" + "".join(line + "\n" for line in lines))
     whole = tables.pieces
-    monkeypatch.setattr(tables, "pieces", lambda path: whole(path, rows=9))
+    monkeypatch.setattr(tables, "pieces", lambda path, bad: whole(path, rows=9, bad=bad))
     found, _ = series.read(path, NAMES, BadRows(), tail=5)
     for s in found:
         assert s.targets[:, 0].tolist() == [10 * day + ord(s.group) for day in range(24, 29)]

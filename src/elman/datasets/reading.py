@@ -164,7 +164,13 @@ def json_lines(path: Path, bad: BadRows) -> Iterator[tuple[int, str, dict[str, A
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            bad.found(f"{path}, line {number}: {error}")
+            # Its own line is always 1, which would be read as that of the file.
+            at = (
+                f"no JSON at character {error.pos + 1}: {error.msg}"
+                if isinstance(error, json.JSONDecodeError)
+                else error
+            )
+            bad.found(f"{path}, line {number}: {at}")
             continue
         if HALF.search(line) and (half := HALF.search(WHOLE.sub("", line))):
             bad.found(f"{path}, line {number}: {half[0]} is half a character, without its other half")

@@ -192,7 +192,7 @@ def _gathered(
     paces: dict[str, Pace] = {}
     targets, dates = columns.targets, False
     named = [*columns.targets, *columns.known, *(name for name in (columns.time, columns.group) if name)]
-    for piece in tables.pieces(path):
+    for piece in tables.pieces(path, bad=bad):
         have = [name for name in piece.columns if name != tables.LINE]
         tables.check_columns(named, have, path)
         targets = targets or tuple(name for name in have if name not in named)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import tempfile
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,7 @@ class Store:
             while rest:  # a system may write less than it is given
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
-            raise InputError(
-                f"cannot keep the data in {where or 'a temporary file'}: {error.strerror or error}; "
-                "set TMPDIR to a directory with enough space"
-            ) from error
+            raise _no_room(where, error) from error
 
     def __del__(self) -> None:
         if self._file is not None:
@@ -75,6 +73,31 @@ def directory() -> Path:
     if given := os.environ.get("TMPDIR"):
         return Path(given)
     return USUAL if USUAL.is_dir() and os.access(USUAL, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
+
+
+@contextlib.contextmanager
+def written(parts: Iterable[bytes], ending: str) -> Iterator[Path]:
+    """Yields a temporary file with this content, whose name has this ending. Raises InputError if it has no room."""
+    where, path = directory(), None
+    try:
+        try:
+            handle, name = tempfile.mkstemp(ending, dir=where)
+            path = Path(name)
+            with open(handle, "wb") as file:
+                file.writelines(parts)
+        except OSError as error:
+            raise _no_room(where, error) from error
+        yield path
+    finally:
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+
+def _no_room(where: Path | None, error: OSError) -> InputError:
+    return InputError(
+        f"cannot keep the data in {where or 'a temporary file'}: {error.strerror or error}; "
+        "set TMPDIR to a directory with enough space"
+    )
 
 
 class Rows:

@@ -6,15 +6,20 @@ Every value is read as text first, so that one that is no number is reported wit
 from __future__ import annotations
 
 import codecs
+import contextlib
 import math
+from array import array
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from elman.datasets.reading import BadRows, byte_blocks, check_whole, text_lines
+from elman.datasets import store
+from elman.datasets.reading import BadRows, byte_blocks, check_whole, json_lines, text_lines
 from elman.errors import InputError
 
 ROWS = 50_000  # of a piece
@@ -34,13 +39,23 @@ def form(path: Path) -> str:
     return Path(path.name.removesuffix(".gz").removesuffix(".zst")).suffix.lower()
 
 
-def pieces(path: Path, columns: Sequence[str] | None = None, rows: int = ROWS) -> Iterator[pl.DataFrame]:
+def pieces(
+    path: Path, columns: Sequence[str] | None = None, rows: int = ROWS, bad: BadRows | None = None
+) -> Iterator[pl.DataFrame]:
     """Yields the rows of a table in pieces, in their order, with the column LINE added.
 
-    columns: those that are needed; all if left out. Raises InputError if the file cannot be read, is empty, or lacks a
-    column.
+    columns: those that are needed; all if left out. bad: what becomes of JSON lines that are no objects. Raises
+    InputError if the file cannot be read, is empty, or lacks a column.
     """
-    lazy, header = _scan(path), 0
+    with _usable(path, bad or BadRows()) as (source, lines):
+        yield from _pieces(path, _scan(path, source), lines, columns, rows)
+
+
+def _pieces(
+    path: Path, lazy: pl.LazyFrame, lines: NDArray[np.int64] | None, columns: Sequence[str] | None, rows: int
+) -> Iterator[pl.DataFrame]:
+    """Yields what `pieces` does. lines: where each row stands; None if they follow each other."""
+    header = 0
     try:
         names = lazy.collect_schema().names()
         if form(path) in SEPARATORS:
@@ -54,6 +69,8 @@ def pieces(path: Path, columns: Sequence[str] | None = None, rows: int = ROWS) -
             ends = pl.sum_horizontal(pl.lit(0), *(pl.col(name).str.count_matches("\n").fill_null(0) for name in texts))
             before = ends.cum_sum().shift(1, fill_value=0) + broken
             line = pl.int_range(pl.len(), dtype=pl.Int64) + (done + header + 1)
+            if lines is not None:
+                line = pl.lit(pl.Series(lines[done : done + piece.height]))
             words = pl.col(pl.Categorical, pl.Enum).cast(pl.String)  # of which polars makes no numbers
             marked = piece.with_columns((line + before).alias(LINE), words)
             broken += int(piece.select(ends.sum()).item() or 0) if texts else 0
@@ -84,7 +101,44 @@ def check_columns(wanted: Sequence[str], have: Sequence[str], path: Path) -> Non
         )
 
 
-def _scan(path: Path) -> pl.LazyFrame:
+@contextlib.contextmanager
+def _usable(path: Path, bad: BadRows) -> Iterator[tuple[Path | bytes, NDArray[np.int64] | None]]:
+    """Yields what polars can read of a file, and the lines of its rows; None for these if the file is used as it is.
+
+    Of JSON lines, polars passes empty ones over without counting them, refuses a file for one line that is no object,
+    and does not say which. So such a file is copied without them.
+    """
+    if form(path) not in JSON_LINES or not path.is_file():
+        yield path, None
+        return
+    good, before = array("q"), bad.count
+    for number, line, row in json_lines(path, bad):
+        if row:
+            good.append(number)
+        else:
+            bad.found(f"{path}, line {number}: a row should be an object with values but is {line[:60]!r}")
+    if bad.count == before and (not good or good[-1] == len(good)):
+        yield _without_mark(path) or path, None
+        return
+    if not good:
+        raise InputError(f"{path} has no row that can be used, the first: {bad.first}; give a table with numbers")
+    lines = np.frombuffer(good, np.int64)
+    with store.written(_lines(path, lines), ".jsonl") as copy:
+        yield copy, lines
+
+
+def _lines(path: Path, numbers: NDArray[np.int64]) -> Iterator[bytes]:
+    """Yields the lines of a file that have these numbers, which rise."""
+    wanted = iter(numbers.tolist())
+    following = next(wanted, 0)
+    for number, line in text_lines(path):
+        if number == following:
+            yield f"{line}\n".encode()
+            following = next(wanted, 0)
+
+
+def _scan(path: Path, source: Path | bytes) -> pl.LazyFrame:
+    """source: where the content of the file is read."""
     kind = form(path)
     if path.is_dir():
         raise InputError(f"{path} is a directory; give a table: {', '.join(FORMS)}")
@@ -97,8 +151,7 @@ def _scan(path: Path) -> pl.LazyFrame:
     if kind in SEPARATORS:
         return pl.scan_csv(path, separator=SEPARATORS[kind], infer_schema=False, glob=False)
     if kind in JSON_LINES:
-        source = _without_mark(path)
-        return pl.scan_ndjson(path if source is None else source, infer_schema_length=None)
+        return pl.scan_ndjson(source, infer_schema_length=None)
     if kind == ".parquet":
         return pl.scan_parquet(path, glob=False)
     raise InputError(f"{path} does not end in {', '.join(FORMS)}; rename it, or convert it to one of these")
