@@ -690,6 +690,8 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "a vocabulary of characters": ([*NEW, "--vocabulary-size", "1000"], ["--vocabulary-size", "bpe and words", "characters"]),
     "small vocabulary": ([*NEW, "--unit", "bpe", "--vocabulary-size", "100"], ["--vocabulary-size", "got 100"]),
     "dropout 1": ([*NEW, "--dropout", "1"], ["--dropout", "got 1.0"]),
+    "gaps in texts": (["train", "classify", "{text}", "--text", "t", "--fill-gaps"], ["--fill-gaps is for numbers"]),
+    "gaps without a file": (["train", "classify", "--fill-gaps"], ["--fill-gaps", "no FILE is given"]),
     "weight dropout 1": ([*NEW, "--weight-dropout", "1"], ["--weight-dropout", "got 1.0"]),
     "dropout -0.1": ([*NEW, "--dropout", "-0.1"], ["--dropout", "got -0.1"]),
     "learning rate nan": ([*NEW, "--learning-rate", "nan"], ["--learning-rate", "got nan"]),

@@ -457,12 +457,79 @@ def test_blanks_around_a_label_are_none_of_it(tmp_path: Path):
         list(sequences.sequences(bare, sequences.Columns(text="text")))
 
 
+GAPS = [[None, 2.0, 5.0], [1.0, None, None], [None, None, 6.0], [3.0, 4.0, None]]
+FILLED = [[1.0, 2.0, 5.0], [1.0, 2.0, 5.0], [1.0, 2.0, 6.0], [3.0, 4.0, 6.0]]
+
+
+def written_with_gaps(path: Path, rows: list[list[float | None]]) -> Path:
+    """The sequence, with a whole one before it and one after it."""
+    whole: list[list[float | None]] = [[7.0, 8.0, 9.0]]
+    every = {"a": whole, "b": rows, "c": whole}
+    if path.suffix == ".jsonl":
+        return write(path, "".join(json.dumps({"values": values, "label": "up"}) + "\n" for values in every.values()))
+    if path.suffix == ".ts":
+        lines = [
+            ":".join(",".join("?" if v is None else str(v) for v in own) for own in zip(*values, strict=True)) + ":up"
+            for values in every.values()
+        ]
+        return write(path, "@problemName x\n@data\n" + "\n".join(lines) + "\n")
+    table = pl.DataFrame(
+        [(name, "up", *row) for name, values in every.items() for row in values],
+        schema={"id": pl.String, "label": pl.String, "x": pl.Float64, "y": pl.Float64, "z": pl.Float64},
+        orient="row",
+    )
+    if path.suffix == ".parquet":
+        table.write_parquet(path)
+    else:
+        table.write_csv(path, null_value="nan" if "nan" in path.name else "")
+    return path
+
+
+@pytest.mark.parametrize("name", ["g.csv", "nan.csv", "g.parquet", "g.jsonl", "g.ts"])
+def test_missing_numbers_are_filled_in_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    path, columns = written_with_gaps(tmp_path / name, GAPS), sequences.Columns(sequence="id", fill=True)
+    table = name.endswith((".csv", ".parquet"))
+    columns = columns if table else columns._replace(sequence=None)
+    whole = tables.pieces
+    for rows in (2, 50):  # a sequence may lie in several pieces
+        monkeypatch.setattr(tables, "pieces", lambda path, columns=None, rows=rows: whole(path, columns, rows=rows))
+        _, found, _ = sequences.sequences(path, columns)
+        assert found.content.tolist() == FILLED  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(InputError, match=r"; correct it, fill in missing numbers with --fill-gaps, or skip such rows"):
+        list(sequences.sequences(path, columns._replace(fill=False)))
+    bad = BadRows(skip=True)
+    assert len(list(sequences.sequences(path, columns._replace(fill=False), bad=bad))) == 2
+    # Nothing to fill in with.
+    path = written_with_gaps(tmp_path / name, [[1.0, None, 2.0], [1.0, None, 3.0]])
+    missing = (
+        f"line {3 if '.csv' in name else 2}: sequence 'b' has no number in column 'y'"
+        if table
+        else "channel 2 has no numbers"
+    )
+    with pytest.raises(InputError, match=rf"{missing}; correct it, or skip such rows"):
+        list(sequences.sequences(path, columns))
+    bad = BadRows(skip=True)
+    assert len(list(sequences.sequences(path, columns, bad=bad))) == 2
+    assert bad.count == 1
+
+
+def test_words_are_not_missing_numbers(tmp_path: Path):
+    path = write(tmp_path / "a.csv", "id,label,x\na,up,1\na,up,n/a\n")
+    with pytest.raises(InputError, match=r"line 3: column 'x' should be a number but is 'n/a'; correct it, or skip"):
+        list(sequences.sequences(path, sequences.Columns(sequence="id", fill=True)))
+    path = write(tmp_path / "b.csv", "id,label,x\na,up,1\na,up,inf\n")
+    with pytest.raises(InputError, match=r"line 3: column 'x' should be a number but is 'inf'"):
+        list(sequences.sequences(path, sequences.Columns(sequence="id", fill=True)))
+
+
 SEQUENCES = {
     "a blank label": ("a.jsonl", '{"values": [[1]], "label": " "}\n', "line 1: 'label' should be a label but is ''", True),
     "a blank label in a table": ("a.csv", LONG + "c, ,1,2\n", "line 7: column 'label' has no value", True),
     "a word in .ts": ("a.ts", ARCHIVE + "1,x:2,3:1\n", "line 8: could not convert string to float: 'x'", True),
-    "missing in .ts": ("a.ts", ARCHIVE + "1,?:2,3:1\n", "line 8: could not convert string to float: '?'", True),
-    "not a number in .ts": ("a.ts", ARCHIVE + "1,2:2,nan:1\n", "line 8: step 2 of channel 2 is nan", True),
+    "missing in .ts": ("a.ts", ARCHIVE + "1,?:2,3:1\n", "line 8: step 2 of channel 1 has no number; correct it, fill in missing numbers with --fill-gaps, or skip", True),
+    "not a number in .ts": ("a.ts", ARCHIVE + "1,2:2,nan:1\n", "line 8: step 2 of channel 2 has no number", True),
     "too large in .ts": ("a.ts", ARCHIVE + "1,2:2,1e39:1\n", "line 8: step 2 of channel 2 is 1e+39, which is more than 3.4e+38", True),
     "too large in JSON": ("a.jsonl", '{"values": [[-1e39]], "label": "a"}\n', "line 1: step 1 of channel 1 is -1e+39, which is more than 3.4e+38", True),
     "too large in a table": ("a.csv", LONG + "c,up,1,1e39\n", "line 7: column 'y' should be a number of at most 3.4e+38 but is '1e39'", True),

@@ -27,10 +27,13 @@ class BadRows:
     def __init__(self, skip: bool = False):
         self.skip, self.count, self.first = skip, 0, ""
 
-    def found(self, what: str) -> None:
-        """what: the file, the line and the value. Raises InputError unless such rows are skipped."""
+    def found(self, what: str, remedy: str = "") -> None:
+        """what: the file, the line and the value. remedy: what else helps in a training.
+
+        Raises InputError unless such rows are skipped.
+        """
         if not self.skip:
-            raise InputError(f"{what}; correct it, or skip such rows with --skip-bad", f"{what}; correct it")
+            raise InputError(f"{what}; correct it,{remedy} or skip such rows with --skip-bad", f"{what}; correct it")
         self.count += 1
         self.first = self.first or what
 

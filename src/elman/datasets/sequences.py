@@ -16,6 +16,7 @@ from elman.datasets.reading import BadRows, json_lines, text_lines
 from elman.datasets.tables import JSON_LINES, form
 from elman.errors import InputError
 
+FILL = " fill in missing numbers with --fill-gaps,"
 MOST = float(np.finfo(np.float32).max)  # how far from zero a number may be: squares are summed in float64
 
 
@@ -26,6 +27,7 @@ class Columns(NamedTuple):
     sequence: str | None = None  # what tells the sequences of a table in long form apart
     text: str | None = None  # a column with a text in each row, in place of numbers
     channels: tuple[str, ...] = ()  # all others if empty
+    fill: bool = False  # whether missing numbers are filled in, as `_filled` does
 
 
 class Labelled(NamedTuple):
@@ -55,7 +57,7 @@ def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows 
                 f"{path} is not a table, and the run was trained on one; give a table",
             )
     if kind == ".ts":
-        yield from _archive(path, bad)
+        yield from _archive(path, columns.fill, bad)
     elif kind in JSON_LINES:
         yield from _json_lines(path, columns, labelled, bad)
     elif columns.text is not None:
@@ -64,8 +66,10 @@ def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows 
         yield from _long_form(path, columns, labelled, bad)
 
 
-def _archive(path: Path, bad: BadRows) -> Iterator[Labelled]:
+def _archive(path: Path, fill: bool, bad: BadRows) -> Iterator[Labelled]:
     """Yields the sequences of a .ts file: dimensions between colons, values between commas, at last the label.
+
+    A missing value is written as a question mark.
 
     Source: A. Bagnall et al., The UEA multivariate time series classification archive (2018).
     """
@@ -90,18 +94,41 @@ def _archive(path: Path, bad: BadRows) -> Iterator[Labelled]:
             continue
         *dimensions, label = line.split(":")
         try:
-            rows = [[float(value) for value in dimension.split(",")] for dimension in dimensions]
+            rows = [[_number(value) for value in dimension.split(",")] for dimension in dimensions]
             values = np.array(rows, dtype=np.float64).T  # raises ValueError for dimensions of unequal lengths
+            values = _filled(values) if fill else values
             problem = _unfit(values, channels) if dimensions else "no colon before the label"
         except ValueError as error:
             values, problem = np.empty((0, 0)), str(error)
         if problem:
-            bad.found(f"{path}, line {number}: {problem}")
+            bad.found(f"{path}, line {number}: {problem}", _remedy(values, fill))
             continue
         found, channels = found + 1, values.shape[1]
         yield Labelled(str(found + bad.count - before), values, label.strip())
     if not in_data:
         raise InputError(f"{path} has no @data line; is this a .ts file?")
+
+
+def _number(value: str) -> float:
+    return np.nan if value.strip() == "?" else float(value)
+
+
+def _filled(values: NDArray[Any]) -> NDArray[Any]:
+    """Returns values (T, channels) in which one that is missing, NaN, is the last one before it in its channel.
+
+    At the beginning it is the first one after it. A channel that has none at all stays as it is.
+    """
+    there = ~np.isnan(values)
+    if values.ndim != 2 or there.all() or not values.size:
+        return values
+    steps = np.arange(len(values))[:, None]
+    last = np.maximum.accumulate(np.where(there, steps, -1))
+    return np.take_along_axis(values, np.where(last < 0, there.argmax(0), last), 0)
+
+
+def _remedy(values: NDArray[Any], fill: bool) -> str:
+    """Returns what else helps with values that are unfit."""
+    return "" if fill or not np.isnan(values).any() else FILL
 
 
 def _unfit(values: NDArray[Any], channels: int | None) -> str | None:
@@ -112,9 +139,14 @@ def _unfit(values: NDArray[Any], channels: int | None) -> str | None:
         return f"the sequence has {values.shape[1]} channels, but those before it have {channels}"
     wrong = np.argwhere(~(np.abs(values) <= MOST))
     if len(wrong):
-        value = values[tuple(wrong[0])]
+        step, channel = wrong[0]
+        value = values[step, channel]
+        if np.isnan(values[:, channel]).all():
+            return f"channel {channel + 1} has no numbers"
+        if np.isnan(value):
+            return f"step {step + 1} of channel {channel + 1} has no number"
         what = f"more than {MOST:.3g}" if np.isfinite(value) else "not a finite number"
-        return f"step {wrong[0, 0] + 1} of channel {wrong[0, 1] + 1} is {value}, which is {what}"
+        return f"step {step + 1} of channel {channel + 1} is {value}, which is {what}"
     return None
 
 
@@ -130,6 +162,7 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
             try:
                 content = np.array(content, dtype=np.float64)
                 content = content[:, None] if content.ndim == 1 else content  # one channel may do without inner lists
+                content = _filled(content) if columns.fill else content
                 problem = _unfit(content, channels)
             except (ValueError, TypeError, OverflowError):
                 problem = f"{name!r} should be a list of steps, each a list of numbers, but is {str(row[name])[:60]}"
@@ -139,7 +172,7 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
         if problem is None and labelled and (not isinstance(label, (str, int)) or label == ""):
             problem = f"{columns.label!r} should be a label but is {label!r}"
         if problem is not None:
-            bad.found(f"{where}: {problem}")
+            bad.found(f"{where}: {problem}", _remedy(content, columns.fill) if isinstance(content, np.ndarray) else "")
             continue
         assert content is not None
         if not isinstance(content, str):
@@ -177,12 +210,18 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
             f"{path} is a table: name the column that identifies the sequence with --sequence (a row for each step), or the column with a text in each row with --text",
             f"{path} is a table, and the run was not trained on one; give a file of .ts or .jsonl",
         )
-    name, steps, label, seen, spoiled = None, [], None, set[str](), False
+    name, steps, label, seen, spoiled, first = None, [], None, set[str](), False, 0
     channels: list[str] | None = list(columns.channels) or None
 
     def whole() -> Iterator[Labelled]:
         if steps and not spoiled:
-            yield Labelled(str(name), np.array(steps, dtype=np.float64), label, tuple(channels or ()))
+            values = np.array(steps, dtype=np.float64)  # None becomes NaN
+            values = _filled(values) if columns.fill else values
+            if np.isnan(values).any():
+                lacking = (channels or [])[int(np.isnan(values).any(0).argmax())]
+                bad.found(f"{path}, line {first}: sequence {name!r} has no number in column {lacking!r}")
+                return
+            yield Labelled(str(name), values, label, tuple(channels or ()))
 
     for piece in tables.pieces(path):
         have = [each for each in piece.columns if each != tables.LINE]
@@ -195,7 +234,7 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
         piece = _stripped(piece, columns.label, path)
         piece = tables.texts(piece, [columns.sequence, *([columns.label] if labelled else [])], path, bad)
         before = bad.count
-        good = tables.numbers(piece, channels, path, bad, MOST)
+        good = tables.numbers(piece, channels, path, bad, MOST, columns.fill, "" if columns.fill else FILL)
         broken = set() if bad.count == before else set(piece[tables.LINE]) - set(good[tables.LINE])
         labels = piece[columns.label].to_list() if columns.label in have else [None] * len(piece)
         numbers = dict(zip(good[tables.LINE], good.select(channels).rows(), strict=True))
@@ -207,7 +246,7 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
                         f"{path}, line {line}: sequence {each!r} continues after another one began; sort the rows by {columns.sequence!r}"
                     )
                 seen.add(each)
-                name, steps, label, spoiled = each, [], own, False
+                name, steps, label, spoiled, first = each, [], own, False, line
             if own != label and not spoiled:
                 bad.found(f"{path}, line {line}: sequence {each!r} is labelled {own!r} here but {label!r} before")
                 spoiled = True

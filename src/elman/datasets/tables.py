@@ -12,7 +12,6 @@ from array import array
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -194,27 +193,38 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def numbers(
-    piece: pl.DataFrame, columns: Sequence[str], path: Path, bad: BadRows, most: float = math.inf
+    piece: pl.DataFrame,
+    columns: Sequence[str],
+    path: Path,
+    bad: BadRows,
+    most: float = math.inf,
+    lacking: bool = False,
+    remedy: str = "",
 ) -> pl.DataFrame:
     """Returns the piece with these columns as float64. A row in which one is no finite number is a bad row.
 
-    most: how far from zero a number may be. Raises InputError for a column of what is never a number, such as lists.
+    most: how far from zero a number may be. lacking: whether a number may be missing, and is then null or NaN; remedy:
+    what helps in a training where it must not be. Raises InputError for a column of what is never a number, such as lists.
     """
     _check_kinds(piece, columns, path, "numbers", (pl.Binary, pl.Date, pl.Datetime, pl.Time))
     cast = piece.with_columns(pl.col(name).cast(pl.Float64, strict=False).alias(name) for name in columns)
-    wrong = ~pl.all_horizontal(_fits(pl.col(name), most).fill_null(False) for name in columns)
-    for row in cast.with_row_index().filter(wrong).get_column("index").to_list():
-        name = next(name for name in columns if cast[name][row] is None or not _fits(cast[name][row], most))
+    fits = {name: _fits(cast[name], most).fill_null(False) for name in columns}
+    if lacking:
+        fits = {name: fit | piece[name].is_null() | cast[name].is_nan().fill_null(False) for name, fit in fits.items()}
+    good = pl.DataFrame(fits).select(pl.all_horizontal(pl.all())).to_series()
+    for row in (~good).arg_true().to_list():
+        name = next(name for name, fit in fits.items() if not fit[row])
         value, number = piece[name][row], cast[name][row]
         what = "nothing" if value is None else repr(value)
         limit = f" of at most {most:.3g}" if number is not None and math.isfinite(number) else ""
-        bad.found(f"{path}, line {piece[LINE][row]}: column {name!r} should be a number{limit} but is {what}")
-    return cast.filter(~wrong)
+        own = remedy if value is None or (number is not None and math.isnan(number)) else ""
+        bad.found(f"{path}, line {piece[LINE][row]}: column {name!r} should be a number{limit} but is {what}", own)
+    return cast.filter(good)
 
 
-def _fits(value: Any, most: float) -> Any:
-    """Whether a number is finite and not too far from zero; of a column of numbers, too."""
-    return (abs(value) < math.inf) & (abs(value) <= most)
+def _fits(values: pl.Series, most: float) -> pl.Series:
+    """Whether numbers are finite and not too far from zero."""
+    return (values.abs() < math.inf) & (values.abs() <= most)
 
 
 def check_texts(piece: pl.DataFrame, columns: Sequence[str], path: Path) -> None:

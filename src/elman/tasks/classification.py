@@ -486,7 +486,8 @@ def always(learned: NDArray[np.int64], judged: Encoded, own: NDArray[np.int64], 
 def columns_of(options: Options, reading: Reading | None = None) -> Columns:
     """Returns what is read of a table. reading: what was learned; channels are then its own, whatever their order."""
     channels = reading.channels if reading else []
-    return Columns(options.label, options.sequence, options.text, tuple(channels) or options.column_list)
+    own = tuple(channels) or options.column_list
+    return Columns(options.label, options.sequence, options.text, own, options.fill_gaps)
 
 
 def read(

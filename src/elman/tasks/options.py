@@ -289,6 +289,11 @@ class ClassificationOptions(Options):
         "words", "Unit in which a text is read: words or characters.", choices=("words", "characters"), of_model=True
     )
     skip_bad: bool = option(False, "Skip malformed sequences and count them.")
+    fill_gaps: bool = option(
+        False,
+        "Fill in missing numbers with those of the step before, or at the beginning of the first after.",
+        later=True,
+    )
     balanced: bool = option(False, "Give every class the same weight in the loss, however rare it is.")
     best_by: str = option(
         "accuracy", "Score that selects the parameters to keep: accuracy or macro_f1.", choices=("accuracy", "macro_f1")
@@ -333,7 +338,9 @@ class ClassificationOptions(Options):
         from elman.datasets.tables import form
 
         files = [Path(path) for path in (file, self.validation) if path is not None]
-        found: dict[str, str] = {} if files else dict.fromkeys(("label", "sequence", "text", "columns"), NO_FILE)
+        found: dict[str, str] = (
+            {} if files else dict.fromkeys(("label", "sequence", "text", "columns", "fill_gaps"), NO_FILE)
+        )
         if files and all(form(path) == ".ts" for path in files):
             found["label"] = f"names a column, but {files[0]} has its labels at the ends of its lines; leave it out"
         if self.text is None:
@@ -341,5 +348,5 @@ class ClassificationOptions(Options):
                 "is for texts, but without --text the data are numbers; leave it out"
             )
         else:
-            found["noise"] = "is for numbers, but --text reads texts; leave it out"
+            found["noise"] = found["fill_gaps"] = "is for numbers, but --text reads texts; leave it out"
         return found
