@@ -16,9 +16,8 @@ from elman.training.team import ALONE, Team, joined
 
 Of = TypeVar("Of", bound=Task)
 
-START = (
-    "start"  # in config.json: the run whose model a training started from; and as a baseline, the score of that model
-)
+# In config.json, the run whose model a training started from; as the name of a baseline, the score of that model.
+START = "start"
 
 
 def begin(
