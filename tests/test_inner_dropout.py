@@ -183,6 +183,17 @@ def test_second_derivatives(drawn: list[Tensor]) -> None:
     assert gradgradcheck(run, (x.requires_grad_(), h.requires_grad_()))
 
 
+def test_a_trace_in_training() -> None:
+    of = recurrent(cells.gru, 3, 4, num_layers=2, bidirectional=True, recurrent_dropout=0.5)
+    x, (h,) = inputs(of, 5, 2)
+    torch.manual_seed(1)
+    output, _ = of(x, h)
+    torch.manual_seed(1)
+    found = elman.trace(of, x, h)
+    close(found.output, output)
+    close(torch.cat([each.states["h"] for each in found.recurrences[2:]], -1), output)
+
+
 def made_anew(x: Any, R: Any, s: Any) -> State:
     return State(h=torch.tanh(x.a + R.a @ s.h))
 

@@ -47,10 +47,9 @@ class _Recorder:
     def __init__(self) -> None:
         self.gates: list[list[dict[str, Tensor]]] = []
         self.states: list[list[dict[str, Tensor]]] = []
-        self.reverse: list[bool] = []
 
     def will_run(self, call: Call, choice: Choice) -> None:
-        self.reverse = call.reverse  # of each direction, the same in every layer
+        """Does nothing: all that is recorded comes from the steps."""
 
     def steps_of(self, cell: Cell) -> Any:
         traced = graph.trace(cell)
@@ -109,7 +108,7 @@ def trace(
 
     recurrences = []
     for number, (gates, states) in enumerate(zip(recorder.gates, recorder.states, strict=True)):
-        if recorder.reverse[number % layer.num_directions]:  # it ran from the last step to the first
+        if layer._directions[number % layer.num_directions]:  # it ran from the last step to the first
             gates.reverse()
             states.reverse()
         recurrences.append(
