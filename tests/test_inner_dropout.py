@@ -222,6 +222,20 @@ def test_a_layer_that_was_read_again_is_compiled() -> None:
     close(compiled(x[0]), one(x[0]))
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_layer_that_was_pickled_before_there_were_the_options(frozen: bool) -> None:
+    of: Any = elman.freeze(elman.GRU(3, 4)) if frozen else elman.GRU(3, 4)
+    state = {
+        name: value for name, value in of.__getstate__().items() if name not in ("recurrent_dropout", "weight_dropout")
+    }
+    again: Any = object.__new__(type(of))
+    again.__setstate__(state)
+    x = torch.randn(5, 2, 3)
+    with torch.no_grad():
+        assert again(x)[0].equal(of(x)[0])
+    assert repr(again) == repr(of)
+
+
 def test_copies_share_the_cell() -> None:
     of = recurrent(cells.lstm, 3, 4, recurrent_dropout=0.5)
     assert copy.deepcopy(of).cell.masked is of.cell.masked is cells.lstm.masked
