@@ -194,6 +194,16 @@ def test_a_trace_in_training() -> None:
     close(torch.cat([each.states["h"] for each in found.recurrences[2:]], -1), output)
 
 
+@pytest.mark.parametrize("name", [cell.name for cell in PLAIN])
+def test_types_under_autocast_are_those_outside_training(name: str) -> None:
+    of = recurrent(cells.BUILT_IN[name], 3, 4, dtype=torch.float32, recurrent_dropout=0.5, weight_dropout=0.5)
+    x, _ = inputs(of, 5, 2)
+    for engine in ("cpu", "reference"):
+        with torch.autocast("cpu", torch.bfloat16), elman.use_engine(engine):
+            types = [[t.dtype for t in (output, *as_tuple(h_n))] for output, h_n in (of.train()(x), of.eval()(x))]
+        assert types[0] == types[1]
+
+
 def made_anew(x: Any, R: Any, s: Any) -> State:
     return State(h=torch.tanh(x.a + R.a @ s.h))
 

@@ -27,7 +27,7 @@ _KERNELS: dict[Cell, tuple[Callable[..., Any], str]] = {
 }
 
 # Cells whose states keep their own dtype under autocast on the CPU, where torch has no fused kernel for them.
-_WIDE = (cells.gru, cells.gru_before, cells.projected_lstm)
+_WIDE = (cells.gru, cells.gru_before, cells.projected_lstm, cells.gru.masked, cells.gru_before.masked)
 
 
 def types(call: Call) -> tuple[torch.dtype, ...]:
@@ -35,7 +35,7 @@ def types(call: Call) -> tuple[torch.dtype, ...]:
     low, x = call.autocast, call.x
     if low is None:
         return (x.dtype,) * len(call.state)
-    wide = x.device.type == "cpu" and call.cell in _WIDE
+    wide = x.device.type == "cpu" and call.cell.holder in _WIDE
     of_states = zip(call.cell.states, call.state, strict=True)
     return tuple(
         [
