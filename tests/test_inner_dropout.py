@@ -251,6 +251,12 @@ def test_copies_share_the_cell() -> None:
     assert copy.deepcopy(of).cell.masked is of.cell.masked is cells.lstm.masked
 
 
+def test_a_wrong_weight_is_named() -> None:
+    of = elman.LSTM(3, 4, recurrent_dropout=0.5)
+    with pytest.raises(RuntimeError, match=r"weight_hh is \(16, 5\) but the cell 'lstm' .* needs \(16, 4\)"):
+        functional_call(of, {"weight_hh_l0": torch.ones(16, 5)}, (torch.ones(5, 2, 3),))
+
+
 def test_wrong_options() -> None:
     without = Cell(lambda x, s: State(h=torch.tanh(x.a + s.h)), gates=("a",), name="sums")
     for option in ("recurrent_dropout", "weight_dropout"):

@@ -35,8 +35,9 @@ def recur_without_units(call: Call, cell: Cell, p: float) -> Results:
     """
     steps, batch, _ = call.x.shape
     done: list[Results] = []
-    for d, (weights, _) in enumerate(call.directions):
-        mask = dropout(call.x.new_ones(1, batch, used(weights.hh).shape[1]), p).expand(steps, -1, -1)
+    for d in range(len(call.directions)):
+        # As wide as the state, and not as the weights, whose shape is checked later.
+        mask = dropout(call.x.new_ones(1, batch, call.state[0].shape[-1]), p).expand(steps, -1, -1)
         alone = call._replace(
             cell=cell.kept,
             directions=call.directions[d : d + 1],
