@@ -28,7 +28,14 @@ def of_two_operands(x: Any, R: Any, s: Any, p: Any, u: Any) -> State:
     return State(h=torch.tanh(c) * a, c=c)
 
 
-EACH = pytest.mark.parametrize("cell", [*PLAIN, of_two_operands], ids=lambda cell: cell.name)
+@define(gates=("a",), states=("h", "c"), projected=("c",))
+def of_another_projected(x: Any, R: Any, s: Any, P: Any) -> State:
+    """Projects a state that is not its output."""
+    h = torch.tanh(x.a + R.a @ s.h)
+    return State(h=h, c=0.5 * s.c + P.c @ h)
+
+
+EACH = pytest.mark.parametrize("cell", [*PLAIN, of_two_operands, of_another_projected], ids=lambda cell: cell.name)
 
 
 @pytest.fixture

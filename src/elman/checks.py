@@ -66,7 +66,7 @@ def check_arguments(
             raise ValueError(
                 f"{name} needs a cell with recurrent products, and {cell.name!r} has none: got {share}; leave it out"
             )
-    if recurrent_dropout and cell.projected:
+    if recurrent_dropout and cell.states[0] in cell.projected:
         raise ValueError(
             f"recurrent_dropout needs a cell whose output is as wide as its gates, and {cell.name!r} projects it: "
             f"got {recurrent_dropout}; use weight_dropout instead"
