@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import elman
 from cases import as_tuple, close, inputs, normal, recurrent, weighted
 from elman import Cell, Recurrent, State, cells, inner_dropout
 from elman.cell import cell as define
+from forks import Child, Forks
 
 PLAIN = [cell for cell in cells.BUILT_IN.values() if not cell.projected]
 
@@ -251,6 +253,23 @@ def test_a_layer_that_was_pickled_before_there_were_the_options(frozen: bool) ->
     with torch.no_grad():
         assert again(x)[0].equal(of(x)[0])
     assert repr(again) == repr(of)
+
+
+LOADED = """
+import sys, torch, elman.operators
+x, output = torch.load(sys.argv[2])
+torch.testing.assert_close(torch.export.load(sys.argv[1]).module()(x)[0], output)
+print("the same")
+"""
+
+
+def test_a_program_exported_in_training_runs_in_another_process(tmp_path: Path, forks: Forks) -> None:
+    of = recurrent(cells.gru, 3, 4, recurrent_dropout=1)  # which leaves nothing to chance
+    x, _ = inputs(of, 5, 2)
+    torch.export.save(torch.export.export(of, (x,)), tmp_path / "program.pt2")
+    torch.save((x, of(x)[0].detach()), tmp_path / "case.pt")
+    (done,) = forks.run(Child(LOADED, (str(tmp_path / "program.pt2"), str(tmp_path / "case.pt"))))
+    assert "the same" in done.stdout, done.stderr
 
 
 def test_copies_share_the_cell() -> None:

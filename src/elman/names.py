@@ -37,6 +37,8 @@ def find(key: str) -> Cell:
     if key not in _cells:
         for cell in cells.BUILT_IN.values():
             register(cell)
+            if not cell.projected:
+                register(cell.masked)  # which a program exported in training may run
     for cell in _cells.get(key, ()):
         return cell.kept
     if "-untraced-" in key:
