@@ -155,6 +155,20 @@ def test_masks_have_the_share_and_the_mean_that_they_should(option: str, drawn: 
     assert all((first != other).any() for other in others)  # directions and calls
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.complex64])
+@pytest.mark.parametrize("p", [0, 0.25, 1])
+def test_masks_are_those_of_torch(p: float, dtype: torch.dtype) -> None:
+    values = torch.full((200, 300), 3.0, dtype=dtype, requires_grad=True)
+    found = inner_dropout.dropout(values, p)
+    (gradient,) = torch.autograd.grad(found, values, torch.ones_like(found))
+    assert found.dtype == gradient.dtype == dtype
+    kept = gradient != 0
+    assert abs(float(kept.double().mean()) - (1 - p)) <= 6 * (p * (1 - p) / values.numel()) ** 0.5
+    scale = torch.ones((), dtype=dtype) / (1 - p or 1)
+    assert gradient.equal(torch.where(kept, scale, 0))
+    assert found.equal(values * gradient)
+
+
 @pytest.mark.parametrize("option", ["recurrent_dropout", "weight_dropout"])
 def test_without_effect_outside_training(option: str) -> None:
     share: dict[str, Any] = {option: 0.9}
