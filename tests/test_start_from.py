@@ -184,6 +184,14 @@ def test_data_that_do_not_fit_the_model(
     assert not (tmp_path / "new").exists()
 
 
+def test_a_class_that_the_new_data_lack_has_no_weight(made: SimpleNamespace, tmp_path: Path) -> None:
+    """With --balanced, a class is weighed by how rare it is; but where there is none, nothing is to be learned of it."""
+    rows = (made.directory / "new_texts.jsonl").read_text().splitlines()
+    (tmp_path / "ab.jsonl").write_text("".join(row + "\n" for row in rows if '"label": "c"' not in row))
+    weights = begun(made, "texts", file=str(tmp_path / "ab.jsonl"), balanced=True).weights
+    assert weights.tolist() == pytest.approx([1, 1, 0])
+
+
 def test_wrong_runs(made: SimpleNamespace, tmp_path: Path) -> None:
     d = made.directory
 

@@ -389,7 +389,8 @@ class Classification(SeparateSequences):
         self.lengths, self.labels = self.encoded.rows.lengths[train], self.encoded.labels[train]
         self.score, self.score_unit = o.best_by, o.best_by.replace("_f1", " F1")
         counts = np.bincount(self.labels, minlength=len(classifier.reading.classes))
-        weights = len(train) / np.maximum(1, counts) / len(counts)
+        # A class that only the run has from which the training starts weighs nothing: smoothing would learn to say it.
+        weights = np.where(counts > 0, len(train) / np.maximum(1, counts) / (counts > 0).sum(), 0.0)
         self.weights = torch.from_numpy(weights.astype(np.float32)) if o.balanced else None
 
     def use(self, classifier: Classifier) -> None:
