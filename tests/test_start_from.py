@@ -207,6 +207,17 @@ def test_wrong_runs(made: SimpleNamespace, tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("name", ["forecast", "recursive"])
+def test_the_built_in_series_lacks_the_columns_of_a_table(made: SimpleNamespace, tmp_path: Path, name: str) -> None:
+    run = getattr(made, name)
+    status, out, err = elman("train", "forecast", "--start-from", run, "--run", tmp_path / "new")
+    reads = "'y', 'z', 'push'" if name == "forecast" else "'push', 'y', 'z'"
+    assert (status, out) == (2, "")
+    assert err == (
+        f"elman: without FILE the data are a Mackey-Glass series with the column 'x' alone, but {run} reads {reads}; give a table with these columns\n"
+    )
+
+
 def test_from_python(made: SimpleNamespace, tmp_path: Path) -> None:
     """A rate near zero leaves the model as it was."""
     task = begun(made, "lm", learning_rate=1e-12, weight_decay=0.0)

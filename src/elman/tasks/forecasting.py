@@ -483,7 +483,12 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows, start:
     o, before = options, None if start is None else Scales.load(start)
     columns = before.columns(o) if before else Columns(o.column_list, o.known_list, o.time, o.group)
     every, targets = read(path, columns, o, bad)
-    if before is not None:
+    if before is not None and start is not None:
+        if path is None and (before.targets, before.known) != (list(targets), []):
+            reads = ", ".join(map(repr, (*before.targets, *before.known)))
+            raise InputError(
+                f"without FILE the data are {examples.SERIES} with the column {targets[0]!r} alone, but {start.directory} reads {reads}; give a table with these columns"
+            )
         check_steps(every, before, path or Path(examples.SERIES))
     learned = [s.first(parts(len(s.targets), o)[0]) for s in every]
     scales = Scales.of(learned, targets, o)
