@@ -192,6 +192,15 @@ def test_a_class_that_the_new_data_lack_has_no_weight(made: SimpleNamespace, tmp
     assert weights.tolist() == pytest.approx([1, 1, 0])
 
 
+def test_the_form_of_tagged_lines_is_that_of_the_new_data(made: SimpleNamespace, tmp_path: Path) -> None:
+    path, new = tmp_path / "three.txt", tmp_path / "new"
+    path.write_text((made.directory / "tagged.txt").read_text().replace("\t", "\tlemma\t"))
+    assert elman("train", "tag", path, "--start-from", made.tag, *BRIEF, "--run", new).status == 0
+    status, out, err = elman("predict", new, path)
+    assert (status, err) == (0, "")
+    assert out.count("\tlemma\t") == path.read_text().count("\tlemma\t")
+
+
 def test_wrong_runs(made: SimpleNamespace, tmp_path: Path) -> None:
     d = made.directory
 

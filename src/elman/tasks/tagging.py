@@ -495,6 +495,7 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows, start:
     """Returns a task that trains a model on a file. start: a run from whose model it starts; None for a new one."""
     sentences, train, validation = read(path, options, bad)
     vocabulary = Vocabulary.learn(sentences, options.min_count, train) if start is None else Vocabulary.load(start)
+    vocabulary.width = sentences.width  # the form is that of these data, whatever the run read that it starts from
     torch.manual_seed(options.seed)
     task = Tagging(_tagger(vocabulary, options, device, path), sentences, train, validation, path)
     if start is not None:
