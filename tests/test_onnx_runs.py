@@ -178,6 +178,7 @@ def test_what_a_file_says_of_itself(made: SimpleNamespace) -> None:
 
 def test_where_the_data_are_is_not_kept() -> None:
     config = {"seed": 1, "data": {"path": "/secret/a", "excerpt": "secret"}, "options": {"validation": "/secret/b"}}
+    config["start"] = "/secret/run"
     kept = without_paths(config)
     assert "secret" not in json.dumps(kept)
     assert kept["seed"] == 1

@@ -11,6 +11,7 @@ from elman.onnx import ports
 from elman.onnx.exporting import write
 from elman.onnx.model_file import ModelFile
 from elman.onnx.proof import Proof
+from elman.training.fitting import START
 from elman.training.record import data_of
 from elman.training.run import Run
 
@@ -40,7 +41,7 @@ def export_run(run: str | Path, path: str | Path, *, streaming: bool = False, in
 
 
 def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns config.json without the data: neither where they are, nor a piece of them."""
+    """Returns config.json without the data: neither where they are, nor a piece of them; and without where another run is."""
     data, options = dict(config["data"]), dict(config["options"])
     if data["path"] is not None:
         data["path"] = ""  # `elman.training.record.NOT_KEPT`
@@ -48,7 +49,8 @@ def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
         options["validation"] = None
     if "excerpt" in data:
         data["excerpt"] = ""
-    return dict(config) | {"data": data, "options": options}
+    kept = {name: value for name, value in config.items() if name != START}
+    return kept | {"data": data, "options": options}
 
 
 def losses(run: str | Path, path: str | Path) -> tuple[str, float, float]:
