@@ -239,6 +239,36 @@ def test_from_python(made: SimpleNamespace, tmp_path: Path) -> None:
         begun(made, "tag", file=str(tmp_path / "tags.txt"))
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "made_for"),
+    [
+        ("lm", {"hidden_size": 9}, "hidden_size=8, but the options have 9"),
+        ("lm", {"unit": "bytes"}, "unit='characters', but the options have 'bytes'"),
+        ("tag", {"cell": "gru"}, "cell='lstm', but the options have 'gru'"),
+        ("numbers", {"cell": "gru_before"}, "cell='gru', but the options have 'gru_before'"),
+        ("texts", {"unit": "characters"}, "unit='words', but the options have 'characters'"),
+        ("forecast", {"known": None}, "known='push', but the options have None"),
+        ("forecast", {"quantiles": "0.2,0.5,0.8"}, "quantiles='0.1,0.5,0.9', but the options have '0.2,0.5,0.8'"),
+    ],
+)
+def test_options_from_python_that_the_model_was_not_made_for(
+    made: SimpleNamespace, name: str, change: dict[str, Any], made_for: str
+) -> None:
+    """Some would give a wrong model without a word: its parameters have the same shapes."""
+    with pytest.raises(InputError) as error:
+        begun(made, name, **change)
+    assert str(error.value) == (
+        f"the model of {getattr(made, name)} was made for {made_for}; give the same, or train a new model"
+    )
+
+
+def test_a_run_of_another_task_from_python(made: SimpleNamespace) -> None:
+    with pytest.raises(InputError, match=r"is not that of a run for task 'lm': its task is 'tag'"):
+        tasks.module("lm").begin(
+            made.directory / "new.txt", LanguageModelOptions(epochs=1), "cpu", BadRows(), Run(made.tag)
+        )
+
+
 def test_the_rate_is_sought_with_the_model_of_the_run(made: SimpleNamespace) -> None:
     new = elman(
         "train", "lm", made.directory / "new.txt", "--find-lr", "--hidden-size", 8, "--batch-size", 4, "--window", 8

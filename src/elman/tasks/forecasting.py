@@ -23,7 +23,7 @@ from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
 from elman.recurrent import Recurrent
 from elman.tasks.options import ForecastingOptions as Options
-from elman.tasks.separate import SeparateSequences, check_same, csv_row, started
+from elman.tasks.separate import SeparateSequences, check_made_for, check_same, csv_row, started
 from elman.tasks.windows import Errors, Scale, Scaled, Scales, Windows
 from elman.training.dropout import Dropout
 from elman.training.record import DATA, Record, data_of, device_of
@@ -480,6 +480,8 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows, start:
 
     The model knows no units, so the series are measured by these data even if it starts from another run's.
     """
+    if start is not None:
+        check_made_for(start, options, CONFIG)
     o, before = options, None if start is None else Scales.load(start)
     columns = before.columns(o) if before else Columns(o.column_list, o.known_list, o.time, o.group)
     every, targets = read(path, columns, o, bad)

@@ -28,7 +28,7 @@ from elman.recurrent import Recurrent
 from elman.tasks.ngram import witten_bell
 from elman.tasks.options import LanguageModelOptions as Options
 from elman.tasks.scores import on_baselines
-from elman.tasks.separate import check_same, csv_row, started
+from elman.tasks.separate import check_made_for, check_same, csv_row, started
 from elman.training.dropout import Dropout
 from elman.training.record import DATA, Entries, Record, data_of, device_of
 from elman.training.run import Run
@@ -314,6 +314,8 @@ def begin(
     path: Path | None, options: Options, device: str, bad: BadRows, start: Run | None = None
 ) -> LanguageModelling:
     """Returns a task that trains a model on a text. start: a run from whose model it starts; None for a new one."""
+    if start is not None:
+        check_made_for(start, options, CONFIG)
     corpus = _read(path, options, None if start is None else vocabularies.load(start))
     train, validation = len(corpus.train), len(corpus.validation)
     if validation < 2:

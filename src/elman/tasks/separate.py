@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import fields
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from elman.errors import InputError
+from elman.training.options import Options
+from elman.training.record import Entries
 from elman.training.run import Run
 from elman.training.task import Batch
 
@@ -83,6 +86,17 @@ def started(task: Started, run: Run | None) -> Started:
         run.fill(task.model)
         task.start = run.directory
     return task
+
+
+def check_made_for(run: Run, options: Options, entries: Entries) -> None:
+    """Raises InputError if the model of a run was made for other options. entries: those that config.json must have."""
+    kept, _ = run.options(type(options), entries)
+    for name in (field.name for field in fields(options) if field.metadata["of_model"]):
+        own, given = getattr(kept, name), getattr(options, name)
+        if own != given:
+            raise InputError(
+                f"the model of {run.directory} was made for {name}={own!r}, but the options have {given!r}; give the same, or train a new model"
+            )
 
 
 def check_known(unknown: Mapping[str, int], what: str, path: Path | None, run: Run) -> None:

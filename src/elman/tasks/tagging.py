@@ -26,7 +26,17 @@ from elman.files import Kept, write_json
 from elman.recurrent import Recurrent
 from elman.tasks import scores
 from elman.tasks.options import TaggingOptions as Options
-from elman.tasks.separate import SeparateSequences, check_known, check_same, csv_row, groups, held_out, padded, started
+from elman.tasks.separate import (
+    SeparateSequences,
+    check_known,
+    check_made_for,
+    check_same,
+    csv_row,
+    groups,
+    held_out,
+    padded,
+    started,
+)
 from elman.training.dropout import Dropout
 from elman.training.record import DATA, Record, data_of, device_of
 from elman.training.run import Run
@@ -493,6 +503,8 @@ def read(path: Path | None, options: Options, bad: BadRows) -> tuple[Gathered, N
 
 def begin(path: Path | None, options: Options, device: str, bad: BadRows, start: Run | None = None) -> Tagging:
     """Returns a task that trains a model on a file. start: a run from whose model it starts; None for a new one."""
+    if start is not None:
+        check_made_for(start, options, CONFIG)
     sentences, train, validation = read(path, options, bad)
     vocabulary = Vocabulary.learn(sentences, options.min_count, train) if start is None else Vocabulary.load(start)
     vocabulary.width = sentences.width  # the form is that of these data, whatever the run read that it starts from
