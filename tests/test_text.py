@@ -311,6 +311,19 @@ def test_files_that_cannot_be_read(tmp_path: Path, unit: str):
             read(path, unit, 0.1, 300)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="has no such pipes")
+def test_a_pipe(tmp_path: Path) -> None:
+    """Its beginning says how it is packed, and a training reads its text more than once."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    descriptor = os.open(pipe, os.O_RDWR)  # which waits for no other process
+    os.write(descriptor, b"some text\n")
+    with pytest.raises(InputError) as error:
+        list(text_blocks(pipe))
+    os.close(descriptor)
+    assert str(error.value) == f"{pipe} is a pipe, which cannot be read twice; write it to a file first, and give that"
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs a file that opens but cannot be read")
 def test_file_whose_reading_fails():
     with pytest.raises(InputError, match="cannot read /proc/self/mem: Input/output error"):

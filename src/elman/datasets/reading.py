@@ -52,6 +52,10 @@ def byte_blocks(path: Path) -> Iterator[bytes]:
         if path.is_dir():
             raise InputError(f"{path} is a directory; give a text file")
         with path.open("rb") as raw:
+            if not raw.seekable():
+                raise InputError(
+                    f"{path} is a pipe, which cannot be read twice; write it to a file first, and give that"
+                )
             beginning = raw.read(4)
             raw.seek(0)
             if beginning[:2] == GZIP:
