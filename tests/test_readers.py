@@ -802,6 +802,12 @@ def test_series_that_make_no_sense(tmp_path: Path, case: str):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["time", "group"])
+def test_a_name_without_letters_is_that_of_no_column(tmp_path: Path, kind: str):
+    with pytest.raises(InputError, match="has no column ''; its columns are 'shop', 'day', 'price', 'sales'"):
+        series.read(write(tmp_path / "a.csv", SERIES), NAMES._replace(**{kind: ""}), BadRows())
+
+
 def test_a_table_of_which_no_row_is_left(tmp_path: Path):
     path = write(tmp_path / "a.csv", "day,price,sales\n2026-01-01,1,many\n2026-01-02,2,more\n")
     for named in (series.Columns(), series.Columns(time="day")):

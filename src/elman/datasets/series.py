@@ -191,7 +191,7 @@ def _gathered(
     last: dict[str, tuple[Any, int]] = {}  # of each group: its latest time and the line
     paces: dict[str, Pace] = {}
     targets, dates = columns.targets, False
-    named = [*columns.targets, *columns.known, *(name for name in (columns.time, columns.group) if name)]
+    named = [*columns.targets, *columns.known, *(name for name in (columns.time, columns.group) if name is not None)]
     for piece in tables.pieces(path, bad=bad):
         have = [name for name in piece.columns if name != tables.LINE]
         tables.check_columns(named, have, path)
