@@ -268,6 +268,17 @@ def test_compiled_exported_and_differentiated_again() -> None:
     close(tangent, (d * gap).sum().detach())
 
 
+@pytest.mark.parametrize("wide", [1, 4])
+def test_compiled_where_only_the_length_of_the_input_is_open(wide: int) -> None:
+    """As after another layer was compiled, with another length: the compiler remembers lengths by an argument's name."""
+    of = recurrent(decayed_gru, 3, 4)
+    x, states = inputs(of, 5, 2)
+    streams = {"gap": normal(5, 2, wide, seed=3).abs()}
+    torch._dynamo.maybe_mark_dynamic(x, 0)
+    compiled: Any = torch.compile(of, fullgraph=True, backend="aot_eager")
+    close(compiled(x, states[0], streams=streams), of(x, states[0], streams=streams))
+
+
 def test_onnx(tmp_path: Path) -> None:
     for k, cell in enumerate(CELLS):
         of = recurrent(cell, 3, 5, dtype=torch.float32, bidirectional=k == 1, batch_first=k == 1, **options(cell))

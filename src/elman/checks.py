@@ -232,7 +232,8 @@ def check_streams(layer: Any, streams: Any, input: Tensor) -> dict[str, Tensor]:
             raise RuntimeError(
                 f"{name}: the stream {stream} has the layout {value.layout} but must be dense; make it so with .to_dense()"
             )
-        if value.shape not in ((*rows, units), (*rows, 1)):
+        # Not with `in`, by which the compiler takes a length it knows and one that it leaves open for different ones.
+        if value.shape != (*rows, units) and value.shape != (*rows, 1):
             raise RuntimeError(
                 f"{name}: the stream {stream} is {tuple(value.shape)} but must be {(*rows, units)} or {(*rows, 1)}, "
                 "laid out as the input is"
