@@ -269,6 +269,12 @@ def test_lines_do_not_depend_on_how_a_file_is_read(
     assert [each.nats for each in mine] == pytest.approx([each.nats for each in whole], rel=1e-12)
 
 
+def test_an_unknown_token_that_is_not_predicted_is_not_counted(tmp_path: Path):
+    path = tmp_path / "text.txt"
+    path.write_text("é\né")
+    assert [(each.tokens, each.unknown) for each in trained_on("characters").lines(path)] == [(1, 0), (1, 1)]
+
+
 @pytest.mark.parametrize(("text", "expected"), [("a", [("a", 0)]), ("\n", [("", 0)]), ("a\nt", [("a", 1), ("t", 1)])])
 def test_lines_of_short_texts(tmp_path: Path, text: str, expected: list[tuple[str, int]]):
     path = tmp_path / "text.txt"

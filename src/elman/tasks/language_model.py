@@ -406,15 +406,14 @@ class TrainedLanguageModel(NamedTuple):
         vocabulary = self.vocabulary
         every, read = tee((b, vocabulary.encode(b)) for b in blocks(path, vocabulary.unit) if b)
         costs = surprises(self.model, (torch.from_numpy(ids.copy()) for _, ids in read))
-        begun, sums = (
-            list[Block](),
-            np.array([-1.0, 0, 0]),
-        )  # of the line that is not over; the first token is not predicted
+        begun, sums, first = list[Block](), np.zeros(3), True  # `begun` and `sums` are of the line that is not over
         for (block, ids), cost in zip(every, costs, strict=True):
             lines = block.split("\n") if isinstance(block, str) else block.split(b"\n")
             ends = np.cumsum([len(line) + 1 for line in lines[:-1]])
             line_of = np.searchsorted(ends, vocabulary.starts(block), side="right")
-            columns = np.ones(len(ids)), ids == vocabulary.unknown, cost.numpy()
+            predicted = np.ones(len(ids), bool)
+            predicted[0], first = not first, False
+            columns = predicted, predicted & (ids == vocabulary.unknown), cost.numpy()
             by_line = np.stack([np.bincount(line_of, column, len(lines)) for column in columns], 1)
             for place, line in enumerate(lines):
                 if place:

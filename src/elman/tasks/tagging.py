@@ -60,7 +60,9 @@ class TaggingModel(nn.Module):
         cell = cells.by_name(o.cell)
         self.words = nn.Embedding(words, o.word_size)
         self.characters = nn.Embedding(characters, o.character_size)
-        self.spelling = Recurrent(cell, o.character_size, o.spelling_size, bidirectional=True)
+        self.spelling = Recurrent(
+            cell, o.character_size, o.spelling_size, bidirectional=True, weight_dropout=o.weight_dropout
+        )
         self.recurrent = Recurrent(
             cell,
             o.word_size + 2 * o.spelling_size,
