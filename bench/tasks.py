@@ -70,20 +70,7 @@ STUDIES: dict[str, tuple[list[str], list[list[str]]]] = {
         ],
     ),
     "words": (  # a language model that is large for its text
-        [
-            *[
-                "--unit",
-                "words",
-                "--vocabulary-size",
-                "5000",
-                "--hidden-size",
-                "512",
-                "--dropout",
-                "0.4",
-                "--epochs",
-                "20",
-            ]
-        ],
+        ["--unit", "words", "--vocabulary-size", "5000", "--hidden-size", "512", "--dropout", "0.4", "--epochs", "20"],
         [[], ["--weight-dropout", "0.5"]],
     ),
     "tag": (

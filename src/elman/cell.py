@@ -20,7 +20,7 @@ import inspect
 import sys
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from inspect import isfunction
 from types import SimpleNamespace
@@ -208,8 +208,7 @@ class Cell:
             own = State(**{name: getattr(u, name) for name in self.streams})
             return self(x=x, R=factors(self.gates, multiply), s=s, p=p, P=P, u=own)
 
-        record = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Cell(**record | {"step": step, "streams": (*self.streams, mask)})
+        return replace(self, step=step, streams=(*self.streams, mask))
 
     # A cell is a constant, so copies of a layer share it. A pickle stores the cell's name in its module, or all of its
     # fields if the module does not hold the cell under that name.

@@ -46,8 +46,8 @@ def check_arguments(
     proj_size: Any,
     learn_initial_state: Any,
     dtype: Any,
-    recurrent_dropout: Any = 0.0,
-    weight_dropout: Any = 0.0,
+    recurrent_dropout: Any,
+    weight_dropout: Any,
 ) -> None:
     """Checks the arguments of a layer's constructor, under the conditions and with the error types of torch.nn."""
     if not isinstance(cell, Cell):

@@ -30,7 +30,6 @@ class Frozen(Recurrent):
         self._of = f"{layer._get_name()}({layer.extra_repr()})"
         for name in _SHAPE:
             setattr(self, name, getattr(layer, name))
-        self.recurrent_dropout = self.weight_dropout = 0.0
         self._runs = [
             tuple([Direction(Weights(*map(_as_it_is, layer.weights(n, d))), d) for d in layer._directions])
             for n in range(layer.num_layers)

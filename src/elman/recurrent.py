@@ -63,7 +63,7 @@ class Recurrent(nn.Module):
     the output of one direction; with "sum" or "mean" Y replaces D*Y everywhere.
     """
 
-    recurrent_dropout = weight_dropout = 0.0  # of layers that were pickled before there were these options
+    recurrent_dropout = weight_dropout = 0.0  # of frozen layers, and of those pickled before there were these options
 
     def __init__(
         self,

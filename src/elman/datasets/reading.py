@@ -33,7 +33,8 @@ class BadRows:
         Raises InputError unless such rows are skipped.
         """
         if not self.skip:
-            raise InputError(f"{what}; correct it,{remedy} or skip such rows with --skip-bad", f"{what}; correct it")
+            also = f" {remedy}," if remedy else ""
+            raise InputError(f"{what}; correct it,{also} or skip such rows with --skip-bad", f"{what}; correct it")
         self.count += 1
         self.first = self.first or what
 

@@ -16,7 +16,7 @@ from elman.datasets.reading import BadRows, json_lines, text_lines
 from elman.datasets.tables import JSON_LINES, form
 from elman.errors import InputError
 
-FILL = " fill in missing numbers with --fill-gaps,"
+FILL = "fill in missing numbers with --fill-gaps"
 MOST = float(np.finfo(np.float32).max)  # how far from zero a number may be: squares are summed in float64
 
 

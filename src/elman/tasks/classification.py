@@ -30,7 +30,6 @@ from elman.tasks import scores
 from elman.tasks.options import ClassificationOptions as Options
 from elman.tasks.separate import (
     SeparateSequences,
-    check_known,
     check_made_for,
     check_same,
     csv_row,
@@ -541,13 +540,12 @@ def _halves(labels: NDArray[np.int64], options: Options) -> tuple[NDArray[np.int
 
 def begin(path: Path | None, options: Options, device: str, bad: BadRows, start: Run | None = None) -> Classification:
     """Returns a task that trains a model on a file. start: a run from whose model it starts; None for a new one."""
-    if start is not None:
-        check_made_for(start, options, CONFIG)
+    check_made_for(start, options, CONFIG)
     known = None if start is None else Reading.load(start)
     found, train, validation = read(path, options, bad, known)
     reading = Reading.learn(found, train) if known is None else known
     if start is not None:
-        check_known(Encoded(found, reading).unknown(train), "classes", path, start)
+        scores.check_known(Encoded(found, reading).unknown(train), "classes", path, start)
     if found.unit is not None and not reading.tokens:
         lacks = "word that occurs in two" if found.unit == "words" else "character in any"
         remedy = "read them with --unit characters, or give more" if found.unit == "words" else "give texts with some"

@@ -480,12 +480,13 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows, start:
 
     The model knows no units, so the series are measured by these data even if it starts from another run's.
     """
-    if start is not None:
-        check_made_for(start, options, CONFIG)
-    o, before = options, None if start is None else Scales.load(start)
-    columns = before.columns(o) if before else Columns(o.column_list, o.known_list, o.time, o.group)
-    every, targets = read(path, columns, o, bad)
-    if before is not None and start is not None:
+    o = options
+    check_made_for(start, o, CONFIG)
+    if start is None:
+        every, targets = read(path, Columns(o.column_list, o.known_list, o.time, o.group), o, bad)
+    else:
+        before = Scales.load(start)
+        every, targets = read(path, before.columns(o), o, bad)
         if path is None and (before.targets, before.known) != (list(targets), []):
             reads = ", ".join(map(repr, (*before.targets, *before.known)))
             raise InputError(

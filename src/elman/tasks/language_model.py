@@ -314,8 +314,7 @@ def begin(
     path: Path | None, options: Options, device: str, bad: BadRows, start: Run | None = None
 ) -> LanguageModelling:
     """Returns a task that trains a model on a text. start: a run from whose model it starts; None for a new one."""
-    if start is not None:
-        check_made_for(start, options, CONFIG)
+    check_made_for(start, options, CONFIG)
     corpus = _read(path, options, None if start is None else vocabularies.load(start))
     train, validation = len(corpus.train), len(corpus.validation)
     if validation < 2:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from elman.errors import InputError
 from elman.tasks.separate import Changed
 from elman.training.record import NOT_KEPT
+from elman.training.run import Run
 
 FEW = 5  # unknown labels are named, at most
 BIO = re.compile(r"O|[BIES]-.+")
@@ -75,8 +76,21 @@ def counted(truth: NDArray[Any], predicted: NDArray[Any], labels: int, unknown: 
 
 def unknown(labels: Counter[str], of: str = "") -> str:
     """Returns how often a model meets labels that it does not know, and a few of them. of: what they are labels of."""
-    few = ", ".join(repr(label) for label, _ in labels.most_common(FEW)) + (", ..." if len(labels) > FEW else "")
-    return f"{labels.total():,}{of}, counted as mistakes: {few}"
+    return f"{labels.total():,}{of}, counted as mistakes: {_few(labels)}"
+
+
+def check_known(unknown: Counter[str], what: str, path: Path | None, run: Run) -> None:
+    """Raises InputError if training data have labels that the run, from whose model the training starts, does not know.
+
+    what: what the labels are called.
+    """
+    if unknown:
+        has = f"{path or 'the built-in data'} has {what} that {run.directory} does not know: {_few(unknown)}"
+        raise InputError(f"{has}; leave them out, or train a new model")
+
+
+def _few(labels: Counter[str]) -> str:
+    return ", ".join(repr(label) for label, _ in labels.most_common(FEW)) + (", ..." if len(labels) > FEW else "")
 
 
 def is_bio(tags: Sequence[str]) -> bool:

@@ -88,8 +88,10 @@ def started(task: Started, run: Run | None) -> Started:
     return task
 
 
-def check_made_for(run: Run, options: Options, entries: Entries) -> None:
+def check_made_for(run: Run | None, options: Options, entries: Entries) -> None:
     """Raises InputError if the model of a run was made for other options. entries: those that config.json must have."""
+    if run is None:
+        return
     kept, _ = run.options(type(options), entries)
     for name in (field.name for field in fields(options) if field.metadata["of_model"]):
         own, given = getattr(kept, name), getattr(options, name)
@@ -97,18 +99,6 @@ def check_made_for(run: Run, options: Options, entries: Entries) -> None:
             raise InputError(
                 f"the model of {run.directory} was made for {name}={own!r}, but the options have {given!r}; give the same, or train a new model"
             )
-
-
-def check_known(unknown: Mapping[str, int], what: str, path: Path | None, run: Run) -> None:
-    """Raises InputError if training data have labels that the run, from whose model the training starts, does not know.
-
-    what: what the labels are called.
-    """
-    if unknown:
-        few = ", ".join(map(repr, list(unknown)[:5])) + (", ..." if len(unknown) > 5 else "")
-        raise InputError(
-            f"{path or 'the built-in data'} has {what} that {run.directory} does not know: {few}; leave them out, or train a new model"
-        )
 
 
 class SeparateSequences:

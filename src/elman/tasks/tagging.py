@@ -28,7 +28,6 @@ from elman.tasks import scores
 from elman.tasks.options import TaggingOptions as Options
 from elman.tasks.separate import (
     SeparateSequences,
-    check_known,
     check_made_for,
     check_same,
     csv_row,
@@ -505,15 +504,14 @@ def read(path: Path | None, options: Options, bad: BadRows) -> tuple[Gathered, N
 
 def begin(path: Path | None, options: Options, device: str, bad: BadRows, start: Run | None = None) -> Tagging:
     """Returns a task that trains a model on a file. start: a run from whose model it starts; None for a new one."""
-    if start is not None:
-        check_made_for(start, options, CONFIG)
+    check_made_for(start, options, CONFIG)
     sentences, train, validation = read(path, options, bad)
     vocabulary = Vocabulary.learn(sentences, options.min_count, train) if start is None else Vocabulary.load(start)
     vocabulary.width = sentences.width  # the form is that of these data, whatever the run read that it starts from
     torch.manual_seed(options.seed)
     task = Tagging(_tagger(vocabulary, options, device, path), sentences, train, validation, path)
     if start is not None:
-        check_known(task.encoded.unknown(train), "tags", path, start)
+        scores.check_known(task.encoded.unknown(train), "tags", path, start)
     return started(task, start)
 
 

@@ -49,6 +49,8 @@ class Recipe(Protocol):
 class Task(Protocol):
     """A model, its training data, its loss and its score.
 
+    A task whose model is that of a run when the training starts has the directory of that run as `start`.
+
     To be trained by several processes, it also needs `share(rank, world)`. After that call, `batches` yields the part of
     each batch that belongs to process `rank`, with the loss and size of this part. A part may be empty, with size 0; its
     loss is then not computed. `carried` returns the tensors of the part, (any, rows, any); `carry` receives all rows.
