@@ -202,6 +202,12 @@ def test_json_lines_that_are_no_rows_are_left_out_and_counted(tmp_path: Path, pa
     assert [each.read_bytes() for each in tmp_path.iterdir()] == [before]
 
 
+@pytest.mark.parametrize(("content", "lines"), [("{}\n\n\n{}\n", [1, 4]), ("\n{}\n{}", [2, 3]), ("{}\n{}\n\n", [1, 2])])
+def test_empty_lines_between_json_lines_are_counted(tmp_path: Path, content: str, lines: list[int]):
+    path = write(tmp_path / "t.jsonl", content.replace("{}", '{"x": 1}'))
+    assert pl.concat(tables.pieces(path))[tables.LINE].to_list() == lines
+
+
 @pytest.mark.parametrize("content", ["1\n2\n", "{}\n", "x"])
 def test_json_lines_of_no_rows(tmp_path: Path, content: str):
     path = write(tmp_path / "t.jsonl", content)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from elman import tasks
+from elman import Recurrent, tasks
 from elman.datasets.reading import BadRows
 from elman.errors import InputError
 from elman.tasks.options import ClassificationOptions, ForecastingOptions, LanguageModelOptions, TaggingOptions
@@ -182,6 +182,20 @@ def test_data_that_do_not_fit_the_model(
     assert (status, err.count("\n")) == (2, 1)
     assert complaint.format(run=run) in err
     assert not (tmp_path / "new").exists()
+
+
+def test_rows_that_are_another_step_apart(made: SimpleNamespace, tmp_path: Path) -> None:
+    head, *rows = (made.directory / "new.csv").read_text().splitlines()
+    (tmp_path / "new.csv").write_text("\n".join([head, *rows[::2]]) + "\n")
+    with pytest.raises(InputError, match=r"the rows are 2 apart, but the run was trained on rows that are 1 apart"):
+        begun(made, "forecast", file=str(tmp_path / "new.csv"))
+
+
+@pytest.mark.parametrize("name", TASK)
+def test_weights_are_dropped_in_all_recurrent_layers_of_a_task(made: SimpleNamespace, name: str) -> None:
+    for share in (0.0, 0.25):
+        model = begun(made, name, weight_dropout=share).model
+        assert {m.weight_dropout for m in model.modules() if isinstance(m, Recurrent)} == {share}
 
 
 def test_a_class_that_the_new_data_lack_has_no_weight(made: SimpleNamespace, tmp_path: Path) -> None:
