@@ -32,7 +32,7 @@ from tiny_runs import elman, finished, foreign_options, metrics, process, prose
 
 SIZES = ("--hidden-size", 8, "--embedding-size", 4, "--batch-size", 4, "--window", 8)
 COMMANDS = [(), ("train",), ("tune",), ("sample",), ("evaluate",), ("predict",), ("explain",), ("cells",), ("doctor",)]
-COMMANDS += [(group, task) for group in ("train", "tune") for task in ("lm", "tag", "classify", "forecast")]
+COMMANDS += [(group, task) for group in ("train", "tune") for task in ("lm", "tag", "classify", "regress", "forecast")]
 
 
 def example_of(help: str) -> str:

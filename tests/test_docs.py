@@ -100,6 +100,7 @@ QUICK = {
     "lm": ["--epochs", "0.02", "--hidden-size", "8", "--held-out", "0.02", "--batch-size", "4", "--window", "16"],
     "tag": ["--epochs", "0.02", "--hidden-size", "8"],
     "classify": ["--epochs", "0.1", "--hidden-size", "8"],
+    "regress": ["--epochs", "0.1", "--hidden-size", "8"],
     "forecast": ["--epochs", "0.05", "--hidden-size", "8", "--horizon", "24", "--lookback", "48"],
 }
 
@@ -108,11 +109,14 @@ def write_the_files_that_documents_name(directory: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8") * 4 + "It was a dark and stormy night"
     sentence = "".join(f"{k}\t{w}\t_\t{t}\t_\t_\t0\t_\t_\t_\n" for k, w, t in ((1, "it", "PRON"), (2, "rains", "VERB")))
     steps = "".join(f"{k},{'up' if k % 2 else 'down'},{(-1) ** k * t},0.5\n" for k in range(40) for t in range(5))
+    of_both = "".join(f"{k},{'up' if k % 2 else 'down'},{k},{t},0.5\n" for k in range(40) for t in range(5))
     hours = "".join(f"2026-01-{1 + t // 24:02} {t % 24:02}:00:00,{t % 24},{t % 7}\n" for t in range(30 * 24))
     contents = {
         ("novel.txt", "other.txt", "other-chapter.txt", "plays.txt", "server.log", "today.log"): text,
         ("train.conllu", "dev.conllu", "test.conllu", "new.conllu"): (sentence + "\n") * 40,
-        ("gestures.csv", "test.csv", "new.csv"): "id,kind,x,y\n" + steps,
+        ("gestures.csv",): "id,kind,x,y\n" + steps,
+        ("pumps.csv",): "id,hours_left,x,y\n" + steps.replace("up", "1").replace("down", "0"),
+        ("test.csv", "new.csv"): "id,kind,hours_left,x,y\n" + of_both,
         ("load.csv", "later.csv", "now.csv"): "date,load,heat\n" + hours,
     }
     for names, content in contents.items():

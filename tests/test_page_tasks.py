@@ -1,4 +1,4 @@
-"""The pages of taggers, classifiers and forecasters: their numbers, and the pages in a browser."""
+"""The pages of taggers, classifiers, regressors and forecasters: their numbers, and the pages in a browser."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from elman.datasets.reading import BadRows
 from elman.errors import InputError
 from elman.explain import directions, past
 from elman.explain.directions import pooled_shares
-from elman.tasks import classification, forecasting, tagging
+from elman.tasks import classification, forecasting, regression, tagging
 from elman.training import fit
 from tiny_runs import TAGGED, elman, lines, of_every_task
 
@@ -143,7 +143,7 @@ def test_the_shares_of_all_steps_are_the_logits_of_the_model(made: SimpleNamespa
             content: Any = (
                 " ".join(sequence["tokens"]) if sequence["tokens"] else np.array(sequence["series"], np.float32).T
             )
-            logits = trained.logits(trained.encode([directions.Labelled("", content, "a")], path))[0]
+            logits = trained.outputs(trained.encode([directions.Labelled("", content, "a")], path))[0]
             row = dict(zip(trained.reading.classes, logits.tolist(), strict=True))
             ranked = sorted(row, key=lambda each: -row[each])
             assert [each["name"] for each in sequence["shares"]] == ranked[:2]
@@ -223,6 +223,39 @@ def test_words_that_the_network_cannot_tell_apart_are_crossed_out(
     assert all(each["strange"] == [] for each in directions.classifier(made.numbers, None, None).data["sequences"])
 
 
+# Numbers
+
+
+def test_the_shares_of_all_steps_are_the_value_in_its_unit(made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch):
+    trained = regression.load(made.regress)
+    reading = trained.reading
+    swapped = []
+    for seed in range(3):  # quantiles of random weights are in any order, and the page has to put them into theirs
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for parameter in trained.model.parameters():
+                parameter.copy_(0.6 * torch.randn_like(parameter))
+            if seed == 2:
+                trained.model.output.bias.data += torch.tensor([-30.0, 0.0, 30.0])
+        monkeypatch.setattr(regression, "load", lambda run: trained)
+        data = directions.regressor(made.regress, None, None).data
+        assert len(data["sequences"]) == 8
+        given = [json.loads(line) for line in (made.directory / "valued.jsonl").read_text().splitlines()]
+        for sequence in data["sequences"]:
+            content = np.array(sequence["series"]).T
+            encoded = trained.encode([directions.Labelled("", content, "0")], Path("none"))
+            raw = trained.outputs(encoded)[0].double() * reading.spread + reading.center
+            swapped.append(raw.tolist() != sorted(raw.tolist()))
+            assert sequence["spread"] == pytest.approx(sorted(raw.tolist()), rel=1e-4, abs=1e-4)
+            assert sequence["predicted"] == sequence["spread"][1]
+            assert sequence["truth"] == pytest.approx(given[int(sequence["name"]) - 1]["label"], abs=1e-3)
+            (share,) = sequence["shares"]
+            total = share["bias"] + sum(share["forward"]) + sum(share["backward"])
+            assert total == pytest.approx(sequence["predicted"], rel=2e-3)
+    assert any(swapped)
+    assert not all(swapped)
+
+
 # Forecasters
 
 
@@ -255,7 +288,7 @@ def test_what_a_forecast_reads_by_finite_differences(made: SimpleNamespace, name
             values = torch.tensor((column[cut - o.lookback : cut] + change - scales.mean[k]) / scales.deviation[k])[
                 :, None
             ]
-            found = double.middle(double.forecast(values, torch.tensor([k]), known))[:, 0]
+            found = double.criterion.middle(double.forecast(values, torch.tensor([k]), known))[:, 0]
             return found.numpy() * scales.deviation[k] + scales.mean[k]
 
         assert np.allclose(window["forecast"], forecast(np.zeros(o.lookback)), rtol=1e-3, atol=1e-3)
@@ -308,7 +341,7 @@ def test_values_far_from_zero_are_told_apart(made: SimpleNamespace, tmp_path: Pa
 # The pages
 
 
-@pytest.fixture(params=["tag", "numbers", "texts", "forecast"])
+@pytest.fixture(params=["tag", "numbers", "texts", "regress", "forecast"])
 def opened(
     request: pytest.FixtureRequest, made: SimpleNamespace, open_page: OpenPage, tmp_path: Path
 ) -> Callable[..., Opened]:
@@ -423,7 +456,7 @@ def test_the_truth_among_many_classes_keeps_its_rank(
 
 
 REFUSED = {
-    "a text for numbers": (["{numbers}", "--text", "the"], ["{numbers} classifies numbers", "--data"]),
+    "a text for numbers": (["{numbers}", "--text", "the"], ["{numbers} reads numbers", "--data"]),
     "a text for a forecaster": (["{forecast}", "--text", "1 2 3"], ["{forecast} forecasts numbers", "--data"]),
     "a text and data": (
         ["{tag}", "--text", "the cat", "--data", "{directory}/none.txt"],

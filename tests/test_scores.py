@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from elman.tasks import scores, separate
-from elman.tasks.forecasting import naive, pinball
+from elman.tasks.forecasting import naive
 from elman.tasks.separate import batches_of, held_out
+from elman.tasks.values import pinball
 
 
 @pytest.mark.parametrize("seed", range(5))

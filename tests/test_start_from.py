@@ -22,15 +22,23 @@ from elman.training.options import flag
 from elman.training.run import Run
 from tiny_runs import elman, of_every_task, prose
 
-TASK = {"lm": "lm", "tag": "tag", "numbers": "classify", "texts": "classify", "forecast": "forecast"}
+TASK = {
+    "lm": "lm",
+    "tag": "tag",
+    "numbers": "classify",
+    "texts": "classify",
+    "regress": "regress",
+    "forecast": "forecast",
+}
 FILE = {
     "lm": "new.txt",
     "tag": "new_tags.txt",
     "numbers": "new.jsonl",
     "texts": "new_texts.jsonl",
+    "regress": "new_valued.jsonl",
     "forecast": "new.csv",
 }
-LEARNED = {"lm": "vocabulary.json", "tag": "vocabulary.json", "numbers": "vocabulary.json", "texts": "vocabulary.json"}
+LEARNED = dict.fromkeys(("lm", "tag", "numbers", "texts", "regress"), "vocabulary.json")
 BRIEF = ("--epochs", 0.4, "--evaluations", 1)
 
 
@@ -48,6 +56,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     for row in numbers:
         row["values"] = (np.array(row["values"]) * 3 + 1).tolist()
     (d / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in numbers))
+    valued = [json.loads(line) for line in (d / "valued.jsonl").read_text().splitlines()]
+    (d / "new_valued.jsonl").write_text("".join(json.dumps(r | {"label": 9 - r["label"]}) + "\n" for r in valued))
     (d / "new_texts.jsonl").write_text((d / "texts.jsonl").read_text().replace("cat", "lynx"))
     head, *rows = (d / "series.csv").read_text().splitlines()
     cells = [row.split(",") for row in rows]

@@ -29,9 +29,10 @@ from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Labelled
 from elman.datasets.series import Series
 from elman.errors import InputError
-from elman.tasks import classification, forecasting, tagging
+from elman.tasks import classification, forecasting, tagging, whole
 from elman.tasks.options import ClassificationOptions, ForecastingOptions, LanguageModelOptions, TaggingOptions
 from elman.tasks.separate import batches_of, csv_row
+from elman.tasks.values import pinball, rounded
 from elman.tasks.windows import Scaled, Scales, Windows
 from elman.training import fit, fitting
 from elman.training.loop import Report
@@ -43,6 +44,7 @@ SMALL = {
     "lm": ("--batch-size", 4, "--window", 8, "--embedding-size", 4, "--hidden-size", 8),
     "tag": ("--hidden-size", 6, "--word-size", 5, "--character-size", 3, "--spelling-size", 4, "--num-layers", 1, "--batch-size", 8, "--learning-rate", 0.02),
     "classify": ("--hidden-size", 6, "--num-layers", 1, "--batch-size", 8),
+    "regress": ("--hidden-size", 8, "--batch-size", 8),
     "forecast": ("--hidden-size", 8, "--lookback", 12, "--segment", 4, "--horizon", 6, "--period", 4, "--batch-size", 32, "--learning-rate", 0.01, "--dropout", 0),
 }  # fmt: skip
 NOUNS, VERBS = ("cat", "dog", "sun", "run"), ("sees", "eats", "run", "likes")
@@ -91,6 +93,19 @@ def write_series(path: Path, rows: int = 240, ahead: int = 6) -> Path:
     return path
 
 
+def write_pumps(path: Path, count: int, seed: int = 0) -> Path:
+    """Sequences of two channels, of which one says how fast a number far from zero falls."""
+    draw = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        slope, length = draw.normal(), int(draw.integers(3, 12))
+        values = np.stack([slope * np.arange(length) / 10, draw.normal(size=length)], 1)
+        values += 0.05 * draw.normal(size=values.shape)
+        rows.append({"values": values.round(4).tolist(), "label": round(1000 + 50 * slope, 3)})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
 def data_of(name: str, directory: Path) -> Path:
     """A small file that a task can learn from without more options."""
     if name == "lm":
@@ -102,6 +117,8 @@ def data_of(name: str, directory: Path) -> Path:
         return path
     if name == "classify":
         return write_waves(directory / "waves.jsonl", 40, 0)
+    if name == "regress":
+        return write_pumps(directory / "pumps.jsonl", 40)
     path = write_series(directory / "series.csv", 60, 0)
     lines = [line.split(",")[2:] for line in path.read_text().split() if not line.startswith("b")]
     path.write_text("".join(",".join(line) + "\n" for line in lines))
@@ -369,7 +386,7 @@ def test_macro_f1_averages_over_unknown_labels_too(made: SimpleNamespace, tmp_pa
         truth = [json.loads(row)["label"] for row in other.read_text().splitlines()]
         return macro_f1(truth, [json.loads(row)["class"] for row in model.predict(other, ".jsonl")])
 
-    assert task.evaluate()["macro_f1"] == pytest.approx(by_hand(task.tagger if name == "tag" else task.classifier))
+    assert task.evaluate()["macro_f1"] == pytest.approx(by_hand(task.tagger if name == "tag" else task.trained))
     module: Any = tasks.module(name)
     found = figures(elman("evaluate", made.directory / name, other).out)
     assert float(found["macro f1"]) == pytest.approx(by_hand(module.load(made.directory / name)), abs=1e-4) != 0
@@ -562,9 +579,9 @@ def test_a_row_of_csv():
 
 
 def test_noise_beyond_a_float32_is_not_written():
-    assert forecasting.rounded(0.30000001192, 1.0) == 0.3
-    assert forecasting.rounded(1e9 + 0.25000001, 0.7) == 1000000000.25
-    assert forecasting.rounded(123456789012.0, 1e9) == 123456789000.0
+    assert rounded(0.30000001192, 1.0) == 0.3
+    assert rounded(1e9 + 0.25000001, 0.7) == 1000000000.25
+    assert rounded(123456789012.0, 1e9) == 123456789000.0
 
 
 def test_what_is_known_ahead_matters(made: SimpleNamespace, tmp_path: Path):
@@ -698,15 +715,12 @@ def test_entities_decide_where_tags_mark_them(tmp_path: Path):
     assert "entity f1" in figures(elman("evaluate", tmp_path / "run", file).out)
 
 
-def classifier_of(
-    every: Sequence[Labelled], **changes: Any
-) -> tuple[classification.Classifier, classification.Gathered]:
+def classifier_of(every: Sequence[Labelled], **changes: Any) -> tuple[classification.Classifier, whole.Gathered]:
     options = options_of(ClassificationOptions, **changes)
-    gathered = classification.Gathered(classification.unit_of(options))
+    gathered = whole.Gathered(whole.unit_of(options))
     gathered.add(every, Path("none"))
     reading = classification.Reading.learn(gathered)
-    tokens = len(reading.tokens) + 1 if reading.tokens else 0
-    model = classification.ClassificationModel(len(reading.mean), tokens, len(reading.classes), options)
+    model = classification.ClassificationModel(len(reading.mean), reading.size, len(reading.classes), options)
     return classification.Classifier(model, reading, options), gathered
 
 
@@ -715,7 +729,7 @@ def test_a_sequence_is_classified_alike_alone_and_in_company():
     contents = [(5 + 3 * random.normal(size=(n, 2))).astype(np.float32) for n in (3, 17, 1, 9)]
     every = [Labelled(str(k), content, "ab"[k % 2]) for k, content in enumerate(contents)]
     classifier, gathered = classifier_of(every, num_layers=2)
-    encoded = classification.Encoded(gathered, classifier.reading)
+    encoded = classification.Classes(gathered, classifier.reading)
     _, together = classifier.classify(encoded)
     for each, row in zip(every, together, strict=True):
         assert classifier.classify(classifier.encode([each], Path("none")))[1][0] == pytest.approx(row, rel=1e-4)
@@ -739,7 +753,7 @@ def test_the_words_of_a_text():
     assert (x.t().tolist(), lengths.tolist()) == ([[1, 0], [0, 0], [0, 0]], [2, 1, 1])
     classifier, _ = classifier_of(every, text="text", unit="characters")
     assert classifier.encode([Labelled("1", "Pz", None)], Path("none")).batch([0])[0][:, 0].tolist()[0] != 0
-    assert classification.split("It's 5 o'clock.", "words") == ["it", "'", "s", "5", "o", "'", "clock", "."]
+    assert whole.split("It's 5 o'clock.", "words") == ["it", "'", "s", "5", "o", "'", "clock", "."]
 
 
 @pytest.mark.parametrize("command", ["train", "tune"])
@@ -807,7 +821,7 @@ def test_rare_classes_weigh_as_much_when_balanced():
 def test_each_class_gives_its_share_to_validation(tmp_path: Path):
     file = write_waves(tmp_path / "waves.jsonl", 60, 0)
     found, train, held = classification.read(file, options_of(ClassificationOptions, held_out=0.2), BadRows())
-    assert list(found.classes) == ["falls", "rises"]
+    assert list(found.different) == ["falls", "rises"]
     assert np.bincount([found.labels[k] for k in held]).tolist() == [6, 6]
     assert sorted([*train, *held]) == list(range(60))
 
@@ -849,7 +863,7 @@ def test_channels_are_columns_by_name(tmp_path: Path):
             "rename or add it\n"
         )
     chosen = options_of(ClassificationOptions, sequence="id", label="kind", columns="b", validation=str(other))
-    assert classification.begin(file, chosen, "cpu", BadRows()).classifier.reading.channels == ["b"]
+    assert classification.begin(file, chosen, "cpu", BadRows()).trained.reading.channels == ["b"]
 
 
 def test_a_channel_far_from_zero_keeps_its_changes(tmp_path: Path):
@@ -969,7 +983,7 @@ def test_a_series_is_measured_like_a_column(tmp_path: Path):
     for name in mine:
         assert mine[name] == pytest.approx(yours[name], rel=1e-6)
     past, _, _, truth = long.test.take(np.arange(len(long.test)))
-    errors, _ = long.forecaster.errors(long.test, len(long.test))
+    errors, _, _ = long.forecaster.errors(long.test, len(long.test))
     found = long.forecaster.forecast(
         past, torch.zeros(len(long.test), dtype=torch.int64), torch.empty(18, len(long.test), 0)
     )
@@ -1086,7 +1100,7 @@ def test_rows_that_were_filled_in_are_neither_learned_from_nor_scored(tmp_path: 
         latest = max(t for t in values if t < ahead[0])
         assert float(past[-1, k]) == pytest.approx((values[latest] - scales.mean[0]) / scales.deviation[0], abs=1e-5)
     told = ~truth.isnan()
-    errors, loss = task.forecaster.errors(windows, len(windows))
+    errors, loss, _ = task.forecaster.errors(windows, len(windows))
     error = (task.forecaster.forecast(past, column, known)[..., 0] - truth)[told]
     assert errors.means()["mae"] == pytest.approx(float(error.abs().mean()), rel=1e-5)
     absolute = float(error.abs().sum()) * scales.deviation[0]
@@ -1189,9 +1203,7 @@ def test_quantiles_that_cross_are_judged_as_they_are_written(tmp_path: Path, str
     assert (forecast.diff(dim=-1) >= 0).all()
     torch.testing.assert_close(forecast[:4], raw.sort(-1).values[:4])
     row = task.evaluate()
-    assert row["validation_pinball"] == pytest.approx(
-        float(forecasting.pinball(forecast, truth, [0.1, 0.4, 0.9])), rel=1e-5
-    )
+    assert row["validation_pinball"] == pytest.approx(float(pinball(forecast, truth, [0.1, 0.4, 0.9])), rel=1e-5)
     assert row["mae"] == pytest.approx(float((forecast[..., 1] - truth).abs().mean()), rel=1e-5)
     values = examples.mackey_glass()[-100:]
     (tmp_path / "a.csv").write_text("x\n" + "".join(f"{v}\n" for v in values))
@@ -1426,7 +1438,7 @@ DAMAGED = {
     "a count too few": ("tag", "vocabulary.json", lambda text: json.dumps(json.loads(text) | {"counts": [1]}), "do not fit"),
     "no tags": ("tag", "vocabulary.json", lambda text: json.dumps(json.loads(text) | {"tags": []}), "do not fit"),
     "a tag more": ("tag", "vocabulary.json", lambda text: json.dumps(json.loads(text) | {"tags": ["A", "B", "C", "D"]}), "does not fit its config.json"),
-    "no classes": ("classify", "vocabulary.json", lambda text: json.dumps(json.loads(text) | {"classes": []}), "do not fit"),
+    "no classes": ("classify", "vocabulary.json", lambda text: json.dumps(json.loads(text) | {"classes": []}), "has no classes"),
     "a channel less": ("classify", "vocabulary.json", lambda text: json.dumps(json.loads(text) | {"mean": [0.0]}), "do not fit"),
     "a name too many": ("classify", "vocabulary.json", lambda text: json.dumps(json.loads(text) | {"more": 1}), "is damaged"),
     "a name for one of two": ("classify", "vocabulary.json", lambda text: json.dumps(json.loads(text) | {"channels": ["a"]}), "do not fit"),

@@ -29,7 +29,7 @@ from elman.cli import app, main
 from elman.datasets.reading import BadRows
 from elman.datasets.text import Corpus, read
 from elman.tasks.language_model import LanguageModel, LanguageModelling, Options
-from elman.tasks.options import ClassificationOptions, ForecastingOptions, TaggingOptions
+from elman.tasks.options import ClassificationOptions, ForecastingOptions, RegressionOptions, TaggingOptions
 from elman.training import fitting
 from elman.training.loop import MODEL, Training
 from elman.training.run import Run
@@ -166,6 +166,8 @@ def of_every_task(d: Path) -> SimpleNamespace:
         for k in range(40)
     ]
     (d / "numbers.jsonl").write_text(lines(*map(json.dumps, numbers)))
+    valued = [row | {"label": round(3 * np.mean(row["values"]) + 40, 3)} for row in numbers]
+    (d / "valued.jsonl").write_text(lines(*map(json.dumps, valued)))
     written = [{"text": " ".join(draw.choice(TAGGED, draw.integers(1, 9))), "label": "abc"[k % 3]} for k in range(45)]
     (d / "texts.jsonl").write_text(lines(*map(json.dumps, written)))
     rows = [f"{t},{t % 4},{np.sin(t / 3) + draw.normal() / 9:.4f},{t % 5}" for t in range(120)]
@@ -178,6 +180,7 @@ def of_every_task(d: Path) -> SimpleNamespace:
         "tag": ("tagged.txt", tag),
         "numbers": ("numbers.jsonl", ClassificationOptions(num_layers=2, **small)),
         "texts": ("texts.jsonl", texts),
+        "regress": ("valued.jsonl", RegressionOptions(quantiles="0.1,0.5,0.9", **small)),
         "forecast": ("series.csv", ForecastingOptions(known="push", horizon=6, quantiles="0.1,0.5,0.9", **forecast)),
         "recursive": ("series.csv", ForecastingOptions(horizon=7, strategy="recursive", **forecast)),
     }

@@ -19,8 +19,15 @@ from elman.errors import InputError
 from elman.files import check_writable, write_atomically
 
 NAME = 30  # characters of a label that are drawn at most
+MANY = 1000  # points, above which they are drawn small and pale
 FORMATS = ("png", "svg", "pdf")
-_WORDS = {"mae": "mean absolute error", "mse": "mean squared error", "pinball": "pinball loss"}
+_WORDS = {
+    "mae": "mean absolute error",
+    "mse": "mean squared error",
+    "rmse": "root of the mean squared error",
+    "huber": "Huber loss",
+    "pinball": "pinball loss",
+}
 
 
 def losses(
@@ -138,6 +145,29 @@ def confusion(counts: NDArray[np.int64], labels: Sequence[str], what: str, of: s
         f"{of} of the validation set" + (f", the {most} most frequent {what}s" if len(labels) > most else "")
     )
     figure.colorbar(image, ax=axis, label=f"share of the true {what}", fraction=0.046)
+    return figure
+
+
+def agreement(truth: NDArray[Any], predicted: NDArray[Any], band: tuple[NDArray[Any], NDArray[Any]] | None) -> Figure:
+    """Draws predicted numbers over true ones, all (N,): good ones are near the diagonal.
+
+    band: the lowest and the highest quantile of each, if there are several.
+    """
+    figure = Figure(figsize=(5.4, 5), layout="constrained")
+    axis = figure.subplots()
+    few = len(truth) <= MANY
+    if band is not None:
+        low, high = band
+        label = f"outer quantiles, {((low <= truth) & (truth <= high)).mean():.0%} of the true values between them"
+        axis.vlines(truth, low, high, color="C0", alpha=0.35 if few else 0.05, linewidth=1, label=label)
+    ends = [min(truth.min(), predicted.min()), max(truth.max(), predicted.max())]
+    axis.plot(ends, ends, color="0.4", linestyle="--", linewidth=1, label="equal")
+    axis.scatter(truth, predicted, s=12 if few else 4, alpha=0.7 if few else 0.2, color="C0", linewidths=0)
+    axis.set_xlabel("true value")
+    axis.set_ylabel("predicted value")
+    axis.set_title("sequences of the validation set", fontsize=10)
+    axis.legend(fontsize=8, loc="upper left")
+    axis.grid(alpha=0.3)
     return figure
 
 

@@ -17,7 +17,13 @@ import typer
 
 from elman.cli.common import device, given, interruptible, with_options, without_training
 from elman.errors import InputError
-from elman.tasks.options import ClassificationOptions, ForecastingOptions, LanguageModelOptions, TaggingOptions
+from elman.tasks.options import (
+    ClassificationOptions,
+    ForecastingOptions,
+    LanguageModelOptions,
+    RegressionOptions,
+    TaggingOptions,
+)
 from elman.training.options import Options, flag
 
 if TYPE_CHECKING:
@@ -39,6 +45,8 @@ DATA = {
     "each sentence; lines of Python's standard library if left out.",
     "classify": "The UEA/UCR archive's form (.ts), JSON lines (.jsonl: values or a text, and label), or a table (.csv, .tsv, "
     ".parquet) with a row for each step or a text in each row; outlines of digits if left out.",
+    "regress": "The UEA/UCR archive's form (.ts), JSON lines (.jsonl: values or a text, and label), or a table (.csv, .tsv, "
+    ".parquet) with a row for each step or a text in each row; marked numbers to add if left out.",
     "forecast": "A table (.csv, .tsv, .parquet, .jsonl) with a row for each time; a Mackey-Glass series if left out.",
 }
 
@@ -129,6 +137,13 @@ _command(
     "It is validated on held-out sequences, next to a baseline that always predicts the largest class. "
     "Ctrl-C saves and stops; --resume continues from there.",
     "Example:  elman train classify gestures.csv --sequence id --label kind --minutes 5 --run runs/gestures",
+)
+_command(
+    RegressionOptions,
+    "Train a model that gives a whole sequence, of numbers or of text, one number.\n\n"
+    "It is validated on held-out sequences, next to two baselines: a constant, and a linear function of a few features. "
+    "Ctrl-C saves and stops; --resume continues from there.",
+    "Example:  elman train regress pumps.csv --sequence id --label hours_left --minutes 5 --run runs/pumps",
 )
 _command(
     ForecastingOptions,

@@ -14,7 +14,13 @@ from elman.cli.common import device, given, interruptible, with_options
 from elman.cli.train import DATA, in_memory, make_task, refuse_together, refuse_useless
 from elman.errors import InputError
 from elman.files import check_directory
-from elman.tasks.options import ClassificationOptions, ForecastingOptions, LanguageModelOptions, TaggingOptions
+from elman.tasks.options import (
+    ClassificationOptions,
+    ForecastingOptions,
+    LanguageModelOptions,
+    RegressionOptions,
+    TaggingOptions,
+)
 from elman.training.options import Options, flag
 
 if TYPE_CHECKING:
@@ -75,6 +81,7 @@ def _command(options: type[Options], file: str) -> None:
 _command(LanguageModelOptions, "novel.txt")
 _command(TaggingOptions, "train.conllu --validation dev.conllu")
 _command(ClassificationOptions, "gestures.csv --sequence id --label kind")
+_command(RegressionOptions, "pumps.csv --sequence id --label hours_left")
 _command(ForecastingOptions, "load.csv --time date")
 
 

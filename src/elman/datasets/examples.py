@@ -19,6 +19,7 @@ from elman.datasets.conll import Sentence
 TAGGED = "lines of Python's standard library"
 LABELLED = "outlines of digits in matplotlib's fonts"
 SERIES = "a Mackey-Glass series"
+MARKED = "marked numbers to add"
 LINES = 4000  # of code
 LONGEST = 60  # tokens of a line
 COPIES = 8  # of a digit in each font
@@ -107,6 +108,23 @@ def mackey_glass(length: int = 5000) -> NDArray[np.float64]:
         late = x[-1 - delay]
         x.append(x[-1] + (0.2 * late / (1 + late**10) - 0.1 * x[-1]) / substeps)
     return np.array(x[delay + 1 + 200 * substeps :: substeps])[:length]
+
+
+def marked_numbers(count: int = 3000) -> Iterator[tuple[NDArray[np.float64], float]]:
+    """Yields sequences of 30 to 60 random numbers, two of which are marked, and the sum of these two.
+
+    Yields (steps (T, 2), sum). A step has a number between 0 and 1, and 1 where it is marked. One mark is in the first
+    half. A network has to keep the first number until it has read the second one: this is the adding problem.
+    Source: S. Hochreiter & J. Schmidhuber, Long short-term memory, Neural Computation 9 (1997), experiment 4.
+    """
+    random = np.random.default_rng(0)
+    for _ in range(count):
+        length = int(random.integers(30, 61))
+        steps = np.zeros((length, 2))
+        steps[:, 0] = random.random(length).round(4)
+        places = random.integers(0, length // 2), random.integers(length // 2, length)
+        steps[places, 1] = 1.0
+        yield steps, round(float(steps[places, 0].sum()), 4)
 
 
 def digits() -> Iterator[tuple[NDArray[np.float32], str, str]]:

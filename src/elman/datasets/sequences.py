@@ -28,6 +28,7 @@ class Columns(NamedTuple):
     text: str | None = None  # a column with a text in each row, in place of numbers
     channels: tuple[str, ...] = ()  # all others if empty
     fill: bool = False  # whether missing numbers are filled in, as `_filled` does
+    numeric: bool = False  # whether labels are numbers
 
 
 class Labelled(NamedTuple):
@@ -57,7 +58,7 @@ def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows 
                 f"{path} is not a table, and the run was trained on one; give a table",
             )
     if kind == ".ts":
-        yield from _archive(path, columns.fill, bad)
+        yield from _archive(path, columns, labelled, bad)
     elif kind in JSON_LINES:
         yield from _json_lines(path, columns, labelled, bad)
     elif columns.text is not None:
@@ -66,14 +67,14 @@ def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows 
         yield from _long_form(path, columns, labelled, bad)
 
 
-def _archive(path: Path, fill: bool, bad: BadRows) -> Iterator[Labelled]:
+def _archive(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[Labelled]:
     """Yields the sequences of a .ts file: dimensions between colons, values between commas, at last the label.
 
     A missing value is written as a question mark.
 
     Source: A. Bagnall et al., The UEA multivariate time series classification archive (2018).
     """
-    found, in_data, channels, before = 0, False, None, bad.count
+    found, in_data, channels, before, fill = 0, False, None, bad.count, columns.fill
     for number, line in text_lines(path):
         line = line.strip()
         if not line or line.startswith("#"):
@@ -86,9 +87,13 @@ def _archive(path: Path, fill: bool, bad: BadRows) -> Iterator[Labelled]:
                 raise InputError(
                     f"{path}, line {number}: values with timestamps are not supported; leave the timestamps out"
                 )
-            if words[0] == "@classlabel" and words[1:2] == ["false"]:
+            lacks = "targetlabel" if columns.numeric else "classlabel"
+            if words[0] == f"@{lacks}" and words[1:2] == ["false"]:
+                what = "values to predict" if columns.numeric else "class labels"
+                raise InputError(f"{path}, line {number}: the file says that it has no {what}; give a file with some")
+            if words[0] == "@targetlabel" and words[1:2] == ["true"] and not columns.numeric:
                 raise InputError(
-                    f"{path}, line {number}: the file says that it has no class labels; give a file with labels"
+                    f"{path}, line {number}: the file says that its labels are numbers; learn them with elman train regress"
                 )
             in_data = words[0] == "@data"
             continue
@@ -98,6 +103,7 @@ def _archive(path: Path, fill: bool, bad: BadRows) -> Iterator[Labelled]:
             values = np.array(rows, dtype=np.float64).T  # raises ValueError for dimensions of unequal lengths
             values = _filled(values) if fill else values
             problem = _unfit(values, channels) if dimensions else "no colon before the label"
+            problem = problem or (no_number(label, columns, "the label") if labelled else None)
         except ValueError as error:
             values, problem = np.empty((0, 0)), str(error)
         if problem:
@@ -107,6 +113,19 @@ def _archive(path: Path, fill: bool, bad: BadRows) -> Iterator[Labelled]:
         yield Labelled(str(found + bad.count - before), values, label.strip())
     if not in_data:
         raise InputError(f"{path} has no @data line; is this a .ts file?")
+
+
+def no_number(label: Any, columns: Columns, what: str) -> str | None:
+    """Returns what is wrong with a label that should be a number, or None. what: what the label is called."""
+    if not columns.numeric:
+        return None
+    try:
+        value = float(label)
+    except (ValueError, TypeError, OverflowError):
+        value = np.nan
+    if isinstance(label, bool) or not abs(value) <= MOST:
+        return f"{what} should be a finite number, at most {MOST:.3g} from zero, but is {str(label).strip()[:60]!r}"
+    return None
 
 
 def _number(value: str) -> float:
@@ -169,8 +188,11 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
         elif not isinstance(content, str) or not content.strip():
             problem = f"{name!r} should be a text but is {content!r}"
         label = label.strip() if isinstance(label, str) else label
-        if problem is None and labelled and (not isinstance(label, (str, int)) or label == ""):
-            problem = f"{columns.label!r} should be a label but is {label!r}"
+        if problem is None and labelled:
+            if columns.numeric:
+                problem = no_number(label, columns, repr(columns.label))
+            elif not isinstance(label, (str, int)) or label == "":
+                problem = f"{columns.label!r} should be a label but is {label!r}"
         if problem is not None:
             bad.found(f"{where}: {problem}", _remedy(content, columns.fill) if isinstance(content, np.ndarray) else "")
             continue
@@ -200,6 +222,9 @@ def _texts(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterat
         piece = tables.texts(piece, wanted, path, bad)
         labels = piece[columns.label].to_list() if has_label else [None] * len(piece)
         for line, text, label in zip(piece[tables.LINE], piece[columns.text], labels, strict=True):
+            if labelled and (problem := no_number(label, columns, f"column {columns.label!r}")):
+                bad.found(f"{path}, line {line}: {problem}")
+                continue
             yield Labelled(str(rows[line]), text, label)
 
 
@@ -247,6 +272,9 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
                     )
                 seen.add(each)
                 name, steps, label, spoiled, first = each, [], own, False, line
+            if labelled and not spoiled and (problem := no_number(own, columns, f"column {columns.label!r}")):
+                bad.found(f"{path}, line {line}: {problem}")
+                spoiled = True
             if own != label and not spoiled:
                 bad.found(f"{path}, line {line}: sequence {each!r} is labelled {own!r} here but {label!r} before")
                 spoiled = True

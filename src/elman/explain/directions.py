@@ -1,18 +1,20 @@
-"""What the pages of taggers and classifiers hold: what each direction says, and how far it looks, back and ahead.
+"""What the pages of taggers, classifiers and regressors hold: what each direction says, and how far it looks, back and ahead.
 
-The last layer's two directions enter a logit by a sum, W_f h_f + W_b h_b + b, so what each of them says is exact.
+The last layer's two directions enter an output by a sum, W_f h_f + W_b h_b + b, so what each of them says is exact.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from elman.datasets import conll, sequences
@@ -22,9 +24,11 @@ from elman.datasets.sequences import Labelled
 from elman.errors import InputError
 from elman.explain.contents import Contents, described, held_out_part, rounded
 from elman.recurrence import use_engine
-from elman.tasks import classification, tagging
+from elman.tasks import classification, regression, tagging, whole
 from elman.tasks.classification import Classifier
+from elman.tasks.regression import Regressor
 from elman.tasks.tagging import Tagger
+from elman.tasks.whole import Gathered, Trained
 
 SHOWN = 8  # sentences or sequences
 WORDS = 100  # of a sentence at most: each word takes a pass backward over all
@@ -136,40 +140,70 @@ def classifier(run: Path, text: str | None, data: Path | None) -> Contents:
     text: texts, one in each line. data: a file of sequences, with labels or without.
     """
     trained = classification.load(run)
-    if text is not None and trained.options.text is None:
-        raise InputError(f"{run} classifies numbers and not a text; give --data instead of --text")
-    page = {"task": "classify"} | described(run, trained.model, trained.options, trained.reading.classes)
-    page["unit"] = classification.unit_of(trained.options)
-    every, source = _sequences(run, trained, text, data)
+    return _whole(run, text, data, trained, trained.reading.classes, _turns, _classes)
+
+
+def regressor(run: Path, text: str | None, data: Path | None) -> Contents:
+    """Returns what the page of a model that predicts a number holds; its arguments are those of `classifier`."""
+    trained = regression.load(run)
+    return _whole(run, text, data, trained, [], lambda found, own: own.tolist(), _value)
+
+
+def _whole(
+    run: Path,
+    text: str | None,
+    data: Path | None,
+    trained: Trained[Any, Any],
+    classes: Sequence[str],
+    order: Callable[[Gathered, NDArray[np.int64]], list[int]],
+    said: Callable[[Any, Tensor, str | None], Said],
+) -> Contents:
+    """order: in which order held-out sequences are shown. said: what the model says of a sequence."""
+    options = trained.options
+    if text is not None and options.text is None:
+        raise InputError(f"{run} reads numbers and not a text; give --data instead of --text")
+    page = {"task": options.task} | described(run, trained.model, options, classes)
+    page["unit"] = whole.unit_of(options)
+    every, source = _sequences(run, trained, text, data, order)
     chosen = list(islice(every, SHOWN))
     if not chosen:
         raise InputError(f"{source} has no sequence; give at least one")
-    return Contents(page | {"sequences": [_classified(trained, each, source) for each in chosen]}, [], [])
+    return Contents(page | {"sequences": [_read(trained, each, source, said) for each in chosen]}, [], [])
 
 
-def _sequences(run: Path, trained: Classifier, text: str | None, data: Path | None) -> tuple[Iterable[Labelled], Path]:
+def _sequences(
+    run: Path,
+    trained: Trained[Any, Any],
+    text: str | None,
+    data: Path | None,
+    order: Callable[[Gathered, NDArray[np.int64]], list[int]],
+) -> tuple[Iterable[Labelled], Path]:
     options = trained.options
     if text is not None:
         return (Labelled(str(n), line, "") for n, line in enumerate(text.splitlines(), 1) if line.strip()), Path(
             "--text"
         )
-    columns = classification.columns_of(options, trained.reading)
+    columns = whole.columns_of(options, trained.reading)
     if data is not None:
         return _with_labels_if_any(data, columns, options.skip_bad), data
     with held_out_part(run, "--data" if options.text is None else "--data or --text"):
         found, _, validation = trained.read_again()
-    tokens, classes = list(found.tokens), list(found.classes)
-    seen: dict[int, list[int]] = {}  # by class, so that several are shown
-    for k in validation:
-        seen.setdefault(found.labels[k], []).append(int(k))
-    turns = sorted((place, k) for own in seen.values() for place, k in enumerate(own))
+    tokens, labels = list(found.tokens), list(found.different)
 
     def sequence(k: int) -> Labelled:
         row = found.rows[k]
         content = row if found.unit is None else (" " if found.unit == "words" else "").join(tokens[n] for n in row)
-        return Labelled(found.name(k), content, classes[found.labels[k]])
+        return Labelled(found.name(k), content, labels[found.labels[k]])
 
-    return (sequence(k) for _, k in turns), trained.path or Path("the built-in data")
+    return (sequence(k) for k in order(found, validation)), trained.path or Path("the built-in data")
+
+
+def _turns(found: Gathered, own: NDArray[np.int64]) -> list[int]:
+    """Returns these places in turns by class, so that several are shown."""
+    seen: dict[int, list[int]] = {}
+    for k in own:
+        seen.setdefault(found.labels[k], []).append(int(k))
+    return [k for _, k in sorted((place, k) for own in seen.values() for place, k in enumerate(own))]
 
 
 def _with_labels_if_any(data: Path, columns: sequences.Columns, skip_bad: bool) -> Iterator[Labelled]:
@@ -180,11 +214,42 @@ def _with_labels_if_any(data: Path, columns: sequences.Columns, skip_bad: bool) 
     yield from found or sequences.sequences(data, columns, labelled=False, bad=BadRows(skip_bad))
 
 
-def _classified(trained: Classifier, sequence: Labelled, source: Path) -> dict[str, Any]:
-    """Returns a sequence, its classes, and what each step says of them in each direction and what this depends on."""
+class Said(NamedTuple):
+    """What a model says of a sequence, and which of its outputs, times a unit, add up to it."""
+
+    contents: dict[str, Any]
+    shares: list[tuple[int, str]]  # numbers of outputs, and what they are called
+    unit: float = 1.0
+    bias: float = 0.0  # besides the model's own
+
+
+def _classes(trained: Classifier, logits: Tensor, truth: str | None) -> Said:
     names = trained.reading.classes
+    order = logits.argsort(descending=True)[:2].tolist()
+    chances = [rounded(p) for p in logits.softmax(-1).tolist()]
+    contents = {"truth": truth, "predicted": names[order[0]], "probabilities": chances}
+    return Said(contents, [(k, names[k]) for k in order])
+
+
+def _value(trained: Regressor, outputs: Tensor, truth: str | None) -> Said:
+    reading, criterion = trained.reading, trained.criterion
+    order = outputs.argsort()  # as `Criterion.in_order` has them
+    own = [rounded(float(v) * reading.spread + reading.center, reading.spread) for v in outputs[order]]
+    contents = {
+        "truth": None if truth is None else rounded(float(truth), reading.spread),
+        "predicted": float(criterion.middle(torch.tensor(own, dtype=torch.float64))),
+        "quantiles": list(criterion.quantiles),
+        "spread": own,
+    }
+    return Said(contents, [(int(criterion.middle(order)), "")], reading.spread, reading.center)
+
+
+def _read(
+    trained: Trained[Any, Any], sequence: Labelled, source: Path, say: Callable[[Any, Tensor, str | None], Said]
+) -> dict[str, Any]:
+    """Returns a sequence, what the model says of it, what each step adds in each direction and what this depends on."""
     content = sequence.content
-    tokens = classification.split(content, trained.options.unit) if isinstance(content, str) else None
+    tokens = whole.split(content, trained.options.unit) if isinstance(content, str) else None
     encoded = trained.encode([sequence], source)
     if (steps := int(encoded.rows.lengths[0])) > STEPS:
         raise InputError(
@@ -197,11 +262,11 @@ def _classified(trained: Classifier, sequence: Labelled, source: Path) -> dict[s
             inputs = x.double() if model.embedding is None else model.embedding(x)
         inputs = inputs.requires_grad_()
         h, state = model.recurrent(inputs, lengths=lengths)  # (T, 1, 2 H)
-        logits = model.head(h, state, lengths)[0]  # (classes,)
-        order = logits.argsort(descending=True)[:2].tolist()
-        look = [_norms(logits[k], inputs) for k in order]
-    bias, logits = model.output.bias.detach(), logits.detach()
-    parts = pooled_shares(h[:, 0].detach(), model.output.weight.detach())  # (2, classes, T)
+        outputs = model.head(h, state, lengths)[0]  # (outputs,)
+        said = say(trained, outputs.detach(), None if sequence.label in (None, "") else str(sequence.label))
+        look = [_norms(outputs[k], inputs) for k, _ in said.shares]
+    bias = model.output.bias.detach()
+    parts = said.unit * pooled_shares(h[:, 0].detach(), model.output.weight.detach())  # (2, outputs, T)
     stride = -(-steps // DRAWN)
     cuts = range(0, steps, stride)
     return {
@@ -212,32 +277,30 @@ def _classified(trained: Classifier, sequence: Labelled, source: Path) -> dict[s
         if isinstance(content, str)
         else [[rounded(float(v), float(row.std())) for v in row[::stride]] for row in content.T],
         "stride": stride,
-        "truth": None if sequence.label in (None, "") else str(sequence.label),
-        "predicted": names[order[0]],
-        "probabilities": [rounded(p) for p in logits.softmax(-1).tolist()],
+        **said.contents,
         "shares": [
             {
-                "name": names[k],
-                "bias": rounded(float(bias[k])),
+                "name": name,
+                "bias": rounded(said.unit * float(bias[k]) + said.bias),
                 "forward": [rounded(float(parts[0, k, cut : cut + stride].sum())) for cut in cuts],
                 "backward": [rounded(float(parts[1, k, cut : cut + stride].sum())) for cut in cuts],
             }
-            for k in order
+            for k, name in said.shares
         ],
         "look": [[max(norms[cut : cut + stride]) for cut in cuts] for norms in look],
     }
 
 
 def pooled_shares(h: Tensor, weight: Tensor) -> Tensor:
-    """Returns what each step adds to each logit of a classifier in each direction, (2, classes, T).
+    """Returns what each step adds to each output of the linear layer in each direction, (2, outputs, T).
 
-    h: (T, 2 H), the outputs of the last layer. weight: (classes, 6 H), those of their mean, their maximum, and the last one.
+    h: (T, 2 H), the outputs of the last layer. weight: (outputs, 6 H), those of their mean, their maximum, and the last one.
     The mean is a sum over steps. A unit's maximum belongs to the step where it is (the first, if several have it). The last
     output belongs to the last step of the forward direction, and to the first step of the backward direction.
     """
     steps, width = h.shape
-    mean, largest, last = weight.split(width, 1)  # each (classes, 2 H)
-    every = mean[:, None] * h / steps  # (classes, T, 2 H)
+    mean, largest, last = weight.split(width, 1)  # each (outputs, 2 H)
+    every = mean[:, None] * h / steps  # (outputs, T, 2 H)
     place = h.argmax(0)  # (2 H,), of equal ones the first
     units = torch.arange(width)
     every[:, place, units] += largest * h[place, units]

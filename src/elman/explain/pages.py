@@ -24,6 +24,7 @@ FILES = {  # the parts of a page, by its task, in their order
     "lm": "engine core model ribbon predictions unrolled equations units reach tracking start",
     "tag": "core items words",
     "classify": "core items steps",
+    "regress": "core items steps",
     "forecast": "core items past",
 }
 LANGUAGES = ("en", "zh")
@@ -62,7 +63,7 @@ def page(
 
     text: what it reads; None for held-out text. On the page of a language model another text can be typed.
     compare: up to two more language models, of the same unit, to show beside it.
-    data: a file for a tagger, a classifier or a forecaster, in the form that it was trained on; None for its held-out part.
+    data: a file for the model of another task, in the form that it was trained on; None for its held-out part.
     Raises InputError if a page cannot hold the runs or the text.
     """
     directory, others = Path(run), [Path(each) for each in compare]
@@ -76,12 +77,17 @@ def page(
             )
     if task == "lm" and data is not None:
         raise InputError(f"{directory} is a language model, which reads a text; give --text instead of --data")
-    if task in ("tag", "classify") and None not in (text, data):
+    if task in ("tag", "classify", "regress") and None not in (text, data):
         raise InputError(f"--text and --data {data} both say what {directory} reads; give one of them")
     if task == "lm":
         made = language_models([directory, *others], text)
     else:
-        of = {"tag": directions.tagger, "classify": directions.classifier, "forecast": past.forecaster}[task]
+        of = {
+            "tag": directions.tagger,
+            "classify": directions.classifier,
+            "regress": directions.regressor,
+            "forecast": past.forecaster,
+        }[task]
         made = of(directory, text, None if data is None else Path(data))
     return Page(assemble(made.data), made.findings, made.remarks)
 

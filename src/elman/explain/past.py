@@ -78,7 +78,7 @@ def _window(trained: Forecaster, one: Series, k: int) -> dict[str, Any]:
     past = values[: o.lookback, None].clone().requires_grad_()
     with use_engine("reference"):
         forecast = double.differentiable(past, torch.tensor([k]), known)  # (horizon, 1, outputs)
-        middle = double.middle(forecast)[:, 0]
+        middle = double.criterion.middle(forecast)[:, 0]
         ahead = np.unique(np.linspace(0, o.horizon - 1, min(AHEAD, o.horizon)).astype(int)).tolist()
         gradients = [torch.autograd.grad(middle[j], past, retain_graph=True)[0][:, 0] for j in ahead]
         # The model forecasts the change from the last value and adds this value again, so that one counts 1 more. It is

@@ -133,7 +133,7 @@ class Exported(nn.Module):
 
     def forward(self, *values: Any, **named: Any) -> Any:
         given = self._signature.bind(*values, **named).arguments
-        if "tokens" in self.port.inputs:  # of a classifier of texts
+        if "tokens" in self.port.inputs:  # of a model of whole texts
             given["tokens"] = given.pop("x")
         (found,) = self.run({name: value for name, value in given.items() if name in self.port.inputs})
         return found

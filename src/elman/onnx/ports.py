@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from elman.errors import InputError
 from elman.onnx.proof import Case
 from elman.recurrent import Recurrent
-from elman.tasks.classification import ClassificationModel
 from elman.tasks.forecasting import ForecastingModel
 from elman.tasks.language_model import LanguageModel
+from elman.tasks.regression import RegressionModel
 from elman.tasks.tagging import TaggingModel
+from elman.tasks.whole import SequenceModel
 
 
 class Port(NamedTuple):
@@ -168,8 +169,8 @@ def of_task(model: nn.Module, streaming: bool = False) -> Port:
         raise InputError(f"a {type(model).__name__} {why}, so it cannot be streamed; leave --streaming out")
     if isinstance(model, TaggingModel):
         return tagger(model)
-    if isinstance(model, ClassificationModel):
-        return classifier(model)
+    if isinstance(model, SequenceModel):
+        return of_sequences(model, "values" if isinstance(model, RegressionModel) else "logits")
     if isinstance(model, ForecastingModel):
         return forecaster(model)
     raise TypeError(f"no port is known for {type(model).__name__}")
@@ -252,12 +253,12 @@ def tagger(model: TaggingModel) -> Port:
     )
 
 
-def classifier(model: ClassificationModel) -> Port:
-    """Numbers x (T, B, channels), or tokens (T, B), in sequences of these lengths (B,), to logits (B, classes)."""
+def of_sequences(model: SequenceModel, output: str) -> Port:
+    """Numbers x (T, B, channels), or tokens (T, B), in sequences of these lengths (B,), to (B, outputs)."""
     embedding, channels = model.embedding, model.recurrent.input_size
     name = "x" if embedding is None else "tokens"
 
-    def call(model: ClassificationModel, *inputs: Tensor) -> Any:
+    def call(model: SequenceModel, *inputs: Tensor) -> Any:
         return model(*inputs)
 
     def cases(steps: Sequence[int], batches: Sequence[int]) -> Iterator[Case]:
@@ -275,7 +276,7 @@ def classifier(model: ClassificationModel) -> Port:
         yield Case("no lengths", (x, torch.full_like(lengths, len(x))), {name: x})
 
     inputs = {name: {0: "T", 1: "B"}, "lengths": {0: "B"}}
-    return Port(model, call, inputs, {"logits": model.output.out_features}, cases, {}, {"lengths": name})
+    return Port(model, call, inputs, {output: model.output.out_features}, cases, {}, {"lengths": name})
 
 
 def forecaster(model: ForecastingModel) -> Port:

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from elman.training.record import Entries, Record
     from elman.training.run import Run
 
-MODULES = {"lm": "language_model", "tag": "tagging", "classify": "classification", "forecast": "forecasting"}
+MODULES = {
+    "lm": "language_model",
+    "tag": "tagging",
+    "classify": "classification",
+    "regress": "regression",
+    "forecast": "forecasting",
+}
 
 
 class CommandLineTask(Task, Protocol):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import huber_loss, l1_loss, mse_loss, pad
+from torch.nn.functional import pad
 
 from elman import cells
 from elman.datasets import examples, series
@@ -24,6 +24,7 @@ from elman.errors import InputError
 from elman.recurrent import Recurrent
 from elman.tasks.options import ForecastingOptions as Options
 from elman.tasks.separate import SeparateSequences, check_made_for, check_same, csv_row, started
+from elman.tasks.values import Criterion, rounded
 from elman.tasks.windows import Errors, Scale, Scaled, Scales, Windows
 from elman.training.dropout import Dropout
 from elman.training.record import DATA, Record, data_of, device_of
@@ -51,7 +52,7 @@ class ForecastingModel(nn.Module):
         super().__init__()
         o, h = options, options.hidden_size
         self.segment, self.lookback, self.horizon = o.segment, o.lookback, o.ahead
-        self.outputs = max(1, len(o.quantile_list))
+        self.outputs = Criterion(o.loss, o.quantile_list).outputs
         self.segments = math.ceil(o.ahead / o.segment)
         self.read = nn.Linear(o.segment * (1 + known), h)
         self.recurrent = Recurrent(
@@ -96,16 +97,6 @@ def naive(past: Tensor, ahead: int, period: int) -> Tensor:
     return past[-period:].repeat(math.ceil(ahead / period), 1)[:ahead]
 
 
-def pinball(forecast: Tensor, truth: Tensor, quantiles: Sequence[float]) -> Tensor:
-    """Returns the mean over forecasts (..., Q) of max(q e, (q - 1) e), where e = truth - forecast.
-
-    Source: R. Koenker & G. Bassett, Regression quantiles, Econometrica 46 (1978).
-    """
-    q = torch.tensor(quantiles, device=forecast.device)
-    e = truth[..., None] - forecast
-    return torch.maximum(q * e, (q - 1) * e).mean()
-
-
 class Forecaster:
     """A model with the scales of its columns: what a run holds when it is trained."""
 
@@ -119,13 +110,8 @@ class Forecaster:
     ):
         """path: the training data; None for the built-in series. digest: that of these data, if it is known."""
         self.model, self.scales, self.options, self.path, self.digest = model, scales, options, path, digest
-        self.measure = "pinball" if options.quantile_list else options.loss
+        self.criterion = Criterion(options.loss, options.quantile_list)
         self.remarks: list[str] = []  # what there is to say of the last predictions
-
-    def middle(self, forecast: Tensor) -> Tensor:
-        """Returns one forecast (H, N) of (H, N, outputs): that of the quantile nearest to the median."""
-        quantiles = self.options.quantile_list or [0.5]
-        return forecast[..., min(range(len(quantiles)), key=lambda k: abs(quantiles[k] - 0.5))]
 
     def loss(self, forecast: Tensor, truth: Tensor, partly: bool = False) -> Tensor:
         """Returns the mean loss of forecasts (H, N, outputs), given the truths (H, N).
@@ -137,9 +123,7 @@ class Forecaster:
             if not told.any():
                 return 0.0 * forecast.sum()
             forecast, truth = forecast[told], truth[told]
-        if self.options.quantile_list:
-            return pinball(forecast, truth, self.options.quantile_list)
-        return {"mae": l1_loss, "mse": mse_loss, "huber": huber_loss}[self.options.loss](forecast[..., 0], truth)
+        return self.criterion.mean(forecast, truth)
 
     @torch.inference_mode()
     def forecast(self, past: Tensor, column: Tensor, known: Tensor) -> Tensor:
@@ -154,20 +138,15 @@ class Forecaster:
         o, device = self.options, device_of(self.model)
         past, column, known = past.to(device), column.to(device), known.to(device)
         if o.strategy == "direct":
-            return self._in_order(past, column, known).cpu()
+            return self.criterion.in_order(self.model(past, column, known)).cpu()
         found, lookback = [], o.lookback
         for begin in range(0, o.horizon, o.ahead):
             seen = known[begin : begin + lookback + o.ahead]
             if len(seen) < lookback + o.ahead:  # the last segment may reach past the horizon
                 seen = torch.cat([seen, seen[-1:].expand(lookback + o.ahead - len(seen), -1, -1)])
-            found.append(self._in_order(past[-lookback:], column, seen))
-            past = torch.cat([past, self.middle(found[-1])])
+            found.append(self.criterion.in_order(self.model(past[-lookback:], column, seen)))
+            past = torch.cat([past, self.criterion.middle(found[-1])])
         return torch.cat(found)[: o.horizon].cpu()
-
-    def _in_order(self, past: Tensor, column: Tensor, known: Tensor) -> Tensor:
-        """Returns what the model does, with quantiles that rise: a network may swap neighbouring ones."""
-        forecast = self.model(past, column, known)
-        return forecast.sort(-1).values if len(self.options.quantile_list) > 1 else forecast
 
     def read_again(self) -> list[Series]:
         """Returns the training data. Raises InputError if they cannot be read, or have changed."""
@@ -177,20 +156,23 @@ class Forecaster:
             check_same(self.digest, digest_of(every, self.scales, o), self.path or examples.SERIES)
         return every
 
-    def errors(self, windows: Windows, most: int) -> tuple[Errors, float]:
-        """Returns the errors of the forecasts of at most so many windows, and their mean loss."""
+    def errors(self, windows: Windows, most: int) -> tuple[Errors, float, list[tuple[str, str]]]:
+        """Returns the errors of the forecasts of at most so many windows, their mean loss, and lines about quantiles."""
         training = self.model.training
         self.model.eval()
         errors, loss, count = Errors(windows), 0.0, 0.0
+        below, values = torch.zeros(self.criterion.outputs, dtype=torch.int64), 0
         for own in windows.chunks(most):
-            past, column, known, truth = windows.take(own)
-            forecast = self.forecast(past, column, known)
+            past, column, ahead, truth = windows.take(own)
+            forecast = self.forecast(past, column, ahead)
             partly = windows.given is not None
-            told = int((~truth.isnan()).sum()) / len(truth)  # in windows
+            known = int((~truth.isnan()).sum())
+            below, values = below + self.criterion.below(forecast, truth), values + known
+            told = known / len(truth)  # in windows
             loss, count = loss + float(self.loss(forecast, truth, partly)) * told, count + told
-            errors.add(self.middle(forecast), truth, own)
+            errors.add(self.criterion.middle(forecast), truth, own)
         self.model.train(training)
-        return errors, loss / count if count else 0.0
+        return errors, loss / count if count else 0.0, list(self.criterion.covered(below, values))
 
     def errors_of_baselines(self, windows: Windows, most: int) -> dict[str, dict[str, float]]:
         """Returns the errors of the baselines on the windows that `errors` takes."""
@@ -216,7 +198,7 @@ class Forecaster:
             raise InputError(
                 f"{path} has {max(scaled.rows)} rows in its longest series, but a forecast and its true values need {o.lookback + o.horizon}; give more"
             )
-        own, _ = self.errors(windows, len(windows))
+        own, _, covered = self.errors(windows, len(windows))
         yield "windows", str(len(windows))
         if filled := sum(s.filled for s in every):
             yield "filled in", f"{filled:,} of {sum(scaled.rows):,} rows, which are not scored"
@@ -224,6 +206,7 @@ class Forecaster:
             yield "new series", self._scaled(new, every)
         for name, means in {"the model": own.means(), **self.errors_of_baselines(windows, len(windows))}.items():
             yield name, said(means)
+        yield from covered
         for k, name in enumerate(self.scales.targets):
             total, count = own.columns[:, k].tolist()
             yield f"  {name}", f"MAE {total / max(1, count):.6g} in its own unit"
@@ -238,9 +221,8 @@ class Forecaster:
         bad = BadRows(o.skip_bad)
         every, _ = series.read(path, scales.columns(o), bad, fill_gaps=o.fill_gaps, tail=o.lookback)
         self.remarks = bad.remarks
-        quantiles = [f"_q{q:g}" for q in o.quantile_list] or [""]
         names = [name for name in (o.group, o.time or "step") if name] + [
-            t + q for t in scales.targets for q in quantiles
+            t + q for t in scales.targets for q in self.criterion.endings
         ]
         lacks = [self._lacks(one) for one in every]
         lacking = [lack for lack in lacks if lack[0]]
@@ -307,11 +289,6 @@ def check_steps(every: Sequence[Series], scales: Scales, path: Path) -> None:
             )
 
 
-def rounded(value: float, deviation: float) -> float:
-    """Returns a value to a millionth of its column's deviation: the digits that a forecast in float32 has."""
-    return round(value, 6 - math.floor(math.log10(deviation))) + 0.0  # no negative zero
-
-
 def said(errors: Mapping[str, float]) -> str:
     return ", ".join(f"{name.upper()} {errors[name]:.4f}" for name in ("mse", "mae", "mase"))
 
@@ -327,8 +304,8 @@ class Forecasting(SeparateSequences):
         self.path, self.source = path, str(path or examples.SERIES)
         self.use(forecaster)
         o, scales = self.options, forecaster.scales
-        self.measure = forecaster.measure
-        self.score = "mse" if o.loss == "mse" and not o.quantile_list else "mae"
+        self.measure = forecaster.criterion.measure
+        self.score = "mse" if forecaster.criterion.squared else "mae"
         self.score_unit = self.score.upper()
         scaled = Scaled.of(every, scales, o)
         self.groups, self.rows, self.filled = [s.group for s in every], sum(scaled.rows), sum(s.filled for s in every)
@@ -363,7 +340,7 @@ class Forecasting(SeparateSequences):
         return max(told, 1e-9) if len(own) else 0.0  # the weights of a batch add up to more than zero
 
     def evaluate(self) -> dict[str, float]:
-        errors, loss = self.forecaster.errors(self.validation, MOST)
+        errors, loss, _ = self.forecaster.errors(self.validation, MOST)
         return {f"validation_{self.measure}": loss} | errors.means()
 
     def about(self) -> dict[str, Any]:
@@ -405,9 +382,9 @@ class Forecasting(SeparateSequences):
         """Returns lines about the test windows, on which nothing was chosen."""
         if not len(self.test):
             return []
-        own, _ = self.forecaster.errors(self.test, len(self.test))
+        own, _, covered = self.forecaster.errors(self.test, len(self.test))
         baselines = self.forecaster.errors_of_baselines(self.test, len(self.test))
-        return [("test", said(own.means())), *((name, said(means)) for name, means in baselines.items())]
+        return [("test", said(own.means())), *((name, said(means)) for name, means in baselines.items()), *covered]
 
     def draw(self, directory: Path) -> list[Path]:
         """Draws forecasts of up to four columns, in the unit of the data.
@@ -432,7 +409,7 @@ class Forecasting(SeparateSequences):
             panel: dict[str, Any] = {
                 "past": own(past[-min(o.lookback, 2 * o.horizon) :, 0]),
                 "truth": own(truth[:, 0]),
-                "forecast": own(self.forecaster.middle(forecast)[:, 0]),
+                "forecast": own(self.forecaster.criterion.middle(forecast)[:, 0]),
                 "others": {f"seasonal {o.period}": own(naive(past, o.horizon, o.period)[:, 0])} if o.period > 1 else {},
             }
             if len(o.quantile_list) > 1:

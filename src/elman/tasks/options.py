@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -29,6 +29,16 @@ def cell_option(default: str) -> Any:
 def weight_dropout_option() -> Any:
     help = "Share of the recurrent weights dropped in training, against overfitting."
     return option(0.0, help, least=0, most=0.99, later=True)
+
+
+def quantiles_option() -> Any:
+    help = "Quantiles to predict, such as 0.1,0.5,0.9, instead of a single value."
+    return option(None, help, of_model=True)
+
+
+def loss_option(default: str) -> Any:
+    help = "Loss to minimise without --quantiles: mae, mse or huber."
+    return option(default, help, choices=("mae", "mse", "huber"))
 
 
 @dataclass(frozen=True)
@@ -164,16 +174,12 @@ class ForecastingOptions(Options):
     strategy: str = option(
         "direct", "direct: all steps at once; recursive: one segment after another, from its own forecasts.",
         choices=("direct", "recursive"), of_model=True)  # fmt: skip
-    quantiles: str | None = option(
-        None, "Quantiles to forecast, such as 0.1,0.5,0.9, instead of a single value.", of_model=True
-    )
+    quantiles: str | None = quantiles_option()
     split: str = option(
         "0.7,0.1,0.2", "Training, validation and test parts, in this order: shares, or numbers of rows."
     )
     period: int = option(24, "Steps of a season, for the baseline that repeats the last season and for MASE.", least=1)
-    loss: str = option(
-        "mae", "Loss to minimise without --quantiles: mae, mse or huber.", choices=("mae", "mse", "huber")
-    )
+    loss: str = loss_option("mae")
     cell: str = cell_option("gru")
     hidden_size: int = option(128, "Units per layer.", least=2, search=(32, 512), of_model=True)
     num_layers: int = option(1, "Recurrent layers.", least=1, search=(1, 3), of_model=True)
@@ -216,18 +222,11 @@ class ForecastingOptions(Options):
         _check_once({"--columns": self.column_list, "--known": self.known_list})
         if self.fill_gaps and self.time is None:
             raise InputError("--fill-gaps fills gaps in the times, so name the column of times with --time")
+        _check_quantiles(self.quantiles, self.loss, type(self))
         try:
-            quantiles, split = self.quantile_list, self.split_list
+            split = self.split_list
         except ValueError as error:
-            raise InputError(
-                f"--quantiles and --split must be finite numbers separated by commas, got {error}"
-            ) from error
-        if quantiles != sorted(set(quantiles)) or any(not 0 < q < 1 for q in quantiles):
-            raise InputError(
-                f"--quantiles must be between 0 and 1, in increasing order, got {self.quantiles}; try 0.1,0.5,0.9"
-            )
-        if quantiles and self.loss != "mae":
-            raise InputError(f"--quantiles uses its own loss, so --loss {self.loss} cannot be given with it")
+            raise InputError(f"--split must be finite numbers separated by commas, got {error}") from error
         shares, rows = sum(split) <= 1 + 1e-9, all(part == int(part) for part in split)
         if len(split) != 3 or min(split) < 0 or not (shares or rows) or min(split[:2]) == 0:
             raise InputError(
@@ -238,9 +237,7 @@ class ForecastingOptions(Options):
         found: dict[str, str] = (
             {} if file else dict.fromkeys(("columns", "known", "time", "group", "fill_gaps"), NO_FILE)
         )
-        if self.quantiles:
-            found["loss"] = "has no effect with --quantiles, which uses its own loss; leave it out"
-        return found
+        return found | _useless_with_quantiles(self.quantiles)
 
 
 def _names(text: str | None) -> tuple[str, ...]:
@@ -269,18 +266,35 @@ def _numbers(text: str) -> list[float]:
     return numbers
 
 
-@dataclass(frozen=True)
-class ClassificationOptions(Options):
-    """The options of `elman train classify`."""
+def _check_quantiles(quantiles: str | None, loss: str, of: type[Options]) -> None:
+    """Raises InputError for quantiles that are none, or that are given with a loss of their own. of: whose options they are."""
+    try:
+        found = _numbers(quantiles or "")
+    except ValueError as error:
+        raise InputError(f"--quantiles must be finite numbers separated by commas, got {error}") from error
+    if found != sorted(set(found)) or any(not 0 < q < 1 for q in found):
+        raise InputError(f"--quantiles must be between 0 and 1, in increasing order, got {quantiles}; try 0.1,0.5,0.9")
+    default = next(field.default for field in fields(of) if field.name == "loss")
+    if found and loss != default:
+        raise InputError(f"--quantiles uses its own loss, so --loss {loss} cannot be given with it")
 
-    task: ClassVar[str] = "classify"
+
+def _useless_with_quantiles(quantiles: str | None) -> dict[str, str]:
+    return {"loss": "has no effect with --quantiles, which uses its own loss; leave it out"} if quantiles else {}
+
+
+@dataclass(frozen=True)
+class SequenceOptions(Options):
+    """The options of the tasks that predict something of a whole sequence."""
+
+    numeric: ClassVar[bool]  # whether the labels are numbers
 
     validation: str | None = option(None, "Validation file, instead of a held-out part of FILE.")
-    held_out: float = option(0.2, "Share of the sequences of each class kept for validation.", least=0.001, most=0.9)
+    held_out: float = option(0.2, "Share of the sequences kept for validation, drawn at random.", least=0.001, most=0.9)
     label: str = option("label", "Column of the label, or its name in JSON lines.")
     sequence: str | None = option(None, "Column that identifies the sequence, in a table with a row for each step.")
     text: str | None = option(
-        None, "Column of the text to classify instead of numbers, or its name in JSON lines.", of_model=True
+        None, "Column of the text to read instead of numbers, or its name in JSON lines.", of_model=True
     )
     columns: str | None = option(
         None, "Columns of numbers to read, separated by commas; default: all other columns.", of_model=True
@@ -293,10 +307,6 @@ class ClassificationOptions(Options):
         False,
         "Fill in missing numbers with those of the step before, or at the beginning of the first after.",
         later=True,
-    )
-    balanced: bool = option(False, "Give every class the same weight in the loss, however rare it is.")
-    best_by: str = option(
-        "accuracy", "Score that selects the parameters to keep: accuracy or macro_f1.", choices=("accuracy", "macro_f1")
     )
     cell: str = cell_option("gru")
     hidden_size: int = option(128, "Units per layer and direction.", least=1, search=(32, 512), of_model=True)
@@ -314,9 +324,6 @@ class ClassificationOptions(Options):
     weight_dropout: float = weight_dropout_option()
     noise: float = option(
         0.3, "Noise added to numbers in training, in standard deviations of each channel.", least=0, most=10
-    )
-    smoothing: float = option(
-        0.1, "Label smoothing: share of the target that is spread evenly over all classes.", least=0, most=0.99
     )
     batch_size: int = option(32, "Sequences per update.", least=1)
     learning_rate: float = learning_rate_option(3e-3, search=(5e-4, 2e-2))
@@ -350,3 +357,53 @@ class ClassificationOptions(Options):
         else:
             found["noise"] = found["fill_gaps"] = "is for numbers, but --text reads texts; leave it out"
         return found
+
+
+@dataclass(frozen=True)
+class ClassificationOptions(SequenceOptions):
+    """The options of `elman train classify`."""
+
+    task: ClassVar[str] = "classify"
+    numeric: ClassVar[bool] = False
+
+    held_out: float = option(0.2, "Share of the sequences of each class kept for validation.", least=0.001, most=0.9)
+    balanced: bool = option(False, "Give every class the same weight in the loss, however rare it is.")
+    best_by: str = option(
+        "accuracy", "Score that selects the parameters to keep: accuracy or macro_f1.", choices=("accuracy", "macro_f1")
+    )
+    smoothing: float = option(
+        0.1, "Label smoothing: share of the target that is spread evenly over all classes.", least=0, most=0.99
+    )
+
+
+@dataclass(frozen=True)
+class RegressionOptions(SequenceOptions):
+    """The options of `elman train regress`."""
+
+    task: ClassVar[str] = "regress"
+    numeric: ClassVar[bool] = True
+
+    label: str = option("label", "Column of the number to predict, or its name in JSON lines.")
+    quantiles: str | None = quantiles_option()
+    loss: str = loss_option("mse")
+    dropout: float = option(
+        0.1,
+        "Share of activations dropped between layers and before the output in training.",
+        least=0,
+        most=0.99,
+        search=(0.0, 0.6),
+    )
+    noise: float = option(
+        0.1, "Noise added to numbers in training, in standard deviations of each channel.", least=0, most=10
+    )
+
+    @property
+    def quantile_list(self) -> list[float]:
+        return _numbers(self.quantiles or "")
+
+    def check(self) -> None:
+        super().check()
+        _check_quantiles(self.quantiles, self.loss, type(self))
+
+    def useless(self, file: Path | None) -> dict[str, str]:
+        return super().useless(file) | _useless_with_quantiles(self.quantiles)

@@ -1,4 +1,4 @@
-// The frame of the pages of taggers, classifiers and forecasters: their head, and which example is shown.
+// The frame of the pages of all tasks but the language model: their head, and which example is shown.
 
 const items = data.sentences ?? data.sequences ?? data.windows;
 const item = () => items[chosen.item];
@@ -43,15 +43,15 @@ function chances(list, truth) {
   ]));
 }
 
-// What each direction adds to two logits, and to their difference. each: {name, forward, backward, bias}.
-function shareTable([first, second]) {
+// What each direction adds to two logits, and to their difference, or to one number. each: {name, forward, backward, bias}. called: their sum.
+function shareTable([first, second], called = say("logit")) {
   const columns = second ? [first, second, { name: `${first.name} − ${second.name}`, forward: first.forward - second.forward, backward: first.backward - second.backward, bias: first.bias - second.bias }] : [first];
   const sum = (each) => each.forward + each.backward + each.bias;
   const largest = Math.max(...columns.flatMap((each) => [each.forward, each.backward, each.bias, sum(each)].map(Math.abs)), 1e-30);
   const row = (label, value) => el("tr", {}, el("th", { scope: "row" }, label), columns.map((each) => el("td", {}, el("span", { class: "value" }, digits(value(each))), balance(value(each) / largest))));
   return el("table", { class: "shares" },
     el("thead", {}, el("tr", {}, el("td", {}), columns.map((each) => el("th", { scope: "col" }, each.name)))),
-    el("tbody", {}, row(say("fromLeft"), (each) => each.forward), row(say("fromRight"), (each) => each.backward), row(say("bias"), (each) => each.bias), row(say("logit"), sum)));
+    el("tbody", {}, row(say("fromLeft"), (each) => each.forward), row(say("fromRight"), (each) => each.backward), row(say("bias"), (each) => each.bias), row(called, sum)));
 }
 
 // A bar to the right of the middle for a positive share, to the left for a negative one.
