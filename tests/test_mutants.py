@@ -1741,6 +1741,14 @@ MUTANTS = [
         "test_regression.py::test_forecasts_of_rows_that_were_filled_in_are_not_counted",
     ),
     Mutant(
+        "a forecast judged under the time of its past",
+        "tasks/forecasting.py",
+        "def _examples(",
+        "rows = o.lookback + own",
+        "rows = own",
+        "test_examples.py::test_rows_of_windows_have_the_errors",
+    ),
+    Mutant(
         "months that are as long as most of them",
         "datasets/series.py",
         "def months(",

@@ -7,6 +7,8 @@ from pathlib import Path
 import typer
 
 from elman.cli.common import opened, trained, without_training
+from elman.errors import InputError
+from elman.files import check_writable, write_atomically
 
 EXAMPLE = "Example:  elman evaluate runs/first chapter.txt"
 
@@ -14,6 +16,11 @@ EXAMPLE = "Example:  elman evaluate runs/first chapter.txt"
 def evaluate(
     run: Path = typer.Argument(..., help="Directory of a run, or the file that `elman export` made of it."),
     file: Path = typer.Argument(..., help="Data in the form that the run was trained on."),
+    output: Path | None = typer.Option(
+        None,
+        help="File to write as well, .csv or .jsonl: a row for each example with what is true and what the model says.",
+        show_default=False,
+    ),
     device_name: str = typer.Option("auto", "--device", help="auto, cpu, cuda, ..."),
 ) -> None:
     """Judge a trained model on any file of its task.
@@ -21,7 +28,20 @@ def evaluate(
     A language model predicts every token from all before it; it reads a text of 8,000 tokens or more in up to 64 parts,
     each after at least 1,000 tokens of the part before. Other models are compared with the labels or the values that the
     file has.
+
+    --output shows where a model is wrong: sorted by nats or by the error, the worst examples come first, and labels that are
+    wrong are among them. Of a language model it is what `elman predict` writes.
     """
+    from elman.datasets.tables import JSON_LINES
+
+    record, device = opened(run, device_name)
+    if output is not None:
+        if output.suffix.lower() not in (forms := (".csv", *JSON_LINES)):
+            raise InputError(f"{output}: examples are written as {', '.join(forms)}; choose one of these endings")
+        check_writable(output)
     with without_training():
-        for name, figure in trained(*opened(run, device_name)).evaluate(file):
+        model = trained(record, device)
+        for name, figure in model.evaluate(file):
             print(f"{name:<20} {figure}")
+        if output is not None:
+            write_atomically(output, (row.encode() for row in model.examples(file, output.suffix.lower())))

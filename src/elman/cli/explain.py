@@ -33,7 +33,7 @@ def explain(
     ),
     data: Path | None = typer.Option(
         None,
-        help="Data for the page of a tagger, a classifier or a forecaster, in the form that the run was trained on; "
+        help="Data for the page of another task than lm, in the form that the run was trained on; "
         "default: its held-out part.",
         show_default=False,
     ),

@@ -86,6 +86,10 @@ class Trained(Protocol):
         """Yields the text of the predictions for a file, in its order. form: ".csv", ".jsonl", or "" for the task's own."""
         ...
 
+    def examples(self, path: Path, form: str) -> Iterator[str]:
+        """Yields a row for each example that `evaluate` judges, in order: what is true, what the model says, and how far off it is."""
+        ...
+
     @property
     def remarks(self) -> list[str]:
         """What there is to say of the last predictions."""

@@ -22,7 +22,7 @@ from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
 from elman.tasks import scores
 from elman.tasks.options import ClassificationOptions as Options
-from elman.tasks.separate import check_made_for, csv_row, groups, held_out, started
+from elman.tasks.separate import check_made_for, csv_row, digits, groups, held_out, started, table
 from elman.tasks.whole import (
     CHUNK,
     Encoded,
@@ -150,6 +150,21 @@ class Classifier(Trained[Reading, Options]):
                 else:
                     yield csv_row([each.name, name, *row])
 
+    def examples(self, path: Path, form: str) -> Iterator[str]:
+        """Yields a row for each sequence: its label, the class that the model says, and -log p(label)."""
+        return table(self._examples(path), form)
+
+    def _examples(self, path: Path) -> Iterator[dict[str, Any]]:
+        columns, names = columns_of(self.options, self.reading), self.reading.classes
+        for group in groups(sequences(path, columns, bad=BadRows(self.options.skip_bad)), CHUNK):
+            encoded = self.encode(group, path)
+            chances = self.outputs(encoded).double().log_softmax(-1)
+            for each, row, label in zip(group, chances, encoded.labels.tolist(), strict=True):
+                nats = (
+                    None if label < 0 else digits(-float(row[label]))
+                )  # a class that the training lacks has no chance
+                yield {"sequence": each.name, "label": each.label, "class": names[int(row.argmax())], "nats": nats}
+
 
 class Classification(WholeSequences):
     """The task, as `elman.training.task.Task` has it."""
@@ -237,12 +252,12 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
     """
     o, where, fonts = options, path or Path(examples.LABELLED), list[str]()
 
-    def digits() -> Iterator[Labelled]:
+    def outlines() -> Iterator[Labelled]:
         for steps, digit, font in examples.digits():
             fonts.append(font)
             yield Labelled(str(len(fonts)), steps, digit)
 
-    found, count = gathered(path, o, bad, digits(), reading)
+    found, count = gathered(path, o, bad, outlines(), reading)
     if o.validation is not None:
         train, validation = np.arange(count), np.arange(count, len(found))
     elif path is None:  # fonts that were never seen

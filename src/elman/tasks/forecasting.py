@@ -23,7 +23,7 @@ from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
 from elman.recurrent import Recurrent
 from elman.tasks.options import ForecastingOptions as Options
-from elman.tasks.separate import SeparateSequences, check_made_for, check_same, csv_row, started
+from elman.tasks.separate import SeparateSequences, check_made_for, check_same, csv_row, digits, started, table
 from elman.tasks.values import Criterion, rounded
 from elman.tasks.windows import Errors, Scale, Scaled, Scales, Windows
 from elman.training.dropout import Dropout
@@ -189,15 +189,7 @@ class Forecaster:
 
     def evaluate(self, path: Path) -> Iterator[tuple[str, str]]:
         """Yields names and figures of the forecasts from every place in a file that has enough values before it."""
-        o, bad = self.options, BadRows(self.options.skip_bad)
-        every, _ = series.read(path, self.scales.columns(o), bad, fill_gaps=o.fill_gaps)
-        check_steps(every, self.scales, path)
-        scaled = Scaled.of(every, self.scales, o)
-        windows = Windows(scaled, [(0, rows) for rows in scaled.rows], o.lookback, o.horizon)
-        if not len(windows):
-            raise InputError(
-                f"{path} has {max(scaled.rows)} rows in its longest series, but a forecast and its true values need {o.lookback + o.horizon}; give more"
-            )
+        every, scaled, windows = self._judged(path)
         own, _, covered = self.errors(windows, len(windows))
         yield "windows", str(len(windows))
         if filled := sum(s.filled for s in every):
@@ -210,6 +202,43 @@ class Forecaster:
         for k, name in enumerate(self.scales.targets):
             total, count = own.columns[:, k].tolist()
             yield f"  {name}", f"MAE {total / max(1, count):.6g} in its own unit"
+
+    def _judged(self, path: Path) -> tuple[list[Series], Scaled, Windows]:
+        """Returns the series of a file, and all windows of them. Raises InputError if there is none."""
+        o, bad = self.options, BadRows(self.options.skip_bad)
+        every, _ = series.read(path, self.scales.columns(o), bad, fill_gaps=o.fill_gaps)
+        check_steps(every, self.scales, path)
+        scaled = Scaled.of(every, self.scales, o)
+        windows = Windows(scaled, [(0, rows) for rows in scaled.rows], o.lookback, o.horizon)
+        if not len(windows):
+            raise InputError(
+                f"{path} has {max(scaled.rows)} rows in its longest series, but a forecast and its true values need {o.lookback + o.horizon}; give more"
+            )
+        return every, scaled, windows
+
+    def examples(self, path: Path, form: str) -> Iterator[str]:
+        """Yields a row for each window: its column, the first time that is forecast, and the mean absolute error."""
+        return table(self._examples(path), form)
+
+    def _examples(self, path: Path) -> Iterator[dict[str, Any]]:
+        o, targets = self.options, self.scales.targets
+        every, _, windows = self._judged(path)
+        self.model.eval()
+        for own in windows.chunks(len(windows)):
+            past, column, known, truth = windows.take(own)
+            error = (self.criterion.middle(self.forecast(past, column, known)) - truth).abs().double()
+            mean, block = error.nanmean(0).numpy(), windows.block(own)  # NaN if all that follows was filled in
+            rows = o.lookback + own - windows.before[block]  # of the series, from 0
+            for b in np.unique(block):
+                one, here = every[b // len(targets)], block == b
+                times = one.times[rows[here]] if o.time else rows[here] + 1
+                for time, e in zip(series.written(times, one.pace), mean[here].tolist(), strict=True):
+                    row: dict[str, Any] = {o.group: one.group} if o.group else {}
+                    row |= {"column": targets[b % len(targets)], o.time or "row": time}
+                    scaled, deviation = (
+                        (None, None) if math.isnan(e) else (digits(e), digits(e * windows.scale.deviation[b]))
+                    )
+                    yield row | {"mae": deviation, "mae_in_deviations": scaled}
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
         """Yields rows of CSV, or JSON lines: the forecast of each series from its end.

@@ -397,6 +397,10 @@ class TrainedLanguageModel(NamedTuple):
             else:
                 yield csv_row("" if value is None else value for value in row.values())
 
+    def examples(self, path: Path, form: str) -> Iterator[str]:
+        """Yields what `predict` does."""
+        return self.predict(path, form)
+
     def lines(self, path: Path) -> Iterator[Line]:
         """Yields the lines of a text, which the model reads in order, with the sums over the tokens that begin in each.
 

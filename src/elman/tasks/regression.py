@@ -20,7 +20,7 @@ from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
 from elman.tasks import scores
 from elman.tasks.options import RegressionOptions as Options
-from elman.tasks.separate import check_made_for, csv_row, groups, held_out, moments, started
+from elman.tasks.separate import check_made_for, csv_row, groups, held_out, moments, started, table
 from elman.tasks.values import Criterion, rounded
 from elman.tasks.whole import (
     CHUNK,
@@ -205,6 +205,21 @@ class Regressor(Trained[Reading, Options]):
         """Returns predictions (N, outputs) in the unit of the data."""
         values = predicted.double() * self.reading.spread + self.reading.center
         return [[rounded(v, self.reading.spread) for v in row] for row in values.tolist()]
+
+    def examples(self, path: Path, form: str) -> Iterator[str]:
+        """Yields a row for each sequence: its true value, what the model says, and by how much this is more."""
+        return table(self._examples(path), form)
+
+    def _examples(self, path: Path) -> Iterator[dict[str, Any]]:
+        names, spread = [f"value{each}" for each in self.criterion.endings], self.reading.spread
+        columns = columns_of(self.options, self.reading)
+        for group in groups(sequences(path, columns, bad=BadRows(self.options.skip_bad)), CHUNK):
+            found = self.in_unit(self.predicted(self.encode(group, path)))
+            for each, row in zip(group, found, strict=True):
+                truth = float(each.label or "nan")
+                error = float(self.criterion.middle(torch.tensor(row, dtype=torch.float64))) - truth
+                said = {"sequence": each.name, "label": truth} | dict(zip(names, row, strict=True))
+                yield said | {"error": rounded(error, spread)}
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
         """Yields a row of CSV, or JSON, for each sequence of a file: its value, or its quantiles."""

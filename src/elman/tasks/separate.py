@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import fields
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
 from elman.training.options import Options
 from elman.training.record import Entries
@@ -203,6 +205,27 @@ def groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
     items = iter(items)
     while group := list(islice(items, size)):
         yield group
+
+
+def table(rows: Iterable[Mapping[str, Any]], form: str) -> Iterator[str]:
+    """Yields rows of the same names as CSV with a header, or as JSON lines. A float has as many digits as it is given with."""
+    header = form not in JSON_LINES
+    for row in rows:
+        if header:
+            yield csv_row(row)
+            header = False
+        if form in JSON_LINES:
+            yield json.dumps(row, ensure_ascii=False) + "\n"
+        else:
+            values = (
+                "" if v is None else repr(v).removesuffix(".0") if isinstance(v, float) else v for v in row.values()
+            )
+            yield csv_row(values)
+
+
+def digits(value: float) -> float:
+    """Returns six digits of a number."""
+    return float(f"{value:.6g}")
 
 
 def csv_row(values: Iterable[str | float]) -> str:

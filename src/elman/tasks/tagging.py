@@ -31,10 +31,12 @@ from elman.tasks.separate import (
     check_made_for,
     check_same,
     csv_row,
+    digits,
     groups,
     held_out,
     padded,
     started,
+    table,
 )
 from elman.training.dropout import Dropout
 from elman.training.record import DATA, Record, data_of, device_of
@@ -350,6 +352,28 @@ class Tagger:
                     yield "".join(csv_row([sentence.number, k, w, t]) for k, (w, t) in enumerate(rows, 1))
                 else:
                     yield "".join(f"{w}\t{t}\n" for w, t in zip(sentence.words, tags, strict=True)) + "\n"
+
+    def examples(self, path: Path, form: str) -> Iterator[str]:
+        """Yields a row for each word: its tag, the one that the model says, and -log p(tag)."""
+        return table(self._examples(path), form)
+
+    def _examples(self, path: Path) -> Iterator[dict[str, Any]]:
+        names = self.vocabulary.tags
+        every = conll.sentences(path, self.options.tag, bad=BadRows(self.options.skip_bad))
+        for group in groups(every, CHUNK):
+            found = dict(self.logits(self.encode(group)))
+            for k, sentence in enumerate(group):
+                chances = found[k].double().log_softmax(-1)
+                for place, (word, tag, row) in enumerate(zip(sentence.words, sentence.tags, chances, strict=True), 1):
+                    known = self.vocabulary.tag(tag)
+                    yield {
+                        "sentence": sentence.number,
+                        "place": place,
+                        "word": word,
+                        "tag": tag,
+                        "predicted": names[int(row.argmax())],
+                        "nats": None if known < 0 else digits(-float(row[known])),
+                    }
 
 
 class Tagging(SeparateSequences):
