@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 from triton.runtime import interpreter
 
-# The interpreter computes all integers twice, to find those that overflow. Sizes of tests are small.
-interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=False)
+import quick_triton  # noqa: F401
 
 _here = threading.local()
 

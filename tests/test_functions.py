@@ -16,6 +16,7 @@ from torch.autograd import gradgradcheck
 from torch.nn import functional
 
 import elman
+import quick_triton  # noqa: F401
 from accuracy import Sizes, check, measure
 from cases import CELLS, close, gradients, hidden, inputs, recurrent, run
 from elman import Cell, State, cells

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import sigmoid, tanh
 
 import elman
-import meeting  # noqa: F401 - it makes the interpreter faster
+import quick_triton  # noqa: F401
 import test_rows
 from accuracy import Sizes, check, measure
 from cases import close, gradients, inputs, layer, recurrent, run

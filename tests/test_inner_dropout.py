@@ -14,6 +14,7 @@ from torch.autograd import gradgradcheck
 from torch.func import functional_call
 
 import elman
+import quick_triton  # noqa: F401
 from cases import as_tuple, close, inputs, normal, recurrent, weighted
 from elman import Cell, Recurrent, State, cells, inner_dropout
 from elman.cell import cell as define

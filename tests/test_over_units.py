@@ -10,6 +10,7 @@ from torch import sigmoid, tanh
 from torch.nn.functional import layer_norm, rms_norm
 
 import elman
+import quick_triton  # noqa: F401
 import test_rows
 from accuracy import check, measure
 from cases import close, inputs, recurrent, run

@@ -16,6 +16,7 @@ from torch.nn.functional import linear
 
 import elman
 import elman.onnx
+import quick_triton  # noqa: F401
 from cases import as_tuple, close, inputs, normal, recurrent, weighted
 from elman import Cell, Recurrent, State, graph
 from elman.cell import cell as define
