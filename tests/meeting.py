@@ -30,7 +30,10 @@ class Program:
         self.error: BaseException | None = None
         self.met = False  # whether it has said that it is done with what comes before the first step
         self.pending: list[Callable[[], None]] = []  # stores that are not in memory yet
-        self.go, self.stopped = threading.Semaphore(0), threading.Semaphore(0)
+        # Both are held but for the moments in which a turn is passed on. A semaphore is Python, and takes far longer.
+        self.go, self.stopped = threading.Lock(), threading.Lock()
+        for turn in (self.go, self.stopped):
+            turn.acquire()
         self.thread = threading.Thread(target=self.run, args=(run,), daemon=True)
         self.thread.start()
 
