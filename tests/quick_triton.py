@@ -80,15 +80,23 @@ def _leave_equal_shapes() -> None:
 
 
 def _remember_builtins() -> None:
-    """Which functions of a module or class a launch replaces. To look at all its members again takes long."""
-    known: dict[Any, list[str]] = {}
+    """Which functions of a module or class a launch replaces, and by what. To look at all its members takes long."""
+    known: dict[Any, list[tuple[str, Any]]] = {}
+    checked = core.builtin(lambda: None).__code__  # of what only looks whether it is called within a kernel
+
+    def interpreted(member: Any) -> Any:
+        inner = member.__wrapped__ if member.__code__ is checked else member
+        return lambda *given, _semantic=None, **named: inner(
+            *given, _semantic=interpreter.interpreter_semantic, **named
+        )
 
     def patch(of: Any, builder: Any, scope: Any) -> None:
         if of not in known:
-            known[of] = [name for name, member in inspect.getmembers(of) if core.is_builtin(member)]
-        for name in known[of]:
-            if core.is_builtin(member := getattr(of, name)):  # and not replaced yet
-                interpreter._patch_attr(of, name, member, builder, scope)
+            every = inspect.getmembers(of, core.is_builtin)
+            known[of] = [(name, interpreted(member)) for name, member in every]
+        for name, instead in known[of]:
+            if core.is_builtin(getattr(of, name)):  # and not replaced yet
+                scope.set_attr(of, name, instead)
 
     interpreter._patch_builtin = patch
 
