@@ -9,8 +9,11 @@ import gc
 import inspect
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -58,20 +61,28 @@ class Forks:
 
     def run(self, *children: Child, timeout: float = 300) -> list[CompletedProcess[str]]:
         """Runs children at the same time. One that takes too long is killed."""
+        with ExitStack() as ends:
+            running = [ends.enter_context(self.begin(child)) for child in children]
+            return [each.end(timeout) for each in running]
+
+    @contextmanager
+    def begin(self, child: Child) -> Iterator[Running]:
+        """Starts a child, which is killed if the block leaves it running."""
         if self._server is None:
             self.start()
-        server: Any = self._server
-        given = [child._replace(environment=child.environment or dict(os.environ)) for child in children]
+        given = child._replace(environment=child.environment or dict(os.environ))
         with tempfile.TemporaryDirectory() as folder:
-            server.send((given, folder, timeout))
-            return [
-                CompletedProcess(
-                    ["-c", *child.arguments],
-                    code,
-                    *[path.read_text(encoding="utf-8", errors="replace") for path in _printed(folder, number)],
-                )
-                for number, (child, code) in enumerate(zip(children, server.recv(), strict=True))
-            ]
+            for path in _printed(folder):
+                path.touch()
+            running = Running(self._ask, self._ask("begin", given, folder), given, folder)
+            try:
+                yield running
+            finally:
+                running.end(0)
+
+    def _ask(self, *what: Any) -> Any:
+        self._server.send(what)
+        return self._server.recv()
 
     def close(self) -> None:
         if self._server is not None:
@@ -79,8 +90,37 @@ class Forks:
             self._server = None
 
 
-def _printed(folder: str, number: int) -> list[Path]:
-    return [Path(folder) / f"{number}.{name}" for name in ("out", "error")]
+class Running:
+    """A child that may still run."""
+
+    def __init__(self, ask: Callable[..., Any], pid: int, child: Child, folder: str) -> None:
+        self.pid, self._ask, self._child, self._folder = pid, ask, child, folder
+        self._code: int | None = None
+
+    def printed(self) -> list[str]:
+        """What there is by now on standard output and standard error."""
+        return [path.read_text(encoding="utf-8", errors="replace") for path in _printed(self._folder)]
+
+    def poll(self, timeout: float = 0) -> int | None:
+        """Its exit code, or None if it has not ended after so many seconds."""
+        if self._code is None:
+            self._code = self._ask("wait", self.pid, timeout)
+        return self._code
+
+    def send_signal(self, number: int) -> None:
+        self._ask("signal", self.pid, number)  # the server knows whether the number is still that of this process
+
+    def end(self, timeout: float = 120) -> CompletedProcess[str]:
+        """Waits for its end; kills it if that takes too long."""
+        if self.poll(timeout) is None:
+            self.send_signal(signal.SIGKILL)
+            while self.poll(10) is None:
+                pass
+        return CompletedProcess(["-c", *self._child.arguments], self._code or 0, *self.printed())
+
+
+def _printed(folder: str) -> list[Path]:
+    return [Path(folder) / name for name in ("out", "error")]
 
 
 def _serve(connection: Any, others: Any) -> None:
@@ -97,19 +137,27 @@ def _serve(connection: Any, others: Any) -> None:
     gc.collect()
     gc.freeze()  # no child looks for garbage among what it inherits
     fork = multiprocessing.get_context("fork")
+    children: dict[int, Any] = {}
     while True:
         try:
-            given, folder, timeout = connection.recv()
+            what, *rest = connection.recv()
         except EOFError:
             os._exit(0)  # no destructors: Triton's complain
-        running = [fork.Process(target=_run, args=(child, _printed(folder, n))) for n, child in enumerate(given)]
-        for process in running:
+        if what == "begin":
+            child, folder = rest
+            process = fork.Process(target=_run, args=(child, _printed(folder)))
             process.start()
-        for process in running:
-            process.join(timeout)
-            process.kill()
-            process.join()
-        connection.send([process.exitcode for process in running])
+            children[process.pid] = process
+            connection.send(process.pid)
+        elif what == "wait":
+            pid, timeout = rest
+            children[pid].join(timeout)
+            connection.send(children[pid].exitcode)
+        else:
+            pid, number = rest
+            if children[pid].is_alive():
+                os.kill(pid, number)
+            connection.send(None)
 
 
 def _run(child: Child, printed: list[Path]) -> None:

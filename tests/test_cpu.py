@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from elman.cpu.layer import inference, kernel_tasks, large_products
 from elman.cpu.scripts import memory, threads
 from elman.layout import Call
 from elman.names import register
+from forks import Child, Forks
 from settings import setting, shared_units, two_threads
 from test_cpu_memory import allocating
 
@@ -564,7 +564,6 @@ def test_inference_mode_and_training_in_turn() -> None:
 
 FORK = """
 import os, signal, sys, time
-sys.path.insert(0, {tests!r})
 import torch, elman
 from cases import gradients, inputs, layer
 from elman.cpu.scripts import threads
@@ -590,12 +589,8 @@ with elman.use_engine("cpu"):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has run OpenMP, as on Linux")
-def test_a_forked_child_does_not_hang() -> None:
-    from pathlib import Path
-
-    script = FORK.format(tests=str(Path(__file__).parent))
-    command = [sys.executable, "-W", "ignore", "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+def test_a_forked_child_does_not_hang(forks: Forks) -> None:
+    (done,) = forks.run(Child(FORK), timeout=60)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

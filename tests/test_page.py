@@ -23,7 +23,8 @@ from elman.explain.units import Tracking
 from elman.tasks.language_model import load
 from elman.training.loop import MODEL
 from elman.training.run import Run
-from tiny_runs import elman, finished, prose
+from forks import Child, Forks
+from tiny_runs import elman, prose
 
 TEXT = 'the "of and" (to the in)\n  a is that it was\nfor on are as with they'
 VIEWS = ["text", "predictions", "unrolled", "equations", "along", "units", "reach", "tracking"]
@@ -610,9 +611,10 @@ def test_a_cell_that_no_graph_can_hold():
         language.cell_as_data(Cell(untraceable, gates=("h",)))
 
 
-def test_a_page_needs_no_matplotlib(run: Path):
+def test_a_page_needs_no_matplotlib(run: Path, forks: Forks):
     code = f"import sys; from elman.explain import page; page({str(run)!r}); print('matplotlib' in sys.modules)"
-    assert finished("-c", code).out == "False\n"
+    (done,) = forks.run(Child(code))
+    assert done.stdout == "False\n", done.stderr
 
 
 def test_texts_that_are_too_short(run: Path):

@@ -11,7 +11,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from elman.tasks import tagging
 from elman.training.lock import Lock
 from elman.training.loop import Training
 from elman.training.run import Run
+from forks import Child, Forks
 from tiny_runs import elman, finished, process, prose
 
 SIZES = ("--hidden-size", 8, "--embedding-size", 4, "--batch-size", 4, "--window", 8)
@@ -163,9 +163,10 @@ def test_every_task_saves_when_it_is_told_to_end(
 # Two processes for one run
 
 
-def test_a_run_is_trained_by_one_process(made: SimpleNamespace, tmp_path: Path):
+def test_a_run_is_trained_by_one_process(made: SimpleNamespace, tmp_path: Path, forks: Forks):
     run = tmp_path / "run"
-    with process("-m", "elman", "train", "lm", made.text, "--minutes", 10, *SIZES, "--run", run) as child:
+    command = "train", "lm", made.text, "--minutes", 10, *SIZES, "--run", run
+    with forks.begin(Child("from elman.__main__ import main; main()", tuple(map(str, command)))) as child:
         while not (run / "checkpoint" / "state.safetensors").exists():
             assert child.poll() is None
             time.sleep(0.01)
@@ -180,7 +181,7 @@ def test_a_run_is_trained_by_one_process(made: SimpleNamespace, tmp_path: Path):
         assert elman("sample", run, "--length", 5, "--seed", 1).status == 0
         assert elman("evaluate", run, made.text).status == 0
         child.send_signal(signal.SIGKILL)
-        child.wait()
+        child.end()
     assert (run / "lock").read_text() == str(child.pid)  # what kill -9 left
     assert elman("train", "lm", "--resume", run, "--epochs", 1).status == 0
     assert not (run / "lock").exists()
@@ -311,8 +312,8 @@ def test_a_directory_that_is_not_ones_own(made: SimpleNamespace, tmp_path: Path,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_library_that_is_missing_is_named() -> None:
+def test_a_library_that_is_missing_is_named(forks: Forks) -> None:
     code = "import sys; sys.modules['typer'] = None; from elman.__main__ import main; main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    (done,) = forks.run(Child(code))
     assert done.returncode == 2
     assert done.stderr == "elman: the commands need typer, which is not installed; run: pip install 'elman[train]'\n"

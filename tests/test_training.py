@@ -8,7 +8,6 @@ import math
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -45,8 +44,9 @@ from elman.tasks.language_model import (
 from elman.training import loop
 from elman.training.loop import CHECKPOINT, MODEL, Place, Training
 from elman.training.run import FILES, Run
+from forks import Child, Forks
 from test_tasks import SMALL, data_of
-from tiny_runs import begin, corpus_of, elman, finished, metrics, process, prose, reopen, tiny
+from tiny_runs import begin, corpus_of, elman, metrics, prose, reopen, tiny
 
 
 def small(tmp_path: Path, **changes: Any) -> tuple[Corpus, Options]:
@@ -481,8 +481,10 @@ SIZES = ("--hidden-size", 8, "--embedding-size", 4, "--batch-size", 4, "--window
 
 EPOCHS = {"tag": 25, "classify": 30, "forecast": 60}  # more than a hundred steps each
 
-# `elman`, writing a checkpoint after every step
-BUSY = "import elman.training.loop as loop; loop.CHECKPOINT_SECONDS = -1.0; from elman.cli import main; main()"
+# `python -m elman`, on one thread as this process
+MAIN = "import torch; torch.set_num_threads(1); from elman.__main__ import main; main()"
+# The same, writing a checkpoint after every step
+BUSY = "import elman.training.loop as loop; loop.CHECKPOINT_SECONDS = -1.0; " + MAIN
 
 
 @pytest.fixture(scope="module")
@@ -520,22 +522,22 @@ def equal_files(reference: SimpleNamespace, directory: Path) -> None:
 
 @pytest.mark.parametrize(("name", "reaches"), [("lm", (40, 120)), ("forecast", (30,))])
 def test_killed_at_random_moments(
-    references: Callable[[str], SimpleNamespace], tmp_path: Path, name: str, reaches: tuple[int, ...]
+    references: Callable[[str], SimpleNamespace], tmp_path: Path, forks: Forks, name: str, reaches: tuple[int, ...]
 ):
     """kill -9 while a checkpoint is being written after every step, a few times, then on to the end."""
     reference, directory, draw = references(name), tmp_path / "run", random.Random(0)
-    command = ("-c", BUSY, *reference.arguments, "--run", directory)
+    command = (*reference.arguments, "--run", directory)
     for reach in reaches:
-        with process(*command) as child:
+        with forks.begin(Child(BUSY, tuple(map(str, command)))) as child:
             until = reach + draw.randrange(20)
             while not (directory / CHECKPOINT).exists() or step_of(directory) < until:
-                assert child.poll() is None, child.communicate()
+                assert child.poll() is None, child.printed()
                 time.sleep(0.003)
             time.sleep(draw.random() * 0.02)
             child.send_signal(signal.SIGKILL)
-        assert child.returncode == -signal.SIGKILL
+            assert child.end().returncode == -signal.SIGKILL
         assert until <= step_of(directory)
-        command = ("-c", BUSY, "train", name, "--resume", directory)
+        command = ("train", name, "--resume", directory)
     assert step_of(directory) < step_of(reference.directory)
 
     outcome = elman("train", name, "--resume", directory)
@@ -546,23 +548,21 @@ def test_killed_at_random_moments(
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_by_a_signal(reference: SimpleNamespace, tmp_path: Path, number: int, status: int):
+def test_interrupted_by_a_signal(reference: SimpleNamespace, tmp_path: Path, forks: Forks, number: int, status: int):
     """Ctrl-C, and what a cluster sends before it takes a machine away."""
     directory = tmp_path / "run"
-    with process("-m", "elman", *reference.arguments, "--run", directory) as child:
-        assert child.stderr is not None
-        heard = ""
-        for line in child.stderr:
-            heard += line
-            if "%  step" in line:  # the first evaluation; eleven more are to come
-                break
+    command = *reference.arguments, "--run", directory
+    with forks.begin(Child(MAIN, tuple(map(str, command)))) as child:
+        while "%  step" not in child.printed()[1]:  # the first evaluation; eleven more are to come
+            assert child.poll() is None, child.printed()
+            time.sleep(0.003)
         child.send_signal(number)
-        out, rest = child.communicate(timeout=120)
-    assert child.returncode == status
-    assert out == ""
-    assert "Traceback" not in heard + rest
+        done = child.end()
+    assert done.returncode == status
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
     said = re.search(
-        r"interrupted at step (\d+), everything is saved; resume with: elman train lm --resume (.+)\n", rest
+        r"interrupted at step (\d+), everything is saved; resume with: elman train lm --resume (.+)\n", done.stderr
     )
     assert said is not None
     assert int(said[1]) == step_of(directory)
@@ -624,7 +624,7 @@ def rewind(directory: Path, corpus: Corpus, options: Options, steps: int) -> byt
     return (directory / CHECKPOINT).read_bytes()
 
 
-def test_the_disk_is_full(reference: SimpleNamespace, tmp_path: Path):
+def test_the_disk_is_full(reference: SimpleNamespace, tmp_path: Path, forks: Forks):
     """One sentence; the checkpoint from before is whole, and training goes on from it once there is room."""
     directory = shutil.copytree(reference.directory, tmp_path / "run")
     for name in (MODEL, "metrics.csv", "loss.png"):
@@ -633,15 +633,13 @@ def test_the_disk_is_full(reference: SimpleNamespace, tmp_path: Path):
     options = Options.from_json(json.loads((directory / "config.json").read_text())["options"], "")
     before = rewind(directory, corpus, options, steps=30)
 
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2))
-
-    outcome = finished("-c", BUSY, "train", "lm", "--resume", directory, preexec_fn=limit)
-    assert outcome.status == 2
-    assert outcome.out == ""
-    assert "Traceback" not in outcome.err
-    complaints = [line for line in outcome.err.splitlines() if line.startswith("elman: ")]
-    assert complaints == outcome.err.splitlines()[-1:]
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, 2 * ({len(before) // 2},)); "
+    (done,) = forks.run(Child(limit + BUSY, ("train", "lm", "--resume", str(directory))))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    complaints = [line for line in done.stderr.splitlines() if line.startswith("elman: ")]
+    assert complaints == done.stderr.splitlines()[-1:]
     assert f"cannot write {directory / CHECKPOINT}" in complaints[0]
     assert "File too large" in complaints[0]
     assert (directory / CHECKPOINT).read_bytes() == before
