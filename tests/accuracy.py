@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -104,19 +105,35 @@ def one_seed(
     device: str,
     dtype: torch.dtype,
 ) -> None:
+    known = expected(cell, layers, bidirectional, sizes, seed, dtype)
+    options = {"num_layers": layers, "bidirectional": bidirectional} | sizes.of(cell)
+    tested = recurrent(mine, sizes.input_size, sizes.hidden_size, dtype=dtype, **options).to(device)
+    with use_engine(engine):
+        got = differentiate(calling(tested), known.parameters, known.x, known.states, dtype, device)
+    for name, value in known.exact.items():
+        errors.setdefault(name, Errors()).add(got[name].cpu(), known.torchs[name], value)
+
+
+class Expected(NamedTuple):
+    """What a layer is given, and what comes of it in PyTorch and in float64."""
+
+    parameters: Parameters
+    x: Tensor
+    states: States
+    torchs: dict[str, Tensor]
+    exact: dict[str, Tensor]
+
+
+@lru_cache(maxsize=8)  # for the next engine, which is tested with the same cell and sizes
+def expected(cell: Cell, layers: int, bidirectional: bool, sizes: Sizes, seed: int, dtype: torch.dtype) -> Expected:
     options = {"num_layers": layers, "bidirectional": bidirectional} | sizes.of(cell)
     layer = recurrent(cell, sizes.input_size, sizes.hidden_size, seed=seed, dtype=dtype, **options)
     x, states = inputs(layer, sizes.steps, sizes.batch, seed=seed)
-    parameters: Parameters = dict(layer.named_parameters())
-
-    tested = recurrent(mine, sizes.input_size, sizes.hidden_size, dtype=dtype, **options).to(device)
-    with use_engine(engine):
-        got = differentiate(calling(tested), parameters, x, states, dtype, device)
+    parameters = {name: value.detach().clone() for name, value in layer.named_parameters()}
     with use_engine("reference"):
         torchs = differentiate(eager(cell, sizes, layers, bidirectional), parameters, x, states, dtype)
         exact = differentiate(calling(layer.double()), parameters, x, states, torch.float64)
-    for name, value in exact.items():
-        errors.setdefault(name, Errors()).add(got[name].cpu(), torchs[name], value)
+    return Expected(parameters, x, states, torchs, exact)
 
 
 def differentiate(
