@@ -52,3 +52,11 @@ def forks() -> Iterator[Forks]:
     forks = Forks.inherited or Forks()
     yield forks
     forks.close()
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are empty files: to draw one takes as long as to train a tiny network. test_charts.py looks at them."""
+    from elman import charts
+
+    monkeypatch.setattr(charts, "save", lambda figure, path: path.touch())

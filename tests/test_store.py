@@ -141,6 +141,7 @@ def command_of(case: str, d: Path) -> tuple[object, ...]:
     return ("forecast", d / "series.csv", *columns, *gaps, *SMALL["forecast"])
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("case", CASES)
 def test_training_from_files_is_training_from_memory(
     tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch, case: str
