@@ -37,9 +37,10 @@ def function_of_everything(of: Recurrent) -> tuple[Callable[..., tuple[Tensor, .
 def test_gradients(name: str, layers: int, bidirectional: bool) -> None:
     of = layer(name, INPUT, HIDDEN, num_layers=layers, bidirectional=bidirectional)
     call, leaves = function_of_everything(of)
-    # In reverse mode and numerically alike, every call runs the engine that is asked for here.
+    # In reverse mode and numerically alike, every call runs the engine that is asked for here. What one layer hands to
+    # the next is the same for both engines: a random combination of all derivatives shows whether it is right.
     with elman.use_engine("cpu"):
-        assert torch.autograd.gradcheck(call, leaves, rtol=1e-6, atol=1e-7)
+        assert torch.autograd.gradcheck(call, leaves, rtol=1e-6, atol=1e-7, fast_mode=layers > 1)
     with elman.use_engine("reference"):
         assert torch.autograd.gradcheck(call, leaves, rtol=1e-6, atol=1e-7, fast_mode=True)
 
