@@ -24,6 +24,9 @@ os.environ["TRITON_INTERPRET"] = (
     "1"  # kernels for a GPU run in Triton's interpreter; it is chosen when Triton is imported
 )
 torch.set_num_threads(1)
+# Once everything is imported and frozen, what a test makes is soon more than a quarter of the rest, and then Python looks
+# at all of it for garbage, again and again: that was a fifteenth of the time. Tests that wait for garbage collect it.
+gc.set_threshold(50_000, 20, 20)
 os.fsync = lambda _: None  # no test ends the machine, and disks take milliseconds
 # Who only asks whether a test fails, as test_mutants.py does, needs no smallest example.
 phases = [each for each in Phase if each not in (Phase.shrink, Phase.explain) or "ANY_EXAMPLE" not in os.environ]
