@@ -145,7 +145,7 @@ def _serve(connection: Any, others: Any) -> None:
             os._exit(0)  # no destructors: Triton's complain
         if what == "begin":
             child, folder = rest
-            process = fork.Process(target=_run, args=(child, _printed(folder)))
+            process: Any = fork.Process(target=_run, args=(child, _printed(folder)))
             process.start()
             children[process.pid] = process
             connection.send(process.pid)

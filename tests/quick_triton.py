@@ -55,10 +55,10 @@ def _remember_shapes() -> None:
 def _remember_formats() -> None:
     """numpy's name of each type."""
     find: Any = interpreter._get_np_dtype
-    known: dict[str, np.dtype[Any]] = {}
+    known: dict[Any, np.dtype[Any]] = {}
 
     def find_once(of: Any) -> np.dtype[Any]:
-        name = of.element_ty.name if type(of) is core.block_type else of.name
+        name = (of.element_ty if type(of) is core.block_type else of).name
         if name not in known:
             known[name] = find(of)
         return known[name]
@@ -70,11 +70,11 @@ def _leave_equal_shapes() -> None:
     """Operands of one shape need no other one, which the interpreter finds out size by size."""
     stretch: Any = TritonSemantic.broadcast_impl_value
 
-    def stretch_others(self: Any, one: Any, other: Any) -> Any:
-        blocks = one.type.is_block(), other.type.is_block()
-        if not any(blocks) or (all(blocks) and one.type.shape.values == other.type.shape.values):
-            return one, other
-        return stretch(self, one, other)
+    def stretch_others(self: Any, lhs: Any, rhs: Any) -> Any:
+        blocks = lhs.type.is_block(), rhs.type.is_block()
+        if not any(blocks) or (all(blocks) and lhs.type.shape.values == rhs.type.shape.values):
+            return lhs, rhs
+        return stretch(self, lhs, rhs)
 
     TritonSemantic.broadcast_impl_value = stretch_others
 
