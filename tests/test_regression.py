@@ -328,7 +328,7 @@ def test_a_file_for_the_other_task(tmp_path: Path):
 
 
 REFUSED: dict[str, tuple[str, tuple[Any, ...], str]] = {
-    "one value": (lines(*['{"values": [1, 2], "label": 3}', '{"values": [1], "label": "3.0"}'] * 5), (), "has only one value, 3; give sequences of different values"),
+    "one value": (lines(*['{"values": [1, 2], "label": 3}', '{"values": [1], "label": "3.0"}'] * 5), (), "have only one value, 3; give sequences of different values"),
     "two sequences": (lines(*['{"values": [1, 2], "label": 3}', '{"values": [1], "label": 4}']), (), "leaves 1 sequences for training and 1 for validation"),
     "no sequence": ("", (), "leaves 0 sequences for training and 0 for validation"),
     "quantiles and a loss": ("", ("--quantiles", "0.5", "--loss", "mae"), "--quantiles uses its own loss, so --loss mae cannot be given with it"),
@@ -383,3 +383,54 @@ def test_a_sequence_alone_and_in_company(pumps: Path):
 def test_classes_and_values_of_a_run_are_kept_apart(pumps: Path):
     with pytest.raises(InputError, match="regress"):
         classification.load(pumps / "run")
+
+
+UNLABELLED = {
+    "new.jsonl": '{"values": [[0.1, 1], [0.2, 2]]}\n{"values": [[0.3, 1]], "label": "?"}\n',
+    "new.csv": "id,a,b\n1,0.1,1\n1,0.2,2\n2,0.3,1\n",
+    "empty.csv": "id,a,b,label\n1,0.1,1,\n1,0.2,2,\n2,0.3,1,?\n",
+    "new.ts": "@targetLabel true\n@data\n0.1,0.2:1,2:?\n0.3:1:\n",
+    "bare.ts": "@targetLabel false\n@data\n0.1,0.2:1,2\n0.3:1\n",
+}
+
+
+@pytest.mark.parametrize("name", UNLABELLED)
+def test_what_is_predicted_needs_no_label(pumps: Path, tmp_path: Path, name: str):
+    import shutil
+
+    run = shutil.copytree(pumps / "run", tmp_path / "run")
+    if name.endswith(".csv"):  # which a run reads by its names
+        config, reading = (json.loads((run / file).read_text()) for file in ("config.json", "vocabulary.json"))
+        config["options"]["sequence"], reading["channels"] = "id", ["a", "b"]
+        (run / "config.json").write_text(json.dumps(config))
+        (run / "vocabulary.json").write_text(json.dumps(reading))
+    (tmp_path / name).write_text(UNLABELLED[name])
+    (tmp_path / "labelled.jsonl").write_text(
+        '{"values": [[0.1, 1], [0.2, 2]], "label": 1}\n{"values": [[0.3, 1]], "label": 2}\n'
+    )
+    outcome = elman("predict", run, tmp_path / name)
+    assert outcome.status == 0, outcome.err
+    assert outcome.out == elman("predict", pumps / "run", tmp_path / "labelled.jsonl").out
+    assert elman("explain", run, "--data", tmp_path / name, "--output", tmp_path / "page.html").status == 0
+    assert '"truth":null' in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert elman("evaluate", run, tmp_path / name).status == 2  # it has nothing to judge by
+
+
+def test_a_label_may_be_written_in_several_ways(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("id,x,label\n1,2,3\n1,3,3.0\n2,1,1e1\n2,5,10\n3,1,\n3,2,4\n4,1,5\n4,1,6\n")
+    bad = BadRows(skip=True)
+    found = list(sequences(tmp_path / "a.csv", Columns(sequence="id", numeric=True), bad=bad))
+    assert [each.name for each in found] == ["1", "2"]
+    assert bad.count == 2  # a sequence without a label in one of its rows is left out as a whole, and one with two
+    for rows, message in (("3,1,\n3,2,4\n", "column 'label' has no value"), ("4,1,5\n4,1,6\n", "labelled '6' here but '5' before")):  # fmt: skip
+        (tmp_path / "b.csv").write_text("id,x,label\n" + rows)
+        with pytest.raises(InputError, match=message):
+            list(sequences(tmp_path / "b.csv", Columns(sequence="id", numeric=True)))
+
+
+def test_values_closer_than_squares_can_tell(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text(lines(*(json.dumps({"values": [k], "label": k * 1e-200}) for k in range(10))))
+    outcome = elman("train", "regress", tmp_path / "a.jsonl", *SMALL, "--epochs", 1, "--run", tmp_path / "run")
+    assert outcome.status == 2
+    assert "are within" in outcome.err
+    assert "give them in a smaller unit" in outcome.err

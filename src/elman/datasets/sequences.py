@@ -74,7 +74,7 @@ def _archive(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iter
 
     Source: A. Bagnall et al., The UEA multivariate time series classification archive (2018).
     """
-    found, in_data, channels, before, fill = 0, False, None, bad.count, columns.fill
+    found, in_data, channels, before, fill, unlabelled = 0, False, None, bad.count, columns.fill, False
     for number, line in text_lines(path):
         line = line.strip()
         if not line or line.startswith("#"):
@@ -88,7 +88,8 @@ def _archive(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iter
                     f"{path}, line {number}: values with timestamps are not supported; leave the timestamps out"
                 )
             lacks = "targetlabel" if columns.numeric else "classlabel"
-            if words[0] == f"@{lacks}" and words[1:2] == ["false"]:
+            unlabelled = unlabelled or (words[0] == f"@{lacks}" and words[1:2] == ["false"])
+            if unlabelled and labelled:
                 what = "values to predict" if columns.numeric else "class labels"
                 raise InputError(f"{path}, line {number}: the file says that it has no {what}; give a file with some")
             if words[0] == "@targetlabel" and words[1:2] == ["true"] and not columns.numeric:
@@ -97,7 +98,8 @@ def _archive(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iter
                 )
             in_data = words[0] == "@data"
             continue
-        *dimensions, label = line.split(":")
+        dimensions = line.split(":")
+        label = None if unlabelled else dimensions.pop().strip()
         try:
             rows = [[_number(value) for value in dimension.split(",")] for dimension in dimensions]
             values = np.array(rows, dtype=np.float64).T  # raises ValueError for dimensions of unequal lengths
@@ -110,22 +112,26 @@ def _archive(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iter
             bad.found(f"{path}, line {number}: {problem}", _remedy(values, fill))
             continue
         found, channels = found + 1, values.shape[1]
-        yield Labelled(str(found + bad.count - before), values, label.strip())
+        yield Labelled(str(found + bad.count - before), values, label)
     if not in_data:
         raise InputError(f"{path} has no @data line; is this a .ts file?")
 
 
-def no_number(label: Any, columns: Columns, what: str) -> str | None:
-    """Returns what is wrong with a label that should be a number, or None. what: what the label is called."""
-    if not columns.numeric:
-        return None
+def number_of(label: Any) -> float:
+    """Returns the number that a label is; NaN if it is none, or one too far from zero."""
     try:
-        value = float(label)
+        value = np.nan if isinstance(label, bool) else float(label)
     except (ValueError, TypeError, OverflowError):
         value = np.nan
-    if isinstance(label, bool) or not abs(value) <= MOST:
-        return f"{what} should be a finite number, at most {MOST:.3g} from zero, but is {str(label).strip()[:60]!r}"
-    return None
+    return value if abs(value) <= MOST else np.nan
+
+
+def no_number(label: Any, columns: Columns, what: str) -> str | None:
+    """Returns what is wrong with a label that should be a number, or None. what: what the label is called."""
+    if not columns.numeric or not np.isnan(number_of(label)):
+        return None
+    own = "there is none" if label is None else f"is {str(label).strip()[:60]!r}"
+    return f"{what} should be a finite number, at most {MOST:.3g} from zero, but {own}"
 
 
 def _number(value: str) -> float:
@@ -228,6 +234,17 @@ def _texts(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterat
             yield Labelled(str(rows[line]), text, label)
 
 
+def _misfit(label: str | None, first: str | None, sequence: str, columns: Columns) -> str | None:
+    """Returns what is wrong with the label of a step of a sequence, or None. first: that of its first step."""
+    if label is None:
+        return f"column {columns.label!r} has no value"
+    if problem := no_number(label, columns, f"column {columns.label!r}"):
+        return problem
+    if label == first or (columns.numeric and number_of(label) == number_of(first)):
+        return None
+    return f"sequence {sequence!r} is labelled {label!r} here but {first!r} before"
+
+
 def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[Labelled]:
     """Yields sequences of a table with a row for each step. The rows of a sequence follow each other."""
     if columns.sequence is None:
@@ -257,7 +274,7 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
             if not channels:
                 raise InputError(f"{path} has no column of numbers besides {', '.join(map(repr, have))}; add one")
         piece = _stripped(piece, columns.label, path)
-        piece = tables.texts(piece, [columns.sequence, *([columns.label] if labelled else [])], path, bad)
+        piece = tables.texts(piece, [columns.sequence], path, bad)
         before = bad.count
         good = tables.numbers(piece, channels, path, bad, MOST, columns.fill, "" if columns.fill else FILL)
         broken = set() if bad.count == before else set(piece[tables.LINE]) - set(good[tables.LINE])
@@ -272,14 +289,12 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
                     )
                 seen.add(each)
                 name, steps, label, spoiled, first = each, [], own, False, line
-            if labelled and not spoiled and (problem := no_number(own, columns, f"column {columns.label!r}")):
+            # A sequence is left out as a whole: without one of its steps, it would be another one.
+            if labelled and not spoiled and (problem := _misfit(own, label, each, columns)):
                 bad.found(f"{path}, line {line}: {problem}")
                 spoiled = True
-            if own != label and not spoiled:
-                bad.found(f"{path}, line {line}: sequence {each!r} is labelled {own!r} here but {label!r} before")
-                spoiled = True
             if line in broken:
-                spoiled = True  # a sequence is left out as a whole
+                spoiled = True
             else:
                 steps.append(numbers[line])
     yield from whole()

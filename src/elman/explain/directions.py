@@ -235,8 +235,9 @@ def _value(trained: Regressor, outputs: Tensor, truth: str | None) -> Said:
     reading, criterion = trained.reading, trained.criterion
     order = outputs.argsort()  # as `Criterion.in_order` has them
     own = [rounded(float(v) * reading.spread + reading.center, reading.spread) for v in outputs[order]]
+    value = sequences.number_of(truth)  # data that are explained need no labels
     contents = {
-        "truth": None if truth is None else rounded(float(truth), reading.spread),
+        "truth": None if np.isnan(value) else rounded(value, reading.spread),
         "predicted": float(criterion.middle(torch.tensor(own, dtype=torch.float64))),
         "quantiles": list(criterion.quantiles),
         "spread": own,

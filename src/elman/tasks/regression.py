@@ -15,7 +15,7 @@ from torch import Tensor
 
 from elman.datasets import examples
 from elman.datasets.reading import BadRows
-from elman.datasets.sequences import Labelled, sequences
+from elman.datasets.sequences import Labelled, number_of, sequences
 from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
 from elman.tasks import scores
@@ -42,6 +42,7 @@ from elman.training.run import Run
 CONFIG = DATA
 CONSTANT, LINEAR = "constant", "linear"  # what the baselines are called
 LEARNED = 20_000  # sequences that the linear baseline learns from; of more, as many are taken at equal distances
+CLOSE = 1e-150  # differences of values whose squares are none in float64
 FREQUENT = 1000  # tokens that it counts in a text
 
 
@@ -103,8 +104,8 @@ class Values(Encoded):
 
 
 def numbers_of(sequences: Gathered) -> NDArray[np.float64]:
-    """Returns the values to predict, (N,), in their own unit."""
-    return np.array([float(name) for name in sequences.different])[sequences.labels]
+    """Returns the values to predict, (N,), in their own unit; NaN where there is none, as there need not be to predict."""
+    return np.array([number_of(name) for name in sequences.different])[sequences.labels]
 
 
 class Baselines:
@@ -216,7 +217,7 @@ class Regressor(Trained[Reading, Options]):
         for group in groups(sequences(path, columns, bad=BadRows(self.options.skip_bad)), CHUNK):
             found = self.in_unit(self.predicted(self.encode(group, path)))
             for each, row in zip(group, found, strict=True):
-                truth = float(each.label or "nan")
+                truth = number_of(each.label)
                 error = float(self.criterion.middle(torch.tensor(row, dtype=torch.float64))) - truth
                 said = {"sequence": each.name, "label": truth} | dict(zip(names, row, strict=True))
                 yield said | {"error": rounded(error, spread)}
@@ -333,8 +334,14 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
         raise InputError(
             f"{path} leaves {len(train)} sequences for training and {len(validation)} for validation; give at least two for training and one for validation"
         )
-    if np.ptp(values := numbers_of(found)[train]) == 0:
-        raise InputError(f"{path} has only one value, {values[0]:g}; give sequences of different values")
+    if (most := np.ptp(values := numbers_of(found)[train])) == 0:
+        raise InputError(
+            f"the training sequences of {path} have only one value, {values[0]:g}; give sequences of different values"
+        )
+    if most < CLOSE:
+        raise InputError(
+            f"the values to predict in {path} are within {most:.3g} of each other; give them in a smaller unit"
+        )
     return found, train, validation
 
 
