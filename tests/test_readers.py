@@ -539,7 +539,7 @@ SEQUENCES = {
     "too large in .ts": ("a.ts", ARCHIVE + "1,2:2,1e39:1\n", "line 8: step 2 of channel 2 is 1e+39, which is more than 3.4e+38", True),
     "too large in JSON": ("a.jsonl", '{"values": [[-1e39]], "label": "a"}\n', "line 1: step 1 of channel 1 is -1e+39, which is more than 3.4e+38", True),
     "too large in a table": ("a.csv", LONG + "c,up,1,1e39\n", "line 7: column 'y' should be a number of at most 3.4e+38 but is '1e39'", True),
-    "unequal dimensions": ("a.ts", ARCHIVE + "1,2:2:1\n", "line 8: ", True),
+    "unequal dimensions": ("a.ts", ARCHIVE + "1,2:2:1\n", "line 8: its dimensions have 1 to 2 values, but should have as many", True),
     "a channel too few": ("a.ts", ARCHIVE + "1,2:1\n", "line 8: the sequence has 1 channels, but those before it have 2", True),
     "no colon": ("a.ts", ARCHIVE + "1,2,3\n", "line 8: no colon before the label", True),
     "no @data": ("a.ts", "@dimensions 2\n", "has no @data line", False),

@@ -18,6 +18,7 @@ from elman.datasets import examples
 from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Columns, Labelled, sequences
 from elman.errors import InputError
+from elman.explain import directions
 from elman.tasks import classification, forecasting, regression, whole
 from elman.tasks.options import ForecastingOptions, RegressionOptions
 from elman.tasks.regression import Baselines, Reading, Values, numbers_of
@@ -278,7 +279,7 @@ TS = "@problemName a\n@targetLabel true\n@data\n1,2:3,4:0.5\n2,1:0,1:-1e3\n"
 WRONG: dict[str, tuple[str, str, Columns, str]] = {
     "a word": ("a.jsonl", '{"values": [1], "label": 2}\n{"values": [1], "label": "x"}\n', Columns(), "line 2: 'label' should be a finite number"),
     "a switch": ("a.jsonl", '{"values": [1], "label": true}\n', Columns(), "is 'True'"),
-    "nothing": ("a.jsonl", '{"values": [1]}\n', Columns(), "line 1: 'label' should be a finite number"),
+    "nothing": ("a.jsonl", '{"values": [1]}\n', Columns(), "line 1: 'label' should be a finite number, at most 3.4e+38 from zero, but there is none"),
     "infinity": ("a.jsonl", '{"values": [1], "label": 1e999}\n', Columns(), "is 'inf'"),
     "too far": ("a.jsonl", '{"values": [1], "label": 1e39}\n', Columns(), "at most 3.4e+38 from zero"),
     "in a table": ("a.csv", "id,x,label\n1,2,0.5\n2,3,high\n2,4,high\n", Columns(sequence="id"), "line 3: column 'label' should be a finite number, at most 3.4e+38 from zero, but is 'high'"),
@@ -317,6 +318,23 @@ def test_every_form_of_a_file(tmp_path: Path):
         assert gathered.rows[1].tolist() == [[2, 0], [1, 1]]
 
 
+@pytest.mark.parametrize("numeric", [True, False])
+def test_a_sequence_with_a_label_missing_is_left_out_as_a_whole(tmp_path: Path, numeric: bool):
+    (tmp_path / "a.csv").write_text("id,x,label\na,1,3\na,2,\nb,1,\nb,2,4\nc,1,5\nc,2,5\n")
+    bad = BadRows(skip=True)
+    kept = list(sequences(tmp_path / "a.csv", Columns(sequence="id", numeric=numeric), bad=bad))
+    assert [(each.name, len(each.content)) for each in kept] == [("c", 2)]
+    assert bad.count == 2
+
+
+def test_the_same_number_written_in_two_ways(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("id,x,label\na,1,3\na,2,3.0\n")
+    (one,) = sequences(tmp_path / "a.csv", Columns(sequence="id", numeric=True))
+    assert len(one.content) == 2
+    with pytest.raises(InputError, match=r"labelled '3\.0' here but '3' before"):
+        list(sequences(tmp_path / "a.csv", Columns(sequence="id")))
+
+
 def test_a_file_for_the_other_task(tmp_path: Path):
     (tmp_path / "a.ts").write_text(TS)
     outcome = elman("train", "classify", tmp_path / "a.ts")
@@ -328,7 +346,8 @@ def test_a_file_for_the_other_task(tmp_path: Path):
 
 
 REFUSED: dict[str, tuple[str, tuple[Any, ...], str]] = {
-    "one value": (lines(*['{"values": [1, 2], "label": 3}', '{"values": [1], "label": "3.0"}'] * 5), (), "have only one value, 3; give sequences of different values"),
+    "one value": (lines(*['{"values": [1, 2], "label": 3}', '{"values": [1], "label": "3.0"}'] * 5), (), "the training sequences of {path} have only one value, 3; give sequences of different values"),
+    "values too close": (lines(*(f'{{"values": [1], "label": {k}e-200}}' for k in range(9))), (), "the values to predict in {path} are at most 7e-200 apart; give them in a smaller unit"),
     "two sequences": (lines(*['{"values": [1, 2], "label": 3}', '{"values": [1], "label": 4}']), (), "leaves 1 sequences for training and 1 for validation"),
     "no sequence": ("", (), "leaves 0 sequences for training and 0 for validation"),
     "quantiles and a loss": ("", ("--quantiles", "0.5", "--loss", "mae"), "--quantiles uses its own loss, so --loss mae cannot be given with it"),
@@ -345,7 +364,7 @@ def test_a_mistake_ends_with_one_sentence(tmp_path: Path, case: str):
     (tmp_path / "a.jsonl").write_text(text)
     outcome = elman("train", "regress", tmp_path / "a.jsonl", *given, "--run", tmp_path / "run")
     assert (outcome.status, outcome.out) == (2, "")
-    assert message in outcome.err
+    assert message.replace("{path}", str(tmp_path / "a.jsonl")) in outcome.err
     assert not (tmp_path / "run").exists()
 
 
@@ -362,6 +381,49 @@ def test_a_damaged_run(pumps: Path, tmp_path: Path, changed: dict[str, Any]):
 
 
 # From a run
+
+
+UNLABELLED = {
+    "no label": ("a.jsonl", '{"values": [[1, 2], [3, 4]]}\n'),
+    "no number": ("a.jsonl", '{"values": [[1, 2], [3, 4]], "label": "soon"}\n'),
+    "an endless one": ("a.jsonl", '{"values": [[1, 2], [3, 4]], "label": 1e999}\n'),
+    "an archive with none": ("a.ts", "@targetLabel false\n@data\n1,3:2,4\n"),
+    "an archive that lacks one": ("a.ts", "@targetLabel true\n@data\n1,3:2,4:?\n"),
+}
+
+
+@pytest.mark.parametrize("case", UNLABELLED)
+def test_what_is_predicted_or_explained_needs_no_number(pumps: Path, tmp_path: Path, case: str):
+    name, text = UNLABELLED[case]
+    (tmp_path / name).write_text(text)
+    (tmp_path / "known.jsonl").write_text('{"values": [[1, 2], [3, 4]], "label": 5}\n')
+    want = elman("predict", pumps / "run", tmp_path / "known.jsonl")
+    got = elman("predict", pumps / "run", tmp_path / name)
+    assert (got.status, got.out, got.err) == (0, want.out, "")
+    (shown,) = directions.regressor(pumps / "run", None, tmp_path / name).data["sequences"]
+    assert shown["truth"] is None
+
+
+def test_tables_to_predict_need_no_number(tmp_path: Path):
+    """Nor need it be the same in each row of a sequence, as the hours that are left are not."""
+    every = "".join(f"{k},{k + t},{k}\n" for k in range(9) for t in range(3))
+    (tmp_path / "a.csv").write_text("id,x,label\n" + every)
+    given = ("--sequence", "id", "--epochs", 1, *SMALL, "--run", tmp_path / "run")
+    assert elman("train", "regress", tmp_path / "a.csv", *given).status == 0
+    (tmp_path / "b.csv").write_text("id,x\n" + "".join(f"{k},{k + t}\n" for k in range(9) for t in range(3)))
+    (tmp_path / "c.csv").write_text("id,x,label\n" + "".join(f"{k},{k + t},{t}\n" for k in range(9) for t in range(3)))
+    want = elman("predict", tmp_path / "run", tmp_path / "a.csv").out
+    for name in ("b.csv", "c.csv"):
+        assert elman("predict", tmp_path / "run", tmp_path / name).out == want
+
+
+def test_a_text_to_explain_has_no_number(tmp_path: Path):
+    rows = [{"t": "up up" if k % 2 else "so up", "label": k % 2} for k in range(12)]
+    (tmp_path / "a.jsonl").write_text(lines(*map(json.dumps, rows)))
+    given = ("--text", "t", "--epochs", 1, *SMALL, "--run", tmp_path / "run")
+    assert elman("train", "regress", tmp_path / "a.jsonl", *given).status == 0
+    (shown,) = directions.regressor(tmp_path / "run", "up so", None).data["sequences"]
+    assert shown["truth"] is None
 
 
 def test_a_value_far_from_what_was_learned_is_finite(pumps: Path, tmp_path: Path):
@@ -383,54 +445,3 @@ def test_a_sequence_alone_and_in_company(pumps: Path):
 def test_classes_and_values_of_a_run_are_kept_apart(pumps: Path):
     with pytest.raises(InputError, match="regress"):
         classification.load(pumps / "run")
-
-
-UNLABELLED = {
-    "new.jsonl": '{"values": [[0.1, 1], [0.2, 2]]}\n{"values": [[0.3, 1]], "label": "?"}\n',
-    "new.csv": "id,a,b\n1,0.1,1\n1,0.2,2\n2,0.3,1\n",
-    "empty.csv": "id,a,b,label\n1,0.1,1,\n1,0.2,2,\n2,0.3,1,?\n",
-    "new.ts": "@targetLabel true\n@data\n0.1,0.2:1,2:?\n0.3:1:\n",
-    "bare.ts": "@targetLabel false\n@data\n0.1,0.2:1,2\n0.3:1\n",
-}
-
-
-@pytest.mark.parametrize("name", UNLABELLED)
-def test_what_is_predicted_needs_no_label(pumps: Path, tmp_path: Path, name: str):
-    import shutil
-
-    run = shutil.copytree(pumps / "run", tmp_path / "run")
-    if name.endswith(".csv"):  # which a run reads by its names
-        config, reading = (json.loads((run / file).read_text()) for file in ("config.json", "vocabulary.json"))
-        config["options"]["sequence"], reading["channels"] = "id", ["a", "b"]
-        (run / "config.json").write_text(json.dumps(config))
-        (run / "vocabulary.json").write_text(json.dumps(reading))
-    (tmp_path / name).write_text(UNLABELLED[name])
-    (tmp_path / "labelled.jsonl").write_text(
-        '{"values": [[0.1, 1], [0.2, 2]], "label": 1}\n{"values": [[0.3, 1]], "label": 2}\n'
-    )
-    outcome = elman("predict", run, tmp_path / name)
-    assert outcome.status == 0, outcome.err
-    assert outcome.out == elman("predict", pumps / "run", tmp_path / "labelled.jsonl").out
-    assert elman("explain", run, "--data", tmp_path / name, "--output", tmp_path / "page.html").status == 0
-    assert '"truth":null' in (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert elman("evaluate", run, tmp_path / name).status == 2  # it has nothing to judge by
-
-
-def test_a_label_may_be_written_in_several_ways(tmp_path: Path):
-    (tmp_path / "a.csv").write_text("id,x,label\n1,2,3\n1,3,3.0\n2,1,1e1\n2,5,10\n3,1,\n3,2,4\n4,1,5\n4,1,6\n")
-    bad = BadRows(skip=True)
-    found = list(sequences(tmp_path / "a.csv", Columns(sequence="id", numeric=True), bad=bad))
-    assert [each.name for each in found] == ["1", "2"]
-    assert bad.count == 2  # a sequence without a label in one of its rows is left out as a whole, and one with two
-    for rows, message in (("3,1,\n3,2,4\n", "column 'label' has no value"), ("4,1,5\n4,1,6\n", "labelled '6' here but '5' before")):  # fmt: skip
-        (tmp_path / "b.csv").write_text("id,x,label\n" + rows)
-        with pytest.raises(InputError, match=message):
-            list(sequences(tmp_path / "b.csv", Columns(sequence="id", numeric=True)))
-
-
-def test_values_closer_than_squares_can_tell(tmp_path: Path):
-    (tmp_path / "a.jsonl").write_text(lines(*(json.dumps({"values": [k], "label": k * 1e-200}) for k in range(10))))
-    outcome = elman("train", "regress", tmp_path / "a.jsonl", *SMALL, "--epochs", 1, "--run", tmp_path / "run")
-    assert outcome.status == 2
-    assert "are within" in outcome.err
-    assert "give them in a smaller unit" in outcome.err

@@ -102,7 +102,11 @@ def _archive(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iter
         label = None if unlabelled else dimensions.pop().strip()
         try:
             rows = [[_number(value) for value in dimension.split(",")] for dimension in dimensions]
-            values = np.array(rows, dtype=np.float64).T  # raises ValueError for dimensions of unequal lengths
+            if len(lengths := {len(row) for row in rows}) > 1:
+                raise ValueError(
+                    f"its dimensions have {min(lengths)} to {max(lengths)} values, but should have as many"
+                )
+            values = np.array(rows, dtype=np.float64).T
             values = _filled(values) if fill else values
             problem = _unfit(values, channels) if dimensions else "no colon before the label"
             problem = problem or (no_number(label, columns, "the label") if labelled else None)

@@ -42,7 +42,7 @@ from elman.training.run import Run
 CONFIG = DATA
 CONSTANT, LINEAR = "constant", "linear"  # what the baselines are called
 LEARNED = 20_000  # sequences that the linear baseline learns from; of more, as many are taken at equal distances
-CLOSE = 1e-150  # differences of values whose squares are none in float64
+CLOSE = 1e-150  # between values whose squares float64 cannot tell from zero
 FREQUENT = 1000  # tokens that it counts in a text
 
 
@@ -334,14 +334,13 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
         raise InputError(
             f"{path} leaves {len(train)} sequences for training and {len(validation)} for validation; give at least two for training and one for validation"
         )
-    if (most := np.ptp(values := numbers_of(found)[train])) == 0:
+    apart = np.ptp(values := numbers_of(found)[train])
+    if apart == 0:
         raise InputError(
             f"the training sequences of {path} have only one value, {values[0]:g}; give sequences of different values"
         )
-    if most < CLOSE:
-        raise InputError(
-            f"the values to predict in {path} are within {most:.3g} of each other; give them in a smaller unit"
-        )
+    if apart < CLOSE:
+        raise InputError(f"the values to predict in {path} are at most {apart:.3g} apart; give them in a smaller unit")
     return found, train, validation
 
 
