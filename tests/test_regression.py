@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +118,8 @@ def values_of(every: list[Labelled], options: RegressionOptions, own: Any) -> Va
 
 
 @pytest.mark.parametrize(("count", "channels"), [(40, 2), (9, 3)])  # more sequences than features, and fewer
-@pytest.mark.parametrize("squared", [True, False])
-def test_baselines_by_hand(count: int, channels: int, squared: bool):
+@pytest.mark.parametrize("criterion", [Criterion("mse"), Criterion("huber"), Criterion("mse", (0.1, 0.7))])
+def test_baselines_by_hand(count: int, channels: int, criterion: Criterion):
     draw = np.random.default_rng(count)
     content = [draw.normal(3, 2, (int(draw.integers(1, 8)), channels)) for _ in range(count)]
     content[0][:] = content[1][:1, :]  # of no deviation
@@ -128,7 +127,7 @@ def test_baselines_by_hand(count: int, channels: int, squared: bool):
     every = [Labelled(str(k), x, y) for k, (x, y) in enumerate(zip(content, labels, strict=True))]
     train, held = np.arange(0, count, 2), np.arange(1, count, 2)
     encoded = values_of(every, options_of(), train)
-    found = Baselines(encoded, train, squared).errors(encoded, held, "rmse" if squared else "mae")
+    found = Baselines(encoded, train, criterion).errors(encoded, held)
 
     y = encoded.values.numpy()
     steps = np.concatenate([content[k] for k in train])
@@ -140,12 +139,26 @@ def test_baselines_by_hand(count: int, channels: int, squared: bool):
     # Ridge regression as least squares with a row of zero for each weight.
     rows = np.concatenate([table[train], np.eye(table.shape[1])])
     weights = np.linalg.lstsq(rows, np.concatenate([y[train] - y[train].mean(), np.zeros(len(rows) - len(train))]))[0]
-    guesses = {
-        "constant": np.full(len(held), y[train].mean() if squared else np.median(y[train])),
-        "linear": table[held] @ weights + y[train].mean(),
-    }
-    error: Callable[[Any], float] = (lambda e: float(np.sqrt((e**2).mean()))) if squared else (lambda e: abs(e).mean())
-    assert found == pytest.approx({name: error(guess - y[held]) for name, guess in guesses.items()}, rel=1e-6)
+    linear = table @ weights + y[train].mean()
+    if criterion.quantiles:
+        q = np.array(criterion.quantiles)
+        guesses = {
+            "constant": np.quantile(y[train], q)[None],
+            "linear": linear[held, None] + np.quantile((y - linear)[train], q),
+        }
+        e = {name: y[held, None] - guess for name, guess in guesses.items()}
+        want = {name: np.maximum(q * each, (q - 1) * each).mean() for name, each in e.items()}
+    elif criterion.squared:
+        want = {
+            name: np.sqrt((e**2).mean())
+            for name, e in {"constant": y[held] - y[train].mean(), "linear": y[held] - linear[held]}.items()
+        }
+    else:
+        want = {
+            name: abs(e).mean()
+            for name, e in {"constant": y[held] - np.median(y[train]), "linear": y[held] - linear[held]}.items()
+        }
+    assert found == pytest.approx(want, rel=1e-6)
 
 
 def test_the_baselines_are_the_same_while_training_and_afterwards(pumps: Path, tmp_path: Path):
@@ -166,11 +179,11 @@ def test_many_sequences_are_learned_from_at_equal_distances(monkeypatch: pytest.
     draw = np.random.default_rng(0)
     every = [Labelled(str(k), draw.normal(size=(3, 1)), f"{draw.normal():.4f}") for k in range(50)]
     encoded = values_of(every, options_of(), np.arange(50))
-    few = Baselines(encoded, np.arange(0, 50, 3), True)
+    few = Baselines(encoded, np.arange(0, 50, 3), Criterion("mae"))
     monkeypatch.setattr(regression, "LEARNED", 17)
-    many = Baselines(encoded, np.arange(50), True)
+    many = Baselines(encoded, np.arange(50), Criterion("mae"))
     assert many.weights == pytest.approx(few.weights)
-    want, got = (each.errors(encoded, np.arange(50), "mae")["linear"] for each in (few, many))
+    want, got = (each.errors(encoded, np.arange(50))["linear"] for each in (few, many))
     assert got == pytest.approx(want)
 
 
@@ -229,10 +242,28 @@ def test_quantiles_rise_and_are_counted(pumps: Path):
     assert found["band"].startswith(f"{shares[2] - shares[0]:.1%} ")
     assert float(re.findall(r"[\d.]+", found["MAE"])[0]) == pytest.approx(np.abs(table[:, 1] - truth).mean(), rel=1e-3)
     said = figures((pumps / "quantiles.out").read_text())
-    assert "median" in said["constant"]
-    assert "MAE" in said["constant"]
+    assert re.match(r"[\d.]+ pinball \(says the quantiles of the training values\): the model is ", said["constant"])
+    assert "means, extremes and ends, and the quantiles of its errors" in said["linear"]
+    e, spread = truth[:, None] - table, Reading.load(Run(pumps / "quantiles")).spread
+    pinball = np.maximum(np.array([0.1, 0.5, 0.9]) * e, np.array([-0.9, -0.5, -0.1]) * e).mean()
+    own, scaled = re.findall(r"[\d.]+", found["pinball"])
+    assert float(own) == pytest.approx(pinball, rel=1e-3)
+    assert float(scaled) == pytest.approx(pinball / spread, abs=2e-4)
+    assert found["constant"].endswith("pinball in standard deviations, a baseline")
     rows = [json.loads(row) for row in _predicted(pumps / "quantiles", pumps / "new.jsonl", ".jsonl")]
     assert rows[3] == {"sequence": "4"} | dict(zip(header.split(",")[1:], table[3].tolist(), strict=True))
+
+
+def test_what_is_kept_has_the_best_quantiles_and_not_the_least_error(tmp_path: Path):
+    """Of values that nothing tells, a high quantile is far from the middle, so that each step to it is one to larger errors."""
+    draw = np.random.default_rng(1)
+    rows = [{"values": draw.normal(size=2).round(3).tolist(), "label": float(draw.normal())} for _ in range(300)]
+    (tmp_path / "a.jsonl").write_text(lines(*map(json.dumps, rows)))
+    given = ("--quantiles", "0.9", "--epochs", 6, *SMALL, "--run", tmp_path / "run")
+    outcome = elman("train", "regress", tmp_path / "a.jsonl", *given)
+    assert outcome.status == 0, outcome.err
+    share = float(figures(outcome.out)["quantiles"].split("%")[0])
+    assert 80 < share < 98
 
 
 def _predicted(run: Path, data: Path, form: str) -> list[str]:

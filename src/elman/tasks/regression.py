@@ -112,14 +112,16 @@ class Baselines:
     """What predicts without a network: a constant, and a linear function of a few features.
 
     The constant is the mean, or the median if large errors do not count by their squares. The linear function is ridge
-    regression on standardised features, w = (X' X + 1)^-1 X' y.
+    regression on standardised features, w = (X' X + 1)^-1 X' y. Where quantiles are wanted, they are those of the values,
+    and of what the linear function leaves.
     Source: A. E. Hoerl & R. W. Kennard, Ridge regression, Technometrics 12 (1970).
     """
 
-    def __init__(self, learned: Values, own: NDArray[np.int64], squared: bool):
+    def __init__(self, learned: Values, own: NDArray[np.int64], criterion: Criterion):
         """own: the places of the sequences to learn from."""
+        self.criterion, quantiles = criterion, criterion.quantiles
         values = learned.values.numpy()[own]
-        self.constant = float(values.mean() if squared else np.median(values))
+        self.constant = np.quantile(values, quantiles or [0.5]) if not criterion.squared else values.mean(keepdims=True)
         own = own[:: -(-len(own) // LEARNED)]
         y = learned.values.numpy()[own]
         self.counted = learned.frequent(own)
@@ -131,24 +133,46 @@ class Baselines:
             self.weights = x.T @ np.linalg.solve(x @ x.T + np.eye(len(x)), y)
         else:
             self.weights = np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ y)
+        self.around = np.quantile(y - x @ self.weights, quantiles) if quantiles else np.zeros(1)
 
-    def errors(self, judged: Values, own: NDArray[np.int64], score: str) -> dict[str, float]:
-        """Returns their errors on the sequences at these places, in deviations. score: rmse or mae."""
+    def errors(self, judged: Values, own: NDArray[np.int64]) -> dict[str, float]:
+        """Returns their scores (`score_of`) on the sequences at these places, in deviations."""
         truth, found = judged.values.numpy()[own], np.empty(len(own))
         for begin in range(0, len(own), LEARNED):
             part = slice(begin, begin + LEARNED)
             x = (judged.features(own[part], self.counted) - self.mean) / self.deviation
             found[part] = x @ self.weights + self.intercept
+        said = {CONSTANT: np.tile(self.constant, (len(own), 1)), LINEAR: found[:, None] + self.around}
+        score = score_of(self.criterion)
         return {
-            CONSTANT: errors(np.full(len(own), self.constant), truth)[score],
-            LINEAR: errors(found, truth)[score],
+            name: scored(self.criterion, torch.from_numpy(each), torch.from_numpy(truth))[score]
+            for name, each in said.items()
         }
 
 
-def errors(predicted: NDArray[Any], truth: NDArray[Any]) -> dict[str, float]:
-    """Returns the root of the mean squared error, and the mean absolute error."""
-    e = predicted.astype(np.float64) - truth
-    return {"rmse": float(np.sqrt((e**2).mean())), "mae": float(np.abs(e).mean())}
+def scored(criterion: Criterion, predicted: Tensor, truth: Tensor) -> dict[str, float]:
+    """Returns the loss of predictions (N, outputs), given the true values (N,), and the errors of their middle."""
+    e = criterion.middle(predicted).double() - truth
+    return {
+        f"validation_{criterion.measure}": float(criterion.mean(predicted.double(), truth)),
+        "rmse": float((e**2).mean().sqrt()),
+        "mae": float(e.abs().mean()),
+    }
+
+
+def score_of(criterion: Criterion) -> str:
+    """Returns the score that decides which parameters are kept.
+
+    It is not the error of one quantile: where the network says 0.9, this is the least if it says the median instead.
+    """
+    if criterion.quantiles:
+        return f"validation_{criterion.measure}"
+    return "rmse" if criterion.squared else "mae"
+
+
+def called(score: str) -> str:
+    """Returns what a score is called in a sentence."""
+    return score.removeprefix("validation_") if score.startswith("validation_") else score.upper()
 
 
 class Regressor(Trained[Reading, Options]):
@@ -168,18 +192,11 @@ class Regressor(Trained[Reading, Options]):
         """Returns what the model says of sequences, in deviations, (N, outputs); quantiles rise."""
         return self.criterion.in_order(self.outputs(encoded, own))
 
-    def score(self, predicted: Tensor, truth: Tensor) -> dict[str, float]:
-        """Returns the loss of predictions (N, outputs), given the true values (N,), and named errors. All in deviations."""
-        loss = float(self.criterion.mean(predicted.double(), truth))
-        return {f"validation_{self.criterion.measure}": loss} | errors(
-            self.criterion.middle(predicted).numpy(), truth.numpy()
-        )
-
     def told(self, predicted: Tensor, truth: Tensor) -> Iterator[tuple[str, str]]:
         """Yields names and figures of these predictions, and of their quantiles."""
-        found = self.score(predicted, truth)
-        for name in ("rmse", "mae"):
-            yield name.upper(), f"{found[name] * self.reading.spread:.6g}, which is {found[name]:.4f} {DEVIATIONS}"
+        found = scored(self.criterion, predicted, truth)
+        for name in dict.fromkeys((score_of(self.criterion), "rmse", "mae")):
+            yield called(name), f"{found[name] * self.reading.spread:.6g}, which is {found[name]:.4f} {DEVIATIONS}"
         variance = float(truth.var(correction=0))
         if variance > 0:
             yield "R²", f"{1 - found['rmse'] ** 2 / variance:.4f}"
@@ -190,14 +207,13 @@ class Regressor(Trained[Reading, Options]):
         encoded, lines = self.read(path)
         yield from lines
         yield from self.told(self.predicted(encoded), encoded.values)
-        score = score_of(self.criterion)
-        unit = f"{score.upper()} in standard deviations"
-        yield from scores.on_baselines(self.path, lambda: self._baselines(encoded, score), unit)
+        unit = f"{called(score_of(self.criterion))} in standard deviations"
+        yield from scores.on_baselines(self.path, lambda: self._baselines(encoded), unit)
 
-    def _baselines(self, judged: Values, score: str) -> dict[str, float]:
+    def _baselines(self, judged: Values) -> dict[str, float]:
         learned, train, _ = self.read_again()
-        baselines = Baselines(Values(learned, self.reading), train, self.criterion.squared)
-        return baselines.errors(judged, np.arange(len(judged.rows)), score)
+        baselines = Baselines(Values(learned, self.reading), train, self.criterion)
+        return baselines.errors(judged, np.arange(len(judged.rows)))
 
     def parts(self) -> Parts:
         return read(self.path, self.options, BadRows(self.options.skip_bad), self.reading)
@@ -242,11 +258,6 @@ class Regressor(Trained[Reading, Options]):
 DEVIATIONS = "standard deviations of the training values"
 
 
-def score_of(criterion: Criterion) -> str:
-    """Returns the error that decides which parameters are kept."""
-    return "rmse" if criterion.squared else "mae"
-
-
 class Regression(WholeSequences):
     """The task, as `elman.training.task.Task` has it."""
 
@@ -265,7 +276,7 @@ class Regression(WholeSequences):
         super().__init__(regressor, sequences, train, validation, path)
         self.criterion = regressor.criterion
         self.measure, self.score = self.criterion.measure, score_of(self.criterion)
-        self.score_unit = self.score.upper()
+        self.score_unit = called(self.score)
 
     def untrained(self, options: Options) -> Regressor:
         return _regressor(self.trained.reading, options, str(device_of(self.model)), self.path)
@@ -275,20 +286,23 @@ class Regression(WholeSequences):
         return self.criterion.mean(found, self.encoded.values[self.train[own]].to(found))
 
     def evaluate(self) -> dict[str, float]:
-        return self.trained.score(*self._judged())
+        return scored(self.criterion, *self._judged())
 
     def _judged(self) -> tuple[Tensor, Tensor]:
         """Returns the predictions of the validation values, (N, outputs), and these, (N,)."""
         return self.trained.predicted(self.encoded, self.validation), self.encoded.values[self.validation]
 
     def about(self) -> dict[str, Any]:
-        baselines = Baselines(self.encoded, self.train, self.criterion.squared)
-        return {"data": self.sizes(), "baselines": baselines.errors(self.encoded, self.validation, self.score)}
+        baselines = Baselines(self.encoded, self.train, self.criterion)
+        return {"data": self.sizes(), "baselines": baselines.errors(self.encoded, self.validation)}
 
     def baseline(self, name: str) -> str:
+        quantiles = bool(self.criterion.quantiles)
         if name == CONSTANT:
-            return f"says the {'mean' if self.criterion.squared else 'median'} of the training values"
-        return f"a linear function of {'how often words occur' if self.options.text else 'means, extremes and ends'}"
+            said = "quantiles" if quantiles else "mean" if self.criterion.squared else "median"
+            return f"says the {said} of the training values"
+        features = "how often words occur" if self.options.text else "means, extremes and ends"
+        return f"a linear function of {features}" + quantiles * ", and the quantiles of its errors"
 
     def introduction(self) -> list[tuple[str, str]]:
         (first, *others), reading = super().introduction(), self.trained.reading
@@ -299,7 +313,8 @@ class Regression(WholeSequences):
         return [first, ("values", told), *others]
 
     def result(self, row: Mapping[str, str]) -> str:
-        return f"RMSE {float(row['rmse']):.4f}, MAE {float(row['mae']):.4f}, in {DEVIATIONS}"
+        told = (f"{called(name)} {float(row[name]):.4f}" for name in dict.fromkeys((self.score, "rmse", "mae")))
+        return f"{', '.join(told)}, in {DEVIATIONS}"
 
     def conclusion(self) -> list[tuple[str, str]]:
         """Returns lines about the validation sequences, in the unit of the data."""
