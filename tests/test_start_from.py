@@ -39,6 +39,7 @@ FILE = {
     "forecast": "new.csv",
 }
 LEARNED = dict.fromkeys(("lm", "tag", "numbers", "texts", "regress"), "vocabulary.json")
+pytestmark = pytest.mark.usefixtures("no_pictures")
 BRIEF = ("--epochs", 0.4, "--evaluations", 1)
 
 

@@ -40,6 +40,7 @@ from elman.training.run import Run
 from test_scores import macro_f1
 from tiny_runs import elman, foreign_options, prose
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 SMALL = {
     "lm": ("--batch-size", 4, "--window", 8, "--embedding-size", 4, "--hidden-size", 8),
     "tag": ("--hidden-size", 6, "--word-size", 5, "--character-size", 3, "--spelling-size", 4, "--num-layers", 1, "--batch-size", 8, "--learning-rate", 0.02),
