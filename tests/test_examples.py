@@ -1,170 +1,95 @@
-"""`elman evaluate --output`: a row for each example, whose means are the scores beside them."""
+"""The examples run as they are, shortened; and what they lean on outside the tested core."""
 
 from __future__ import annotations
 
-import csv
-import json
-import re
+import math
+import runpy
+import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import numpy as np
 import pytest
+import torch
+from torch.nn.utils.parametrize import register_parametrization
 
-from elman.datasets import series
-from elman.datasets.reading import BadRows
-from elman.tasks import forecasting
-from test_tasks import figures
-from tiny_runs import elman, lines, of_every_task
+import elman
+from elman.initialise import gate_bias
 
-DATA = {
-    "tag": "tagged.txt",
-    "numbers": "numbers.jsonl",
-    "texts": "texts.jsonl",
-    "regress": "valued.jsonl",
-    "forecast": "series.csv",
-    "recursive": "series.csv",
-}
+EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    return of_every_task(tmp_path_factory.mktemp("examples"))
+def run(name: str, *arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    return capsys.readouterr().out
 
 
-def judged(run: Path, data: Path, to: Path) -> tuple[dict[str, str], list[dict[str, Any]]]:
-    """What `elman evaluate` says, and the rows that it writes, the same in both forms."""
-    outcome = elman("evaluate", run, data, "--output", to / "rows.csv")
-    assert outcome.status == 0, outcome.err
-    with (to / "rows.csv").open(newline="", encoding="utf-8") as file:
-        written = list(csv.DictReader(file))
-    assert elman("evaluate", run, data, "--output", to / "rows.jsonl").out == outcome.out
-    rows = [json.loads(line) for line in (to / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
-    texts = [
-        {k: "" if v is None else repr(v).removesuffix(".0") if isinstance(v, float) else str(v) for k, v in r.items()}
-        for r in rows
-    ]
-    assert texts == written
-    return figures(outcome.out), rows
+def test_adding_problem(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Short enough for tests, a GRU already beats chance by far."""
+    module = runpy.run_path(str(EXAMPLES / "adding_problem.py"))
+    assert module["train"](elman.cells.gru, length=12, updates=600) < module["CHANCE"] / 3
+    out = run("adding_problem.py", "--length", "10", "--updates", "3", monkeypatch=monkeypatch, capsys=capsys)
+    verdicts = [line for line in out.splitlines() if "chance" in line]
+    assert [line.split(":")[0] for line in verdicts] == ["rnn", "lstm", "gru"]
 
 
-@pytest.mark.parametrize("name", ["numbers", "texts"])
-def test_rows_of_sequences_have_the_scores(made: SimpleNamespace, tmp_path: Path, name: str) -> None:
-    data = made.directory / DATA[name]
-    said, rows = judged(getattr(made, name), data, tmp_path)
-    given = [json.loads(line)["label"] for line in data.read_text().splitlines()]
-    assert [row["label"] for row in rows] == given
-    assert [row["sequence"] for row in rows] == [str(k) for k in range(1, len(given) + 1)]
-    assert f"{np.mean([row['nats'] for row in rows]):.4f}" == said["nats per sequence"]
-    assert f"{np.mean([row['label'] == row['class'] for row in rows]):.4f}" == said["accuracy"]
-    predicted = [row.split(",")[1] for row in elman("predict", getattr(made, name), data).out.splitlines()[1:]]
-    assert [row["class"] for row in rows] == predicted
+def test_adding_problem_data() -> None:
+    x, y = runpy.run_path(str(EXAMPLES / "adding_problem.py"))["batch"](50, 200)
+    assert x.shape == (50, 200, 2)
+    numbers, marks = x.unbind(-1)
+    assert (marks[:25].sum(0) == 1).all()
+    assert (marks[25:].sum(0) == 1).all()
+    torch.testing.assert_close((numbers * marks).sum(0), y)
+    assert abs(float(y.var()) - 1 / 6) < 0.06
 
 
-def test_a_label_that_the_training_lacks_has_no_nats(made: SimpleNamespace, tmp_path: Path) -> None:
-    rows = [json.loads(line) for line in (made.directory / "numbers.jsonl").read_text().splitlines()]
-    rows[2]["label"] = 'new, "odd"'
-    (tmp_path / "new.jsonl").write_text(lines(*map(json.dumps, rows)))
-    said, found = judged(made.numbers, tmp_path / "new.jsonl", tmp_path)
-    assert found[2]["label"] == 'new, "odd"'
-    assert found[2]["nats"] is None
-    assert f"{np.mean([row['nats'] for row in found if row['nats'] is not None]):.4f}" == said["nats per sequence"]
+def test_sine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = run("sine.py", "--steps", "6000", "--ahead", "20", monkeypatch=monkeypatch, capsys=capsys)
+    errors = [float(line.split("squared error ")[1].split()[0]) for line in out.splitlines() if "ahead" in line]
+    assert len(errors) == 2
+    assert errors[0] < errors[1] / 4
 
 
-def test_rows_of_values_have_the_errors(made: SimpleNamespace, tmp_path: Path) -> None:
-    data = made.directory / DATA["regress"]
-    said, rows = judged(made.regress, data, tmp_path)
-    given = [json.loads(line)["label"] for line in data.read_text().splitlines()]
-    assert [row["label"] for row in rows] == given
-    assert list(rows[0]) == ["sequence", "label", "value_q0.1", "value_q0.5", "value_q0.9", "error"]
-    for row in rows:
-        assert row["error"] == pytest.approx(row["value_q0.5"] - row["label"], abs=1e-4)
-    assert float(re.findall(r"[\d.]+", said["MAE"])[0]) == pytest.approx(
-        np.mean([abs(row["error"]) for row in rows]), rel=1e-4
-    )
+def test_tagger(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """One import is changed, and the losses are the same."""
+    losses = []
+    for library in ("torch.nn", "elman"):
+        arguments = ["--library", library, "--hidden", "16", "--steps", "20", "--updates", "12"]
+        out = run("tagger.py", *arguments, monkeypatch=monkeypatch, capsys=capsys)
+        losses.append([float(line.split("loss ")[1].split()[0]) for line in out.splitlines() if "loss" in line])
+        assert f"{library}: " in out
+    assert len(losses[0]) == 6
+    torch.testing.assert_close(*map(torch.tensor, losses), rtol=1e-4, atol=1e-5)
 
 
-def test_rows_of_words_have_the_scores(made: SimpleNamespace, tmp_path: Path) -> None:
-    text = (made.directory / "tagged.txt").read_text()
-    (tmp_path / "some.txt").write_text(text.replace("sat\tX", "sat\tNEW", 1))
-    said, rows = judged(made.tag, tmp_path / "some.txt", tmp_path)
-    sentences = [each.splitlines() for each in (tmp_path / "some.txt").read_text().strip().split("\n\n")]
-    expected = [[n, k, *w.split("\t")] for n, each in enumerate(sentences, 1) for k, w in enumerate(each, 1)]
-    assert [[row[name] for name in ("sentence", "place", "word", "tag")] for row in rows] == expected
-    assert f"{np.mean([row['nats'] for row in rows if row['nats'] is not None]):.4f}" == said["nats per word"]
-    assert f"{np.mean([row['tag'] == row['predicted'] for row in rows]):.4f}" == said["accuracy"]
-    assert [row["tag"] for row in rows if row["nats"] is None] == ["NEW"]
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_gate_bias_sets_what_the_gate_sees(bidirectional: bool) -> None:
+    layer = elman.LSTM(3, 5, num_layers=2, bidirectional=bidirectional)
+    with torch.no_grad():
+        for name, weight in layer.named_parameters():
+            if name.startswith("weight"):
+                weight.zero_()
+    before = {name: bias.clone() for name, bias in layer.named_parameters()}
+    spans = torch.linspace(-2, 2, 5)
+    gate_bias(layer, f=1.5, i=spans)
+    gates = [recurrence.gates for recurrence in elman.trace(layer, torch.randn(4, 2, 3)).recurrences]
+    assert len(gates) == 4 if bidirectional else 2
+    for each in gates:
+        torch.testing.assert_close(each["f"], torch.full_like(each["f"], 1 / (1 + math.exp(-1.5))))
+        torch.testing.assert_close(each["i"], spans.sigmoid().expand_as(each["i"]))
+    for name, bias in layer.named_parameters():  # i f g o: the rows of g and o are as they were
+        if name.startswith("bias"):
+            assert torch.equal(bias[10:], before[name][10:])
 
 
-@pytest.mark.parametrize("name", ["forecast", "recursive"])
-def test_rows_of_windows_have_the_errors(made: SimpleNamespace, tmp_path: Path, name: str) -> None:
-    run, data = getattr(made, name), made.directory / DATA[name]
-    said, rows = judged(run, data, tmp_path)
-    mae = float(re.findall(r"MAE ([\d.]+)", said["the model"])[0])
-    assert np.mean([row["mae_in_deviations"] for row in rows]) == pytest.approx(mae, abs=1e-4)
-    trained = forecasting.load(run)
-    o = trained.options
-    for column in trained.scales.targets:
-        own = [row for row in rows if row["column"] == column]
-        assert [row["t"] for row in own] == list(range(o.lookback, 120 - o.horizon + 1))
-        told = float(re.findall(r"MAE ([\d.]+)", said[column])[0])
-        assert np.mean([row["mae"] for row in own]) == pytest.approx(told, rel=1e-4)
-    # The forecast from the end of a shorter file is the one that the row of its next time judges.
-    table = data.read_text().splitlines()
-    cut = 70
-    known = [f"{row.split(',')[0]},{row.split(',')[1]},," for row in table[1 + cut : 1 + cut + o.horizon]]
-    (tmp_path / "cut.csv").write_text(lines(*table[: 1 + cut], *(known if name == "forecast" else ())))
-    ahead = list(csv.DictReader(elman("predict", run, tmp_path / "cut.csv").out.splitlines()))
-    truth = list(csv.DictReader(table))[cut : cut + o.horizon]
-    column = trained.scales.targets[-1]
-    value = column + ("_q0.5" if name == "forecast" else "")
-    error = np.mean([abs(float(a[value]) - float(b[column])) for a, b in zip(ahead, truth, strict=True)])
-    (row,) = [row for row in rows if (row["column"], row["t"]) == (column, cut)]
-    assert row["mae"] == pytest.approx(error, rel=1e-3)
-
-
-def test_windows_of_several_series_and_of_rows_that_were_filled_in(tmp_path: Path) -> None:
-    rows = [f"2026-01-{1 + t // 24:02} {t % 24:02}:00,{g},{np.sin(t / 3):.3f}" for g in "ab" for t in range(60)]
-    (tmp_path / "a.csv").write_text(lines("hour,who,y", *rows))
-    small = ("--lookback", 6, "--segment", 3, "--horizon", 3, "--period", 2, "--hidden-size", 4, "--epochs", 0.1)
-    given = ("--time", "hour", "--group", "who", "--fill-gaps", "--split", "0.5,0.2,0.3", *small)
-    assert elman("train", "forecast", tmp_path / "a.csv", *given, "--run", tmp_path / "run").status == 0
-    gap = [row for row in rows if not re.search(r"01-02 0[1-7]:00,a", row)]
-    (tmp_path / "gap.csv").write_text(lines("hour,who,y", *gap))
-    _, found = judged(tmp_path / "run", tmp_path / "gap.csv", tmp_path)
-    assert [row["who"] for row in found] == ["a"] * 52 + ["b"] * 52
-    assert found[0] | {"mae": 0, "mae_in_deviations": 0} == {
-        "who": "a",
-        "column": "y",
-        "hour": "2026-01-01 06:00:00",
-        "mae": 0,
-        "mae_in_deviations": 0,
-    }
-    lacking = [row["hour"] for row in found if row["mae"] is None]
-    assert lacking == [f"2026-01-02 0{h}:00:00" for h in range(1, 6)]  # windows of nothing but filled rows
-    every, _ = series.read(tmp_path / "gap.csv", forecasting.load(tmp_path / "run").scales.columns(forecasting.load(tmp_path / "run").options), BadRows(), fill_gaps=True)  # fmt: skip
-    assert [one.filled for one in every] == [7, 0]
-
-
-def test_a_language_model_writes_what_predict_does(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("the cat sat\nof the cat\n" * 40)
-    small = ("--hidden-size", 4, "--embedding-size", 3, "--batch-size", 2, "--window", 8, "--epochs", 0.1)
-    assert elman("train", "lm", tmp_path / "a.txt", *small, "--run", tmp_path / "run").status == 0
-    assert elman("evaluate", tmp_path / "run", tmp_path / "a.txt", "--output", tmp_path / "rows.csv").status == 0
-    assert (tmp_path / "rows.csv").read_text() == elman("predict", tmp_path / "run", tmp_path / "a.txt").out
-
-
-REFUSED = {
-    "rows.txt": "rows.txt: examples are written as .csv, .jsonl, .ndjson; choose one of these endings",
-    "rows": "rows: examples are written as .csv, .jsonl, .ndjson; choose one of these endings",
-    "none/rows.csv": "none",
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_where_nothing_can_be_written(made: SimpleNamespace, tmp_path: Path, name: str) -> None:
-    outcome = elman("evaluate", made.numbers, made.directory / "numbers.jsonl", "--output", tmp_path / name)
-    assert (outcome.status, outcome.out) == (2, "")
-    assert REFUSED[name] in outcome.err
-    assert list(tmp_path.iterdir()) == []
+def test_gate_bias_refuses() -> None:
+    with pytest.raises(ValueError, match=r"gru has gates r, z, n, not f"):
+        gate_bias(elman.GRU(3, 5), f=1.0)
+    with pytest.raises(ValueError, match="no biases"):
+        gate_bias(elman.LSTM(3, 5, bias=False), f=1.0)
+    parametrized = elman.LSTM(3, 5)
+    register_parametrization(parametrized, "bias_ih_l0", torch.nn.Identity())
+    with pytest.raises(ValueError, match="bias_ih_l0 is computed by a parametrization"):
+        gate_bias(parametrized, f=1.0)
+    frozen = elman.freeze(elman.LSTM(3, 5))
+    with pytest.raises(ValueError, match="a frozen layer keeps its weights; set the biases of the layer that"):
+        gate_bias(frozen, f=1.0)

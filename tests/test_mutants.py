@@ -1746,7 +1746,7 @@ MUTANTS = [
         "def _examples(",
         "rows = o.lookback + own",
         "rows = own",
-        "test_examples.py::test_rows_of_windows_have_the_errors",
+        "test_judged_rows.py::test_rows_of_windows_have_the_errors",
     ),
     Mutant(
         "months that are as long as most of them",
