@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,10 @@ from torch import Tensor
 from elman.datasets import examples
 from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Labelled, number_of, sequences
-from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
 from elman.tasks import scores
 from elman.tasks.options import RegressionOptions as Options
-from elman.tasks.separate import check_made_for, csv_row, groups, held_out, moments, started, table
+from elman.tasks.separate import check_made_for, groups, held_out, moments, started, table
 from elman.tasks.values import Criterion, rounded
 from elman.tasks.whole import (
     CHUNK,
@@ -228,31 +226,23 @@ class Regressor(Trained[Reading, Options]):
         return table(self._examples(path), form)
 
     def _examples(self, path: Path) -> Iterator[dict[str, Any]]:
-        names, spread = [f"value{each}" for each in self.criterion.endings], self.reading.spread
-        columns = columns_of(self.options, self.reading)
-        for group in groups(sequences(path, columns, bad=BadRows(self.options.skip_bad)), CHUNK):
-            found = self.in_unit(self.predicted(self.encode(group, path)))
-            for each, row in zip(group, found, strict=True):
-                truth = number_of(each.label)
-                error = float(self.criterion.middle(torch.tensor(row, dtype=torch.float64))) - truth
-                said = {"sequence": each.name, "label": truth} | dict(zip(names, row, strict=True))
-                yield said | {"error": rounded(error, spread)}
+        for each, row in self._said(path, True, BadRows(self.options.skip_bad)):
+            truth = number_of(each.label)
+            error = float(self.criterion.middle(torch.tensor(list(row.values()), dtype=torch.float64))) - truth
+            yield {"sequence": each.name, "label": truth} | row | {"error": rounded(error, self.reading.spread)}
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
         """Yields a row of CSV, or JSON, for each sequence of a file: its value, or its quantiles."""
-        names, header = [f"value{each}" for each in self.criterion.endings], form not in JSON_LINES
-        columns, self.skipped = columns_of(self.options, self.reading), BadRows(self.options.skip_bad)
-        for group in groups(sequences(path, columns, labelled=False, bad=self.skipped), CHUNK):
+        self.skipped = BadRows(self.options.skip_bad)
+        said = self._said(path, False, self.skipped)
+        return table(({"sequence": each.name} | row for each, row in said), form)
+
+    def _said(self, path: Path, labelled: bool, bad: BadRows) -> Iterator[tuple[Labelled, dict[str, float]]]:
+        """Yields each sequence of a file with the named outputs of the model, in the unit of the data."""
+        names, columns = [f"value{each}" for each in self.criterion.endings], columns_of(self.options, self.reading)
+        for group in groups(sequences(path, columns, labelled, bad), CHUNK):
             found = self.in_unit(self.predicted(self.encode(group, path)))
-            if header:
-                yield csv_row(["sequence", *names])
-                header = False
-            for each, row in zip(group, found, strict=True):
-                if form in JSON_LINES:
-                    content = {"sequence": each.name} | dict(zip(names, row, strict=True))
-                    yield json.dumps(content, ensure_ascii=False) + "\n"
-                else:
-                    yield csv_row([each.name, *(repr(v).removesuffix(".0") for v in row)])
+            yield from ((each, dict(zip(names, row, strict=True))) for each, row in zip(group, found, strict=True))
 
 
 DEVIATIONS = "standard deviations of the training values"
