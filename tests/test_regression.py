@@ -18,9 +18,9 @@ from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Columns, Labelled, sequences
 from elman.errors import InputError
 from elman.explain import directions
-from elman.tasks import classification, forecasting, regression, whole
+from elman.tasks import classification, forecasting, linear, regression, whole
 from elman.tasks.options import ForecastingOptions, RegressionOptions
-from elman.tasks.regression import Baselines, Reading, Values, numbers_of
+from elman.tasks.regression import Reading, Values, baselines, numbers_of
 from elman.tasks.values import Criterion
 from elman.training.run import Run
 from test_tasks import write_pumps
@@ -84,9 +84,9 @@ def test_the_values_are_measured_by_the_training_sequences(pumps: Path):
 
 
 def test_the_built_in_sequences_need_a_memory():
-    for steps, total in examples.marked_numbers(40):
+    for steps, sums in examples.marked_numbers(40):
         (first, second) = np.flatnonzero(steps[:, 1])
-        assert total == pytest.approx(steps[first, 0] + steps[second, 0])
+        assert sums[-1] == pytest.approx(steps[first, 0] + steps[second, 0])
         assert first < len(steps) // 2 <= second
         assert 30 <= len(steps) <= 60
 
@@ -127,7 +127,7 @@ def test_baselines_by_hand(count: int, channels: int, criterion: Criterion):
     every = [Labelled(str(k), x, y) for k, (x, y) in enumerate(zip(content, labels, strict=True))]
     train, held = np.arange(0, count, 2), np.arange(1, count, 2)
     encoded = values_of(every, options_of(), train)
-    found = Baselines(encoded, train, criterion).errors(encoded, held)
+    found = baselines(encoded, train, encoded, held, criterion, False)
 
     y = encoded.values.numpy()
     steps = np.concatenate([content[k] for k in train])
@@ -179,12 +179,11 @@ def test_many_sequences_are_learned_from_at_equal_distances(monkeypatch: pytest.
     draw = np.random.default_rng(0)
     every = [Labelled(str(k), draw.normal(size=(3, 1)), f"{draw.normal():.4f}") for k in range(50)]
     encoded = values_of(every, options_of(), np.arange(50))
-    few = Baselines(encoded, np.arange(0, 50, 3), Criterion("mae"))
-    monkeypatch.setattr(regression, "LEARNED", 17)
-    many = Baselines(encoded, np.arange(50), Criterion("mae"))
+    few = linear.Linear(encoded, np.arange(0, 50, 3), lambda own: encoded.values.numpy()[own, None], False)
+    monkeypatch.setattr(linear, "LEARNED", 17)
+    many = linear.Linear(encoded, np.arange(50), lambda own: encoded.values.numpy()[own, None], False)
     assert many.weights == pytest.approx(few.weights)
-    want, got = (each.errors(encoded, np.arange(50))["linear"] for each in (few, many))
-    assert got == pytest.approx(want)
+    assert many(encoded, np.arange(50)) == pytest.approx(few(encoded, np.arange(50)))
 
 
 # Quantiles

@@ -30,6 +30,7 @@ from elman.datasets.sequences import Labelled
 from elman.datasets.series import Series
 from elman.errors import InputError
 from elman.tasks import classification, forecasting, tagging, whole
+from elman.tasks.linear import LINEAR
 from elman.tasks.options import ClassificationOptions, ForecastingOptions, LanguageModelOptions, TaggingOptions
 from elman.tasks.separate import batches_of, csv_row
 from elman.tasks.values import pinball, rounded
@@ -339,16 +340,16 @@ def test_a_baseline_of_data_that_have_changed_is_left_out(tmp_path: Path, name: 
     assert not elman("train", name, file, "--validation", other, "--epochs", 0.1, *SMALL[name], "--run", run).status
     (tmp_path / f"judged{file.suffix}").write_bytes(file.read_bytes())
     of_same = elman("evaluate", run, tmp_path / f"judged{file.suffix}").out
-    baseline = {"tag": tagging.USUAL, "classify": classification.LARGEST}[name]
-    assert ", a baseline" in figures(of_same)[baseline]
+    baselines = {"tag": [tagging.USUAL], "classify": [classification.LARGEST, LINEAR]}[name]
+    assert all(", a baseline" in figures(of_same)[baseline] for baseline in baselines)
 
     write_other(tmp_path / f"{changed}{file.suffix}", tmp_path / "run").replace(tmp_path / f"{changed}{file.suffix}")
     found = figures(elman("evaluate", run, tmp_path / f"judged{file.suffix}").out)
     assert found.pop("baselines") == f"not known, because {file} or {other} changed after the training"
-    assert found == {key: value for key, value in figures(of_same).items() if key != baseline}
+    assert found == {key: value for key, value in figures(of_same).items() if key not in baselines}
 
     (run / "checkpoint" / "state.safetensors").unlink()  # nothing says what the data were
-    assert ", a baseline" in figures(elman("evaluate", run, tmp_path / f"judged{file.suffix}").out)[baseline]
+    assert ", a baseline" in figures(elman("evaluate", run, tmp_path / f"judged{file.suffix}").out)[baselines[0]]
 
 
 def test_baselines_of_a_text_that_has_changed_are_left_out(tmp_path: Path):
@@ -392,7 +393,7 @@ def test_macro_f1_averages_over_unknown_labels_too(made: SimpleNamespace, tmp_pa
     found = figures(elman("evaluate", made.directory / name, other).out)
     assert float(found["macro f1"]) == pytest.approx(by_hand(module.load(made.directory / name)), abs=1e-4) != 0
     if name == "classify":  # six fall, three rise 0 and three rise 1
-        assert task.about()["baselines"] == {classification.LARGEST: pytest.approx((2 * 6 / (6 + 12)) / 3)}
+        assert task.about()["baselines"][classification.LARGEST] == pytest.approx((2 * 6 / (6 + 12)) / 3)
 
 
 # Predictions
@@ -725,6 +726,11 @@ def classifier_of(every: Sequence[Labelled], **changes: Any) -> tuple[classifica
     return classification.Classifier(model, reading, options), gathered
 
 
+def pieces(encoded: whole.Encoded) -> whole.Pieces:
+    """All sequences as they are."""
+    return whole.Pieces.whole(np.arange(len(encoded.rows)), encoded.rows.lengths)
+
+
 def test_a_sequence_is_classified_alike_alone_and_in_company():
     random = np.random.default_rng(0)
     contents = [(5 + 3 * random.normal(size=(n, 2))).astype(np.float32) for n in (3, 17, 1, 9)]
@@ -734,7 +740,7 @@ def test_a_sequence_is_classified_alike_alone_and_in_company():
     _, together = classifier.classify(encoded)
     for each, row in zip(every, together, strict=True):
         assert classifier.classify(classifier.encode([each], Path("none")))[1][0] == pytest.approx(row, rel=1e-4)
-    x, lengths = encoded.batch(range(4))
+    x, lengths = encoded.batch(pieces(encoded))
     assert lengths.tolist() == [3, 17, 1, 9]
     steps = torch.cat([x[:length, k] for k, length in enumerate(lengths)]).numpy()
     assert steps.mean(0) == pytest.approx([0, 0], abs=1e-5)
@@ -750,10 +756,12 @@ def test_the_words_of_a_text():
     classifier, _ = classifier_of(every, text="text")
     assert classifier.reading.tokens == ["play"]
     texts = [Labelled("1", text, None) for text in ("PLAY something", "", "it")]
-    x, lengths = classifier.encode(texts, Path("none")).batch(range(3))
+    encoded = classifier.encode(texts, Path("none"))
+    x, lengths = encoded.batch(pieces(encoded))
     assert (x.t().tolist(), lengths.tolist()) == ([[1, 0], [0, 0], [0, 0]], [2, 1, 1])
     classifier, _ = classifier_of(every, text="text", unit="characters")
-    assert classifier.encode([Labelled("1", "Pz", None)], Path("none")).batch([0])[0][:, 0].tolist()[0] != 0
+    encoded = classifier.encode([Labelled("1", "Pz", None)], Path("none"))
+    assert encoded.batch(pieces(encoded))[0][:, 0].tolist()[0] != 0
     assert whole.split("It's 5 o'clock.", "words") == ["it", "'", "s", "5", "o", "'", "clock", "."]
 
 
@@ -823,7 +831,7 @@ def test_each_class_gives_its_share_to_validation(tmp_path: Path):
     file = write_waves(tmp_path / "waves.jsonl", 60, 0)
     found, train, held = classification.read(file, options_of(ClassificationOptions, held_out=0.2), BadRows())
     assert list(found.different) == ["falls", "rises"]
-    assert np.bincount([found.labels[k] for k in held]).tolist() == [6, 6]
+    assert np.bincount([found.labels[k][0] for k in held]).tolist() == [6, 6]
     assert sorted([*train, *held]) == list(range(60))
 
 
@@ -877,7 +885,7 @@ def test_a_channel_far_from_zero_keeps_its_changes(tmp_path: Path):
         moved = ({**row, "values": [offset + value for value in row["values"]]} for row in rows)
         file.write_text("".join(json.dumps(row) + "\n" for row in moved))
         task = classification.begin(file, options_of(ClassificationOptions), "cpu", BadRows())
-        batches.append(task.encoded.batch(range(40))[0])
+        batches.append(task.encoded.batch(pieces(task.encoded).take(np.arange(40)))[0])
     torch.testing.assert_close(*batches, rtol=0, atol=1e-5)
     assert float(batches[0].std()) == pytest.approx(1, abs=0.1)
 

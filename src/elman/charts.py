@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
@@ -20,6 +23,9 @@ from elman.files import check_writable, write_atomically
 
 NAME = 30  # characters of a label that are drawn at most
 MANY = 1000  # points, above which they are drawn small and pale
+POINTS = 20_000  # that are drawn at most
+CHANNELS = 6  # that are drawn of a sequence
+LEGEND = 32  # classes that are named at most
 FORMATS = ("png", "svg", "pdf")
 _WORDS = {
     "mae": "mean absolute error",
@@ -148,27 +154,94 @@ def confusion(counts: NDArray[np.int64], labels: Sequence[str], what: str, of: s
     return figure
 
 
-def agreement(truth: NDArray[Any], predicted: NDArray[Any], band: tuple[NDArray[Any], NDArray[Any]] | None) -> Figure:
+def agreement(
+    truth: NDArray[Any], predicted: NDArray[Any], band: tuple[NDArray[Any], NDArray[Any]] | None, of: str
+) -> Figure:
     """Draws predicted numbers over true ones, all (N,): good ones are near the diagonal.
 
-    band: the lowest and the highest quantile of each, if there are several.
+    band: the lowest and the highest quantile of each, if there are several. of: what they are numbers of. Of very many,
+    some at equal distances are drawn.
     """
+    share = "" if band is None else f"{((band[0] <= truth) & (truth <= band[1])).mean():.0%}"
+    stride = -(-len(truth) // POINTS)
+    truth, predicted = truth[::stride], predicted[::stride]
     figure = Figure(figsize=(5.4, 5), layout="constrained")
     axis = figure.subplots()
     few = len(truth) <= MANY
     if band is not None:
-        low, high = band
-        label = f"outer quantiles, {((low <= truth) & (truth <= high)).mean():.0%} of the true values between them"
+        low, high = (each[::stride] for each in band)
+        label = f"outer quantiles, {share} of the true values between them"
         axis.vlines(truth, low, high, color="C0", alpha=0.35 if few else 0.05, linewidth=1, label=label)
     ends = [min(truth.min(), predicted.min()), max(truth.max(), predicted.max())]
     axis.plot(ends, ends, color="0.4", linestyle="--", linewidth=1, label="equal")
     axis.scatter(truth, predicted, s=12 if few else 4, alpha=0.7 if few else 0.2, color="C0", linewidths=0)
     axis.set_xlabel("true value")
     axis.set_ylabel("predicted value")
-    axis.set_title("sequences of the validation set", fontsize=10)
+    axis.set_title(f"{of} of the validation set", fontsize=10)
     axis.legend(fontsize=8, loc="upper left")
     axis.grid(alpha=0.3)
     return figure
+
+
+def labelled_steps(
+    values: NDArray[Any], truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: Sequence[str], first: int
+) -> Figure:
+    """Draws the numbers of a sequence (T, channels), and below them the true and the predicted class of each step, (T,).
+
+    A true class is negative where it is not known. first: the number of the first step, from 0.
+    """
+    figure, axes = _over_steps(values, first, 2.0)
+    axis, x = axes[-1], np.arange(len(values) + 1) + first + 0.5
+    shown = sorted({*truth[truth >= 0].tolist(), *predicted.tolist()})
+    colors = {k: f"C{n}" if n < 10 else matplotlib.colormaps["tab20b"](n % 20) for n, k in enumerate(shown)}
+    for height, own in ((1.1, truth), (0.0, predicted)):
+        cuts = [0, *(np.flatnonzero(np.diff(own)) + 1), len(own)]
+        for begin, end in pairwise(cuts):
+            if (k := int(own[begin])) >= 0:
+                axis.barh(height, x[end] - x[begin], 0.9, x[begin], color=colors[k], linewidth=0)
+    axis.set_yticks([1.1, 0.0], ["true", "predicted"])
+    names = [name if len(name) <= NAME else f"{name[: NAME - 1]}…" for name in (str(classes[k]) for k in shown)]
+    handles = [Patch(color=colors[k], label=name) for k, name in zip(shown, names, strict=True)]
+    legend = figure.legend(handles=handles[:LEGEND], loc="outside lower center", fontsize=8, ncols=8)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return figure
+
+
+def valued_steps(
+    values: NDArray[Any], truth: NDArray[Any], said: NDArray[Any], middle: NDArray[Any], first: int
+) -> Figure:
+    """Draws the numbers of a sequence (T, channels), and below them the true value of each step, (T,), and what is said of it.
+
+    said: (T, outputs), of which the first and the last are the outer quantiles, if there are several; middle: (T,), of
+    these the one that is compared. A true value is NaN where it is not known. first: the number of the first step, from 0.
+    """
+    figure, axes = _over_steps(values, first, 3.0)
+    axis, x = axes[-1], np.arange(len(values)) + first + 1
+    if said.shape[1] > 1:
+        axis.fill_between(x, said[:, 0], said[:, -1], color="C0", alpha=0.2, linewidth=0, label="outer quantiles")
+    lonely = np.isfinite(truth).mean() < 0.5  # values far apart make no line
+    axis.plot(x, truth, color="k", linewidth=1, marker="." if lonely else "", label="true")
+    axis.plot(x, middle, color="C0", linewidth=1.4, label="predicted")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, loc="best")
+    return figure
+
+
+def _over_steps(values: NDArray[Any], first: int, height: float) -> tuple[Figure, list[Axes]]:
+    """Draws the numbers of a sequence (T, channels) over its steps, and returns the axes, with empty ones of this height below."""
+    figure = Figure(figsize=(10, 2.6 + height), layout="constrained")
+    axes = list(figure.subplots(2, 1, sharex=True, height_ratios=[2.2, height]))
+    deviation = values.std(0)
+    scaled = (values - values.mean(0)) / np.where(deviation > 0, deviation, 1.0)
+    axes[0].plot(np.arange(len(values)) + first + 1, scaled[:, :CHANNELS], linewidth=0.8)
+    of = f"the first {CHANNELS} of {values.shape[1]} channels" if values.shape[1] > CHANNELS else "channels"
+    axes[0].set_title(f"{of}, in deviations from their means; a sequence of the validation set", fontsize=10)
+    axes[0].grid(alpha=0.3)
+    axes[1].set_xlabel("step")
+    axes[1].set_xlim(first + 0.5, first + len(values) + 0.5)
+    axes[1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure, axes
 
 
 def forecasts(panels: Mapping[str, Mapping[str, Any]], horizon: int) -> Figure:

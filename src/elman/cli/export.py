@@ -20,7 +20,7 @@ def export(
     streaming: bool = typer.Option(
         False,
         "--streaming",
-        help="One step of a language model, for a loop of your own; its states are inputs and outputs.",
+        help="One step of a language model, or of a --causal model, for a loop of your own; its states are inputs and outputs.",
     ),
     int8: bool = typer.Option(
         False,

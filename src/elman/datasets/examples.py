@@ -8,6 +8,7 @@ import keyword
 import math
 import tokenize
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +111,10 @@ def mackey_glass(length: int = 5000) -> NDArray[np.float64]:
     return np.array(x[delay + 1 + 200 * substeps :: substeps])[:length]
 
 
-def marked_numbers(count: int = 3000) -> Iterator[tuple[NDArray[np.float64], float]]:
-    """Yields sequences of 30 to 60 random numbers, two of which are marked, and the sum of these two.
+def marked_numbers(count: int = 3000) -> Iterator[tuple[NDArray[np.float64], list[float]]]:
+    """Yields sequences of 30 to 60 random numbers, two of which are marked, and the sum of the marked ones up to each step.
 
-    Yields (steps (T, 2), sum). A step has a number between 0 and 1, and 1 where it is marked. One mark is in the first
+    Yields (steps (T, 2), sums (T,)). A step has a number between 0 and 1, and 1 where it is marked. One mark is in the first
     half. A network has to keep the first number until it has read the second one: this is the adding problem.
     Source: S. Hochreiter & J. Schmidhuber, Long short-term memory, Neural Computation 9 (1997), experiment 4.
     """
@@ -124,7 +125,7 @@ def marked_numbers(count: int = 3000) -> Iterator[tuple[NDArray[np.float64], flo
         steps[:, 0] = random.random(length).round(4)
         places = random.integers(0, length // 2), random.integers(length // 2, length)
         steps[places, 1] = 1.0
-        yield steps, round(float(steps[places, 0].sum()), 4)
+        yield steps, (steps[:, 0] * steps[:, 1]).cumsum().round(4).tolist()
 
 
 def digits() -> Iterator[tuple[NDArray[np.float32], str, str]]:
@@ -148,6 +149,21 @@ def digits() -> Iterator[tuple[NDArray[np.float32], str, str]]:
                 bend = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
                 bend = bend @ np.array([[width, slant], [0, height]])
                 yield _steps([part @ bend.T for part in outline.to_polygons()], random), digit, font.stem
+
+
+def numbers() -> Iterator[tuple[NDArray[np.float32], list[str], str]]:
+    """Yields the outlines of numbers of 4 to 8 digits, in one font each: those of `digits`, one after the other.
+
+    Yields (steps (T, 3), digits (T,), font). A step belongs to the digit that is being drawn.
+    """
+    random = np.random.default_rng(1)
+    for font, group in groupby(digits(), key=lambda each: each[2]):
+        drawn = list(group)
+        rest = np.concatenate([random.permutation(len(drawn)) for _ in range(4)])
+        while len(rest) >= 4:
+            own, rest = np.split(rest, [min(len(rest), random.integers(4, 9))])
+            parts = [drawn[k][0] for k in own]
+            yield np.concatenate(parts), [drawn[k][1] for k, part in zip(own, parts, strict=True) for _ in part], font
 
 
 def _steps(strokes: list[NDArray[Any]], random: np.random.Generator) -> NDArray[np.float32]:

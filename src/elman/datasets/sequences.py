@@ -1,9 +1,12 @@
-"""Labelled sequences: of numbers, from tables in long form, JSON lines or the UEA/UCR archive's form; or of text."""
+"""Labelled sequences: of numbers, from tables in long form, JSON lines or the UEA/UCR archive's form; or of text.
+
+A sequence has one label, or each of its steps has one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import count
+from collections.abc import Iterator, Sequence
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,13 +32,20 @@ class Columns(NamedTuple):
     channels: tuple[str, ...] = ()  # all others if empty
     fill: bool = False  # whether missing numbers are filled in, as `_filled` does
     numeric: bool = False  # whether labels are numbers
+    each_step: bool = False  # whether every step has a label of its own, or none; a table may then be one sequence
 
 
 class Labelled(NamedTuple):
     name: str  # what the sequence is called in its file, or the number of its row there, from 1
     content: NDArray[Any] | str  # (T, channels), or a text
-    label: str | None
+    label: str | None  # of the whole sequence
     channels: tuple[str, ...] = ()  # the columns of a table that the numbers come from
+    labels: Sequence[str | None] | None = None  # (T,), where every step has its own; None for a step without one
+
+    def part(self, begin: int, end: int, name: str) -> Labelled:
+        """Returns these steps of a sequence whose steps have labels, under another name."""
+        assert self.labels is not None
+        return self._replace(name=name, content=self.content[begin:end], labels=self.labels[begin:end])
 
 
 def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows | None = None) -> Iterator[Labelled]:
@@ -57,6 +67,11 @@ def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows 
                 f"{path} is not a table, so {flag} selects nothing in it; leave it out",
                 f"{path} is not a table, and the run was trained on one; give a table",
             )
+    if columns.each_step and kind == ".ts":
+        raise InputError(
+            f"{path} has a label for each sequence, but --each-step wants one for each step; give a table or JSON lines, or leave --each-step out",
+            f"{path} has a label for each sequence, and the run was trained on one for each step; give a table or JSON lines",
+        )
     if kind == ".ts":
         yield from _archive(path, columns, labelled, bad)
     elif kind in JSON_LINES:
@@ -197,8 +212,14 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
                 problem = f"{name!r} should be a list of steps, each a list of numbers, but is {str(row[name])[:60]}"
         elif not isinstance(content, str) or not content.strip():
             problem = f"{name!r} should be a text but is {content!r}"
+        labels = None
+        if problem is None and columns.each_step and isinstance(content, np.ndarray):
+            labels, problem = _of_steps(label, len(content), columns)
+            if not labelled:
+                labels, problem = labels or [None] * len(content), None
+            label = None
         label = label.strip() if isinstance(label, str) else label
-        if problem is None and labelled:
+        if problem is None and labelled and labels is None:
             if columns.numeric:
                 problem = no_number(label, columns, repr(columns.label))
             elif not isinstance(label, (str, int)) or label == "":
@@ -209,16 +230,36 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
         assert content is not None
         if not isinstance(content, str):
             channels = content.shape[1]
-        yield Labelled(str(row.get("id", number)), content, None if label is None else str(label))
+        yield Labelled(str(row.get("id", number)), content, None if label is None else str(label), labels=labels)
 
 
-def _stripped(piece: pl.DataFrame, label: str, path: Path) -> pl.DataFrame:
-    """Returns a piece of a table with no blanks around its labels. A label of nothing else is missing."""
-    if label not in piece.columns:
+def _of_steps(given: Any, steps: int, columns: Columns) -> tuple[list[str | None] | None, str | None]:
+    """Returns the labels of the steps of a line of JSON, and None; or None, and what is wrong with them."""
+    wanted = f"{columns.label!r} should be a list of {steps} labels, one for each step"
+    if not isinstance(given, list):
+        return None, f"{wanted}, but is {str(given)[:60]}"
+    if len(given) != steps:
+        return None, f"{wanted}, but has {len(given)}"
+    found: list[str | None] = []
+    for step, label in enumerate(given, 1):
+        what = f"step {step} of {columns.label!r}"
+        if not isinstance(label, (str, int, float) if columns.numeric else (str, int)) and label is not None:
+            return None, f"{what} should be a label but is {str(label)[:60]}"
+        own = None if label is None else str(label).strip() or None
+        if own is not None and (problem := no_number(own, columns, what)):
+            return None, problem
+        found.append(own)
+    return found, None
+
+
+def _stripped(piece: pl.DataFrame, columns: Columns, path: Path) -> pl.DataFrame:
+    """Returns a piece of a table with no blanks around its labels. A label of nothing else is missing, as NaN of a step is."""
+    if columns.label not in piece.columns:
         return piece
-    tables.check_texts(piece, [label], path)
-    text = pl.col(label).cast(pl.String).str.strip_chars()
-    return piece.with_columns(pl.when(text != "").then(text).alias(label))
+    tables.check_texts(piece, [columns.label], path)
+    text = pl.col(columns.label).cast(pl.String).str.strip_chars()
+    missing = ["", "nan"] if columns.numeric and columns.each_step else [""]
+    return piece.with_columns(pl.when(~text.str.to_lowercase().is_in(missing)).then(text).alias(columns.label))
 
 
 def _texts(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[Labelled]:
@@ -227,7 +268,7 @@ def _texts(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterat
     done = 0
     for piece in tables.pieces(path, None if not labelled else wanted):
         tables.check_columns(wanted, [each for each in piece.columns if each != tables.LINE], path)
-        has_label, piece = columns.label in piece.columns, _stripped(piece, columns.label, path)
+        has_label, piece = columns.label in piece.columns, _stripped(piece, columns, path)
         rows, done = dict(zip(piece[tables.LINE], count(done + 1))), done + len(piece)
         piece = tables.texts(piece, wanted, path, bad)
         labels = piece[columns.label].to_list() if has_label else [None] * len(piece)
@@ -241,64 +282,72 @@ def _texts(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterat
 def _misfit(label: str | None, first: str | None, sequence: str, columns: Columns) -> str | None:
     """Returns what is wrong with the label of a step of a sequence, or None. first: that of its first step."""
     if label is None:
-        return f"column {columns.label!r} has no value"
+        return None if columns.each_step else f"column {columns.label!r} has no value"
     if problem := no_number(label, columns, f"column {columns.label!r}"):
         return problem
-    if label == first or (columns.numeric and number_of(label) == number_of(first)):
+    if columns.each_step or label == first or (columns.numeric and number_of(label) == number_of(first)):
         return None
     return f"sequence {sequence!r} is labelled {label!r} here but {first!r} before"
 
 
 def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[Labelled]:
     """Yields sequences of a table with a row for each step. The rows of a sequence follow each other."""
-    if columns.sequence is None:
+    if columns.sequence is None and not columns.each_step:
         raise InputError(
             f"{path} is a table: name the column that identifies the sequence with --sequence (a row for each step), or the column with a text in each row with --text",
             f"{path} is a table, and the run was not trained on one; give a file of .ts or .jsonl",
         )
-    name, steps, label, seen, spoiled, first = None, [], None, set[str](), False, 0
+    # The sequence that is being read, its first line, whether it is to be left out; and those that were before.
+    name, first, spoiled, seen = "", 0, False, set[str]()
+    steps, labels = list[NDArray[np.float64]](), list[str | None]()
     channels: list[str] | None = list(columns.channels) or None
 
     def whole() -> Iterator[Labelled]:
         if steps and not spoiled:
-            values = np.array(steps, dtype=np.float64)  # None becomes NaN
+            values = np.concatenate(steps)
             values = _filled(values) if columns.fill else values
             if np.isnan(values).any():
                 lacking = (channels or [])[int(np.isnan(values).any(0).argmax())]
-                bad.found(f"{path}, line {first}: sequence {name!r} has no number in column {lacking!r}")
+                what = f"sequence {name!r}" if columns.sequence else "the table"
+                bad.found(f"{path}, line {first}: {what} has no number in column {lacking!r}")
                 return
-            yield Labelled(str(name), values, label, tuple(channels or ()))
+            own = {"label": None, "labels": labels} if columns.each_step else {"label": labels[0]}
+            yield Labelled(str(name), values, channels=tuple(channels or ()), **own)
 
     for piece in tables.pieces(path):
         have = [each for each in piece.columns if each != tables.LINE]
-        wanted = [columns.sequence, *([columns.label] if labelled else []), *(channels or [])]
-        tables.check_columns(wanted, have, path)
+        keys = [] if columns.sequence is None else [columns.sequence]
+        tables.check_columns([*keys, *([columns.label] if labelled else []), *(channels or [])], have, path)
         if channels is None:
-            channels = [each for each in have if each not in (columns.sequence, columns.label)]
+            channels = [each for each in have if each not in (*keys, columns.label)]
             if not channels:
                 raise InputError(f"{path} has no column of numbers besides {', '.join(map(repr, have))}; add one")
-        piece = _stripped(piece, columns.label, path)
-        piece = tables.texts(piece, [columns.sequence], path, bad)
-        before = bad.count
+        piece = _stripped(piece, columns, path)
+        piece = tables.texts(piece, keys, path, bad) if keys else piece
         good = tables.numbers(piece, channels, path, bad, MOST, columns.fill, "" if columns.fill else FILL)
-        broken = set() if bad.count == before else set(piece[tables.LINE]) - set(good[tables.LINE])
-        labels = piece[columns.label].to_list() if columns.label in have else [None] * len(piece)
-        numbers = dict(zip(good[tables.LINE], good.select(channels).rows(), strict=True))
-        for line, each, own in zip(piece[tables.LINE], piece[columns.sequence], labels, strict=True):
-            if each != name:
+        lines, fit = piece[tables.LINE].to_list(), piece[tables.LINE].is_in(good[tables.LINE].implode()).to_numpy()
+        values = np.full((len(piece), len(channels)), np.nan)
+        values[fit] = good.select(channels).to_numpy()  # what is missing becomes NaN
+        given = piece[columns.label].to_list() if columns.label in have else [None] * len(piece)
+        of = piece[keys[0]].to_list() if keys else ["1"] * len(piece)
+        begins = [k for k in range(len(of)) if not k or of[k] != of[k - 1]]
+        for begin, end in pairwise([*begins, len(of)]):
+            if of[begin] != name or not seen:
                 yield from whole()
-                if each in seen:
+                if of[begin] in seen:
                     raise InputError(
-                        f"{path}, line {line}: sequence {each!r} continues after another one began; sort the rows by {columns.sequence!r}"
+                        f"{path}, line {lines[begin]}: sequence {of[begin]!r} continues after another one began; sort the rows by {columns.sequence!r}"
                     )
-                seen.add(each)
-                name, steps, label, spoiled, first = each, [], own, False, line
+                name, first, spoiled, steps, labels = of[begin], lines[begin], False, [], []
+                seen.add(name)
             # A sequence is left out as a whole: without one of its steps, it would be another one.
-            if labelled and not spoiled and (problem := _misfit(own, label, each, columns)):
-                bad.found(f"{path}, line {line}: {problem}")
-                spoiled = True
-            if line in broken:
-                spoiled = True
-            else:
-                steps.append(numbers[line])
+            spoiled = spoiled or not fit[begin:end].all()
+            own = given[begin:end]
+            for label in dict.fromkeys(own) if labelled and not spoiled else ():
+                if problem := _misfit(label, (labels or own)[0], name, columns):
+                    bad.found(f"{path}, line {lines[begin + own.index(label)]}: {problem}")
+                    spoiled = True
+                    break
+            steps.append(values[begin:end])
+            labels += own if columns.each_step or not labels else ()
     yield from whole()

@@ -121,7 +121,7 @@ class Rows:
 
     @cached_property
     def lengths(self) -> NDArray[np.int32]:
-        return np.diff(self._bounds).astype(np.int32)
+        return np.diff(self.bounds).astype(np.int32)
 
     @cached_property
     def steps(self) -> NDArray[Any]:
@@ -129,11 +129,12 @@ class Rows:
         return self._store.array().reshape(-1, *self.step)
 
     @cached_property
-    def _bounds(self) -> NDArray[np.int64]:
+    def bounds(self) -> NDArray[np.int64]:
+        """(rows + 1,): row k consists of the steps from bounds[k] to bounds[k + 1]."""
         return np.frombuffer(self._ends, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
 
     def __getitem__(self, k: int) -> NDArray[Any]:
-        return self.steps[self._bounds[k] : self._bounds[k + 1]]
+        return self.steps[self.bounds[k] : self.bounds[k + 1]]

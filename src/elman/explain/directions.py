@@ -28,11 +28,14 @@ from elman.tasks import classification, regression, tagging, whole
 from elman.tasks.classification import Classifier
 from elman.tasks.regression import Regressor
 from elman.tasks.tagging import Tagger
+from elman.tasks.values import Criterion
 from elman.tasks.whole import Gathered, Trained
 
 SHOWN = 8  # sentences or sequences
 WORDS = 100  # of a sentence at most: each word takes a pass backward over all
 STEPS = 2000  # of a sequence at most
+EVERY = 240  # steps of a sequence at most of which something is said; each takes a pass backward over all
+FEW = 4  # such sequences
 DRAWN = 400  # steps that are drawn of a sequence at most; of more, as many at a time are put together
 LIKELIEST = 5  # tags whose probabilities are shown
 
@@ -120,17 +123,25 @@ def _tagged(trained: Tagger, sentence: Sentence) -> dict[str, Any]:
     }
 
 
-def _both_ways(model: tagging.TaggingModel, inputs: Tensor, lengths: Tensor, own: Tensor) -> Tensor:
+def _both_ways(
+    model: tagging.TaggingModel | whole.SequenceModel,
+    inputs: Tensor,
+    lengths: Tensor,
+    own: Tensor,
+    chances: bool = True,
+) -> Tensor:
     """Returns the norm of d log p(tag own[t] of word t) / d inputs[s], row t and column s of (T, T).
 
-    inputs: (T, 1, I), what the recurrent layers read of a sentence.
+    inputs: (T, 1, I), what the recurrent layers read of a sentence. chances: whether outputs are logits; else the norm is
+    that of the gradient of the output itself.
     """
     # As many copies of the sentence side by side as it has words, one for each: then one pass backward serves all.
     words = torch.arange(len(inputs))
-    copies = inputs.repeat(1, len(words), 1).requires_grad_()
+    copies = inputs.detach().repeat(1, len(words), 1).requires_grad_()
     h, _ = model.recurrent(copies, lengths=lengths.repeat(len(words)))
-    chances = model.output(h[words, words]).log_softmax(-1)  # (T, tags), of word t in copy t
-    (d_x,) = torch.autograd.grad(chances[words, own].sum(), copies)  # (T, copies, I)
+    outputs = model.output(h[words, words])  # (T, outputs), of word t in copy t
+    told = outputs.log_softmax(-1) if chances else outputs
+    (d_x,) = torch.autograd.grad(told[words, own].sum(), copies)  # (T, copies, I)
     return d_x.norm(dim=2).T
 
 
@@ -153,7 +164,7 @@ def _whole(
     run: Path,
     text: str | None,
     data: Path | None,
-    trained: Trained[Any, Any],
+    trained: Classifier | Regressor,
     classes: Sequence[str],
     order: Callable[[Gathered, NDArray[np.int64]], list[int]],
     said: Callable[[Any, Tensor, str | None], Said],
@@ -165,9 +176,17 @@ def _whole(
     page = {"task": options.task} | described(run, trained.model, options, classes)
     page["unit"] = whole.unit_of(options)
     every, source = _sequences(run, trained, text, data, order)
-    chosen = list(islice(every, SHOWN))
+    chosen = list(islice(every, FEW if options.each_step else SHOWN))
     if not chosen:
         raise InputError(f"{source} has no sequence; give at least one")
+    if options.each_step:
+        remarks = [
+            f"of sequence {each.name}, the page shows and reads the first {EVERY} of {len(each.content)} steps"
+            for each in chosen
+            if len(each.content) > EVERY
+        ]
+        shown = [_every(trained, each.part(0, EVERY, each.name), source) for each in chosen]
+        return Contents(page | {"each_step": True, "causal": options.causal, "sequences": shown}, [], remarks)
     return Contents(page | {"sequences": [_read(trained, each, source, said) for each in chosen]}, [], [])
 
 
@@ -193,16 +212,20 @@ def _sequences(
     def sequence(k: int) -> Labelled:
         row = found.rows[k]
         content = row if found.unit is None else (" " if found.unit == "words" else "").join(tokens[n] for n in row)
-        return Labelled(found.name(k), content, labels[found.labels[k]])
+        own = [None if n < 0 else labels[n] for n in found.labels[k]]
+        if options.each_step:
+            return Labelled(found.name(k), content, None, labels=own)
+        return Labelled(found.name(k), content, own[0])
 
-    return (sequence(k) for k in order(found, validation)), trained.path or Path("the built-in data")
+    places = validation if options.each_step else order(found, validation)
+    return (sequence(int(k)) for k in places), trained.path or Path("the built-in data")
 
 
 def _turns(found: Gathered, own: NDArray[np.int64]) -> list[int]:
     """Returns these places in turns by class, so that several are shown."""
     seen: dict[int, list[int]] = {}
     for k in own:
-        seen.setdefault(found.labels[k], []).append(int(k))
+        seen.setdefault(int(found.labels[k][0]), []).append(int(k))
     return [k for _, k in sorted((place, k) for own in seen.values() for place, k in enumerate(own))]
 
 
@@ -257,7 +280,7 @@ def _read(
             f"{source}: sequence {sequence.name} has {steps} steps, but a page shows at most {STEPS}; give a shorter one"
         )
     model, known = deepcopy(trained.model).double().eval(), set(trained.reading.tokens)
-    x, lengths = encoded.batch([0])
+    x, lengths = encoded.batch(whole.Pieces.whole(np.arange(1), encoded.rows.lengths))
     with use_engine("reference"):
         with torch.no_grad():
             inputs = x.double() if model.embedding is None else model.embedding(x)
@@ -290,6 +313,66 @@ def _read(
         ],
         "look": [[max(norms[cut : cut + stride]) for cut in cuts] for norms in look],
     }
+
+
+def _every(trained: Classifier | Regressor, sequence: Labelled, source: Path) -> dict[str, Any]:
+    """Returns a sequence, what the model says of each step, what each direction adds to this, and what it depends on."""
+    encoded, model = trained.encode([sequence], source), deepcopy(trained.model).double().eval()
+    x, lengths = encoded.batch(whole.Pieces.whole(np.arange(1), encoded.rows.lengths))
+    classes, criterion, center, spread = [], Criterion("mse"), 0.0, 1.0
+    if isinstance(trained, Classifier):
+        classes = trained.reading.classes
+    else:
+        criterion, center, spread = trained.criterion, trained.reading.center, trained.reading.spread
+    with use_engine("reference"):
+        with torch.no_grad():
+            h = model.recurrent(x.double(), lengths=lengths)[0][:, 0]  # (T, 2 H), or (T, H) if causal
+            outputs = model.output(h)  # (T, outputs)
+        if classes:
+            order = outputs.argsort(-1, descending=True)[:, :2]
+        else:  # the output that is the middle one, of those that rise
+            order = criterion.middle(outputs.argsort(-1))[:, None]
+        look = _both_ways(model, x.double(), lengths, order[:, 0], bool(classes))
+    width = model.recurrent.hidden_size
+    adds = [
+        spread * part @ weight.T
+        for part, weight in zip(h.split(width, 1), model.output.weight.detach().split(width, 1), strict=True)
+    ]  # of each direction, (T, outputs)
+    adds.append(torch.zeros_like(adds[0]))  # of the backward direction, if there is none
+    bias = spread * model.output.bias.detach() + center
+    content = {
+        "name": sequence.name,
+        "series": [[rounded(float(v), float(row.std())) for v in row] for row in np.asarray(sequence.content).T],
+        "shares": [
+            [
+                {
+                    "name": classes[k] if classes else "",
+                    "forward": rounded(float(adds[0][t, k])),
+                    "backward": rounded(float(adds[1][t, k])),
+                    "bias": rounded(float(bias[k])),
+                }
+                for k in own
+            ]
+            for t, own in enumerate(order.tolist())
+        ],
+        "look": [[float(f"{v:.2g}") for v in row] for row in look.tolist()],
+    }
+    labels = list(sequence.labels or ())
+    if classes:
+        chances, most = outputs.softmax(-1), outputs.argsort(-1, descending=True)[:, :LIKELIEST].tolist()
+        content["truth"] = labels if any(label is not None for label in labels) else None
+        content["predicted"] = [classes[k] for k, *_ in most]
+        content["likeliest"] = [
+            [[classes[k], rounded(float(chances[t, k]))] for k in own] for t, own in enumerate(most)
+        ]
+        return content
+    values = outputs.sort(-1).values * spread + center
+    truth = [None if np.isnan(v) else rounded(v, spread) for v in map(sequences.number_of, labels)]
+    content["truth"] = truth if any(v is not None for v in truth) else None
+    content["spread"] = [[rounded(v, spread) for v in row] for row in values.tolist()]
+    content["predicted"] = [rounded(v, spread) for v in criterion.middle(values).tolist()]
+    content["quantiles"] = list(criterion.quantiles)
+    return content
 
 
 def pooled_shares(h: Tensor, weight: Tensor) -> Tensor:

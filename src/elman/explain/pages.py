@@ -23,8 +23,9 @@ from elman.training.run import Run
 FILES = {  # the parts of a page, by its task, in their order
     "lm": "engine core model ribbon predictions unrolled equations units reach tracking start",
     "tag": "core items words",
-    "classify": "core items steps",
-    "regress": "core items steps",
+    "classify": "core items series steps",
+    "regress": "core items series steps",
+    "each step": "core items series every",  # of a model that says something of each step
     "forecast": "core items past",
 }
 LANGUAGES = ("en", "zh")
@@ -99,7 +100,7 @@ def assemble(data: dict[str, Any]) -> str:
         return files("elman.explain").joinpath("assets", name).read_text(encoding="utf-8")
 
     strings = {language: json.loads(asset(f"{language}.json")) for language in LANGUAGES}
-    parts = (asset(f"{name}.js") for name in FILES[data["task"]].split())
+    parts = (asset(f"{name}.js") for name in FILES["each step" if data.get("each_step") else data["task"]].split())
     script = "\n".join(['"use strict";', "(() => {", f"const STRINGS = {_json(strings)};", *parts, "})();"])
     fingerprint = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     inside = {

@@ -19,6 +19,7 @@ from elman.onnx.external import External, other_files, text
 from elman.onnx.loading import read
 from elman.onnx.proof import first_line, session
 from elman.tasks.language_model import LanguageModel
+from elman.tasks.whole import SequenceModel
 from elman.training.record import Model, Record
 
 
@@ -78,8 +79,7 @@ class ModelFile(Record):
             ) from error
         streaming = "streaming" in self._notes and self._note("streaming") is True
         port = ports.of_task(like, streaming)
-        kind = ExportedLanguageModel if isinstance(like, LanguageModel) else Exported
-        opened = kind(self._open(), self.path, port)
+        opened = _kind(like)(self._open(), self.path, port)
         self._check(opened, port)
         return cast("Model", opened.eval())
 
@@ -150,23 +150,44 @@ class Exported(nn.Module):
             raise InputError(f"{self.path} cannot be run: {first_line(error)}; export the run again") from error
 
 
-class ExportedLanguageModel(Exported):
+class ExportedWithStates(Exported):
+    """A model whose states go in and out."""
+
+    def _read(self, x: Tensor, state: Any, others: dict[str, Tensor]) -> tuple[Tensor, Any]:
+        """Returns what the model says of the steps of x, and the states after them. others: further inputs, of all steps."""
+        states = [] if state is None else [state] if isinstance(state, Tensor) else list(state)
+        names = [before for before, _ in self.port.notes["states"]]
+        first = next(iter(self.port.inputs))
+        if not self.port.notes.get("streaming"):
+            y, *states = self.run({first: x} | others | dict(zip(names, states, strict=False)))
+            return y, ports.as_state(states)
+        if not states:  # in a file of one step they cannot be left out
+            shapes = [each.shape for each in self._session.get_inputs()[1:]]  # (L, "B", H)
+            states = [torch.zeros(layers, x.shape[1], width) for layers, _, width in shapes]
+        every = []
+        for row in x:
+            y, *states = self.run({first: row} | dict(zip(names, states, strict=True)))
+            every.append(y)
+        return torch.stack(every), ports.as_state(states)
+
+
+class ExportedLanguageModel(ExportedWithStates):
     """A language model in ONNX Runtime, which is called as `LanguageModel` is."""
 
     def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        states = [] if state is None else [state] if isinstance(state, Tensor) else list(state)
-        if not self.port.notes.get("streaming"):
-            logits, *states = self._step(tokens, states)
-            return logits, ports.as_state(states)
-        if not states:  # in a file of one step they cannot be left out
-            shapes = [each.shape for each in self._session.get_inputs()[1:]]  # (L, "B", H)
-            states = [torch.zeros(layers, tokens.shape[1], width) for layers, _, width in shapes]
-        every = []
-        for row in tokens:
-            logits, *states = self._step(row, states)
-            every.append(logits)
-        return torch.stack(every), ports.as_state(states)
+        return self._read(tokens, state, {})
 
-    def _step(self, tokens: Tensor, states: list[Tensor]) -> list[Tensor]:
-        _, *names = self.port.inputs
-        return self.run({"tokens": tokens} | dict(zip(names, states, strict=False)))
+
+class ExportedSteps(ExportedWithStates):
+    """A causal model of numbers in ONNX Runtime, which reads as `SequenceModel` does."""
+
+    def read(self, x: Tensor, lengths: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        return self._read(x, state, {"lengths": lengths})
+
+
+def _kind(model: nn.Module) -> type[Exported]:
+    """Returns what stands in for the model of a task."""
+    if isinstance(model, LanguageModel):
+        return ExportedLanguageModel
+    causal = isinstance(model, SequenceModel) and not model.recurrent.bidirectional
+    return ExportedSteps if causal else Exported

@@ -160,6 +160,9 @@ def of_task(model: nn.Module, streaming: bool = False) -> Port:
     """The port of the model of a task. Raises InputError for one that cannot be streamed."""
     if isinstance(model, LanguageModel):
         return language_model_step(model) if streaming else language_model(model)
+    output = "values" if isinstance(model, RegressionModel) else "logits"
+    if streaming and isinstance(model, SequenceModel) and not model.recurrent.bidirectional:
+        return sequence_step(model, output)
     if streaming:
         why = (
             "forecasts from a whole past"
@@ -170,7 +173,7 @@ def of_task(model: nn.Module, streaming: bool = False) -> Port:
     if isinstance(model, TaggingModel):
         return tagger(model)
     if isinstance(model, SequenceModel):
-        return of_sequences(model, "values" if isinstance(model, RegressionModel) else "logits")
+        return of_sequences(model, output)
     if isinstance(model, ForecastingModel):
         return forecaster(model)
     raise TypeError(f"no port is known for {type(model).__name__}")
@@ -254,12 +257,19 @@ def tagger(model: TaggingModel) -> Port:
 
 
 def of_sequences(model: SequenceModel, output: str) -> Port:
-    """Numbers x (T, B, channels), or tokens (T, B), in sequences of these lengths (B,), to (B, outputs)."""
-    embedding, channels = model.embedding, model.recurrent.input_size
-    name = "x" if embedding is None else "tokens"
+    """Numbers x (T, B, channels), or tokens (T, B), in sequences of these lengths (B,), to (B, outputs).
 
-    def call(model: SequenceModel, *inputs: Tensor) -> Any:
-        return model(*inputs)
+    With each_step to (T, B, outputs). A causal model also takes states, and returns those after x.
+    """
+    embedding, recurrent, channels = model.embedding, model.recurrent, model.recurrent.input_size
+    name, causal = "x" if embedding is None else "tokens", not recurrent.bidirectional
+    initial = {
+        f"{state}_0": torch.zeros(recurrent.num_layers, 1, recurrent.hidden_size)
+        for state in (recurrent.cell.states if causal else ())
+    }
+
+    def call(model: SequenceModel, x: Tensor, lengths: Tensor, *states: Tensor) -> Any:
+        return model.read(x, lengths, as_state(states)) if causal else model(x, lengths)
 
     def cases(steps: Sequence[int], batches: Sequence[int]) -> Iterator[Case]:
         draw = Draw()
@@ -271,12 +281,39 @@ def of_sequences(model: SequenceModel, output: str) -> Port:
                 if embedding is None:
                     for b in range(B):
                         x[lengths[b] :, b] = torch.nan
-                yield case_of(f"T = {T}, B = {B}", inputs, x, lengths)
-        x = x.nan_to_num(0.0)
-        yield Case("no lengths", (x, torch.full_like(lengths, len(x))), {name: x})
+                states = [draw.normal(recurrent.num_layers, B, recurrent.hidden_size) for _ in initial]
+                yield case_of(f"T = {T}, B = {B}", inputs, x, lengths, *states)
+        x, full = x.nan_to_num(0.0), torch.full_like(lengths, len(x))
+        states = [value.expand(-1, len(lengths), -1) for value in initial.values()]
+        yield Case("neither lengths nor states" if causal else "no lengths", (x, full, *states), {name: x})
 
-    inputs = {name: {0: "T", 1: "B"}, "lengths": {0: "B"}}
-    return Port(model, call, inputs, {output: model.output.out_features}, cases, {}, {"lengths": name})
+    inputs = {name: {0: "T", 1: "B"}, "lengths": {0: "B"}} | {state: {1: "B"} for state in initial}
+    outputs, notes = {output: model.output.out_features}, {}
+    if causal:
+        outputs |= {f"{state}_n": recurrent.hidden_size for state in recurrent.cell.states}
+        notes = {"states": pairs(recurrent)}
+    return Port(model, call, inputs, outputs, cases, notes, {"lengths": name}, initial)
+
+
+def sequence_step(model: SequenceModel, output: str) -> Port:
+    """Numbers x (B, channels) of a step, and states, to (B, outputs) and states."""
+    recurrent = model.recurrent
+
+    def call(model: SequenceModel, x: Tensor, *states: Tensor) -> Any:
+        h, state = model.recurrent.step(x, as_state(states))
+        return model.output(h), state
+
+    def cases(steps: Sequence[int], batches: Sequence[int]) -> Iterator[Case]:
+        draw = Draw()
+        for B in (*batches, *batches):
+            states = [draw.normal(recurrent.num_layers, B, recurrent.hidden_size) for _ in recurrent.cell.states]
+            yield case_of(f"B = {B}", inputs, draw.normal(B, recurrent.input_size), *states)
+
+    inputs = {"x": {0: "B"}} | {f"{name}_0": {1: "B"} for name in recurrent.cell.states}
+    outputs = {output: model.output.out_features} | {
+        f"{name}_n": recurrent.hidden_size for name in recurrent.cell.states
+    }
+    return Port(model, call, inputs, outputs, cases, {"states": pairs(recurrent), "streaming": True})
 
 
 def forecaster(model: ForecastingModel) -> Port:

@@ -1,4 +1,4 @@
-"""Classification: one label for a whole sequence of numbers, or for a text."""
+"""Classification: one label for a whole sequence of numbers, or for a text; or a label for each step of numbers."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from elman.datasets.sequences import Labelled, sequences
 from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
 from elman.tasks import scores
+from elman.tasks.linear import LINEAR, Linear, in_words
 from elman.tasks.options import ClassificationOptions as Options
 from elman.tasks.separate import check_made_for, csv_row, digits, groups, held_out, started, table
 from elman.tasks.whole import (
@@ -32,19 +33,24 @@ from elman.tasks.whole import (
     SequenceModel,
     Trained,
     WholeSequences,
+    check_labels,
     check_tokens,
     columns_of,
     gathered,
+    labels_of,
+    named,
+    parted,
 )
 from elman.training.record import DATA, Record, data_of, device_of
 from elman.training.run import Run
 
 CONFIG = DATA
-LARGEST = "largest class"  # what the baseline is called
+LARGEST = "largest class"  # what a baseline is called
+UNKNOWN, MISSING = -1, -2  # in place of the number of a class: one that the training lacks, or none
 
 
 class ClassificationModel(SequenceModel):
-    """A model whose outputs are logits, (B, classes)."""
+    """A model whose outputs are logits, (B, classes), or with each_step (T, B, classes)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +62,10 @@ class Reading(Inputs):
     @classmethod
     def learn(cls, sequences: Gathered, own: Sequence[int] | NDArray[np.int64] | None = None) -> Reading:
         """own: the places of the sequences to learn from; all if left out."""
-        own, names = range(len(sequences)) if own is None else own, list(sequences.different)
-        classes = sorted(
-            {names[sequences.labels[k]] for k in own}, key=lambda c: (len(c), c) if c.isdigit() else (1 << 30, c)
-        )
+        own = np.arange(len(sequences)) if own is None else np.asarray(own)
+        found = np.unique(np.concatenate([sequences.labels[k] for k in own])) if len(own) else []
+        names = [list(sequences.different)[k] for k in found if k >= 0]
+        classes = sorted(names, key=lambda c: (len(c), c) if c.isdigit() else (1 << 30, c))
         return cls(classes=classes, **vars(Inputs.of(sequences, own)))
 
     def check(self) -> None:
@@ -75,13 +81,18 @@ class Classes(Encoded):
         super().__init__(sequences, reading)
         # Runs of earlier versions may have blanks around their classes.
         classes = {name.strip(): k for k, name in enumerate(reading.classes)}
-        known = np.array([classes.get(name, -1) for name in sequences.different], dtype=np.int64)
-        self.labels = known[sequences.labels]  # (N,), -1 for an unknown class
-        self._names, self._given = list(sequences.different), sequences.labels
+        known = np.array([*(classes.get(name, UNKNOWN) for name in sequences.different), MISSING], dtype=np.int64)
+        self.labels = known[sequences.labels.steps]  # (M,)
+        self._names, self._given = list(sequences.different), sequences.labels.steps
 
-    def unknown(self, own: NDArray[np.int64]) -> Counter[str]:
-        """Returns the classes of these sequences that the training did not have, and how often each occurs."""
-        return Counter(self._names[self._given[k]] for k in own[self.labels[own] < 0])
+    @property
+    def told(self) -> NDArray[np.bool_]:
+        return self.labels != MISSING
+
+    def unknown(self, places: NDArray[np.int64]) -> Counter[str]:
+        """Returns the classes at these places that the training did not have, and how often each occurs."""
+        given = self._given[places[self.labels[places] == UNKNOWN]]
+        return Counter({self._names[k]: n for k, n in enumerate(np.bincount(given).tolist()) if n})
 
 
 class Classifier(Trained[Reading, Options]):
@@ -94,76 +105,83 @@ class Classifier(Trained[Reading, Options]):
         return len(self.reading.classes)
 
     def classify(self, encoded: Classes) -> tuple[list[str], NDArray[np.float32]]:
-        """Returns the likeliest class of every sequence, and the probabilities (N, classes)."""
+        """Returns the likeliest class of every sequence, or step, and the probabilities (N, classes)."""
         probabilities = self.outputs(encoded).softmax(-1)
         return [self.reading.classes[k] for k in probabilities.argmax(-1).tolist()], probabilities.numpy()
 
     def score(self, encoded: Classes, own: NDArray[np.int64] | None = None) -> tuple[dict[str, float], scores.Scores]:
-        """Returns named scores, and the table of counts. A label of -1 is wrong in any case.
+        """Returns named scores, and the table of counts. An unknown class is wrong in any case.
 
         own: the places of the sequences; all if left out.
         """
         own = np.arange(len(encoded.rows)) if own is None else own
-        logits, labels = self.outputs(encoded, own), encoded.labels[own]
+        places = encoded.all_places(own)
+        told = encoded.told[places]
+        logits, places = self.outputs(encoded, own)[torch.from_numpy(told)], places[told]
+        labels = encoded.labels[places]
         predicted, known = logits.argmax(-1).numpy(), np.flatnonzero(labels >= 0)
-        counts = scores.counted(labels, predicted, len(self.reading.classes), len(encoded.unknown(own)))
+        counts = scores.counted(labels, predicted, len(self.reading.classes), len(encoded.unknown(places)))
         nats = float(cross_entropy(logits[known], torch.from_numpy(labels[known]))) if len(known) else 0.0
         accuracy = float((predicted == labels).mean())
         return {"validation_nats": nats, "accuracy": accuracy, "macro_f1": counts.macro_f1}, counts
 
     def evaluate(self, path: Path) -> Iterator[tuple[str, str]]:
-        """Yields names and figures for a file whose sequences have labels."""
+        """Yields names and figures for a file whose sequences, or steps, have labels."""
         encoded, lines = self.read(path)
+        places, unit = np.flatnonzero(encoded.told), "step" if self.options.each_step else "sequence"
         found, counts = self.score(encoded)
         yield from lines
-        if unknown := encoded.unknown(np.arange(len(encoded.rows))):
+        if unknown := encoded.unknown(places):
             yield "unknown label", scores.unknown(unknown)
         for name, value in found.items():
-            yield name.replace("validation_nats", "nats_per_sequence").replace("_", " "), f"{value:.4f}"
+            yield name.replace("validation_nats", f"nats_per_{unit}").replace("_", " "), f"{value:.4f}"
         score = self.options.best_by.replace("_f1", " F1")
-        yield from scores.on_baselines(self.path, lambda: self._baselines(encoded), score)
-        yield from counts.by_label(self.reading.classes, "sequences")
+        yield from scores.on_baselines(self.path, lambda: self._baselines(encoded, places), score)
+        yield from counts.by_label(self.reading.classes, f"{unit}s")
 
-    def _baselines(self, judged: Classes) -> dict[str, float]:
-        learned, train, _ = self.read_again()
-        own = Classes(learned, self.reading).labels[train]
-        every, classes = np.arange(len(judged.rows)), len(self.reading.classes)
-        return {LARGEST: always(own, judged, every, classes, self.options.best_by)}
+    def _baselines(self, judged: Classes, places: NDArray[np.int64]) -> dict[str, float]:
+        sequences, train, _ = self.read_again()
+        learned = Classes(sequences, self.reading)
+        own = learned.all_places(train)
+        return baselines(learned, own[learned.labels[own] >= 0], judged, places, self.options)
 
     def parts(self) -> Parts:
         return read(self.path, self.options, BadRows(self.options.skip_bad), self.reading)
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
-        """Yields a row of CSV, or JSON, for each sequence of a file: its class and the probability of every class."""
+        """Yields a row of CSV, or JSON, for each sequence or step of a file: its class and the probability of every class."""
         classes, header = self.reading.classes, form not in JSON_LINES
-        columns, self.skipped = columns_of(self.options, self.reading), BadRows(self.options.skip_bad)
-        for group in groups(sequences(path, columns, labelled=False, bad=self.skipped), CHUNK):
-            found, probabilities = self.classify(self.encode(group, path))
+        self.skipped = BadRows(self.options.skip_bad)
+        for group, encoded in self._encoded(path, False, self.skipped):
             if header:
-                yield csv_row(["sequence", "class", *(f"p_{name}" for name in classes)])
+                yield csv_row([*next(named(group)), "class", *(f"p_{each}" for each in classes)])
                 header = False
-            for each, name, row in zip(group, found, probabilities.tolist(), strict=True):
+            for name, found, row in zip(named(group), *self.classify(encoded), strict=True):
                 if form in JSON_LINES:
-                    chances = {c: float(f"{p:.6g}") for c, p in zip(classes, row, strict=True)}
-                    content = {"sequence": each.name, "class": name, "probabilities": chances}
-                    yield json.dumps(content, ensure_ascii=False) + "\n"
+                    chances = {c: float(f"{p:.6g}") for c, p in zip(classes, row.tolist(), strict=True)}
+                    yield json.dumps(name | {"class": found, "probabilities": chances}, ensure_ascii=False) + "\n"
                 else:
-                    yield csv_row([each.name, name, *row])
+                    yield csv_row([*name.values(), found, *row.tolist()])
 
     def examples(self, path: Path, form: str) -> Iterator[str]:
-        """Yields a row for each sequence: its label, the class that the model says, and -log p(label)."""
+        """Yields a row for each sequence, or step, with a label: this, the class that the model says, and -log p(label)."""
         return table(self._examples(path), form)
 
     def _examples(self, path: Path) -> Iterator[dict[str, Any]]:
-        columns, names = columns_of(self.options, self.reading), self.reading.classes
-        for group in groups(sequences(path, columns, bad=BadRows(self.options.skip_bad)), CHUNK):
-            encoded = self.encode(group, path)
-            chances = self.outputs(encoded).double().log_softmax(-1)
-            for each, row, label in zip(group, chances, encoded.labels.tolist(), strict=True):
-                nats = (
-                    None if label < 0 else digits(-float(row[label]))
-                )  # a class that the training lacks has no chance
-                yield {"sequence": each.name, "label": each.label, "class": names[int(row.argmax())], "nats": nats}
+        names = self.reading.classes
+        for group, encoded in self._encoded(path, True, BadRows(self.options.skip_bad)):
+            chances = self.outputs(encoded).double().log_softmax(-1).numpy()
+            every = zip(named(group), labels_of(group), encoded.labels.tolist(), chances, strict=True)
+            for name, label, number, row in every:
+                # A class that the training lacks has no chance.
+                nats = None if number < 0 else digits(-float(row[number]))
+                if number != MISSING:
+                    yield name | {"label": label, "class": names[int(row.argmax())], "nats": nats}
+
+    def _encoded(self, path: Path, labelled: bool, bad: BadRows) -> Iterator[tuple[list[Labelled], Classes]]:
+        columns = columns_of(self.options, self.reading)
+        for group in groups(sequences(path, columns, labelled, bad), CHUNK):
+            yield group, self.encode(group, path)
 
 
 class Classification(WholeSequences):
@@ -182,67 +200,98 @@ class Classification(WholeSequences):
     ):
         """train, validation: places of sequences. path: where these come from; None for the built-in sequences."""
         super().__init__(classifier, sequences, train, validation, path)
-        self.labels, o = self.encoded.labels[train], self.options
+        o, self.counts = (
+            self.options,
+            np.bincount(self.encoded.labels[self.places], minlength=len(classifier.reading.classes)),
+        )
         self.score, self.score_unit = o.best_by, o.best_by.replace("_f1", " F1")
-        counts = np.bincount(self.labels, minlength=len(classifier.reading.classes))
         # A class that only the run has from which the training starts weighs nothing: smoothing would learn to say it.
-        weights = np.where(counts > 0, len(train) / np.maximum(1, counts) / (counts > 0).sum(), 0.0)
-        self.weights = torch.from_numpy(weights.astype(np.float32)) if o.balanced else None
+        there = self.counts > 0
+        weights = np.where(there, len(self.places) / np.maximum(1, self.counts) / there.sum(), 0.0)
+        self.weights = weights.astype(np.float32) if o.balanced else None
 
     def untrained(self, options: Options) -> Classifier:
         return _classifier(self.trained.reading, options, str(device_of(self.model)), self.path)
 
     def loss(self, own: NDArray[np.int64]) -> Tensor:
-        logits = self.outputs(own)
-        target = torch.from_numpy(self.labels[own]).to(logits.device)
-        weights = None if self.weights is None else self.weights.to(logits.device)
+        logits, places = self.outputs(own)
+        target = torch.from_numpy(self.encoded.labels[places]).to(logits.device)
+        weights = None if self.weights is None else torch.from_numpy(self.weights).to(logits.device)
         return cross_entropy(logits, target, weights, label_smoothing=self.options.smoothing)
 
     def weight(self, own: NDArray[np.int64]) -> float | None:
-        return None if self.weights is None else float(self.weights[torch.from_numpy(self.labels[own])].sum())
+        if self.weights is None:
+            return super().weight(own)
+        labels = self.encoded.labels[self.encoded.places(self.pieces.take(own))]
+        return float(self.weights[labels[labels >= 0]].sum())
 
     def evaluate(self) -> dict[str, float]:
         return self.trained.score(self.encoded, self.validation)[0]
 
     def about(self) -> dict[str, Any]:
-        classes = len(self.trained.reading.classes)
-        baseline = always(self.labels, self.encoded, self.validation, classes, self.score)
-        return {"data": self.sizes(), "baselines": {LARGEST: baseline}}
+        found = baselines(self.encoded, self.places, self.encoded, self.judged, self.options)
+        return {"data": self.sizes(), "baselines": found}
 
     def baseline(self, name: str) -> str:
-        return "predicts the most frequent class for every sequence"
+        if name == LARGEST:
+            return f"predicts the most frequent class for every {self.unit}"
+        return in_words(self.options)
 
     def introduction(self) -> list[tuple[str, str]]:
         names, (first, *others) = self.trained.reading.classes, super().introduction()
-        counts = np.bincount(self.labels, minlength=len(names))
+        counts = self.counts
         order = np.argsort(-counts, kind="stable")[:12]
         shown = ", ".join(f"{names[k]} {counts[k] / counts.sum():.0%}" for k in order)
         lines = [first, ("classes", f"{len(names)}: {shown}{' ...' if len(names) > 12 else ''}")]
-        if unknown := self.encoded.unknown(self.validation):
-            lines.append(("unknown", scores.unknown(unknown, " classes of validation sequences")))
+        if unknown := self.encoded.unknown(self.judged):
+            lines.append(("unknown", scores.unknown(unknown, f" classes of validation {self.unit}s")))
         return lines + others
 
     def result(self, row: Mapping[str, str]) -> str:
         accuracy, f1, nats = (float(row[name]) for name in ("accuracy", "macro_f1", "validation_nats"))
-        return f"accuracy {accuracy:.4f}, macro F1 {f1:.4f}, {nats:.4f} nats per sequence"
+        return f"accuracy {accuracy:.4f}, macro F1 {f1:.4f}, {nats:.4f} nats per {self.unit}"
 
     def draw(self, directory: Path) -> list[Path]:
-        """Draws the confusion matrix on the validation sequences."""
+        """Draws the confusion matrix on the validation sequences, and with each_step what is said of one of them."""
         from elman import charts
 
         _, counts = self.trained.score(self.encoded, self.validation)
-        path = directory / "confusion.png"
-        charts.save(charts.confusion(counts.counts, self.trained.reading.classes, "class", "sequences"), path)
-        return [path]
+        classes, pictures = self.trained.reading.classes, {}
+        pictures["confusion.png"] = charts.confusion(counts.counts, classes, "class", f"{self.unit}s")
+        if self.options.each_step:
+            k, part = self.shown()
+            said = self.trained.outputs(self.encoded, np.array([k])).argmax(-1).numpy()[part]
+            labels = self.encoded.labels[self.encoded.all_places(np.array([k]))][part]
+            pictures["steps.png"] = charts.labelled_steps(self.encoded.rows[k][part], labels, said, classes, part.start)
+        for name, figure in pictures.items():
+            charts.save(figure, directory / name)
+        return [directory / name for name in pictures]
 
 
-def always(learned: NDArray[np.int64], judged: Classes, own: NDArray[np.int64], classes: int, score: str) -> float:
-    """Returns the score of saying of the sequences `own` the class that is the most frequent one in `learned`."""
-    labels = judged.labels[own]
-    guess = np.full(len(labels), np.bincount(learned[learned >= 0], minlength=classes).argmax())
+def baselines(
+    learned: Classes, own: NDArray[np.int64], judged: Classes, places: NDArray[np.int64], options: Options
+) -> dict[str, float]:
+    """Returns the scores, at these places of what is judged, of what needs no network.
+
+    own: the places of the labels to learn from. The most frequent class is said of everything; and the class whose
+    number, 1 where it is and 0 elsewhere, a linear function finds the largest.
+    """
+    labels, classes = learned.labels[own], int(learned.labels.max(initial=0)) + 1
+    linear = Linear(learned, own, lambda some: np.eye(classes)[learned.labels[some]], options.causal)
+    largest = np.full(len(places), np.bincount(labels).argmax())
+    return {
+        name: scored(guess, judged, places, options.best_by)
+        for name, guess in {LARGEST: largest, LINEAR: linear(judged, places).argmax(-1)}.items()
+    }
+
+
+def scored(guess: NDArray[np.int64], judged: Classes, places: NDArray[np.int64], score: str) -> float:
+    """Returns the score of classes that are said of what is at these places."""
+    labels = judged.labels[places]
     if score == "accuracy":
         return float((guess == labels).mean())
-    return scores.counted(labels, guess, classes, len(judged.unknown(own))).macro_f1
+    classes = 1 + int(max(guess.max(), labels.max()))
+    return scores.counted(labels, guess, classes, len(judged.unknown(places))).macro_f1
 
 
 def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | None = None) -> Parts:
@@ -257,22 +306,28 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
             fonts.append(font)
             yield Labelled(str(len(fonts)), steps, digit)
 
-    found, count = gathered(path, o, bad, outlines(), reading)
+    def drawn() -> Iterator[Labelled]:
+        for numbers, classes, font in examples.numbers():
+            fonts.append(font)
+            yield Labelled(str(len(fonts)), numbers, None, labels=classes)
+
+    found, count = gathered(path, o, bad, drawn() if o.each_step else outlines(), reading)
     if o.validation is not None:
         train, validation = np.arange(count), np.arange(count, len(found))
     elif path is None:  # fonts that were never seen
         apart = set(sorted(set(fonts))[:: max(2, round(1 / o.held_out))])
         held = np.array([font in apart for font in fonts])
         train, validation = np.flatnonzero(~held), np.flatnonzero(held)
+    elif o.each_step:
+        train, validation = parted(found, o)
     else:
-        train, validation = _halves(np.array(found.labels, dtype=np.int64), o)
-    if not len(train) or not len(validation):
-        raise InputError(
-            f"{where} leaves {len(train)} sequences for training and {len(validation)} for validation; give at least two of each class"
-        )
-    if len({found.labels[k] for k in train}) < 2:
-        only = list(found.different)[found.labels[train[0]]]
-        raise InputError(f"{path} has only one class, {only!r}; give sequences of at least two classes")
+        train, validation = _halves(found.labels.steps.astype(np.int64), o)
+    check_labels(found, train, validation, where, "give at least two of each class", 1)
+    learned = np.unique(np.concatenate([found.labels[int(k)] for k in train]))
+    if len(learned := learned[learned >= 0]) < 2:
+        only = list(found.different)[learned[0]]
+        what, of = ("steps", f"the training part of {where}") if o.each_step else ("sequences", where)
+        raise InputError(f"{of} has only one class, {only!r}; give {what} of at least two classes")
     return found, train, validation
 
 
@@ -293,7 +348,8 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows, start:
     found, train, validation = read(path, options, bad, known)
     reading = Reading.learn(found, train) if known is None else known
     if start is not None:
-        scores.check_known(Classes(found, reading).unknown(train), "classes", path, start)
+        learned = Classes(found, reading)
+        scores.check_known(learned.unknown(learned.all_places(train)), "classes", path, start)
     check_tokens(reading, found, path, len(train))
     torch.manual_seed(options.seed)
     return started(Classification(_classifier(reading, options, device, path), found, train, validation, path), start)

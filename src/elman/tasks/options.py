@@ -302,6 +302,21 @@ class SequenceOptions(Options):
     unit: str = option(
         "words", "Unit in which a text is read: words or characters.", choices=("words", "characters"), of_model=True
     )
+    each_step: bool = option(
+        False,
+        "Each step of numbers has a label of its own, and a table without --sequence is one sequence.",
+        of_model=True,
+        later=True,
+    )
+    causal: bool = option(
+        False,
+        "With --each-step, read forward only: what is said of a step depends on no later one.",
+        of_model=True,
+        later=True,
+    )
+    window: int = option(
+        500, "With --each-step, steps of the pieces that longer sequences are cut into.", least=2, later=True
+    )
     skip_bad: bool = option(False, "Skip malformed sequences and count them.")
     fill_gaps: bool = option(
         False,
@@ -311,7 +326,7 @@ class SequenceOptions(Options):
     cell: str = cell_option("gru")
     hidden_size: int = option(128, "Units per layer and direction.", least=1, search=(32, 512), of_model=True)
     num_layers: int = option(
-        1, "Recurrent layers; each reads in both directions.", least=1, search=(1, 3), of_model=True
+        1, "Recurrent layers; each reads in both directions, unless --causal.", least=1, search=(1, 3), of_model=True
     )
     embedding_size: int = option(64, "Width of the embedding of a word or character.", least=1, of_model=True)
     dropout: float = option(
@@ -337,6 +352,12 @@ class SequenceOptions(Options):
         _check_cell(self.cell)
         if self.text is not None and (self.sequence is not None or self.columns is not None):
             raise InputError("--text reads a text in each row, so --sequence and --columns cannot be given with it")
+        if self.text is not None and self.each_step:
+            raise InputError(
+                "--each-step is for numbers, and --text reads texts; learn labels of words with elman train tag"
+            )
+        if self.causal and not self.each_step:
+            raise InputError("--causal is for labels of each step; give --each-step, or leave it out")
         own = {"--sequence": self.sequence, "--text": self.text, "--label": self.label}
         _check_once({name: (column,) for name, column in own.items() if column is not None})
         _check_once({"--label": (self.label,), "--columns": self.column_list})
@@ -356,6 +377,8 @@ class SequenceOptions(Options):
             )
         else:
             found["noise"] = found["fill_gaps"] = "is for numbers, but --text reads texts; leave it out"
+        if not self.each_step:
+            found["window"] = "is for labels of each step; give --each-step, or leave it out"
         return found
 
 

@@ -1,8 +1,8 @@
-"""Regression: one number for a whole sequence of numbers, or for a text."""
+"""Regression: one number for a whole sequence of numbers, or for a text; or a number for each step of numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Labelled, number_of, sequences
 from elman.errors import InputError
 from elman.tasks import scores
+from elman.tasks.linear import LINEAR, Linear, in_words
 from elman.tasks.options import RegressionOptions as Options
-from elman.tasks.separate import check_made_for, groups, held_out, moments, started, table
+from elman.tasks.separate import check_made_for, groups, moments, started, table
 from elman.tasks.values import Criterion, rounded
 from elman.tasks.whole import (
     CHUNK,
@@ -30,22 +31,24 @@ from elman.tasks.whole import (
     SequenceModel,
     Trained,
     WholeSequences,
+    check_labels,
     check_tokens,
     columns_of,
     gathered,
+    labels_of,
+    named,
+    parted,
 )
 from elman.training.record import DATA, Record, data_of, device_of
 from elman.training.run import Run
 
 CONFIG = DATA
-CONSTANT, LINEAR = "constant", "linear"  # what the baselines are called
-LEARNED = 20_000  # sequences that the linear baseline learns from; of more, as many are taken at equal distances
+CONSTANT = "constant"  # what a baseline is called
 CLOSE = 1e-150  # between values whose squares float64 cannot tell from zero
-FREQUENT = 1000  # tokens that it counts in a text
 
 
 class RegressionModel(SequenceModel):
-    """A model whose outputs are numbers, in deviations of the training values from their mean, (B, outputs)."""
+    """A model whose outputs are numbers, in deviations of the training values from their mean, (B, outputs), or with each_step (T, B, outputs)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,7 @@ class Reading(Inputs):
     @classmethod
     def learn(cls, sequences: Gathered, own: NDArray[np.int64]) -> Reading:
         """own: the places of the sequences to learn from."""
-        center, spread = moments([numbers_of(sequences)[own, None]], 1, 0.0)
+        center, spread = moments([learned_of(sequences, own)[:, None]], 1, 0.0)
         return cls(center=float(center[0]), spread=float(spread[0]), **vars(Inputs.of(sequences, own)))
 
     def check(self) -> None:
@@ -73,79 +76,45 @@ class Values(Encoded):
     def __init__(self, sequences: Gathered, reading: Reading):
         super().__init__(sequences, reading)
         scaled = (numbers_of(sequences) - reading.center) / reading.spread
-        self.values = torch.from_numpy(scaled.clip(-FAR, FAR))  # (N,), float64
+        self.values = torch.from_numpy(scaled.clip(-FAR, FAR))  # (M,), float64, NaN where there is none
 
-    def features(self, own: Sequence[int] | NDArray[np.int64], counted: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Returns what the linear baseline reads of these sequences, (N, features).
-
-        Of each channel the mean, the deviation, the least, the largest, the first and the last value; of a text the
-        logarithms of 1 and how often it has each token in `counted`. And the length.
-        """
-        found = []
-        for k in own:
-            row = self.rows[k]
-            if len(self._mean):
-                x = ((row - self._mean.numpy()) / self._deviation.numpy()).clip(-FAR, FAR)
-                told = np.concatenate([x.mean(0), x.std(0), x.min(0), x.max(0), x[0], x[-1]])
-            else:
-                told = np.log1p(np.bincount(self._tokens[row], minlength=counted.max(initial=0) + 1)[counted])
-            found.append(np.append(told, len(row)))
-        return np.array(found)
-
-    def frequent(self, own: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns the tokens that most of these texts have."""
-        counts = np.zeros(int(self._tokens.max(initial=0)) + 1, np.int64)
-        for k in own if not len(self._mean) else ():
-            counts[np.unique(self._tokens[self.rows[k]])] += 1
-        order = np.argsort(-counts, kind="stable")[:FREQUENT]
-        return order[counts[order] > 0]
+    @property
+    def told(self) -> NDArray[np.bool_]:
+        return ~self.values.isnan().numpy()
 
 
 def numbers_of(sequences: Gathered) -> NDArray[np.float64]:
-    """Returns the values to predict, (N,), in their own unit; NaN where there is none, as there need not be to predict."""
-    return np.array([number_of(name) for name in sequences.different])[sequences.labels]
+    """Returns the values to predict, (M,), in their own unit; NaN where there is none, as there need not be to predict."""
+    return np.array([*map(number_of, sequences.different), np.nan])[sequences.labels.steps]
 
 
-class Baselines:
-    """What predicts without a network: a constant, and a linear function of a few features.
+def learned_of(sequences: Gathered, own: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Returns the values of the sequences at these places, (N,), in their own unit."""
+    numbers, bounds = numbers_of(sequences), sequences.labels.bounds
+    found = np.concatenate([numbers[bounds[k] : bounds[k + 1]] for k in own])
+    return found[~np.isnan(found)]
 
-    The constant is the mean, or the median if large errors do not count by their squares. The linear function is ridge
-    regression on standardised features, w = (X' X + 1)^-1 X' y. Where quantiles are wanted, they are those of the values,
-    and of what the linear function leaves.
-    Source: A. E. Hoerl & R. W. Kennard, Ridge regression, Technometrics 12 (1970).
+
+def baselines(
+    learned: Values,
+    own: NDArray[np.int64],
+    judged: Values,
+    places: NDArray[np.int64],
+    criterion: Criterion,
+    causal: bool,
+) -> dict[str, float]:
+    """Returns the scores (`score_of`), at these places of what is judged, of what predicts without a network.
+
+    own: the places of the values to learn from. The constant is the mean, or the median if large errors do not count by
+    their squares. Where quantiles are wanted, they are those of the values, and of what the linear function leaves.
     """
-
-    def __init__(self, learned: Values, own: NDArray[np.int64], criterion: Criterion):
-        """own: the places of the sequences to learn from."""
-        self.criterion, quantiles = criterion, criterion.quantiles
-        values = learned.values.numpy()[own]
-        self.constant = np.quantile(values, quantiles or [0.5]) if not criterion.squared else values.mean(keepdims=True)
-        own = own[:: -(-len(own) // LEARNED)]
-        y = learned.values.numpy()[own]
-        self.counted = learned.frequent(own)
-        x = learned.features(own, self.counted)
-        self.mean, deviation = x.mean(0), x.std(0)
-        self.deviation, self.intercept = np.where(deviation > 0, deviation, 1.0), y.mean()
-        x, y = (x - self.mean) / self.deviation, y - self.intercept
-        if len(x) < x.shape[1]:  # the same weights, by the smaller of two systems
-            self.weights = x.T @ np.linalg.solve(x @ x.T + np.eye(len(x)), y)
-        else:
-            self.weights = np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ y)
-        self.around = np.quantile(y - x @ self.weights, quantiles) if quantiles else np.zeros(1)
-
-    def errors(self, judged: Values, own: NDArray[np.int64]) -> dict[str, float]:
-        """Returns their scores (`score_of`) on the sequences at these places, in deviations."""
-        truth, found = judged.values.numpy()[own], np.empty(len(own))
-        for begin in range(0, len(own), LEARNED):
-            part = slice(begin, begin + LEARNED)
-            x = (judged.features(own[part], self.counted) - self.mean) / self.deviation
-            found[part] = x @ self.weights + self.intercept
-        said = {CONSTANT: np.tile(self.constant, (len(own), 1)), LINEAR: found[:, None] + self.around}
-        score = score_of(self.criterion)
-        return {
-            name: scored(self.criterion, torch.from_numpy(each), torch.from_numpy(truth))[score]
-            for name, each in said.items()
-        }
+    values, quantiles = learned.values.numpy()[own], criterion.quantiles
+    constant = values.mean(keepdims=True) if criterion.squared else np.quantile(values, quantiles or [0.5])
+    linear = Linear(learned, own, lambda some: learned.values.numpy()[some, None], causal)
+    around = np.quantile(linear.left, quantiles) if quantiles else np.zeros(1)
+    said = {CONSTANT: np.tile(constant, (len(places), 1)), LINEAR: linear(judged, places) + around}
+    score, truth = score_of(criterion), judged.values[torch.from_numpy(places)]
+    return {name: scored(criterion, torch.from_numpy(each), truth)[score] for name, each in said.items()}
 
 
 def scored(criterion: Criterion, predicted: Tensor, truth: Tensor) -> dict[str, float]:
@@ -187,7 +156,7 @@ class Regressor(Trained[Reading, Options]):
         return self.criterion.outputs
 
     def predicted(self, encoded: Encoded, own: NDArray[np.int64] | None = None) -> Tensor:
-        """Returns what the model says of sequences, in deviations, (N, outputs); quantiles rise."""
+        """Returns what the model says of sequences, or their steps, in deviations, (N, outputs); quantiles rise."""
         return self.criterion.in_order(self.outputs(encoded, own))
 
     def told(self, predicted: Tensor, truth: Tensor) -> Iterator[tuple[str, str]]:
@@ -201,17 +170,20 @@ class Regressor(Trained[Reading, Options]):
         yield from self.criterion.covered(self.criterion.below(predicted, truth), len(truth))
 
     def evaluate(self, path: Path) -> Iterator[tuple[str, str]]:
-        """Yields names and figures for a file whose sequences have values."""
+        """Yields names and figures for a file whose sequences, or steps, have values."""
         encoded, lines = self.read(path)
         yield from lines
-        yield from self.told(self.predicted(encoded), encoded.values)
+        told = torch.from_numpy(encoded.told)
+        yield from self.told(self.predicted(encoded)[told], encoded.values[told])
         unit = f"{called(score_of(self.criterion))} in standard deviations"
         yield from scores.on_baselines(self.path, lambda: self._baselines(encoded), unit)
 
     def _baselines(self, judged: Values) -> dict[str, float]:
-        learned, train, _ = self.read_again()
-        baselines = Baselines(Values(learned, self.reading), train, self.criterion)
-        return baselines.errors(judged, np.arange(len(judged.rows)))
+        sequences, train, _ = self.read_again()
+        learned, places = Values(sequences, self.reading), np.flatnonzero(judged.told)
+        own = learned.all_places(train)
+        own = own[learned.told[own]]
+        return baselines(learned, own, judged, places, self.criterion, self.options.causal)
 
     def parts(self) -> Parts:
         return read(self.path, self.options, BadRows(self.options.skip_bad), self.reading)
@@ -222,27 +194,29 @@ class Regressor(Trained[Reading, Options]):
         return [[rounded(v, self.reading.spread) for v in row] for row in values.tolist()]
 
     def examples(self, path: Path, form: str) -> Iterator[str]:
-        """Yields a row for each sequence: its true value, what the model says, and by how much this is more."""
+        """Yields a row for each sequence, or step, with a value: this, what the model says, and by how much it is more."""
         return table(self._examples(path), form)
 
     def _examples(self, path: Path) -> Iterator[dict[str, Any]]:
-        for each, row in self._said(path, True, BadRows(self.options.skip_bad)):
-            truth = number_of(each.label)
-            error = float(self.criterion.middle(torch.tensor(list(row.values()), dtype=torch.float64))) - truth
-            yield {"sequence": each.name, "label": truth} | row | {"error": rounded(error, self.reading.spread)}
+        for name, label, row in self._said(path, True, BadRows(self.options.skip_bad)):
+            if not np.isnan(truth := number_of(label)):
+                error = float(self.criterion.middle(torch.tensor(list(row.values()), dtype=torch.float64))) - truth
+                yield name | {"label": truth} | row | {"error": rounded(error, self.reading.spread)}
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
-        """Yields a row of CSV, or JSON, for each sequence of a file: its value, or its quantiles."""
+        """Yields a row of CSV, or JSON, for each sequence, or step, of a file: its value, or its quantiles."""
         self.skipped = BadRows(self.options.skip_bad)
-        said = self._said(path, False, self.skipped)
-        return table(({"sequence": each.name} | row for each, row in said), form)
+        return table((name | row for name, _, row in self._said(path, False, self.skipped)), form)
 
-    def _said(self, path: Path, labelled: bool, bad: BadRows) -> Iterator[tuple[Labelled, dict[str, float]]]:
-        """Yields each sequence of a file with the named outputs of the model, in the unit of the data."""
+    def _said(
+        self, path: Path, labelled: bool, bad: BadRows
+    ) -> Iterator[tuple[dict[str, Any], str | None, dict[str, float]]]:
+        """Yields what each sequence of a file, or each step, is called, its label, and the outputs in the unit of the data."""
         names, columns = [f"value{each}" for each in self.criterion.endings], columns_of(self.options, self.reading)
         for group in groups(sequences(path, columns, labelled, bad), CHUNK):
             found = self.in_unit(self.predicted(self.encode(group, path)))
-            yield from ((each, dict(zip(names, row, strict=True))) for each, row in zip(group, found, strict=True))
+            for name, label, row in zip(named(group), labels_of(group), found, strict=True):
+                yield name, label, dict(zip(names, row, strict=True))
 
 
 DEVIATIONS = "standard deviations of the training values"
@@ -272,31 +246,33 @@ class Regression(WholeSequences):
         return _regressor(self.trained.reading, options, str(device_of(self.model)), self.path)
 
     def loss(self, own: NDArray[np.int64]) -> Tensor:
-        found = self.outputs(own)
-        return self.criterion.mean(found, self.encoded.values[self.train[own]].to(found))
+        found, places = self.outputs(own)
+        return self.criterion.mean(found, self.encoded.values[torch.from_numpy(places)].to(found))
 
     def evaluate(self) -> dict[str, float]:
         return scored(self.criterion, *self._judged())
 
     def _judged(self) -> tuple[Tensor, Tensor]:
         """Returns the predictions of the validation values, (N, outputs), and these, (N,)."""
-        return self.trained.predicted(self.encoded, self.validation), self.encoded.values[self.validation]
+        told = torch.from_numpy(self.encoded.told[self.encoded.all_places(self.validation)])
+        found = self.trained.predicted(self.encoded, self.validation)[told]
+        return found, self.encoded.values[torch.from_numpy(self.judged)]
 
     def about(self) -> dict[str, Any]:
-        baselines = Baselines(self.encoded, self.train, self.criterion)
-        return {"data": self.sizes(), "baselines": baselines.errors(self.encoded, self.validation)}
+        causal = self.options.causal
+        found = baselines(self.encoded, self.places, self.encoded, self.judged, self.criterion, causal)
+        return {"data": self.sizes(), "baselines": found}
 
     def baseline(self, name: str) -> str:
         quantiles = bool(self.criterion.quantiles)
         if name == CONSTANT:
             said = "quantiles" if quantiles else "mean" if self.criterion.squared else "median"
             return f"says the {said} of the training values"
-        features = "how often words occur" if self.options.text else "means, extremes and ends"
-        return f"a linear function of {features}" + quantiles * ", and the quantiles of its errors"
+        return in_words(self.options) + quantiles * ", and the quantiles of its errors"
 
     def introduction(self) -> list[tuple[str, str]]:
         (first, *others), reading = super().introduction(), self.trained.reading
-        values = self.encoded.values[self.train].numpy() * reading.spread + reading.center
+        values = self.encoded.values.numpy()[self.places] * reading.spread + reading.center
         told = (
             f"{values.min():.6g} to {values.max():.6g}, mean {values.mean():.6g}, standard deviation {values.std():.6g}"
         )
@@ -311,7 +287,7 @@ class Regression(WholeSequences):
         return list(self.trained.told(*self._judged()))
 
     def draw(self, directory: Path) -> list[Path]:
-        """Draws the predictions of the validation sequences over their true values."""
+        """Draws the predictions of the validation values over these, and with each_step those of one sequence."""
         from elman import charts
 
         found, truth = self._judged()
@@ -319,9 +295,18 @@ class Regression(WholeSequences):
         true = np.array(self.trained.in_unit(truth[:, None]))[:, 0]
         middle = self.criterion.middle(torch.from_numpy(own)).numpy()
         band = (own[:, 0], own[:, -1]) if own.shape[1] > 1 else None
-        path = directory / "values.png"
-        charts.save(charts.agreement(true, middle, band), path)
-        return [path]
+        pictures = {"values.png": charts.agreement(true, middle, band, f"{self.unit}s")}
+        if self.options.each_step:
+            k, part = self.shown()
+            said = np.array(self.trained.in_unit(self.trained.predicted(self.encoded, np.array([k]))[part]))
+            own = self.encoded.values.numpy()[self.encoded.all_places(np.array([k]))][part]
+            own = own * self.trained.reading.spread + self.trained.reading.center
+            pictures["steps.png"] = charts.valued_steps(
+                self.encoded.rows[k][part], own, said, self.criterion.middle(torch.from_numpy(said)).numpy(), part.start
+            )
+        for name, figure in pictures.items():
+            charts.save(figure, directory / name)
+        return [directory / name for name in pictures]
 
 
 def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | None = None) -> Parts:
@@ -329,20 +314,24 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
 
     reading: what was learned of the data before, whose channels they must have.
     """
-    marked = (Labelled(str(n), steps, repr(total)) for n, (steps, total) in enumerate(examples.marked_numbers(), 1))
-    found, count = gathered(path, options, bad, marked, reading)
+    every = enumerate(examples.marked_numbers(), 1)
+    if options.each_step:
+        added = (Labelled(str(n), steps, None, labels=[*map(repr, sums)]) for n, (steps, sums) in every)
+    else:
+        added = (Labelled(str(n), steps, repr(sums[-1])) for n, (steps, sums) in every)
+    found, count = gathered(path, options, bad, added, reading)
     if options.validation is not None:
         train, validation = np.arange(count), np.arange(count, len(found))
     else:
-        train, validation = held_out(count, options.held_out, options.seed) if count else (np.arange(0),) * 2
-    if len(train) < 2 or not len(validation):
-        raise InputError(
-            f"{path} leaves {len(train)} sequences for training and {len(validation)} for validation; give at least two for training and one for validation"
-        )
-    apart = np.ptp(values := numbers_of(found)[train])
+        train, validation = parted(found, options)
+    least = "give at least two for training and one for validation"
+    check_labels(found, train, validation, path or Path(examples.MARKED), least, 1 if options.each_step else 2)
+    values = learned_of(found, train)
+    apart = np.ptp(values)
     if apart == 0:
+        what = "steps" if options.each_step else "sequences"
         raise InputError(
-            f"the training sequences of {path} have only one value, {values[0]:g}; give sequences of different values"
+            f"the training {what} of {path} have only one value, {values[0]:g}; give {what} of different values"
         )
     if apart < CLOSE:
         raise InputError(f"the values to predict in {path} are at most {apart:.3g} apart; give them in a smaller unit")

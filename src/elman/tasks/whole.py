@@ -1,4 +1,4 @@
-"""What the tasks share that predict something of a whole sequence, of numbers or of text."""
+"""What the tasks share that predict something of a sequence of numbers or of a text, or of each step of numbers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from elman.files import Kept, write_json
 from elman.layout import Hidden
 from elman.recurrent import Recurrent
 from elman.tasks.options import SequenceOptions
-from elman.tasks.separate import SeparateSequences, check_same, moments, padded
+from elman.tasks.separate import SeparateSequences, check_same, held_out, moments, padded
 from elman.training.dropout import Dropout
 from elman.training.record import device_of
 
@@ -31,6 +32,7 @@ STEPS = 1 << 16  # of which the mean is taken at once, at least
 CHUNK = 256  # sequences that are read side by side
 FAR = 1e30  # deviations from the mean, of which sums are still finite
 RARE = 2  # words that occur in fewer texts have no embedding of their own
+DRAWN = 1000  # steps of a picture at most
 MOST = 0.8  # a share of unknown words of the training texts that is worth a remark
 WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -39,6 +41,8 @@ class SequenceModel(nn.Module):
     """Recurrent layers in both directions; the mean, the maximum and the last of their outputs; and a linear layer.
 
     forward(x, lengths) takes numbers (T, B, channels), or tokens (T, B), and lengths (B,). It returns (B, outputs).
+    With each_step the linear layer reads the layers' output at each step: it returns (T, B, outputs). A causal model
+    has one direction only.
     """
 
     def __init__(self, channels: int, tokens: int, outputs: int, options: SequenceOptions):
@@ -51,21 +55,32 @@ class SequenceModel(nn.Module):
             o.embedding_size if tokens else channels,
             o.hidden_size,
             o.num_layers,
-            bidirectional=True,
+            bidirectional=not o.causal,
             dropout=o.dropout if o.num_layers > 1 else 0.0,
             weight_dropout=o.weight_dropout,
         )
         self.dropout = Dropout(o.dropout)
-        self.output = nn.Linear(6 * o.hidden_size, outputs)
+        self.each_step = o.each_step
+        width = self.recurrent.num_directions * o.hidden_size
+        self.output = nn.Linear(width if o.each_step else 3 * width, outputs)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        return self.read(x, lengths)[0]
+
+    def read(self, x: Tensor, lengths: Tensor, state: Hidden | None = None) -> tuple[Tensor, Hidden]:
+        """Returns what `forward` does, and the states after x. state: those before."""
         if self.embedding is not None:
             x = self.dropout(self.embedding(x))
-        h, state = self.recurrent(x, lengths=lengths)
-        return self.head(h, state, lengths)
+        h, after = self.recurrent(x, state, lengths=lengths)
+        return self.head(h, after, lengths), after
 
     def head(self, h: Tensor, state: Hidden, lengths: Tensor) -> Tensor:
-        """Returns (B, outputs) of h (T, B, 2 H), which is zero past the end of a sequence, and of final states."""
+        """Returns (B, outputs) of h (T, B, 2 H), which is zero past the end of a sequence, and of final states.
+
+        With each_step (T, B, outputs), of h alone.
+        """
+        if self.each_step:
+            return self.output(self.dropout(h))
         states = state if isinstance(state, Tensor) else state[0]
         last = states[-2:].transpose(0, 1).flatten(1)  # (B, 2 H): each direction where it ends
         mean = h.sum(0) / lengths[:, None].to(h)
@@ -74,21 +89,75 @@ class SequenceModel(nn.Module):
         return self.output(self.dropout(torch.cat([mean, largest, last], -1)))
 
 
+class Pieces(NamedTuple):
+    """Pieces of sequences: of which sequence, and the steps from begin to end, each (N,)."""
+
+    of: NDArray[np.int64]
+    begin: NDArray[np.int64]
+    end: NDArray[np.int64]
+
+    @classmethod
+    def whole(cls, own: NDArray[np.int64], lengths: NDArray[Any]) -> Pieces:
+        """Returns the sequences at these places as they are. lengths: those of all sequences."""
+        return cls(own, np.zeros_like(own), lengths[own].astype(np.int64))
+
+    @classmethod
+    def cut(cls, own: NDArray[np.int64], lengths: NDArray[Any], most: NDArray[np.int64] | int) -> Pieces:
+        """Returns these sequences, each cut into the fewest pieces of about the same size that have at most `most` steps."""
+        long = lengths[own].astype(np.int64)
+        count = -(-long // most)
+        k, place = _ranges(np.zeros_like(count), count), np.repeat(np.arange(len(own)), count)
+        long, count = long[place], count[place]
+        return cls(own[place], long * k // count, long * (k + 1) // count)
+
+    def widened(self, lengths: NDArray[Any], by: int) -> Pieces:
+        """Returns the pieces with so many steps more on both sides, as far as there are some. lengths: those of all sequences."""
+        end = np.minimum(self.end + by, lengths[self.of])
+        return self._replace(begin=np.maximum(self.begin - by, 0), end=end)
+
+    def take(self, chosen: NDArray[Any]) -> Pieces:
+        """Returns some of the pieces."""
+        return Pieces(*(each[chosen] for each in self))
+
+    @property
+    def first(self) -> Pieces:
+        """The first step of each piece."""
+        return self._replace(end=self.begin + 1)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return self.end - self.begin
+
+
+def _ranges(begin: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns `count` numbers from `begin` on, for each of these one after the other."""
+    before = np.cumsum(count) - count
+    return np.repeat(begin - before, count) + np.arange(int(count.sum()))
+
+
+def steps_of(y: Tensor, begin: NDArray[np.int64], end: NDArray[np.int64]) -> Tensor:
+    """Returns the steps from begin to end, each (B,), of y (T, B, ...), one column after the other: (N, ...)."""
+    t = torch.arange(len(y))
+    inside = (t >= torch.from_numpy(begin)[:, None]) & (t < torch.from_numpy(end)[:, None])  # (B, T)
+    return y.transpose(0, 1)[inside.to(y.device)]
+
+
 class Gathered:
     """Sequences as numbers, of which there may be more than memory holds: a text as those of tokens as they first occur."""
 
-    def __init__(self, unit: str | None, channels: int | None = None):
-        """unit: what texts are read in; None for numbers.
+    def __init__(self, unit: str | None, channels: int | None = None, each_step: bool = False):
+        """unit: what texts are read in; None for numbers. each_step: whether every step has a label, or none.
 
         channels: those that every sequence must have, 0 for texts; if left out, those that the first one has.
         """
-        self.unit, self.channels = unit, channels
+        self.unit, self.channels, self.each_step = unit, channels, each_step
         self.names: tuple[str, ...] = ()  # of the channels, where they are columns of a table
         # (T, channels), or tokens (T,). A channel far from zero changes by less than float32 can tell apart.
         self.rows = Rows(np.float64 if self.unit is None else np.int32)
         self._ids = Rows(np.uint8)  # what each is called in its file
-        self.labels: list[int] = []
+        self.labels = Rows(np.int32)  # a number for each sequence, or for each of its steps; -1 where there is none
         self.different: dict[str, int] = {}  # labels, and the number of each
+        self.in_time = False  # whether the second of two sequences is what comes after the first one
         self.tokens = {"": 0}  # likewise; the first one stands in a text without any
         self._digest = hashlib.sha256()
 
@@ -99,7 +168,8 @@ class Gathered:
         """Appends the sequences of a file. Raises InputError if one is not of the kind that it must be."""
         tokens = self.tokens
         for each in every:
-            content, label = each.content, str(each.label)
+            content, different = each.content, self.different
+            labels = [str(each.label)] if each.labels is None else each.labels
             self._check(each, path)
             self.names = self.names or each.channels
             if isinstance(content, str):
@@ -108,10 +178,11 @@ class Gathered:
             else:
                 self.rows.append(content)
             self._ids.append(np.frombuffer(bytearray(each.name.encode()), np.uint8))
-            self.labels.append(self.different.setdefault(label, len(self.different)))
+            numbers = [-1 if label is None else different.setdefault(label, len(different)) for label in labels]
+            self.labels.append(np.array(numbers, np.int32))
             # In float32, so that runs go on that were begun when numbers were kept in it.
             own = content.encode() if isinstance(content, str) else content.astype(np.float32).tobytes()
-            self._digest.update(own + label.encode())
+            self._digest.update(own + "\0".join(label or "" for label in labels).encode())
         self._digest.update(b"end of a file")
 
     def name(self, k: int) -> str:
@@ -206,29 +277,49 @@ class Encoded:
     """Sequences as what a network reads."""
 
     def __init__(self, sequences: Gathered, inputs: Inputs):
-        self.rows = sequences.rows
+        self.rows, self._labels, self.each_step = sequences.rows, sequences.labels, sequences.each_step
         tokens = {token: k for k, token in enumerate(inputs.tokens, 1)}
         self._written = list(sequences.tokens)
-        self._tokens = np.array([tokens.get(token, 0) for token in self._written])
-        self._mean, self._deviation = (
-            torch.tensor(values, dtype=torch.float64) for values in (inputs.mean, inputs.deviation)
-        )
+        self.numbers = np.array([tokens.get(token, 0) for token in self._written])  # of tokens, that a network knows
+        self.mean, self.deviation = np.array(inputs.mean), np.array(inputs.deviation)  # of the channels
+
+    @property
+    def told(self) -> NDArray[np.bool_]:
+        """(M,): which labels there are."""
+        raise NotImplementedError
+
+    def places(self, pieces: Pieces) -> NDArray[np.int64]:
+        """Returns where the labels of these pieces are among all: one of each sequence, or those of the steps."""
+        if not self.each_step:
+            return pieces.of
+        return _ranges(self._labels.bounds[pieces.of] + pieces.begin, pieces.lengths)
+
+    def all_places(self, own: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns where the labels of these sequences are among all."""
+        return self.places(Pieces.whole(own, self.rows.lengths))
+
+    def step_at(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Returns which sequences have the labels at these places, and at which of their steps, from 0."""
+        of = np.searchsorted(self._labels.bounds, places, side="right") - 1
+        return of, places - self._labels.bounds[of]
 
     def tokens(self, own: Iterable[int], words: bool = False) -> tuple[int, int]:
         """Returns how many tokens these texts have, and how many of them are unknown. words: leaves out signs."""
-        counts = np.zeros(len(self._tokens), np.int64)
+        counts = np.zeros(len(self.numbers), np.int64)
         for k in own:
             np.add.at(counts, self.rows[k], 1)
         real = np.array([bool(t) and (not words or t[0].isalnum()) for t in self._written])
-        return int(counts[real].sum()), int(counts[real & (self._tokens == 0)].sum())
+        return int(counts[real].sum()), int(counts[real & (self.numbers == 0)].sum())
 
-    def batch(self, own: Iterable[int]) -> tuple[Tensor, Tensor]:
+    def batch(self, pieces: Pieces) -> tuple[Tensor, Tensor]:
         """Returns numbers (T, B, channels) in deviations from the mean, or tokens (T, B), and the lengths (B,)."""
-        if len(self._mean):
-            x, lengths = padded([self.rows[k] for k in own])
+        rows = [self.rows[of][begin:end] for of, begin, end in zip(*pieces, strict=True)]
+        if len(self.mean):
+            x, lengths = padded(rows)
+            mean, deviation = torch.from_numpy(self.mean), torch.from_numpy(self.deviation)
             # A number may be further from what was learned from than float32 reaches.
-            return ((x - self._mean) / self._deviation).clamp(-FAR, FAR).float(), lengths
-        return padded([self._tokens[self.rows[k]] for k in own])
+            return ((x - mean) / deviation).clamp(-FAR, FAR).float(), lengths
+        return padded([self.numbers[row] for row in rows])
 
 
 Parts = tuple[
@@ -241,7 +332,7 @@ Given = TypeVar("Given", bound=SequenceOptions)
 class Trained(Generic[Learned, Given]):
     """A model with what it knows of the data: what a run holds when it is trained."""
 
-    encoded: ClassVar[Any]  # `Encoded` with labels, made of sequences that were gathered and of what was learned
+    encoded: ClassVar[Any]  # an `Encoded` that has labels, made of sequences that were gathered and of what was learned
     built_in: ClassVar[str]  # what the data without a file are called
 
     def __init__(
@@ -268,24 +359,78 @@ class Trained(Generic[Learned, Given]):
 
     def encode(self, every: Iterable[Labelled], path: Path) -> Any:
         """Raises InputError, naming the path, for a sequence that is not of the kind that was learned from."""
-        gathered = Gathered(unit_of(self.options), len(self.reading.mean))
+        gathered = Gathered(unit_of(self.options), len(self.reading.mean), self.options.each_step)
         gathered.add(every, path)
         return self.encoded(gathered, self.reading)
 
     @torch.inference_mode()
     def outputs(self, encoded: Encoded, own: NDArray[np.int64] | None = None) -> Tensor:
-        """Returns what the model says of sequences, (N, outputs). own: the places of N sequences; all if left out."""
-        device, training = device_of(self.model), self.model.training
-        self.model.eval()
+        """Returns what the model says of sequences, (N, outputs), in the order of `encoded.all_places(own)`.
+
+        own: the places of the sequences; all if left out.
+        """
         own = np.arange(len(encoded.rows)) if own is None else own
-        found = torch.empty(len(own), self.width)
-        order = np.argsort(encoded.rows.lengths[own], kind="stable")
-        for begin in range(0, len(order), CHUNK):
-            chunk = order[begin : begin + CHUNK]
-            x, lengths = encoded.batch(own[chunk])
-            found[torch.from_numpy(chunk)] = self.model(x.to(device), lengths.to(device)).float().cpu()
+        lengths, training = encoded.rows.lengths[own], self.model.training
+        count = lengths.astype(np.int64) if self.options.each_step else np.ones(len(own), np.int64)
+        first, found = np.cumsum(count) - count, torch.empty(int(count.sum()), self.width)
+        self.model.eval()
+        read = self._whole
+        if self.options.each_step:
+            read = self._forward if self.options.causal else self._both_ways
+        for pieces, values in read(encoded, own):
+            rows = _ranges(first[pieces.of] + pieces.begin, pieces.lengths)
+            found[torch.from_numpy(rows)] = values.float().cpu()
         self.model.train(training)
         return found
+
+    def _input(self, encoded: Encoded, own: NDArray[np.int64], pieces: Pieces) -> tuple[Tensor, Tensor]:
+        """Returns what the model reads. pieces: those of the sequences at the places `own`, by their numbers among these."""
+        x, lengths = encoded.batch(pieces._replace(of=own[pieces.of]))
+        device = device_of(self.model)
+        return x.to(device), lengths.to(device)
+
+    def _whole(self, encoded: Encoded, own: NDArray[np.int64]) -> Iterator[tuple[Pieces, Tensor]]:
+        """Yields sequences, in place of which their first steps stand, and what the model says of them."""
+        lengths = encoded.rows.lengths[own]
+        order = np.argsort(lengths, kind="stable")
+        for begin in range(0, len(order), CHUNK):
+            pieces = Pieces.whole(order[begin : begin + CHUNK], lengths)
+            yield pieces.first, self.model(*self._input(encoded, own, pieces))
+
+    def _both_ways(self, encoded: Encoded, own: NDArray[np.int64]) -> Iterator[tuple[Pieces, Tensor]]:
+        """Yields pieces and what the model says of their steps.
+
+        It has never read more than a window, so that it reads no more here. Of a longer sequence it reads windows that
+        overlap, and what it says of the middle half of each is taken: so it knows what is around every step.
+        """
+        window, lengths = self.options.window, encoded.rows.lengths[own]
+        most = np.where(lengths <= window, window, window // 2)
+        every = Pieces.cut(np.arange(len(own)), lengths, most)
+        around = every.widened(lengths, (window - window // 2) // 2)
+        order = np.argsort(around.lengths, kind="stable")
+        side_by_side = max(1, min(CHUNK, STEPS // window))
+        for begin in range(0, len(order), side_by_side):
+            chunk = order[begin : begin + side_by_side]
+            pieces, read = every.take(chunk), around.take(chunk)
+            y = self.model(*self._input(encoded, own, read))
+            yield pieces, steps_of(y, pieces.begin - read.begin, pieces.end - read.begin)
+
+    def _forward(self, encoded: Encoded, own: NDArray[np.int64]) -> Iterator[tuple[Pieces, Tensor]]:
+        """Yields pieces and what the model says of their steps; it goes on from the states after the piece before."""
+        window, lengths = self.options.window, encoded.rows.lengths[own].astype(np.int64)
+        order = np.argsort(-lengths, kind="stable")
+        side_by_side = max(1, min(CHUNK, STEPS // window))
+        for first in range(0, len(order), side_by_side):
+            chunk, state = order[first : first + side_by_side], None
+            for begin in range(0, int(lengths[chunk[0]]), window):
+                chunk = chunk[lengths[chunk] > begin]
+                pieces = Pieces(chunk, np.full(len(chunk), begin), np.minimum(lengths[chunk], begin + window))
+                if state is not None:  # of the sequences that go on
+                    B = len(chunk)
+                    state = state[:, :B] if isinstance(state, Tensor) else tuple(each[:, :B] for each in state)
+                x, steps = self._input(encoded, own, pieces)
+                y, state = self.model.read(x, steps, state)
+                yield pieces, steps_of(y, np.zeros_like(pieces.begin), pieces.lengths)
 
     def parts(self) -> Parts:
         """Returns the training data, read again."""
@@ -303,7 +448,13 @@ class Trained(Generic[Learned, Given]):
         encoded = self.encode(sequences(path, columns_of(self.options, self.reading), bad=bad), path)
         if not len(encoded.rows):
             raise InputError(f"{path} has no sequence; give at least one, with its label")
+        if not encoded.told.any():
+            raise InputError(f"{path} has no label; give at least one")
         lines = [("sequences", str(len(encoded.rows)))]
+        if self.options.each_step:
+            lines.append(
+                ("steps", f"{int(encoded.rows.lengths.sum())}, {int(encoded.told.sum())} of them with a label")
+            )
         if unit_of(self.options):
             tokens, strange = encoded.tokens(range(len(encoded.rows)))
             share = f"{strange}, {strange / max(1, tokens):.1%}"
@@ -330,19 +481,45 @@ class WholeSequences(SeparateSequences):
         self.path, self.source = path, str(path or trained.built_in)
         self.use(trained)
         self.train, self.validation, self.digest = train, validation, sequences.digest
-        self.encoded = trained.encoded(sequences, trained.reading)
-        self.lengths = self.encoded.rows.lengths[train]
+        self.encoded, self.in_time = trained.encoded(sequences, trained.reading), sequences.in_time
+        # The places of the labels to learn, and of those to judge by. Some steps may have none.
+        self.places, self.judged = (
+            own[self.encoded.told[own]] for own in map(self.encoded.all_places, (train, validation))
+        )
+        self.pieces = Pieces.whole(train, self.encoded.rows.lengths)
+        if self.options.each_step:
+            self.unit, pieces = "step", Pieces.cut(train, self.encoded.rows.lengths, self.options.window)
+            before, first = np.append(0, np.cumsum(self.encoded.told)), self.encoded.places(pieces.first)
+            labels = before[first + pieces.lengths] - before[first]
+            self.pieces, self.labels = pieces.take(labels > 0), labels[labels > 0]  # how many each piece has
+        self.lengths = self.pieces.lengths
 
     def use(self, trained: Any) -> None:
         self.trained, self.model, self.options = trained, trained.model, trained.options
 
-    def outputs(self, own: NDArray[np.int64]) -> Tensor:
-        """Returns what the model says of training sequences, (N, outputs), with noise added to their numbers."""
-        device = device_of(self.model)
-        x, lengths = self.encoded.batch(self.train[own])
+    def outputs(self, own: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.int64]]:
+        """Returns what the model says of training pieces, (N, outputs), with noise added to their numbers, and the places of the labels."""
+        device, pieces = device_of(self.model), self.pieces.take(own)
+        x, lengths = self.encoded.batch(pieces)
         if x.is_floating_point():
             x = x + self.options.noise * torch.randn_like(x)
-        return self.model(x.to(device), lengths.to(device))
+        found, places = self.model(x.to(device), lengths.to(device)), self.encoded.places(pieces)
+        if not self.options.each_step:
+            return found, places
+        found, told = steps_of(found, np.zeros_like(pieces.begin), pieces.lengths), self.encoded.told[places]
+        return found[torch.from_numpy(told).to(device)], places[told]
+
+    def shown(self) -> tuple[int, slice]:
+        """Returns which validation sequence a picture shows: the first one with labels; and which of its steps, from the first label on."""
+        k = int(self.encoded.step_at(self.judged[:1])[0][0])
+        first = int(self.encoded.told[self.encoded.all_places(np.array([k]))].argmax())
+        return k, slice(first, first + DRAWN)
+
+    def size(self, own: NDArray[np.int64]) -> int:
+        return int(self.lengths[own].sum()) if self.options.each_step else len(own)
+
+    def weight(self, own: NDArray[np.int64]) -> float | None:
+        return float(self.labels[own].sum()) if self.options.each_step else None
 
     def sizes(self) -> dict[str, Any]:
         """Returns where the data are, and how many."""
@@ -358,13 +535,16 @@ class WholeSequences(SeparateSequences):
     def introduction(self) -> list[tuple[str, str]]:
         reading, unit = self.trained.reading, self.options.unit
         what = f"{len(reading.mean)} channels" if reading.mean else f"{len(reading.tokens)} different {unit}"
-        lines = [
-            (
-                "sequences",
-                f"{self.source}: {len(self.train):,} for training, {len(self.validation):,} for validation; "
-                f"{self.lengths.min()} to {self.lengths.max()} steps, {what}",
+        lengths = self.encoded.rows.lengths[self.train]
+        counts = f"{len(self.train):,} for training, {len(self.validation):,} for validation; {lengths.min()} to {lengths.max()} steps"
+        if self.in_time:
+            later = int(self.encoded.rows.lengths[self.validation].sum())
+            counts = f"one, of which the first {int(lengths.sum()):,} steps are for training and the last {later:,} for validation"
+        lines = [("sequences", f"{self.source}: {counts}, {what}")]
+        if len(self.places) < len(own := self.encoded.all_places(self.train)):
+            lines.append(
+                ("labels", f"{len(self.places):,} of {len(own):,} training steps have one; only these are learned")
             )
-        ]
         if unit == "words" and reading.tokens:
             words, strange = self.encoded.tokens(self.train, words=True)
             if strange > MOST * words:
@@ -381,7 +561,8 @@ def unit_of(options: SequenceOptions) -> str | None:
 def columns_of(options: SequenceOptions, inputs: Inputs | None = None) -> Columns:
     """Returns what is read of a table. inputs: what was learned; channels are then its own, whatever their order."""
     own = tuple(inputs.channels if inputs else ()) or options.column_list
-    return Columns(options.label, options.sequence, options.text, own, options.fill_gaps, options.numeric)
+    o = options
+    return Columns(o.label, o.sequence, o.text, own, o.fill_gaps, o.numeric, o.each_step)
 
 
 def gathered(
@@ -392,13 +573,67 @@ def gathered(
     built_in: what is read without a file. inputs: what was learned of the data before, whose channels they must have.
     """
     o, columns = options, columns_of(options, inputs)
-    found = Gathered(unit_of(o) if path else None, None if inputs is None else len(inputs.mean))
-    found.add(built_in if path is None else sequences(path, columns, bad=bad), path or Path("the built-in data"))
+    found = Gathered(unit_of(o) if path else None, None if inputs is None else len(inputs.mean), o.each_step)
+    every = iter(built_in if path is None else sequences(path, columns, bad=bad))
+    if o.each_step and o.validation is None:
+        start = list(islice(every, 2))
+        found.in_time = len(start) == 1
+        every = chain(_cut(start[0], o.held_out) if found.in_time else start, every)
+    found.add(every, path or Path("the built-in data"))
     count = len(found)
     if o.validation is not None:
         columns = columns._replace(channels=found.names or columns.channels)
         found.add(sequences(Path(o.validation), columns, bad=bad), Path(o.validation))
     return found, count
+
+
+def _cut(only: Labelled, held_out: float) -> Iterator[Labelled]:
+    """Yields the beginning of a sequence whose steps have labels, to learn from, and its end, to judge by."""
+    steps = len(only.content)
+    cut = max(1, steps - max(1, round(steps * held_out)))
+    yield only.part(0, cut, only.name)
+    if cut < steps:
+        yield only.part(cut, steps, f"{only.name}, its end")
+
+
+def parted(sequences: Gathered, options: SequenceOptions) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns the places of the sequences for training and for validation: drawn at random, or the end of the only one."""
+    if sequences.in_time:
+        return np.arange(1), np.arange(1, len(sequences))
+    if not len(sequences):
+        return np.arange(0), np.arange(0)
+    return held_out(len(sequences), options.held_out, options.seed)
+
+
+def check_labels(
+    sequences: Gathered, train: NDArray[np.int64], validation: NDArray[np.int64], path: Path, least: str, few: int
+) -> None:
+    """Raises InputError if there are less than `few` sequences to learn from, no one to judge by, or no labels in them.
+
+    least: how many are needed, in words.
+    """
+    if len(train) < few or not len(validation):
+        counts = f"{len(train)} sequences for training and {len(validation)} for validation"
+        raise InputError(f"{path} leaves {counts}; {least}")
+    if sequences.each_step:
+        for own, where in ((train, "training"), (validation, "validation")):
+            if not any((sequences.labels[k] >= 0).any() for k in own):
+                raise InputError(f"no step that {path} leaves for {where} has a label; give at least one there")
+
+
+def named(group: Iterable[Labelled]) -> Iterator[dict[str, Any]]:
+    """Yields how the rows about these sequences begin, or those about each of their steps if these have labels."""
+    for each in group:
+        if each.labels is None:
+            yield {"sequence": each.name}
+        else:
+            yield from ({"sequence": each.name, "step": step} for step in range(1, len(each.labels) + 1))
+
+
+def labels_of(group: Iterable[Labelled]) -> Iterator[str | None]:
+    """Yields the labels of these sequences, or of their steps, as they are written."""
+    for each in group:
+        yield from (each.label,) if each.labels is None else each.labels
 
 
 def check_tokens(inputs: Inputs, sequences: Gathered, path: Path | None, count: int) -> None:

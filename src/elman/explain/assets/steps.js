@@ -32,31 +32,6 @@ VIEWS.push({
   },
 });
 
-function place(W) {
-  const left = 46, n = tokens.length;
-  return { left, x: (t) => left + ((t + 0.5) * (W - left - 8)) / n, wide: (W - left - 8) / n };
-}
-
-// An invisible column for each step, to be chosen; the chosen one is marked.
-function choosing(svg, W, H) {
-  const { x, wide } = place(W);
-  svg.append(el("line", { x1: x(chosen.t), x2: x(chosen.t), y1: 0, y2: H, class: "now" }));
-  tokens.forEach((_, t) => svg.append(el("rect", { x: x(t) - wide / 2, y: 0, width: wide, height: H, class: "column", "data-t": t })));
-  return svg;
-}
-
-function lines(series, stride) {
-  const W = across(), lane = clamp(240 / series.length, 36, 80), { left, x } = place(W);
-  const svg = el("svg", { viewBox: `0 0 ${W} ${series.length * lane + 18}`, "aria-hidden": "true" });
-  series.forEach((values, k) => {
-    const low = Math.min(...values), high = Math.max(...values), y = (v) => k * lane + 6 + (1 - (v - low) / Math.max(1e-30, high - low)) * (lane - 12);
-    svg.append(el("path", { d: `M${values.map((v, t) => `${x(t)} ${y(v)}`).join("L")}`, class: "curve" }));
-    svg.append(el("text", { x: left - 6, y: k * lane + 14, class: "note end" }, digits(high)), el("text", { x: left - 6, y: (k + 1) * lane - 4, class: "note end" }, digits(low)));
-  });
-  svg.append(el("text", { x: left, y: series.length * lane + 14, class: "note" }, say("step", { n: 1 })), el("text", { x: W - 8, y: series.length * lane + 14, class: "note end" }, String(tokens.length * stride)));
-  return choosing(svg, W, series.length * lane);
-}
-
 if (numeric) VIEWS.push({
   id: "value",
   wide: 5,

@@ -1,0 +1,138 @@
+// A model that says something of each step: its class or its value, what each direction says of it, and on which steps it depends.
+
+const numeric = data.task === "regress";
+chosen.t = Math.floor(items[0].predicted.length / 2);
+const told = (key, fill) => say(numeric ? `everyValue.${key}` : `every.${key}`, fill);
+
+lengthOf = (sequence) => sequence.predicted.length;
+speak = () => `${say("step", { n: chosen.t + 1 })}: ${item().predicted[chosen.t]}`;
+
+// How much what is said of a step depends on each step: 1 for the one that counts most, 0 for those that hardly count.
+const dependence = (t) => {
+  const norms = item().look[t], largest = Math.max(...norms, 1e-30), last = -Math.log10(data.faded);
+  return norms.map((v) => (v > 0 ? clamp(1 + Math.log10(v / largest) / last, 0, 1) : 0));
+};
+
+VIEWS.push({
+  id: "text",
+  wide: 12,
+  key: () => [chosen.item, chosen.t],
+  draw() {
+    const { series } = item(), slider = {
+      id: "ribbon", tabindex: 0, role: "slider", "aria-label": say("sequence"), "aria-valuemin": 1, "aria-valuemax": tokens.length, onkeydown: keys, onclick: pick,
+    };
+    return [
+      head(say("sequence"), itemChoice()),
+      el("p", { class: "say" }, told("say")),
+      el("div", slider, numeric ? lines(series, 1, 96, values) : lines(series, 1, 62, classes)),
+      el("div", { class: "bar legend" }, say("faded", { n: Math.round(1 / data.faded) }), ramp(more, 0), say("counts")),
+    ];
+  },
+});
+
+// A row that shows on which steps the chosen one depends.
+function shade(svg, top) {
+  const { left, x, wide } = place(across());
+  svg.append(el("text", { x: left - 6, y: top + 10, class: "note end" }, say("every.depends")));
+  dependence(chosen.t).forEach((share, t) => svg.append(el("rect", { x: x(t) - wide / 2, y: top, width: wide + 0.4, height: 12, fill: css(more(share)) })));
+}
+
+// The true and the predicted class of each step, as rows of pieces with the same class.
+function classes(svg, top) {
+  const { predicted, truth } = item(), { left, x, wide } = place(across());
+  shade(svg, top + 4);
+  [["truth", truth], ["predicted", predicted]].forEach(([name, list], row) => {
+    const y = top + 20 + row * 20;
+    svg.append(el("text", { x: left - 6, y: y + 13, class: "note end" }, say(`every.${name}`)));
+    for (let t = 0, end; list && t < list.length; t = end) {
+      for (end = t + 1; end < list.length && list[end] === list[t]; end++);
+      if (list[t] === null) continue;
+      const fill = hue(data.classes.indexOf(list[t])), long = (end - t) * wide, room = Math.floor(long / 7);
+      svg.append(el("rect", { x: x(t) - wide / 2, y, width: long, height: 17, fill: css(fill) }));
+      if (room > 0) svg.append(el("text", { x: x(t) - wide / 2 + 3, y: y + 13, style: `fill: ${readable(fill)}`, class: "note" }, cut(list[t], room)));
+    }
+  });
+}
+
+// Colours of classes: as many lightnesses as are told apart side by side, in a few hues.
+const HUES = [[31, 119, 180], [255, 127, 14], [44, 160, 44], [214, 39, 40], [148, 103, 189], [140, 86, 75], [227, 119, 194], [188, 189, 34], [23, 190, 207], [120, 120, 120]];
+const hue = (k) => (k < 0 ? [160, 160, 160] : HUES[k % HUES.length].map((v) => Math.round(v + (255 - v) * [0, 0.45, 0.7][Math.floor(k / HUES.length) % 3])));
+
+// The true and the predicted value of each step, and the outer quantiles.
+function values(svg, top) {
+  const { predicted, truth, spread } = item(), { left, x } = place(across()), known = truth ?? [];
+  shade(svg, top + 4);
+  const all = [...predicted, ...known, ...spread.flat()].filter((v) => v !== null), low = Math.min(...all), high = Math.max(...all);
+  const y = (v) => top + 24 + (1 - (v - low) / Math.max(1e-30, high - low)) * 66;
+  svg.append(el("text", { x: left - 6, y: top + 32, class: "note end" }, digits(high)), el("text", { x: left - 6, y: top + 92, class: "note end" }, digits(low)));
+  const path = (list) => list.map((v, t) => (v === null ? "" : `${t && list[t - 1] !== null ? "L" : "M"}${x(t)} ${y(v)}`)).join("");
+  if (spread[0].length > 1) {
+    const back = spread.map((row, t) => `L${x(t)} ${y(row[0])}`).reverse().join("");
+    svg.append(el("path", { d: `${path(spread.map((row) => row[row.length - 1]))}${back}Z`, class: "band" }));
+  }
+  svg.append(el("path", { d: path(known), class: "curve truth" }), el("path", { d: path(predicted), class: "curve line0" }));
+  known.forEach((v, t) => v !== null && (known[t - 1] ?? null) === null && (known[t + 1] ?? null) === null && svg.append(el("circle", { cx: x(t), cy: y(v), r: 2.5, class: "truth" })));
+}
+
+if (numeric) VIEWS.push({
+  id: "value",
+  wide: 5,
+  key: () => [chosen.item, chosen.t],
+  draw() {
+    const { predicted, quantiles, spread, truth } = item(), t = chosen.t, own = truth?.[t] ?? null;
+    const rows = [[say("value.predicted"), predicted[t]], ...(quantiles.length > 1 ? quantiles.map((q, k) => [say("value.quantile", { q }), spread[t][k]]) : []), [say("value.truth"), own]];
+    return [
+      head(told("which", { n: t + 1 })),
+      el("table", { class: "numbers" }, el("tbody", {}, rows.filter(([, v]) => v !== null).map(([name, v]) => el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, String(v).replace("-", "−")))))),
+      own === null ? el("p", { class: "say" }, say("noTruth")) : null,
+    ];
+  },
+});
+else VIEWS.push({
+  id: "chances",
+  wide: 5,
+  key: () => [chosen.item, chosen.t],
+  draw() {
+    const { likeliest, truth } = item(), t = chosen.t, own = truth?.[t] ?? null;
+    return [head(told("which", { n: t + 1 })), chances(likeliest[t].map((pair, k) => [...pair, k + 1]), own), own === null ? el("p", { class: "say" }, say("noTruth")) : null];
+  },
+});
+
+VIEWS.push({
+  id: "shares",
+  wide: 7,
+  key: () => [chosen.item, chosen.t],
+  draw() {
+    const own = item().shares[chosen.t].map((each) => ({ ...each, name: each.name || say("value.name") }));
+    return [head(say("directions")), el("p", { class: "say" }, say(data.causal ? "every.causal" : numeric ? "value.directionsSay" : "directionsSay")), shareTable(own, numeric ? say("value.name") : say("logit"))];
+  },
+});
+
+VIEWS.push({
+  id: "reach",
+  wide: 12,
+  key: () => [chosen.item, chosen.t],
+  draw() {
+    const norms = item().look[chosen.t], largest = Math.max(...norms), known = norms.map((v) => v >= data.faded * largest && v > 0);
+    const [first, last] = [known.indexOf(true), known.lastIndexOf(true)];
+    return [
+      head(say("bothWays")),
+      el("p", { class: "say" }, told("reachSay", { n: Math.round(1 / data.faded) })),
+      el("p", {}, rich(first < 0 ? "every.nothing" : "every.far", { n: el("b", {}, String(chosen.t + 1)), before: String(Math.max(0, chosen.t - first)), after: String(Math.max(0, last - chosen.t)) })),
+      el("div", { onclick: pick }, byStep(norms)),
+    ];
+  },
+});
+
+function byStep(norms) {
+  const W = across(), high = 96, { left, x, wide } = place(W), largest = Math.max(...norms, 1e-30), powers = -Math.log10(data.faded);
+  const svg = el("svg", { viewBox: `0 0 ${W} ${high + 20}`, role: "img", "aria-label": say("bothWays") });
+  svg.append(el("text", { x: left, y: 10, class: "note" }, told("dependsOn")), el("text", { x: left - 6, y: 24, class: "note end" }, "1"), el("text", { x: left - 6, y: high + 16, class: "note end" }, `1/${Math.round(1 / data.faded)}`));
+  norms.forEach((v, t) => {
+    const tall = high * clamp(1 + Math.log10(Math.max(v, 1e-30) / largest) / powers, 0, 1);
+    svg.append(el("rect", { x: x(t) - wide / 2 + 0.3, y: 16 + high - tall, width: Math.max(0.8, wide - 0.6), height: tall, class: "other" }));
+  });
+  return choosing(svg, W, high + 16);
+}
+
+begin();

@@ -1,0 +1,104 @@
+"""The baseline that matters: a linear function of a few features, which knows nothing of the order of steps far apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elman.tasks.options import SequenceOptions
+from elman.tasks.whole import FAR, Encoded
+
+LINEAR = "linear"  # what the baseline is called
+LEARNED = 20_000  # labels that it learns from; of more, as many are taken at equal distances
+FREQUENT = 1000  # tokens that it counts in a text
+AROUND = 8  # steps before a step whose numbers it reads as well, and after it
+
+
+class Linear:
+    """Ridge regression on standardised features, w = (X' X + 1)^-1 X' y.
+
+    Source: A. E. Hoerl & R. W. Kennard, Ridge regression, Technometrics 12 (1970).
+    """
+
+    def __init__(
+        self,
+        learned: Encoded,
+        places: NDArray[np.int64],
+        targets: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+        causal: bool,
+    ):
+        """places: of the labels to learn from. targets: these as numbers, (n, outputs). causal: reads no later step."""
+        self.causal = causal
+        own = places[:: -(-len(places) // LEARNED)]
+        y = targets(own)
+        self.counted = frequent(learned, own)
+        x = self._features(learned, own)
+        self.mean, deviation = x.mean(0), x.std(0)
+        self.deviation, self.intercept = np.where(deviation > 0, deviation, 1.0), y.mean(0)
+        x, y = (x - self.mean) / self.deviation, y - self.intercept
+        if len(x) < x.shape[1]:  # the same weights, by the smaller of two systems
+            self.weights = x.T @ np.linalg.solve(x @ x.T + np.eye(len(x)), y)
+        else:
+            self.weights = np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ y)
+        self.left = y - x @ self.weights  # what it leaves, (n, outputs)
+
+    def __call__(self, judged: Encoded, places: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Returns what it says of the labels at these places, (N, outputs)."""
+        found = np.empty((len(places), len(self.intercept)))
+        for begin in range(0, len(places), LEARNED):
+            part = slice(begin, begin + LEARNED)
+            x = (self._features(judged, places[part]) - self.mean) / self.deviation
+            found[part] = x @ self.weights + self.intercept
+        return found
+
+    def _features(self, of: Encoded, places: NDArray[np.int64]) -> NDArray[np.float64]:
+        return of_steps(of, places, self.causal) if of.each_step else of_sequences(of, places, self.counted)
+
+
+def in_words(options: SequenceOptions) -> str:
+    """Returns what the baseline does."""
+    if options.each_step:
+        after = "" if options.causal else ", and after it"
+        return f"a linear function of the numbers of a step and of the {AROUND} steps before it{after}"
+    return f"a linear function of {'how often words occur' if options.text else 'means, extremes and ends'}"
+
+
+def of_sequences(of: Encoded, own: NDArray[np.int64], counted: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Returns features of these sequences, (N, features).
+
+    Of each channel the mean, the deviation, the least, the largest, the first and the last value; of a text the
+    logarithms of 1 and how often it has each token in `counted`. And the length.
+    """
+    found = []
+    for k in own:
+        row = of.rows[k]
+        if len(of.mean):
+            x = ((row - of.mean) / of.deviation).clip(-FAR, FAR)
+            told = np.concatenate([x.mean(0), x.std(0), x.min(0), x.max(0), x[0], x[-1]])
+        else:
+            told = np.log1p(np.bincount(of.numbers[row], minlength=counted.max(initial=0) + 1)[counted])
+        found.append(np.append(told, len(row)))
+    return np.array(found)
+
+
+def of_steps(of: Encoded, places: NDArray[np.int64], causal: bool) -> NDArray[np.float64]:
+    """Returns features of the steps at these places, (N, features): the numbers of the step and of those around it.
+
+    Past the ends of a sequence, its first or last step stands in.
+    """
+    sequence, at = of.step_at(places)
+    steps = at[:, None] + np.arange(-AROUND, 1 if causal else AROUND + 1)
+    last = of.rows.lengths[sequence].astype(np.int64) - 1
+    rows = of.rows.bounds[sequence][:, None] + steps.clip(0, last[:, None])
+    return ((of.rows.steps[rows] - of.mean) / of.deviation).clip(-FAR, FAR).reshape(len(places), -1)
+
+
+def frequent(of: Encoded, own: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns the tokens that most of these texts have; none of numbers."""
+    counts = np.zeros(int(of.numbers.max(initial=0)) + 1, np.int64)
+    for k in own if not len(of.mean) else ():
+        counts[np.unique(of.numbers[of.rows[k]])] += 1
+    order = np.argsort(-counts, kind="stable")[:FREQUENT]
+    return order[counts[order] > 0]

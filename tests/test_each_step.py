@@ -1,0 +1,672 @@
+"""A label or a number for each step of a sequence of numbers: how it is read, learned, judged, told, explained and exported."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from elman import charts
+from elman.datasets import examples, sequences, tables
+from elman.datasets.reading import BadRows
+from elman.datasets.sequences import Columns, Labelled
+from elman.errors import InputError
+from elman.explain import directions
+from elman.tasks import classification, regression, whole
+from elman.tasks.options import ClassificationOptions, RegressionOptions
+from elman.tasks.whole import Gathered, Pieces
+from elman.training import fit
+from test_scores import macro_f1
+from tiny_runs import elman, lines
+
+Options = {"classify": ClassificationOptions, "regress": RegressionOptions}
+SMALL = ("--each-step", "--hidden-size", 8, "--batch-size", 8, "--dropout", 0, "--noise", 0, "--window", 20)
+
+
+def figures(text: str) -> dict[str, str]:
+    return dict(re.findall(r"^ {0,2}(\S.*?) {2,}(\S.*)$", text, re.MULTILINE))
+
+
+def options_of(task: str, **changes: Any) -> Any:
+    own = {"each_step": True, "hidden_size": 5, "epochs": 1.0, "dropout": 0.0, "noise": 0.0, "window": 20}
+    return Options[task](**own | changes)
+
+
+def recording(path: Path, sequences: int, steps: int, task: str, delay: int = 2, seed: int = 0) -> Path:
+    """What is said of a step is whether the number was positive some steps before, or the number itself, far from zero.
+
+    The number of the table's rows where the label is missing is about a fifth.
+    """
+    draw = np.random.default_rng(seed)
+    rows = []
+    for k in range(sequences):
+        x = draw.normal(size=steps + k)
+        late = np.roll(x, delay)
+        for t in range(len(x)):
+            label = ("up" if late[t] > 0 else "down") if task == "classify" else f"{late[t] * 30 + 500:.4f}"
+            known = draw.random() > 0.2 and (t >= delay if delay > 0 else t < len(x) + delay)
+            rows.append(f"{'abcdefghijklmnopqrstuvwxyz'[k]},{x[t]:.4f},{draw.normal():.4f},{label if known else ''}\n")
+    path.write_text("id,x,noise,label\n" + "".join(rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Data, and a run of each task in each way of reading."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(charts, "save", lambda figure, path: path.touch())
+        return _made(tmp_path_factory.mktemp("steps"))
+
+
+def _made(d: Path) -> SimpleNamespace:
+    found = SimpleNamespace(directory=d)
+    for task, delay in (("classify", 2), ("regress", -2)):
+        recording(d / f"{task}.csv", 12, 61, task, delay)
+        recording(d / f"{task}-new.csv", 3, 61, task, delay, seed=1)
+        for way in ("both", "causal"):
+            run = d / f"{task}-{way}"
+            given = [*SMALL, "--sequence", "id", "--epochs", 30, "--learning-rate", 0.03, "--evaluations", 2]
+            given += ["--causal"] * (way == "causal") + ["--cell", "lstm"] * (task == "classify")
+            outcome = elman("train", task, d / f"{task}.csv", *given, "--run", run)
+            assert outcome.status == 0, outcome.err
+            setattr(found, f"{task}_{way}", outcome.err + outcome.out)
+    return found
+
+
+# Reading
+
+LABELLED = "id,label,x,y\na,up,1,4\na,down,2,5\na,,3,6\nb, up ,7,9\nb,nan,8,10\n"
+
+
+def read(path: Path, **columns: Any) -> list[tuple[str, list[list[float]], Any]]:
+    every = sequences.sequences(path, Columns(each_step=True, **columns))
+    return [(each.name, np.asarray(each.content).tolist(), list(each.labels or ())) for each in every]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 50])  # a sequence may lie in several pieces
+def test_every_step_has_its_label_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int):
+    whole = tables.pieces
+    monkeypatch.setattr(tables, "pieces", lambda path, columns=None: whole(path, columns, rows=rows))
+    path = tmp_path / "a.csv"
+    path.write_text(LABELLED)
+    first, second = [[1, 4], [2, 5], [3, 6]], [[7, 9], [8, 10]]
+    of_both = [("a", first, ["up", "down", None]), ("b", second, ["up", "nan"])]
+    assert read(path, sequence="id") == of_both
+    pl.read_csv(path).write_parquet(tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet", sequence="id") == of_both
+    # Without a column that tells sequences apart, the table is one.
+    assert read(path, channels=("y",)) == [("1", [[4], [5], [6], [9], [10]], ["up", "down", None, "up", "nan"])]
+    (tmp_path / "a.jsonl").write_text(
+        lines(
+            json.dumps({"id": "a", "values": first, "label": ["up", "down", None]}),
+            json.dumps({"id": "b", "values": second, "label": [" up ", "nan"]}),
+        )
+    )
+    assert read(tmp_path / "a.jsonl") == of_both
+    # Of numbers, NaN is a missing one.
+    path.write_text(LABELLED.replace("up", "1").replace("down", "-2.5"))
+    assert read(path, sequence="id", numeric=True)[1][2] == ["1", None]
+    bare = sequences.sequences(path, Columns(each_step=True, label="none", channels=("x",)), labelled=False)
+    assert [each.labels for each in bare] == [[None] * 5]
+
+
+WRONG = {
+    "a word for a number": ("a.csv", "label,x\n1,1\nup,2\n", True, "line 3: column 'label' should be a finite number, at most 3.4e+38 from zero, but is 'up'; correct it, or skip"),
+    "one label": ("a.jsonl", '{"values": [1, 2], "label": "up"}\n', False, "line 1: 'label' should be a list of 2 labels, one for each step, but is up"),
+    "a label too few": ("a.jsonl", '{"values": [1, 2], "label": ["up"]}\n', False, "line 1: 'label' should be a list of 2 labels, one for each step, but has 1"),
+    "a list for a label": ("a.jsonl", '{"values": [1, 2], "label": ["up", []]}\n', False, "line 1: step 2 of 'label' should be a label but is []"),
+    "a word in JSON": ("a.jsonl", '{"values": [1, 2], "label": [3, "up"]}\n', True, "line 1: step 2 of 'label' should be a finite number"),
+    "one label for all": ("a.ts", "@data\n1,2:up\n", False, "has a label for each sequence, but --each-step wants one for each step; give a table or JSON lines, or leave --each-step out"),
+    "a missing number": ("a.csv", "label,x\nup,1\nup,\n", False, "line 3: column 'x' should be a number but is nothing"),
+    "no number at all": ("a.csv", "label,x\nup,\nup,\n", False, "line 2: the table has no number in column 'x'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_labels_that_make_no_sense(tmp_path: Path, case: str):
+    name, content, numeric, message = WRONG[case]
+    (tmp_path / name).write_text(content)
+    columns = Columns(each_step=True, numeric=numeric, fill=case == "no number at all")
+    with pytest.raises(InputError, match=re.escape(message)):
+        list(sequences.sequences(tmp_path / name, columns))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["classify", "--causal"], "--causal is for labels of each step; give --each-step, or leave it out"),
+        (["regress", "--window", 30], "--window is for labels of each step; give --each-step, or leave it out"),
+        (["classify", "a.csv", "--each-step", "--text", "x"], "--each-step is for numbers, and --text reads texts; learn labels of words with elman train tag"),
+        (["classify", "--each-step", "--window", 1], "--window must be 2 or more, got 1"),
+    ],
+)  # fmt: skip
+def test_options_that_do_not_go_together(given: list[Any], message: str):
+    assert elman("train", *given) == (2, "", f"elman: {message}\n")
+
+
+# What is learned from, and what is judged
+
+
+def sequence_of(values: Any, labels: Sequence[str | None], name: str = "1") -> Labelled:
+    return Labelled(name, np.asarray(values, np.float64), None, labels=labels)
+
+
+def test_the_end_of_the_only_sequence_is_for_validation(tmp_path: Path):
+    rows = [f"{'up' if k % 3 else 'down'},{k}\n" for k in range(50)]
+    (tmp_path / "a.csv").write_text("label,x\n" + "".join(rows))
+    task = classification.begin(tmp_path / "a.csv", options_of("classify", held_out=0.3), "cpu", BadRows())
+    assert [task.encoded.rows[k][:, 0].tolist() for k in (0, 1)] == [list(range(35)), list(range(35, 50))]
+    assert (task.train.tolist(), task.validation.tolist()) == ([0], [1])
+    assert task.trained.reading.mean == [17]  # of the beginning alone
+    said = dict(task.introduction())["sequences"]
+    assert "one, of which the first 35 steps are for training and the last 15 for validation, 1 channels" in said
+    # Two are drawn as whole ones, and a validation file leaves all for training.
+    (tmp_path / "b.csv").write_text("id,label,x\n" + "".join(f"{k // 25},{row}" for k, row in enumerate(rows)))
+    for given, counts in (({"sequence": "id"}, [25, 25]), ({"sequence": "id", "validation": str(tmp_path / "b.csv")}, [25] * 4)):  # fmt: skip
+        found, *_ = classification.read(tmp_path / "b.csv", options_of("classify", **given), BadRows())
+        assert found.rows.lengths.tolist() == counts
+    found, train, _ = classification.read(
+        tmp_path / "a.csv", options_of("classify", validation=str(tmp_path / "a.csv")), BadRows()
+    )
+    assert found.rows.lengths[train].tolist() == [50]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("up,1\n", "leaves 1 sequences for training and 0 for validation; give at least two of each class"),
+        ("up,1\n" * 9, "the training part of {} has only one class, 'up'; give steps of at least two classes"),
+        ("up,1\ndown,2\n" * 9 + ",3\n" * 7, "no step that {} leaves for validation has a label; give at least one there"),
+        (",1\n" * 20 + "up,2\ndown,2\n", "no step that {} leaves for training has a label; give at least one there"),
+    ],
+)  # fmt: skip
+def test_too_few_labels(tmp_path: Path, rows: str, message: str):
+    file = tmp_path / "a.csv"
+    file.write_text("label,x\n" + rows)
+    with pytest.raises(InputError, match=re.escape(message.format(file))):
+        classification.begin(file, options_of("classify"), "cpu", BadRows())
+
+
+def test_numbers_need_to_differ(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("label,x\n" + "7,1\n" * 9)
+    with pytest.raises(InputError, match=r"the training steps of .* have only one value, 7; give steps of different"):
+        regression.begin(tmp_path / "a.csv", options_of("regress"), "cpu", BadRows())
+
+
+@pytest.mark.parametrize("task", ["classify", "regress"])
+def test_the_loss_is_the_mean_over_the_steps_that_have_a_label(tmp_path: Path, task: str):
+    """Over all batches of an epoch, and over the shares of several processes, each labelled step counts once."""
+    draw = np.random.default_rng(0)
+    every, labels = list[dict[str, Any]](), ("a", "b", "c") if task == "classify" else (1, -4.5, 2)
+    for k in range(9):
+        own = [None if draw.random() < 0.3 else labels[int(draw.integers(3))] for _ in range(int(draw.integers(1, 70)))]
+        own = [None] * len(own) if k == 4 else own
+        every.append({"values": draw.normal(size=(len(own), 2)).tolist(), "label": own})
+    every.append({"values": draw.normal(size=(45, 2)).tolist(), "label": [None] * 22 + [labels[0]] * 22 + [labels[1]]})
+    (tmp_path / "a.jsonl").write_text(lines(*map(json.dumps, every)))
+    module = {"classify": classification, "regress": regression}[task]
+    given = {"smoothing": 0.0} if task == "classify" else {"loss": "mse"}
+    options = options_of(task, batch_size=4, validation=str(tmp_path / "a.jsonl"), **given)
+    made = module.begin(tmp_path / "a.jsonl", options, "cpu", BadRows())
+    wanted, count = 0.0, 0
+    for each in every:
+        x = (np.array(each["values"]) - made.trained.reading.mean) / made.trained.reading.deviation
+        n = -(-len(x) // 20)
+        cuts = [len(x) * j // n for j in range(n + 1)]
+        for begin, end in pairwise(cuts):
+            part = torch.tensor(x[begin:end, None], dtype=torch.float32)
+            y = made.model(part, torch.tensor([end - begin]))[:, 0].detach()
+            for row, label in zip(y, each["label"][begin:end], strict=True):
+                if label is None:
+                    continue
+                if task == "classify":
+                    wanted -= float(row.log_softmax(-1)[labels.index(label)])
+                else:
+                    wanted += float((row[0] * made.trained.reading.spread + made.trained.reading.center - label) ** 2)
+                count += 1
+    if task == "regress":
+        wanted /= made.trained.reading.spread**2
+    for parts in (1, 3):
+        total, weight, sizes = 0.0, 0.0, 0
+        for rank in range(parts):
+            made.share(rank, parts)
+            for batch in made.batches(3, 0):
+                if batch.size:
+                    assert batch.weight is not None
+                    total, weight = total + float(batch.loss().detach()) * batch.weight, weight + batch.weight
+                    sizes += batch.size
+        assert weight == count
+        assert total / weight == pytest.approx(wanted / count, rel=1e-4)
+        assert (
+            sizes == sum(len(each["label"]) for k, each in enumerate(every) if k != 4) - 15
+        )  # and the first of three pieces
+    made.share(0, 1)
+
+
+def test_rare_classes_of_steps_weigh_as_much_when_balanced():
+    labels = ["rare", None, *["usual"] * 6]
+    every = [sequence_of(np.arange(8)[:, None], labels)] * 2
+    gathered = Gathered(None, each_step=True)
+    gathered.add(every, Path("none"))
+    options = options_of("classify", balanced=True, smoothing=0.0)
+    reading = classification.Reading.learn(gathered, np.arange(1))
+    assert reading.classes == ["rare", "usual"]
+    model = classification.ClassificationModel(1, 0, 2, options)
+    task = classification.Classification(classification.Classifier(model, reading, options), gathered, np.arange(1), np.arange(1, 2), None)  # fmt: skip
+    assert np.asarray(task.weights).tolist() == pytest.approx([7 / 2, 7 / 12])
+    assert task.weight(np.arange(1)) == pytest.approx(7)
+    (batch,) = task.batches(0, 0)
+    x, lengths = task.encoded.batch(task.pieces)
+    nats = -model(x, lengths)[:, 0].log_softmax(-1)
+    by_hand = 7 / 2 * nats[0, 0] + 7 / 12 * nats[2:, 1].sum()
+    assert float(batch.loss().detach()) == pytest.approx(float(by_hand.detach()) / 7)
+
+
+# Windows
+
+
+class Probe(torch.nn.Module):
+    """In place of a model: says of each step the first and the last number that it has read with it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.read_at_once: list[int] = []
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        self.read_at_once += lengths.tolist()
+        last = x[lengths - 1, torch.arange(x.shape[1])]
+        return torch.cat([x[:1].expand_as(x), x, last[None].expand_as(x)], -1)
+
+
+class Numbers(whole.Encoded):
+    """Numbers as they are."""
+
+    def batch(self, pieces: Pieces) -> tuple[Tensor, Tensor]:
+        return whole.padded([self.rows[k][begin:end] for k, begin, end in zip(*pieces, strict=True)])
+
+
+def encoded_of(lengths: list[int]) -> whole.Encoded:
+    gathered = Gathered(None, each_step=True)
+    every = [sequence_of(np.arange(n)[:, None] + 1000.0 * k, ["a"] * n) for k, n in enumerate(lengths)]
+    gathered.add(every, Path("none"))
+    return Numbers(gathered, whole.Inputs([0.0], [1.0], []))
+
+
+def probing(options: Any) -> whole.Trained[Any, Any]:
+    class Probing(whole.Trained[Any, Any]):
+        @property
+        def width(self) -> int:
+            return 3
+
+    return Probing(Probe(), None, options)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("window", [2, 3, 16, 17, 50])
+def test_a_step_is_read_with_what_is_around_it(monkeypatch: pytest.MonkeyPatch, window: int):
+    monkeypatch.setattr(whole, "STEPS", 100)  # so that there are several batches
+    lengths = [1, window - 1, window, window + 1, 3 * window + 2, 5 * window, 40, 7]
+    model = probing(options_of("classify", window=window))
+    own = np.array([4, 0, 7, 3, 6, 2, 5, 1])
+    found = model.outputs(encoded_of(lengths), own).numpy()
+    steps = np.concatenate([np.arange(lengths[k]) + 1000 * k for k in own])
+    assert found[:, 1].tolist() == steps.tolist()
+    assert max(model.model.read_at_once) <= window  # pyright: ignore[reportArgumentType]
+    n = np.concatenate([[lengths[k]] * lengths[k] for k in own])
+    before, after = steps - found[:, 0], found[:, 2] - steps
+    at = steps % 1000
+    # All of a sequence that a window holds; else a quarter of a window on both sides, as far as there is so much.
+    least = np.where(n <= window, window, (window - window // 2) // 2)
+    assert (before >= np.minimum(at, least)).all()
+    assert (after >= np.minimum(n - 1 - at, least)).all()
+
+
+def test_pieces_of_a_sequence():
+    lengths = np.array([7, 1, 12, 10])
+    pieces = Pieces.cut(np.array([2, 0, 1, 3]), lengths, 5)
+    told = list(zip(*(each.tolist() for each in pieces), strict=True))
+    assert told == [(2, 0, 4), (2, 4, 8), (2, 8, 12), (0, 0, 3), (0, 3, 7), (1, 0, 1), (3, 0, 5), (3, 5, 10)]
+    wider = pieces.take(np.array([0, 1, 5])).widened(lengths, 3)
+    assert list(zip(*(each.tolist() for each in wider), strict=True)) == [(2, 0, 7), (2, 1, 11), (1, 0, 1)]
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_a_causal_model_goes_on_from_piece_to_piece(monkeypatch: pytest.MonkeyPatch, cell: str):
+    monkeypatch.setattr(whole, "STEPS", 90)  # three sequences side by side
+    draw = np.random.default_rng(0)
+    gathered = Gathered(None, each_step=True)
+    every = [sequence_of(draw.normal(size=(n, 2)), ["a", "b"] * (n // 2) + ["a"] * (n % 2)) for n in (5, 95, 30, 31, 1, 64, 90)]  # fmt: skip
+    gathered.add(every, Path("none"))
+    options = options_of("classify", causal=True, window=30, cell=cell, num_layers=2)
+    reading = classification.Reading.learn(gathered)
+    model = classification.ClassificationModel(2, 0, 2, options)
+    classifier = classification.Classifier(model, reading, options)
+    encoded = classification.Classes(gathered, reading)
+    own = np.array([3, 1, 0, 6, 2, 5, 4])
+    found = classifier.outputs(encoded, own)
+    with torch.no_grad():
+        wanted = []
+        for k in own:
+            x, lengths = encoded.batch(Pieces.whole(np.array([k]), encoded.rows.lengths))
+            wanted.append(model(x, lengths)[:, 0])
+    torch.testing.assert_close(found, torch.cat(wanted), rtol=1e-4, atol=1e-6)
+    # No step knows a later one.
+    late = [each._replace(content=np.concatenate([np.asarray(each.content)[:-1], [[9.0, -9.0]]])) for each in every]
+    other = classifier.outputs(classifier.encode(late, Path("none")))
+    ends = np.cumsum([len(each.content) for each in every]) - 1
+    same = np.ones(len(other), bool)
+    same[ends] = False
+    before = classifier.outputs(encoded)
+    assert (other[same] == before[same]).all()
+    assert (other[ends] != before[ends]).any(-1).all()
+
+
+# Baselines
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("task", ["classify", "regress"])
+def test_baselines_by_hand(tmp_path: Path, task: str, causal: bool):
+    file = recording(tmp_path / "a.csv", 6, 31, task, delay=1)
+    module = {"classify": classification, "regress": regression}[task]
+    made = module.begin(file, options_of(task, sequence="id", causal=causal), "cpu", BadRows())
+    table = pl.read_csv(file, schema_overrides={"label": pl.String})
+    x, y, learned, judged = [], [], [], []
+    names = sorted(set(table["id"]))
+    wanted = [table.filter(pl.col("id") == name) for name in names]
+    content = [each.select("x", "noise").to_numpy() for each in wanted]
+    steps = np.concatenate([content[k] for k in made.train])
+    for k, each in enumerate(wanted):
+        scaled = (content[k] - steps.mean(0)) / steps.std(0)
+        for t, label in enumerate(each["label"]):
+            if label is None:
+                continue
+            near = [min(max(t + j, 0), len(scaled) - 1) for j in range(-8, 1 if causal else 9)]
+            x.append(scaled[near].reshape(-1))
+            y.append([label == "down", label == "up"] if task == "classify" else [float(label)])
+            (learned if k in made.train else judged).append(len(x) - 1)
+    x, y = np.array(x), np.array(y, np.float64)
+    center, spread = x[learned].mean(0), x[learned].std(0)
+    x, mean = (x - center) / spread, y[learned].mean(0)
+    rows = np.concatenate([x[learned], np.eye(x.shape[1])])
+    weights = np.linalg.lstsq(rows, np.concatenate([y[learned] - mean, np.zeros((x.shape[1], y.shape[1]))]))[0]
+    said, truth = x[judged] @ weights + mean, y[judged]
+    found = made.about()["baselines"]
+    if task == "classify":
+        most = y[learned].sum(0).argmax()
+        assert found == {
+            "largest class": pytest.approx((truth.argmax(-1) == most).mean()),
+            "linear": pytest.approx((said.argmax(-1) == truth.argmax(-1)).mean()),
+        }
+        assert found["linear"] > 0.8
+    else:
+        unit = y[learned].std()
+        assert found == {
+            "constant": pytest.approx(np.sqrt(((truth - mean) ** 2).mean()) / unit),
+            "linear": pytest.approx(np.sqrt(((truth - said) ** 2).mean()) / unit),
+        }
+
+
+def test_a_linear_function_of_means_is_a_baseline_of_whole_sequences(tmp_path: Path):
+    """Two of three classes differ in the mean of a channel, which the largest class says nothing of."""
+    draw = np.random.default_rng(0)
+    rows = [
+        {"values": np.add(draw.normal(size=(8, 2)), [k % 3 == 1, 0]).tolist(), "label": "abc"[k % 3]} for k in range(90)
+    ]
+    (tmp_path / "a.jsonl").write_text(lines(*map(json.dumps, rows)))
+    options = ClassificationOptions(validation=str(tmp_path / "a.jsonl"), best_by="macro_f1")
+    task = classification.begin(tmp_path / "a.jsonl", options, "cpu", BadRows())
+    found = task.about()["baselines"]
+    x = np.array([row["values"] for row in rows])
+    x = (x - x.mean((0, 1))) / x.std((0, 1))
+    table = np.concatenate([x.mean(1), x.std(1), x.min(1), x.max(1), x[:, 0], x[:, -1]], 1)
+    table = (table - table.mean(0)) / table.std(0)
+    y = np.eye(3)[[k % 3 for k in range(90)]] - 1 / 3
+    weights = np.linalg.lstsq(np.concatenate([table, np.eye(12)]), np.concatenate([y, np.zeros((12, 3))]))[0]
+    guess = ["abc"[k] for k in (table @ weights).argmax(-1)]
+    assert found["linear"] == pytest.approx(macro_f1([row["label"] for row in rows], guess))
+    assert found["largest class"] == pytest.approx(2 * 30 / (90 + 30) / 3)
+    assert task.baseline("linear") == "a linear function of means, extremes and ends"
+
+
+# Runs
+
+
+def test_it_learns_what_was_before_and_what_comes_after(made: SimpleNamespace):
+    """Two steps before are known to both; two steps ahead only to the one that reads in both directions."""
+    for way in ("both", "causal"):
+        found = figures(getattr(made, f"classify_{way}"))
+        assert float(found["validation"].split()[1].rstrip(",")) > 0.95
+        assert "accuracy (a linear function of the numbers of a step and of the 8 steps before it" in found["linear"]
+    r2 = {way: float(figures(getattr(made, f"regress_{way}"))["R²"]) for way in ("both", "causal")}
+    assert r2["both"] > 0.9
+    assert r2["causal"] < 0.1
+    assert re.fullmatch(r"[\d,]+ of [\d,]+ training steps have one; only these are learned", figures(made.classify_both)["labels"])  # fmt: skip
+
+
+def rows_of(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+@pytest.mark.parametrize("way", ["both", "causal"])
+@pytest.mark.parametrize("task", ["classify", "regress"])
+def test_rows_of_steps_have_the_scores(made: SimpleNamespace, tmp_path: Path, task: str, way: str):
+    run, file = made.directory / f"{task}-{way}", made.directory / f"{task}-new.csv"
+    data = rows_of(file.read_text())
+    predicted = rows_of(elman("predict", run, file).out)
+    places = [(each["id"], sum(d["id"] == each["id"] for d in data[: k + 1])) for k, each in enumerate(data)]
+    assert [(row["sequence"], int(row["step"])) for row in predicted] == places
+    outcome = elman("evaluate", run, file, "--output", tmp_path / "rows.csv")
+    assert outcome.status == 0, outcome.err
+    judged, said = rows_of((tmp_path / "rows.csv").read_text()), figures(outcome.out)
+    known = [k for k, row in enumerate(data) if row["label"]]
+    assert [(row["sequence"], int(row["step"])) for row in judged] == [places[k] for k in known]
+    assert said["steps"] == f"{len(data)}, {len(known)} of them with a label"
+    if task == "classify":
+        truth, guess = [data[k]["label"] for k in known], [predicted[k]["class"] for k in known]
+        assert [row["class"] for row in judged] == guess
+        nats = [-np.log(float(predicted[k][f"p_{data[k]['label']}"])) for k in known]
+        assert [float(row["nats"]) for row in judged] == pytest.approx(nats, rel=1e-3, abs=1e-5)
+        assert f"{np.mean([a == b for a, b in zip(truth, guess, strict=True)]):.4f}" == said["accuracy"]
+        assert f"{macro_f1(truth, guess):.4f}" == said["macro f1"]
+        assert float(said["nats per step"]) == pytest.approx(np.mean(nats), abs=2e-4)
+        assert f"steps {truth.count('up')}" in said["up"]
+    else:
+        truth, guess = (np.array([float(row[name]) for row in judged]) for name in ("label", "value"))
+        assert guess.tolist() == [float(predicted[k]["value"]) for k in known]
+        assert truth.tolist() == [float(data[k]["label"]) for k in known]
+        assert float(said["RMSE"].split(",")[0]) == pytest.approx(np.sqrt(((truth - guess) ** 2).mean()), rel=1e-4)
+    assert [name for name in said if ", a baseline" in said[name]] == (["largest class", "linear"] if task == "classify" else ["constant", "linear"])  # fmt: skip
+    # In the other form the same, and without labels, too.
+    elman("predict", run, file, "--output", tmp_path / "p.jsonl")
+    other = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    key = "class" if task == "classify" else "value"
+    assert [str(row[key]) if task == "classify" else row[key] for row in other] == [
+        row[key] if task == "classify" else float(row[key]) for row in predicted
+    ]
+    (tmp_path / "bare.csv").write_text(
+        "noise,x,id\n" + "".join(f"{r['noise']},{r['x']},{r['id']}\n" for r in data)  # in any order
+    )
+    assert rows_of(elman("predict", run, tmp_path / "bare.csv").out) == predicted
+
+
+def test_a_file_without_any_label_is_not_judged(made: SimpleNamespace, tmp_path: Path):
+    (tmp_path / "a.csv").write_text("id,x,noise,label\na,1,2,\na,2,3,\n")
+    status, out, err = elman("evaluate", made.directory / "classify-both", tmp_path / "a.csv")
+    assert (status, out, err) == (2, "", f"elman: {tmp_path / 'a.csv'} has no label; give at least one\n")
+
+
+def test_a_class_that_the_training_lacks_counts_as_a_mistake(made: SimpleNamespace, tmp_path: Path):
+    text = (made.directory / "classify-new.csv").read_text()
+    (tmp_path / "a.csv").write_text(re.sub(r"^(a,.*),up$", r"\1,strange", text, flags=re.MULTILINE))
+    before, after = (
+        figures(elman("evaluate", made.directory / "classify-both", file).out)
+        for file in (made.directory / "classify-new.csv", tmp_path / "a.csv")
+    )
+    strange = (tmp_path / "a.csv").read_text().count("strange")
+    assert after["unknown label"] == f"{strange}, counted as mistakes: 'strange'"
+    assert float(after["accuracy"]) < float(before["accuracy"]) - 0.1
+    elman("evaluate", made.directory / "classify-both", tmp_path / "a.csv", "--output", tmp_path / "rows.csv")
+    rows = rows_of((tmp_path / "rows.csv").read_text())
+    assert [row["nats"] == "" for row in rows] == [row["label"] == "strange" for row in rows]
+
+
+def test_a_run_goes_on_and_is_started_from(made: SimpleNamespace, tmp_path: Path, no_pictures: None):
+    file, options = made.directory / "regress.csv", options_of("regress", sequence="id", causal=True)
+    fit(regression.begin(file, options, "cpu", BadRows()), tmp_path / "first")
+    assert elman("train", "regress", "--resume", tmp_path / "first", "--epochs", 2).status == 0
+    given = ("--start-from", tmp_path / "first", "--epochs", 0.5, "--run", tmp_path / "next")
+    started = elman("train", "regress", file, *given)
+    assert started.status == 0, started.err
+    kept = json.loads((tmp_path / "next" / "config.json").read_text())["options"]
+    assert (kept["each_step"], kept["causal"], kept["window"]) == (True, True, 20)
+    assert "start" in figures(started.out)
+
+
+def test_it_is_tuned_and_draws(tmp_path: Path):
+    recording(tmp_path / "a.csv", 1, 90, "regress")
+    given = [*SMALL, "--label", "label", "--columns", "x,noise", "--epochs", 1, "--quantiles", "0.2,0.8"]
+    outcome = elman("train", "regress", tmp_path / "a.csv", *given, "--run", tmp_path / "run")
+    assert outcome.status == 0, outcome.err
+    assert {"values.png", "steps.png", "loss.png"} <= {path.name for path in (tmp_path / "run").iterdir()}
+    tuned = elman("tune", "regress", tmp_path / "a.csv", *given, "--trials", 2, "--directory", tmp_path / "t")
+    assert tuned.status == 0, tuned.err
+
+
+# Explaining
+
+
+@pytest.mark.parametrize("way", ["both", "causal"])
+@pytest.mark.parametrize("task", ["classify", "regress"])
+def test_a_page_says_of_each_step_what_the_model_does(made: SimpleNamespace, task: str, way: str):
+    run, file = made.directory / f"{task}-{way}", made.directory / f"{task}-new.csv"
+    explain: Callable[..., Any] = {"classify": directions.classifier, "regress": directions.regressor}[task]
+    module: Any = {"classify": classification, "regress": regression}[task]
+    contents = explain(run, None, file)
+    assert contents.data["each_step"]
+    assert contents.data["causal"] == (way == "causal")
+    trained = module.load(run)
+    trained.options = options_of(task, causal=way == "causal", window=1000)  # a page reads what it shows at once
+    every = list(sequences.sequences(file, whole.columns_of(module.load(run).options, trained.reading)))
+    for each, own in zip(every, contents.data["sequences"], strict=True):
+        outputs = trained.outputs(trained.encode([each], file)).double()
+        data = list(each.labels or ())
+        for t, shares in enumerate(own["shares"]):
+            for share in shares:
+                total = share["forward"] + share["backward"] + share["bias"]
+                if task == "classify":
+                    assert total == pytest.approx(float(outputs[t, trained.reading.classes.index(share["name"])]), abs=0.02)  # fmt: skip
+                else:
+                    value = float(outputs[t, 0]) * trained.reading.spread + trained.reading.center
+                    assert total == pytest.approx(value, abs=0.2)
+                assert way == "both" or share["backward"] == 0
+        if task == "classify":
+            assert own["truth"] == data
+            assert own["predicted"] == [trained.reading.classes[k] for k in outputs.argmax(-1).tolist()]
+        else:
+            assert own["truth"] == [None if v is None else pytest.approx(float(v), abs=0.01) for v in data]
+            assert own["predicted"] == pytest.approx([float(v) * trained.reading.spread + trained.reading.center for v in outputs[:, 0]], abs=0.05)  # fmt: skip
+        look = np.array(own["look"])
+        assert look.shape == (len(data),) * 2
+        assert (np.triu(look, 1) == 0).all() == (way == "causal")
+    # One row of the last one by hand.
+    encoded, t = trained.encode([every[-1]], file), 7
+    x, lengths = encoded.batch(Pieces.whole(np.arange(1), encoded.rows.lengths))
+    x = x.double().requires_grad_()
+    y = trained.model.double().eval()(x, lengths)[t, 0]
+    y = y.log_softmax(-1).max() if task == "classify" else y[0]
+    (d_x,) = torch.autograd.grad(y, x)
+    assert contents.data["sequences"][-1]["look"][t] == pytest.approx(d_x[:, 0].norm(dim=1).tolist(), rel=0.06)
+
+
+def test_a_page_shows_the_beginning_of_long_sequences(made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # fmt: skip
+    monkeypatch.setattr(directions, "EVERY", 10)
+    contents = directions.classifier(made.directory / "classify-both", None, None)  # its held-out part
+    assert [len(each["predicted"]) for each in contents.data["sequences"]] == [10, 10]
+    assert all("shows and reads the first 10 of " in remark for remark in contents.remarks)
+    assert len(contents.remarks) == 2
+
+
+# Files of ONNX
+
+
+def check_same(run: Path, path: Path, file: Path) -> None:
+    of_run, of_file = (rows_of(elman("predict", each, file).out) for each in (run, path))
+    assert len(of_run) == len(of_file) == 186
+    for a, b in zip(of_run, of_file, strict=True):
+        for name, value in a.items():
+            assert b[name] == value or float(b[name]) == pytest.approx(float(value), rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize(("task", "way"), [("classify", "both"), ("regress", "causal")])
+def test_a_file_says_what_the_run_says(made: SimpleNamespace, tmp_path: Path, task: str, way: str):
+    run, path = made.directory / f"{task}-{way}", tmp_path / "a.onnx"
+    outcome = elman("export", run, path)
+    assert outcome.status == 0, outcome.err
+    check_same(run, path, made.directory / f"{task}-new.csv")
+
+
+def test_what_reads_in_both_directions_cannot_be_streamed(made: SimpleNamespace, tmp_path: Path):
+    refused = elman("export", made.directory / "classify-both", tmp_path / "no.onnx", "--streaming")
+    assert refused.status == 2
+    assert "reads the end of a sequence first, so it cannot be streamed; leave --streaming out" in refused.err
+
+
+def test_a_step_at_a_time_is_the_whole_sequence(made: SimpleNamespace, tmp_path: Path):
+    """As a program would use the file: a row of numbers at a time, and the states that came out."""
+    import onnxruntime
+
+    run, path = made.directory / "classify-causal", tmp_path / "step.onnx"
+    assert elman("export", run, path, "--streaming").status == 0
+    check_same(run, path, made.directory / "classify-new.csv")
+    session = onnxruntime.InferenceSession(path)
+    assert [each.name for each in session.get_inputs()] == ["x", "h_0", "c_0"]
+    trained = classification.load(run)
+    (only, *_) = sequences.sequences(made.directory / "classify-new.csv", whole.columns_of(trained.options))
+    wanted = trained.outputs(trained.encode([only], path)).numpy()
+    states, found = [np.zeros((1, 1, 8), np.float32)] * 2, list[NDArray[Any]]()
+    scaled = (np.asarray(only.content) - trained.reading.mean) / trained.reading.deviation
+    for row in scaled.astype(np.float32):
+        logits, *states = session.run(None, {"x": row[None], "h_0": states[0], "c_0": states[1]})
+        found.append(np.asarray(logits)[0])
+    np.testing.assert_allclose(np.array(found), wanted, rtol=1e-4, atol=1e-5)
+
+
+# The data without a file
+
+
+def test_the_built_in_numbers_consist_of_digits():
+    drawn = [np.asarray(steps).tobytes() for steps, _, _ in examples.digits()]
+    known = set(drawn)
+    for k, (steps, classes, _) in enumerate(examples.numbers()):
+        if k == 20:
+            break
+        assert len(steps) == len(classes)
+        lifted = np.flatnonzero(steps[:, 2])
+        cuts = [t for t in lifted if t == 0 or classes[t] != classes[t - 1]]
+        parts = np.split(steps, cuts[1:])
+        assert (
+            sum(part.tobytes() in known for part in parts) >= len(parts) - 2
+        )  # the same digit may come twice in a row
+
+
+def test_the_built_in_sums_rise_at_the_marks():
+    options = options_of("regress")
+    found, train, validation = regression.read(None, options, BadRows())
+    assert len(train) + len(validation) == len(found)
+    values = regression.numbers_of(found)[: len(found.rows[0])]
+    steps = found.rows[0]
+    assert values == pytest.approx((steps[:, 0] * steps[:, 1]).cumsum(), abs=1e-4)
