@@ -5,7 +5,7 @@
     python bench/tasks.py DATA --study forecast      other settings of a task, by the score that decides what is kept
 
 The values of the regression are made of japanese_vowels/: the mean of the first coefficient of an utterance, to be predicted from
-the other eleven.
+the other eleven. So are the recordings whose steps are labelled: five utterances one after the other, and who speaks when.
 
 DATA holds tinyshakespeare.txt, ud_ewt/, japanese_vowels/ and ETTh1.csv. Each result is printed with its command. The figures of
 bench/tasks.md come from here.
@@ -22,13 +22,17 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+
 from elman.datasets.sequences import Columns, sequences
 
 SEEDS = 5
-FEW = ("classify", "regress")  # tasks with few sequences, so that each seed holds out others
+FEW = ("classify", "regress", "steps")  # tasks with few sequences, so that each seed holds out others
 SCORES = re.compile(r"^(accuracy|RMSE|linear) .*?(\d\.\d{4})\b", re.MULTILINE)  # RMSE in standard deviations
 UD, VOWELS = "ud_ewt/en_ewt-ud-{}.conllu", "japanese_vowels/JapaneseVowels_{}.ts"
-VALUED = "vowels_{}.jsonl"  # made by `place`
+VALUED, SPOKEN = "vowels_{}.jsonl", "speakers_{}.jsonl"  # made by `place`
+TURNS = 5  # utterances of a recording
+COMMANDS = {"words": "lm", "steps": "classify"}  # where a task is called otherwise on the command line
 ETTH1 = ["--time", "date", "--horizon", "96", "--split", "8640,2880,2880"]
 
 # Of each task: what is trained on, further arguments, and what the run is judged by.
@@ -45,6 +49,7 @@ TRAIN = {
     ),
     "classify": (VOWELS.format("TRAIN"), ["--epochs", "60"], VOWELS.format("TEST")),
     "regress": (VALUED.format("TRAIN"), ["--epochs", "60"], VALUED.format("TEST")),
+    "steps": (SPOKEN.format("TRAIN"), ["--each-step", "--batch-size", "8", "--epochs", "60"], SPOKEN.format("TEST")),
     "forecast": ("ETTh1.csv", [*ETTH1, "--minutes", "2"], None),
 }
 TARGETS = {
@@ -52,6 +57,7 @@ TARGETS = {
     "tag": "an accuracy of at least 0.940",
     "classify": "an accuracy of at least 0.98, the mean of five seeds",
     "regress": "an RMSE of less than that of the linear baseline, the mean of five seeds",
+    "steps": "an accuracy of more than that of the linear baseline, the mean of five seeds",
     "forecast": "an MSE of at most 0.385 and an MAE of at most 0.405 on the test part",
 }
 
@@ -124,6 +130,18 @@ STUDIES: dict[str, tuple[list[str], list[list[str]]]] = {
             ["--learning-rate", "0.001"],
         ],
     ),
+    "steps": (
+        ["--each-step", "--batch-size", "8", "--epochs", "60"],
+        [
+            [],
+            ["--causal"],
+            ["--cell", "lstm"],
+            ["--num-layers", "2"],
+            ["--noise", "0"],
+            ["--dropout", "0.2"],
+            ["--window", "20"],
+        ],
+    ),
     "forecast": (
         ["--epochs", "1", *ETTH1],
         [
@@ -153,18 +171,23 @@ MADE = tempfile.TemporaryDirectory()  # files that are made of DATA
 
 
 def place(data: Path, name: str) -> str:
-    """Returns where a file is. One of utterances without their first coefficient, whose mean is their value, is made."""
+    """Returns where a file is, which is made first if it is one of those that are made of utterances."""
     path = Path(MADE.name) / name
-    part = next((part for part in ("TRAIN", "TEST") if name == VALUED.format(part)), None)
-    if part is None:
+    form, part = name.rpartition("_")[0] + "_{}.jsonl", Path(name).stem.rpartition("_")[2]
+    if form not in (VALUED, SPOKEN):
         return str(data / name)
     if not path.exists():
-        lines = []
-        for each in sequences(data / VOWELS.format(part), Columns()):
-            assert not isinstance(each.content, str)
-            row = {"values": each.content[:, 1:].tolist(), "label": float(each.content[:, 0].mean())}
-            lines.append(json.dumps(row) + "\n")
-        path.write_text("".join(lines), encoding="utf-8")
+        every = [(np.asarray(each.content), each.label) for each in sequences(data / VOWELS.format(part), Columns())]
+        if form == VALUED:
+            rows = [{"values": x[:, 1:].tolist(), "label": float(x[:, 0].mean())} for x, _ in every]
+        else:
+            order = np.random.default_rng(0).permutation(len(every))
+            turns = [[every[k] for k in order[first : first + TURNS]] for first in range(0, len(order), TURNS)]
+            rows = [
+                {"values": np.concatenate([x for x, _ in own]).tolist(), "label": [who for x, who in own for _ in x]}
+                for own in turns
+            ]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
 
 
@@ -184,8 +207,9 @@ def trained(
     file = TRAIN[task][0]
     placed = [str(data / word) if "/" in word else word for word in further]
     began = time.monotonic()
-    out = run(["train", task, place(data, file), *placed, "--run", directory, "--overwrite"], with_torch)
-    shown = " ".join(["elman train", task, file, *further])
+    command = COMMANDS.get(task, task)
+    out = run(["train", command, place(data, file), *placed, "--run", directory, "--overwrite"], with_torch)
+    shown = " ".join(["elman train", command, file, *further])
     return shown, out, time.monotonic() - began
 
 
@@ -217,7 +241,7 @@ def targets(data: Path, only: list[str]) -> None:
 def study(data: Path, name: str) -> None:
     (common, settings), task = STUDIES[name], "lm" if name == "words" else name
     print(
-        f"elman train {task} {TRAIN[task][0]} {' '.join(common)} ...\n\n| further options | held out | seconds |\n|---|---|---|"
+        f"elman train {COMMANDS.get(name, name)} {TRAIN[task][0]} {' '.join(common)} ...\n\n| further options | held out | seconds |\n|---|---|---|"
     )
     for further in settings:
         results, seconds = [], 0.0

@@ -111,7 +111,11 @@ def write_the_files_that_documents_name(directory: Path) -> None:
     steps = "".join(f"{k},{'up' if k % 2 else 'down'},{(-1) ** k * t},0.5\n" for k in range(40) for t in range(5))
     of_both = "".join(f"{k},{'up' if k % 2 else 'down'},{k},{t},0.5\n" for k in range(40) for t in range(5))
     hours = "".join(f"2026-01-{1 + t // 24:02} {t % 24:02}:00:00,{t % 24},{t % 7}\n" for t in range(30 * 24))
+    walk = "".join(f"{t % 5},{t % 3},0.5,{'sits' if t % 20 < 9 else 'walks'}\n" for t in range(120))
+    furnace = "".join(f"{t % 5},{t % 3},0.5,{900 + t % 7 if t % 2 else ''}\n" for t in range(120))
     contents = {
+        ("walk.csv", "next-day.csv", "new-walk.csv"): "x,y,z,activity\n" + walk,
+        ("furnace.csv", "new-day.csv"): "gas,air,load,temperature\n" + furnace,
         ("novel.txt", "other.txt", "other-chapter.txt", "plays.txt", "server.log", "today.log"): text,
         ("train.conllu", "dev.conllu", "test.conllu", "new.conllu"): (sentence + "\n") * 40,
         ("gestures.csv",): "id,kind,x,y\n" + steps,

@@ -133,14 +133,14 @@ _command(
 )
 _command(
     ClassificationOptions,
-    "Train a classifier: it gives a whole sequence, of numbers or of text, one label.\n\n"
-    "It is validated on held-out sequences, next to a baseline that always predicts the largest class. "
+    "Train a classifier: it gives a whole sequence, of numbers or of text, one label; or with --each-step each step of numbers.\n\n"
+    "It is validated on held-out sequences, next to two baselines: the largest class, and a linear function of a few features. "
     "Ctrl-C saves and stops; --resume continues from there.",
     "Example:  elman train classify gestures.csv --sequence id --label kind --minutes 5 --run runs/gestures",
 )
 _command(
     RegressionOptions,
-    "Train a model that gives a whole sequence, of numbers or of text, one number.\n\n"
+    "Train a model that gives a whole sequence, of numbers or of text, one number; or with --each-step each step of numbers.\n\n"
     "It is validated on held-out sequences, next to two baselines: a constant, and a linear function of a few features. "
     "Ctrl-C saves and stops; --resume continues from there.",
     "Example:  elman train regress pumps.csv --sequence id --label hours_left --minutes 5 --run runs/pumps",
