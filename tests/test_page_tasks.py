@@ -341,7 +341,7 @@ def test_values_far_from_zero_are_told_apart(made: SimpleNamespace, tmp_path: Pa
 # The pages
 
 
-@pytest.fixture(params=["tag", "numbers", "texts", "regress", "forecast"])
+@pytest.fixture(params=["tag", "numbers", "texts", "regress", "labels", "levels", "forecast"])
 def opened(
     request: pytest.FixtureRequest, made: SimpleNamespace, open_page: OpenPage, tmp_path: Path
 ) -> Callable[..., Opened]:
@@ -424,6 +424,13 @@ def test_drawings_have_the_numbers(made: SimpleNamespace, open_page: OpenPage, t
     assert said == pytest.approx([first["forward"][1], first["backward"][1]], abs=6e-3)
     assert shown.locator("#chances .place").all_inner_texts() == ["1", "2", "3"]
     assert shown.locator("#chances .key.right").all_inner_texts() == [sequence["truth"]]
+
+    shown = of(made.labels)
+    look = shown.evaluate("elman.items[0].look[1]")
+    high = shown.locator("#reach rect.other").evaluate_all("(all) => all.map((each) => +each.getAttribute('height'))")
+    wanted = np.clip(1 + np.log10(np.maximum(look, 1e-30) / max(look)) / 3, 0, 1)
+    assert np.allclose(np.array(high) / max(high), wanted, atol=0.01)
+    assert shown.locator("#chances .place").count() == len(shown.evaluate("elman.items[0].likeliest[1]"))
 
     shown = of(made.forecast)
     high = shown.locator("#reads rect.level").evaluate_all("(all) => all.map((each) => +each.getAttribute('height'))")

@@ -168,6 +168,11 @@ def of_every_task(d: Path) -> SimpleNamespace:
     (d / "numbers.jsonl").write_text(lines(*map(json.dumps, numbers)))
     valued = [row | {"label": round(3 * np.mean(row["values"]) + 40, 3)} for row in numbers]
     (d / "valued.jsonl").write_text(lines(*map(json.dumps, valued)))
+    of_steps = [
+        {"values": row["values"], "label": [None if t % 5 == 4 else t % 3 + k % 2 for t in range(len(row["values"]))]}
+        for k, row in enumerate(numbers)
+    ]
+    (d / "steps.jsonl").write_text(lines(*map(json.dumps, of_steps)))
     written = [{"text": " ".join(draw.choice(TAGGED, draw.integers(1, 9))), "label": "abc"[k % 3]} for k in range(45)]
     (d / "texts.jsonl").write_text(lines(*map(json.dumps, written)))
     rows = [f"{t},{t % 4},{np.sin(t / 3) + draw.normal() / 9:.4f},{t % 5}" for t in range(120)]
@@ -181,6 +186,8 @@ def of_every_task(d: Path) -> SimpleNamespace:
         "numbers": ("numbers.jsonl", ClassificationOptions(num_layers=2, **small)),
         "texts": ("texts.jsonl", texts),
         "regress": ("valued.jsonl", RegressionOptions(quantiles="0.1,0.5,0.9", **small)),
+        "labels": ("steps.jsonl", ClassificationOptions(each_step=True, **small)),
+        "levels": ("steps.jsonl", RegressionOptions(each_step=True, causal=True, quantiles="0.1,0.9", **small)),
         "forecast": ("series.csv", ForecastingOptions(known="push", horizon=6, quantiles="0.1,0.5,0.9", **forecast)),
         "recursive": ("series.csv", ForecastingOptions(horizon=7, strategy="recursive", **forecast)),
     }

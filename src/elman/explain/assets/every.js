@@ -7,12 +7,6 @@ const told = (key, fill) => say(numeric ? `everyValue.${key}` : `every.${key}`, 
 lengthOf = (sequence) => sequence.predicted.length;
 speak = () => `${say("step", { n: chosen.t + 1 })}: ${item().predicted[chosen.t]}`;
 
-// How much what is said of a step depends on each step: 1 for the one that counts most, 0 for those that hardly count.
-const dependence = (t) => {
-  const norms = item().look[t], largest = Math.max(...norms, 1e-30), last = -Math.log10(data.faded);
-  return norms.map((v) => (v > 0 ? clamp(1 + Math.log10(v / largest) / last, 0, 1) : 0));
-};
-
 VIEWS.push({
   id: "text",
   wide: 12,

@@ -60,6 +60,12 @@ function balance(share) {
   return el("span", { class: "balance" }, el("span", { class: share < 0 ? "minus" : "plus", style: `width: ${long}%; left: ${share < 0 ? 50 - long : 50}%` }));
 }
 
+// How much what is said of a step, or a word, depends on each: 1 for the one that counts most, 0 for those that hardly count.
+const dependence = (t) => {
+  const norms = item().look[t], largest = Math.max(...norms, 1e-30), last = -Math.log10(data.faded);
+  return norms.map((v) => (v > 0 ? clamp(1 + Math.log10(v / largest) / last, 0, 1) : 0));
+};
+
 function begin() {
   start(() => choose({}));
   window.elman = { chosen, choose, settled, items };

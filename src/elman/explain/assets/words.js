@@ -3,11 +3,6 @@
 lengthOf = (sentence) => sentence.words.length;
 speak = () => `${item().words[chosen.t]}: ${item().predicted[chosen.t]}`;
 
-const dependence = (t) => {
-  const norms = item().look[t], largest = Math.max(...norms, 1e-30), last = -Math.log10(data.faded);
-  return norms.map((v) => (v > 0 ? clamp(1 + Math.log10(v / largest) / last, 0, 1) : 0));
-};
-
 VIEWS.push({
   id: "text",
   wide: 12,
