@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import re
+import runpy
+import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -32,6 +34,7 @@ from elman.training import fit
 from test_scores import macro_f1
 from tiny_runs import elman, lines
 
+ROOT = Path(__file__).parent.parent
 Options = {"classify": ClassificationOptions, "regress": RegressionOptions}
 SMALL = ("--each-step", "--hidden-size", 8, "--batch-size", 8, "--dropout", 0, "--noise", 0, "--window", 20)
 
@@ -643,6 +646,35 @@ def test_a_step_at_a_time_is_the_whole_sequence(made: SimpleNamespace, tmp_path:
         logits, *states = session.run(None, {"x": row[None], "h_0": states[0], "c_0": states[1]})
         found.append(np.asarray(logits)[0])
     np.testing.assert_allclose(np.array(found), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", ["classify", "regress"])
+def test_the_example_says_it_row_by_row(made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], task: str):  # fmt: skip
+    """examples/watch.py, which knows nothing of elman."""
+    run, path, script = made.directory / f"{task}-causal", tmp_path / "step.onnx", ROOT / "examples" / "watch.py"
+    assert elman("export", run, path, "--streaming").status == 0
+    rows = [row for row in rows_of((made.directory / f"{task}-new.csv").read_text()) if row["id"] == "a"]
+    text = "noise,x\n" + "".join(f"{row['noise']},{row['x']}\n" for row in rows)
+    monkeypatch.setattr(sys, "argv", ["watch.py", str(path)])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text.replace("\n", "\n7,\n", 1)))
+    capsys.readouterr()
+    runpy.run_path(str(script), run_name="__main__")
+    said, left_out = capsys.readouterr()
+    assert left_out == "line 2 is left out, because it lacks a number: 7,\n"
+    wanted = [row for row in rows_of(elman("predict", run, made.directory / f"{task}-new.csv").out) if row["sequence"] == "a"]  # fmt: skip
+    for line, row in zip(said.splitlines(), wanted, strict=True):
+        found = line.split("\t")
+        if task == "classify":
+            assert found[0] == row["class"]
+            assert float(found[1]) == pytest.approx(float(row[f"p_{row['class']}"]), abs=1e-3)
+        else:
+            assert float(found[0]) == pytest.approx(float(row["value"]), rel=1e-4)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("x,y\n1,2\n"))
+    with pytest.raises(SystemExit, match="the rows have no column 'noise', which the model reads; their columns are 'x', 'y'"):  # fmt: skip
+        runpy.run_path(str(script), run_name="__main__")
+    monkeypatch.setattr(sys, "argv", ["watch.py", str(script)])
+    with pytest.raises(SystemExit, match=r"cannot open .*watch.py: .*; give a file that elman export wrote"):
+        runpy.run_path(str(script), run_name="__main__")
 
 
 # The data without a file
