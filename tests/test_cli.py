@@ -30,6 +30,8 @@ from elman.training.options import most_threads
 from elman.training.run import Run
 from tiny_runs import elman, finished, foreign_options, metrics, process, prose
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 SIZES = ("--hidden-size", 8, "--embedding-size", 4, "--batch-size", 4, "--window", 8)
 COMMANDS = [(), ("train",), ("tune",), ("sample",), ("evaluate",), ("predict",), ("explain",), ("cells",), ("doctor",)]
 COMMANDS += [(group, task) for group in ("train", "tune") for task in ("lm", "tag", "classify", "regress", "forecast")]
@@ -489,6 +491,7 @@ def size_of_png(path: Path) -> tuple[int, int]:
     return struct.unpack(">II", content[16:24])
 
 
+@pytest.mark.usefixtures("pictures")
 def test_explaining_draws_a_picture(made: SimpleNamespace, tmp_path: Path):
     status, out, err = elman("explain", made.run, "--text", "the of and to", "--output", tmp_path / "gates.png")
     assert status == 0
@@ -503,6 +506,7 @@ def test_explaining_draws_a_picture(made: SimpleNamespace, tmp_path: Path):
     assert (pixels < 0.95).any(axis=2).mean() > 0.1
 
 
+@pytest.mark.usefixtures("pictures")
 def test_explaining_without_a_text_takes_held_out_prose(made: SimpleNamespace, tmp_path: Path):
     run = shutil.copytree(made.run, tmp_path / "run")
     status, _, err = elman("explain", run, "--units", 3)
@@ -510,6 +514,7 @@ def test_explaining_without_a_text_takes_held_out_prose(made: SimpleNamespace, t
     assert size_of_png(run / "gates.png")[0] > size_of_png(made.run / "loss.png")[0]  # sixty characters wide
 
 
+@pytest.mark.usefixtures("pictures")
 @pytest.mark.parametrize(("kind", "start"), [("svg", b"<?xml"), ("pdf", b"%PDF")])
 def test_pictures_in_other_formats(made: SimpleNamespace, tmp_path: Path, kind: str, start: bytes):
     assert elman("explain", made.run, "--text", "the of", "--output", tmp_path / f"gates.{kind}").status == 0

@@ -128,6 +128,7 @@ def write_the_files_that_documents_name(directory: Path) -> None:
             (directory / name).write_text(content, encoding="utf-8")
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_every_elman_command_in_the_documents_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order and in one folder, with training cut to a fraction of an epoch."""
     from elman.datasets import examples

@@ -150,6 +150,7 @@ def test_the_forget_gate_decides_how_far_back_it_looks(share: float):
     assert norms / norms[-1] == pytest.approx(share ** np.arange(len(norms))[::-1], rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     ("share", "said"),
     [
@@ -416,6 +417,7 @@ def test_what_is_shown_of_a_long_text_begins_with_a_word(tokens: list[str], firs
     assert pictures.shown(tokens[: pictures.SHOWN]) == 0  # all of it fits
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_explain_says_what_it_does_not_show(tmp_path: Path):
     options = tiny(epochs=1.0)
     for _ in begin(tmp_path / "run", corpus_of(tmp_path, prose(400), options), options).steps():

@@ -124,6 +124,7 @@ def test_rows_of_windows_have_the_errors(made: SimpleNamespace, tmp_path: Path, 
     assert row["mae"] == pytest.approx(error, rel=1e-3)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_windows_of_several_series_and_of_rows_that_were_filled_in(tmp_path: Path) -> None:
     rows = [f"2026-01-{1 + t // 24:02} {t % 24:02}:00,{g},{np.sin(t / 3):.3f}" for g in "ab" for t in range(60)]
     (tmp_path / "a.csv").write_text(lines("hour,who,y", *rows))
@@ -147,6 +148,7 @@ def test_windows_of_several_series_and_of_rows_that_were_filled_in(tmp_path: Pat
     assert [one.filled for one in every] == [7, 0]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_language_model_writes_what_predict_does(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("the cat sat\nof the cat\n" * 40)
     small = ("--hidden-size", 4, "--embedding-size", 3, "--batch-size", 2, "--window", 8, "--epochs", 0.1)

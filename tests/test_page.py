@@ -420,6 +420,7 @@ def test_anyone_can_use_it(opened: Callable[..., Opened]):
 # What it says
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_how_far_back_is_what_the_command_says(run: Path, other: Path, opened: Callable[..., Opened]):
     shown = opened()
     for k, directory in enumerate((run, other)):
@@ -528,6 +529,7 @@ def test_of_a_long_text_the_end_is_shown_and_all_is_read(
     assert shown.page.evaluate("[...elman.networks[0].predictions(elman.traces[0], 19)]") == pytest.approx(first)
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("unit", ["bytes", "bpe", "words"])
 def test_other_units(run: Path, open_page: OpenPage, tmp_path: Path, unit: str):
     size = [] if unit == "bytes" else ["--vocabulary-size", 300 if unit == "bpe" else 30]
@@ -576,6 +578,7 @@ def test_strings_of_both_languages():
 # Refusals
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_runs_that_cannot_be_compared(run: Path, other: Path, tmp_path: Path):
     own = train(tmp_path, "bytes", "--unit", "bytes")
     with pytest.raises(

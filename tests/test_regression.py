@@ -91,6 +91,7 @@ def test_the_built_in_sequences_need_a_memory():
         assert 30 <= len(steps) <= 60
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_words_say_how_much(tmp_path: Path):
     """A text's value is how often it has one word more than another; a linear function of counts nearly has it."""
     draw = np.random.default_rng(0)
@@ -253,6 +254,7 @@ def test_quantiles_rise_and_are_counted(pumps: Path):
     assert rows[3] == {"sequence": "4"} | dict(zip(header.split(",")[1:], table[3].tolist(), strict=True))
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_what_is_kept_has_the_best_quantiles_and_not_the_least_error(tmp_path: Path):
     """Of values that nothing tells, a high quantile is far from the middle, so that each step to it is one to larger errors."""
     draw = np.random.default_rng(1)
@@ -434,6 +436,7 @@ def test_what_is_predicted_or_explained_needs_no_number(pumps: Path, tmp_path: P
     assert shown["truth"] is None
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_tables_to_predict_need_no_number(tmp_path: Path):
     """Nor need it be the same in each row of a sequence, as the hours that are left are not."""
     every = "".join(f"{k},{k + t},{k}\n" for k in range(9) for t in range(3))
@@ -447,6 +450,7 @@ def test_tables_to_predict_need_no_number(tmp_path: Path):
         assert elman("predict", tmp_path / "run", tmp_path / name).out == want
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_text_to_explain_has_no_number(tmp_path: Path):
     rows = [{"t": "up up" if k % 2 else "so up", "label": k % 2} for k in range(12)]
     (tmp_path / "a.jsonl").write_text(lines(*map(json.dumps, rows)))

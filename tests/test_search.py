@@ -27,6 +27,8 @@ from test_task import Adding, Options
 from test_tasks import SMALL, data_of, write_waves
 from tiny_runs import elman
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 QUICK = ("--epochs", 1, "--batch-size", 8, "--hidden-size", 4, "--num-layers", 1)
 
 
@@ -290,6 +292,7 @@ def test_a_search_that_no_training_can_follow(tmp_path: Path) -> None:
     assert not (tmp_path / "tune").exists()
 
 
+@pytest.mark.usefixtures("pictures")
 def test_tuning_on_the_command_line(tmp_path: Path) -> None:
     file = write_waves(tmp_path / "waves.jsonl", 40, 0)
     command = ("tune", "classify", file, "--trials", 3, "--directory", tmp_path / "tune", *QUICK)

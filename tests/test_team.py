@@ -80,6 +80,7 @@ def command_of(name: str, directory: Path) -> tuple[Any, ...]:
     return "train", "forecast", directory / "series.csv", "--epochs", 2, *columns, *SMALL["forecast"]
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("name", ["lm", "tag", "classify", "forecast"])
 def test_three_processes_have_the_curve_of_one(name: str, tmp_path: Path, forks: Forks) -> None:
     """Batches of six or eight are shared by three; the last batch of an epoch has fewer sequences than processes."""
@@ -99,6 +100,7 @@ def test_three_processes_have_the_curve_of_one(name: str, tmp_path: Path, forks:
     )
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_of_two_that_was_stopped_goes_on_to_the_bit_and_also_as_one(tmp_path: Path, forks: Forks) -> None:
     (tmp_path / "text.txt").write_text(prose(3000))
     command = ("train", "lm", tmp_path / "text.txt", *LM, "--batch-size", 4, "--epochs", 1, "--dropout", 0.2)
@@ -124,6 +126,7 @@ def test_a_run_of_two_that_was_stopped_goes_on_to_the_bit_and_also_as_one(tmp_pa
     assert [row["step"] for row in metrics(copy)] == [row["step"] for row in metrics(whole)]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_process_that_is_lost(tmp_path: Path, forks: Forks) -> None:
     (tmp_path / "text.txt").write_text(prose(3000))
     command = ("train", "lm", tmp_path / "text.txt", *LM, "--batch-size", 4, "--epochs", 1)

@@ -652,6 +652,7 @@ def test_the_disk_is_full(reference: SimpleNamespace, tmp_path: Path, forks: For
 # Resuming with something else
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_resuming_a_finished_run_says_the_same_again(reference: SimpleNamespace, tmp_path: Path):
     directory = shutil.copytree(reference.directory, tmp_path / "run")
     outcome = elman("train", "lm", "--resume", directory)
@@ -659,6 +660,7 @@ def test_resuming_a_finished_run_says_the_same_again(reference: SimpleNamespace,
     equal_files(reference, directory)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_finished_run_goes_on_with_a_larger_budget(reference: SimpleNamespace, tmp_path: Path):
     directory = shutil.copytree(reference.directory, tmp_path / "run")
     before, steps = metrics(directory), step_of(directory)
@@ -686,6 +688,7 @@ def test_a_smaller_budget_ends_a_run(tmp_path: Path):
     assert last.place.step == 24
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("change", [lambda text: text[:-1] + "!", lambda text: text + "a", lambda text: text[1:]])
 def test_a_changed_text_is_refused(reference: SimpleNamespace, tmp_path: Path, change: Any):
     directory, path = tmp_path / "run", tmp_path / "text.txt"
