@@ -28,6 +28,7 @@ from elman.datasets.text import read
 from elman.tasks.language_model import evaluate, load
 from elman.training.options import most_threads
 from elman.training.run import Run
+from forks import Child, Forks
 from tiny_runs import elman, finished, foreign_options, metrics, process, prose
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -621,19 +622,27 @@ def test_closed_streams(made: SimpleNamespace, closed: tuple[int, ...]):
     assert (made.directory / "held_out.txt").read_bytes() == held_out
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
-def test_standard_output_on_a_full_disk(made: SimpleNamespace):
-    for command in (["cells"], ["sample", made.run, "--seed", "1"]):
-        with open("/dev/full", "w") as full:
-            outcome = finished("-m", "elman", *command, stdout=full)
-        assert outcome.status == 2
-        complaint(outcome.err, "cannot use standard output: No space left on device")
+# `elman ARGUMENTS >&DESCRIPTOR`, to a disk that is full.
+FULL = """
+import os, sys
+os.dup2(os.open("/dev/full", os.O_WRONLY), int(sys.argv.pop(1)))
+from elman.__main__ import main
+main()
+"""
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
-def test_messages_on_a_full_disk(made: SimpleNamespace):
-    with open("/dev/full", "w") as full:
-        assert finished("-m", "elman", "cells", "nope", stderr=full).status == 2
+def test_standard_output_on_a_full_disk(made: SimpleNamespace, forks: Forks):
+    for command in (("cells",), ("sample", str(made.run), "--seed", "1")):
+        (done,) = forks.run(Child(FULL, ("1", *command)))
+        assert done.returncode == 2
+        complaint(done.stderr, "cannot use standard output: No space left on device")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_messages_on_a_full_disk(forks: Forks):
+    (done,) = forks.run(Child(FULL, ("2", "cells", "nope")))
+    assert done.returncode == 2
 
 
 # What is refused

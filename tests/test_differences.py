@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
+import os
 
 import pytest
 from torch import nn
 
 import elman
 from differences import BETTER, BOTH, LEFT, Difference, outcome
+from forks import ROOT, RUN, Child, Forks
 
 ALL = (*BETTER, *LEFT, *BOTH)
 
@@ -21,7 +20,7 @@ def test_it_is_so(difference: Difference) -> None:
     assert outcome(difference, elman) == difference.elmans
 
 
-def test_the_page_is_up_to_date() -> None:
-    maker = Path(__file__).parent.parent / "docs" / "make_compatibility.py"
-    done = subprocess.run([sys.executable, maker, "--check"], capture_output=True, text=True, check=False)
+def test_the_page_is_up_to_date(forks: Forks) -> None:
+    quiet = {"PYTEST_ADDOPTS": "-W ignore::pytest.PytestAssertRewriteWarning"}  # of what forks have imported
+    (done,) = forks.run(Child(RUN, (str(ROOT / "docs/make_compatibility.py"), "--check"), os.environ | quiet))
     assert done.returncode == 0, done.stderr
