@@ -25,6 +25,8 @@ ROOT = Path(__file__).parent.parent
 PRELOADED = ["torch._dynamo.testing", "torch._subclasses.fake_tensor", "torch.distributed", "onnx", "pytest"]
 PRELOADED += ["hypothesis.strategies", "llvmlite.binding", "typer", "rich.progress", "safetensors.torch", "tokenizers"]
 PRELOADED += ["triton.runtime.interpreter", "onnxscript.function_libs.torch_lib.ops", "polars", "numpy.testing"]
+PRELOADED += ["triton.experimental.gluon", "matplotlib.backends.backend_agg", "matplotlib.figure", "typer._adapters"]
+PRELOADED += ["platformdirs.unix", "tomllib", "pdb", "pydantic.type_adapter", "sympy.combinatorics"]
 
 
 class Child(NamedTuple):

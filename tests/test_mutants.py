@@ -1868,6 +1868,7 @@ if sys.argv[1].startswith("test_cpu_memory.py"):  # all of which is in another p
 machine_code.share()
 options = ["-x", "-q", "-p", "no:cacheprovider", "--basetemp", sys.argv[2] + "/base"]
 options += ["-p", "no:unraisableexception"]  # which looks for garbage, five times at the end
+options += ["--tb", "native"]  # pytest's own reads and parses every file that the failure went through
 options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what was imported before
 code = pytest.main([*options, f"tests/{sys.argv[1]}"])
 if Forks.inherited is not None:
