@@ -41,18 +41,29 @@ def figures(text: str) -> dict[str, str]:
     return dict(re.findall(r"^(\S.*?) {2,}(\S.*)$", text, re.MULTILINE))
 
 
+def learned(directory: Path, name: str, *given: object) -> Path:
+    """The directory of a run that `pumps` has the data of; what it said is beside it."""
+    command = ("train", "regress", directory / "train.jsonl", *SMALL, "--epochs", 12, "--noise", 0, *given)
+    outcome = elman(*command, "--run", directory / name)
+    assert outcome.status == 0, outcome.err
+    (directory / f"{name}.out").write_text(outcome.out)
+    return directory / name
+
+
 @pytest.fixture(scope="module")
 def pumps(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with data, a run that learned squares and one that learned quantiles."""
+    """A directory with data and a run that learned squares."""
     d = tmp_path_factory.mktemp("pumps")
     write_pumps(d / "train.jsonl", 240)
     write_pumps(d / "new.jsonl", 60, seed=1)
-    for name, given in {"run": (), "quantiles": ("--quantiles", "0.1,0.5,0.9")}.items():
-        command = ("train", "regress", d / "train.jsonl", *SMALL, "--epochs", 12, "--noise", 0, "--run", d / name)
-        outcome = elman(*command, *given)
-        assert outcome.status == 0, outcome.err
-        (d / f"{name}.out").write_text(outcome.out)
+    learned(d, "run")
     return d
+
+
+@pytest.fixture(scope="module")
+def quantiles(pumps: Path) -> Path:
+    """A run that learned quantiles from the same data."""
+    return learned(pumps, "quantiles", "--quantiles", "0.1,0.5,0.9")
 
 
 # Learning
@@ -229,28 +240,28 @@ def test_how_many_values_are_below_each_quantile():
     assert criterion.in_order(predicted.flip(-1)).tolist() == predicted.tolist()
 
 
-def test_quantiles_rise_and_are_counted(pumps: Path):
-    outcome = elman("predict", pumps / "quantiles", pumps / "new.jsonl")
+def test_quantiles_rise_and_are_counted(pumps: Path, quantiles: Path):
+    outcome = elman("predict", quantiles, pumps / "new.jsonl")
     header, *rows = outcome.out.splitlines()
     assert header == "sequence,value_q0.1,value_q0.5,value_q0.9"
     table, truth = np.array([[float(cell) for cell in row.split(",")] for row in rows])[:, 1:], labels_of(pumps / "new.jsonl")  # fmt: skip
     assert (np.diff(table, axis=1) >= 0).all()
-    found = figures(elman("evaluate", pumps / "quantiles", pumps / "new.jsonl").out)
+    found = figures(elman("evaluate", quantiles, pumps / "new.jsonl").out)
     shares = (truth[:, None] <= table).mean(0)
     told = ", ".join(f"{share:.1%} for {q}" for share, q in zip(shares, (0.1, 0.5, 0.9), strict=True))
     assert found["quantiles"] == f"{told} of 60 true values"
     assert found["band"].startswith(f"{shares[2] - shares[0]:.1%} ")
     assert float(re.findall(r"[\d.]+", found["MAE"])[0]) == pytest.approx(np.abs(table[:, 1] - truth).mean(), rel=1e-3)
-    said = figures((pumps / "quantiles.out").read_text())
+    said = figures(Path(f"{quantiles}.out").read_text())
     assert re.match(r"[\d.]+ pinball \(says the quantiles of the training values\): the model is ", said["constant"])
     assert "means, extremes and ends, and the quantiles of its errors" in said["linear"]
-    e, spread = truth[:, None] - table, Reading.load(Run(pumps / "quantiles")).spread
+    e, spread = truth[:, None] - table, Reading.load(Run(quantiles)).spread
     pinball = np.maximum(np.array([0.1, 0.5, 0.9]) * e, np.array([-0.9, -0.5, -0.1]) * e).mean()
     own, scaled = re.findall(r"[\d.]+", found["pinball"])
     assert float(own) == pytest.approx(pinball, rel=1e-3)
     assert float(scaled) == pytest.approx(pinball / spread, abs=2e-4)
     assert found["constant"].endswith("pinball in standard deviations, a baseline")
-    rows = [json.loads(row) for row in _predicted(pumps / "quantiles", pumps / "new.jsonl", ".jsonl")]
+    rows = [json.loads(row) for row in _predicted(quantiles, pumps / "new.jsonl", ".jsonl")]
     assert rows[3] == {"sequence": "4"} | dict(zip(header.split(",")[1:], table[3].tolist(), strict=True))
 
 
@@ -467,8 +478,8 @@ def test_a_value_far_from_what_was_learned_is_finite(pumps: Path, tmp_path: Path
     assert "inf" not in str(said).lower()
 
 
-def test_a_sequence_alone_and_in_company(pumps: Path):
-    regressor = regression.load(pumps / "quantiles")
+def test_a_sequence_alone_and_in_company(pumps: Path, quantiles: Path):
+    regressor = regression.load(quantiles)
     every = list(sequences(pumps / "new.jsonl", Columns(numeric=True)))
     together: Tensor = regressor.predicted(regressor.encode(every, Path("none")))
     for k in (0, 7, 59):
