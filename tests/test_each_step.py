@@ -29,6 +29,7 @@ from elman.errors import InputError
 from elman.explain import directions
 from elman.tasks import classification, regression, whole
 from elman.tasks.options import ClassificationOptions, RegressionOptions
+from elman.tasks.scores import segment_f1
 from elman.tasks.whole import Gathered, Pieces
 from elman.training import fit
 from test_scores import macro_f1
@@ -485,6 +486,9 @@ def test_rows_of_steps_have_the_scores(made: SimpleNamespace, tmp_path: Path, ta
         assert [float(row["nats"]) for row in judged] == pytest.approx(nats, rel=1e-3, abs=1e-5)
         assert f"{np.mean([a == b for a, b in zip(truth, guess, strict=True)]):.4f}" == said["accuracy"]
         assert f"{macro_f1(truth, guess):.4f}" == said["macro f1"]
+        numbers = [np.array([("down", "up").index(label) for label in each]) for each in (truth, guess)]
+        of = np.array(["abc".index(data[k]["id"]) for k in known])
+        assert f"{segment_f1(*numbers, of):.4f}" == said["segment f1"]  # pyright: ignore[reportCallIssue]
         assert float(said["nats per step"]) == pytest.approx(np.mean(nats), abs=2e-4)
         assert f"steps {truth.count('up')}" in said["up"]
     else:

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from elman.tasks import scores, separate
 from elman.tasks.forecasting import naive
+from elman.tasks.scores import segment_f1
 from elman.tasks.separate import batches_of, held_out
 from elman.tasks.values import pinball
 
@@ -167,3 +169,34 @@ def test_a_few_unknown_labels_are_named():
     assert scores.unknown(Counter("abbccc")) == "6, counted as mistakes: 'c', 'b', 'a'"
     many = Counter({str(k): 1000 - k for k in range(9)})
     assert scores.unknown(many, " tags") == "8,964 tags, counted as mistakes: '0', '1', '2', '3', '4', ..."
+
+
+def test_segments_by_hand():
+    truth, guess = np.array([list(map(int, row)) for row in ("0001112222", "0011112212")])
+    # 0: two of three; 1: three of four; 2 is cut in two, of which neither has more than half; and 1 in between.
+    assert segment_f1(truth, guess, np.zeros(10, int)) == pytest.approx(2 * 2 / (3 + 5))
+    assert segment_f1(truth, truth, np.zeros(10, int)) == 1
+    # Where another sequence begins, so does a segment.
+    sequence = np.array([0] * 8 + [1] * 2)
+    assert segment_f1(truth, guess, sequence) == pytest.approx(2 * 3 / (4 + 5))
+
+
+def segments(labels: NDArray[np.int64], sequence: NDArray[np.int64]) -> list[tuple[int, set[int]]]:
+    found: list[tuple[int, set[int]]] = []
+    for step, label in enumerate(labels):
+        if step and (sequence[step], label) == (sequence[step - 1], labels[step - 1]):
+            found[-1][1].add(step)
+        else:
+            found.append((int(label), {step}))
+    return found
+
+
+def test_segments_as_the_definition_has_them():
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        n = int(random.integers(1, 30))
+        sequence = np.sort(random.integers(0, 3, n))
+        truth, guess = (np.repeat(random.integers(0, 3, n), random.integers(1, 4, n))[:n] for _ in range(2))
+        true, said = segments(truth, sequence), segments(guess, sequence)
+        right = sum(any(a == b and len(x & y) > len(x | y) / 2 for a, x in true) for b, y in said)
+        assert segment_f1(truth, guess, sequence) == pytest.approx(2 * right / (len(true) + len(said)))

@@ -123,7 +123,10 @@ class Classifier(Trained[Reading, Options]):
         counts = scores.counted(labels, predicted, len(self.reading.classes), len(encoded.unknown(places)))
         nats = float(cross_entropy(logits[known], torch.from_numpy(labels[known]))) if len(known) else 0.0
         accuracy = float((predicted == labels).mean())
-        return {"validation_nats": nats, "accuracy": accuracy, "macro_f1": counts.macro_f1}, counts
+        found = {"validation_nats": nats, "accuracy": accuracy, "macro_f1": counts.macro_f1}
+        if self.options.each_step:
+            found["segment_f1"] = scores.segment_f1(labels, predicted, encoded.step_at(places)[0])
+        return found, counts
 
     def evaluate(self, path: Path) -> Iterator[tuple[str, str]]:
         """Yields names and figures for a file whose sequences, or steps, have labels."""
@@ -249,7 +252,8 @@ class Classification(WholeSequences):
 
     def result(self, row: Mapping[str, str]) -> str:
         accuracy, f1, nats = (float(row[name]) for name in ("accuracy", "macro_f1", "validation_nats"))
-        return f"accuracy {accuracy:.4f}, macro F1 {f1:.4f}, {nats:.4f} nats per {self.unit}"
+        segments = f"segment F1 {float(row['segment_f1']):.4f}, " if self.options.each_step else ""
+        return f"accuracy {accuracy:.4f}, macro F1 {f1:.4f}, {segments}{nats:.4f} nats per {self.unit}"
 
     def draw(self, directory: Path) -> list[Path]:
         """Draws the confusion matrix on the validation sequences, and with each_step what is said of one of them."""
