@@ -27,7 +27,7 @@ from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Columns, Labelled
 from elman.errors import InputError
 from elman.explain import directions
-from elman.tasks import classification, regression, whole
+from elman.tasks import classification, linear, regression, whole
 from elman.tasks.options import ClassificationOptions, RegressionOptions
 from elman.tasks.scores import segment_f1
 from elman.tasks.whole import Gathered, Pieces
@@ -422,6 +422,32 @@ def test_baselines_by_hand(tmp_path: Path, task: str, causal: bool):
             "constant": pytest.approx(np.sqrt(((truth - mean) ** 2).mean()) / unit),
             "linear": pytest.approx(np.sqrt(((truth - said) ** 2).mean()) / unit),
         }
+
+
+@pytest.mark.parametrize(
+    ("channels", "causal", "features", "said"),
+    [
+        (7, False, 7 * 17, "a step and of the 8 steps before it, and after it"),
+        (100, False, 100 * 9, "a step and of the 4 steps before it, and after it"),
+        (500, True, 500 * 2, "a step and of the 1 step before it"),
+        (500, False, 500, "a step"),
+        (1100, True, 1100, "a step"),
+    ],
+)
+def test_many_channels_are_read_of_fewer_steps(channels: int, causal: bool, features: int, said: str):
+    """Or the linear function would take minutes, and gigabytes, where the network trains in seconds."""
+    gathered = Gathered(None, each_step=True)
+    content = np.random.default_rng(0).normal(size=(40, channels))
+    gathered.add([sequence_of(content, ["a", "b"] * 20)], Path("none"))
+    encoded = classification.Classes(gathered, classification.Reading.learn(gathered))
+    found = linear.of_steps(encoded, np.arange(40), causal)
+    assert found.shape == (40, features)
+    scaled, most = (content - content.mean(0)) / content.std(0), (features // channels - 1) // (1 if causal else 2)
+    np.testing.assert_allclose(found[20], scaled[20 - most : 21 if causal else 21 + most].reshape(-1))
+    assert (
+        linear.in_words(options_of("classify", causal=causal), channels)
+        == f"a linear function of the numbers of {said}"
+    )
 
 
 def test_a_linear_function_of_means_is_a_baseline_of_whole_sequences(tmp_path: Path):

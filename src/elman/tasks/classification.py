@@ -238,7 +238,7 @@ class Classification(WholeSequences):
     def baseline(self, name: str) -> str:
         if name == LARGEST:
             return f"predicts the most frequent class for every {self.unit}"
-        return in_words(self.options)
+        return in_words(self.options, len(self.trained.reading.mean))
 
     def introduction(self) -> list[tuple[str, str]]:
         names, (first, *others) = self.trained.reading.classes, super().introduction()

@@ -13,7 +13,8 @@ from elman.tasks.whole import FAR, Encoded
 LINEAR = "linear"  # what the baseline is called
 LEARNED = 20_000  # labels that it learns from; of more, as many are taken at equal distances
 FREQUENT = 1000  # tokens that it counts in a text
-AROUND = 8  # steps before a step whose numbers it reads as well, and after it
+AROUND = 8  # steps before a step whose numbers it reads as well, and after it, at most
+WIDE = 1024  # numbers that it reads of a step and of those around it; of more channels, only those of the step
 
 
 class Linear:
@@ -57,11 +58,17 @@ class Linear:
         return of_steps(of, places, self.causal) if of.each_step else of_sequences(of, places, self.counted)
 
 
-def in_words(options: SequenceOptions) -> str:
-    """Returns what the baseline does."""
+def around(channels: int, causal: bool) -> int:
+    """Returns how many steps before a step it reads as well, and after it: fewer of many channels, or it would take long."""
+    return min(AROUND, max(0, WIDE // channels - 1) // (1 if causal else 2))
+
+
+def in_words(options: SequenceOptions, channels: int) -> str:
+    """Returns what the baseline does. channels: of the numbers that it reads."""
     if options.each_step:
-        after = "" if options.causal else ", and after it"
-        return f"a linear function of the numbers of a step and of the {AROUND} steps before it{after}"
+        steps, after = around(channels, options.causal), "" if options.causal else ", and after it"
+        also = f" and of the {steps} step{'s' * (steps > 1)} before it{after}" if steps else ""
+        return f"a linear function of the numbers of a step{also}"
     return f"a linear function of {'how often words occur' if options.text else 'means, extremes and ends'}"
 
 
@@ -89,7 +96,8 @@ def of_steps(of: Encoded, places: NDArray[np.int64], causal: bool) -> NDArray[np
     Past the ends of a sequence, its first or last step stands in.
     """
     sequence, at = of.step_at(places)
-    steps = at[:, None] + np.arange(-AROUND, 1 if causal else AROUND + 1)
+    most = around(len(of.mean), causal)
+    steps = at[:, None] + np.arange(-most, 1 if causal else most + 1)
     last = of.rows.lengths[sequence].astype(np.int64) - 1
     rows = of.rows.bounds[sequence][:, None] + steps.clip(0, last[:, None])
     return ((of.rows.steps[rows] - of.mean) / of.deviation).clip(-FAR, FAR).reshape(len(places), -1)

@@ -268,7 +268,7 @@ class Regression(WholeSequences):
         if name == CONSTANT:
             said = "quantiles" if quantiles else "mean" if self.criterion.squared else "median"
             return f"says the {said} of the training values"
-        return in_words(self.options) + quantiles * ", and the quantiles of its errors"
+        return in_words(self.options, len(self.trained.reading.mean)) + quantiles * ", and the quantiles of its errors"
 
     def introduction(self) -> list[tuple[str, str]]:
         (first, *others), reading = super().introduction(), self.trained.reading
