@@ -536,6 +536,25 @@ def test_rows_of_steps_have_the_scores(made: SimpleNamespace, tmp_path: Path, ta
     assert rows_of(elman("predict", run, tmp_path / "bare.csv").out) == predicted
 
 
+def test_memory_holds_few_long_sequences_at_a_time(made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch):
+    def steps(k: int) -> list[Labelled]:
+        return [sequence_of(np.zeros((n, 1)), [None] * n) for n in (3, 5, 9, 30, 1, 1)][:k]
+
+    monkeypatch.setattr(whole, "MANY", 10)
+    monkeypatch.setattr(whole, "CHUNK", 2)
+    for k, wanted in ((0, []), (1, [[3]]), (4, [[3, 5], [9, 30]]), (6, [[3, 5], [9, 30], [1, 1]])):
+        assert [[len(each.content) for each in group] for group in whole.in_groups(steps(k))] == wanted
+    monkeypatch.setattr(whole, "CHUNK", 9)
+    assert [len(group) for group in whole.in_groups(steps(6))] == [3, 1, 2]
+    whole_ones = [Labelled(str(k), np.zeros((50, 1)), "a") for k in range(20)]
+    assert [len(group) for group in whole.in_groups(whole_ones)] == [9, 9, 2]
+    # What is said does not depend on it.
+    run, file = made.directory / "classify-both", made.directory / "classify-new.csv"
+    few = elman("predict", run, file).out
+    monkeypatch.undo()
+    assert elman("predict", run, file).out == few
+
+
 def test_a_file_without_any_label_is_not_judged(made: SimpleNamespace, tmp_path: Path):
     (tmp_path / "a.csv").write_text("id,x,noise,label\na,1,2,\na,2,3,\n")
     status, out, err = elman("evaluate", made.directory / "classify-both", tmp_path / "a.csv")

@@ -23,9 +23,8 @@ from elman.errors import InputError
 from elman.tasks import scores
 from elman.tasks.linear import LINEAR, Linear, in_words
 from elman.tasks.options import ClassificationOptions as Options
-from elman.tasks.separate import check_made_for, csv_row, digits, groups, held_out, started, table
+from elman.tasks.separate import check_made_for, csv_row, digits, held_out, started, table
 from elman.tasks.whole import (
-    CHUNK,
     Encoded,
     Gathered,
     Inputs,
@@ -37,6 +36,7 @@ from elman.tasks.whole import (
     check_tokens,
     columns_of,
     gathered,
+    in_groups,
     labels_of,
     named,
     parted,
@@ -183,7 +183,7 @@ class Classifier(Trained[Reading, Options]):
 
     def _encoded(self, path: Path, labelled: bool, bad: BadRows) -> Iterator[tuple[list[Labelled], Classes]]:
         columns = columns_of(self.options, self.reading)
-        for group in groups(sequences(path, columns, labelled, bad), CHUNK):
+        for group in in_groups(sequences(path, columns, labelled, bad)):
             yield group, self.encode(group, path)
 
 

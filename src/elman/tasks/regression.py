@@ -19,10 +19,9 @@ from elman.errors import InputError
 from elman.tasks import scores
 from elman.tasks.linear import LINEAR, Linear, in_words
 from elman.tasks.options import RegressionOptions as Options
-from elman.tasks.separate import check_made_for, groups, moments, started, table
+from elman.tasks.separate import check_made_for, moments, started, table
 from elman.tasks.values import Criterion, rounded
 from elman.tasks.whole import (
-    CHUNK,
     FAR,
     Encoded,
     Gathered,
@@ -35,6 +34,7 @@ from elman.tasks.whole import (
     check_tokens,
     columns_of,
     gathered,
+    in_groups,
     labels_of,
     named,
     parted,
@@ -213,7 +213,7 @@ class Regressor(Trained[Reading, Options]):
     ) -> Iterator[tuple[dict[str, Any], str | None, dict[str, float]]]:
         """Yields what each sequence of a file, or each step, is called, its label, and the outputs in the unit of the data."""
         names, columns = [f"value{each}" for each in self.criterion.endings], columns_of(self.options, self.reading)
-        for group in groups(sequences(path, columns, labelled, bad), CHUNK):
+        for group in in_groups(sequences(path, columns, labelled, bad)):
             found = self.in_unit(self.predicted(self.encode(group, path)))
             for name, label, row in zip(named(group), labels_of(group), found, strict=True):
                 yield name, label, dict(zip(names, row, strict=True))

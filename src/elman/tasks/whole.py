@@ -30,6 +30,9 @@ from elman.training.record import device_of
 
 STEPS = 1 << 16  # of which the mean is taken at once, at least
 CHUNK = 256  # sequences that are read side by side
+MANY = (
+    1 << 20
+)  # steps with labels of their own that memory holds at a time in predictions, if they are of several sequences
 FAR = 1e30  # deviations from the mean, of which sums are still finite
 RARE = 2  # words that occur in fewer texts have no embedding of their own
 DRAWN = 1000  # steps of a picture at most
@@ -619,6 +622,19 @@ def check_labels(
         for own, where in ((train, "training"), (validation, "validation")):
             if not any((sequences.labels[k] >= 0).any() for k in own):
                 raise InputError(f"no step that {path} leaves for {where} has a label; give at least one there")
+
+
+def in_groups(every: Iterable[Labelled]) -> Iterator[list[Labelled]]:
+    """Yields sequences in lists of `CHUNK`, or fewer where these have more than `MANY` steps with labels of their own."""
+    group, steps = list[Labelled](), 0
+    for each in every:
+        group.append(each)
+        steps += len(each.labels or ())
+        if len(group) == CHUNK or steps >= MANY:
+            yield group
+            group, steps = [], 0
+    if group:
+        yield group
 
 
 def named(group: Iterable[Labelled]) -> Iterator[dict[str, Any]]:
