@@ -127,6 +127,16 @@ def test_every_step_has_its_label_or_none(tmp_path: Path, monkeypatch: pytest.Mo
     assert [each.labels for each in bare] == [[None] * 5]
 
 
+@pytest.mark.parametrize("numeric", [False, True])
+def test_nan_among_numbers_is_no_label(tmp_path: Path, numeric: bool):
+    """As a table has it whose labels became floats because some are missing."""
+    file = tmp_path / "a.parquet"
+    pl.DataFrame({"label": [1.0, np.nan, None], "x": [1, 2, 3]}).write_parquet(file)
+    assert read(file, numeric=numeric) == [("1", [[1], [2], [3]], ["1.0", None, None])]
+    (tmp_path / "a.jsonl").write_text('{"values": [1, 2, 3], "label": [1, NaN, null]}\n')
+    assert read(tmp_path / "a.jsonl", numeric=numeric) == [("1", [[1], [2], [3]], ["1", None, None])]
+
+
 WRONG = {
     "a word for a number": ("a.csv", "label,x\n1,1\nup,2\n", True, "line 3: column 'label' should be a finite number, at most 3.4e+38 from zero, but is 'up'; correct it, or skip"),
     "one label": ("a.jsonl", '{"values": [1, 2], "label": "up"}\n', False, "line 1: 'label' should be a list of 2 labels, one for each step, but is up"),

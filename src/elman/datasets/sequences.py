@@ -243,6 +243,7 @@ def _of_steps(given: Any, steps: int, columns: Columns) -> tuple[list[str | None
     found: list[str | None] = []
     for step, label in enumerate(given, 1):
         what = f"step {step} of {columns.label!r}"
+        label = None if label != label else label  # NaN
         if not isinstance(label, (str, int, float) if columns.numeric else (str, int)) and label is not None:
             return None, f"{what} should be a label but is {str(label)[:60]}"
         own = None if label is None else str(label).strip() or None
@@ -253,11 +254,16 @@ def _of_steps(given: Any, steps: int, columns: Columns) -> tuple[list[str | None
 
 
 def _stripped(piece: pl.DataFrame, columns: Columns, path: Path) -> pl.DataFrame:
-    """Returns a piece of a table with no blanks around its labels. A label of nothing else is missing, as NaN of a step is."""
+    """Returns a piece of a table with no blanks around its labels. A label of nothing else is missing, as NaN is.
+
+    The word is missing only where a number is wanted of a step: it may be the name of a class.
+    """
     if columns.label not in piece.columns:
         return piece
     tables.check_texts(piece, [columns.label], path)
-    text = pl.col(columns.label).cast(pl.String).str.strip_chars()
+    label = pl.col(columns.label)
+    label = label.fill_nan(None) if piece.schema[columns.label].is_float() else label
+    text = label.cast(pl.String).str.strip_chars()
     missing = ["", "nan"] if columns.numeric and columns.each_step else [""]
     return piece.with_columns(pl.when(~text.str.to_lowercase().is_in(missing)).then(text).alias(columns.label))
 
