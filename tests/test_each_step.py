@@ -144,6 +144,7 @@ WRONG = {
     "a list for a label": ("a.jsonl", '{"values": [1, 2], "label": ["up", []]}\n', False, "line 1: step 2 of 'label' should be a label but is []"),
     "a word in JSON": ("a.jsonl", '{"values": [1, 2], "label": [3, "up"]}\n', True, "line 1: step 2 of 'label' should be a finite number"),
     "one label for all": ("a.ts", "@data\n1,2:up\n", False, "has a label for each sequence, but --each-step wants one for each step; give a table or JSON lines, or leave --each-step out"),
+    "a time": ("a.csv", "time,label,x\n2026-01-01,up,1\n", False, "line 2: column 'time' should be a number but is '2026-01-01'; correct it, name the columns of numbers with --columns, or skip such rows with --skip-bad"),
     "a missing number": ("a.csv", "label,x\nup,1\nup,\n", False, "line 3: column 'x' should be a number but is nothing"),
     "no number at all": ("a.csv", "label,x\nup,\nup,\n", False, "line 2: the table has no number in column 'x'"),
 }  # fmt: skip
@@ -201,7 +202,7 @@ def test_the_end_of_the_only_sequence_is_for_validation(tmp_path: Path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("up,1\n", "leaves 1 sequences for training and 0 for validation; give at least two of each class"),
+        ("up,1\n", "leaves 1 sequences for training and 0 for validation; give at least two sequences, or one of at least two steps"),
         ("up,1\n" * 9, "the training part of {} has only one class, 'up'; give steps of at least two classes"),
         ("up,1\ndown,2\n" * 9 + ",3\n" * 7, "no step that {} leaves for validation has a label; give at least one there"),
         (",1\n" * 20 + "up,2\ndown,2\n", "no step that {} leaves for training has a label; give at least one there"),
@@ -212,6 +213,25 @@ def test_too_few_labels(tmp_path: Path, rows: str, message: str):
     file.write_text("label,x\n" + rows)
     with pytest.raises(InputError, match=re.escape(message.format(file))):
         classification.begin(file, options_of("classify"), "cpu", BadRows())
+
+
+def test_it_says_what_was_skipped_where_nothing_is_left(tmp_path: Path):
+    file = tmp_path / "a.csv"
+    file.write_text("label,x\nup,1\ndown,?\n")
+    said = f"{file} leaves 0 sequences for training and 0 for validation, with 1 malformed skipped, the first: {file}, line 3: column 'x' should be a number but is '?'; give at least two sequences, or one of at least two steps"
+    for module, task in ((classification, "classify"), (regression, "regress")):
+        with pytest.raises(InputError, match=re.escape(said)):
+            module.begin(file, options_of(task, skip_bad=True), "cpu", BadRows(True))
+
+
+def test_times_are_no_numbers(tmp_path: Path):
+    file = tmp_path / "a.parquet"
+    pl.DataFrame({"time": [1, 2], "label": ["a", "b"], "x": [1, 2]}).cast({"time": pl.Datetime}).write_parquet(file)
+    said = "convert it, or name the columns of numbers with --columns"
+    with pytest.raises(InputError, match=f"column 'time' should have numbers, but has the type Datetime.*; {said}$") as at:  # fmt: skip
+        read(file)
+    assert at.value.elsewhere == str(at.value).replace(said, "convert it")
+    assert read(file, channels=("x",)) == [("1", [[1], [2]], ["a", "b"])]
 
 
 def test_numbers_need_to_differ(tmp_path: Path):

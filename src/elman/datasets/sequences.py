@@ -20,6 +20,7 @@ from elman.datasets.tables import JSON_LINES, form
 from elman.errors import InputError
 
 FILL = "fill in missing numbers with --fill-gaps"
+NAME = "name the columns of numbers with --columns"
 MOST = float(np.finfo(np.float32).max)  # how far from zero a number may be: squares are summed in float64
 
 
@@ -330,7 +331,8 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
                 raise InputError(f"{path} has no column of numbers besides {', '.join(map(repr, have))}; add one")
         piece = _stripped(piece, columns, path)
         piece = tables.texts(piece, keys, path, bad) if keys else piece
-        good = tables.numbers(piece, channels, path, bad, MOST, columns.fill, "" if columns.fill else FILL)
+        remedies = "" if columns.fill else FILL, "" if columns.channels else NAME
+        good = tables.numbers(piece, channels, path, bad, MOST, columns.fill, *remedies)
         lines, fit = piece[tables.LINE].to_list(), piece[tables.LINE].is_in(good[tables.LINE].implode()).to_numpy()
         values = np.full((len(piece), len(channels)), np.nan)
         values[fit] = good.select(channels).to_numpy()  # what is missing becomes NaN

@@ -200,13 +200,15 @@ def numbers(
     most: float = math.inf,
     lacking: bool = False,
     remedy: str = "",
+    others: str = "",
 ) -> pl.DataFrame:
     """Returns the piece with these columns as float64. A row in which one is no finite number is a bad row.
 
     most: how far from zero a number may be. lacking: whether a number may be missing, and is then null or NaN; remedy:
-    what helps in a training where it must not be. Raises InputError for a column of what is never a number, such as lists.
+    what helps in a training where it must not be. others: what helps there with a column that has no numbers. Raises
+    InputError for a column of what is never a number, such as lists.
     """
-    _check_kinds(piece, columns, path, "numbers", (pl.Binary, pl.Date, pl.Datetime, pl.Time))
+    _check_kinds(piece, columns, path, "numbers", (pl.Binary, pl.Date, pl.Datetime, pl.Time), others)
     cast = piece.with_columns(pl.col(name).cast(pl.Float64, strict=False).alias(name) for name in columns)
     fits = {name: _fits(cast[name], most).fill_null(False) for name in columns}
     if lacking:
@@ -217,7 +219,8 @@ def numbers(
         value, number = piece[name][row], cast[name][row]
         what = "nothing" if value is None else repr(value)
         limit = f" of at most {most:.3g}" if number is not None and math.isfinite(number) else ""
-        own = remedy if value is None or (number is not None and math.isnan(number)) else ""
+        own = others if cast[name].is_null().all() else ""
+        own = remedy if value is None or (number is not None and math.isnan(number)) else own
         bad.found(f"{path}, line {piece[LINE][row]}: column {name!r} should be a number{limit} but is {what}", own)
     return cast.filter(good)
 
@@ -233,13 +236,22 @@ def check_texts(piece: pl.DataFrame, columns: Sequence[str], path: Path) -> None
 
 
 def _check_kinds(
-    piece: pl.DataFrame, columns: Sequence[str], path: Path, wanted: str, others: Sequence[type[pl.DataType]]
+    piece: pl.DataFrame,
+    columns: Sequence[str],
+    path: Path,
+    wanted: str,
+    kinds: Sequence[type[pl.DataType]],
+    remedy: str = "",
 ) -> None:
-    """Raises InputError for a column of lists or objects, or of another of these kinds. wanted: what it should have."""
+    """Raises InputError for a column of lists or objects, or of another of these kinds.
+
+    wanted: what it should have. remedy: what else helps in a training.
+    """
     for name in columns:
         kind = piece.schema[name]
-        if kind.is_nested() or kind in others:
-            raise InputError(f"{path}: column {name!r} should have {wanted}, but has the type {kind}; convert it")
+        if kind.is_nested() or kind in kinds:
+            problem = f"{path}: column {name!r} should have {wanted}, but has the type {kind}; convert it"
+            raise InputError(f"{problem}, or {remedy}" if remedy else problem, problem)
 
 
 def texts(piece: pl.DataFrame, columns: Sequence[str], path: Path, bad: BadRows) -> pl.DataFrame:

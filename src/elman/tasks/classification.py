@@ -326,7 +326,7 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
         train, validation = parted(found, o)
     else:
         train, validation = _halves(found.labels.steps.astype(np.int64), o)
-    check_labels(found, train, validation, where, "give at least two of each class", 1)
+    check_labels(found, train, validation, where, "give at least two of each class", 1, bad)
     learned = np.unique(np.concatenate([found.labels[int(k)] for k in train]))
     if len(learned := learned[learned >= 0]) < 2:
         only = list(found.different)[learned[0]]

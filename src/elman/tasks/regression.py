@@ -325,7 +325,7 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
     else:
         train, validation = parted(found, options)
     least = "give at least two for training and one for validation"
-    check_labels(found, train, validation, path or Path(examples.MARKED), least, 1 if options.each_step else 2)
+    check_labels(found, train, validation, path or Path(examples.MARKED), least, 2, bad)
     values = learned_of(found, train)
     apart = np.ptp(values)
     if apart == 0:

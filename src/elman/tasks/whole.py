@@ -609,15 +609,24 @@ def parted(sequences: Gathered, options: SequenceOptions) -> tuple[NDArray[np.in
 
 
 def check_labels(
-    sequences: Gathered, train: NDArray[np.int64], validation: NDArray[np.int64], path: Path, least: str, few: int
+    sequences: Gathered,
+    train: NDArray[np.int64],
+    validation: NDArray[np.int64],
+    path: Path,
+    least: str,
+    few: int,
+    bad: BadRows,
 ) -> None:
     """Raises InputError if there are less than `few` sequences to learn from, no one to judge by, or no labels in them.
 
-    least: how many are needed, in words.
+    least: how many whole ones are needed, in words. bad: what was left out.
     """
+    if sequences.each_step:
+        least, few = "give at least two sequences, or one of at least two steps", 1
     if len(train) < few or not len(validation):
         counts = f"{len(train)} sequences for training and {len(validation)} for validation"
-        raise InputError(f"{path} leaves {counts}; {least}")
+        skipped = f", with {bad.count} malformed skipped, the first: {bad.first}" if bad.count else ""
+        raise InputError(f"{path} leaves {counts}{skipped}; {least}")
     if sequences.each_step:
         for own, where in ((train, "training"), (validation, "validation")):
             if not any((sequences.labels[k] >= 0).any() for k in own):
