@@ -29,8 +29,9 @@ from elman.errors import InputError
 from elman.explain import directions
 from elman.tasks import classification, linear, regression, whole
 from elman.tasks.options import ClassificationOptions, RegressionOptions
+from elman.tasks.pieces import Pieces
 from elman.tasks.scores import segment_f1
-from elman.tasks.whole import Gathered, Pieces
+from elman.tasks.whole import Gathered
 from elman.training import fit
 from test_scores import macro_f1
 from tiny_runs import elman, lines
@@ -142,6 +143,7 @@ WRONG = {
     "one label": ("a.jsonl", '{"values": [1, 2], "label": "up"}\n', False, "line 1: 'label' should be a list of 2 labels, one for each step, but is up"),
     "a label too few": ("a.jsonl", '{"values": [1, 2], "label": ["up"]}\n', False, "line 1: 'label' should be a list of 2 labels, one for each step, but has 1"),
     "a list for a label": ("a.jsonl", '{"values": [1, 2], "label": ["up", []]}\n', False, "line 1: step 2 of 'label' should be a label but is []"),
+    "digits in groups": ("a.csv", "label,x\n1,1\n1_000,2\n", True, "line 3: column 'label' should be a finite number, at most 3.4e+38 from zero, but is '1_000'"),
     "a word in JSON": ("a.jsonl", '{"values": [1, 2], "label": [3, "up"]}\n', True, "line 1: step 2 of 'label' should be a finite number"),
     "one label for all": ("a.ts", "@data\n1,2:up\n", False, "has a label for each sequence, but --each-step wants one for each step; give a table or JSON lines, or leave --each-step out"),
     "a time": ("a.csv", "time,label,x\n2026-01-01,up,1\n", False, "line 2: column 'time' should be a number but is '2026-01-01'; correct it, name the columns of numbers with --columns, or skip such rows with --skip-bad"),

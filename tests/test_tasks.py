@@ -32,6 +32,7 @@ from elman.errors import InputError
 from elman.tasks import classification, forecasting, tagging, whole
 from elman.tasks.linear import LINEAR
 from elman.tasks.options import ClassificationOptions, ForecastingOptions, LanguageModelOptions, TaggingOptions
+from elman.tasks.pieces import Pieces
 from elman.tasks.separate import batches_of, csv_row
 from elman.tasks.values import pinball, rounded
 from elman.tasks.windows import Scaled, Scales, Windows
@@ -726,9 +727,9 @@ def classifier_of(every: Sequence[Labelled], **changes: Any) -> tuple[classifica
     return classification.Classifier(model, reading, options), gathered
 
 
-def pieces(encoded: whole.Encoded) -> whole.Pieces:
+def pieces(encoded: whole.Encoded) -> Pieces:
     """All sequences as they are."""
-    return whole.Pieces.whole(np.arange(len(encoded.rows)), encoded.rows.lengths)
+    return Pieces.whole(np.arange(len(encoded.rows)), encoded.rows.lengths)
 
 
 def test_a_sequence_is_classified_alike_alone_and_in_company():

@@ -140,7 +140,8 @@ def _archive(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iter
 def number_of(label: Any) -> float:
     """Returns the number that a label is; NaN if it is none, or one too far from zero."""
     try:
-        value = np.nan if isinstance(label, bool) else float(label)
+        # Python reads 1_000 as a number, which tables do not.
+        value = np.nan if isinstance(label, bool) or "_" in str(label) else float(label)
     except (ValueError, TypeError, OverflowError):
         value = np.nan
     return value if abs(value) <= MOST else np.nan

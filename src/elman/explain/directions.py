@@ -26,6 +26,7 @@ from elman.explain.contents import Contents, described, held_out_part, rounded
 from elman.recurrence import use_engine
 from elman.tasks import classification, regression, tagging, whole
 from elman.tasks.classification import Classifier
+from elman.tasks.pieces import Pieces
 from elman.tasks.regression import Regressor
 from elman.tasks.tagging import Tagger
 from elman.tasks.values import Criterion
@@ -280,7 +281,7 @@ def _read(
             f"{source}: sequence {sequence.name} has {steps} steps, but a page shows at most {STEPS}; give a shorter one"
         )
     model, known = deepcopy(trained.model).double().eval(), set(trained.reading.tokens)
-    x, lengths = encoded.batch(whole.Pieces.whole(np.arange(1), encoded.rows.lengths))
+    x, lengths = encoded.batch(Pieces.whole(np.arange(1), encoded.rows.lengths))
     with use_engine("reference"):
         with torch.no_grad():
             inputs = x.double() if model.embedding is None else model.embedding(x)
@@ -318,7 +319,7 @@ def _read(
 def _every(trained: Classifier | Regressor, sequence: Labelled, source: Path) -> dict[str, Any]:
     """Returns a sequence, what the model says of each step, what each direction adds to this, and what it depends on."""
     encoded, model = trained.encode([sequence], source), deepcopy(trained.model).double().eval()
-    x, lengths = encoded.batch(whole.Pieces.whole(np.arange(1), encoded.rows.lengths))
+    x, lengths = encoded.batch(Pieces.whole(np.arange(1), encoded.rows.lengths))
     classes, criterion, center, spread = [], Criterion("mse"), 0.0, 1.0
     if isinstance(trained, Classifier):
         classes = trained.reading.classes

@@ -83,11 +83,8 @@ class Classes(Encoded):
         classes = {name.strip(): k for k, name in enumerate(reading.classes)}
         known = np.array([*(classes.get(name, UNKNOWN) for name in sequences.different), MISSING], dtype=np.int64)
         self.labels = known[sequences.labels.steps]  # (M,)
+        self.told = self.labels != MISSING
         self._names, self._given = list(sequences.different), sequences.labels.steps
-
-    @property
-    def told(self) -> NDArray[np.bool_]:
-        return self.labels != MISSING
 
     def unknown(self, places: NDArray[np.int64]) -> Counter[str]:
         """Returns the classes at these places that the training did not have, and how often each occurs."""

@@ -77,10 +77,7 @@ class Values(Encoded):
         super().__init__(sequences, reading)
         scaled = (numbers_of(sequences) - reading.center) / reading.spread
         self.values = torch.from_numpy(scaled.clip(-FAR, FAR))  # (M,), float64, NaN where there is none
-
-    @property
-    def told(self) -> NDArray[np.bool_]:
-        return ~self.values.isnan().numpy()
+        self.told = ~np.isnan(scaled)
 
 
 def numbers_of(sequences: Gathered) -> NDArray[np.float64]:

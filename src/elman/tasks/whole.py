@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 import torch
@@ -24,15 +24,14 @@ from elman.files import Kept, write_json
 from elman.layout import Hidden
 from elman.recurrent import Recurrent
 from elman.tasks.options import SequenceOptions
+from elman.tasks.pieces import Pieces, ranges, steps_of
 from elman.tasks.separate import SeparateSequences, check_same, held_out, moments, padded
 from elman.training.dropout import Dropout
 from elman.training.record import device_of
 
-STEPS = 1 << 16  # of which the mean is taken at once, at least
+STEPS = 1 << 16  # of numbers, which are worked on at once
 CHUNK = 256  # sequences that are read side by side
-MANY = (
-    1 << 20
-)  # steps with labels of their own that memory holds at a time in predictions, if they are of several sequences
+MANY = 1 << 20  # steps of several sequences that memory holds at a time while they are predicted
 FAR = 1e30  # deviations from the mean, of which sums are still finite
 RARE = 2  # words that occur in fewer texts have no embedding of their own
 DRAWN = 1000  # steps of a picture at most
@@ -92,59 +91,6 @@ class SequenceModel(nn.Module):
         return self.output(self.dropout(torch.cat([mean, largest, last], -1)))
 
 
-class Pieces(NamedTuple):
-    """Pieces of sequences: of which sequence, and the steps from begin to end, each (N,)."""
-
-    of: NDArray[np.int64]
-    begin: NDArray[np.int64]
-    end: NDArray[np.int64]
-
-    @classmethod
-    def whole(cls, own: NDArray[np.int64], lengths: NDArray[Any]) -> Pieces:
-        """Returns the sequences at these places as they are. lengths: those of all sequences."""
-        return cls(own, np.zeros_like(own), lengths[own].astype(np.int64))
-
-    @classmethod
-    def cut(cls, own: NDArray[np.int64], lengths: NDArray[Any], most: NDArray[np.int64] | int) -> Pieces:
-        """Returns these sequences, each cut into the fewest pieces of about the same size that have at most `most` steps."""
-        long = lengths[own].astype(np.int64)
-        count = -(-long // most)
-        k, place = _ranges(np.zeros_like(count), count), np.repeat(np.arange(len(own)), count)
-        long, count = long[place], count[place]
-        return cls(own[place], long * k // count, long * (k + 1) // count)
-
-    def widened(self, lengths: NDArray[Any], by: int) -> Pieces:
-        """Returns the pieces with so many steps more on both sides, as far as there are some. lengths: those of all sequences."""
-        end = np.minimum(self.end + by, lengths[self.of])
-        return self._replace(begin=np.maximum(self.begin - by, 0), end=end)
-
-    def take(self, chosen: NDArray[Any]) -> Pieces:
-        """Returns some of the pieces."""
-        return Pieces(*(each[chosen] for each in self))
-
-    @property
-    def first(self) -> Pieces:
-        """The first step of each piece."""
-        return self._replace(end=self.begin + 1)
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        return self.end - self.begin
-
-
-def _ranges(begin: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns `count` numbers from `begin` on, for each of these one after the other."""
-    before = np.cumsum(count) - count
-    return np.repeat(begin - before, count) + np.arange(int(count.sum()))
-
-
-def steps_of(y: Tensor, begin: NDArray[np.int64], end: NDArray[np.int64]) -> Tensor:
-    """Returns the steps from begin to end, each (B,), of y (T, B, ...), one column after the other: (N, ...)."""
-    t = torch.arange(len(y))
-    inside = (t >= torch.from_numpy(begin)[:, None]) & (t < torch.from_numpy(end)[:, None])  # (B, T)
-    return y.transpose(0, 1)[inside.to(y.device)]
-
-
 class Gathered:
     """Sequences as numbers, of which there may be more than memory holds: a text as those of tokens as they first occur."""
 
@@ -160,8 +106,8 @@ class Gathered:
         self._ids = Rows(np.uint8)  # what each is called in its file
         self.labels = Rows(np.int32)  # a number for each sequence, or for each of its steps; -1 where there is none
         self.different: dict[str, int] = {}  # labels, and the number of each
-        self.in_time = False  # whether the second of two sequences is what comes after the first one
         self.tokens = {"": 0}  # likewise; the first one stands in a text without any
+        self.in_time = False  # whether the second of two sequences is what comes after the first one
         self._digest = hashlib.sha256()
 
     def __len__(self) -> int:
@@ -279,6 +225,8 @@ def split(text: str, unit: str) -> list[str]:
 class Encoded:
     """Sequences as what a network reads."""
 
+    told: NDArray[np.bool_]  # (M,): which labels there are; a subclass says so
+
     def __init__(self, sequences: Gathered, inputs: Inputs):
         self.rows, self._labels, self.each_step = sequences.rows, sequences.labels, sequences.each_step
         tokens = {token: k for k, token in enumerate(inputs.tokens, 1)}
@@ -286,16 +234,11 @@ class Encoded:
         self.numbers = np.array([tokens.get(token, 0) for token in self._written])  # of tokens, that a network knows
         self.mean, self.deviation = np.array(inputs.mean), np.array(inputs.deviation)  # of the channels
 
-    @property
-    def told(self) -> NDArray[np.bool_]:
-        """(M,): which labels there are."""
-        raise NotImplementedError
-
     def places(self, pieces: Pieces) -> NDArray[np.int64]:
         """Returns where the labels of these pieces are among all: one of each sequence, or those of the steps."""
         if not self.each_step:
             return pieces.of
-        return _ranges(self._labels.bounds[pieces.of] + pieces.begin, pieces.lengths)
+        return ranges(self._labels.bounds[pieces.of] + pieces.begin, pieces.lengths)
 
     def all_places(self, own: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns where the labels of these sequences are among all."""
@@ -381,7 +324,7 @@ class Trained(Generic[Learned, Given]):
         if self.options.each_step:
             read = self._forward if self.options.causal else self._both_ways
         for pieces, values in read(encoded, own):
-            rows = _ranges(first[pieces.of] + pieces.begin, pieces.lengths)
+            rows = ranges(first[pieces.of] + pieces.begin, pieces.lengths)
             found[torch.from_numpy(rows)] = values.float().cpu()
         self.model.train(training)
         return found
@@ -468,7 +411,7 @@ class Trained(Generic[Learned, Given]):
 
 
 class WholeSequences(SeparateSequences):
-    """A part of a task (`elman.training.task.Task`), in which one thing is learned of each sequence."""
+    """A part of a task (`elman.training.task.Task`), in which something is learned of each sequence, or of its steps."""
 
     data, unit = "sequences", "sequence"
 
