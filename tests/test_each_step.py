@@ -703,6 +703,19 @@ def test_a_file_says_what_the_run_says(made: SimpleNamespace, tmp_path: Path, ta
     check_same(run, path, made.directory / f"{task}-new.csv")
 
 
+def test_a_file_for_steps_is_none_for_whole_sequences(made: SimpleNamespace, tmp_path: Path):
+    import onnx
+
+    path = tmp_path / "a.onnx"
+    assert elman("export", made.directory / "classify-both", path).status == 0
+    file = onnx.load(path)
+    config = next(each for each in file.metadata_props if each.key == "elman.config")
+    config.value = config.value.replace('"each_step": true', '"each_step": false')
+    onnx.save(file, path)
+    said = f"elman: {path} does not fit its elman.config: its logits has 3 axes, but that of the model has 2; export the run again\n"
+    assert elman("predict", path, made.directory / "classify-new.csv") == (2, "", said)
+
+
 def test_what_reads_in_both_directions_cannot_be_streamed(made: SimpleNamespace, tmp_path: Path):
     refused = elman("export", made.directory / "classify-both", tmp_path / "no.onnx", "--streaming")
     assert refused.status == 2

@@ -20,6 +20,7 @@ from elman.onnx.loading import read
 from elman.onnx.proof import first_line, session
 from elman.tasks.language_model import LanguageModel
 from elman.tasks.whole import SequenceModel
+from elman.torch_private import tree_leaves
 from elman.training.record import Model, Record
 
 
@@ -116,7 +117,13 @@ class ModelFile(Record):
                     f"{self.path} does not fit its elman.config: its {name}s are {', '.join(names[name])}, but the model has {', '.join(want)}; export the run again"
                 )
         case = next(iter(port.cases([1], [1])))
-        for (output, size), value in zip(port.outputs.items(), opened.run(case.feed), strict=True):
+        with torch.no_grad():
+            like = tree_leaves(port.call(port.model.eval(), *case.arguments))
+        for (output, size), value, wanted in zip(port.outputs.items(), opened.run(case.feed), like, strict=True):
+            if value.dim() != wanted.dim():
+                raise InputError(
+                    f"{self.path} does not fit its elman.config: its {output} has {value.dim()} axes, but that of the model has {wanted.dim()}; export the run again"
+                )
             if value.shape[-1] != size:
                 raise InputError(
                     f"{self.path} does not fit its metadata: its {output} has {value.shape[-1]} columns, but by what it says of its data it should have {size}; export the run again"
