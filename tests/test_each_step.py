@@ -189,7 +189,7 @@ def test_the_end_of_the_only_sequence_is_for_validation(tmp_path: Path):
     assert (task.train.tolist(), task.validation.tolist()) == ([0], [1])
     assert task.trained.reading.mean == [17]  # of the beginning alone
     said = dict(task.introduction())["sequences"]
-    assert "one, of which the first 35 steps are for training and the last 15 for validation, 1 channels" in said
+    assert "one, of which the first 35 steps are for training and the last 15 for validation, 1 channel: x" in said
     # Two are drawn as whole ones, and a validation file leaves all for training.
     (tmp_path / "b.csv").write_text("id,label,x\n" + "".join(f"{k // 25},{row}" for k, row in enumerate(rows)))
     for given, counts in (({"sequence": "id"}, [25, 25]), ({"sequence": "id", "validation": str(tmp_path / "b.csv")}, [25] * 4)):  # fmt: skip

@@ -35,6 +35,7 @@ MANY = 1 << 20  # steps of several sequences that memory holds at a time while t
 FAR = 1e30  # deviations from the mean, of which sums are still finite
 RARE = 2  # words that occur in fewer texts have no embedding of their own
 DRAWN = 1000  # steps of a picture at most
+NAMED = 8  # channels that are named
 MOST = 0.8  # a share of unknown words of the training texts that is worth a remark
 WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -480,7 +481,7 @@ class WholeSequences(SeparateSequences):
 
     def introduction(self) -> list[tuple[str, str]]:
         reading, unit = self.trained.reading, self.options.unit
-        what = f"{len(reading.mean)} channels" if reading.mean else f"{len(reading.tokens)} different {unit}"
+        what = f"{len(reading.tokens)} different {unit}" if reading.tokens else _channels(reading)
         lengths = self.encoded.rows.lengths[self.train]
         counts = f"{len(self.train):,} for training, {len(self.validation):,} for validation; {lengths.min()} to {lengths.max()} steps"
         if self.in_time:
@@ -497,6 +498,13 @@ class WholeSequences(SeparateSequences):
                 only = f"{strange:,} of {words:,} words of the training occur in one text only, and are not told apart"
                 lines.append(("words", f"{only}; --unit characters may learn more"))
         return lines
+
+
+def _channels(reading: Inputs) -> str:
+    """Returns how many channels there are, and the names of some: a column of times or numbers of rows may be among them."""
+    count, names = len(reading.mean), reading.channels
+    shown = f": {', '.join(names[:NAMED])}{', ...' if count > NAMED else ''}" if names else ""
+    return f"{count} channel{'s' * (count > 1)}{shown}"
 
 
 def unit_of(options: SequenceOptions) -> str | None:
