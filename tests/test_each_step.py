@@ -138,6 +138,16 @@ def test_nan_among_numbers_is_no_label(tmp_path: Path, numeric: bool):
     assert read(tmp_path / "a.jsonl", numeric=numeric) == [("1", [[1], [2], [3]], ["1", None, None])]
 
 
+def test_whole_numbers_are_the_same_classes_with_a_point_and_without(tmp_path: Path):
+    """As pandas writes them where some are missing."""
+    (tmp_path / "a.csv").write_text("label,x\n1.0,1\n,2\n-20.0,3\n3,4\n1.50,5\n")
+    (tmp_path / "a.jsonl").write_text('{"values": [1, 2, 3, 4], "label": [1.0, null, -20.0, 3]}\n')
+    pl.DataFrame({"label": [1.0, None, -20.0, 3.0], "x": [1, 2, 3, 4]}).write_parquet(tmp_path / "a.parquet")
+    assert read(tmp_path / "a.csv")[0][2] == ["1", None, "-20", "3", "1.50"]
+    for name in ("a.jsonl", "a.parquet"):
+        assert read(tmp_path / name)[0][2] == ["1", None, "-20", "3"]
+
+
 WRONG = {
     "a word for a number": ("a.csv", "label,x\n1,1\nup,2\n", True, "line 3: column 'label' should be a finite number, at most 3.4e+38 from zero, but is 'up'; correct it, or skip"),
     "one label": ("a.jsonl", '{"values": [1, 2], "label": "up"}\n', False, "line 1: 'label' should be a list of 2 labels, one for each step, but is up"),

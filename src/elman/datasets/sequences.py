@@ -246,6 +246,7 @@ def _of_steps(given: Any, steps: int, columns: Columns) -> tuple[list[str | None
     for step, label in enumerate(given, 1):
         what = f"step {step} of {columns.label!r}"
         label = None if label != label else label  # NaN
+        label = int(label) if isinstance(label, float) and label.is_integer() and not columns.numeric else label
         if not isinstance(label, (str, int, float) if columns.numeric else (str, int)) and label is not None:
             return None, f"{what} should be a label but is {str(label)[:60]}"
         own = None if label is None else str(label).strip() or None
@@ -266,6 +267,10 @@ def _stripped(piece: pl.DataFrame, columns: Columns, path: Path) -> pl.DataFrame
     label = pl.col(columns.label)
     label = label.fill_nan(None) if piece.schema[columns.label].is_float() else label
     text = label.cast(pl.String).str.strip_chars()
+    if (
+        columns.each_step and not columns.numeric
+    ):  # a column of whole numbers of which some are missing often has floats
+        text = text.str.replace(r"^(-?\d+)\.0$", "$1")
     missing = ["", "nan"] if columns.numeric and columns.each_step else [""]
     return piece.with_columns(pl.when(~text.str.to_lowercase().is_in(missing)).then(text).alias(columns.label))
 
