@@ -1813,6 +1813,22 @@ MUTANTS = [
         "test_each_step.py::test_every_step_has_its_label_or_none[2]",
     ),
     Mutant(
+        "people who are both learned and judged",
+        "tasks/whole.py",
+        "def parted(",
+        "if sequences.groups:",
+        "if False:",
+        "test_groups.py::test_nobody_is_both_learned_and_judged[regress-True]",
+    ),
+    Mutant(
+        "a sequence of two people",
+        "datasets/sequences.py",
+        "def _elsewhere(",
+        "None if group == first else",
+        "None if True else",
+        "test_groups.py::test_groups_that_make_no_sense[two groups]",
+    ),
+    Mutant(
         "a value on a page without its mean",
         "explain/directions.py",
         "def _value(",

@@ -6,7 +6,7 @@ A sequence has one label, or each of its steps has one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import count, pairwise
+from itertools import chain, count, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ class Columns(NamedTuple):
     fill: bool = False  # whether missing numbers are filled in, as `_filled` does
     numeric: bool = False  # whether labels are numbers
     each_step: bool = False  # whether every step has a label of its own, or none; a table may then be one sequence
+    group: str | None = None  # what is not to be both learned and judged, such as a person
 
 
 class Labelled(NamedTuple):
@@ -42,6 +43,7 @@ class Labelled(NamedTuple):
     label: str | None  # of the whole sequence
     channels: tuple[str, ...] = ()  # the columns of a table that the numbers come from
     labels: Sequence[str | None] | None = None  # (T,), where every step has its own; None for a step without one
+    group: str | None = None  # who or what it is of
 
     def part(self, begin: int, end: int, name: str) -> Labelled:
         """Returns these steps of a sequence whose steps have labels, under another name."""
@@ -61,6 +63,7 @@ def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows 
         "--sequence": columns.sequence,
         "--columns": columns.channels,
         "--text": columns.text if kind == ".ts" else None,
+        "--group": columns.group if kind == ".ts" else None,
     }
     for flag, value in given.items():
         if kind in (".ts", *JSON_LINES) and value:
@@ -226,13 +229,17 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
                 problem = no_number(label, columns, repr(columns.label))
             elif not isinstance(label, (str, int)) or label == "":
                 problem = f"{columns.label!r} should be a label but is {label!r}"
+        group = None if columns.group is None else row.get(columns.group)
+        if problem is None and columns.group is not None and (not isinstance(group, (str, int)) or group == ""):
+            problem = f"{columns.group!r} should be a name or a number but is {group!r}"
         if problem is not None:
             bad.found(f"{where}: {problem}", _remedy(content, columns.fill) if isinstance(content, np.ndarray) else "")
             continue
         assert content is not None
         if not isinstance(content, str):
             channels = content.shape[1]
-        yield Labelled(str(row.get("id", number)), content, None if label is None else str(label), labels=labels)
+        label, group = (None if each is None else str(each) for each in (label, group))
+        yield Labelled(str(row.get("id", number)), content, label, (), labels, group)
 
 
 def _of_steps(given: Any, steps: int, columns: Columns) -> tuple[list[str | None] | None, str | None]:
@@ -277,7 +284,7 @@ def _stripped(piece: pl.DataFrame, columns: Columns, path: Path) -> pl.DataFrame
 
 def _texts(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[Labelled]:
     assert columns.text is not None
-    wanted = [columns.text, columns.label] if labelled else [columns.text]
+    wanted = [columns.text, *([columns.label] if labelled else []), *([columns.group] if columns.group else [])]
     done = 0
     for piece in tables.pieces(path, None if not labelled else wanted):
         tables.check_columns(wanted, [each for each in piece.columns if each != tables.LINE], path)
@@ -285,11 +292,12 @@ def _texts(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterat
         rows, done = dict(zip(piece[tables.LINE], count(done + 1))), done + len(piece)
         piece = tables.texts(piece, wanted, path, bad)
         labels = piece[columns.label].to_list() if has_label else [None] * len(piece)
-        for line, text, label in zip(piece[tables.LINE], piece[columns.text], labels, strict=True):
+        groups = piece[columns.group].to_list() if columns.group else [None] * len(piece)
+        for line, text, label, group in zip(piece[tables.LINE], piece[columns.text], labels, groups, strict=True):
             if labelled and (problem := no_number(label, columns, f"column {columns.label!r}")):
                 bad.found(f"{path}, line {line}: {problem}")
                 continue
-            yield Labelled(str(rows[line]), text, label)
+            yield Labelled(str(rows[line]), text, label, group=group)
 
 
 def _misfit(label: str | None, first: str | None, sequence: str, columns: Columns) -> str | None:
@@ -303,6 +311,13 @@ def _misfit(label: str | None, first: str | None, sequence: str, columns: Column
     return f"sequence {sequence!r} is labelled {label!r} here but {first!r} before"
 
 
+def _elsewhere(group: str | None, first: str | None, sequence: str, columns: Columns) -> str | None:
+    """Returns what is wrong with the group of a step of a sequence, or None. first: that of its first step."""
+    if group is None:
+        return f"column {columns.group!r} has no value"
+    return None if group == first else f"sequence {sequence!r} is of {group!r} here but of {first!r} before"
+
+
 def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[Labelled]:
     """Yields sequences of a table with a row for each step. The rows of a sequence follow each other."""
     if columns.sequence is None and not columns.each_step:
@@ -310,9 +325,13 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
             f"{path} is a table: name the column that identifies the sequence with --sequence (a row for each step), or the column with a text in each row with --text",
             f"{path} is a table, and the run was not trained on one; give a file of .ts or .jsonl",
         )
+    if columns.sequence is None and columns.group is not None:
+        raise InputError(
+            f"{path} is one sequence, so --group {columns.group} has nothing to hold out together; name the column that identifies the sequence with --sequence, or leave --group out"
+        )
     # The sequence that is being read, its first line, whether it is to be left out; and those that were before.
     name, first, spoiled, seen = "", 0, False, set[str]()
-    steps, labels = list[NDArray[np.float64]](), list[str | None]()
+    steps, labels, groups = list[NDArray[np.float64]](), list[str | None](), list[str | None]()
     channels: list[str] | None = list(columns.channels) or None
 
     def whole() -> Iterator[Labelled]:
@@ -324,15 +343,16 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
                 what = f"sequence {name!r}" if columns.sequence else "the table"
                 bad.found(f"{path}, line {first}: {what} has no number in column {lacking!r}")
                 return
-            own = {"label": None, "labels": labels} if columns.each_step else {"label": labels[0]}
-            yield Labelled(str(name), values, channels=tuple(channels or ()), **own)
+            of_all, of_each = (None, labels) if columns.each_step else (labels[0], None)
+            yield Labelled(str(name), values, of_all, tuple(channels or ()), of_each, groups[0])
 
     for piece in tables.pieces(path):
         have = [each for each in piece.columns if each != tables.LINE]
         keys = [] if columns.sequence is None else [columns.sequence]
-        tables.check_columns([*keys, *([columns.label] if labelled else []), *(channels or [])], have, path)
+        others = [columns.group] if columns.group else []
+        tables.check_columns([*keys, *([columns.label] if labelled else []), *others, *(channels or [])], have, path)
         if channels is None:
-            channels = [each for each in have if each not in (*keys, columns.label)]
+            channels = [each for each in have if each not in (*keys, columns.label, *others)]
             if not channels:
                 raise InputError(f"{path} has no column of numbers besides {', '.join(map(repr, have))}; add one")
         piece = _stripped(piece, columns, path)
@@ -343,6 +363,8 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
         values = np.full((len(piece), len(channels)), np.nan)
         values[fit] = good.select(channels).to_numpy()  # what is missing becomes NaN
         given = piece[columns.label].to_list() if columns.label in have else [None] * len(piece)
+        tables.check_texts(piece, others, path)
+        from_whom = piece[others[0]].cast(pl.String).to_list() if others else [None] * len(piece)
         of = piece[keys[0]].to_list() if keys else ["1"] * len(piece)
         begins = [k for k in range(len(of)) if not k or of[k] != of[k - 1]]
         for begin, end in pairwise([*begins, len(of)]):
@@ -352,16 +374,20 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
                     raise InputError(
                         f"{path}, line {lines[begin]}: sequence {of[begin]!r} continues after another one began; sort the rows by {columns.sequence!r}"
                     )
-                name, first, spoiled, steps, labels = of[begin], lines[begin], False, [], []
+                name, first, spoiled, steps, labels, groups = of[begin], lines[begin], False, [], [], []
                 seen.add(name)
             # A sequence is left out as a whole: without one of its steps, it would be another one.
             spoiled = spoiled or not fit[begin:end].all()
-            own = given[begin:end]
-            for label in dict.fromkeys(own) if labelled and not spoiled else ():
-                if problem := _misfit(label, (labels or own)[0], name, columns):
-                    bad.found(f"{path}, line {lines[begin + own.index(label)]}: {problem}")
+            own, whose = given[begin:end], from_whom[begin:end]
+            of_labels = ((own, each, _misfit(each, (labels or own)[0], name, columns)) for each in dict.fromkeys(own))
+            of_groups = ((whose, each, _elsewhere(each, (groups or whose)[0], name, columns)) for each in dict.fromkeys(whose))  # fmt: skip
+            checks = chain(of_labels if labelled else (), of_groups if others else ())
+            for values_of, value, problem in checks if not spoiled else ():
+                if problem is not None:
+                    bad.found(f"{path}, line {lines[begin + values_of.index(value)]}: {problem}")
                     spoiled = True
                     break
             steps.append(values[begin:end])
             labels += own if columns.each_step or not labels else ()
+            groups += whose[:1]
     yield from whole()

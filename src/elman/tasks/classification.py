@@ -319,7 +319,7 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
         apart = set(sorted(set(fonts))[:: max(2, round(1 / o.held_out))])
         held = np.array([font in apart for font in fonts])
         train, validation = np.flatnonzero(~held), np.flatnonzero(held)
-    elif o.each_step:
+    elif o.each_step or found.groups:
         train, validation = parted(found, o)
     else:
         train, validation = _halves(found.labels.steps.astype(np.int64), o)

@@ -291,6 +291,11 @@ class SequenceOptions(Options):
 
     validation: str | None = option(None, "Validation file, instead of a held-out part of FILE.")
     held_out: float = option(0.2, "Share of the sequences kept for validation, drawn at random.", least=0.001, most=0.9)
+    group: str | None = option(
+        None,
+        "Column of a person or machine, or its name in JSON lines: all sequences of one are held out together.",
+        later=True,
+    )
     label: str = option("label", "Column of the label, or its name in JSON lines.")
     sequence: str | None = option(None, "Column that identifies the sequence, in a table with a row for each step.")
     text: str | None = option(
@@ -358,16 +363,17 @@ class SequenceOptions(Options):
             )
         if self.causal and not self.each_step:
             raise InputError("--causal is for labels of each step; give --each-step, or leave it out")
-        own = {"--sequence": self.sequence, "--text": self.text, "--label": self.label}
+        own = {"--sequence": self.sequence, "--text": self.text, "--label": self.label, "--group": self.group}
         _check_once({name: (column,) for name, column in own.items() if column is not None})
-        _check_once({"--label": (self.label,), "--columns": self.column_list})
+        for name in ("--label", "--group"):
+            _check_once({name: (own[name] or "",), "--columns": self.column_list})
 
     def useless(self, file: Path | None) -> dict[str, str]:
         from elman.datasets.tables import form
 
         files = [Path(path) for path in (file, self.validation) if path is not None]
         found: dict[str, str] = (
-            {} if files else dict.fromkeys(("label", "sequence", "text", "columns", "fill_gaps"), NO_FILE)
+            {} if files else dict.fromkeys(("label", "sequence", "group", "text", "columns", "fill_gaps"), NO_FILE)
         )
         if files and all(form(path) == ".ts" for path in files):
             found["label"] = f"names a column, but {files[0]} has its labels at the ends of its lines; leave it out"
@@ -377,6 +383,8 @@ class SequenceOptions(Options):
             )
         else:
             found["noise"] = found["fill_gaps"] = "is for numbers, but --text reads texts; leave it out"
+        if self.validation is not None:
+            found["group"] = "holds out a part of FILE, but --validation names another file; leave it out"
         if not self.each_step:
             found["window"] = "is for labels of each step; give --each-step, or leave it out"
         return found

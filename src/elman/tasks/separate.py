@@ -60,6 +60,23 @@ def held_out(count: int, share: float, seed: int) -> tuple[NDArray[np.int64], ND
     return np.sort(order[:cut]), np.sort(order[cut:])
 
 
+def held_out_groups(of: NDArray[Any], share: float, seed: int) -> NDArray[np.int64]:
+    """Returns the groups for validation, drawn at random: as many as have about this share of what is in groups.
+
+    of: (N,), the group of each, from 0. At least one group is for validation and one for training, if there are two.
+    """
+    sizes, taken, found = np.bincount(of), 0, list[int]()
+    wanted = share * len(of)
+    order = np.random.default_rng([seed, 1 << 32]).permutation(len(sizes))
+    for group in order:
+        nearer = abs(taken + sizes[group] - wanted) < abs(taken - wanted)
+        if nearer and len(found) < len(sizes) - 1:
+            found, taken = [*found, int(group)], taken + sizes[group]
+    if not found:  # all are large
+        found = [int(order[sizes[order].argmin()])] if len(sizes) > 1 else []
+    return np.sort(np.array(found, np.int64))
+
+
 class Changed(InputError):
     """The data that a model was trained on are not what they were, so that nothing says which were held out."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
@@ -25,7 +26,7 @@ from elman.layout import Hidden
 from elman.recurrent import Recurrent
 from elman.tasks.options import SequenceOptions
 from elman.tasks.pieces import Pieces, ranges, steps_of
-from elman.tasks.separate import SeparateSequences, check_same, held_out, moments, padded
+from elman.tasks.separate import SeparateSequences, check_same, held_out, held_out_groups, moments, padded
 from elman.training.dropout import Dropout
 from elman.training.record import device_of
 
@@ -35,7 +36,7 @@ MANY = 1 << 20  # steps of several sequences that memory holds at a time while t
 FAR = 1e30  # deviations from the mean, of which sums are still finite
 RARE = 2  # words that occur in fewer texts have no embedding of their own
 DRAWN = 1000  # steps of a picture at most
-NAMED = 8  # channels that are named
+NAMED = 8  # channels, or groups, that are named
 MOST = 0.8  # a share of unknown words of the training texts that is worth a remark
 WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -108,6 +109,8 @@ class Gathered:
         self.labels = Rows(np.int32)  # a number for each sequence, or for each of its steps; -1 where there is none
         self.different: dict[str, int] = {}  # labels, and the number of each
         self.tokens = {"": 0}  # likewise; the first one stands in a text without any
+        self.groups: dict[str, int] = {}  # likewise: who or what sequences are of, if that is known
+        self.group_of = array("q")  # the number of each sequence's
         self.in_time = False  # whether the second of two sequences is what comes after the first one
         self._digest = hashlib.sha256()
 
@@ -133,6 +136,9 @@ class Gathered:
             # In float32, so that runs go on that were begun when numbers were kept in it.
             own = content.encode() if isinstance(content, str) else content.astype(np.float32).tobytes()
             self._digest.update(own + "\0".join(label or "" for label in labels).encode())
+            if each.group is not None:
+                self.group_of.append(self.groups.setdefault(each.group, len(self.groups)))
+                self._digest.update(f"\0{each.group}".encode())
         self._digest.update(b"end of a file")
 
     def name(self, k: int) -> str:
@@ -440,6 +446,8 @@ class WholeSequences(SeparateSequences):
             labels = before[first + pieces.lengths] - before[first]
             self.pieces, self.labels = pieces.take(labels > 0), labels[labels > 0]  # how many each piece has
         self.lengths = self.pieces.lengths
+        names, of = list(sequences.groups), sequences.group_of
+        self.groups = (len(names), [names[k] for k in sorted({of[k] for k in validation})]) if names else None
 
     def use(self, trained: Any) -> None:
         self.trained, self.model, self.options = trained, trained.model, trained.options
@@ -488,6 +496,10 @@ class WholeSequences(SeparateSequences):
             later = int(self.encoded.rows.lengths[self.validation].sum())
             counts = f"one, of which the first {int(lengths.sum()):,} steps are for training and the last {later:,} for validation"
         lines = [("sequences", f"{self.source}: {counts}, {what}")]
+        if self.groups is not None:
+            count, held = self.groups
+            shown = ", ".join(held[:NAMED]) + (", ..." if len(held) > NAMED else "")
+            lines.append(("held out", f"{len(held)} of {count} values of {self.options.group!r}: {shown}"))
         if len(self.places) < len(own := self.encoded.all_places(self.train)):
             lines.append(
                 ("labels", f"{len(self.places):,} of {len(own):,} training steps have one; only these are learned")
@@ -528,7 +540,8 @@ def gathered(
     """
     o, columns = options, columns_of(options, inputs)
     found = Gathered(unit_of(o) if path else None, None if inputs is None else len(inputs.mean), o.each_step)
-    every = iter(built_in if path is None else sequences(path, columns, bad=bad))
+    own = columns._replace(group=o.group if o.validation is None else None)
+    every = iter(built_in if path is None else sequences(path, own, bad=bad))
     if o.each_step and o.validation is None:
         start = list(islice(every, 2))
         found.in_time = len(start) == 1
@@ -551,7 +564,19 @@ def _cut(only: Labelled, held_out: float) -> Iterator[Labelled]:
 
 
 def parted(sequences: Gathered, options: SequenceOptions) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns the places of the sequences for training and for validation: drawn at random, or the end of the only one."""
+    """Returns the places of the sequences for training and for validation: drawn at random, or the end of the only one.
+
+    Sequences of the same group stay together. Raises InputError if there is only one group.
+    """
+    if sequences.groups:
+        if len(sequences.groups) < 2:
+            only = next(iter(sequences.groups))
+            raise InputError(
+                f"all sequences have {only!r} in {options.group!r}; give those of several, or leave --group out"
+            )
+        of = np.array(sequences.group_of)
+        apart = np.isin(of, held_out_groups(of, options.held_out, options.seed))
+        return np.flatnonzero(~apart), np.flatnonzero(apart)
     if sequences.in_time:
         return np.arange(1), np.arange(1, len(sequences))
     if not len(sequences):

@@ -1,0 +1,149 @@
+"""`--group`: sequences of one person, or machine, are not both learned and judged."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from elman.datasets import sequences, tables
+from elman.datasets.reading import BadRows
+from elman.datasets.sequences import Columns
+from elman.errors import InputError
+from elman.tasks import classification, regression
+from elman.tasks.options import ClassificationOptions, RegressionOptions
+from elman.tasks.separate import held_out_groups
+from tiny_runs import elman, lines
+
+LONG = "id,who,label,x\na,Ann,up,1\na,Ann,up,2\nb,Bob,down,3\nc,Ann,up,4\n"
+
+
+def test_the_group_of_each_sequence_in_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole = tables.pieces
+    monkeypatch.setattr(tables, "pieces", lambda path, columns=None: whole(path, columns, rows=1))
+    (tmp_path / "a.csv").write_text(LONG)
+    found = list(sequences.sequences(tmp_path / "a.csv", Columns(sequence="id", group="who")))
+    assert [(each.name, each.label, each.group) for each in found] == [("a", "up", "Ann"), ("b", "down", "Bob"), ("c", "up", "Ann")]  # fmt: skip
+    assert [each.channels for each in found] == [("x",)] * 3
+    (tmp_path / "b.csv").write_text("text,who,label\nhi,7,up\nho,8,down\n")
+    found = list(sequences.sequences(tmp_path / "b.csv", Columns(text="text", group="who")))
+    assert [(each.content, each.label, each.group) for each in found] == [("hi", "up", "7"), ("ho", "down", "8")]
+    rows = [{"values": [1], "label": "up", "who": 7}, {"values": [1], "label": "up", "who": "Ann"}]
+    (tmp_path / "a.jsonl").write_text(lines(*map(json.dumps, rows)))
+    assert [each.group for each in sequences.sequences(tmp_path / "a.jsonl", Columns(group="who"))] == ["7", "Ann"]
+
+
+WRONG = {
+    "two groups": ("a.csv", LONG + "c,Bob,up,5\n", "line 6: sequence 'c' is of 'Bob' here but of 'Ann' before; correct it, or skip"),
+    "no group": ("a.csv", LONG + "d,,up,5\n", "line 6: column 'who' has no value; correct it, or skip"),
+    "no column": ("a.csv", LONG.replace("who", "name"), "has no column 'who'; its columns are 'id', 'name', 'label', 'x'"),
+    "none in JSON": ("a.jsonl", '{"values": [1], "label": "up"}\n', "line 1: 'who' should be a name or a number but is None"),
+    "a list in JSON": ("a.jsonl", '{"values": [1], "label": "up", "who": [1]}\n', "line 1: 'who' should be a name or a number but is [1]"),
+    "an archive": ("a.ts", "@data\n1,2:up\n", "is not a table, so --group selects nothing in it; leave it out"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_groups_that_make_no_sense(tmp_path: Path, case: str):
+    name, content, message = WRONG[case]
+    (tmp_path / name).write_text(content)
+    columns = Columns(sequence="id" if name == "a.csv" else None, group="who")
+    with pytest.raises(InputError, match=re.escape(message)):
+        list(sequences.sequences(tmp_path / name, columns))
+    if "line 6" in message:
+        bad = BadRows(skip=True)
+        kept = [each.name for each in sequences.sequences(tmp_path / name, columns, bad=bad)]
+        assert (kept, bad.count) == (["a", "b"] if case == "two groups" else ["a", "b", "c"], 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--group", "who"], "--group says how to read FILE, but no FILE is given; give one, or leave the option out"),
+        (["a.csv", "--sequence", "id", "--group", "id"], "--sequence and --group both name the column 'id'; name another one in one of them"),
+        (["a.csv", "--sequence", "id", "--group", "x", "--columns", "x"], "--group and --columns both name the column 'x'; name another one in one of them"),
+        (["a.csv", "--sequence", "id", "--group", "who", "--validation", "b.csv"], "--group holds out a part of FILE, but --validation names another file; leave it out"),
+        (["a.csv", "--each-step", "--group", "who"], "a.csv is one sequence, so --group who has nothing to hold out together; name the column that identifies the sequence with --sequence, or leave --group out"),
+        (["one.csv", "--sequence", "id", "--group", "who"], "all sequences have 'Ann' in 'who'; give those of several, or leave --group out"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_with_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], message: str):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text(LONG)
+    (tmp_path / "one.csv").write_text(LONG.replace("Bob", "Ann"))
+    status, out, err = elman("train", "classify", *given)
+    assert (status, out) == (2, "")
+    assert err.startswith("elman: ")
+    assert message in err
+
+
+def rows_of(task: str, each_step: bool) -> list[dict[str, Any]]:
+    """Sequences of twelve people, of whom each has five or six."""
+    draw, rows = np.random.default_rng(0), []
+    for k in range(66):
+        label: Any = k % 2 if task == "classify" else float(draw.normal())
+        rows.append({"values": draw.normal(size=(4, 1)).tolist(), "label": [label] * 4 if each_step else label, "who": f"p{k % 12}"})  # fmt: skip
+    return rows
+
+
+@pytest.mark.parametrize("each_step", [False, True])
+@pytest.mark.parametrize("task", ["classify", "regress"])
+def test_nobody_is_both_learned_and_judged(tmp_path: Path, task: str, each_step: bool):
+    rows = rows_of(task, each_step)
+    (tmp_path / "a.jsonl").write_text(lines(*map(json.dumps, rows)))
+    module: Any = {"classify": classification, "regress": regression}[task]
+    of: Any = {"classify": ClassificationOptions, "regress": RegressionOptions}[task]
+    options = of(group="who", each_step=each_step, held_out=0.25, hidden_size=3)
+    first, seen = module.begin(tmp_path / "a.jsonl", options, "cpu", BadRows()), set[str]()
+    for seed in range(4):
+        options = replace(options, seed=seed)
+        made = module.begin(tmp_path / "a.jsonl", options, "cpu", BadRows())
+        learned, judged = ({rows[k]["who"] for k in own} for own in (made.train, made.validation))
+        assert not learned & judged
+        assert sorted([*made.train, *made.validation]) == list(range(66))
+        assert len(judged) == 3
+        names = ", ".join(sorted(judged, key=lambda name: int(name[1:])))
+        assert dict(made.introduction())["held out"] == f"3 of 12 values of 'who': {names}"
+        again = module.begin(tmp_path / "a.jsonl", options, "cpu", BadRows())
+        assert again.validation.tolist() == made.validation.tolist()
+        assert again.digest == made.digest
+        seen |= judged
+    assert len(seen) > 3
+    without = module.begin(tmp_path / "a.jsonl", of(each_step=each_step, hidden_size=3), "cpu", BadRows())
+    assert "held out" not in dict(without.introduction())
+    # Another person: the data are not the same.
+    (tmp_path / "a.jsonl").write_text(lines(*map(json.dumps, [{**rows[0], "who": "p1"}, *rows[1:]])))
+    assert module.begin(tmp_path / "a.jsonl", options, "cpu", BadRows()).digest != first.digest
+    assert module.begin(tmp_path / "a.jsonl", of(each_step=each_step, hidden_size=3), "cpu", BadRows()).digest == without.digest  # fmt: skip
+
+
+def test_about_the_share_is_held_out():
+    random = np.random.default_rng(0)
+    for seed in range(50):
+        of = np.repeat(np.arange(20), random.integers(1, 30, 20))
+        held = held_out_groups(of, 0.3, seed)
+        assert abs(np.isin(of, held).mean() - 0.3) < 0.15
+    # A group that has nearly all is for training, and the smallest of two large ones for validation.
+    for seed in range(9):
+        assert held_out_groups(np.array([0] * 97 + [1] * 3), 0.1, seed).tolist() == [1]
+        assert held_out_groups(np.array([0] * 60 + [1] * 40), 0.1, seed).tolist() == [1]
+        assert len(held_out_groups(np.array([0, 1]), 0.9, seed)) == 1
+    assert held_out_groups(np.zeros(5, int), 0.2, 0).tolist() == []
+
+
+def test_a_run_needs_the_column_for_its_training_only(tmp_path: Path):
+    table = "".join(f"{k},p{k % 6},{'ab'[k % 2]},{k % 7}\n" for k in range(60))
+    (tmp_path / "a.csv").write_text("id,who,label,x\n" + table)
+    given = ("--sequence", "id", "--group", "who", "--epochs", 1, "--hidden-size", 3, "--run", tmp_path / "run")
+    outcome = elman("train", "classify", tmp_path / "a.csv", *given)
+    assert outcome.status == 0, outcome.err
+    assert "held out" in outcome.err
+    (tmp_path / "b.csv").write_text("id,label,x\n" + re.sub(r"p\d,", "", table))
+    assert elman("evaluate", tmp_path / "run", tmp_path / "b.csv").status == 0
+    assert ", a baseline" in elman("evaluate", tmp_path / "run", tmp_path / "a.csv").out
+    assert elman("train", "classify", "--resume", tmp_path / "run", "--epochs", 1.5).status == 0
