@@ -62,10 +62,9 @@ class Reading(Inputs):
     @classmethod
     def learn(cls, sequences: Gathered, own: Sequence[int] | NDArray[np.int64] | None = None) -> Reading:
         """own: the places of the sequences to learn from; all if left out."""
-        own = np.arange(len(sequences)) if own is None else np.asarray(own)
-        found = np.unique(np.concatenate([sequences.labels[k] for k in own])) if len(own) else []
-        names = [list(sequences.different)[k] for k in found if k >= 0]
-        classes = sorted(names, key=lambda c: (len(c), c) if c.isdigit() else (1 << 30, c))
+        own, names = np.arange(len(sequences)) if own is None else np.asarray(own), list(sequences.different)
+        found = (names[k] for k in np.unique(sequences.given(own)) if k >= 0)
+        classes = sorted(found, key=lambda c: (len(c), c) if c.isdigit() else (1 << 30, c))
         return cls(classes=classes, **vars(Inputs.of(sequences, own)))
 
     def check(self) -> None:
@@ -200,10 +199,8 @@ class Classification(WholeSequences):
     ):
         """train, validation: places of sequences. path: where these come from; None for the built-in sequences."""
         super().__init__(classifier, sequences, train, validation, path)
-        o, self.counts = (
-            self.options,
-            np.bincount(self.encoded.labels[self.places], minlength=len(classifier.reading.classes)),
-        )
+        classes, o = len(classifier.reading.classes), self.options
+        self.counts = np.bincount(self.encoded.labels[self.places], minlength=classes)
         self.score, self.score_unit = o.best_by, o.best_by.replace("_f1", " F1")
         # A class that only the run has from which the training starts weighs nothing: smoothing would learn to say it.
         there = self.counts > 0
@@ -239,9 +236,8 @@ class Classification(WholeSequences):
 
     def introduction(self) -> list[tuple[str, str]]:
         names, (first, *others) = self.trained.reading.classes, super().introduction()
-        counts = self.counts
-        order = np.argsort(-counts, kind="stable")[:12]
-        shown = ", ".join(f"{names[k]} {counts[k] / counts.sum():.0%}" for k in order)
+        order, share = np.argsort(-self.counts, kind="stable")[:12], self.counts / self.counts.sum()
+        shown = ", ".join(f"{names[k]} {share[k]:.0%}" for k in order)
         lines = [first, ("classes", f"{len(names)}: {shown}{' ...' if len(names) > 12 else ''}")]
         if unknown := self.encoded.unknown(self.judged):
             lines.append(("unknown", scores.unknown(unknown, f" classes of validation {self.unit}s")))
@@ -324,10 +320,10 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
     else:
         train, validation = _halves(found.labels.steps.astype(np.int64), o)
     check_labels(found, train, validation, where, "give at least two of each class", 1, bad)
-    learned = np.unique(np.concatenate([found.labels[int(k)] for k in train]))
-    if len(learned := learned[learned >= 0]) < 2:
-        only = list(found.different)[learned[0]]
-        what, of = ("steps", f"the training part of {where}") if o.each_step else ("sequences", where)
+    learned = found.given(train)
+    if len(learned := np.unique(learned[learned >= 0])) < 2:
+        only, what = list(found.different)[learned[0]], "steps" if o.each_step else "sequences"
+        of = f"the training part of {where}" if o.each_step or found.groups else where
         raise InputError(f"{of} has only one class, {only!r}; give {what} of at least two classes")
     return found, train, validation
 

@@ -80,15 +80,18 @@ class Values(Encoded):
         self.told = ~np.isnan(scaled)
 
 
-def numbers_of(sequences: Gathered) -> NDArray[np.float64]:
-    """Returns the values to predict, (M,), in their own unit; NaN where there is none, as there need not be to predict."""
-    return np.array([*map(number_of, sequences.different), np.nan])[sequences.labels.steps]
+def numbers_of(sequences: Gathered, own: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+    """Returns values to predict, (N,), in their own unit; NaN where there is none, as there need not be to predict.
+
+    own: the places of the sequences; all if left out.
+    """
+    given = sequences.labels.steps if own is None else sequences.given(own)
+    return np.array([*map(number_of, sequences.different), np.nan])[given]
 
 
 def learned_of(sequences: Gathered, own: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Returns the values of the sequences at these places, (N,), in their own unit."""
-    numbers, bounds = numbers_of(sequences), sequences.labels.bounds
-    found = np.concatenate([numbers[bounds[k] : bounds[k + 1]] for k in own])
+    """Returns the values that the sequences at these places have, (N,), in their own unit."""
+    found = numbers_of(sequences, own)
     return found[~np.isnan(found)]
 
 

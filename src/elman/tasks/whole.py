@@ -141,6 +141,10 @@ class Gathered:
                 self._digest.update(f"\0{each.group}".encode())
         self._digest.update(b"end of a file")
 
+    def given(self, own: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Returns the numbers of the labels of the sequences at these places, one after the other."""
+        return self.labels.steps[ranges(self.labels.bounds[own], self.labels.lengths[own])]
+
     def name(self, k: int) -> str:
         """Returns what a sequence is called in its file."""
         return self._ids[k].tobytes().decode()
@@ -605,7 +609,7 @@ def check_labels(
         raise InputError(f"{path} leaves {counts}{skipped}; {least}")
     if sequences.each_step:
         for own, where in ((train, "training"), (validation, "validation")):
-            if not any((sequences.labels[k] >= 0).any() for k in own):
+            if not (sequences.given(own) >= 0).any():
                 raise InputError(f"no step that {path} leaves for {where} has a label; give at least one there")
 
 
