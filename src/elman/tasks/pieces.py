@@ -50,9 +50,9 @@ class Pieces(NamedTuple):
         return self.end - self.begin
 
 
-def ranges(begin: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:
+def ranges(begin: NDArray[np.int64], count: NDArray[Any]) -> NDArray[np.int64]:
     """Returns `count` numbers from `begin` on, for each of these one after the other."""
-    before = np.cumsum(count) - count
+    before = np.cumsum(count, dtype=np.int64) - count
     return np.repeat(begin - before, count) + np.arange(int(count.sum()))
 
 
