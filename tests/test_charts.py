@@ -245,3 +245,49 @@ def test_pictures_are_written_in_the_format_of_their_name(tmp_path: Path):
     with pytest.raises(InputError, match=re.escape("a.txt: pictures are not written as .txt; choose png, svg or pdf")):
         charts.save(figure, tmp_path / "a.txt")
     assert (tmp_path / "a.txt").read_text() == "old"
+
+
+# Steps
+
+
+def test_labels_of_steps_are_bars_where_they_are():
+    truth, said = np.array([0, 0, -2, 1, 1, 1]), np.array([0, 2, 2, 1, 1, 1])
+    figure = charts.labelled_steps(np.zeros((6, 9)), truth, said, ["$a", "b", "c" * 99], 40)
+    patches: list[Any] = list(figure.axes[1].patches)
+    bars = [(b.get_y() + b.get_height() / 2, b.get_x(), b.get_width()) for b in patches]
+    assert bars == [(1.1, 40.5, 2), (1.1, 43.5, 3), (0, 40.5, 1), (0, 41.5, 2), (0, 43.5, 3)]
+    same = {(b.get_facecolor(), b.get_width()) for b in patches if b.get_width() == 3}
+    assert len(same) == 1
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["$a", "b", "c" * 29 + "…"]
+    assert len(figure.axes[0].lines) == 6
+    assert "the first 6 of 9 channels" in figure.axes[0].get_title()
+    figure.draw_without_rendering()
+
+
+def test_many_classes_of_one_step_and_of_many_are_drawn():
+    charts.labelled_steps(np.zeros((1, 1)), np.array([-2]), np.array([0]), ["a"], 0).draw_without_rendering()
+    every = np.arange(50)
+    figure = charts.labelled_steps(np.zeros((50, 1)), every, every[::-1], [str(k) for k in every], 0)
+    assert len(figure.legends[0].get_texts()) == charts.LEGEND
+    figure.draw_without_rendering()
+
+
+def test_values_of_steps_that_are_far_apart_are_points():
+    truth = np.full(20, np.nan)
+    truth[[3, 11]] = 2.5, 1
+    figure = charts.valued_steps(np.ones((20, 2)), truth, np.ones((20, 3)), np.ones(20), 7)
+    lines = {line.get_label(): line for line in figure.axes[1].lines}
+    assert lines["true"].get_marker() == "."
+    assert lines["predicted"].get_marker() in ("", "None")
+    assert np.asarray(lines["true"].get_xdata()).tolist() == list(range(8, 28))
+    figure.draw_without_rendering()
+    whole = charts.valued_steps(np.ones((20, 2)), np.arange(20.0), np.ones((20, 1)), np.ones(20), 0)
+    assert whole.axes[1].lines[0].get_marker() in ("", "None")
+
+
+def test_of_very_many_values_some_are_drawn(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(charts, "POINTS", 10)
+    truth = np.arange(35.0)
+    figure = charts.agreement(truth, truth, (truth - 1, truth + (truth < 30)), "steps")
+    assert len(np.asarray(figure.axes[0].collections[-1].get_offsets())) == 9
+    assert "100%" in figure.axes[0].get_legend().get_texts()[0].get_text()  # pyright: ignore[reportOptionalMemberAccess]
