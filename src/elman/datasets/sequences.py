@@ -229,9 +229,10 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
                 problem = no_number(label, columns, repr(columns.label))
             elif not isinstance(label, (str, int)) or label == "":
                 problem = f"{columns.label!r} should be a label but is {label!r}"
-        group = None if columns.group is None else row.get(columns.group)
-        if problem is None and columns.group is not None and (not isinstance(group, (str, int)) or group == ""):
-            problem = f"{columns.group!r} should be a name or a number but is {group!r}"
+        given = None if columns.group is None else row.get(columns.group)
+        group = _whole(given.strip() if isinstance(given, str) else given)
+        if problem is None and columns.group is not None and (not isinstance(group, (str, int, float)) or group == ""):
+            problem = f"{columns.group!r} should be a name or a number but is {given!r}"
         if problem is not None:
             bad.found(f"{where}: {problem}", _remedy(content, columns.fill) if isinstance(content, np.ndarray) else "")
             continue
@@ -240,6 +241,13 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
             channels = content.shape[1]
         label, group = (None if each is None else str(each) for each in (label, group))
         yield Labelled(str(row.get("id", number)), content, label, (), labels, group)
+
+
+def _whole(value: Any) -> Any:
+    """Returns 1 for 1.0, None for NaN, and any other value as it is."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None if np.isnan(value) else value
+    return value
 
 
 def _of_steps(given: Any, steps: int, columns: Columns) -> tuple[list[str | None] | None, str | None]:
@@ -253,7 +261,7 @@ def _of_steps(given: Any, steps: int, columns: Columns) -> tuple[list[str | None
     for step, label in enumerate(given, 1):
         what = f"step {step} of {columns.label!r}"
         label = None if label != label else label  # NaN
-        label = int(label) if isinstance(label, float) and label.is_integer() and not columns.numeric else label
+        label = label if columns.numeric else _whole(label)
         if not isinstance(label, (str, int, float) if columns.numeric else (str, int)) and label is not None:
             return None, f"{what} should be a label but is {str(label)[:60]}"
         own = None if label is None else str(label).strip() or None
@@ -264,22 +272,23 @@ def _of_steps(given: Any, steps: int, columns: Columns) -> tuple[list[str | None
 
 
 def _stripped(piece: pl.DataFrame, columns: Columns, path: Path) -> pl.DataFrame:
-    """Returns a piece of a table with no blanks around its labels. A label of nothing else is missing, as NaN is.
+    """Returns a piece of a table with no blanks around its labels and groups. One of nothing else is missing, as NaN is.
 
     The word is missing only where a number is wanted of a step: it may be the name of a class.
     """
-    if columns.label not in piece.columns:
-        return piece
-    tables.check_texts(piece, [columns.label], path)
-    label = pl.col(columns.label)
-    label = label.fill_nan(None) if piece.schema[columns.label].is_float() else label
-    text = label.cast(pl.String).str.strip_chars()
-    if (
-        columns.each_step and not columns.numeric
-    ):  # a column of whole numbers of which some are missing often has floats
-        text = text.str.replace(r"^(-?\d+)\.0$", "$1")
-    missing = ["", "nan"] if columns.numeric and columns.each_step else [""]
-    return piece.with_columns(pl.when(~text.str.to_lowercase().is_in(missing)).then(text).alias(columns.label))
+    have = [name for name in (columns.label, columns.group) if name in piece.columns]
+    tables.check_texts(piece, have, path)
+    found = list[pl.Expr]()
+    for name in have:
+        text = pl.col(name)
+        text = text.fill_nan(None) if piece.schema[name].is_float() else text
+        text = text.cast(pl.String).str.strip_chars()
+        if name == columns.group or (columns.each_step and not columns.numeric):
+            # A column of whole numbers of which some are missing often has floats.
+            text = text.str.replace(r"^(-?\d+)\.0$", "$1")
+        missing = ["", "nan"] if name == columns.label and columns.numeric and columns.each_step else [""]
+        found.append(pl.when(~text.str.to_lowercase().is_in(missing)).then(text).alias(name))
+    return piece.with_columns(found)
 
 
 def _texts(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[Labelled]:
@@ -363,8 +372,7 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
         values = np.full((len(piece), len(channels)), np.nan)
         values[fit] = good.select(channels).to_numpy()  # what is missing becomes NaN
         given = piece[columns.label].to_list() if columns.label in have else [None] * len(piece)
-        tables.check_texts(piece, others, path)
-        from_whom = piece[others[0]].cast(pl.String).to_list() if others else [None] * len(piece)
+        from_whom = piece[others[0]].to_list() if others else [None] * len(piece)
         of = piece[keys[0]].to_list() if keys else ["1"] * len(piece)
         begins = [k for k in range(len(of)) if not k or of[k] != of[k - 1]]
         for begin, end in pairwise([*begins, len(of)]):
