@@ -231,8 +231,13 @@ def _fits(values: pl.Series, most: float) -> pl.Series:
 
 
 def check_texts(piece: pl.DataFrame, columns: Sequence[str], path: Path) -> None:
-    """Raises InputError for a column of what is never a text, such as lists."""
+    """Raises InputError for a column of what is never a text, such as lists, or bytes that are not UTF-8."""
     _check_kinds(piece, columns, path, "texts", (pl.Duration,))
+    for name in (each for each in columns if piece.schema[each] == pl.Binary):
+        try:
+            piece[name].cast(pl.String)
+        except pl.exceptions.ComputeError as error:
+            raise InputError(f"{path}: column {name!r} should have texts, but has bytes that are not UTF-8; convert it") from error  # fmt: skip
 
 
 def _check_kinds(
