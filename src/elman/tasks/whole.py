@@ -502,8 +502,8 @@ class WholeSequences(SeparateSequences):
         lines = [("sequences", f"{self.source}: {counts}, {what}")]
         if self.groups is not None:
             count, held = self.groups
-            shown = ", ".join(held[:NAMED]) + (", ..." if len(held) > NAMED else "")
-            lines.append(("held out", f"{len(held)} of {count} values of {self.options.group!r}: {shown}"))
+            shown = [" ".join(name.split())[:60] for name in held[:NAMED]] + ["..."] * (len(held) > NAMED)
+            lines.append(("held out", f"{len(held)} of {count} values of {self.options.group!r}: {', '.join(shown)}"))
         if len(self.places) < len(own := self.encoded.all_places(self.train)):
             lines.append(
                 ("labels", f"{len(self.places):,} of {len(own):,} training steps have one; only these are learned")
