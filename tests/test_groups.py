@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from elman.datasets import sequences, tables
@@ -38,11 +40,41 @@ def test_the_group_of_each_sequence_in_every_form(tmp_path: Path, monkeypatch: p
     assert [each.group for each in sequences.sequences(tmp_path / "a.jsonl", Columns(group="who"))] == ["7", "Ann"]
 
 
+def test_groups_are_the_same_however_they_are_written(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("id,who,label,x\na, 7,up,1\na,7 ,up,2\nb,7.0,down,3\nc,Ann ,up,4\n")
+    (tmp_path / "b.csv").write_text("text,who,label\nhi, 7,up\nho,7.0,down\nha,Ann ,up\n")
+    rows = [{"values": [1], "label": "up", "who": who} for who in (7, " 7", 7.0, "Ann ")]
+    (tmp_path / "a.jsonl").write_text(lines(*map(json.dumps, rows)))
+    for name, columns in {
+        "a.csv": Columns(sequence="id", group="who"),
+        "b.csv": Columns(text="text", group="who"),
+        "a.jsonl": Columns(group="who"),
+    }.items():
+        found = [each.group for each in sequences.sequences(tmp_path / name, columns)]
+        assert found == ["7"] * (len(found) - 1) + ["Ann"]
+    for values in ([1.0, float("nan")], ["Ann", " "]):
+        table = pl.DataFrame({"id": ["a", "b"], "who": values, "label": ["up", "down"], "x": ["1", "2"]})
+        table.write_parquet(tmp_path / "a.parquet")
+        for columns in (Columns(sequence="id", group="who"), Columns(text="x", group="who")):
+            with pytest.raises(InputError, match="line 2: column 'who' has no value; correct it"):
+                list(sequences.sequences(tmp_path / "a.parquet", columns))
+
+
+@pytest.mark.parametrize("column", ["id", "who", "label"])
+def test_bytes_that_are_no_text(tmp_path: Path, column: str):
+    table = pl.DataFrame({"id": ["a"], "who": ["Ann"], "label": [b"up"], "x": [1]})
+    table.with_columns(pl.lit(b"\xff").alias(column)).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=f"column '{column}' should have texts, but has bytes that are not UTF-8; convert it"):  # fmt: skip
+        list(sequences.sequences(tmp_path / "a.parquet", Columns(sequence="id", group="who")))
+
+
 WRONG = {
     "two groups": ("a.csv", LONG + "c,Bob,up,5\n", "line 6: sequence 'c' is of 'Bob' here but of 'Ann' before; correct it, or skip"),
     "no group": ("a.csv", LONG + "d,,up,5\n", "line 6: column 'who' has no value; correct it, or skip"),
     "no column": ("a.csv", LONG.replace("who", "name"), "has no column 'who'; its columns are 'id', 'name', 'label', 'x'"),
     "none in JSON": ("a.jsonl", '{"values": [1], "label": "up"}\n', "line 1: 'who' should be a name or a number but is None"),
+    "a blank in JSON": ("a.jsonl", '{"values": [1], "label": "up", "who": " "}\n', "line 1: 'who' should be a name or a number but is ' '"),
+    "NaN in JSON": ("a.jsonl", '{"values": [1], "label": "up", "who": NaN}\n', "line 1: 'who' should be a name or a number but is nan"),
     "a list in JSON": ("a.jsonl", '{"values": [1], "label": "up", "who": [1]}\n', "line 1: 'who' should be a name or a number but is [1]"),
     "an archive": ("a.ts", "@data\n1,2:up\n", "is not a table, so --group selects nothing in it; leave it out"),
 }  # fmt: skip
@@ -136,6 +168,9 @@ def test_about_the_share_is_held_out():
         assert held_out_groups(np.array([0] * 60 + [1] * 40), 0.1, seed).tolist() == [1]
         assert len(held_out_groups(np.array([0, 1]), 0.9, seed)) == 1
     assert held_out_groups(np.zeros(5, int), 0.2, 0).tolist() == []
+    begin = time.process_time()
+    assert len(held_out_groups(np.arange(600_000), 0.2, 0)) == 120_000
+    assert time.process_time() - begin < 5  # many groups take no time that grows with their square
 
 
 def test_a_run_needs_the_column_for_its_training_only(tmp_path: Path):

@@ -71,7 +71,8 @@ def held_out_groups(of: NDArray[Any], share: float, seed: int) -> NDArray[np.int
     for group in order:
         nearer = abs(taken + sizes[group] - wanted) < abs(taken - wanted)
         if nearer and len(found) < len(sizes) - 1:
-            found, taken = [*found, int(group)], taken + sizes[group]
+            found.append(int(group))
+            taken += sizes[group]
     if not found:  # all are large
         found = [int(order[sizes[order].argmin()])] if len(sizes) > 1 else []
     return np.sort(np.array(found, np.int64))
