@@ -4,7 +4,8 @@ elman train classify walk.csv --each-step --causal --label activity --run runs/w
 elman export runs/walk step.onnx --streaming
 tail -n +1 -f sensor.csv | python examples/watch.py step.onnx
 
-The rows are CSV on standard input, below a header. What is said of a row depends on all rows before it.
+The rows are CSV on standard input, below a header. What is said of a row depends on all rows before it. A row that lacks a
+number is left out, and named on standard error.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import onnxruntime
+
+MOST = float(np.finfo(np.float32).max)  # how far from zero a number may be
+FAR = 1e30  # deviations from the mean, beyond which all numbers are the same
 
 
 class Model:
@@ -45,7 +50,7 @@ class Model:
 
     def read(self, row: Sequence[float]) -> str:
         """Reads the numbers of a step, and returns what the model says of it."""
-        x = ((np.array(row) - self.mean) / self.deviation).astype(np.float32)
+        x = ((np.array(row) - self.mean) / self.deviation).clip(-FAR, FAR).astype(np.float32)
         output, *after = self.session.run(None, {"x": x[None], **self.state})
         self.state = dict(zip(self.state, after, strict=True))
         return self.say(output[0].astype(float))
@@ -68,13 +73,20 @@ def rows(lines: Iterator[str], channels: list[str], count: int) -> Iterator[list
     """Yields the numbers of each row of CSV, in the order of the channels; without names the first `count` columns."""
     table = csv.reader(lines)
     header = next(table, [])
+    if not header:
+        sys.exit("there is no header; give rows of CSV below one, on standard input")
+    header[0] = header[0].removeprefix("\ufeff")  # which some programs write before the first name
     if missing := [name for name in channels if name not in header]:
-        sys.exit(f"the rows have no column {missing[0]!r}, which the model reads; their columns are {', '.join(map(repr, header))}")  # fmt: skip
+        sys.exit(f"the rows have no column {missing[0]!r}, which the model reads; their columns are {', '.join(map(repr, header))}: rename or add it")  # fmt: skip
     places = [header.index(name) for name in channels] or range(count)
-    for row in table:
+    for row in filter(None, table):  # an empty line is no row
         try:
-            yield [float(row[place]) for place in places]
+            numbers = [float(row[place]) for place in places]
         except (ValueError, IndexError):
+            numbers = [np.nan]
+        if np.abs(numbers).max() <= MOST:  # not so of NaN
+            yield numbers
+        else:
             print(f"line {table.line_num} is left out, because it lacks a number: {','.join(row)}", file=sys.stderr)
 
 
@@ -82,8 +94,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Say the class or the value of each row of numbers as it arrives.")
     parser.add_argument("model", help="what `elman export RUN step.onnx --streaming` wrote")
     model = Model(parser.parse_args().model)
-    for row in rows(sys.stdin, model.channels, len(model.mean)):
-        print(model.read(row), flush=True)
+    try:
+        for row in rows(sys.stdin, model.channels, len(model.mean)):
+            print(model.read(row), flush=True)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # nobody reads any more, not even what is flushed at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

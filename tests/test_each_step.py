@@ -7,8 +7,9 @@ import io
 import json
 import re
 import runpy
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -760,11 +761,14 @@ def test_the_example_says_it_row_by_row(made: SimpleNamespace, tmp_path: Path, m
     rows = [row for row in rows_of((made.directory / f"{task}-new.csv").read_text()) if row["id"] == "a"]
     text = "noise,x\n" + "".join(f"{row['noise']},{row['x']}\n" for row in rows)
     monkeypatch.setattr(sys, "argv", ["watch.py", str(path)])
-    monkeypatch.setattr(sys, "stdin", io.StringIO(text.replace("\n", "\n7,\n", 1)))
+    odd = ["7,", "nan,7", "7,inf", "1e39,7", "x,7"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\ufeff" + text.replace("\n", "\n\n" + lines(*odd), 1).rstrip()))
     capsys.readouterr()
     runpy.run_path(str(script), run_name="__main__")
     said, left_out = capsys.readouterr()
-    assert left_out == "line 2 is left out, because it lacks a number: 7,\n"
+    assert left_out == lines(
+        *(f"line {k} is left out, because it lacks a number: {row}" for k, row in enumerate(odd, 3))
+    )
     wanted = [row for row in rows_of(elman("predict", run, made.directory / f"{task}-new.csv").out) if row["sequence"] == "a"]  # fmt: skip
     for line, row in zip(said.splitlines(), wanted, strict=True):
         found = line.split("\t")
@@ -774,8 +778,24 @@ def test_the_example_says_it_row_by_row(made: SimpleNamespace, tmp_path: Path, m
         else:
             assert float(found[0]) == pytest.approx(float(row["value"]), rel=1e-4)
     monkeypatch.setattr(sys, "stdin", io.StringIO("x,y\n1,2\n"))
-    with pytest.raises(SystemExit, match="the rows have no column 'noise', which the model reads; their columns are 'x', 'y'"):  # fmt: skip
+    with pytest.raises(SystemExit, match="the rows have no column 'noise', which the model reads; their columns are 'x', 'y': rename or add it"):  # fmt: skip
         runpy.run_path(str(script), run_name="__main__")
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    with pytest.raises(SystemExit, match="there is no header; give rows of CSV below one, on standard input"):
+        runpy.run_path(str(script), run_name="__main__")
+
+    def interrupted() -> Iterator[str]:
+        yield from text.splitlines(keepends=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "stdin", interrupted())
+    with pytest.raises(SystemExit, match="130"):
+        runpy.run_path(str(script), run_name="__main__")
+    command = [sys.executable, str(script), str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:  # fmt: skip
+        assert program.stdout is not None
+        program.stdout.close()
+        assert program.communicate(text)[1] == ""
     monkeypatch.setattr(sys, "argv", ["watch.py", str(script)])
     with pytest.raises(SystemExit, match=r"cannot open .*watch.py: .*; give a file that elman export wrote"):
         runpy.run_path(str(script), run_name="__main__")
