@@ -101,7 +101,7 @@ def test_groups_that_make_no_sense(tmp_path: Path, case: str):
         (["a.csv", "--sequence", "id", "--group", "x", "--columns", "x"], "--group and --columns both name the column 'x'; name another one in one of them"),
         (["a.csv", "--sequence", "id", "--group", "who", "--validation", "b.csv"], "--group holds out a part of FILE, but --validation names another file; leave it out"),
         (["a.csv", "--each-step", "--group", "who"], "a.csv is one sequence, so --group who has nothing to hold out together; name the column that identifies the sequence with --sequence, or leave --group out"),
-        (["two.csv", "--sequence", "id", "--group", "who"], "the training part of two.csv has only one class, "),
+        (["two.csv", "--sequence", "id", "--group", "who"], ", because --group who holds the others out; give more values of 'who' for each class, or another --seed"),
         (["one.csv", "--sequence", "id", "--group", "who"], "all sequences have 'Ann' in 'who'; give those of several, or leave --group out"),
     ],
 )  # fmt: skip

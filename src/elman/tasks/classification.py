@@ -324,6 +324,10 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
     if len(learned := np.unique(learned[learned >= 0])) < 2:
         only, what = list(found.different)[learned[0]], "steps" if o.each_step else "sequences"
         of = f"the training part of {where}" if o.each_step or found.groups else where
+        if found.groups and len(found.different) > 1:
+            raise InputError(
+                f"{of} has only one class, {only!r}, because --group {o.group} holds the others out; give more values of {o.group!r} for each class, or another --seed"
+            )
         raise InputError(f"{of} has only one class, {only!r}; give {what} of at least two classes")
     return found, train, validation
 
