@@ -289,11 +289,15 @@ def test_a_validation_file_with_labels_that_training_lacks(tmp_path: Path, name:
     if name == "tag":
         file.write_text('{"words": ["the", "cat"], "tags": ["DET", "NOUN"]}\n' * 10)
         other.write_text("".join(json.dumps({"words": ["the", "cat"], "tags": ["DET", new]}) + "\n" for new in labels))
-        of, options, module = "tags of validation words", TaggingOptions, tagging
+        of, options, module = "validation words of a tag that training lacks", TaggingOptions, tagging
     else:
         rows = write_waves(file, 20, 1).read_text()
         other.write_text(rows + "".join(rows.splitlines(True)[1].replace("rises", new) for new in labels))
-        of, options, module = "classes of validation sequences", ClassificationOptions, classification
+        of, options, module = (
+            "validation sequences of a class that training lacks",
+            ClassificationOptions,
+            classification,
+        )
     for lines in (7, 0):
         told = dict(module.begin(file, options_of(options, validation=str(other)), "cpu", BadRows()).introduction())
         expected = f"7 {of}, counted as mistakes: 'new0', 'new1', 'new2', 'new3'" if lines else None

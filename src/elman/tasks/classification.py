@@ -240,7 +240,9 @@ class Classification(WholeSequences):
         shown = ", ".join(f"{names[k]} {share[k]:.0%}" for k in order)
         lines = [first, ("classes", f"{len(names)}: {shown}{' ...' if len(names) > 12 else ''}")]
         if unknown := self.encoded.unknown(self.judged):
-            lines.append(("unknown", scores.unknown(unknown, f" classes of validation {self.unit}s")))
+            lines.append(
+                ("unknown", scores.unknown(unknown, f" validation {self.unit}s of a class that training lacks"))
+            )
         return lines + others
 
     def result(self, row: Mapping[str, str]) -> str:

@@ -450,7 +450,7 @@ class Tagging(SeparateSequences):
             ("tags", f"{len(tags)}: {' '.join(tags[:20])}{' ...' if len(tags) > 20 else ''}"),
         ]
         if unknown := self.encoded.unknown(self.validation):
-            lines.append(("unknown", scores.unknown(unknown, " tags of validation words")))
+            lines.append(("unknown", scores.unknown(unknown, " validation words of a tag that training lacks")))
         return lines
 
     def result(self, row: Mapping[str, str]) -> str:
