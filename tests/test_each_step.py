@@ -247,6 +247,14 @@ def test_times_are_no_numbers(tmp_path: Path):
     assert read(file, channels=("x",)) == [("1", [[1], [2]], ["a", "b"])]
 
 
+def test_labels_of_one_sequence_are_on_one_side(tmp_path: Path):
+    rows = [{"values": [1, 2], "label": label} for label in (["up", "down"], [None, None])]
+    (tmp_path / "a.jsonl").write_text(lines(*map(json.dumps, rows)))
+    message = r"no step that .* leaves for (training|validation) has a label; give labels in more sequences, or another --seed"  # fmt: skip
+    with pytest.raises(InputError, match=message):
+        classification.begin(tmp_path / "a.jsonl", options_of("classify"), "cpu", BadRows())
+
+
 def test_numbers_need_to_differ(tmp_path: Path):
     (tmp_path / "a.csv").write_text("label,x\n" + "7,1\n" * 9)
     with pytest.raises(InputError, match=r"the training steps of .* have only one value, 7; give steps of different"):

@@ -397,7 +397,12 @@ class ClassificationOptions(SequenceOptions):
     task: ClassVar[str] = "classify"
     numeric: ClassVar[bool] = False
 
-    held_out: float = option(0.2, "Share of the sequences of each class kept for validation.", least=0.001, most=0.9)
+    held_out: float = option(
+        0.2,
+        "Share of the sequences kept for validation; of each class, unless --group or --each-step.",
+        least=0.001,
+        most=0.9,
+    )
     balanced: bool = option(False, "Give every class the same weight in the loss, however rare it is.")
     best_by: str = option(
         "accuracy", "Score that selects the parameters to keep: accuracy or macro_f1.", choices=("accuracy", "macro_f1")

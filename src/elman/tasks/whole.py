@@ -608,9 +608,10 @@ def check_labels(
         skipped = f", with {bad.count} malformed skipped, the first: {bad.first}" if bad.count else ""
         raise InputError(f"{path} leaves {counts}{skipped}; {least}")
     if sequences.each_step:
+        remedy = "give at least one there" if sequences.in_time else "give labels in more sequences, or another --seed"
         for own, where in ((train, "training"), (validation, "validation")):
             if not (sequences.given(own) >= 0).any():
-                raise InputError(f"no step that {path} leaves for {where} has a label; give at least one there")
+                raise InputError(f"no step that {path} leaves for {where} has a label; {remedy}")
 
 
 def in_groups(every: Iterable[Labelled]) -> Iterator[list[Labelled]]:
