@@ -1566,10 +1566,18 @@ MUTANTS = [
     Mutant(
         "directions of a tagger swapped",
         "explain/directions.py",
-        "forward, backward = (",
-        "zip(weights, h.split",
-        "zip(weights[::-1], h.split",
+        "def _shares(",
+        "@ weight[:, own].T",
+        "@ weight.roll(width, 1)[:, own].T",
         "test_page_tasks.py::test_what_both_directions_say_is_the_logit",
+    ),
+    Mutant(
+        "what one direction says under the name of the other",
+        "explain/directions.py",
+        "def _shares(",
+        "(slice(width), slice(width, None))",
+        "(slice(width, None), slice(width))",
+        "test_each_step.py::test_a_page_says_of_each_step_what_the_model_does[regress-causal]",
     ),
     # ONNX files.
     Mutant(

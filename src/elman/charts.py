@@ -132,7 +132,7 @@ def confusion(counts: NDArray[np.int64], labels: Sequence[str], what: str, of: s
     """
     shown = np.sort(np.argsort(-counts.sum(1), kind="stable")[:most])
     counts = counts[np.ix_(shown, shown)]
-    names = [name if len(name) <= NAME else f"{name[: NAME - 1]}…" for name in (str(labels[k]) for k in shown)]
+    names = [_short(str(labels[k])) for k in shown]
     share = counts / np.maximum(1, counts.sum(1, keepdims=True))
     size = 2.6 + 0.42 * len(names) + 0.14 * max(0, max(map(len, names)) - 10)
     # "constrained" makes no room on the left for what stands beside axes of equal sides.
@@ -152,6 +152,11 @@ def confusion(counts: NDArray[np.int64], labels: Sequence[str], what: str, of: s
     )
     figure.colorbar(image, ax=axis, label=f"share of the true {what}", fraction=0.046)
     return figure
+
+
+def _short(name: str) -> str:
+    """Returns as much of a label as is drawn."""
+    return name if len(name) <= NAME else f"{name[: NAME - 1]}…"
 
 
 def agreement(
@@ -200,8 +205,7 @@ def labelled_steps(
             if (k := int(own[begin])) >= 0:
                 axis.barh(height, x[end] - x[begin], 0.9, x[begin], color=colors[k], linewidth=0)
     axis.set_yticks([1.1, 0.0], ["true", "predicted"])
-    names = [name if len(name) <= NAME else f"{name[: NAME - 1]}…" for name in (str(classes[k]) for k in shown)]
-    handles = [Patch(color=colors[k], label=name) for k, name in zip(shown, names, strict=True)]
+    handles = [Patch(color=colors[k], label=_short(str(classes[k]))) for k in shown]
     legend = figure.legend(handles=handles[:LEGEND], loc="outside lower center", fontsize=8, ncols=8)
     for text in legend.get_texts():
         text.set_parse_math(False)

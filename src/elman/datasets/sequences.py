@@ -260,8 +260,7 @@ def _of_steps(given: Any, steps: int, columns: Columns) -> tuple[list[str | None
     found: list[str | None] = []
     for step, label in enumerate(given, 1):
         what = f"step {step} of {columns.label!r}"
-        label = None if label != label else label  # NaN
-        label = label if columns.numeric else _whole(label)
+        label = label if columns.numeric and label == label else _whole(label)  # NaN is no number
         if not isinstance(label, (str, int, float) if columns.numeric else (str, int)) and label is not None:
             return None, f"{what} should be a label but is {str(label)[:60]}"
         own = None if label is None else str(label).strip() or None

@@ -94,34 +94,54 @@ def _tagged(trained: Tagger, sentence: Sentence) -> dict[str, Any]:
             inputs = model.inputs(**batch)
             h = model.recurrent(inputs, lengths=lengths)[0][:, 0]  # (T, 2 H)
             logits = model.output(h)  # (T, tags)
-        chances, order = logits.softmax(-1), logits.argsort(-1, descending=True)
+        order = logits.argsort(-1, descending=True)
         look = _both_ways(model, inputs, lengths, order[:, 0])
-    width = h.shape[1] // 2
-    weights, bias = model.output.weight.detach().split(width, 1), model.output.bias.detach()
-    forward, backward = (
-        weight @ output.T for weight, output in zip(weights, h.split(width, 1), strict=True)
-    )  # (tags, T)
     return {
         "words": sentence.words,
         "truth": sentence.tags or None,
         "predicted": [names[k] for k in order[:, 0].tolist()],
-        "likeliest": [
-            [[names[k], rounded(float(chances[t, k]))] for k in order[t, :LIKELIEST].tolist()] for t in range(len(h))
-        ],
-        "shares": [
-            [
-                {
-                    "name": names[k],
-                    "forward": rounded(float(forward[k, t])),
-                    "backward": rounded(float(backward[k, t])),
-                    "bias": rounded(float(bias[k])),
-                }
-                for k in order[t, :2].tolist()
-            ]
-            for t in range(len(h))
-        ],
+        "likeliest": _likeliest(logits, order, names),
+        "shares": _shares(model, h, order[:, :2], names),
         "look": [[rounded(v) for v in row] for row in look.tolist()],
     }
+
+
+def _likeliest(logits: Tensor, order: Tensor, names: Sequence[str]) -> list[list[list[Any]]]:
+    """Returns the likeliest names at each step and their probabilities. order: all of them, (T, names), likelier ones first."""
+    chances = logits.softmax(-1)
+    return [
+        [[names[k], rounded(float(chances[t, k]))] for k in own] for t, own in enumerate(order[:, :LIKELIEST].tolist())
+    ]
+
+
+def _shares(
+    model: tagging.TaggingModel | whole.SequenceModel,
+    h: Tensor,
+    order: Tensor,
+    names: Sequence[str],
+    unit: float = 1.0,
+    offset: float = 0.0,
+) -> list[list[dict[str, Any]]]:
+    """Returns what each direction adds to some outputs of each step.
+
+    h: (T, 2 H), or (T, H) if the model reads forward only: the backward direction then adds nothing. order: the numbers of
+    the outputs, (T, n). unit: what outputs are multiples of; offset: what is added besides the model's own bias.
+    """
+    width, weight = model.recurrent.hidden_size, model.output.weight.detach()
+    forward, backward = (unit * h[:, own] @ weight[:, own].T for own in (slice(width), slice(width, None)))
+    bias = unit * model.output.bias.detach() + offset
+    return [
+        [
+            {
+                "name": names[k],
+                "forward": rounded(float(forward[t, k])),
+                "backward": rounded(float(backward[t, k])),
+                "bias": rounded(float(bias[k])),
+            }
+            for k in own
+        ]
+        for t, own in enumerate(order.tolist())
+    ]
 
 
 def _both_ways(
@@ -329,43 +349,20 @@ def _every(trained: Classifier | Regressor, sequence: Labelled, source: Path) ->
         with torch.no_grad():
             h = model.recurrent(x.double(), lengths=lengths)[0][:, 0]  # (T, 2 H), or (T, H) if causal
             outputs = model.output(h)  # (T, outputs)
-        if classes:
-            order = outputs.argsort(-1, descending=True)[:, :2]
-        else:  # the output that is the middle one, of those that rise
-            order = criterion.middle(outputs.argsort(-1))[:, None]
+        # The likeliest classes first; or the output that is the middle one, of those that rise.
+        order = outputs.argsort(-1, descending=True) if classes else criterion.middle(outputs.argsort(-1))[:, None]
         look = _both_ways(model, x.double(), lengths, order[:, 0], bool(classes))
-    width = model.recurrent.hidden_size
-    adds = [
-        spread * part @ weight.T
-        for part, weight in zip(h.split(width, 1), model.output.weight.detach().split(width, 1), strict=True)
-    ]  # of each direction, (T, outputs)
-    adds.append(torch.zeros_like(adds[0]))  # of the backward direction, if there is none
-    bias = spread * model.output.bias.detach() + center
     content = {
         "name": sequence.name,
         "series": [[rounded(float(v), float(row.std())) for v in row] for row in np.asarray(sequence.content).T],
-        "shares": [
-            [
-                {
-                    "name": classes[k] if classes else "",
-                    "forward": rounded(float(adds[0][t, k])),
-                    "backward": rounded(float(adds[1][t, k])),
-                    "bias": rounded(float(bias[k])),
-                }
-                for k in own
-            ]
-            for t, own in enumerate(order.tolist())
-        ],
+        "shares": _shares(model, h, order[:, :2], classes or [""] * outputs.shape[1], spread, center),
         "look": [[float(f"{v:.2g}") for v in row] for row in look.tolist()],
     }
     labels = list(sequence.labels or ())
     if classes:
-        chances, most = outputs.softmax(-1), outputs.argsort(-1, descending=True)[:, :LIKELIEST].tolist()
         content["truth"] = labels if any(label is not None for label in labels) else None
-        content["predicted"] = [classes[k] for k, *_ in most]
-        content["likeliest"] = [
-            [[classes[k], rounded(float(chances[t, k]))] for k in own] for t, own in enumerate(most)
-        ]
+        content["predicted"] = [classes[k] for k in order[:, 0].tolist()]
+        content["likeliest"] = _likeliest(outputs, order, classes)
         return content
     values = outputs.sort(-1).values * spread + center
     truth = [None if np.isnan(v) else rounded(v, spread) for v in map(sequences.number_of, labels)]

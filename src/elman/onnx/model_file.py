@@ -18,6 +18,7 @@ from elman.onnx.activations import Problem
 from elman.onnx.external import External, other_files, text
 from elman.onnx.loading import read
 from elman.onnx.proof import first_line, session
+from elman.recurrence import use_engine
 from elman.tasks.language_model import LanguageModel
 from elman.tasks.whole import SequenceModel
 from elman.torch_private import tree_leaves
@@ -117,7 +118,7 @@ class ModelFile(Record):
                     f"{self.path} does not fit its elman.config: its {name}s are {', '.join(names[name])}, but the model has {', '.join(want)}; export the run again"
                 )
         case = next(iter(port.cases([1], [1])))
-        with torch.no_grad():
+        with torch.no_grad(), use_engine("reference"):  # a step, for which no kernels need to be compiled
             like = tree_leaves(port.call(port.model.eval(), *case.arguments))
         for (output, size), value, wanted in zip(port.outputs.items(), opened.run(case.feed), like, strict=True):
             if value.dim() != wanted.dim():

@@ -206,20 +206,34 @@ def language_model(model: LanguageModel) -> Port:
 
 def language_model_step(model: LanguageModel) -> Port:
     """Tokens (B,) and states, to logits (B, size) and states."""
-    recurrent, size = model.recurrent, model.embedding.num_embeddings
 
     def call(model: LanguageModel, tokens: Tensor, *states: Tensor) -> Any:
         h, state = model.recurrent.step(model.embedding(tokens), as_state(states))
         return model.logits(h), state
 
+    size = model.embedding.num_embeddings
+    return _one_step(model, call, "tokens", lambda draw, B: draw.below(size, B), "logits", size)
+
+
+def _one_step(
+    model: LanguageModel | SequenceModel,
+    call: Callable[..., Any],
+    name: str,
+    drawn: Callable[[Draw, int], Tensor],
+    output: str,
+    size: int,
+) -> Port:
+    """The input of a step and states, to an output (B, size) and states. drawn: draws the input of so many rows."""
+    recurrent = model.recurrent
+
     def cases(steps: Sequence[int], batches: Sequence[int]) -> Iterator[Case]:
         draw = Draw()
         for B in (*batches, *batches):
             states = [draw.normal(recurrent.num_layers, B, recurrent.hidden_size) for _ in recurrent.cell.states]
-            yield case_of(f"B = {B}", inputs, draw.below(size, B), *states)
+            yield case_of(f"B = {B}", inputs, drawn(draw, B), *states)
 
-    inputs = {"tokens": {0: "B"}} | {f"{name}_0": {1: "B"} for name in recurrent.cell.states}
-    outputs = {"logits": size} | {f"{name}_n": recurrent.hidden_size for name in recurrent.cell.states}
+    inputs = {name: {0: "B"}} | {f"{state}_0": {1: "B"} for state in recurrent.cell.states}
+    outputs = {output: size} | {f"{state}_n": recurrent.hidden_size for state in recurrent.cell.states}
     return Port(model, call, inputs, outputs, cases, {"states": pairs(recurrent), "streaming": True})
 
 
@@ -297,23 +311,13 @@ def of_sequences(model: SequenceModel, output: str) -> Port:
 
 def sequence_step(model: SequenceModel, output: str) -> Port:
     """Numbers x (B, channels) of a step, and states, to (B, outputs) and states."""
-    recurrent = model.recurrent
 
     def call(model: SequenceModel, x: Tensor, *states: Tensor) -> Any:
         h, state = model.recurrent.step(x, as_state(states))
         return model.output(h), state
 
-    def cases(steps: Sequence[int], batches: Sequence[int]) -> Iterator[Case]:
-        draw = Draw()
-        for B in (*batches, *batches):
-            states = [draw.normal(recurrent.num_layers, B, recurrent.hidden_size) for _ in recurrent.cell.states]
-            yield case_of(f"B = {B}", inputs, draw.normal(B, recurrent.input_size), *states)
-
-    inputs = {"x": {0: "B"}} | {f"{name}_0": {1: "B"} for name in recurrent.cell.states}
-    outputs = {output: model.output.out_features} | {
-        f"{name}_n": recurrent.hidden_size for name in recurrent.cell.states
-    }
-    return Port(model, call, inputs, outputs, cases, {"states": pairs(recurrent), "streaming": True})
+    channels = model.recurrent.input_size
+    return _one_step(model, call, "x", lambda draw, B: draw.normal(B, channels), output, model.output.out_features)
 
 
 def forecaster(model: ForecastingModel) -> Port:

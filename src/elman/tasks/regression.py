@@ -181,8 +181,7 @@ class Regressor(Trained[Reading, Options]):
     def _baselines(self, judged: Values) -> dict[str, float]:
         sequences, train, _ = self.read_again()
         learned, places = Values(sequences, self.reading), np.flatnonzero(judged.told)
-        own = learned.all_places(train)
-        own = own[learned.told[own]]
+        own = learned.told_places(train)
         return baselines(learned, own, judged, places, self.criterion, self.options.causal)
 
     def parts(self) -> Parts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import fields
 from functools import partial
@@ -218,10 +218,18 @@ def padded(rows: Sequence[NDArray[Any]]) -> tuple[Tensor, Tensor]:
     return tensor, lengths
 
 
-def groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yields items in lists of `size`, the last one perhaps shorter."""
-    items = iter(items)
-    while group := list(islice(items, size)):
+def groups(
+    items: Iterable[T], size: int, weight: Callable[[T], int] = lambda item: 0, most: int = 1
+) -> Iterator[list[T]]:
+    """Yields items in lists of `size`, or fewer where these weigh `most` together, and the last one perhaps shorter."""
+    group, heavy = list[T](), 0
+    for each in items:
+        group.append(each)
+        heavy += weight(each)
+        if len(group) == size or heavy >= most:
+            yield group
+            group, heavy = [], 0
+    if group:
         yield group
 
 

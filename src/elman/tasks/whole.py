@@ -26,7 +26,7 @@ from elman.layout import Hidden
 from elman.recurrent import Recurrent
 from elman.tasks.options import SequenceOptions
 from elman.tasks.pieces import Pieces, ranges, steps_of
-from elman.tasks.separate import SeparateSequences, check_same, held_out, held_out_groups, moments, padded
+from elman.tasks.separate import SeparateSequences, check_same, groups, held_out, held_out_groups, moments, padded
 from elman.training.dropout import Dropout
 from elman.training.record import device_of
 
@@ -255,6 +255,11 @@ class Encoded:
         """Returns where the labels of these sequences are among all."""
         return self.places(Pieces.whole(own, self.rows.lengths))
 
+    def told_places(self, own: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns where the labels that these sequences have are among all. Some steps may have none."""
+        places = self.all_places(own)
+        return places[self.told[places]]
+
     def step_at(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Returns which sequences have the labels at these places, and at which of their steps, from 0."""
         of = np.searchsorted(self._labels.bounds, places, side="right") - 1
@@ -439,10 +444,7 @@ class WholeSequences(SeparateSequences):
         self.use(trained)
         self.train, self.validation, self.digest = train, validation, sequences.digest
         self.encoded, self.in_time = trained.encoded(sequences, trained.reading), sequences.in_time
-        # The places of the labels to learn, and of those to judge by. Some steps may have none.
-        self.places, self.judged = (
-            own[self.encoded.told[own]] for own in map(self.encoded.all_places, (train, validation))
-        )
+        self.places, self.judged = map(self.encoded.told_places, (train, validation))  # of labels to learn, to judge by
         self.pieces = Pieces.whole(train, self.encoded.rows.lengths)
         if self.options.each_step:
             self.unit, pieces = "step", Pieces.cut(train, self.encoded.rows.lengths, self.options.window)
@@ -616,15 +618,7 @@ def check_labels(
 
 def in_groups(every: Iterable[Labelled]) -> Iterator[list[Labelled]]:
     """Yields sequences in lists of `CHUNK`, or fewer where these have more than `MANY` steps with labels of their own."""
-    group, steps = list[Labelled](), 0
-    for each in every:
-        group.append(each)
-        steps += len(each.labels or ())
-        if len(group) == CHUNK or steps >= MANY:
-            yield group
-            group, steps = [], 0
-    if group:
-        yield group
+    return groups(every, CHUNK, lambda each: len(each.labels or ()), MANY)
 
 
 def named(group: Iterable[Labelled]) -> Iterator[dict[str, Any]]:
