@@ -1862,7 +1862,7 @@ MUTANTS = [
     ),
     Mutant(
         "months that are as long as most of them",
-        "datasets/series.py",
+        "datasets/times.py",
         "def months(",
         "if whole and self._months else None",
         "if False else None",

@@ -22,6 +22,7 @@ import zstandard
 from elman.datasets import conll, reading, sequences, series, tables
 from elman.datasets.reading import BadRows, json_lines, text_lines
 from elman.datasets.text import read as read_text
+from elman.datasets.times import Pace, written
 from elman.errors import InputError
 
 NONE = sequences.Columns()
@@ -598,7 +599,7 @@ def test_series_of_a_table(tmp_path: Path):
         assert s.targets[:, 0].tolist() == [10 * day + ord(s.group) for day in range(1, 29)]
         assert s.known[:, 0].tolist() == [day % 3 for day in range(1, 29)]
         assert np.diff(s.times).tolist() == [86_400_000_000] * 27
-        assert list(series.written(series.times_ahead(s, 2), s.pace)) == ["2026-01-29 00:00:00", "2026-01-30 00:00:00"]
+        assert list(written(series.times_ahead(s, 2), s.pace)) == ["2026-01-29 00:00:00", "2026-01-30 00:00:00"]
     every, names = series.read(tmp_path / "a.csv", series.Columns(time="day", group="shop"), BadRows())
     assert names == ("price", "sales")
     assert every[0].targets.shape == (28, 2)
@@ -607,7 +608,7 @@ def test_series_of_a_table(tmp_path: Path):
 def test_times_may_be_numbers_and_months(tmp_path: Path):
     path = write(tmp_path / "a.csv", "t,x\n0.5,1\n1.0,2\n1.5,4\n")
     (one,), _ = series.read(path, series.Columns(time="t"), BadRows())
-    assert list(series.written(series.times_ahead(one, 2), one.pace)) == [2, 2.5]
+    assert list(written(series.times_ahead(one, 2), one.pace)) == [2, 2.5]
     months = "".join(f"2025-{m:02}-01,{m}\n" for m in range(1, 13))
     (one,), _ = series.read(write(tmp_path / "m.csv", "t,x\n" + months), series.Columns(time="t"), BadRows())
     assert len(one.targets) == 12
@@ -617,7 +618,7 @@ def ahead_of(path: Path, times: list[str], count: int = 3, tail: int = 4, **opti
     """The times that follow these, of which only the last four are kept, from a file that is read in pieces."""
     path.write_text("t,x\n" + "".join(f"{time},{k}\n" for k, time in enumerate(times)))
     (one,), _ = series.read(path, series.Columns(time="t"), BadRows(), tail=tail, **options)
-    return list(series.written(series.times_ahead(one, count), one.pace))
+    return list(written(series.times_ahead(one, count), one.pace))
 
 
 MONTHS = [(year, month) for year in (2023, 2024) for month in range(1, 13)]
@@ -660,16 +661,16 @@ def test_times_ahead_are_those_that_the_file_gives(tmp_path: Path):
     columns = series.Columns(("sales",), ("price",), "day")
     (one,), _ = series.read(path, columns, BadRows(), fill_gaps=True, tail=4)
     texts = [f"2026-01-{day} 00:00:00" for day in range(10, 15)]
-    assert list(series.written(series.times_ahead(one, 5), one.pace)) == texts
-    assert list(series.written(series.times_ahead(one, 1), one.pace)) == texts[:1]
+    assert list(written(series.times_ahead(one, 5), one.pace)) == texts
+    assert list(written(series.times_ahead(one, 1), one.pace)) == texts[:1]
     path.write_text(path.read_text().replace("-12,", "-10,").replace("-13,", "-11T06:00,"))
     (one,), _ = series.read(path, columns, BadRows(), tail=4)
     texts = ["2026-01-10 00:00:00", "2026-01-11 06:00:00", "2026-01-12 06:00:00"]
-    assert list(series.written(series.times_ahead(one, 3), one.pace)) == texts
+    assert list(written(series.times_ahead(one, 3), one.pace)) == texts
 
 
 def test_the_step_of_times_that_are_rounded_is_the_usual_one():
-    pace = series.Pace(dates=False)
+    pace = Pace(dates=False)
     pace.add(np.arange(100) / 10 + 1767225600)
     assert pace.step == 0.1
     assert pace.said() == "0.1"
@@ -705,7 +706,7 @@ def test_times_of_a_zone_keep_its_offset(tmp_path: Path):
     moments = [datetime(2026, 6, 30, hour, tzinfo=ZoneInfo("Europe/Berlin")) for hour in range(20, 24)]
     pl.DataFrame({"t": moments, "x": [1.0, 2.0, 3.0, 4.0]}).write_parquet(tmp_path / "a.parquet")
     (one,), _ = series.read(tmp_path / "a.parquet", series.Columns(time="t"), BadRows(), tail=4)
-    assert list(series.written(series.times_ahead(one, 1), one.pace)) == ["2026-07-01 00:00:00+02:00"]
+    assert list(written(series.times_ahead(one, 1), one.pace)) == ["2026-07-01 00:00:00+02:00"]
 
 
 def test_times_of_a_parquet_file(tmp_path: Path):
@@ -720,7 +721,7 @@ def test_times_of_a_parquet_file(tmp_path: Path):
     for unit in ("ms", "us", "ns"):
         (one,), _ = series.read(written_as(passed.cast(pl.Duration(unit))), columns, BadRows())
         assert one.times.tolist() == [0, 1.5, 3]
-        assert list(series.written(series.times_ahead(one, 2), one.pace)) == [4.5, 6]
+        assert list(written(series.times_ahead(one, 2), one.pace)) == [4.5, 6]
     clock = pl.Series([time(0), time(8), time(16)])
     message = f"{path}: column 't' holds times of day, such as 00:00:00, without their dates; give dates and times in one column"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):

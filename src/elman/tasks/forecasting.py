@@ -20,6 +20,7 @@ from elman.datasets import examples, series
 from elman.datasets.reading import BadRows
 from elman.datasets.series import Columns, Series
 from elman.datasets.tables import JSON_LINES
+from elman.datasets.times import written
 from elman.errors import InputError
 from elman.recurrent import Recurrent
 from elman.tasks.options import ForecastingOptions as Options
@@ -232,7 +233,7 @@ class Forecaster:
             for b in np.unique(block):
                 one, here = every[b // len(targets)], block == b
                 times = one.times[rows[here]] if o.time else rows[here] + 1
-                for time, e in zip(series.written(times, one.pace), mean[here].tolist(), strict=True):
+                for time, e in zip(written(times, one.pace), mean[here].tolist(), strict=True):
                     row: dict[str, Any] = {o.group: one.group} if o.group else {}
                     row |= {"column": targets[b % len(targets)], o.time or "row": time}
                     scaled, deviation = (
@@ -271,7 +272,7 @@ class Forecaster:
             yield csv_row(names)
         for one, own, values in zip(every, scale, found, strict=True):
             times = series.times_ahead(one, o.horizon) if o.time else np.arange(1, o.horizon + 1)
-            for time, row in zip(series.written(times, one.pace), values, strict=True):
+            for time, row in zip(written(times, one.pace), values, strict=True):
                 numbers = [rounded(v, d) for each, d in zip(row.tolist(), own.deviation, strict=True) for v in each]
                 cells_of_row = [*([one.group] if o.group else []), time, *numbers]
                 if form in JSON_LINES:
