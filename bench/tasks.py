@@ -5,7 +5,8 @@
     python bench/tasks.py DATA --study forecast      other settings of a task, by the score that decides what is kept
 
 The values of the regression are made of japanese_vowels/: the mean of the first coefficient of an utterance, to be predicted from
-the other eleven. So are the recordings whose steps are labelled: five utterances one after the other, and who speaks when.
+the other eleven. So are the recordings whose steps are labelled: five utterances one after the other, and who speaks when. What is measured at
+uneven times, with gaps, is made of nothing: waves of two speeds, of which some numbers are missing.
 
 DATA holds tinyshakespeare.txt, ud_ewt/, japanese_vowels/ and ETTh1.csv. Each result is printed with its command. The figures of
 bench/tasks.md come from here.
@@ -20,19 +21,26 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from elman.datasets.sequences import Columns, sequences
 
 SEEDS = 5
-FEW = ("classify", "regress", "steps")  # tasks with few sequences, so that each seed holds out others
+FEW = ("classify", "regress", "steps", "gaps")  # tasks with few sequences, so that each seed holds out others
 SCORES = re.compile(r"^(accuracy|RMSE|linear) .*?(\d\.\d{4})\b", re.MULTILINE)  # RMSE in standard deviations
 UD, VOWELS = "ud_ewt/en_ewt-ud-{}.conllu", "japanese_vowels/JapaneseVowels_{}.ts"
 VALUED, SPOKEN = "vowels_{}.jsonl", "speakers_{}.jsonl"  # made by `place`
+UNEVEN = "uneven_{}.jsonl"  # likewise
 TURNS = 5  # utterances of a recording
-COMMANDS = {"words": "lm", "steps": "classify"}  # where a task is called otherwise on the command line
+COMMANDS = {
+    "words": "lm",
+    "steps": "classify",
+    "gaps": "classify",
+}  # where a task is called otherwise on the command line
 ETTH1 = ["--time", "date", "--horizon", "96", "--split", "8640,2880,2880"]
 
 # Of each task: what is trained on, further arguments, and what the run is judged by.
@@ -50,6 +58,7 @@ TRAIN = {
     "classify": (VOWELS.format("TRAIN"), ["--epochs", "60"], VOWELS.format("TEST")),
     "regress": (VALUED.format("TRAIN"), ["--epochs", "60"], VALUED.format("TEST")),
     "steps": (SPOKEN.format("TRAIN"), ["--each-step", "--batch-size", "8", "--epochs", "60"], SPOKEN.format("TEST")),
+    "gaps": (UNEVEN.format("TRAIN"), ["--mark-gaps", "--time", "when", "--epochs", "40"], UNEVEN.format("TEST")),
     "forecast": ("ETTh1.csv", [*ETTH1, "--minutes", "2"], None),
 }
 TARGETS = {
@@ -58,6 +67,7 @@ TARGETS = {
     "classify": "an accuracy of at least 0.98, the mean of five seeds",
     "regress": "an RMSE of less than that of the linear baseline, the mean of five seeds",
     "steps": "an accuracy of more than that of the linear baseline, the mean of five seeds",
+    "gaps": "an accuracy of more than that of the linear baseline, the mean of five seeds",
     "forecast": "an MSE of at most 0.385 and an MAE of at most 0.405 on the test part",
 }
 
@@ -142,6 +152,10 @@ STUDIES: dict[str, tuple[list[str], list[list[str]]]] = {
             ["--window", "20"],
         ],
     ),
+    "gaps": (
+        ["--epochs", "40"],
+        [["--fill-gaps"], ["--mark-gaps"], ["--fill-gaps", "--time", "when"], ["--mark-gaps", "--time", "when"]],
+    ),
     "forecast": (
         ["--epochs", "1", *ETTH1],
         [
@@ -174,8 +188,11 @@ def place(data: Path, name: str) -> str:
     """Returns where a file is, which is made first if it is one of those that are made of utterances."""
     path = Path(MADE.name) / name
     form, part = name.rpartition("_")[0] + "_{}.jsonl", Path(name).stem.rpartition("_")[2]
-    if form not in (VALUED, SPOKEN):
+    if form not in (VALUED, SPOKEN, UNEVEN):
         return str(data / name)
+    if form == UNEVEN:
+        rows = list(waves(300, seed=0) if part == "TRAIN" else waves(300, seed=1))
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     if not path.exists():
         every = [(np.asarray(each.content), each.label) for each in sequences(data / VOWELS.format(part), Columns())]
         if form == VALUED:
@@ -189,6 +206,25 @@ def place(data: Path, name: str) -> str:
             ]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
+
+
+def waves(count: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Yields slow and fast waves that are measured at uneven times, about once a minute, beside noise.
+
+    A fifth of the measurements of the wave are missing. Those of the noise are missing more often while a wave is fast.
+    """
+    draw = np.random.default_rng(seed)
+    for _ in range(count):
+        fast, steps, phase = bool(draw.integers(2)), int(draw.integers(30, 60)), draw.uniform(0, 2 * np.pi)
+        when = draw.exponential(60, steps).cumsum()
+        wave = np.sin(2 * np.pi * when / (500 if fast else 800) + phase) + 0.3 * draw.normal(size=steps)
+        values = np.stack([wave, draw.normal(size=steps)], 1)
+        gone = draw.random((steps, 2)) < (0.2, 0.45 if fast else 0.35)
+        gone[draw.integers(steps)] = False  # --fill-gaps wants one of each at least
+        rows = [
+            [None if g else v for v, g in zip(*both, strict=True)] for both in zip(values.tolist(), gone, strict=True)
+        ]
+        yield {"values": rows, "when": when.tolist(), "label": "fast" if fast else "slow"}
 
 
 def run(arguments: list[str], with_torch: bool = False) -> str:

@@ -5,7 +5,8 @@ elman export runs/walk step.onnx --streaming
 tail -n +1 -f sensor.csv | python examples/watch.py step.onnx
 
 The rows are CSV on standard input, below a header. What is said of a row depends on all rows before it. A row that lacks a
-number is left out, and named on standard error.
+number is left out, and named on standard error, unless the model was trained with --mark-gaps. One that was trained with
+--time reads the times of the rows, too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ import onnxruntime
 
 MOST = float(np.finfo(np.float32).max)  # how far from zero a number may be
 FAR = 1e30  # deviations from the mean, beyond which all numbers are the same
+OLD = 1e4  # usual steps, beyond which all ages are the same
 
 
 class Model:
@@ -41,6 +44,13 @@ class Model:
         known = json.loads(notes["elman.vocabulary"])
         self.channels: list[str] = known["channels"]  # empty if the data had no names
         self.mean, self.deviation = np.array(known["mean"]), np.array(known["deviation"])
+        self.time: str | None = known["time"]  # what the column of times is called; None if it is not read
+        self.interval: float = known["interval"]
+        self.gaps = known["marked"] is not None  # whether numbers may be missing
+        self.marked = np.isin(np.arange(len(self.mean)), known["marked"] or [])
+        self.latest = np.full(len(self.mean), np.nan)  # of each channel: the latest number, and when it was measured
+        self.measured = np.full(len(self.mean), np.nan)
+        self.count, self.before = 0, np.nan  # how many steps there were, and the time of the last one
         self.say = (
             self._class(known["classes"]) if "classes" in known else self._value(known["center"], known["spread"])
         )
@@ -48,10 +58,24 @@ class Model:
         pairs = json.loads(notes["elman.states"])
         self.state = {before: np.zeros((shapes[before][0], 1, shapes[before][2]), np.float32) for before, _ in pairs}
 
-    def read(self, row: Sequence[float]) -> str:
-        """Reads the numbers of a step, and returns what the model says of it."""
-        x = ((np.array(row) - self.mean) / self.deviation).clip(-FAR, FAR).astype(np.float32)
-        output, *after = self.session.run(None, {"x": x[None], **self.state})
+    def read(self, row: Sequence[float], time: float | None) -> str:
+        """Reads the numbers of a step, NaN where one is missing, and its time. Returns what the model says of it."""
+        now = self.count if time is None else time
+        missing = np.isnan(row)
+        self.latest = np.where(missing, self.latest, row)
+        since = np.where(np.isnan(self.measured), now, self.measured)  # before the first number: since the first step
+        self.measured = np.where(missing, since, now)
+        read = [((self.latest - self.mean) / self.deviation).clip(-FAR, FAR)]
+        if self.gaps:
+            age = ((now - self.measured) / self.interval).clip(max=OLD)
+            read = [
+                np.nan_to_num(read[0]),
+                np.where(missing & self.marked, age, -1.0),
+            ]  # 0, the mean, if never measured
+        if time is not None:
+            read.append(np.log1p([(time - self.before) / self.interval if self.count else 0.0]))
+        self.count, self.before = self.count + 1, now
+        output, *after = self.session.run(None, {"x": np.concatenate(read)[None].astype(np.float32), **self.state})
         self.state = dict(zip(self.state, after, strict=True))
         return self.say(output[0].astype(float))
 
@@ -69,25 +93,44 @@ class Model:
         return lambda values: "\t".join(f"{value:.6g}" for value in np.sort(values) * spread + center)
 
 
-def rows(lines: Iterator[str], channels: list[str], count: int) -> Iterator[list[float]]:
-    """Yields the numbers of each row of CSV, in the order of the channels; without names the first `count` columns."""
+def rows(lines: Iterator[str], model: Model) -> Iterator[tuple[list[float], float | None]]:
+    """Yields the numbers of each row of CSV, in the order of the model's channels, and its time, if that is read.
+
+    A number is NaN where it is missing. The first columns are read if the channels have no names.
+    """
     table = csv.reader(lines)
     header = next(table, [])
     if not header:
         sys.exit("there is no header; give rows of CSV below one, on standard input")
     header[0] = header[0].removeprefix("\ufeff")  # which some programs write before the first name
-    if missing := [name for name in channels if name not in header]:
-        sys.exit(f"the rows have no column {missing[0]!r}, which the model reads; their columns are {', '.join(map(repr, header))}: rename or add it")  # fmt: skip
-    places = [header.index(name) for name in channels] or range(count)
+    for name in [*model.channels, *([model.time] if model.time else [])]:
+        if name not in header:
+            sys.exit(f"the rows have no column {name!r}, which the model reads; their columns are {', '.join(map(repr, header))}: rename or add it")  # fmt: skip
+    places = [header.index(name) for name in model.channels]
+    others = [k for k, name in enumerate(header) if name != model.time]
+    places, when, last = places or others[: len(model.mean)], header.index(model.time) if model.time else None, -np.inf
     for row in filter(None, table):  # an empty line is no row
         try:
-            numbers = [float(row[place]) for place in places]
+            numbers = [float(row[place] or "nan") if model.gaps else float(row[place]) for place in places]
+            time = None if when is None else seconds(row[when])
         except (ValueError, IndexError):
-            numbers = [np.nan]
-        if np.abs(numbers).max() <= MOST:  # not so of NaN
-            yield numbers
-        else:
+            numbers, time = [np.inf], None
+        if not all(abs(number) <= MOST or (model.gaps and np.isnan(number)) for number in numbers):
             print(f"line {table.line_num} is left out, because it lacks a number: {','.join(row)}", file=sys.stderr)
+        elif time is not None and not last <= time < np.inf:
+            print(f"line {table.line_num} is left out, because it is earlier than one before it: {','.join(row)}", file=sys.stderr)  # fmt: skip
+        else:
+            last = last if time is None else time
+            yield numbers, time
+
+
+def seconds(text: str) -> float:
+    """Returns a time that is a number as it is, and a date in seconds; one that does not say where it is holds in UTC."""
+    try:
+        return float(text)
+    except ValueError:
+        date = datetime.fromisoformat(text)
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
 
 
 def main() -> None:
@@ -95,8 +138,8 @@ def main() -> None:
     parser.add_argument("model", help="what `elman export RUN step.onnx --streaming` wrote")
     model = Model(parser.parse_args().model)
     try:
-        for row in rows(sys.stdin, model.channels, len(model.mean)):
-            print(model.read(row), flush=True)
+        for row, time in rows(sys.stdin, model):
+            print(model.read(row, time), flush=True)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # nobody reads any more, not even what is flushed at the end

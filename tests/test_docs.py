@@ -113,7 +113,11 @@ def write_the_files_that_documents_name(directory: Path) -> None:
     hours = "".join(f"2026-01-{1 + t // 24:02} {t % 24:02}:00:00,{t % 24},{t % 7}\n" for t in range(30 * 24))
     walk = "".join(f"{t % 5},{t % 3},0.5,{'sits' if t % 20 < 9 else 'walks'}\n" for t in range(120))
     furnace = "".join(f"{t % 5},{t % 3},0.5,{900 + t % 7 if t % 2 else ''}\n" for t in range(120))
+    gone = "".join(
+        f"{k},{'up' if k % 2 else 'down'},{t},{t if (t + k) % 3 else ''},1\n" for k in range(40) for t in range(5)
+    )
     contents = {
+        ("patients.csv",): "id,kind,hour,pulse,heat\n" + gone,
         ("walk.csv", "next-day.csv", "new-walk.csv"): "x,y,z,activity\n" + walk,
         ("furnace.csv", "new-day.csv"): "gas,air,load,temperature\n" + furnace,
         ("novel.txt", "other.txt", "other-chapter.txt", "plays.txt", "server.log", "today.log"): text,

@@ -504,7 +504,10 @@ def test_missing_numbers_are_filled_in_where_that_is_asked_for(
         monkeypatch.setattr(tables, "pieces", lambda path, columns=None, rows=rows: whole(path, columns, rows=rows))
         _, found, _ = sequences.sequences(path, columns)
         assert found.content.tolist() == FILLED  # pyright: ignore[reportAttributeAccessIssue]
-    with pytest.raises(InputError, match=r"; correct it, fill in missing numbers with --fill-gaps, or skip such rows"):
+    with pytest.raises(
+        InputError,
+        match=r"; correct it, mark missing numbers with --mark-gaps, fill them in with --fill-gaps, or skip such rows",
+    ):
         list(sequences.sequences(path, columns._replace(fill=False)))
     bad = BadRows(skip=True)
     assert len(list(sequences.sequences(path, columns._replace(fill=False), bad=bad))) == 2
@@ -535,7 +538,7 @@ SEQUENCES = {
     "a blank label": ("a.jsonl", '{"values": [[1]], "label": " "}\n', "line 1: 'label' should be a label but is ''", True),
     "a blank label in a table": ("a.csv", LONG + "c, ,1,2\n", "line 7: column 'label' has no value", True),
     "a word in .ts": ("a.ts", ARCHIVE + "1,x:2,3:1\n", "line 8: could not convert string to float: 'x'", True),
-    "missing in .ts": ("a.ts", ARCHIVE + "1,?:2,3:1\n", "line 8: step 2 of channel 1 has no number; correct it, fill in missing numbers with --fill-gaps, or skip", True),
+    "missing in .ts": ("a.ts", ARCHIVE + "1,?:2,3:1\n", "line 8: step 2 of channel 1 has no number; correct it, mark missing numbers with --mark-gaps, fill them in with --fill-gaps, or skip", True),
     "not a number in .ts": ("a.ts", ARCHIVE + "1,2:2,nan:1\n", "line 8: step 2 of channel 2 has no number", True),
     "too large in .ts": ("a.ts", ARCHIVE + "1,2:2,1e39:1\n", "line 8: step 2 of channel 2 is 1e+39, which is more than 3.4e+38", True),
     "too large in JSON": ("a.jsonl", '{"values": [[-1e39]], "label": "a"}\n', "line 1: step 1 of channel 1 is -1e+39, which is more than 3.4e+38", True),

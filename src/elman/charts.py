@@ -233,12 +233,15 @@ def valued_steps(
 
 
 def _over_steps(values: NDArray[Any], first: int, height: float) -> tuple[Figure, list[Axes]]:
-    """Draws the numbers of a sequence (T, channels) over its steps, and returns the axes, with empty ones of this height below."""
+    """Draws the numbers of a sequence (T, channels), NaN where one is missing, over its steps, and returns the axes, with empty ones of this height below."""
     figure = Figure(figsize=(10, 2.6 + height), layout="constrained")
     axes = list(figure.subplots(2, 1, sharex=True, height_ratios=[2.2, height]))
-    deviation = values.std(0)
-    scaled = (values - values.mean(0)) / np.where(deviation > 0, deviation, 1.0)
-    axes[0].plot(np.arange(len(values)) + first + 1, scaled[:, :CHANNELS], linewidth=0.8)
+    there = np.ma.masked_invalid(values)
+    deviation = there.std(0).filled(0.0)
+    scaled = (there - there.mean(0)) / np.where(deviation > 0, deviation, 1.0)
+    marker = "." if np.ma.is_masked(there) else ""  # a number between two that are missing makes no line
+    steps = np.arange(len(values)) + first + 1
+    axes[0].plot(steps, scaled[:, :CHANNELS].filled(np.nan), linewidth=0.8, marker=marker, markersize=3)
     of = f"the first {CHANNELS} of {values.shape[1]} channels" if values.shape[1] > CHANNELS else "channels"
     axes[0].set_title(f"{of}, in deviations from their means; a sequence of the validation set", fontsize=10)
     axes[0].grid(alpha=0.3)

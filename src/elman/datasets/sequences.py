@@ -15,11 +15,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from elman.datasets import tables
+from elman.datasets.gaps import filled
 from elman.datasets.reading import BadRows, json_lines, text_lines
 from elman.datasets.tables import JSON_LINES, form
+from elman.datasets.times import as_seconds
 from elman.errors import InputError
 
-FILL = "fill in missing numbers with --fill-gaps"
+FILL = "mark missing numbers with --mark-gaps, fill them in with --fill-gaps"
 NAME = "name the columns of numbers with --columns"
 MOST = float(np.finfo(np.float32).max)  # how far from zero a number may be: squares are summed in float64
 
@@ -31,24 +33,33 @@ class Columns(NamedTuple):
     sequence: str | None = None  # what tells the sequences of a table in long form apart
     text: str | None = None  # a column with a text in each row, in place of numbers
     channels: tuple[str, ...] = ()  # all others if empty
-    fill: bool = False  # whether missing numbers are filled in, as `_filled` does
+    fill: bool = False  # whether missing numbers are filled in, as `gaps.filled` does
+    mark: bool = False  # whether numbers may be missing, and are then NaN
+    time: str | None = None  # when each step is: dates or numbers
     numeric: bool = False  # whether labels are numbers
     each_step: bool = False  # whether every step has a label of its own, or none; a table may then be one sequence
     group: str | None = None  # what is not to be both learned and judged, such as a person
 
+    @property
+    def lacking(self) -> bool:
+        """Whether a number may be missing."""
+        return self.fill or self.mark
+
 
 class Labelled(NamedTuple):
     name: str  # what the sequence is called in its file, or the number of its row there, from 1
-    content: NDArray[Any] | str  # (T, channels), or a text
+    content: NDArray[Any] | str  # (T, channels), NaN where a number is missing; or a text
     label: str | None  # of the whole sequence
     channels: tuple[str, ...] = ()  # the columns of a table that the numbers come from
     labels: Sequence[str | None] | None = None  # (T,), where every step has its own; None for a step without one
     group: str | None = None  # who or what it is of
+    times: NDArray[np.float64] | None = None  # (T,), of the steps: numbers, or dates in seconds
 
     def part(self, begin: int, end: int, name: str) -> Labelled:
         """Returns these steps of a sequence whose steps have labels, under another name."""
         assert self.labels is not None
-        return self._replace(name=name, content=self.content[begin:end], labels=self.labels[begin:end])
+        times = None if self.times is None else self.times[begin:end]
+        return self._replace(name=name, content=self.content[begin:end], labels=self.labels[begin:end], times=times)
 
 
 def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows | None = None) -> Iterator[Labelled]:
@@ -63,6 +74,7 @@ def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows 
         "--sequence": columns.sequence,
         "--columns": columns.channels,
         "--text": columns.text if kind == ".ts" else None,
+        "--time": columns.time if kind == ".ts" else None,
         "--group": columns.group if kind == ".ts" else None,
     }
     for flag, value in given.items():
@@ -93,7 +105,7 @@ def _archive(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iter
 
     Source: A. Bagnall et al., The UEA multivariate time series classification archive (2018).
     """
-    found, in_data, channels, before, fill, unlabelled = 0, False, None, bad.count, columns.fill, False
+    found, in_data, channels, before, unlabelled = 0, False, None, bad.count, False
     for number, line in text_lines(path):
         line = line.strip()
         if not line or line.startswith("#"):
@@ -126,13 +138,13 @@ def _archive(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iter
                     f"its dimensions have {min(lengths)} to {max(lengths)} values, but should have as many"
                 )
             values = np.array(rows, dtype=np.float64).T
-            values = _filled(values) if fill else values
-            problem = _unfit(values, channels) if dimensions else "no colon before the label"
+            values = filled(values) if columns.fill else values
+            problem = _unfit(values, channels, columns) if dimensions else "no colon before the label"
             problem = problem or (no_number(label, columns, "the label") if labelled else None)
         except ValueError as error:
             values, problem = np.empty((0, 0)), str(error)
         if problem:
-            bad.found(f"{path}, line {number}: {problem}", _remedy(values, fill))
+            bad.found(f"{path}, line {number}: {problem}", _remedy(values, columns))
             continue
         found, channels = found + 1, values.shape[1]
         yield Labelled(str(found + bad.count - before), values, label)
@@ -162,31 +174,18 @@ def _number(value: str) -> float:
     return np.nan if value.strip() == "?" else float(value)
 
 
-def _filled(values: NDArray[Any]) -> NDArray[Any]:
-    """Returns values (T, channels) in which one that is missing, NaN, is the last one before it in its channel.
-
-    At the beginning it is the first one after it. A channel that has none at all stays as it is.
-    """
-    there = ~np.isnan(values)
-    if values.ndim != 2 or there.all() or not values.size:
-        return values
-    steps = np.arange(len(values))[:, None]
-    last = np.maximum.accumulate(np.where(there, steps, -1))
-    return np.take_along_axis(values, np.where(last < 0, there.argmax(0), last), 0)
-
-
-def _remedy(values: NDArray[Any], fill: bool) -> str:
+def _remedy(values: NDArray[Any], columns: Columns) -> str:
     """Returns what else helps with values that are unfit."""
-    return "" if fill or not np.isnan(values).any() else FILL
+    return "" if columns.lacking or not np.isnan(values).any() else FILL
 
 
-def _unfit(values: NDArray[Any], channels: int | None) -> str | None:
+def _unfit(values: NDArray[Any], channels: int | None, columns: Columns) -> str | None:
     """Returns what is wrong with the values (T, channels) of a sequence, or None."""
     if values.ndim != 2 or not values.size:
         return "the values should be a list of steps, each a list of numbers of the same length"
     if channels is not None and values.shape[1] != channels:
         return f"the sequence has {values.shape[1]} channels, but those before it have {channels}"
-    wrong = np.argwhere(~(np.abs(values) <= MOST))
+    wrong = np.argwhere((np.abs(values) > MOST) if columns.mark else ~(np.abs(values) <= MOST))
     if len(wrong):
         step, channel = wrong[0]
         value = values[step, channel]
@@ -211,8 +210,8 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
             try:
                 content = np.array(content, dtype=np.float64)
                 content = content[:, None] if content.ndim == 1 else content  # one channel may do without inner lists
-                content = _filled(content) if columns.fill else content
-                problem = _unfit(content, channels)
+                content = filled(content) if columns.fill else content
+                problem = _unfit(content, channels, columns)
             except (ValueError, TypeError, OverflowError):
                 problem = f"{name!r} should be a list of steps, each a list of numbers, but is {str(row[name])[:60]}"
         elif not isinstance(content, str) or not content.strip():
@@ -223,6 +222,9 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
             if not labelled:
                 labels, problem = labels or [None] * len(content), None
             label = None
+        times = None
+        if problem is None and columns.time is not None and isinstance(content, np.ndarray):
+            times, problem = _times(row.get(columns.time), len(content), columns.time, path)
         label = label.strip() if isinstance(label, str) else label
         if problem is None and labelled and labels is None:
             if columns.numeric:
@@ -234,13 +236,13 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
         if problem is None and columns.group is not None and (not isinstance(group, (str, int, float)) or group == ""):
             problem = f"{columns.group!r} should be a name or a number but is {given!r}"
         if problem is not None:
-            bad.found(f"{where}: {problem}", _remedy(content, columns.fill) if isinstance(content, np.ndarray) else "")
+            bad.found(f"{where}: {problem}", _remedy(content, columns) if isinstance(content, np.ndarray) else "")
             continue
         assert content is not None
         if not isinstance(content, str):
             channels = content.shape[1]
         label, group = (None if each is None else str(each) for each in (label, group))
-        yield Labelled(str(row.get("id", number)), content, label, (), labels, group)
+        yield Labelled(str(row.get("id", number)), content, label, (), labels, group, times)
 
 
 def _whole(value: Any) -> Any:
@@ -248,6 +250,32 @@ def _whole(value: Any) -> Any:
     if isinstance(value, float):
         return int(value) if value.is_integer() else None if np.isnan(value) else value
     return value
+
+
+def _times(given: Any, steps: int, name: str, path: Path) -> tuple[NDArray[np.float64] | None, str | None]:
+    """Returns the times of the steps of a line of JSON, and None; or None, and what is wrong with them."""
+    wanted = f"{name!r} should be a list of {steps} times, one for each step"
+    if not isinstance(given, list):
+        return None, f"{wanted}, but is {str(given)[:60]}"
+    if len(given) != steps:
+        return None, f"{wanted}, but has {len(given)}"
+    if all(isinstance(time, str) for time in given):
+        piece = pl.DataFrame({name: given, tables.LINE: np.arange(steps)})
+        found, which = np.full(steps, np.nan), as_seconds(piece, name, path, BadRows(skip=True))
+        found[which[tables.LINE].to_numpy()] = which[name].to_numpy()
+    else:
+        found = np.array([number_of(time) for time in given])
+    for step in np.flatnonzero(np.isnan(found))[:1]:
+        return (
+            None,
+            f"step {step + 1} of {name!r} should be a time such as 2026-01-31 12:00:00 or a number, but is {str(given[step])[:60]!r}",
+        )
+    for step in np.flatnonzero(np.diff(found) < 0)[:1]:
+        return (
+            None,
+            f"step {step + 2} of {name!r}, {given[step + 1]}, is earlier than the step before it, {given[step]}",
+        )
+    return found, None
 
 
 def _of_steps(given: Any, steps: int, columns: Columns) -> tuple[list[str | None] | None, str | None]:
@@ -340,36 +368,43 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
     # The sequence that is being read, its first line, whether it is to be left out; and those that were before.
     name, first, spoiled, seen = "", 0, False, set[str]()
     steps, labels, groups = list[NDArray[np.float64]](), list[str | None](), list[str | None]()
+    times = list[NDArray[np.float64]]()
     channels: list[str] | None = list(columns.channels) or None
 
     def whole() -> Iterator[Labelled]:
         if steps and not spoiled:
             values = np.concatenate(steps)
-            values = _filled(values) if columns.fill else values
-            if np.isnan(values).any():
+            values = filled(values) if columns.fill else values
+            if np.isnan(values).any() and not columns.mark:
                 lacking = (channels or [])[int(np.isnan(values).any(0).argmax())]
                 what = f"sequence {name!r}" if columns.sequence else "the table"
                 bad.found(f"{path}, line {first}: {what} has no number in column {lacking!r}")
                 return
             of_all, of_each = (None, labels) if columns.each_step else (labels[0], None)
-            yield Labelled(str(name), values, of_all, tuple(channels or ()), of_each, groups[0])
+            at = None if columns.time is None else np.concatenate(times)
+            yield Labelled(str(name), values, of_all, tuple(channels or ()), of_each, groups[0], at)
 
     for piece in tables.pieces(path):
         have = [each for each in piece.columns if each != tables.LINE]
         keys = [] if columns.sequence is None else [columns.sequence]
-        others = [columns.group] if columns.group else []
-        tables.check_columns([*keys, *([columns.label] if labelled else []), *others, *(channels or [])], have, path)
+        others, clock = [columns.group] if columns.group else [], [columns.time] if columns.time else []
+        wanted = [*keys, *([columns.label] if labelled else []), *others, *clock, *(channels or [])]
+        tables.check_columns(wanted, have, path)
         if channels is None:
-            channels = [each for each in have if each not in (*keys, columns.label, *others)]
+            channels = [each for each in have if each not in (*keys, columns.label, *others, *clock)]
             if not channels:
                 raise InputError(f"{path} has no column of numbers besides {', '.join(map(repr, have))}; add one")
         piece = _stripped(piece, columns, path)
         piece = tables.texts(piece, keys, path, bad) if keys else piece
-        remedies = "" if columns.fill else FILL, "" if columns.channels else NAME
-        good = tables.numbers(piece, channels, path, bad, MOST, columns.fill, *remedies)
+        remedies = "" if columns.lacking else FILL, "" if columns.channels else NAME
+        good = tables.numbers(piece, channels, path, bad, MOST, columns.lacking, *remedies)
+        good = as_seconds(good, columns.time, path, bad) if columns.time else good
         lines, fit = piece[tables.LINE].to_list(), piece[tables.LINE].is_in(good[tables.LINE].implode()).to_numpy()
         values = np.full((len(piece), len(channels)), np.nan)
         values[fit] = good.select(channels).to_numpy()  # what is missing becomes NaN
+        when = np.full(len(piece), np.nan)
+        if columns.time:
+            when[fit] = good[columns.time].to_numpy()
         given = piece[columns.label].to_list() if columns.label in have else [None] * len(piece)
         from_whom = piece[others[0]].to_list() if others else [None] * len(piece)
         of = piece[keys[0]].to_list() if keys else ["1"] * len(piece)
@@ -381,7 +416,7 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
                     raise InputError(
                         f"{path}, line {lines[begin]}: sequence {of[begin]!r} continues after another one began; sort the rows by {columns.sequence!r}"
                     )
-                name, first, spoiled, steps, labels, groups = of[begin], lines[begin], False, [], [], []
+                name, first, spoiled, steps, times, labels, groups = of[begin], lines[begin], False, [], [], [], []
                 seen.add(name)
             # A sequence is left out as a whole: without one of its steps, it would be another one.
             spoiled = spoiled or not fit[begin:end].all()
@@ -394,7 +429,15 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
                     bad.found(f"{path}, line {lines[begin + values_of.index(value)]}: {problem}")
                     spoiled = True
                     break
+            before = times[-1][-1:] if times else when[:0]
+            for late in np.flatnonzero(np.diff(np.concatenate([before, when[begin:end]])) < 0)[: not spoiled]:
+                line = lines[begin + late + 1 - len(before)]
+                bad.found(
+                    f"{path}, line {line}: the time in {columns.time!r} is earlier than that of the step before it"
+                )
+                spoiled = True
             steps.append(values[begin:end])
+            times.append(when[begin:end])
             labels += own if columns.each_step or not labels else ()
             groups += whose[:1]
     yield from whole()

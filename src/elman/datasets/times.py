@@ -149,6 +149,12 @@ def as_numbers(piece: pl.DataFrame, time: str, path: Path, bad: BadRows) -> tupl
     return piece.with_columns(moments.cast(pl.Int64).alias(time)).filter(moments.is_not_null()), True
 
 
+def as_seconds(piece: pl.DataFrame, time: str, path: Path, bad: BadRows) -> pl.DataFrame:
+    """Returns the piece with times as float64: dates in seconds since 1970, numbers as they are."""
+    piece, dates = as_numbers(piece, time, path, bad)
+    return piece.with_columns(pl.col(time).cast(pl.Float64) / (UNITS[-1][1] if dates else 1))
+
+
 def _offsets(texts: pl.Expr) -> pl.Expr:
     """Returns the offsets from UTC that times end with, such as +02:00, in microseconds; 0 where there is none."""
     found = texts.str.extract_groups(r":\d\d(?:[.,]\d+)?(?<sign>[+-])(?<hours>\d\d)(?::?(?<minutes>\d\d))?$").struct

@@ -196,6 +196,7 @@ def _whole(
         raise InputError(f"{run} reads numbers and not a text; give --data instead of --text")
     page = {"task": options.task} | described(run, trained.model, options, classes)
     page["unit"] = whole.unit_of(options)
+    page["channels"], page["time"], page["gaps"] = list(trained.reading.channels), options.time, options.mark_gaps
     every, source = _sequences(run, trained, text, data, order)
     chosen = list(islice(every, FEW if options.each_step else SHOWN))
     if not chosen:
@@ -231,12 +232,13 @@ def _sequences(
     tokens, labels = list(found.tokens), list(found.different)
 
     def sequence(k: int) -> Labelled:
-        row = found.rows[k]
-        content = row if found.unit is None else (" " if found.unit == "words" else "").join(tokens[n] for n in row)
         own = [None if n < 0 else labels[n] for n in found.labels[k]]
-        if options.each_step:
-            return Labelled(found.name(k), content, None, labels=own)
-        return Labelled(found.name(k), content, own[0])
+        whole_one, each = (None, own) if options.each_step else (own[0], None)
+        if found.unit is not None:
+            text = (" " if found.unit == "words" else "").join(tokens[n] for n in found.rows[k])
+            return Labelled(found.name(k), text, whole_one)
+        values, times = found.values(k)
+        return Labelled(found.name(k), values, whole_one, labels=each, times=times)
 
     places = validation if options.each_step else order(found, validation)
     return (sequence(int(k)) for k in places), trained.path or Path("the built-in data")
@@ -304,7 +306,7 @@ def _read(
     x, lengths = encoded.batch(Pieces.whole(np.arange(1), encoded.rows.lengths))
     with use_engine("reference"):
         with torch.no_grad():
-            inputs = x.double() if model.embedding is None else model.embedding(x)
+            inputs = model.inputs(x.double() if model.embedding is None else x)
         inputs = inputs.requires_grad_()
         h, state = model.recurrent(inputs, lengths=lengths)  # (T, 1, 2 H)
         outputs = model.head(h, state, lengths)[0]  # (outputs,)
@@ -318,9 +320,7 @@ def _read(
         "name": sequence.name,
         "tokens": tokens or ([""] if tokens is not None else None),
         "strange": [t for t, token in enumerate(tokens or []) if token not in known],
-        "series": None
-        if isinstance(content, str)
-        else [[rounded(float(v), float(row.std())) for v in row[::stride]] for row in content.T],
+        "series": None if isinstance(content, str) else _series(sequence, stride),
         "stride": stride,
         **said.contents,
         "shares": [
@@ -336,6 +336,20 @@ def _read(
     }
 
 
+def _series(sequence: Labelled, stride: int = 1) -> list[list[float | None]]:
+    """Returns the numbers of each channel, None where one is missing, and the time since the step
+    before if it is read; of each stride-th step."""
+    rows = np.asarray(sequence.content).T
+    if sequence.times is not None:
+        rows = np.concatenate([rows, np.diff(sequence.times, prepend=sequence.times[:1])[None]])
+    found = list[list[float | None]]()
+    for row in rows:
+        there = row[~np.isnan(row)]
+        deviation = float(there.std()) if len(there) else 0.0
+        found.append([None if np.isnan(v) else rounded(float(v), deviation) for v in row[::stride]])
+    return found
+
+
 def _every(trained: Classifier | Regressor, sequence: Labelled, source: Path) -> dict[str, Any]:
     """Returns a sequence, what the model says of each step, what each direction adds to this, and what it depends on."""
     encoded, model = trained.encode([sequence], source), deepcopy(trained.model).double().eval()
@@ -347,14 +361,15 @@ def _every(trained: Classifier | Regressor, sequence: Labelled, source: Path) ->
         criterion, center, spread = trained.criterion, trained.reading.center, trained.reading.spread
     with use_engine("reference"):
         with torch.no_grad():
-            h = model.recurrent(x.double(), lengths=lengths)[0][:, 0]  # (T, 2 H), or (T, H) if causal
+            inputs = model.inputs(x.double())
+            h = model.recurrent(inputs, lengths=lengths)[0][:, 0]  # (T, 2 H), or (T, H) if causal
             outputs = model.output(h)  # (T, outputs)
         # The likeliest classes first; or the output that is the middle one, of those that rise.
         order = outputs.argsort(-1, descending=True) if classes else criterion.middle(outputs.argsort(-1))[:, None]
-        look = _both_ways(model, x.double(), lengths, order[:, 0], bool(classes))
+        look = _both_ways(model, inputs, lengths, order[:, 0], bool(classes))
     content = {
         "name": sequence.name,
-        "series": [[rounded(float(v), float(row.std())) for v in row] for row in np.asarray(sequence.content).T],
+        "series": _series(sequence),
         "shares": _shares(model, h, order[:, :2], classes or [""] * outputs.shape[1], spread, center),
         "look": [[float(f"{v:.2g}") for v in row] for row in look.tolist()],
     }

@@ -310,14 +310,14 @@ def of_sequences(model: SequenceModel, output: str) -> Port:
 
 
 def sequence_step(model: SequenceModel, output: str) -> Port:
-    """Numbers x (B, channels) of a step, and states, to (B, outputs) and states."""
+    """Numbers x (B, n) of a step, as `Encoded.scaled` has them, and states, to (B, outputs) and states."""
 
     def call(model: SequenceModel, x: Tensor, *states: Tensor) -> Any:
-        h, state = model.recurrent.step(x, as_state(states))
+        h, state = model.recurrent.step(model.inputs(x), as_state(states))
         return model.output(h), state
 
-    channels = model.recurrent.input_size
-    return _one_step(model, call, "x", lambda draw, B: draw.normal(B, channels), output, model.output.out_features)
+    numbers = model.recurrent.input_size
+    return _one_step(model, call, "x", lambda draw, B: draw.normal(B, numbers), output, model.output.out_features)
 
 
 def forecaster(model: ForecastingModel) -> Port:

@@ -232,7 +232,7 @@ class Classification(WholeSequences):
     def baseline(self, name: str) -> str:
         if name == LARGEST:
             return f"predicts the most frequent class for every {self.unit}"
-        return in_words(self.options, len(self.trained.reading.mean))
+        return in_words(self.options, self.trained.reading.width)
 
     def introduction(self) -> list[tuple[str, str]]:
         names, (first, *others) = self.trained.reading.classes, super().introduction()
@@ -258,10 +258,10 @@ class Classification(WholeSequences):
         classes, pictures = self.trained.reading.classes, {}
         pictures["confusion.png"] = charts.confusion(counts.counts, classes, "class", f"{self.unit}s")
         if self.options.each_step:
-            k, part = self.shown()
+            k, part, numbers = self.shown()
             said = self.trained.outputs(self.encoded, np.array([k])).argmax(-1).numpy()[part]
             labels = self.encoded.labels[self.encoded.all_places(np.array([k]))][part]
-            pictures["steps.png"] = charts.labelled_steps(self.encoded.rows[k][part], labels, said, classes, part.start)
+            pictures["steps.png"] = charts.labelled_steps(numbers, labels, said, classes, part.start)
         for name, figure in pictures.items():
             charts.save(figure, directory / name)
         return [directory / name for name in pictures]
@@ -379,4 +379,4 @@ def _classifier(reading: Reading, options: Options, device: str, path: Path | No
 
 
 def _model(reading: Reading, options: Options) -> ClassificationModel:
-    return ClassificationModel(len(reading.mean), reading.size, len(reading.classes), options)
+    return ClassificationModel(reading.width, reading.size, len(reading.classes), options)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elman.tasks.options import SequenceOptions
-from elman.tasks.whole import FAR, Encoded
+from elman.tasks.whole import Encoded
 
 LINEAR = "linear"  # what the baseline is called
 LEARNED = 20_000  # labels that it learns from; of more, as many are taken at equal distances
@@ -58,15 +58,15 @@ class Linear:
         return of_steps(of, places, self.causal) if of.each_step else of_sequences(of, places, self.counted)
 
 
-def around(channels: int, causal: bool) -> int:
-    """Returns how many steps before a step it reads as well, and after it: fewer of many channels, or it would take long."""
-    return min(AROUND, max(0, WIDE // channels - 1) // (1 if causal else 2))
+def around(width: int, causal: bool) -> int:
+    """Returns how many steps before a step it reads as well, and after it: fewer of many numbers, or it would take long."""
+    return min(AROUND, max(0, WIDE // width - 1) // (1 if causal else 2))
 
 
-def in_words(options: SequenceOptions, channels: int) -> str:
-    """Returns what the baseline does. channels: of the numbers that it reads."""
+def in_words(options: SequenceOptions, width: int) -> str:
+    """Returns what the baseline does. width: how many numbers it reads of a step."""
     if options.each_step:
-        steps, after = around(channels, options.causal), "" if options.causal else ", and after it"
+        steps, after = around(width, options.causal), "" if options.causal else ", and after it"
         also = f" and of the {steps} step{'s' * (steps > 1)} before it{after}" if steps else ""
         return f"a linear function of the numbers of a step{also}"
     return f"a linear function of {'how often words occur' if options.text else 'means, extremes and ends'}"
@@ -82,7 +82,7 @@ def of_sequences(of: Encoded, own: NDArray[np.int64], counted: NDArray[np.int64]
     for k in own:
         row = of.rows[k]
         if len(of.mean):
-            x = ((row - of.mean) / of.deviation).clip(-FAR, FAR)
+            x = of.scaled(row)
             told = np.concatenate([x.mean(0), x.std(0), x.min(0), x.max(0), x[0], x[-1]])
         else:
             told = np.log1p(np.bincount(of.numbers[row], minlength=counted.max(initial=0) + 1)[counted])
@@ -96,11 +96,11 @@ def of_steps(of: Encoded, places: NDArray[np.int64], causal: bool) -> NDArray[np
     Past the ends of a sequence, its first or last step stands in.
     """
     sequence, at = of.step_at(places)
-    most = around(len(of.mean), causal)
+    most = around(of.inputs.width, causal)
     steps = at[:, None] + np.arange(-most, 1 if causal else most + 1)
     last = of.rows.lengths[sequence].astype(np.int64) - 1
     rows = of.rows.bounds[sequence][:, None] + steps.clip(0, last[:, None])
-    return ((of.rows.steps[rows] - of.mean) / of.deviation).clip(-FAR, FAR).reshape(len(places), -1)
+    return of.scaled(of.rows.steps[rows]).reshape(len(places), -1)
 
 
 def frequent(of: Encoded, own: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -328,6 +328,18 @@ class SequenceOptions(Options):
         "Fill in missing numbers with those of the step before, or at the beginning of the first after.",
         later=True,
     )
+    mark_gaps: bool = option(
+        False,
+        "Numbers may be missing: also read how long ago each was measured, if some are missing in training.",
+        of_model=True,
+        later=True,
+    )
+    time: str | None = option(
+        None,
+        "Column of times, dates or numbers, or their name in JSON lines: also read the time since the step before.",
+        of_model=True,
+        later=True,
+    )
     cell: str = cell_option("gru")
     hidden_size: int = option(128, "Units per layer and direction.", least=1, search=(32, 512), of_model=True)
     num_layers: int = option(
@@ -363,9 +375,19 @@ class SequenceOptions(Options):
             )
         if self.causal and not self.each_step:
             raise InputError("--causal is for labels of each step; give --each-step, or leave it out")
-        own = {"--sequence": self.sequence, "--text": self.text, "--label": self.label, "--group": self.group}
+        if self.causal and self.fill_gaps:
+            raise InputError(
+                "--fill-gaps fills in the beginning with numbers of later steps, which --causal must not read; give --mark-gaps instead"
+            )
+        own = {
+            "--sequence": self.sequence,
+            "--text": self.text,
+            "--label": self.label,
+            "--group": self.group,
+            "--time": self.time,
+        }
         _check_once({name: (column,) for name, column in own.items() if column is not None})
-        for name in ("--label", "--group"):
+        for name in ("--label", "--group", "--time"):
             _check_once({name: (own[name] or "",), "--columns": self.column_list})
 
     def useless(self, file: Path | None) -> dict[str, str]:
@@ -373,7 +395,11 @@ class SequenceOptions(Options):
 
         files = [Path(path) for path in (file, self.validation) if path is not None]
         found: dict[str, str] = (
-            {} if files else dict.fromkeys(("label", "sequence", "group", "text", "columns", "fill_gaps"), NO_FILE)
+            {}
+            if files
+            else dict.fromkeys(
+                ("label", "sequence", "group", "text", "columns", "fill_gaps", "mark_gaps", "time"), NO_FILE
+            )
         )
         if files and all(form(path) == ".ts" for path in files):
             found["label"] = f"names a column, but {files[0]} has its labels at the ends of its lines; leave it out"
@@ -382,9 +408,12 @@ class SequenceOptions(Options):
                 "is for texts, but without --text the data are numbers; leave it out"
             )
         else:
-            found["noise"] = found["fill_gaps"] = "is for numbers, but --text reads texts; leave it out"
+            only = "is for numbers, but --text reads texts; leave it out"
+            found |= dict.fromkeys(("noise", "fill_gaps", "mark_gaps", "time"), only)
         if self.validation is not None:
             found["group"] = "holds out a part of FILE, but --validation names another file; leave it out"
+        if self.mark_gaps and self.text is None:
+            found["fill_gaps"] = "has no effect with --mark-gaps, which fills gaps in its own way; leave it out"
         if not self.each_step:
             found["window"] = "is for labels of each step; give --each-step, or leave it out"
         return found

@@ -267,7 +267,7 @@ class Regression(WholeSequences):
         if name == CONSTANT:
             said = "quantiles" if quantiles else "mean" if self.criterion.squared else "median"
             return f"says the {said} of the training values"
-        return in_words(self.options, len(self.trained.reading.mean)) + quantiles * ", and the quantiles of its errors"
+        return in_words(self.options, self.trained.reading.width) + quantiles * ", and the quantiles of its errors"
 
     def introduction(self) -> list[tuple[str, str]]:
         (first, *others), reading = super().introduction(), self.trained.reading
@@ -296,12 +296,12 @@ class Regression(WholeSequences):
         band = (own[:, 0], own[:, -1]) if own.shape[1] > 1 else None
         pictures = {"values.png": charts.agreement(true, middle, band, f"{self.unit}s")}
         if self.options.each_step:
-            k, part = self.shown()
+            k, part, numbers = self.shown()
             said = np.array(self.trained.in_unit(self.trained.predicted(self.encoded, np.array([k]))[part]))
             own = self.encoded.values.numpy()[self.encoded.all_places(np.array([k]))][part]
             own = own * self.trained.reading.spread + self.trained.reading.center
             pictures["steps.png"] = charts.valued_steps(
-                self.encoded.rows[k][part], own, said, self.criterion.middle(torch.from_numpy(said)).numpy(), part.start
+                numbers, own, said, self.criterion.middle(torch.from_numpy(said)).numpy(), part.start
             )
         for name, figure in pictures.items():
             charts.save(figure, directory / name)
@@ -370,4 +370,4 @@ def _regressor(reading: Reading, options: Options, device: str, path: Path | Non
 
 def _model(reading: Reading, options: Options) -> RegressionModel:
     outputs = Criterion(options.loss, options.quantile_list).outputs
-    return RegressionModel(len(reading.mean), reading.size, outputs, options)
+    return RegressionModel(reading.width, reading.size, outputs, options)

@@ -194,18 +194,23 @@ def moments(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns the mean of all rows of some blocks (n, channels), and their deviation, `otherwise` where it is 0.
 
-    Each block is added to the moments of those before it.
+    A number that is missing, NaN, does not count. Each block is added to the moments of those before it.
     Source: T. F. Chan, G. H. Golub & R. J. LeVeque, Updating formulae and a pairwise algorithm for computing sample
     variances (1979).
     """
-    count, mean, squares = 0, np.zeros(channels), np.zeros(channels)
+    count, mean, squares = np.zeros(channels), np.zeros(channels), np.zeros(channels)
     for block in blocks:
-        mean = mean if count else block[0].astype(np.float64)
-        x = block - mean  # a channel that never changes is then exactly zero
-        change, n = x.mean(0), len(x)
-        squares = squares + n * x.var(0) + change**2 * count * n / (count + n)
-        mean, count = mean + change * n / (count + n), count + n
-    deviation = np.sqrt(squares / max(1, count))
+        there = ~np.isnan(block)
+        n = there.sum(0)
+        first = block[there.argmax(0), np.arange(channels)].astype(np.float64)
+        mean = np.where(count + (n == 0), mean, first)
+        x = np.where(there, block - mean, 0.0)  # a channel that never changes is then exactly zero
+        change = x.sum(0) / n.clip(1)
+        spread = np.where(there, x - change, 0.0)
+        total = (count + n).clip(1)
+        squares = squares + n * ((spread**2).sum(0) / n.clip(1)) + change**2 * count * n / total
+        mean, count = mean + change * n / total, count + n
+    deviation = np.sqrt(squares / count.clip(1))
     return mean, np.where(deviation > 0, deviation, otherwise)
 
 

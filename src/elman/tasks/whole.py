@@ -6,7 +6,7 @@ import hashlib
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from elman import cells
+from elman.datasets.gaps import MEASURED, ages, filled
 from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Columns, Labelled, sequences
 from elman.datasets.store import Rows
@@ -34,6 +35,7 @@ STEPS = 1 << 16  # of numbers, which are worked on at once
 CHUNK = 256  # sequences that are read side by side
 MANY = 1 << 20  # steps of several sequences that memory holds at a time while they are predicted
 FAR = 1e30  # deviations from the mean, of which sums are still finite
+OLD = 1e4  # usual steps, beyond which all ages are the same
 RARE = 2  # words that occur in fewer texts have no embedding of their own
 DRAWN = 1000  # steps of a picture at most
 NAMED = 8  # channels, or groups, that are named
@@ -49,14 +51,15 @@ class SequenceModel(nn.Module):
     has one direction only.
     """
 
-    def __init__(self, channels: int, tokens: int, outputs: int, options: SequenceOptions):
-        """tokens: the size of the vocabulary of a text; 0 for numbers, of which there are `channels` a step."""
+    def __init__(self, width: int, tokens: int, outputs: int, options: SequenceOptions):
+        """width: the numbers that are read of a step. tokens: the size of the vocabulary of a text, in place of numbers; else 0."""
         super().__init__()
         o = options
         self.embedding = nn.Embedding(tokens, o.embedding_size) if tokens else None
+        self.fading = Fading((width - (o.time is not None)) // 2) if o.mark_gaps else None
         self.recurrent = Recurrent(
             cells.by_name(o.cell),
-            o.embedding_size if tokens else channels,
+            o.embedding_size if tokens else width,
             o.hidden_size,
             o.num_layers,
             bidirectional=not o.causal,
@@ -73,10 +76,16 @@ class SequenceModel(nn.Module):
 
     def read(self, x: Tensor, lengths: Tensor, state: Hidden | None = None) -> tuple[Tensor, Hidden]:
         """Returns what `forward` does, and the states after x. state: those before."""
-        if self.embedding is not None:
-            x = self.dropout(self.embedding(x))
+        x = self.inputs(x)
+        x = x if self.embedding is None else self.dropout(x)
         h, after = self.recurrent(x, state, lengths=lengths)
         return self.head(h, after, lengths), after
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Returns what the recurrent layers read of numbers, or of tokens."""
+        if self.embedding is not None:
+            return self.embedding(x)
+        return x if self.fading is None else self.fading(x)
 
     def head(self, h: Tensor, state: Hidden, lengths: Tensor) -> Tensor:
         """Returns (B, outputs) of h (T, B, 2 H), which is zero past the end of a sequence, and of final states.
@@ -93,17 +102,50 @@ class SequenceModel(nn.Module):
         return self.output(self.dropout(torch.cat([mean, largest, last], -1)))
 
 
+class Fading(nn.Module):
+    """Numbers that fade to their mean, 0, while they grow old: exp(-max(rate, 0) age) x for each channel.
+
+    forward(x) takes numbers, their ages and whatever else there is, (..., channels + channels + n). In place of the ages
+    it returns 1 where a number is missing and 0 where it is measured, at which the age is negative.
+
+    Source: Z. Che et al., Recurrent neural networks for multivariate time series with missing values (2018), GRU-D. Its
+    rates have a bias, which is left out, so that a number that was just measured is itself.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.rate = nn.Parameter(torch.full((channels,), 0.1))  # by the usual time from a step to the next
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = len(self.rate)
+        numbers, age, others = x.split([channels, channels, x.shape[-1] - 2 * channels], -1)
+        faded = torch.exp(-self.rate.relu() * age.relu()) * numbers
+        return torch.cat([faded, (age >= 0).to(x), others], -1)
+
+
 class Gathered:
     """Sequences as numbers, of which there may be more than memory holds: a text as those of tokens as they first occur."""
 
-    def __init__(self, unit: str | None, channels: int | None = None, each_step: bool = False):
+    def __init__(
+        self,
+        unit: str | None,
+        channels: int | None = None,
+        each_step: bool = False,
+        mark_gaps: bool = False,
+        causal: bool = False,
+        time: str | None = None,
+    ):
         """unit: what texts are read in; None for numbers. each_step: whether every step has a label, or none.
 
-        channels: those that every sequence must have, 0 for texts; if left out, those that the first one has.
+        channels: those that every sequence must have, 0 for texts; if left out, those that the first one has. mark_gaps:
+        whether numbers may be missing; if causal, no later one stands in. time: what the times of the steps are called;
+        None where these are not read.
         """
         self.unit, self.channels, self.each_step = unit, channels, each_step
+        self.mark_gaps, self.causal, self.time = mark_gaps, causal, time
         self.names: tuple[str, ...] = ()  # of the channels, where they are columns of a table
-        # (T, channels), or tokens (T,). A channel far from zero changes by less than float32 can tell apart.
+        # Tokens (T,), or numbers (T, channels), beside which are their ages (T, channels) if they may be missing, and
+        # the time since the step before (T, 1). A channel far from zero changes by less than float32 can tell apart.
         self.rows = Rows(np.float64 if self.unit is None else np.int32)
         self._ids = Rows(np.uint8)  # what each is called in its file
         self.labels = Rows(np.int32)  # a number for each sequence, or for each of its steps; -1 where there is none
@@ -113,6 +155,12 @@ class Gathered:
         self.group_of = array("q")  # the number of each sequence's
         self.in_time = False  # whether the second of two sequences is what comes after the first one
         self._digest = hashlib.sha256()
+
+    @classmethod
+    def of(cls, options: SequenceOptions, unit: str | None, channels: int | None) -> Gathered:
+        """Returns none yet, of the kind that the options say."""
+        o = options
+        return cls(unit, channels, o.each_step, o.mark_gaps, o.causal, o.time)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -129,17 +177,55 @@ class Gathered:
                 numbers = [tokens.setdefault(token, len(tokens)) for token in split(content, self.unit or "words")]
                 self.rows.append(np.array(numbers or [0], np.int32))
             else:
-                self.rows.append(content)
+                self.rows.append(self._row(content, each.times))
             self._ids.append(np.frombuffer(bytearray(each.name.encode()), np.uint8))
             numbers = [-1 if label is None else different.setdefault(label, len(different)) for label in labels]
             self.labels.append(np.array(numbers, np.int32))
             # In float32, so that runs go on that were begun when numbers were kept in it.
             own = content.encode() if isinstance(content, str) else content.astype(np.float32).tobytes()
             self._digest.update(own + "\0".join(label or "" for label in labels).encode())
+            if each.times is not None:
+                self._digest.update(each.times.tobytes())
             if each.group is not None:
                 self.group_of.append(self.groups.setdefault(each.group, len(self.groups)))
                 self._digest.update(f"\0{each.group}".encode())
         self._digest.update(b"end of a file")
+
+    def _row(self, values: NDArray[Any], times: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        """Returns what is kept of the numbers of a sequence, (T, channels), and of its times, (T,)."""
+        causal = self.causal
+        found = [filled(values, causal), ages(values, times, causal)] if self.mark_gaps else [values]
+        if self.time is not None:
+            assert times is not None
+            found.append(np.diff(times, prepend=times[:1])[:, None])
+        return np.concatenate(found, 1)
+
+    def measured(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Returns the numbers of steps as they are kept, (n, channels), NaN where one is missing."""
+        channels = self.channels or 0
+        if not self.mark_gaps:
+            return rows[:, :channels]
+        return np.where(rows[:, channels : 2 * channels] == MEASURED, rows[:, :channels], np.nan)
+
+    def values(self, k: int) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """Returns the numbers of a sequence, (T, channels), NaN where one is missing; and its times from 0 on, (T,), if they are read."""
+        row = self.rows[k]
+        return self.measured(row), None if self.time is None else row[:, -1].cumsum()
+
+    def missing(self, own: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
+        """Returns the share of the steps of these sequences at which the number of each channel is missing, (channels,)."""
+        steps, found = 0, np.zeros(self.channels or 0)
+        for block in map(self.measured, self.blocks(own)):
+            steps, found = steps + len(block), found + np.isnan(block).sum(0)
+        return found / steps
+
+    def interval(self, own: Sequence[int] | NDArray[np.int64]) -> float:
+        """Returns the usual time from a step of these sequences to the next: the geometric mean of all times that are not 0."""
+        total, count = 0.0, 0
+        for block in self.blocks(own):
+            between = block[:, -1][block[:, -1] > 0]
+            total, count = total + float(np.log(between).sum()), count + len(between)
+        return float(np.exp(total / count)) if count else 1.0
 
     def given(self, own: NDArray[np.int64]) -> NDArray[np.int32]:
         """Returns the numbers of the labels of the sequences at these places, one after the other."""
@@ -162,7 +248,7 @@ class Gathered:
             )
 
     def blocks(self, own: Iterable[int]) -> Iterator[NDArray[np.float64]]:
-        """Yields the steps of these sequences, (n, channels), many at a time."""
+        """Yields what is kept of the steps of these sequences, (n, numbers), many at a time."""
         held, steps = [], 0
         for k in own:
             held.append(self.rows[k])
@@ -187,18 +273,35 @@ class Inputs:
     deviation: Sequence[float]
     tokens: Sequence[str]  # words or characters; token 0 stands for all others. Empty for numbers.
     channels: Sequence[str] = ()  # the columns of a table that they are; empty where they have no names
+    # The numbers of the channels, from 0, that lacked numbers in training; None where none may be missing.
+    marked: Sequence[int] | None = None
+    time: str | None = None  # what the times of the steps are called; None where these are not read
+    interval: float = 1.0  # the usual time from a step to the next, by which all times are divided
 
     @classmethod
     def of(cls, sequences: Gathered, own: Sequence[int] | NDArray[np.int64]) -> Inputs:
-        """Learns it from the sequences at these places."""
+        """Learns it from the sequences at these places. Raises InputError if a channel has no number in them."""
         if sequences.unit is None:
-            mean, deviation = moments(sequences.blocks(own), sequences.rows.step[0])
-            return Inputs(mean.tolist(), deviation.tolist(), [], list(sequences.names))
+            return cls._of_numbers(sequences, own)
         counts = np.zeros(len(sequences.tokens), np.int64)  # of the sequences that have a token
         for k in own:
             counts[np.unique(sequences.rows[k])] += 1
         least = RARE if sequences.unit == "words" else 1
         return Inputs([], [], sorted(t for t, n in zip(sequences.tokens, counts, strict=True) if t and n >= least))
+
+    @classmethod
+    def _of_numbers(cls, sequences: Gathered, own: Sequence[int] | NDArray[np.int64]) -> Inputs:
+        channels, found = sequences.channels or 0, Inputs([], [], [], list(sequences.names))
+        mean, deviation = moments(map(sequences.measured, sequences.blocks(own)), channels)
+        if sequences.mark_gaps:
+            share = sequences.missing(own)
+            for k in np.flatnonzero(share == 1)[:1]:
+                name = f"column {sequences.names[k]!r}" if sequences.names else f"channel {k + 1}"
+                raise InputError(f"{name} has no number in the sequences to learn from; leave it out")
+            found = replace(found, marked=np.flatnonzero(share).tolist())
+        if sequences.time is not None:
+            found = replace(found, time=sequences.time, interval=sequences.interval(own))
+        return replace(found, mean=mean.tolist(), deviation=deviation.tolist())
 
     def save(self, directory: Path) -> None:
         write_json(directory / "vocabulary.json", asdict(self))
@@ -221,6 +324,13 @@ class Inputs:
             raise ValueError("channels and tokens do not fit each other")
         if len(self.channels) not in (0, len(self.mean)):
             raise ValueError("the names of the channels do not fit their numbers")
+        if not set(self.marked or ()) <= set(range(len(self.mean))) or not 0 < self.interval < np.inf:
+            raise ValueError("what it says of gaps or of times does not fit the channels")
+
+    @property
+    def width(self) -> int:
+        """How many numbers a network reads of a step, as `Encoded.scaled` has them; 0 of texts."""
+        return len(self.mean) * (1 if self.marked is None else 2) + (self.time is not None)
 
     @property
     def size(self) -> int:
@@ -243,7 +353,8 @@ class Encoded:
         tokens = {token: k for k, token in enumerate(inputs.tokens, 1)}
         self._written = list(sequences.tokens)
         self.numbers = np.array([tokens.get(token, 0) for token in self._written])  # of tokens, that a network knows
-        self.mean, self.deviation = np.array(inputs.mean), np.array(inputs.deviation)  # of the channels
+        self.sequences = sequences
+        self.inputs, self.mean, self.deviation = inputs, np.array(inputs.mean), np.array(inputs.deviation)
 
     def places(self, pieces: Pieces) -> NDArray[np.int64]:
         """Returns where the labels of these pieces are among all: one of each sequence, or those of the steps."""
@@ -273,15 +384,41 @@ class Encoded:
         real = np.array([bool(t) and (not words or t[0].isalnum()) for t in self._written])
         return int(counts[real].sum()), int(counts[real & (self.numbers == 0)].sum())
 
+    def missing(self, own: Sequence[int] | NDArray[np.int64]) -> str:
+        """Returns at which share of the steps of these sequences the numbers of each channel are missing, in words; "" if none is."""
+        share = self.sequences.missing(own)
+        order, names = np.argsort(-share, kind="stable"), self.inputs.channels
+        shown = [
+            f"{names[k] if names else f'channel {k + 1}'} at {share[k]:.1%} of the steps" for k in order if share[k]
+        ]
+        return ", ".join(shown[:NAMED]) + ", ..." * (len(shown) > NAMED)
+
     def batch(self, pieces: Pieces) -> tuple[Tensor, Tensor]:
-        """Returns numbers (T, B, channels) in deviations from the mean, or tokens (T, B), and the lengths (B,)."""
+        """Returns numbers (T, B, n), as `scaled` has them, or tokens (T, B), and the lengths (B,)."""
         rows = [self.rows[of][begin:end] for of, begin, end in zip(*pieces, strict=True)]
         if len(self.mean):
             x, lengths = padded(rows)
-            mean, deviation = torch.from_numpy(self.mean), torch.from_numpy(self.deviation)
-            # A number may be further from what was learned from than float32 reaches.
-            return ((x - mean) / deviation).clamp(-FAR, FAR).float(), lengths
+            return torch.from_numpy(self.scaled(x.numpy())).float(), lengths
         return padded([self.numbers[row] for row in rows])
+
+    def scaled(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Returns what a network reads of steps as they are kept, (..., n).
+
+        This is every channel in deviations from its mean, which stands for a number that was not measured; then, if
+        numbers may be missing, how old each is, and -1 for one that is measured or whose channel never lacked any in
+        training; then log(1 + the time since the step before), if times are read. Ages and times are divided by the usual
+        time from a step to the next.
+        """
+        inputs, channels = self.inputs, len(self.mean)
+        # A number may be further from what was learned from than float32 reaches.
+        found = [((rows[..., :channels] - self.mean) / self.deviation).clip(-FAR, FAR)]
+        if inputs.marked is not None:
+            age = rows[..., channels : 2 * channels]
+            known = (age == MEASURED) | ~np.isin(np.arange(channels), inputs.marked)
+            found = [np.nan_to_num(found[0]), np.where(known, -1.0, (age / inputs.interval).clip(max=OLD))]
+        if inputs.time is not None:
+            found.append(np.log1p(rows[..., -1:] / inputs.interval))
+        return np.concatenate(found, -1) if len(found) > 1 else found[0]
 
 
 Parts = tuple[
@@ -321,7 +458,7 @@ class Trained(Generic[Learned, Given]):
 
     def encode(self, every: Iterable[Labelled], path: Path) -> Any:
         """Raises InputError, naming the path, for a sequence that is not of the kind that was learned from."""
-        gathered = Gathered(unit_of(self.options), len(self.reading.mean), self.options.each_step)
+        gathered = Gathered.of(self.options, unit_of(self.options), len(self.reading.mean))
         gathered.add(every, path)
         return self.encoded(gathered, self.reading)
 
@@ -417,6 +554,8 @@ class Trained(Generic[Learned, Given]):
             lines.append(
                 ("steps", f"{int(encoded.rows.lengths.sum())}, {int(encoded.told.sum())} of them with a label")
             )
+        if self.options.mark_gaps:
+            lines.append(("missing", encoded.missing(range(len(encoded.rows))) or "none"))
         if unit_of(self.options):
             tokens, strange = encoded.tokens(range(len(encoded.rows)))
             share = f"{strange}, {strange / max(1, tokens):.1%}"
@@ -463,18 +602,21 @@ class WholeSequences(SeparateSequences):
         device, pieces = device_of(self.model), self.pieces.take(own)
         x, lengths = self.encoded.batch(pieces)
         if x.is_floating_point():
-            x = x + self.options.noise * torch.randn_like(x)
+            numbers = x[..., : len(self.encoded.mean)]  # and not how old they are
+            numbers += self.options.noise * torch.randn_like(numbers)
         found, places = self.model(x.to(device), lengths.to(device)), self.encoded.places(pieces)
         if not self.options.each_step:
             return found, places
         found, told = steps_of(found, np.zeros_like(pieces.begin), pieces.lengths), self.encoded.told[places]
         return found[torch.from_numpy(told).to(device)], places[told]
 
-    def shown(self) -> tuple[int, slice]:
-        """Returns which validation sequence a picture shows: the first one with labels; and which of its steps, from the first label on."""
+    def shown(self) -> tuple[int, slice, NDArray[np.float64]]:
+        """Returns which validation sequence a picture shows: the first one with labels; which of its steps, from the first
+        label on; and their numbers, (n, channels), NaN where one is missing."""
         k = int(self.encoded.step_at(self.judged[:1])[0][0])
         first = int(self.encoded.told[self.encoded.all_places(np.array([k]))].argmax())
-        return k, slice(first, first + DRAWN)
+        part = slice(first, first + DRAWN)
+        return k, part, self.encoded.sequences.values(k)[0][part]
 
     def size(self, own: NDArray[np.int64]) -> int:
         return int(self.lengths[own].sum()) if self.options.each_step else len(own)
@@ -502,6 +644,12 @@ class WholeSequences(SeparateSequences):
             later = int(self.encoded.rows.lengths[self.validation].sum())
             counts = f"one, of which the first {int(lengths.sum()):,} steps are for training and the last {later:,} for validation"
         lines = [("sequences", f"{self.source}: {counts}, {what}")]
+        if self.options.mark_gaps:
+            without = "none in training, so nothing is learned of those that are missing later"
+            lines.append(("missing", self.encoded.missing(self.train) or without))
+        if reading.time is not None:
+            told = f"{reading.interval:.6g} is usual from a step to the next in {reading.time!r}; of dates, these are seconds"
+            lines.append(("times", told))
         if self.groups is not None:
             count, held = self.groups
             shown = [" ".join(name.split())[:60] for name in held[:NAMED]] + ["..."] * (len(held) > NAMED)
@@ -534,7 +682,7 @@ def columns_of(options: SequenceOptions, inputs: Inputs | None = None) -> Column
     """Returns what is read of a table. inputs: what was learned; channels are then its own, whatever their order."""
     own = tuple(inputs.channels if inputs else ()) or options.column_list
     o = options
-    return Columns(o.label, o.sequence, o.text, own, o.fill_gaps, o.numeric, o.each_step)
+    return Columns(o.label, o.sequence, o.text, own, o.fill_gaps, o.mark_gaps, o.time, o.numeric, o.each_step)
 
 
 def gathered(
@@ -545,7 +693,7 @@ def gathered(
     built_in: what is read without a file. inputs: what was learned of the data before, whose channels they must have.
     """
     o, columns = options, columns_of(options, inputs)
-    found = Gathered(unit_of(o) if path else None, None if inputs is None else len(inputs.mean), o.each_step)
+    found = Gathered.of(o, unit_of(o) if path else None, None if inputs is None else len(inputs.mean))
     own = columns._replace(group=o.group if o.validation is None else None)
     every = iter(built_in if path is None else sequences(path, own, bad=bad))
     if o.each_step and o.validation is None:

@@ -17,7 +17,7 @@ VIEWS.push({
     };
     return [
       head(say("sequence"), itemChoice()),
-      el("p", { class: "say" }, told("say")),
+      el("p", { class: "say" }, told("say"), data.gaps ? ` ${say("broken")}` : ""),
       el("div", slider, numeric ? lines(series, 1, 96, values) : lines(series, 1, 62, classes)),
       el("div", { class: "bar legend" }, say("faded", { n: Math.round(1 / data.faded) }), ramp(more, 0), say("counts")),
     ];

@@ -24,7 +24,7 @@ VIEWS.push({
     };
     return [
       head(say("sequence"), itemChoice()),
-      el("p", { class: "say" }, told(words ? "sequenceSay" : "seriesSay", { name })),
+      el("p", { class: "say" }, told(words ? "sequenceSay" : "seriesSay", { name }), data.gaps ? ` ${say("broken")}` : ""),
       words ? el("div", { ...slider, class: "ribbon" }, both.map((_, t) => word(t))) : el("div", slider, lines(series, stride)),
       words ? el("div", { class: "bar legend" }, told("against"), ramp(signed, -1), told("infavour")) : null,
       strangeOnes(strange.map((t) => written(words[t]))),
