@@ -1471,7 +1471,7 @@ MUTANTS = [
         "a step of the mean that is too large",
         "tasks/separate.py",
         "def moments",
-        "change**2 * count * n / (count + n)",
+        "change**2 * count * n / total",
         "change**2 * count",
         "test_scores.py::test_moments_of_blocks",
     ),
