@@ -35,7 +35,6 @@ MISTAKES = (
     # options that do not go together
     "train lm novel.txt --validation dev.txt --held-out 0.2",
     "train forecast load.csv --lookback 100 --segment 24",
-    "train forecast load.csv --fill-gaps",
     "train lm --resume runs/novel --cell gru",
     # files
     "train lm nowhere.txt",

@@ -26,6 +26,7 @@ import onnxruntime
 MOST = float(np.finfo(np.float32).max)  # how far from zero a number may be
 FAR = 1e30  # deviations from the mean, beyond which all numbers are the same
 OLD = 1e4  # usual steps, beyond which all ages are the same
+MISSING = ("", "?", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")  # in place of a number, in any case
 
 
 class Model:
@@ -111,7 +112,8 @@ def rows(lines: Iterator[str], model: Model) -> Iterator[tuple[list[float], floa
     places, when, last = places or others[: len(model.mean)], header.index(model.time) if model.time else None, -np.inf
     for row in filter(None, table):  # an empty line is no row
         try:
-            numbers = [float(row[place] or "nan") if model.gaps else float(row[place]) for place in places]
+            cells = [row[place].strip() for place in places]
+            numbers = [float("nan" if model.gaps and cell.lower() in MISSING else cell) for cell in cells]
             time = None if when is None else seconds(row[when])
         except (ValueError, IndexError):
             numbers, time = [np.inf], None

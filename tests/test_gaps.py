@@ -1,4 +1,4 @@
-"""`--mark-gaps` and `--time`: numbers that are missing, and steps at uneven times."""
+"""Numbers that are missing, and steps at uneven times: `--mark-gaps` and `--time`, and `--fill-gaps` of forecasts."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from elman.datasets import gaps, sequences, tables
+from elman.datasets import gaps, sequences, series, tables
 from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Columns, Labelled
 from elman.errors import InputError
 from elman.explain import directions
-from elman.tasks import classification, regression, whole
-from elman.tasks.options import ClassificationOptions, RegressionOptions
+from elman.tasks import classification, forecasting, regression, whole
+from elman.tasks.options import ClassificationOptions, ForecastingOptions, RegressionOptions
 from elman.tasks.separate import moments
 from elman.tasks.whole import Fading, Gathered, Inputs
+from elman.tasks.windows import Scaled, Windows
 from elman.training import fit
 from test_page import OpenPage
 from tiny_runs import elman, lines
@@ -457,7 +458,132 @@ def test_the_page_shows_where_numbers_are_missing(open_page: OpenPage, tmp_path:
     # Of the held-out part, the numbers are those of the file, too.
     (sequence,) = directions.classifier(run, None, None).data["sequences"]
     held = [line.split(",") for line in train.read_text().splitlines()][65:]
-    for k, series in enumerate(sequence["series"][:2], 1):
-        assert series == [pytest.approx(float(row[k]), abs=1e-3) if row[k] else None for row in held]
+    for k, own in enumerate(sequence["series"][:2], 1):
+        assert own == [pytest.approx(float(row[k]), abs=1e-3) if row[k] else None for row in held]
     at = np.array([datetime.fromisoformat(row[0]).timestamp() for row in held])
     np.testing.assert_allclose(sequence["series"][2], np.diff(at, prepend=at[0]), atol=0.01)
+
+
+# Forecasts
+
+
+def table_of(path: Path, rows: int, seed: int, groups: int = 2) -> dict[str, list[dict[str, float]]]:
+    """Writes series by turns in which numbers and whole rows are missing, and returns the rows that are there, with NaN."""
+    draw, written = np.random.default_rng(seed), []
+    every: dict[str, list[dict[str, float]]] = {}
+    for t in range(rows):
+        for g in range(groups):
+            if t % 11 == 5 + g:
+                continue
+            row = {"t": float(t), "y": 10 * g + draw.normal(), "z": draw.normal(), "push": draw.normal()}
+            for name in ("y", "z", "push"):
+                if draw.random() < 0.3 or (name == "z" and t < 4 + g):
+                    row[name] = GONE
+            every.setdefault(f"g{g}", []).append(row)
+            written.append(f"g{g}," + ",".join("" if np.isnan(v) else repr(v) for v in row.values()))
+    path.write_text("group,t,y,z,push\n" + lines(*written))
+    return every
+
+
+def by_row(rows: list[dict[str, float]], name: str) -> tuple[list[float], list[bool]]:
+    """A column with what stands at every time, and whether it was measured then."""
+    given = {row["t"]: row[name] for row in rows if not np.isnan(row[name])}
+    first = given[min(given)]
+    times = np.arange(rows[0]["t"], rows[-1]["t"] + 1)
+    return [given[max((s for s in given if s <= t), default=min(given))] if given else first for t in times], [t in given for t in times]  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [1, 7, 10**6])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_forecasts_read_the_last_number_of_each_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, seed: int):  # fmt: skip
+    monkeypatch.setattr(series, "BLOCK", 5)
+    whole_one = tables.pieces
+    monkeypatch.setattr(tables, "pieces", lambda path, bad: whole_one(path, rows=rows, bad=bad))
+    columns = series.Columns(("y", "z"), ("push",), "t", "group")
+    wanted = table_of(tmp_path / "a.csv", 60, seed)
+    found, _ = series.read(tmp_path / "a.csv", columns, BadRows(), fill_gaps=True)
+    for tail in (None, 15):
+        found, _ = series.read(tmp_path / "a.csv", columns, BadRows(), fill_gaps=True, tail=tail)
+        assert [one.group for one in found] == list(wanted)
+        for one in found:
+            own = wanted[one.group]
+            ends = [k for k, row in enumerate(own) if not (np.isnan(row["y"]) and np.isnan(row["z"]))][-1] + 1
+            own = own if tail is None else own[:ends]
+            for k, name in enumerate(("y", "z")):
+                values, given = by_row(own, name)
+                assert one.targets[:, k].tolist() == values[-len(one.targets) :]
+                assert one.given is not None
+                assert one.given[:, k].tolist() == given[-len(one.targets) :]
+            values, _ = by_row(wanted[one.group], "push")
+            assert one.known[:, 0].tolist() == values[-len(one.known) :]
+            assert len(one.targets) >= 15
+
+
+def options_of(**changes: Any) -> ForecastingOptions:
+    own: dict[str, Any] = {"horizon": 4, "lookback": 6, "segment": 2, "period": 3, "hidden_size": 4, "epochs": 0.2}
+    return ForecastingOptions(**own | {"time": "t", "group": "group", "known": "push", "fill_gaps": True} | changes)
+
+
+def test_no_window_reads_a_number_that_it_is_judged_by(tmp_path: Path):
+    """A column whose numbers begin late has windows from its second number on; what was filled in is not judged."""
+    table_of(tmp_path / "a.csv", 60, 0)
+    task = forecasting.begin(tmp_path / "a.csv", options_of(split="0.6,0.2,0.2"), "cpu", BadRows())
+    every = task.forecaster.read_again()
+    scales = task.forecaster.scales
+    windows = Windows(Scaled.of(every, scales, task.options), [(0, len(one.targets)) for one in every], 6, 4)
+    past, column, _, truth = windows.take(np.arange(len(windows)))
+    at = 0
+    for one in every:
+        assert one.given is not None
+        scale = scales.of_series(one, task.options)
+        for k in range(2):
+            told, values = one.given[:, k], (one.targets[:, k] - scale.mean[k]) / scale.deviation[k]
+            for start in range(max(6, int(told.argmax()) + 1), len(values) - 3):
+                assert int(column[at]) == k
+                np.testing.assert_allclose(past[:, at], values[start - 6 : start], rtol=1e-5, atol=1e-6)
+                wanted = np.where(told[start : start + 4], values[start : start + 4], np.nan)
+                np.testing.assert_allclose(truth[:, at], wanted, rtol=1e-5, atol=1e-6)
+                at += 1
+    assert at == len(windows)
+    for k in range(2):
+        train = [one.targets[: round(0.6 * len(one.targets)), k][one.given[: round(0.6 * len(one.targets)), k]] for one in every if one.given is not None]  # fmt: skip
+        assert scales.mean[k] == pytest.approx(np.concatenate(train).mean())
+        assert scales.series["g1"][0][k] == pytest.approx(train[1].mean())
+        assert scales.series["g1"][1][k] == pytest.approx(train[1].std())
+
+
+def test_forecasts_from_tables_with_gaps(tmp_path: Path):
+    table_of(tmp_path / "a.csv", 80, 0)
+    command = ("train", "forecast", tmp_path / "a.csv", "--time", "t", "--group", "group", "--horizon", 4, "--lookback", 6, "--segment", 2, "--period", 3, "--hidden-size", 4, "--epochs", 0.2)  # fmt: skip
+    refused = elman(*command, "--run", tmp_path / "run")
+    assert (refused.status, refused.out) == (2, "")
+    assert re.search(r"line \d: column '[yz]' should be a number but is nothing; correct it, fill in missing numbers with --fill-gaps, or skip such rows with --skip-bad", refused.err)  # fmt: skip
+    done = elman(*command, "--fill-gaps", "--run", tmp_path / "run")
+    assert done.status == 0, done.err
+    filled, of = map(int, re.findall(r"(\d+) of the values filled in", done.err) + re.findall(r"series, (\d+) rows of 3 col", done.err))  # fmt: skip
+    assert 0.3 * 3 * of < filled < 0.5 * 3 * of
+    found = elman("evaluate", tmp_path / "run", tmp_path / "a.csv").out
+    assert f"filled in            {filled} of {3 * of} values, which are not scored\n" in found
+    # A column without a number is neither judged nor forecast, and the others are as before.
+    text = (tmp_path / "a.csv").read_text()
+    said = elman("predict", tmp_path / "run", tmp_path / "a.csv").out
+    without = lines("group,t,y,z,push", *(",".join([*row.split(",")[:3], "", row.split(",")[4]]) for row in text.splitlines()[1:]))  # fmt: skip
+    (tmp_path / "b.csv").write_text(without)
+    other = elman("predict", tmp_path / "run", tmp_path / "b.csv").out
+    blank = [",".join([*row.split(",")[:3], "", row.split(",")[4]]) for row in said.splitlines()[1:]]
+    assert other == lines(said.splitlines()[0], *blank)
+    (tmp_path / "b.jsonl").write_text(lines(*(json.dumps({n: None if v == "" else v if n == "group" else float(v) for n, v in zip(("group", "t", "y", "z", "push"), row.split(","), strict=True)}) for row in without.splitlines()[1:])))  # fmt: skip
+    as_json = elman("predict", tmp_path / "run", tmp_path / "b.jsonl", "--output", tmp_path / "c.jsonl")
+    assert as_json.status == 0, as_json.err
+    assert {json.loads(row)["z"] for row in (tmp_path / "c.jsonl").read_text().splitlines()} == {None}
+    assert "z                  has no number to be scored\n" in elman("evaluate", tmp_path / "run", tmp_path / "b.csv").out  # fmt: skip
+    assert elman("explain", tmp_path / "run", "--data", tmp_path / "b.csv", "--output", tmp_path / "p.html").status == 0
+    refused = elman("train", "forecast", tmp_path / "b.csv", *command[3:], "--fill-gaps", "--run", tmp_path / "no")
+    assert "column 'z' has no number in the training part; name the other columns with --columns" in refused.err
+
+
+def test_tables_without_times_may_have_gaps(tmp_path: Path):
+    words = ['""', "NA", " ", "n/a"]
+    (tmp_path / "a.csv").write_text("y\n" + "".join(f"{k}\n" if k % 3 else f"{words[k // 3]}\n" for k in range(10)))
+    (one,), _ = series.read(tmp_path / "a.csv", series.Columns(), BadRows(), fill_gaps=True)
+    assert one.targets[:, 0].tolist() == [1, 1, 2, 2, 4, 5, 5, 7, 8, 8]

@@ -525,9 +525,27 @@ def test_missing_numbers_are_filled_in_where_that_is_asked_for(
     assert bad.count == 1
 
 
-def test_words_are_not_missing_numbers(tmp_path: Path):
-    path = write(tmp_path / "a.csv", "id,label,x\na,up,1\na,up,n/a\n")
-    with pytest.raises(InputError, match=r"line 3: column 'x' should be a number but is 'n/a'; correct it, or skip"):
+@pytest.mark.parametrize("fill", [False, True])
+def test_words_that_say_that_a_number_is_missing(tmp_path: Path, fill: bool):
+    words = ["", '""', " ", "?", "NA", "n/a", " #N/A", "<NA>", "NaN", "NULL", "None"]
+    path = write(tmp_path / "a.csv", "id,label,x\na,up,1\n" + "".join(f"a,up,{word}\n" for word in words))
+    if fill:
+        (one,) = sequences.sequences(path, sequences.Columns(sequence="id", fill=True))
+        assert one.content.tolist() == [[1]] * 12  # pyright: ignore[reportAttributeAccessIssue]
+        return
+    bad = BadRows(skip=True)
+    assert list(sequences.sequences(path, sequences.Columns(sequence="id"), bad=bad)) == []
+    assert bad.count == 11
+    path = write(tmp_path / "a.csv", "id,label,x\na,up,1\na,up,NA\n")
+    with pytest.raises(
+        InputError, match=r"line 3: column 'x' should be a number but is 'NA'; correct it, mark missing"
+    ):
+        list(sequences.sequences(path, sequences.Columns(sequence="id")))
+
+
+def test_other_words_are_not_missing_numbers(tmp_path: Path):
+    path = write(tmp_path / "a.csv", "id,label,x\na,up,1\na,up,off\n")
+    with pytest.raises(InputError, match=r"line 3: column 'x' should be a number but is 'off'; correct it, or skip"):
         list(sequences.sequences(path, sequences.Columns(sequence="id", fill=True)))
     path = write(tmp_path / "b.csv", "id,label,x\na,up,1\na,up,inf\n")
     with pytest.raises(InputError, match=r"line 3: column 'x' should be a number but is 'inf'"):
@@ -763,7 +781,7 @@ def test_gaps_are_filled_with_what_is_before_them(tmp_path: Path):
         assert s.known[:, 0].tolist() == [day % 3 for day in latest]
         assert np.diff(s.times).tolist() == [86_400_000_000] * 27
         assert s.given is not None
-        assert np.flatnonzero(~s.given).tolist() == [4, 5]
+        assert np.argwhere(~s.given).tolist() == [[4, 0], [5, 0]]
         assert s.filled == 2
     # Rows of the times ahead do not make a past of what is missing before them.
     (tmp_path / "a.csv").write_text(

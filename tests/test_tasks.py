@@ -1077,7 +1077,7 @@ def test_a_new_series_is_scaled_by_what_its_first_forecast_reads(tmp_path: Path)
 
 @pytest.mark.parametrize("group", [None, "shop"])
 def test_scales_are_those_of_the_rows_that_were_not_filled_in(group: str | None) -> None:
-    given = np.array([True, True, False, True, True])
+    given = np.array([True, True, False, True, True])[:, None]
     targets = np.array([[1.0], [2.0], [50.0], [4.0], [7.0]])
     one = Series("north", np.empty(0), targets, np.zeros((5, 0)), given)
     options = ForecastingOptions(period=1, group=group)
@@ -1151,11 +1151,11 @@ def test_filled_rows_are_told(tmp_path: Path):
     columns = ("--time", "hour", "--fill-gaps", "--run", tmp_path / "run")
     status, _, err = elman("train", "forecast", tmp_path / "a.csv", *columns, *SMALL["forecast"], "--epochs", 0.1)
     assert status == 0, err
-    assert "300 rows of 1 columns, 3 of the rows filled in, which are not scored\n" in err
+    assert "300 rows of 1 columns, 3 of the values filled in, which are not scored\n" in err
     data = json.loads((tmp_path / "run" / "config.json").read_text())["data"]
-    assert (data["rows"], data["filled_rows"]) == (300, 3)
+    assert (data["rows"], data["filled_values"]) == (300, 3)
     assert (
-        "filled in            3 of 300 rows, which are not scored\n"
+        "filled in            3 of 300 values, which are not scored\n"
         in elman("evaluate", tmp_path / "run", tmp_path / "a.csv").out
     )
 
@@ -1338,7 +1338,6 @@ REFUSED: dict[str, tuple[list[Any], list[str]]] = {
     "best by luck": (["train", "classify", "{waves}", "--best-by", "luck"], ["'luck'", "accuracy, macro_f1"]),
     "two ways to judge": (["train", "tag", "{tagged}", "--validation", "{tagged}", "--held-out", "0.2"], ["--validation", "--held-out"]),
     "two ways to judge a search": (["tune", "lm", "--validation", "{tagged}", "--held-out", "0.2"], ["--validation", "--held-out"]),
-    "filling gaps in no times": (["train", "forecast", "{series}", "--fill-gaps"], ["--fill-gaps", "--time"]),
     "two losses": (["train", "forecast", "{series}", "--quantiles", "0.5", "--loss", "mse"], ["--quantiles", "--loss mse"]),
     "quantiles and a loss": (["train", "forecast", "{series}", "--quantiles", "0.5", "--loss", "mae"], ["--loss", "--quantiles"]),
     "columns of no file": (["train", "forecast", "--columns", "x"], ["--columns", "no FILE is given"]),

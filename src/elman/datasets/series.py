@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,8 @@ from elman.errors import InputError
 
 BLOCK = 1 << 16  # rows that are worked on at a time
 GAP = 1.5  # a step of more than this many usual steps is a gap; months differ by less
+GIVEN = "\0given "  # before the names of columns that are added, which say where a target has a number
+FILL = "fill in missing numbers with --fill-gaps"
 
 
 class Columns(NamedTuple):
@@ -37,14 +39,14 @@ class Series(NamedTuple):
     times: NDArray[Any]  # (N,) of int64 or float64; (0,) where there is no column of times
     targets: NDArray[np.float64]  # (N, targets)
     known: NDArray[np.float64]  # (N + ahead, known): also for the times ahead, where they are given
-    given: NDArray[np.bool_] | None = None  # (N,): False in rows that were filled in; None where none was
+    given: NDArray[np.bool_] | None = None  # (N, targets): False where a number was filled in; None where none was
     later: NDArray[Any] | None = None  # (ahead,): the times of the rows ahead; None where there is no column of times
     pace: Pace | None = None  # of its times in the whole file
 
     @property
     def filled(self) -> int:
-        """How many rows were filled in."""
-        return 0 if self.given is None else len(self.given) - int(np.count_nonzero(self.given))
+        """How many numbers were filled in."""
+        return 0 if self.given is None else self.given.size - int(np.count_nonzero(self.given))
 
     def first(self, rows: int) -> Series:
         """Returns the series as if it ended after so many rows."""
@@ -59,38 +61,43 @@ def read(
 ) -> tuple[list[Series], tuple[str, ...]]:
     """Returns the series of a file, and the names of its targets.
 
-    fill_gaps: puts in the rows that are missing in a gap, with the values of the last row before it. A straight line to
-    the row after it would tell a forecast that begins in the gap what follows.
+    fill_gaps: puts in the rows that are missing in gaps of the times, and the numbers that are missing in rows. Each is the
+    last one before it. A straight line to the number after it would tell a forecast that begins in the gap what follows.
+    Before the first number of a column stands this one, and NaN in a column that has none.
     tail: keeps only so many rows of each series, its last ones, so that the file may be larger than memory. Then rows
     whose targets are empty may follow, which say what is known of the times ahead.
     Raises InputError with the file, the line and the value where something is wrong.
     """
-    targets, every, paces = _gathered(path, columns, bad, tail)
+    targets, every, paces = _gathered(path, columns, bad, tail, fill_gaps)
     usual = [None if pace is None else pace.step for pace in paces.values()]
     for group, step, (times, lines, values) in zip(paces, usual, every, strict=True):
+        if fill_gaps:
+            continue
         if tail is not None:
             _check_values(values[: len(targets)], lines, path)
-        if not fill_gaps:
-            _check_gaps(times, step, lines, path, group)
+        _check_gaps(times, step, lines, path, group)
     if fill_gaps:
         every = every.filled(usual)
     found = []
     for k, ((group, pace), (times, _, values)) in enumerate(zip(paces.items(), every, strict=True)):
-        given = every.given[k] if fill_gaps else None
-        end = values.shape[1] if tail is None else _end(values[: len(targets)], given)
-        given = None if given is None or given[:end].all() else given[:end]
+        told = every.told(k) if fill_gaps else None
+        end = values.shape[1]
+        if tail is not None:
+            end = _end(np.isfinite(values[: len(targets)]) if told is None else told)
+        given = None if told is None or told[:, :end].all() else told[:, :end].T
         own, known = values[: len(targets), :end].T, values[len(targets) :].T
         found.append(Series(group, times[:end], own, known, given, times[end:], pace))
     return found, targets
 
 
 def _gathered(
-    path: Path, columns: Columns, bad: BadRows, tail: int | None
+    path: Path, columns: Columns, bad: BadRows, tail: int | None, fill: bool
 ) -> tuple[tuple[str, ...], _Parts, dict[str, Pace | None]]:
     """Returns the names of the targets, a part for each series, and how its times go on, by its group."""
     kept: _Parts | None = None
     places: dict[str, list[int]] = {}  # of each group: which parts of `kept` are its own
     tails: dict[str, pl.DataFrame] = {}
+    carried: dict[str, pl.DataFrame] = {}  # of each group: the latest number of each column, a row
     last: dict[str, tuple[Any, int]] = {}  # of each group: its latest time and the line
     paces: dict[str, Pace] = {}
     targets, dates = columns.targets, False
@@ -101,7 +108,7 @@ def _gathered(
         targets = targets or tuple(name for name in have if name not in named)
         if not targets:
             raise InputError(f"{path} has no column to forecast besides {', '.join(map(repr, named))}; add one")
-        piece = _numbers(piece, targets, columns.known, path, bad, tail is not None)
+        piece = _numbers(piece, targets, columns.known, path, bad, tail is not None, fill)
         if columns.time is not None:
             piece, dates = as_numbers(piece, columns.time, path, bad)
         for group, part in _by_group(piece, columns.group, path, bad):
@@ -110,11 +117,15 @@ def _gathered(
                 last[group] = part[columns.time][-1], part[tables.LINE][-1]
                 offsets = part[OFFSET].to_numpy() if OFFSET in part.columns else None
                 paces.setdefault(group, Pace(dates)).add(part[columns.time].to_numpy(), offsets)
-            kept = _Parts(targets, columns, dates) if kept is None else kept
+            kept = _Parts(targets, columns, dates, fill) if kept is None else kept
+            if fill:
+                part = _carried(part, targets, kept.names, carried.get(group))
+                carried[group] = part[-1:]
             if tail is None:
                 places.setdefault(group, []).append(kept.add(part))
                 continue
-            wanted = [*targets, *columns.known, *([columns.time] if columns.time else []), tables.LINE]
+            told = [GIVEN + name for name in targets if fill]
+            wanted = [*targets, *columns.known, *([columns.time] if columns.time else []), *told, tables.LINE]
             part = part.select(list(dict.fromkeys(wanted)))
             tails[group] = _tail(pl.concat([tails[group], part]) if group in tails else part, targets, tail)
     if kept is None:
@@ -134,15 +145,33 @@ def _by_group(piece: pl.DataFrame, column: str | None, path: Path, bad: BadRows)
         yield "", piece
 
 
-class _Parts:
-    """Parts of series, one behind the other: of each the times, the lines, and the values of a column after the other."""
+def _carried(
+    part: pl.DataFrame, targets: Sequence[str], names: Sequence[str], before: pl.DataFrame | None
+) -> pl.DataFrame:
+    """Returns rows in which a number that is missing is the last one before it, with columns GIVEN for the targets.
 
-    def __init__(self, targets: tuple[str, ...], columns: Columns, dates: bool):
-        self.names, self.time = (*targets, *columns.known), columns.time
+    before: the row before them, which has its numbers from rows before it; None for the first row of a series.
+    """
+    part = part.with_columns(pl.col(name).fill_nan(None) for name in names)
+    part = part.with_columns(pl.col(name).is_not_null().alias(GIVEN + name) for name in targets)
+    part = part.with_columns(pl.col(name).forward_fill() for name in names)
+    if before is None:
+        return part
+    return part.with_columns(pl.col(name).fill_null(pl.lit(before[name][0], pl.Float64)) for name in names)
+
+
+class _Parts:
+    """Parts of series, one behind the other: of each the times, the lines, and the values of a column after the other.
+
+    fill: whether numbers may be missing; `given` then says of each target, one after the other, where it has some.
+    """
+
+    def __init__(self, targets: tuple[str, ...], columns: Columns, dates: bool, fill: bool):
+        self.names, self.time, self.targets, self.fill = (*targets, *columns.known), columns.time, targets, fill
         self.times = Rows(np.float64 if columns.time is not None and not dates else np.int64)
         self.lines, self.values = Rows(np.int64), Rows(np.float64)
-        self.given = Rows(np.bool_)  # what `filled` says of each row: whether it was there before
-        self._new = partial(_Parts, targets, columns, dates)
+        self.given = Rows(np.bool_)
+        self._new = partial(_Parts, targets, columns, dates, fill)
 
     def __getitem__(self, k: int) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.float64]]:
         """Returns times (n,), lines (n,) and values (columns, n)."""
@@ -156,6 +185,8 @@ class _Parts:
         self.times.append(np.empty(0) if self.time is None else table[self.time].to_numpy())
         self.lines.append(table[tables.LINE].to_numpy())
         self.values.join(table[name].to_numpy() for name in self.names)
+        if self.fill:
+            self.given.join(table[GIVEN + name].to_numpy() for name in self.targets)
         return len(self.values) - 1
 
     def joined(self, groups: Iterable[list[int]]) -> _Parts:
@@ -165,7 +196,13 @@ class _Parts:
             found.times.join(self.times[k] for k in own)
             found.lines.join(self.lines[k] for k in own)
             found.values.join(self[k][2][column] for column in range(len(self.names)) for k in own)
+            if self.fill:
+                found.given.join(self.told(k)[target] for target in range(len(self.targets)) for k in own)
         return found
+
+    def told(self, k: int) -> NDArray[np.bool_]:
+        """Returns where the targets of a part have a number of their own, (targets, n)."""
+        return self.given[k].reshape(len(self.targets), -1)
 
     def filled(self, usual: Sequence[float | None]) -> _Parts:
         """Returns the parts with the rows that are missing in gaps. usual: the step of each, or None."""
@@ -174,21 +211,35 @@ class _Parts:
             step, wide, _ = _gaps(times, step)
             found.times.join(_filled(times, step) if wide else (times,))
             found.lines.append(np.empty(0))  # no message names them any more
-        for k, (times, _, values) in enumerate(self):
-            where = found.times[k]
-            found.given.join(before == part for part, before, _ in _latest(where, times))
-            found.values.join(column[own] for column in values for _, _, own in _latest(where, times))
+        for k, (times, lines, values) in enumerate(self):
+            places = partial(_places, found.times[k], times, len(lines))
+            found.given.join(told[own] & there for told in self.told(k) for own, there in places())
+            found.values.join(_begun(column)(column[own]) for column in values for own, _ in places())
         return found
 
 
+def _begun(column: NDArray[np.float64]) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """Returns what puts the first number of a column in the place of those that are missing before it."""
+    there = np.isfinite(column)
+    first = column[there.argmax()] if len(column) else np.nan
+    return lambda values: np.where(np.isfinite(values), values, first)
+
+
 def _numbers(
-    piece: pl.DataFrame, targets: tuple[str, ...], known: tuple[str, ...], path: Path, bad: BadRows, ahead: bool
+    piece: pl.DataFrame,
+    targets: tuple[str, ...],
+    known: tuple[str, ...],
+    path: Path,
+    bad: BadRows,
+    ahead: bool,
+    fill: bool,
 ) -> pl.DataFrame:
-    """Returns the piece with numbers. ahead: whether rows with empty targets are allowed."""
+    """Returns the piece with numbers. ahead: whether rows with empty targets are allowed. fill: whether any number may be missing."""
     empty = pl.all_horizontal(pl.col(name).is_null() for name in targets)
     try:
-        if not ahead or not piece.select(empty.any()).item():
-            return tables.numbers(piece, [*targets, *known], path, bad)
+        if fill or not ahead or not piece.select(empty.any()).item():
+            remedy = "" if fill else FILL
+            return tables.numbers(piece, [*targets, *known], path, bad, lacking=fill, remedy=remedy)
         future = tables.numbers(piece.filter(empty), known, path, bad) if known else piece.filter(empty).head(0)
         future = future.with_columns(pl.col(name).cast(pl.Float64, strict=False) for name in targets)
         past = tables.numbers(piece.filter(~empty), [*targets, *known], path, bad)
@@ -215,21 +266,22 @@ def _check_order(part: pl.DataFrame, time: str, last: tuple[Any, int] | None, pa
 
 def _tail(table: pl.DataFrame, targets: tuple[str, ...], rows: int) -> pl.DataFrame:
     """Returns the last rows that have targets, and all that lie ahead of them."""
-    past = table[targets[0]].is_not_null().to_numpy()
+    told = [GIVEN + name for name in targets if GIVEN + name in table.columns]
+    past = (table.select(pl.any_horizontal(told)).to_series() if told else table[targets[0]].is_not_null()).to_numpy()
     end = int(np.flatnonzero(past)[-1]) + 1 if past.any() else 0
     return table[max(0, end - rows) :]
 
 
-def _end(targets: NDArray[np.float64], given: NDArray[np.bool_] | None = None) -> int:
-    """Returns where the rows end that have targets (targets, N) which were not filled in."""
-    told = np.any(np.isfinite(targets), axis=0)
-    rows = np.flatnonzero(told if given is None else told & given)
+def _end(told: NDArray[np.bool_]) -> int:
+    """Returns where the rows end that have a target. told: (targets, N), whether there is one."""
+    rows = np.flatnonzero(told.any(0))
     return int(rows[-1]) + 1 if len(rows) else 0
 
 
 def _check_values(targets: NDArray[np.float64], lines: NDArray[np.int64], path: Path) -> None:
-    missing = np.flatnonzero(~np.any(np.isfinite(targets), axis=0))
-    if len(missing) and missing[0] < _end(targets):
+    told = np.isfinite(targets)
+    missing = np.flatnonzero(~told.any(0))
+    if len(missing) and missing[0] < _end(told):
         raise InputError(
             f"{path}, line {lines[missing[0]]}: the row has no values, but later rows do; fill it in, or leave it out"
         )
@@ -283,13 +335,22 @@ def _filled(times: NDArray[Any], usual: float) -> Iterator[NDArray[Any]]:
         yield where
 
 
-def _latest(where: NDArray[Any], times: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]]:
-    """Yields, BLOCK at a time, these times, the latest of `times` that is not after each of them, and its place."""
-    for begin in range(0, len(where), BLOCK):
+def _places(
+    where: NDArray[Any], times: NDArray[Any], rows: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+    """Yields, BLOCK at a time, the row that stands at each of these times, and whether it is of this time.
+
+    It is the last one that is not after it. times: those of the rows; (0,) where they have none, and each stands for itself.
+    """
+    for begin in range(0, max(len(where), rows if not len(times) else 0), BLOCK):
+        if not len(times):
+            own = np.arange(begin, min(begin + BLOCK, rows))
+            yield own, np.ones(len(own), np.bool_)
+            continue
         part = where[begin : begin + BLOCK]
         first, end = np.searchsorted(times, part[0], side="right") - 1, np.searchsorted(times, part[-1]) + 1
         own = first + np.searchsorted(times[first:end], part, side="right") - 1
-        yield part, times[own], own
+        yield own, times[own] == part
 
 
 def times_ahead(series: Series, count: int) -> NDArray[Any]:

@@ -30,6 +30,7 @@ OTHER_SIGNS = {  # that stand between values, what they are called, and what to 
     "\t": ("tabs", "rename it to end in .tsv"),
     ",": ("commas", "rename it to end in .csv"),
 }
+MISSING = ("", "?", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")  # in place of a number, in any case
 FORMS = (*SEPARATORS, *JSON_LINES, ".parquet")
 
 
@@ -204,15 +205,16 @@ def numbers(
 ) -> pl.DataFrame:
     """Returns the piece with these columns as float64. A row in which one is no finite number is a bad row.
 
-    most: how far from zero a number may be. lacking: whether a number may be missing, and is then null or NaN; remedy:
-    what helps in a training where it must not be. others: what helps there with a column that has no numbers. Raises
-    InputError for a column of what is never a number, such as lists.
+    most: how far from zero a number may be. lacking: whether a number may be missing, and is then null or NaN; remedy: what
+    helps in a training where it must not be. others: what helps there with a column that has no numbers. Raises InputError
+    for a column of what is never a number, such as lists.
     """
     _check_kinds(piece, columns, path, "numbers", (pl.Binary, pl.Date, pl.Datetime, pl.Time), others)
     cast = piece.with_columns(pl.col(name).cast(pl.Float64, strict=False).alias(name) for name in columns)
     fits = {name: _fits(cast[name], most).fill_null(False) for name in columns}
+    absent = {name: _absent(piece[name], cast[name]) for name in columns}
     if lacking:
-        fits = {name: fit | piece[name].is_null() | cast[name].is_nan().fill_null(False) for name, fit in fits.items()}
+        fits = {name: fit | absent[name] for name, fit in fits.items()}
     good = pl.DataFrame(fits).select(pl.all_horizontal(pl.all())).to_series()
     for row in (~good).arg_true().to_list():
         name = next(name for name, fit in fits.items() if not fit[row])
@@ -220,9 +222,17 @@ def numbers(
         what = "nothing" if value is None else repr(value)
         limit = f" of at most {most:.3g}" if number is not None and math.isfinite(number) else ""
         own = others if cast[name].is_null().all() else ""
-        own = remedy if value is None or (number is not None and math.isnan(number)) else own
+        own = remedy if absent[name][row] else own
         bad.found(f"{path}, line {piece[LINE][row]}: column {name!r} should be a number{limit} but is {what}", own)
     return cast.filter(good)
+
+
+def _absent(values: pl.Series, numbers: pl.Series) -> pl.Series:
+    """Whether cells have no number: they are empty, NaN, or a word that says so. numbers: those that were read in them."""
+    found = values.is_null() | numbers.is_nan().fill_null(False)
+    if values.dtype == pl.String and numbers.null_count():
+        found |= values.str.strip_chars().str.to_lowercase().is_in(MISSING).fill_null(False)
+    return found
 
 
 def _fits(values: pl.Series, most: float) -> pl.Series:

@@ -40,7 +40,7 @@ def forecaster(run: Path, text: str | None, data: Path | None) -> Contents:
         with held_out_part(run, "--data"):
             every = _long_enough(trained.read_again(), options, trained.path, "it has changed")
     columns = range(len(scales.targets))
-    whole = list(product(every, columns))
+    whole = [(one, k) for one, k in product(every, columns) if one.given is None or one.given[:, k].any()]
     windows = [_window(trained, one, k) for one, k in whole[:WINDOWS]]
     remarks = [f"the page shows the first {WINDOWS} of {len(whole)} columns"] if len(whole) > WINDOWS else []
     return Contents(page | {"lookback": options.lookback, "windows": windows}, [], remarks)
@@ -85,7 +85,7 @@ def _window(trained: Forecaster, one: Series, k: int) -> dict[str, Any]:
         # taken away before rounding, which would leave little of what remains.
         last = torch.eye(o.lookback, dtype=torch.float64)[-1]
 
-    given = np.ones(o.horizon, bool) if one.given is None else one.given[end - o.horizon :]
+    given = np.ones(o.horizon, bool) if one.given is None else one.given[end - o.horizon :, k]
 
     def own(these: Tensor) -> list[float]:
         return [rounded(float(v), deviation) for v in these.detach().numpy() * deviation + mean]

@@ -194,7 +194,7 @@ class Forecaster:
         own, _, covered = self.errors(windows, len(windows))
         yield "windows", str(len(windows))
         if filled := sum(s.filled for s in every):
-            yield "filled in", f"{filled:,} of {sum(scaled.rows):,} rows, which are not scored"
+            yield "filled in", f"{filled:,} of {sum(scaled.rows) * scaled.columns:,} values, which are not scored"
         if new := self.scales.new(every):
             yield "new series", self._scaled(new, every)
         for name, means in {"the model": own.means(), **self.errors_of_baselines(windows, len(windows))}.items():
@@ -202,7 +202,7 @@ class Forecaster:
         yield from covered
         for k, name in enumerate(self.scales.targets):
             total, count = own.columns[:, k].tolist()
-            yield f"  {name}", f"MAE {total / max(1, count):.6g} in its own unit"
+            yield f"  {name}", f"MAE {total / count:.6g} in its own unit" if count else "has no number to be scored"
 
     def _judged(self, path: Path) -> tuple[list[Series], Scaled, Windows]:
         """Returns the series of a file, and all windows of them. Raises InputError if there is none."""
@@ -273,12 +273,20 @@ class Forecaster:
         for one, own, values in zip(every, scale, found, strict=True):
             times = series.times_ahead(one, o.horizon) if o.time else np.arange(1, o.horizon + 1)
             for time, row in zip(written(times, one.pace), values, strict=True):
-                numbers = [rounded(v, d) for each, d in zip(row.tolist(), own.deviation, strict=True) for v in each]
+                # A column that has no number in the file has no forecast.
+                numbers = [
+                    None if math.isnan(v) else rounded(v, d)
+                    for each, d in zip(row.tolist(), own.deviation, strict=True)
+                    for v in each
+                ]
                 cells_of_row = [*([one.group] if o.group else []), time, *numbers]
                 if form in JSON_LINES:
                     yield json.dumps(dict(zip(names, cells_of_row, strict=True)), ensure_ascii=False) + "\n"
                 else:
-                    yield csv_row(c if isinstance(c, str) else repr(c).removesuffix(".0") for c in cells_of_row)
+                    yield csv_row(
+                        "" if c is None else c if isinstance(c, str) else repr(c).removesuffix(".0")
+                        for c in cells_of_row
+                    )
 
     def _lacks(self, one: Series) -> tuple[str, str]:
         """Returns what a series has too little of for a forecast, and a remedy; empty texts if it has enough."""
@@ -379,7 +387,7 @@ class Forecasting(SeparateSequences):
             "path": None if self.path is None else str(self.path.resolve()),
             "series": len(self.groups),
             "rows": self.rows,
-            "filled_rows": self.filled,
+            "filled_values": self.filled,
             "train_windows": len(self.train),
             "validation_windows": len(self.validation),
             "test_windows": len(self.test),
@@ -395,7 +403,7 @@ class Forecasting(SeparateSequences):
     def introduction(self) -> list[tuple[str, str]]:
         o, scales = self.options, self.forecaster.scales
         many = f"{len(self.groups)} series, " if len(self.groups) > 1 else ""
-        filled = f", {self.filled:,} of the rows filled in, which are not scored" if self.filled else ""
+        filled = f", {self.filled:,} of the values filled in, which are not scored" if self.filled else ""
         return [
             ("series", f"{self.source}: {many}{self.rows:,} rows of {len(scales.targets)} columns{filled}"),
             (
@@ -458,8 +466,11 @@ def digest_of(every: Sequence[Series], scales: Scales, options: Options) -> str:
         for values in (s.targets, s.known):
             for begin in range(0, len(values), series.BLOCK):
                 digest.update(values[begin : begin + series.BLOCK].tobytes())
-        if s.given is not None:
-            digest.update(np.packbits(s.given).tobytes())
+        if (
+            s.given is not None
+        ):  # where whole rows were filled in, a bit for each, as there was before single numbers were
+            rows = s.given[:, 0] if (s.given.all(1) == s.given.any(1)).all() else s.given
+            digest.update(np.packbits(rows).tobytes())
     return digest.hexdigest()
 
 

@@ -166,7 +166,9 @@ class ForecastingOptions(Options):
     known: str | None = option(None, "Columns that are known in advance, separated by commas.", of_model=True)
     time: str | None = option(None, "Column of times: dates or numbers. They are checked for order and gaps.")
     group: str | None = option(None, "Column that identifies the series, if the table has several.")
-    fill_gaps: bool = option(False, "Repeat the last value across gaps in the times. These rows are not scored.")
+    fill_gaps: bool = option(
+        False, "Repeat the last value where one is missing, and in gaps of --time. These are not scored."
+    )
     skip_bad: bool = option(False, "Skip malformed rows and count them.")
     horizon: int = option(24, "Number of steps to forecast.", least=1, of_model=True)
     lookback: int = option(336, "Steps of the past that a forecast reads; a multiple of --segment.", least=1)
@@ -220,8 +222,6 @@ class ForecastingOptions(Options):
         if self.lookback < self.period:
             raise InputError(f"--period {self.period} is longer than --lookback {self.lookback}; change one of them")
         _check_once({"--columns": self.column_list, "--known": self.known_list})
-        if self.fill_gaps and self.time is None:
-            raise InputError("--fill-gaps fills gaps in the times, so name the column of times with --time")
         _check_quantiles(self.quantiles, self.loss, type(self))
         try:
             split = self.split_list

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,6 +52,11 @@ class Scales(NamedTuple):
         """parts: the part of every series that is learned from."""
         steps = {part.pace.said() if part.pace else None for part in parts} - {None}
         step = steps.pop() if len(steps) == 1 else None
+        for k, name in enumerate(targets):
+            if not any(part.given is None or part.given[:, k].any() for part in parts):
+                raise InputError(
+                    f"column {name!r} has no number in the training part; name the other columns with --columns"
+                )
         mean, deviation = moments(_blocks(parts, filled=False), len(targets) + len(options.known_list))
         seasonal = _changes(parts, options.period) / deviation[: len(targets)]
         names = list(targets), list(options.known_list)
@@ -80,9 +86,10 @@ class Scales(NamedTuple):
         """Returns the scale of one series by itself, with the deviations of all where it never changes."""
         if not len(one.targets):
             return self._together()
-        c, names = len(self.targets), len(self.deviation)
+        c, names, all_of = len(self.targets), len(self.deviation), self._together()
         mean, deviation = moments(_blocks([one], filled=False), names, np.array(self.deviation))
-        return Scale(mean[:c], deviation[:c], _positive(_changes([one], period) / deviation[:c]))
+        mean = mean[:c] if one.given is None else np.where(np.any(one.given, axis=0), mean[:c], all_of.mean)
+        return Scale(mean, deviation[:c], _positive(_changes([one], period) / deviation[:c]))
 
     def _together(self) -> Scale:
         c = len(self.targets)
@@ -111,18 +118,19 @@ class Scales(NamedTuple):
 
 
 def _changes(parts: Sequence[Series], period: int) -> NDArray[np.float64]:
-    """Returns the mean absolute change of each target over a season, (targets,), of rows that were not filled in."""
-    changes, count = np.zeros(parts[0].targets.shape[1]), 0
+    """Returns the mean absolute change of each target over a season, (targets,), of numbers that were not filled in."""
+    changes, count = np.zeros(parts[0].targets.shape[1]), np.zeros(parts[0].targets.shape[1])
     for part in parts:
         earlier, later = part.targets[:-period], part.targets[period:]
         for begin in range(0, len(later), series.BLOCK):
             own = slice(begin, begin + series.BLOCK)
             change = np.abs(later[own] - earlier[own])
+            told = np.broadcast_to(True, change.shape)
             if part.given is not None:
-                change = change[part.given[:-period][own] & part.given[period:][own]]
-            changes += change.sum(0)
-            count += len(change)
-    return changes / max(1, count)
+                told = part.given[:-period][own] & part.given[period:][own]
+            changes += np.where(told, change, 0.0).sum(0)
+            count += told.sum(0)
+    return changes / count.clip(1)
 
 
 def _positive(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -133,16 +141,17 @@ def _positive(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
 def _blocks(every: Sequence[Series], filled: bool = True) -> Iterator[NDArray[np.float64]]:
     """Yields the rows of all series that have targets, (n, targets and known), many at a time.
 
-    filled: whether with those that were filled in.
+    filled: whether with numbers that were filled in; else these are NaN, and so is what is known of rows that have no other.
     """
     for one in every:
         for begin in range(0, len(one.targets), series.BLOCK):
             targets = one.targets[begin : begin + series.BLOCK]
             block = np.concatenate([targets, one.known[begin : begin + len(targets)]], 1)
             if not filled and one.given is not None:
-                block = block[one.given[begin : begin + len(targets)]]
-            if len(block):
-                yield block
+                told = one.given[begin : begin + len(targets)]
+                whole = np.broadcast_to(np.any(told, axis=1, keepdims=True), one.known[: len(told)].shape)
+                block = np.where(np.concatenate([told, whole], 1), block, np.nan)
+            yield block
 
 
 class Scaled(NamedTuple):
@@ -153,7 +162,7 @@ class Scaled(NamedTuple):
     known: Tensor  # (rows of all, known)
     rows: list[int]  # of each series
     columns: int  # those to be forecast
-    given: Tensor | None  # (rows of all,): False where a row was filled in; None where none was
+    given: Tensor | None  # as `values`: False where a number was filled in; None where none was
 
     @classmethod
     def of(cls, every: Sequence[Series], scales: Scales, options: Options) -> Scaled:
@@ -170,8 +179,8 @@ class Scaled(NamedTuple):
         given = None
         if any(s.given is not None for s in every):
             told = Store(np.bool_)
-            for s, n in zip(every, rows, strict=True):
-                told.append(np.broadcast_to(True, n) if s.given is None else s.given)
+            for s, k in product(every, range(c)):
+                told.append(np.broadcast_to(True, len(s.targets)) if s.given is None else s.given[:, k])
             given = torch.from_numpy(told.array())
         scale = Scale(*(np.concatenate(numbers) for numbers in zip(*each, strict=True)))
         return cls(torch.from_numpy(values.array()), scale, torch.from_numpy(every_known), rows, c, given)
@@ -180,7 +189,7 @@ class Scaled(NamedTuple):
 class Windows:
     """All windows of some series: every place where a forecast may begin, and what came before and after it.
 
-    A series in which all the rows to be forecast were filled in has none.
+    A column in which all the numbers to be forecast were filled in has none, and none begins before its first number.
     """
 
     def __init__(self, scaled: Scaled, spans: Sequence[tuple[int, int]], past: int, ahead: int):
@@ -189,12 +198,16 @@ class Windows:
         self.given, self.scale, self.columns = scaled.given, scaled.scale, scaled.columns
         first, count, row, before = [], [], [], 0  # before: rows of the series before this one
         for (begin, end), n in zip(spans, scaled.rows, strict=True):
-            begin = max(begin, past)  # the earliest row to be forecast
-            end = end if self.given is None or self.given[before + begin : before + end].any() else 0
             for k in range(scaled.columns):
-                first.append(scaled.columns * before + k * n + begin - past)
-                row.append(before + begin - past)
-                count.append(max(0, end - ahead - begin + 1))
+                place = scaled.columns * before + k * n  # of the first value
+                earliest, told = max(begin, past), end > begin  # the earliest row to be forecast
+                if self.given is not None and told:
+                    given = self.given[place : place + end].numpy()
+                    earliest = max(earliest, int(given.argmax()) + 1)
+                    told = bool(given[earliest:].any())
+                first.append(place + earliest - past)
+                row.append(before + earliest - past)
+                count.append(max(0, end - ahead - earliest + 1) if told else 0)
             before += n
         self.first, self.row = np.array(first), np.array(row)
         self.before = np.concatenate([[0], np.cumsum(count)])  # windows before those of each series and column
@@ -210,11 +223,12 @@ class Windows:
         block = self.block(own)
         offset = own - self.before[block]
         steps = torch.arange(self.past + self.ahead)[:, None]
-        values = self.values[torch.from_numpy(self.first[block] + offset) + steps]
+        places = torch.from_numpy(self.first[block] + offset) + steps
+        values = self.values[places]
         rows = torch.from_numpy(self.row[block] + offset) + steps
         past, truth = values[: self.past], values[self.past :]
         if self.given is not None:
-            truth = truth.masked_fill(~self.given[rows[self.past :]], torch.nan)
+            truth = truth.masked_fill(~self.given[places[self.past :]], torch.nan)
         return past, torch.from_numpy(block % self.columns), self.known[rows], truth
 
     def block(self, own: NDArray[np.int64]) -> NDArray[np.int64]:
