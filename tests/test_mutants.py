@@ -1932,6 +1932,22 @@ MUTANTS = [
         "1",
         "test_gaps.py::test_times_and_gaps_in_every_form",
     ),
+    Mutant(
+        "a forecast that reads the first number before it was measured",
+        "tasks/windows.py",
+        "class Windows",
+        "int(given.argmax()) + 1",
+        "0",
+        "test_gaps.py::test_no_window_reads_a_number_that_it_is_judged_by",
+    ),
+    Mutant(
+        "the last number of the piece before forgotten",
+        "datasets/series.py",
+        "def _carried",
+        "if before is None:",
+        "if True:",
+        "test_gaps.py::test_forecasts_read_the_last_number_of_each_column",
+    ),
 ]
 
 
