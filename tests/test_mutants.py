@@ -1359,8 +1359,8 @@ MUTANTS = [
         "windows that see the part they are judged on",
         "tasks/windows.py",
         "class Windows",
-        "count.append(max(0, end - ahead - begin + 1))",
-        "count.append(max(0, end - ahead - begin + 2))",
+        "count.append(max(0, end - ahead - earliest + 1)",
+        "count.append(max(0, end - ahead - earliest + 2)",
         "test_tasks.py::test_windows_are_slices_of_their_series_and_their_part",
     ),
     Mutant(
