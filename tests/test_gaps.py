@@ -582,6 +582,18 @@ def test_forecasts_from_tables_with_gaps(tmp_path: Path):
     assert "column 'z' has no number in the training part; name the other columns with --columns" in refused.err
 
 
+def test_a_series_may_lack_what_is_known_of_others(tmp_path: Path):
+    """The mean of the others stands for it, and nothing becomes NaN."""
+    table_of(tmp_path / "a.csv", 80, 0)
+    cut = [row.rpartition(",")[0] + "," if row.startswith("g1") else row for row in (tmp_path / "a.csv").read_text().splitlines()]  # fmt: skip
+    (tmp_path / "a.csv").write_text(lines(*cut))
+    task = forecasting.begin(tmp_path / "a.csv", options_of(), "cpu", BadRows())
+    _, _, known, _ = task.train.take(np.arange(len(task.train)))
+    assert known.isfinite().all()
+    assert (known[:, -1] == 0).all()  # of g1
+    assert math.isfinite(float(task.loss(np.arange(len(task.train))).detach()))
+
+
 def test_tables_without_times_may_have_gaps(tmp_path: Path):
     words = ['""', "NA", " ", "n/a"]
     (tmp_path / "a.csv").write_text("y\n" + "".join(f"{k}\n" if k % 3 else f"{words[k // 3]}\n" for k in range(10)))

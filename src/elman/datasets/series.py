@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,14 +70,13 @@ def read(
     """
     targets, every, paces = _gathered(path, columns, bad, tail, fill_gaps)
     usual = [None if pace is None else pace.step for pace in paces.values()]
-    for group, step, (times, lines, values) in zip(paces, usual, every, strict=True):
-        if fill_gaps:
-            continue
-        if tail is not None:
-            _check_values(values[: len(targets)], lines, path)
-        _check_gaps(times, step, lines, path, group)
     if fill_gaps:
         every = every.filled(usual)
+    else:
+        for group, step, (times, lines, values) in zip(paces, usual, every, strict=True):
+            if tail is not None:
+                _check_values(values[: len(targets)], lines, path)
+            _check_gaps(times, step, lines, path, group)
     found = []
     for k, ((group, pace), (times, _, values)) in enumerate(zip(paces.items(), every, strict=True)):
         told = every.told(k) if fill_gaps else None
@@ -214,15 +213,14 @@ class _Parts:
         for k, (times, lines, values) in enumerate(self):
             places = partial(_places, found.times[k], times, len(lines))
             found.given.join(told[own] & there for told in self.told(k) for own, there in places())
-            found.values.join(_begun(column)(column[own]) for column in values for own, _ in places())
+            found.values.join(column[own] for column in map(_begun, values) for own, _ in places())
         return found
 
 
-def _begun(column: NDArray[np.float64]) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
-    """Returns what puts the first number of a column in the place of those that are missing before it."""
-    there = np.isfinite(column)
-    first = column[there.argmax()] if len(column) else np.nan
-    return lambda values: np.where(np.isfinite(values), values, first)
+def _begun(column: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns a column with its first number in the place of those that are missing before it."""
+    first = int(np.isfinite(column).argmax()) if len(column) else 0
+    return np.concatenate([np.full(first, column[first]), column[first:]]) if first else column
 
 
 def _numbers(

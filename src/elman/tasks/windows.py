@@ -74,9 +74,9 @@ class Scales(NamedTuple):
         return self._alone(one.first(options.lookback), options.period) if self.series else self._together()
 
     def scaled_known(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Returns values of the known columns, (n, known), in deviations from their means."""
+        """Returns values of the known columns, (n, known), in deviations from their means, which stand where none is known."""
         c = len(self.targets)
-        return (values - np.array(self.mean[c:])) / np.array(self.deviation[c:])
+        return np.nan_to_num((values - np.array(self.mean[c:])) / np.array(self.deviation[c:]))
 
     def new(self, every: Sequence[Series]) -> list[str]:
         """Returns the names of the series that the training data do not have, if it matters."""
