@@ -206,7 +206,7 @@ def test_the_end_of_the_only_sequence_is_for_validation(tmp_path: Path):
     for given, counts in (({"sequence": "id"}, [25, 25]), ({"sequence": "id", "validation": str(tmp_path / "b.csv")}, [25] * 4)):  # fmt: skip
         found, *_ = classification.read(tmp_path / "b.csv", options_of("classify", **given), BadRows())
         assert found.rows.lengths.tolist() == counts
-    found, train, _ = classification.read(
+    found, train, *_ = classification.read(
         tmp_path / "a.csv", options_of("classify", validation=str(tmp_path / "a.csv")), BadRows()
     )
     assert found.rows.lengths[train].tolist() == [50]
@@ -320,7 +320,7 @@ def test_rare_classes_of_steps_weigh_as_much_when_balanced():
     reading = classification.Reading.learn(gathered, np.arange(1))
     assert reading.classes == ["rare", "usual"]
     model = classification.ClassificationModel(1, 0, 2, options)
-    task = classification.Classification(classification.Classifier(model, reading, options), gathered, np.arange(1), np.arange(1, 2), None)  # fmt: skip
+    task = classification.Classification(classification.Classifier(model, reading, options), whole.Parts(gathered, np.arange(1), np.arange(1, 2), np.arange(0)), None)  # fmt: skip
     assert np.asarray(task.weights).tolist() == pytest.approx([7 / 2, 7 / 12])
     assert task.weight(np.arange(1)) == pytest.approx(7)
     (batch,) = task.batches(0, 0)
@@ -829,7 +829,7 @@ def test_the_built_in_numbers_consist_of_digits():
 
 def test_the_built_in_sums_rise_at_the_marks():
     options = options_of("regress")
-    found, train, validation = regression.read(None, options, BadRows())
+    found, train, validation, _ = regression.read(None, options, BadRows())
     assert len(train) + len(validation) == len(found)
     values = regression.numbers_of(found)[: len(found.rows[0])]
     steps = found.rows[0]

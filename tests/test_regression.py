@@ -87,7 +87,7 @@ def test_it_learns_and_says_in_both_units_how_well(pumps: Path):
 def test_the_values_are_measured_by_the_training_sequences(pumps: Path):
     reading = Reading.load(Run(pumps / "run"))
     options = RegressionOptions.from_json(json.loads((pumps / "run" / "config.json").read_text())["options"], "")
-    _, train, validation = regression.read(pumps / "train.jsonl", options, BadRows())
+    _, train, validation, _ = regression.read(pumps / "train.jsonl", options, BadRows())
     own = labels_of(pumps / "train.jsonl")[train]
     assert sorted([*train, *validation]) == list(range(240))
     assert len(validation) == 48
@@ -175,7 +175,7 @@ def test_baselines_by_hand(count: int, channels: int, criterion: Criterion):
 
 def test_the_baselines_are_the_same_while_training_and_afterwards(pumps: Path, tmp_path: Path):
     options = RegressionOptions.from_json(json.loads((pumps / "run" / "config.json").read_text())["options"], "")
-    _, _, held = regression.read(pumps / "train.jsonl", options, BadRows())
+    _, _, held, _ = regression.read(pumps / "train.jsonl", options, BadRows())
     every = (pumps / "train.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "held.jsonl").write_text("".join(every[k] for k in held))
     before, after = figures((pumps / "run.out").read_text()), figures(elman("evaluate", pumps / "run", tmp_path / "held.jsonl").out)  # fmt: skip

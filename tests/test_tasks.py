@@ -263,7 +263,7 @@ def test_evaluation_is_that_of_training(made: SimpleNamespace, tmp_path: Path):
     assert found["DET"].startswith("precision 1.0000  recall 1.0000  F1 1.0000  words ")
 
     options = ClassificationOptions.from_json(json.loads((d / "classify" / "config.json").read_text())["options"], "")
-    _, _, own = classification.read(d / "waves.jsonl", options, BadRows())
+    _, _, own, _ = classification.read(d / "waves.jsonl", options, BadRows())
     held = (d / "waves.jsonl").read_text().splitlines()
     (tmp_path / "held.jsonl").write_text("".join(held[k] + "\n" for k in own))
     found = figures(elman("evaluate", d / "classify", tmp_path / "held.jsonl").out)
@@ -828,13 +828,15 @@ def test_rare_classes_weigh_as_much_when_balanced():
     every = [Labelled(str(k), np.ones((2, 1), np.float32), "rare" if k == 0 else "usual") for k in range(9)]
     for balanced, expected in ((False, None), (True, [9 / 2, 9 / 16])):
         classifier, gathered = classifier_of(every, balanced=balanced)
-        task = classification.Classification(classifier, gathered, np.arange(9), np.arange(9), None)
+        task = classification.Classification(
+            classifier, whole.Parts(gathered, np.arange(9), np.arange(9), np.arange(0)), None
+        )
         assert (None if task.weights is None else task.weights.tolist()) == expected
 
 
 def test_each_class_gives_its_share_to_validation(tmp_path: Path):
     file = write_waves(tmp_path / "waves.jsonl", 60, 0)
-    found, train, held = classification.read(file, options_of(ClassificationOptions, held_out=0.2), BadRows())
+    found, train, held, _ = classification.read(file, options_of(ClassificationOptions, held_out=0.2), BadRows())
     assert list(found.different) == ["falls", "rises"]
     assert np.bincount([found.labels[k][0] for k in held]).tolist() == [6, 6]
     assert sorted([*train, *held]) == list(range(60))
@@ -926,7 +928,7 @@ def test_texts_of_a_table_without_them(tmp_path: Path, what: str):
 def test_a_validation_file_has_the_channels_of_the_training(tmp_path: Path):
     file, other = write_steps(tmp_path / "a.csv", "id,kind,a,b"), write_steps(tmp_path / "b.csv", "b,kind,a,id")
     options = options_of(ClassificationOptions, sequence="id", label="kind", validation=str(other))
-    found, train, validation = classification.read(file, options, BadRows())
+    found, train, validation, _ = classification.read(file, options, BadRows())
     for k, same in zip(train, validation, strict=True):
         assert found.rows[k].tolist() == found.rows[same].tolist()
 

@@ -20,7 +20,7 @@ from typing import TextIO
 import typer
 
 import elman
-from elman.cli import cells, doctor, evaluate, explain, export, onnx, predict, sample, train, tune
+from elman.cli import cells, crossvalidate, doctor, evaluate, explain, export, onnx, predict, sample, train, tune
 from elman.errors import InputError
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ app = typer.Typer(
 )
 app.add_typer(train.app, name="train")
 app.add_typer(tune.app, name="tune")
+app.add_typer(crossvalidate.app, name="cross-validate")
 app.command("sample", epilog=sample.EXAMPLE)(sample.sample)
 app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("predict", epilog=predict.EXAMPLE)(predict.predict)

@@ -110,9 +110,10 @@ def _command(options: type[Options], help: str, example: str) -> None:
         with joined(chosen) as (team, chosen):
             if resume is None:
                 directory = run or Path(team.told(f"runs/{options.task}-{datetime.now():%Y%m%d-%H%M%S}"))
-                _train(_begin(directory, file, made, chosen, overwrite, team, start_from), writer)
+                begin = begun(directory, file, made, chosen, overwrite, team, start_from)
             else:
-                _train(_resume(resume, options, values["epochs"], values["minutes"], chosen, team), writer)
+                begin = resumed(resume, options, values["epochs"], values["minutes"], chosen, team)
+            train_to_the_end(begin, _conclude, writer)
 
     app.command(options.task, help=help, epilog=example)(train)
 
@@ -184,7 +185,7 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _begin(
+def begun(
     directory: Path,
     file: Path | None,
     options: Options,
@@ -205,8 +206,8 @@ def _begin(
 def _options_of(context: typer.Context, start: Path, options: Options) -> Options:
     """Returns the options of a training that starts from the model of a run: those that are given, and else that run's.
 
-    What belongs to the new data and this machine is not taken over: the budget, the validation file, precision and
-    threads. Raises InputError if an option is given that the model was made for.
+    What belongs to the new data and this machine is not taken over: the budget, the validation file, the fold, precision
+    and threads. Raises InputError if an option is given that the model was made for.
     """
     from elman import tasks
     from elman.training.run import Run
@@ -216,7 +217,7 @@ def _options_of(context: typer.Context, start: Path, options: Options) -> Option
         refused = ", ".join(map(flag, made_for))
         raise InputError(f"--start-from keeps the model of {start}, so {refused} cannot be given; leave it out")
     kept, _ = Run(start).options(type(options), tasks.module(options.task).CONFIG)
-    own = names | {"epochs", "minutes", "validation", "precision", "threads"}
+    own = names | {"epochs", "minutes", "validation", "fold", "precision", "threads"}
     return replace(kept, **{name: value for name, value in asdict(options).items() if name in own})
 
 
@@ -260,7 +261,7 @@ def _find_learning_rate(task: CommandLineTask) -> None:
     print(f"suggested    --learning-rate {found.suggested:.2g}")
 
 
-def _resume(
+def resumed(
     directory: Path, of: type[Options], epochs: float | None, minutes: float | None, device: str, team: Team
 ) -> Callable[[], tuple[Training[CommandLineTask], dict[str, Any]]]:
     """Reads the data. Returns a function that loads the run from its checkpoint, with a new budget if one is given."""
@@ -320,11 +321,17 @@ def _used_up(training: Training[CommandLineTask]) -> str:
     return f"{run} has trained for {used} already, so nothing is left to train with {given}; give more"
 
 
-def _train(begin: Callable[[], tuple[Training[CommandLineTask], dict[str, Any]]], writer: Any) -> None:
-    """Trains to the end and prints the result, or saves and exits where a signal asks for it.
+def train_to_the_end(
+    begin: Callable[[], tuple[Training[CommandLineTask], dict[str, Any]]],
+    conclude: Callable[[Training[CommandLineTask], dict[str, Any]], object],
+    writer: Any = None,
+    again: str = "",
+) -> None:
+    """Trains to the end and concludes, or saves and exits where a signal asks for it.
 
-    begin: begins the run or loads it; a signal that comes meanwhile finds a run that can be gone on with.
-    writer: TensorBoard's class that writes events; None if it gets none.
+    begin: begins the run or loads it; a signal that comes meanwhile finds a run that can be gone on with. conclude: is
+    called in the first process, with the content of config.json. writer: TensorBoard's class that writes events; None if it
+    gets none. again: how the training is gone on with; `elman train --resume` if left out.
     """
     with contextlib.ExitStack() as until_the_end:
         with interruptible("stopping after this step; press Ctrl-C again to stop without saving") as stopped_by:
@@ -337,13 +344,11 @@ def _train(begin: Callable[[], tuple[Training[CommandLineTask], dict[str, Any]]]
                 stopped = _follow(training, write, stopped_by)
         if stopped is None:
             if first:
-                _conclude(training, config)
+                conclude(training, config)
             return
-    directory, task = training.run.directory, training.task.name
+    again = again or f"resume with: elman train {training.task.name} --resume {training.run.directory}"
     if first:
-        _say(
-            f"interrupted at step {training.place.step}, everything is saved; resume with: elman train {task} --resume {directory}"
-        )
+        _say(f"interrupted at step {training.place.step}, everything is saved; {again}")
     raise typer.Exit(128 + stopped)
 
 

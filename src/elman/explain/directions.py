@@ -228,20 +228,9 @@ def _sequences(
     if data is not None:
         return _with_labels_if_any(data, columns, options.skip_bad), data
     with held_out_part(run, "--data" if options.text is None else "--data or --text"):
-        found, _, validation = trained.read_again()
-    tokens, labels = list(found.tokens), list(found.different)
-
-    def sequence(k: int) -> Labelled:
-        own = [None if n < 0 else labels[n] for n in found.labels[k]]
-        whole_one, each = (None, own) if options.each_step else (own[0], None)
-        if found.unit is not None:
-            text = (" " if found.unit == "words" else "").join(tokens[n] for n in found.rows[k])
-            return Labelled(found.name(k), text, whole_one)
-        values, times = found.values(k)
-        return Labelled(found.name(k), values, whole_one, labels=each, times=times)
-
+        found, _, validation, _ = trained.read_again()
     places = validation if options.each_step else order(found, validation)
-    return (sequence(int(k)) for k in places), trained.path or Path("the built-in data")
+    return found.labelled(map(int, places)), trained.path or Path("the built-in data")
 
 
 def _turns(found: Gathered, own: NDArray[np.int64]) -> list[int]:

@@ -38,6 +38,7 @@ from elman.tasks.whole import (
     gathered,
     in_groups,
     labels_of,
+    left_out,
     named,
     parted,
 )
@@ -139,7 +140,7 @@ class Classifier(Trained[Reading, Options]):
         yield from counts.by_label(self.reading.classes, f"{unit}s")
 
     def _baselines(self, judged: Classes, places: NDArray[np.int64]) -> dict[str, float]:
-        sequences, train, _ = self.read_again()
+        sequences, train, *_ = self.read_again()
         learned = Classes(sequences, self.reading)
         own = learned.all_places(train)
         return baselines(learned, own[learned.labels[own] >= 0], judged, places, self.options)
@@ -167,15 +168,20 @@ class Classifier(Trained[Reading, Options]):
         return table(self._examples(path), form)
 
     def _examples(self, path: Path) -> Iterator[dict[str, Any]]:
-        names = self.reading.classes
         for group, encoded in self._encoded(path, True, BadRows(self.options.skip_bad)):
-            chances = self.outputs(encoded).double().log_softmax(-1).numpy()
-            every = zip(named(group), labels_of(group), encoded.labels.tolist(), chances, strict=True)
-            for name, label, number, row in every:
-                # A class that the training lacks has no chance.
-                nats = None if number < 0 else digits(-float(row[number]))
-                if number != MISSING:
-                    yield name | {"label": label, "class": names[int(row.argmax())], "nats": nats}
+            yield from self.rows(group, encoded)
+
+    def rows(
+        self, group: Sequence[Labelled], encoded: Classes, own: NDArray[np.int64] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        own, names = np.arange(len(encoded.rows)) if own is None else own, self.reading.classes
+        chances = self.outputs(encoded, own).double().log_softmax(-1).numpy()
+        numbers = encoded.labels[encoded.all_places(own)].tolist()
+        for name, label, number, row in zip(named(group), labels_of(group), numbers, chances, strict=True):
+            # A class that the training lacks has no chance.
+            nats = None if number < 0 else digits(-float(row[number]))
+            if number != MISSING:
+                yield name | {"label": label, "class": names[int(row.argmax())], "nats": nats}
 
     def _encoded(self, path: Path, labelled: bool, bad: BadRows) -> Iterator[tuple[list[Labelled], Classes]]:
         columns = columns_of(self.options, self.reading)
@@ -189,16 +195,9 @@ class Classification(WholeSequences):
     name, measure = "classify", "nats"
     higher_is_better = True
 
-    def __init__(
-        self,
-        classifier: Classifier,
-        sequences: Gathered,
-        train: NDArray[np.int64],
-        validation: NDArray[np.int64],
-        path: Path | None,
-    ):
-        """train, validation: places of sequences. path: where these come from; None for the built-in sequences."""
-        super().__init__(classifier, sequences, train, validation, path)
+    def __init__(self, classifier: Classifier, parts: Parts, path: Path | None):
+        """path: where the sequences come from; None for the built-in ones."""
+        super().__init__(classifier, parts, path)
         classes, o = len(classifier.reading.classes), self.options
         self.counts = np.bincount(self.encoded.labels[self.places], minlength=classes)
         self.score, self.score_unit = o.best_by, o.best_by.replace("_f1", " F1")
@@ -249,6 +248,12 @@ class Classification(WholeSequences):
         accuracy, f1, nats = (float(row[name]) for name in ("accuracy", "macro_f1", "validation_nats"))
         segments = f"segment F1 {float(row['segment_f1']):.4f}, " if self.options.each_step else ""
         return f"accuracy {accuracy:.4f}, macro F1 {f1:.4f}, {segments}{nats:.4f} nats per {self.unit}"
+
+    def tested(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Returns the scores of the sequences that --fold leaves out, and those of the baselines."""
+        found, _ = self.trained.score(self.encoded, self.test)
+        own = self.encoded.told_places(self.test)
+        return found, baselines(self.encoded, self.places, self.encoded, own, self.options)
 
     def draw(self, directory: Path) -> list[Path]:
         """Draws the confusion matrix on the validation sequences, and with each_step what is said of one of them."""
@@ -311,17 +316,20 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
             yield Labelled(str(len(fonts)), numbers, None, labels=classes)
 
     found, count = gathered(path, o, bad, drawn() if o.each_step else outlines(), reading)
+    kinds = np.zeros(len(found)) if o.each_step else found.labels.steps
+    own, test = left_out(found, o, count, kinds, path)
     if o.validation is not None:
-        train, validation = np.arange(count), np.arange(count, len(found))
+        train, validation = own, np.arange(count, len(found))
     elif path is None:  # fonts that were never seen
         apart = set(sorted(set(fonts))[:: max(2, round(1 / o.held_out))])
         held = np.array([font in apart for font in fonts])
         train, validation = np.flatnonzero(~held), np.flatnonzero(held)
     elif o.each_step or found.groups:
-        train, validation = parted(found, o)
+        train, validation = parted(found, o, own)
     else:
-        train, validation = _halves(found.labels.steps.astype(np.int64), o)
-    check_labels(found, train, validation, where, "give at least two of each class", 1, bad)
+        train, validation = (own[each] for each in _halves(found.labels.steps.astype(np.int64)[own], o))
+    parts = Parts(found, train, validation, test)
+    check_labels(parts, where, "give at least two of each class", 1, bad)
     learned = found.given(train)
     if len(learned := np.unique(learned[learned >= 0])) < 2:
         only, what = list(found.different)[learned[0]], "steps" if o.each_step else "sequences"
@@ -331,7 +339,7 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
                 f"{of} has only one class, {only!r}, because --group {o.group} holds the others out; give more values of {o.group!r} for each class, or another --seed"
             )
         raise InputError(f"{of} has only one class, {only!r}; give {what} of at least two classes")
-    return found, train, validation
+    return parts
 
 
 def _halves(labels: NDArray[np.int64], options: Options) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -348,21 +356,22 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows, start:
     """Returns a task that trains a model on a file. start: a run from whose model it starts; None for a new one."""
     check_made_for(start, options, CONFIG)
     known = None if start is None else Reading.load(start)
-    found, train, validation = read(path, options, bad, known)
+    parts = read(path, options, bad, known)
+    found, train, *_ = parts
     reading = Reading.learn(found, train) if known is None else known
     if start is not None:
         learned = Classes(found, reading)
         scores.check_known(learned.unknown(learned.all_places(train)), "classes", path, start)
     check_tokens(reading, found, path, len(train))
     torch.manual_seed(options.seed)
-    return started(Classification(_classifier(reading, options, device, path), found, train, validation, path), start)
+    return started(Classification(_classifier(reading, options, device, path), parts, path), start)
 
 
 def resume(run: Run, path: Path | None, options: Options, device: str) -> Classification:
     """Returns the task of a run. Its data are read again; its model does not have its parameters yet."""
     reading = Reading.load(run)
-    data = read(path, options, BadRows(options.skip_bad), reading)
-    return Classification(_classifier(reading, options, device, path), *data, path)
+    parts = read(path, options, BadRows(options.skip_bad), reading)
+    return Classification(_classifier(reading, options, device, path), parts, path)
 
 
 def load(record: Record | Path, device: str = "cpu") -> Classifier:

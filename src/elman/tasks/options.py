@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -296,6 +297,11 @@ class SequenceOptions(Options):
         "Column of a person or machine, or its name in JSON lines: all sequences of one are held out together.",
         later=True,
     )
+    fold: str | None = option(
+        None,
+        "Leave one of N parts of FILE out, as K/N: nothing is learned or chosen by it, and it is judged last.",
+        later=True,
+    )
     label: str = option("label", "Column of the label, or its name in JSON lines.")
     sequence: str | None = option(None, "Column that identifies the sequence, in a table with a row for each step.")
     text: str | None = option(
@@ -364,9 +370,23 @@ class SequenceOptions(Options):
     def column_list(self) -> tuple[str, ...]:
         return _names(self.columns)
 
+    @property
+    def fold_of(self) -> tuple[int, int] | None:
+        """Which part is left out, from 1, and of how many."""
+        if self.fold is None:
+            return None
+        k, n = self.fold.split("/")
+        return int(k), int(n)
+
     def check(self) -> None:
         super().check()
         _check_cell(self.cell)
+        if self.fold is not None:
+            found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", self.fold, re.ASCII)
+            if found is None or not 1 <= int(found[1]) <= int(found[2]) or int(found[2]) < 2:
+                raise InputError(
+                    f"--fold must be K/N, the number of a part and of how many, at least 2, got {self.fold}; try 1/5"
+                )
         if self.text is not None and (self.sequence is not None or self.columns is not None):
             raise InputError("--text reads a text in each row, so --sequence and --columns cannot be given with it")
         if self.text is not None and self.each_step:
@@ -398,7 +418,7 @@ class SequenceOptions(Options):
             {}
             if files
             else dict.fromkeys(
-                ("label", "sequence", "group", "text", "columns", "fill_gaps", "mark_gaps", "time"), NO_FILE
+                ("label", "sequence", "group", "fold", "text", "columns", "fill_gaps", "mark_gaps", "time"), NO_FILE
             )
         )
         if files and all(form(path) == ".ts" for path in files):
@@ -410,7 +430,7 @@ class SequenceOptions(Options):
         else:
             only = "is for numbers, but --text reads texts; leave it out"
             found |= dict.fromkeys(("noise", "fill_gaps", "mark_gaps", "time"), only)
-        if self.validation is not None:
+        if self.validation is not None and self.fold is None:
             found["group"] = "holds out a part of FILE, but --validation names another file; leave it out"
         if self.mark_gaps and self.text is None:
             found["fill_gaps"] = "has no effect with --mark-gaps, which fills gaps in its own way; leave it out"

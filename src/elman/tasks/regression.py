@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from elman.tasks.whole import (
     gathered,
     in_groups,
     labels_of,
+    left_out,
     named,
     parted,
 )
@@ -179,7 +180,7 @@ class Regressor(Trained[Reading, Options]):
         yield from scores.on_baselines(self.path, lambda: self._baselines(encoded), unit)
 
     def _baselines(self, judged: Values) -> dict[str, float]:
-        sequences, train, _ = self.read_again()
+        sequences, train, *_ = self.read_again()
         learned, places = Values(sequences, self.reading), np.flatnonzero(judged.told)
         own = learned.told_places(train)
         return baselines(learned, own, judged, places, self.criterion, self.options.causal)
@@ -197,7 +198,14 @@ class Regressor(Trained[Reading, Options]):
         return table(self._examples(path), form)
 
     def _examples(self, path: Path) -> Iterator[dict[str, Any]]:
-        for name, label, row in self._said(path, True, BadRows(self.options.skip_bad)):
+        columns = columns_of(self.options, self.reading)
+        for group in in_groups(sequences(path, columns, bad=BadRows(self.options.skip_bad))):
+            yield from self.rows(group, self.encode(group, path))
+
+    def rows(
+        self, group: Sequence[Labelled], encoded: Values, own: NDArray[np.int64] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        for name, label, row in self._said(group, encoded, own):
             if not np.isnan(truth := number_of(label)):
                 error = float(self.criterion.middle(torch.tensor(list(row.values()), dtype=torch.float64))) - truth
                 yield name | {"label": truth} | row | {"error": rounded(error, self.reading.spread)}
@@ -205,17 +213,18 @@ class Regressor(Trained[Reading, Options]):
     def predict(self, path: Path, form: str) -> Iterator[str]:
         """Yields a row of CSV, or JSON, for each sequence, or step, of a file: its value, or its quantiles."""
         self.skipped = BadRows(self.options.skip_bad)
-        return table((name | row for name, _, row in self._said(path, False, self.skipped)), form)
+        every = in_groups(sequences(path, columns_of(self.options, self.reading), False, self.skipped))
+        said = (self._said(group, self.encode(group, path)) for group in every)
+        return table((name | row for of_group in said for name, _, row in of_group), form)
 
     def _said(
-        self, path: Path, labelled: bool, bad: BadRows
+        self, group: Sequence[Labelled], encoded: Values, own: NDArray[np.int64] | None = None
     ) -> Iterator[tuple[dict[str, Any], str | None, dict[str, float]]]:
-        """Yields what each sequence of a file, or each step, is called, its label, and the outputs in the unit of the data."""
-        names, columns = [f"value{each}" for each in self.criterion.endings], columns_of(self.options, self.reading)
-        for group in in_groups(sequences(path, columns, labelled, bad)):
-            found = self.in_unit(self.predicted(self.encode(group, path)))
-            for name, label, row in zip(named(group), labels_of(group), found, strict=True):
-                yield name, label, dict(zip(names, row, strict=True))
+        """Yields what each sequence is called, or each step, its label, and the outputs in the unit of the data."""
+        names = [f"value{each}" for each in self.criterion.endings]
+        found = self.in_unit(self.predicted(encoded, own))
+        for name, label, row in zip(named(group), labels_of(group), found, strict=True):
+            yield name, label, dict(zip(names, row, strict=True))
 
 
 DEVIATIONS = "standard deviations of the training values"
@@ -227,19 +236,12 @@ class Regression(WholeSequences):
     name = "regress"
     higher_is_better = False
 
-    def __init__(
-        self,
-        regressor: Regressor,
-        sequences: Gathered,
-        train: NDArray[np.int64],
-        validation: NDArray[np.int64],
-        path: Path | None,
-    ):
-        """train, validation: places of sequences. path: where these come from; None for the built-in sequences."""
-        super().__init__(regressor, sequences, train, validation, path)
+    def __init__(self, regressor: Regressor, parts: Parts, path: Path | None):
+        """path: where the sequences come from; None for the built-in ones."""
+        super().__init__(regressor, parts, path)
         self.criterion = regressor.criterion
         self.measure, self.score = self.criterion.measure, score_of(self.criterion)
-        self.score_unit = called(self.score)
+        self.score_unit, self.in_unit = called(self.score), regressor.reading.spread
 
     def untrained(self, options: Options) -> Regressor:
         return _regressor(self.trained.reading, options, str(device_of(self.model)), self.path)
@@ -249,13 +251,20 @@ class Regression(WholeSequences):
         return self.criterion.mean(found, self.encoded.values[torch.from_numpy(places)].to(found))
 
     def evaluate(self) -> dict[str, float]:
-        return scored(self.criterion, *self._judged())
+        return scored(self.criterion, *self._judged(self.validation))
 
-    def _judged(self) -> tuple[Tensor, Tensor]:
-        """Returns the predictions of the validation values, (N, outputs), and these, (N,)."""
-        told = torch.from_numpy(self.encoded.told[self.encoded.all_places(self.validation)])
-        found = self.trained.predicted(self.encoded, self.validation)[told]
-        return found, self.encoded.values[torch.from_numpy(self.judged)]
+    def _judged(self, own: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Returns the predictions of the values of the sequences at these places, (N, outputs), and these, (N,)."""
+        told = torch.from_numpy(self.encoded.told[self.encoded.all_places(own)])
+        found = self.trained.predicted(self.encoded, own)[told]
+        return found, self.encoded.values[torch.from_numpy(self.encoded.told_places(own))]
+
+    def tested(self) -> tuple[dict[str, float], dict[str, float]]:
+        found, truth = self._judged(self.test)
+        own, causal = self.encoded.told_places(self.test), self.options.causal
+        return scored(self.criterion, found, truth), baselines(
+            self.encoded, self.places, self.encoded, own, self.criterion, causal
+        )
 
     def about(self) -> dict[str, Any]:
         causal = self.options.causal
@@ -282,14 +291,14 @@ class Regression(WholeSequences):
         return f"{', '.join(told)}, in {DEVIATIONS}"
 
     def conclusion(self) -> list[tuple[str, str]]:
-        """Returns lines about the validation sequences, in the unit of the data."""
-        return list(self.trained.told(*self._judged()))
+        """Returns lines about the validation sequences, in the unit of the data, and about those that --fold leaves out."""
+        return [*self.trained.told(*self._judged(self.validation)), *super().conclusion()]
 
     def draw(self, directory: Path) -> list[Path]:
         """Draws the predictions of the validation values over these, and with each_step those of one sequence."""
         from elman import charts
 
-        found, truth = self._judged()
+        found, truth = self._judged(self.validation)
         own = np.array(self.trained.in_unit(found))
         true = np.array(self.trained.in_unit(truth[:, None]))[:, 0]
         middle = self.criterion.middle(torch.from_numpy(own)).numpy()
@@ -319,12 +328,14 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
     else:
         added = (Labelled(str(n), steps, repr(sums[-1])) for n, (steps, sums) in every)
     found, count = gathered(path, options, bad, added, reading)
+    own, test = left_out(found, options, count, np.zeros(len(found)), path)
     if options.validation is not None:
-        train, validation = np.arange(count), np.arange(count, len(found))
+        train, validation = own, np.arange(count, len(found))
     else:
-        train, validation = parted(found, options)
+        train, validation = parted(found, options, own)
     least = "give at least two for training and one for validation"
-    check_labels(found, train, validation, path or Path(examples.MARKED), least, 2, bad)
+    parts = Parts(found, train, validation, test)
+    check_labels(parts, path or Path(examples.MARKED), least, 2, bad)
     values = learned_of(found, train)
     apart = np.ptp(values)
     if apart == 0:
@@ -334,25 +345,26 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
         )
     if apart < CLOSE:
         raise InputError(f"the values to predict in {path} are at most {apart:.3g} apart; give them in a smaller unit")
-    return found, train, validation
+    return parts
 
 
 def begin(path: Path | None, options: Options, device: str, bad: BadRows, start: Run | None = None) -> Regression:
     """Returns a task that trains a model on a file. start: a run from whose model it starts; None for a new one."""
     check_made_for(start, options, CONFIG)
     known = None if start is None else Reading.load(start)
-    found, train, validation = read(path, options, bad, known)
+    parts = read(path, options, bad, known)
+    found, train, *_ = parts
     reading = Reading.learn(found, train) if known is None else known
     check_tokens(reading, found, path, len(train))
     torch.manual_seed(options.seed)
-    return started(Regression(_regressor(reading, options, device, path), found, train, validation, path), start)
+    return started(Regression(_regressor(reading, options, device, path), parts, path), start)
 
 
 def resume(run: Run, path: Path | None, options: Options, device: str) -> Regression:
     """Returns the task of a run. Its data are read again; its model does not have its parameters yet."""
     reading = Reading.load(run)
-    data = read(path, options, BadRows(options.skip_bad), reading)
-    return Regression(_regressor(reading, options, device, path), *data, path)
+    parts = read(path, options, BadRows(options.skip_bad), reading)
+    return Regression(_regressor(reading, options, device, path), parts, path)
 
 
 def load(record: Record | Path, device: str = "cpu") -> Regressor:

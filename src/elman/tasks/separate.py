@@ -78,6 +78,31 @@ def held_out_groups(of: NDArray[Any], share: float, seed: int) -> NDArray[np.int
     return np.sort(np.array(found, np.int64))
 
 
+def folds(kinds: NDArray[Any], count: int, seed: int) -> NDArray[np.int64]:
+    """Returns in which of `count` parts each item is, from 0, (N,): drawn at random, with the same share of each kind.
+
+    kinds: (N,), such as the number of each item's class.
+    """
+    order = np.random.default_rng([seed, 1 << 33]).permutation(len(kinds))
+    order, found = order[np.argsort(kinds[order], kind="stable")], np.empty(len(kinds), np.int64)
+    found[order] = np.arange(len(kinds)) % count
+    return found
+
+
+def group_folds(of: NDArray[Any], count: int, seed: int) -> NDArray[np.int64]:
+    """Returns in which of `count` parts each item is, from 0, (N,), such that groups stay together.
+
+    of: (N,), the group of each, from 0. The largest groups are dealt out first, each to the part that has least.
+    """
+    sizes = np.bincount(of)
+    order = np.random.default_rng([seed, 1 << 33]).permutation(len(sizes))
+    part, filled = np.empty(len(sizes), np.int64), np.zeros(count)
+    for group in order[np.argsort(-sizes[order], kind="stable")]:
+        part[group] = filled.argmin()
+        filled[part[group]] += sizes[group]
+    return part[of]
+
+
 class Changed(InputError):
     """The data that a model was trained on are not what they were, so that nothing says which were held out."""
 

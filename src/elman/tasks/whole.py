@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +27,17 @@ from elman.layout import Hidden
 from elman.recurrent import Recurrent
 from elman.tasks.options import SequenceOptions
 from elman.tasks.pieces import Pieces, ranges, steps_of
-from elman.tasks.separate import SeparateSequences, check_same, groups, held_out, held_out_groups, moments, padded
+from elman.tasks.separate import (
+    SeparateSequences,
+    check_same,
+    folds,
+    group_folds,
+    groups,
+    held_out,
+    held_out_groups,
+    moments,
+    padded,
+)
 from elman.training.dropout import Dropout
 from elman.training.record import device_of
 
@@ -199,6 +209,19 @@ class Gathered:
             assert times is not None
             found.append(np.diff(times, prepend=times[:1])[:, None])
         return np.concatenate(found, 1)
+
+    def labelled(self, own: Iterable[int]) -> Iterator[Labelled]:
+        """Yields sequences as they were read. Of a text there are its tokens, with blanks between words."""
+        labels, tokens = list(self.different), list(self.tokens)
+        for k in own:
+            given = [None if n < 0 else labels[n] for n in self.labels[k]]
+            label, each = (None, given) if self.each_step else (given[0], None)
+            if self.unit is not None:
+                text = (" " if self.unit == "words" else "").join(tokens[n] for n in self.rows[k])
+                yield Labelled(self.name(k), text, label)
+            else:
+                values, times = self.values(k)
+                yield Labelled(self.name(k), values, label, labels=each, times=times)
 
     def measured(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """Returns the numbers of steps as they are kept, (n, channels), NaN where one is missing."""
@@ -421,9 +444,15 @@ class Encoded:
         return np.concatenate(found, -1) if len(found) > 1 else found[0]
 
 
-Parts = tuple[
-    Gathered, NDArray[np.int64], NDArray[np.int64]
-]  # sequences, and the places of those to learn from and to judge by
+class Parts(NamedTuple):
+    """Sequences, and the places of those to learn from, to choose by, and to judge by at the end, which there need not be."""
+
+    sequences: Gathered
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
 Learned = TypeVar("Learned", bound=Inputs)
 Given = TypeVar("Given", bound=SequenceOptions)
 
@@ -454,6 +483,12 @@ class Trained(Generic[Learned, Given]):
     @property
     def width(self) -> int:
         """The number of outputs of the model."""
+        raise NotImplementedError
+
+    def rows(
+        self, group: Sequence[Labelled], encoded: Any, own: NDArray[np.int64] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yields a row for each label of some sequences: what it is, and what the model says. own: their places; all if left out."""
         raise NotImplementedError
 
     def encode(self, every: Iterable[Labelled], path: Path) -> Any:
@@ -538,7 +573,7 @@ class Trained(Generic[Learned, Given]):
     def read_again(self) -> Parts:
         """Returns what `parts` does. Raises InputError if the data cannot be read, or have changed."""
         found = self.parts()
-        check_same(self.digest, found[0].digest, self.path or self.built_in, self.options.validation)
+        check_same(self.digest, found.sequences.digest, self.path or self.built_in, self.options.validation)
         return found
 
     def read(self, path: Path) -> tuple[Any, list[tuple[str, str]]]:
@@ -569,16 +604,12 @@ class WholeSequences(SeparateSequences):
     """A part of a task (`elman.training.task.Task`), in which something is learned of each sequence, or of its steps."""
 
     data, unit = "sequences", "sequence"
+    score_unit: str  # what the score is called
+    in_unit = 1.0  # what a score of 1 is in the unit of the data; 1 where it has none
 
-    def __init__(
-        self,
-        trained: Trained[Any, Any],
-        sequences: Gathered,
-        train: NDArray[np.int64],
-        validation: NDArray[np.int64],
-        path: Path | None,
-    ):
-        """train, validation: places of sequences. path: where these come from; None for the built-in sequences."""
+    def __init__(self, trained: Trained[Any, Any], parts: Parts, path: Path | None):
+        """path: where the sequences come from; None for the built-in ones."""
+        sequences, train, validation, self.test = parts
         self.path, self.source = path, str(path or trained.built_in)
         self.use(trained)
         self.train, self.validation, self.digest = train, validation, sequences.digest
@@ -592,7 +623,10 @@ class WholeSequences(SeparateSequences):
             self.pieces, self.labels = pieces.take(labels > 0), labels[labels > 0]  # how many each piece has
         self.lengths = self.pieces.lengths
         names, of = list(sequences.groups), sequences.group_of
-        self.groups = (len(names), [names[k] for k in sorted({of[k] for k in validation})]) if names else None
+        self.groups = len(names)
+        # Those of a validation file have none.
+        apart = {"held out": validation[validation < len(of)], "left out": self.test} if names else {}
+        self.apart = {what: [names[k] for k in sorted({of[k] for k in own})] for what, own in apart.items() if len(own)}
 
     def use(self, trained: Any) -> None:
         self.trained, self.model, self.options = trained, trained.model, trained.options
@@ -618,6 +652,26 @@ class WholeSequences(SeparateSequences):
         part = slice(first, first + DRAWN)
         return k, part, self.encoded.sequences.values(k)[0][part]
 
+    def tested(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Returns the scores of the sequences that --fold leaves out, and those of the baselines."""
+        raise NotImplementedError
+
+    def conclusion(self) -> list[tuple[str, str]]:
+        if not len(self.test):
+            return []
+        found, baselines = self.tested()
+        lines = [("test", self.result({name: repr(value) for name, value in found.items()}))]
+        return lines + [(name, f"{value:.4f} {self.score_unit}") for name, value in baselines.items()]
+
+    def result(self, row: Mapping[str, str], /) -> str:
+        raise NotImplementedError
+
+    def examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yields a row for each label of the sequences that --fold leaves out, after the place of its sequence in FILE."""
+        for own in self.test[:, None]:
+            group = list(self.encoded.sequences.labelled(own))
+            yield from ((int(own[0]), row) for row in self.trained.rows(group, self.encoded, own))
+
     def size(self, own: NDArray[np.int64]) -> int:
         return int(self.lengths[own].sum()) if self.options.each_step else len(own)
 
@@ -630,7 +684,7 @@ class WholeSequences(SeparateSequences):
             "path": None if self.path is None else str(self.path.resolve()),
             "train_sequences": len(self.train),
             "validation_sequences": len(self.validation),
-        }
+        } | ({"test_sequences": len(self.test)} if self.options.fold else {})
 
     def write(self, directory: Path) -> None:
         self.trained.reading.save(directory)
@@ -639,7 +693,9 @@ class WholeSequences(SeparateSequences):
         reading, unit = self.trained.reading, self.options.unit
         what = f"{len(reading.tokens)} different {unit}" if reading.tokens else _channels(reading)
         lengths = self.encoded.rows.lengths[self.train]
-        counts = f"{len(self.train):,} for training, {len(self.validation):,} for validation; {lengths.min()} to {lengths.max()} steps"
+        counts = f"{len(self.train):,} for training, {len(self.validation):,} for validation"
+        counts += f", {len(self.test):,} for testing" * bool(self.options.fold)
+        counts += f"; {lengths.min()} to {lengths.max()} steps"
         if self.in_time:
             later = int(self.encoded.rows.lengths[self.validation].sum())
             counts = f"one, of which the first {int(lengths.sum()):,} steps are for training and the last {later:,} for validation"
@@ -650,10 +706,11 @@ class WholeSequences(SeparateSequences):
         if reading.time is not None:
             told = f"{reading.interval:.6g} is usual from a step to the next in {reading.time!r}; of dates, these are seconds"
             lines.append(("times", told))
-        if self.groups is not None:
-            count, held = self.groups
+        for what_is, held in self.apart.items():
             shown = [" ".join(name.split())[:60] for name in held[:NAMED]] + ["..."] * (len(held) > NAMED)
-            lines.append(("held out", f"{len(held)} of {count} values of {self.options.group!r}: {', '.join(shown)}"))
+            lines.append(
+                (what_is, f"{len(held)} of {self.groups} values of {self.options.group!r}: {', '.join(shown)}")
+            )
         if len(self.places) < len(own := self.encoded.all_places(self.train)):
             lines.append(
                 ("labels", f"{len(self.places):,} of {len(own):,} training steps have one; only these are learned")
@@ -694,7 +751,7 @@ def gathered(
     """
     o, columns = options, columns_of(options, inputs)
     found = Gathered.of(o, unit_of(o) if path else None, None if inputs is None else len(inputs.mean))
-    own = columns._replace(group=o.group if o.validation is None else None)
+    own = columns._replace(group=o.group if o.validation is None or o.fold else None)
     every = iter(built_in if path is None else sequences(path, own, bad=bad))
     if o.each_step and o.validation is None:
         start = list(islice(every, 2))
@@ -717,31 +774,57 @@ def _cut(only: Labelled, held_out: float) -> Iterator[Labelled]:
         yield only.part(cut, steps, f"{only.name}, its end")
 
 
-def parted(sequences: Gathered, options: SequenceOptions) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def left_out(
+    sequences: Gathered, options: SequenceOptions, count: int, kinds: NDArray[Any], path: Path | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns the places of the sequences that --fold leaves for training and validation, and of those that it leaves out.
+
+    count: how many sequences are not of the validation file. kinds: (N,), of which each part has the same share. Raises
+    InputError if there are fewer sequences, or groups of them, than parts.
+    """
+    own = np.arange(count)
+    if options.fold_of is None:
+        return own, own[:0]
+    if sequences.in_time:
+        raise InputError(f"--fold leaves whole sequences out, and {path} is one; leave it out")
+    k, n = options.fold_of
+    items, what = (len(sequences.groups), f"values of {options.group!r}") if sequences.groups else (count, "sequences")
+    if items < n:
+        raise InputError(f"--fold {options.fold} wants {n} parts, but {path} has {items} {what}; give fewer parts")
+    if sequences.groups:
+        part = group_folds(np.array(sequences.group_of), n, options.seed)
+    else:
+        part = folds(kinds[:count], n, options.seed)
+    return own[part != k - 1], own[part == k - 1]
+
+
+def parted(
+    sequences: Gathered, options: SequenceOptions, own: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Returns the places of the sequences for training and for validation: drawn at random, or the end of the only one.
 
-    Sequences of the same group stay together. Raises InputError if there is only one group.
+    own: the places of the sequences that are drawn from. Those of the same group stay together. Raises InputError if there
+    is only one group.
     """
-    if sequences.groups:
-        if len(sequences.groups) < 2:
-            only = next(iter(sequences.groups))
+    if sequences.groups and len(own):
+        names, of = np.unique(np.array(sequences.group_of)[own], return_inverse=True)
+        if len(names) < 2:
+            only = list(sequences.groups)[names[0]]
             raise InputError(
                 f"all sequences have {only!r} in {options.group!r}; give those of several, or leave --group out"
             )
-        of = np.array(sequences.group_of)
         apart = np.isin(of, held_out_groups(of, options.held_out, options.seed))
-        return np.flatnonzero(~apart), np.flatnonzero(apart)
+        return own[~apart], own[apart]
     if sequences.in_time:
         return np.arange(1), np.arange(1, len(sequences))
-    if not len(sequences):
-        return np.arange(0), np.arange(0)
-    return held_out(len(sequences), options.held_out, options.seed)
+    if not len(own):
+        return own, own
+    train, validation = held_out(len(own), options.held_out, options.seed)
+    return own[train], own[validation]
 
 
 def check_labels(
-    sequences: Gathered,
-    train: NDArray[np.int64],
-    validation: NDArray[np.int64],
+    parts: Parts,
     path: Path,
     least: str,
     few: int,
@@ -751,6 +834,7 @@ def check_labels(
 
     least: how many whole ones are needed, in words. bad: what was left out.
     """
+    sequences, train, validation, test = parts
     if sequences.each_step:
         least, few = "give at least two sequences, or one of at least two steps", 1
     if len(train) < few or not len(validation):
@@ -759,8 +843,8 @@ def check_labels(
         raise InputError(f"{path} leaves {counts}{skipped}; {least}")
     if sequences.each_step:
         remedy = "give at least one there" if sequences.in_time else "give labels in more sequences, or another --seed"
-        for own, where in ((train, "training"), (validation, "validation")):
-            if not (sequences.given(own) >= 0).any():
+        for own, where in ((train, "training"), (validation, "validation"), (test, "testing")):
+            if len(own) and not (sequences.given(own) >= 0).any():
                 raise InputError(f"no step that {path} leaves for {where} has a label; {remedy}")
 
 
