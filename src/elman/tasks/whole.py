@@ -786,7 +786,7 @@ def left_out(
     if options.fold_of is None:
         return own, own[:0]
     if sequences.in_time:
-        raise InputError(f"--fold leaves whole sequences out, and {path} is one; leave it out")
+        raise InputError(f"--fold leaves whole sequences out, and {path} is one; give several")
     k, n = options.fold_of
     items, what = (len(sequences.groups), f"values of {options.group!r}") if sequences.groups else (count, "sequences")
     if items < n:
