@@ -206,6 +206,17 @@ def test_options_that_do_not_go_together(tmp_path: Path, options: tuple[str, ...
     assert elman("train", "classify", tmp_path / "a.csv", *options) == (2, "", f"elman: {message}\n")
 
 
+def test_runs_that_filled_gaps_and_were_causal_go_on(tmp_path: Path):
+    """Earlier versions trained such runs."""
+    options = ClassificationOptions(hidden_size=4, epochs=1.0, each_step=True, causal=True, fill_gaps=True)
+    file = recording(tmp_path / "a.csv", 40)
+    task = classification.begin(file, replace(options, columns="x,y"), "cpu", BadRows())
+    fit(task, tmp_path / "run")
+    assert classification.load(tmp_path / "run").options.fill_gaps
+    done = elman("train", "classify", "--resume", tmp_path / "run", "--epochs", 2)
+    assert done.status == 0, done.err
+
+
 @pytest.mark.parametrize("option", [("--mark-gaps",), ("--time", "when")])
 def test_the_built_in_data_have_neither(option: tuple[str, ...]):
     assert "no FILE is given" in elman("train", "classify", *option).err

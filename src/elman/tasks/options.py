@@ -395,10 +395,6 @@ class SequenceOptions(Options):
             )
         if self.causal and not self.each_step:
             raise InputError("--causal is for labels of each step; give --each-step, or leave it out")
-        if self.causal and self.fill_gaps:
-            raise InputError(
-                "--fill-gaps fills in the beginning with numbers of later steps, which --causal must not read; give --mark-gaps instead"
-            )
         own = {
             "--sequence": self.sequence,
             "--text": self.text,
@@ -432,6 +428,10 @@ class SequenceOptions(Options):
             found |= dict.fromkeys(("noise", "fill_gaps", "mark_gaps", "time"), only)
         if self.validation is not None and self.fold is None:
             found["group"] = "holds out a part of FILE, but --validation names another file; leave it out"
+        if self.causal:  # not in `check`: earlier versions trained such runs
+            found["fill_gaps"] = (
+                "fills in the beginning with numbers of later steps, which --causal must not read; give --mark-gaps instead"
+            )
         if self.mark_gaps and self.text is None:
             found["fill_gaps"] = "has no effect with --mark-gaps, which fills gaps in its own way; leave it out"
         if not self.each_step:
