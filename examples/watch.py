@@ -45,10 +45,11 @@ class Model:
         known = json.loads(notes["elman.vocabulary"])
         self.channels: list[str] = known["channels"]  # empty if the data had no names
         self.mean, self.deviation = np.array(known["mean"]), np.array(known["deviation"])
-        self.time: str | None = known["time"]  # what the column of times is called; None if it is not read
-        self.interval: float = known["interval"]
-        self.gaps = known["marked"] is not None  # whether numbers may be missing
-        self.marked = np.isin(np.arange(len(self.mean)), known["marked"] or [])
+        # Files of versions that knew nothing of gaps and times lack these entries.
+        self.time: str | None = known.get("time")  # what the column of times is called; None if it is not read
+        self.interval: float = known.get("interval", 1.0)
+        self.gaps = known.get("marked") is not None  # whether numbers may be missing
+        self.marked = np.isin(np.arange(len(self.mean)), known.get("marked") or [])
         self.latest = np.full(len(self.mean), np.nan)  # of each channel: the latest number, and when it was measured
         self.measured = np.full(len(self.mean), np.nan)
         self.count, self.before = 0, np.nan  # how many steps there were, and the time of the last one
