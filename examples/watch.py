@@ -12,6 +12,7 @@ number is left out, and named on standard error, unless the model was trained wi
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -119,8 +120,9 @@ def rows(lines: Iterator[str], model: Model) -> Iterator[tuple[list[float], floa
         except (ValueError, IndexError):
             numbers, time = [np.inf], None
         if not all(abs(number) <= MOST or (model.gaps and np.isnan(number)) for number in numbers):
-            print(f"line {table.line_num} is left out, because it lacks a number: {','.join(row)}", file=sys.stderr)
-        elif time is not None and not last <= time < np.inf:
+            lacks = "a number or a time" if model.time else "a number"
+            print(f"line {table.line_num} is left out, because it lacks {lacks}: {','.join(row)}", file=sys.stderr)
+        elif time is not None and time < last:
             print(f"line {table.line_num} is left out, because it is earlier than one before it: {','.join(row)}", file=sys.stderr)  # fmt: skip
         else:
             last = last if time is None else time
@@ -128,12 +130,15 @@ def rows(lines: Iterator[str], model: Model) -> Iterator[tuple[list[float], floa
 
 
 def seconds(text: str) -> float:
-    """Returns a time that is a number as it is, and a date in seconds; one that does not say where it is holds in UTC."""
-    try:
-        return float(text)
-    except ValueError:
-        date = datetime.fromisoformat(text)
-        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    """Returns a time that is a number as it is, and a date in seconds; one that does not say where it is holds in UTC.
+
+    Raises ValueError for any other text.
+    """
+    with contextlib.suppress(ValueError):
+        if abs(number := float(text)) <= MOST:  # not so of NaN
+            return number
+    date = datetime.fromisoformat(text)
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
 
 
 def main() -> None:

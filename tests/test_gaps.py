@@ -401,7 +401,8 @@ def test_a_stream_with_gaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert elman("export", run, path, "--streaming").status == 0
     head, *rows = [line.split(",") for line in new.read_text().splitlines()]
     turned = [f"{y},{at},{x}" for at, x, y, _ in [head, *rows]]
-    odd = [("7,,7", "lacks a number"), ("7,2026-01-01,7", "is earlier than one before it"), (f"x,{rows[30][0]},7", "lacks a number"), (f"inf,{rows[30][0]},7", "lacks a number")]  # fmt: skip
+    lacks = "lacks a number or a time"
+    odd = [("7,,7", lacks), ("7,nan,7", lacks), ("7,2026-01-01,7", "is earlier than one before it"), (f"x,{rows[30][0]},7", lacks), (f"inf,{rows[30][0]},7", lacks)]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["watch.py", str(path)])
     monkeypatch.setattr(sys, "stdin", io.StringIO(lines(*turned[:31], *(row for row, _ in odd), *turned[31:])))
     capsys.readouterr()
