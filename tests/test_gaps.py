@@ -158,6 +158,7 @@ WRONG = {
     "an earlier time": ("a.csv", HEAD + "a,3,1,up\na,2,1,up\n", "line 3: the time in 'when' is earlier than that of the step before it" + LATE),
     "no time": ("a.csv", HEAD + "a,3,1,up\na,,1,up\n", "line 3: column 'when' should be a number but is nothing" + LATE),
     "no date": ("a.csv", HEAD + "a,2026-01-01,1,up\na,soon,1,up\n", "line 3: column 'when' should be a time such as 2026-01-31 12:00:00 or a number, but is 'soon'" + LATE),
+    "a time that is too far from zero": ("a.csv", HEAD + "a,-1e308,1,up\na,1e308,1,up\n", "line 2: column 'when' should be a number of at most 3.4e+38 but is '-1e308'"),
     "no column": ("a.csv", HEAD.replace("when", "then") + "a,3,1,up\n", "has no column 'when'; its columns are 'id', 'then', 'x', 'label': choose one of them"),
     "a text": ("a.csv", HEAD + "a,3,much,up\n", "line 2: column 'x' should be a number but is 'much'"),
     "an endless number": ("a.csv", HEAD + "a,3,inf,up\n", "line 2: column 'x' should be a number but is 'inf'"),

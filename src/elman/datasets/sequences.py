@@ -261,7 +261,7 @@ def _times(given: Any, steps: int, name: str, path: Path) -> tuple[NDArray[np.fl
         return None, f"{wanted}, but has {len(given)}"
     if all(isinstance(time, str) for time in given):
         piece = pl.DataFrame({name: given, tables.LINE: np.arange(steps)})
-        found, which = np.full(steps, np.nan), as_seconds(piece, name, path, BadRows(skip=True))
+        found, which = np.full(steps, np.nan), as_seconds(piece, name, path, BadRows(skip=True), MOST)
         found[which[tables.LINE].to_numpy()] = which[name].to_numpy()
     else:
         found = np.array([number_of(time) for time in given])
@@ -398,7 +398,7 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
         piece = tables.texts(piece, keys, path, bad) if keys else piece
         remedies = "" if columns.lacking else FILL, "" if columns.channels else NAME
         good = tables.numbers(piece, channels, path, bad, MOST, columns.lacking, *remedies)
-        good = as_seconds(good, columns.time, path, bad) if columns.time else good
+        good = as_seconds(good, columns.time, path, bad, MOST) if columns.time else good
         lines, fit = piece[tables.LINE].to_list(), piece[tables.LINE].is_in(good[tables.LINE].implode()).to_numpy()
         values = np.full((len(piece), len(channels)), np.nan)
         values[fit] = good.select(channels).to_numpy()  # what is missing becomes NaN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
@@ -114,8 +115,13 @@ def _places(number: float) -> int:
     return 0 if number == int(number) or not isinstance(exponent, int) else max(0, -exponent)
 
 
-def as_numbers(piece: pl.DataFrame, time: str, path: Path, bad: BadRows) -> tuple[pl.DataFrame, bool]:
-    """Returns the piece with times as numbers, and with OFFSET where they have one; and whether they are dates."""
+def as_numbers(
+    piece: pl.DataFrame, time: str, path: Path, bad: BadRows, most: float = math.inf
+) -> tuple[pl.DataFrame, bool]:
+    """Returns the piece with times as numbers, and with OFFSET where they have one; and whether they are dates.
+
+    most: how far from zero a number may be.
+    """
     column = piece[time]
     if column.dtype == pl.Time:
         raise InputError(
@@ -123,7 +129,7 @@ def as_numbers(piece: pl.DataFrame, time: str, path: Path, bad: BadRows) -> tupl
         )
     if isinstance(column.dtype, pl.Duration):
         piece = piece.with_columns(column.to_physical() / PER_SECOND[column.dtype.time_unit])
-        return tables.numbers(piece, [time], path, bad), False
+        return tables.numbers(piece, [time], path, bad, most), False
     if column.dtype.is_temporal():
         if isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone is not None:
             offset = column.dt.base_utc_offset() + column.dt.dst_offset()
@@ -132,7 +138,7 @@ def as_numbers(piece: pl.DataFrame, time: str, path: Path, bad: BadRows) -> tupl
     elif column.dtype == pl.String:
         numbers = column.cast(pl.Float64, strict=False)
         if numbers.null_count() < len(column):
-            return tables.numbers(piece, [time], path, bad), False
+            return tables.numbers(piece, [time], path, bad, most), False
         try:
             moments = column.str.to_datetime(strict=False, time_unit="us")
         except pl.exceptions.PolarsError:
@@ -140,7 +146,7 @@ def as_numbers(piece: pl.DataFrame, time: str, path: Path, bad: BadRows) -> tupl
         if isinstance(moments.dtype, pl.Datetime) and moments.dtype.time_zone is not None:
             piece = piece.with_columns(_offsets(pl.col(time)).alias(OFFSET))
     else:
-        return tables.numbers(piece, [time], path, bad), False
+        return tables.numbers(piece, [time], path, bad, most), False
     for row in moments.is_null().arg_true():
         what = "nothing" if column[row] is None else repr(column[row])
         bad.found(
@@ -149,9 +155,9 @@ def as_numbers(piece: pl.DataFrame, time: str, path: Path, bad: BadRows) -> tupl
     return piece.with_columns(moments.cast(pl.Int64).alias(time)).filter(moments.is_not_null()), True
 
 
-def as_seconds(piece: pl.DataFrame, time: str, path: Path, bad: BadRows) -> pl.DataFrame:
-    """Returns the piece with times as float64: dates in seconds since 1970, numbers as they are."""
-    piece, dates = as_numbers(piece, time, path, bad)
+def as_seconds(piece: pl.DataFrame, time: str, path: Path, bad: BadRows, most: float) -> pl.DataFrame:
+    """Returns the piece with times as float64: dates in seconds since 1970, numbers, at most this far from zero, as they are."""
+    piece, dates = as_numbers(piece, time, path, bad, most)
     return piece.with_columns(pl.col(time).cast(pl.Float64) / (UNITS[-1][1] if dates else 1))
 
 
