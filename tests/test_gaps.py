@@ -223,6 +223,12 @@ def test_the_built_in_data_have_neither(option: tuple[str, ...]):
     assert "no FILE is given" in elman("train", "classify", *option).err
 
 
+def test_times_that_stand_still(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text(lines(*(json.dumps({"values": [k, 1], "when": [k, k], "label": k % 2}) for k in range(9))))  # fmt: skip
+    task = classification.begin(tmp_path / "a.jsonl", ClassificationOptions(time="when"), "cpu", BadRows())
+    assert dict(task.introduction())["times"] == "all steps of a sequence have the same in 'when', so nothing is learned of them"  # fmt: skip
+
+
 def test_a_channel_without_numbers(tmp_path: Path):
     rows = [f"{k},{'' if k < 8 else 1},{k % 2}\n" for k in range(10)]
     (tmp_path / "a.csv").write_text("x,y,label\n" + "".join(rows))

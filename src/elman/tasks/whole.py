@@ -705,7 +705,9 @@ class WholeSequences(SeparateSequences):
             lines.append(("missing", self.encoded.missing(self.train) or without))
         if reading.time is not None:
             told = f"{reading.interval:.6g} is usual from a step to the next in {reading.time!r}; of dates, these are seconds"
-            lines.append(("times", told))
+            still = f"all steps of a sequence have the same in {reading.time!r}, so nothing is learned of them"
+            moving = any(block[:, -1].any() for block in self.encoded.sequences.blocks(self.train))
+            lines.append(("times", told if moving else still))
         for what_is, held in self.apart.items():
             shown = [" ".join(name.split())[:60] for name in held[:NAMED]] + ["..."] * (len(held) > NAMED)
             lines.append(
