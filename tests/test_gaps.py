@@ -171,7 +171,7 @@ WRONG = {
     "one in JSON": ("a.jsonl", '{"values": [1, 2], "when": 7, "label": "up"}\n', "line 1: 'when' should be a list of 2 times, one for each step, but is 7"),
     "none in JSON": ("a.jsonl", '{"values": [1, 2], "label": "up"}\n', "line 1: 'when' should be a list of 2 times, one for each step, but is None"),
     "an endless one in JSON": ("a.jsonl", '{"values": [1, 2], "when": [1, Infinity], "label": "up"}\n', "line 1: step 2 of 'when' should be a time such as"),
-    "an archive": ("a.ts", "@data\n1,2:up\n", "is not a table, so --time selects nothing in it; leave it out"),
+    "an archive": ("a.ts", "@data\n1,2:up\n", "has no times, so --time selects nothing in it; leave it out"),
 }  # fmt: skip
 
 

@@ -74,7 +74,6 @@ def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows 
         "--sequence": columns.sequence,
         "--columns": columns.channels,
         "--text": columns.text if kind == ".ts" else None,
-        "--time": columns.time if kind == ".ts" else None,
         "--group": columns.group if kind == ".ts" else None,
     }
     for flag, value in given.items():
@@ -83,6 +82,11 @@ def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows 
                 f"{path} is not a table, so {flag} selects nothing in it; leave it out",
                 f"{path} is not a table, and the run was trained on one; give a table",
             )
+    if columns.time is not None and kind == ".ts":
+        raise InputError(
+            f"{path} has no times, so --time selects nothing in it; leave it out",
+            f"{path} has no times, which the run reads; give a table or JSON lines",
+        )
     if columns.each_step and kind == ".ts":
         raise InputError(
             f"{path} has a label for each sequence, but --each-step wants one for each step; give a table or JSON lines, or leave --each-step out",
