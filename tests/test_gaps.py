@@ -474,6 +474,13 @@ def test_the_page_shows_where_numbers_are_missing(open_page: OpenPage, tmp_path:
     lonely = there & ~np.vstack([[[False] * 2], there[:-1]]) & ~np.vstack([there[1:], [[False] * 2]])
     assert page.locator("#text circle.lonely").count() == lonely.sum()
     assert (paths[2].count("M"), paths[2].count("L")) == (1, 39)
+    # A channel that has no numbers has no extremes.
+    _, *said = new.read_text().splitlines()
+    (tmp_path / "c.csv").write_text("at,x,y\n" + lines(*(",".join(row.split(",")[:2]) + "," for row in said)))
+    assert elman("explain", run, "--data", tmp_path / "c.csv", "--output", tmp_path / "c.html").status == 0
+    page = open_page(tmp_path / "c.html").page
+    numbers = [text for text in page.locator("#text text.note.end").all_text_contents() if text[-1:].isdigit()]
+    assert len(numbers) == 2 * 2 + 1  # those of two lines, and the number of steps
     # Of the held-out part, the numbers are those of the file, too.
     (sequence,) = directions.classifier(run, None, None).data["sequences"]
     held = [line.split(",") for line in train.read_text().splitlines()][65:]

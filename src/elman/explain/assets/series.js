@@ -24,7 +24,7 @@ function lines(series, stride, rows = 0, below = () => {}) {
     values.forEach((v, t) => there(t) && !there(t - 1) && !there(t + 1) && svg.append(el("circle", { cx: x(t), cy: y(v), r: 1.8, class: "lonely" })));
     const name = data.time !== null && k === series.length - 1 ? say("sinceStep") : data.channels[k] ?? "";
     if (name) svg.append(el("text", { x: left + 2, y: k * lane + 12, class: "note" }, cut(name, 40)));
-    svg.append(el("text", { x: left - 6, y: k * lane + 14, class: "note end" }, digits(high)), el("text", { x: left - 6, y: (k + 1) * lane - 4, class: "note end" }, digits(low)));
+    if (known.length) svg.append(el("text", { x: left - 6, y: k * lane + 14, class: "note end" }, digits(high)), el("text", { x: left - 6, y: (k + 1) * lane - 4, class: "note end" }, digits(low)));
   });
   const low = series.length * lane + rows;
   svg.append(el("text", { x: left, y: low + 14, class: "note" }, say("step", { n: 1 })), el("text", { x: W - 8, y: low + 14, class: "note end" }, String(tokens.length * stride)));
