@@ -26,7 +26,7 @@ from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Columns, Labelled
 from elman.errors import InputError
 from elman.explain import directions
-from elman.tasks import classification, forecasting, regression, whole
+from elman.tasks import classification, forecasting, linear, regression, whole
 from elman.tasks.options import ClassificationOptions, ForecastingOptions, RegressionOptions
 from elman.tasks.separate import moments
 from elman.tasks.whole import Fading, Gathered, Inputs
@@ -191,6 +191,14 @@ def test_times_that_make_no_sense(tmp_path: Path, case: str):
     assert (bad.count, np.asarray(one.content).tolist(), np.diff(np.asarray(one.times)).tolist()) == (1, [[1], [2]], [0])  # fmt: skip
 
 
+def test_a_time_that_is_earlier_than_the_one_in_the_piece_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole_one = tables.pieces
+    monkeypatch.setattr(tables, "pieces", lambda path, columns=None: whole_one(path, columns, rows=1))
+    (tmp_path / "a.csv").write_text(HEAD + "a,3,1,up\na,2,1,up\n")
+    with pytest.raises(InputError, match="line 3: the time in 'when' is earlier"):
+        list(sequences.sequences(tmp_path / "a.csv", COLUMNS))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -270,6 +278,11 @@ def test_what_a_network_reads_of_a_step():
         assert two[:, 2].tolist() == [-1] * 4  # nothing was learned of its gaps
         torch.testing.assert_close(two[:, 0], torch.tensor([0.0 if causal else math.sqrt(5), *[math.sqrt(5)] * 3]))
         torch.testing.assert_close(two[:, 3], torch.tensor([0.0, 50, -1, 200] if causal else [50.0, 0, -1, 200]))
+        old = found.rows[1] * [1, 1, 1, 1e6, 1]
+        assert encoded.scaled(old)[:, 3].max() == 1e4
+        features = linear.of_sequences(encoded, np.arange(2), np.empty(0, np.int64))
+        assert features.shape == (2, 6 * 5 + 1)
+        np.testing.assert_allclose(features[:, 4], x[..., 4].mean(0))
 
 
 def test_noise_is_for_numbers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -301,6 +314,24 @@ def test_numbers_fade_while_they_grow_old():
     fading(x)[..., 0].sum().backward()
     assert fading.rate.grad is not None
     torch.testing.assert_close(fading.rate.grad, torch.tensor([2 * -3 * math.exp(-1.5), 0]))
+
+
+@pytest.mark.parametrize("each_step", [False, True])
+def test_the_page_says_what_the_model_says(tmp_path: Path, each_step: bool):
+    """Of a sequence with gaps, where the model makes its numbers fade."""
+    file = recording(tmp_path / "a.csv", 40) if each_step else write(tmp_path / "a.jsonl", 20, "gaps")
+    options = ClassificationOptions(hidden_size=4, epochs=1.0, mark_gaps=True, each_step=each_step, columns="x,y" if each_step else None)  # fmt: skip
+    task = classification.begin(file, options, "cpu", BadRows())
+    assert task.model.fading is not None
+    fit(task, tmp_path / "run")
+    trained = classification.load(tmp_path / "run")
+    wanted = trained.outputs(trained.read(file)[0]).softmax(-1)
+    shown = directions.classifier(tmp_path / "run", None, file).data["sequences"]
+    if each_step:
+        found = [[p for _, p in sorted(step)] for step in shown[0]["likeliest"]]
+    else:
+        found = [each["probabilities"] for each in shown]
+    torch.testing.assert_close(torch.tensor(found), wanted[: len(found)], rtol=0, atol=6e-4)
 
 
 @pytest.mark.parametrize("each_step", [False, True])
@@ -389,10 +420,11 @@ def rows_said(out: str) -> list[tuple[str, float]]:
 def test_a_stream_with_gaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """A causal model says of a step what it says of it when nothing comes after; so does its file, and examples/watch.py."""
     train, new, run = recording(tmp_path / "a.csv", 300), recording(tmp_path / "b.csv", 60, seed=1), tmp_path / "run"
+    train.write_text(train.read_text().replace("+00:00,,", "+00:00,0.5,"))  # nothing is learned of gaps in x
     done = elman("train", "classify", train, "--each-step", "--causal", "--mark-gaps", "--time", "at", "--window", 20, *SMALL, "--epochs", 4, "--run", run)  # fmt: skip
     assert done.status == 0, done.err
     said = re.findall(r"^missing +(.*)\n^times +(.*)$", done.err, re.MULTILINE)
-    assert re.fullmatch(r"[xy] at \d\d\.\d% of the steps, [xy] at \d\d\.\d% of the steps", said[0][0])
+    assert re.fullmatch(r"y at \d\d\.\d% of the steps", said[0][0])
     assert re.fullmatch(r"\d\d\.\d+ is usual from a step to the next in 'at'; of dates, these are seconds", said[0][1])
     wanted = rows_said(elman("predict", run, new).out)
     assert len(wanted) == 60
@@ -430,6 +462,9 @@ def test_a_run_goes_on_and_others_start_from_it(tmp_path: Path):
     assert elman("train", "classify", *settings, "--epochs", 2, "--run", tmp_path / "run").status == 0
     loaded = classification.load(tmp_path / "run")
     assert vars(loaded.reading) == vars(task.trained.reading)
+    for name in ("--mark-gaps", "--time=when"):
+        given = elman("train", "classify", file, "--start-from", tmp_path / "run", name)
+        assert f"so {name.split('=')[0]} cannot be given" in given.err
     started = elman("train", "classify", file, "--start-from", tmp_path / "run", "--epochs", 1, "--run", tmp_path / "next")  # fmt: skip
     assert started.status == 0, started.err
     assert vars(classification.load(tmp_path / "next").reading) == vars(loaded.reading)
