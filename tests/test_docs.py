@@ -157,6 +157,8 @@ def test_every_elman_command_in_the_documents_runs(tmp_path: Path, monkeypatch: 
             arguments += [*quick, "--evaluations", "1", *again]
         if arguments[0] == "tune":
             arguments += [*QUICK[arguments[1]], "--trials", "1"]
+        if arguments[0] == "cross-validate":
+            arguments += [*QUICK[arguments[1]], "--evaluations", "1"]
         done = tiny_runs.elman(*arguments)
         assert done.status == 0, f"{name}: {line}\n{done.err}"
     assert len(ran) >= 20

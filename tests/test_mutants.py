@@ -1948,6 +1948,22 @@ MUTANTS = [
         "if True:",
         "test_gaps.py::test_forecasts_read_the_last_number_of_each_column",
     ),
+    Mutant(
+        "a fold that is learned",
+        "tasks/whole.py",
+        "def left_out",
+        "return own[part != k - 1], own[part == k - 1]",
+        "return own, own[part == k - 1]",
+        "test_folds.py::test_nothing_is_learned_or_chosen_by_what_is_left_out",
+    ),
+    Mutant(
+        "a cross-validation of the validation sequences",
+        "tasks/classification.py",
+        "def tested",
+        "self.trained.score(self.encoded, self.test)",
+        "self.trained.score(self.encoded, self.validation)",
+        "test_folds.py::test_each_label_is_judged_by_a_model_that_did_not_see_it",
+    ),
 ]
 
 
