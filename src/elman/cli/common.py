@@ -120,6 +120,16 @@ def opened(run: Path, device_name: str) -> tuple[Record, str]:
     return needs_onnx(f"reading {run}").model_file.ModelFile(run), "cpu"
 
 
+def check_rows(output: Path) -> None:
+    """Raises InputError if rows about examples cannot be written to this file."""
+    from elman.datasets.tables import JSON_LINES
+    from elman.files import check_writable
+
+    if output.suffix.lower() not in (forms := (".csv", *JSON_LINES)):
+        raise InputError(f"{output}: examples are written as {', '.join(forms)}; choose one of these endings")
+    check_writable(output)
+
+
 def needs_onnx(what: str) -> Any:
     """Returns `elman.onnx`. Raises InputError if its libraries are not installed. what: what needs them."""
     try:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
-from elman.cli.common import device, given, with_options
+from elman.cli.common import check_rows, device, given, with_options
 from elman.cli.train import DATA, begun, refuse_together, refuse_useless, resumed, train_to_the_end
 from elman.errors import InputError
-from elman.files import check_directory, check_writable, write_atomically
+from elman.files import check_directory, write_atomically
 from elman.tasks.options import ClassificationOptions, RegressionOptions, SequenceOptions
 from elman.training.options import flag
 
@@ -59,7 +59,7 @@ def _command(options: type[SequenceOptions], file: str) -> None:
         if "fold" in given(context):
             raise InputError("--fold is for one training, and a cross-validation makes all of them; leave it out")
         if output is not None:
-            _check_output(output)
+            check_rows(output)
         if values["epochs"] is None and values["minutes"] is None:
             values["minutes"] = 1.0
         values["fold"] = f"1/{folds}"
@@ -71,7 +71,8 @@ def _command(options: type[SequenceOptions], file: str) -> None:
         place = directory or Path(f"runs/folds-{options.task}-{datetime.now():%Y%m%d-%H%M%S}")
         check_directory(place)
         chosen = device(device_name)
-        found = [_fold(file, replace(made, fold=f"{k}/{folds}"), place, chosen) for k in range(1, folds + 1)]
+        every = (replace(made, fold=f"{k}/{folds}") for k in range(1, folds + 1))
+        found = [_fold(file, each, place, chosen, output is not None) for each in every]
         _conclude(found, place)
         if output is not None:
             _write(output, found)
@@ -100,19 +101,13 @@ class Fold(NamedTuple):
     unit: float  # what a score of 1 is in the unit of the data; 1 where it has none
     model: float  # the score
     baselines: Mapping[str, float]
-    rows: list[tuple[int, dict[str, Any]]]  # about each label, after the place of its sequence in the file
+    rows: list[
+        tuple[int, dict[str, Any]]
+    ]  # about each label, after the place of its sequence in the file; if asked for
 
 
-def _check_output(output: Path) -> None:
-    from elman.datasets.tables import JSON_LINES
-
-    if output.suffix.lower() not in (forms := (".csv", *JSON_LINES)):
-        raise InputError(f"{output}: examples are written as {', '.join(forms)}; choose one of these endings")
-    check_writable(output)
-
-
-def _fold(file: Path, options: SequenceOptions, directory: Path, device: str) -> Fold:
-    """Trains one model, or goes on with it, and judges it by the part that it does not see."""
+def _fold(file: Path, options: SequenceOptions, directory: Path, device: str, rows: bool) -> Fold:
+    """Trains one model, or goes on with it, and judges it by the part that it does not see. rows: whether these are wanted."""
     from elman.training.run import Run
     from elman.training.team import ALONE
 
@@ -123,8 +118,8 @@ def _fold(file: Path, options: SequenceOptions, directory: Path, device: str) ->
         task = training.task
         training.run.fill(task.model)
         scores, baselines = task.tested()
-        told = f"{task.result({name: repr(value) for name, value in scores.items()})}"
-        print(f"{'fold ' + str(options.fold):<11} {told}", flush=True)
+        told = task.result({name: repr(value) for name, value in scores.items()})
+        print(f"{f'fold {options.fold}':<11} {told}", flush=True)
         score = f"validation_{task.measure}" if task.score not in scores else task.score
         found.append(
             Fold(
@@ -134,7 +129,7 @@ def _fold(file: Path, options: SequenceOptions, directory: Path, device: str) ->
                 task.in_unit,
                 scores[score],
                 baselines,
-                list(task.examples()),
+                list(task.examples()) if rows else [],
             )
         )
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import typer
 
-from elman.cli.common import opened, trained, without_training
-from elman.errors import InputError
-from elman.files import check_writable, write_atomically
+from elman.cli.common import check_rows, opened, trained, without_training
+from elman.files import write_atomically
 
 EXAMPLE = "Example:  elman evaluate runs/first chapter.txt"
 
@@ -32,13 +31,9 @@ def evaluate(
     --output shows where a model is wrong: sorted by nats or by the error, the worst examples come first, and labels that are
     wrong are among them. Of a language model it is what `elman predict` writes.
     """
-    from elman.datasets.tables import JSON_LINES
-
     record, device = opened(run, device_name)
     if output is not None:
-        if output.suffix.lower() not in (forms := (".csv", *JSON_LINES)):
-            raise InputError(f"{output}: examples are written as {', '.join(forms)}; choose one of these endings")
-        check_writable(output)
+        check_rows(output)
     with without_training():
         model = trained(record, device)
         for name, figure in model.evaluate(file):

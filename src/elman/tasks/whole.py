@@ -668,9 +668,11 @@ class WholeSequences(SeparateSequences):
 
     def examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yields a row for each label of the sequences that --fold leaves out, after the place of its sequence in FILE."""
-        for own in self.test[:, None]:
+        for begin in range(0, len(self.test), CHUNK):
+            own = self.test[begin : begin + CHUNK]
+            places, _ = self.encoded.step_at(self.encoded.told_places(own))
             group = list(self.encoded.sequences.labelled(own))
-            yield from ((int(own[0]), row) for row in self.trained.rows(group, self.encoded, own))
+            yield from zip(places.tolist(), self.trained.rows(group, self.encoded, own), strict=True)
 
     def size(self, own: NDArray[np.int64]) -> int:
         return int(self.lengths[own].sum()) if self.options.each_step else len(own)
