@@ -710,11 +710,9 @@ class WholeSequences(SeparateSequences):
             still = f"all steps of a sequence have the same in {reading.time!r}, so nothing is learned of them"
             moving = any(block[:, -1].any() for block in self.encoded.sequences.blocks(self.train))
             lines.append(("times", told if moving else still))
-        for what_is, held in self.apart.items():
+        for part, held in self.apart.items():
             shown = [" ".join(name.split())[:60] for name in held[:NAMED]] + ["..."] * (len(held) > NAMED)
-            lines.append(
-                (what_is, f"{len(held)} of {self.groups} values of {self.options.group!r}: {', '.join(shown)}")
-            )
+            lines.append((part, f"{len(held)} of {self.groups} values of {self.options.group!r}: {', '.join(shown)}"))
         if len(self.places) < len(own := self.encoded.all_places(self.train)):
             lines.append(
                 ("labels", f"{len(self.places):,} of {len(own):,} training steps have one; only these are learned")
@@ -813,9 +811,9 @@ def parted(
     if sequences.groups and len(own):
         names, of = np.unique(np.array(sequences.group_of)[own], return_inverse=True)
         if len(names) < 2:
-            only = list(sequences.groups)[names[0]]
+            only, rest = list(sequences.groups)[names[0]], f" that --fold {options.fold} leaves" * bool(options.fold)
             raise InputError(
-                f"all sequences have {only!r} in {options.group!r}; give those of several, or leave --group out"
+                f"all sequences{rest} have {only!r} in {options.group!r}; give those of several, or leave --group out"
             )
         apart = np.isin(of, held_out_groups(of, options.held_out, options.seed))
         return own[~apart], own[apart]
