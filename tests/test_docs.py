@@ -158,7 +158,7 @@ def test_every_elman_command_in_the_documents_runs(tmp_path: Path, monkeypatch: 
         if arguments[0] == "tune":
             arguments += [*QUICK[arguments[1]], "--trials", "1"]
         if arguments[0] == "cross-validate":
-            arguments += [*QUICK[arguments[1]], "--evaluations", "1"]
+            arguments += [*QUICK[arguments[1]], "--evaluations", "1", "--folds", "2"]
         done = tiny_runs.elman(*arguments)
         assert done.status == 0, f"{name}: {line}\n{done.err}"
     assert len(ran) >= 20

@@ -390,7 +390,7 @@ def test_it_learns_what_only_they_show(tmp_path: Path, of: str, option: tuple[st
     train, new = write(tmp_path / "a.jsonl", 80, of), write(tmp_path / "b.jsonl", 40, of, seed=1)
     without = () if of == "times" else ("--fill-gaps",)
     for name, own, good in (("with", option, True), ("without", without, False)):
-        done = elman("train", "classify", train, *own, *SMALL, "--epochs", 25, "--learning-rate", 0.02, "--run", tmp_path / name)  # fmt: skip
+        done = elman("train", "classify", train, *own, *SMALL, "--epochs", 18, "--learning-rate", 0.02, "--evaluations", 6, "--run", tmp_path / name)  # fmt: skip
         assert done.status == 0, done.err
         found = elman("evaluate", tmp_path / name, new).out
         accuracy = float(re.findall(r"^accuracy +(\S+)", found, re.MULTILINE)[0])
