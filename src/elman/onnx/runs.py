@@ -26,7 +26,7 @@ def export_run(run: str | Path, path: str | Path, *, streaming: bool = False, in
     The file also has what the run knows of its data, as JSON in its metadata, but not where these are. So it can be given to
     `elman sample`, `evaluate` and `predict` in place of the run.
 
-    streaming: one step of a language model, tokens (B,), or of a causal model of numbers, x (B, channels), and states that
+    streaming: one step of a language model, tokens (B,), or of a causal model of numbers, x (B, numbers), and states that
     cannot be left out.
     int8: products with weights in integers, as in `elman.onnx.export`.
     Raises InputError if the run cannot be read, or streamed, or the file cannot be written or fails its proof.
