@@ -38,7 +38,7 @@ def _command(options: type[SequenceOptions], file: str) -> None:
     @with_options(options)
     def crossvalidate(
         context: typer.Context,
-        file: Path = typer.Argument(..., help=data),
+        file: Path = typer.Argument(..., help=data, metavar="FILE"),
         folds: int = typer.Option(5, help="Parts of the data, and trainings."),
         directory: Path | None = typer.Option(
             None,
