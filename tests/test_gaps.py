@@ -559,7 +559,7 @@ def by_row(rows: list[dict[str, float]], name: str) -> tuple[list[float], list[b
 def test_forecasts_read_the_last_number_of_each_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, seed: int):  # fmt: skip
     monkeypatch.setattr(series, "BLOCK", 5)
     whole_one = tables.pieces
-    monkeypatch.setattr(tables, "pieces", lambda path, bad: whole_one(path, rows=rows, bad=bad))
+    monkeypatch.setattr(tables, "pieces", lambda path, **given: whole_one(path, rows=rows, **given))
     columns = series.Columns(("y", "z"), ("push",), "t", "group")
     wanted = table_of(tmp_path / "a.csv", 60, seed)
     found, _ = series.read(tmp_path / "a.csv", columns, BadRows(), fill_gaps=True)
@@ -660,3 +660,20 @@ def test_tables_without_times_may_have_gaps(tmp_path: Path):
     (tmp_path / "a.csv").write_text("y\n" + "".join(f"{k}\n" if k % 3 else f"{words[k // 3]}\n" for k in range(10)))
     (one,), _ = series.read(tmp_path / "a.csv", series.Columns(), BadRows(), fill_gaps=True)
     assert one.targets[:, 0].tolist() == [1, 1, 2, 2, 4, 5, 5, 7, 8, 8]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 10**6])
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+def test_a_row_of_nothing_is_a_step_where_there_are_no_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, rows: int):  # fmt: skip
+    """Left out, it would move all that follows. At the end it may be an empty line."""
+    whole_one = tables.pieces
+    monkeypatch.setattr(tables, "pieces", lambda path, **given: whole_one(path, rows=rows, **given))
+    table = pl.DataFrame({"y": [None, 1, None, None, 4, None], "z": [None, None, 2, None, 3, None]})
+    table.write_csv(tmp_path / "a.csv")
+    table.write_ndjson(tmp_path / "a.jsonl")
+    table.write_parquet(tmp_path / "a.parquet")
+    for tail in (None, 5):
+        (one,), _ = series.read(tmp_path / name, series.Columns(), BadRows(), fill_gaps=True, tail=tail)
+        assert one.targets.T.tolist() == [[1, 1, 1, 1, 4], [2, 2, 2, 2, 3]]
+        assert one.given is not None
+        assert one.given.T.tolist() == [[False, True, False, False, True], [False, False, True, False, True]]

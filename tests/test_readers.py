@@ -671,7 +671,7 @@ NEXT = {
 def test_the_times_that_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, rows: int):
     times, following = NEXT[case]
     whole = tables.pieces
-    monkeypatch.setattr(tables, "pieces", lambda path, bad: whole(path, rows=rows, bad=bad))
+    monkeypatch.setattr(tables, "pieces", lambda path, **given: whole(path, rows=rows, **given))
     gaps = {"fill_gaps": True} if case == "a step before the last rows" else {}
     assert ahead_of(tmp_path / "a.csv", times, tail=9 if case == "no usual step" else 4, **gaps) == following
 
@@ -760,7 +760,7 @@ def test_the_tail_of_a_file_in_pieces(tmp_path: Path, monkeypatch: pytest.Monkey
     lines = sorted((SERIES + ahead).splitlines()[1:], key=lambda line: line.split(",")[1])
     path = write(tmp_path / "a.csv", "shop,day,price,sales\n" + "".join(line + "\n" for line in lines))
     whole = tables.pieces
-    monkeypatch.setattr(tables, "pieces", lambda path, bad: whole(path, rows=9, bad=bad))
+    monkeypatch.setattr(tables, "pieces", lambda path, **given: whole(path, rows=9, **given))
     found, _ = series.read(path, NAMES, BadRows(), tail=5)
     for s in found:
         assert s.targets[:, 0].tolist() == [10 * day + ord(s.group) for day in range(24, 29)]

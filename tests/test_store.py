@@ -224,7 +224,7 @@ options = {
     "forecast": dict(lookback=24, segment=24, horizon=24, split="0.6,0.4,0"),
 }[kind]
 
-def pieces(path, bad):  # polars' own reader holds some hundred megabytes, however many the file has
+def pieces(path, **given):  # polars' own reader holds some hundred megabytes, however many the file has
     for k in range(int(path.read_text())):
         rows = np.random.default_rng(k).normal(size=(tables.ROWS, 2))
         yield pl.DataFrame({"x": rows[:, 0], "y": rows[:, 1], tables.LINE: np.arange(tables.ROWS)})

@@ -101,7 +101,9 @@ def _gathered(
     paces: dict[str, Pace] = {}
     targets, dates = columns.targets, False
     named = [*columns.targets, *columns.known, *(name for name in (columns.time, columns.group) if name is not None)]
-    for piece in tables.pieces(path, bad=bad):
+    # Where rows have no times, one without any value is a step, too.
+    empty = fill and columns.time is None and columns.group is None
+    for piece in tables.pieces(path, bad=bad, empty=empty):
         have = [name for name in piece.columns if name != tables.LINE]
         tables.check_columns(named, have, path)
         targets = targets or tuple(name for name in have if name not in named)

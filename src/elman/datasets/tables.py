@@ -40,22 +40,32 @@ def form(path: Path) -> str:
 
 
 def pieces(
-    path: Path, columns: Sequence[str] | None = None, rows: int = ROWS, bad: BadRows | None = None
+    path: Path,
+    columns: Sequence[str] | None = None,
+    rows: int = ROWS,
+    bad: BadRows | None = None,
+    empty: bool = False,
 ) -> Iterator[pl.DataFrame]:
     """Yields the rows of a table in pieces, in their order, with the column LINE added.
 
-    columns: those that are needed; all if left out. bad: what becomes of JSON lines that are no objects. Raises
-    InputError if the file cannot be read, is empty, or lacks a column.
+    columns: those that are needed; all if left out. bad: what becomes of JSON lines that are no objects. empty:
+    whether rows without any value are kept, except at the end. Raises InputError if the file cannot be read, is empty, or
+    lacks a column.
     """
     with _usable(path, bad or BadRows()) as (source, lines):
-        yield from _pieces(path, _scan(path, source), lines, columns, rows)
+        yield from _pieces(path, _scan(path, source), lines, columns, rows, empty)
 
 
 def _pieces(
-    path: Path, lazy: pl.LazyFrame, lines: NDArray[np.int64] | None, columns: Sequence[str] | None, rows: int
+    path: Path,
+    lazy: pl.LazyFrame,
+    lines: NDArray[np.int64] | None,
+    columns: Sequence[str] | None,
+    rows: int,
+    empty: bool,
 ) -> Iterator[pl.DataFrame]:
     """Yields what `pieces` does. lines: where each row stands; None if they follow each other."""
-    header = 0
+    header, held = 0, list[pl.DataFrame]()  # held: rows without any value, which may be the last ones
     try:
         names = lazy.collect_schema().names()
         if form(path) in SEPARATORS:
@@ -76,8 +86,14 @@ def _pieces(
             broken += int(piece.select(ends.sum()).item() or 0) if texts else 0
             done += piece.height
             # An empty line is a row of nothing.
-            filled = marked.filter(~pl.all_horizontal(pl.col(name).is_null() for name in names))
-            yield filled.select(*kept, LINE)
+            filled = ~pl.all_horizontal(pl.col(name).is_null() for name in names)
+            if empty:
+                marked = pl.concat([*held, marked])
+                end = int(marked.select(filled.arg_true().max() + 1).item() or 0)
+                marked, held = marked[:end], [marked[end:]]
+            else:
+                marked = marked.filter(filled)
+            yield marked.select(*kept, LINE)
         if not done:
             check_whole(path)
             raise InputError(f"{path} has no rows; give a table with at least one")
