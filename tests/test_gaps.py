@@ -25,7 +25,7 @@ from elman.datasets import gaps, sequences, series, tables
 from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Columns, Labelled
 from elman.errors import InputError
-from elman.explain import directions
+from elman.explain import directions, past
 from elman.tasks import classification, forecasting, linear, regression, whole
 from elman.tasks.options import ClassificationOptions, ForecastingOptions, RegressionOptions
 from elman.tasks.separate import moments
@@ -639,6 +639,16 @@ def test_forecasts_from_tables_with_gaps(tmp_path: Path):
     assert {json.loads(row)["z"] for row in (tmp_path / "c.jsonl").read_text().splitlines()} == {None}
     assert "z                  has no number to be scored\n" in elman("evaluate", tmp_path / "run", tmp_path / "b.csv").out  # fmt: skip
     assert elman("explain", tmp_path / "run", "--data", tmp_path / "b.csv", "--output", tmp_path / "p.html").status == 0
+    # Nor is a column shown whose first number comes after the forecast begins: it would stand in the past.
+    (tmp_path / "d.csv").write_text(without + "g0,80,1,5,1\ng1,80,1,5,1\n")
+    shown = past.forecaster(tmp_path / "run", None, tmp_path / "d.csv").data["windows"]
+    assert {(window["group"], window["column"]) for window in shown} == {(g, c) for g in ("g0", "g1") for c in ("y", "push")}  # fmt: skip
+    (tmp_path / "e.csv").write_text(
+        "group,t,y,z,push\n" + lines(*(f"g0,{t},,,{'' if t < 29 else 1}" for t in range(30)))
+    )
+    for action, reason in (("explain", "has no number before its last 4 rows, so a forecast has nothing to read; give more"), ("evaluate", "lacks too many numbers: no forecast has one to read and one to be judged by; give more")):  # fmt: skip
+        given = ("--data", tmp_path / "e.csv", "--output", tmp_path / "q.html") if action == "explain" else (tmp_path / "e.csv",)  # fmt: skip
+        assert f"e.csv {reason}\n" in elman(action, tmp_path / "run", *given).err
     refused = elman("train", "forecast", tmp_path / "b.csv", *command[3:], "--fill-gaps", "--run", tmp_path / "no")
     assert "column 'z' has no number in the training part; name the other columns with --columns" in refused.err
 

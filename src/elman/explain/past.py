@@ -40,7 +40,16 @@ def forecaster(run: Path, text: str | None, data: Path | None) -> Contents:
         with held_out_part(run, "--data"):
             every = _long_enough(trained.read_again(), options, trained.path, "it has changed")
     columns = range(len(scales.targets))
-    whole = [(one, k) for one, k in product(every, columns) if one.given is None or one.given[:, k].any()]
+    # Before the first number of a column stands this one, which no forecast may read.
+    whole = [
+        (one, k)
+        for one, k in product(every, columns)
+        if one.given is None or one.given[: len(one.given) - options.horizon, k].any()
+    ]
+    if not whole:
+        raise InputError(
+            f"{data or trained.path} has no number before its last {options.horizon} rows, so a forecast has nothing to read; give more"
+        )
     windows = [_window(trained, one, k) for one, k in whole[:WINDOWS]]
     remarks = [f"the page shows the first {WINDOWS} of {len(whole)} columns"] if len(whole) > WINDOWS else []
     return Contents(page | {"lookback": options.lookback, "windows": windows}, [], remarks)

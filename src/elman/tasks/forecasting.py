@@ -212,6 +212,10 @@ class Forecaster:
         scaled = Scaled.of(every, self.scales, o)
         windows = Windows(scaled, [(0, rows) for rows in scaled.rows], o.lookback, o.horizon)
         if not len(windows):
+            if max(scaled.rows) >= o.lookback + o.horizon:
+                raise InputError(
+                    f"{path} lacks too many numbers: no forecast has one to read and one to be judged by; give more"
+                )
             raise InputError(
                 f"{path} has {max(scaled.rows)} rows in its longest series, but a forecast and its true values need {o.lookback + o.horizon}; give more"
             )
