@@ -663,6 +663,9 @@ def test_a_series_may_lack_what_is_known_of_others(tmp_path: Path):
     assert known.isfinite().all()
     assert (known[:, -1] == 0).all()  # of g1
     assert math.isfinite(float(task.loss(np.arange(len(task.train))).detach()))
+    (tmp_path / "a.csv").write_text(lines(cut[0], *(row.rpartition(",")[0] + "," for row in cut[1:])))
+    with pytest.raises(InputError, match="column 'push' has no number in the training part; leave it out of --known"):
+        forecasting.begin(tmp_path / "a.csv", options_of(), "cpu", BadRows())
 
 
 def test_tables_without_times_may_have_gaps(tmp_path: Path):

@@ -57,6 +57,9 @@ class Scales(NamedTuple):
                 raise InputError(
                     f"column {name!r} has no number in the training part; name the other columns with --columns"
                 )
+        for k, name in enumerate(options.known_list):  # which has a number in all rows of a series, or in none
+            if not any(np.isfinite(part.known[:1, k]).any() for part in parts):
+                raise InputError(f"column {name!r} has no number in the training part; leave it out of --known")
         mean, deviation = moments(_blocks(parts, filled=False), len(targets) + len(options.known_list))
         seasonal = _changes(parts, options.period) / deviation[: len(targets)]
         names = list(targets), list(options.known_list)
