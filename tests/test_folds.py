@@ -132,15 +132,21 @@ def test_a_validation_file_chooses_and_the_rest_is_learned(tmp_path: Path):
         ("a.jsonl", ("--fold", "two"), "--fold must be K/N, the number of a part and of how many, at least 2, got two; try 1/5"),
         ("a.jsonl", ("--fold", "1/31"), "--fold 1/31 wants 31 parts, but {file} has 30 sequences; give fewer parts"),
         ("a.jsonl", ("--fold", "1/8", "--group", "who"), "--fold 1/8 wants 8 parts, but {file} has 7 values of 'who'; give fewer parts"),
+        ("pair.jsonl", ("--fold", "1/2", "--group", "who"), "--fold 1/2 leaves only sequences with 'p0' in 'who', and some must be held out; give those of more, or make more parts"),
+        ("rare.jsonl", ("--fold", "2/2"), "{file} has only one class, 'c0', when --fold 2/2 leaves the others out; give at least two sequences of each class"),
         ("one.csv", ("--fold", "1/2", "--each-step"), "--fold leaves whole sequences out, and {file} is one; give several"),
         (None, ("--fold", "1/2"), "--fold reads columns of a table, but no FILE is given; leave it out"),
     ],
 )  # fmt: skip
 def test_folds_that_make_no_sense(tmp_path: Path, file: str | None, given: tuple[str, ...], message: str):
     write(tmp_path / "a.jsonl", "classify")
+    pair = [{"values": [[k]], "who": f"p{k % 2}", "label": f"c{k // 2 % 2}"} for k in range(8)]
+    (tmp_path / "pair.jsonl").write_text(lines(*map(json.dumps, pair)))
+    rare = [{"values": [[k]], "label": f"c{int(k == 3)}"} for k in range(8)]
+    (tmp_path / "rare.jsonl").write_text(lines(*map(json.dumps, rare)))
     (tmp_path / "one.csv").write_text("x,label\n" + "1,a\n2,b\n" * 9)
     files = () if file is None else (tmp_path / file,)
-    status, out, err = elman("train", "classify", *files, *given, "--run", tmp_path / "run")
+    status, out, err = elman("train", "classify", *files, *given, *QUICK, "--run", tmp_path / "run")
     assert (status, out) == (2, "")
     expected = message.format(file=tmp_path / str(file))
     assert err == f"elman: {expected}\n" or (file is None and "no FILE is given" in err), err

@@ -338,6 +338,10 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
             raise InputError(
                 f"{of} has only one class, {only!r}, because --group {o.group} holds the others out; give more values of {o.group!r} for each class, or another --seed"
             )
+        if not o.each_step and len(np.setdiff1d(found.given(test), learned)):
+            raise InputError(
+                f"{of} has only one class, {only!r}, when --fold {o.fold} leaves the others out; give at least two sequences of each class"
+            )
         raise InputError(f"{of} has only one class, {only!r}; give {what} of at least two classes")
     return parts
 

@@ -811,9 +811,13 @@ def parted(
     if sequences.groups and len(own):
         names, of = np.unique(np.array(sequences.group_of)[own], return_inverse=True)
         if len(names) < 2:
-            only, rest = list(sequences.groups)[names[0]], f" that --fold {options.fold} leaves" * bool(options.fold)
+            only = list(sequences.groups)[names[0]]
+            if options.fold:
+                raise InputError(
+                    f"--fold {options.fold} leaves only sequences with {only!r} in {options.group!r}, and some must be held out; give those of more, or make more parts"
+                )
             raise InputError(
-                f"all sequences{rest} have {only!r} in {options.group!r}; give those of several, or leave --group out"
+                f"all sequences have {only!r} in {options.group!r}; give those of several, or leave --group out"
             )
         apart = np.isin(of, held_out_groups(of, options.held_out, options.seed))
         return own[~apart], own[apart]
