@@ -223,6 +223,22 @@ def test_an_interrupted_cross_validation_goes_on(tmp_path: Path, monkeypatch: py
     assert again.out.replace(str(place), "") == whole.out.replace(str(tmp_path / "whole"), "")
 
 
+def test_the_mean_in_the_unit_of_the_data(tmp_path: Path):
+    """The values that one fold learns from happen to have a deviation of 1."""
+    rows = [
+        {"values": [[k]], "who": "ab"[k > 3], "label": (1 if k % 2 else -1) * (3 if k > 3 else 1)} for k in range(10)
+    ]
+    (tmp_path / "a.jsonl").write_text(lines(*map(json.dumps, rows)))
+    place = tmp_path / "folds"
+    done = elman("cross-validate", "regress", tmp_path / "a.jsonl", "--validation", tmp_path / "a.jsonl", "--group", "who", "--folds", 2, *QUICK, "--directory", place)  # fmt: skip
+    scores = [float(score) for score in re.findall(r"^fold.* RMSE (\S+),", done.out, re.MULTILINE)]
+    assert [json.loads((place / f"fold-{k}" / "vocabulary.json").read_text())["spread"] for k in (1, 2)] == [1, 3]
+    told = re.search(r"^in unit     (\S+) RMSE, from (\S+) to (\S+)$", done.out, re.MULTILINE)
+    assert told is not None
+    wanted = [(scores[0] + 3 * scores[1]) / 2, *sorted((scores[0], 3 * scores[1]))]
+    assert [float(number) for number in told.groups()] == pytest.approx(wanted, abs=2e-4)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

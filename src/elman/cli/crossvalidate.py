@@ -168,7 +168,7 @@ def _conclude(found: list[Fold], directory: Path) -> None:
         own = [each.baselines[name] for each in found]
         better = sum((a > b) == first.higher_is_better and a != b for a, b in zip(scores, own, strict=True))
         print(f"{name:<11} {_mean(own)} {first.score}: the model is better in {better} of {n} folds")
-    if first.unit != 1.0:
+    if any(each.unit != 1.0 for each in found):
         in_unit = [each.model * each.unit for each in found]
         print(f"{'in unit':<11} {sum(in_unit) / n:.6g} {first.score}, from {min(in_unit):.6g} to {max(in_unit):.6g}")
     print(f"the models are in {directory}; next: train one on all of the file with elman train")
