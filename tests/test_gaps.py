@@ -538,7 +538,8 @@ def table_of(path: Path, rows: int, seed: int, groups: int = 2) -> dict[str, lis
                 continue
             row = {"t": float(t), "y": 10 * g + draw.normal(), "z": draw.normal(), "push": draw.normal()}
             for name in ("y", "z", "push"):
-                if draw.random() < 0.3 or (name == "z" and t < 4 + g):
+                early, late = name == "z" and t < 4 + g, name != "push" and t > rows - (3 if name == "z" else 2)
+                if draw.random() < 0.3 or early or late:
                     row[name] = GONE
             every.setdefault(f"g{g}", []).append(row)
             written.append(f"g{g}," + ",".join("" if np.isnan(v) else repr(v) for v in row.values()))
@@ -611,6 +612,9 @@ def test_no_window_reads_a_number_that_it_is_judged_by(tmp_path: Path):
         assert scales.mean[k] == pytest.approx(np.concatenate(train).mean())
         assert scales.series["g1"][0][k] == pytest.approx(train[1].mean())
         assert scales.series["g1"][1][k] == pytest.approx(train[1].std())
+        values = [np.where(one.given, one.targets, GONE)[: round(0.6 * len(one.targets)), k] for one in every if one.given is not None]  # fmt: skip
+        changes = np.nanmean(np.abs(values[1][3:] - values[1][:-3]))  # between numbers that are both there
+        assert scales.series["g1"][2][k] == pytest.approx(changes / train[1].std())
 
 
 def test_forecasts_from_tables_with_gaps(tmp_path: Path):
@@ -673,6 +677,9 @@ def test_tables_without_times_may_have_gaps(tmp_path: Path):
     (tmp_path / "a.csv").write_text("y\n" + "".join(f"{k}\n" if k % 3 else f"{words[k // 3]}\n" for k in range(10)))
     (one,), _ = series.read(tmp_path / "a.csv", series.Columns(), BadRows(), fill_gaps=True)
     assert one.targets[:, 0].tolist() == [1, 1, 2, 2, 4, 5, 5, 7, 8, 8]
+    pl.DataFrame({"y": [1.0, GONE, None, 3.0]}).write_parquet(tmp_path / "a.parquet")
+    (one,), _ = series.read(tmp_path / "a.parquet", series.Columns(), BadRows(), fill_gaps=True)
+    assert one.targets[:, 0].tolist() == [1, 1, 1, 3]
 
 
 @pytest.mark.parametrize("rows", [1, 3, 10**6])
