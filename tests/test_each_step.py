@@ -105,7 +105,7 @@ def read(path: Path, **columns: Any) -> list[tuple[str, list[list[float]], Any]]
 @pytest.mark.parametrize("rows", [1, 2, 50])  # a sequence may lie in several pieces
 def test_every_step_has_its_label_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int):
     whole = tables.pieces
-    monkeypatch.setattr(tables, "pieces", lambda path, columns=None: whole(path, columns, rows=rows))
+    monkeypatch.setattr(tables, "pieces", lambda path, *columns, **given: whole(path, *columns, rows=rows, **given))
     path = tmp_path / "a.csv"
     path.write_text(LABELLED)
     first, second = [[1, 4], [2, 5], [3, 6]], [[7, 9], [8, 10]]

@@ -124,7 +124,7 @@ COLUMNS = Columns(sequence="id", mark=True, time="when")
 @pytest.mark.parametrize("numbers", [False, True])
 def test_times_and_gaps_in_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, numbers: bool):
     whole_one = tables.pieces
-    monkeypatch.setattr(tables, "pieces", lambda path, columns=None: whole_one(path, columns, rows=rows))
+    monkeypatch.setattr(tables, "pieces", lambda path, *columns, **given: whole_one(path, *columns, rows=rows, **given))
     given = [(str(k / 2), *row[1:]) for k, row in zip((0, 6, 6), ROWS, strict=True)] if numbers else ROWS
     for path in forms(tmp_path, given):
         columns = COLUMNS._replace(sequence=None if path.suffix == ".jsonl" else "id")
@@ -133,6 +133,18 @@ def test_times_and_gaps_in_every_form(tmp_path: Path, monkeypatch: pytest.Monkey
         assert one.times is not None
         assert one.times.tolist() == [t + (0 if numbers else START) for t in (0, 3, 3)]
         assert one.channels in (("x", "y"), ())
+
+
+@pytest.mark.parametrize("rows", [1, 2, 50])
+def test_a_row_of_nothing_is_a_step_of_a_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int):
+    whole_one = tables.pieces
+    monkeypatch.setattr(tables, "pieces", lambda path, **given: whole_one(path, rows=rows, **given))
+    (tmp_path / "a.csv").write_text("x,y,label\n1,2,up\n,,\n,,\n3,4,down\n,,\n")
+    (one,) = sequences.sequences(tmp_path / "a.csv", Columns(mark=True, each_step=True))
+    np.testing.assert_array_equal(np.asarray(one.content), [[1, 2], [GONE, GONE], [GONE, GONE], [3, 4]])
+    assert one.labels == ["up", None, None, "down"]
+    (one,) = sequences.sequences(tmp_path / "a.csv", Columns(fill=True, each_step=True))
+    assert np.asarray(one.content).tolist() == [[1, 2], [1, 2], [1, 2], [3, 4]]
 
 
 def test_offsets_from_utc_count(tmp_path: Path):
@@ -193,7 +205,7 @@ def test_times_that_make_no_sense(tmp_path: Path, case: str):
 
 def test_a_time_that_is_earlier_than_the_one_in_the_piece_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     whole_one = tables.pieces
-    monkeypatch.setattr(tables, "pieces", lambda path, columns=None: whole_one(path, columns, rows=1))
+    monkeypatch.setattr(tables, "pieces", lambda path, *columns, **given: whole_one(path, *columns, rows=1, **given))
     (tmp_path / "a.csv").write_text(HEAD + "a,3,1,up\na,2,1,up\n")
     with pytest.raises(InputError, match="line 3: the time in 'when' is earlier"):
         list(sequences.sequences(tmp_path / "a.csv", COLUMNS))

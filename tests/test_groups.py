@@ -26,7 +26,7 @@ LONG = "id,who,label,x\na,Ann,up,1\na,Ann,up,2\nb,Bob,down,3\nc,Ann,up,4\n"
 
 def test_the_group_of_each_sequence_in_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     whole = tables.pieces
-    monkeypatch.setattr(tables, "pieces", lambda path, columns=None: whole(path, columns, rows=1))
+    monkeypatch.setattr(tables, "pieces", lambda path, *columns, **given: whole(path, *columns, rows=1, **given))
     (tmp_path / "a.csv").write_text(LONG)
     found = list(sequences.sequences(tmp_path / "a.csv", Columns(sequence="id", group="who")))
     assert [(each.name, each.label, each.group) for each in found] == [("a", "up", "Ann"), ("b", "down", "Bob"), ("c", "up", "Ann")]  # fmt: skip

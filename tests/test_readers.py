@@ -432,7 +432,7 @@ def test_a_sequence_may_lie_in_several_pieces(tmp_path: Path, monkeypatch: pytes
     lines = [f"{k // 7},{'ab'[k // 7 % 2]},{k}\n" for k in range(700)]
     path = write(tmp_path / "a.csv", "id,label,x\n" + "".join(lines))
     whole = tables.pieces
-    monkeypatch.setattr(tables, "pieces", lambda path, columns=None: whole(path, columns, rows=50))
+    monkeypatch.setattr(tables, "pieces", lambda path, *columns, **given: whole(path, *columns, rows=50, **given))
     found = contents(sequences.sequences(path, sequences.Columns(sequence="id")))
     assert found == [([[float(7 * k + j)] for j in range(7)], "ab"[k % 2]) for k in range(100)]
 
@@ -501,7 +501,9 @@ def test_missing_numbers_are_filled_in_where_that_is_asked_for(
     columns = columns if table else columns._replace(sequence=None)
     whole = tables.pieces
     for rows in (2, 50):  # a sequence may lie in several pieces
-        monkeypatch.setattr(tables, "pieces", lambda path, columns=None, rows=rows: whole(path, columns, rows=rows))
+        monkeypatch.setattr(
+            tables, "pieces", lambda path, *columns, rows=rows, **given: whole(path, *columns, rows=rows, **given)
+        )
         _, found, _ = sequences.sequences(path, columns)
         assert found.content.tolist() == FILLED  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(

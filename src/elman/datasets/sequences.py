@@ -388,7 +388,9 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
             at = None if columns.time is None else np.concatenate(times)
             yield Labelled(str(name), values, of_all, tuple(channels or ()), of_each, groups[0], at)
 
-    for piece in tables.pieces(path):
+    # Where nothing else tells steps apart, a row without any value is one, too.
+    empty = columns.lacking and columns.sequence is None and columns.time is None
+    for piece in tables.pieces(path, empty=empty):
         have = [each for each in piece.columns if each != tables.LINE]
         keys = [] if columns.sequence is None else [columns.sequence]
         others, clock = [columns.group] if columns.group else [], [columns.time] if columns.time else []
