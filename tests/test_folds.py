@@ -226,6 +226,11 @@ def test_an_interrupted_cross_validation_goes_on(tmp_path: Path, monkeypatch: py
     assert (
         f"everything is saved; continue with the same command and its directory: --directory {place}\n" in stopped.err
     )
+    # One that was killed before its first checkpoint begins anew.
+    (tmp_path / "whole" / "fold-1").rename(tmp_path / "whole" / "fold-0")
+    (tmp_path / "whole" / "fold-1").mkdir()
+    shutil.copy(tmp_path / "whole" / "fold-0" / "config.json", tmp_path / "whole" / "fold-1")
+    assert elman(*command, tmp_path / "whole").out == whole.out
     again = elman(*command, place)
     assert again.status == 0
     assert again.out.replace(str(place), "") == whole.out.replace(str(tmp_path / "whole"), "")

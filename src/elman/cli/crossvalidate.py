@@ -108,7 +108,7 @@ class Fold(NamedTuple):
 
 def _fold(file: Path, options: SequenceOptions, directory: Path, device: str, rows: bool) -> Fold:
     """Trains one model, or goes on with it, and judges it by the part that it does not see. rows: whether these are wanted."""
-    from elman.training.run import Run
+    from elman.training.run import CHECKPOINT, MODEL, Run
     from elman.training.team import ALONE
 
     assert options.fold is not None
@@ -133,11 +133,13 @@ def _fold(file: Path, options: SequenceOptions, directory: Path, device: str, ro
             )
         )
 
-    if run.exists:
+    # A run that was killed before its first checkpoint has nothing to go on with.
+    empty = run.exists and not run.has(CHECKPOINT) and not run.has(MODEL)
+    if run.exists and not empty:
         _check_same(run, file, options)
         begin = resumed(run.directory, type(options), None, None, device, ALONE)
     else:
-        begin = begun(run.directory, file, options, device, False, ALONE, None)
+        begin = begun(run.directory, file, options, device, empty, ALONE, None)
     again = f"continue with the same command and its directory: --directory {directory}"
     train_to_the_end(begin, conclude, again=again)
     return found[0]
