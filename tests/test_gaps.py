@@ -407,6 +407,11 @@ def test_it_learns_what_only_they_show(tmp_path: Path, of: str, option: tuple[st
         found = elman("evaluate", tmp_path / name, new).out
         accuracy = float(re.findall(r"^accuracy +(\S+)", found, re.MULTILINE)[0])
         assert (accuracy > 0.9) if good else (accuracy < 0.75), found
+        if good and of == "times":
+            usual, before = map(float, re.findall(r"^times +(\S+) is usual from a step to the next, and (\S+) in training$", found, re.MULTILINE)[0])  # fmt: skip
+            assert usual != before
+            assert usual == pytest.approx(before, rel=0.1)
+            assert before == float(f"{classification.load(tmp_path / name).reading.interval:.6g}")
         if good and of == "gaps":
             assert re.search(r"^missing +channel \d at [12]\d\.\d% of the steps, channel \d at [12]\d\.\d% of the steps$", found, re.MULTILINE)  # fmt: skip
 

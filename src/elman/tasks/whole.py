@@ -235,14 +235,14 @@ class Gathered:
         row = self.rows[k]
         return self.measured(row), None if self.time is None else row[:, -1].cumsum()
 
-    def missing(self, own: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
+    def missing(self, own: Iterable[int]) -> NDArray[np.float64]:
         """Returns the share of the steps of these sequences at which the number of each channel is missing, (channels,)."""
         steps, found = 0, np.zeros(self.channels or 0)
         for block in map(self.measured, self.blocks(own)):
             steps, found = steps + len(block), found + np.isnan(block).sum(0)
         return found / steps
 
-    def interval(self, own: Sequence[int] | NDArray[np.int64]) -> float:
+    def interval(self, own: Iterable[int]) -> float:
         """Returns the usual time from a step of these sequences to the next: the geometric mean of all times that are not 0."""
         total, count = 0.0, 0
         for block in self.blocks(own):
@@ -407,7 +407,7 @@ class Encoded:
         real = np.array([bool(t) and (not words or t[0].isalnum()) for t in self._written])
         return int(counts[real].sum()), int(counts[real & (self.numbers == 0)].sum())
 
-    def missing(self, own: Sequence[int] | NDArray[np.int64]) -> str:
+    def missing(self, own: Iterable[int]) -> str:
         """Returns at which share of the steps of these sequences the numbers of each channel are missing, in words; "" if none is."""
         share = self.sequences.missing(own)
         order, names = np.argsort(-share, kind="stable"), self.inputs.channels
@@ -591,6 +591,11 @@ class Trained(Generic[Learned, Given]):
             )
         if self.options.mark_gaps:
             lines.append(("missing", encoded.missing(range(len(encoded.rows))) or "none"))
+        if self.reading.time is not None:  # another unit would show here
+            usual = encoded.sequences.interval(range(len(encoded.rows)))
+            lines.append(
+                ("times", f"{usual:.6g} is usual from a step to the next, and {self.reading.interval:.6g} in training")
+            )
         if unit_of(self.options):
             tokens, strange = encoded.tokens(range(len(encoded.rows)))
             share = f"{strange}, {strange / max(1, tokens):.1%}"
