@@ -190,10 +190,11 @@ def place(data: Path, name: str) -> str:
     form, part = name.rpartition("_")[0] + "_{}.jsonl", Path(name).stem.rpartition("_")[2]
     if form not in (VALUED, SPOKEN, UNEVEN):
         return str(data / name)
+    if path.exists():
+        return str(path)
     if form == UNEVEN:
         rows = list(waves(300, seed=0) if part == "TRAIN" else waves(300, seed=1))
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    if not path.exists():
+    else:
         every = [(np.asarray(each.content), each.label) for each in sequences(data / VOWELS.format(part), Columns())]
         if form == VALUED:
             rows = [{"values": x[:, 1:].tolist(), "label": float(x[:, 0].mean())} for x, _ in every]
@@ -204,7 +205,7 @@ def place(data: Path, name: str) -> str:
                 {"values": np.concatenate([x for x, _ in own]).tolist(), "label": [who for x, who in own for _ in x]}
                 for own in turns
             ]
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
 
 

@@ -1880,8 +1880,8 @@ MUTANTS = [
         "a number from later steps in a causal model",
         "datasets/gaps.py",
         "def _source",
-        "0 if causal else there.argmax(0)",
-        "there.argmax(0)",
+        "last if causal else np.where",
+        "np.where",
         "test_gaps.py::test_what_stands_in_and_how_old_it_is",
     ),
     Mutant(

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
@@ -41,6 +42,11 @@ def device(name: str) -> str:
         reason = str(error).splitlines()[0].split(". ")[0][:120]
         raise InputError(f"--device {name} cannot be used: {reason}; choose auto or cpu") from error
     return name
+
+
+def dated(name: str) -> str:
+    """Returns the name of a directory for what is begun now."""
+    return f"runs/{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def given(context: typer.Context) -> set[str]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
-from elman.cli.common import check_rows, device, given, with_options
+from elman.cli.common import check_rows, dated, device, given, with_options
 from elman.cli.train import DATA, begun, refuse_together, refuse_useless, resumed, train_to_the_end
 from elman.errors import InputError
 from elman.files import check_directory, write_atomically
@@ -68,7 +67,7 @@ def _command(options: type[SequenceOptions], file: str) -> None:
         refuse_useless(context, file, made)
         if made.validation is not None:  # as `elman train` keeps it
             made = replace(made, validation=str(Path(made.validation).resolve()))
-        place = directory or Path(f"runs/folds-{options.task}-{datetime.now():%Y%m%d-%H%M%S}")
+        place = directory or Path(dated(f"folds-{options.task}"))
         check_directory(place)
         chosen = device(device_name)
         every = (replace(made, fold=f"{k}/{folds}") for k in range(1, folds + 1))
@@ -120,14 +119,13 @@ def _fold(file: Path, options: SequenceOptions, directory: Path, device: str, ro
         scores, baselines = task.tested()
         told = task.result({name: repr(value) for name, value in scores.items()})
         print(f"{f'fold {options.fold}':<11} {told}", flush=True)
-        score = f"validation_{task.measure}" if task.score not in scores else task.score
         found.append(
             Fold(
                 str(options.fold),
                 task.score_unit,
                 task.higher_is_better,
-                task.in_unit,
-                scores[score],
+                task.unit_of_score,
+                scores[task.score],
                 baselines,
                 list(task.examples()) if rows else [],
             )

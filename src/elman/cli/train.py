@@ -9,13 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from elman.cli.common import device, given, interruptible, with_options, without_training
+from elman.cli.common import dated, device, given, interruptible, with_options, without_training
 from elman.errors import InputError
 from elman.tasks.options import (
     ClassificationOptions,
@@ -109,7 +108,7 @@ def _command(options: type[Options], help: str, example: str) -> None:
 
         with joined(chosen) as (team, chosen):
             if resume is None:
-                directory = run or Path(team.told(f"runs/{options.task}-{datetime.now():%Y%m%d-%H%M%S}"))
+                directory = run or Path(team.told(dated(options.task)))
                 begin = begun(directory, file, made, chosen, overwrite, team, start_from)
             else:
                 begin = resumed(resume, options, values["epochs"], values["minutes"], chosen, team)

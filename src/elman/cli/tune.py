@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import signal
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from elman.cli.common import device, given, interruptible, with_options
+from elman.cli.common import dated, device, given, interruptible, with_options
 from elman.cli.train import DATA, in_memory, make_task, refuse_together, refuse_useless
 from elman.errors import InputError
 from elman.files import check_directory
@@ -65,7 +64,7 @@ def _command(options: type[Options], file: str) -> None:
         made.check()
         refuse_useless(context, file, made)
         chosen, fixed = device(device_name), given(context)
-        place = directory or Path(f"runs/tune-{options.task}-{datetime.now():%Y%m%d-%H%M%S}")
+        place = directory or Path(dated(f"tune-{options.task}"))
         _search(file, made, place, trials, fixed, chosen)
 
     searched = "--learning-rate, --hidden-size, --num-layers, --dropout and --cell"

@@ -18,8 +18,8 @@ def filled(values: NDArray[Any], causal: bool = False) -> NDArray[Any]:
     there = ~np.isnan(values)
     if values.ndim != 2 or there.all() or not values.size:
         return values
-    found = np.take_along_axis(values, _source(there, causal), 0)
-    return np.where(causal & (_last(there) < 0), np.nan, found)
+    source = _source(there, causal)
+    return np.where(source < 0, np.nan, np.take_along_axis(values, source.clip(0), 0))
 
 
 def ages(values: NDArray[Any], times: NDArray[np.float64] | None, causal: bool) -> NDArray[np.float64]:
@@ -30,15 +30,10 @@ def ages(values: NDArray[Any], times: NDArray[np.float64] | None, causal: bool) 
     """
     t = np.arange(len(values), dtype=np.float64) if times is None else times
     there = ~np.isnan(values)
-    return np.where(there, MEASURED, np.abs(t[:, None] - t[_source(there, causal)]))
+    return np.where(there, MEASURED, np.abs(t[:, None] - t[_source(there, causal).clip(0)]))
 
 
 def _source(there: NDArray[np.bool_], causal: bool) -> NDArray[np.int64]:
-    """Returns at which step the number stands that is taken at each step, (T, channels); the first step if there is none."""
-    last = _last(there)
-    return np.where(last < 0, 0 if causal else there.argmax(0), last)
-
-
-def _last(there: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Returns the latest step, not after each one, whose number is there, (T, channels); -1 if there is none."""
-    return np.maximum.accumulate(np.where(there, np.arange(len(there))[:, None], -1))
+    """Returns at which step the number stands that is taken at each step, (T, channels); -1 if causal and there is none yet."""
+    last = np.maximum.accumulate(np.where(there, np.arange(len(there))[:, None], -1))
+    return last if causal else np.where(last < 0, there.argmax(0), last)

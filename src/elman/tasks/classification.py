@@ -17,13 +17,13 @@ from torch.nn.functional import cross_entropy
 
 from elman.datasets import examples
 from elman.datasets.reading import BadRows
-from elman.datasets.sequences import Labelled, sequences
+from elman.datasets.sequences import Labelled
 from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
 from elman.tasks import scores
 from elman.tasks.linear import LINEAR, Linear, in_words
 from elman.tasks.options import ClassificationOptions as Options
-from elman.tasks.separate import check_made_for, csv_row, digits, held_out, started, table
+from elman.tasks.separate import check_made_for, csv_row, digits, held_out, started
 from elman.tasks.whole import (
     Encoded,
     Gathered,
@@ -34,9 +34,7 @@ from elman.tasks.whole import (
     WholeSequences,
     check_labels,
     check_tokens,
-    columns_of,
     gathered,
-    in_groups,
     labels_of,
     left_out,
     named,
@@ -152,7 +150,7 @@ class Classifier(Trained[Reading, Options]):
         """Yields a row of CSV, or JSON, for each sequence or step of a file: its class and the probability of every class."""
         classes, header = self.reading.classes, form not in JSON_LINES
         self.skipped = BadRows(self.options.skip_bad)
-        for group, encoded in self._encoded(path, False, self.skipped):
+        for group, encoded in self.read_groups(path, False, self.skipped):
             if header:
                 yield csv_row([*next(named(group)), "class", *(f"p_{each}" for each in classes)])
                 header = False
@@ -162,14 +160,6 @@ class Classifier(Trained[Reading, Options]):
                     yield json.dumps(name | {"class": found, "probabilities": chances}, ensure_ascii=False) + "\n"
                 else:
                     yield csv_row([*name.values(), found, *row.tolist()])
-
-    def examples(self, path: Path, form: str) -> Iterator[str]:
-        """Yields a row for each sequence, or step, with a label: this, the class that the model says, and -log p(label)."""
-        return table(self._examples(path), form)
-
-    def _examples(self, path: Path) -> Iterator[dict[str, Any]]:
-        for group, encoded in self._encoded(path, True, BadRows(self.options.skip_bad)):
-            yield from self.rows(group, encoded)
 
     def rows(
         self, group: Sequence[Labelled], encoded: Classes, own: NDArray[np.int64] | None = None
@@ -182,11 +172,6 @@ class Classifier(Trained[Reading, Options]):
             nats = None if number < 0 else digits(-float(row[number]))
             if number != MISSING:
                 yield name | {"label": label, "class": names[int(row.argmax())], "nats": nats}
-
-    def _encoded(self, path: Path, labelled: bool, bad: BadRows) -> Iterator[tuple[list[Labelled], Classes]]:
-        columns = columns_of(self.options, self.reading)
-        for group in in_groups(sequences(path, columns, labelled, bad)):
-            yield group, self.encode(group, path)
 
 
 class Classification(WholeSequences):
@@ -361,7 +346,7 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows, start:
     check_made_for(start, options, CONFIG)
     known = None if start is None else Reading.load(start)
     parts = read(path, options, bad, known)
-    found, train, *_ = parts
+    found, train = parts.sequences, parts.train
     reading = Reading.learn(found, train) if known is None else known
     if start is not None:
         learned = Classes(found, reading)

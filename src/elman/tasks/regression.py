@@ -14,7 +14,7 @@ from torch import Tensor
 
 from elman.datasets import examples
 from elman.datasets.reading import BadRows
-from elman.datasets.sequences import Labelled, number_of, sequences
+from elman.datasets.sequences import Labelled, number_of
 from elman.errors import InputError
 from elman.tasks import scores
 from elman.tasks.linear import LINEAR, Linear, in_words
@@ -32,9 +32,7 @@ from elman.tasks.whole import (
     WholeSequences,
     check_labels,
     check_tokens,
-    columns_of,
     gathered,
-    in_groups,
     labels_of,
     left_out,
     named,
@@ -193,15 +191,6 @@ class Regressor(Trained[Reading, Options]):
         values = predicted.double() * self.reading.spread + self.reading.center
         return [[rounded(v, self.reading.spread) for v in row] for row in values.tolist()]
 
-    def examples(self, path: Path, form: str) -> Iterator[str]:
-        """Yields a row for each sequence, or step, with a value: this, what the model says, and by how much it is more."""
-        return table(self._examples(path), form)
-
-    def _examples(self, path: Path) -> Iterator[dict[str, Any]]:
-        columns = columns_of(self.options, self.reading)
-        for group in in_groups(sequences(path, columns, bad=BadRows(self.options.skip_bad))):
-            yield from self.rows(group, self.encode(group, path))
-
     def rows(
         self, group: Sequence[Labelled], encoded: Values, own: NDArray[np.int64] | None = None
     ) -> Iterator[dict[str, Any]]:
@@ -213,8 +202,7 @@ class Regressor(Trained[Reading, Options]):
     def predict(self, path: Path, form: str) -> Iterator[str]:
         """Yields a row of CSV, or JSON, for each sequence, or step, of a file: its value, or its quantiles."""
         self.skipped = BadRows(self.options.skip_bad)
-        every = in_groups(sequences(path, columns_of(self.options, self.reading), False, self.skipped))
-        said = (self._said(group, self.encode(group, path)) for group in every)
+        said = (self._said(group, encoded) for group, encoded in self.read_groups(path, False, self.skipped))
         return table((name | row for of_group in said for name, _, row in of_group), form)
 
     def _said(
@@ -241,7 +229,7 @@ class Regression(WholeSequences):
         super().__init__(regressor, parts, path)
         self.criterion = regressor.criterion
         self.measure, self.score = self.criterion.measure, score_of(self.criterion)
-        self.score_unit, self.in_unit = called(self.score), regressor.reading.spread
+        self.score_unit, self.unit_of_score = called(self.score), regressor.reading.spread
 
     def untrained(self, options: Options) -> Regressor:
         return _regressor(self.trained.reading, options, str(device_of(self.model)), self.path)
@@ -255,9 +243,9 @@ class Regression(WholeSequences):
 
     def _judged(self, own: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Returns the predictions of the values of the sequences at these places, (N, outputs), and these, (N,)."""
-        told = torch.from_numpy(self.encoded.told[self.encoded.all_places(own)])
-        found = self.trained.predicted(self.encoded, own)[told]
-        return found, self.encoded.values[torch.from_numpy(self.encoded.told_places(own))]
+        places = torch.from_numpy(self.encoded.all_places(own))
+        told = torch.from_numpy(self.encoded.told)[places]
+        return self.trained.predicted(self.encoded, own)[told], self.encoded.values[places[told]]
 
     def tested(self) -> tuple[dict[str, float], dict[str, float]]:
         found, truth = self._judged(self.test)
@@ -353,7 +341,7 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows, start:
     check_made_for(start, options, CONFIG)
     known = None if start is None else Reading.load(start)
     parts = read(path, options, bad, known)
-    found, train, *_ = parts
+    found, train = parts.sequences, parts.train
     reading = Reading.learn(found, train) if known is None else known
     check_tokens(reading, found, path, len(train))
     torch.manual_seed(options.seed)

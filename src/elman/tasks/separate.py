@@ -228,7 +228,7 @@ def moments(
         there = ~np.isnan(block)
         n = there.sum(0)
         first = block[there.argmax(0), np.arange(channels)].astype(np.float64)
-        mean = np.where(count + (n == 0), mean, first)
+        mean = np.where((count > 0) | (n == 0), mean, first)
         x = np.where(there, block - mean, 0.0)  # a channel that never changes is then exactly zero
         change = x.sum(0) / n.clip(1)
         spread = np.where(there, x - change, 0.0)

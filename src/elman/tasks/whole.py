@@ -37,6 +37,7 @@ from elman.tasks.separate import (
     held_out_groups,
     moments,
     padded,
+    table,
 )
 from elman.training.dropout import Dropout
 from elman.training.record import device_of
@@ -491,6 +492,16 @@ class Trained(Generic[Learned, Given]):
         """Yields a row for each label of some sequences: what it is, and what the model says. own: their places; all if left out."""
         raise NotImplementedError
 
+    def examples(self, path: Path, form: str) -> Iterator[str]:
+        """Yields a row for each label of a file, as `rows` has it, in CSV or JSON lines."""
+        every = self.read_groups(path, True, BadRows(self.options.skip_bad))
+        return table((row for group, encoded in every for row in self.rows(group, encoded)), form)
+
+    def read_groups(self, path: Path, labelled: bool, bad: BadRows) -> Iterator[tuple[list[Labelled], Any]]:
+        """Yields the sequences of a file, some at a time, and these as what the model reads."""
+        for group in in_groups(sequences(path, columns_of(self.options, self.reading), labelled, bad)):
+            yield group, self.encode(group, path)
+
     def encode(self, every: Iterable[Labelled], path: Path) -> Any:
         """Raises InputError, naming the path, for a sequence that is not of the kind that was learned from."""
         gathered = Gathered.of(self.options, unit_of(self.options), len(self.reading.mean))
@@ -610,7 +621,7 @@ class WholeSequences(SeparateSequences):
 
     data, unit = "sequences", "sequence"
     score_unit: str  # what the score is called
-    in_unit = 1.0  # what a score of 1 is in the unit of the data; 1 where it has none
+    unit_of_score = 1.0  # what a score of 1 is in the unit of the data; 1 where it has none
 
     def __init__(self, trained: Trained[Any, Any], parts: Parts, path: Path | None):
         """path: where the sequences come from; None for the built-in ones."""
