@@ -153,7 +153,7 @@ def test_what_several_processes_cannot_do(tmp_path: Path, forks: Forks, monkeypa
         assert "is not empty and holds no run of elman; choose another directory" in done.stderr
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
-    for arguments in (("train", "lm", "--find-lr"), ("tune", "lm")):
+    for arguments in (("train", "lm", "--find-lr"), ("tune", "lm"), ("cross-validate", "classify")):
         outcome = elman(*arguments, tmp_path / "text.txt")
         assert outcome.status == 2
         assert outcome.err.endswith("runs in one process; start it without torchrun\n")
