@@ -6,7 +6,8 @@
 
 The values of the regression are made of japanese_vowels/: the mean of the first coefficient of an utterance, to be predicted from
 the other eleven. So are the recordings whose steps are labelled: five utterances one after the other, and who speaks when. What is measured at
-uneven times, with gaps, is made of nothing: waves of two speeds, of which some numbers are missing.
+uneven times, with gaps, is made of nothing: waves of two speeds, of which some numbers are missing. The words that are read beside
+numbers are made of ud_ewt/: what each word is to another one is to be said from its part of speech and its length alone.
 
 DATA holds tinyshakespeare.txt, ud_ewt/, japanese_vowels/ and ETTh1.csv. Each result is printed with its command. The figures of
 bench/tasks.md come from here.
@@ -26,7 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
+from elman.datasets import conll
 from elman.datasets.sequences import Columns, sequences
 
 SEEDS = 5
@@ -34,13 +37,37 @@ FEW = ("classify", "regress", "steps", "gaps")  # tasks with few sequences, so t
 SCORES = re.compile(r"^(accuracy|RMSE|linear) .*?(\d\.\d{4})\b", re.MULTILINE)  # RMSE in standard deviations
 UD, VOWELS = "ud_ewt/en_ewt-ud-{}.conllu", "japanese_vowels/JapaneseVowels_{}.ts"
 VALUED, SPOKEN = "vowels_{}.jsonl", "speakers_{}.jsonl"  # made by `place`
-UNEVEN = "uneven_{}.jsonl"  # likewise
+UNEVEN, RELATED = "uneven_{}.jsonl", "relations_{}.csv"  # likewise
 TURNS = 5  # utterances of a recording
 COMMANDS = {
     "words": "lm",
     "steps": "classify",
     "gaps": "classify",
+    "categories": "classify",
 }  # where a task is called otherwise on the command line
+RELATIONS = [
+    *("--each-step", "--sequence", "sentence", "--label", "relation"),
+    *("--validation", RELATED.format("dev")),
+]
+TAGS = [
+    "ADJ",
+    "ADP",
+    "ADV",
+    "AUX",
+    "CCONJ",
+    "DET",
+    "INTJ",
+    "NOUN",
+    "NUM",
+    "PART",
+    "PRON",
+    "PROPN",
+    "PUNCT",
+    "SCONJ",
+    "SYM",
+    "VERB",
+    "X",
+]
 ETTH1 = ["--time", "date", "--horizon", "96", "--split", "8640,2880,2880"]
 
 # Of each task: what is trained on, further arguments, and what the run is judged by.
@@ -59,6 +86,11 @@ TRAIN = {
     "regress": (VALUED.format("TRAIN"), ["--epochs", "60"], VALUED.format("TEST")),
     "steps": (SPOKEN.format("TRAIN"), ["--each-step", "--batch-size", "8", "--epochs", "60"], SPOKEN.format("TEST")),
     "gaps": (UNEVEN.format("TRAIN"), ["--mark-gaps", "--time", "when", "--epochs", "40"], UNEVEN.format("TEST")),
+    "categories": (
+        RELATED.format("train"),
+        [*RELATIONS, "--categories", "tag", "--columns", "length", "--epochs", "5"],
+        RELATED.format("test"),
+    ),
     "forecast": ("ETTh1.csv", [*ETTH1, "--minutes", "2"], None),
 }
 TARGETS = {
@@ -68,6 +100,7 @@ TARGETS = {
     "regress": "an RMSE of less than that of the linear baseline, the mean of five seeds",
     "steps": "an accuracy of more than that of the linear baseline, the mean of five seeds",
     "gaps": "an accuracy of more than that of the linear baseline, the mean of five seeds",
+    "categories": "an accuracy of more than that of the linear baseline",
     "forecast": "an MSE of at most 0.385 and an MAE of at most 0.405 on the test part",
 }
 
@@ -156,6 +189,16 @@ STUDIES: dict[str, tuple[list[str], list[list[str]]]] = {
         ["--epochs", "40"],
         [["--fill-gaps"], ["--mark-gaps"], ["--fill-gaps", "--time", "when"], ["--mark-gaps", "--time", "when"]],
     ),
+    "categories": (
+        [*RELATIONS, "--epochs", "2"],
+        [
+            ["--columns", "number,length"],
+            ["--categories", "number", "--columns", "length"],
+            ["--categories", "number", "--columns", "length", "--embedding-size", "4"],
+            ["--categories", "number", "--columns", ""],
+            ["--categories", "number,ending", "--columns", "length"],
+        ],
+    ),
     "forecast": (
         ["--epochs", "1", *ETTH1],
         [
@@ -187,10 +230,13 @@ MADE = tempfile.TemporaryDirectory()  # files that are made of DATA
 def place(data: Path, name: str) -> str:
     """Returns where a file is, which is made first if it is one of those that are made of utterances."""
     path = Path(MADE.name) / name
-    form, part = name.rpartition("_")[0] + "_{}.jsonl", Path(name).stem.rpartition("_")[2]
-    if form not in (VALUED, SPOKEN, UNEVEN):
+    form, part = name.rpartition("_")[0] + "_{}" + path.suffix, path.stem.rpartition("_")[2]
+    if form not in (VALUED, SPOKEN, UNEVEN, RELATED):
         return str(data / name)
     if path.exists():
+        return str(path)
+    if form == RELATED:
+        pl.DataFrame(list(relations(data / UD.format(part)))).write_csv(path)
         return str(path)
     if form == UNEVEN:
         rows = list(waves(300, seed=0) if part == "TRAIN" else waves(300, seed=1))
@@ -228,6 +274,21 @@ def waves(count: int, seed: int) -> Iterator[dict[str, Any]]:
         yield {"values": rows, "when": when.tolist(), "label": "fast" if fast else "slow"}
 
 
+def relations(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields of each word its part of speech, also as a number, its last letters and its length; and what it is to another word."""
+    upos, deprel = (conll.sentences(path, column) for column in ("upos", "deprel"))
+    for sentence, (tagged, related) in enumerate(zip(upos, deprel, strict=True)):
+        for word, tag, relation in zip(tagged.words, tagged.tags, related.tags, strict=True):
+            yield {
+                "sentence": sentence,
+                "tag": tag,
+                "number": TAGS.index(tag),
+                "ending": word[-2:].lower(),
+                "length": len(word),
+                "relation": relation.partition(":")[0],
+            }
+
+
 def run(arguments: list[str], with_torch: bool = False) -> str:
     """Runs a command of elman and returns what it prints."""
     program = ["-c", WITH_TORCH] if with_torch else ["-m", "elman"]
@@ -242,7 +303,7 @@ def trained(
 ) -> tuple[str, str, float]:
     """Trains, and returns the command, what it printed, and the seconds it took."""
     file = TRAIN[task][0]
-    placed = [str(data / word) if "/" in word else word for word in further]
+    placed = [place(data, word) if word.endswith((".conllu", ".csv")) else word for word in further]
     began = time.monotonic()
     command = COMMANDS.get(task, task)
     out = run(["train", command, place(data, file), *placed, "--run", directory, "--overwrite"], with_torch)

@@ -1,4 +1,4 @@
-"""Says the class or the value of each row of numbers as it arrives, with ONNX Runtime and numpy alone:
+"""Says the class or the value of each row of a table as it arrives, with ONNX Runtime and numpy alone:
 
 elman train classify walk.csv --each-step --causal --label activity --run runs/walk
 elman export runs/walk step.onnx --streaming
@@ -6,7 +6,7 @@ tail -n +1 -f sensor.csv | python examples/watch.py step.onnx
 
 The rows are CSV on standard input, below a header. What is said of a row depends on all rows before it. A row that lacks a
 number is left out, and named on standard error, unless the model was trained with --mark-gaps. One that was trained with
---time reads the times of the rows, too.
+--time reads the times of the rows, too, and one that was trained with --categories reads words.
 """
 
 from __future__ import annotations
@@ -51,6 +51,11 @@ class Model:
         self.interval: float = known.get("interval", 1.0)
         self.gaps = known.get("marked") is not None  # whether numbers may be missing
         self.marked = np.isin(np.arange(len(self.mean)), known.get("marked") or [])
+        # Of each column of words their codes; 0 is that of all others.
+        self.codes = {
+            name: {word: code for code, word in enumerate(words, 1)}
+            for name, words in known.get("categories", {}).items()
+        }
         self.latest = np.full(len(self.mean), np.nan)  # of each channel: the latest number, and when it was measured
         self.measured = np.full(len(self.mean), np.nan)
         self.count, self.before = 0, np.nan  # how many steps there were, and the time of the last one
@@ -61,8 +66,8 @@ class Model:
         pairs = json.loads(notes["elman.states"])
         self.state = {before: np.zeros((shapes[before][0], 1, shapes[before][2]), np.float32) for before, _ in pairs}
 
-    def read(self, row: Sequence[float], time: float | None) -> str:
-        """Reads the numbers of a step, NaN where one is missing, and its time. Returns what the model says of it."""
+    def read(self, row: Sequence[float], time: float | None, words: Sequence[str]) -> str:
+        """Reads the numbers of a step, NaN where one is missing, its time and its words. Returns what the model says of it."""
         now = self.count if time is None else time
         missing = np.isnan(row)
         self.latest = np.where(missing, self.latest, row)
@@ -77,6 +82,9 @@ class Model:
             ]  # 0, the mean, if never measured
         if time is not None:
             read.append(np.log1p([(time - self.before) / self.interval if self.count else 0.0]))
+        read.append(
+            np.array([codes.get(word, 0) for codes, word in zip(self.codes.values(), words, strict=True)], float)
+        )
         self.count, self.before = self.count + 1, now
         output, *after = self.session.run(None, {"x": np.concatenate(read)[None].astype(np.float32), **self.state})
         self.state = dict(zip(self.state, after, strict=True))
@@ -96,8 +104,8 @@ class Model:
         return lambda values: "\t".join(f"{value:.6g}" for value in np.sort(values) * spread + center)
 
 
-def rows(lines: Iterator[str], model: Model) -> Iterator[tuple[list[float], float | None]]:
-    """Yields the numbers of each row of CSV, in the order of the model's channels, and its time, if that is read.
+def rows(lines: Iterator[str], model: Model) -> Iterator[tuple[list[float], float | None, list[str]]]:
+    """Yields the numbers of each row of CSV, in the order of the model's channels, its time, if that is read, and its words.
 
     A number is NaN where it is missing. The first columns are read if the channels have no names.
     """
@@ -106,19 +114,21 @@ def rows(lines: Iterator[str], model: Model) -> Iterator[tuple[list[float], floa
     if not header:
         sys.exit("there is no header; give rows of CSV below one, on standard input")
     header[0] = header[0].removeprefix("\ufeff")  # which some programs write before the first name
-    for name in [*model.channels, *([model.time] if model.time else [])]:
+    for name in [*model.channels, *([model.time] if model.time else []), *model.codes]:
         if name not in header:
             sys.exit(f"the rows have no column {name!r}, which the model reads; their columns are {', '.join(map(repr, header))}: rename or add it")  # fmt: skip
     places = [header.index(name) for name in model.channels]
-    others = [k for k, name in enumerate(header) if name != model.time]
+    others = [k for k, name in enumerate(header) if name != model.time and name not in model.codes]
     places, when, last = places or others[: len(model.mean)], header.index(model.time) if model.time else None, -np.inf
+    spoken = [header.index(name) for name in model.codes]
     for row in filter(None, table):  # an empty line is no row
         try:
             cells = [row[place].strip() for place in places]
             numbers = [float("nan" if model.gaps and cell.lower() in MISSING else cell) for cell in cells]
             time = None if when is None else seconds(row[when])
+            words = [row[place].strip() for place in spoken]
         except (ValueError, IndexError):
-            numbers, time = [np.inf], None
+            numbers, time, words = [np.inf], None, []
         if not all(abs(number) <= MOST or (model.gaps and np.isnan(number)) for number in numbers):
             lacks = "a number or a time" if model.time else "a number"
             print(f"line {table.line_num} is left out, because it lacks {lacks}: {','.join(row)}", file=sys.stderr)
@@ -126,7 +136,7 @@ def rows(lines: Iterator[str], model: Model) -> Iterator[tuple[list[float], floa
             print(f"line {table.line_num} is left out, because it is earlier than one before it: {','.join(row)}", file=sys.stderr)  # fmt: skip
         else:
             last = last if time is None else time
-            yield numbers, time
+            yield numbers, time, words
 
 
 def seconds(text: str) -> float:
@@ -142,12 +152,12 @@ def seconds(text: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Say the class or the value of each row of numbers as it arrives.")
+    parser = argparse.ArgumentParser(description="Say the class or the value of each row of a table as it arrives.")
     parser.add_argument("model", help="what `elman export RUN step.onnx --streaming` wrote")
     model = Model(parser.parse_args().model)
     try:
-        for row, time in rows(sys.stdin, model):
-            print(model.read(row, time), flush=True)
+        for row, time, words in rows(sys.stdin, model):
+            print(model.read(row, time, words), flush=True)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # nobody reads any more, not even what is flushed at the end

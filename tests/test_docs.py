@@ -118,6 +118,7 @@ def write_the_files_that_documents_name(directory: Path) -> None:
     )
     contents = {
         ("patients.csv",): "id,kind,hour,pulse,heat\n" + gone,
+        ("events.csv",): "id,kind,event,host,seconds\n" + steps.replace(",0.5", ",h1,0.5"),
         ("walk.csv", "next-day.csv", "new-walk.csv"): "x,y,z,activity\n" + walk,
         ("furnace.csv", "new-day.csv"): "gas,air,load,temperature\n" + furnace,
         ("novel.txt", "other.txt", "other-chapter.txt", "plays.txt", "server.log", "today.log"): text,

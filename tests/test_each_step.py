@@ -319,7 +319,7 @@ def test_rare_classes_of_steps_weigh_as_much_when_balanced():
     options = options_of("classify", balanced=True, smoothing=0.0)
     reading = classification.Reading.learn(gathered, np.arange(1))
     assert reading.classes == ["rare", "usual"]
-    model = classification.ClassificationModel(1, 0, 2, options)
+    model = classification.ClassificationModel(reading, 2, options)
     task = classification.Classification(classification.Classifier(model, reading, options), whole.Parts(gathered, np.arange(1), np.arange(1, 2), np.arange(0)), None)  # fmt: skip
     assert np.asarray(task.weights).tolist() == pytest.approx([7 / 2, 7 / 12])
     assert task.weight(np.arange(1)) == pytest.approx(7)
@@ -407,7 +407,7 @@ def test_a_causal_model_goes_on_from_piece_to_piece(monkeypatch: pytest.MonkeyPa
     gathered.add(every, Path("none"))
     options = options_of("classify", causal=True, window=30, cell=cell, num_layers=2)
     reading = classification.Reading.learn(gathered)
-    model = classification.ClassificationModel(2, 0, 2, options)
+    model = classification.ClassificationModel(reading, 2, options)
     classifier = classification.Classifier(model, reading, options)
     encoded = classification.Classes(gathered, reading)
     own = np.array([3, 1, 0, 6, 2, 5, 4])
@@ -490,14 +490,14 @@ def test_many_channels_are_read_of_fewer_steps(channels: int, causal: bool, feat
     gathered = Gathered(None, each_step=True)
     content = np.random.default_rng(0).normal(size=(40, channels))
     gathered.add([sequence_of(content, ["a", "b"] * 20)], Path("none"))
-    encoded = classification.Classes(gathered, classification.Reading.learn(gathered))
+    reading = classification.Reading.learn(gathered)
+    encoded = classification.Classes(gathered, reading)
     found = linear.of_steps(encoded, np.arange(40), causal)
     assert found.shape == (40, features)
     scaled, most = (content - content.mean(0)) / content.std(0), (features // channels - 1) // (1 if causal else 2)
     np.testing.assert_allclose(found[20], scaled[20 - most : 21 if causal else 21 + most].reshape(-1))
     assert (
-        linear.in_words(options_of("classify", causal=causal), channels)
-        == f"a linear function of the numbers of {said}"
+        linear.in_words(options_of("classify", causal=causal), reading) == f"a linear function of the numbers of {said}"
     )
 
 

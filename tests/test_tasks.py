@@ -727,7 +727,7 @@ def classifier_of(every: Sequence[Labelled], **changes: Any) -> tuple[classifica
     gathered = whole.Gathered(whole.unit_of(options))
     gathered.add(every, Path("none"))
     reading = classification.Reading.learn(gathered)
-    model = classification.ClassificationModel(len(reading.mean), reading.size, len(reading.classes), options)
+    model = classification.ClassificationModel(reading, len(reading.classes), options)
     return classification.Classifier(model, reading, options), gathered
 
 
@@ -1352,7 +1352,7 @@ REFUSED: dict[str, tuple[list[Any], list[str]]] = {
     "a label in an archive": (["train", "classify", "{none}.ts", "--label", "kind"], ["--label", "{none}.ts"]),
     "noise for texts": (["train", "classify", "{series}", "--text", "y", "--noise", "0.3"], ["--noise is for numbers", "--text"]),
     "noise for texts in a search": (["tune", "classify", "{series}", "--text", "y", "--noise", "0.3"], ["--noise is for numbers", "--text"]),
-    "embeddings of numbers": (["train", "classify", "{waves}", "--embedding-size", "64"], ["--embedding-size is for texts", "--text"]),
+    "embeddings of numbers": (["train", "classify", "{waves}", "--embedding-size", "64"], ["--embedding-size is for --text", "--categories"]),
     "words of numbers": (["train", "classify", "--unit", "words"], ["--unit is for texts", "--text"]),
     "words of numbers, and a rate": (["train", "classify", "{waves}", "--unit", "words", "--find-lr"], ["--unit is for texts"]),
     "a column of no columns": (["train", "tag", "{tagged}", "--tag", "xpos"], ["--tag xpos", "{tagged}", ".conllu"]),

@@ -195,8 +195,8 @@ def labelled_steps(
 
     A true class is negative where it is not known. first: the number of the first step, from 0.
     """
-    figure, axes = _over_steps(values, first, 2.0)
-    axis, x = axes[-1], np.arange(len(values) + 1) + first + 0.5
+    figure, axis = _over_steps(values, first, 2.0)
+    x = np.arange(len(values) + 1) + first + 0.5
     shown = sorted({*truth[truth >= 0].tolist(), *predicted.tolist()})
     colors = {k: f"C{n}" if n < 10 else matplotlib.colormaps["tab20b"](n % 20) for n, k in enumerate(shown)}
     for height, own in ((1.1, truth), (0.0, predicted)):
@@ -220,8 +220,8 @@ def valued_steps(
     said: (T, outputs), of which the first and the last are the outer quantiles, if there are several; middle: (T,), of
     these the one that is compared. A true value is NaN where it is not known. first: the number of the first step, from 0.
     """
-    figure, axes = _over_steps(values, first, 3.0)
-    axis, x = axes[-1], np.arange(len(values)) + first + 1
+    figure, axis = _over_steps(values, first, 3.0)
+    x = np.arange(len(values)) + first + 1
     if said.shape[1] > 1:
         axis.fill_between(x, said[:, 0], said[:, -1], color="C0", alpha=0.2, linewidth=0, label="outer quantiles")
     lonely = np.isfinite(truth).mean() < 0.5  # values far apart make no line
@@ -232,23 +232,28 @@ def valued_steps(
     return figure
 
 
-def _over_steps(values: NDArray[Any], first: int, height: float) -> tuple[Figure, list[Axes]]:
-    """Draws the numbers of a sequence (T, channels), NaN where one is missing, over its steps, and returns the axes, with empty ones of this height below."""
-    figure = Figure(figsize=(10, 2.6 + height), layout="constrained")
-    axes = list(figure.subplots(2, 1, sharex=True, height_ratios=[2.2, height]))
-    there = np.ma.masked_invalid(values)
-    deviation = there.std(0).filled(0.0)
-    scaled = (there - there.mean(0)) / np.where(deviation > 0, deviation, 1.0)
-    marker = "." if np.ma.is_masked(there) else ""  # a number between two that are missing makes no line
-    steps = np.arange(len(values)) + first + 1
-    axes[0].plot(steps, scaled[:, :CHANNELS].filled(np.nan), linewidth=0.8, marker=marker, markersize=3)
-    of = f"the first {CHANNELS} of {values.shape[1]} channels" if values.shape[1] > CHANNELS else "channels"
-    axes[0].set_title(f"{of}, in deviations from their means; a sequence of the validation set", fontsize=10)
-    axes[0].grid(alpha=0.3)
-    axes[1].set_xlabel("step")
-    axes[1].set_xlim(first + 0.5, first + len(values) + 0.5)
-    axes[1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure, axes
+def _over_steps(values: NDArray[Any], first: int, height: float) -> tuple[Figure, Axes]:
+    """Draws the numbers of a sequence (T, channels), NaN where one is missing, over its steps. Returns empty axes of this height below.
+
+    Without channels, there is nothing above them.
+    """
+    upper = [2.2] if values.shape[1] else []
+    figure = Figure(figsize=(10, sum(upper) + height + 0.4), layout="constrained")
+    *above, below = figure.subplots(1 + len(upper), 1, sharex=True, squeeze=False, height_ratios=[*upper, height])[:, 0]
+    for axis in above:
+        there = np.ma.masked_invalid(values)
+        deviation = there.std(0).filled(0.0)
+        scaled = (there - there.mean(0)) / np.where(deviation > 0, deviation, 1.0)
+        marker = "." if np.ma.is_masked(there) else ""  # a number between two that are missing makes no line
+        steps = np.arange(len(values)) + first + 1
+        axis.plot(steps, scaled[:, :CHANNELS].filled(np.nan), linewidth=0.8, marker=marker, markersize=3)
+        of = f"the first {CHANNELS} of {values.shape[1]} channels" if values.shape[1] > CHANNELS else "channels"
+        axis.set_title(f"{of}, in deviations from their means; a sequence of the validation set", fontsize=10)
+        axis.grid(alpha=0.3)
+    below.set_xlabel("step")
+    below.set_xlim(first + 0.5, first + len(values) + 0.5)
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure, below
 
 
 def forecasts(panels: Mapping[str, Mapping[str, Any]], horizon: int) -> Figure:

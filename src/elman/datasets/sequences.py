@@ -5,7 +5,7 @@ A sequence has one label, or each of its steps has one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, count, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from elman.datasets.times import as_seconds
 from elman.errors import InputError
 
 FILL = "mark missing numbers with --mark-gaps, fill them in with --fill-gaps"
-NAME = "name the columns of numbers with --columns"
+NAME = "name the columns of numbers with --columns and those of words with --categories"
 MOST = float(np.finfo(np.float32).max)  # how far from zero a number may be: squares are summed in float64
 
 
@@ -32,7 +32,8 @@ class Columns(NamedTuple):
     label: str = "label"
     sequence: str | None = None  # what tells the sequences of a table in long form apart
     text: str | None = None  # a column with a text in each row, in place of numbers
-    channels: tuple[str, ...] = ()  # all others if empty
+    channels: tuple[str, ...] | None = None  # all others if None
+    categories: tuple[str, ...] = ()  # columns of words or codes that are read besides the numbers
     fill: bool = False  # whether missing numbers are filled in, as `gaps.filled` does
     mark: bool = False  # whether numbers may be missing, and are then NaN
     time: str | None = None  # when each step is: dates or numbers
@@ -54,12 +55,14 @@ class Labelled(NamedTuple):
     labels: Sequence[str | None] | None = None  # (T,), where every step has its own; None for a step without one
     group: str | None = None  # who or what it is of
     times: NDArray[np.float64] | None = None  # (T,), of the steps: numbers, or dates in seconds
+    words: NDArray[Any] | None = None  # (T, categories), texts, of which one that is missing is empty
 
     def part(self, begin: int, end: int, name: str) -> Labelled:
         """Returns these steps of a sequence whose steps have labels, under another name."""
         assert self.labels is not None
-        times = None if self.times is None else self.times[begin:end]
-        return self._replace(name=name, content=self.content[begin:end], labels=self.labels[begin:end], times=times)
+        times, words = (None if each is None else each[begin:end] for each in (self.times, self.words))
+        own = self.content[begin:end], self.labels[begin:end]
+        return self._replace(name=name, content=own[0], labels=own[1], times=times, words=words)
 
 
 def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows | None = None) -> Iterator[Labelled]:
@@ -75,6 +78,7 @@ def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows 
         "--columns": columns.channels,
         "--text": columns.text if kind == ".ts" else None,
         "--group": columns.group if kind == ".ts" else None,
+        "--categories": columns.categories if kind == ".ts" else None,
     }
     for flag, value in given.items():
         if kind in (".ts", *JSON_LINES) and value:
@@ -185,7 +189,7 @@ def _remedy(values: NDArray[Any], columns: Columns) -> str:
 
 def _unfit(values: NDArray[Any], channels: int | None, columns: Columns) -> str | None:
     """Returns what is wrong with the values (T, channels) of a sequence, or None."""
-    if values.ndim != 2 or not values.size:
+    if values.ndim != 2 or not len(values) or not (values.shape[1] or columns.categories):
         return "the values should be a list of steps, each a list of numbers of the same length"
     if channels is not None and values.shape[1] != channels:
         return f"the sequence has {values.shape[1]} channels, but those before it have {channels}"
@@ -207,6 +211,9 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
     for number, _, row in json_lines(path, bad):
         where = f"{path}, line {number}"
         content, label = row.get(name), row.get(columns.label)
+        if content is None and columns.categories:  # beside which there need not be numbers
+            first = row.get(columns.categories[0])
+            content = np.empty((len(first) if isinstance(first, list) and first else 1, 0))
         problem = None
         if content is None:
             problem = f"there is no {name!r}; the names are {', '.join(map(repr, row))}"
@@ -220,6 +227,9 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
                 problem = f"{name!r} should be a list of steps, each a list of numbers, but is {str(row[name])[:60]}"
         elif not isinstance(content, str) or not content.strip():
             problem = f"{name!r} should be a text but is {content!r}"
+        words = None
+        if problem is None and columns.categories and isinstance(content, np.ndarray):
+            words, problem = _words(row, columns.categories, len(content))
         labels = None
         if problem is None and columns.each_step and isinstance(content, np.ndarray):
             labels, problem = _of_steps(label, len(content), columns)
@@ -246,7 +256,7 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
         if not isinstance(content, str):
             channels = content.shape[1]
         label, group = (None if each is None else str(each) for each in (label, group))
-        yield Labelled(str(row.get("id", number)), content, label, (), labels, group, times)
+        yield Labelled(str(row.get("id", number)), content, label, (), labels, group, times, words)
 
 
 def _whole(value: Any) -> Any:
@@ -254,6 +264,30 @@ def _whole(value: Any) -> Any:
     if isinstance(value, float):
         return int(value) if value.is_integer() else None if np.isnan(value) else value
     return value
+
+
+def _words(row: Mapping[str, Any], names: Sequence[str], steps: int) -> tuple[NDArray[Any] | None, str | None]:
+    """Returns the words of the steps of a line of JSON, (T, categories), and None; or None, and what is wrong with them."""
+    found = list[list[str]]()
+    for name in names:
+        given, wanted = row.get(name), f"{name!r} should be a list of {steps} words or codes, one for each step"
+        if not isinstance(given, list):
+            return None, f"{wanted}, but is {str(given)[:60]}"
+        if len(given) != steps:
+            return None, f"{wanted}, but has {len(given)}"
+        for step, value in enumerate(given, 1):
+            if not isinstance(value, (str, int, float)) and value is not None:
+                return None, f"step {step} of {name!r} should be a word or a code but is {str(value)[:60]}"
+        found.append([_word(value) for value in given])
+    return np.array(found, dtype=object).T, None
+
+
+def _word(value: str | float | None) -> str:
+    """Returns a value as a table would have it: empty if it is missing."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    value = _whole(value)
+    return "" if value is None else str(value).strip()
 
 
 def _times(given: Any, steps: int, name: str, path: Path) -> tuple[NDArray[np.float64] | None, str | None]:
@@ -303,18 +337,18 @@ def _of_steps(given: Any, steps: int, columns: Columns) -> tuple[list[str | None
 
 
 def _stripped(piece: pl.DataFrame, columns: Columns, path: Path) -> pl.DataFrame:
-    """Returns a piece of a table with no blanks around its labels and groups. One of nothing else is missing, as NaN is.
+    """Returns a piece of a table with no blanks around its labels, groups and categories. One of nothing else is missing, as NaN is.
 
     The word is missing only where a number is wanted of a step: it may be the name of a class.
     """
-    have = [name for name in (columns.label, columns.group) if name in piece.columns]
+    have = [name for name in (columns.label, columns.group, *columns.categories) if name in piece.columns]
     tables.check_texts(piece, have, path)
     found = list[pl.Expr]()
     for name in have:
         text = pl.col(name)
         text = text.fill_nan(None) if piece.schema[name].is_float() else text
         text = text.cast(pl.String).str.strip_chars()
-        if name == columns.group or (columns.each_step and not columns.numeric):
+        if name != columns.label or (columns.each_step and not columns.numeric):
             # A column of whole numbers of which some are missing often has floats.
             text = text.str.replace(r"^(-?\d+)\.0$", "$1")
         missing = ["", "nan"] if name == columns.label and columns.numeric and columns.each_step else [""]
@@ -372,8 +406,8 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
     # The sequence that is being read, its first line, whether it is to be left out; and those that were before.
     name, first, spoiled, seen = "", 0, False, set[str]()
     steps, labels, groups = list[NDArray[np.float64]](), list[str | None](), list[str | None]()
-    times = list[NDArray[np.float64]]()
-    channels: list[str] | None = list(columns.channels) or None
+    times, words = list[NDArray[np.float64]](), list[NDArray[Any]]()
+    channels = None if columns.channels is None else list(columns.channels)
 
     def whole() -> Iterator[Labelled]:
         if steps and not spoiled:
@@ -386,7 +420,8 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
                 return
             of_all, of_each = (None, labels) if columns.each_step else (labels[0], None)
             at = None if columns.time is None else np.concatenate(times)
-            yield Labelled(str(name), values, of_all, tuple(channels or ()), of_each, groups[0], at)
+            own = np.concatenate(words) if columns.categories else None
+            yield Labelled(str(name), values, of_all, tuple(channels or ()), of_each, groups[0], at, own)
 
     # Where nothing else tells steps apart, a row without any value is one, too.
     empty = columns.lacking and columns.sequence is None and columns.time is None
@@ -394,12 +429,15 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
         have = [each for each in piece.columns if each != tables.LINE]
         keys = [] if columns.sequence is None else [columns.sequence]
         others, clock = [columns.group] if columns.group else [], [columns.time] if columns.time else []
-        wanted = [*keys, *([columns.label] if labelled else []), *others, *clock, *(channels or [])]
+        said = list(columns.categories)
+        wanted = [*keys, *([columns.label] if labelled else []), *others, *clock, *said, *(channels or [])]
         tables.check_columns(wanted, have, path)
         if channels is None:
-            channels = [each for each in have if each not in (*keys, columns.label, *others, *clock)]
-            if not channels:
-                raise InputError(f"{path} has no column of numbers besides {', '.join(map(repr, have))}; add one")
+            channels = [each for each in have if each not in (*keys, columns.label, *others, *clock, *said)]
+        if not channels and not said:
+            raise InputError(
+                f"{path} has no column of numbers besides {', '.join(map(repr, have))}; add one, or name columns of words with --categories"
+            )
         piece = _stripped(piece, columns, path)
         piece = tables.texts(piece, keys, path, bad) if keys else piece
         remedies = "" if columns.lacking else FILL, "" if columns.channels else NAME
@@ -407,10 +445,14 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
         good = as_seconds(good, columns.time, path, bad, MOST) if columns.time else good
         lines, fit = piece[tables.LINE].to_list(), piece[tables.LINE].is_in(good[tables.LINE].implode()).to_numpy()
         values = np.full((len(piece), len(channels)), np.nan)
-        values[fit] = good.select(channels).to_numpy()  # what is missing becomes NaN
+        for k, channel in enumerate(channels):
+            values[fit, k] = good[channel].to_numpy()  # what is missing becomes NaN
         when = np.full(len(piece), np.nan)
         if columns.time:
             when[fit] = good[columns.time].to_numpy()
+        spoken = np.empty((len(piece), len(said)), dtype=object)
+        for k, category in enumerate(said):
+            spoken[:, k] = piece[category].fill_null("").to_list()
         given = piece[columns.label].to_list() if columns.label in have else [None] * len(piece)
         from_whom = piece[others[0]].to_list() if others else [None] * len(piece)
         of = piece[keys[0]].to_list() if keys else ["1"] * len(piece)
@@ -422,7 +464,8 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
                     raise InputError(
                         f"{path}, line {lines[begin]}: sequence {of[begin]!r} continues after another one began; sort the rows by {columns.sequence!r}"
                     )
-                name, first, spoiled, steps, times, labels, groups = of[begin], lines[begin], False, [], [], [], []
+                name, first, spoiled = of[begin], lines[begin], False
+                steps, times, words, labels, groups = [], [], [], [], []
                 seen.add(name)
             # A sequence is left out as a whole: without one of its steps, it would be another one.
             spoiled = spoiled or not fit[begin:end].all()
@@ -444,6 +487,7 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
                 spoiled = True
             steps.append(values[begin:end])
             times.append(when[begin:end])
+            words.append(spoken[begin:end])
             labels += own if columns.each_step or not labels else ()
             groups += whose[:1]
     yield from whole()

@@ -225,6 +225,8 @@ def numbers(
     helps in a training where it must not be. others: what helps there with a column that has no numbers. Raises InputError
     for a column of what is never a number, such as lists.
     """
+    if not columns:
+        return piece
     _check_kinds(piece, columns, path, "numbers", (pl.Binary, pl.Date, pl.Datetime, pl.Time), others)
     cast = piece.with_columns(pl.col(name).cast(pl.Float64, strict=False).alias(name) for name in columns)
     fits = {name: _fits(cast[name], most).fill_null(False) for name in columns}

@@ -197,6 +197,7 @@ def _whole(
     page = {"task": options.task} | described(run, trained.model, options, classes)
     page["unit"] = whole.unit_of(options)
     page["channels"], page["time"], page["gaps"] = list(trained.reading.channels), options.time, options.mark_gaps
+    page["categories"] = list(trained.reading.categories)
     every, source = _sequences(run, trained, text, data, order)
     chosen = list(islice(every, FEW if options.each_step else SHOWN))
     if not chosen:
@@ -310,6 +311,7 @@ def _read(
         "tokens": tokens or ([""] if tokens is not None else None),
         "strange": [t for t, token in enumerate(tokens or []) if token not in known],
         "series": None if isinstance(content, str) else _series(sequence, stride),
+        "words": _words(trained, sequence, stride),
         "stride": stride,
         **said.contents,
         "shares": [
@@ -339,6 +341,17 @@ def _series(sequence: Labelled, stride: int = 1) -> list[list[float | None]]:
     return found
 
 
+def _words(trained: Trained[Any, Any], sequence: Labelled, stride: int = 1) -> list[dict[str, list[Any]]]:
+    """Returns the words of each category, and their codes, 0 for one that is unknown; of each stride-th step."""
+    found = list[dict[str, list[Any]]]()
+    for column, known in zip(
+        () if sequence.words is None else sequence.words.T, trained.reading.categories.values(), strict=True
+    ):
+        codes, words = {word: code for code, word in enumerate(known, 1)}, column[::stride].tolist()
+        found.append({"words": words, "codes": [codes.get(word, 0) for word in words]})
+    return found
+
+
 def _every(trained: Classifier | Regressor, sequence: Labelled, source: Path) -> dict[str, Any]:
     """Returns a sequence, what the model says of each step, what each direction adds to this, and what it depends on."""
     encoded, model = trained.encode([sequence], source), deepcopy(trained.model).double().eval()
@@ -359,6 +372,7 @@ def _every(trained: Classifier | Regressor, sequence: Labelled, source: Path) ->
     content = {
         "name": sequence.name,
         "series": _series(sequence),
+        "words": _words(trained, sequence),
         "shares": _shares(model, h, order[:, :2], classes or [""] * outputs.shape[1], spread, center),
         "look": [[float(f"{v:.2g}") for v in row] for row in look.tolist()],
     }

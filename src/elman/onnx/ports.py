@@ -275,7 +275,7 @@ def of_sequences(model: SequenceModel, output: str) -> Port:
 
     With each_step to (T, B, outputs). A causal model also takes states, and returns those after x.
     """
-    embedding, recurrent, channels = model.embedding, model.recurrent, model.recurrent.input_size
+    embedding, recurrent = model.embedding, model.recurrent
     name, causal = "x" if embedding is None else "tokens", not recurrent.bidirectional
     initial = {
         f"{state}_0": torch.zeros(recurrent.num_layers, 1, recurrent.hidden_size)
@@ -290,7 +290,7 @@ def of_sequences(model: SequenceModel, output: str) -> Port:
         x = lengths = torch.empty(0)
         for T in steps:
             for B in batches:
-                x = draw.normal(T, B, channels) if embedding is None else draw.below(embedding.num_embeddings, T, B)
+                x = draw.steps(model, T, B) if embedding is None else draw.below(embedding.num_embeddings, T, B)
                 lengths = draw.lengths(T, B)
                 if embedding is None:
                     for b in range(B):
@@ -316,8 +316,7 @@ def sequence_step(model: SequenceModel, output: str) -> Port:
         h, state = model.recurrent.step(model.inputs(x), as_state(states))
         return model.output(h), state
 
-    numbers = model.recurrent.input_size
-    return _one_step(model, call, "x", lambda draw, B: draw.normal(B, numbers), output, model.output.out_features)
+    return _one_step(model, call, "x", lambda draw, B: draw.steps(model, B), output, model.output.out_features)
 
 
 def forecaster(model: ForecastingModel) -> Port:
@@ -349,6 +348,12 @@ class Draw:
 
     def normal(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self.random)
+
+    def steps(self, model: SequenceModel, *shape: int) -> Tensor:
+        """The numbers of steps, and codes of categories behind them."""
+        known = () if model.categories is None else model.categories.known
+        numbers = self.normal(*shape, model.numbers - len(known))
+        return torch.cat([numbers, *(self.below(count + 1, *shape, 1) for count in known)], -1)
 
     def below(self, size: int, *shape: int) -> Tensor:
         """Numbers of rows of an embedding, the last row among them."""

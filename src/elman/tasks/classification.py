@@ -216,7 +216,7 @@ class Classification(WholeSequences):
     def baseline(self, name: str) -> str:
         if name == LARGEST:
             return f"predicts the most frequent class for every {self.unit}"
-        return in_words(self.options, self.trained.reading.width)
+        return in_words(self.options, self.trained.reading)
 
     def introduction(self) -> list[tuple[str, str]]:
         names, (first, *others) = self.trained.reading.classes, super().introduction()
@@ -377,4 +377,4 @@ def _classifier(reading: Reading, options: Options, device: str, path: Path | No
 
 
 def _model(reading: Reading, options: Options) -> ClassificationModel:
-    return ClassificationModel(reading.width, reading.size, len(reading.classes), options)
+    return ClassificationModel(reading, len(reading.classes), options)

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elman.tasks.options import SequenceOptions
-from elman.tasks.whole import Encoded
+from elman.tasks.whole import Encoded, Inputs
 
 LINEAR = "linear"  # what the baseline is called
 LEARNED = 20_000  # labels that it learns from; of more, as many are taken at equal distances
-FREQUENT = 1000  # tokens that it counts in a text
+FREQUENT = 1000  # tokens that it counts in a text, and words in a category
 AROUND = 8  # steps before a step whose numbers it reads as well, and after it, at most
 WIDE = 1024  # numbers that it reads of a step and of those around it; of more channels, only those of the step
 
@@ -63,27 +63,31 @@ def around(width: int, causal: bool) -> int:
     return min(AROUND, max(0, WIDE // width - 1) // (1 if causal else 2))
 
 
-def in_words(options: SequenceOptions, width: int) -> str:
-    """Returns what the baseline does. width: how many numbers it reads of a step."""
+def in_words(options: SequenceOptions, inputs: Inputs) -> str:
+    """Returns what the baseline does. inputs: what was learned of the data."""
+    numbers, words = inputs.width > len(inputs.categories), inputs.size or inputs.categories
     if options.each_step:
-        steps, after = around(width, options.causal), "" if options.causal else ", and after it"
+        steps, after = around(width(inputs), options.causal), "" if options.causal else ", and after it"
         also = f" and of the {steps} step{'s' * (steps > 1)} before it{after}" if steps else ""
-        return f"a linear function of the numbers of a step{also}"
-    return f"a linear function of {'how often words occur' if options.text else 'means, extremes and ends'}"
+        read = " and ".join(["the numbers"] * numbers + ["the words"] * bool(words))
+        return f"a linear function of {read} of a step{also}"
+    read = ["means, extremes and ends"] * numbers + ["how often words occur"] * bool(words)
+    return f"a linear function of {', and of '.join(read)}"
 
 
 def of_sequences(of: Encoded, own: NDArray[np.int64], counted: NDArray[np.int64]) -> NDArray[np.float64]:
     """Returns features of these sequences, (N, features).
 
     Of each channel the mean, the deviation, the least, the largest, the first and the last value; of a text the
-    logarithms of 1 and how often it has each token in `counted`. And the length.
+    logarithms of 1 and how often it has each token in `counted`, and of a category likewise. And the length.
     """
     found = []
     for k in own:
         row = of.rows[k]
-        if len(of.mean):
-            x = of.scaled(row)
-            told = np.concatenate([x.mean(0), x.std(0), x.min(0), x.max(0), x[0], x[-1]])
+        if of.inputs.width:
+            x, words = told_apart(of, of.scaled(row))
+            ends = [x.mean(0), x.std(0), x.min(0), x.max(0), x[0], x[-1]]
+            told = np.concatenate([*ends, np.log1p(words.sum(0))])
         else:
             told = np.log1p(np.bincount(of.numbers[row], minlength=counted.max(initial=0) + 1)[counted])
         found.append(np.append(told, len(row)))
@@ -96,17 +100,33 @@ def of_steps(of: Encoded, places: NDArray[np.int64], causal: bool) -> NDArray[np
     Past the ends of a sequence, its first or last step stands in.
     """
     sequence, at = of.step_at(places)
-    most = around(of.inputs.width, causal)
+    most = around(width(of.inputs), causal)
     steps = at[:, None] + np.arange(-most, 1 if causal else most + 1)
     last = of.rows.lengths[sequence].astype(np.int64) - 1
     rows = of.rows.bounds[sequence][:, None] + steps.clip(0, last[:, None])
-    return of.scaled(of.rows.steps[rows]).reshape(len(places), -1)
+    return np.concatenate(told_apart(of, of.scaled(of.rows.steps[rows])), -1).reshape(len(places), -1)
+
+
+def told_apart(of: Encoded, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns the numbers of steps, (..., n), and which frequent word each category has, 1 for this one and 0 for others.
+
+    x: (..., n + categories), as `Encoded.scaled` has it.
+    """
+    known = of.inputs.categories.values()
+    numbers, codes = np.split(x, [x.shape[-1] - len(known)], -1)
+    words = [codes[..., k : k + 1] == np.arange(1, min(len(own), FREQUENT) + 1) for k, own in enumerate(known)]
+    return numbers, np.concatenate([codes[..., :0], *words], -1)
+
+
+def width(inputs: Inputs) -> int:
+    """Returns how many numbers it reads of a step: one for each frequent word of a category."""
+    return inputs.width + sum(min(len(words), FREQUENT) - 1 for words in inputs.categories.values())
 
 
 def frequent(of: Encoded, own: NDArray[np.int64]) -> NDArray[np.int64]:
     """Returns the tokens that most of these texts have; none of numbers."""
     counts = np.zeros(int(of.numbers.max(initial=0)) + 1, np.int64)
-    for k in own if not len(of.mean) else ():
+    for k in own if not of.inputs.width else ():
         counts[np.unique(of.numbers[of.rows[k]])] += 1
     order = np.argsort(-counts, kind="stable")[:FREQUENT]
     return order[counts[order] > 0]

@@ -310,6 +310,12 @@ class SequenceOptions(Options):
     columns: str | None = option(
         None, "Columns of numbers to read, separated by commas; default: all other columns.", of_model=True
     )
+    categories: str | None = option(
+        None,
+        "Columns of words or codes to read, separated by commas, or their names in JSON lines.",
+        of_model=True,
+        later=True,
+    )
     unit: str = option(
         "words", "Unit in which a text is read: words or characters.", choices=("words", "characters"), of_model=True
     )
@@ -351,7 +357,9 @@ class SequenceOptions(Options):
     num_layers: int = option(
         1, "Recurrent layers; each reads in both directions, unless --causal.", least=1, search=(1, 3), of_model=True
     )
-    embedding_size: int = option(64, "Width of the embedding of a word or character.", least=1, of_model=True)
+    embedding_size: int = option(
+        64, "Width of the embedding of a word or character, and at most of a category.", least=1, of_model=True
+    )
     dropout: float = option(
         0.5,
         "Share of activations dropped between layers and before the output in training.",
@@ -367,8 +375,13 @@ class SequenceOptions(Options):
     learning_rate: float = learning_rate_option(3e-3, search=(5e-4, 2e-2))
 
     @property
-    def column_list(self) -> tuple[str, ...]:
-        return _names(self.columns)
+    def column_list(self) -> tuple[str, ...] | None:
+        """The columns of numbers, of which there may be none beside categories; None for all that are nothing else."""
+        return _names(self.columns) or (() if self.columns is not None and self.category_list else None)
+
+    @property
+    def category_list(self) -> tuple[str, ...]:
+        return _names(self.categories)
 
     @property
     def fold_of(self) -> tuple[int, int] | None:
@@ -403,8 +416,13 @@ class SequenceOptions(Options):
             "--time": self.time,
         }
         _check_once({name: (column,) for name, column in own.items() if column is not None})
+        named = {"--columns": self.column_list or (), "--categories": self.category_list}
         for name in ("--label", "--group", "--time"):
-            _check_once({name: (own[name] or "",), "--columns": self.column_list})
+            _check_once({name: (own[name] or "",)} | named)
+        if self.sequence is not None:
+            _check_once({"--sequence": (self.sequence,), "--categories": self.category_list})
+        if self.categories is not None and not self.category_list:
+            raise InputError("--categories names no column; name one, or leave it out")
 
     def useless(self, file: Path | None) -> dict[str, str]:
         from elman.datasets.tables import form
@@ -414,18 +432,31 @@ class SequenceOptions(Options):
             {}
             if files
             else dict.fromkeys(
-                ("label", "sequence", "group", "fold", "text", "columns", "fill_gaps", "mark_gaps", "time"), NO_FILE
+                (
+                    "label",
+                    "sequence",
+                    "group",
+                    "fold",
+                    "text",
+                    "columns",
+                    "categories",
+                    "fill_gaps",
+                    "mark_gaps",
+                    "time",
+                ),
+                NO_FILE,
             )
         )
         if files and all(form(path) == ".ts" for path in files):
             found["label"] = f"names a column, but {files[0]} has its labels at the ends of its lines; leave it out"
         if self.text is None:
-            found["unit"] = found["embedding_size"] = (
-                "is for texts, but without --text the data are numbers; leave it out"
-            )
+            found["unit"] = "is for texts, but without --text the data are numbers; leave it out"
+            if not self.category_list:
+                found["embedding_size"] = "is for --text and for --categories, but neither is given; leave it out"
         else:
             only = "is for numbers, but --text reads texts; leave it out"
             found |= dict.fromkeys(("noise", "fill_gaps", "mark_gaps", "time"), only)
+            found["categories"] = "is for steps of numbers, but --text reads texts; leave it out"
         if self.validation is not None and self.fold is None:
             found["group"] = "holds out a part of FILE, but --validation names another file; leave it out"
         if self.causal:  # not in `check`: earlier versions trained such runs

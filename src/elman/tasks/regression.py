@@ -264,7 +264,7 @@ class Regression(WholeSequences):
         if name == CONSTANT:
             said = "quantiles" if quantiles else "mean" if self.criterion.squared else "median"
             return f"says the {said} of the training values"
-        return in_words(self.options, self.trained.reading.width) + quantiles * ", and the quantiles of its errors"
+        return in_words(self.options, self.trained.reading) + quantiles * ", and the quantiles of its errors"
 
     def introduction(self) -> list[tuple[str, str]]:
         (first, *others), reading = super().introduction(), self.trained.reading
@@ -370,4 +370,4 @@ def _regressor(reading: Reading, options: Options, device: str, path: Path | Non
 
 def _model(reading: Reading, options: Options) -> RegressionModel:
     outputs = Criterion(options.loss, options.quantile_list).outputs
-    return RegressionModel(reading.width, reading.size, outputs, options)
+    return RegressionModel(reading, outputs, options)

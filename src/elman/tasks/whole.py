@@ -6,7 +6,7 @@ import hashlib
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
@@ -62,15 +62,19 @@ class SequenceModel(nn.Module):
     has one direction only.
     """
 
-    def __init__(self, width: int, tokens: int, outputs: int, options: SequenceOptions):
-        """width: the numbers that are read of a step. tokens: the size of the vocabulary of a text, in place of numbers; else 0."""
+    def __init__(self, inputs: Inputs, outputs: int, options: SequenceOptions):
         super().__init__()
         o = options
-        self.embedding = nn.Embedding(tokens, o.embedding_size) if tokens else None
-        self.fading = Fading((width - (o.time is not None)) // 2) if o.mark_gaps else None
+        self.embedding = nn.Embedding(inputs.size, o.embedding_size) if inputs.size else None
+        self.fading = Fading(len(inputs.mean)) if o.mark_gaps and inputs.mean else None
+        self.categories = (
+            Categories([*map(len, inputs.categories.values())], o.embedding_size) if inputs.categories else None
+        )
+        self.numbers = inputs.width  # that are read of a step; 0 of texts
+        width = inputs.width + (self.categories.more if self.categories is not None else 0)
         self.recurrent = Recurrent(
             cells.by_name(o.cell),
-            o.embedding_size if tokens else width,
+            o.embedding_size if inputs.size else width,
             o.hidden_size,
             o.num_layers,
             bidirectional=not o.causal,
@@ -96,7 +100,8 @@ class SequenceModel(nn.Module):
         """Returns what the recurrent layers read of numbers, or of tokens."""
         if self.embedding is not None:
             return self.embedding(x)
-        return x if self.fading is None else self.fading(x)
+        x = x if self.fading is None else self.fading(x)
+        return x if self.categories is None else self.categories(x)
 
     def head(self, h: Tensor, state: Hidden, lengths: Tensor) -> Tensor:
         """Returns (B, outputs) of h (T, B, 2 H), which is zero past the end of a sequence, and of final states.
@@ -134,6 +139,32 @@ class Fading(nn.Module):
         return torch.cat([faded, (age >= 0).to(x), others], -1)
 
 
+class Categories(nn.Module):
+    """Embeddings of categories. forward(x) takes numbers and the codes of categories, (..., n + categories).
+
+    In place of each code it returns an embedding. That of code 0, which stands for all unknown values, begins as zero. What
+    is no code counts as 0: so may what lies past the end of a sequence.
+    """
+
+    def __init__(self, known: Sequence[int], size: int):
+        """known: how many values of each category are known. size: the width of an embedding at most."""
+        super().__init__()
+        self.known = tuple(known)
+        widths = [min(size, count + 1) for count in known]
+        self.embeddings = nn.ModuleList(map(nn.Embedding, (count + 1 for count in known), widths))
+        self.more = sum(widths) - len(known)  # numbers than go in
+        for weight in self.embeddings.parameters():
+            nn.init.zeros_(weight[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        numbers, codes = x.split([x.shape[-1] - len(self.known), len(self.known)], -1)
+        found = [numbers]
+        for count, embedding, code in zip(self.known, self.embeddings, codes.unbind(-1), strict=True):
+            there = (code >= 0) & (code <= count)  # not so of NaN
+            found.append(embedding(torch.where(there, code, 0).long()))
+        return torch.cat(found, -1)
+
+
 class Gathered:
     """Sequences as numbers, of which there may be more than memory holds: a text as those of tokens as they first occur."""
 
@@ -145,21 +176,24 @@ class Gathered:
         mark_gaps: bool = False,
         causal: bool = False,
         time: str | None = None,
+        categories: Sequence[str] = (),
     ):
         """unit: what texts are read in; None for numbers. each_step: whether every step has a label, or none.
 
         channels: those that every sequence must have, 0 for texts; if left out, those that the first one has. mark_gaps:
         whether numbers may be missing; if causal, no later one stands in. time: what the times of the steps are called;
-        None where these are not read.
+        None where these are not read. categories: what those of the steps are called.
         """
         self.unit, self.channels, self.each_step = unit, channels, each_step
         self.mark_gaps, self.causal, self.time = mark_gaps, causal, time
         self.names: tuple[str, ...] = ()  # of the channels, where they are columns of a table
-        # Tokens (T,), or numbers (T, channels), beside which are their ages (T, channels) if they may be missing, and
-        # the time since the step before (T, 1). A channel far from zero changes by less than float32 can tell apart.
+        # Tokens (T,), or numbers (T, channels), beside which are their ages (T, channels) if they may be missing, the time
+        # since the step before (T, 1), and the numbers of words (T, categories) as they first occur. A channel far from
+        # zero changes by less than float32 can tell apart.
         self.rows = Rows(np.float64 if self.unit is None else np.int32)
         self._ids = Rows(np.uint8)  # what each is called in its file
         self.labels = Rows(np.int32)  # a number for each sequence, or for each of its steps; -1 where there is none
+        self.words: dict[str, dict[str, int]] = {name: {} for name in categories}  # those of each category, numbered
         self.different: dict[str, int] = {}  # labels, and the number of each
         self.tokens = {"": 0}  # likewise; the first one stands in a text without any
         self.groups: dict[str, int] = {}  # likewise: who or what sequences are of, if that is known
@@ -171,7 +205,7 @@ class Gathered:
     def of(cls, options: SequenceOptions, unit: str | None, channels: int | None) -> Gathered:
         """Returns none yet, of the kind that the options say."""
         o = options
-        return cls(unit, channels, o.each_step, o.mark_gaps, o.causal, o.time)
+        return cls(unit, channels, o.each_step, o.mark_gaps, o.causal, o.time, o.category_list)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -188,7 +222,7 @@ class Gathered:
                 numbers = [tokens.setdefault(token, len(tokens)) for token in split(content, self.unit or "words")]
                 self.rows.append(np.array(numbers or [0], np.int32))
             else:
-                self.rows.append(self._row(content, each.times))
+                self.rows.append(self._row(content, each.times, each.words))
             self._ids.append(np.frombuffer(bytearray(each.name.encode()), np.uint8))
             numbers = [-1 if label is None else different.setdefault(label, len(different)) for label in labels]
             self.labels.append(np.array(numbers, np.int32))
@@ -197,18 +231,24 @@ class Gathered:
             self._digest.update(own + "\0".join(label or "" for label in labels).encode())
             if each.times is not None:
                 self._digest.update(each.times.tobytes())
+            if each.words is not None:
+                self._digest.update("\0".join(each.words.ravel()).encode())
             if each.group is not None:
                 self.group_of.append(self.groups.setdefault(each.group, len(self.groups)))
                 self._digest.update(f"\0{each.group}".encode())
         self._digest.update(b"end of a file")
 
-    def _row(self, values: NDArray[Any], times: NDArray[np.float64] | None) -> NDArray[np.float64]:
-        """Returns what is kept of the numbers of a sequence, (T, channels), and of its times, (T,)."""
+    def _row(
+        self, values: NDArray[Any], times: NDArray[np.float64] | None, words: NDArray[Any] | None
+    ) -> NDArray[np.float64]:
+        """Returns what is kept of the numbers of a sequence, (T, channels), of its times, (T,), and of its words, (T, categories)."""
         causal = self.causal
         found = [filled(values, causal), ages(values, times, causal)] if self.mark_gaps else [values]
         if self.time is not None:
             assert times is not None
             found.append(np.diff(times, prepend=times[:1])[:, None])
+        for column, known in zip(() if words is None else words.T, self.words.values(), strict=True):
+            found.append(np.array([known.setdefault(word, len(known)) for word in column], np.float64)[:, None])
         return np.concatenate(found, 1)
 
     def labelled(self, own: Iterable[int]) -> Iterator[Labelled]:
@@ -222,7 +262,7 @@ class Gathered:
                 yield Labelled(self.name(k), text, label)
             else:
                 values, times = self.values(k)
-                yield Labelled(self.name(k), values, label, labels=each, times=times)
+                yield Labelled(self.name(k), values, label, labels=each, times=times, words=self.spoken(k))
 
     def measured(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """Returns the numbers of steps as they are kept, (n, channels), NaN where one is missing."""
@@ -234,7 +274,24 @@ class Gathered:
     def values(self, k: int) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
         """Returns the numbers of a sequence, (T, channels), NaN where one is missing; and its times from 0 on, (T,), if they are read."""
         row = self.rows[k]
-        return self.measured(row), None if self.time is None else row[:, -1].cumsum()
+        return self.measured(row), None if self.time is None else self.between(row).cumsum()
+
+    def spoken(self, k: int) -> NDArray[Any] | None:
+        """Returns the words of a sequence, (T, categories); None if there are no categories."""
+        if not self.words:
+            return None
+        codes = self.codes(self.rows[k])
+        return np.stack(
+            [np.array(list(own), dtype=object)[codes[:, n]] for n, own in enumerate(self.words.values())], 1
+        )
+
+    def codes(self, rows: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Returns the numbers of the words of steps as they are kept, (n, categories)."""
+        return rows[..., rows.shape[-1] - len(self.words) :].astype(np.int64)
+
+    def between(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Returns the times since the step before of steps as they are kept, (n,)."""
+        return rows[:, -1 - len(self.words)]
 
     def missing(self, own: Iterable[int]) -> NDArray[np.float64]:
         """Returns the share of the steps of these sequences at which the number of each channel is missing, (channels,)."""
@@ -247,7 +304,8 @@ class Gathered:
         """Returns the usual time from a step of these sequences to the next: the geometric mean of all times that are not 0."""
         total, count = 0.0, 0
         for block in self.blocks(own):
-            between = block[:, -1][block[:, -1] > 0]
+            between = self.between(block)
+            between = between[between > 0]
             total, count = total + float(np.log(between).sum()), count + len(between)
         return float(np.exp(total / count)) if count else 1.0
 
@@ -260,11 +318,12 @@ class Gathered:
         return self._ids[k].tobytes().decode()
 
     def _check(self, each: Labelled, path: Path) -> None:
+        text = isinstance(each.content, str)
         channels = 0 if isinstance(each.content, str) else each.content.shape[1]
         if self.channels is None:
             self.channels = channels
-        if bool(channels) != bool(self.channels):
-            kinds = ("numbers", "texts") if channels else ("a text", "numbers")
+        if text != (self.unit is not None):
+            kinds = ("a text", "numbers") if text else ("numbers", "texts")
             raise InputError(f"{path}: sequence {each.name} is {kinds[0]}, but the run was trained on {kinds[1]}")
         if channels != self.channels:
             raise InputError(
@@ -301,6 +360,8 @@ class Inputs:
     marked: Sequence[int] | None = None
     time: str | None = None  # what the times of the steps are called; None where these are not read
     interval: float = 1.0  # the usual time from a step to the next, by which all times are divided
+    # The words of each category, frequent ones first; code 0 stands for all others.
+    categories: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, sequences: Gathered, own: Sequence[int] | NDArray[np.int64]) -> Inputs:
@@ -325,7 +386,33 @@ class Inputs:
             found = replace(found, marked=np.flatnonzero(share).tolist())
         if sequences.time is not None:
             found = replace(found, time=sequences.time, interval=sequences.interval(own))
+        if sequences.words:
+            found = replace(found, categories=cls._of_words(sequences, own))
         return replace(found, mean=mean.tolist(), deviation=deviation.tolist())
+
+    @staticmethod
+    def _of_words(sequences: Gathered, own: Sequence[int] | NDArray[np.int64]) -> dict[str, list[str]]:
+        """Returns the words of each category that occur in several sequences, or of a single one at several steps.
+
+        Raises InputError if a category has none: it says nothing of other sequences, as the name of a sequence.
+        """
+        sizes = [len(words) for words in sequences.words.values()]
+        steps, among = ([np.zeros(size, np.int64) for size in sizes] for _ in range(2))
+        for k in own:
+            for n, codes in enumerate(sequences.codes(sequences.rows[k]).T):
+                counts = np.bincount(codes, minlength=sizes[n])
+                steps[n] += counts
+                among[n] += counts > 0
+        found = {}
+        for (name, words), often, spread in zip(sequences.words.items(), steps, among, strict=True):
+            enough = (often if len(own) == 1 else spread) >= RARE
+            order = sorted((-n, word) for word, n, fit in zip(words, often.tolist(), enough, strict=True) if fit)
+            if not order:
+                raise InputError(
+                    f"no word in {name!r} occurs in two of the sequences to learn from, so nothing can be learned of it; leave it out"
+                )
+            found[name] = [word for _, word in order]
+        return found
 
     def save(self, directory: Path) -> None:
         write_json(directory / "vocabulary.json", asdict(self))
@@ -344,8 +431,10 @@ class Inputs:
 
     def check(self) -> None:
         """Raises ValueError, or TypeError, if these cannot be what was learned of data."""
-        if len(self.mean) != len(self.deviation) or bool(self.mean) == bool(self.tokens):
+        if len(self.mean) != len(self.deviation) or bool(self.mean or self.categories) == bool(self.tokens):
             raise ValueError("channels and tokens do not fit each other")
+        if not all(words and len({*words}) == len(words) for words in dict(self.categories).values()):
+            raise ValueError("a category has no words, or one of them twice")
         if len(self.channels) not in (0, len(self.mean)):
             raise ValueError("the names of the channels do not fit their numbers")
         if not set(self.marked or ()) <= set(range(len(self.mean))) or not 0 < self.interval < np.inf:
@@ -354,7 +443,8 @@ class Inputs:
     @property
     def width(self) -> int:
         """How many numbers a network reads of a step, as `Encoded.scaled` has them; 0 of texts."""
-        return len(self.mean) * (1 if self.marked is None else 2) + (self.time is not None)
+        of_channels = len(self.mean) * (1 if self.marked is None else 2)
+        return of_channels + (self.time is not None) + len(self.categories)
 
     @property
     def size(self) -> int:
@@ -378,6 +468,11 @@ class Encoded:
         self._written = list(sequences.tokens)
         self.numbers = np.array([tokens.get(token, 0) for token in self._written])  # of tokens, that a network knows
         self.sequences = sequences
+        # Of each category the codes of words, by their numbers.
+        self.codes = list[NDArray[np.int64]]()
+        for name, words in inputs.categories.items():
+            known = {word: code for code, word in enumerate(words, 1)}
+            self.codes.append(np.array([known.get(word, 0) for word in sequences.words[name]]))
         self.inputs, self.mean, self.deviation = inputs, np.array(inputs.mean), np.array(inputs.deviation)
 
     def places(self, pieces: Pieces) -> NDArray[np.int64]:
@@ -417,10 +512,21 @@ class Encoded:
         ]
         return ", ".join(shown[:NAMED]) + ", ..." * (len(shown) > NAMED)
 
+    def strange(self, own: Iterable[int]) -> dict[str, tuple[int, int]]:
+        """Returns of each category at how many steps of these sequences its word is unknown, and how many different ones are."""
+        found = {name: (0, set[int]()) for name in self.inputs.categories}
+        for block in self.sequences.blocks(own) if found else ():
+            for (name, (steps, words)), codes, known in zip(
+                found.items(), self.sequences.codes(block).T, self.codes, strict=True
+            ):
+                unknown = codes[known[codes] == 0]
+                found[name] = steps + len(unknown), words | {*unknown.tolist()}
+        return {name: (steps, len(words)) for name, (steps, words) in found.items()}
+
     def batch(self, pieces: Pieces) -> tuple[Tensor, Tensor]:
         """Returns numbers (T, B, n), as `scaled` has them, or tokens (T, B), and the lengths (B,)."""
         rows = [self.rows[of][begin:end] for of, begin, end in zip(*pieces, strict=True)]
-        if len(self.mean):
+        if self.inputs.width:
             x, lengths = padded(rows)
             return torch.from_numpy(self.scaled(x.numpy())).float(), lengths
         return padded([self.numbers[row] for row in rows])
@@ -430,8 +536,8 @@ class Encoded:
 
         This is every channel in deviations from its mean, which stands for a number that was not measured; then, if
         numbers may be missing, how old each is, and -1 for one that is measured or whose channel never lacked any in
-        training; then log(1 + the time since the step before), if times are read. Ages and times are divided by the usual
-        time from a step to the next.
+        training; then log(1 + the time since the step before), if times are read; then the code of the word of each
+        category. Ages and times are divided by the usual time from a step to the next.
         """
         inputs, channels = self.inputs, len(self.mean)
         # A number may be further from what was learned from than float32 reaches.
@@ -441,7 +547,11 @@ class Encoded:
             known = (age == MEASURED) | ~np.isin(np.arange(channels), inputs.marked)
             found = [np.nan_to_num(found[0]), np.where(known, -1.0, (age / inputs.interval).clip(max=OLD))]
         if inputs.time is not None:
-            found.append(np.log1p(rows[..., -1:] / inputs.interval))
+            end = rows.shape[-1] - len(self.codes)
+            found.append(np.log1p(rows[..., end - 1 : end] / inputs.interval))
+        if self.codes:
+            words = self.sequences.codes(rows)
+            found += [codes[words[..., n : n + 1]] for n, codes in enumerate(self.codes)]
         return np.concatenate(found, -1) if len(found) > 1 else found[0]
 
 
@@ -607,6 +717,7 @@ class Trained(Generic[Learned, Given]):
             lines.append(
                 ("times", f"{usual:.6g} is usual from a step to the next, and {self.reading.interval:.6g} in training")
             )
+        lines += unknown_words(encoded, range(len(encoded.rows)), "steps")
         if unit_of(self.options):
             tokens, strange = encoded.tokens(range(len(encoded.rows)))
             share = f"{strange}, {strange / max(1, tokens):.1%}"
@@ -709,7 +820,7 @@ class WholeSequences(SeparateSequences):
 
     def introduction(self) -> list[tuple[str, str]]:
         reading, unit = self.trained.reading, self.options.unit
-        what = f"{len(reading.tokens)} different {unit}" if reading.tokens else _channels(reading)
+        what = f"{len(reading.tokens)} different {unit}" if reading.tokens else _read(reading)
         lengths = self.encoded.rows.lengths[self.train]
         counts = f"{len(self.train):,} for training, {len(self.validation):,} for validation"
         counts += f", {len(self.test):,} for testing" * bool(self.options.fold)
@@ -718,13 +829,18 @@ class WholeSequences(SeparateSequences):
             later = int(self.encoded.rows.lengths[self.validation].sum())
             counts = f"one, of which the first {int(lengths.sum()):,} steps are for training and the last {later:,} for validation"
         lines = [("sequences", f"{self.source}: {counts}, {what}")]
+        if reading.categories:
+            counts = [f"{len(words):,} in {name!r}" for name, words in reading.categories.items()]
+            lines.append(("words", ", ".join(counts)))
+            lines += unknown_words(self.encoded, self.validation, "of the validation steps")
         if self.options.mark_gaps:
             without = "none in training, so nothing is learned of those that are missing later"
             lines.append(("missing", self.encoded.missing(self.train) or without))
         if reading.time is not None:
             told = f"{reading.interval:.6g} is usual from a step to the next in {reading.time!r}; of dates, these are seconds"
             still = f"all steps of a sequence have the same in {reading.time!r}, so nothing is learned of them"
-            moving = any(block[:, -1].any() for block in self.encoded.sequences.blocks(self.train))
+            between = map(self.encoded.sequences.between, self.encoded.sequences.blocks(self.train))
+            moving = any(block.any() for block in between)
             lines.append(("times", told if moving else still))
         for part, held in self.apart.items():
             shown = [" ".join(name.split())[:60] for name in held[:NAMED]] + ["..."] * (len(held) > NAMED)
@@ -741,11 +857,22 @@ class WholeSequences(SeparateSequences):
         return lines
 
 
-def _channels(reading: Inputs) -> str:
+def _read(reading: Inputs) -> str:
     """Returns how many channels there are, and the names of some: a column of times or numbers of rows may be among them."""
     count, names = len(reading.mean), reading.channels
+    if not count:
+        return "no channel of numbers"
     shown = f": {', '.join(names[:NAMED])}{', ...' if count > NAMED else ''}" if names else ""
     return f"{count} channel{'s' * (count > 1)}{shown}"
+
+
+def unknown_words(encoded: Encoded, own: Sequence[int] | NDArray[np.int64], of: str) -> Iterator[tuple[str, str]]:
+    """Yields what there is to say of words that the training lacks. of: what the steps of these sequences are called."""
+    steps = int(encoded.rows.lengths[np.asarray(own)].sum())
+    for name, (count, words) in encoded.strange(own).items():
+        if count:
+            where = f"{words:,} word{'s' * (words > 1)} in {name!r}, at {count:,} {of}, {count / steps:.1%}"
+            yield "unknown", f"{where}: the network reads one stand-in for all"
 
 
 def unit_of(options: SequenceOptions) -> str | None:
@@ -755,9 +882,12 @@ def unit_of(options: SequenceOptions) -> str | None:
 
 def columns_of(options: SequenceOptions, inputs: Inputs | None = None) -> Columns:
     """Returns what is read of a table. inputs: what was learned; channels are then its own, whatever their order."""
-    own = tuple(inputs.channels if inputs else ()) or options.column_list
-    o = options
-    return Columns(o.label, o.sequence, o.text, own, o.fill_gaps, o.mark_gaps, o.time, o.numeric, o.each_step)
+    o, own = options, options.column_list
+    if inputs is not None and (inputs.channels or not inputs.mean):
+        own = tuple(inputs.channels)
+    return Columns(
+        o.label, o.sequence, o.text, own, o.category_list, o.fill_gaps, o.mark_gaps, o.time, o.numeric, o.each_step
+    )
 
 
 def gathered(
@@ -778,7 +908,8 @@ def gathered(
     found.add(every, path or Path("the built-in data"))
     count = len(found)
     if o.validation is not None:
-        columns = columns._replace(channels=found.names or columns.channels)
+        if found.names or not found.channels:
+            columns = columns._replace(channels=found.names)
         found.add(sequences(Path(o.validation), columns, bad=bad), Path(o.validation))
     return found, count
 

@@ -17,8 +17,9 @@ VIEWS.push({
     };
     return [
       head(say("sequence"), itemChoice()),
-      el("p", { class: "say" }, told("say"), data.gaps ? ` ${say("broken")}` : ""),
+      el("p", { class: "say" }, told("say"), data.gaps ? ` ${say("broken")}` : "", data.categories.length ? ` ${say("wordsSay")}` : ""),
       el("div", slider, numeric ? lines(series, 1, 96, values) : lines(series, 1, 62, classes)),
+      spoken(),
       el("div", { class: "bar legend" }, say("faded", { n: Math.round(1 / data.faded) }), ramp(more, 0), say("counts")),
     ];
   },
@@ -33,24 +34,12 @@ function shade(svg, top) {
 
 // The true and the predicted class of each step, as rows of pieces with the same class.
 function classes(svg, top) {
-  const { predicted, truth } = item(), { left, x, wide } = place(across());
+  const { predicted, truth } = item();
   shade(svg, top + 4);
-  [["truth", truth], ["predicted", predicted]].forEach(([name, list], row) => {
-    const y = top + 20 + row * 20;
-    svg.append(el("text", { x: left - 6, y: y + 13, class: "note end" }, say(`every.${name}`)));
-    for (let t = 0, end; list && t < list.length; t = end) {
-      for (end = t + 1; end < list.length && list[end] === list[t]; end++);
-      if (list[t] === null) continue;
-      const fill = hue(data.classes.indexOf(list[t])), long = (end - t) * wide, room = Math.floor(long / 7);
-      svg.append(el("rect", { x: x(t) - wide / 2, y, width: long, height: 17, fill: css(fill) }));
-      if (room > 0) svg.append(el("text", { x: x(t) - wide / 2 + 3, y: y + 13, style: `fill: ${readable(fill)}`, class: "note" }, cut(list[t], room)));
-    }
+  [["truth", truth ?? []], ["predicted", predicted]].forEach(([name, list], row) => {
+    pieces(svg, top + 20 + row * 20, say(`every.${name}`), list, (t) => hue(data.classes.indexOf(list[t])));
   });
 }
-
-// Colours of classes: as many lightnesses as are told apart side by side, in a few hues.
-const HUES = [[31, 119, 180], [255, 127, 14], [44, 160, 44], [214, 39, 40], [148, 103, 189], [140, 86, 75], [227, 119, 194], [188, 189, 34], [23, 190, 207], [120, 120, 120]];
-const hue = (k) => (k < 0 ? [160, 160, 160] : HUES[k % HUES.length].map((v) => Math.round(v + (255 - v) * [0, 0.45, 0.7][Math.floor(k / HUES.length) % 3])));
 
 // The true and the predicted value of each step, and the outer quantiles.
 function values(svg, top) {

@@ -24,8 +24,9 @@ VIEWS.push({
     };
     return [
       head(say("sequence"), itemChoice()),
-      el("p", { class: "say" }, told(words ? "sequenceSay" : "seriesSay", { name }), data.gaps ? ` ${say("broken")}` : ""),
+      el("p", { class: "say" }, told(words ? "sequenceSay" : "seriesSay", { name }), data.gaps ? ` ${say("broken")}` : "", data.categories.length ? ` ${say("wordsSay")}` : ""),
       words ? el("div", { ...slider, class: "ribbon" }, both.map((_, t) => word(t))) : el("div", slider, lines(series, stride)),
+      spoken(),
       words ? el("div", { class: "bar legend" }, told("against"), ramp(signed, -1), told("infavour")) : null,
       strangeOnes(strange.map((t) => written(words[t]))),
     ];
