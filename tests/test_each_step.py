@@ -157,7 +157,7 @@ WRONG = {
     "digits in groups": ("a.csv", "label,x\n1,1\n1_000,2\n", True, "line 3: column 'label' should be a finite number, at most 3.4e+38 from zero, but is '1_000'"),
     "a word in JSON": ("a.jsonl", '{"values": [1, 2], "label": [3, "up"]}\n', True, "line 1: step 2 of 'label' should be a finite number"),
     "one label for all": ("a.ts", "@data\n1,2:up\n", False, "has a label for each sequence, but --each-step wants one for each step; give a table or JSON lines, or leave --each-step out"),
-    "a time": ("a.csv", "time,label,x\n2026-01-01,up,1\n", False, "line 2: column 'time' should be a number but is '2026-01-01'; correct it, name the columns of numbers with --columns, or skip such rows with --skip-bad"),
+    "a time": ("a.csv", "time,label,x\n2026-01-01,up,1\n", False, "line 2: column 'time' should be a number but is '2026-01-01'; correct it, name the columns of numbers with --columns and those of words with --categories, or skip such rows with --skip-bad"),
     "a missing number": ("a.csv", "label,x\nup,1\nup,\n", False, "line 3: column 'x' should be a number but is nothing"),
     "no number at all": ("a.csv", "label,x\nup,\nup,\n", False, "line 2: the table has no number in column 'x'"),
 }  # fmt: skip
@@ -240,7 +240,7 @@ def test_it_says_what_was_skipped_where_nothing_is_left(tmp_path: Path):
 def test_times_are_no_numbers(tmp_path: Path):
     file = tmp_path / "a.parquet"
     pl.DataFrame({"time": [1, 2], "label": ["a", "b"], "x": [1, 2]}).cast({"time": pl.Datetime}).write_parquet(file)
-    said = "convert it, or name the columns of numbers with --columns"
+    said = "convert it, or name the columns of numbers with --columns and those of words with --categories"
     with pytest.raises(InputError, match=f"column 'time' should have numbers, but has the type Datetime.*; {said}$") as at:  # fmt: skip
         read(file)
     assert at.value.elsewhere == str(at.value).replace(said, "convert it")
