@@ -7,7 +7,8 @@
 The values of the regression are made of japanese_vowels/: the mean of the first coefficient of an utterance, to be predicted from
 the other eleven. So are the recordings whose steps are labelled: five utterances one after the other, and who speaks when. What is measured at
 uneven times, with gaps, is made of nothing: waves of two speeds, of which some numbers are missing. The words that are read beside
-numbers are made of ud_ewt/: what each word is to another one is to be said from its part of speech and its length alone.
+numbers are made of ud_ewt/: what each word is to another one is to be said from its part of speech and its length alone. The shops
+are made up: what they sell depends on events that are known in advance and on visits that are not.
 
 DATA holds tinyshakespeare.txt, ud_ewt/, japanese_vowels/ and ETTh1.csv. Each result is printed with its command. The figures of
 bench/tasks.md come from here.
@@ -37,13 +38,15 @@ FEW = ("classify", "regress", "steps", "gaps")  # tasks with few sequences, so t
 SCORES = re.compile(r"^(accuracy|RMSE|linear) .*?(\d\.\d{4})\b", re.MULTILINE)  # RMSE in standard deviations
 UD, VOWELS = "ud_ewt/en_ewt-ud-{}.conllu", "japanese_vowels/JapaneseVowels_{}.ts"
 VALUED, SPOKEN = "vowels_{}.jsonl", "speakers_{}.jsonl"  # made by `place`
-UNEVEN, RELATED = "uneven_{}.jsonl", "relations_{}.csv"  # likewise
+UNEVEN, RELATED, SHOPS = "uneven_{}.jsonl", "relations_{}.csv", "shops_{}.csv"  # likewise
 TURNS = 5  # utterances of a recording
 COMMANDS = {
     "words": "lm",
     "steps": "classify",
     "gaps": "classify",
     "categories": "classify",
+    "shops": "forecast",
+    "observed": "forecast",
 }  # where a task is called otherwise on the command line
 RELATIONS = [
     *("--each-step", "--sequence", "sentence", "--label", "relation"),
@@ -67,6 +70,10 @@ TAGS = [
     "SYM",
     "VERB",
     "X",
+]
+SALES = [
+    *("--time", "day", "--group", "shop", "--columns", "sales"),
+    *("--horizon", "3", "--lookback", "28", "--segment", "1", "--period", "7"),
 ]
 ETTH1 = ["--time", "date", "--horizon", "96", "--split", "8640,2880,2880"]
 
@@ -92,6 +99,11 @@ TRAIN = {
         RELATED.format("test"),
     ),
     "forecast": ("ETTh1.csv", [*ETTH1, "--minutes", "2"], None),
+    "shops": (
+        SHOPS.format("all"),
+        [*SALES, "--known", "event,size", "--categories", "event,size", "--observed", "visits", "--epochs", "4"],
+        None,
+    ),
 }
 TARGETS = {
     "lm": "at most 1.43 nats per character",
@@ -102,7 +114,11 @@ TARGETS = {
     "gaps": "an accuracy of more than that of the linear baseline, the mean of five seeds",
     "categories": "an accuracy of more than that of the linear baseline",
     "forecast": "an MSE of at most 0.385 and an MAE of at most 0.405 on the test part",
+    "shops": "an MSE of less than that of both baselines on the test part",
 }
+
+# Studies of a task that has another name.
+TASKS = {"words": "lm", "observed": "forecast"}
 
 # Settings to compare, each beside the defaults of their time. The budget is in epochs, so that a busy machine changes nothing.
 STUDIES: dict[str, tuple[list[str], list[list[str]]]] = {
@@ -199,6 +215,19 @@ STUDIES: dict[str, tuple[list[str], list[list[str]]]] = {
             ["--categories", "number,ending", "--columns", "length"],
         ],
     ),
+    "shops": (
+        [*SALES, "--epochs", "4"],
+        [
+            [],
+            ["--known", "event,size", "--categories", "event,size"],
+            ["--observed", "visits"],
+            ["--known", "event,size", "--categories", "event,size", "--observed", "visits"],
+        ],
+    ),
+    "observed": (
+        [*ETTH1, "--columns", "OT", "--epochs", "3"],
+        [[], ["--observed", "HUFL,HULL,MUFL,MULL,LUFL,LULL"]],
+    ),
     "forecast": (
         ["--epochs", "1", *ETTH1],
         [
@@ -231,12 +260,15 @@ def place(data: Path, name: str) -> str:
     """Returns where a file is, which is made first if it is one of those that are made of utterances."""
     path = Path(MADE.name) / name
     form, part = name.rpartition("_")[0] + "_{}" + path.suffix, path.stem.rpartition("_")[2]
-    if form not in (VALUED, SPOKEN, UNEVEN, RELATED):
+    if form not in (VALUED, SPOKEN, UNEVEN, RELATED, SHOPS):
         return str(data / name)
     if path.exists():
         return str(path)
     if form == RELATED:
         pl.DataFrame(list(relations(data / UD.format(part)))).write_csv(path)
+        return str(path)
+    if form == SHOPS:
+        pl.DataFrame(list(shops(6, 900))).write_csv(path)
         return str(path)
     if form == UNEVEN:
         rows = list(waves(300, seed=0) if part == "TRAIN" else waves(300, seed=1))
@@ -272,6 +304,22 @@ def waves(count: int, seed: int) -> Iterator[dict[str, Any]]:
             [None if g else v for v, g in zip(*both, strict=True)] for both in zip(values.tolist(), gone, strict=True)
         ]
         yield {"values": rows, "when": when.tolist(), "label": "fast" if fast else "slow"}
+
+
+def shops(count: int, days: int) -> Iterator[dict[str, Any]]:
+    """Yields what shops sell each day: more if they are large, on some days of a week and at a sale, less on a holiday or in a
+    strike, and as much more as there were visits three days before, of which nothing is known in advance."""
+    draw, effects = np.random.default_rng(0), {"": 0.0, "sale": 3.0, "holiday": -4.0, "strike": -2.0}
+    for shop in range(count):
+        size = ("small", "large")[shop % 2]
+        events = draw.choice([*effects], days, p=[0.7, 0.1, 0.1, 0.1])
+        visits = 0.3 * draw.normal(size=days).cumsum()
+        visits -= visits.mean()
+        for day in range(days):
+            sales = (10 if size == "large" else 5) + 2 * np.sin(2 * np.pi * day / 7) + effects[str(events[day])]
+            sales += (visits[day - 3] if day > 2 else 0) + 0.2 * draw.normal()
+            row = {"shop": shop, "day": day, "sales": float(sales), "visits": float(visits[day])}
+            yield row | {"event": str(events[day]), "size": size}
 
 
 def relations(path: Path) -> Iterator[dict[str, Any]]:
@@ -337,7 +385,7 @@ def targets(data: Path, only: list[str]) -> None:
 
 
 def study(data: Path, name: str) -> None:
-    (common, settings), task = STUDIES[name], "lm" if name == "words" else name
+    (common, settings), task = STUDIES[name], TASKS.get(name, name)
     print(
         f"elman train {COMMANDS.get(name, name)} {TRAIN[task][0]} {' '.join(common)} ...\n\n| further options | held out | seconds |\n|---|---|---|"
     )

@@ -113,6 +113,7 @@ def write_the_files_that_documents_name(directory: Path) -> None:
     hours = "".join(f"2026-01-{1 + t // 24:02} {t % 24:02}:00:00,{t % 24},{t % 7}\n" for t in range(30 * 24))
     walk = "".join(f"{t % 5},{t % 3},0.5,{'sits' if t % 20 < 9 else 'walks'}\n" for t in range(120))
     furnace = "".join(f"{t % 5},{t % 3},0.5,{900 + t % 7 if t % 2 else ''}\n" for t in range(120))
+    sales = "".join(f"{t},{s},{t % 7},{'sale' if t % 5 else ''},big,{t % 3}\n" for s in "ab" for t in range(400))
     gone = "".join(
         f"{k},{'up' if k % 2 else 'down'},{t},{t if (t + k) % 3 else ''},1\n" for k in range(40) for t in range(5)
     )
@@ -126,6 +127,7 @@ def write_the_files_that_documents_name(directory: Path) -> None:
         ("gestures.csv",): "id,kind,x,y\n" + steps,
         ("pumps.csv",): "id,hours_left,x,y\n" + steps.replace("up", "1").replace("down", "0"),
         ("test.csv", "new.csv"): "id,kind,hours_left,x,y\n" + of_both,
+        ("shops.csv",): "day,shop,sales,event,size,visits\n" + sales,
         ("load.csv", "later.csv", "now.csv"): "date,load,heat\n" + hours,
     }
     for names, content in contents.items():

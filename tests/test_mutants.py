@@ -2020,6 +2020,46 @@ MUTANTS = [
         "np.log1p(0 * words.sum(0))",
         "test_categories.py::test_the_linear_function_counts_words",
     ),
+    Mutant(
+        "a forecast that reads what is observed later",
+        "tasks/forecasting.py",
+        "class ForecastingModel",
+        "[name in scales.known for",
+        "[True for",
+        "test_beside.py::test_no_forecast_reads_what_is_observed_later",
+    ),
+    Mutant(
+        "a number of later in an observed column",
+        "datasets/series.py",
+        "def filled",
+        "if n < self.early else column",
+        "if True else column",
+        "test_beside.py::test_an_observed_column_that_begins_late",
+    ),
+    Mutant(
+        "words in the order of the table",
+        "tasks/windows.py",
+        "def scaled_known",
+        "for name in self.beside]",
+        "for name in every]",
+        "test_beside.py::test_codes_follow_numbers_and_frequent_words_have_small_ones",
+    ),
+    Mutant(
+        "codes that are amounts",
+        "tasks/windows.py",
+        "class Scales",
+        "mean[coded], deviation[coded] = 0.0, 1.0",
+        "pass",
+        "test_beside.py::test_codes_follow_numbers_and_frequent_words_have_small_ones",
+    ),
+    Mutant(
+        "words of a forecast that change unnoticed",
+        "tasks/forecasting.py",
+        "def digest_of",
+        "for values in (s.targets, s.known):",
+        "for values in (s.targets,):",
+        "test_beside.py::test_changed_data_are_noticed",
+    ),
 ]
 
 

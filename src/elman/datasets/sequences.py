@@ -337,23 +337,14 @@ def _of_steps(given: Any, steps: int, columns: Columns) -> tuple[list[str | None
 
 
 def _stripped(piece: pl.DataFrame, columns: Columns, path: Path) -> pl.DataFrame:
-    """Returns a piece of a table with no blanks around its labels, groups and categories. One of nothing else is missing, as NaN is.
-
-    The word is missing only where a number is wanted of a step: it may be the name of a class.
-    """
-    have = [name for name in (columns.label, columns.group, *columns.categories) if name in piece.columns]
-    tables.check_texts(piece, have, path)
-    found = list[pl.Expr]()
-    for name in have:
-        text = pl.col(name)
-        text = text.fill_nan(None) if piece.schema[name].is_float() else text
-        text = text.cast(pl.String).str.strip_chars()
-        if name != columns.label or (columns.each_step and not columns.numeric):
-            # A column of whole numbers of which some are missing often has floats.
-            text = text.str.replace(r"^(-?\d+)\.0$", "$1")
-        missing = ["", "nan"] if name == columns.label and columns.numeric and columns.each_step else [""]
-        found.append(pl.when(~text.str.to_lowercase().is_in(missing)).then(text).alias(name))
-    return piece.with_columns(found)
+    """Returns a piece of a table with its labels, groups and categories as words. NaN is missing where it cannot be the name of a class."""
+    label, others = (
+        [name for name in names if name in piece.columns]
+        for names in ((columns.label,), (columns.group, *columns.categories))
+    )
+    whole = columns.each_step and not columns.numeric
+    missing = ("", "nan") if columns.each_step and columns.numeric else ("",)
+    return tables.words(tables.words(piece, label, path, whole, missing), others, path)
 
 
 def _texts(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[Labelled]:

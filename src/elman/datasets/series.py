@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,30 @@ class Columns(NamedTuple):
     known: tuple[str, ...] = ()  # known in advance, such as prices or holidays
     time: str | None = None
     group: str | None = None  # what tells the series of a table apart
+    observed: tuple[str, ...] = ()  # read, but neither forecast nor known in advance
+    words: Mapping[str, Mapping[str, int]] = {}  # the codes of words in known or observed columns that have some
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        return *self.known, *self.observed
+
+
+class Codes(dict[str, int]):
+    """The codes of words, from 1 on, and 0 for all others."""
+
+    def __init__(self, words: Iterable[str]):
+        super().__init__((word, code) for code, word in enumerate(words, 1))
+
+    def __missing__(self, word: str) -> int:
+        return 0
+
+
+class Growing(dict[str, int]):
+    """The codes of words, from 1 on, as they first occur."""
+
+    def __missing__(self, word: str) -> int:
+        self[word] = code = len(self) + 1
+        return code
 
 
 class Series(NamedTuple):
@@ -38,7 +62,8 @@ class Series(NamedTuple):
     group: str
     times: NDArray[Any]  # (N,) of int64 or float64; (0,) where there is no column of times
     targets: NDArray[np.float64]  # (N, targets)
-    known: NDArray[np.float64]  # (N + ahead, known): also for the times ahead, where they are given
+    # (N + ahead, known + observed): also for the times ahead, where they are given. Of words their codes.
+    known: NDArray[np.float64]
     given: NDArray[np.bool_] | None = None  # (N, targets): False where a number was filled in; None where none was
     later: NDArray[Any] | None = None  # (ahead,): the times of the rows ahead; None where there is no column of times
     pace: Pace | None = None  # of its times in the whole file
@@ -100,7 +125,7 @@ def _gathered(
     last: dict[str, tuple[Any, int]] = {}  # of each group: its latest time and the line
     paces: dict[str, Pace] = {}
     targets, dates = columns.targets, False
-    named = [*columns.targets, *columns.known, *(name for name in (columns.time, columns.group) if name is not None)]
+    named = [*columns.targets, *columns.beside, *(name for name in (columns.time, columns.group) if name is not None)]
     # Where rows have no times, one without any value is a step, too.
     empty = fill and columns.time is None and columns.group is None
     for piece in tables.pieces(path, bad=bad, empty=empty):
@@ -109,7 +134,7 @@ def _gathered(
         targets = targets or tuple(name for name in have if name not in named)
         if not targets:
             raise InputError(f"{path} has no column to forecast besides {', '.join(map(repr, named))}; add one")
-        piece = _numbers(piece, targets, columns.known, path, bad, tail is not None, fill)
+        piece = _numbers(piece, targets, columns, path, bad, tail is not None, fill)
         if columns.time is not None:
             piece, dates = as_numbers(piece, columns.time, path, bad)
         for group, part in _by_group(piece, columns.group, path, bad):
@@ -126,7 +151,7 @@ def _gathered(
                 places.setdefault(group, []).append(kept.add(part))
                 continue
             told = [GIVEN + name for name in targets if fill]
-            wanted = [*targets, *columns.known, *([columns.time] if columns.time else []), *told, tables.LINE]
+            wanted = [*targets, *columns.beside, *([columns.time] if columns.time else []), *told, tables.LINE]
             part = part.select(list(dict.fromkeys(wanted)))
             tails[group] = _tail(pl.concat([tails[group], part]) if group in tails else part, targets, tail)
     if kept is None:
@@ -168,7 +193,8 @@ class _Parts:
     """
 
     def __init__(self, targets: tuple[str, ...], columns: Columns, dates: bool, fill: bool):
-        self.names, self.time, self.targets, self.fill = (*targets, *columns.known), columns.time, targets, fill
+        self.names, self.time, self.targets, self.fill = (*targets, *columns.beside), columns.time, targets, fill
+        self.early = len(targets) + len(columns.known)  # columns that have a number before their first one
         self.times = Rows(np.float64 if columns.time is not None and not dates else np.int64)
         self.lines, self.values = Rows(np.int64), Rows(np.float64)
         self.given = Rows(np.bool_)
@@ -215,7 +241,8 @@ class _Parts:
         for k, (times, lines, values) in enumerate(self):
             places = partial(_places, found.times[k], times, len(lines))
             found.given.join(told[own] & there for told in self.told(k) for own, there in places())
-            found.values.join(column[own] for column in map(_begun, values) for own, _ in places())
+            begun = (_begun(column) if n < self.early else column for n, column in enumerate(values))
+            found.values.join(column[own] for column in begun for own, _ in places())
         return found
 
 
@@ -228,25 +255,35 @@ def _begun(column: NDArray[np.float64]) -> NDArray[np.float64]:
 def _numbers(
     piece: pl.DataFrame,
     targets: tuple[str, ...],
-    known: tuple[str, ...],
+    columns: Columns,
     path: Path,
     bad: BadRows,
     ahead: bool,
     fill: bool,
 ) -> pl.DataFrame:
-    """Returns the piece with numbers. ahead: whether rows with empty targets are allowed. fill: whether any number may be missing."""
+    """Returns the piece with numbers, and the codes of words. ahead: whether rows with empty targets are allowed.
+
+    fill: whether any number may be missing.
+    """
+    known, every = columns.known, [*targets, *columns.beside]
+    piece = tables.words(piece, list(columns.words), path)
+    piece = piece.with_columns(
+        pl.Series(name, [codes[word or ""] for word in piece[name]], pl.Float64)
+        for name, codes in columns.words.items()
+    )
     empty = pl.all_horizontal(pl.col(name).is_null() for name in targets)
     try:
         if fill or not ahead or not piece.select(empty.any()).item():
             remedy = "" if fill else FILL
-            return tables.numbers(piece, [*targets, *known], path, bad, lacking=fill, remedy=remedy)
+            return tables.numbers(piece, every, path, bad, lacking=fill, remedy=remedy)
         future = tables.numbers(piece.filter(empty), known, path, bad) if known else piece.filter(empty).head(0)
-        future = future.with_columns(pl.col(name).cast(pl.Float64, strict=False) for name in targets)
-        past = tables.numbers(piece.filter(~empty), [*targets, *known], path, bad)
+        unknown = [*targets, *columns.observed]
+        future = future.with_columns(pl.col(name).cast(pl.Float64, strict=False) for name in unknown)
+        past = tables.numbers(piece.filter(~empty), every, path, bad)
         return pl.concat([past, future]).sort(tables.LINE)
     except InputError as error:
         raise InputError(
-            f"{error}; if this column is not a series, name the series with --columns, or name this column with --time or --group",
+            f"{error}; if this column is not a series, name the series with --columns, or name this column with --time, --group or --categories",
             error.elsewhere,
         ) from error
 

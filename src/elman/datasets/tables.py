@@ -268,6 +268,25 @@ def check_texts(piece: pl.DataFrame, columns: Sequence[str], path: Path) -> None
             raise InputError(f"{path}: column {name!r} should have texts, but has bytes that are not UTF-8; convert it") from error  # fmt: skip
 
 
+def words(
+    piece: pl.DataFrame, columns: Sequence[str], path: Path, whole: bool = True, missing: Sequence[str] = ("",)
+) -> pl.DataFrame:
+    """Returns the piece with these columns as texts, with no blanks around them, and null where one is missing.
+
+    whole: whether 1.0 is 1, as a column of whole numbers of which some are missing often has floats. missing: what stands
+    for nothing, in small letters; NaN in a column of floats does in any case.
+    """
+    check_texts(piece, columns, path)
+    found = list[pl.Expr]()
+    for name in columns:
+        text = pl.col(name)
+        text = text.fill_nan(None) if piece.schema[name].is_float() else text
+        text = text.cast(pl.String).str.strip_chars()
+        text = text.str.replace(r"^(-?\d+)\.0$", "$1") if whole else text
+        found.append(pl.when(~text.str.to_lowercase().is_in(missing)).then(text).alias(name))
+    return piece.with_columns(found)
+
+
 def _check_kinds(
     piece: pl.DataFrame,
     columns: Sequence[str],

@@ -320,9 +320,8 @@ def sequence_step(model: SequenceModel, output: str) -> Port:
 
 
 def forecaster(model: ForecastingModel) -> Port:
-    """The past (lookback, N), the numbers of the columns (N,) and what is known (lookback + ahead, N, known), to (ahead, N, outputs)."""
+    """The past (lookback, N), the numbers of the columns (N,) and what is known (lookback + ahead, N, numbers), to (ahead, N, outputs)."""
     lookback, ahead, columns = model.lookback, model.horizon, len(model.column)
-    known = 0 if model.known is None else model.known.in_features // model.segment
 
     def call(model: ForecastingModel, past: Tensor, column: Tensor, *given: Tensor) -> Any:
         none = past.new_empty(lookback + ahead, past.shape[1], 0)
@@ -332,11 +331,11 @@ def forecaster(model: ForecastingModel) -> Port:
         draw = Draw()
         for N in (*batches, *batches):
             values = [draw.normal(lookback, N), draw.below(columns, N)]
-            if known:
-                values.append(draw.normal(lookback + ahead, N, known))
+            if model.numbers:
+                values.append(draw.steps(model, lookback + ahead, N))
             yield case_of(f"N = {N}", inputs, *values)
 
-    inputs = {"past": {1: "N"}, "column": {0: "N"}} | ({"known": {1: "N"}} if known else {})
+    inputs = {"past": {1: "N"}, "column": {0: "N"}} | ({"known": {1: "N"}} if model.numbers else {})
     return Port(model, call, inputs, {"forecast": model.outputs}, cases, {})
 
 
@@ -349,7 +348,7 @@ class Draw:
     def normal(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self.random)
 
-    def steps(self, model: SequenceModel, *shape: int) -> Tensor:
+    def steps(self, model: SequenceModel | ForecastingModel, *shape: int) -> Tensor:
         """The numbers of steps, and codes of categories behind them."""
         known = () if model.categories is None else model.categories.known
         numbers = self.normal(*shape, model.numbers - len(known))

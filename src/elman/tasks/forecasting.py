@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from elman import cells
 from elman.datasets import examples, series
 from elman.datasets.reading import BadRows
-from elman.datasets.series import Columns, Series
+from elman.datasets.series import Codes, Columns, Growing, Series
 from elman.datasets.tables import JSON_LINES
 from elman.datasets.times import written
 from elman.errors import InputError
@@ -26,7 +26,8 @@ from elman.recurrent import Recurrent
 from elman.tasks.options import ForecastingOptions as Options
 from elman.tasks.separate import SeparateSequences, check_made_for, check_same, csv_row, digits, started, table
 from elman.tasks.values import Criterion, rounded
-from elman.tasks.windows import Errors, Scale, Scaled, Scales, Windows
+from elman.tasks.windows import Errors, Scale, Scaled, Scales, Windows, words_of
+from elman.tasks.words import Categories
 from elman.training.dropout import Dropout
 from elman.training.record import DATA, Record, data_of, device_of
 from elman.training.run import Run
@@ -44,18 +45,25 @@ class ForecastingModel(nn.Module):
         h   = the outputs of the layer for x_1 x_2 ... q_1 q_2 ...
         y_j = W_w dropout(h at q_j) + last value
 
-    Every column is a separate series, and all series share the weights.
+    Every column is a separate series, and all series share the weights. An embedding stands for each word that is read.
     Source: S. Lin et al., SegRNN: segment recurrent neural network for long-term time series forecasting (2023), which
     forecasts each segment from the last state alone.
     """
 
-    def __init__(self, columns: int, known: int, options: Options):
+    def __init__(self, scales: Scales, options: Options):
         super().__init__()
-        o, h = options, options.hidden_size
+        o, h, beside = options, options.hidden_size, scales.beside
+        words = [*map(len, (scales.words[name] for name in beside if name in scales.words))]
+        self.numbers = len(beside)  # that are read of a row besides its column
+        self.categories = Categories(words, o.embedding_size) if words else None
+        # Which of them are known in advance, once embeddings stand in the places of codes.
+        widths = [1] * (len(beside) - len(words)) + (self.categories.widths if self.categories is not None else [])
+        self.ahead = [name in scales.known for name, width in zip(beside, widths, strict=True) for _ in range(width)]
+        read, known, columns = sum(widths), sum(self.ahead), len(scales.targets)
         self.segment, self.lookback, self.horizon = o.segment, o.lookback, o.ahead
         self.outputs = Criterion(o.loss, o.quantile_list).outputs
         self.segments = math.ceil(o.ahead / o.segment)
-        self.read = nn.Linear(o.segment * (1 + known), h)
+        self.read = nn.Linear(o.segment * (1 + read), h)
         self.recurrent = Recurrent(
             cells.by_name(o.cell),
             h,
@@ -73,15 +81,18 @@ class ForecastingModel(nn.Module):
     def forward(self, past: Tensor, column: Tensor, known: Tensor) -> Tensor:
         """Returns forecasts (horizon, N, outputs) of N windows.
 
-        past: (lookback, N). column: (N,), the number of each window's column. known: (lookback + horizon, N, known).
+        past: (lookback, N). column: (N,), the number of each window's column. known: (lookback + horizon, N, known + observed),
+        of which nothing observed is read ahead.
         """
         length, n = past.shape
         last = past[-1]
+        known = known if self.categories is None else self.categories(known)
         x = torch.cat([(past - last)[..., None], known[:length]], -1)
         place = self.place[:, None].expand(-1, n, -1)
         query = torch.cat([place, self.column[column].expand(self.segments, -1, -1)], -1)
         if self.known is not None:
-            ahead = pad(known[length:], (0, 0, 0, 0, 0, self.segments * self.segment - self.horizon))
+            ahead = known[length:] if all(self.ahead) else known[length:, :, self.ahead]
+            ahead = pad(ahead, (0, 0, 0, 0, 0, self.segments * self.segment - self.horizon))
             query = query + self.known(self._cut(ahead))
         _, state = self.recurrent(torch.relu(self.read(self._cut(x))))
         h, _ = self.recurrent(query, state)
@@ -193,6 +204,8 @@ class Forecaster:
         every, scaled, windows = self._judged(path)
         own, _, covered = self.errors(windows, len(windows))
         yield "windows", str(len(windows))
+        for words in self.scales.unknown(every):
+            yield "unknown", words
         if filled := sum(s.filled for s in every):
             yield "filled in", f"{filled:,} of {sum(scaled.rows) * scaled.columns:,} values, which are not scored"
         if new := self.scales.new(every):
@@ -312,9 +325,9 @@ class Forecaster:
         """Returns the forecast from the end of a series, (horizon, targets, outputs), in its own unit."""
         o, c, rows = self.options, len(self.scales.targets), len(one.targets)
         past = torch.from_numpy(((one.targets[-o.lookback :] - scale.mean) / scale.deviation).astype(np.float32))
-        known = self.scales.scaled_known(one.known[rows - o.lookback : rows + o.horizon]).astype(np.float32)
-        if not known.shape[1]:
-            known = np.empty((o.lookback + o.horizon, 0), dtype=np.float32)
+        given = self.scales.scaled_known(one.known[rows - o.lookback : rows + o.horizon])
+        known = np.zeros((o.lookback + o.horizon, given.shape[1]), np.float32)  # nothing observed is known ahead
+        known[: len(given)] = given
         seen = torch.from_numpy(known)[:, None].expand(-1, c, -1)
         found = self.forecast(past, torch.arange(c), seen).double().numpy()
         return found * scale.deviation[:, None] + scale.mean[:, None]
@@ -362,6 +375,8 @@ class Forecasting(SeparateSequences):
                     "give more rows, another --split, or a smaller --horizon or --lookback"
                 )
         self.lengths = np.broadcast_to(1, len(self.train))
+        later = (s._replace(targets=s.targets[a:], known=s.known[a:]) for s, (a, _, _) in zip(every, cuts, strict=True))
+        self.unknown = list(scales.unknown(later))
         self.digest = digest_of(every, scales, o)
 
     def use(self, forecaster: Forecaster) -> None:
@@ -408,8 +423,11 @@ class Forecasting(SeparateSequences):
         o, scales = self.options, self.forecaster.scales
         many = f"{len(self.groups)} series, " if len(self.groups) > 1 else ""
         filled = f", {self.filled:,} of the values filled in, which are not scored" if self.filled else ""
+        counts = ", ".join(f"{len(words):,} in {name!r}" for name, words in scales.words.items())
         return [
             ("series", f"{self.source}: {many}{self.rows:,} rows of {len(scales.targets)} columns{filled}"),
+            *([("words", counts)] if counts else []),
+            *(("unknown", f"after the training part, {words}") for words in self.unknown),
             (
                 "windows",
                 f"{len(self.train):,} for training, {len(self.validation):,} for validation, {len(self.test):,} for testing; {o.lookback} past steps, {o.horizon} steps to forecast",
@@ -466,6 +484,8 @@ def digest_of(every: Sequence[Series], scales: Scales, options: Options) -> str:
     """Returns the SHA-256 of series and of their parts, by which changed files are noticed."""
     cuts = [parts(len(s.targets), options) for s in every]
     digest = hashlib.sha256(repr((scales.targets, scales.known, cuts)).encode())
+    if scales.observed or scales.words:
+        digest.update(repr((scales.observed, scales.words)).encode())
     for s in every:
         for values in (s.targets, s.known):
             for begin in range(0, len(values), series.BLOCK):
@@ -505,20 +525,31 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows, start:
     o = options
     check_made_for(start, o, CONFIG)
     if start is None:
-        every, targets = read(path, Columns(o.column_list, o.known_list, o.time, o.group), o, bad)
+        codes = {name: Growing() for name in o.category_list}
+        columns = Columns(o.column_list, o.known_list, o.time, o.group, o.observed_list, codes)
+        every, targets = read(path, columns, o, bad)
+        words = words_of(_learned(every, o), o, codes)
+        if words:  # which have other codes from now on
+            columns = columns._replace(words={name: Codes(own) for name, own in words.items()})
+            every, _ = read(path, columns, o, BadRows(o.skip_bad))
     else:
         before = Scales.load(start)
         every, targets = read(path, before.columns(o), o, bad)
-        if path is None and (before.targets, before.known) != (list(targets), []):
-            reads = ", ".join(map(repr, (*before.targets, *before.known)))
+        if path is None and (before.targets, before.beside) != (list(targets), []):
+            reads = ", ".join(map(repr, (*before.targets, *before.beside)))
             raise InputError(
                 f"without FILE the data are {examples.SERIES} with the column {targets[0]!r} alone, but {start.directory} reads {reads}; give a table with these columns"
             )
         check_steps(every, before, path or Path(examples.SERIES))
-    learned = [s.first(parts(len(s.targets), o)[0]) for s in every]
-    scales = Scales.of(learned, targets, o)
+        words = before.words
+    scales = Scales.of(_learned(every, o), targets, o, words)
     torch.manual_seed(o.seed)
     return started(Forecasting(_forecaster(scales, o, device, path), every, path), start)
+
+
+def _learned(every: Sequence[Series], options: Options) -> list[Series]:
+    """Returns the part of every series that is learned from."""
+    return [one.first(parts(len(one.targets), options)[0]) for one in every]
 
 
 def resume(run: Run, path: Path | None, options: Options, device: str) -> Forecasting:
@@ -542,4 +573,4 @@ def _forecaster(scales: Scales, options: Options, device: str, path: Path | None
 
 
 def _model(scales: Scales, options: Options) -> ForecastingModel:
-    return ForecastingModel(len(scales.targets), len(scales.known), options)
+    return ForecastingModel(scales, options)

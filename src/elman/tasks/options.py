@@ -165,6 +165,15 @@ class ForecastingOptions(Options):
         None, "Columns to forecast, separated by commas; default: all other columns.", of_model=True
     )
     known: str | None = option(None, "Columns that are known in advance, separated by commas.", of_model=True)
+    observed: str | None = option(
+        None,
+        "Columns that are read, but neither forecast nor known in advance, separated by commas.",
+        of_model=True,
+        later=True,
+    )
+    categories: str | None = option(
+        None, "Columns of --known or --observed that have words or codes.", of_model=True, later=True
+    )
     time: str | None = option(None, "Column of times: dates or numbers. They are checked for order and gaps.")
     group: str | None = option(None, "Column that identifies the series, if the table has several.")
     fill_gaps: bool = option(
@@ -185,6 +194,9 @@ class ForecastingOptions(Options):
     loss: str = loss_option("mae")
     cell: str = cell_option("gru")
     hidden_size: int = option(128, "Units per layer.", least=2, search=(32, 512), of_model=True)
+    embedding_size: int = option(
+        16, "Width of the embedding of a word in --categories, at most.", least=1, of_model=True, later=True
+    )
     num_layers: int = option(1, "Recurrent layers.", least=1, search=(1, 3), of_model=True)
     dropout: float = option(
         0.2, "Share of activations dropped before the output in training.", least=0, most=0.99, search=(0.0, 0.6)
@@ -207,6 +219,14 @@ class ForecastingOptions(Options):
         return _names(self.known)
 
     @property
+    def observed_list(self) -> tuple[str, ...]:
+        return _names(self.observed)
+
+    @property
+    def category_list(self) -> tuple[str, ...]:
+        return _names(self.categories)
+
+    @property
     def quantile_list(self) -> list[float]:
         return _numbers(self.quantiles or "")
 
@@ -222,7 +242,17 @@ class ForecastingOptions(Options):
             raise InputError(f"--lookback {self.lookback} is not a multiple of --segment {self.segment}; use {near}")
         if self.lookback < self.period:
             raise InputError(f"--period {self.period} is longer than --lookback {self.lookback}; change one of them")
-        _check_once({"--columns": self.column_list, "--known": self.known_list})
+        _check_once({"--columns": self.column_list, "--known": self.known_list, "--observed": self.observed_list})
+        _check_once({"--categories": self.category_list})
+        for name in self.category_list:
+            if name not in (*self.known_list, *self.observed_list):
+                raise InputError(
+                    f"--categories names {name!r}, which is in neither --known nor --observed; name it in one of them, too"
+                )
+        if self.observed_list and self.strategy == "recursive":
+            raise InputError(
+                "--strategy recursive reads its own forecasts as the past, and has none of --observed columns; forecast with --strategy direct, or leave --observed out"
+            )
         _check_quantiles(self.quantiles, self.loss, type(self))
         try:
             split = self.split_list
@@ -235,9 +265,10 @@ class ForecastingOptions(Options):
             )
 
     def useless(self, file: Path | None) -> dict[str, str]:
-        found: dict[str, str] = (
-            {} if file else dict.fromkeys(("columns", "known", "time", "group", "fill_gaps"), NO_FILE)
-        )
+        of_file = ("columns", "known", "observed", "categories", "time", "group", "fill_gaps")
+        found: dict[str, str] = {} if file else dict.fromkeys(of_file, NO_FILE)
+        if not self.category_list:
+            found["embedding_size"] = "is for --categories, which are not given; leave it out"
         return found | _useless_with_quantiles(self.quantiles)
 
 

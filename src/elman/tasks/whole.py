@@ -39,6 +39,7 @@ from elman.tasks.separate import (
     padded,
     table,
 )
+from elman.tasks.words import RARE, Categories, frequent
 from elman.training.dropout import Dropout
 from elman.training.record import device_of
 
@@ -47,7 +48,6 @@ CHUNK = 256  # sequences that are read side by side
 MANY = 1 << 20  # steps of several sequences that memory holds at a time while they are predicted
 FAR = 1e30  # deviations from the mean, of which sums are still finite
 OLD = 1e4  # usual steps, beyond which all ages are the same
-RARE = 2  # words that occur in fewer texts have no embedding of their own
 DRAWN = 1000  # steps of a picture at most
 NAMED = 8  # channels, or groups, that are named
 MOST = 0.8  # a share of unknown words of the training texts that is worth a remark
@@ -68,7 +68,7 @@ class SequenceModel(nn.Module):
         self.embedding = nn.Embedding(inputs.size, o.embedding_size) if inputs.size else None
         self.fading = Fading(len(inputs.mean)) if o.mark_gaps and inputs.mean else None
         self.categories = (
-            Categories([*map(len, inputs.categories.values())], o.embedding_size) if inputs.categories else None
+            Categories(map(len, inputs.categories.values()), o.embedding_size) if inputs.categories else None
         )
         self.numbers = inputs.width  # that are read of a step; 0 of texts
         width = inputs.width + (self.categories.more if self.categories is not None else 0)
@@ -137,32 +137,6 @@ class Fading(nn.Module):
         numbers, age, others = x.split([channels, channels, x.shape[-1] - 2 * channels], -1)
         faded = torch.exp(-self.rate.relu() * age.relu()) * numbers
         return torch.cat([faded, (age >= 0).to(x), others], -1)
-
-
-class Categories(nn.Module):
-    """Embeddings of categories. forward(x) takes numbers and the codes of categories, (..., n + categories).
-
-    In place of each code it returns an embedding. That of code 0, which stands for all unknown values, begins as zero. What
-    is no code counts as 0: so may what lies past the end of a sequence.
-    """
-
-    def __init__(self, known: Sequence[int], size: int):
-        """known: how many values of each category are known. size: the width of an embedding at most."""
-        super().__init__()
-        self.known = tuple(known)
-        widths = [min(size, count + 1) for count in known]
-        self.embeddings = nn.ModuleList(map(nn.Embedding, (count + 1 for count in known), widths))
-        self.more = sum(widths) - len(known)  # numbers than go in
-        for weight in self.embeddings.parameters():
-            nn.init.zeros_(weight[0])
-
-    def forward(self, x: Tensor) -> Tensor:
-        numbers, codes = x.split([x.shape[-1] - len(self.known), len(self.known)], -1)
-        found = [numbers]
-        for count, embedding, code in zip(self.known, self.embeddings, codes.unbind(-1), strict=True):
-            there = (code >= 0) & (code <= count)  # not so of NaN
-            found.append(embedding(torch.where(there, code, 0).long()))
-        return torch.cat(found, -1)
 
 
 class Gathered:
@@ -406,12 +380,11 @@ class Inputs:
         found = {}
         for (name, words), often, spread in zip(sequences.words.items(), steps, among, strict=True):
             enough = (often if len(own) == 1 else spread) >= RARE
-            order = sorted((-n, word) for word, n, fit in zip(words, often.tolist(), enough, strict=True) if fit)
-            if not order:
+            found[name] = frequent([*words], often.tolist(), enough)
+            if not found[name]:
                 raise InputError(
                     f"no word in {name!r} occurs in two of the sequences to learn from, so nothing can be learned of it; leave it out"
                 )
-            found[name] = [word for _, word in order]
         return found
 
     def save(self, directory: Path) -> None:

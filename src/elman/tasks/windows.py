@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from elman.datasets import series
-from elman.datasets.series import Columns, Series
+from elman.datasets.series import Codes, Columns, Series
 from elman.datasets.store import Store
 from elman.errors import InputError
 from elman.files import Kept, write_json
 from elman.tasks.options import ForecastingOptions as Options
 from elman.tasks.separate import moments
+from elman.tasks.words import RARE, frequent
 
 CHUNK = 2048  # windows that are taken side by side
 SCALES = "scales.json"
@@ -41,15 +42,24 @@ class Scales(NamedTuple):
 
     targets: list[str]
     known: list[str]
-    mean: list[float]  # of the targets in all series together, then of the known columns
+    mean: list[float]  # of the targets in all series together, then of the known and the observed columns
     deviation: list[float]
     seasonal: list[float]  # of the targets, as `Scale` has it
     step: str | None = None  # between two times, such as "1 h"; None where most are not alike, or series differ
     series: Mapping[str, Sequence[Sequence[float]]] = {}  # of each group: its `Scale`
+    observed: Sequence[str] = ()  # columns that are read, but neither forecast nor known in advance
+    # The words of known or observed columns, frequent ones first; code 0 stands for all others.
+    words: Mapping[str, Sequence[str]] = {}
 
     @classmethod
-    def of(cls, parts: Sequence[Series], targets: Sequence[str], options: Options) -> Scales:
-        """parts: the part of every series that is learned from."""
+    def of(
+        cls,
+        parts: Sequence[Series],
+        targets: Sequence[str],
+        options: Options,
+        words: Mapping[str, Sequence[str]] = {},
+    ) -> Scales:
+        """parts: the part of every series that is learned from. words: those of each category, as `words_of` has them."""
         steps = {part.pace.said() if part.pace else None for part in parts} - {None}
         step = steps.pop() if len(steps) == 1 else None
         for k, name in enumerate(targets):
@@ -57,13 +67,19 @@ class Scales(NamedTuple):
                 raise InputError(
                     f"column {name!r} has no number in the training part; name the other columns with --columns"
                 )
-        for k, name in enumerate(options.known_list):  # which has a number in all rows of a series, or in none
-            if not any(np.isfinite(part.known[:1, k]).any() for part in parts):
-                raise InputError(f"column {name!r} has no number in the training part; leave it out of --known")
-        mean, deviation = moments(_blocks(parts, filled=False), len(targets) + len(options.known_list))
+        beside, known = (*options.known_list, *options.observed_list), len(options.known_list)
+        for k, name in enumerate(beside):
+            # A known column has a number in all rows of a series, or in none.
+            if not any(np.isfinite(part.known[: 1 if k < known else None, k]).any() for part in parts):
+                flag = "--known" if k < known else "--observed"
+                raise InputError(f"column {name!r} has no number in the training part; leave it out of {flag}")
+        mean, deviation = moments(_blocks(parts, filled=False), len(targets) + len(beside))
         seasonal = _changes(parts, options.period) / deviation[: len(targets)]
+        coded = [len(targets) + beside.index(name) for name in words]
+        mean[coded], deviation[coded] = 0.0, 1.0  # codes are no amounts
         names = list(targets), list(options.known_list)
         found = cls(*names, mean.tolist(), deviation.tolist(), _positive(seasonal).tolist(), step)
+        found = found._replace(observed=list(options.observed_list), words=dict(words))
         if options.group is None:
             return found
         return found._replace(
@@ -76,10 +92,32 @@ class Scales(NamedTuple):
             return Scale(*map(np.array, self.series[one.group]))
         return self._alone(one.first(options.lookback), options.period) if self.series else self._together()
 
+    @property
+    def beside(self) -> list[str]:
+        """The columns that are read and not forecast, as a network reads them: numbers first, then codes of words."""
+        every = [*self.known, *self.observed]
+        return [name for name in every if name not in self.words] + [name for name in every if name in self.words]
+
     def scaled_known(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Returns values of the known columns, (n, known), in deviations from their means, which stand where none is known."""
-        c = len(self.targets)
-        return np.nan_to_num((values - np.array(self.mean[c:])) / np.array(self.deviation[c:]))
+        """Returns what a network reads of known and observed columns (n, known + observed), in the order of `beside`.
+
+        Numbers are in deviations from their means, which stand where there is none.
+        """
+        c, every = len(self.targets), [*self.known, *self.observed]
+        scaled = np.nan_to_num((values - np.array(self.mean[c:])) / np.array(self.deviation[c:]))
+        return scaled[:, [every.index(name) for name in self.beside]]
+
+    def unknown(self, every: Iterable[Series]) -> Iterator[str]:
+        """Yields of each category in how many rows its word is unknown, if there are some."""
+        of = {name: [0, 0] for name in self.words}
+        for one in every:
+            for name, count in of.items():
+                codes = one.known[: len(one.targets), [*self.known, *self.observed].index(name)]
+                count[0] += int(np.count_nonzero(codes == 0))
+                count[1] += len(codes)
+        for name, (rows, whole) in of.items():
+            if rows:
+                yield f"words in {name!r}, in {rows:,} rows, {rows / whole:.1%}: the network reads one stand-in for all"
 
     def new(self, every: Sequence[Series]) -> list[str]:
         """Returns the names of the series that the training data do not have, if it matters."""
@@ -106,9 +144,13 @@ class Scales(NamedTuple):
         content = kept.json(SCALES)
         try:
             found = cls(**{name: value for name, value in content.items() if name not in DROPPED})
-            names, seasons = len(found.targets) + len(found.known), len(found.seasonal)
+            names, seasons = len(found.targets) + len(found.beside), len(found.seasonal)
             if len(found.mean) != names or len(found.deviation) != names or seasons != len(found.targets):
                 raise ValueError("names and numbers do not fit each other")
+            if not all(words and len({*words}) == len(words) for words in found.words.values()):
+                raise ValueError("a category has no words, or one of them twice")
+            if not {*found.words} <= {*found.known, *found.observed}:
+                raise ValueError("a category is no column that is read")
             for group, own in found.series.items():
                 if np.shape(own) != (3, len(found.targets)):
                     raise ValueError(f"the numbers of {group!r} do not fit the names")
@@ -117,7 +159,24 @@ class Scales(NamedTuple):
         return found
 
     def columns(self, options: Options) -> Columns:
-        return Columns(tuple(self.targets), tuple(self.known), options.time, options.group)
+        words = {name: Codes(words) for name, words in self.words.items()}
+        return Columns(tuple(self.targets), tuple(self.known), options.time, options.group, tuple(self.observed), words)
+
+
+def words_of(parts: Sequence[Series], options: Options, codes: Mapping[str, Mapping[str, int]]) -> dict[str, list[str]]:
+    """Returns the words of each category that occur in several rows of what is learned from, frequent ones first.
+
+    codes: those that words have in these parts.
+    """
+    found, beside = dict[str, list[str]](), (*options.known_list, *options.observed_list)
+    for name, own in codes.items():
+        often = np.zeros(len(own) + 1, np.int64)
+        for part in parts:
+            often += np.bincount(part.known[:, beside.index(name)].astype(np.int64), minlength=len(often))
+        found[name] = frequent([*own], often[1:].tolist(), often[1:] >= RARE)
+        if not found[name]:
+            raise InputError(f"no word in {name!r} occurs in two rows of the training part; leave it out")
+    return found
 
 
 def _changes(parts: Sequence[Series], period: int) -> NDArray[np.float64]:
@@ -142,7 +201,7 @@ def _positive(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _blocks(every: Sequence[Series], filled: bool = True) -> Iterator[NDArray[np.float64]]:
-    """Yields the rows of all series that have targets, (n, targets and known), many at a time.
+    """Yields the rows of all series that have targets, (n, targets and known and observed), many at a time.
 
     filled: whether with numbers that were filled in; else these are NaN, and so is what is known of rows that have no other.
     """
@@ -162,7 +221,7 @@ class Scaled(NamedTuple):
 
     values: Tensor  # one series and column after the other, so that a window is a slice
     scale: Scale  # of one series and column after the other, (series * columns,) each
-    known: Tensor  # (rows of all, known)
+    known: Tensor  # (rows of all, known + observed)
     rows: list[int]  # of each series
     columns: int  # those to be forecast
     given: Tensor | None  # as `values`: False where a number was filled in; None where none was
@@ -178,7 +237,7 @@ class Scaled(NamedTuple):
                     values.append((s.targets[begin : begin + series.BLOCK, k] - own.mean[k]) / own.deviation[k])
         for block in _blocks(every):
             known.append(scales.scaled_known(block[:, c:]))
-        every_known = known.array().reshape(sum(rows), len(scales.known))
+        every_known = known.array().reshape(sum(rows), len(scales.beside))
         given = None
         if any(s.given is not None for s in every):
             told = Store(np.bool_)
@@ -219,7 +278,7 @@ class Windows:
         return int(self.before[-1])
 
     def take(self, own: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Returns past (past, N), the numbers of the columns (N,), known (past + ahead, N, known), ahead (ahead, N).
+        """Returns past (past, N), the numbers of the columns (N,), known (past + ahead, N, known + observed), ahead (ahead, N).
 
         What was filled in is NaN in the values ahead, as it is not known to be true.
         """
