@@ -1366,9 +1366,9 @@ MUTANTS = [
     Mutant(
         "scales of all the data",
         "tasks/forecasting.py",
-        "def begin(",
-        "s.first(parts(len(s.targets), o)[0])",
-        "s.first(parts(len(s.targets), o)[2])",
+        "def _learned(",
+        "parts(len(one.targets), options)[0]",
+        "parts(len(one.targets), options)[2]",
         "test_tasks.py::test_windows_are_slices_of_their_series_and_their_part",
     ),
     Mutant(
@@ -1391,8 +1391,8 @@ MUTANTS = [
         "what is known of the past, for what is known of the times ahead",
         "tasks/forecasting.py",
         "def forward(",
-        "ahead = pad(known[length:],",
-        "ahead = pad(known[: self.horizon],",
+        "ahead = known[length:] if all(self.ahead)",
+        "ahead = known[: self.horizon] if all(self.ahead)",
         "test_tasks.py::test_a_forecast_reads_what_is_known_ahead",
     ),
     Mutant(
@@ -1998,7 +1998,7 @@ MUTANTS = [
     ),
     Mutant(
         "unknown words that are told apart",
-        "tasks/whole.py",
+        "tasks/words.py",
         "class Categories",
         "nn.init.zeros_(weight[0])",
         "nn.init.zeros_(weight[-1])",
