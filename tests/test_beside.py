@@ -22,6 +22,7 @@ from elman.tasks import forecasting
 from elman.tasks.options import ForecastingOptions
 from elman.tasks.windows import Scaled, Scales, Windows
 from elman.training import fit
+from test_page import OpenPage
 from tiny_runs import elman, lines
 
 HEAD = "shop,day,sales,price,visits,event,weather"
@@ -397,3 +398,66 @@ def test_windows_have_no_column_beside_them_where_none_is_named(tmp_path: Path):
     every = task.forecaster.read_again()
     windows = Windows(Scaled.of(every, task.forecaster.scales, task.options), [(0, 60)] * 2, 6, 4)
     assert windows.take(np.arange(3))[2].shape == (10, 3, 0)
+
+
+# Pages
+
+
+@pytest.mark.parametrize("strategy", ["direct", "recursive"])
+def test_the_page_says_what_other_columns_bring(tmp_path: Path, strategy: str):
+    """By finite differences of numbers, and with the stand-in in the place of words."""
+    shops(tmp_path / "a.csv")
+    observed = {"observed": None, "categories": "event"} if strategy == "recursive" else {}
+    task = begun(tmp_path / "a.csv", strategy=strategy, **observed)
+    with torch.no_grad():
+        for parameter in task.model.parameters():
+            parameter.copy_(0.5 * torch.randn_like(parameter))
+    fit(task, tmp_path / "run")
+    trained, shown = forecasting.load(tmp_path / "run"), past.forecaster(tmp_path / "run", None, None).data
+    every, scales = trained.read_again(), trained.scales
+    trained.model.double().eval()
+    for one, window in zip(every, shown["windows"], strict=True):
+        scale, names = scales.of_series(one, trained.options), [each["name"] for each in window["beside"]]
+        assert names == scales.beside
+        values = torch.from_numpy((one.targets[-10:-4] - scale.mean) / scale.deviation)
+
+        def forecast(known: np.ndarray, values: torch.Tensor = values, unit: float = float(scale.deviation[0])) -> np.ndarray:  # fmt: skip
+            read = torch.from_numpy(known)[:, None]
+            return trained.forecast(values, torch.zeros(1, dtype=torch.int64), read)[:, 0, 0].numpy() * unit
+
+        plain = scales.scaled_known(one.known[-10:])
+        for n, each in enumerate(window["beside"]):
+            found = np.array(each["bears"])
+            assert found.shape == (4, 10 if each["name"] in ("price", "event") else 6)
+            exact = np.empty_like(found)
+            for t in range(found.shape[1]):
+                above, below = plain.copy(), plain.copy()
+                if each["words"] is None:
+                    own = scales.deviation[1 + [*scales.known, *scales.observed].index(each["name"])]
+                    above[t, n] += 1e-5 / own
+                    below[t, n] -= 1e-5 / own
+                    exact[:, t] = (forecast(above) - forecast(below)) / 2e-5
+                else:
+                    below[t, n] = 0
+                    exact[:, t] = forecast(above) - forecast(below)
+            np.testing.assert_allclose(found, exact, rtol=5e-3, atol=1e-4)
+            assert np.abs(exact).max() > 1e-3
+            if each["words"] is not None:
+                codes = plain[: found.shape[1], n].astype(int)
+                assert each["words"] == [[None, *scales.words[each["name"]]][code] for code in codes]
+
+
+def test_a_page_shows_other_columns(tmp_path: Path, open_page: OpenPage):
+    shops(tmp_path / "a.csv")
+    fit(begun(tmp_path / "a.csv"), tmp_path / "run")
+    text = (tmp_path / "a.csv").read_text()
+    (tmp_path / "a.csv").write_text(text.replace("feast", "fair"))
+    assert elman("explain", tmp_path / "run", "--data", tmp_path / "a.csv", "--output", tmp_path / "page.html").status == 0  # fmt: skip
+    opened = open_page(tmp_path / "page.html", locale="en-US")
+    opened.page.wait_for_selector("#ribbon")
+    shown = opened.page.inner_text("#reads")
+    for name, word in (("price", ""), ("visits", ""), ("event", r"(sale|\(none\)|\(another\)) "), ("weather", "(dry|wet) ")):  # fmt: skip
+        assert re.search(rf"^{name}: {word}[−+]\d+ \(−?[\d.e−]+\), ", shown, re.MULTILINE), shown
+    assert opened.page.locator("#reads svg").count() == 5
+    assert "Other columns." in shown
+    assert not opened.errors

@@ -433,7 +433,11 @@ def test_drawings_have_the_numbers(made: SimpleNamespace, open_page: OpenPage, t
     assert shown.locator("#chances .place").count() == len(shown.evaluate("elman.items[0].likeliest[1]"))
 
     shown = of(made.forecast)
-    high = shown.locator("#reads rect.level").evaluate_all("(all) => all.map((each) => +each.getAttribute('height'))")
+    high = (
+        shown.locator("#reads svg")
+        .first.locator("rect.level")
+        .evaluate_all("(all) => all.map((each) => +each.getAttribute('height'))")
+    )
     size = np.abs(shown.evaluate("elman.items[0].gradients[1]"))
     assert np.allclose(np.array(high) / max(high), size / size.max(), atol=0.01)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
@@ -22,6 +23,7 @@ from elman.tasks.forecasting import Forecaster, Options
 
 WINDOWS = 4  # of so many series or columns
 AHEAD = 24  # steps ahead whose gradients are kept at most, at equal distances
+BESIDE = 6  # other columns that a page shows
 
 
 def forecaster(run: Path, text: str | None, data: Path | None) -> Contents:
@@ -52,6 +54,8 @@ def forecaster(run: Path, text: str | None, data: Path | None) -> Contents:
         )
     windows = [_window(trained, one, k) for one, k in whole[:WINDOWS]]
     remarks = [f"the page shows the first {WINDOWS} of {len(whole)} columns"] if len(whole) > WINDOWS else []
+    if len(scales.beside) > BESIDE:
+        remarks.append(f"the page shows the first {BESIDE} of {len(scales.beside)} columns beside them")
     return Contents(page | {"lookback": options.lookback, "windows": windows}, [], remarks)
 
 
@@ -82,14 +86,18 @@ def _window(trained: Forecaster, one: Series, k: int) -> dict[str, Any]:
     mean, deviation = scale.mean[k], scale.deviation[k]
     begin = end - o.lookback - o.horizon
     values = torch.from_numpy((one.targets[begin:, k] - mean) / deviation)  # (lookback + horizon,)
-    known = torch.from_numpy(scales.scaled_known(one.known[begin:end]))[:, None]
+    known = torch.from_numpy(scales.scaled_known(one.known[begin:end]))[:, None].requires_grad_()
     double = Forecaster(deepcopy(trained.model).double().eval(), scales, o)
     past = values[: o.lookback, None].clone().requires_grad_()
     with use_engine("reference"):
         forecast = double.differentiable(past, torch.tensor([k]), known)  # (horizon, 1, outputs)
         middle = double.criterion.middle(forecast)[:, 0]
         ahead = np.unique(np.linspace(0, o.horizon - 1, min(AHEAD, o.horizon)).astype(int)).tolist()
-        gradients = [torch.autograd.grad(middle[j], past, retain_graph=True)[0][:, 0] for j in ahead]
+        every = [torch.autograd.grad(middle[j], (past, known), retain_graph=True, allow_unused=True) for j in ahead]
+        gradients = [by_past[:, 0] for by_past, _ in every]
+        beside = _beside(
+            double, past.detach(), known.detach(), k, [by_known for _, by_known in every], middle[ahead].detach(), ahead
+        )
         # The model forecasts the change from the last value and adds this value again, so that one counts 1 more. It is
         # taken away before rounding, which would leave little of what remains.
         last = torch.eye(o.lookback, dtype=torch.float64)[-1]
@@ -110,4 +118,42 @@ def _window(trained: Forecaster, one: Series, k: int) -> dict[str, Any]:
         "ahead": ahead,
         # Past and forecast are in one unit, so these are what they are in deviations.
         "gradients": [[rounded(v) for v in (each - last).tolist()] for each in gradients],
+        "beside": [
+            each | {"bears": [[rounded(v * deviation) for v in row] for row in each["bears"]]} for each in beside
+        ],
     }
+
+
+@torch.no_grad()
+def _beside(
+    double: Forecaster,
+    past: Tensor,
+    known: Tensor,
+    k: int,
+    gradients: Sequence[Tensor | None],
+    middle: Tensor,
+    ahead: Sequence[int],
+) -> list[dict[str, Any]]:
+    """Returns how each value of other columns bears on the forecasts of some steps ahead, in deviations of these.
+
+    Of a number it is the gradient, by its own unit. Of a word it is how much higher the forecast is than with the stand-in
+    for unknown words in its place. known: (lookback + horizon, 1, n). gradients: by it, for each of the steps; None if
+    it has no part in them. middle: (len(ahead),), the forecasts of these steps.
+    """
+    o, scales, found = double.options, double.scales, list[dict[str, Any]]()
+    for n, name in enumerate(scales.beside[:BESIDE]):
+        steps = o.lookback + (o.horizon if name in scales.known else 0)
+        words = None
+        if name in scales.words:
+            codes, every = known[:steps, 0, n].long().tolist(), [None, *scales.words[name]]
+            words = [every[code] for code in codes]
+            others = known.repeat(1, steps, 1)
+            others[torch.arange(steps), torch.arange(steps), n] = 0.0
+            without = double.differentiable(past.repeat(1, steps), torch.full((steps,), k), others)
+            bears = middle[:, None] - double.criterion.middle(without)[ahead]  # (len(ahead), steps)
+        else:
+            own = scales.deviation[len(scales.targets) + [*scales.known, *scales.observed].index(name)]
+            rows = [torch.zeros(steps) if each is None else each[:steps, 0, n] / own for each in gradients]
+            bears = torch.stack(rows)
+        found.append({"name": name, "words": words, "bears": bears.tolist()})
+    return found

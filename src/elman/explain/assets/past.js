@@ -46,15 +46,32 @@ VIEWS.push({
       el("p", { class: "say" }, say("readsSay")),
       el("p", {}, say(first < 0 ? "readsNothing" : "readsFar", { n: past.length - first, all: past.length, per: Math.round(1 / data.faded) })),
       lane(by, largest),
+      item().beside.length ? el("p", { class: "say" }, say("besideSay")) : null,
+      item().beside.map(({ name, words, bears }) => {
+        const own = bears[chosen.t];
+        return el("div", {}, el("p", {}, `${name}: ${most(own, words)}`), lane(own, Math.max(...own.map(Math.abs), 1e-30), name));
+      }),
     ];
   },
 });
 
-function lane(by, largest) {
-  const W = across(), H = 150, left = 54, wide = (W - left - 10) / by.length, middle = (H - 22) / 2, svg = el("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": say("readsSay") });
+// The three steps that bear most on the forecast, with their words if they have some.
+function most(by, words) {
+  const back = item().past.length, at = (k) => (k < back ? `−${back - k}` : `+${k - back + 1}`);
+  const order = by.map((v, k) => [Math.abs(v), k]).filter(([v]) => v > 0).sort((a, b) => b[0] - a[0]).slice(0, 3);
+  const called = (k) => (words === null ? "" : `${words[k] === null ? say("unknown") : words[k] === "" ? say("noWord") : visibleWord(words[k])} `);
+  return order.length ? order.map(([, k]) => `${called(k)}${at(k)} (${digits(by[k])})`).join(", ") : say("bearsNothing");
+}
+
+// Bars for the values of the past, and for those ahead if these are read, too. name: the column, if it is another one.
+function lane(by, largest, name = null) {
+  const W = across(), H = name === null ? 150 : 110, left = 54, wide = (W - left - 10) / by.length, middle = (H - 22) / 2, back = item().past.length;
+  const svg = el("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": name === null ? say("readsSay") : `${name}. ${say("besideSay")}` });
   svg.append(el("line", { x1: left, x2: W - 8, y1: middle, y2: middle, class: "zero" }), el("text", { x: left - 6, y: 12, class: "note end" }, digits(largest)), el("text", { x: left - 6, y: 2 * middle, class: "note end" }, digits(-largest)));
   by.forEach((v, k) => svg.append(el("rect", { x: left + k * wide, y: middle - Math.max(0, (v / largest) * middle), width: Math.max(0.8, wide - 0.4), height: Math.max(0.3, (Math.abs(v) / largest) * middle), class: "level" })));
-  svg.append(el("text", { x: left, y: H - 4, class: "note" }, `−${by.length}`), el("text", { x: W - 8, y: H - 4, class: "note end" }, say("lastValue")));
+  const further = by.length > back;
+  if (further) svg.append(el("line", { x1: left + back * wide, x2: left + back * wide, y1: 0, y2: H - 18, class: "edge" }));
+  svg.append(el("text", { x: left, y: H - 4, class: "note" }, `−${back}`), el("text", { x: W - 8, y: H - 4, class: "note end" }, further ? `+${by.length - back}` : say("lastValue")));
   return svg;
 }
 
