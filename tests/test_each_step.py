@@ -215,7 +215,7 @@ def test_the_end_of_the_only_sequence_is_for_validation(tmp_path: Path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("up,1\n", "leaves 1 sequences for training and 0 for validation; give at least two sequences, or one of at least two steps"),
+        ("up,1\n", "leaves 1 sequence for training and 0 for validation; give at least two sequences, or one of at least two steps"),
         ("up,1\n" * 9, "the training part of {} has only one class, 'up'; give steps of at least two classes"),
         ("up,1\ndown,2\n" * 9 + ",3\n" * 7, "no step that {} leaves for validation has a label; give at least one there"),
         (",1\n" * 20 + "up,2\ndown,2\n", "no step that {} leaves for training has a label; give at least one there"),

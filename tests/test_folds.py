@@ -256,8 +256,9 @@ def test_the_mean_in_the_unit_of_the_data(tmp_path: Path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (("--seed", 1), "fold-1 was begun with --seed 0, and now it is 1; give the same options, or another --directory"),
-        (("--folds", 3), "fold-1 was begun with --fold 1/2, and now it is 1/3; give the same options, or another --directory"),
+        (("--seed", 1), "fold-1 was begun with --seed 0, and this one is with --seed 1; give the same options, or another --directory"),
+        (("--folds", 3), "fold-1 was begun with --fold 1/2, and this one is with --fold 1/3; give the same options, or another --directory"),
+        (("--balanced",), "fold-1 was begun without --balanced, and this one is with --balanced; give the same options, or another --directory"),
         ("other.jsonl", "fold-1 was begun with {a} and not {other}; give another --directory"),
         (("--fold", "1/2"), "--fold is for one training, and a cross-validation makes all of them; leave it out"),
         (("--folds", 1), "--folds must be 2 or more, got 1"),

@@ -391,7 +391,7 @@ def test_a_file_for_the_other_task(tmp_path: Path):
 REFUSED: dict[str, tuple[str, tuple[Any, ...], str]] = {
     "one value": (lines(*['{"values": [1, 2], "label": 3}', '{"values": [1], "label": "3.0"}'] * 5), (), "the training sequences of {path} have only one value, 3; give sequences of different values"),
     "values too close": (lines(*(f'{{"values": [1], "label": {k}e-200}}' for k in range(9))), (), "the values to predict in {path} are at most 7e-200 apart; give them in a smaller unit"),
-    "two sequences": (lines(*['{"values": [1, 2], "label": 3}', '{"values": [1], "label": 4}']), (), "leaves 1 sequences for training and 1 for validation"),
+    "two sequences": (lines(*['{"values": [1, 2], "label": 3}', '{"values": [1], "label": 4}']), (), "leaves 1 sequence for training and 1 for validation"),
     "no sequence": ("", (), "leaves 0 sequences for training and 0 for validation"),
     "quantiles and a loss": ("", ("--quantiles", "0.5", "--loss", "mae"), "--quantiles uses its own loss, so --loss mae cannot be given with it"),
     "quantiles and the usual loss": ("", ("--quantiles", "0.5", "--loss", "mse"), "--loss has no effect with --quantiles"),

@@ -14,7 +14,7 @@ from elman.cli.train import DATA, begun, refuse_together, refuse_useless, resume
 from elman.errors import InputError
 from elman.files import check_directory, write_atomically
 from elman.tasks.options import ClassificationOptions, RegressionOptions, SequenceOptions
-from elman.training.options import flag
+from elman.training.options import said
 
 if TYPE_CHECKING:
     from elman.training.loop import Training
@@ -155,7 +155,7 @@ def _check_same(run: Any, file: Path, options: SequenceOptions) -> None:
     for name in (field.name for field in fields(options) if field.name not in OF_NO_EFFECT):
         if before[name] != now[name]:
             raise InputError(
-                f"{run.directory} was begun with {flag(name)} {before[name]}, and now it is {now[name]}; give the same options, or another --directory"
+                f"{run.directory} was begun {said(name, before[name])}, and this one is {said(name, now[name])}; give the same options, or another --directory"
             )
 
 

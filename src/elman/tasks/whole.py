@@ -964,7 +964,7 @@ def check_labels(
     if sequences.each_step:
         least, few = "give at least two sequences, or one of at least two steps", 1
     if len(train) < few or not len(validation):
-        counts = f"{len(train)} sequences for training and {len(validation)} for validation"
+        counts = f"{len(train)} sequence{'s' * (len(train) != 1)} for training and {len(validation)} for validation"
         skipped = f", with {bad.count} malformed skipped, the first: {bad.first}" if bad.count else ""
         raise InputError(f"{path} leaves {counts}{skipped}; {least}")
     if sequences.each_step:

@@ -51,6 +51,13 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def said(name: str, value: Any) -> str:
+    """Returns how something was begun with this value of an option, as the command line has it."""
+    if value is None or value is False:
+        return f"without {flag(name)}"
+    return f"with {flag(name)}" if value is True else f"with {flag(name)} {value}"
+
+
 def most_threads() -> int:
     """Returns how many threads a training may have: far more than help, and few enough for OpenMP to start them."""
     return max(64, 4 * (os.cpu_count() or 1))

@@ -19,7 +19,7 @@ from elman.errors import InputError
 from elman.training.fitting import begin
 from elman.training.lock import Lock
 from elman.training.loop import Diverged, Report
-from elman.training.options import Options, check_precision, flag
+from elman.training.options import Options, check_precision, said
 from elman.training.task import Task
 
 JOURNAL = "study.log"
@@ -192,8 +192,7 @@ def _said(name: str, noted: dict[str, Any]) -> str | None:
     value = noted["fixed"].get(name)
     if name not in noted["fixed"] and name not in noted["searched"]:
         return None
-    without = value is None or value is False  # what is searched is not given, either
-    return f"without {flag(name)}" if without else f"with {flag(name)}{'' if value is True else f' {value}'}"
+    return said(name, value)  # what is searched is not given, either
 
 
 def _done(study: optuna.Study) -> list[FrozenTrial]:
