@@ -49,6 +49,7 @@ class Model:
         # Files of versions that knew nothing of gaps and times lack these entries.
         self.time: str | None = known.get("time")  # what the column of times is called; None if it is not read
         self.interval: float = known.get("interval", 1.0)
+        self.dates: bool | None = known.get("dates")  # whether times are dates; None in files of earlier versions
         self.gaps = known.get("marked") is not None  # whether numbers may be missing
         self.marked = np.isin(np.arange(len(self.mean)), known.get("marked") or [])
         # Of each column of words their codes; 0 is that of all others.
@@ -125,13 +126,16 @@ def rows(lines: Iterator[str], model: Model) -> Iterator[tuple[list[float], floa
         try:
             cells = [row[place].strip() for place in places]
             numbers = [float("nan" if model.gaps and cell.lower() in MISSING else cell) for cell in cells]
-            time = None if when is None else seconds(row[when])
+            time, date = (None, None) if when is None else seconds(row[when])
             words = [row[place].strip() for place in spoken]
         except (ValueError, IndexError):
-            numbers, time, words = [np.inf], None, []
+            numbers, time, date, words = [np.inf], None, None, []
         if not all(abs(number) <= MOST or (model.gaps and np.isnan(number)) for number in numbers):
             lacks = "a number or a time" if model.time else "a number"
             print(f"line {table.line_num} is left out, because it lacks {lacks}: {','.join(row)}", file=sys.stderr)
+        elif date is not None and model.dates not in (None, date):
+            wanted = "a date" if model.dates else "a number"
+            print(f"line {table.line_num} is left out, because its time is not {wanted}: {','.join(row)}", file=sys.stderr)  # fmt: skip
         elif time is not None and time < last:
             print(f"line {table.line_num} is left out, because it is earlier than one before it: {','.join(row)}", file=sys.stderr)  # fmt: skip
         else:
@@ -139,16 +143,16 @@ def rows(lines: Iterator[str], model: Model) -> Iterator[tuple[list[float], floa
             yield numbers, time, words
 
 
-def seconds(text: str) -> float:
-    """Returns a time that is a number as it is, and a date in seconds; one that does not say where it is holds in UTC.
+def seconds(text: str) -> tuple[float, bool]:
+    """Returns a time that is a number as it is, and a date in seconds; and whether it is a date.
 
-    Raises ValueError for any other text.
+    A date that does not say where it is holds in UTC. Raises ValueError for any other text.
     """
     with contextlib.suppress(ValueError):
         if abs(number := float(text)) <= MOST:  # not so of NaN
-            return number
+            return number, False
     date = datetime.fromisoformat(text)
-    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp(), True
 
 
 def main() -> None:

@@ -56,6 +56,7 @@ class Labelled(NamedTuple):
     group: str | None = None  # who or what it is of
     times: NDArray[np.float64] | None = None  # (T,), of the steps: numbers, or dates in seconds
     words: NDArray[Any] | None = None  # (T, categories), texts, of which one that is missing is empty
+    dates: bool = False  # whether the times were dates
 
     def part(self, begin: int, end: int, name: str) -> Labelled:
         """Returns these steps of a sequence whose steps have labels, under another name."""
@@ -236,9 +237,9 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
             if not labelled:
                 labels, problem = labels or [None] * len(content), None
             label = None
-        times = None
+        times, dates = None, False
         if problem is None and columns.time is not None and isinstance(content, np.ndarray):
-            times, problem = _times(row.get(columns.time), len(content), columns.time, path)
+            times, dates, problem = _times(row.get(columns.time), len(content), columns.time, path)
         label = label.strip() if isinstance(label, str) else label
         if problem is None and labelled and labels is None:
             if columns.numeric:
@@ -256,7 +257,7 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
         if not isinstance(content, str):
             channels = content.shape[1]
         label, group = (None if each is None else str(each) for each in (label, group))
-        yield Labelled(str(row.get("id", number)), content, label, (), labels, group, times, words)
+        yield Labelled(str(row.get("id", number)), content, label, (), labels, group, times, words, dates)
 
 
 def _whole(value: Any) -> Any:
@@ -290,30 +291,32 @@ def _word(value: str | float | None) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _times(given: Any, steps: int, name: str, path: Path) -> tuple[NDArray[np.float64] | None, str | None]:
-    """Returns the times of the steps of a line of JSON, and None; or None, and what is wrong with them."""
-    wanted = f"{name!r} should be a list of {steps} times, one for each step"
+def _times(given: Any, steps: int, name: str, path: Path) -> tuple[NDArray[np.float64] | None, bool, str | None]:
+    """Returns the times of the steps of a line of JSON, whether they are dates, and None; or what is wrong with them at last."""
+    wanted, dates = f"{name!r} should be a list of {steps} times, one for each step", False
     if not isinstance(given, list):
-        return None, f"{wanted}, but is {str(given)[:60]}"
+        return None, False, f"{wanted}, but is {str(given)[:60]}"
     if len(given) != steps:
-        return None, f"{wanted}, but has {len(given)}"
+        return None, False, f"{wanted}, but has {len(given)}"
     if all(isinstance(time, str) for time in given):
         piece = pl.DataFrame({name: given, tables.LINE: np.arange(steps)})
-        found, which = np.full(steps, np.nan), as_seconds(piece, name, path, BadRows(skip=True), MOST)
+        found, (which, dates) = np.full(steps, np.nan), as_seconds(piece, name, path, BadRows(skip=True), MOST)
         found[which[tables.LINE].to_numpy()] = which[name].to_numpy()
     else:
         found = np.array([number_of(time) for time in given])
     for step in np.flatnonzero(np.isnan(found))[:1]:
         return (
             None,
+            False,
             f"step {step + 1} of {name!r} should be a time such as 2026-01-31 12:00:00 or a number, but is {str(given[step])[:60]!r}",
         )
     for step in np.flatnonzero(np.diff(found) < 0)[:1]:
         return (
             None,
+            False,
             f"step {step + 2} of {name!r}, {given[step + 1]}, is earlier than the step before it, {given[step]}",
         )
-    return found, None
+    return found, dates, None
 
 
 def _of_steps(given: Any, steps: int, columns: Columns) -> tuple[list[str | None] | None, str | None]:
@@ -398,6 +401,7 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
     name, first, spoiled, seen = "", 0, False, set[str]()
     steps, labels, groups = list[NDArray[np.float64]](), list[str | None](), list[str | None]()
     times, words = list[NDArray[np.float64]](), list[NDArray[Any]]()
+    dates: bool | None = None  # whether the times are dates; None where no row was read
     channels = None if columns.channels is None else list(columns.channels)
 
     def whole() -> Iterator[Labelled]:
@@ -412,7 +416,7 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
             of_all, of_each = (None, labels) if columns.each_step else (labels[0], None)
             at = None if columns.time is None else np.concatenate(times)
             own = np.concatenate(words) if columns.categories else None
-            yield Labelled(str(name), values, of_all, tuple(channels or ()), of_each, groups[0], at, own)
+            yield Labelled(str(name), values, of_all, tuple(channels or ()), of_each, groups[0], at, own, bool(dates))
 
     # Where nothing else tells steps apart, a row without any value is one, too.
     empty = columns.lacking and columns.sequence is None and columns.time is None
@@ -433,7 +437,13 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
         piece = tables.texts(piece, keys, path, bad) if keys else piece
         remedies = "" if columns.lacking else FILL, "" if columns.channels else NAME
         good = tables.numbers(piece, channels, path, bad, MOST, columns.lacking, *remedies)
-        good = as_seconds(good, columns.time, path, bad, MOST) if columns.time else good
+        if columns.time:
+            good, now = as_seconds(good, columns.time, path, bad, MOST)
+            if dates not in (None, now):
+                raise InputError(
+                    f"{path}: column {columns.time!r} has dates in some rows and numbers in others; write all in one form"
+                )
+            dates = now
         lines, fit = piece[tables.LINE].to_list(), piece[tables.LINE].is_in(good[tables.LINE].implode()).to_numpy()
         values = np.full((len(piece), len(channels)), np.nan)
         for k, channel in enumerate(channels):

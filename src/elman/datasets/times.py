@@ -155,10 +155,13 @@ def as_numbers(
     return piece.with_columns(moments.cast(pl.Int64).alias(time)).filter(moments.is_not_null()), True
 
 
-def as_seconds(piece: pl.DataFrame, time: str, path: Path, bad: BadRows, most: float) -> pl.DataFrame:
-    """Returns the piece with times as float64: dates in seconds since 1970, numbers, at most this far from zero, as they are."""
+def as_seconds(piece: pl.DataFrame, time: str, path: Path, bad: BadRows, most: float) -> tuple[pl.DataFrame, bool]:
+    """Returns the piece with times as float64: dates in seconds since 1970, numbers, at most this far from zero, as they are.
+
+    And whether they are dates.
+    """
     piece, dates = as_numbers(piece, time, path, bad, most)
-    return piece.with_columns(pl.col(time).cast(pl.Float64) / (UNITS[-1][1] if dates else 1))
+    return piece.with_columns(pl.col(time).cast(pl.Float64) / (UNITS[-1][1] if dates else 1)), dates
 
 
 def _offsets(texts: pl.Expr) -> pl.Expr:

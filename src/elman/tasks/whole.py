@@ -160,6 +160,7 @@ class Gathered:
         """
         self.unit, self.channels, self.each_step = unit, channels, each_step
         self.mark_gaps, self.causal, self.time = mark_gaps, causal, time
+        self.dates: bool | None = None  # whether times are dates; None where that is not known yet
         self.names: tuple[str, ...] = ()  # of the channels, where they are columns of a table
         # Tokens (T,), or numbers (T, channels), beside which are their ages (T, channels) if they may be missing, the time
         # since the step before (T, 1), and the numbers of words (T, categories) as they first occur. A channel far from
@@ -176,10 +177,12 @@ class Gathered:
         self._digest = hashlib.sha256()
 
     @classmethod
-    def of(cls, options: SequenceOptions, unit: str | None, channels: int | None) -> Gathered:
-        """Returns none yet, of the kind that the options say."""
-        o = options
-        return cls(unit, channels, o.each_step, o.mark_gaps, o.causal, o.time, o.category_list)
+    def of(cls, options: SequenceOptions, unit: str | None, inputs: Inputs | None) -> Gathered:
+        """Returns none yet, of the kind that the options say. inputs: what was learned of the data before."""
+        o, channels = options, None if inputs is None else len(inputs.mean)
+        found = cls(unit, channels, o.each_step, o.mark_gaps, o.causal, o.time, o.category_list)
+        found.dates = None if inputs is None else inputs.dates
+        return found
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -236,7 +239,9 @@ class Gathered:
                 yield Labelled(self.name(k), text, label)
             else:
                 values, times = self.values(k)
-                yield Labelled(self.name(k), values, label, labels=each, times=times, words=self.spoken(k))
+                yield Labelled(
+                    self.name(k), values, label, labels=each, times=times, words=self.spoken(k), dates=bool(self.dates)
+                )
 
     def measured(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """Returns the numbers of steps as they are kept, (n, channels), NaN where one is missing."""
@@ -303,6 +308,13 @@ class Gathered:
             raise InputError(
                 f"{path}: sequence {each.name} has {channels} channels, but the run was trained on {self.channels}"
             )
+        if self.time is not None and self.dates is None:
+            self.dates = each.dates
+        if self.time is not None and each.dates != self.dates:
+            kinds = ("dates", "numbers") if each.dates else ("numbers", "dates")
+            raise InputError(
+                f"{path}: the times of sequence {each.name} are {kinds[0]}, but those learned from are {kinds[1]}; give {kinds[1]} in {self.time!r}"
+            )
 
     def blocks(self, own: Iterable[int]) -> Iterator[NDArray[np.float64]]:
         """Yields what is kept of the steps of these sequences, (n, numbers), many at a time."""
@@ -334,6 +346,7 @@ class Inputs:
     marked: Sequence[int] | None = None
     time: str | None = None  # what the times of the steps are called; None where these are not read
     interval: float = 1.0  # the usual time from a step to the next, by which all times are divided
+    dates: bool | None = None  # whether times are dates; None where these are not read, and in runs of earlier versions
     # The words of each category, frequent ones first; code 0 stands for all others.
     categories: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -359,7 +372,7 @@ class Inputs:
                 raise InputError(f"{name} has no number in the sequences to learn from; leave it out")
             found = replace(found, marked=np.flatnonzero(share).tolist())
         if sequences.time is not None:
-            found = replace(found, time=sequences.time, interval=sequences.interval(own))
+            found = replace(found, time=sequences.time, interval=sequences.interval(own), dates=sequences.dates)
         if sequences.words:
             found = replace(found, categories=cls._of_words(sequences, own))
         return replace(found, mean=mean.tolist(), deviation=deviation.tolist())
@@ -587,7 +600,7 @@ class Trained(Generic[Learned, Given]):
 
     def encode(self, every: Iterable[Labelled], path: Path) -> Any:
         """Raises InputError, naming the path, for a sequence that is not of the kind that was learned from."""
-        gathered = Gathered.of(self.options, unit_of(self.options), len(self.reading.mean))
+        gathered = Gathered.of(self.options, unit_of(self.options), self.reading)
         gathered.add(every, path)
         return self.encoded(gathered, self.reading)
 
@@ -810,7 +823,8 @@ class WholeSequences(SeparateSequences):
             without = "none in training, so nothing is learned of those that are missing later"
             lines.append(("missing", self.encoded.missing(self.train) or without))
         if reading.time is not None:
-            told = f"{reading.interval:.6g} is usual from a step to the next in {reading.time!r}; of dates, these are seconds"
+            unit = " seconds are" if reading.dates else " is"
+            told = f"{reading.interval:.6g}{unit} usual from a step to the next in {reading.time!r}"
             still = f"all steps of a sequence have the same in {reading.time!r}, so nothing is learned of them"
             between = map(self.encoded.sequences.between, self.encoded.sequences.blocks(self.train))
             moving = any(block.any() for block in between)
@@ -871,7 +885,7 @@ def gathered(
     built_in: what is read without a file. inputs: what was learned of the data before, whose channels they must have.
     """
     o, columns = options, columns_of(options, inputs)
-    found = Gathered.of(o, unit_of(o) if path else None, None if inputs is None else len(inputs.mean))
+    found = Gathered.of(o, unit_of(o) if path else None, inputs)
     own = columns._replace(group=o.group if o.validation is None or o.fold else None)
     every = iter(built_in if path is None else sequences(path, own, bad=bad))
     if o.each_step and o.validation is None:
