@@ -10,7 +10,6 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -255,6 +254,38 @@ def test_labels_of_one_sequence_are_on_one_side(tmp_path: Path):
         classification.begin(tmp_path / "a.jsonl", options_of("classify"), "cpu", BadRows())
 
 
+def test_pieces_are_elsewhere_in_each_epoch(tmp_path: Path):
+    """Each keeps its length, stays within its sequence and near its place, and has a label."""
+    draw = np.random.default_rng(0)
+    labels = [["a", "b"][k % 2] if k in (3, 4, 60, 61, 62, 90) else None for k in range(100)]
+    every = [(draw.normal(size=(100, 1)), labels), (draw.normal(size=(19, 1)), ["a"] * 19)]
+    (tmp_path / "a.jsonl").write_text(lines(*(json.dumps({"values": x.tolist(), "label": y}) for x, y in every)))
+    options = options_of("classify", batch_size=2, validation=str(tmp_path / "a.jsonl"))
+    made = classification.begin(tmp_path / "a.jsonl", options, "cpu", BadRows())
+    cut, found = made.pieces, list[list[int]]()
+    assert [tuple(each) for each in zip(*cut, strict=True)] == [(0, 0, 20), (0, 60, 80), (0, 80, 100), (1, 0, 19)]
+    for epoch in range(400):
+        for batch in made.batches(epoch, 0):
+            assert batch.weight
+        assert torch.isfinite(made.loss(np.arange(4)))
+        pieces = made.pieces
+        assert pieces.of.tolist() == cut.of.tolist()
+        assert pieces.lengths.tolist() == cut.lengths.tolist()
+        assert (np.abs(pieces.begin - cut.begin) <= cut.lengths // 2).all()
+        assert (pieces.begin >= 0).all() and (pieces.end <= np.array([100, 100, 100, 19])).all()  # noqa: PT018
+        counts = [sum(each is not None for each in every[k][1][a:b]) for k, a, b in zip(*pieces, strict=True)]
+        assert counts == made.labels.tolist()
+        assert min(counts) > 0
+        found.append(pieces.begin.tolist())
+    starts = [{each[k] for each in found} for k in range(4)]
+    assert starts[0] == {*range(5)}  # further on, it would have no label
+    assert starts[1] == {*range(50, 63)}
+    assert starts[2] == {*range(71, 81)}
+    assert starts[3] == {0}
+    list(made.batches(7, 1))
+    assert made.pieces.begin.tolist() == found[7]  # so does a training that goes on there
+
+
 def test_numbers_need_to_differ(tmp_path: Path):
     (tmp_path / "a.csv").write_text("label,x\n" + "7,1\n" * 9)
     with pytest.raises(InputError, match=r"the training steps of .* have only one value, 7; give steps of different"):
@@ -276,22 +307,24 @@ def test_the_loss_is_the_mean_over_the_steps_that_have_a_label(tmp_path: Path, t
     given = {"smoothing": 0.0} if task == "classify" else {"loss": "mse"}
     options = options_of(task, batch_size=4, validation=str(tmp_path / "a.jsonl"), **given)
     made = module.begin(tmp_path / "a.jsonl", options, "cpu", BadRows())
-    wanted, count = 0.0, 0
-    for each in every:
+    wanted, count, before = 0.0, 0, made.pieces
+    assert sum(each is not None for one in every for each in one["label"]) == made.labels.sum()
+    assert len(list(made.batches(3, 0))) == made.steps_per_epoch
+    assert made.pieces.lengths.tolist() == before.lengths.tolist()
+    assert made.pieces.begin.tolist() != before.begin.tolist()
+    for of, begin, end in zip(*made.pieces, strict=True):
+        each = every[of]
         x = (np.array(each["values"]) - made.trained.reading.mean) / made.trained.reading.deviation
-        n = -(-len(x) // 20)
-        cuts = [len(x) * j // n for j in range(n + 1)]
-        for begin, end in pairwise(cuts):
-            part = torch.tensor(x[begin:end, None], dtype=torch.float32)
-            y = made.model(part, torch.tensor([end - begin]))[:, 0].detach()
-            for row, label in zip(y, each["label"][begin:end], strict=True):
-                if label is None:
-                    continue
-                if task == "classify":
-                    wanted -= float(row.log_softmax(-1)[labels.index(label)])
-                else:
-                    wanted += float((row[0] * made.trained.reading.spread + made.trained.reading.center - label) ** 2)
-                count += 1
+        part = torch.tensor(x[begin:end, None], dtype=torch.float32)
+        y = made.model(part, torch.tensor([end - begin]))[:, 0].detach()
+        for row, label in zip(y, each["label"][begin:end], strict=True):
+            if label is None:
+                continue
+            if task == "classify":
+                wanted -= float(row.log_softmax(-1)[labels.index(label)])
+            else:
+                wanted += float((row[0] * made.trained.reading.spread + made.trained.reading.center - label) ** 2)
+            count += 1
     if task == "regress":
         wanted /= made.trained.reading.spread**2
     for parts in (1, 3):

@@ -2060,6 +2060,14 @@ MUTANTS = [
         "for values in (s.targets,):",
         "test_beside.py::test_changed_data_are_noticed",
     ),
+    Mutant(
+        "pieces that are always cut at the same steps",
+        "tasks/whole.py",
+        "def batches",
+        "self._labels_of(moved) == 0",
+        "self._labels_of(moved) >= 0",
+        "test_each_step.py::test_pieces_are_elsewhere_in_each_epoch",
+    ),
 ]
 
 

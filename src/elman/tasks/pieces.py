@@ -36,6 +36,15 @@ class Pieces(NamedTuple):
         end = np.minimum(self.end + by, lengths[self.of])
         return self._replace(begin=np.maximum(self.begin - by, 0), end=end)
 
+    def moved(self, lengths: NDArray[Any], draw: np.random.Generator) -> Pieces:
+        """Returns the pieces at random places, at most half of their own length away, as far as there are steps.
+
+        lengths: those of all sequences.
+        """
+        long, half = self.lengths, self.lengths // 2
+        begin = (self.begin + draw.integers(-half, half + 1)).clip(0, lengths[self.of] - long)
+        return self._replace(begin=begin, end=begin + long)
+
     def take(self, chosen: NDArray[Any]) -> Pieces:
         """Returns some of the pieces."""
         return Pieces(*(each[chosen] for each in self))

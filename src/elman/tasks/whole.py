@@ -42,11 +42,13 @@ from elman.tasks.separate import (
 from elman.tasks.words import RARE, Categories, frequent
 from elman.training.dropout import Dropout
 from elman.training.record import device_of
+from elman.training.task import Batch
 
 STEPS = 1 << 16  # of numbers, which are worked on at once
 CHUNK = 256  # sequences that are read side by side
 MANY = 1 << 20  # steps of several sequences that memory holds at a time while they are predicted
 FAR = 1e30  # deviations from the mean, of which sums are still finite
+MOVED = 1 << 34  # of the random numbers that move pieces
 OLD = 1e4  # usual steps, beyond which all ages are the same
 DRAWN = 1000  # steps of a picture at most
 NAMED = 8  # channels, or groups, that are named
@@ -731,15 +733,31 @@ class WholeSequences(SeparateSequences):
         self.pieces = Pieces.whole(train, self.encoded.rows.lengths)
         if self.options.each_step:
             self.unit, pieces = "step", Pieces.cut(train, self.encoded.rows.lengths, self.options.window)
-            before, first = np.append(0, np.cumsum(self.encoded.told)), self.encoded.places(pieces.first)
-            labels = before[first + pieces.lengths] - before[first]
+            labels = self._labels_of(pieces)
             self.pieces, self.labels = pieces.take(labels > 0), labels[labels > 0]  # how many each piece has
-        self.lengths = self.pieces.lengths
+        self.cut, self.lengths = self.pieces, self.pieces.lengths  # as they were cut; they may be moved
         names, of = list(sequences.groups), sequences.group_of
         self.groups = len(names)
         # Those of a validation file have none.
         apart = {"held out": validation[validation < len(of)], "left out": self.test} if names else {}
         self.apart = {what: [names[k] for k in sorted({of[k] for k in own})] for what, own in apart.items() if len(own)}
+
+    def _labels_of(self, pieces: Pieces) -> NDArray[np.int64]:
+        """Returns how many labels each of these pieces has."""
+        before, first = np.append(0, np.cumsum(self.encoded.told)), self.encoded.places(pieces.first)
+        return before[first + pieces.lengths] - before[first]
+
+    def batches(self, epoch: int, at: int) -> Iterator[Batch]:
+        """Yields the batches of an epoch. With each_step, the pieces of long sequences are elsewhere in each epoch.
+
+        So none of their steps always lies at an end, where less is around it. A piece that would have no label stays.
+        """
+        if self.options.each_step:
+            moved = self.cut.moved(self.encoded.rows.lengths, np.random.default_rng([self.options.seed, epoch, MOVED]))
+            stays = self._labels_of(moved) == 0
+            self.pieces = Pieces(*(np.where(stays, old, new) for old, new in zip(self.cut, moved, strict=True)))
+            self.labels = self._labels_of(self.pieces)
+        yield from super().batches(epoch, at)
 
     def use(self, trained: Any) -> None:
         self.trained, self.model, self.options = trained, trained.model, trained.options
