@@ -138,6 +138,8 @@ SHOP = ("--columns", "sales", "--time", "day", "--group", "shop")
         (("--known", "event"), "if this column is not a series, name the series with --columns, or name this column with --time, --group or --categories"),
         (("--known", "event", "--categories", "event,weather"), "--categories names 'weather', which is in neither --known nor --observed; name it in one of them, too"),
         (("--known", "event", "--categories", "event,event"), "--categories names the column 'event' twice; name it once"),
+        (("--known", "shop", "--categories", "shop"), "--group and --categories both name the column 'shop'; name another one in one of them"),
+        (("--observed", "day", "--categories", "day"), "--time and --categories both name the column 'day'; name another one in one of them"),
         (("--known", "event", "--observed", "event"), "--known and --observed both name the column 'event'; name another one in one of them"),
         (("--observed", "sales"), "--columns and --observed both name the column 'sales'; name another one in one of them"),
         (("--observed", "visits", "--strategy", "recursive"), "--strategy recursive reads its own forecasts as the past, and has none of --observed columns; forecast with --strategy direct, or leave --observed out"),
