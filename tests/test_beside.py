@@ -344,6 +344,14 @@ def test_observed_columns_alone_need_no_rows_ahead(tmp_path: Path):
     assert [float(line.split(",")[2]) for line in out[1:5]] == pytest.approx(said.tolist(), abs=1e-4)
 
 
+def test_what_is_observed_may_be_no_lists_in_rows_ahead(tmp_path: Path):
+    frame = pl.DataFrame({"y": [1.0, 2.0, None], "push": ["a", "b", "a"], "seen": [[1.0], [2.0], [3.0]]})
+    frame.write_parquet(tmp_path / "a.parquet")
+    columns = Columns(("y",), ("push",), observed=("seen",), words={"push": Codes("ab")})
+    with pytest.raises(InputError, match="column 'seen' should have numbers, but has the type List"):
+        series.read(tmp_path / "a.parquet", columns, BadRows(), tail=2)
+
+
 @pytest.mark.parametrize("change", ["a known word", "an observed word", "an observed number"])
 def test_changed_data_are_noticed(tmp_path: Path, change: str):
     path = tmp_path / "a.csv"

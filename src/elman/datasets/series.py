@@ -276,10 +276,10 @@ def _numbers(
         if fill or not ahead or not piece.select(empty.any()).item():
             remedy = "" if fill else FILL
             return tables.numbers(piece, every, path, bad, lacking=fill, remedy=remedy)
+        past = tables.numbers(piece.filter(~empty), every, path, bad)
         future = tables.numbers(piece.filter(empty), known, path, bad) if known else piece.filter(empty).head(0)
         unknown = [*targets, *columns.observed]
         future = future.with_columns(pl.col(name).cast(pl.Float64, strict=False) for name in unknown)
-        past = tables.numbers(piece.filter(~empty), every, path, bad)
         return pl.concat([past, future]).sort(tables.LINE)
     except InputError as error:
         raise InputError(
