@@ -214,7 +214,21 @@ def test_codes_follow_numbers_and_frequent_words_have_small_ones(tmp_path: Path)
         np.testing.assert_allclose(known[:, k, 1], visits, rtol=1e-5)
 
 
-@pytest.mark.parametrize("observed", ["weather,visits", "visits,weather", None])
+def test_words_count_that_occur_in_two_rows_of_the_training_part(tmp_path: Path):
+    names = dict.fromkeys((3, 4), "twice") | {5: "once"} | dict.fromkeys((45, 46), "later")
+    rows = "".join(f"{t},{t % 3},{names.get(t, 'often')},x\n" for t in range(50))
+    (tmp_path / "a.csv").write_text("t,y,name,other\n" + rows)
+    given = {"columns": "y", "known": "other", "observed": "name", "categories": "name,other", "time": "t", "group": None}  # fmt: skip
+    task = begun(tmp_path / "a.csv", **given, embedding_size=2)
+    scales = task.forecaster.scales
+    assert scales.words == {"name": ["often", "twice"], "other": ["x"]}
+    assert scales.beside == ["other", "name"]
+    assert task.model.categories is not None
+    assert task.model.categories.widths == [2, 2]
+    assert task.unknown == ["words in 'name', in 2 rows, 13.3%: the network reads one stand-in for all"]
+
+
+@pytest.mark.parametrize("observed", ["weather,visits", "visits,weather", "visits", None])
 @pytest.mark.parametrize("known", ["event,price", "price", None])
 def test_no_forecast_reads_what_is_observed_later(tmp_path: Path, observed: str | None, known: str | None):
     """What is known is read ahead, number or word; what is observed only in the past."""
@@ -350,6 +364,14 @@ def test_what_is_observed_may_be_no_lists_in_rows_ahead(tmp_path: Path):
     columns = Columns(("y",), ("push",), observed=("seen",), words={"push": Codes("ab")})
     with pytest.raises(InputError, match="column 'seen' should have numbers, but has the type List"):
         series.read(tmp_path / "a.parquet", columns, BadRows(), tail=2)
+
+
+def test_the_built_in_series_is_no_more_data_for_a_run_with_observed_columns(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("x,seen\n" + "".join(f"{t % 3},{t % 5}\n" for t in range(50)))
+    given = {"columns": "x", "known": None, "observed": "seen", "categories": None, "time": None, "group": None}
+    fit(begun(tmp_path / "a.csv", **given), tmp_path / "run")
+    told = elman("train", "forecast", "--start-from", tmp_path / "run", "--lookback", 6, "--period", 3, "--epochs", 0.3).err  # fmt: skip
+    assert "reads 'x', 'seen'; give a table with these columns" in told
 
 
 @pytest.mark.parametrize("change", ["a known word", "an observed word", "an observed number"])
