@@ -358,6 +358,14 @@ def test_observed_columns_alone_need_no_rows_ahead(tmp_path: Path):
     assert [float(line.split(",")[2]) for line in out[1:5]] == pytest.approx(said.tolist(), abs=1e-4)
 
 
+def test_codes_may_be_floats(tmp_path: Path):
+    """As whole numbers are in a Parquet file in which one is missing."""
+    pl.DataFrame({"y": [1.0, 2.0, 3.0], "hour": [7.0, None, 8.0]}).write_parquet(tmp_path / "a.parquet")
+    columns = Columns(("y",), observed=("hour",), words={"hour": Codes(["7", "8", ""])})
+    (one,), _ = series.read(tmp_path / "a.parquet", columns, BadRows())
+    assert one.known[:, 0].tolist() == [1, 3, 2]
+
+
 def test_what_is_observed_may_be_no_lists_in_rows_ahead(tmp_path: Path):
     frame = pl.DataFrame({"y": [1.0, 2.0, None], "push": ["a", "b", "a"], "seen": [[1.0], [2.0], [3.0]]})
     frame.write_parquet(tmp_path / "a.parquet")
