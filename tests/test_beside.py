@@ -138,7 +138,6 @@ SHOP = ("--columns", "sales", "--time", "day", "--group", "shop")
         (("--known", "event"), "if this column is not a series, name the series with --columns, or name this column with --time, --group or --categories"),
         (("--known", "event", "--categories", "event,weather"), "--categories names 'weather', which is in neither --known nor --observed; name it in one of them, too"),
         (("--known", "event", "--categories", "event,event"), "--categories names the column 'event' twice; name it once"),
-        (("--known", "shop", "--categories", "shop"), "--group and --categories both name the column 'shop'; name another one in one of them"),
         (("--observed", "day", "--categories", "day"), "--time and --categories both name the column 'day'; name another one in one of them"),
         (("--known", "event", "--observed", "event"), "--known and --observed both name the column 'event'; name another one in one of them"),
         (("--observed", "sales"), "--columns and --observed both name the column 'sales'; name another one in one of them"),
@@ -338,6 +337,25 @@ def test_a_run_goes_from_training_to_forecasts(tmp_path: Path):
     done = elman("train", "forecast", tmp_path / "d.csv", "--start-from", run, "--run", tmp_path / "on", "--time", "day", "--group", "shop", "--lookback", 6, "--period", 3, "--epochs", 0.2, "--split", "0.5,0.5,0")  # fmt: skip
     assert done.status == 0, done.err
     assert forecasting.load(tmp_path / "on").scales.words == forecasting.load(run).scales.words
+
+
+def test_the_name_of_a_series_may_be_a_word(tmp_path: Path):
+    """What is learned of each series by itself. One that is new has the stand-in."""
+    rows = shops(tmp_path / "a.csv", 60, ahead=4)
+    task = begun(tmp_path / "a.csv", known="shop", observed=None, categories="shop", fill_gaps=True)
+    assert task.forecaster.scales.words == {"shop": ["a", "b"]}
+    assert task.groups == ["a", "b"]
+    *_, known, _ = task.train.take(np.arange(len(task.train)))
+    assert known[0, :, 0].tolist() == [1] * (len(task.train) // 2) + [2] * (len(task.train) // 2)
+    fit(task, tmp_path / "run")
+    out = elman("predict", tmp_path / "run", tmp_path / "a.csv").out.splitlines()
+    assert [line.split(",")[:2] for line in out[1:]] == [[row["shop"], str(row["day"])] for row in rows if row["sales"] is None]  # fmt: skip
+    (tmp_path / "b.csv").write_text((tmp_path / "a.csv").read_text().replace("\nb,", "\nnew,"))
+    other = elman("predict", tmp_path / "run", tmp_path / "b.csv")
+    assert [line.split(",")[0] for line in other.out.splitlines()[1:]] == ["a"] * 4 + ["new"] * 4
+    assert other.out.splitlines()[:5] == out[:5]
+    found = elman("evaluate", tmp_path / "run", tmp_path / "b.csv").out
+    assert re.search(r"^unknown +words in 'shop', in 64 rows, 50\.0%: ", found, re.MULTILINE)
 
 
 def test_observed_columns_alone_need_no_rows_ahead(tmp_path: Path):

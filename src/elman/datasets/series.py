@@ -138,6 +138,8 @@ def _gathered(
         if columns.time is not None:
             piece, dates = as_numbers(piece, columns.time, path, bad)
         for group, part in _by_group(piece, columns.group, path, bad):
+            if columns.group is not None and columns.group in columns.words:  # the same word in all rows of a series
+                part = part.with_columns(pl.lit(columns.words[columns.group][group], pl.Float64).alias(columns.group))
             if columns.time is not None:
                 _check_order(part, columns.time, last.get(group), path, group)
                 last[group] = part[columns.time][-1], part[tables.LINE][-1]
@@ -265,11 +267,14 @@ def _numbers(
 
     fill: whether any number may be missing.
     """
-    known, every = columns.known, [*targets, *columns.beside]
-    piece = tables.words(piece, list(columns.words), path)
+    words = {name: codes for name, codes in columns.words.items() if name != columns.group}
+    known, observed, every = (
+        [name for name in names if name != columns.group or name not in columns.words]  # which is still a name
+        for names in (columns.known, columns.observed, (*targets, *columns.beside))
+    )
+    piece = tables.words(piece, list(words), path)
     piece = piece.with_columns(
-        pl.Series(name, [codes[word or ""] for word in piece[name]], pl.Float64)
-        for name, codes in columns.words.items()
+        pl.Series(name, [codes[word or ""] for word in piece[name]], pl.Float64) for name, codes in words.items()
     )
     empty = pl.all_horizontal(pl.col(name).is_null() for name in targets)
     try:
@@ -278,7 +283,7 @@ def _numbers(
             return tables.numbers(piece, every, path, bad, lacking=fill, remedy=remedy)
         past = tables.numbers(piece.filter(~empty), every, path, bad)
         future = tables.numbers(piece.filter(empty), known, path, bad) if known else piece.filter(empty).head(0)
-        unknown = [*targets, *columns.observed]
+        unknown = [*targets, *observed]
         future = future.with_columns(pl.col(name).cast(pl.Float64, strict=False) for name in unknown)
         return pl.concat([past, future]).sort(tables.LINE)
     except InputError as error:

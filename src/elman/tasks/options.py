@@ -243,8 +243,7 @@ class ForecastingOptions(Options):
         if self.lookback < self.period:
             raise InputError(f"--period {self.period} is longer than --lookback {self.lookback}; change one of them")
         _check_once({"--columns": self.column_list, "--known": self.known_list, "--observed": self.observed_list})
-        for flag, name in (("--time", self.time), ("--group", self.group)):  # a code cannot stand for these
-            _check_once({flag: (name or "",), "--categories": self.category_list})
+        _check_once({"--time": (self.time or "",), "--categories": self.category_list})
         for name in self.category_list:
             if name not in (*self.known_list, *self.observed_list):
                 raise InputError(
