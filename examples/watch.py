@@ -16,6 +16,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -123,12 +124,13 @@ def rows(lines: Iterator[str], model: Model) -> Iterator[tuple[list[float], floa
     places, when, last = places or others[: len(model.mean)], header.index(model.time) if model.time else None, -np.inf
     spoken = [header.index(name) for name in model.codes]
     for row in filter(None, table):  # an empty line is no row
+        row += [""] * (len(header) - len(row))
         try:
             cells = [row[place].strip() for place in places]
             numbers = [float("nan" if model.gaps and cell.lower() in MISSING else cell) for cell in cells]
             time, date = (None, None) if when is None else seconds(row[when])
-            words = [row[place].strip() for place in spoken]
-        except (ValueError, IndexError):
+            words = [word_of(row[place]) for place in spoken]
+        except ValueError:
             numbers, time, date, words = [np.inf], None, None, []
         if not all(abs(number) <= MOST or (model.gaps and np.isnan(number)) for number in numbers):
             lacks = "a number or a time" if model.time else "a number"
@@ -141,6 +143,11 @@ def rows(lines: Iterator[str], model: Model) -> Iterator[tuple[list[float], floa
         else:
             last = last if time is None else time
             yield numbers, time, words
+
+
+def word_of(cell: str) -> str:
+    """Returns the word that a cell is. 1.0 is the code 1: tables with missing whole numbers often have floats."""
+    return re.sub(r"^(-?\d+)\.0$", r"\1", cell.strip())
 
 
 def seconds(text: str) -> tuple[float, bool]:
