@@ -105,6 +105,25 @@ def test_switches_and_numbers_are_words_as_a_table_has_them(tmp_path: Path):
     assert np.asarray(three.words).ravel().tolist() == ["true", ""]
 
 
+@pytest.mark.parametrize(("said", "channels"), [("way,code", None), ("way", ()), ("way", ("code",)), ("way", None)])
+def test_a_row_without_any_value_is_a_step_of_words(tmp_path: Path, said: str, channels: tuple[str, ...] | None):
+    """But not where a number must be there. At the end, nothing may follow."""
+    (tmp_path / "a.csv").write_text("way,code\nup,1\n,\ndown,2\n,\n")
+    columns = Columns(each_step=True, categories=tuple(said.split(",")), channels=channels)
+    (one,) = sequences.sequences(tmp_path / "a.csv", columns, labelled=False)
+    number = channels == ("code",) or (said == "way" and channels is None)
+    assert np.asarray(one.words)[:, 0].tolist() == ["up", *[""] * (not number), "down"]
+
+
+def test_numbers_that_are_not_named_are_not_read(tmp_path: Path):
+    """`--columns ""`, or a run without numbers, reads none of JSON lines, as of tables."""
+    (tmp_path / "a.jsonl").write_text('{"values": [[1], [2]], "way": ["up", ""], "label": "x"}\n')
+    for channels, count in (((), 0), (None, 1)):
+        (one,) = sequences.sequences(tmp_path / "a.jsonl", Columns(categories=("way",), channels=channels))
+        assert np.asarray(one.content).shape == (2, count)
+        assert np.asarray(one.words).ravel().tolist() == ["up", ""]
+
+
 TABLE = "id,v,way,label\na,1,up,x\na,2,down,x\nb,3,up,y\n"
 
 

@@ -212,7 +212,7 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
     for number, _, row in json_lines(path, bad):
         where = f"{path}, line {number}"
         content, label = row.get(name), row.get(columns.label)
-        if content is None and columns.categories:  # beside which there need not be numbers
+        if columns.categories and (content is None or columns.channels == ()):  # beside which there need not be numbers
             first = row.get(columns.categories[0])
             content = np.empty((len(first) if isinstance(first, list) and first else 1, 0))
         problem = None
@@ -418,8 +418,8 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
             own = np.concatenate(words) if columns.categories else None
             yield Labelled(str(name), values, of_all, tuple(channels or ()), of_each, groups[0], at, own, bool(dates))
 
-    # Where nothing else tells steps apart, a row without any value is one, too.
-    empty = columns.lacking and columns.sequence is None and columns.time is None
+    # Where nothing else tells steps apart, a row without any value is one, too; not so if it lacks a number that must be there.
+    empty = (columns.lacking or bool(columns.categories)) and columns.sequence is None and columns.time is None
     for piece in tables.pieces(path, empty=empty):
         have = [each for each in piece.columns if each != tables.LINE]
         keys = [] if columns.sequence is None else [columns.sequence]
@@ -433,6 +433,8 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
             raise InputError(
                 f"{path} has no column of numbers besides {', '.join(map(repr, have))}; add one, or name columns of words with --categories"
             )
+        if empty and channels and not columns.lacking:
+            piece = piece.filter(~pl.all_horizontal(pl.col(have).is_null()))
         piece = _stripped(piece, columns, path)
         piece = tables.texts(piece, keys, path, bad) if keys else piece
         remedies = "" if columns.lacking else FILL, "" if columns.channels else NAME
