@@ -149,6 +149,7 @@ TABLE = "id,v,way,label\na,1,up,x\na,2,down,x\nb,3,up,y\n"
         ("a.jsonl", '{"way": ["a"], "code": ["b", "c"], "label": "x"}\n', ("--categories", "way,code"), "{path}, line 1: 'code' should be a list of 1 words or codes, one for each step, but has 2; correct it, or skip such rows with --skip-bad"),
         ("a.jsonl", '{"way": ["a", ["b"]], "label": "x"}\n', ("--categories", "way"), "{path}, line 1: step 2 of 'way' should be a word or a code but is ['b']; correct it, or skip such rows with --skip-bad"),
         ("a.jsonl", '{"values": [1], "way": ["a"], "label": "x"}\n{"way": ["a"], "label": "y"}\n', ("--categories", "way"), "{path}, line 2: the sequence has 0 channels, but those before it have 1; correct it, or skip such rows with --skip-bad"),
+        ("a.csv", "way,label\n" + "".join(f"{k},{k % 2}\n" for k in range(9)), ("--each-step", "--categories", "way"), "no word in 'way' occurs at two of the steps to learn from, so nothing can be learned of it; leave it out"),
         ("a.csv", "id,way,label\na,only-a,x\nb,only-b,y\nc,only-c,x\nd,only-d,y\n", ("--sequence", "id", "--categories", "way"), "no word in 'way' occurs in two of the sequences to learn from, so nothing can be learned of it; leave it out"),
     ],
 )  # fmt: skip

@@ -85,9 +85,11 @@ def of_sequences(of: Encoded, own: NDArray[np.int64], counted: NDArray[np.int64]
     for k in own:
         row = of.rows[k]
         if of.inputs.width:
-            x, words = told_apart(of, of.scaled(row))
+            x, codes = _split(of, of.scaled(row))
             ends = [x.mean(0), x.std(0), x.min(0), x.max(0), x[0], x[-1]]
-            told = np.concatenate([*ends, np.log1p(words.sum(0))])
+            most = zip(codes.T.astype(np.int64), _most(of.inputs), strict=True)
+            words = [np.bincount(own, minlength=count + 1)[1 : count + 1] for own, count in most]
+            told = np.concatenate([*ends, *map(np.log1p, words)])
         else:
             told = np.log1p(np.bincount(of.numbers[row], minlength=counted.max(initial=0) + 1)[counted])
         found.append(np.append(told, len(row)))
@@ -112,15 +114,24 @@ def told_apart(of: Encoded, x: NDArray[np.float64]) -> tuple[NDArray[np.float64]
 
     x: (..., n + categories), as `Encoded.scaled` has it.
     """
-    known = of.inputs.categories.values()
-    numbers, codes = np.split(x, [x.shape[-1] - len(known)], -1)
-    words = [codes[..., k : k + 1] == np.arange(1, min(len(own), FREQUENT) + 1) for k, own in enumerate(known)]
+    numbers, codes = _split(of, x)
+    words = [codes[..., k : k + 1] == np.arange(1, count + 1) for k, count in enumerate(_most(of.inputs))]
     return numbers, np.concatenate([codes[..., :0], *words], -1)
+
+
+def _split(of: Encoded, x: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Returns the numbers of steps, and the codes of their words."""
+    return np.split(x, [x.shape[-1] - len(of.inputs.categories)], -1)
+
+
+def _most(inputs: Inputs) -> list[int]:
+    """Returns how many words of each category it tells apart."""
+    return [min(len(words), FREQUENT) for words in inputs.categories.values()]
 
 
 def width(inputs: Inputs) -> int:
     """Returns how many numbers it reads of a step: one for each frequent word of a category."""
-    return inputs.width + sum(min(len(words), FREQUENT) - 1 for words in inputs.categories.values())
+    return inputs.width + sum(count - 1 for count in _most(inputs))
 
 
 def frequent(of: Encoded, own: NDArray[np.int64]) -> NDArray[np.int64]:

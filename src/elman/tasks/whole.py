@@ -233,6 +233,7 @@ class Gathered:
     def labelled(self, own: Iterable[int]) -> Iterator[Labelled]:
         """Yields sequences as they were read. Of a text there are its tokens, with blanks between words."""
         labels, tokens = list(self.different), list(self.tokens)
+        words = [np.array(list(known), dtype=object) for known in self.words.values()]
         for k in own:
             given = [None if n < 0 else labels[n] for n in self.labels[k]]
             label, each = (None, given) if self.each_step else (given[0], None)
@@ -241,9 +242,11 @@ class Gathered:
                 yield Labelled(self.name(k), text, label)
             else:
                 values, times = self.values(k)
-                yield Labelled(
-                    self.name(k), values, label, labels=each, times=times, words=self.spoken(k), dates=bool(self.dates)
-                )
+                numbers = self.codes(self.rows[k]).T
+                spoken = [known[numbers[n]] for n, known in enumerate(words)]
+                said = np.stack(spoken, 1) if spoken else None
+                dates = bool(self.dates)
+                yield Labelled(self.name(k), values, label, labels=each, times=times, words=said, dates=dates)
 
     def measured(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """Returns the numbers of steps as they are kept, (n, channels), NaN where one is missing."""
@@ -256,15 +259,6 @@ class Gathered:
         """Returns the numbers of a sequence, (T, channels), NaN where one is missing; and its times from 0 on, (T,), if they are read."""
         row = self.rows[k]
         return self.measured(row), None if self.time is None else self.between(row).cumsum()
-
-    def spoken(self, k: int) -> NDArray[Any] | None:
-        """Returns the words of a sequence, (T, categories); None if there are no categories."""
-        if not self.words:
-            return None
-        codes = self.codes(self.rows[k])
-        return np.stack(
-            [np.array(list(own), dtype=object)[codes[:, n]] for n, own in enumerate(self.words.values())], 1
-        )
 
     def codes(self, rows: NDArray[np.float64]) -> NDArray[np.int64]:
         """Returns the numbers of the words of steps as they are kept, (n, categories)."""
@@ -389,16 +383,17 @@ class Inputs:
         steps, among = ([np.zeros(size, np.int64) for size in sizes] for _ in range(2))
         for k in own:
             for n, codes in enumerate(sequences.codes(sequences.rows[k]).T):
-                counts = np.bincount(codes, minlength=sizes[n])
-                steps[n] += counts
-                among[n] += counts > 0
+                there, counts = np.unique(codes, return_counts=True)
+                steps[n][there] += counts
+                among[n][there] += 1
         found = {}
         for (name, words), often, spread in zip(sequences.words.items(), steps, among, strict=True):
             enough = (often if len(own) == 1 else spread) >= RARE
             found[name] = frequent([*words], often.tolist(), enough)
             if not found[name]:
+                two = "at two of the steps" if len(own) == 1 else "in two of the sequences"
                 raise InputError(
-                    f"no word in {name!r} occurs in two of the sequences to learn from, so nothing can be learned of it; leave it out"
+                    f"no word in {name!r} occurs {two} to learn from, so nothing can be learned of it; leave it out"
                 )
         return found
 
