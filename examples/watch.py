@@ -111,6 +111,7 @@ def rows(lines: Iterator[str], model: Model) -> Iterator[tuple[list[float], floa
 
     A number is NaN where it is missing. The first columns are read if the channels have no names.
     """
+    csv.field_size_limit(2**31 - 1)  # a cell may be long
     table = csv.reader(lines)
     header = next(table, [])
     if not header:

@@ -90,15 +90,16 @@ def test_words_in_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, en
 
 def test_switches_and_numbers_are_words_as_a_table_has_them(tmp_path: Path):
     """The same values as JSON and as a table give the same words, so that a run reads both."""
-    values = [True, False, 3, 0.5, None, "a b", float("nan")]
+    values = [True, False, 3, 0.5, None, "a b", "7.0", -0.0, float("nan")]
     (tmp_path / "a.jsonl").write_text(json.dumps({"code": values, "label": "x"}) + "\n")
-    (tmp_path / "a.csv").write_text("id,code,label\n" + "".join(f"1,{each},x\n" for each in ("true", "false", 3, 0.5, "", "a b", "NaN")))  # fmt: skip
+    (tmp_path / "a.csv").write_text("id,code,label\n" + "".join(f"1,{each},x\n" for each in ("true", "false", 3, 0.5, "", "a b", "7.0", -0.0, "NaN")))  # fmt: skip
     (one,) = sequences.sequences(tmp_path / "a.jsonl", Columns(categories=("code",)))
-    assert np.asarray(one.words).ravel().tolist() == ["true", "false", "3", "0.5", "", "a b", ""]
-    assert np.asarray(one.content).shape == (7, 0)
+    wanted = ["true", "false", "3", "0.5", "", "a b", "7", "-0"]
+    assert np.asarray(one.words).ravel().tolist() == [*wanted, ""]
+    assert np.asarray(one.content).shape == (9, 0)
     (two,) = sequences.sequences(tmp_path / "a.csv", Columns(sequence="id", categories=("code",)))
-    assert np.asarray(two.words).ravel().tolist()[:6] == ["true", "false", "3", "0.5", "", "a b"]
-    assert np.asarray(two.content).shape == (7, 0)
+    assert np.asarray(two.words).ravel().tolist() == [*wanted, "NaN"]
+    assert np.asarray(two.content).shape == (9, 0)
     frame = pl.DataFrame({"id": [1, 1], "code": [True, None], "label": ["x", "x"]})
     frame.write_parquet(tmp_path / "a.parquet")
     (three,) = sequences.sequences(tmp_path / "a.parquet", Columns(sequence="id", categories=("code",)))
@@ -161,6 +162,12 @@ def test_what_is_refused(tmp_path: Path, name: str, content: str, options: tuple
     assert not (tmp_path / "run").exists()
 
 
+def test_a_row_that_is_too_long_is_named_beside_a_long_word(tmp_path: Path):
+    (tmp_path / "a.csv").write_text(f"way,label\n{'long' * 40_000},x\nup,x,more\n")
+    with pytest.raises(InputError, match="line 3 has 3 values, but the header names 2 columns; correct it"):
+        list(sequences.sequences(tmp_path / "a.csv", Columns(each_step=True, categories=("way",))))
+
+
 def test_the_built_in_data_have_none():
     assert "no FILE is given" in elman("train", "classify", "--categories", "way").err
 
@@ -197,7 +204,7 @@ def test_what_is_kept_of_a_sequence(seed: int, mark: bool, timed: bool, channels
         np.testing.assert_array_equal(found.missing([k]), np.isnan(np.asarray(own.content)).mean(0))
 
 
-def test_what_a_network_reads_of_a_step():
+def test_what_a_network_reads_of_a_step(monkeypatch: pytest.MonkeyPatch):
     """Frequent words have small codes; those of a single sequence, and those that come later, have the code 0."""
     learned = [
         spoken(np.array([[0.0], [2.0], [4.0]]), ("up", "x"), ("down", ""), ("down", "x"), times=np.array([0.0, 1, 2])),
@@ -217,6 +224,7 @@ def test_what_a_network_reads_of_a_step():
     assert x[:2, 2, 2:].tolist() == [[0, 1], [0, 1]]
     assert x[:2, 3, 2:].tolist() == [[0, 2], [2, 0]]
     torch.testing.assert_close(x[:2, 3, 1], torch.tensor([0.0, 3.0]).log1p())
+    monkeypatch.setattr(whole, "STEPS", 1)  # worked on at once
     assert encoded.strange(range(4)) == {"way": (3, 2), "code": (1, 1)}
     assert encoded.strange([0]) == {"way": (0, 0), "code": (0, 0)}
 
@@ -289,11 +297,16 @@ def test_noise_is_for_numbers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_digest_knows_words():
     digests = set[str]()
-    for word in ("u", "v"):
-        found = Gathered(None, categories=("way",))
-        found.add([spoken(np.ones((2, 1)), ("u",), (word,))], Path("none"))
+    for words in (("u", "vw"), ("u", "w"), ("uv", "w")):
+        found = Gathered(None, categories=("way", "code"))
+        found.add([spoken(np.ones((1, 1)), words)], Path("none"))
         digests.add(found.digest)
-    assert len(digests) == 2
+    assert len(digests) == 3
+
+
+def test_a_part_of_a_recording_has_its_words():
+    whole_one = spoken(np.ones((3, 1)), ("u",), ("v",), ("w",), labels=["a", "b", "c"])
+    assert np.asarray(whole_one.part(1, 3, "its end").words).tolist() == [["v"], ["w"]]
 
 
 def test_the_linear_function_counts_words():
@@ -393,6 +406,7 @@ def test_a_stream_with_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     train, new, run = steps_of_events(tmp_path / "a.csv", 300), steps_of_events(tmp_path / "b.csv", 60, 1), tmp_path / "run"  # fmt: skip
     for file in (train, new):
         file.write_text(re.sub(r"\bh(\d)", r"\1", file.read_text()))
+    new.write_text(new.read_text().replace(",3,", f",{'long' * 40_000},", 1))
     done = elman("train", "classify", train, "--each-step", "--causal", "--categories", "event,host", "--time", "at", "--mark-gaps", "--window", 20, *SMALL, "--epochs", 6, "--run", run)  # fmt: skip
     assert done.status == 0, done.err
     assert re.search(r"^words +4 in 'event', 3 in 'host'$", done.err, re.MULTILINE)

@@ -5,6 +5,7 @@ A sequence has one label, or each of its steps has one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, count, pairwise
 from pathlib import Path
@@ -287,8 +288,7 @@ def _word(value: str | float | None) -> str:
     """Returns a value as a table would have it: empty if it is missing."""
     if isinstance(value, bool):
         return str(value).lower()
-    value = _whole(value)
-    return "" if value is None else str(value).strip()
+    return "" if value is None or value != value else re.sub(r"^(-?\d+)\.0$", r"\1", str(value).strip())
 
 
 def _times(given: Any, steps: int, name: str, path: Path) -> tuple[NDArray[np.float64] | None, bool, str | None]:

@@ -201,6 +201,7 @@ def _reason(path: Path, error: Exception) -> str:
     import csv
 
     if form(path) in SEPARATORS:
+        csv.field_size_limit(2**31 - 1)  # a value may be long
         lines = csv.reader((line for _, line in text_lines(path)), delimiter=SEPARATORS[form(path)])
         header = next(lines)
         for row in lines:
