@@ -25,6 +25,7 @@ from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Columns, Labelled
 from elman.errors import InputError
 from elman.explain import directions
+from elman.onnx.ports import Draw
 from elman.tasks import classification, linear, regression, whole
 from elman.tasks.options import ClassificationOptions, RegressionOptions
 from elman.tasks.pieces import Pieces
@@ -236,6 +237,16 @@ def test_a_word_of_one_recording_needs_two_steps():
     assert Inputs.of(found, [0]).categories == {"way": ["b", "a"]}
 
 
+def test_a_validation_file_is_read_as_the_training_is(tmp_path: Path):
+    """Where training has no numbers, other columns are left alone."""
+    (tmp_path / "a.csv").write_text("id,way,label\na,up,x\nb,up,y\n")
+    (tmp_path / "b.csv").write_text("note,id,way,label\nwords,a,down,x\n")
+    options = ClassificationOptions(sequence="id", categories="way", validation=str(tmp_path / "b.csv"))
+    found, count = whole.gathered(tmp_path / "a.csv", options, BadRows(), [], None)
+    assert (found.channels, count, len(found)) == (0, 2, 3)
+    assert [np.asarray(each.words).tolist() for each in found.labelled(range(3))] == [[["up"]], [["up"]], [["down"]]]
+
+
 def test_embeddings_stand_in_the_places_of_codes():
     torch.manual_seed(0)
     layer = Categories([2, 40], 8)
@@ -309,7 +320,7 @@ def test_a_part_of_a_recording_has_its_words():
     assert np.asarray(whole_one.part(1, 3, "its end").words).tolist() == [["v"], ["w"]]
 
 
-def test_the_linear_function_counts_words():
+def test_the_linear_function_counts_words(monkeypatch: pytest.MonkeyPatch):
     every = [
         spoken(np.array([[1.0], [3.0]]), ("up",), ("down",), labels=["a", "b"]),
         spoken(np.array([[2.0], [2.0], [5.0]]), ("down",), ("down",), ("up",), labels=["a", "b", "b"]),
@@ -324,6 +335,10 @@ def test_the_linear_function_counts_words():
             features = linear.of_sequences(encoded, np.arange(3), np.empty(0, np.int64))
             assert features.shape == (3, 6 + 2 + 1)
             np.testing.assert_allclose(features[:, 6:8], np.log1p([[1, 1], [2, 1], [0, 0]]))
+            with monkeypatch.context() as fewer:
+                fewer.setattr(linear, "FREQUENT", 1)
+                features = linear.of_sequences(encoded, np.arange(3), np.empty(0, np.int64))
+            np.testing.assert_allclose(features[:, 6:], np.array([[np.log(2), 2], [np.log(3), 3], [0, 1]]))
             continue
         encoded.told = np.ones(6, bool)
         features = linear.of_steps(encoded, np.arange(6), causal=True).reshape(6, 9, 3)
@@ -429,6 +444,16 @@ def test_a_stream_with_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert [float(p) for _, p in told] == pytest.approx([p for _, p in wanted], abs=6e-4)
 
 
+def test_an_export_is_checked_with_every_kind_of_word():
+    reading = classification.Reading(
+        [0.0], [1.0], [], categories={"way": ["u", "v"], "code": ["x"]}, classes=["a", "b"]
+    )
+    model = classification.ClassificationModel(reading, 2, ClassificationOptions(categories="way,code", hidden_size=4))
+    for drawn in (Draw().steps(model, 50, 3), Draw().steps(model, 150)):
+        assert drawn.shape[-1] == 3
+        assert [drawn[..., k].unique().tolist() for k in (1, 2)] == [[0, 1, 2], [0, 1]]
+
+
 def test_a_model_that_goes_on_elsewhere(tmp_path: Path):
     """--start-from keeps the words of the old run; those that it lacks are unknown. So are those of a table in another order."""
     train, other = orders(tmp_path / "a.csv", 40), orders(tmp_path / "b.csv", 40, 1, columns="seconds,label,event,id")
@@ -473,7 +498,8 @@ def test_a_cross_validation_with_words(tmp_path: Path, task: str):
 
 
 @pytest.mark.parametrize("each_step", [False, True])
-def test_the_page_says_what_the_model_says(tmp_path: Path, each_step: bool):
+def test_the_page_says_what_the_model_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, each_step: bool):
+    monkeypatch.setattr(directions, "DRAWN", 4)  # steps of a whole sequence; of more, some are left out
     file = steps_of_events(tmp_path / "a.csv", 40) if each_step else orders(tmp_path / "a.csv", 20)
     own: dict[str, Any] = {"columns": "x"} if each_step else {"sequence": "id"}
     options = ClassificationOptions(hidden_size=4, epochs=1.0, each_step=each_step, categories="event", **own)
@@ -489,7 +515,8 @@ def test_the_page_says_what_the_model_says(tmp_path: Path, each_step: bool):
     assert page["categories"] == ["event"]
     for each, one in zip(shown, sequences.sequences(file, whole.columns_of(options, trained.reading)), strict=False):
         (row,) = each["words"]
-        assert row["words"] == np.asarray(one.words)[:, 0].tolist()
+        stride = 1 if each_step else -(-len(one.content) // 4)
+        assert row["words"] == np.asarray(one.words)[::stride, 0].tolist()
         assert row["codes"] == [0 if word == "new" else list(known).index(word) + 1 for word in row["words"]]
 
 
