@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -442,6 +443,16 @@ def test_a_stream_with_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     told = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [name for name, _ in told] == [name for name, _ in wanted]
     assert [float(p) for _, p in told] == pytest.approx([p for _, p in wanted], abs=6e-4)
+
+
+def test_a_stream_finds_numbers_beside_words():
+    """Where channels have no names, the first columns that are nothing else are read."""
+    rows = runpy.run_path(str(ROOT / "examples" / "watch.py"))["rows"]
+    model = SimpleNamespace(channels=[], mean=np.zeros(1), codes={"event": {}, "host": {}}, time="at", gaps=False)
+    given = ["host,at,event,v,label\n", "h,1,up,2.5,a\n", "h,2,,3\n"]
+    assert list(rows(iter(given), model)) == [([2.5], 1.0, ["up", "h"]), ([3.0], 2.0, ["", "h"])]
+    with pytest.raises(SystemExit, match="the rows have no column 'event', which the model reads"):
+        next(rows(iter(["host,at,v\n"]), model))
 
 
 def test_an_export_is_checked_with_every_kind_of_word():
