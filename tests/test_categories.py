@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from elman import charts
 from elman.datasets import sequences, tables
 from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Columns, Labelled
@@ -293,6 +294,19 @@ def test_a_model_reads_numbers_and_the_embeddings_of_words(marked: bool):
         x, lengths = encoded.batch(Pieces.whole(np.array([k, 3]), found.rows.lengths))
         x[lengths[0] :, 0] = torch.nan  # past the end nothing is read
         torch.testing.assert_close(model(x, lengths)[0], wanted)
+
+
+def test_without_numbers_nothing_fades_and_nothing_is_drawn():
+    reading = classification.Reading([], [], [], marked=[], categories={"way": ["u", "v"]}, classes=["a", "b"])
+    options = ClassificationOptions(categories="way", mark_gaps=True, hidden_size=4)
+    assert classification.ClassificationModel(reading, 2, options).fading is None
+    every = np.array([0, 1, 0])
+    for figure in (
+        charts.labelled_steps(np.empty((3, 0)), every, every, ["a", "b"], 0),
+        charts.valued_steps(np.empty((3, 0)), every, every[:, None], every, 0),
+    ):
+        figure.draw_without_rendering()
+        assert len(figure.axes) == 1
 
 
 def test_noise_is_for_numbers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
