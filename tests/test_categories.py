@@ -362,6 +362,19 @@ def test_the_linear_function_counts_words(monkeypatch: pytest.MonkeyPatch):
         assert features[5, :, 1:].any() == 0
 
 
+def test_the_linear_function_tells_categories_apart():
+    """way: down has the code 1 and up has 2. code: x has 1 and y has 2."""
+    every = [spoken(np.empty((3, 0)), ("up", "x"), ("down", "x"), ("down", "y"), name=name) for name in "ab"]
+    found = Gathered(None, categories=("way", "code"))
+    found.add(every, Path("none"))
+    encoded = whole.Encoded(found, Inputs.of(found, range(2)))
+    features = linear.of_sequences(encoded, np.arange(1), np.empty(0, np.int64))
+    np.testing.assert_allclose(features, [[*np.log1p([2, 1, 2, 1]), 3]])
+    numbers, words = linear.told_apart(encoded, encoded.scaled(found.rows[0]))
+    assert numbers.shape == (3, 0)
+    assert words.tolist() == [[0, 1, 1, 0], [1, 0, 1, 0], [1, 0, 0, 1]]
+
+
 def test_many_words_are_read_of_fewer_steps():
     words = of_words(*((f"w{k // 2}",) for k in range(1200)))
     found = Gathered(None, each_step=True, categories=("way",))
