@@ -475,7 +475,9 @@ def test_a_stream_with_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
 def test_a_stream_finds_numbers_beside_words():
     """Where channels have no names, the first columns that are nothing else are read."""
     rows = runpy.run_path(str(ROOT / "examples" / "watch.py"))["rows"]
-    model = SimpleNamespace(channels=[], mean=np.zeros(1), codes={"event": {}, "host": {}}, time="at", gaps=False)
+    model = SimpleNamespace(
+        channels=[], mean=np.zeros(1), codes={"event": {}, "host": {}}, time="at", gaps=False, dates=None
+    )
     given = ["host,at,event,v,label\n", "h,1,up,2.5,a\n", "h,2,,3\n"]
     assert list(rows(iter(given), model)) == [([2.5], 1.0, ["up", "h"]), ([3.0], 2.0, ["", "h"])]
     with pytest.raises(SystemExit, match="the rows have no column 'event', which the model reads"):
