@@ -12,7 +12,7 @@ from elman.tasks.whole import Encoded, Inputs
 
 LINEAR = "linear"  # what the baseline is called
 LEARNED = 20_000  # labels that it learns from; of more, as many are taken at equal distances
-FREQUENT = 1000  # tokens that it counts in a text, and words in a category
+FREQUENT = 1000  # tokens that it counts in a text, and words in all categories together
 AROUND = 8  # steps before a step whose numbers it reads as well, and after it, at most
 WIDE = 1024  # numbers that it reads of a step and of those around it; of more channels, only those of the step
 
@@ -125,8 +125,9 @@ def _split(of: Encoded, x: NDArray[np.float64]) -> list[NDArray[np.float64]]:
 
 
 def _most(inputs: Inputs) -> list[int]:
-    """Returns how many words of each category it tells apart."""
-    return [min(len(words), FREQUENT) for words in inputs.categories.values()]
+    """Returns how many words of each category it tells apart: of several, each has the same share."""
+    share = FREQUENT // max(1, len(inputs.categories))
+    return [min(len(words), share) for words in inputs.categories.values()]
 
 
 def width(inputs: Inputs) -> int:
