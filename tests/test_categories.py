@@ -382,7 +382,7 @@ def test_many_words_are_read_of_fewer_steps():
     reading = classification.Reading.learn(found)
     encoded = classification.Classes(found, reading)
     assert linear.width(reading) == 600
-    several = replace(reading, categories={name: reading.categories["way"] for name in "abc"})
+    several = replace(reading, categories=dict.fromkeys("abc", reading.categories["way"]))
     assert linear.width(several) == 3 * 333  # so that many categories take no longer
     assert linear.of_steps(encoded, np.arange(5), causal=False).shape == (5, 600)
     options = ClassificationOptions(each_step=True, categories="way", causal=True)
