@@ -218,14 +218,12 @@ def end_of(child: int) -> int | str:
     return "it hangs"
 
 
-# What OpenMP is told by the environment: value, and what it then says of itself.
-ENVIRONMENTS = {
-    "OMP_NUM_THREADS": ("4", "OpenMP:"),  # torch may take fewer
-    "OMP_DYNAMIC": ("true", "dynamic=1"),
-    "OMP_THREAD_LIMIT": ("1", "limit=1"),
-    "OMP_MAX_ACTIVE_LEVELS": ("1", "levels=1"),
-    "OMP_NESTED": ("true", "nested=1"),
-}
+# What OpenMP is told by environments: values, and what it then says of itself.
+ENVIRONMENTS = [
+    {"OMP_NUM_THREADS": ("4", "OpenMP:"), "OMP_MAX_ACTIVE_LEVELS": ("1", "levels=1")},  # torch may take fewer threads
+    {"OMP_DYNAMIC": ("true", "dynamic=1"), "OMP_NESTED": ("true", "nested=1")},
+    {"OMP_THREAD_LIMIT": ("1", "limit=1")},
+]
 ASKED = ("directions", "units")
 PLACES = ("a first call", "two threads", "four threads", "one thread", "another's setting", "a region")
 
@@ -277,20 +275,21 @@ def test_the_environment_of_openmp_does_not_change_a_bit() -> None:
     command = [sys.executable, "-W", "ignore", __file__]
     expected = {f"{place}: {name} {hash_of(alone(name))}" for place in PLACES for name in ASKED}
     with ExitStack() as ends:
-        processes = {}
-        for name, (value, _) in ENVIRONMENTS.items():
-            environment = plain | {name: value}
+        processes = []
+        for told in ENVIRONMENTS:
+            environment = plain | {name: value for name, (value, _) in told.items()}
             process = subprocess.Popen(
                 command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
             )
-            processes[name] = ends.enter_context(process)
+            processes.append(ends.enter_context(process))
             ends.callback(process.kill)
-        for name, process in processes.items():
+        for told, process in zip(ENVIRONMENTS, processes, strict=True):
             output, error = process.communicate(timeout=LONG)
-            assert process.returncode == 0, f"{name}: {error[-2000:]}"
+            assert process.returncode == 0, f"{told}: {error[-2000:]}"
             answers, *hashes = output.splitlines()
-            assert f" {ENVIRONMENTS[name][1]} " in f" {answers} ", f"{name} has no effect: {answers}"
-            assert set(hashes) == expected, name
+            for name, (_, says) in told.items():
+                assert f" {says} " in f" {answers} ", f"{name} has no effect: {answers}"
+            assert set(hashes) == expected, told
 
 
 # Tasks of asyncio.

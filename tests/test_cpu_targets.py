@@ -32,10 +32,7 @@ SOME = [
     )
     for size in sizes
 ]
-SOME += [
-    "tests/test_accuracy.py::test_long_sums[gru-units]",
-    "tests/test_accuracy.py::test_long_sums[rnn-steps and rows]",
-]
+SOME += ["tests/test_accuracy.py::test_long_sums[gru-units]"]
 SOME += ["tests/test_cpu_functions.py", "tests/test_cpu.py::test_few_rows_share_units[gru_before-9x3x2x131]"]
 SOME += ["tests/test_cpu.py::test_rows_of_a_batch_do_not_depend_on_each_other_to_the_bit"]
 
