@@ -257,7 +257,7 @@ MADE = tempfile.TemporaryDirectory()  # files that are made of DATA
 
 
 def place(data: Path, name: str) -> str:
-    """Returns where a file is, which is made first if it is one of those that are made of utterances."""
+    """Returns where a file is, which is made first if it is one of those that are made."""
     path = Path(MADE.name) / name
     form, part = name.rpartition("_")[0] + "_{}" + path.suffix, path.stem.rpartition("_")[2]
     if form not in (VALUED, SPOKEN, UNEVEN, RELATED, SHOPS):

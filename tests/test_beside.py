@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from elman.datasets import series, tables
+from elman.datasets.codes import Codes, Growing
 from elman.datasets.reading import BadRows
-from elman.datasets.series import Codes, Columns, Growing
+from elman.datasets.series import Columns
 from elman.errors import InputError
 from elman.explain import past
 from elman.tasks import forecasting

@@ -1966,8 +1966,8 @@ MUTANTS = [
     ),
     Mutant(
         "a code that is one too small",
-        "tasks/whole.py",
-        "class Encoded",
+        "datasets/codes.py",
+        "class Codes",
         "enumerate(words, 1)",
         "enumerate(words)",
         "test_categories.py::test_what_a_network_reads_of_a_step",
@@ -2064,8 +2064,8 @@ MUTANTS = [
         "pieces that are always cut at the same steps",
         "tasks/whole.py",
         "def batches",
-        "self._labels_of(moved) == 0",
-        "self._labels_of(moved) >= 0",
+        "stays = labels == 0",
+        "stays = labels >= 0",
         "test_each_step.py::test_pieces_are_elsewhere_in_each_epoch",
     ),
 ]

@@ -288,7 +288,7 @@ def _word(value: str | float | None) -> str:
     """Returns a value as a table would have it: empty if it is missing."""
     if isinstance(value, bool):
         return str(value).lower()
-    return "" if value is None or value != value else re.sub(r"^(-?\d+)\.0$", r"\1", str(value).strip())
+    return "" if value is None or value != value else re.sub(tables.WHOLE, r"\1", str(value).strip())
 
 
 def _times(given: Any, steps: int, name: str, path: Path) -> tuple[NDArray[np.float64] | None, bool, str | None]:

@@ -34,26 +34,17 @@ class Columns(NamedTuple):
     words: Mapping[str, Mapping[str, int]] = {}  # the codes of words in known or observed columns that have some
 
     @property
-    def beside(self) -> tuple[str, ...]:
+    def others(self) -> tuple[str, ...]:
         return *self.known, *self.observed
 
-
-class Codes(dict[str, int]):
-    """The codes of words, from 1 on, and 0 for all others."""
-
-    def __init__(self, words: Iterable[str]):
-        super().__init__((word, code) for code, word in enumerate(words, 1))
-
-    def __missing__(self, word: str) -> int:
-        return 0
-
-
-class Growing(dict[str, int]):
-    """The codes of words, from 1 on, as they first occur."""
-
-    def __missing__(self, word: str) -> int:
-        self[word] = code = len(self) + 1
-        return code
+    @property
+    def in_rows(self) -> Columns:
+        """These columns without the name of the series as a word, which is the same in all of its rows."""
+        if self.group not in self.words:
+            return self
+        known, observed = (tuple(name for name in names if name != self.group) for names in (self.known, self.observed))
+        words = {name: codes for name, codes in self.words.items() if name != self.group}
+        return self._replace(known=known, observed=observed, words=words)
 
 
 class Series(NamedTuple):
@@ -125,7 +116,7 @@ def _gathered(
     last: dict[str, tuple[Any, int]] = {}  # of each group: its latest time and the line
     paces: dict[str, Pace] = {}
     targets, dates = columns.targets, False
-    named = [*columns.targets, *columns.beside, *(name for name in (columns.time, columns.group) if name is not None)]
+    named = [*columns.targets, *columns.others, *(name for name in (columns.time, columns.group) if name is not None)]
     # Where rows have no times, one without any value is a step, too.
     empty = fill and columns.time is None and columns.group is None
     for piece in tables.pieces(path, bad=bad, empty=empty):
@@ -134,7 +125,7 @@ def _gathered(
         targets = targets or tuple(name for name in have if name not in named)
         if not targets:
             raise InputError(f"{path} has no column to forecast besides {', '.join(map(repr, named))}; add one")
-        piece = _numbers(piece, targets, columns, path, bad, tail is not None, fill)
+        piece = _numbers(piece, targets, columns.in_rows, path, bad, tail is not None, fill)
         if columns.time is not None:
             piece, dates = as_numbers(piece, columns.time, path, bad)
         for group, part in _by_group(piece, columns.group, path, bad):
@@ -153,7 +144,7 @@ def _gathered(
                 places.setdefault(group, []).append(kept.add(part))
                 continue
             told = [GIVEN + name for name in targets if fill]
-            wanted = [*targets, *columns.beside, *([columns.time] if columns.time else []), *told, tables.LINE]
+            wanted = [*targets, *columns.others, *([columns.time] if columns.time else []), *told, tables.LINE]
             part = part.select(list(dict.fromkeys(wanted)))
             tails[group] = _tail(pl.concat([tails[group], part]) if group in tails else part, targets, tail)
     if kept is None:
@@ -195,7 +186,7 @@ class _Parts:
     """
 
     def __init__(self, targets: tuple[str, ...], columns: Columns, dates: bool, fill: bool):
-        self.names, self.time, self.targets, self.fill = (*targets, *columns.beside), columns.time, targets, fill
+        self.names, self.time, self.targets, self.fill = (*targets, *columns.others), columns.time, targets, fill
         self.early = len(targets) + len(columns.known)  # columns that have a number before their first one
         self.times = Rows(np.float64 if columns.time is not None and not dates else np.int64)
         self.lines, self.values = Rows(np.int64), Rows(np.float64)
@@ -267,14 +258,11 @@ def _numbers(
 
     fill: whether any number may be missing.
     """
-    words = {name: codes for name, codes in columns.words.items() if name != columns.group}
-    known, observed, every = (
-        [name for name in names if name != columns.group or name not in columns.words]  # which is still a name
-        for names in (columns.known, columns.observed, (*targets, *columns.beside))
-    )
-    piece = tables.words(piece, list(words), path)
+    known, every = columns.known, [*targets, *columns.others]
+    piece = tables.words(piece, list(columns.words), path)
     piece = piece.with_columns(
-        pl.Series(name, [codes[word or ""] for word in piece[name]], pl.Float64) for name, codes in words.items()
+        pl.Series(name, [codes[word or ""] for word in piece[name]], pl.Float64)
+        for name, codes in columns.words.items()
     )
     empty = pl.all_horizontal(pl.col(name).is_null() for name in targets)
     try:
@@ -283,7 +271,7 @@ def _numbers(
             return tables.numbers(piece, every, path, bad, lacking=fill, remedy=remedy)
         past = tables.numbers(piece.filter(~empty), every, path, bad)
         future = tables.numbers(piece.filter(empty), known, path, bad) if known else piece.filter(empty).head(0)
-        unknown = [*targets, *observed]
+        unknown = [*targets, *columns.observed]
         future = future.with_columns(pl.col(name).cast(pl.Float64, strict=False) for name in unknown)
         return pl.concat([past, future]).sort(tables.LINE)
     except InputError as error:

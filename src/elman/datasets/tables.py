@@ -31,6 +31,7 @@ OTHER_SIGNS = {  # that stand between values, what they are called, and what to 
     ",": ("commas", "rename it to end in .csv"),
 }
 MISSING = ("", "?", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")  # in place of a number, in any case
+WHOLE = r"^(-?\d+)\.0$"  # a whole number as a float
 FORMS = (*SEPARATORS, *JSON_LINES, ".parquet")
 
 
@@ -283,7 +284,7 @@ def words(
         text = pl.col(name)
         text = text.fill_nan(None) if piece.schema[name].is_float() else text
         text = text.cast(pl.String).str.strip_chars()
-        text = text.str.replace(r"^(-?\d+)\.0$", "$1") if whole else text
+        text = text.str.replace(WHOLE, "$1") if whole else text
         found.append(pl.when(~text.str.to_lowercase().is_in(missing)).then(text).alias(name))
     return piece.with_columns(found)
 

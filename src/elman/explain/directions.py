@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from elman.datasets import conll, sequences
+from elman.datasets.codes import Codes
 from elman.datasets.conll import Sentence
 from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Labelled
@@ -347,8 +348,8 @@ def _words(trained: Trained[Any, Any], sequence: Labelled, stride: int = 1) -> l
     for column, known in zip(
         () if sequence.words is None else sequence.words.T, trained.reading.categories.values(), strict=True
     ):
-        codes, words = {word: code for code, word in enumerate(known, 1)}, column[::stride].tolist()
-        found.append({"words": words, "codes": [codes.get(word, 0) for word in words]})
+        codes, words = Codes(known), column[::stride].tolist()
+        found.append({"words": words, "codes": [codes[word] for word in words]})
     return found
 
 

@@ -152,7 +152,7 @@ def _beside(
             without = double.differentiable(past.repeat(1, steps), torch.full((steps,), k), others)
             bears = middle[:, None] - double.criterion.middle(without)[ahead]  # (len(ahead), steps)
         else:
-            own = scales.deviation[len(scales.targets) + [*scales.known, *scales.observed].index(name)]
+            own = scales.deviation[len(scales.targets) + scales.others.index(name)]
             rows = [torch.zeros(steps) if each is None else each[:steps, 0, n] / own for each in gradients]
             bears = torch.stack(rows)
         found.append({"name": name, "words": words, "bears": bears.tolist()})

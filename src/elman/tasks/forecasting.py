@@ -17,8 +17,9 @@ from torch.nn.functional import pad
 
 from elman import cells
 from elman.datasets import examples, series
+from elman.datasets.codes import Codes, Growing
 from elman.datasets.reading import BadRows
-from elman.datasets.series import Codes, Columns, Growing, Series
+from elman.datasets.series import Columns, Series
 from elman.datasets.tables import JSON_LINES
 from elman.datasets.times import written
 from elman.errors import InputError

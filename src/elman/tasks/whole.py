@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from elman import cells
+from elman.datasets.codes import Codes
 from elman.datasets.gaps import MEASURED, ages, filled
 from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Columns, Labelled, sequences
@@ -39,7 +40,7 @@ from elman.tasks.separate import (
     padded,
     table,
 )
-from elman.tasks.words import RARE, Categories, frequent
+from elman.tasks.words import RARE, Categories, check_words, frequent
 from elman.training.dropout import Dropout
 from elman.training.record import device_of
 from elman.training.task import Batch
@@ -416,8 +417,7 @@ class Inputs:
         """Raises ValueError, or TypeError, if these cannot be what was learned of data."""
         if len(self.mean) != len(self.deviation) or bool(self.mean or self.categories) == bool(self.tokens):
             raise ValueError("channels and tokens do not fit each other")
-        if not all(words and len({*words}) == len(words) for words in dict(self.categories).values()):
-            raise ValueError("a category has no words, or one of them twice")
+        check_words(self.categories)
         if len(self.channels) not in (0, len(self.mean)):
             raise ValueError("the names of the channels do not fit their numbers")
         if not set(self.marked or ()) <= set(range(len(self.mean))) or not 0 < self.interval < np.inf:
@@ -454,8 +454,8 @@ class Encoded:
         # Of each category the codes of words, by their numbers.
         self.codes = list[NDArray[np.int64]]()
         for name, words in inputs.categories.items():
-            known = {word: code for code, word in enumerate(words, 1)}
-            self.codes.append(np.array([known.get(word, 0) for word in sequences.words[name]]))
+            codes = Codes(words)
+            self.codes.append(np.array([codes[word] for word in sequences.words[name]]))
         self.inputs, self.mean, self.deviation = inputs, np.array(inputs.mean), np.array(inputs.deviation)
 
     def places(self, pieces: Pieces) -> NDArray[np.int64]:
@@ -730,6 +730,7 @@ class WholeSequences(SeparateSequences):
             self.unit, pieces = "step", Pieces.cut(train, self.encoded.rows.lengths, self.options.window)
             labels = self._labels_of(pieces)
             self.pieces, self.labels = pieces.take(labels > 0), labels[labels > 0]  # how many each piece has
+            self.labels_as_cut = self.labels
         self.cut, self.lengths = self.pieces, self.pieces.lengths  # as they were cut; they may be moved
         names, of = list(sequences.groups), sequences.group_of
         self.groups = len(names)
@@ -749,9 +750,10 @@ class WholeSequences(SeparateSequences):
         """
         if self.options.each_step:
             moved = self.cut.moved(self.encoded.rows.lengths, np.random.default_rng([self.options.seed, epoch, MOVED]))
-            stays = self._labels_of(moved) == 0
+            labels = self._labels_of(moved)
+            stays = labels == 0
             self.pieces = Pieces(*(np.where(stays, old, new) for old, new in zip(self.cut, moved, strict=True)))
-            self.labels = self._labels_of(self.pieces)
+            self.labels = np.where(stays, self.labels_as_cut, labels)
         yield from super().batches(epoch, at)
 
     def use(self, trained: Any) -> None:

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from elman.datasets import series
-from elman.datasets.series import Codes, Columns, Series
+from elman.datasets.codes import Codes
+from elman.datasets.series import Columns, Series
 from elman.datasets.store import Store
 from elman.errors import InputError
 from elman.files import Kept, write_json
 from elman.tasks.options import ForecastingOptions as Options
 from elman.tasks.separate import moments
-from elman.tasks.words import RARE, frequent
+from elman.tasks.words import RARE, check_words, frequent
 
 CHUNK = 2048  # windows that are taken side by side
 SCALES = "scales.json"
@@ -93,17 +94,21 @@ class Scales(NamedTuple):
         return self._alone(one.first(options.lookback), options.period) if self.series else self._together()
 
     @property
+    def others(self) -> list[str]:
+        """The columns that are read and not forecast, in the order of `Series.known`."""
+        return [*self.known, *self.observed]
+
+    @property
     def beside(self) -> list[str]:
-        """The columns that are read and not forecast, as a network reads them: numbers first, then codes of words."""
-        every = [*self.known, *self.observed]
-        return [name for name in every if name not in self.words] + [name for name in every if name in self.words]
+        """These in the order in which a network reads them: numbers first, then codes of words."""
+        return sorted(self.others, key=lambda name: name in self.words)
 
     def scaled_known(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Returns what a network reads of known and observed columns (n, known + observed), in the order of `beside`.
 
         Numbers are in deviations from their means, which stand where there is none.
         """
-        c, every = len(self.targets), [*self.known, *self.observed]
+        c, every = len(self.targets), self.others
         scaled = np.nan_to_num((values - np.array(self.mean[c:])) / np.array(self.deviation[c:]))
         return scaled[:, [every.index(name) for name in self.beside]]
 
@@ -112,7 +117,7 @@ class Scales(NamedTuple):
         of = {name: [0, 0] for name in self.words}
         for one in every:
             for name, count in of.items():
-                codes = one.known[: len(one.targets), [*self.known, *self.observed].index(name)]
+                codes = one.known[: len(one.targets), self.others.index(name)]
                 count[0] += int(np.count_nonzero(codes == 0))
                 count[1] += len(codes)
         for name, (rows, whole) in of.items():
@@ -147,9 +152,8 @@ class Scales(NamedTuple):
             names, seasons = len(found.targets) + len(found.beside), len(found.seasonal)
             if len(found.mean) != names or len(found.deviation) != names or seasons != len(found.targets):
                 raise ValueError("names and numbers do not fit each other")
-            if not all(words and len({*words}) == len(words) for words in found.words.values()):
-                raise ValueError("a category has no words, or one of them twice")
-            if not {*found.words} <= {*found.known, *found.observed}:
+            check_words(found.words)
+            if not {*found.words} <= {*found.others}:
                 raise ValueError("a category is no column that is read")
             for group, own in found.series.items():
                 if np.shape(own) != (3, len(found.targets)):

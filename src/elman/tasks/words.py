@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,12 @@ class Categories(nn.Module):
             there = (code >= 0) & (code <= count)  # not so of NaN
             found.append(embedding(torch.where(there, code, 0).long()))
         return torch.cat(found, -1)
+
+
+def check_words(categories: Mapping[str, Sequence[str]]) -> None:
+    """Raises ValueError, or TypeError, if these cannot be the words of categories."""
+    if not all(words and len({*words}) == len(words) for words in dict(categories).values()):
+        raise ValueError("a category has no words, or one of them twice")
 
 
 def frequent(words: Sequence[str], often: Sequence[int], enough: Iterable[bool]) -> list[str]:
