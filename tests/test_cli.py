@@ -607,7 +607,7 @@ def test_a_reader_that_has_seen_enough(made: SimpleNamespace):
         assert child.wait(timeout=60) == 141
 
 
-@pytest.mark.parametrize("closed", [(0,), (1,), (1, 2)], ids=str)
+@pytest.mark.parametrize("closed", [(0,), (1, 2)], ids=str)
 def test_closed_streams(made: SimpleNamespace, closed: tuple[int, ...]):
     """`elman cells >&-`. A file that is opened then must not take the place of standard output."""
 

@@ -52,10 +52,7 @@ def weighted(x, R, s):
 
 
 LAYERS: dict[str, Callable[[], Recurrent]] = {
-    **{
-        name: lambda name=name: layer(name, 3, 7)
-        for name in ("rnn", "lstm", "peephole_lstm", "gru_before", "projected_lstm")
-    },
+    **{name: lambda name=name: layer(name, 3, 7) for name in ("rnn", "gru_before", "projected_lstm")},
     "deep": lambda: layer("gru", 3, 7, num_layers=2, bidirectional=True),
     "batch first": lambda: layer("peephole_lstm", 3, 7, batch_first=True, bias=False),
     "a user's": lambda: recurrent(Cell(weighted, gates=("a",)), 3, 7),

@@ -143,14 +143,13 @@ def test_the_errors_and_their_messages(name: str, library: ModuleType) -> None:
         assert type(caught.value) is case.error_type
 
 
-@libraries
 @names
-def test_first_and_second_derivatives(name: str, library: ModuleType) -> None:
+def test_first_and_second_derivatives(name: str) -> None:
     """Finite differences of the results, and of the gradients, by every input and parameter."""
     for case in inputs(name, requires_grad=True)[:: 1 if "Cell" in name else 5]:
         if isinstance(case.forward_input.args[0], PackedSequence):
             continue
-        of, (args, _) = made(library, name, case), arguments(case)
+        of, (args, _) = made(elman, name, case), arguments(case)
         parameters = dict(of.named_parameters())
         flat = floats(args)
 

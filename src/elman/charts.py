@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -280,6 +280,47 @@ def forecasts(panels: Mapping[str, Mapping[str, Any]], horizon: int) -> Figure:
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", fontsize=9, ncols=6)
     axes[-1].set_xlabel("steps from the time of the forecast")
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+class Around(NamedTuple):
+    """The rows around a stretch that is unusual: one of the columns, (rows,) each."""
+
+    title: str
+    first: int  # number of the first row, from 1
+    values: NDArray[Any]
+    expected: NDArray[Any]
+    unusual: NDArray[np.bool_]
+
+
+def unusual(name: str, first: int, scores: NDArray[Any], limit: float, panels: Sequence[Around]) -> Figure:
+    """Draws how unusual the rows of a series are, (rows,), and below that a panel for each of its unusual stretches.
+
+    name: that of the series. first: the number of the first row, from 1. limit: the largest score that is usual.
+    """
+    figure = Figure(figsize=(9, 2.8 + 2.2 * len(panels)), layout="constrained")
+    above, *axes = figure.subplots(1 + len(panels), 1, squeeze=False)[:, 0]
+    x, over = first + np.arange(len(scores)), scores > limit
+    above.plot(x, scores, color="0.5", linewidth=0.7)
+    above.plot(x[over], scores[over], ".", color="C3", markersize=4, label="unusual")
+    above.axhline(limit, color="k", linewidth=0.8, linestyle="--", label=f"limit {limit:.3g}")
+    above.set_yscale("log")
+    above.set_ylim(limit / 20, 5 * float(np.nanmax(scores, initial=limit)))  # with room for the legend
+    above.set_title(f"score {name}".strip(), loc="left", fontsize=10, parse_math=False)
+    above.legend(fontsize=8, loc="upper left", ncols=2)
+    for axis, panel in zip(axes, panels, strict=True):
+        x = panel.first + np.arange(len(panel.values))
+        axis.plot(x, panel.expected, color="C0", linewidth=1.2, label="expected")
+        axis.plot(x, panel.values, color="k", linewidth=1, label="value")
+        axis.plot(x[panel.unusual], panel.values[panel.unusual], ".", color="C3", markersize=5, label="unusual row")
+        axis.set_title(panel.title, loc="left", fontsize=10, parse_math=False)
+    if axes:
+        axes[0].legend(fontsize=8, loc="best")
+    for axis in (above, *axes):
+        axis.grid(alpha=0.3)
+        axis.margins(x=0.01)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    (above, *axes)[-1].set_xlabel("row")
     return figure
 
 

@@ -20,7 +20,20 @@ from typing import TextIO
 import typer
 
 import elman
-from elman.cli import cells, crossvalidate, doctor, evaluate, explain, export, onnx, predict, sample, train, tune
+from elman.cli import (
+    cells,
+    crossvalidate,
+    detect,
+    doctor,
+    evaluate,
+    explain,
+    export,
+    onnx,
+    predict,
+    sample,
+    train,
+    tune,
+)
 from elman.errors import InputError
 
 app = typer.Typer(
@@ -38,6 +51,7 @@ app.add_typer(crossvalidate.app, name="cross-validate")
 app.command("sample", epilog=sample.EXAMPLE)(sample.sample)
 app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("predict", epilog=predict.EXAMPLE)(predict.predict)
+app.command("detect", epilog=detect.EXAMPLE)(detect.detect)
 app.command("explain", epilog=explain.EXAMPLE)(explain.explain)
 app.command("export", epilog=export.EXAMPLE)(export.export)
 app.add_typer(onnx.app, name="onnx")

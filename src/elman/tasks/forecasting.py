@@ -209,8 +209,8 @@ class Forecaster:
             yield "unknown", words
         if filled := sum(s.filled for s in every):
             yield "filled in", f"{filled:,} of {sum(scaled.rows) * scaled.columns:,} values, which are not scored"
-        if new := self.scales.new(every):
-            yield "new series", self._scaled(new, every)
+        for new in self.new_series(every):
+            yield "new series", new
         for name, means in {"the model": own.means(), **self.errors_of_baselines(windows, len(windows))}.items():
             yield name, said(means)
         yield from covered
@@ -282,8 +282,7 @@ class Forecaster:
             self.remarks += [f"left out {len(lacking)} of {len(every)} series: {path} has {told}"]
             every = [one for one, (what, _) in zip(every, lacks, strict=True) if not what]
         check_steps(every, self.scales, path)
-        if new := scales.new(every):
-            self.remarks.append(f"new series: {self._scaled(new, every)}")
+        self.remarks += [f"new series: {new}" for new in self.new_series(every)]
         scale = [scales.of_series(one, o) for one in every]
         found = [self._ahead(one, own) for one, own in zip(every, scale, strict=True)]
         if form not in JSON_LINES:
@@ -318,9 +317,12 @@ class Forecaster:
             return f"{what}, but a forecast needs {o.horizon}", "add the future times with empty targets"
         return "", ""
 
-    def _scaled(self, new: Sequence[str], every: Sequence[Series]) -> str:
+    def new_series(self, every: Sequence[Series]) -> Iterator[str]:
+        """Yields how those that the training data do not have are scaled, if there are some."""
+        if not (new := self.scales.new(every)):
+            return
         names = ", ".join(map(repr, new[:TOLD])) + (", ..." if len(new) > TOLD else "")
-        return f"{len(new)} of {len(every)} are not in the training data, so each is scaled by the {self.options.lookback} rows that its first forecast reads: {names}"
+        yield f"{len(new)} of {len(every)} are not in the training data, so each is scaled by the {self.options.lookback} rows that its first forecast reads: {names}"
 
     def _ahead(self, one: Series, scale: Scale) -> NDArray[np.float64]:
         """Returns the forecast from the end of a series, (horizon, targets, outputs), in its own unit."""

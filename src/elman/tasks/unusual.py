@@ -1,0 +1,298 @@
+"""How unusual the rows of a series are: how far their numbers are from what was expected of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from elman.datasets import examples, series, tables
+from elman.datasets.reading import BadRows
+from elman.datasets.series import Series
+from elman.errors import InputError
+from elman.tasks.forecasting import Forecaster, check_steps, parts
+from elman.tasks.windows import CHUNK
+from elman.training.record import NOT_KEPT
+
+OURS = "the model"
+LEAST = 20  # usual rows for each column, of which it is known how the errors of columns go together
+RIDGE = 1e-3  # of each variance, which is added to it, so that columns which are sums of others do no harm
+SMALLEST = 1e-6  # of a deviation, in deviations of the column: that of one which never changes
+
+
+class Expected(NamedTuple):
+    """What some rows of a series have and what was expected of them, (rows, targets), in deviations.
+
+    NaN stands where a number was filled in.
+    """
+
+    values: NDArray[np.float64]
+    expected: NDArray[np.float64]
+    width: NDArray[np.float64] | float  # half of the band between the outer quantiles; 1 without them
+
+    @property
+    def errors(self) -> NDArray[np.float64]:
+        return (self.values - self.expected) / self.width
+
+
+Expecting = Callable[[Series, int, int], Expected]  # of the rows of a series from one to another
+
+
+class Usual:
+    """How large errors are in rows that are known to be usual, and how those of the columns go together.
+
+        S = mean of e e^T over usual rows, with RIDGE of its diagonal added     e: the errors of a row, (targets,)
+        P = S^-1
+        departure of e_k = e_k - what the errors of the other columns lead one to expect of it = (P e)_k / P_kk
+        score of a number = |departure| / its deviation = |(P e)_k| / sqrt(P_kk)
+        score of a row    = the largest score of its numbers
+        share of a row    = (1 + usual rows with this score or a larger one) / (1 + usual rows)
+
+    In rows like the usual ones, a share of at most p comes up with the probability p. Sources: K. V. Mardia, J. T. Kent,
+    J. M. Bibby, Multivariate analysis (1979), for the conditional distribution; V. Vovk, A. Gammerman, G. Shafer,
+    Algorithmic learning in a random world (2005), for the share.
+    """
+
+    def __init__(self, every: Iterable[tuple[str, NDArray[np.float64]]]):
+        """every: the group of each series and its errors, (rows, targets), NaN where there is none."""
+        kept = list(every)
+        self.together = _products(np.concatenate([errors for _, errors in kept]))
+        # A series that has few usual rows is measured by all series.
+        enough = ((group, errors) for group, errors in kept if _complete(errors) >= LEAST * errors.shape[1])
+        self.own = {group: _products(errors) for group, errors in enough}
+        largest = np.concatenate([np.fmax.reduce(self.departures(*each)[1], axis=1, initial=-1) for each in kept])
+        self.sorted = np.sort(largest[largest >= 0])
+
+    def __len__(self) -> int:
+        return len(self.sorted)
+
+    def departures(self, group: str, errors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Returns the departures and the scores of the numbers of a series, (rows, targets)."""
+        products = self.own.get(group, self.together)
+        found = np.full((2, *errors.shape), np.nan)
+        told = np.isfinite(errors) & np.isfinite(np.diag(products))
+        for columns in np.unique(told, axis=0):  # of rows that have the same ones
+            if columns.any():
+                rows = (told == columns).all(axis=1)
+                inverse = np.linalg.inv(products[np.ix_(columns, columns)])
+                of, own = np.diag(inverse), errors[np.ix_(rows, columns)] @ inverse
+                found[0][np.ix_(rows, columns)], found[1][np.ix_(rows, columns)] = own / of, np.abs(own) / np.sqrt(of)
+        return found[0], found[1]
+
+    def shares(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Returns the shares of rows with these scores, (rows,). NaN has NaN."""
+        above = len(self) - np.searchsorted(self.sorted, scores, side="left")
+        return np.where(np.isnan(scores), np.nan, (1 + above) / (1 + len(self)))
+
+    def limit(self, share: float) -> float:
+        """Returns the score above which rows have at most this share. Raises InputError if none could have it."""
+        above = int(share * (1 + len(self)) + 1e-9) if 0 < share < 1 else 0
+        if not above:
+            raise InputError(
+                f"--false-alarms must be below 1, and at least {1 / (1 + len(self)):.2g} as there are {len(self):,} usual rows, got {share:g}; choose another one, or give more rows with --usual"
+            )
+        return float(self.sorted[len(self) - above])
+
+
+def _complete(errors: NDArray[np.float64]) -> int:
+    """Returns how many rows have all numbers."""
+    return int(np.isfinite(errors).all(axis=1).sum())
+
+
+def _products(errors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns S of `Usual`, (targets, targets): without what goes together if few rows have all numbers.
+
+    The variance of a column that has no number is NaN.
+    """
+    c = errors.shape[1]
+    if _complete(errors) >= LEAST * c:
+        own = errors[np.isfinite(errors).all(axis=1)]
+        products = own.T @ own / len(own)
+    else:
+        count = np.isfinite(errors).sum(axis=0)
+        products = np.diag(np.where(count, np.nansum(errors**2, axis=0) / count.clip(1), np.nan))
+    return products + np.diag(RIDGE * np.diag(products) + SMALLEST**2)
+
+
+def forecasts(forecaster: Forecaster, ahead: int) -> Expecting:
+    """Returns what expects the forecast that was made so many steps before."""
+    o, scales, criterion = forecaster.options, forecaster.scales, forecaster.criterion
+
+    def of(one: Series, begin: int, end: int) -> Expected:
+        c, scale = len(scales.targets), scales.of_series(one, o)
+        first = begin - o.lookback - ahead + 1  # the row that the first of the forecasts reads first
+        own = ((one.targets[first:end] - scale.mean) / scale.deviation).astype(np.float32)
+        past = sliding_window_view(own[: len(own) - ahead], o.lookback, axis=0)  # (rows, targets, lookback)
+        known = scales.scaled_known(one.known[first : end - ahead + o.horizon]).astype(np.float32)
+        lacking = end - ahead + o.horizon - first - len(known)  # what is known goes on as in the last row that says it
+        known = np.concatenate([known, known[-1:].repeat(lacking, 0)])
+        beside = sliding_window_view(known, o.lookback + o.horizon, axis=0)  # (rows, known and observed, steps)
+        n = end - begin
+        found = forecaster.forecast(
+            torch.from_numpy(past.reshape(n * c, o.lookback).T.copy()),
+            torch.arange(c).repeat(n),
+            torch.from_numpy(beside.repeat(c, 0).transpose(2, 0, 1).copy()),
+        )[ahead - 1].double()  # (rows * targets, outputs)
+        expected = criterion.middle(found).numpy().reshape(n, c)
+        width: NDArray[np.float64] | float = 1.0
+        if criterion.outputs > 1:
+            width = ((found[:, -1] - found[:, 0]) / 2).numpy().reshape(n, c).clip(min=SMALLEST)
+        return Expected(_values(one, begin, end, own[-n:].astype(np.float64)), expected, width)
+
+    return of
+
+
+def repeated(forecaster: Forecaster, ahead: int, period: int) -> Expecting:
+    """Returns what expects the value that a baseline would have forecast so many steps before: `forecasting.naive`."""
+    o, scales, lag = forecaster.options, forecaster.scales, math.ceil(ahead / period) * period
+
+    def of(one: Series, begin: int, end: int) -> Expected:
+        scale = scales.of_series(one, o)
+        own = (one.targets[begin - lag : end] - scale.mean) / scale.deviation
+        values = _values(one, begin, end, own[lag:])
+        return Expected(values, own[:-lag], 1.0)
+
+    return of
+
+
+def _values(one: Series, begin: int, end: int, own: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns the numbers of some rows with NaN for those that were filled in, and before a column's first one."""
+    if one.given is None:
+        return own
+    given = one.given[begin:end].copy()
+    first = one.given.argmax(axis=0)
+    given[np.arange(begin, end)[:, None] <= first] = False  # it stands in the place of all before it
+    return np.where(given, own, np.nan)
+
+
+class Judged(NamedTuple):
+    """What is said of the rows of a series, (rows,) each; NaN where nothing is."""
+
+    one: Series
+    first: int  # of the rows, from 0
+    scores: NDArray[np.float64]
+    shares: NDArray[np.float64]
+    columns: NDArray[np.int64]  # those that the scores are of
+    values: NDArray[np.float64]  # of these columns, in their own unit
+    expected: NDArray[np.float64]
+
+
+class Detector:
+    """Says which rows of a file are unusual to a forecaster, and to what baselines expect."""
+
+    def __init__(self, forecaster: Forecaster, ahead: int = 1, usual: Path | None = None):
+        """ahead: how many steps before a row the forecast was made that it is compared with.
+
+        usual: a file of rows that are known to be usual; None for the validation part of the training data.
+        Raises InputError if there are no such rows.
+        """
+        o = forecaster.options
+        if not 1 <= ahead <= o.horizon:
+            raise InputError(f"--ahead must be between 1 and {o.horizon}, which the run forecasts, got {ahead}")
+        forecaster.model.eval()
+        self.forecaster, self.ahead = forecaster, ahead
+        self.reads = o.lookback + ahead - 1  # rows that there must be before one that is judged
+        self.remarks: list[str] = []
+        self.expecting = {OURS: forecasts(forecaster, ahead)}
+        for name, period in forecaster.baselines():
+            self.expecting[name] = repeated(forecaster, ahead, period)
+        self.source, spans = self._spans(usual)
+        self.usual = {
+            name: Usual((one.group, self._errors(of, one, a, b)) for one, a, b in spans)
+            for name, of in self.expecting.items()
+        }
+        if not len(self.usual[OURS]):
+            raise InputError(
+                f"{self.source} has no row that a forecast can be compared with, since there must be {self.reads} rows before it; give more with --usual"
+            )
+
+    def _spans(self, usual: Path | None) -> tuple[str, list[tuple[Series, int, int]]]:
+        """Returns where the usual rows come from, and the series with the rows of each that are usual."""
+        if usual is not None:
+            return str(usual), [(one, 0, len(one.targets)) for one, _ in self.read(usual)]
+        f, remedy = self.forecaster, "give a file of rows that are usual with --usual"
+        if f.path == NOT_KEPT:
+            raise InputError(f"an exported model does not say what it was trained on; {remedy}")
+        try:
+            every = f.read_again()
+        except InputError as error:
+            raise InputError(f"{error}; or {remedy}", f"{error.elsewhere}; or {remedy}") from error
+        spans = [(one, *parts(len(one.targets), f.options)[:2]) for one in every]
+        return f"the validation part of {f.path or examples.SERIES}", spans
+
+    def read(self, path: Path, label: str | None = None) -> list[tuple[Series, NDArray[np.bool_]]]:
+        """Returns the series of a file, and of each which rows a column says are unusual, (rows,)."""
+        f, bad = self.forecaster, BadRows(self.forecaster.options.skip_bad)
+        columns = f.scales.columns(f.options)
+        if label is not None:
+            named = {*columns.targets, *columns.others, columns.time, columns.group}
+            if label in named:
+                raise InputError(f"--label names {label!r}, which the run reads as something else; name another column")
+            have = next(iter(tables.pieces(path, bad=BadRows(True)))).columns
+            if label not in have:
+                has = ", ".join(repr(name) for name in have if name != tables.LINE)
+                raise InputError(
+                    f"{path} has no column {label!r} for --label; its columns are {has}: choose one of them"
+                )
+            words = {**columns.words, label: Truth(label, path)}
+            columns = columns._replace(observed=(*columns.observed, label), words=words)
+        every, _ = series.read(path, columns, bad, fill_gaps=f.options.fill_gaps)
+        self.remarks += bad.remarks
+        check_steps(every, f.scales, path)
+        if label is None:
+            return [(one, np.zeros(len(one.targets), np.bool_)) for one in every]
+        return [(one._replace(known=one.known[:, :-1]), one.known[: len(one.targets), -1] == 1) for one in every]
+
+    def judge(self, one: Series, name: str = OURS) -> Judged:
+        """Returns what is said of the rows of a series by the model, or by a baseline."""
+        first = min(self.reads, len(one.targets))
+        scores, *numbers = self.numbers(one, name, first, len(one.targets))
+        columns = np.where(np.isnan(scores), -1, scores).argmax(axis=1)
+        own = np.arange(len(scores)), columns
+        values, expected = (each[own] for each in numbers)
+        return Judged(one, first, scores[own], self.usual[name].shares(scores[own]), columns, values, expected)
+
+    def numbers(self, one: Series, name: str, begin: int, end: int) -> list[NDArray[np.float64]]:
+        """Returns of some rows of a series the scores, the values, and what is expected of each once the others are known.
+
+        (rows, targets) each, the last two in their own units.
+        """
+        scale, usual = self.forecaster.scales.of_series(one, self.forecaster.options), self.usual[name]
+        found = [np.empty((3, 0, one.targets.shape[1]))]
+        for rows in self._blocks(self.expecting[name], one, begin, end):
+            departures, scores = usual.departures(one.group, rows.errors)
+            expected = rows.values - departures * rows.width
+            own = (each * scale.deviation + scale.mean for each in (rows.values, expected))
+            found.append(np.stack([scores, *own]))
+        return list(np.concatenate(found, axis=1))
+
+    def _errors(self, expecting: Expecting, one: Series, begin: int, end: int) -> NDArray[np.float64]:
+        begin = max(begin, self.reads)
+        every = [expected.errors for expected in self._blocks(expecting, one, begin, end)]
+        return np.concatenate([np.empty((0, one.targets.shape[1])), *every])
+
+    def _blocks(self, expecting: Expecting, one: Series, begin: int, end: int) -> Iterator[Expected]:
+        size = max(1, CHUNK // one.targets.shape[1])
+        for k in range(begin, end, size):
+            yield expecting(one, k, min(end, k + size))
+
+
+class Truth(dict[str, int]):
+    """What the words of a column of labels say: 1 where a row is unusual."""
+
+    def __init__(self, label: str, path: Path):
+        super().__init__({"1": 1, "true": 1, "yes": 1, "": 0, "0": 0, "false": 0, "no": 0})
+        self.label, self.path = label, path
+
+    def __missing__(self, word: str) -> int:
+        if word.lower() in self:
+            return self[word.lower()]
+        raise InputError(
+            f"{self.path}: column {self.label!r} should be 1 or 0, true or false, yes or no, but is {word!r} in a row; change it"
+        )

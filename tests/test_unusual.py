@@ -1,0 +1,428 @@
+"""Rows of a series that are unusual: `elman detect`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from elman import charts
+from elman.datasets.reading import BadRows
+from elman.tasks import forecasting, unusual
+from elman.tasks.findings import Findings, area, stretches
+from elman.tasks.options import ForecastingOptions
+from elman.tasks.unusual import OURS, Detector, Usual
+from test_cli import complaint
+from tiny_runs import elman, lines
+
+SMALL: dict[str, Any] = {
+    "time": "t",
+    "horizon": 6,
+    "lookback": 8,
+    "segment": 4,
+    "period": 4,
+    "hidden_size": 6,
+    "epochs": 1.0,
+    "split": "0.5,0.4,0.1",
+}
+
+
+def plant(path: Path, rows: int = 160, seed: int = 0, groups: str = "", gaps: float = 0.0) -> Path:
+    """Two columns of which the second is nearly half of the first, and a known one. Nothing is unusual."""
+    draw, found = np.random.default_rng(seed), []
+    for group in groups or [""]:
+        push = draw.integers(0, 3, rows)
+        heat = 5 + 3 * np.sin(np.arange(rows) / 3) + 0.4 * draw.normal(size=rows) + push
+        flow = heat / 2 + 0.02 * draw.normal(size=rows)
+        for t in range(rows):
+            cells = ["" if draw.random() < gaps else f"{value:.5f}" for value in (heat[t], flow[t])]
+            found.append(",".join([*([group] if groups else []), str(10 * t), *cells, str(push[t])]))
+    path.write_text(lines(("unit," if groups else "") + "t,heat,flow,push", *found))
+    return path
+
+
+def trained(path: Path, **changes: Any) -> forecasting.Forecaster:
+    """A forecaster of random weights: what is tested holds for any."""
+    values: dict[str, Any] = SMALL | {"known": "push"} | changes
+    options = ForecastingOptions(**values)
+    forecaster = forecasting.begin(path, options, "cpu", BadRows()).forecaster
+    forecaster.model.eval()
+    return forecaster
+
+
+def table(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def judged(detector: Detector, path: Path, rate: float = 0.1, **given: Any) -> list[dict[str, str]]:
+    return table("".join(Findings(detector, path, rate, **given).table(".csv")))
+
+
+# What is expected, and how unusual a row is
+
+
+@pytest.mark.parametrize("ahead", [1, 5])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"quantiles": "0.2,0.5,0.9"},
+        {"known": None, "strategy": "recursive", "columns": "heat,flow"},
+        {"group": "unit"},
+    ],
+    ids=["plain", "quantiles", "recursive", "groups"],
+)
+def test_a_row_is_compared_with_what_would_have_been_predicted(tmp_path: Path, ahead: int, changes: Any):
+    """The referee is the forecast of a file that ends so many rows before, with what is known of the rows ahead."""
+    path = plant(tmp_path / "a.csv", groups="ab" if "group" in changes else "")
+    forecaster = trained(path, **changes)
+    expecting = unusual.forecasts(forecaster, ahead)
+    head, *every = path.read_text().splitlines()
+    for one in forecaster.read_again():
+        whole = expecting(one, 20, len(one.targets))
+        scale = forecaster.scales.of_series(one, forecaster.options)
+        for row in (20, 33, 153):
+            rows = [line for line in every if not one.group or line.startswith(f"{one.group},")]
+            past = rows[: row - ahead + 1]
+            later = [re.sub(r"(\d+),[\d.-]+,[\d.-]+,", r"\1,,,", line) for line in rows[row - ahead + 1 :]][:6]
+            (tmp_path / "b.csv").write_text(lines(head, *past, *later))
+            said = table("".join(forecaster.predict(tmp_path / "b.csv", ".csv")))[ahead - 1]
+            names = [f"{name}_q0.5" if "quantiles" in changes else name for name in ("heat", "flow")]
+            found = whole.expected[row - 20] * scale.deviation + scale.mean
+            np.testing.assert_allclose(found, [float(said[name]) for name in names], rtol=2e-5)
+            if "quantiles" in changes:
+                band = [float(said[f"{n}_q0.9"]) - float(said[f"{n}_q0.2"]) for n in ("heat", "flow")]
+                assert isinstance(whole.width, np.ndarray)
+                np.testing.assert_allclose(whole.width[row - 20] * scale.deviation, np.array(band) / 2, rtol=2e-3)
+
+
+def test_the_last_rows_are_judged_too_and_none_by_what_follows(tmp_path: Path):
+    path = plant(tmp_path / "a.csv")
+    detector = Detector(trained(path), 2)
+    whole = judged(detector, path)
+    assert [row["t"] for row in whole] == [str(10 * t) for t in range(9, 160)]
+    head, *rows = path.read_text().splitlines()
+    for end in (100, 121):
+        other = [re.sub(r",[\d.-]+,[\d.-]+,", ",77,-77,", row) for row in rows[end:]]
+        (tmp_path / "b.csv").write_text(lines(head, *rows[:end], *other))
+        assert judged(detector, tmp_path / "b.csv")[: end - 9] == whole[: end - 9]
+        # Without the rows that follow, only what is known of them is missing, in this segment of 4.
+        (tmp_path / "b.csv").write_text(lines(head, *rows[:end]))
+        assert judged(detector, tmp_path / "b.csv")[:-4] == whole[: end - 9 - 4]
+
+
+def referee(usual: NDArray[Any], errors: NDArray[Any]) -> NDArray[Any]:
+    """How far each error is from what the others lead one to expect, in deviations: by the blocks of a matrix."""
+    products = usual.T @ usual / len(usual)
+    products = products + np.diag(1e-3 * np.diag(products))
+    found = np.full_like(errors, np.nan)
+    for row, k in np.ndindex(*errors.shape):
+        o = [j for j in range(errors.shape[1]) if j != k and not np.isnan(errors[row, j])]
+        weights = np.linalg.solve(products[np.ix_(o, o)], products[o, k]) if o else np.empty(0)
+        off = errors[row, k] - weights @ errors[row, o]
+        found[row, k] = abs(off) / np.sqrt(products[k, k] - weights @ products[o, k])
+    return found
+
+
+def test_scores_and_shares():
+    draw = np.random.default_rng(0)
+    mixed = draw.normal(size=(3, 3))
+    every, errors = draw.normal(size=(200, 3)) @ mixed + 0.3, draw.normal(size=(40, 3)) @ mixed
+    errors[draw.random(errors.shape) < 0.2] = np.nan
+    usual = Usual([("a", every[:90]), ("b", every[90:])])
+    for group, own in (("a", every[:90]), ("b", every[90:]), ("new", every)):
+        departures, scores = usual.departures(group, errors)
+        np.testing.assert_allclose(scores, referee(own, errors), rtol=1e-9)
+        assert (np.isnan(departures) == np.isnan(errors)).all()
+    largest = np.concatenate([referee(own, own).max(1) for own in (every[:90], every[90:])])
+    asked = np.array([0.0, usual.sorted[20], 2.0, 99.0, np.nan])
+    shares = [(1 + (largest >= score - 1e-9).sum()) / 201 for score in asked[:-1]]
+    np.testing.assert_allclose(usual.shares(asked), [*shares, np.nan])
+    for share in (0.005, 0.01, 0.1, 0.9):
+        above = usual.shares(asked[1:2]) <= share, asked[1] > usual.limit(share)
+        assert above[0] == above[1]
+        assert (largest > usual.limit(share) + 1e-9).sum() == int(share * 201) - 1
+
+
+def test_columns_without_enough_rows_are_measured_one_by_one():
+    """A column that has no usual number is not judged, and one that never errs does no harm."""
+    draw = np.random.default_rng(0)
+    errors = draw.normal(size=(300, 3)) * [2.0, 1.0, 0.0]
+    errors[:, 1] = np.nan
+    errors[20:, 0] = np.nan
+    usual = Usual([("", errors)])
+    asked = np.array([[1.0, 5.0, 1e-5], [np.nan, 5.0, 0.0]])
+    departures, scores = usual.departures("", asked)
+    np.testing.assert_allclose(scores[0, 0], 1 / np.sqrt((errors[:20, 0] ** 2).mean() * 1.001 + 1e-12), rtol=1e-9)
+    assert (departures[0, 0], departures[0, 2]) == (1.0, 1e-5)
+    assert np.isnan(scores[:, 1]).all()
+    np.testing.assert_allclose(scores[:, 2], [10, 0])
+
+
+def test_a_column_that_leaves_the_others_is_found(tmp_path: Path):
+    """A number that is usual by itself, and not beside the other one. The expected value is that of the relation."""
+    path = plant(tmp_path / "a.csv", rows=400)
+    detector = Detector(trained(path))
+    head, *rows = path.read_text().splitlines()
+    time, heat, flow, push = rows[380].split(",")
+    rows[380] = f"{time},{heat},{float(flow) + 0.4:.5f},{push}"
+    (tmp_path / "b.csv").write_text(lines(head, *rows))
+    worst = max(judged(detector, tmp_path / "b.csv", 0.01), key=lambda row: float(row["score"]))
+    assert (worst["t"], worst["column"], worst["unusual"]) == ("3800", "flow", "1")
+    assert float(worst["value"]) == pytest.approx(float(flow) + 0.4)
+    assert float(worst["expected"]) == pytest.approx(float(flow), abs=0.15)
+    assert float(worst["share"]) == pytest.approx(1 / 161, rel=1e-5)
+
+
+def test_usual_rows_are_the_validation_part_or_those_of_a_file(tmp_path: Path):
+    path = plant(tmp_path / "a.csv")
+    forecaster = trained(path)
+    detector = Detector(forecaster, 3)
+    (one,) = forecaster.read_again()
+    of = detector.expecting[OURS]
+    errors = of(one, 80, 144).errors
+    wanted = np.sort(np.nanmax(referee(errors, errors), 1))
+    np.testing.assert_allclose(detector.usual[OURS].sorted, wanted, rtol=1e-6)
+    assert detector.source == f"the validation part of {path}"
+    other = Detector(forecaster, 3, path)
+    errors = of(one, 10, 160).errors
+    np.testing.assert_allclose(other.usual[OURS].sorted, np.sort(np.nanmax(referee(errors, errors), 1)), rtol=1e-6)
+    assert other.source == str(path)
+
+
+def test_what_was_filled_in_is_not_judged(tmp_path: Path):
+    path = plant(tmp_path / "a.csv", rows=300, gaps=0.2)
+    detector = Detector(trained(path, fill_gaps=True))
+    cells = [row.split(",") for row in path.read_text().splitlines()[1:]]
+    found = judged(detector, path)
+    begun = [next(k for k, row in enumerate(cells) if row[column]) for column in (1, 2)]
+    for row, (_, *own, _) in zip(found, cells[8:], strict=True):
+        there = [name for name, cell in zip(("heat", "flow"), own, strict=True) if cell]
+        assert row["column"] in (there or [""])
+        assert (row["value"] == "") == (not there)
+        if there:
+            assert float(row["value"]) == pytest.approx(float(own[["heat", "flow"].index(row["column"])]), rel=1e-5)
+    assert max(begun) < 8
+    assert {row["unusual"] for row in found} == {"0", "1", ""}
+
+
+def test_a_column_that_begins_late_is_judged_from_its_second_number(tmp_path: Path):
+    path = plant(tmp_path / "a.csv")
+    forecaster = trained(path, fill_gaps=True)
+    (one,) = forecaster.read_again()
+    given = np.ones((160, 2), bool)
+    given[:31, 1] = False
+    found = unusual.forecasts(forecaster, 1)(one._replace(given=given), 20, 60).values
+    assert np.isfinite(found[:, 0]).all()
+    assert np.isnan(found[: 32 - 20, 1]).all()
+    assert np.isfinite(found[32 - 20 :, 1]).all()
+
+
+# Labels and baselines
+
+
+def test_labels_and_baselines(tmp_path: Path):
+    """The referee counts in the rows that are written, and repeats values itself."""
+    path = plant(tmp_path / "a.csv", groups="ab", rows=200)
+    forecaster = trained(path, group="unit")
+    head, *rows = path.read_text().splitlines()
+    for k in (100, 101, 150, 260, 390):
+        unit, t, heat, flow, push = rows[k].split(",")
+        rows[k] = f"{unit},{t},{heat},{float(flow) + (0 if k == 150 else 3)},{push}"
+    truth = np.isin(np.arange(400), (100, 101, 150, 260, 399))
+    words = np.array(["no", "yes"])[truth.astype(int)]
+    (tmp_path / "b.csv").write_text(lines(head + ",fault", *(f"{r},{w}" for r, w in zip(rows, words, strict=True))))
+    detector = Detector(forecaster, 2)
+    findings = Findings(detector, tmp_path / "b.csv", 0.02, "fault")
+    said = dict(findings.report())
+    written = table("".join(findings.table(".csv")))
+    assert [row["unit"] for row in written] == ["a"] * 191 + ["b"] * 191
+    own = np.concatenate([truth[9:200], truth[209:]])
+    alarms = np.array([row["unusual"] == "1" for row in written])
+    spans = [slice(91, 93), slice(141, 142), slice(191 + 51, 191 + 52), slice(191 + 190, 191 + 191)]
+    assert said["labelled"] == "5 rows in 4 stretches; 377 other rows"
+    hit, false = sum(bool(alarms[span].any()) for span in spans), int(alarms[~own].sum())
+    assert 0 < hit < 4
+    scores = np.array([float(row["score"]) for row in written])
+    pairs = [float(a > b) + (a == b) / 2 for a in scores[own] for b in scores[~own]]
+    assert said[OURS] == f"finds {hit} of 4 stretches, calls {false} other rows unusual; AUC {np.mean(pairs):.4f}"
+    for name, lag in (("naive", 2), ("seasonal 4", 4)):
+        for one in forecaster.read_again():
+            scale = forecaster.scales.of_series(one, forecaster.options)
+            expected = detector.expecting[name](one, 30, 90)
+            numbers = (one.targets - scale.mean) / scale.deviation
+            np.testing.assert_allclose(expected.errors, numbers[30:90] - numbers[30 - lag : 90 - lag], atol=1e-12)
+    assert [*said][5:8] == [OURS, "naive", "seasonal 4"]
+    assert len({said[name] for name in (OURS, "naive", "seasonal 4")}) == 3
+
+
+def test_the_area_counts_pairs():
+    draw = np.random.default_rng(0)
+    scores, label = draw.integers(0, 9, 60).astype(float), draw.random(60) < 0.3
+    pairs = [float(a > b) + (a == b) / 2 for a in scores[label] for b in scores[~label]]
+    assert area(scores, label) == pytest.approx(np.mean(pairs))
+
+
+@pytest.mark.parametrize(
+    ("rows", "apart", "wanted"),
+    [("", 1, []), ("0", 1, []), ("1101", 1, [(0, 2), (3, 4)]), ("1101", 2, [(0, 4)]), ("0110010", 2, [(1, 3), (5, 6)])],
+)
+def test_stretches(rows: str, apart: int, wanted: list[tuple[int, int]]):
+    assert stretches(np.array([each == "1" for each in rows], bool), apart) == wanted
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".jsonl"])
+def test_labels_in_every_form(tmp_path: Path, ending: str):
+    import polars as pl
+
+    path = plant(tmp_path / "a.csv", rows=60)
+    truth = [t % 7 == 0 for t in range(60)]
+    frame = pl.read_csv(path).with_columns(pl.Series("fault", truth))
+    other = tmp_path / f"b{ending}"
+    {".csv": frame.write_csv, ".parquet": frame.write_parquet, ".jsonl": frame.write_ndjson}[ending](other)
+    detector = Detector(trained(path))
+    ((one, found),) = detector.read(other, "fault")
+    assert found.tolist() == truth
+    assert one.known.shape == (60, 1)
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def run(made_once: SimpleNamespace) -> Path:
+    return made_once.run
+
+
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    d = tmp_path_factory.mktemp("plant")
+    plant(d / "a.csv", rows=200)
+    flags = [word for name, value in SMALL.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    done = elman("train", "forecast", d / "a.csv", *flags, "--known", "push", "--run", d / "run")
+    assert done.status == 0, done.err
+    (d / "other").mkdir()
+    (d / "other/config.json").write_text('{"task": "classify"}')
+    return SimpleNamespace(directory=d, run=d / "run")
+
+
+def test_the_command(run: Path, tmp_path: Path):
+    path = plant(tmp_path / "new.csv", rows=120, seed=3)
+    plain = elman("detect", run, path, "--false-alarms", 0.05)
+    assert plain.status == 0, plain.err
+    names = [line[:20].strip() for line in plain.out.splitlines()]
+    assert names[:4] == ["rows", "usual", "usual score", "unusual"]
+    assert "112 of 120, each compared with the forecast of 1 step before it" in plain.out
+    assert "80 rows, the validation part of" in plain.out
+    assert "by chance there would be 5.6\n" in plain.out
+    for ending in (".csv", ".jsonl"):
+        again = elman("detect", run, path, "--false-alarms", 0.05, "--output", tmp_path / f"out{ending}")
+        assert again == plain
+    rows = table((tmp_path / "out.csv").read_text())
+    objects = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [[str(value).removesuffix(".0") for value in each.values()] for each in objects] == [
+        [value.removesuffix(".0") for value in row.values()] for row in rows
+    ]
+    count = sum(row["unusual"] == "1" for row in rows)
+    assert f"{count} row" in plain.out
+    assert len(rows) == 112
+
+
+def test_a_picture_of_what_is_unusual(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    drawn = list[Any]()
+    monkeypatch.setattr(charts, "save", lambda figure, path: drawn.append(figure))
+    path = plant(tmp_path / "new.csv", rows=120, seed=3)
+    written = tmp_path / "rows.csv"
+    assert elman("detect", run, path, "--false-alarms", 0.05, "--output", written).status == 0
+    assert elman("detect", run, path, "--false-alarms", 0.05, "--output", tmp_path / "x.png").status == 0
+    rows = table(written.read_text())
+    above, *panels = drawn[0].axes
+    x, y = above.lines[0].get_data()
+    assert x.tolist() == [int(row["t"]) // 10 + 1 for row in rows]
+    np.testing.assert_allclose(y, [float(row["score"]) for row in rows], rtol=1e-5)
+    worst = max(rows, key=lambda row: float(row["score"]))
+    expected, value, marked = (line.get_data() for line in panels[0].lines)
+    assert panels[0].get_title("left") == f"{worst['column']} around {worst['t']}"
+    k = value[0].tolist().index(int(worst["t"]) // 10 + 1)
+    assert value[1][k] == pytest.approx(float(worst["value"]), rel=1e-5)
+    assert expected[1][k] == pytest.approx(float(worst["expected"]), rel=1e-5)
+    assert value[0][k] in marked[0]
+
+
+def test_an_exported_model_says_the_same(run: Path, tmp_path: Path):
+    model = tmp_path / "model.onnx"
+    assert elman("export", run, model).status == 0
+    path = plant(tmp_path / "new.csv", rows=120, seed=3)
+    usual = plant(tmp_path / "usual.csv", rows=120, seed=4)
+    found = [elman("detect", each, path, "--usual", usual, "--false-alarms", 0.05) for each in (run, model)]
+    assert found[0].status == 0
+    assert found[0] == found[1]
+    refused = elman("detect", model, path)
+    complaint(refused.err, "an exported model does not say what it was trained on; give a file of rows that are usual")
+
+
+def test_data_that_are_gone_or_changed(made_once: SimpleNamespace, tmp_path: Path):
+    shutil.copytree(made_once.run, tmp_path / "run")
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    config["data"]["path"] = str(tmp_path / "gone.csv")
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    path = plant(tmp_path / "new.csv", rows=120, seed=3)
+    refused = elman("detect", tmp_path / "run", path)
+    complaint(refused.err, "cannot read", "gone.csv", "; or give a file of rows that are usual with --usual\n")
+    plant(tmp_path / "gone.csv", rows=200, seed=9)
+    refused = elman("detect", tmp_path / "run", path)
+    complaint(refused.err, "gone.csv changed after the training; or give a file of rows that are usual with --usual\n")
+    assert elman("detect", tmp_path / "run", path, "--usual", path, "--false-alarms", 0.1).status == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mentions"),
+    [
+        (["--ahead", "0"], "--ahead must be between 1 and 6, which the run forecasts, got 0"),
+        (["--ahead", "7"], "--ahead must be between 1 and 6, which the run forecasts, got 7"),
+        (["--false-alarms", "0.001"], "--false-alarms must be below 1, and at least 0.012 as there are 80 usual rows, got 0.001"),
+        (["--false-alarms", "1"], "--false-alarms must be below 1"),
+        (["--false-alarms", "-1"], "--false-alarms must be below 1"),
+        (["--false-alarms", "nan"], "--false-alarms must be below 1"),
+        (["--label", "fault"], "a.csv has no column 'fault' for --label; its columns are 't', 'heat', 'flow', 'push'"),
+        (["--label", "push"], "--label names 'push', which the run reads as something else; name another column"),
+        (["--label", "t"], "--label names 't', which the run reads as something else"),
+        (["--usual", "{short}"], "short.csv has no row that a forecast can be compared with, since there must be 8 rows"),
+        (["--output", "x.html"], "x.html: what is found is written as .csv, .jsonl, .ndjson, .png, .svg, .pdf"),
+        (["--output", "x"], "x: what is found is written as .csv"),
+        (["--output", "{directory}/none/x.png"], "none"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(made_once: SimpleNamespace, tmp_path: Path, arguments: list[str], mentions: str):
+    plant(tmp_path / "short.csv", rows=8)
+    places = {"short": tmp_path / "short.csv", "directory": tmp_path}
+    arguments = [word.format(**places) for word in arguments]
+    refused = elman("detect", made_once.run, made_once.directory / "a.csv", *arguments)
+    assert (refused.status, refused.out) == (2, "")
+    complaint(refused.err, mentions)
+
+
+def test_files_and_runs_that_are_refused(made_once: SimpleNamespace, tmp_path: Path):
+    short = plant(tmp_path / "short.csv", rows=8)
+    refused = elman("detect", made_once.run, short, "--false-alarms", 0.1)
+    complaint(refused.err, "short.csv has 8 rows in its longest series, and none of them can be judged")
+    (tmp_path / "b.csv").write_text(lines("t,heat,flow,push,fault", *(f"{t},1,2,0,maybe" for t in range(9))))
+    refused = elman("detect", made_once.run, tmp_path / "b.csv", "--false-alarms", 0.1, "--label", "fault")
+    complaint(
+        refused.err, "column 'fault' should be 1 or 0, true or false, yes or no, but is 'maybe' in a row; change it"
+    )
+    refused = elman("detect", made_once.directory / "other", short)
+    complaint(refused.err, "is a run of 'classify', but elman detect needs a run of elman train forecast\n")
+    coarse = plant(tmp_path / "coarse.csv", rows=60)
+    coarse.write_text(re.sub(r"(?m)^(\d+)0,", r"\g<1>,", coarse.read_text()))
+    refused = elman("detect", made_once.run, coarse, "--false-alarms", 0.1)
+    complaint(refused.err, "are 1 apart, but the run was trained on rows that are 10 apart")
