@@ -347,12 +347,12 @@ def test_a_picture_of_what_is_unusual(run: Path, tmp_path: Path, monkeypatch: py
     rows = table(written.read_text())
     above, *panels = drawn[0].axes
     x, y = above.lines[0].get_data()
-    assert x.tolist() == [int(row["t"]) // 10 + 1 for row in rows]
+    assert x.tolist() == [int(row["t"]) for row in rows]
     np.testing.assert_allclose(y, [float(row["score"]) for row in rows], rtol=1e-5)
     worst = max(rows, key=lambda row: float(row["score"]))
     expected, value, marked = (line.get_data() for line in panels[0].lines)
     assert panels[0].get_title("left") == f"{worst['column']} around {worst['t']}"
-    k = value[0].tolist().index(int(worst["t"]) // 10 + 1)
+    k = value[0].tolist().index(int(worst["t"]))
     assert value[1][k] == pytest.approx(float(worst["value"]), rel=1e-5)
     assert expected[1][k] == pytest.approx(float(worst["expected"]), rel=1e-5)
     assert value[0][k] in marked[0]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.dates import ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
@@ -284,23 +285,26 @@ def forecasts(panels: Mapping[str, Mapping[str, Any]], horizon: int) -> Figure:
 
 
 class Around(NamedTuple):
-    """The rows around a stretch that is unusual: one of the columns, (rows,) each."""
+    """The rows around a stretch that is unusual, (rows,) each: their times, or their numbers, and one of the columns."""
 
     title: str
-    first: int  # number of the first row, from 1
+    x: NDArray[Any]
     values: NDArray[Any]
     expected: NDArray[Any]
     unusual: NDArray[np.bool_]
 
 
-def unusual(name: str, first: int, scores: NDArray[Any], limit: float, panels: Sequence[Around]) -> Figure:
-    """Draws how unusual the rows of a series are, (rows,), and below that a panel for each of its unusual stretches.
+def unusual(
+    name: str, along: str, x: NDArray[Any], scores: NDArray[Any], limit: float, panels: Sequence[Around]
+) -> Figure:
+    """Draws how unusual the rows of a series are, and below that a panel for each of its unusual stretches.
 
-    name: that of the series. first: the number of the first row, from 1. limit: the largest score that is usual.
+    name: that of the series. along: what x is called. x: (rows,), times or numbers of the rows. limit: the largest score
+    that is usual.
     """
     figure = Figure(figsize=(9, 2.8 + 2.2 * len(panels)), layout="constrained")
     above, *axes = figure.subplots(1 + len(panels), 1, squeeze=False)[:, 0]
-    x, over = first + np.arange(len(scores)), scores > limit
+    over = scores > limit
     above.plot(x, scores, color="0.5", linewidth=0.7)
     above.plot(x[over], scores[over], ".", color="C3", markersize=4, label="unusual")
     above.axhline(limit, color="k", linewidth=0.8, linestyle="--", label=f"limit {limit:.3g}")
@@ -309,18 +313,21 @@ def unusual(name: str, first: int, scores: NDArray[Any], limit: float, panels: S
     above.set_title(f"score {name}".strip(), loc="left", fontsize=10, parse_math=False)
     above.legend(fontsize=8, loc="upper left", ncols=2)
     for axis, panel in zip(axes, panels, strict=True):
-        x = panel.first + np.arange(len(panel.values))
-        axis.plot(x, panel.expected, color="C0", linewidth=1.2, label="expected")
-        axis.plot(x, panel.values, color="k", linewidth=1, label="value")
-        axis.plot(x[panel.unusual], panel.values[panel.unusual], ".", color="C3", markersize=5, label="unusual row")
+        axis.plot(panel.x, panel.expected, color="C0", linewidth=1.2, label="expected")
+        axis.plot(panel.x, panel.values, color="k", linewidth=1, label="value")
+        marked = panel.x[panel.unusual], panel.values[panel.unusual]
+        axis.plot(*marked, ".", color="C3", markersize=5, label="unusual row")
         axis.set_title(panel.title, loc="left", fontsize=10, parse_math=False)
     if axes:
         axes[0].legend(fontsize=8, loc="best")
     for axis in (above, *axes):
         axis.grid(alpha=0.3)
         axis.margins(x=0.01)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    (above, *axes)[-1].set_xlabel("row")
+        if x.dtype.kind == "M":
+            axis.xaxis.set_major_formatter(ConciseDateFormatter(axis.xaxis.get_major_locator()))
+        elif x.dtype.kind == "i":
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    (above, *axes)[-1].set_xlabel(along, parse_math=False)
     return figure
 
 

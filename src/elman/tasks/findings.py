@@ -151,17 +151,27 @@ class Findings:
 
         found, detector = self.stretches(), self.detector
         most = found[0].of if found else max(self.judged, key=lambda each: np.nan_to_num(each.scores).max(initial=0))
-        panels, reads = list[charts.Around](), detector.forecaster.options.lookback
+        panels, o = list[charts.Around](), detector.forecaster.options
+        x = self._axis(most)
         for stretch in [each for each in found if each.of is most][:PANELS]:
             column = int(most.columns[stretch.worst])
-            begin, end = max(0, stretch.begin - reads // 2), min(len(most.scores), stretch.end + reads // 4)
+            begin = max(0, stretch.begin - o.lookback // 2)
+            end = min(len(most.scores), stretch.end + o.lookback // 4)
             _, values, expected = detector.numbers(most.one, OURS, most.first + begin, most.first + end)
             (when,) = self._times(most, np.array([stretch.worst]))
             title = f"{detector.forecaster.scales.targets[column]} around {when}"
             own = values[:, column], expected[:, column], self.alarms(most)[begin:end]
-            panels.append(charts.Around(title, most.first + begin + 1, *own))
-        figure = charts.unusual(most.one.group, most.first + 1, most.scores, self.limits[OURS], panels)
-        charts.save(figure, path)
+            panels.append(charts.Around(title, x[begin:end], *own))
+        along = o.time or "row"
+        charts.save(charts.unusual(most.one.group, along, x, most.scores, self.limits[OURS], panels), path)
+
+    def _axis(self, of: Judged) -> NDArray[Any]:
+        """Returns the times of the rows of a series for a picture, or their numbers from 1."""
+        pace = of.one.pace
+        if pace is None:
+            return of.first + 1 + np.arange(len(of.scores))
+        times = of.one.times[of.first :]
+        return (times + (pace.offset or 0)).astype("datetime64[us]") if pace.dates else times
 
 
 def _many(count: int, name: str, ending: str = "s") -> str:
