@@ -101,7 +101,6 @@ def test_a_row_is_compared_with_what_would_have_been_predicted(tmp_path: Path, a
             np.testing.assert_allclose(found, [float(said[name]) for name in names], rtol=2e-5)
             if "quantiles" in changes:
                 band = [float(said[f"{n}_q0.9"]) - float(said[f"{n}_q0.2"]) for n in ("heat", "flow")]
-                assert isinstance(whole.width, np.ndarray)
                 np.testing.assert_allclose(whole.width[row - 20] * scale.deviation, np.array(band) / 2, rtol=2e-3)
 
 
@@ -181,6 +180,58 @@ def test_a_column_that_leaves_the_others_is_found(tmp_path: Path):
     assert float(worst["value"]) == pytest.approx(float(flow) + 0.4)
     assert float(worst["expected"]) == pytest.approx(float(flow), abs=0.15)
     assert float(worst["share"]) == pytest.approx(1 / 161, rel=1e-5)
+
+
+def test_what_others_lead_one_to_expect_in_place_of_unusual_numbers():
+    """The worst number is taken out first: the second is usual once it is not compared with it."""
+    draw = np.random.default_rng(0)
+    common = draw.normal(size=(400, 1))
+    every = common + 0.1 * draw.normal(size=(400, 3))
+    usual = Usual([("", every)])
+    products = every.T @ every / 400
+    products += np.diag(1e-3 * np.diag(products))
+    errors = np.array([1.0, 1.1, 3.0])
+    scores = usual.departures("", errors[None])[1][0]
+    assert (scores > 5).all()
+    wanted = 0.0 + products[2, :2] @ np.linalg.solve(products[:2, :2], errors[:2])
+    np.testing.assert_allclose(usual.corrected("", errors, 5.0), np.array([1.0, 1.1, wanted]))
+    np.testing.assert_allclose(usual.corrected("", np.array([1.0, np.nan, 3.0]), 1e9), [1.0, np.nan, 3.0])
+    np.testing.assert_allclose(usual.corrected("", np.array([9.0, np.nan, -9.0]), 1.0), [0.0, np.nan, 0.0], atol=1e-12)
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_later_forecasts_read_what_was_expected(tmp_path: Path, ahead: int, monkeypatch: pytest.MonkeyPatch):
+    """The referee goes from row to row. A fault of some rows has no echo, and a change for good is one for half of what is read."""
+    path = plant(tmp_path / "a.csv", rows=300)
+    detector = Detector(trained(path, quantiles="0.2,0.5,0.9"), ahead)
+    (one,) = detector.forecaster.read_again()
+    targets = one.targets.copy()
+    targets[100:103, 1] += 4
+    targets[200:, 0] += 50
+    one, limit = one._replace(targets=targets), 2 * detector.usual[OURS].sorted[-1]
+    usual, expecting, first = detector.usual[OURS], detector.expecting[OURS], detector.reads
+    history, replaced, scores = one._replace(targets=targets.copy()), np.zeros((300, 2), bool), list[float]()
+    scale = detector.forecaster.scales.of_series(one, detector.forecaster.options)
+    for row in range(first, 300):
+        rows = expecting(history, row, row + 1)
+        numbers = (targets[row] - scale.mean) / scale.deviation
+        np.testing.assert_allclose(rows.values[0], numbers, rtol=1e-4, atol=1e-5)
+        scores.append(usual.departures("", rows.errors)[1][0].max())
+        usually = usual.corrected("", rows.errors[0], limit)
+        for k in np.flatnonzero(usually != rows.errors[0]):
+            if replaced[max(0, row - 8) : row, k].sum() < 4:
+                value = rows.expected[0, k] + usually[k] * rows.width[0, k]
+                history.targets[row, k] = value * scale.deviation[k] + scale.mean[k]
+                replaced[row, k] = True
+    for size in (2048, 7):
+        monkeypatch.setattr(unusual, "CHUNK", size)
+        found = detector.judge(one, limit)
+        np.testing.assert_allclose(found.scores, scores, rtol=2e-3, atol=1e-3)
+        np.testing.assert_array_equal(found.values, targets[first:])
+    alarms = np.flatnonzero(found.scores > limit) + first
+    assert {*range(100, 103)} <= {*alarms[alarms < 200]} <= {*range(100, 104)}
+    assert [row for row in alarms if row >= 200][:4] == [200, 201, 202, 203]
+    assert alarms[-1] < 225
 
 
 def test_usual_rows_are_the_validation_part_or_those_of_a_file(tmp_path: Path):

@@ -46,7 +46,7 @@ class Findings:
         self.detector, self.false_alarms = detector, max(FALSE_ALARMS, least) if false_alarms is None else false_alarms
         self.limits = {name: usual.limit(self.false_alarms) for name, usual in detector.usual.items()}
         every = detector.read(path, label)
-        self.judged = [detector.judge(one) for one, _ in every]
+        self.judged = [detector.judge(one, self.limits[OURS]) for one, _ in every]
         self.truths = None if label is None else [truth for _, truth in every]
         self.rows = sum(len(one.targets) for one, _ in every)
         self.count = sum(int(np.isfinite(each.scores).sum()) for each in self.judged)
@@ -94,7 +94,7 @@ class Findings:
     def _compared(self, truths: list[NDArray[np.bool_]]) -> Iterator[tuple[str, str]]:
         """Yields how well the model and the baselines find what labels say."""
         for name in self.detector.expecting:
-            every = self.judged if name == OURS else [self.detector.judge(each.one, name) for each in self.judged]
+            every = self.judged if name == OURS else [self.detector.judge(each.one, name=name) for each in self.judged]
             own = [(each, truth[each.first :]) for each, truth in zip(every, truths, strict=True)]
             found = [
                 bool(self.alarms(each, name)[begin:end].any())
@@ -116,8 +116,9 @@ class Findings:
         of, k = stretch.of, stretch.worst
         first, worst, last = self._times(of, np.array([stretch.begin, k, stretch.end - 1]))
         when, at = (f"{first} to {last}", f" at {worst}") if first != last else (f"{first}", "")
-        name = self.detector.forecaster.scales.targets[of.columns[k]]
-        numbers = f"{name!r} is {digits(of.values[k]):g} in place of {digits(of.expected[k]):g}{at}"
+        column = of.columns[k]
+        name = self.detector.forecaster.scales.targets[column]
+        numbers = f"{name!r} is {digits(of.values[k, column]):g} in place of {digits(of.expected[k, column]):g}{at}"
         return f"  score {stretch.score:.3g}", f"{of.one.group} {when}: {numbers}".strip()
 
     def _times(self, of: Judged, places: NDArray[np.int64]) -> list[Any]:
@@ -138,9 +139,8 @@ class Findings:
                 row |= {o.time or "row": time}
                 said = dict.fromkeys(("score", "share", "unusual", "column", "value", "expected"))
                 if not math.isnan(each.scores[k]):  # else all of it was filled in
-                    score, share, value, expected = (
-                        digits(float(numbers[k])) for numbers in (each.scores, each.shares, each.values, each.expected)
-                    )
+                    own = each.values[k, each.columns[k]], each.expected[k, each.columns[k]]
+                    score, share, value, expected = (digits(float(x)) for x in (each.scores[k], each.shares[k], *own))
                     said = {"score": score, "share": share, "unusual": int(unusual[k])}
                     said |= {"column": targets[each.columns[k]], "value": value, "expected": expected}
                 yield row | said
@@ -157,11 +157,10 @@ class Findings:
             column = int(most.columns[stretch.worst])
             begin = max(0, stretch.begin - o.lookback // 2)
             end = min(len(most.scores), stretch.end + o.lookback // 4)
-            _, values, expected = detector.numbers(most.one, OURS, most.first + begin, most.first + end)
             (when,) = self._times(most, np.array([stretch.worst]))
             title = f"{detector.forecaster.scales.targets[column]} around {when}"
-            own = values[:, column], expected[:, column], self.alarms(most)[begin:end]
-            panels.append(charts.Around(title, x[begin:end], *own))
+            values, expected = (each[begin:end, column] for each in (most.values, most.expected))
+            panels.append(charts.Around(title, x[begin:end], values, expected, self.alarms(most)[begin:end]))
         along = o.time or "row"
         charts.save(charts.unusual(most.one.group, along, x, most.scores, self.limits[OURS], panels), path)
 

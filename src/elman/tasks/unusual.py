@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ class Expected(NamedTuple):
 
     values: NDArray[np.float64]
     expected: NDArray[np.float64]
-    width: NDArray[np.float64] | float  # half of the band between the outer quantiles; 1 without them
+    width: NDArray[np.float64]  # half of the band between the outer quantiles; 1 without them
 
     @property
     def errors(self) -> NDArray[np.float64]:
@@ -84,6 +84,21 @@ class Usual:
                 of, own = np.diag(inverse), errors[np.ix_(rows, columns)] @ inverse
                 found[0][np.ix_(rows, columns)], found[1][np.ix_(rows, columns)] = own / of, np.abs(own) / np.sqrt(of)
         return found[0], found[1]
+
+    def corrected(self, group: str, errors: NDArray[np.float64], limit: float) -> NDArray[np.float64]:
+        """Returns the errors of a row, (targets,), with what the others lead one to expect in place of unusual ones.
+
+        The worst one is taken out first, and the others are judged without it.
+        """
+        kept, scores = errors.copy(), np.nan_to_num(self.departures(group, errors[None])[1][0])
+        while scores.max() > limit:
+            kept[scores.argmax()] = np.nan
+            scores = np.nan_to_num(self.departures(group, kept[None])[1][0])
+        products, told = self.own.get(group, self.together), np.isfinite(kept) & np.isfinite(np.diag(self.together))
+        gone = np.isfinite(errors) & np.isnan(kept)
+        found = errors.copy()
+        found[gone] = products[np.ix_(gone, told)] @ np.linalg.solve(products[np.ix_(told, told)], kept[told])
+        return found
 
     def shares(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Returns the shares of rows with these scores, (rows,). NaN has NaN."""
@@ -140,7 +155,7 @@ def forecasts(forecaster: Forecaster, ahead: int) -> Expecting:
             torch.from_numpy(beside.repeat(c, 0).transpose(2, 0, 1).copy()),
         )[ahead - 1].double()  # (rows * targets, outputs)
         expected = criterion.middle(found).numpy().reshape(n, c)
-        width: NDArray[np.float64] | float = 1.0
+        width = np.ones((n, c))
         if criterion.outputs > 1:
             width = ((found[:, -1] - found[:, 0]) / 2).numpy().reshape(n, c).clip(min=SMALLEST)
         return Expected(_values(one, begin, end, own[-n:].astype(np.float64)), expected, width)
@@ -156,7 +171,7 @@ def repeated(forecaster: Forecaster, ahead: int, period: int) -> Expecting:
         scale = scales.of_series(one, o)
         own = (one.targets[begin - lag : end] - scale.mean) / scale.deviation
         values = _values(one, begin, end, own[lag:])
-        return Expected(values, own[:-lag], 1.0)
+        return Expected(values, own[:-lag], np.ones_like(values))
 
     return of
 
@@ -172,15 +187,18 @@ def _values(one: Series, begin: int, end: int, own: NDArray[np.float64]) -> NDAr
 
 
 class Judged(NamedTuple):
-    """What is said of the rows of a series, (rows,) each; NaN where nothing is."""
+    """What is said of the rows of a series: (rows,) and (rows, targets), NaN where nothing is."""
 
     one: Series
     first: int  # of the rows, from 0
-    scores: NDArray[np.float64]
+    scores: NDArray[np.float64]  # of the rows
     shares: NDArray[np.float64]
     columns: NDArray[np.int64]  # those that the scores are of
-    values: NDArray[np.float64]  # of these columns, in their own unit
-    expected: NDArray[np.float64]
+    expected: NDArray[np.float64]  # of each number, once the others of its row are known, in its own unit
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        return self.one.targets[self.first :]
 
 
 class Detector:
@@ -249,38 +267,51 @@ class Detector:
             return [(one, np.zeros(len(one.targets), np.bool_)) for one in every]
         return [(one._replace(known=one.known[:, :-1]), one.known[: len(one.targets), -1] == 1) for one in every]
 
-    def judge(self, one: Series, name: str = OURS) -> Judged:
-        """Returns what is said of the rows of a series by the model, or by a baseline."""
-        first = min(self.reads, len(one.targets))
-        scores, *numbers = self.numbers(one, name, first, len(one.targets))
-        columns = np.where(np.isnan(scores), -1, scores).argmax(axis=1)
-        own = np.arange(len(scores)), columns
-        values, expected = (each[own] for each in numbers)
-        return Judged(one, first, scores[own], self.usual[name].shares(scores[own]), columns, values, expected)
+    def judge(self, one: Series, limit: float = math.inf, name: str = OURS) -> Judged:
+        """Returns what is said of the rows of a series by the model, or by a baseline.
 
-    def numbers(self, one: Series, name: str, begin: int, end: int) -> list[NDArray[np.float64]]:
-        """Returns of some rows of a series the scores, the values, and what is expected of each once the others are known.
-
-        (rows, targets) each, the last two in their own units.
+        limit: the largest score of a usual row. Of a row that scores more, later forecasts do not read the unusual numbers,
+        but what was expected in their place. Else they would expect more of the same, and take what is usual for unusual
+        afterwards. Once half of what a forecast reads of a column was replaced, it has changed for good, and is read as it is.
         """
-        scale, usual = self.forecaster.scales.of_series(one, self.forecaster.options), self.usual[name]
-        found = [np.empty((3, 0, one.targets.shape[1]))]
-        for rows in self._blocks(self.expecting[name], one, begin, end):
-            departures, scores = usual.departures(one.group, rows.errors)
-            expected = rows.values - departures * rows.width
-            own = (each * scale.deviation + scale.mean for each in (rows.values, expected))
-            found.append(np.stack([scores, *own]))
-        return list(np.concatenate(found, axis=1))
+        o, usual, (end, c) = self.forecaster.options, self.usual[name], one.targets.shape
+        scale = self.forecaster.scales.of_series(one, o)
+        history, replaced = one._replace(targets=one.targets.copy()), np.zeros((end, c), np.bool_)
+        row = first = min(self.reads, end)
+        found, size = [(np.empty((0, c)), np.empty((0, c)))], self._block(c)
+        while row < end:
+            rows = self.expecting[name](history, row, min(end, row + size))
+            errors, n = rows.errors, min(end - row, size)
+            departures, scores = usual.departures(one.group, errors)
+            for k in np.flatnonzero(np.fmax.reduce(scores, axis=1, initial=-1) > limit):
+                if k >= n:
+                    break
+                usually = usual.corrected(one.group, errors[k], limit)
+                changed = np.isfinite(errors[k]) & (usually != errors[k])
+                changed &= 2 * replaced[max(0, row + k - o.lookback) : row + k].sum(axis=0) < o.lookback
+                if changed.any():
+                    values = (rows.expected[k] + usually * rows.width[k]) * scale.deviation + scale.mean
+                    history.targets[row + k, changed], replaced[row + k] = values[changed], changed
+                    n = min(
+                        n, int(k) + self.ahead
+                    )  # the first forecast that reads this row is that of `ahead` rows later
+            expected = (rows.values - departures * rows.width) * scale.deviation + scale.mean
+            found.append((scores[:n], expected[:n]))
+            row, size = row + n, self.ahead if n < len(errors) else min(self._block(c), 2 * size)
+        scores, expected = (np.concatenate(each) for each in zip(*found, strict=True))
+        columns = np.where(np.isnan(scores), -1, scores).argmax(axis=1)
+        largest = scores[np.arange(len(scores)), columns]
+        return Judged(one, first, largest, usual.shares(largest), columns, expected)
 
     def _errors(self, expecting: Expecting, one: Series, begin: int, end: int) -> NDArray[np.float64]:
-        begin = max(begin, self.reads)
-        every = [expected.errors for expected in self._blocks(expecting, one, begin, end)]
+        """Returns the errors of those rows from one to another that are judged, (rows, targets)."""
+        begin, size = max(begin, self.reads), self._block(one.targets.shape[1])
+        every = [expecting(one, row, min(end, row + size)).errors for row in range(begin, end, size)]
         return np.concatenate([np.empty((0, one.targets.shape[1])), *every])
 
-    def _blocks(self, expecting: Expecting, one: Series, begin: int, end: int) -> Iterator[Expected]:
-        size = max(1, CHUNK // one.targets.shape[1])
-        for k in range(begin, end, size):
-            yield expecting(one, k, min(end, k + size))
+    def _block(self, columns: int) -> int:
+        """Returns how many rows are judged side by side."""
+        return max(self.ahead, CHUNK // columns)
 
 
 class Truth(dict[str, int]):
