@@ -8,7 +8,8 @@ The values of the regression are made of japanese_vowels/: the mean of the first
 the other eleven. So are the recordings whose steps are labelled: five utterances one after the other, and who speaks when. What is measured at
 uneven times, with gaps, is made of nothing: waves of two speeds, of which some numbers are missing. The words that are read beside
 numbers are made of ud_ewt/: what each word is to another one is to be said from its part of speech and its length alone. The shops
-are made up: what they sell depends on events that are known in advance and on visits that are not.
+are made up: what they sell depends on events that are known in advance and on visits that are not. Rows that are unusual are
+planted in the last four months of ETTh1: a column jumps, is off, stands still, is noisy, drifts, or is half a day late.
 
 DATA holds tinyshakespeare.txt, ud_ewt/, japanese_vowels/ and ETTh1.csv. Each result is printed with its command. The figures of
 bench/tasks.md come from here.
@@ -38,7 +39,7 @@ FEW = ("classify", "regress", "steps", "gaps")  # tasks with few sequences, so t
 SCORES = re.compile(r"^(accuracy|RMSE|linear) .*?(\d\.\d{4})\b", re.MULTILINE)  # RMSE in standard deviations
 UD, VOWELS = "ud_ewt/en_ewt-ud-{}.conllu", "japanese_vowels/JapaneseVowels_{}.ts"
 VALUED, SPOKEN = "vowels_{}.jsonl", "speakers_{}.jsonl"  # made by `place`
-UNEVEN, RELATED, SHOPS = "uneven_{}.jsonl", "relations_{}.csv", "shops_{}.csv"  # likewise
+UNEVEN, RELATED, SHOPS, FAULTY = "uneven_{}.jsonl", "relations_{}.csv", "shops_{}.csv", "faults_{}.csv"  # likewise
 TURNS = 5  # utterances of a recording
 COMMANDS = {
     "words": "lm",
@@ -47,6 +48,7 @@ COMMANDS = {
     "categories": "classify",
     "shops": "forecast",
     "observed": "forecast",
+    "unusual": "forecast",
 }  # where a task is called otherwise on the command line
 RELATIONS = [
     *("--each-step", "--sequence", "sentence", "--label", "relation"),
@@ -104,7 +106,16 @@ TRAIN = {
         [*SALES, "--known", "event,size", "--categories", "event,size", "--observed", "visits", "--epochs", "4"],
         None,
     ),
+    "unusual": (
+        FAULTY.format("TRAIN"),
+        [
+            *("--time", "date", "--horizon", "12", "--lookback", "168", "--segment", "12"),
+            *("--split", "8640,2880,0", "--loss", "mse", "--epochs", "5"),
+        ],
+        FAULTY.format("TEST"),
+    ),
 }
+JUDGED = {"unusual": [["detect", "--label", "fault", "--ahead", ahead] for ahead in ("1", "12")]}  # else by `evaluate`
 TARGETS = {
     "lm": "at most 1.43 nats per character",
     "tag": "an accuracy of at least 0.940",
@@ -115,6 +126,7 @@ TARGETS = {
     "categories": "an accuracy of more than that of the linear baseline",
     "forecast": "an MSE of at most 0.385 and an MAE of at most 0.405 on the test part",
     "shops": "an MSE of less than that of both baselines on the test part",
+    "unusual": "an AUC of more than that of both baselines",
 }
 
 # Studies of a task that has another name.
@@ -260,7 +272,7 @@ def place(data: Path, name: str) -> str:
     """Returns where a file is, which is made first if it is one of those that are made."""
     path = Path(MADE.name) / name
     form, part = name.rpartition("_")[0] + "_{}" + path.suffix, path.stem.rpartition("_")[2]
-    if form not in (VALUED, SPOKEN, UNEVEN, RELATED, SHOPS):
+    if form not in (VALUED, SPOKEN, UNEVEN, RELATED, SHOPS, FAULTY):
         return str(data / name)
     if path.exists():
         return str(path)
@@ -269,6 +281,10 @@ def place(data: Path, name: str) -> str:
         return str(path)
     if form == SHOPS:
         pl.DataFrame(list(shops(6, 900))).write_csv(path)
+        return str(path)
+    if form == FAULTY:
+        table = pl.read_csv(data / "ETTh1.csv")
+        (table[:11520] if part == "TRAIN" else faults(table[11520 - 168 : 14400])).write_csv(path)
         return str(path)
     if form == UNEVEN:
         rows = list(waves(300, seed=0) if part == "TRAIN" else waves(300, seed=1))
@@ -322,6 +338,29 @@ def shops(count: int, days: int) -> Iterator[dict[str, Any]]:
             yield row | {"event": str(events[day]), "size": size}
 
 
+def faults(table: pl.DataFrame) -> pl.DataFrame:
+    """Returns a table in which every 80 hours a column is at fault for some of them, with a column `fault` that says when."""
+    draw, names = np.random.default_rng(0), [name for name in table.columns if name != "date"]
+    values, fault = table.select(names).to_numpy().copy(), np.zeros(len(table), np.int64)
+    deviation = values.std(0)
+    for n, first in enumerate(range(400, len(table) - 200, 80)):
+        kind, column, sign = n % 6, draw.integers(len(names)), draw.choice([-1, 1])
+        rows = slice(first, first + (1, 12, 24, 12, 48, 24)[kind])
+        size, steps = sign * deviation[column], rows.stop - rows.start
+        own = values[rows, column]
+        values[rows, column] = (
+            lambda own=own, size=size: own + 2 * size,  # jumps
+            lambda own=own, size=size: own + 1.5 * size,  # is off
+            lambda own=own: own[:1],  # stands still
+            lambda own=own, size=size, steps=steps: own + 0.7 * size * draw.normal(size=steps),  # is noisy
+            lambda own=own, size=size, steps=steps: own + size * np.linspace(0, 2, steps),  # drifts
+            lambda rows=rows, column=column: values[rows.start - 12 : rows.stop - 12, column].copy(),  # is late
+        )[kind]()
+        fault[rows] = 1
+    own = (pl.Series(name, values[:, k]) for k, name in enumerate(names))
+    return table.with_columns(*own, pl.Series("fault", fault))
+
+
 def relations(path: Path) -> Iterator[dict[str, Any]]:
     """Yields of each word its part of speech, also as a number, its last letters and its length; and what it is to another word."""
     upos, deprel = (conll.sentences(path, column) for column in ("upos", "deprel"))
@@ -370,16 +409,18 @@ def targets(data: Path, only: list[str]) -> None:
                 command, out, seconds = trained(data, task, [*further, "--seed", str(seed)], directory)
                 print(f"$ {command}   # {seconds:.0f} s")
                 print("\n".join(f"    {line}" for line in out.splitlines()))
-                if judged is not None:
-                    out = run(["evaluate", directory, place(data, judged)])
-                    print(f"$ elman evaluate RUN {judged}")
+                for judge, *options in JUDGED.get(task, [["evaluate"]]):
+                    if judged is None:
+                        continue
+                    out = run([judge, directory, place(data, judged), *options])
+                    print("$", "elman", judge, "RUN", judged, *options)
                     print("\n".join(f"    {line}" for line in out.splitlines()), flush=True)
                     scores.append({name: float(value) for name, value in SCORES.findall(out)})
         if task == "lm":
             with tempfile.TemporaryDirectory() as directory:
                 _, out, _ = trained(data, task, further, directory, with_torch=True)
                 print(f"the same with the kernel of torch.nn.LSTM\n    {out.splitlines()[0]}", flush=True)
-        if len(scores) > 1:
+        if len(seeds) > 1:
             means = [f"{name} {sum(each[name] for each in scores) / len(scores):.4f}" for name in scores[0]]
             print(f"mean of {len(scores)} seeds: {', '.join(means)}", flush=True)
 
