@@ -170,7 +170,7 @@ def test_columns_without_enough_rows_are_measured_one_by_one():
 def test_a_column_that_leaves_the_others_is_found(tmp_path: Path):
     """A number that is usual by itself, and not beside the other one. The expected value is that of the relation."""
     path = plant(tmp_path / "a.csv", rows=400)
-    detector = Detector(trained(path))
+    detector = Detector(trained(path), 1)
     head, *rows = path.read_text().splitlines()
     time, heat, flow, push = rows[380].split(",")
     rows[380] = f"{time},{heat},{float(flow) + 0.4:.5f},{push}"
@@ -252,7 +252,7 @@ def test_usual_rows_are_the_validation_part_or_those_of_a_file(tmp_path: Path):
 
 def test_what_was_filled_in_is_not_judged(tmp_path: Path):
     path = plant(tmp_path / "a.csv", rows=300, gaps=0.2)
-    detector = Detector(trained(path, fill_gaps=True))
+    detector = Detector(trained(path, fill_gaps=True), 1)
     cells = [row.split(",") for row in path.read_text().splitlines()[1:]]
     found = judged(detector, path)
     begun = [next(k for k, row in enumerate(cells) if row[column]) for column in (1, 2)]
@@ -372,9 +372,9 @@ def test_the_command(run: Path, tmp_path: Path):
     assert plain.status == 0, plain.err
     names = [line[:20].strip() for line in plain.out.splitlines()]
     assert names[:4] == ["rows", "usual", "usual score", "unusual"]
-    assert "112 of 120, each compared with the forecast of 1 step before it" in plain.out
+    assert "109 of 120, each compared with the forecast of 4 steps before it" in plain.out
     assert "80 rows, the validation part of" in plain.out
-    assert "by chance there would be 5.6\n" in plain.out
+    assert "by chance there would be 5.45\n" in plain.out
     for ending in (".csv", ".jsonl"):
         again = elman("detect", run, path, "--false-alarms", 0.05, "--output", tmp_path / f"out{ending}")
         assert again == plain
@@ -385,7 +385,7 @@ def test_the_command(run: Path, tmp_path: Path):
     ]
     count = sum(row["unusual"] == "1" for row in rows)
     assert f"{count} row" in plain.out
-    assert len(rows) == 112
+    assert len(rows) == 109
 
 
 def test_a_picture_of_what_is_unusual(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -447,7 +447,7 @@ def test_data_that_are_gone_or_changed(made_once: SimpleNamespace, tmp_path: Pat
         (["--label", "fault"], "a.csv has no column 'fault' for --label; its columns are 't', 'heat', 'flow', 'push'"),
         (["--label", "push"], "--label names 'push', which the run reads as something else; name another column"),
         (["--label", "t"], "--label names 't', which the run reads as something else"),
-        (["--usual", "{short}"], "short.csv has no row that a forecast can be compared with, since there must be 8 rows"),
+        (["--usual", "{short}"], "short.csv has no row that a forecast can be compared with, since there must be 11 rows"),
         (["--output", "x.html"], "x.html: what is found is written as .csv, .jsonl, .ndjson, .png, .svg, .pdf"),
         (["--output", "x"], "x: what is found is written as .csv"),
         (["--output", "{directory}/none/x.png"], "none"),

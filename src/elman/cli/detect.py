@@ -22,7 +22,12 @@ def detect(
         help="Data whose rows are usual, to measure by; default: the validation part of the training data.",
         show_default=False,
     ),
-    ahead: int = typer.Option(1, help="Compare each row with the forecast that was made so many steps before it."),
+    ahead: int | None = typer.Option(
+        None,
+        help="Compare each row with the forecast that was made so many steps before it; "
+        "default: --horizon of the run, but at most its --period.",
+        show_default=False,
+    ),
     false_alarms: float | None = typer.Option(
         None,
         help="Share of usual rows that may be called unusual; default: 0.001, or the smallest share that they can tell.",

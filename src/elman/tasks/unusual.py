@@ -204,13 +204,14 @@ class Judged(NamedTuple):
 class Detector:
     """Says which rows of a file are unusual to a forecaster, and to what baselines expect."""
 
-    def __init__(self, forecaster: Forecaster, ahead: int = 1, usual: Path | None = None):
-        """ahead: how many steps before a row the forecast was made that it is compared with.
+    def __init__(self, forecaster: Forecaster, ahead: int | None = None, usual: Path | None = None):
+        """ahead: how many steps before a row the forecast was made that it is compared with; None for a season at most.
 
         usual: a file of rows that are known to be usual; None for the validation part of the training data.
         Raises InputError if there are no such rows.
         """
         o = forecaster.options
+        ahead = min(o.horizon, o.period) if ahead is None else ahead
         if not 1 <= ahead <= o.horizon:
             raise InputError(f"--ahead must be between 1 and {o.horizon}, which the run forecasts, got {ahead}")
         forecaster.model.eval()
