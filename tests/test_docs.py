@@ -128,7 +128,7 @@ def write_the_files_that_documents_name(directory: Path) -> None:
         ("pumps.csv",): "id,hours_left,x,y\n" + steps.replace("up", "1").replace("down", "0"),
         ("test.csv", "new.csv"): "id,kind,hours_left,x,y\n" + of_both,
         ("shops.csv",): "day,shop,sales,event,size,visits\n" + sales,
-        ("load.csv", "later.csv", "now.csv"): "date,load,heat\n" + hours,
+        ("load.csv", "later.csv", "now.csv", "past.csv"): "date,load,heat\n" + hours,
     }
     for names, content in contents.items():
         for name in names:
