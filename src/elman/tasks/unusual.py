@@ -293,9 +293,8 @@ class Detector:
                 if changed.any():
                     values = (rows.expected[k] + usually * rows.width[k]) * scale.deviation + scale.mean
                     history.targets[row + k, changed], replaced[row + k] = values[changed], changed
-                    n = min(
-                        n, int(k) + self.ahead
-                    )  # the first forecast that reads this row is that of `ahead` rows later
+                    # The first forecast that reads this row is that of `ahead` rows later
+                    n = min(n, int(k) + self.ahead)
             expected = (rows.values - departures * rows.width) * scale.deviation + scale.mean
             found.append((scores[:n], expected[:n]))
             row, size = row + n, self.ahead if n < len(errors) else min(self._block(c), 2 * size)
