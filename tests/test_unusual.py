@@ -106,7 +106,7 @@ def test_a_row_is_compared_with_what_would_have_been_predicted(tmp_path: Path, a
 
 def test_the_last_rows_are_judged_too_and_none_by_what_follows(tmp_path: Path):
     path = plant(tmp_path / "a.csv")
-    detector = Detector(trained(path), 2)
+    detector = Detector.of(trained(path), 2)
     whole = judged(detector, path)
     assert [row["t"] for row in whole] == [str(10 * t) for t in range(9, 160)]
     head, *rows = path.read_text().splitlines()
@@ -137,7 +137,7 @@ def test_scores_and_shares():
     mixed = draw.normal(size=(3, 3))
     every, errors = draw.normal(size=(200, 3)) @ mixed + 0.3, draw.normal(size=(40, 3)) @ mixed
     errors[draw.random(errors.shape) < 0.2] = np.nan
-    usual = Usual([("a", every[:90]), ("b", every[90:])])
+    usual = Usual.of([("a", every[:90]), ("b", every[90:])])
     for group, own in (("a", every[:90]), ("b", every[90:]), ("new", every)):
         departures, scores = usual.departures(group, errors)
         np.testing.assert_allclose(scores, referee(own, errors), rtol=1e-9)
@@ -158,7 +158,7 @@ def test_columns_without_enough_rows_are_measured_one_by_one():
     errors = draw.normal(size=(300, 3)) * [2.0, 1.0, 0.0]
     errors[:, 1] = np.nan
     errors[20:, 0] = np.nan
-    usual = Usual([("", errors)])
+    usual = Usual.of([("", errors)])
     asked = np.array([[1.0, 5.0, 1e-5], [np.nan, 5.0, 0.0]])
     departures, scores = usual.departures("", asked)
     np.testing.assert_allclose(scores[0, 0], 1 / np.sqrt((errors[:20, 0] ** 2).mean() * 1.001 + 1e-12), rtol=1e-9)
@@ -170,7 +170,7 @@ def test_columns_without_enough_rows_are_measured_one_by_one():
 def test_a_column_that_leaves_the_others_is_found(tmp_path: Path):
     """A number that is usual by itself, and not beside the other one. The expected value is that of the relation."""
     path = plant(tmp_path / "a.csv", rows=400)
-    detector = Detector(trained(path), 1)
+    detector = Detector.of(trained(path), 1)
     head, *rows = path.read_text().splitlines()
     time, heat, flow, push = rows[380].split(",")
     rows[380] = f"{time},{heat},{float(flow) + 0.4:.5f},{push}"
@@ -187,7 +187,7 @@ def test_what_others_lead_one_to_expect_in_place_of_unusual_numbers():
     draw = np.random.default_rng(0)
     common = draw.normal(size=(400, 1))
     every = common + 0.1 * draw.normal(size=(400, 3))
-    usual = Usual([("", every)])
+    usual = Usual.of([("", every)])
     products = every.T @ every / 400
     products += np.diag(1e-3 * np.diag(products))
     errors = np.array([1.0, 1.1, 3.0])
@@ -203,7 +203,7 @@ def test_what_others_lead_one_to_expect_in_place_of_unusual_numbers():
 def test_later_forecasts_read_what_was_expected(tmp_path: Path, ahead: int, monkeypatch: pytest.MonkeyPatch):
     """The referee goes from row to row. A fault of some rows has no echo, and a change for good is one for half of what is read."""
     path = plant(tmp_path / "a.csv", rows=300)
-    detector = Detector(trained(path, quantiles="0.2,0.5,0.9"), ahead)
+    detector = Detector.of(trained(path, quantiles="0.2,0.5,0.9"), ahead)
     (one,) = detector.forecaster.read_again()
     targets = one.targets.copy()
     targets[100:103, 1] += 4
@@ -237,14 +237,14 @@ def test_later_forecasts_read_what_was_expected(tmp_path: Path, ahead: int, monk
 def test_usual_rows_are_the_validation_part_or_those_of_a_file(tmp_path: Path):
     path = plant(tmp_path / "a.csv")
     forecaster = trained(path)
-    detector = Detector(forecaster, 3)
+    detector = Detector.of(forecaster, 3)
     (one,) = forecaster.read_again()
     of = detector.expecting[OURS]
     errors = of(one, 80, 144).errors
     wanted = np.sort(np.nanmax(referee(errors, errors), 1))
     np.testing.assert_allclose(detector.usual[OURS].sorted, wanted, rtol=1e-6)
     assert detector.source == f"the validation part of {path}"
-    other = Detector(forecaster, 3, path)
+    other = Detector.of(forecaster, 3, path)
     errors = of(one, 10, 160).errors
     np.testing.assert_allclose(other.usual[OURS].sorted, np.sort(np.nanmax(referee(errors, errors), 1)), rtol=1e-6)
     assert other.source == str(path)
@@ -252,7 +252,7 @@ def test_usual_rows_are_the_validation_part_or_those_of_a_file(tmp_path: Path):
 
 def test_what_was_filled_in_is_not_judged(tmp_path: Path):
     path = plant(tmp_path / "a.csv", rows=300, gaps=0.2)
-    detector = Detector(trained(path, fill_gaps=True), 1)
+    detector = Detector.of(trained(path, fill_gaps=True), 1)
     cells = [row.split(",") for row in path.read_text().splitlines()[1:]]
     found = judged(detector, path)
     begun = [next(k for k, row in enumerate(cells) if row[column]) for column in (1, 2)]
@@ -292,7 +292,7 @@ def test_labels_and_baselines(tmp_path: Path):
     truth = np.isin(np.arange(400), (100, 101, 150, 260, 399))
     words = np.array(["no", "yes"])[truth.astype(int)]
     (tmp_path / "b.csv").write_text(lines(head + ",fault", *(f"{r},{w}" for r, w in zip(rows, words, strict=True))))
-    detector = Detector(forecaster, 2)
+    detector = Detector.of(forecaster, 2)
     findings = Findings(detector, tmp_path / "b.csv", 0.02, "fault")
     said = dict(findings.report())
     written = table("".join(findings.table(".csv")))
@@ -340,7 +340,7 @@ def test_labels_in_every_form(tmp_path: Path, ending: str):
     frame = pl.read_csv(path).with_columns(pl.Series("fault", truth))
     other = tmp_path / f"b{ending}"
     {".csv": frame.write_csv, ".parquet": frame.write_parquet, ".jsonl": frame.write_ndjson}[ending](other)
-    detector = Detector(trained(path))
+    detector = Detector.of(trained(path))
     ((one, found),) = detector.read(other, "fault")
     assert found.tolist() == truth
     assert one.known.shape == (60, 1)

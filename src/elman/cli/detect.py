@@ -7,11 +7,11 @@ from pathlib import Path
 
 import typer
 
-from elman.cli.common import opened, without_training
+from elman.cli.common import needs_onnx, opened, without_training
 from elman.errors import InputError
 
 EXAMPLE = "Example:  elman detect runs/load now.csv --output unusual.csv"
-TABLES, PICTURES = (".csv", ".jsonl", ".ndjson"), (".png", ".svg", ".pdf")
+TABLES, PICTURES, MODELS = (".csv", ".jsonl", ".ndjson"), (".png", ".svg", ".pdf"), (".onnx",)
 
 
 def detect(
@@ -38,7 +38,8 @@ def detect(
     ),
     output: Path | None = typer.Option(
         None,
-        help="File to write as well: a row for each row of FILE (.csv, .jsonl), or a picture (.png, .svg, .pdf).",
+        help="File to write as well: a row for each row of FILE (.csv, .jsonl), a picture (.png, .svg, .pdf), or the model "
+        "with what is usual (.onnx).",
         show_default=False,
     ),
     device_name: str = typer.Option("auto", "--device", help="auto, cpu, cuda, ..."),
@@ -53,7 +54,7 @@ def detect(
     from elman.files import check_writable, write_atomically
     from elman.tasks import forecasting
     from elman.tasks.findings import Findings
-    from elman.tasks.unusual import Detector
+    from elman.tasks.unusual import USUAL, Detector
 
     record, device = opened(run, device_name)
     if (task := record.task(tasks.MODULES)) != "forecast":
@@ -61,18 +62,27 @@ def detect(
         raise InputError(f"{run} is a run of {task!r}, but elman detect needs a run of elman train forecast{lm}")
     form = output.suffix.lower() if output is not None else ""
     if output is not None:
-        if form not in (*TABLES, *PICTURES):
-            forms = ", ".join((*TABLES, *PICTURES))
+        if form not in (forms := (*TABLES, *PICTURES, *MODELS)):
+            forms = ", ".join(forms)
             raise InputError(f"{output}: what is found is written as {forms}; choose one of these endings")
         check_writable(output)
+    if form in MODELS and run.is_file():
+        raise InputError(f"{run} is an exported model already; give the directory of a run, to write {output} from")
+    runs = needs_onnx("writing a model").runs if form in MODELS else None
     with without_training():
-        detector = Detector(forecasting.load(record, device), ahead, usual)
+        forecaster = forecasting.load(record, device)
+        if usual is None and record.has(USUAL):
+            detector = Detector.load(forecaster, record, ahead)
+        else:
+            detector = Detector.of(forecaster, ahead, usual)
         found = Findings(detector, file, false_alarms, label)
     for name, text in found.report():
         print(f"{name:<20} {text}")
     for remark in detector.remarks:
         print(remark, file=sys.stderr)
-    if output is not None and form in PICTURES:
-        found.draw(output)
-    elif output is not None:
+    if output is not None and form in TABLES:
         write_atomically(output, (row.encode() for row in found.table(form)))
+    elif output is not None and form in PICTURES:
+        found.draw(output)
+    elif output is not None and runs is not None:
+        runs.export_run(run, output, further={USUAL.removesuffix(".json"): detector.as_json()})

@@ -18,7 +18,14 @@ from elman.training.run import Run
 KEPT = ("vocabulary.json", "tokenizer.json", "scales.json")  # what a run knows of its data
 
 
-def export_run(run: str | Path, path: str | Path, *, streaming: bool = False, int8: bool = False) -> Proof:
+def export_run(
+    run: str | Path,
+    path: str | Path,
+    *,
+    streaming: bool = False,
+    int8: bool = False,
+    further: Mapping[str, Any] | None = None,
+) -> Proof:
     """Writes the model of a run to an ONNX file. Returns its path and its errors.
 
     A language model takes tokens (T, B) and states, h_0 and so on, (L, B, H), which may be left out, and returns logits
@@ -29,6 +36,7 @@ def export_run(run: str | Path, path: str | Path, *, streaming: bool = False, in
     streaming: one step of a language model, tokens (B,), or of a causal model of numbers, x (B, numbers), and states that
     cannot be left out.
     int8: products with weights in integers, as in `elman.onnx.export`.
+    further: what else the metadata are to have, by names without "elman.".
     Raises InputError if the run cannot be read, or streamed, or the file cannot be written or fails its proof.
     """
     record = Run(Path(run))
@@ -37,7 +45,7 @@ def export_run(run: str | Path, path: str | Path, *, streaming: bool = False, in
     trained: Any = tasks.module(name).load(record)
     port = ports.of_task(trained.model, streaming)
     kept = {each.removesuffix(".json"): record.json(each) for each in KEPT if record.has(each)}
-    notes = {"task": name, "config": without_paths(config)} | kept | dict(port.notes)
+    notes = {"task": name, "config": without_paths(config)} | kept | dict(port.notes) | dict(further or {})
     return write(port._replace(notes=notes), Path(path), int8)
 
 

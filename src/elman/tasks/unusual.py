@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,13 +17,17 @@ from elman.datasets import examples, series, tables
 from elman.datasets.reading import BadRows
 from elman.datasets.series import Series
 from elman.errors import InputError
+from elman.files import Kept
 from elman.tasks.forecasting import Forecaster, check_steps, parts
+from elman.tasks.separate import digits
 from elman.tasks.windows import CHUNK
 from elman.training.record import NOT_KEPT
 
 OURS = "the model"
 LEAST = 20  # usual rows for each column, of which it is known how the errors of columns go together
 RIDGE = 1e-3  # of each variance, which is added to it, so that columns which are sums of others do no harm
+KEPT = 10_000  # scores of usual rows that a file has
+USUAL = "usual.json"
 SMALLEST = 1e-6  # of a deviation, in deviations of the column: that of one which never changes
 
 
@@ -44,6 +49,7 @@ class Expected(NamedTuple):
 Expecting = Callable[[Series, int, int], Expected]  # of the rows of a series from one to another
 
 
+@dataclass(frozen=True)
 class Usual:
     """How large errors are in rows that are known to be usual, and how those of the columns go together.
 
@@ -59,15 +65,35 @@ class Usual:
     Algorithmic learning in a random world (2005), for the share.
     """
 
-    def __init__(self, every: Iterable[tuple[str, NDArray[np.float64]]]):
+    together: NDArray[np.float64]  # S of all series, (targets, targets)
+    own: Mapping[str, NDArray[np.float64]]  # of each series that has enough usual rows: its own S
+    sorted: NDArray[np.float64]  # scores of usual rows
+
+    @classmethod
+    def of(cls, every: Iterable[tuple[str, NDArray[np.float64]]]) -> Usual:
         """every: the group of each series and its errors, (rows, targets), NaN where there is none."""
         kept = list(every)
-        self.together = _products(np.concatenate([errors for _, errors in kept]))
-        # A series that has few usual rows is measured by all series.
         enough = ((group, errors) for group, errors in kept if _complete(errors) >= LEAST * errors.shape[1])
-        self.own = {group: _products(errors) for group, errors in enough}
-        largest = np.concatenate([np.fmax.reduce(self.departures(*each)[1], axis=1, initial=-1) for each in kept])
-        self.sorted = np.sort(largest[largest >= 0])
+        together = _products(np.concatenate([errors for _, errors in kept]))
+        found = cls(together, {group: _products(errors) for group, errors in enough}, np.empty(0))
+        largest = np.concatenate([np.fmax.reduce(found.departures(*each)[1], axis=1, initial=-1) for each in kept])
+        return replace(found, sorted=np.sort(largest[largest >= 0]))
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns what `of_json` reads, with so many scores at most that stand for all of them."""
+        places = np.unique(np.linspace(0, len(self) - 1, min(KEPT, len(self))).astype(np.int64))
+        own = {group: _listed(products) for group, products in self.own.items()}
+        return {"together": _listed(self.together), "own": own, "scores": [digits(x) for x in self.sorted[places]]}
+
+    @classmethod
+    def of_json(cls, content: Any, targets: int) -> Usual:
+        """Raises KeyError, TypeError or ValueError if it is damaged."""
+        every = [content["together"], *content["own"].values()]
+        together, *own = (np.array(products, float).reshape(targets, targets) for products in every)
+        scores = np.array(content["scores"], float)
+        if not len(scores) or np.any(np.diff(scores) < 0) or not np.isfinite(scores).all():
+            raise ValueError("the scores of usual rows do not rise")
+        return cls(together, dict(zip(content["own"], own, strict=True)), scores)
 
     def __len__(self) -> int:
         return len(self.sorted)
@@ -113,6 +139,10 @@ class Usual:
                 f"--false-alarms must be below 1, and at least {1 / (1 + len(self)):.2g} as there are {len(self):,} usual rows, got {share:g}; choose another one, or give more rows with --usual"
             )
         return float(self.sorted[len(self) - above])
+
+
+def _listed(products: NDArray[np.float64]) -> list[list[float | None]]:
+    return [[None if math.isnan(value) else value for value in row] for row in products.tolist()]
 
 
 def _complete(errors: NDArray[np.float64]) -> int:
@@ -204,12 +234,7 @@ class Judged(NamedTuple):
 class Detector:
     """Says which rows of a file are unusual to a forecaster, and to what baselines expect."""
 
-    def __init__(self, forecaster: Forecaster, ahead: int | None = None, usual: Path | None = None):
-        """ahead: how many steps before a row the forecast was made that it is compared with; None for a season at most.
-
-        usual: a file of rows that are known to be usual; None for the validation part of the training data.
-        Raises InputError if there are no such rows.
-        """
+    def __init__(self, forecaster: Forecaster, ahead: int | None = None):
         o = forecaster.options
         ahead = min(o.horizon, o.period) if ahead is None else ahead
         if not 1 <= ahead <= o.horizon:
@@ -217,19 +242,53 @@ class Detector:
         forecaster.model.eval()
         self.forecaster, self.ahead = forecaster, ahead
         self.reads = o.lookback + ahead - 1  # rows that there must be before one that is judged
-        self.remarks: list[str] = []
         self.expecting = {OURS: forecasts(forecaster, ahead)}
         for name, period in forecaster.baselines():
             self.expecting[name] = repeated(forecaster, ahead, period)
-        self.source, spans = self._spans(usual)
-        self.usual = {
-            name: Usual((one.group, self._errors(of, one, a, b)) for one, a, b in spans)
-            for name, of in self.expecting.items()
-        }
-        if not len(self.usual[OURS]):
+        self.usual: dict[str, Usual] = {}
+        self.source = ""  # where the usual rows are from
+        self.remarks: list[str] = []
+
+    @classmethod
+    def of(cls, forecaster: Forecaster, ahead: int | None = None, usual: Path | None = None) -> Detector:
+        """Returns a detector that measures what is usual.
+
+        ahead: how many steps before a row the forecast was made that it is compared with; None for a season at most.
+        usual: a file of rows that are known to be usual; None for the validation part of the training data.
+        Raises InputError if there are no such rows.
+        """
+        found = cls(forecaster, ahead)
+        found.source, spans = found._spans(usual)
+        for name, expecting in found.expecting.items():
+            found.usual[name] = Usual.of((one.group, found._errors(expecting, one, a, b)) for one, a, b in spans)
+        if not len(found.usual[OURS]):
             raise InputError(
-                f"{self.source} has no row that a forecast can be compared with, since there must be {self.reads} rows before it; give more with --usual"
+                f"{found.source} has no row that a forecast can be compared with, since there must be {found.reads} rows before it; give more with --usual"
             )
+        return found
+
+    @classmethod
+    def load(cls, forecaster: Forecaster, kept: Kept, ahead: int | None = None) -> Detector:
+        """Returns a detector that knows what is usual from a file that `elman detect` wrote."""
+        content, place = kept.json(USUAL), kept.place(USUAL)
+        try:
+            own = int(content["ahead"])
+            if ahead not in (None, own):
+                raise InputError(
+                    f"{place} is about forecasts of {own} steps before, not of {ahead}; leave --ahead out, or give usual rows with --usual"
+                )
+            found = cls(forecaster, own)
+            for name in found.expecting:
+                found.usual[name] = Usual.of_json(content["usual"][name], len(forecaster.scales.targets))
+            found.source = "as the file has them"
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{place} is damaged: {error!r}; write the file again") from error
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns what `load` reads."""
+        usual = {name: usual.as_json() for name, usual in self.usual.items()}
+        return {"ahead": self.ahead, "usual": usual}
 
     def _spans(self, usual: Path | None) -> tuple[str, list[tuple[Series, int, int]]]:
         """Returns where the usual rows come from, and the series with the rows of each that are usual."""
