@@ -6,13 +6,16 @@ import csv
 import io
 import json
 import re
+import runpy
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from elman import charts
@@ -21,6 +24,9 @@ from elman.tasks import forecasting, unusual
 from elman.tasks.findings import Findings, area, stretches
 from elman.tasks.options import ForecastingOptions
 from elman.tasks.unusual import OURS, Detector, Usual
+from elman.training import fitting
+from elman.training.loop import MODEL
+from forks import ROOT
 from test_cli import complaint
 from tiny_runs import elman, lines
 
@@ -420,6 +426,116 @@ def test_an_exported_model_says_the_same(run: Path, tmp_path: Path):
     np.testing.assert_allclose(*(np.array(each, float) for each in numbers), rtol=0.02)
     refused = elman("detect", model, path)
     complaint(refused.err, "an exported model does not say what it was trained on; give a file of rows that are usual")
+
+
+def saved(path: Path, run: Path, **changes: Any) -> Path:
+    """A run whose weights are random."""
+    values: dict[str, Any] = SMALL | changes
+    task = forecasting.begin(path, ForecastingOptions(**values), "cpu", BadRows())
+    training, _ = fitting.begin(task, run)
+    torch.manual_seed(1)
+    weights = {key: 0.6 * torch.randn_like(value) for key, value in task.model.state_dict().items()}
+    training.run.save_tensors(MODEL, weights, {"step": 0})
+    return run
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"group": "unit", "quantiles": "0.2,0.5,0.9", "observed": "push,sky", "categories": "sky", "columns": "heat,flow"},
+        {"strategy": "recursive", "fill_gaps": True, "columns": "heat,flow"},
+    ],
+    ids=["groups, quantiles and words", "recursive, with gaps"],
+)  # fmt: skip
+def test_rows_as_they_arrive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], changes: Any
+):
+    """examples/alarm.py, which knows nothing of elman, says of each row what the command says of a file."""
+    alone = "group" not in changes
+    path = plant(tmp_path / "a.csv", groups="" if alone else "ab", rows=240, gaps=0.1 if alone else 0.0)
+    head, *rows = path.read_text().splitlines()
+    rows = [row + ",wet" * (k % 5 == 0) + ",dry" * (k % 5 > 0) for k, row in enumerate(rows)]
+    path.write_text(lines(f"{head},sky", *rows))
+    run = saved(path, tmp_path / "run", **changes)
+    for k in (100, 101, 102, 103, 180):
+        rows[k] = re.sub(r",(\d\d?\.\d+),", lambda m: f",{float(m[1]) + 40:.5f},", rows[k], count=1)
+    rows[120] = rows[120].replace("dry", "foggy").replace("wet", "foggy")
+    (tmp_path / "b.csv").write_text(lines(f"{head},sky", *rows))
+    model, ahead = tmp_path / "alarm.onnx", ["--ahead", "6"] if alone else []
+    done = elman("detect", run, path, *ahead, "--output", model)
+    assert done.status == 0, done.err
+    written = elman("detect", model, tmp_path / "b.csv", "--output", tmp_path / "rows.csv")
+    assert written.out.replace("as the file has them", "") == (
+        elman("detect", run, tmp_path / "b.csv", *ahead).out.replace(f"the validation part of {path}", "")
+    )
+    monkeypatch.setattr(sys, "argv", ["alarm.py", str(model)])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines(f"{head},sky", *rows)))
+    runpy.run_path(str(ROOT / "examples" / "alarm.py"), run_name="__main__")
+    found, wanted = table(capsys.readouterr().out), table((tmp_path / "rows.csv").read_text())
+    assert len(found) == len(wanted) > 200
+    assert 0 < sum(row["unusual"] == "1" for row in wanted) < 100
+    for one, other in zip(sorted(found, key=lambda row: row.get("unit", "")), wanted, strict=True):
+        for name, value in other.items():
+            if name in ("score", "share", "value", "expected") and value:
+                assert float(one[name]) == pytest.approx(float(value), rel=2e-3, abs=0.03 if name == "share" else 2e-3)
+            else:
+                assert one[name] == value
+
+    watch = runpy.run_path(str(ROOT / "examples" / "alarm.py"))
+    opened = watch["Model"](str(model), None)
+    with pytest.raises(
+        SystemExit, match=r"the rows have no column 'heat', which the model reads; their columns are 'x'"
+    ):
+        next(watch["rows"](iter(["x", "1"]), opened))
+    with pytest.raises(SystemExit, match="there is no header"):
+        next(watch["rows"](iter([]), opened))
+    with pytest.raises(SystemExit, match="--false-alarms must be below 1, and at least"):
+        watch["Model"](str(model), 1e-9)
+    bad = ["unit,t,heat,flow,push,sky", "a,0,inf,1,1,dry", *([] if alone else ["c,0,1,1,1,dry", "a,0,,1,1,dry"])]
+    assert [*watch["rows"](iter(bad), opened)] == []
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "line 2 is left out, because it lacks a number: a,0,inf,1,1,dry"
+    assert alone or said[1:] == [
+        "line 3 is left out, because the model does not know the series 'c'",
+        "line 4 is left out, because it lacks a number: a,0,,1,1,dry",
+    ]
+
+
+def test_files_without_what_is_usual(run: Path, tmp_path: Path):
+    """What is not there, or damaged, is said in a sentence."""
+    import onnx
+
+    path = plant(tmp_path / "new.csv", rows=120, seed=3)
+    model = tmp_path / "alarm.onnx"
+    assert elman("detect", run, path, "--output", model).status == 0
+    refused = elman("detect", model, path, "--ahead", 3)
+    complaint(
+        refused.err,
+        "usual in ",
+        " is about forecasts of 4 steps before, not of 3; leave --ahead out, or give usual rows",
+    )
+    refused = elman("detect", model, path, "--output", tmp_path / "other.onnx")
+    complaint(refused.err, "alarm.onnx is an exported model already; give the directory of a run, to write")
+    proto = onnx.load(model)
+    note = next(each for each in proto.metadata_props if each.key == "elman.usual")
+    whole = json.loads(note.value)
+    for change in (
+        {"ahead": "x"},
+        {"usual": {}},
+        {"usual": whole["usual"] | {"naive": whole["usual"]["naive"] | {"scores": [2, 1]}}},
+    ):
+        note.value = json.dumps(whole | change)
+        onnx.save(proto, model)
+        complaint(elman("detect", model, path).err, "usual in ", " is damaged: ", "; write the file again")
+    plain = tmp_path / "plain.onnx"
+    assert elman("export", run, plain).status == 0
+    watch = runpy.run_path(str(ROOT / "examples" / "alarm.py"))
+    with pytest.raises(
+        SystemExit, match=r"plain.onnx does not know what is usual; write it with elman detect RUN FILE"
+    ):
+        watch["Model"](str(plain), None)
+    with pytest.raises(SystemExit, match=r"cannot open .*new.csv: .*; give a file that elman detect wrote"):
+        watch["Model"](str(path), None)
 
 
 def test_data_that_are_gone_or_changed(made_once: SimpleNamespace, tmp_path: Path):

@@ -271,13 +271,12 @@ class Detector:
     def load(cls, forecaster: Forecaster, kept: Kept, ahead: int | None = None) -> Detector:
         """Returns a detector that knows what is usual from a file that `elman detect` wrote."""
         content, place = kept.json(USUAL), kept.place(USUAL)
+        if ahead not in (None, content.get("ahead")):
+            raise InputError(
+                f"{place} is about forecasts of {content.get('ahead')} steps before, not of {ahead}; leave --ahead out, or give usual rows with --usual"
+            )
         try:
-            own = int(content["ahead"])
-            if ahead not in (None, own):
-                raise InputError(
-                    f"{place} is about forecasts of {own} steps before, not of {ahead}; leave --ahead out, or give usual rows with --usual"
-                )
-            found = cls(forecaster, own)
+            found = cls(forecaster, int(content["ahead"]))
             for name in found.expecting:
                 found.usual[name] = Usual.of_json(content["usual"][name], len(forecaster.scales.targets))
             found.source = "as the file has them"
