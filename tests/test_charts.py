@@ -128,7 +128,7 @@ def test_a_score_that_is_the_loss_is_drawn_once():
 
 
 @pytest.mark.parametrize("length", [2, 16, 60])
-@pytest.mark.parametrize("count", [2, 8, 14, 17, 20, 30, 40])
+@pytest.mark.parametrize("count", [2, 14, 20, 40])
 def test_all_words_of_a_confusion_matrix_are_inside_the_picture(count: int, length: int):
     names = [f"{k:02}".ljust(length, "m") for k in range(count)]
     figure = charts.confusion(np.eye(count, dtype=np.int64), names, "tag", "words")
