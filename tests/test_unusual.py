@@ -225,7 +225,10 @@ def test_later_forecasts_read_what_was_expected(tmp_path: Path, ahead: int, monk
         scores.append(usual.departures("", rows.errors)[1][0].max())
         usually = usual.corrected("", rows.errors[0], limit)
         for k in np.flatnonzero(usually != rows.errors[0]):
-            if replaced[max(0, row - 8) : row, k].sum() < 4:
+            past = slice(row - 8, row)
+            if replaced[past, k].sum() == 4:
+                history.targets[past, k], replaced[past, k] = targets[past, k], False
+            else:
                 value = rows.expected[0, k] + usually[k] * rows.width[0, k]
                 history.targets[row, k] = value * scale.deviation[k] + scale.mean[k]
                 replaced[row, k] = True
@@ -238,6 +241,24 @@ def test_later_forecasts_read_what_was_expected(tmp_path: Path, ahead: int, monk
     assert {*range(100, 103)} <= {*alarms[alarms < 200]} <= {*range(100, 104)}
     assert [row for row in alarms if row >= 200][:4] == [200, 201, 202, 203]
     assert alarms[-1] < 225
+
+
+def test_forecasts_that_leave_the_series_come_back(tmp_path: Path):
+    """What is expected is ten times the mean of what is read, so that what stands in the place of numbers grows and grows."""
+    detector, draw = Detector.of(trained(plant(tmp_path / "a.csv")), 1), np.random.default_rng(0)
+
+    def wild(one: Any, begin: int, end: int) -> unusual.Expected:
+        values = one.targets[begin:end]
+        expected = np.array([10 * one.targets[row - 8 : row].mean(axis=0) for row in range(begin, end)])
+        return unusual.Expected(values, expected, np.ones_like(values))
+
+    (one,) = detector.forecaster.read_again()
+    targets = draw.uniform(-0.1, 0.1, (160, 2))
+    targets[100] = 30
+    detector.expecting[OURS], detector.usual[OURS] = wild, Usual.of([("", draw.uniform(-1, 1, (100, 2)))])
+    raw, found = (detector.judge(one._replace(targets=targets), limit).scores for limit in (np.inf, 5.0))
+    assert found.max() > 5 * raw[102 - 8 :].max()
+    np.testing.assert_allclose(found[120 - 8 :], raw[120 - 8 :])
 
 
 def test_usual_rows_are_the_validation_part_or_those_of_a_file(tmp_path: Path):

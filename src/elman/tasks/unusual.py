@@ -331,7 +331,8 @@ class Detector:
 
         limit: the largest score of a usual row. Of a row that scores more, later forecasts do not read the unusual numbers,
         but what was expected in their place. Else they would expect more of the same, and take what is usual for unusual
-        afterwards. Once half of what a forecast reads of a column was replaced, it has changed for good, and is read as it is.
+        afterwards. Once half of what a forecast reads of a column was replaced, it has changed for good, and all of it is
+        read as it is: forecasts that go on from what was expected may have left the series.
         """
         o, usual, (end, c) = self.forecaster.options, self.usual[name], one.targets.shape
         scale = self.forecaster.scales.of_series(one, o)
@@ -346,9 +347,11 @@ class Detector:
                 if k >= n:
                     break
                 usually = usual.corrected(one.group, errors[k], limit)
-                changed = np.isfinite(errors[k]) & (usually != errors[k])
-                changed &= 2 * replaced[max(0, row + k - o.lookback) : row + k].sum(axis=0) < o.lookback
-                if changed.any():
+                changed, past = np.isfinite(errors[k]) & (usually != errors[k]), slice(row + k - o.lookback, row + k)
+                if (gone := changed & (2 * replaced[past].sum(axis=0) >= o.lookback)).any():
+                    history.targets[past, gone], replaced[past, gone] = one.targets[past, gone], False
+                    n = min(n, int(k) + 1)
+                if (changed := changed & ~gone).any():
                     values = (rows.expected[k] + usually * rows.width[k]) * scale.deviation + scale.mean
                     history.targets[row + k, changed], replaced[row + k] = values[changed], changed
                     # The first forecast that reads this row is that of `ahead` rows later
