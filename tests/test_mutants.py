@@ -2071,10 +2071,18 @@ MUTANTS = [
     Mutant(
         "numbers that are judged one by one",
         "tasks/unusual.py",
-        "def departures",
-        "errors[np.ix_(rows, columns)] @ inverse",
-        "errors[np.ix_(rows, columns)] * of",
+        "def scored",
+        "np.abs(own @ inverse)",
+        "np.abs(own * of)",
         "test_unusual.py::test_scores_and_shares",
+    ),
+    Mutant(
+        "numbers that are too large for the network",
+        "tasks/unusual.py",
+        "def _near",
+        "values.clip(-FARTHEST, FARTHEST)",
+        "values",
+        "test_unusual.py::test_numbers_that_are_far_too_large",
     ),
     Mutant(
         "a forecast of another step",

@@ -145,9 +145,9 @@ def test_scores_and_shares():
     errors[draw.random(errors.shape) < 0.2] = np.nan
     usual = Usual.of([("a", every[:90]), ("b", every[90:])])
     for group, own in (("a", every[:90]), ("b", every[90:]), ("new", every)):
-        departures, scores = usual.departures(group, errors)
+        led, scores = usual.scored(group, errors)
         np.testing.assert_allclose(scores, referee(own, errors), rtol=1e-9)
-        assert (np.isnan(departures) == np.isnan(errors)).all()
+        assert (np.isnan(led) == np.isnan(errors)).all()
     largest = np.concatenate([referee(own, own).max(1) for own in (every[:90], every[90:])])
     asked = np.array([0.0, usual.sorted[20], 2.0, 99.0, np.nan])
     shares = [(1 + (largest >= score - 1e-9).sum()) / 201 for score in asked[:-1]]
@@ -158,6 +158,26 @@ def test_scores_and_shares():
         assert (largest > usual.limit(share) + 1e-9).sum() == int(share * 201) - 1
 
 
+def test_numbers_that_are_far_too_large(tmp_path: Path):
+    """What is expected does not depend on how large the number is, no later row suffers, and usual rows may have one."""
+    path = plant(tmp_path / "a.csv")
+    detector, (head, *rows) = Detector.of(trained(path), 1), path.read_text().splitlines()
+    time, _, flow, push = rows[100].split(",")
+    every = []
+    for value in ("1e3", "1e20", "-1e300"):
+        other = [*rows[:100], f"{time},{value},{flow},{push}", *rows[101:]]
+        (tmp_path / "b.csv").write_text(lines(head, *other))
+        found = judged(detector, tmp_path / "b.csv")
+        assert (found[92]["column"], float(found[92]["value"])) == ("heat", float(value))
+        assert float(found[92].pop("score")) > 100
+        del found[92]["value"]
+        every.append(found)
+    assert every[0] == every[1] == every[2]
+    other = Detector.of(detector.forecaster, 1, tmp_path / "b.csv").usual[OURS]
+    assert np.isfinite(other.together).all()
+    assert len(other) == 152
+
+
 def test_columns_without_enough_rows_are_measured_one_by_one():
     """A column that has no usual number is not judged, and one that never errs does no harm."""
     draw = np.random.default_rng(0)
@@ -166,9 +186,9 @@ def test_columns_without_enough_rows_are_measured_one_by_one():
     errors[20:, 0] = np.nan
     usual = Usual.of([("", errors)])
     asked = np.array([[1.0, 5.0, 1e-5], [np.nan, 5.0, 0.0]])
-    departures, scores = usual.departures("", asked)
+    led, scores = usual.scored("", asked)
     np.testing.assert_allclose(scores[0, 0], 1 / np.sqrt((errors[:20, 0] ** 2).mean() * 1.001 + 1e-12), rtol=1e-9)
-    assert (departures[0, 0], departures[0, 2]) == (1.0, 1e-5)
+    assert (led[0, 0], led[0, 2]) == (0.0, 0.0)
     assert np.isnan(scores[:, 1]).all()
     np.testing.assert_allclose(scores[:, 2], [10, 0])
 
@@ -197,7 +217,7 @@ def test_what_others_lead_one_to_expect_in_place_of_unusual_numbers():
     products = every.T @ every / 400
     products += np.diag(1e-3 * np.diag(products))
     errors = np.array([1.0, 1.1, 3.0])
-    scores = usual.departures("", errors[None])[1][0]
+    scores = usual.scored("", errors[None])[1][0]
     assert (scores > 5).all()
     wanted = 0.0 + products[2, :2] @ np.linalg.solve(products[:2, :2], errors[:2])
     np.testing.assert_allclose(usual.corrected("", errors, 5.0), np.array([1.0, 1.1, wanted]))
@@ -222,7 +242,7 @@ def test_later_forecasts_read_what_was_expected(tmp_path: Path, ahead: int, monk
         rows = expecting(history, row, row + 1)
         numbers = (targets[row] - scale.mean) / scale.deviation
         np.testing.assert_allclose(rows.values[0], numbers, rtol=1e-4, atol=1e-5)
-        scores.append(usual.departures("", rows.errors)[1][0].max())
+        scores.append(usual.scored("", rows.errors)[1][0].max())
         usually = usual.corrected("", rows.errors[0], limit)
         for k in np.flatnonzero(usually != rows.errors[0]):
             past = slice(row - 8, row)

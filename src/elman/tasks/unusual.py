@@ -28,6 +28,7 @@ LEAST = 20  # usual rows for each column, of which it is known how the errors of
 RIDGE = 1e-3  # of each variance, which is added to it, so that columns which are sums of others do no harm
 KEPT = 10_000  # scores of usual rows that a file has
 USUAL = "usual.json"
+FARTHEST = 1e30  # deviations that a number may be from the mean, so that its square is a number, too
 SMALLEST = 1e-6  # of a deviation, in deviations of the column: that of one which never changes
 
 
@@ -76,7 +77,7 @@ class Usual:
         enough = ((group, errors) for group, errors in kept if _complete(errors) >= LEAST * errors.shape[1])
         together = _products(np.concatenate([errors for _, errors in kept]))
         found = cls(together, {group: _products(errors) for group, errors in enough}, np.empty(0))
-        largest = np.concatenate([np.fmax.reduce(found.departures(*each)[1], axis=1, initial=-1) for each in kept])
+        largest = np.concatenate([np.fmax.reduce(found.scored(*each)[1], axis=1, initial=-1) for each in kept])
         return replace(found, sorted=np.sort(largest[largest >= 0]))
 
     def as_json(self) -> dict[str, Any]:
@@ -98,8 +99,8 @@ class Usual:
     def __len__(self) -> int:
         return len(self.sorted)
 
-    def departures(self, group: str, errors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Returns the departures and the scores of the numbers of a series, (rows, targets)."""
+    def scored(self, group: str, errors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Returns what the others lead one to expect of the errors of a series, and their scores, (rows, targets)."""
         products = self.own.get(group, self.together)
         found = np.full((2, *errors.shape), np.nan)
         told = np.isfinite(errors) & np.isfinite(np.diag(products))
@@ -107,8 +108,9 @@ class Usual:
             if columns.any():
                 rows = (told == columns).all(axis=1)
                 inverse = np.linalg.inv(products[np.ix_(columns, columns)])
-                of, own = np.diag(inverse), errors[np.ix_(rows, columns)] @ inverse
-                found[0][np.ix_(rows, columns)], found[1][np.ix_(rows, columns)] = own / of, np.abs(own) / np.sqrt(of)
+                of, own = np.diag(inverse), errors[np.ix_(rows, columns)]
+                found[0][np.ix_(rows, columns)] = own @ (np.diag(of) - inverse) / of
+                found[1][np.ix_(rows, columns)] = np.abs(own @ inverse) / np.sqrt(of)
         return found[0], found[1]
 
     def corrected(self, group: str, errors: NDArray[np.float64], limit: float) -> NDArray[np.float64]:
@@ -116,10 +118,10 @@ class Usual:
 
         The worst one is taken out first, and the others are judged without it.
         """
-        kept, scores = errors.copy(), np.nan_to_num(self.departures(group, errors[None])[1][0])
+        kept, scores = errors.copy(), np.nan_to_num(self.scored(group, errors[None])[1][0])
         while scores.max() > limit:
             kept[scores.argmax()] = np.nan
-            scores = np.nan_to_num(self.departures(group, kept[None])[1][0])
+            scores = np.nan_to_num(self.scored(group, kept[None])[1][0])
         products, told = self.own.get(group, self.together), np.isfinite(kept) & np.isfinite(np.diag(self.together))
         gone = np.isfinite(errors) & np.isnan(kept)
         found = errors.copy()
@@ -172,9 +174,9 @@ def forecasts(forecaster: Forecaster, ahead: int) -> Expecting:
     def of(one: Series, begin: int, end: int) -> Expected:
         c, scale = len(scales.targets), scales.of_series(one, o)
         first = begin - o.lookback - ahead + 1  # the row that the first of the forecasts reads first
-        own = ((one.targets[first:end] - scale.mean) / scale.deviation).astype(np.float32)
+        own = _near((one.targets[first:end] - scale.mean) / scale.deviation).astype(np.float32)
         past = sliding_window_view(own[: len(own) - ahead], o.lookback, axis=0)  # (rows, targets, lookback)
-        known = scales.scaled_known(one.known[first : end - ahead + o.horizon]).astype(np.float32)
+        known = _near(scales.scaled_known(one.known[first : end - ahead + o.horizon])).astype(np.float32)
         lacking = end - ahead + o.horizon - first - len(known)  # what is known goes on as in the last row that says it
         known = np.concatenate([known, known[-1:].repeat(lacking, 0)])
         beside = sliding_window_view(known, o.lookback + o.horizon, axis=0)  # (rows, known and observed, steps)
@@ -199,11 +201,15 @@ def repeated(forecaster: Forecaster, ahead: int, period: int) -> Expecting:
 
     def of(one: Series, begin: int, end: int) -> Expected:
         scale = scales.of_series(one, o)
-        own = (one.targets[begin - lag : end] - scale.mean) / scale.deviation
+        own = _near((one.targets[begin - lag : end] - scale.mean) / scale.deviation)
         values = _values(one, begin, end, own[lag:])
         return Expected(values, own[:-lag], np.ones_like(values))
 
     return of
+
+
+def _near(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return values.clip(-FARTHEST, FARTHEST)
 
 
 def _values(one: Series, begin: int, end: int, own: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -342,7 +348,7 @@ class Detector:
         while row < end:
             rows = self.expecting[name](history, row, min(end, row + size))
             errors, n = rows.errors, min(end - row, size)
-            departures, scores = usual.departures(one.group, errors)
+            led, scores = usual.scored(one.group, errors)
             for k in np.flatnonzero(np.fmax.reduce(scores, axis=1, initial=-1) > limit):
                 if k >= n:
                     break
@@ -356,7 +362,7 @@ class Detector:
                     history.targets[row + k, changed], replaced[row + k] = values[changed], changed
                     # The first forecast that reads this row is that of `ahead` rows later
                     n = min(n, int(k) + self.ahead)
-            expected = (rows.values - departures * rows.width) * scale.deviation + scale.mean
+            expected = (rows.expected + led * rows.width) * scale.deviation + scale.mean
             found.append((scores[:n], expected[:n]))
             row, size = row + n, self.ahead if n < len(errors) else min(self._block(c), 2 * size)
         scores, expected = (np.concatenate(each) for each in zip(*found, strict=True))
