@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from elman import charts
 from elman.datasets.reading import BadRows
+from elman.errors import InputError
 from elman.tasks import forecasting, unusual
 from elman.tasks.findings import Findings, area, stretches
 from elman.tasks.options import ForecastingOptions
@@ -176,6 +177,16 @@ def test_numbers_that_are_far_too_large(tmp_path: Path):
     other = Detector.of(detector.forecaster, 1, tmp_path / "b.csv").usual[OURS]
     assert np.isfinite(other.together).all()
     assert len(other) == 152
+
+
+@pytest.mark.parametrize("rows", [1, 2, 9, 80, 96, 100, 999, 12345])
+def test_the_smallest_share_that_is_told_will_do(rows: int):
+    usual = Usual.of([("", np.arange(1.0, rows + 1)[:, None])])
+    with pytest.raises(InputError) as refused:
+        usual.limit(1e-9)
+    (least,) = re.findall("at least ([^ ]+) ", str(refused.value))
+    assert usual.limit(float(least)) == usual.sorted[-1]
+    assert float(least) < 1.1 / (1 + rows)
 
 
 def test_columns_without_enough_rows_are_measured_one_by_one():
@@ -598,7 +609,7 @@ def test_data_that_are_gone_or_changed(made_once: SimpleNamespace, tmp_path: Pat
     [
         (["--ahead", "0"], "--ahead must be between 1 and 6, which the run forecasts, got 0"),
         (["--ahead", "7"], "--ahead must be between 1 and 6, which the run forecasts, got 7"),
-        (["--false-alarms", "0.001"], "--false-alarms must be below 1, and at least 0.012 as there are 80 usual rows, got 0.001"),
+        (["--false-alarms", "0.001"], "--false-alarms must be below 1, and at least 0.013 as there are 80 usual rows, got 0.001"),
         (["--false-alarms", "1"], "--false-alarms must be below 1"),
         (["--false-alarms", "-1"], "--false-alarms must be below 1"),
         (["--false-alarms", "nan"], "--false-alarms must be below 1"),

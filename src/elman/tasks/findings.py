@@ -83,8 +83,8 @@ class Findings:
         half, most = f"{usual.sorted[len(usual) // 2]:.3g} in half of them", f"{100 * self.false_alarms:.3g}%"
         yield "usual score", f"at most {half}, at most {self.limits[OURS]:.3g} in all but {most}"
         alarms, chance = sum(int(self.alarms(each).sum()) for each in self.judged), self.false_alarms * self.count
-        where = f"in {_many(len(found), 'stretch', 'es')}" if found else "none"
-        yield "unusual", f"{_many(alarms, 'row')} above that, {where}; by chance there would be {chance:.3g}"
+        where = f", in {_many(len(found), 'stretch', 'es')}" if found else ""
+        yield "unusual", f"{_many(alarms, 'row')} above that{where}; by chance there would be {chance:.3g}"
         if self.truths is not None:
             yield from self._compared(self.truths)
         yield from map(self._said, found[:TOLD])

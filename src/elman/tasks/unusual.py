@@ -137,8 +137,10 @@ class Usual:
         """Returns the score above which rows have at most this share. Raises InputError if none could have it."""
         above = int(share * (1 + len(self)) + 1e-9) if 0 < share < 1 else 0
         if not above:
+            least = 1 / (1 + len(self))
+            digit = 10.0 ** (math.floor(math.log10(least)) - 1)  # the second digit, which is rounded up
             raise InputError(
-                f"--false-alarms must be below 1, and at least {1 / (1 + len(self)):.2g} as there are {len(self):,} usual rows, got {share:g}; choose another one, or give more rows with --usual"
+                f"--false-alarms must be below 1, and at least {math.ceil(least / digit - 1e-9) * digit:.2g} as there are {len(self):,} usual rows, got {share:g}; choose another one, or give more rows with --usual"
             )
         return float(self.sorted[len(self) - above])
 
