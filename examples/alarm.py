@@ -26,6 +26,7 @@ import onnxruntime
 
 MISSING = ("", "?", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")  # in place of a number, in any case
 FALSE_ALARMS = 0.001
+FARTHEST = 1e30  # deviations from the mean, beyond which all numbers are the same
 
 
 class Model:
@@ -119,23 +120,24 @@ class Series:
     def __init__(self, model: Model, group: str):
         self.model, self.group = model, group
         self.mean, self.deviation = model.scale[group]
-        self.past, self.beside, self.replaced = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
+        self.past, self.raw, self.replaced = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
+        self.beside = list[np.ndarray]()
         self.begun = np.zeros(len(self.mean), bool)  # which columns have had a number
 
     def read(self, numbers: np.ndarray, beside: np.ndarray) -> list[Any] | None:
         """Reads a row: its targets, NaN where one is missing, and what else is read. Returns what is said of it, if anything."""
         model, keep = self.model, self.model.lookback + self.model.ahead - 1
-        values = (numbers - self.mean) / self.deviation
+        values = ((numbers - self.mean) / self.deviation).clip(-FARTHEST, FARTHEST)
         told = np.isfinite(values)
-        last = self.past[-1] if self.past else np.where(told, values, np.nan)
-        read, judged = np.where(told, values, last), np.where(told & self.begun, values, np.nan)
+        last = self.raw[-1] if self.raw else np.where(told, values, np.nan)
+        raw, judged = np.where(told, values, last), np.where(told & self.begun, values, np.nan)
         if not self.begun.all():  # before a column's first number stands this one
-            for row in self.past:
+            for row in (*self.past, *self.raw):
                 row[~self.begun & told] = values[~self.begun & told]
             self.begun |= told
         before = self.beside[-1] if self.beside else np.zeros(len(beside))  # the mean, before the first number
         self.beside.append(np.where(np.isnan(beside), before, beside))
-        said, changed = None, np.zeros(len(values), bool)
+        said, changed, read = None, np.zeros(len(values), bool), raw.copy()
         if len(self.past) >= keep:
             found = model.forecast(np.array(self.past[: model.lookback]), np.array(self.beside))
             middle = found[:, model.middle]
@@ -145,13 +147,17 @@ class Series:
             said = self._said(judged, judged - departures * width, scores)
             if np.nan_to_num(scores).max() > model.limit:
                 usually = model.usually(self.group, errors)
-                # Once half of what a forecast reads was replaced, a column has changed for good.
-                few = 2 * np.sum(self.replaced[-model.lookback :], axis=0) < model.lookback
-                changed = np.isfinite(errors) & (usually != errors) & few
-                read = np.where(changed, middle + usually * width, read)
+                changed = np.isfinite(errors) & (usually != errors)
+                # Once half of what a forecast reads was replaced, a column has changed for good, and is read as it is.
+                gone = changed & (2 * np.sum(self.replaced[-model.lookback :], axis=0) >= model.lookback)
+                for row, own, replaced in zip(self.past, self.raw, self.replaced, strict=True):
+                    row[gone], replaced[gone] = own[gone], False
+                changed &= ~gone
+                read = np.where(changed, middle + usually * width, raw)
         self.past.append(read)
+        self.raw.append(raw)
         self.replaced.append(changed)
-        self.past, self.replaced = self.past[-keep:], self.replaced[-keep:]
+        self.past, self.raw, self.replaced = self.past[-keep:], self.raw[-keep:], self.replaced[-keep:]
         self.beside = self.beside[-keep:]
         return said
 

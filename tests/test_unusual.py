@@ -24,7 +24,7 @@ from elman.errors import InputError
 from elman.tasks import forecasting, unusual
 from elman.tasks.findings import Findings, area, stretches
 from elman.tasks.options import ForecastingOptions
-from elman.tasks.unusual import OURS, Detector, Usual
+from elman.tasks.unusual import OURS, Detector, Truth, Usual
 from elman.training import fitting
 from elman.training.loop import MODEL
 from forks import ROOT
@@ -113,7 +113,9 @@ def test_a_row_is_compared_with_what_would_have_been_predicted(tmp_path: Path, a
 
 def test_the_last_rows_are_judged_too_and_none_by_what_follows(tmp_path: Path):
     path = plant(tmp_path / "a.csv")
-    detector = Detector.of(trained(path), 2)
+    forecaster = trained(path, dropout=0.5)
+    forecaster.model.train()  # which a detector must not let it do
+    detector = Detector.of(forecaster, 2)
     whole = judged(detector, path)
     assert [row["t"] for row in whole] == [str(10 * t) for t in range(9, 160)]
     head, *rows = path.read_text().splitlines()
@@ -124,6 +126,24 @@ def test_the_last_rows_are_judged_too_and_none_by_what_follows(tmp_path: Path):
         # Without the rows that follow, only what is known of them is missing, in this segment of 4.
         (tmp_path / "b.csv").write_text(lines(head, *rows[:end]))
         assert judged(detector, tmp_path / "b.csv")[:-4] == whole[: end - 9 - 4]
+
+
+def test_what_is_known_goes_on_as_in_the_last_row(tmp_path: Path):
+    path = plant(tmp_path / "a.csv")
+    detector = Detector.of(trained(path), 2)
+    head, *rows = path.read_text().splitlines()
+    rows[-1] = re.sub("[^,]+$", "9", rows[-1])
+    path.write_text(lines(head, *rows))
+    (tmp_path / "b.csv").write_text(lines(head, *rows, *(f"{t},1,1,9" for t in range(1600, 1660, 10))))
+    assert judged(detector, tmp_path / "b.csv")[:-6] == judged(detector, path)
+
+
+def test_a_band_without_any_width_divides_nothing_by_0(tmp_path: Path):
+    path = plant(tmp_path / "a.csv")
+    forecaster = trained(path, quantiles="0.2,0.5,0.9")
+    for parameter in forecaster.model.write.parameters():
+        parameter.data.zero_()
+    assert all(row["score"] for row in judged(Detector.of(forecaster, 1), path))
 
 
 def referee(usual: NDArray[Any], errors: NDArray[Any]) -> NDArray[Any]:
@@ -174,6 +194,8 @@ def test_numbers_that_are_far_too_large(tmp_path: Path):
         del found[92]["value"]
         every.append(found)
     assert every[0] == every[1] == every[2]
+    (tmp_path / "c.csv").write_text(lines(head, *rows[:100], f"{time},1,1,1e300", *rows[101:]))
+    assert all(row["score"] for row in judged(detector, tmp_path / "c.csv"))
     other = Detector.of(detector.forecaster, 1, tmp_path / "b.csv").usual[OURS]
     assert np.isfinite(other.together).all()
     assert len(other) == 152
@@ -202,6 +224,20 @@ def test_columns_without_enough_rows_are_measured_one_by_one():
     assert (led[0, 0], led[0, 2]) == (0.0, 0.0)
     assert np.isnan(scores[:, 1]).all()
     np.testing.assert_allclose(scores[:, 2], [10, 0])
+
+
+def test_which_usual_rows_count():
+    """Columns go together from 20 rows for each on. A row without a number is no usual row."""
+    errors = np.random.default_rng(0).normal(size=(60, 2)) @ [[1.0, 1.0], [0.0, 0.1]]
+    errors[41:50, 0] = np.nan
+    errors[50:] = np.nan
+    for rows, together in ((slice(1, 60), True), (slice(2, 60), False)):
+        usual = Usual.of([("", errors[rows])])
+        assert (usual.together[0, 1] != 0) == together == ("" in usual.own)
+        assert len(usual) == 50 - rows.start
+    assert Usual.of([("", np.arange(1.0, 100)[:, None])]).limit(0.29) == pytest.approx(
+        71 / np.sqrt(1.001 * 100 * 199 / 6)
+    )
 
 
 def test_a_column_that_leaves_the_others_is_found(tmp_path: Path):
@@ -233,6 +269,11 @@ def test_what_others_lead_one_to_expect_in_place_of_unusual_numbers():
     wanted = 0.0 + products[2, :2] @ np.linalg.solve(products[:2, :2], errors[:2])
     np.testing.assert_allclose(usual.corrected("", errors, 5.0), np.array([1.0, 1.1, wanted]))
     np.testing.assert_allclose(usual.corrected("", np.array([1.0, np.nan, 3.0]), 1e9), [1.0, np.nan, 3.0])
+    np.testing.assert_array_equal(usual.corrected("", errors, scores.max()), errors)
+    two = Usual.of([("", every), ("other", draw.normal(size=(4000, 3)))])
+    np.testing.assert_allclose(two.corrected("", errors, 5.0), np.array([1.0, 1.1, wanted]))
+    lacking = Usual.of([("", every * [1, np.nan, 1])])  # a column without a usual number says nothing of the others
+    np.testing.assert_allclose(lacking.corrected("", np.array([1.0, 5.0, 99.0]), 5.0), [1.0, 5.0, 0.0])
     np.testing.assert_allclose(usual.corrected("", np.array([9.0, np.nan, -9.0]), 1.0), [0.0, np.nan, 0.0], atol=1e-12)
 
 
@@ -395,6 +436,17 @@ def test_labels_in_every_form(tmp_path: Path, ending: str):
 
     path = plant(tmp_path / "a.csv", rows=60)
     truth = [t % 7 == 0 for t in range(60)]
+    assert [Truth("fault", path)[word] for word in ("1", "True", "YES", "", "0", "FALSE", "No")] == [
+        1,
+        1,
+        1,
+        0,
+        0,
+        0,
+        0,
+    ]
+    with pytest.raises(InputError, match="is '2' in a row"):
+        Truth("fault", path)["2"]
     frame = pl.read_csv(path).with_columns(pl.Series("fault", truth))
     other = tmp_path / f"b{ending}"
     {".csv": frame.write_csv, ".parquet": frame.write_parquet, ".jsonl": frame.write_ndjson}[ending](other)
@@ -402,6 +454,83 @@ def test_labels_in_every_form(tmp_path: Path, ending: str):
     ((one, found),) = detector.read(other, "fault")
     assert found.tolist() == truth
     assert one.known.shape == (60, 1)
+
+
+# What is said
+
+
+def scored(tmp_path: Path, places: dict[str, dict[int, float]], rate: float | None = 0.1, **changes: Any) -> Findings:
+    """Findings in which the rows at these places, of each series, have these scores, in limits, and all others 0."""
+    path = plant(tmp_path / "a.csv", groups="".join(places), rows=400)
+    findings = Findings(Detector.of(trained(path, **changes), 1), path, rate)
+    for each in findings.judged:
+        each.scores[:], each.columns[:] = 0.0, 1
+        for place, score in places[each.one.group].items():
+            each.scores[place] = score * findings.limits[OURS]
+    return findings
+
+
+def test_stretches_are_said_the_most_unusual_one_first(tmp_path: Path):
+    places = {10 + 30 * k: 1.5 + k / 10 for k in range(11)} | {20: 9.0, 30: 2.0, 100: 1.0, 390: 1.2}
+    findings = scored(tmp_path, {"": places | {201: 4.0, 211: 3.0, 231: 1.1}})
+    limit = findings.limits[OURS]
+    found = [(s.begin, s.end, s.worst, round(s.score / limit, 6)) for s in findings.stretches()]
+    assert found[:4] == [(10, 41, 20, 9.0), (201, 221, 201, 4.0), (310, 311, 310, 2.5), (280, 281, 280, 2.4)]
+    assert found[-2:] == [(390, 391, 390, 1.2), (231, 232, 231, 1.1)]
+    said = list(findings.report())
+    assert said[3][1].startswith("16 rows above that, in 11 stretches; by")
+    assert len(said) == 4 + 10 + 1
+    assert said[-1] == ("  ...", "and 1 more, which --output FILE.csv has")
+    assert said[4][0] == f"  score {9 * limit:.3g}"
+    assert re.fullmatch(r"180 to 480: 'flow' is [\d.-]+ in place of [\d.-]+ at 280", said[4][1])
+    assert re.fullmatch(r"3180: 'flow' is [\d.-]+ in place of [\d.-]+", said[6][1])
+    nothing = list(scored(tmp_path, {"": {}}).report())
+    assert nothing[3][1] == "0 rows above that; by chance there would be 39.2"
+
+
+def test_what_is_said_of_usual_rows_and_of_series(tmp_path: Path):
+    findings = scored(tmp_path, {"a": {7: 2.0}, "b": {}}, None, group="unit", time=None, columns="heat,flow")
+    usual = findings.detector.usual[OURS]
+    assert findings.false_alarms == 1 / (1 + len(usual))
+    said = dict(findings.report())
+    half = f"{np.median(usual.sorted[1:]):.3g}"
+    assert (
+        said["usual score"]
+        == f"at most {half} in half of them, at most {usual.sorted[-1]:.3g} in all but {100 / 321:.3g}%"
+    )
+    assert [*said.values()][-1].startswith("a 16: 'flow' is")
+    plenty = Usual.of([("", np.arange(1.0, 3000)[:, None] * np.ones(2))])
+    findings.detector.usual = dict.fromkeys(findings.detector.usual, plenty)
+    new = plant(tmp_path / "new.csv", groups="ac", rows=60)
+    again = Findings(findings.detector, new)
+    assert again.false_alarms == 0.001
+    assert dict(again.report())["new series"].endswith("its first forecast reads: 'c'")
+
+
+def test_what_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    drawn = list[Any]()
+    monkeypatch.setattr(charts, "save", lambda figure, path: drawn.append(figure))
+    places = {"a": {k: 9.0 - k / 100 for k in (2, 60, 61, 120, 180)}, "b": {9: 10.0}, "c": {50: 8.9}}
+    findings = scored(tmp_path, places | {"b": {50: 2.0}}, group="unit", time=None, columns="heat,flow")
+    findings.judged[0].scores[200] = np.nan
+    findings.draw(tmp_path / "x.png")
+    above, *panels = drawn[0].axes
+    assert above.get_title("left") == "score a"
+    assert [axis.get_title("left") for axis in panels] == [f"flow around {row}" for row in (11, 69, 129)]
+    assert [axis.lines[1].get_xdata()[[0, -1]].tolist() for axis in panels] == [[9, 13], [65, 72], [125, 131]]
+    limit = findings.limits[OURS]
+    assert above.lines[1].get_xdata().tolist() == [11, 69, 70, 129, 189]
+    assert above.lines[2].get_ydata()[0] == limit
+    assert above.get_ylim() == pytest.approx((limit / 20, 5 * 8.98 * limit))
+    assert [line.get_xdata().tolist() for line in (panels[1].lines[2],)] == [[69, 70]]
+    np.testing.assert_array_equal(panels[1].lines[2].get_ydata(), findings.judged[0].values[60:62, 1])
+    assert panels[-1].get_xlabel() == "row"
+    for each, score in zip(findings.judged, (0.1, 0.3, 0.2), strict=True):
+        each.scores[:] = score * limit
+    findings.draw(tmp_path / "x.png")
+    (above,) = drawn[1].axes
+    assert above.get_title("left") == "score b"
+    assert above.get_ylim()[1] == pytest.approx(5 * limit)
 
 
 # The command
@@ -443,6 +572,9 @@ def test_the_command(run: Path, tmp_path: Path):
     ]
     count = sum(row["unusual"] == "1" for row in rows)
     assert f"{count} row" in plain.out
+    for row in rows:
+        assert (row["unusual"] == "1") == (float(row["share"]) <= 0.05)
+    assert min(float(row["share"]) for row in rows) < 0.05
     assert len(rows) == 109
 
 
