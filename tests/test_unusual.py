@@ -297,8 +297,8 @@ def test_later_forecasts_read_what_was_expected(tmp_path: Path, ahead: int, monk
         scores.append(usual.scored("", rows.errors)[1][0].max())
         usually = usual.corrected("", rows.errors[0], limit)
         for k in np.flatnonzero(usually != rows.errors[0]):
-            past = slice(row - 8, row)
-            if replaced[past, k].sum() == 4:
+            past = slice(row - first, row)
+            if replaced[row - 8 : row, k].sum() == 4:
                 history.targets[past, k], replaced[past, k] = targets[past, k], False
             else:
                 value = rows.expected[0, k] + usually[k] * rows.width[0, k]
@@ -641,7 +641,7 @@ def test_rows_as_they_arrive(
     rows = [row + ",wet" * (k % 5 == 0) + ",dry" * (k % 5 > 0) for k, row in enumerate(rows)]
     path.write_text(lines(f"{head},sky", *rows))
     run = saved(path, tmp_path / "run", **changes)
-    for k in (100, 101, 102, 103, 180):
+    for k in (100, 101, 102, 103, 180, *range(200, 240)):
         rows[k] = re.sub(r",(\d\d?\.\d+),", lambda m: f",{float(m[1]) + 40:.5f},", rows[k], count=1)
     rows[120] = rows[120].replace("dry", "foggy").replace("wet", "foggy")
     (tmp_path / "b.csv").write_text(lines(f"{head},sky", *rows))

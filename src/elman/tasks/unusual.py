@@ -355,8 +355,8 @@ class Detector:
                 if k >= n:
                     break
                 usually = usual.corrected(one.group, errors[k], limit)
-                changed, past = np.isfinite(errors[k]) & (usually != errors[k]), slice(row + k - o.lookback, row + k)
-                if (gone := changed & (2 * replaced[past].sum(axis=0) >= o.lookback)).any():
+                changed, past = np.isfinite(errors[k]) & (usually != errors[k]), slice(row + k - self.reads, row + k)
+                if (gone := changed & (2 * replaced[past][-o.lookback :].sum(axis=0) >= o.lookback)).any():
                     history.targets[past, gone], replaced[past, gone] = one.targets[past, gone], False
                     n = min(n, int(k) + 1)
                 if (changed := changed & ~gone).any():
