@@ -26,6 +26,7 @@ import onnxruntime
 
 MISSING = ("", "?", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")  # in place of a number, in any case
 FALSE_ALARMS = 0.001
+LASTS = 3  # times --ahead that a fault lasts at most
 FARTHEST = 1e30  # deviations from the mean, beyond which all numbers are the same
 
 
@@ -137,7 +138,9 @@ class Series:
             self.begun |= told
         before = self.beside[-1] if self.beside else np.zeros(len(beside))  # the mean, before the first number
         self.beside.append(np.where(np.isnan(beside), before, beside))
-        said, changed, read = None, np.zeros(len(values), bool), raw.copy()
+        # What is missing repeats what forecasts read before it.
+        changed = self.replaced[-1] & ~told if self.replaced else np.zeros(len(values), bool)
+        said, read = None, np.where(changed, self.past[-1], raw) if self.past else raw.copy()
         if len(self.past) >= keep:
             found = model.forecast(np.array(self.past[: model.lookback]), np.array(self.beside))
             middle = found[:, model.middle]
@@ -147,13 +150,14 @@ class Series:
             said = self._said(judged, judged - departures * width, scores)
             if np.nan_to_num(scores).max() > model.limit:
                 usually = model.usually(self.group, errors)
-                changed = np.isfinite(errors) & (usually != errors)
-                # Once half of what a forecast reads was replaced, a column has changed for good, and is read as it is.
-                gone = changed & (2 * np.sum(self.replaced[-model.lookback :], axis=0) >= model.lookback)
+                unusual = np.isfinite(errors) & (usually != errors)
+                # What lasts longer has changed for good, and is read as it is.
+                most = min(model.lookback / 2, LASTS * model.ahead)
+                gone = unusual & (np.sum(self.replaced[-model.lookback :], axis=0) >= most)
                 for row, own, replaced in zip(self.past, self.raw, self.replaced, strict=True):
                     row[gone], replaced[gone] = own[gone], False
-                changed &= ~gone
-                read = np.where(changed, middle + usually * width, raw)
+                unusual &= ~gone
+                read, changed = np.where(unusual, middle + usually * width, read), changed | unusual
         self.past.append(read)
         self.raw.append(raw)
         self.replaced.append(changed)

@@ -197,7 +197,7 @@ def test_codes_follow_numbers_and_frequent_words_have_small_ones(tmp_path: Path)
     assert (scales.mean[1], scales.deviation[1], scales.mean[3], scales.deviation[3]) == (0, 1, 0, 1)
     assert scales.mean[2] == pytest.approx(np.mean([row["price"] for row in train]))
     assert scales.mean[4] == pytest.approx(np.mean([row["visits"] for row in train]))
-    assert task.unknown == ["words in 'weather', in 1 rows, 2.8%: the network reads one stand-in for all"]
+    assert task.unknown == ["words in 'weather', in 1 row, 2.8%: the network reads one stand-in for all"]
     windows = task.test
     *_, known, _ = windows.take(np.arange(len(windows)))
     assert known.shape[2] == 4

@@ -2101,11 +2101,19 @@ MUTANTS = [
         "test_unusual.py::test_later_forecasts_read_what_was_expected[1]",
     ),
     Mutant(
+        "missing numbers that repeat what is unusual",
+        "tasks/unusual.py",
+        "def _next",
+        "if one.given is None:",
+        "if True:",
+        "test_unusual.py::test_what_is_filled_in_after_an_unusual_number_repeats_what_was_expected",
+    ),
+    Mutant(
         "a change for good that is never the new usual",
         "tasks/unusual.py",
         "def judge",
-        "(2 * replaced[past]",
-        "(0 * replaced[past]",
+        ">= most)",
+        ">= end)",
         "test_unusual.py::test_later_forecasts_read_what_was_expected[1]",
     ),
     Mutant(

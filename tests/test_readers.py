@@ -773,7 +773,7 @@ def test_the_tail_of_a_file_in_pieces(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_gaps_are_filled_with_what_is_before_them(tmp_path: Path):
     kept = [line for line in SERIES.splitlines() if "-05," not in line and "-06," not in line]
     path = write(tmp_path / "a.csv", "\n".join(kept) + "\n")
-    message = f"{path}, line 6: 2 rows are missing before it, one of 1 gaps in the times of 'a'"
+    message = f"{path}, line 6: 2 rows are missing before it, the only gap in the times of 'a'"
     with pytest.raises(InputError, match=re.escape(message)):
         series.read(path, NAMES, BadRows())
     found, _ = series.read(path, NAMES, BadRows(), fill_gaps=True)

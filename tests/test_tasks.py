@@ -1379,7 +1379,7 @@ REFUSED: dict[str, tuple[list[Any], list[str]]] = {
     "no windows to judge": (["evaluate", "{forecast}", "{little}"], ["5 rows in its longest series", "18"]),
     "evaluating without labels": (["evaluate", "{tag}", "{bare}"], ["{bare}, line 1"]),
     "evaluating bad rows": (["evaluate", "{classify}", "{bad}"], ["{bad}, line 2", "; correct it\n"]),
-    "evaluating a series with gaps": (["evaluate", "{forecast}", "{gaps}"], ["missing before it", "; fill them in\n"]),
+    "evaluating a series with gaps": (["evaluate", "{forecast}", "{gaps}"], ["missing before it", "; fill it in\n"]),
     "evaluating a table as sequences": (["evaluate", "{classify}", "{series}"], ["{series} is a table, and the run was not trained on one"]),
     "predicting a word for a number": (["predict", "{forecast}", "{word}"], ["{word}, line 3", "'high'"]),
 }  # fmt: skip

@@ -298,7 +298,7 @@ def test_later_forecasts_read_what_was_expected(tmp_path: Path, ahead: int, monk
         usually = usual.corrected("", rows.errors[0], limit)
         for k in np.flatnonzero(usually != rows.errors[0]):
             past = slice(row - first, row)
-            if replaced[row - 8 : row, k].sum() == 4:
+            if replaced[row - 8 : row, k].sum() == min(4, 3 * ahead):
                 history.targets[past, k], replaced[past, k] = targets[past, k], False
             else:
                 value = rows.expected[0, k] + usually[k] * rows.width[0, k]
@@ -311,8 +311,29 @@ def test_later_forecasts_read_what_was_expected(tmp_path: Path, ahead: int, monk
         np.testing.assert_array_equal(found.values, targets[first:])
     alarms = np.flatnonzero(found.scores > limit) + first
     assert {*range(100, 103)} <= {*alarms[alarms < 200]} <= {*range(100, 104)}
-    assert [row for row in alarms if row >= 200][:4] == [200, 201, 202, 203]
+    assert [row for row in alarms if row >= 200][:3] == [200, 201, 202]
     assert alarms[-1] < 225
+
+
+def test_what_is_filled_in_after_an_unusual_number_repeats_what_was_expected(tmp_path: Path):
+    """Nothing says that the fault lasts. The referee is the same file with the expected number in place of the unusual one."""
+    path = plant(tmp_path / "a.csv", rows=200)
+    detector = Detector.of(trained(path, fill_gaps=True), 2)
+    limit = 100.0
+    head, *rows = path.read_text().splitlines()
+    time, _, flow, push = rows[100].split(",")
+    rows[101:103] = [re.sub(r",[\d.]+,", ",,", row, count=1) for row in rows[101:103]]
+
+    def judged(value: float) -> unusual.Judged:
+        rows[100] = f"{time},{value!r},{flow},{push}"
+        (tmp_path / "b.csv").write_text(lines(head, *rows))
+        ((one, _),) = detector.read(tmp_path / "b.csv")
+        return detector.judge(one, limit)
+
+    found = judged(70.0)
+    assert found.scores[100 - 9] > limit
+    wanted = judged(float(found.expected[100 - 9, 0]))
+    np.testing.assert_allclose(found.scores[101 - 9 :], wanted.scores[101 - 9 :], rtol=1e-3, atol=1e-4)
 
 
 def test_forecasts_that_leave_the_series_come_back(tmp_path: Path):
@@ -413,6 +434,18 @@ def test_labels_and_baselines(tmp_path: Path):
             np.testing.assert_allclose(expected.errors, numbers[30:90] - numbers[30 - lag : 90 - lag], atol=1e-12)
     assert [*said][5:8] == [OURS, "naive", "seasonal 4"]
     assert len({said[name] for name in (OURS, "naive", "seasonal 4")}) == 3
+
+
+def test_labels_that_are_near_each_other_and_of_rows_without_numbers(tmp_path: Path):
+    path = plant(tmp_path / "a.csv")
+    detector, (head, *rows) = Detector.of(trained(path, fill_gaps=True, categories="push"), 1), path.read_text().split()
+    rows[100] = re.sub(r",[\d.-]+,[\d.-]+,", ",,,", rows[100])
+    rows[120] = re.sub("[^,]+$", "7", rows[120])
+    every = (f"{row},{int(k in (50, 53, 100))}" for k, row in enumerate(rows))
+    (tmp_path / "b.csv").write_text(lines(f"{head},fault", *every))
+    said = dict(Findings(detector, tmp_path / "b.csv", 0.1, "fault").report())
+    assert said["labelled"] == "2 rows in 2 stretches; 149 other rows"
+    assert said["unknown"].startswith("words in 'push', in 1 row,")
 
 
 def test_the_area_counts_pairs():
@@ -649,9 +682,13 @@ def test_rows_as_they_arrive(
     done = elman("detect", run, path, *ahead, "--output", model)
     assert done.status == 0, done.err
     written = elman("detect", model, tmp_path / "b.csv", "--output", tmp_path / "rows.csv")
-    assert written.out.replace("as the file has them", "") == (
-        elman("detect", run, tmp_path / "b.csv", *ahead).out.replace(f"the validation part of {path}", "")
-    )
+    again = elman("detect", run, tmp_path / "b.csv", *ahead)
+    assert written.out.splitlines()[0] == again.out.splitlines()[0]
+    for one, other in zip(written.out.splitlines()[-4:], again.out.splitlines()[-4:], strict=True):
+        assert re.sub(r"[\d.]+", "#", one) == re.sub(r"[\d.]+", "#", other)
+        assert [float(x) for x in re.findall(r"\d+\.\d+", one)] == pytest.approx(
+            [float(x) for x in re.findall(r"\d+\.\d+", other)], rel=0.02
+        )
     monkeypatch.setattr(sys, "argv", ["alarm.py", str(model)])
     monkeypatch.setattr(sys, "stdin", io.StringIO(lines(f"{head},sky", *rows)))
     runpy.run_path(str(ROOT / "examples" / "alarm.py"), run_name="__main__")
@@ -741,7 +778,7 @@ def test_data_that_are_gone_or_changed(made_once: SimpleNamespace, tmp_path: Pat
     [
         (["--ahead", "0"], "--ahead must be between 1 and 6, which the run forecasts, got 0"),
         (["--ahead", "7"], "--ahead must be between 1 and 6, which the run forecasts, got 7"),
-        (["--false-alarms", "0.001"], "--false-alarms must be below 1, and at least 0.013 as there are 80 usual rows, got 0.001"),
+        (["--false-alarms", "0.001"], "--false-alarms must be below 1, and at least 0.013 with 80 usual rows, got 0.001"),
         (["--false-alarms", "1"], "--false-alarms must be below 1"),
         (["--false-alarms", "-1"], "--false-alarms must be below 1"),
         (["--false-alarms", "nan"], "--false-alarms must be below 1"),
@@ -774,6 +811,14 @@ def test_files_and_runs_that_are_refused(made_once: SimpleNamespace, tmp_path: P
     )
     refused = elman("detect", made_once.directory / "other", short)
     complaint(refused.err, "is a run of 'classify', but elman detect needs a run of elman train forecast\n")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text/config.json").write_text('{"task": "lm"}')
+    refused = elman("detect", tmp_path / "text", short)
+    complaint(refused.err, "train forecast; elman predict says how unusual each line of a text is\n")
+    hole = plant(tmp_path / "hole.csv", rows=60)
+    hole.write_text(re.sub(r"(?m)^300,.*\n", "", hole.read_text()))
+    refused = elman("detect", made_once.run, hole, "--false-alarms", 0.1)
+    complaint(refused.err, "1 row is missing before it, the only gap in the times; fill it in\n")
     coarse = plant(tmp_path / "coarse.csv", rows=60)
     coarse.write_text(re.sub(r"(?m)^(\d+)0,", r"\g<1>,", coarse.read_text()))
     refused = elman("detect", made_once.run, coarse, "--false-alarms", 0.1)

@@ -321,8 +321,10 @@ def _check_gaps(times: NDArray[Any], usual: float | None, lines: NDArray[np.int6
     usual, wide, k = _gaps(times, usual)
     if wide:
         missing, of = round((times[k + 1] - times[k]) / usual) - 1, f" of {group!r}" if group else ""
-        gaps = f"{path}, line {lines[k + 1]}: {missing} rows are missing before it, one of {wide} gaps in the times{of}; fill them in"
-        raise InputError(f"{gaps}, or repeat the last value across them with --fill-gaps", gaps)
+        rows = "1 row is" if missing == 1 else f"{missing} rows are"
+        where, them = ("the only gap", "it") if wide == 1 else (f"one of {wide} gaps", "them")
+        gaps = f"{path}, line {lines[k + 1]}: {rows} missing before it, {where} in the times{of}; fill {them} in"
+        raise InputError(f"{gaps}, or repeat the last value across {them} with --fill-gaps", gaps)
 
 
 def _gaps(times: NDArray[Any], usual: float | None) -> tuple[float, int, int]:

@@ -26,6 +26,7 @@ from elman.training.record import NOT_KEPT
 OURS = "the model"
 LEAST = 20  # usual rows for each column, of which it is known how the errors of columns go together
 RIDGE = 1e-3  # of each variance, which is added to it, so that columns which are sums of others do no harm
+LASTS = 3  # times `ahead` that a fault lasts at most; what lasts longer is a change for good
 KEPT = 10_000  # scores of usual rows that a file has
 USUAL = "usual.json"
 FARTHEST = 1e30  # deviations that a number may be from the mean, so that its square is a number, too
@@ -140,7 +141,7 @@ class Usual:
             least = 1 / (1 + len(self))
             digit = 10.0 ** (math.floor(math.log10(least)) - 1)  # the second digit, which is rounded up
             raise InputError(
-                f"--false-alarms must be below 1, and at least {math.ceil(least / digit - 1e-9) * digit:.2g} as there are {len(self):,} usual rows, got {share:g}; choose another one, or give more rows with --usual"
+                f"--false-alarms must be below 1, and at least {math.ceil(least / digit - 1e-9) * digit:.2g} with {len(self):,} usual row{'' if len(self) == 1 else 's'}, got {share:g}; choose another one, or give more rows with --usual"
             )
         return float(self.sorted[len(self) - above])
 
@@ -339,13 +340,13 @@ class Detector:
 
         limit: the largest score of a usual row. Of a row that scores more, later forecasts do not read the unusual numbers,
         but what was expected in their place. Else they would expect more of the same, and take what is usual for unusual
-        afterwards. Once half of what a forecast reads of a column was replaced, it has changed for good, and all of it is
-        read as it is: forecasts that go on from what was expected may have left the series.
+        afterwards. Forecasts that go on from what was expected may leave the series, the sooner the less they look ahead. So
+        once LASTS times `ahead` numbers of a column were replaced, or half of what a forecast reads, all of it is read as it is.
         """
         o, usual, (end, c) = self.forecaster.options, self.usual[name], one.targets.shape
         scale = self.forecaster.scales.of_series(one, o)
         history, replaced = one._replace(targets=one.targets.copy()), np.zeros((end, c), np.bool_)
-        row = first = min(self.reads, end)
+        row, most = min(self.reads, end), min(o.lookback / 2, LASTS * self.ahead)
         found, size = [(np.empty((0, c)), np.empty((0, c)))], self._block(c)
         while row < end:
             rows = self.expecting[name](history, row, min(end, row + size))
@@ -356,13 +357,15 @@ class Detector:
                     break
                 usually = usual.corrected(one.group, errors[k], limit)
                 changed, past = np.isfinite(errors[k]) & (usually != errors[k]), slice(row + k - self.reads, row + k)
-                if (gone := changed & (2 * replaced[past][-o.lookback :].sum(axis=0) >= o.lookback)).any():
+                if (gone := changed & (replaced[past][-o.lookback :].sum(axis=0) >= most)).any():
                     history.targets[past, gone], replaced[past, gone] = one.targets[past, gone], False
                     n = min(n, int(k) + 1)
                 if (changed := changed & ~gone).any():
                     values = (rows.expected[k] + usually * rows.width[k]) * scale.deviation + scale.mean
-                    history.targets[row + k, changed], replaced[row + k] = values[changed], changed
-                    # The first forecast that reads this row is that of `ahead` rows later
+                    for column in np.flatnonzero(changed):
+                        own = slice(row + k, _next(one, row + int(k), int(column)))
+                        history.targets[own, column], replaced[own, column] = values[column], True
+                    # The first forecast that reads this row is that of `ahead` rows later.
                     n = min(n, int(k) + self.ahead)
             expected = (rows.expected + led * rows.width) * scale.deviation + scale.mean
             found.append((scores[:n], expected[:n]))
@@ -370,7 +373,7 @@ class Detector:
         scores, expected = (np.concatenate(each) for each in zip(*found, strict=True))
         columns = np.where(np.isnan(scores), -1, scores).argmax(axis=1)
         largest = scores[np.arange(len(scores)), columns]
-        return Judged(one, first, largest, usual.shares(largest), columns, expected)
+        return Judged(one, min(self.reads, end), largest, usual.shares(largest), columns, expected)
 
     def _errors(self, expecting: Expecting, one: Series, begin: int, end: int) -> NDArray[np.float64]:
         """Returns the errors of those rows from one to another that are judged, (rows, targets)."""
@@ -381,6 +384,14 @@ class Detector:
     def _block(self, columns: int) -> int:
         """Returns how many rows are judged side by side."""
         return max(self.ahead, CHUNK // columns)
+
+
+def _next(one: Series, row: int, column: int) -> int:
+    """Returns the row of the next number of a column that was not filled in: all before it repeat this one."""
+    if one.given is None:
+        return row + 1
+    later = one.given[row + 1 :, column]
+    return row + 1 + (int(later.argmax()) if later.any() else len(later))
 
 
 class Truth(dict[str, int]):

@@ -122,7 +122,7 @@ class Scales(NamedTuple):
                 count[1] += len(codes)
         for name, (rows, whole) in of.items():
             if rows:
-                yield f"words in {name!r}, in {rows:,} rows, {rows / whole:.1%}: the network reads one stand-in for all"
+                yield f"words in {name!r}, in {rows:,} row{'' if rows == 1 else 's'}, {rows / whole:.1%}: the network reads one stand-in for all"
 
     def new(self, every: Sequence[Series]) -> list[str]:
         """Returns the names of the series that the training data do not have, if it matters."""
