@@ -420,7 +420,7 @@ def test_labels_and_baselines(tmp_path: Path):
     own = np.concatenate([truth[9:200], truth[209:]])
     alarms = np.array([row["unusual"] == "1" for row in written])
     spans = [slice(91, 93), slice(141, 142), slice(191 + 51, 191 + 52), slice(191 + 190, 191 + 191)]
-    assert said["labelled"] == "5 rows in 4 stretches; 377 other rows"
+    assert said["labelled"] == "5 judged rows in 4 stretches; 377 other rows"
     hit, false = sum(bool(alarms[span].any()) for span in spans), int(alarms[~own].sum())
     assert 0 < hit < 4
     scores = np.array([float(row["score"]) for row in written])
@@ -439,12 +439,16 @@ def test_labels_and_baselines(tmp_path: Path):
 def test_labels_that_are_near_each_other_and_of_rows_without_numbers(tmp_path: Path):
     path = plant(tmp_path / "a.csv")
     detector, (head, *rows) = Detector.of(trained(path, fill_gaps=True, categories="push"), 1), path.read_text().split()
+    assert "not judged" not in dict(Findings(detector, path, 0.1).report())
+    (tmp_path / "c.csv").write_text(lines(head, *(re.sub(r",([\d.-]+),[\d.-]+,", r",\1,,", row) for row in rows)))
+    blind = dict(Findings(detector, tmp_path / "c.csv", 0.1).report())["not judged"]
+    assert blind == "'flow', which has no number that could be compared"
     rows[100] = re.sub(r",[\d.-]+,[\d.-]+,", ",,,", rows[100])
     rows[120] = re.sub("[^,]+$", "7", rows[120])
     every = (f"{row},{int(k in (50, 53, 100))}" for k, row in enumerate(rows))
     (tmp_path / "b.csv").write_text(lines(f"{head},fault", *every))
     said = dict(Findings(detector, tmp_path / "b.csv", 0.1, "fault").report())
-    assert said["labelled"] == "2 rows in 2 stretches; 149 other rows"
+    assert said["labelled"] == "2 judged rows in 2 stretches; 149 other rows"
     assert said["unknown"].startswith("words in 'push', in 1 row,")
 
 

@@ -56,6 +56,10 @@ class Findings:
                 f"{path} has {longest} rows in its longest series, and none of them can be judged, since a forecast reads {detector.reads} rows before it; give more"
             )
 
+    def _judged_of(self, column: int) -> Iterator[NDArray[np.bool_]]:
+        """Yields of each series which of the numbers of a column were judged."""
+        return (np.isfinite(each.expected[:, column]) for each in self.judged)
+
     def alarms(self, each: Judged, name: str = OURS) -> NDArray[np.bool_]:
         """Returns which rows of a series are unusual to the model, or to a baseline."""
         return each.scores > self.limits[name]
@@ -79,6 +83,9 @@ class Findings:
         )
         yield from (("unknown", words) for words in forecaster.scales.unknown(every))
         yield from (("new series", new) for new in forecaster.new_series(every))
+        blind = [n for k, n in enumerate(forecaster.scales.targets) if not any(map(np.any, self._judged_of(k)))]
+        if blind:
+            yield "not judged", f"{', '.join(map(repr, blind))}, which has no number that could be compared"
         yield "usual", f"{_many(len(usual), 'row')}, {self.detector.source}"
         half, most = f"{usual.sorted[len(usual) // 2]:.3g} in half of them", f"{100 * self.false_alarms:.3g}%"
         yield "usual score", f"at most {half}, at most {self.limits[OURS]:.3g} in all but {most}"
@@ -106,7 +113,7 @@ class Findings:
             truth, scores = truth[np.isfinite(scores)], scores[np.isfinite(scores)]
             whole, others = _many(len(found), "stretch", "es"), int((~truth).sum())
             if name == OURS:
-                yield "labelled", f"{_many(int(truth.sum()), 'row')} in {whole}; {_many(others, 'other row')}"
+                yield "labelled", f"{_many(int(truth.sum()), 'judged row')} in {whole}; {_many(others, 'other row')}"
             false = _many(int((scores[~truth] > self.limits[name]).sum()), "other row")
             auc = f"; AUC {area(scores, truth):.4f}" if 0 < others < len(truth) else ""
             yield name, f"finds {sum(found):,} of {whole}, calls {false} unusual{auc}"

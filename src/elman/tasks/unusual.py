@@ -62,7 +62,7 @@ class Usual:
         score of a row    = the largest score of its numbers
         share of a row    = (1 + usual rows with this score or a larger one) / (1 + usual rows)
 
-    In rows like the usual ones, a share of at most p comes up with the probability p. Sources: K. V. Mardia, J. T. Kent,
+    In rows like the usual ones, a share of at most p comes up with a probability of about p. Sources: K. V. Mardia, J. T. Kent,
     J. M. Bibby, Multivariate analysis (1979), for the conditional distribution; V. Vovk, A. Gammerman, G. Shafer,
     Algorithmic learning in a random world (2005), for the share.
     """
