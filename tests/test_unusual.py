@@ -636,6 +636,11 @@ def test_a_picture_of_what_is_unusual(run: Path, tmp_path: Path, monkeypatch: py
     assert value[0][k] in marked[0]
 
 
+def test_a_picture_where_forecasts_never_err():
+    figure = charts.unusual("a", "row", np.arange(9), np.zeros(9), 0.0, [])
+    figure.draw_without_rendering()  # a warning of matplotlib would be an error
+
+
 def test_an_exported_model_says_the_same(run: Path, tmp_path: Path):
     model = tmp_path / "model.onnx"
     assert elman("export", run, model).status == 0

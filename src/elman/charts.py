@@ -304,12 +304,12 @@ def unusual(
     """
     figure = Figure(figsize=(9, 2.8 + 2.2 * len(panels)), layout="constrained")
     above, *axes = figure.subplots(1 + len(panels), 1, squeeze=False)[:, 0]
-    over = scores > limit
-    above.plot(x, scores, color="0.5", linewidth=0.7)
+    over, least = scores > limit, max(limit, 1e-3)  # where forecasts never err, all scores are 0
+    above.plot(x, np.maximum(scores, 1e-6), color="0.5", linewidth=0.7)
     above.plot(x[over], scores[over], ".", color="C3", markersize=4, label="unusual")
-    above.axhline(limit, color="k", linewidth=0.8, linestyle="--", label=f"limit {limit:.3g}")
+    above.axhline(least, color="k", linewidth=0.8, linestyle="--", label=f"limit {limit:.3g}")
     above.set_yscale("log")
-    above.set_ylim(limit / 20, 5 * float(np.nanmax(scores, initial=limit)))  # with room for the legend
+    above.set_ylim(least / 20, 5 * float(np.nanmax(scores, initial=least)))  # with room for the legend
     above.set_title(f"score {name}".strip(), loc="left", fontsize=10, parse_math=False)
     above.legend(fontsize=8, loc="upper left", ncols=2)
     for axis, panel in zip(axes, panels, strict=True):
