@@ -415,7 +415,7 @@ def test_denormal_arithmetic_is_as_before() -> None:
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["uni", "bi"])
 @pytest.mark.parametrize(
     "sizes",
-    [(3, 2, 2, 5), (5, 7, 9, 33), (20, 64, 64, 128), (3, 1000, 16, 16), (100, 1, 64, 256)],
+    [(5, 7, 9, 33), (20, 64, 64, 128), (3, 1000, 16, 16), (100, 1, 64, 256)],
     ids=lambda sizes: "x".join(map(str, sizes)),
 )
 @pytest.mark.parametrize("name", ["lstm", "gru_before"])

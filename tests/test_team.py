@@ -81,7 +81,7 @@ def command_of(name: str, directory: Path) -> tuple[Any, ...]:
 
 
 @pytest.mark.usefixtures("no_pictures")
-@pytest.mark.parametrize("name", ["lm", "tag", "classify", "forecast"])
+@pytest.mark.parametrize("name", ["lm", "tag", "forecast"])
 def test_three_processes_have_the_curve_of_one(name: str, tmp_path: Path, forks: Forks) -> None:
     """Batches of six or eight are shared by three; the last batch of an epoch has fewer sequences than processes."""
     command = command_of(name, tmp_path)
