@@ -346,16 +346,21 @@ def faults(table: pl.DataFrame) -> pl.DataFrame:
     for n, first in enumerate(range(400, len(table) - 200, 80)):
         kind, column, sign = n % 6, draw.integers(len(names)), draw.choice([-1, 1])
         rows = slice(first, first + (1, 12, 24, 12, 48, 24)[kind])
-        size, steps = sign * deviation[column], rows.stop - rows.start
-        own = values[rows, column]
-        values[rows, column] = (
-            lambda own=own, size=size: own + 2 * size,  # jumps
-            lambda own=own, size=size: own + 1.5 * size,  # is off
-            lambda own=own: own[:1],  # stands still
-            lambda own=own, size=size, steps=steps: own + 0.7 * size * draw.normal(size=steps),  # is noisy
-            lambda own=own, size=size, steps=steps: own + size * np.linspace(0, 2, steps),  # drifts
-            lambda rows=rows, column=column: values[rows.start - 12 : rows.stop - 12, column].copy(),  # is late
-        )[kind]()
+        size, steps, own = sign * deviation[column], rows.stop - rows.start, values[rows, column]
+        match kind:
+            case 0:  # jumps
+                own = own + 2 * size
+            case 1:  # is off
+                own = own + 1.5 * size
+            case 2:  # stands still
+                own = own[:1]
+            case 3:  # is noisy
+                own = own + 0.7 * size * draw.normal(size=steps)
+            case 4:  # drifts
+                own = own + size * np.linspace(0, 2, steps)
+            case _:  # is late
+                own = values[rows.start - 12 : rows.stop - 12, column].copy()
+        values[rows, column] = own
         fault[rows] = 1
     own = (pl.Series(name, values[:, k]) for k, name in enumerate(names))
     return table.with_columns(*own, pl.Series("fault", fault))

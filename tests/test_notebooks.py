@@ -115,7 +115,10 @@ def test_runs_from_top_to_bottom(path: Path, tmp_path: Path, forks: Forks) -> No
     (done,) = forks.run(Child(CELLS, (str(tmp_path / "sources.json"), str(folder)), environment))
     assert done.returncode == 0, done.stderr
     every = json.loads(done.stdout.splitlines()[-1])
-    found = [["stdout"] * bool(out) + ["stderr"] * bool(err) + list(dict.fromkeys(shown)) for out, err, shown in every]
+    found = [
+        ["stdout"] * bool(out) + ["stderr"] * bool(err) + [kind for kind, _ in groupby(shown)]
+        for out, err, shown in every
+    ]
     assert found == [own for own, cell in zip(kinds(notebook), notebook.cells, strict=True) if cell.cell_type == "code"]
     CLAIMS[path.stem]("".join(out for out, _, _ in every))
 

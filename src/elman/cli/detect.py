@@ -11,7 +11,7 @@ from elman.cli.common import needs_onnx, opened, without_training
 from elman.errors import InputError
 
 EXAMPLE = "Example:  elman detect runs/load now.csv --output unusual.csv"
-TABLES, PICTURES, MODELS = (".csv", ".jsonl", ".ndjson"), (".png", ".svg", ".pdf"), (".onnx",)
+PICTURES, MODELS = (".png", ".svg", ".pdf"), (".onnx",)
 
 
 def detect(
@@ -51,6 +51,7 @@ def detect(
     With --label, the naive forecasts are judged by the same labels.
     """
     from elman import tasks
+    from elman.datasets.tables import JSON_LINES
     from elman.files import check_writable, write_atomically
     from elman.tasks import forecasting
     from elman.tasks.findings import Findings
@@ -60,11 +61,10 @@ def detect(
     if (task := record.task(tasks.MODULES)) != "forecast":
         lm = "; elman predict says how unusual each line of a text is" if task == "lm" else ""
         raise InputError(f"{run} is a run of {task!r}, but elman detect needs a run of elman train forecast{lm}")
-    form = output.suffix.lower() if output is not None else ""
+    form, tables = output.suffix.lower() if output is not None else "", (".csv", *JSON_LINES)
     if output is not None:
-        if form not in (forms := (*TABLES, *PICTURES, *MODELS)):
-            forms = ", ".join(forms)
-            raise InputError(f"{output}: what is found is written as {forms}; choose one of these endings")
+        if form not in (forms := (*tables, *PICTURES, *MODELS)):
+            raise InputError(f"{output}: what is found is written as {', '.join(forms)}; choose one of these endings")
         check_writable(output)
     if form in MODELS and run.is_file():
         raise InputError(f"{run} is an exported model already; give the directory of a run, to write {output} from")
@@ -80,7 +80,7 @@ def detect(
         print(f"{name:<20} {text}")
     for remark in detector.remarks:
         print(remark, file=sys.stderr)
-    if output is not None and form in TABLES:
+    if output is not None and form in tables:
         write_atomically(output, (row.encode() for row in found.table(form)))
     elif output is not None and form in PICTURES:
         found.draw(output)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from elman.datasets.times import written
 from elman.errors import InputError
-from elman.tasks.separate import digits, table
+from elman.tasks.separate import digits, many, table
 from elman.tasks.unusual import OURS, Detector, Judged
 
 FALSE_ALARMS = 0.001
@@ -56,10 +56,6 @@ class Findings:
                 f"{path} has {longest} rows in its longest series, and none of them can be judged, since a forecast reads {detector.reads} rows before it; give more"
             )
 
-    def _judged_of(self, column: int) -> Iterator[NDArray[np.bool_]]:
-        """Yields of each series which of the numbers of a column were judged."""
-        return (np.isfinite(each.expected[:, column]) for each in self.judged)
-
     def alarms(self, each: Judged, name: str = OURS) -> NDArray[np.bool_]:
         """Returns which rows of a series are unusual to the model, or to a baseline."""
         return each.scores > self.limits[name]
@@ -79,19 +75,21 @@ class Findings:
         forecaster, every = self.detector.forecaster, [each.one for each in self.judged]
         yield (
             "rows",
-            f"{self.count:,} of {self.rows:,}, each compared with the forecast of {_many(ahead, 'step')} before it",
+            f"{self.count:,} of {self.rows:,}, each compared with the forecast of {many(ahead, 'step')} before it",
         )
         yield from (("unknown", words) for words in forecaster.scales.unknown(every))
         yield from (("new series", new) for new in forecaster.new_series(every))
-        blind = [n for k, n in enumerate(forecaster.scales.targets) if not any(map(np.any, self._judged_of(k)))]
+        targets = forecaster.scales.targets
+        judged = np.any([np.isfinite(each.expected).any(axis=0) for each in self.judged], axis=0)
+        blind = [name for name, any_number in zip(targets, judged, strict=True) if not any_number]
         if blind:
             yield "not judged", f"{', '.join(map(repr, blind))}, which has no number that could be compared"
-        yield "usual", f"{_many(len(usual), 'row')}, {self.detector.source}"
+        yield "usual", f"{many(len(usual), 'row')}, {self.detector.source}"
         half, most = f"{usual.sorted[len(usual) // 2]:.3g} in half of them", f"{100 * self.false_alarms:.3g}%"
         yield "usual score", f"at most {half}, at most {self.limits[OURS]:.3g} in all but {most}"
         alarms, chance = sum(int(self.alarms(each).sum()) for each in self.judged), self.false_alarms * self.count
-        where = f", in {_many(len(found), 'stretch', 'es')}" if found else ""
-        yield "unusual", f"{_many(alarms, 'row')} above that{where}; by chance there would be {chance:.3g}"
+        where = f", in {many(len(found), 'stretch', 'es')}" if found else ""
+        yield "unusual", f"{many(alarms, 'row')} above that{where}; by chance there would be {chance:.3g}"
         if self.truths is not None:
             yield from self._compared(self.truths)
         yield from map(self._said, found[:TOLD])
@@ -111,10 +109,10 @@ class Findings:
             ]
             scores, truth = (np.concatenate(each) for each in zip(*((each.scores, t) for each, t in own), strict=True))
             truth, scores = truth[np.isfinite(scores)], scores[np.isfinite(scores)]
-            whole, others = _many(len(found), "stretch", "es"), int((~truth).sum())
+            whole, others = many(len(found), "stretch", "es"), int((~truth).sum())
             if name == OURS:
-                yield "labelled", f"{_many(int(truth.sum()), 'judged row')} in {whole}; {_many(others, 'other row')}"
-            false = _many(int((scores[~truth] > self.limits[name]).sum()), "other row")
+                yield "labelled", f"{many(int(truth.sum()), 'judged row')} in {whole}; {many(others, 'other row')}"
+            false = many(int((scores[~truth] > self.limits[name]).sum()), "other row")
             auc = f"; AUC {area(scores, truth):.4f}" if 0 < others < len(truth) else ""
             yield name, f"finds {sum(found):,} of {whole}, calls {false} unusual{auc}"
 
@@ -178,10 +176,6 @@ class Findings:
             return of.first + 1 + np.arange(len(of.scores))
         times = of.one.times[of.first :]
         return (times + (pace.offset or 0)).astype("datetime64[us]") if pace.dates else times
-
-
-def _many(count: int, name: str, ending: str = "s") -> str:
-    return f"{count:,} {name}{'' if count == 1 else ending}"
 
 
 def area(scores: NDArray[np.float64], unusual: NDArray[np.bool_]) -> float:

@@ -279,6 +279,11 @@ def table(rows: Iterable[Mapping[str, Any]], form: str) -> Iterator[str]:
             yield csv_row(values)
 
 
+def many(count: int, name: str, ending: str = "s") -> str:
+    """Returns how many there are of something, such as "1 row" or "2,000 rows"."""
+    return f"{count:,} {name}{'' if count == 1 else ending}"
+
+
 def digits(value: float) -> float:
     """Returns six digits of a number."""
     return float(f"{value:.6g}")

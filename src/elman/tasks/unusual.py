@@ -19,7 +19,7 @@ from elman.datasets.series import Series
 from elman.errors import InputError
 from elman.files import Kept
 from elman.tasks.forecasting import Forecaster, check_steps, parts
-from elman.tasks.separate import digits
+from elman.tasks.separate import digits, many
 from elman.tasks.windows import CHUNK
 from elman.training.record import NOT_KEPT
 
@@ -141,7 +141,7 @@ class Usual:
             least = 1 / (1 + len(self))
             digit = 10.0 ** (math.floor(math.log10(least)) - 1)  # the second digit, which is rounded up
             raise InputError(
-                f"--false-alarms must be below 1, and at least {math.ceil(least / digit - 1e-9) * digit:.2g} with {len(self):,} usual row{'' if len(self) == 1 else 's'}, got {share:g}; choose another one, or give more rows with --usual"
+                f"--false-alarms must be below 1, and at least {math.ceil(least / digit - 1e-9) * digit:.2g} with {many(len(self), 'usual row')}, got {share:g}; choose another one, or give more rows with --usual"
             )
         return float(self.sorted[len(self) - above])
 

@@ -19,7 +19,7 @@ from elman.datasets.store import Store
 from elman.errors import InputError
 from elman.files import Kept, write_json
 from elman.tasks.options import ForecastingOptions as Options
-from elman.tasks.separate import moments
+from elman.tasks.separate import many, moments
 from elman.tasks.words import RARE, check_words, frequent
 
 CHUNK = 2048  # windows that are taken side by side
@@ -122,7 +122,7 @@ class Scales(NamedTuple):
                 count[1] += len(codes)
         for name, (rows, whole) in of.items():
             if rows:
-                yield f"words in {name!r}, in {rows:,} row{'' if rows == 1 else 's'}, {rows / whole:.1%}: the network reads one stand-in for all"
+                yield f"words in {name!r}, in {many(rows, 'row')}, {rows / whole:.1%}: the network reads one stand-in for all"
 
     def new(self, every: Sequence[Series]) -> list[str]:
         """Returns the names of the series that the training data do not have, if it matters."""
