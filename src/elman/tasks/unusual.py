@@ -338,38 +338,24 @@ class Detector:
     def judge(self, one: Series, limit: float = math.inf, name: str = OURS) -> Judged:
         """Returns what is said of the rows of a series by the model, or by a baseline.
 
-        limit: the largest score of a usual row. Of a row that scores more, later forecasts do not read the unusual numbers,
-        but what was expected in their place. Else they would expect more of the same, and take what is usual for unusual
-        afterwards. Forecasts that go on from what was expected may leave the series, the sooner the less they look ahead. So
-        once LASTS times `ahead` numbers of a column were replaced, or half of what a forecast reads, all of it is read as it is.
+        limit: the largest score of a usual row. Later forecasts do not read the unusual numbers of a row that scores more.
         """
         o, usual, (end, c) = self.forecaster.options, self.usual[name], one.targets.shape
-        scale = self.forecaster.scales.of_series(one, o)
-        history, replaced = one._replace(targets=one.targets.copy()), np.zeros((end, c), np.bool_)
-        row, most = min(self.reads, end), min(o.lookback / 2, LASTS * self.ahead)
-        found, size = [(np.empty((0, c)), np.empty((0, c)))], self._block(c)
+        scale, history = self.forecaster.scales.of_series(one, o), History(one, o.lookback, self.ahead)
+        row, size, found = min(self.reads, end), self._block(c), [(np.empty((0, c)), np.empty((0, c)))]
         while row < end:
-            rows = self.expecting[name](history, row, min(end, row + size))
-            errors, n = rows.errors, min(end - row, size)
+            rows = self.expecting[name](history.read, row, min(end, row + size))
+            errors, stop = rows.errors, min(end, row + size)
             led, scores = usual.scored(one.group, errors)
-            for k in np.flatnonzero(np.fmax.reduce(scores, axis=1, initial=-1) > limit):
-                if k >= n:
-                    break
-                usually = usual.corrected(one.group, errors[k], limit)
-                changed, past = np.isfinite(errors[k]) & (usually != errors[k]), slice(row + k - self.reads, row + k)
-                if (gone := changed & (replaced[past][-o.lookback :].sum(axis=0) >= most)).any():
-                    history.targets[past, gone], replaced[past, gone] = one.targets[past, gone], False
-                    n = min(n, int(k) + 1)
-                if (changed := changed & ~gone).any():
+            for k in np.flatnonzero(np.fmax.reduce(scores, axis=1, initial=-1) > limit).tolist():
+                if row + k < stop:
+                    usually = usual.corrected(one.group, errors[k], limit)
                     values = (rows.expected[k] + usually * rows.width[k]) * scale.deviation + scale.mean
-                    for column in np.flatnonzero(changed):
-                        own = slice(row + k, _next(one, row + int(k), int(column)))
-                        history.targets[own, column], replaced[own, column] = values[column], True
-                    # The first forecast that reads this row is that of `ahead` rows later.
-                    n = min(n, int(k) + self.ahead)
-            expected = (rows.expected + led * rows.width) * scale.deviation + scale.mean
+                    changed = np.isfinite(errors[k]) & (usually != errors[k])
+                    stop = min(stop, history.replace(row + k, changed, values))
+            expected, n = (rows.expected + led * rows.width) * scale.deviation + scale.mean, stop - row
             found.append((scores[:n], expected[:n]))
-            row, size = row + n, self.ahead if n < len(errors) else min(self._block(c), 2 * size)
+            row, size = stop, self.ahead if n < len(errors) else min(self._block(c), 2 * size)
         scores, expected = (np.concatenate(each) for each in zip(*found, strict=True))
         columns = np.where(np.isnan(scores), -1, scores).argmax(axis=1)
         largest = scores[np.arange(len(scores)), columns]
@@ -384,6 +370,35 @@ class Detector:
     def _block(self, columns: int) -> int:
         """Returns how many rows are judged side by side."""
         return max(self.ahead, CHUNK // columns)
+
+
+class History:
+    """What forecasts read of a series: its numbers, and what was expected in the place of unusual ones.
+
+    Else they would expect more of the same, and take what is usual for unusual afterwards. Forecasts that go on from what was
+    expected may leave the series, the sooner the less they look ahead. So once LASTS times `ahead` numbers of a column were
+    replaced, or half of what a forecast reads, all of it is read as it is.
+    """
+
+    def __init__(self, one: Series, lookback: int, ahead: int):
+        self.own, self.read = one, one._replace(targets=one.targets.copy())
+        self.replaced = np.zeros(one.targets.shape, np.bool_)
+        self.lookback, self.ahead, self.most = lookback, ahead, min(lookback / 2, LASTS * ahead)
+
+    def replace(self, row: int, unusual: NDArray[np.bool_], values: NDArray[np.float64]) -> int:
+        """Puts values in the place of unusual numbers of a row, (targets,) each, in their own units.
+
+        Returns the first row whose forecast reads other numbers now.
+        """
+        past = slice(row - self.lookback - self.ahead + 1, row)  # all that later forecasts read
+        gone = unusual & (self.replaced[past][-self.lookback :].sum(axis=0) >= self.most)
+        self.read.targets[past, gone], self.replaced[past, gone] = self.own.targets[past, gone], False
+        for column in np.flatnonzero(unusual & ~gone).tolist():
+            rows = slice(row, _next(self.own, row, column))
+            self.read.targets[rows, column], self.replaced[rows, column] = values[column], True
+        if gone.any():
+            return row + 1
+        return row + self.ahead if unusual.any() else len(self.replaced)
 
 
 def _next(one: Series, row: int, column: int) -> int:
