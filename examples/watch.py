@@ -1,10 +1,12 @@
-"""Says the class or the value of each row of a table as it arrives, with ONNX Runtime and numpy alone:
+"""Says the class or the value of each row of a table as it arrives, or the text that the rows say, with ONNX Runtime and numpy alone:
 
 elman train classify walk.csv --each-step --causal --label activity --run runs/walk
 elman export runs/walk step.onnx --streaming
 tail -n +1 -f sensor.csv | python examples/watch.py step.onnx
 
-The rows are CSV on standard input, below a header. What is said of a row depends on all rows before it. A row that lacks a
+The rows are CSV on standard input, below a header. What is said of a row depends on all rows before it. Of a model that was
+trained with elman train transcribe there is a line for each symbol, as soon as it is said: the number of its row, from 1, and
+its probability there. A row that lacks a
 number is left out, and named on standard error, unless the model was trained with --mark-gaps. One that was trained with
 --time reads the times of the rows, too, and one that was trained with --categories reads words.
 """
@@ -42,8 +44,11 @@ class Model:
         except Exception as error:  # of ONNX Runtime's own kinds
             sys.exit(f"cannot open {path}: {str(error).splitlines()[0]}; give a file that elman export wrote")
         notes = self.session.get_modelmeta().custom_metadata_map
-        if notes.get("elman.task") not in ('"classify"', '"regress"') or notes.get("elman.streaming") != "true":
-            sys.exit(f"{path} is no model of a step of numbers; train one with --each-step --causal, and write it with elman export RUN step.onnx --streaming")  # fmt: skip
+        if (
+            notes.get("elman.task") not in ('"classify"', '"regress"', '"transcribe"')
+            or notes.get("elman.streaming") != "true"
+        ):
+            sys.exit(f"{path} is no model of a step of numbers; train one with --each-step --causal, or elman train transcribe --causal, and write it with elman export RUN step.onnx --streaming")  # fmt: skip
         known = json.loads(notes["elman.vocabulary"])
         self.channels: list[str] = known["channels"]  # empty if the data had no names
         self.mean, self.deviation = np.array(known["mean"]), np.array(known["deviation"])
@@ -61,15 +66,18 @@ class Model:
         self.latest = np.full(len(self.mean), np.nan)  # of each channel: the latest number, and when it was measured
         self.measured = np.full(len(self.mean), np.nan)
         self.count, self.before = 0, np.nan  # how many steps there were, and the time of the last one
-        self.say = (
-            self._class(known["classes"]) if "classes" in known else self._value(known["center"], known["spread"])
-        )
+        if "symbols" in known:
+            self.say = self._symbol(known["symbols"])
+        elif "classes" in known:
+            self.say = self._class(known["classes"])
+        else:
+            self.say = self._value(known["center"], known["spread"])
         shapes = {each.name: each.shape for each in self.session.get_inputs()}  # each state is (layers, "B", units)
         pairs = json.loads(notes["elman.states"])
         self.state = {before: np.zeros((shapes[before][0], 1, shapes[before][2]), np.float32) for before, _ in pairs}
 
-    def read(self, row: Sequence[float], time: float | None, words: Sequence[str]) -> str:
-        """Reads the numbers of a step, NaN where one is missing, its time and its words. Returns what the model says of it."""
+    def read(self, row: Sequence[float], time: float | None, words: Sequence[str]) -> str | None:
+        """Reads the numbers of a step, NaN where one is missing, its time and its words. Returns what the model says of it, None for nothing."""
         now = self.count if time is None else time
         missing = np.isnan(row)
         self.latest = np.where(missing, self.latest, row)
@@ -95,15 +103,32 @@ class Model:
     @staticmethod
     def _class(names: list[str]) -> Callable[[np.ndarray], str]:
         def say(logits: np.ndarray) -> str:
-            likely = np.exp(logits - logits.max())
-            best = int(likely.argmax())
-            return f"{names[best]}\t{likely[best] / likely.sum():.3f}"
+            best, chance = likeliest(logits)
+            return f"{names[best]}\t{chance:.3f}"
+
+        return say
+
+    def _symbol(self, names: list[str]) -> Callable[[np.ndarray], str | None]:
+        before = 0  # the output that the step before said; 0 says nothing
+
+        def say(logits: np.ndarray) -> str | None:
+            nonlocal before
+            best, chance = likeliest(logits)
+            new, before = best not in (0, before), best
+            return f"{self.count}\t{names[best - 1]}\t{chance:.3f}" if new else None
 
         return say
 
     @staticmethod
     def _value(center: float, spread: float) -> Callable[[np.ndarray], str]:
         return lambda values: "\t".join(f"{value:.6g}" for value in np.sort(values) * spread + center)
+
+
+def likeliest(logits: np.ndarray) -> tuple[int, float]:
+    """Returns the number of the largest of some logits, and its probability."""
+    likely = np.exp(logits - logits.max())
+    best = int(likely.argmax())
+    return best, float(likely[best] / likely.sum())
 
 
 def rows(lines: Iterator[str], model: Model) -> Iterator[tuple[list[float], float | None, list[str]]]:
@@ -169,7 +194,8 @@ def main() -> None:
     model = Model(parser.parse_args().model)
     try:
         for row, time, words in rows(sys.stdin, model):
-            print(model.read(row, time, words), flush=True)
+            if (said := model.read(row, time, words)) is not None:
+                print(said, flush=True)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # nobody reads any more, not even what is flushed at the end

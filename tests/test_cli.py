@@ -35,7 +35,11 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 
 SIZES = ("--hidden-size", 8, "--embedding-size", 4, "--batch-size", 4, "--window", 8)
 COMMANDS = [(), ("train",), ("tune",), ("sample",), ("evaluate",), ("predict",), ("explain",), ("cells",), ("doctor",)]
-COMMANDS += [(group, task) for group in ("train", "tune") for task in ("lm", "tag", "classify", "regress", "forecast")]
+COMMANDS += [
+    (group, task)
+    for group in ("train", "tune")
+    for task in ("lm", "tag", "classify", "regress", "transcribe", "forecast")
+]
 
 
 def example_of(help: str) -> str:

@@ -101,6 +101,7 @@ QUICK = {
     "tag": ["--epochs", "0.02", "--hidden-size", "8"],
     "classify": ["--epochs", "0.1", "--hidden-size", "8"],
     "regress": ["--epochs", "0.1", "--hidden-size", "8"],
+    "transcribe": ["--epochs", "0.1", "--hidden-size", "8"],
     "forecast": ["--epochs", "0.05", "--hidden-size", "8", "--horizon", "24", "--lookback", "48"],
 }
 
@@ -117,7 +118,9 @@ def write_the_files_that_documents_name(directory: Path) -> None:
     gone = "".join(
         f"{k},{'up' if k % 2 else 'down'},{t},{t if (t + k) % 3 else ''},1\n" for k in range(40) for t in range(5)
     )
+    strokes = "".join(f"{k},{'ab'[k % 2] * (t % 2)}b,{t},{k % 2},0.5\n" for k in range(40) for t in (1, 3, 5, 7))
     contents = {
+        ("strokes.csv", "test-strokes.csv", "new-strokes.csv"): "id,text,x,y,lifted\n" + strokes,
         ("patients.csv",): "id,kind,hour,pulse,heat\n" + gone,
         ("events.csv",): "id,kind,event,host,seconds\n" + steps.replace(",0.5", ",h1,0.5"),
         ("walk.csv", "next-day.csv", "new-walk.csv"): "x,y,z,activity\n" + walk,

@@ -101,7 +101,9 @@ def same(made: SimpleNamespace, name: str, what: str, data: Path) -> str:
     assert [each.status for each in said] == [0, 0], said
     texts, values = zip(
         *(
-            numbers(re.sub(r"(?m)^(unigram|\S*-gram|baselines|word's|largest|constant|linear).*\n", "", each.out))
+            numbers(
+                re.sub(r"(?m)^(unigram|\S*-gram|baselines|word's|largest|constant|linear|nearest).*\n", "", each.out)
+            )
             for each in said
         ),
         strict=True,
@@ -116,6 +118,7 @@ DATA = {
     "numbers": "numbers.jsonl",
     "texts": "texts.jsonl",
     "regress": "valued.jsonl",
+    "spoken": "spoken.jsonl",
     "forecast": "series.csv",
 }
 
@@ -372,7 +375,7 @@ def test_files_that_are_no_models_of_runs(made: SimpleNamespace, tmp_path: Path)
     )
     odd = rewritten(good, tmp_path / "odd.onnx", config={"task": "x"})
     assert "its task is 'x'" in refused("sample", odd)
-    assert "this command knows lm, tag, classify, regress, forecast" in refused("evaluate", odd, data)
+    assert "this command knows lm, tag, classify, regress, transcribe, forecast" in refused("evaluate", odd, data)
 
 
 def damaged(made: SimpleNamespace) -> Iterator[tuple[str, dict[str, Any], str]]:

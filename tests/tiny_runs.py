@@ -29,7 +29,13 @@ from elman.cli import app, main
 from elman.datasets.reading import BadRows
 from elman.datasets.text import Corpus, read
 from elman.tasks.language_model import LanguageModel, LanguageModelling, Options
-from elman.tasks.options import ClassificationOptions, ForecastingOptions, RegressionOptions, TaggingOptions
+from elman.tasks.options import (
+    ClassificationOptions,
+    ForecastingOptions,
+    RegressionOptions,
+    TaggingOptions,
+    TranscriptionOptions,
+)
 from elman.training import fitting
 from elman.training.loop import MODEL, Training
 from elman.training.run import Run
@@ -168,6 +174,8 @@ def of_every_task(d: Path) -> SimpleNamespace:
     (d / "numbers.jsonl").write_text(lines(*map(json.dumps, numbers)))
     valued = [row | {"label": round(3 * np.mean(row["values"]) + 40, 3)} for row in numbers]
     (d / "valued.jsonl").write_text(lines(*map(json.dumps, valued)))
+    said = [row | {"label": "".join(draw.choice(list("ab c"), len(row["values"]) // 3)).strip()} for row in numbers]
+    (d / "spoken.jsonl").write_text(lines(*map(json.dumps, said)))
     of_steps = [
         {"values": row["values"], "label": [None if t % 5 == 4 else t % 3 + k % 2 for t in range(len(row["values"]))]}
         for k, row in enumerate(numbers)
@@ -188,6 +196,7 @@ def of_every_task(d: Path) -> SimpleNamespace:
         "regress": ("valued.jsonl", RegressionOptions(quantiles="0.1,0.5,0.9", **small)),
         "labels": ("steps.jsonl", ClassificationOptions(each_step=True, **small)),
         "levels": ("steps.jsonl", RegressionOptions(each_step=True, causal=True, quantiles="0.1,0.9", **small)),
+        "spoken": ("spoken.jsonl", TranscriptionOptions(skip_bad=True, **small)),
         "forecast": ("series.csv", ForecastingOptions(known="push", horizon=6, quantiles="0.1,0.5,0.9", **forecast)),
         "recursive": ("series.csv", ForecastingOptions(horizon=7, strategy="recursive", **forecast)),
     }

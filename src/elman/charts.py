@@ -27,6 +27,9 @@ MANY = 1000  # points, above which they are drawn small and pale
 POINTS = 20_000  # that are drawn at most
 CHANNELS = 6  # that are drawn of a sequence
 LEGEND = 32  # classes that are named at most
+CHANCE = 0.05  # of a symbol at some step, above which it is drawn
+SYMBOLS = 40  # that are drawn of a sequence, besides those that are said
+LABEL = 80  # characters of a label that are written above a picture
 FORMATS = ("png", "svg", "pdf")
 _WORDS = {
     "mae": "mean absolute error",
@@ -230,6 +233,32 @@ def valued_steps(
     axis.plot(x, middle, color="C0", linewidth=1.4, label="predicted")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, loc="best")
+    return figure
+
+
+def spoken_steps(
+    values: NDArray[Any] | None,
+    chances: NDArray[Any],
+    symbols: Sequence[str],
+    said: NDArray[np.int64],
+    steps: NDArray[np.int64],
+    label: str,
+) -> Figure:
+    """Draws the numbers of a sequence (T, channels), None for a text, and below them how likely each step says each symbol.
+
+    chances: (T, symbols). said: (n,), the numbers of the symbols that are said, and steps: where each begins. Only symbols
+    that are likely at some step are shown. label: what is true.
+    """
+    shown = np.flatnonzero(chances.max(0) > CHANCE)[:SYMBOLS]
+    shown = np.union1d(shown, said).astype(int) if len(shown) or len(said) else np.arange(1)
+    figure, axis = _over_steps(np.empty((len(chances), 0)) if values is None else values, 0, 0.9 + 0.2 * len(shown))
+    edges = np.arange(len(chances) + 1) + 0.5, np.arange(len(shown) + 1) - 0.5
+    axis.pcolormesh(*edges, chances[:, shown].T, cmap="Blues", vmin=0, vmax=1)
+    axis.set_yticks(range(len(shown)), [_short(repr(symbols[k])[1:-1]) for k in shown.tolist()], parse_math=False)
+    axis.invert_yaxis()
+    rows = {k: row for row, k in enumerate(shown.tolist())}
+    axis.plot(steps + 1, [rows[k] for k in said.tolist()], "o", color="C3", markersize=3, label="begins")
+    axis.set_title(f"how likely a step says each symbol; the label is {label[:LABEL]!r}", fontsize=10, parse_math=False)
     return figure
 
 

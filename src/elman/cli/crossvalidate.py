@@ -13,7 +13,7 @@ from elman.cli.common import check_rows, dated, device, given, with_options
 from elman.cli.train import DATA, begun, refuse_together, refuse_useless, resumed, train_to_the_end
 from elman.errors import InputError
 from elman.files import check_directory, write_atomically
-from elman.tasks.options import ClassificationOptions, RegressionOptions, SequenceOptions
+from elman.tasks.options import ClassificationOptions, RegressionOptions, SequenceOptions, TranscriptionOptions
 from elman.training.options import said
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def _command(options: type[SequenceOptions], file: str) -> None:
 
 _command(ClassificationOptions, "gestures.csv --sequence id --label kind")
 _command(RegressionOptions, "pumps.csv --sequence id --label hours_left")
+_command(TranscriptionOptions, "strokes.jsonl --label text")
 
 
 class Fold(NamedTuple):

@@ -22,6 +22,7 @@ from elman.tasks.options import (
     LanguageModelOptions,
     RegressionOptions,
     TaggingOptions,
+    TranscriptionOptions,
 )
 from elman.training.options import Options, flag
 
@@ -46,6 +47,8 @@ DATA = {
     ".parquet) with a row for each step or a text in each row; outlines of digits if left out.",
     "regress": "The UEA/UCR archive's form (.ts), JSON lines (.jsonl: values or a text, and label), or a table (.csv, .tsv, "
     ".parquet) with a row for each step or a text in each row; marked numbers to add if left out.",
+    "transcribe": "JSON lines (.jsonl: values or a text, and label), the UEA/UCR archive's form (.ts), or a table (.csv, .tsv, "
+    ".parquet) with a row for each step or a text in each row; outlines of numbers if left out.",
     "forecast": "A table (.csv, .tsv, .parquet, .jsonl) with a row for each time; a Mackey-Glass series if left out.",
 }
 
@@ -144,6 +147,13 @@ _command(
     "It is validated on held-out sequences, next to two baselines: a constant, and a linear function of a few features. "
     "Ctrl-C saves and stops; --resume continues from there.",
     "Example:  elman train regress pumps.csv --sequence id --label hours_left --minutes 5 --run runs/pumps",
+)
+_command(
+    TranscriptionOptions,
+    "Train a model that writes down what a sequence says: characters or words, without knowing which step says what.\n\n"
+    "It is validated on held-out sequences, next to two baselines: the same for all, and what the nearest training sequence says. "
+    "Ctrl-C saves and stops; --resume continues from there.",
+    "Example:  elman train transcribe strokes.jsonl --label text --minutes 5 --run runs/strokes",
 )
 _command(
     ForecastingOptions,

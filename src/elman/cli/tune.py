@@ -19,6 +19,7 @@ from elman.tasks.options import (
     LanguageModelOptions,
     RegressionOptions,
     TaggingOptions,
+    TranscriptionOptions,
 )
 from elman.training.options import Options, flag
 
@@ -81,6 +82,7 @@ _command(LanguageModelOptions, "novel.txt")
 _command(TaggingOptions, "train.conllu --validation dev.conllu")
 _command(ClassificationOptions, "gestures.csv --sequence id --label kind")
 _command(RegressionOptions, "pumps.csv --sequence id --label hours_left")
+_command(TranscriptionOptions, "strokes.jsonl --label text")
 _command(ForecastingOptions, "load.csv --time date")
 
 

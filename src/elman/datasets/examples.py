@@ -7,7 +7,7 @@ import io
 import keyword
 import math
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from elman.datasets.conll import Sentence
 TAGGED = "lines of Python's standard library"
 LABELLED = "outlines of digits in matplotlib's fonts"
 SERIES = "a Mackey-Glass series"
+DRAWN = "outlines of numbers in matplotlib's fonts"
 MARKED = "marked numbers to add"
 LINES = 4000  # of code
 LONGEST = 60  # tokens of a line
@@ -151,10 +152,10 @@ def digits() -> Iterator[tuple[NDArray[np.float32], str, str]]:
                 yield _steps([part @ bend.T for part in outline.to_polygons()], random), digit, font.stem
 
 
-def numbers() -> Iterator[tuple[NDArray[np.float32], list[str], str]]:
+def numbers() -> Iterator[tuple[list[tuple[NDArray[np.float32], str]], str]]:
     """Yields the outlines of numbers of 4 to 8 digits, in one font each: those of `digits`, one after the other.
 
-    Yields (steps (T, 3), digits (T,), font). A step belongs to the digit that is being drawn.
+    Yields ((steps (T, 3), digit) of each, font).
     """
     random = np.random.default_rng(1)
     for font, group in groupby(digits(), key=lambda each: each[2]):
@@ -162,8 +163,12 @@ def numbers() -> Iterator[tuple[NDArray[np.float32], list[str], str]]:
         rest = np.concatenate([random.permutation(len(drawn)) for _ in range(4)])
         while len(rest) >= 4:
             own, rest = np.split(rest, [min(len(rest), random.integers(4, 9))])
-            parts = [drawn[k][0] for k in own]
-            yield np.concatenate(parts), [drawn[k][1] for k, part in zip(own, parts, strict=True) for _ in part], font
+            yield [drawn[k][:2] for k in own], font
+
+
+def unseen(fonts: Sequence[str], share: float) -> NDArray[np.bool_]:
+    """Returns which of these are drawn in a font for validation, (N,): about this share of all fonts."""
+    return np.isin(fonts, sorted(set(fonts))[:: max(2, round(1 / share))])
 
 
 def _steps(strokes: list[NDArray[Any]], random: np.random.Generator) -> NDArray[np.float32]:

@@ -40,6 +40,7 @@ class Columns(NamedTuple):
     time: str | None = None  # when each step is: dates or numbers
     numeric: bool = False  # whether labels are numbers
     each_step: bool = False  # whether every step has a label of its own, or none; a table may then be one sequence
+    empty: bool = False  # whether a label may be an empty text
     group: str | None = None  # what is not to be both learned and judged, such as a person
 
     @property
@@ -60,11 +61,10 @@ class Labelled(NamedTuple):
     dates: bool = False  # whether the times were dates
 
     def part(self, begin: int, end: int, name: str) -> Labelled:
-        """Returns these steps of a sequence whose steps have labels, under another name."""
-        assert self.labels is not None
-        times, words = (None if each is None else each[begin:end] for each in (self.times, self.words))
-        own = self.content[begin:end], self.labels[begin:end]
-        return self._replace(name=name, content=own[0], labels=own[1], times=times, words=words)
+        """Returns these steps of a sequence, under another name. What the whole says, a part does not say."""
+        labels, times, words = (None if e is None else e[begin:end] for e in (self.labels, self.times, self.words))
+        content = self.content[begin:end]
+        return self._replace(name=name, content=content, label=None, labels=labels, times=times, words=words)
 
 
 def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows | None = None) -> Iterator[Labelled]:
@@ -245,7 +245,7 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
         if problem is None and labelled and labels is None:
             if columns.numeric:
                 problem = no_number(label, columns, repr(columns.label))
-            elif not isinstance(label, (str, int)) or label == "":
+            elif not isinstance(label, (str, int)) or (label == "" and not columns.empty):
                 problem = f"{columns.label!r} should be a label but is {label!r}"
         given = None if columns.group is None else row.get(columns.group)
         group = _whole(given.strip() if isinstance(given, str) else given)

@@ -1,4 +1,4 @@
-"""What the pages of taggers, classifiers and regressors hold: what each direction says, and how far it looks, back and ahead.
+"""What the pages of taggers, classifiers, regressors and transcribers hold: what each direction says, and how far it looks, back and ahead.
 
 The last layer's two directions enter an output by a sum, W_f h_f + W_b h_b + b, so what each of them says is exact.
 """
@@ -25,11 +25,12 @@ from elman.datasets.sequences import Labelled
 from elman.errors import InputError
 from elman.explain.contents import Contents, described, held_out_part, rounded
 from elman.recurrence import use_engine
-from elman.tasks import classification, regression, tagging, whole
+from elman.tasks import classification, regression, tagging, transcription, whole
 from elman.tasks.classification import Classifier
 from elman.tasks.pieces import Pieces
 from elman.tasks.regression import Regressor
 from elman.tasks.tagging import Tagger
+from elman.tasks.transcription import Transcriber
 from elman.tasks.values import Criterion
 from elman.tasks.whole import Gathered, Trained
 
@@ -39,6 +40,7 @@ STEPS = 2000  # of a sequence at most
 EVERY = 240  # steps of a sequence at most of which something is said; each takes a pass backward over all
 FEW = 4  # such sequences
 DRAWN = 400  # steps that are drawn of a sequence at most; of more, as many at a time are put together
+BLANK = ""  # what the output of a transcriber is called that says nothing
 LIKELIEST = 5  # tags whose probabilities are shown
 
 
@@ -179,19 +181,25 @@ def classifier(run: Path, text: str | None, data: Path | None) -> Contents:
 def regressor(run: Path, text: str | None, data: Path | None) -> Contents:
     """Returns what the page of a model that predicts a number holds; its arguments are those of `classifier`."""
     trained = regression.load(run)
-    return _whole(run, text, data, trained, [], lambda found, own: own.tolist(), _value)
+    return _whole(run, text, data, trained, [], said=_value)
+
+
+def transcriber(run: Path, text: str | None, data: Path | None) -> Contents:
+    """Returns what the page of a transcriber holds; its arguments are those of `classifier`."""
+    trained = transcription.load(run)
+    return _whole(run, text, data, trained, [BLANK, *trained.reading.symbols])
 
 
 def _whole(
     run: Path,
     text: str | None,
     data: Path | None,
-    trained: Classifier | Regressor,
+    trained: Classifier | Regressor | Transcriber,
     classes: Sequence[str],
-    order: Callable[[Gathered, NDArray[np.int64]], list[int]],
-    said: Callable[[Any, Tensor, str | None], Said],
+    order: Callable[[Gathered, NDArray[np.int64]], list[int]] = lambda found, own: own.tolist(),
+    said: Callable[[Any, Tensor, str | None], Said] | None = None,
 ) -> Contents:
-    """order: in which order held-out sequences are shown. said: what the model says of a sequence."""
+    """order: in which order held-out sequences are shown. said: what the model says of a sequence, if it is pooled."""
     options = trained.options
     if text is not None and options.text is None:
         raise InputError(f"{run} reads numbers and not a text; give --data instead of --text")
@@ -200,18 +208,31 @@ def _whole(
     page["channels"], page["time"], page["gaps"] = list(trained.reading.channels), options.time, options.mark_gaps
     page["categories"] = list(trained.reading.categories)
     every, source = _sequences(run, trained, text, data, order)
-    chosen = list(islice(every, FEW if options.each_step else SHOWN))
+    chosen = list(islice(every, SHOWN if options.pooled else FEW))
     if not chosen:
         raise InputError(f"{source} has no sequence; give at least one")
-    if options.each_step:
-        remarks = [
-            f"of sequence {each.name}, the page shows and reads the first {EVERY} of {len(each.content)} steps"
-            for each in chosen
-            if len(each.content) > EVERY
-        ]
-        shown = [_every(trained, each.part(0, EVERY, each.name), source) for each in chosen]
-        return Contents(page | {"each_step": True, "causal": options.causal, "sequences": shown}, [], remarks)
-    return Contents(page | {"sequences": [_read(trained, each, source, said) for each in chosen]}, [], [])
+    if said is not None and options.pooled:
+        return Contents(page | {"sequences": [_read(trained, each, source, said) for each in chosen]}, [], [])
+    if page["unit"] is not None:
+        page["categories"] = ["text"]
+    shown, remarks = list[dict[str, Any]](), list[str]()
+    for each in chosen:
+        part, steps = _beginning(each, page["unit"])
+        if steps > EVERY:
+            remarks.append(f"of sequence {each.name}, the page shows and reads the first {EVERY} of {steps} steps")
+        shown.append(_every(trained, part, source))
+    return Contents(page | {"each_step": True, "causal": options.causal, "sequences": shown}, [], remarks)
+
+
+def _beginning(sequence: Labelled, unit: str | None) -> tuple[Labelled, int]:
+    """Returns the first steps of a sequence, as many as a page shows, and how many it has. unit: what a text is read in."""
+    content = sequence.content
+    if not isinstance(content, str):
+        return (sequence if len(content) <= EVERY else sequence.part(0, EVERY, sequence.name)), len(content)
+    tokens = whole.split(content, unit or "words")
+    if len(tokens) <= EVERY:
+        return sequence, len(tokens)
+    return sequence._replace(content=transcription.written(tokens[:EVERY], unit or "words"), label=None), len(tokens)
 
 
 def _sequences(
@@ -231,7 +252,7 @@ def _sequences(
         return _with_labels_if_any(data, columns, options.skip_bad), data
     with held_out_part(run, "--data" if options.text is None else "--data or --text"):
         found, _, validation, _ = trained.read_again()
-    places = validation if options.each_step else order(found, validation)
+    places = order(found, validation) if options.pooled else validation
     return found.labelled(map(int, places)), trained.path or Path("the built-in data")
 
 
@@ -312,7 +333,7 @@ def _read(
         "tokens": tokens or ([""] if tokens is not None else None),
         "strange": [t for t, token in enumerate(tokens or []) if token not in known],
         "series": None if isinstance(content, str) else _series(sequence, stride),
-        "words": _words(trained, sequence, stride),
+        "words": [] if tokens is not None else _words(trained, sequence, stride),
         "stride": stride,
         **said.contents,
         "shares": [
@@ -343,7 +364,14 @@ def _series(sequence: Labelled, stride: int = 1) -> list[list[float | None]]:
 
 
 def _words(trained: Trained[Any, Any], sequence: Labelled, stride: int = 1) -> list[dict[str, list[Any]]]:
-    """Returns the words of each category, and their codes, 0 for one that is unknown; of each stride-th step."""
+    """Returns the words of each category, and their codes, 0 for one that is unknown; of each stride-th step.
+
+    Those of a text are its tokens.
+    """
+    if isinstance(sequence.content, str):
+        codes = {token: code for code, token in enumerate(trained.reading.tokens, 1)}
+        tokens = whole.split(sequence.content, trained.options.unit) or [""]
+        return [{"words": tokens[::stride], "codes": [codes.get(token, 0) for token in tokens[::stride]]}]
     found = list[dict[str, list[Any]]]()
     for column, known in zip(
         () if sequence.words is None else sequence.words.T, trained.reading.categories.values(), strict=True
@@ -353,18 +381,20 @@ def _words(trained: Trained[Any, Any], sequence: Labelled, stride: int = 1) -> l
     return found
 
 
-def _every(trained: Classifier | Regressor, sequence: Labelled, source: Path) -> dict[str, Any]:
+def _every(trained: Classifier | Regressor | Transcriber, sequence: Labelled, source: Path) -> dict[str, Any]:
     """Returns a sequence, what the model says of each step, what each direction adds to this, and what it depends on."""
     encoded, model = trained.encode([sequence], source), deepcopy(trained.model).double().eval()
     x, lengths = encoded.batch(Pieces.whole(np.arange(1), encoded.rows.lengths))
     classes, criterion, center, spread = [], Criterion("mse"), 0.0, 1.0
     if isinstance(trained, Classifier):
         classes = trained.reading.classes
+    elif isinstance(trained, Transcriber):
+        classes = [BLANK, *trained.reading.symbols]
     else:
         criterion, center, spread = trained.criterion, trained.reading.center, trained.reading.spread
     with use_engine("reference"):
         with torch.no_grad():
-            inputs = model.inputs(x.double())
+            inputs = model.inputs(x.double() if model.embedding is None else x)
             h = model.recurrent(inputs, lengths=lengths)[0][:, 0]  # (T, 2 H), or (T, H) if causal
             outputs = model.output(h)  # (T, outputs)
         # The likeliest classes first; or the output that is the middle one, of those that rise.
@@ -372,12 +402,15 @@ def _every(trained: Classifier | Regressor, sequence: Labelled, source: Path) ->
         look = _both_ways(model, inputs, lengths, order[:, 0], bool(classes))
     content = {
         "name": sequence.name,
-        "series": _series(sequence),
+        "series": [] if isinstance(sequence.content, str) else _series(sequence),
         "words": _words(trained, sequence),
         "shares": _shares(model, h, order[:, :2], classes or [""] * outputs.shape[1], spread, center),
         "look": [[float(f"{v:.2g}") for v in row] for row in look.tolist()],
     }
     labels = list(sequence.labels or ())
+    if isinstance(trained, Transcriber):
+        ((said, _),) = transcription.read_off(order[:, :1].numpy(), lengths.numpy())
+        content["text"], content["label"] = trained.text(said), sequence.label
     if classes:
         content["truth"] = labels if any(label is not None for label in labels) else None
         content["predicted"] = [classes[k] for k in order[:, 0].tolist()]

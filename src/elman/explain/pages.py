@@ -25,7 +25,7 @@ FILES = {  # the parts of a page, by its task, in their order
     "tag": "core items words",
     "classify": "core items series steps",
     "regress": "core items series steps",
-    "each step": "core items series every",  # of a model that says something of each step
+    "each step": "core items series every",  # of a model that says something of each step, as a transcriber does
     "forecast": "core items past",
 }
 LANGUAGES = ("en", "zh")
@@ -78,7 +78,7 @@ def page(
             )
     if task == "lm" and data is not None:
         raise InputError(f"{directory} is a language model, which reads a text; give --text instead of --data")
-    if task in ("tag", "classify", "regress") and None not in (text, data):
+    if task in ("tag", "classify", "regress", "transcribe") and None not in (text, data):
         raise InputError(f"--text and --data {data} both say what {directory} reads; give one of them")
     if task == "lm":
         made = language_models([directory, *others], text)
@@ -87,6 +87,7 @@ def page(
             "tag": directions.tagger,
             "classify": directions.classifier,
             "regress": directions.regressor,
+            "transcribe": directions.transcriber,
             "forecast": past.forecaster,
         }[task]
         made = of(directory, text, None if data is None else Path(data))

@@ -26,6 +26,7 @@ MODULES = {
     "tag": "tagging",
     "classify": "classification",
     "regress": "regression",
+    "transcribe": "transcription",
     "forecast": "forecasting",
 }
 

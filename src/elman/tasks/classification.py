@@ -40,7 +40,7 @@ from elman.tasks.whole import (
     named,
     parted,
 )
-from elman.training.record import DATA, Record, data_of, device_of
+from elman.training.record import DATA, device_of
 from elman.training.run import Run
 
 CONFIG = DATA
@@ -93,7 +93,11 @@ class Classes(Encoded):
 class Classifier(Trained[Reading, Options]):
     """A classifier: what a run holds when it is trained."""
 
-    encoded, built_in = Classes, examples.LABELLED
+    encoded, learned, made_for, built_in = Classes, Reading, Options, examples.LABELLED
+
+    @staticmethod
+    def model_of(reading: Reading, options: Options) -> ClassificationModel:
+        return ClassificationModel(reading, len(reading.classes), options)
 
     @property
     def width(self) -> int:
@@ -192,7 +196,7 @@ class Classification(WholeSequences):
         self.weights = weights.astype(np.float32) if o.balanced else None
 
     def untrained(self, options: Options) -> Classifier:
-        return _classifier(self.trained.reading, options, str(device_of(self.model)), self.path)
+        return Classifier.new(self.trained.reading, options, str(device_of(self.model)), self.path)
 
     def loss(self, own: NDArray[np.int64]) -> Tensor:
         logits, places = self.outputs(own)
@@ -296,9 +300,10 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
             yield Labelled(str(len(fonts)), steps, digit)
 
     def drawn() -> Iterator[Labelled]:
-        for numbers, classes, font in examples.numbers():
+        for parts, font in examples.numbers():
             fonts.append(font)
-            yield Labelled(str(len(fonts)), numbers, None, labels=classes)
+            steps, classes = np.concatenate([part for part, _ in parts]), [digit for part, digit in parts for _ in part]
+            yield Labelled(str(len(fonts)), steps, None, labels=classes)
 
     found, count = gathered(path, o, bad, drawn() if o.each_step else outlines(), reading)
     kinds = np.zeros(len(found)) if o.each_step else found.labels.steps
@@ -306,8 +311,7 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
     if o.validation is not None:
         train, validation = own, np.arange(count, len(found))
     elif path is None:  # fonts that were never seen
-        apart = set(sorted(set(fonts))[:: max(2, round(1 / o.held_out))])
-        held = np.array([font in apart for font in fonts])
+        held = examples.unseen(fonts, o.held_out)
         train, validation = np.flatnonzero(~held), np.flatnonzero(held)
     elif o.each_step or found.groups:
         train, validation = parted(found, o, own)
@@ -353,28 +357,14 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows, start:
         scores.check_known(learned.unknown(learned.all_places(train)), "classes", path, start)
     check_tokens(reading, found, path, len(train))
     torch.manual_seed(options.seed)
-    return started(Classification(_classifier(reading, options, device, path), parts, path), start)
+    return started(Classification(Classifier.new(reading, options, device, path), parts, path), start)
 
 
 def resume(run: Run, path: Path | None, options: Options, device: str) -> Classification:
     """Returns the task of a run. Its data are read again; its model does not have its parameters yet."""
     reading = Reading.load(run)
     parts = read(path, options, BadRows(options.skip_bad), reading)
-    return Classification(_classifier(reading, options, device, path), parts, path)
+    return Classification(Classifier.new(reading, options, device, path), parts, path)
 
 
-def load(record: Record | Path, device: str = "cpu") -> Classifier:
-    """Returns the classifier of a run, with the parameters that were best on the validation sequences."""
-    record = Run(record) if isinstance(record, Path) else record
-    options, config = record.options(Options, CONFIG)
-    reading = Reading.load(record)
-    model = record.model(lambda: _model(reading, options), device)
-    return Classifier(model, reading, options, data_of(config), record.digest())
-
-
-def _classifier(reading: Reading, options: Options, device: str, path: Path | None) -> Classifier:
-    return Classifier(_model(reading, options).to(device), reading, options, path)
-
-
-def _model(reading: Reading, options: Options) -> ClassificationModel:
-    return ClassificationModel(reading, len(reading.classes), options)
+load = Classifier.load

@@ -66,7 +66,7 @@ def around(width: int, causal: bool) -> int:
 def in_words(options: SequenceOptions, inputs: Inputs) -> str:
     """Returns what the baseline does. inputs: what was learned of the data."""
     numbers, words = inputs.width > len(inputs.categories), inputs.size or inputs.categories
-    if options.each_step:
+    if options.label_each_step:
         steps, after = around(width(inputs), options.causal), "" if options.causal else ", and after it"
         also = f" and of the {steps} step{'s' * (steps > 1)} before it{after}" if steps else ""
         read = " and ".join(["the numbers"] * numbers + ["the words"] * bool(words))

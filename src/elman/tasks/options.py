@@ -27,6 +27,10 @@ def cell_option(default: str) -> Any:
     )
 
 
+def causal_option(help: str) -> Any:
+    return option(False, help, of_model=True, later=True)
+
+
 def weight_dropout_option() -> Any:
     help = "Share of the recurrent weights dropped in training, against overfitting."
     return option(0.0, help, least=0, most=0.99, later=True)
@@ -319,7 +323,8 @@ def _useless_with_quantiles(quantiles: str | None) -> dict[str, str]:
 class SequenceOptions(Options):
     """The options of the tasks that predict something of a whole sequence."""
 
-    numeric: ClassVar[bool]  # whether the labels are numbers
+    numeric: ClassVar[bool] = False  # whether the labels are numbers
+    empty_label: ClassVar[bool] = False  # whether a label may be an empty text
 
     validation: str | None = option(None, "Validation file, instead of a held-out part of FILE.")
     held_out: float = option(0.2, "Share of the sequences kept for validation, drawn at random.", least=0.001, most=0.9)
@@ -350,21 +355,7 @@ class SequenceOptions(Options):
     unit: str = option(
         "words", "Unit in which a text is read: words or characters.", choices=("words", "characters"), of_model=True
     )
-    each_step: bool = option(
-        False,
-        "Each step of numbers has a label of its own, and a table without --sequence is one sequence.",
-        of_model=True,
-        later=True,
-    )
-    causal: bool = option(
-        False,
-        "With --each-step, read forward only: what is said of a step depends on no later one.",
-        of_model=True,
-        later=True,
-    )
-    window: int = option(
-        500, "With --each-step, steps of the pieces that longer sequences are cut into.", least=2, later=True
-    )
+    causal: bool = causal_option("Read forward only: what is said of a step depends on no later one.")
     skip_bad: bool = option(False, "Skip malformed sequences and count them.")
     fill_gaps: bool = option(
         False,
@@ -406,6 +397,16 @@ class SequenceOptions(Options):
     learning_rate: float = learning_rate_option(3e-3, search=(5e-4, 2e-2))
 
     @property
+    def label_each_step(self) -> bool:
+        """Whether each step has a label of its own."""
+        return False
+
+    @property
+    def pooled(self) -> bool:
+        """Whether a model says one thing of a whole sequence, and not one of each step."""
+        return not self.label_each_step
+
+    @property
     def column_list(self) -> tuple[str, ...] | None:
         """The columns of numbers, of which there may be none beside categories; None for all that are nothing else."""
         return _names(self.columns) or (() if self.columns is not None and self.category_list else None)
@@ -433,12 +434,6 @@ class SequenceOptions(Options):
                 )
         if self.text is not None and (self.sequence is not None or self.columns is not None):
             raise InputError("--text reads a text in each row, so --sequence and --columns cannot be given with it")
-        if self.text is not None and self.each_step:
-            raise InputError(
-                "--each-step is for numbers, and --text reads texts; learn labels of words with elman train tag"
-            )
-        if self.causal and not self.each_step:
-            raise InputError("--causal is for labels of each step; give --each-step, or leave it out")
         own = {
             "--sequence": self.sequence,
             "--text": self.text,
@@ -496,17 +491,49 @@ class SequenceOptions(Options):
             )
         if self.mark_gaps and self.text is None:
             found["fill_gaps"] = "has no effect with --mark-gaps, which fills gaps in its own way; leave it out"
+        return found
+
+
+@dataclass(frozen=True)
+class LabelOptions(SequenceOptions):
+    """The options of the tasks that predict a label or a number: one of a whole sequence, or one of each step."""
+
+    each_step: bool = option(
+        False,
+        "Each step of numbers has a label of its own, and a table without --sequence is one sequence.",
+        of_model=True,
+        later=True,
+    )
+    causal: bool = causal_option("With --each-step, read forward only: what is said of a step depends on no later one.")
+    window: int = option(
+        500, "With --each-step, steps of the pieces that longer sequences are cut into.", least=2, later=True
+    )
+
+    @property
+    def label_each_step(self) -> bool:
+        return self.each_step
+
+    def check(self) -> None:
+        super().check()
+        if self.text is not None and self.each_step:
+            raise InputError(
+                "--each-step is for numbers, and --text reads texts; learn labels of words with elman train tag"
+            )
+        if self.causal and not self.each_step:
+            raise InputError("--causal is for labels of each step; give --each-step, or leave it out")
+
+    def useless(self, file: Path | None) -> dict[str, str]:
+        found = super().useless(file)
         if not self.each_step:
             found["window"] = "is for labels of each step; give --each-step, or leave it out"
         return found
 
 
 @dataclass(frozen=True)
-class ClassificationOptions(SequenceOptions):
+class ClassificationOptions(LabelOptions):
     """The options of `elman train classify`."""
 
     task: ClassVar[str] = "classify"
-    numeric: ClassVar[bool] = False
 
     held_out: float = option(
         0.2,
@@ -524,7 +551,7 @@ class ClassificationOptions(SequenceOptions):
 
 
 @dataclass(frozen=True)
-class RegressionOptions(SequenceOptions):
+class RegressionOptions(LabelOptions):
     """The options of `elman train regress`."""
 
     task: ClassVar[str] = "regress"
@@ -554,3 +581,31 @@ class RegressionOptions(SequenceOptions):
 
     def useless(self, file: Path | None) -> dict[str, str]:
         return super().useless(file) | _useless_with_quantiles(self.quantiles)
+
+
+@dataclass(frozen=True)
+class TranscriptionOptions(SequenceOptions):
+    """The options of `elman train transcribe`."""
+
+    task: ClassVar[str] = "transcribe"
+    empty_label: ClassVar[bool] = True
+
+    label: str = option("label", "Column of what a sequence says, or its name in JSON lines.")
+    label_unit: str = option(
+        "characters",
+        "What a label is a row of: characters, or words between blanks.",
+        choices=("characters", "words"),
+        of_model=True,
+    )
+    learning_rate: float = learning_rate_option(1e-2, search=(1e-3, 3e-2))
+    dropout: float = option(
+        0.3,
+        "Share of activations dropped between layers and before the output in training.",
+        least=0,
+        most=0.99,
+        search=(0.0, 0.6),
+    )
+
+    @property
+    def pooled(self) -> bool:
+        return False

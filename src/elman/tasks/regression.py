@@ -38,7 +38,7 @@ from elman.tasks.whole import (
     named,
     parted,
 )
-from elman.training.record import DATA, Record, data_of, device_of
+from elman.training.record import DATA, device_of
 from elman.training.run import Run
 
 CONFIG = DATA
@@ -144,7 +144,11 @@ def called(score: str) -> str:
 class Regressor(Trained[Reading, Options]):
     """A model that predicts a number: what a run holds when it is trained."""
 
-    encoded, built_in = Values, examples.MARKED
+    encoded, learned, made_for, built_in = Values, Reading, Options, examples.MARKED
+
+    @staticmethod
+    def model_of(reading: Reading, options: Options) -> RegressionModel:
+        return RegressionModel(reading, Criterion(options.loss, options.quantile_list).outputs, options)
 
     @property
     def criterion(self) -> Criterion:
@@ -232,7 +236,7 @@ class Regression(WholeSequences):
         self.score_unit, self.unit_of_score = called(self.score), regressor.reading.spread
 
     def untrained(self, options: Options) -> Regressor:
-        return _regressor(self.trained.reading, options, str(device_of(self.model)), self.path)
+        return Regressor.new(self.trained.reading, options, str(device_of(self.model)), self.path)
 
     def loss(self, own: NDArray[np.int64]) -> Tensor:
         found, places = self.outputs(own)
@@ -345,29 +349,14 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows, start:
     reading = Reading.learn(found, train) if known is None else known
     check_tokens(reading, found, path, len(train))
     torch.manual_seed(options.seed)
-    return started(Regression(_regressor(reading, options, device, path), parts, path), start)
+    return started(Regression(Regressor.new(reading, options, device, path), parts, path), start)
 
 
 def resume(run: Run, path: Path | None, options: Options, device: str) -> Regression:
     """Returns the task of a run. Its data are read again; its model does not have its parameters yet."""
     reading = Reading.load(run)
     parts = read(path, options, BadRows(options.skip_bad), reading)
-    return Regression(_regressor(reading, options, device, path), parts, path)
+    return Regression(Regressor.new(reading, options, device, path), parts, path)
 
 
-def load(record: Record | Path, device: str = "cpu") -> Regressor:
-    """Returns the model of a run, with the parameters that were best on the validation sequences."""
-    record = Run(record) if isinstance(record, Path) else record
-    options, config = record.options(Options, CONFIG)
-    reading = Reading.load(record)
-    model = record.model(lambda: _model(reading, options), device)
-    return Regressor(model, reading, options, data_of(config), record.digest())
-
-
-def _regressor(reading: Reading, options: Options, device: str, path: Path | None) -> Regressor:
-    return Regressor(_model(reading, options).to(device), reading, options, path)
-
-
-def _model(reading: Reading, options: Options) -> RegressionModel:
-    outputs = Criterion(options.loss, options.quantile_list).outputs
-    return RegressionModel(reading, outputs, options)
+load = Regressor.load

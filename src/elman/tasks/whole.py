@@ -7,9 +7,10 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from elman.errors import InputError
 from elman.files import Kept, write_json
 from elman.layout import Hidden
 from elman.recurrent import Recurrent
-from elman.tasks.options import SequenceOptions
+from elman.tasks.options import LabelOptions, SequenceOptions
 from elman.tasks.pieces import Pieces, ranges, steps_of
 from elman.tasks.separate import (
     SeparateSequences,
@@ -42,7 +43,8 @@ from elman.tasks.separate import (
 )
 from elman.tasks.words import RARE, Categories, check_words, frequent
 from elman.training.dropout import Dropout
-from elman.training.record import device_of
+from elman.training.record import DATA, Record, data_of, device_of
+from elman.training.run import Run
 from elman.training.task import Batch
 
 STEPS = 1 << 16  # of numbers, which are worked on at once
@@ -85,9 +87,9 @@ class SequenceModel(nn.Module):
             weight_dropout=o.weight_dropout,
         )
         self.dropout = Dropout(o.dropout)
-        self.each_step = o.each_step
+        self.each_step = not o.pooled
         width = self.recurrent.num_directions * o.hidden_size
-        self.output = nn.Linear(width if o.each_step else 3 * width, outputs)
+        self.output = nn.Linear(width if self.each_step else 3 * width, outputs)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         return self.read(x, lengths)[0]
@@ -183,7 +185,7 @@ class Gathered:
     def of(cls, options: SequenceOptions, unit: str | None, inputs: Inputs | None) -> Gathered:
         """Returns none yet, of the kind that the options say. inputs: what was learned of the data before."""
         o, channels = options, None if inputs is None else len(inputs.mean)
-        found = cls(unit, channels, o.each_step, o.mark_gaps, o.causal, o.time, o.category_list)
+        found = cls(unit, channels, o.label_each_step, o.mark_gaps, o.causal, o.time, o.category_list)
         found.dates = None if inputs is None else inputs.dates
         return found
 
@@ -555,6 +557,8 @@ class Trained(Generic[Learned, Given]):
     """A model with what it knows of the data: what a run holds when it is trained."""
 
     encoded: ClassVar[Any]  # an `Encoded` that has labels, made of sequences that were gathered and of what was learned
+    learned: ClassVar[type[Inputs]]  # what is learned of the data besides weights
+    made_for: ClassVar[type[SequenceOptions]]  # the options
     built_in: ClassVar[str]  # what the data without a file are called
 
     def __init__(
@@ -568,6 +572,25 @@ class Trained(Generic[Learned, Given]):
         """path: the training data; None for the built-in sequences. digest: that of these data, if it is known."""
         self.model, self.reading, self.options, self.path, self.digest = model, reading, options, path, digest
         self.skipped = BadRows()  # what the last call of `predict` leaves out
+
+    @staticmethod
+    def model_of(reading: Any, options: Any) -> SequenceModel:
+        """Returns a new model for what was learned of the data."""
+        raise NotImplementedError
+
+    @classmethod
+    def new(cls, reading: Learned, options: Given, device: str, path: Path | None) -> Self:
+        """Returns one whose model is new."""
+        return cls(cls.model_of(reading, options).to(device), reading, options, path)
+
+    @classmethod
+    def load(cls, record: Record | Path, device: str = "cpu") -> Self:
+        """Returns that of a run, with the parameters that were best on the validation sequences."""
+        record = Run(record) if isinstance(record, Path) else record
+        options, config = record.options(cls.made_for, DATA)
+        reading = cls.learned.load(record)
+        model: Any = record.model(lambda: cls.model_of(reading, options), device)
+        return cls(model, cast("Learned", reading), cast("Given", options), data_of(config), record.digest())
 
     @property
     def remarks(self) -> list[str]:
@@ -609,12 +632,12 @@ class Trained(Generic[Learned, Given]):
         """
         own = np.arange(len(encoded.rows)) if own is None else own
         lengths, training = encoded.rows.lengths[own], self.model.training
-        count = lengths.astype(np.int64) if self.options.each_step else np.ones(len(own), np.int64)
+        count = lengths.astype(np.int64) if encoded.each_step else np.ones(len(own), np.int64)
         first, found = np.cumsum(count) - count, torch.empty(int(count.sum()), self.width)
         self.model.eval()
-        read = self._whole
-        if self.options.each_step:
-            read = self._forward if self.options.causal else self._both_ways
+        read, options = self._whole, self.options
+        if isinstance(options, LabelOptions) and options.each_step:
+            read = partial(self._forward if options.causal else self._both_ways, options.window)
         for pieces, values in read(encoded, own):
             rows = ranges(first[pieces.of] + pieces.begin, pieces.lengths)
             found[torch.from_numpy(rows)] = values.float().cpu()
@@ -635,13 +658,13 @@ class Trained(Generic[Learned, Given]):
             pieces = Pieces.whole(order[begin : begin + CHUNK], lengths)
             yield pieces.first, self.model(*self._input(encoded, own, pieces))
 
-    def _both_ways(self, encoded: Encoded, own: NDArray[np.int64]) -> Iterator[tuple[Pieces, Tensor]]:
+    def _both_ways(self, window: int, encoded: Encoded, own: NDArray[np.int64]) -> Iterator[tuple[Pieces, Tensor]]:
         """Yields pieces and what the model says of their steps.
 
         It has never read more than a window, so that it reads no more here. Of a longer sequence it reads windows that
         overlap, and what it says of the middle half of each is taken: so it knows what is around every step.
         """
-        window, lengths = self.options.window, encoded.rows.lengths[own]
+        lengths = encoded.rows.lengths[own]
         most = np.where(lengths <= window, window, window // 2)
         every = Pieces.cut(np.arange(len(own)), lengths, most)
         around = every.widened(lengths, (window - window // 2) // 2)
@@ -653,9 +676,9 @@ class Trained(Generic[Learned, Given]):
             y = self.model(*self._input(encoded, own, read))
             yield pieces, steps_of(y, pieces.begin - read.begin, pieces.end - read.begin)
 
-    def _forward(self, encoded: Encoded, own: NDArray[np.int64]) -> Iterator[tuple[Pieces, Tensor]]:
+    def _forward(self, window: int, encoded: Encoded, own: NDArray[np.int64]) -> Iterator[tuple[Pieces, Tensor]]:
         """Yields pieces and what the model says of their steps; it goes on from the states after the piece before."""
-        window, lengths = self.options.window, encoded.rows.lengths[own].astype(np.int64)
+        lengths = encoded.rows.lengths[own].astype(np.int64)
         order = np.argsort(-lengths, kind="stable")
         side_by_side = max(1, min(CHUNK, STEPS // window))
         for first in range(0, len(order), side_by_side):
@@ -689,7 +712,7 @@ class Trained(Generic[Learned, Given]):
         if not encoded.told.any():
             raise InputError(f"{path} has no label; give at least one")
         lines = [("sequences", str(len(encoded.rows)))]
-        if self.options.each_step:
+        if self.options.label_each_step:
             lines.append(
                 ("steps", f"{int(encoded.rows.lengths.sum())}, {int(encoded.told.sum())} of them with a label")
             )
@@ -726,7 +749,7 @@ class WholeSequences(SeparateSequences):
         self.encoded, self.in_time = trained.encoded(sequences, trained.reading), sequences.in_time
         self.places, self.judged = map(self.encoded.told_places, (train, validation))  # of labels to learn, to judge by
         self.pieces = Pieces.whole(train, self.encoded.rows.lengths)
-        if self.options.each_step:
+        if self.options.label_each_step:
             self.unit, pieces = "step", Pieces.cut(train, self.encoded.rows.lengths, self.options.window)
             labels = self._labels_of(pieces)
             self.pieces, self.labels = pieces.take(labels > 0), labels[labels > 0]  # how many each piece has
@@ -748,7 +771,7 @@ class WholeSequences(SeparateSequences):
 
         So none of their steps always lies at an end, where less is around it. A piece that would have no label stays.
         """
-        if self.options.each_step:
+        if self.options.label_each_step:
             moved = self.cut.moved(self.encoded.rows.lengths, np.random.default_rng([self.options.seed, epoch, MOVED]))
             labels = self._labels_of(moved)
             stays = labels == 0
@@ -767,7 +790,7 @@ class WholeSequences(SeparateSequences):
             numbers = x[..., : len(self.encoded.mean)]  # and not how old they are
             numbers += self.options.noise * torch.randn_like(numbers)
         found, places = self.model(x.to(device), lengths.to(device)), self.encoded.places(pieces)
-        if not self.options.each_step:
+        if not self.options.label_each_step:
             return found, places
         found, told = steps_of(found, np.zeros_like(pieces.begin), pieces.lengths), self.encoded.told[places]
         return found[torch.from_numpy(told).to(device)], places[told]
@@ -803,10 +826,10 @@ class WholeSequences(SeparateSequences):
             yield from zip(places.tolist(), self.trained.rows(group, self.encoded, own), strict=True)
 
     def size(self, own: NDArray[np.int64]) -> int:
-        return int(self.lengths[own].sum()) if self.options.each_step else len(own)
+        return int(self.lengths[own].sum()) if self.options.label_each_step else len(own)
 
     def weight(self, own: NDArray[np.int64]) -> float | None:
-        return float(self.labels[own].sum()) if self.options.each_step else None
+        return float(self.labels[own].sum()) if self.options.label_each_step else None
 
     def sizes(self) -> dict[str, Any]:
         """Returns where the data are, and how many."""
@@ -888,7 +911,17 @@ def columns_of(options: SequenceOptions, inputs: Inputs | None = None) -> Column
     if inputs is not None and (inputs.channels or not inputs.mean):
         own = tuple(inputs.channels)
     return Columns(
-        o.label, o.sequence, o.text, own, o.category_list, o.fill_gaps, o.mark_gaps, o.time, o.numeric, o.each_step
+        o.label,
+        o.sequence,
+        o.text,
+        own,
+        o.category_list,
+        o.fill_gaps,
+        o.mark_gaps,
+        o.time,
+        o.numeric,
+        o.label_each_step,
+        o.empty_label,
     )
 
 
@@ -903,7 +936,7 @@ def gathered(
     found = Gathered.of(o, unit_of(o) if path else None, inputs)
     own = columns._replace(group=o.group if o.validation is None or o.fold else None)
     every = iter(built_in if path is None else sequences(path, own, bad=bad))
-    if o.each_step and o.validation is None:
+    if o.label_each_step and o.validation is None:
         start = list(islice(every, 2))
         found.in_time = len(start) == 1
         every = chain(_cut(start[0], o.held_out) if found.in_time else start, every)

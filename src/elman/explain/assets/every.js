@@ -1,11 +1,12 @@
-// A model that says something of each step: its class or its value, what each direction says of it, and on which steps it depends.
+// A model that says something of each step: its class, its value or a symbol, what each direction says of it, and on which steps it depends.
 
-const numeric = data.task === "regress";
-chosen.t = Math.floor(items[0].predicted.length / 2);
-const told = (key, fill) => say(numeric ? `everyValue.${key}` : `every.${key}`, fill);
+const numeric = data.task === "regress", transcribed = data.task === "transcribe";
+chosen.t = Math.max(transcribed ? items[0].predicted.findIndex((name) => name !== "") : Math.floor(items[0].predicted.length / 2), 0);
+const told = (key, fill) => say(`${numeric ? "everyValue" : transcribed ? "everySymbol" : "every"}.${key}`, fill);
 
 lengthOf = (sequence) => sequence.predicted.length;
-speak = () => `${say("step", { n: chosen.t + 1 })}: ${item().predicted[chosen.t]}`;
+const called = (name) => (transcribed ? (name === "" ? say("everySymbol.blank") : visible(name)) : name);
+speak = () => `${say("step", { n: chosen.t + 1 })}: ${called(item().predicted[chosen.t])}`;
 
 VIEWS.push({
   id: "text",
@@ -18,6 +19,7 @@ VIEWS.push({
     return [
       head(say("sequence"), itemChoice()),
       el("p", { class: "say" }, told("say"), data.gaps ? ` ${say("broken")}` : "", data.categories.length ? ` ${say("wordsSay")}` : ""),
+      transcribed ? el("table", { class: "numbers" }, el("tbody", {}, [[say("every.predicted"), item().text], [say("every.truth"), item().label]].filter(([, v]) => v !== null).map(([name, v]) => el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, visible(v)))))) : null,
       el("div", slider, numeric ? lines(series, 1, 96, values) : lines(series, 1, 62, classes)),
       spoken(),
       el("div", { class: "bar legend" }, say("faded", { n: Math.round(1 / data.faded) }), ramp(more, 0), say("counts")),
@@ -36,8 +38,22 @@ function shade(svg, top) {
 function classes(svg, top) {
   const { predicted, truth } = item();
   shade(svg, top + 4);
+  if (transcribed) return symbols(svg, top + 26);
   [["truth", truth ?? []], ["predicted", predicted]].forEach(([name, list], row) => {
     pieces(svg, top + 20 + row * 20, say(`every.${name}`), list, (t) => hue(data.classes.indexOf(list[t])));
+  });
+}
+
+// The symbols that are said, each above the step where it begins; a bar is a step that says one, and no bar one that says nothing.
+function symbols(svg, top) {
+  const { predicted } = item(), { x, wide } = place(across());
+  let free = -1;
+  predicted.forEach((name, t) => {
+    if (name === "") return;
+    svg.append(el("rect", { x: x(t) - wide / 2, y: top + 16, width: Math.max(1, wide), height: 14, fill: css(hue(data.classes.indexOf(name) - 1)) }));
+    if (name === predicted[t - 1] || x(t) < free) return;
+    svg.append(el("text", { x: x(t) - 3, y: top + 11, class: "note" }, cut(visible(name), 12)));
+    free = x(t) + 7 * Math.min(12, [...name].length);
   });
 }
 
@@ -77,7 +93,7 @@ else VIEWS.push({
   key: () => [chosen.item, chosen.t],
   draw() {
     const { likeliest, truth } = item(), t = chosen.t, own = truth?.[t] ?? null;
-    return [head(told("which", { n: t + 1 })), chances(likeliest[t].map((pair, k) => [...pair, k + 1]), own), own === null ? el("p", { class: "say" }, say("noTruth")) : null];
+    return [head(told("which", { n: t + 1 })), chances(likeliest[t].map(([name, share], k) => [called(name), share, k + 1]), own), own === null && !transcribed ? el("p", { class: "say" }, say("noTruth")) : null];
   },
 });
 
@@ -86,7 +102,7 @@ VIEWS.push({
   wide: 7,
   key: () => [chosen.item, chosen.t],
   draw() {
-    const own = item().shares[chosen.t].map((each) => ({ ...each, name: each.name || say("value.name") }));
+    const own = item().shares[chosen.t].map((each) => ({ ...each, name: numeric ? say("value.name") : called(each.name) }));
     return [head(say("directions")), el("p", { class: "say" }, say(data.causal ? "every.causal" : numeric ? "value.directionsSay" : "directionsSay")), shareTable(own, numeric ? say("value.name") : say("logit"))];
   },
 });

@@ -1,0 +1,545 @@
+"""Transcription: what a sequence says, a row of characters or words, where nobody wrote down which step says what.
+
+The network gives each step logits of all symbols, and of one more, the blank, which says nothing. What the steps say
+becomes a text by two rules: of equal symbols in a row one is kept, and then blanks are left out. The probability of a text
+is the sum over all ways in which the steps may say it (connectionist temporal classification, CTC).
+
+Source: A. Graves, S. Fernández, F. Gomez & J. Schmidhuber, Connectionist temporal classification (2006).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rapidfuzz.distance import Levenshtein
+from torch import Tensor
+from torch.nn.functional import ctc_loss
+
+from elman.datasets import examples
+from elman.datasets.reading import BadRows
+from elman.datasets.sequences import Labelled
+from elman.datasets.tables import JSON_LINES
+from elman.errors import InputError
+from elman.tasks import scores
+from elman.tasks.linear import frequent, of_sequences
+from elman.tasks.options import TranscriptionOptions as Options
+from elman.tasks.pieces import Pieces
+from elman.tasks.separate import check_made_for, csv_row, digits, many, started
+from elman.tasks.whole import (
+    CHUNK,
+    STEPS,
+    Encoded,
+    Gathered,
+    Inputs,
+    Parts,
+    SequenceModel,
+    Trained,
+    WholeSequences,
+    check_labels,
+    check_tokens,
+    gathered,
+    left_out,
+    named,
+    parted,
+)
+from elman.training.record import DATA, device_of
+from elman.training.run import Run
+
+CONFIG = DATA
+BLANK = 0  # the output that says nothing; symbol k of a run is output k + 1
+OTHER = -1  # in place of a symbol that the training lacks
+NOTHING = "nothing"  # what stands in a picture for a symbol that is left out, or put in
+CONSTANT, NEAREST = "constant", "nearest"  # what baselines are called
+MOST = 0.9  # symbols of a step that a model says at first
+SPOKEN = 10_000  # training sequences that the baselines know at most
+CANDIDATES = 100  # labels of which one is the constant
+JUDGES = 1000  # labels that decide which
+FEW = 5  # confusions that are named
+
+
+class TranscriptionModel(SequenceModel):
+    """A model whose outputs are logits of a blank and of all symbols at each step, (T, B, 1 + symbols).
+
+    rate: how many symbols a step says on average. At first the model says as many, and otherwise blanks: it would have to
+    learn that before anything else.
+    """
+
+    def __init__(self, inputs: Inputs, symbols: int, rate: float, options: Options):
+        super().__init__(inputs, 1 + symbols, options)
+        with torch.no_grad():
+            self.output.bias.zero_()
+            self.output.bias[BLANK] = np.log((1 - rate) / (rate / symbols))
+
+
+def spell(label: str, unit: str) -> list[str]:
+    """Returns the characters of a label, in which blanks in a row count as one; or its words."""
+    words = label.split()
+    return words if unit == "words" else list(" ".join(words))
+
+
+def written(symbols: Iterable[str], unit: str) -> str:
+    """Returns symbols as a text."""
+    return (" " if unit == "words" else "").join(symbols)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading(Inputs):
+    """What was learned of the data besides weights."""
+
+    symbols: Sequence[str]
+    unit: str  # what labels are rows of: characters or words
+    rate: float  # how many symbols a step says on average, less than 1
+
+    @classmethod
+    def learn(cls, sequences: Gathered, own: NDArray[np.int64], unit: str) -> Reading:
+        """own: the places of the sequences to learn from."""
+        given, spelled = sequences.given(own), [spell(name, unit) for name in sequences.different]
+        found = {symbol for k in np.unique(given) for symbol in spelled[k]}
+        rate = sum(len(spelled[k]) for k in given) / int(sequences.rows.lengths[own].sum())
+        known: Any = vars(Inputs.of(sequences, own))
+        return cls(symbols=sorted(found), unit=unit, rate=min(rate, MOST), **known)
+
+    def check(self) -> None:
+        super().check()
+        if not self.symbols or len({*self.symbols}) < len(self.symbols):
+            raise ValueError("it has no symbols, or one twice")
+        if not 0 < self.rate < 1:
+            raise ValueError(f"a step says {self.rate} symbols")
+
+
+class Transcripts(Encoded):
+    """Sequences as what a model reads, and the outputs that their labels are rows of."""
+
+    def __init__(self, sequences: Gathered, reading: Reading):
+        super().__init__(sequences, reading)
+        self.unit, self.names, self.labels = reading.unit, list(sequences.different), sequences.labels.steps  # (N,)
+        outputs = {symbol: k for k, symbol in enumerate(reading.symbols, 1)}
+        self._spelled = [
+            np.array([outputs.get(each, OTHER) for each in spell(name, self.unit)], int) for name in self.names
+        ]
+        self.told = self.labels >= 0
+
+    def label(self, k: int) -> str:
+        """Returns the label of a sequence as it is written."""
+        return self.names[self.labels[k]]
+
+    def spelled(self, k: int) -> NDArray[np.int64]:
+        """Returns the outputs that the label of a sequence is a row of, OTHER for a symbol that the training lacks."""
+        return self._spelled[self.labels[k]]
+
+    def length(self, own: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns how many symbols the labels of these sequences have, (n,); 1 for one that is empty."""
+        return np.array([max(1, len(self.spelled(k))) for k in own.tolist()], np.int64)
+
+    def unknown(self, own: NDArray[np.int64]) -> Counter[str]:
+        """Returns the symbols in the labels of these sequences that the training did not have, and how often each occurs."""
+        found = Counter[str]()
+        for k in own.tolist():
+            symbols = spell(self.label(k), self.unit)
+            found.update(symbols[n] for n in np.flatnonzero(self.spelled(k) == OTHER))
+        return found
+
+
+def least_steps(label: Sequence[Any] | NDArray[Any]) -> int:
+    """Returns how many steps it takes to say a label: one for each symbol, and a blank between two that are equal."""
+    return len(label) + sum(a == b for a, b in pairwise(label))
+
+
+def nats_of(log_p: Tensor, lengths: Tensor, labels: Sequence[NDArray[np.int64]]) -> Tensor:
+    """Returns -log p(label | sequence) of each sequence, (B,): infinite if it has too few steps, or a symbol is unknown.
+
+    log_p: (T, B, outputs), logarithms of probabilities. lengths: (B,).
+    """
+    sizes = torch.tensor([len(label) for label in labels])
+    targets = torch.zeros(len(labels), max(1, int(sizes.max())), dtype=torch.int64)
+    for k, label in enumerate(labels):
+        targets[k, : len(label)] = torch.from_numpy(label).clamp(min=BLANK)
+    found = ctc_loss(log_p, targets.to(log_p.device), lengths, sizes, BLANK, "none")
+    strange = torch.tensor([bool((label == OTHER).any()) for label in labels], device=found.device)
+    return found.masked_fill(strange, torch.inf)
+
+
+def read_off(best: NDArray[np.int64], lengths: NDArray[Any]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Returns what the likeliest outputs of steps, (T, B), say: of each sequence the outputs, and the steps where they begin."""
+    before = np.concatenate([np.full_like(best[:1], BLANK), best[:-1]])
+    begins = (best != BLANK) & (best != before) & (np.arange(len(best))[:, None] < lengths)  # (T, B)
+    steps = [np.flatnonzero(column) for column in begins.T]
+    return [(best[own, b], own) for b, own in enumerate(steps)]
+
+
+class Said(NamedTuple):
+    """What a model says of a sequence."""
+
+    outputs: NDArray[np.int64]  # (n,), of which the text is a row
+    steps: NDArray[np.int64]  # (n,), from 0, where each begins
+    nats: float  # -log p of what was asked for: of the label, or of what the model says
+
+
+class Marks(NamedTuple):
+    """How texts of a model differ from labels: counted in symbols, and in words."""
+
+    symbols: int  # of all labels
+    replaced: int
+    left_out: int
+    put_in: int
+    exact: int  # texts without an error
+    words: int
+    word_errors: int
+    confused: NDArray[np.int64]  # (outputs, outputs): how often a was said as b, where 0 is nothing
+
+    @property
+    def errors(self) -> int:
+        return self.replaced + self.left_out + self.put_in
+
+
+def marks(pairs: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]], words: Iterable[tuple[str, str]], outputs: int) -> Marks:  # fmt: skip
+    """Returns how texts differ from labels. pairs: of outputs, of a label and of what is said; words: these as texts.
+
+    Errors are the fewest symbols that are to be replaced, left out or put in to make a text of the label.
+    Source: V. I. Levenshtein, Binary codes capable of correcting deletions, insertions, and reversals (1966).
+    """
+    kinds, confused, symbols, exact = Counter[str](), np.zeros((outputs, outputs), np.int64), 0, 0
+    for label, said in pairs:
+        a, b = label.tolist(), said.tolist()
+        symbols, exact = symbols + len(a), exact + (a == b)
+        for each in Levenshtein.opcodes(a, b):
+            rows, columns = a[each.src_start : each.src_end], b[each.dest_start : each.dest_end]
+            kinds[each.tag] += max(len(rows), len(columns))
+            rows, columns = rows or [BLANK] * len(columns), columns or [BLANK] * len(rows)
+            for row, column in zip(rows, columns, strict=True):
+                if row != OTHER:
+                    confused[row, column] += 1
+    spoken = [(a.split(), b.split()) for a, b in words]
+    return Marks(
+        symbols,
+        kinds["replace"],
+        kinds["delete"],
+        kinds["insert"],
+        exact,
+        sum(len(a) for a, _ in spoken),
+        sum(Levenshtein.distance(a, b) for a, b in spoken),
+        confused,
+    )
+
+
+class Transcriber(Trained[Reading, Options]):
+    """A model that says what sequences say: what a run holds when it is trained."""
+
+    encoded, learned, made_for, built_in = Transcripts, Reading, Options, examples.DRAWN
+
+    @staticmethod
+    def model_of(reading: Reading, options: Options) -> TranscriptionModel:
+        return TranscriptionModel(reading, len(reading.symbols), reading.rate, options)
+
+    @property
+    def width(self) -> int:
+        return 1 + len(self.reading.symbols)
+
+    @property
+    def unit(self) -> str:
+        """What a label is a row of: "character"."""
+        return self.options.label_unit.removesuffix("s")
+
+    def text(self, outputs: Iterable[int]) -> str:
+        """Returns a row of outputs as a text."""
+        return written((self.reading.symbols[k - 1] for k in outputs), self.options.label_unit)
+
+    @torch.inference_mode()
+    def logits(self, encoded: Encoded, own: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
+        """Yields sequences of similar lengths: their places in `own`, log p (T, B, outputs), and their lengths (B,)."""
+        lengths, training = encoded.rows.lengths[own].astype(np.int64), self.model.training
+        order, begin = np.argsort(-lengths, kind="stable"), 0
+        self.model.eval()
+        while begin < len(order):  # the longest first, of which there are fewer side by side
+            chunk = order[begin : begin + max(1, min(CHUNK, 2 * STEPS // int(lengths[order[begin]])))]
+            x, steps = self._input(encoded, own, Pieces.whole(chunk, lengths))
+            yield chunk, self.model(x, steps).float().log_softmax(-1), steps
+            begin += len(chunk)
+        self.model.train(training)
+
+    def says(self, encoded: Transcripts, own: NDArray[np.int64] | None = None, labels: bool = True) -> list[Said]:
+        """Returns what the model says of sequences. own: their places; all if left out.
+
+        labels: whether nats are those of the labels, and not of what it says.
+        """
+        own = np.arange(len(encoded.rows)) if own is None else own
+        found = dict[int, Said]()
+        for chunk, log_p, lengths in self.logits(encoded, own):
+            said = read_off(log_p.argmax(-1).cpu().numpy(), lengths.cpu().numpy())
+            wanted = [encoded.spelled(k) for k in own[chunk].tolist()] if labels else [outputs for outputs, _ in said]
+            for k, (outputs, steps), nats in zip(chunk, said, nats_of(log_p, lengths, wanted).tolist(), strict=True):
+                found[int(k)] = Said(outputs, steps, nats)
+        return [found[k] for k in range(len(own))]
+
+    def marks(self, encoded: Transcripts, own: NDArray[np.int64], said: Sequence[Said]) -> Marks:
+        """Returns how what the model says of these sequences differs from their labels."""
+        pairs = ((encoded.spelled(k), each.outputs) for k, each in zip(own.tolist(), said, strict=True))
+        texts = ((encoded.label(k), self.text(each.outputs)) for k, each in zip(own.tolist(), said, strict=True))
+        return marks(pairs, texts, self.width)
+
+    def score(self, encoded: Transcripts, own: NDArray[np.int64]) -> tuple[dict[str, float], Marks]:
+        """Returns named scores of these sequences, and how what is said of them differs from their labels."""
+        said = self.says(encoded, own)
+        found, nats = self.marks(encoded, own, said), np.array([each.nats for each in said])
+        can, rates = np.isfinite(nats), {f"{self.unit}_error_rate": found.errors / max(1, found.symbols)}
+        if self.unit == "character" and " " in self.reading.symbols:
+            rates["word_error_rate"] = found.word_errors / max(1, found.words)
+        of_symbol = float(nats[can].sum() / max(1, encoded.length(own[can]).sum()))
+        return {"validation_nats": of_symbol, **rates, "exact": found.exact / len(own)}, found
+
+    def evaluate(self, path: Path) -> Iterator[tuple[str, str]]:
+        """Yields names and figures for a file whose sequences have labels."""
+        encoded, lines = self.read(path)
+        own = np.arange(len(encoded.rows))
+        found, differ = self.score(encoded, own)
+        yield from lines
+        if unknown := encoded.unknown(own):
+            yield f"unknown {self.options.label_unit}", scores.unknown(unknown)
+        for name, value in found.items():
+            yield name.replace("validation_nats", f"nats_per_{self.unit}").replace("_", " "), f"{value:.4f}"
+        yield "errors", _in_words(differ, self.options.label_unit)
+        if few := self.confusions(differ):
+            yield "most frequent", few
+        unit = f"{self.unit} error rate"
+        yield from scores.on_baselines(self.path, lambda: self._baselines(encoded, own), unit)
+
+    def confusions(self, differ: Marks) -> str:
+        """Returns the most frequent errors in words; "" if there is none."""
+        wrong, names = differ.confused - np.diag(np.diag(differ.confused)), [NOTHING, *map(repr, self.reading.symbols)]
+        order = np.argsort(-wrong, axis=None, kind="stable")[:FEW]
+        pairs = ((int(k) // self.width, int(k) % self.width) for k in order)
+        return ", ".join(f"{names[b]} for {names[a]} {wrong[a, b]:,}" for a, b in pairs if wrong[a, b])
+
+    def _baselines(self, judged: Transcripts, own: NDArray[np.int64]) -> dict[str, float]:
+        sequences, train, *_ = self.read_again()
+        return baselines(Transcripts(sequences, self.reading), train, judged, own)
+
+    def parts(self) -> Parts:
+        return read(self.path, self.options, BadRows(self.options.skip_bad), self.reading)
+
+    def predict(self, path: Path, form: str) -> Iterator[str]:
+        """Yields a row of CSV, or JSON, for each sequence of a file: the text, its probability, and where each symbol begins."""
+        header = form not in JSON_LINES
+        self.skipped = BadRows(self.options.skip_bad)
+        for group, encoded in self.read_groups(path, False, self.skipped):
+            if header:
+                yield csv_row([*next(named(group)), "text", "probability", "steps"])
+                header = False
+            for name, said in zip(named(group), self.says(encoded, labels=False), strict=True):
+                text, chance, steps = self.text(said.outputs), digits(float(np.exp(-said.nats))), (said.steps + 1).tolist()  # fmt: skip
+                if form in JSON_LINES:
+                    row = name | {"text": text, "probability": chance, "steps": steps}
+                    yield json.dumps(row, ensure_ascii=False) + "\n"
+                else:
+                    yield csv_row([*name.values(), text, chance, " ".join(map(str, steps))])
+
+    def rows(
+        self, group: Sequence[Labelled], encoded: Transcripts, own: NDArray[np.int64] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        own = np.arange(len(encoded.rows)) if own is None else own
+        for name, k, said in zip(named(group), own.tolist(), self.says(encoded, own), strict=True):
+            errors = Levenshtein.distance(encoded.spelled(k).tolist(), said.outputs.tolist())
+            nats = (
+                digits(said.nats) if np.isfinite(said.nats) else None
+            )  # a label that the model cannot say has no chance
+            yield name | {"label": encoded.label(k), "text": self.text(said.outputs), "errors": errors, "nats": nats}
+
+
+def _in_words(differ: Marks, units: str) -> str:
+    """Returns how texts differ from labels, in words. units: what these are rows of."""
+    kinds = f"{differ.replaced:,} replaced, {differ.left_out:,} left out and {differ.put_in:,} put in"
+    return f"{kinds}, of {many(differ.symbols, units.removesuffix('s'))}"
+
+
+class Transcription(WholeSequences):
+    """The task, as `elman.training.task.Task` has it."""
+
+    name, measure = "transcribe", "nats"
+    higher_is_better = False
+
+    def __init__(self, transcriber: Transcriber, parts: Parts, path: Path | None):
+        """path: where the sequences come from; None for the built-in ones."""
+        super().__init__(transcriber, parts, path)
+        self.unit = transcriber.unit
+        self.score, self.score_unit = f"{self.unit}_error_rate", f"{self.unit} error rate"
+        self.symbols = self.encoded.length(self.train)  # of each training sequence
+
+    def untrained(self, options: Options) -> Transcriber:
+        return Transcriber.new(self.trained.reading, options, str(device_of(self.model)), self.path)
+
+    def loss(self, own: NDArray[np.int64]) -> Tensor:
+        logits, places = self.outputs(own)
+        lengths = torch.from_numpy(self.pieces.take(own).lengths).to(logits.device)
+        labels = [self.encoded.spelled(k) for k in places.tolist()]
+        return nats_of(logits.float().log_softmax(-1), lengths, labels).sum() / self.size(own)
+
+    def size(self, own: NDArray[np.int64]) -> int:
+        return int(self.symbols[own].sum())
+
+    def evaluate(self) -> dict[str, float]:
+        return self.trained.score(self.encoded, self.validation)[0]
+
+    def tested(self) -> tuple[dict[str, float], dict[str, float]]:
+        found, _ = self.trained.score(self.encoded, self.test)
+        return found, baselines(self.encoded, self.train, self.encoded, self.test)
+
+    def about(self) -> dict[str, Any]:
+        found = baselines(self.encoded, self.train, self.encoded, self.validation)
+        return {"data": self.sizes(), "baselines": found}
+
+    def baseline(self, name: str) -> str:
+        if name == CONSTANT:
+            return "says the same of every sequence"
+        return "says the label of the training sequence that has the nearest means, extremes and ends"
+
+    def introduction(self) -> list[tuple[str, str]]:
+        (first, *others), reading = super().introduction(), self.trained.reading
+        symbols = " ".join(map(repr, reading.symbols[:12])) + " ..." * (len(reading.symbols) > 12)
+        sizes = np.array([len(self.encoded.spelled(k)) for k in self.train.tolist()])
+        told = f"{sizes.min()} to {sizes.max()} {self.options.label_unit}, of {len(reading.symbols):,} different ones: {symbols}"
+        lines = [first, ("labels", told)]
+        if unknown := self.encoded.unknown(self.validation):
+            lines.append(("unknown", scores.unknown(unknown, " in validation labels, which training lacks")))
+        return lines + others
+
+    def result(self, row: Mapping[str, str]) -> str:
+        rates = [name for name in row if name.endswith("error_rate")]
+        told = ", ".join(f"{name.replace('_', ' ')} {float(row[name]):.4f}" for name in rates)
+        return f"{told}, {float(row['exact']):.1%} without an error, {float(row['validation_nats']):.4f} nats per {self.unit}"
+
+    def remark(self) -> str:
+        """Returns the label of a validation sequence, and what the model says of it now."""
+        (said,) = self.trained.says(self.encoded, self.validation[:1])
+        return f"label: {self.encoded.label(self.validation[0])}\nsaid:  {self.trained.text(said.outputs)}"
+
+    def draw(self, directory: Path) -> list[Path]:
+        """Draws which symbols are said for which on the validation sequences, and where those of one of them are said."""
+        from elman import charts
+
+        symbols, k = self.trained.reading.symbols, self.validation[:1]
+        _, differ = self.trained.score(self.encoded, self.validation)
+        ((_, log_p, _),) = self.trained.logits(self.encoded, k)
+        (said,) = self.trained.says(self.encoded, k)
+        content = self.encoded.sequences.values(int(k[0]))[0] if self.encoded.inputs.width else None
+        pictures = {
+            "confusion.png": charts.confusion(differ.confused, [NOTHING, *symbols], self.unit, f"{self.unit}s"),
+            "steps.png": charts.spoken_steps(
+                content,
+                log_p[:, 0, 1:].exp().cpu().numpy(),
+                symbols,
+                said.outputs - 1,
+                said.steps,
+                self.encoded.label(int(k[0])),
+            ),
+        }
+        for name, figure in pictures.items():
+            charts.save(figure, directory / name)
+        return [directory / name for name in pictures]
+
+
+def baselines(
+    learned: Transcripts, train: NDArray[np.int64], judged: Transcripts, own: NDArray[np.int64]
+) -> dict[str, float]:
+    """Returns the error rates, on these sequences of what is judged, of what needs no network.
+
+    train: the places of the sequences to learn from. The constant is the label that differs least from the others. The
+    nearest training sequence is that whose features, as the linear baseline of other tasks has them, are nearest when
+    each has a deviation of 1.
+    """
+    train = train[:: -(-len(train) // SPOKEN)]
+    labels = np.unique(learned.labels[train], return_counts=True)
+    candidates = [learned.names[k] for k in labels[0][np.argsort(-labels[1], kind="stable")[:CANDIDATES]]]
+    candidates = [spell(each, learned.unit) for each in dict.fromkeys(["", *candidates])]
+    judges = [spell(learned.label(k), learned.unit) for k in train[:: -(-len(train) // JUDGES)].tolist()]
+    constant = min(candidates, key=lambda each: sum(Levenshtein.distance(each, label) for label in judges))
+    counted = frequent(learned, train)
+    known, asked = of_sequences(learned, train, counted), of_sequences(judged, own, counted)
+    mean, deviation = known.mean(0), known.std(0)
+    known, asked = ((each - mean) / np.where(deviation > 0, deviation, 1.0) for each in (known, asked))
+    nearest = [int(train[((known - each) ** 2).sum(1).argmin()]) for each in asked]
+    true = [spell(judged.label(k), judged.unit) for k in own.tolist()]
+    said = {CONSTANT: [constant] * len(own), NEAREST: [spell(learned.label(k), learned.unit) for k in nearest]}
+    symbols = max(1, sum(map(len, true)))
+    return {
+        name: sum(Levenshtein.distance(a, b) for a, b in zip(true, texts, strict=True)) / symbols
+        for name, texts in said.items()
+    }
+
+
+def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | None = None) -> Parts:
+    """Returns the sequences and the indices of the training and validation sets.
+
+    reading: what was learned of the data before, whose channels they must have.
+    """
+    fonts = list[str]()
+
+    def drawn() -> Iterator[Labelled]:
+        for parts, font in examples.numbers():
+            fonts.append(font)
+            steps, number = np.concatenate([part for part, _ in parts]), "".join(digit for _, digit in parts)
+            yield Labelled(str(len(fonts)), steps, number)
+
+    where = path or Path(examples.DRAWN)
+    found, count = gathered(path, options, bad, drawn(), reading)
+    own, test = left_out(found, options, count, np.zeros(len(found)), path)
+    own = own[_can_say(found, own, options.label_unit, where, bad)]
+    if options.validation is not None:
+        train, validation = own, np.arange(count, len(found))
+    elif path is None:  # fonts that were never seen
+        held = examples.unseen(fonts, options.held_out)
+        train, validation = np.flatnonzero(~held), np.flatnonzero(held)
+    else:
+        train, validation = parted(found, options, own)
+    parts = Parts(found, train, validation, test)
+    check_labels(parts, where, "give at least two for training and one for validation", 2, bad)
+    names = list(found.different)
+    if not any(spell(names[k], options.label_unit) for k in np.unique(found.given(train))):
+        raise InputError(f"all training labels of {where} are empty, so that there is nothing to say; give others")
+    return parts
+
+
+def _can_say(found: Gathered, own: NDArray[np.int64], unit: str, path: Path, bad: BadRows) -> NDArray[np.bool_]:
+    """Returns which of these sequences have as many steps as their labels take, (n,)."""
+    needs = np.array([least_steps(spell(name, unit)) for name in found.different])[found.given(own)]
+    can = found.rows.lengths[own] >= needs
+    for k in np.flatnonzero(~can):
+        steps, of = many(int(found.rows.lengths[own[k]]), "step"), found.name(int(own[k]))
+        bad.found(
+            f"{path}: sequence {of!r} has {steps}, but its label takes {needs[k]}: one for each of its {unit}, and one between two that are equal",
+            "" if unit == "words" else "learn words with --label-unit words",
+        )
+    return can
+
+
+def begin(path: Path | None, options: Options, device: str, bad: BadRows, start: Run | None = None) -> Transcription:
+    """Returns a task that trains a model on a file. start: a run from whose model it starts; None for a new one."""
+    check_made_for(start, options, CONFIG)
+    known = None if start is None else Reading.load(start)
+    parts = read(path, options, bad, known)
+    found, train = parts.sequences, parts.train
+    reading = Reading.learn(found, train, options.label_unit) if known is None else known
+    if start is not None:
+        unknown = Transcripts(found, reading).unknown(train)
+        scores.check_known(unknown, options.label_unit, path, start)
+    check_tokens(reading, found, path, len(train))
+    torch.manual_seed(options.seed)
+    return started(Transcription(Transcriber.new(reading, options, device, path), parts, path), start)
+
+
+def resume(run: Run, path: Path | None, options: Options, device: str) -> Transcription:
+    """Returns the task of a run. Its data are read again; its model does not have its parameters yet."""
+    reading = Reading.load(run)
+    parts = read(path, options, BadRows(options.skip_bad), reading)
+    return Transcription(Transcriber.new(reading, options, device, path), parts, path)
+
+
+load = Transcriber.load
