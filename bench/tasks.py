@@ -5,7 +5,9 @@
     python bench/tasks.py DATA --study forecast      other settings of a task, by the score that decides what is kept
 
 The values of the regression are made of japanese_vowels/: the mean of the first coefficient of an utterance, to be predicted from
-the other eleven. So are the recordings whose steps are labelled: five utterances one after the other, and who speaks when. What is measured at
+the other eleven. So are the recordings whose steps are labelled: five utterances one after the other, and who speaks when. The
+turns are the same recordings, of which only the order of the speakers is known. The radio messages that are to be written down are
+made of tinyshakespeare.txt: its words in Morse code, of operators who key fast or slowly and never evenly, beside noise. What is measured at
 uneven times, with gaps, is made of nothing: waves of two speeds, of which some numbers are missing. The words that are read beside
 numbers are made of ud_ewt/: what each word is to another one is to be said from its part of speech and its length alone. The shops
 are made up: what they sell depends on events that are known in advance and on visits that are not. Rows that are unusual are
@@ -26,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -35,15 +38,24 @@ from elman.datasets import conll
 from elman.datasets.sequences import Columns, sequences
 
 SEEDS = 5
-FEW = ("classify", "regress", "steps", "gaps")  # tasks with few sequences, so that each seed holds out others
-SCORES = re.compile(r"^(accuracy|RMSE|linear) .*?(\d\.\d{4})\b", re.MULTILINE)  # RMSE in standard deviations
+FEW = ("classify", "regress", "steps", "turns", "gaps")  # tasks with few sequences, so that each seed holds out others
+SCORES = re.compile(  # RMSE in standard deviations
+    r"^(accuracy|RMSE|linear|(?:character|word) error rate|constant|nearest) .*?(\d\.\d{4})\b", re.MULTILINE
+)
 UD, VOWELS = "ud_ewt/en_ewt-ud-{}.conllu", "japanese_vowels/JapaneseVowels_{}.ts"
-VALUED, SPOKEN = "vowels_{}.jsonl", "speakers_{}.jsonl"  # made by `place`
+VALUED, SPOKEN, ORDER, RADIO = (
+    "vowels_{}.jsonl",
+    "speakers_{}.jsonl",
+    "turns_{}.jsonl",
+    "radio_{}.jsonl",
+)  # made by `place`
 UNEVEN, RELATED, SHOPS, FAULTY = "uneven_{}.jsonl", "relations_{}.csv", "shops_{}.csv", "faults_{}.csv"  # likewise
+PROSE = "radio_{}.txt"  # the text of radio messages, likewise
 TURNS = 5  # utterances of a recording
 COMMANDS = {
     "words": "lm",
     "steps": "classify",
+    "turns": "transcribe",
     "gaps": "classify",
     "categories": "classify",
     "shops": "forecast",
@@ -54,6 +66,7 @@ RELATIONS = [
     *("--each-step", "--sequence", "sentence", "--label", "relation"),
     *("--validation", RELATED.format("dev")),
 ]
+MORSE = ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- -..- -.-- --.."  # of a to z
 TAGS = [
     "ADJ",
     "ADP",
@@ -94,6 +107,12 @@ TRAIN = {
     "classify": (VOWELS.format("TRAIN"), ["--epochs", "60"], VOWELS.format("TEST")),
     "regress": (VALUED.format("TRAIN"), ["--epochs", "60"], VALUED.format("TEST")),
     "steps": (SPOKEN.format("TRAIN"), ["--each-step", "--batch-size", "8", "--epochs", "60"], SPOKEN.format("TEST")),
+    "transcribe": (RADIO.format("TRAIN"), ["--epochs", "15"], RADIO.format("TEST")),
+    "turns": (
+        ORDER.format("TRAIN"),
+        ["--label-unit", "words", "--batch-size", "8", "--epochs", "60"],
+        ORDER.format("TEST"),
+    ),
     "gaps": (UNEVEN.format("TRAIN"), ["--mark-gaps", "--time", "when", "--epochs", "40"], UNEVEN.format("TEST")),
     "categories": (
         RELATED.format("train"),
@@ -122,6 +141,8 @@ TARGETS = {
     "classify": "an accuracy of at least 0.98, the mean of five seeds",
     "regress": "an RMSE of less than that of the linear baseline, the mean of five seeds",
     "steps": "an accuracy of more than that of the linear baseline, the mean of five seeds",
+    "transcribe": "a character error rate of less than that of both baselines",
+    "turns": "a word error rate of less than that of both baselines, the mean of five seeds",
     "gaps": "an accuracy of more than that of the linear baseline, the mean of five seeds",
     "categories": "an accuracy of more than that of the linear baseline",
     "forecast": "an MSE of at most 0.385 and an MAE of at most 0.405 on the test part",
@@ -213,6 +234,25 @@ STUDIES: dict[str, tuple[list[str], list[list[str]]]] = {
             ["--window", "20"],
         ],
     ),
+    "transcribe": (
+        ["--epochs", "6"],
+        [
+            [],
+            ["--causal"],
+            ["--cell", "lstm"],
+            ["--num-layers", "2"],
+            ["--hidden-size", "64"],
+            ["--batch-size", "8"],
+            ["--noise", "0"],
+            ["--dropout", "0"],
+            ["--learning-rate", "0.003"],
+            ["--learning-rate", "0.02"],
+        ],
+    ),
+    "turns": (
+        ["--label-unit", "words", "--batch-size", "8", "--epochs", "60"],
+        [[], ["--num-layers", "2"], ["--noise", "0.1"], ["--dropout", "0.1"], ["--learning-rate", "0.003"]],
+    ),
     "gaps": (
         ["--epochs", "40"],
         [["--fill-gaps"], ["--mark-gaps"], ["--fill-gaps", "--time", "when"], ["--mark-gaps", "--time", "when"]],
@@ -272,7 +312,7 @@ def place(data: Path, name: str) -> str:
     """Returns where a file is, which is made first if it is one of those that are made."""
     path = Path(MADE.name) / name
     form, part = name.rpartition("_")[0] + "_{}" + path.suffix, path.stem.rpartition("_")[2]
-    if form not in (VALUED, SPOKEN, UNEVEN, RELATED, SHOPS, FAULTY):
+    if form not in (PROSE, VALUED, SPOKEN, ORDER, RADIO, UNEVEN, RELATED, SHOPS, FAULTY):
         return str(data / name)
     if path.exists():
         return str(path)
@@ -286,7 +326,14 @@ def place(data: Path, name: str) -> str:
         table = pl.read_csv(data / "ETTh1.csv")
         (table[:11520] if part == "TRAIN" else faults(table[11520 - 168 : 14400])).write_csv(path)
         return str(path)
-    if form == UNEVEN:
+    if form in (RADIO, PROSE):
+        text = (data / "tinyshakespeare.txt").read_text(encoding="utf-8")
+        half = text[: len(text) // 2] if part == "TRAIN" else text[len(text) // 2 :]
+        if form == PROSE:
+            path.write_text(" ".join(re.findall("[a-z]+", half.lower())), encoding="utf-8")
+            return str(path)
+        rows = list(messages(half, 3000 if part == "TRAIN" else 400))
+    elif form == UNEVEN:
         rows = list(waves(300, seed=0) if part == "TRAIN" else waves(300, seed=1))
     else:
         every = [(np.asarray(each.content), each.label) for each in sequences(data / VOWELS.format(part), Columns())]
@@ -296,11 +343,32 @@ def place(data: Path, name: str) -> str:
             order = np.random.default_rng(0).permutation(len(every))
             turns = [[every[k] for k in order[first : first + TURNS]] for first in range(0, len(order), TURNS)]
             rows = [
-                {"values": np.concatenate([x for x, _ in own]).tolist(), "label": [who for x, who in own for _ in x]}
+                {
+                    "values": np.concatenate([x for x, _ in own]).tolist(),
+                    "label": " ".join(str(who) for _, who in own)
+                    if form == ORDER
+                    else [who for x, who in own for _ in x],
+                }
                 for own in turns
             ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
+
+
+def messages(text: str, count: int) -> Iterator[dict[str, Any]]:
+    """Yields as many pieces of a text, each of 3 to 8 words in Morse code: a key that is up or down, beside noise.
+
+    A dot takes 1.5 to 3 steps, as fast as an operator is, and each mark and each pause is up to a third longer or shorter.
+    """
+    draw = np.random.default_rng(0)
+    words, codes = re.findall("[a-z]+", text.lower()), dict(zip(ascii_lowercase, MORSE.split(), strict=True))
+    for first in draw.integers(0, len(words) - 8, count):
+        own, dot, down = words[first : first + draw.integers(3, 9)], draw.uniform(1.5, 3), [np.zeros(3)]
+        for mark in " / ".join(" ".join(codes[letter] for letter in word) for word in own):
+            for key, dots in {".": [(1, 1), (0, 1)], "-": [(1, 3), (0, 1)], " ": [(0, 2)], "/": [(0, 2)]}[mark]:
+                down.append(np.full(max(1, round(dots * dot * draw.uniform(2 / 3, 4 / 3))), key))
+        key = np.concatenate([*down, np.zeros(3)])
+        yield {"values": (key + 0.2 * draw.normal(size=len(key)))[:, None].round(3).tolist(), "label": " ".join(own)}
 
 
 def waves(count: int, seed: int) -> Iterator[dict[str, Any]]:
@@ -421,6 +489,8 @@ def targets(data: Path, only: list[str]) -> None:
                     print("$", "elman", judge, "RUN", judged, *options)
                     print("\n".join(f"    {line}" for line in out.splitlines()), flush=True)
                     scores.append({name: float(value) for name, value in SCORES.findall(out)})
+                if task == "transcribe":
+                    helped(data, directory)
         if task == "lm":
             with tempfile.TemporaryDirectory() as directory:
                 _, out, _ = trained(data, task, further, directory, with_torch=True)
@@ -428,6 +498,19 @@ def targets(data: Path, only: list[str]) -> None:
         if len(seeds) > 1:
             means = [f"{name} {sum(each[name] for each in scores) / len(scores):.4f}" for name in scores[0]]
             print(f"mean of {len(scores)} seeds: {', '.join(means)}", flush=True)
+
+
+def helped(data: Path, directory: str) -> None:
+    """Judges a run that writes down messages with the help of a language model, which has read those it was trained on."""
+    with tempfile.TemporaryDirectory() as other:
+        text, sizes = PROSE.format("TRAIN"), ["--hidden-size", "256", "--epochs", "3"]
+        out = run(["train", "lm", place(data, text), *sizes, "--run", other, "--overwrite"])
+        print(" ".join(["$ elman train lm", text, *sizes, "--run LM"]), f"\n    {out.splitlines()[0]}")
+        for weight in ("0.25", "0.5", "1"):
+            given = ["--language-weight", weight]
+            out = run(["evaluate", directory, place(data, RADIO.format("TEST")), "--language-model", other, *given])
+            print(" ".join(["$ elman evaluate RUN", RADIO.format("TEST"), "--language-model LM", *given]))
+            print("\n".join(f"    {line}" for line in out.splitlines()), flush=True)
 
 
 def study(data: Path, name: str) -> None:

@@ -120,6 +120,7 @@ def write_the_files_that_documents_name(directory: Path) -> None:
     )
     strokes = "".join(f"{k},{'ab'[k % 2] * (t % 2)}b,{t},{k % 2},0.5\n" for k in range(40) for t in (1, 3, 5, 7))
     contents = {
+        ("letters.txt",): "abab\nbb\nab\n" * 200,
         ("strokes.csv", "test-strokes.csv", "new-strokes.csv"): "id,text,x,y,lifted\n" + strokes,
         ("patients.csv",): "id,kind,hour,pulse,heat\n" + gone,
         ("events.csv",): "id,kind,event,host,seconds\n" + steps.replace(",0.5", ",h1,0.5"),

@@ -150,3 +150,39 @@ def trained(record: Record, device: str) -> Trained:
     from elman import tasks
 
     return tasks.module(record.task(tasks.MODULES)).load(record, device)
+
+
+LANGUAGE_MODEL = typer.Option(
+    None,
+    "--language-model",
+    help="Run of elman train lm, or its file, that helps to write down what sequences say (elman train transcribe).",
+    show_default=False,
+)
+LANGUAGE_WEIGHT = typer.Option(
+    None,
+    "--language-weight",
+    help="How much the language model counts, 0 or more; 0.5 if left out.",
+    show_default=False,
+)
+
+
+def let_help(model: Trained, run: Path, language_model: Path | None, weight: float | None, device_name: str) -> None:
+    """Lets a language model, if one is given, help a model that writes texts. Raises InputError if it does not write any."""
+    from elman.tasks import language_model as language_models
+    from elman.tasks.transcription import WEIGHT, Transcriber
+
+    if language_model is None:
+        if weight is not None:
+            raise InputError(
+                f"--language-weight {weight:g} is for a language model; give --language-model, or leave it out"
+            )
+        return
+    if not isinstance(model, Transcriber):
+        raise InputError(
+            f"--language-model {language_model} is for runs of elman train transcribe, and {run} is none; leave it out"
+        )
+    weight = WEIGHT if weight is None else weight
+    if not 0 <= weight < float("inf"):
+        raise InputError(f"--language-weight is {weight:g} but must be a number of 0 or more")
+    record, device = opened(language_model, device_name)
+    model.spell_with(language_models.load(record, device), weight, str(language_model))

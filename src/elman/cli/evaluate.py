@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from elman.cli.common import check_rows, opened, trained, without_training
+from elman.cli.common import LANGUAGE_MODEL, LANGUAGE_WEIGHT, check_rows, let_help, opened, trained, without_training
 from elman.files import write_atomically
 
 EXAMPLE = "Example:  elman evaluate runs/first chapter.txt"
@@ -20,6 +20,8 @@ def evaluate(
         help="File to write as well, .csv or .jsonl: a row for each example with what is true and what the model says.",
         show_default=False,
     ),
+    language_model: Path | None = LANGUAGE_MODEL,
+    language_weight: float | None = LANGUAGE_WEIGHT,
     device_name: str = typer.Option("auto", "--device", help="auto, cpu, cuda, ..."),
 ) -> None:
     """Judge a trained model on any file of its task.
@@ -36,6 +38,7 @@ def evaluate(
         check_rows(output)
     with without_training():
         model = trained(record, device)
+        let_help(model, run, language_model, language_weight, device_name)
         for name, figure in model.evaluate(file):
             print(f"{name:<20} {figure}")
         if output is not None:

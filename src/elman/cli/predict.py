@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from elman.cli.common import opened, trained, without_training
+from elman.cli.common import LANGUAGE_MODEL, LANGUAGE_WEIGHT, let_help, opened, trained, without_training
 from elman.errors import InputError
 from elman.files import check_writable, write_atomically
 
@@ -27,9 +27,11 @@ def predict(
         help="File to write: .csv, .jsonl, or for tags as FILE is; standard output if left out.",
         show_default=False,
     ),
+    language_model: Path | None = LANGUAGE_MODEL,
+    language_weight: float | None = LANGUAGE_WEIGHT,
     device_name: str = typer.Option("auto", "--device", help="auto, cpu, cuda, ..."),
 ) -> None:
-    """Predict tags, classes, future values or how odd each line is.
+    """Predict tags, classes, numbers, texts, future values or how odd each line is.
 
     A language model says how much each line of a text surprises it. The rows come in the order of the file, which is
     read in pieces, so that it may be larger than memory.
@@ -42,6 +44,7 @@ def predict(
         check_writable(output)
     with without_training():
         model = trained(record, device)
+        let_help(model, run, language_model, language_weight, device_name)
         rows = model.predict(file, output.suffix.lower() if output else "")
         if output is None:
             for row in rows:

@@ -76,7 +76,7 @@ def counted(truth: NDArray[Any], predicted: NDArray[Any], labels: int, unknown: 
 
 def unknown(labels: Counter[str], of: str = "") -> str:
     """Returns how often a model meets labels that it does not know, and a few of them. of: what they are labels of."""
-    return f"{labels.total():,}{of}, counted as mistakes: {_few(labels)}"
+    return f"{labels.total():,}{of}, counted as mistakes: {few(labels)}"
 
 
 def check_known(unknown: Counter[str], what: str, path: Path | None, run: Run) -> None:
@@ -85,11 +85,11 @@ def check_known(unknown: Counter[str], what: str, path: Path | None, run: Run) -
     what: what the labels are called.
     """
     if unknown:
-        has = f"{path or 'the built-in data'} has {what} that {run.directory} does not know: {_few(unknown)}"
+        has = f"{path or 'the built-in data'} has {what} that {run.directory} does not know: {few(unknown)}"
         raise InputError(f"{has}; leave them out, or train a new model")
 
 
-def _few(labels: Counter[str]) -> str:
+def few(labels: Counter[str]) -> str:
     return ", ".join(repr(label) for label, _ in labels.most_common(FEW)) + (", ..." if len(labels) > FEW else "")
 
 

@@ -30,10 +30,12 @@ from elman.datasets.sequences import Labelled
 from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
 from elman.tasks import scores
+from elman.tasks.language_model import TrainedLanguageModel
 from elman.tasks.linear import frequent, of_sequences
 from elman.tasks.options import TranscriptionOptions as Options
 from elman.tasks.pieces import Pieces
 from elman.tasks.separate import check_made_for, csv_row, digits, many, started
+from elman.tasks.spelling import BLANK, Speller, begins
 from elman.tasks.whole import (
     CHUNK,
     STEPS,
@@ -55,11 +57,12 @@ from elman.training.record import DATA, device_of
 from elman.training.run import Run
 
 CONFIG = DATA
-BLANK = 0  # the output that says nothing; symbol k of a run is output k + 1
 OTHER = -1  # in place of a symbol that the training lacks
 NOTHING = "nothing"  # what stands in a picture for a symbol that is left out, or put in
 CONSTANT, NEAREST = "constant", "nearest"  # what baselines are called
+WEIGHT = 0.5  # of a language model
 MOST = 0.9  # symbols of a step that a model says at first
+OUTPUTS = 1 << 24  # of all steps that are judged at once
 SPOKEN = 10_000  # training sequences that the baselines know at most
 CANDIDATES = 100  # labels of which one is the constant
 JUDGES = 1000  # labels that decide which
@@ -97,21 +100,26 @@ class Reading(Inputs):
 
     symbols: Sequence[str]
     unit: str  # what labels are rows of: characters or words
+    shares: Sequence[float]  # of each symbol among those of all training labels
     rate: float  # how many symbols a step says on average, less than 1
 
     @classmethod
     def learn(cls, sequences: Gathered, own: NDArray[np.int64], unit: str) -> Reading:
         """own: the places of the sequences to learn from."""
-        given, spelled = sequences.given(own), [spell(name, unit) for name in sequences.different]
-        found = {symbol for k in np.unique(given) for symbol in spelled[k]}
-        rate = sum(len(spelled[k]) for k in given) / int(sequences.rows.lengths[own].sum())
+        count, spelled = Counter[str](), [spell(name, unit) for name in sequences.different]
+        for k in sequences.given(own):
+            count.update(spelled[k])
+        symbols, rate = sorted(count), count.total() / int(sequences.rows.lengths[own].sum())
+        shares = [count[symbol] / count.total() for symbol in symbols]
         known: Any = vars(Inputs.of(sequences, own))
-        return cls(symbols=sorted(found), unit=unit, rate=min(rate, MOST), **known)
+        return cls(symbols=symbols, unit=unit, shares=shares, rate=min(rate, MOST), **known)
 
     def check(self) -> None:
         super().check()
         if not self.symbols or len({*self.symbols}) < len(self.symbols):
             raise ValueError("it has no symbols, or one twice")
+        if len(self.shares) != len(self.symbols) or not all(0 < share <= 1 for share in self.shares):
+            raise ValueError("a symbol has no share")
         if not 0 < self.rate < 1:
             raise ValueError(f"a step says {self.rate} symbols")
 
@@ -235,6 +243,8 @@ class Transcriber(Trained[Reading, Options]):
     """A model that says what sequences say: what a run holds when it is trained."""
 
     encoded, learned, made_for, built_in = Transcripts, Reading, Options, examples.DRAWN
+    speller: Speller | None = None  # a language model that helps
+    spelling = ""  # which one
 
     @staticmethod
     def model_of(reading: Reading, options: Options) -> TranscriptionModel:
@@ -253,6 +263,35 @@ class Transcriber(Trained[Reading, Options]):
         """Returns a row of outputs as a text."""
         return written((self.reading.symbols[k - 1] for k in outputs), self.options.label_unit)
 
+    def spell_with(self, known: TrainedLanguageModel, weight: float = WEIGHT, name: str = "the language model") -> None:
+        """Lets a language model help to read off texts, as `elman.tasks.spelling` has it.
+
+        name: what the language model is called. Raises InputError if it reads something else than symbols.
+        """
+        vocabulary, units, symbols = known.vocabulary, self.options.label_unit, self.reading.symbols
+        if vocabulary.unit != units:
+            raise InputError(
+                f"{name} reads {vocabulary.unit}, but labels are rows of {units}; train one with elman train lm --unit {units}"
+            )
+
+        unknown = vocabulary.unknown
+        assert unknown is not None  # which characters and words have
+
+        def token(*texts: str) -> int:
+            """Returns the token of the first of some texts that is one, and not several or an unknown one."""
+            rows = [vocabulary.encode(text).tolist() for text in texts]
+            return next((row[0] for row in rows if len(row) == 1 and row[0] != unknown), unknown)
+
+        before = "" if units == "characters" else " "  # a word has the space before it
+        tokens = [token(before + symbol, symbol) for symbol in symbols]
+        strange = [symbol for symbol, k in zip(symbols, tokens, strict=True) if k == unknown]
+        if len(strange) == len(symbols):
+            raise InputError(f"{name} knows none of the {units} that labels have, such as {symbols[0]!r}; train it on texts like the labels")  # fmt: skip
+        self.speller = Speller(known.model, token("\n", " "), tokens, self.reading.shares, weight)
+        self.spelling = f"{name}, weight {weight:g}" + f", which does not know {scores.few(Counter(strange))}" * bool(
+            strange
+        )
+
     @torch.inference_mode()
     def logits(self, encoded: Encoded, own: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
         """Yields sequences of similar lengths: their places in `own`, log p (T, B, outputs), and their lengths (B,)."""
@@ -260,7 +299,8 @@ class Transcriber(Trained[Reading, Options]):
         order, begin = np.argsort(-lengths, kind="stable"), 0
         self.model.eval()
         while begin < len(order):  # the longest first, of which there are fewer side by side
-            chunk = order[begin : begin + max(1, min(CHUNK, 2 * STEPS // int(lengths[order[begin]])))]
+            most = min(2 * STEPS, OUTPUTS // self.width) // int(lengths[order[begin]])
+            chunk = order[begin : begin + max(1, min(CHUNK, most))]
             x, steps = self._input(encoded, own, Pieces.whole(chunk, lengths))
             yield chunk, self.model(x, steps).float().log_softmax(-1), steps
             begin += len(chunk)
@@ -274,11 +314,19 @@ class Transcriber(Trained[Reading, Options]):
         own = np.arange(len(encoded.rows)) if own is None else own
         found = dict[int, Said]()
         for chunk, log_p, lengths in self.logits(encoded, own):
-            said = read_off(log_p.argmax(-1).cpu().numpy(), lengths.cpu().numpy())
+            said = self._texts(log_p, lengths.cpu().numpy())
             wanted = [encoded.spelled(k) for k in own[chunk].tolist()] if labels else [outputs for outputs, _ in said]
             for k, (outputs, steps), nats in zip(chunk, said, nats_of(log_p, lengths, wanted).tolist(), strict=True):
                 found[int(k)] = Said(outputs, steps, nats)
         return [found[k] for k in range(len(own))]
+
+    def _texts(self, log_p: Tensor, lengths: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Returns what steps say, as `read_off` does. log_p: (T, B, outputs)."""
+        if self.speller is None:
+            return read_off(log_p.argmax(-1).cpu().numpy(), lengths)
+        steps = log_p.cpu().numpy()
+        texts = self.speller.read(steps, lengths)
+        return [(text, begins(steps[:length, b], text)) for b, (text, length) in enumerate(zip(texts, lengths, strict=True))]  # fmt: skip
 
     def marks(self, encoded: Transcripts, own: NDArray[np.int64], said: Sequence[Said]) -> Marks:
         """Returns how what the model says of these sequences differs from their labels."""
@@ -302,6 +350,8 @@ class Transcriber(Trained[Reading, Options]):
         own = np.arange(len(encoded.rows))
         found, differ = self.score(encoded, own)
         yield from lines
+        if self.spelling:
+            yield "language model", self.spelling
         if unknown := encoded.unknown(own):
             yield f"unknown {self.options.label_unit}", scores.unknown(unknown)
         for name, value in found.items():
