@@ -66,6 +66,7 @@ class Model:
         self.latest = np.full(len(self.mean), np.nan)  # of each channel: the latest number, and when it was measured
         self.measured = np.full(len(self.mean), np.nan)
         self.count, self.before = 0, np.nan  # how many steps there were, and the time of the last one
+        self.row = 0  # the number of the row that is read
         if "symbols" in known:
             self.say = self._symbol(known["symbols"])
         elif "classes" in known:
@@ -76,8 +77,12 @@ class Model:
         pairs = json.loads(notes["elman.states"])
         self.state = {before: np.zeros((shapes[before][0], 1, shapes[before][2]), np.float32) for before, _ in pairs}
 
-    def read(self, row: Sequence[float], time: float | None, words: Sequence[str]) -> str | None:
-        """Reads the numbers of a step, NaN where one is missing, its time and its words. Returns what the model says of it, None for nothing."""
+    def read(self, number: int, row: Sequence[float], time: float | None, words: Sequence[str]) -> str | None:
+        """Reads a row: its number, the numbers of a step, NaN where one is missing, its time and its words.
+
+        Returns what the model says of it, None for nothing.
+        """
+        self.row = number
         now = self.count if time is None else time
         missing = np.isnan(row)
         self.latest = np.where(missing, self.latest, row)
@@ -115,7 +120,7 @@ class Model:
             nonlocal before
             best, chance = likeliest(logits)
             new, before = best not in (0, before), best
-            return f"{self.count}\t{names[best - 1]}\t{chance:.3f}" if new else None
+            return f"{self.row}\t{names[best - 1]}\t{chance:.3f}" if new else None
 
         return say
 
@@ -131,8 +136,8 @@ def likeliest(logits: np.ndarray) -> tuple[int, float]:
     return best, float(likely[best] / likely.sum())
 
 
-def rows(lines: Iterator[str], model: Model) -> Iterator[tuple[list[float], float | None, list[str]]]:
-    """Yields the numbers of each row of CSV, in the order of the model's channels, its time, if that is read, and its words.
+def rows(lines: Iterator[str], model: Model) -> Iterator[tuple[int, list[float], float | None, list[str]]]:
+    """Yields the number of each row of CSV, from 1, its numbers in the order of the model's channels, its time, if that is read, and its words.
 
     A number is NaN where it is missing. The first columns are read if the channels have no names.
     """
@@ -149,16 +154,16 @@ def rows(lines: Iterator[str], model: Model) -> Iterator[tuple[list[float], floa
     others = [k for k, name in enumerate(header) if name != model.time and name not in model.codes]
     places, when, last = places or others[: len(model.mean)], header.index(model.time) if model.time else None, -np.inf
     spoken = [header.index(name) for name in model.codes]
-    for row in filter(None, table):  # an empty line is no row
+    for number, row in enumerate(filter(None, table), 1):  # an empty line is no row
         row += [""] * (len(header) - len(row))
         try:
             cells = [row[place].strip() for place in places]
-            numbers = [float("nan" if model.gaps and cell.lower() in MISSING else cell) for cell in cells]
+            read = [float("nan" if model.gaps and cell.lower() in MISSING else cell) for cell in cells]
             time, date = (None, None) if when is None else seconds(row[when])
             words = [word_of(row[place]) for place in spoken]
         except ValueError:
-            numbers, time, date, words = [np.inf], None, None, []
-        if not all(abs(number) <= MOST or (model.gaps and np.isnan(number)) for number in numbers):
+            read, time, date, words = [np.inf], None, None, []
+        if not all(abs(each) <= MOST or (model.gaps and np.isnan(each)) for each in read):
             lacks = "a number or a time" if model.time else "a number"
             print(f"line {table.line_num} is left out, because it lacks {lacks}: {','.join(row)}", file=sys.stderr)
         elif date is not None and model.dates not in (None, date):
@@ -168,7 +173,7 @@ def rows(lines: Iterator[str], model: Model) -> Iterator[tuple[list[float], floa
             print(f"line {table.line_num} is left out, because it is earlier than one before it: {','.join(row)}", file=sys.stderr)  # fmt: skip
         else:
             last = last if time is None else time
-            yield numbers, time, words
+            yield number, read, time, words
 
 
 def word_of(cell: str) -> str:
@@ -193,8 +198,8 @@ def main() -> None:
     parser.add_argument("model", help="what `elman export RUN step.onnx --streaming` wrote")
     model = Model(parser.parse_args().model)
     try:
-        for row, time, words in rows(sys.stdin, model):
-            if (said := model.read(row, time, words)) is not None:
+        for row in rows(sys.stdin, model):
+            if (said := model.read(*row)) is not None:
                 print(said, flush=True)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -322,7 +322,8 @@ TS = "@problemName a\n@targetLabel true\n@data\n1,2:3,4:0.5\n2,1:0,1:-1e3\n"
 WRONG: dict[str, tuple[str, str, Columns, str]] = {
     "a word": ("a.jsonl", '{"values": [1], "label": 2}\n{"values": [1], "label": "x"}\n', Columns(), "line 2: 'label' should be a finite number"),
     "a switch": ("a.jsonl", '{"values": [1], "label": true}\n', Columns(), "is 'True'"),
-    "nothing": ("a.jsonl", '{"values": [1]}\n', Columns(), "line 1: 'label' should be a finite number, at most 3.4e+38 from zero, but there is none"),
+    "no name": ("a.jsonl", '{"values": [1]}\n', Columns(), "line 1: there is no 'label'; the names are 'values'"),
+    "nothing": ("a.jsonl", '{"values": [1], "label": null}\n', Columns(), "line 1: 'label' should be a finite number, at most 3.4e+38 from zero, but there is none"),
     "infinity": ("a.jsonl", '{"values": [1], "label": 1e999}\n', Columns(), "is 'inf'"),
     "too far": ("a.jsonl", '{"values": [1], "label": 1e39}\n', Columns(), "at most 3.4e+38 from zero"),
     "in a table": ("a.csv", "id,x,label\n1,2,0.5\n2,3,high\n2,4,high\n", Columns(sequence="id"), "line 3: column 'label' should be a finite number, at most 3.4e+38 from zero, but is 'high'"),

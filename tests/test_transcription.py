@@ -30,10 +30,13 @@ from elman.explain import directions
 from elman.tasks import transcription
 from elman.tasks.options import TranscriptionOptions
 from elman.tasks.transcription import BLANK, OTHER, least_steps, marks, nats_of, read_off, spell
+from elman.training import fit
+from elman.training.run import Run
 from test_tasks import SMALL, figures, write_knocks
 from tiny_runs import elman, lines
 
-QUICK = (*SMALL["transcribe"], "--epochs", 0.2, "--evaluations", 1)
+BRIEF = ("--epochs", 0.2, "--evaluations", 1)
+QUICK = (*SMALL["transcribe"], *BRIEF)
 
 
 def options_of(**changes: Any) -> TranscriptionOptions:
@@ -100,17 +103,18 @@ def test_errors_by_another_count():
     pairs = [(draw.integers(1, 4, draw.integers(0, 7)), draw.integers(1, 4, draw.integers(0, 7))) for _ in range(80)]
     pairs += [(np.array([1, OTHER, 2]), np.array([1, 2, 2])), (np.array([OTHER]), np.array([], np.int64))]
     texts = [("the cat sat", "the bat sat on"), ("a", "a"), ("", "so"), ("one two", "")]
-    found = marks(pairs, texts, 4)
+    found = marks(pairs, texts)
     assert found.errors == sum(fewest(a.tolist(), b.tolist()) for a, b in pairs)
     assert found.symbols == sum(len(a) for a, _ in pairs)
     assert found.exact == sum(a.tolist() == b.tolist() for a, b in pairs)
     assert (found.words, found.word_errors) == (6, 2 + 0 + 1 + 2)
-    wrong = found.confused.sum() - np.trace(found.confused)
+    confused = np.array([[found.confused[a, b] for b in range(4)] for a in range(4)])
+    wrong = confused.sum() - np.trace(confused)
     assert wrong == found.errors - 2  # of symbols that the training lacks there is no row
     said, true = Counter(np.concatenate([b for _, b in pairs]).tolist()), Counter(np.concatenate([a for a, _ in pairs]).tolist())  # fmt: skip
-    assert found.confused[1:].sum(1).tolist() == [true[k] for k in (1, 2, 3)]
-    assert found.confused[:, 1:].sum() == said.total() - 1  # one stands for a symbol that the training lacks
-    assert (found.left_out, found.put_in) == (found.confused[1:, 0].sum() + 1, found.confused[0, 1:].sum())
+    assert confused[1:].sum(1).tolist() == [true[k] for k in (1, 2, 3)]
+    assert confused[:, 1:].sum() == said.total() - 1  # one stands for a symbol that the training lacks
+    assert (found.left_out, found.put_in) == (confused[1:, 0].sum() + 1, confused[0, 1:].sum())
 
 
 def test_labels_are_rows_of_characters_or_words():
@@ -153,19 +157,63 @@ def test_a_label_that_takes_more_steps_than_there_are(tmp_path: Path):
     found, train, validation, _ = transcription.read(path, options_of(), bad)
     assert bad.count == 2
     assert sorted(found.name(k) for k in [*train, *validation]) == ["1", "2", "5", "6"]
-    taken = begun(path, label_unit="words")  # of one word each
+    several = write(tmp_path / "several.jsonl", rows * 3)
+    taken = begun(several, label_unit="words", held_out=0.4)  # of one word each
     assert {*taken.trained.reading.symbols} <= {row["label"] for row in rows}
     assert all(len(taken.encoded.spelled(k)) == (k < 5) for k in range(6))
+    (tmp_path / "a.csv").write_text("body,label\n" + "one two,abc\n" * 5)
+    refused = elman("train", "transcribe", tmp_path / "a.csv", "--text", "body", *QUICK)
+    assert "sequence '1' has 2 steps, but its label takes 3" in refused.err
+    assert "correct it, read the text by characters with --unit characters, or skip" in refused.err
+    # All of them are looked at before the first fold is trained, and those that are skipped are not judged either.
+    folds = ("--folds", 3, *QUICK, "--directory", tmp_path / "folds")
+    refused = elman("cross-validate", "transcribe", several, *folds)
+    assert (refused.status, refused.out) == (2, "")
+    assert "sequence '3' has 3 steps" in refused.err
+    parts = [transcription.read(several, options_of(fold=f"{k}/3"), BadRows(True)) for k in (1, 2, 3)]
+    names = [each.sequences.name(k) for each in parts for k in each.test.tolist()]
+    assert sorted(names, key=int) == [str(k) for k in range(1, 19) if k % 6 not in (3, 4)]
     # What is judged may have such labels: the model cannot say them.
     judged = begun(write(tmp_path / "b.jsonl", [rows[0], rows[1]] * 4), validation=str(path))
     said = judged.trained.says(judged.encoded, judged.validation)
     assert [math.isinf(each.nats) for each in said] == [False, False, True, True, False, False]
-    assert np.isfinite(judged.evaluate()["validation_nats"])
+    assert judged.evaluate()["validation_nats"] == pytest.approx(np.mean([said[k].nats for k in (0, 1, 4, 5)]) * 4 / 8)
+    lines = dict(judged.introduction())
+    assert (
+        lines["too long"] == "2 labels of the validation set, counted as mistakes: they take more steps than there are"
+    )
+    assert lines["unknown symbols"] == "1 of the validation set, counted as mistakes: 'd'"
+
+
+def test_what_nothing_can_be_judged_by(made: SimpleNamespace, tmp_path: Path):
+    rows = [json.loads(line) for line in made.new.read_text().splitlines()]
+    for name, change, evaluated, trained in (
+        ("empty", "", "all labels of {} are empty", "all validation labels of {} are empty, so that there is nothing"),
+        ("strange", "xyz", None, "can say none of the validation labels of {} (unknown symbols: 120, counted"),
+        ("long", "a" * 99, None, "can say none of the validation labels of {} (too long: 40 labels, counted"),
+    ):
+        path = write(tmp_path / f"{name}.jsonl", [row | {"label": change} for row in rows])
+        done = elman("evaluate", made.both, path)
+        if evaluated is None:
+            told = figures(done.out)
+            assert told["nats per character"] == "not known, because the model cannot say any of the labels"
+            assert re.search(r"\ncharacter error rate (1|0\.9)", done.out)
+        else:
+            assert evaluated.format(path) in done.err
+        refused = elman("train", "transcribe", made.directory / "train.jsonl", "--validation", path, *QUICK)
+        assert refused.status == 2
+        assert trained.format(path) in refused.err
+
+
+def test_a_file_without_the_name_of_the_label(tmp_path: Path):
+    path = write(tmp_path / "a.jsonl", [{"values": [[1.0]], "text": "a"}])
+    refused = elman("train", "transcribe", path, *QUICK)
+    assert "line 1: there is no 'label'; the names are 'values', 'text'; correct it" in refused.err
 
 
 def test_a_sequence_of_one_step_and_labels_of_one_symbol(tmp_path: Path):
     rows = [{"values": [[k % 2]], "label": "a" * (k % 2)} for k in range(12)]
-    task = begun(write(tmp_path / "a.jsonl", rows))
+    task = begun(write(tmp_path / "a.jsonl", rows), held_out=0.4)
     assert task.trained.reading.symbols == ["a"]
     next(iter(task.batches(0, 0))).loss().backward()
 
@@ -240,11 +288,66 @@ def test_scores_by_hand(made: SimpleNamespace):
     assert [row["nats"] is None for row in found] == [True, *[False] * 39]
     nats = sum(row["nats"] for row in found[1:]) / sum(max(1, len(row["label"])) for row in rows[1:])
     assert float(figured["nats per character"]) == pytest.approx(nats, abs=1e-4)
-    assert figured["unknown characters"] == "1, counted as mistakes: 'z'"
+    assert figured["unknown symbols"] == "1, counted as mistakes: 'z'"
     assert figured["errors"].endswith(f"put in, of {symbols} characters")
     assert sum(map(int, re.findall(r"(\d+) (?:replaced|left out|put in)", figured["errors"]))) == errors
     assert "word error rate" not in figured
     assert trained.score(trained.encode(labelled(rows), file), np.arange(40))[0]["exact"] == float(figured["exact"])
+
+
+def test_the_right_sequences_judge(made: SimpleNamespace):
+    """Those of the validation set while it trains, and those of the fold that is left out in the end."""
+    run = Run(made.both)
+    task = transcription.resume(run, made.directory / "train.jsonl", transcription.load(run).options, "cpu")
+    run.fill(task.model)
+    nats = [each.nats for each in task.trained.says(task.encoded, task.validation)]
+    own = sum(nats) / task.encoded.length(task.validation).sum()
+    assert task.evaluate()["validation_nats"] == pytest.approx(own, rel=1e-6)
+    assert task.trained.reading == transcription.load(run).reading
+    best = min(float(row["validation_nats"]) for row in run.metrics("validation_nats"))
+    assert own == pytest.approx(best, rel=1e-3)
+
+    task = begun(made.directory / "train.jsonl", fold="2/4")
+    parts = [set(each.tolist()) for each in (task.train, task.validation, task.test)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 300
+    assert len(parts[2]) == 75
+    scores, baselines = task.tested()
+    nats = [each.nats for each in task.trained.says(task.encoded, task.test)]
+    assert scores["validation_nats"] == pytest.approx(sum(nats) / task.encoded.length(task.test).sum(), rel=1e-6)
+    assert baselines == transcription.baselines(task.encoded, task.train, task.encoded, task.test)
+
+
+def test_judging_leaves_dropout_on(made: SimpleNamespace):
+    task = begun(made.new)
+    task.model.train()
+    task.evaluate()
+    assert task.model.training
+
+
+def test_a_group_is_learned_or_judged(tmp_path: Path):
+    draw = np.random.default_rng(0)
+    rows = [{"values": draw.normal(size=(4, 1)).tolist(), "label": "ab", "who": f"p{k % 7}"} for k in range(42)]
+    path = write(tmp_path / "a.jsonl", rows)
+    for seed in range(3):
+        task = begun(path, group="who", seed=seed)
+        learned, judged = ({int(k) % 7 for k in own} for own in (task.train, task.validation))
+        assert learned
+        assert judged
+        assert not learned & judged
+
+
+def test_rows_of_some_sequences(made: SimpleNamespace):
+    trained = transcription.load(made.both)
+    group = list(labelled([json.loads(line) for line in made.new.read_text().splitlines()]))
+    encoded, own = trained.encode(iter(group), made.new), np.array([7, 3])
+    every = list(trained.rows(group, encoded))
+    assert list(trained.rows([group[k] for k in own], encoded, own)) == [every[k] for k in own]
+
+
+def test_what_is_confused(made: SimpleNamespace):
+    differ = SimpleNamespace(confused=Counter({(1, 2): 3, (0, 1): 2, (2, 0): 1, (1, 1): 50}))
+    said = transcription.load(made.both).confusions(differ)  # pyright: ignore[reportArgumentType]
+    assert said == "'b' for 'a' 3, 'a' for nothing 2, nothing for 'b' 1"
 
 
 def labelled(rows: Sequence[dict[str, Any]]) -> Iterator[Labelled]:
@@ -307,8 +410,17 @@ def test_words_of_texts(tmp_path: Path, no_pictures: None):
     said = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()]
     assert np.mean([own["text"] == row["words"] for own, row in zip(said, rows, strict=True)]) > 0.8
     page = directions.transcriber(tmp_path / "run", "..1.2\n0", None).data
+    assert [each["label"] for each in page["sequences"]] == [None, None]
     assert [each["words"][0]["words"] for each in page["sequences"]] == [list("..1.2"), ["0"]]
     assert page["sequences"][0]["text"] == "one two"
+
+
+def test_labels_as_long_as_their_sequences(tmp_path: Path):
+    rows = [{"values": [[k % 2], [1]], "label": ("ab", "ba")[k % 2]} for k in range(12)]
+    task = begun(write(tmp_path / "a.jsonl", rows))
+    assert task.trained.reading.rate == 0.9
+    assert task.trained.reading.shares == [0.5, 0.5]
+    assert all(torch.isfinite(each).all() for each in task.model.parameters())
 
 
 def test_labels_with_blanks_are_judged_by_words_too(tmp_path: Path):
@@ -348,7 +460,37 @@ def test_baselines_by_hand(tmp_path: Path):
     assert any(found["constant"] == pytest.approx(each) for each in candidates)
 
 
+def test_the_nearest_of_texts_is_nearest_by_words(tmp_path: Path):
+    texts = ["the cat sat down", "a dog ran far off", "the sun set at last"]
+    rows = [{"body": texts[k % 3] + " now" * (k // 3), "label": "abc"[k % 3]} for k in range(30)]
+    task = begun(write(tmp_path / "a.jsonl", rows), text="body")
+    assert task.about()["baselines"]["nearest"] == 0
+    assert (
+        task.baseline("nearest") == "says the label of the training sequence that is nearest by how often words occur"
+    )
+
+
+def test_baselines_are_judged_by_the_file(made: SimpleNamespace, tmp_path: Path):
+    rows = [json.loads(line) | {"label": "ab"} for line in made.new.read_text().splitlines()]
+    told = figures(elman("evaluate", made.both, write(tmp_path / "a.jsonl", rows)).out)
+    train = [json.loads(line)["label"] for line in (made.directory / "train.jsonl").read_text().splitlines()]
+    rates = {f"{fewest('ab', label) / 2:.4f}" for label in train}
+    assert told["constant"].split()[0] in rates  # the same for all, and all labels are the same
+
+
 # Where else a run goes
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_file_of_a_causal_model_says_what_the_run_does(made: SimpleNamespace, tmp_path: Path, streaming: bool):
+    more = ("--streaming",) if streaming else ()
+    assert elman("export", made.causal, tmp_path / "a.onnx", *more).status == 0
+    few = write(tmp_path / "few.jsonl", [json.loads(line) for line in made.new.read_text().splitlines()[:6]])
+    for command in ("predict", "evaluate"):
+        run, file = (elman(command, what, few) for what in (made.causal, tmp_path / "a.onnx"))
+        assert (run.status, file.status) == (0, 0), file.err
+        shown = [re.sub(r"(?<=\d\.\d{3})\d+|\n(?:constant|nearest|baselines) .*", "", each.out) for each in (run, file)]
+        assert shown[0] == shown[1]
 
 
 def test_a_start_must_know_all_symbols(made: SimpleNamespace, tmp_path: Path):
@@ -358,6 +500,8 @@ def test_a_start_must_know_all_symbols(made: SimpleNamespace, tmp_path: Path):
     path = write(tmp_path / "a.jsonl", rows)
     refused = elman("train", "transcribe", path, "--start-from", made.both, "--run", tmp_path / "run")
     assert f"{path} has characters that {made.both} does not know: 'x'; leave them out, or train a new model" in refused.err  # fmt: skip
+    other = ("--start-from", made.both, "--validation", path, *BRIEF, "--run", tmp_path / "other")
+    assert elman("train", "transcribe", made.new, *other).status == 0  # in what is judged it may be
     refused = elman("train", "transcribe", path, "--start-from", made.both, "--label-unit", "words")
     assert "--start-from keeps the model of" in refused.err
 
@@ -370,6 +514,7 @@ def test_a_stream_says_what_the_whole_does(made: SimpleNamespace, tmp_path: Path
     script = Path(__file__).parents[1] / "examples" / "watch.py"
     elman("predict", made.causal, made.new, "--output", tmp_path / "said.jsonl")
     said = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
+    table, found = "", list[list[str]]()
     for row, own in list(zip(map(json.loads, made.new.read_text().splitlines()), said, strict=True))[:4]:
         table = lines("x,y", *(",".join(map(str, step)) for step in row["values"]))
         monkeypatch.setattr(sys, "argv", ["watch.py", str(tmp_path / "step.onnx")])
@@ -379,6 +524,22 @@ def test_a_stream_says_what_the_whole_does(made: SimpleNamespace, tmp_path: Path
         assert [int(step) for step, _, _ in found] == own["steps"]
         assert "".join(symbol for _, symbol, _ in found) == own["text"]
         assert all(0.3 < float(chance) <= 1 for _, _, chance in found)
+    # A row that is left out has a number, too.
+    monkeypatch.setattr(sys, "stdin", io.StringIO(table.replace("\n", "\nx,x\n", 1)))
+    runpy.run_path(str(script), run_name="__main__")
+    odd = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert odd == [[str(int(step) + 1), *rest] for step, *rest in found]
+
+
+def test_a_file_of_a_step_of_a_text(tmp_path: Path):
+    rows = [{"body": f"{'xyz'[k % 3]}y{'zx'[k % 2]}", "label": "ab"} for k in range(24)]
+    options = options_of(text="body", unit="characters", causal=True, epochs=0.5, evaluations=1)
+    path = write(tmp_path / "a.jsonl", rows)
+    fit(transcription.begin(path, options, "cpu", BadRows()), tmp_path / "run")
+    assert elman("export", tmp_path / "run", tmp_path / "step.onnx", "--streaming").status == 0
+    run, file = (elman("predict", tmp_path / name, path) for name in ("run", "step.onnx"))
+    assert run.status == 0
+    assert file == run
 
 
 def test_words_and_times_and_gaps_are_read_as_in_other_tasks(tmp_path: Path, no_pictures: None):
@@ -461,6 +622,36 @@ def test_the_picture_shows_symbols_that_are_likely_or_said():
     x, y = axis.lines[0].get_data()
     assert (np.asarray(x).tolist(), np.asarray(y).tolist()) == ([3, 5], [1, 2])
     charts.spoken_steps(None, np.zeros((3, 1)), ["a"], np.array([], int), np.array([], int), "")
+    many = np.arange(300)
+    figure = charts.spoken_steps(None, np.zeros((1500, 300)), list(map(str, many)), many, 4 * many, "")
+    assert len(figure.axes[-1].get_yticklabels()) == len(figure.axes[-1].lines[0].get_xdata()) == 40  # pyright: ignore[reportArgumentType]
+    assert figure.axes[-1].get_xlim() == (0.5, 1000.5)
+
+
+def test_what_a_run_draws(made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    drawn = dict[str, Any]()
+    monkeypatch.setattr(charts, "save", lambda *_: None)
+    monkeypatch.setattr(charts, "confusion", lambda *given: drawn.update(confusion=given))
+    monkeypatch.setattr(charts, "spoken_steps", lambda *given: drawn.update(steps=given))
+    run = Run(made.both)
+    task = transcription.resume(run, made.directory / "train.jsonl", transcription.load(run).options, "cpu")
+    run.fill(task.model)
+    task.draw(tmp_path)
+    _, chances, symbols, said, steps, label = drawn["steps"]
+    ((_, log_p, _),) = task.trained.logits(task.encoded, task.validation[:1])
+    assert np.allclose(chances, log_p[:, 0, 1:].exp())
+    assert all(chances[t].argmax() == k for t, k in zip(steps, said, strict=True))
+    assert "".join(symbols[k] for k in said) == task.trained.text(collapsed(log_p[:, 0].argmax(-1).tolist()))
+    assert label == task.encoded.label(int(task.validation[0]))
+    table, names, *_ = drawn["confusion"]
+    assert names == ["nothing", "a", "b"]
+    assert table[1:].sum() == sum(len(task.encoded.spelled(int(k))) for k in task.validation)
+    # Of many symbols, those that are met most often, and nothing.
+    monkeypatch.setattr(transcription, "DRAWN", 2)
+    task.draw(tmp_path)
+    assert drawn["confusion"][1][0] == "nothing"
+    assert drawn["confusion"][0].shape == (2, 2)
+    assert drawn["confusion"][3] == "the 1 most frequent characters"
 
 
 def test_the_built_in_numbers():
@@ -468,6 +659,7 @@ def test_the_built_in_numbers():
     found, train, validation, _ = parts
     assert not {*train.tolist()} & {*validation.tolist()}
     assert len(train) + len(validation) == len(found)
+    assert len(validation) < 0.4 * len(train)
     labels = {found.name(k): list(found.different)[found.labels[k][0]] for k in range(5)}
     own = ["".join(digit for _, digit in parts) for parts, _ in list(examples.numbers())[:5]]
     assert list(labels.values()) == own

@@ -28,7 +28,8 @@ POINTS = 20_000  # that are drawn at most
 CHANNELS = 6  # that are drawn of a sequence
 LEGEND = 32  # classes that are named at most
 CHANCE = 0.05  # of a symbol at some step, above which it is drawn
-SYMBOLS = 40  # that are drawn of a sequence, besides those that are said
+SYMBOLS = 40  # that are drawn of a sequence
+LONG = 1000  # steps of one that are drawn
 LABEL = 80  # characters of a label that are written above a picture
 FORMATS = ("png", "svg", "pdf")
 _WORDS = {
@@ -246,18 +247,22 @@ def spoken_steps(
 ) -> Figure:
     """Draws the numbers of a sequence (T, channels), None for a text, and below them how likely each step says each symbol.
 
-    chances: (T, symbols). said: (n,), the numbers of the symbols that are said, and steps: where each begins. Only symbols
-    that are likely at some step are shown. label: what is true.
+    chances: (T, symbols). said: (n,), the numbers of the symbols that are said, and steps: where. label: what is true. Symbols
+    that are said are shown, and those that are likely at some step. Of very long sequences the beginning is shown.
     """
-    shown = np.flatnonzero(chances.max(0) > CHANCE)[:SYMBOLS]
-    shown = np.union1d(shown, said).astype(int) if len(shown) or len(said) else np.arange(1)
-    figure, axis = _over_steps(np.empty((len(chances), 0)) if values is None else values, 0, 0.9 + 0.2 * len(shown))
+    chances = chances[:LONG]
+    said, steps = said[steps < LONG], steps[steps < LONG]
+    likely = np.flatnonzero(chances.max(0) > CHANCE)
+    shown = sorted(list(dict.fromkeys([*said.tolist(), *likely.tolist()]))[:SYMBOLS]) or [0]
+    rows = {k: row for row, k in enumerate(shown)}
+    values = np.empty((len(chances), 0)) if values is None else values[:LONG]
+    figure, axis = _over_steps(values, 0, 0.9 + 0.2 * len(shown))
     edges = np.arange(len(chances) + 1) + 0.5, np.arange(len(shown) + 1) - 0.5
     axis.pcolormesh(*edges, chances[:, shown].T, cmap="Blues", vmin=0, vmax=1)
-    axis.set_yticks(range(len(shown)), [_short(repr(symbols[k])[1:-1]) for k in shown.tolist()], parse_math=False)
+    axis.set_yticks(range(len(shown)), [_short(repr(symbols[k])[1:-1]) for k in shown], parse_math=False)
     axis.invert_yaxis()
-    rows = {k: row for row, k in enumerate(shown.tolist())}
-    axis.plot(steps + 1, [rows[k] for k in said.tolist()], "o", color="C3", markersize=3, label="begins")
+    own = [(step + 1, rows[k]) for step, k in zip(steps.tolist(), said.tolist(), strict=True) if k in rows]
+    axis.plot(*zip(*own, strict=True) if own else ([], []), "o", color="C3", markersize=3)
     axis.set_title(f"how likely a step says each symbol; the label is {label[:LABEL]!r}", fontsize=10, parse_math=False)
     return figure
 

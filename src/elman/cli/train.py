@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from elman.training.team import Team
 
 FEW = 5  # passes over the data, below which a model is likely to need more of them
+SLOW = {"transcribe": 50}  # likewise, of a task whose models say nothing for long, and then learn quickly
 
 EXAMPLE = "Example:  elman train lm novel.txt --cell gru --minutes 10 --run runs/novel"
 
@@ -533,7 +534,9 @@ def _conclude(training: Training[CommandLineTask], config: dict[str, Any]) -> No
     perfect = f"{score:.4f}" == ("1.0000" if task.higher_is_better else "0.0000")
     if not beaten and not perfect:
         passes = float(best["epoch"])
-        advice = "--minutes or --epochs" if passes < FEW else "--find-lr, more --dropout, or more data"
+        advice = (
+            "--minutes or --epochs" if passes < SLOW.get(task.name, FEW) else "--find-lr, more --dropout, or more data"
+        )
         print(f"{'advice':<11} the model has seen the {task.data} {passes:.1f} times; try {advice}")
     following = "sample" if task.name == "lm" else "predict"
     _say(

@@ -243,7 +243,9 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
             times, dates, problem = _times(row.get(columns.time), len(content), columns.time, path)
         label = label.strip() if isinstance(label, str) else label
         if problem is None and labelled and labels is None:
-            if columns.numeric:
+            if columns.label not in row:
+                problem = f"there is no {columns.label!r}; the names are {', '.join(map(repr, row))}"
+            elif columns.numeric:
                 problem = no_number(label, columns, repr(columns.label))
             elif not isinstance(label, (str, int)) or (label == "" and not columns.empty):
                 problem = f"{columns.label!r} should be a label but is {label!r}"

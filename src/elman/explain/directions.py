@@ -244,7 +244,7 @@ def _sequences(
 ) -> tuple[Iterable[Labelled], Path]:
     options = trained.options
     if text is not None:
-        return (Labelled(str(n), line, "") for n, line in enumerate(text.splitlines(), 1) if line.strip()), Path(
+        return (Labelled(str(n), line, None) for n, line in enumerate(text.splitlines(), 1) if line.strip()), Path(
             "--text"
         )
     columns = whole.columns_of(options, trained.reading)

@@ -187,7 +187,7 @@ class ExportedLanguageModel(ExportedWithStates):
 
 
 class ExportedSteps(ExportedWithStates):
-    """A causal model of numbers in ONNX Runtime, which reads as `SequenceModel` does."""
+    """A causal model of numbers or texts in ONNX Runtime, which reads as `SequenceModel` does."""
 
     def read(self, x: Tensor, lengths: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         return self._read(x, state, {"lengths": lengths})

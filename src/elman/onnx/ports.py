@@ -310,13 +310,17 @@ def of_sequences(model: SequenceModel, output: str) -> Port:
 
 
 def sequence_step(model: SequenceModel, output: str) -> Port:
-    """Numbers x (B, n) of a step, as `Encoded.scaled` has them, and states, to (B, outputs) and states."""
+    """Numbers x (B, n) of a step, as `Encoded.scaled` has them, or tokens (B,), and states, to (B, outputs) and states."""
+    embedding = model.embedding
 
     def call(model: SequenceModel, x: Tensor, *states: Tensor) -> Any:
         h, state = model.recurrent.step(model.inputs(x), as_state(states))
         return model.output(h), state
 
-    return _one_step(model, call, "x", lambda draw, B: draw.steps(model, B), output, model.output.out_features)
+    def drawn(draw: Draw, B: int) -> Tensor:
+        return draw.steps(model, B) if embedding is None else draw.below(embedding.num_embeddings, B)
+
+    return _one_step(model, call, "x" if embedding is None else "tokens", drawn, output, model.output.out_features)
 
 
 def forecaster(model: ForecastingModel) -> Port:

@@ -33,7 +33,7 @@ def export_run(
     The file also has what the run knows of its data, as JSON in its metadata, but not where these are. So it can be given to
     `elman sample`, `evaluate` and `predict` in place of the run.
 
-    streaming: one step of a language model, tokens (B,), or of a causal model of numbers, x (B, numbers), and states that
+    streaming: one step of a language model, tokens (B,), or of a causal model of numbers, x (B, numbers), or of texts, tokens (B,), and states that
     cannot be left out.
     int8: products with weights in integers, as in `elman.onnx.export`.
     further: what else the metadata are to have, by names without "elman.".

@@ -65,14 +65,25 @@ def around(width: int, causal: bool) -> int:
 
 def in_words(options: SequenceOptions, inputs: Inputs) -> str:
     """Returns what the baseline does. inputs: what was learned of the data."""
-    numbers, words = inputs.width > len(inputs.categories), inputs.size or inputs.categories
     if options.label_each_step:
+        numbers, words = _kinds(inputs)
         steps, after = around(width(inputs), options.causal), "" if options.causal else ", and after it"
         also = f" and of the {steps} step{'s' * (steps > 1)} before it{after}" if steps else ""
-        read = " and ".join(["the numbers"] * numbers + ["the words"] * bool(words))
+        read = " and ".join(["the numbers"] * numbers + ["the words"] * words)
         return f"a linear function of {read} of a step{also}"
-    read = ["means, extremes and ends"] * numbers + ["how often words occur"] * bool(words)
-    return f"a linear function of {', and of '.join(read)}"
+    return f"a linear function of {features_in_words(inputs)}"
+
+
+def features_in_words(inputs: Inputs) -> str:
+    """Returns what `of_sequences` says of a sequence."""
+    numbers, words = _kinds(inputs)
+    read = ["means, extremes and ends"] * numbers + ["how often words occur"] * words
+    return ", and of ".join(read)
+
+
+def _kinds(inputs: Inputs) -> tuple[bool, bool]:
+    """Returns whether there are numbers, and whether there are words."""
+    return inputs.width > len(inputs.categories), bool(inputs.size or inputs.categories)
 
 
 def of_sequences(of: Encoded, own: NDArray[np.int64], counted: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -593,7 +593,7 @@ class TranscriptionOptions(SequenceOptions):
     label: str = option("label", "Column of what a sequence says, or its name in JSON lines.")
     label_unit: str = option(
         "characters",
-        "What a label is a row of: characters, or words between blanks.",
+        "What a label is a row of: characters, or words with spaces between them.",
         choices=("characters", "words"),
         of_model=True,
     )

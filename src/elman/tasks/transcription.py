@@ -10,6 +10,7 @@ Source: A. Graves, S. Fernández, F. Gomez & J. Schmidhuber, Connectionist tempo
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
 from elman.tasks import scores
 from elman.tasks.language_model import TrainedLanguageModel
-from elman.tasks.linear import frequent, of_sequences
+from elman.tasks.linear import features_in_words, frequent, of_sequences
 from elman.tasks.options import TranscriptionOptions as Options
 from elman.tasks.pieces import Pieces
 from elman.tasks.separate import check_made_for, csv_row, digits, many, started
@@ -58,6 +59,7 @@ from elman.training.run import Run
 
 CONFIG = DATA
 OTHER = -1  # in place of a symbol that the training lacks
+SPACE = "␣"  # how a space is drawn
 NOTHING = "nothing"  # what stands in a picture for a symbol that is left out, or put in
 CONSTANT, NEAREST = "constant", "nearest"  # what baselines are called
 WEIGHT = 0.5  # of a language model
@@ -67,6 +69,8 @@ SPOKEN = 10_000  # training sequences that the baselines know at most
 CANDIDATES = 100  # labels of which one is the constant
 JUDGES = 1000  # labels that decide which
 FEW = 5  # confusions that are named
+LETTERS = 20  # of a symbol that are shown
+DRAWN = 30  # outputs in a picture
 
 
 class TranscriptionModel(SequenceModel):
@@ -134,6 +138,7 @@ class Transcripts(Encoded):
         self._spelled = [
             np.array([outputs.get(each, OTHER) for each in spell(name, self.unit)], int) for name in self.names
         ]
+        self._least = np.array([least_steps(spell(name, self.unit)) for name in self.names], int)
         self.told = self.labels >= 0
 
     def label(self, k: int) -> str:
@@ -147,6 +152,26 @@ class Transcripts(Encoded):
     def length(self, own: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns how many symbols the labels of these sequences have, (n,); 1 for one that is empty."""
         return np.array([max(1, len(self.spelled(k))) for k in own.tolist()], np.int64)
+
+    def too_long(self, own: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Returns which labels of these sequences take more steps than the sequences have, (n,)."""
+        return self._least[self.labels[own]] > self.rows.lengths[own]
+
+    def can_say(self, own: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Returns which labels of these sequences a model can say, (n,)."""
+        return ~self.too_long(own) & np.array([OTHER not in self.spelled(k) for k in own.tolist()])
+
+    def faults(self, own: NDArray[np.int64], of: str = "") -> Iterator[tuple[str, str]]:
+        """Yields names and figures that say why a model cannot say labels of these sequences. of: what they are labels of."""
+        if unknown := self.unknown(own):
+            yield "unknown symbols", scores.unknown(unknown, of)
+        if count := int(self.too_long(own).sum()):
+            yield "too long", f"{many(count, 'label')}{of}, counted as mistakes: they take more steps than there are"
+
+    def check_judged(self, own: NDArray[np.int64], where: str) -> None:
+        """Raises InputError if no label of these sequences says anything to judge a model by."""
+        if not any(len(self.spelled(k)) for k in own.tolist()):
+            raise InputError(f"{where} are empty, so that there is nothing to judge by; give some that say something")
 
     def unknown(self, own: NDArray[np.int64]) -> Counter[str]:
         """Returns the symbols in the labels of these sequences that the training did not have, and how often each occurs."""
@@ -202,20 +227,20 @@ class Marks(NamedTuple):
     exact: int  # texts without an error
     words: int
     word_errors: int
-    confused: NDArray[np.int64]  # (outputs, outputs): how often a was said as b, where 0 is nothing
+    confused: Counter[tuple[int, int]]  # how often output a was said as b, where 0 is nothing
 
     @property
     def errors(self) -> int:
         return self.replaced + self.left_out + self.put_in
 
 
-def marks(pairs: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]], words: Iterable[tuple[str, str]], outputs: int) -> Marks:  # fmt: skip
+def marks(pairs: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]], words: Iterable[tuple[str, str]]) -> Marks:
     """Returns how texts differ from labels. pairs: of outputs, of a label and of what is said; words: these as texts.
 
     Errors are the fewest symbols that are to be replaced, left out or put in to make a text of the label.
     Source: V. I. Levenshtein, Binary codes capable of correcting deletions, insertions, and reversals (1966).
     """
-    kinds, confused, symbols, exact = Counter[str](), np.zeros((outputs, outputs), np.int64), 0, 0
+    kinds, confused, symbols, exact = Counter[str](), Counter[tuple[int, int]](), 0, 0
     for label, said in pairs:
         a, b = label.tolist(), said.tolist()
         symbols, exact = symbols + len(a), exact + (a == b)
@@ -302,7 +327,8 @@ class Transcriber(Trained[Reading, Options]):
             most = min(2 * STEPS, OUTPUTS // self.width) // int(lengths[order[begin]])
             chunk = order[begin : begin + max(1, min(CHUNK, most))]
             x, steps = self._input(encoded, own, Pieces.whole(chunk, lengths))
-            yield chunk, self.model(x, steps).float().log_softmax(-1), steps
+            y = self.model.read(x, steps)[0] if self.options.causal else self.model(x, steps)
+            yield chunk, y.float().log_softmax(-1), steps
             begin += len(chunk)
         self.model.train(training)
 
@@ -317,7 +343,7 @@ class Transcriber(Trained[Reading, Options]):
             said = self._texts(log_p, lengths.cpu().numpy())
             wanted = [encoded.spelled(k) for k in own[chunk].tolist()] if labels else [outputs for outputs, _ in said]
             for k, (outputs, steps), nats in zip(chunk, said, nats_of(log_p, lengths, wanted).tolist(), strict=True):
-                found[int(k)] = Said(outputs, steps, nats)
+                found[int(k)] = Said(outputs, steps, max(0.0, nats))
         return [found[k] for k in range(len(own))]
 
     def _texts(self, log_p: Tensor, lengths: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -332,7 +358,7 @@ class Transcriber(Trained[Reading, Options]):
         """Returns how what the model says of these sequences differs from their labels."""
         pairs = ((encoded.spelled(k), each.outputs) for k, each in zip(own.tolist(), said, strict=True))
         texts = ((encoded.label(k), self.text(each.outputs)) for k, each in zip(own.tolist(), said, strict=True))
-        return marks(pairs, texts, self.width)
+        return marks(pairs, texts)
 
     def score(self, encoded: Transcripts, own: NDArray[np.int64]) -> tuple[dict[str, float], Marks]:
         """Returns named scores of these sequences, and how what is said of them differs from their labels."""
@@ -341,21 +367,23 @@ class Transcriber(Trained[Reading, Options]):
         can, rates = np.isfinite(nats), {f"{self.unit}_error_rate": found.errors / max(1, found.symbols)}
         if self.unit == "character" and " " in self.reading.symbols:
             rates["word_error_rate"] = found.word_errors / max(1, found.words)
-        of_symbol = float(nats[can].sum() / max(1, encoded.length(own[can]).sum()))
+        of_symbol = float(nats[can].sum() / encoded.length(own[can]).sum()) if can.any() else math.inf
         return {"validation_nats": of_symbol, **rates, "exact": found.exact / len(own)}, found
 
     def evaluate(self, path: Path) -> Iterator[tuple[str, str]]:
         """Yields names and figures for a file whose sequences have labels."""
         encoded, lines = self.read(path)
         own = np.arange(len(encoded.rows))
+        encoded.check_judged(own, f"all labels of {path}")
         found, differ = self.score(encoded, own)
         yield from lines
         if self.spelling:
             yield "language model", self.spelling
-        if unknown := encoded.unknown(own):
-            yield f"unknown {self.options.label_unit}", scores.unknown(unknown)
+        yield from encoded.faults(own)
+        none = "not known, because the model cannot say any of the labels"
         for name, value in found.items():
-            yield name.replace("validation_nats", f"nats_per_{self.unit}").replace("_", " "), f"{value:.4f}"
+            shown = f"{value:.4f}" if np.isfinite(value) else none
+            yield name.replace("validation_nats", f"nats_per_{self.unit}").replace("_", " "), shown
         yield "errors", _in_words(differ, self.options.label_unit)
         if few := self.confusions(differ):
             yield "most frequent", few
@@ -364,10 +392,9 @@ class Transcriber(Trained[Reading, Options]):
 
     def confusions(self, differ: Marks) -> str:
         """Returns the most frequent errors in words; "" if there is none."""
-        wrong, names = differ.confused - np.diag(np.diag(differ.confused)), [NOTHING, *map(repr, self.reading.symbols)]
-        order = np.argsort(-wrong, axis=None, kind="stable")[:FEW]
-        pairs = ((int(k) // self.width, int(k) % self.width) for k in order)
-        return ", ".join(f"{names[b]} for {names[a]} {wrong[a, b]:,}" for a, b in pairs if wrong[a, b])
+        names = [NOTHING, *map(repr, self.reading.symbols)]
+        wrong = sorted((-count, a, b) for (a, b), count in differ.confused.items() if a != b)
+        return ", ".join(f"{names[b]} for {names[a]} {-count:,}" for count, a, b in wrong[:FEW])
 
     def _baselines(self, judged: Transcripts, own: NDArray[np.int64]) -> dict[str, float]:
         sequences, train, *_ = self.read_again()
@@ -398,9 +425,7 @@ class Transcriber(Trained[Reading, Options]):
         own = np.arange(len(encoded.rows)) if own is None else own
         for name, k, said in zip(named(group), own.tolist(), self.says(encoded, own), strict=True):
             errors = Levenshtein.distance(encoded.spelled(k).tolist(), said.outputs.tolist())
-            nats = (
-                digits(said.nats) if np.isfinite(said.nats) else None
-            )  # a label that the model cannot say has no chance
+            nats = digits(said.nats) if np.isfinite(said.nats) else None  # None of a label that the model cannot say
             yield name | {"label": encoded.label(k), "text": self.text(said.outputs), "errors": errors, "nats": nats}
 
 
@@ -449,17 +474,14 @@ class Transcription(WholeSequences):
     def baseline(self, name: str) -> str:
         if name == CONSTANT:
             return "says the same of every sequence"
-        return "says the label of the training sequence that has the nearest means, extremes and ends"
+        return f"says the label of the training sequence that is nearest by {features_in_words(self.encoded.inputs)}"
 
     def introduction(self) -> list[tuple[str, str]]:
         (first, *others), reading = super().introduction(), self.trained.reading
-        symbols = " ".join(map(repr, reading.symbols[:12])) + " ..." * (len(reading.symbols) > 12)
+        symbols = " ".join(repr(each[:LETTERS]) for each in reading.symbols[:12]) + " ..." * (len(reading.symbols) > 12)
         sizes = np.array([len(self.encoded.spelled(k)) for k in self.train.tolist()])
         told = f"{sizes.min()} to {sizes.max()} {self.options.label_unit}, of {len(reading.symbols):,} different ones: {symbols}"
-        lines = [first, ("labels", told)]
-        if unknown := self.encoded.unknown(self.validation):
-            lines.append(("unknown", scores.unknown(unknown, " in validation labels, which training lacks")))
-        return lines + others
+        return [first, ("labels", told), *self.encoded.faults(self.validation, " of the validation set"), *others]
 
     def result(self, row: Mapping[str, str]) -> str:
         rates = [name for name in row if name.endswith("error_rate")]
@@ -475,13 +497,22 @@ class Transcription(WholeSequences):
         """Draws which symbols are said for which on the validation sequences, and where those of one of them are said."""
         from elman import charts
 
-        symbols, k = self.trained.reading.symbols, self.validation[:1]
+        symbols, k = [SPACE if each == " " else each for each in self.trained.reading.symbols], self.validation[:1]
         _, differ = self.trained.score(self.encoded, self.validation)
         ((_, log_p, _),) = self.trained.logits(self.encoded, k)
         (said,) = self.trained.says(self.encoded, k)
         content = self.encoded.sequences.values(int(k[0]))[0] if self.encoded.inputs.width else None
+        often = Counter[int]()
+        for (a, b), count in differ.confused.items():
+            often.update({a: count, b: count})
+        del often[BLANK]
+        shown = [BLANK, *sorted(own for own, _ in often.most_common(DRAWN - 1))]
+        table = np.array([[differ.confused[a, b] for b in shown] for a in shown])
+        which = f"the {DRAWN - 1} most frequent " * (len(often) >= DRAWN)
         pictures = {
-            "confusion.png": charts.confusion(differ.confused, [NOTHING, *symbols], self.unit, f"{self.unit}s"),
+            "confusion.png": charts.confusion(
+                table, [[NOTHING, *symbols][k] for k in shown], self.unit, f"{which}{self.unit}s"
+            ),
             "steps.png": charts.spoken_steps(
                 content,
                 log_p[:, 0, 1:].exp().cpu().numpy(),
@@ -515,7 +546,9 @@ def baselines(
     known, asked = of_sequences(learned, train, counted), of_sequences(judged, own, counted)
     mean, deviation = known.mean(0), known.std(0)
     known, asked = ((each - mean) / np.where(deviation > 0, deviation, 1.0) for each in (known, asked))
-    nearest = [int(train[((known - each) ** 2).sum(1).argmin()]) for each in asked]
+    squares = (known**2).sum(1)
+    parts = (asked[begin : begin + CHUNK] for begin in range(0, len(asked), CHUNK))
+    nearest = train[np.concatenate([(squares - 2 * part @ known.T).argmin(1) for part in parts])].tolist()
     true = [spell(judged.label(k), judged.unit) for k in own.tolist()]
     said = {CONSTANT: [constant] * len(own), NEAREST: [spell(learned.label(k), learned.unit) for k in nearest]}
     symbols = max(1, sum(map(len, true)))
@@ -540,8 +573,8 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
 
     where = path or Path(examples.DRAWN)
     found, count = gathered(path, options, bad, drawn(), reading)
-    own, test = left_out(found, options, count, np.zeros(len(found)), path)
-    own = own[_can_say(found, own, options.label_unit, where, bad)]
+    can = _can_say(found, np.arange(count), options, where, bad)
+    own, test = (each[can[each]] for each in left_out(found, options, count, np.zeros(len(found)), path))
     if options.validation is not None:
         train, validation = own, np.arange(count, len(found))
     elif path is None:  # fonts that were never seen
@@ -557,15 +590,19 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
     return parts
 
 
-def _can_say(found: Gathered, own: NDArray[np.int64], unit: str, path: Path, bad: BadRows) -> NDArray[np.bool_]:
+def _can_say(found: Gathered, own: NDArray[np.int64], options: Options, path: Path, bad: BadRows) -> NDArray[np.bool_]:
     """Returns which of these sequences have as many steps as their labels take, (n,)."""
+    unit = options.label_unit
+    remedy = "" if unit == "words" else "learn words with --label-unit words"
+    if options.text is not None and options.unit == "words":
+        remedy = "read the text by characters with --unit characters"
     needs = np.array([least_steps(spell(name, unit)) for name in found.different])[found.given(own)]
     can = found.rows.lengths[own] >= needs
     for k in np.flatnonzero(~can):
         steps, of = many(int(found.rows.lengths[own[k]]), "step"), found.name(int(own[k]))
         bad.found(
             f"{path}: sequence {of!r} has {steps}, but its label takes {needs[k]}: one for each of its {unit}, and one between two that are equal",
-            "" if unit == "words" else "learn words with --label-unit words",
+            remedy,
         )
     return can
 
@@ -581,6 +618,13 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows, start:
         unknown = Transcripts(found, reading).unknown(train)
         scores.check_known(unknown, options.label_unit, path, start)
     check_tokens(reading, found, path, len(train))
+    learned, which = Transcripts(found, reading), parts.validation
+    learned.check_judged(which, f"all validation labels of {options.validation or path}")
+    if not learned.can_say(which).any():
+        why = "; ".join(f"{name}: {what}" for name, what in learned.faults(which))
+        raise InputError(
+            f"a model can say none of the validation labels of {options.validation or path} ({why}); give others"
+        )
     torch.manual_seed(options.seed)
     return started(Transcription(Transcriber.new(reading, options, device, path), parts, path), start)
 
