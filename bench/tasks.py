@@ -241,6 +241,7 @@ STUDIES: dict[str, tuple[list[str], list[list[str]]]] = {
             ["--causal"],
             ["--cell", "lstm"],
             ["--batch-size", "8"],
+            ["--batch-size", "32"],
             ["--noise", "0"],
             ["--learning-rate", "0.003"],
             ["--learning-rate", "0.02"],
@@ -503,7 +504,7 @@ def helped(data: Path, directory: str) -> None:
         text, sizes = PROSE.format("TRAIN"), ["--hidden-size", "256", "--epochs", "3"]
         out = run(["train", "lm", place(data, text), *sizes, "--run", other, "--overwrite"])
         print(" ".join(["$ elman train lm", text, *sizes, "--run LM"]), f"\n    {out.splitlines()[0]}")
-        for weight in ("0.25", "0.5", "1"):
+        for weight in ("0", "0.25", "0.5", "1"):
             given = ["--language-weight", weight]
             out = run(["evaluate", directory, place(data, RADIO.format("TEST")), "--language-model", other, *given])
             print(" ".join(["$ elman evaluate RUN", RADIO.format("TEST"), "--language-model LM", *given]))

@@ -66,8 +66,10 @@ class Model:
         self.latest = np.full(len(self.mean), np.nan)  # of each channel: the latest number, and when it was measured
         self.measured = np.full(len(self.mean), np.nan)
         self.count, self.before = 0, np.nan  # how many steps there were, and the time of the last one
-        self.row = 0  # the number of the row that is read
-        if "symbols" in known:
+        self.counts = (
+            "symbols" in known
+        )  # whether what is said needs the number of its row, because most rows say nothing
+        if self.counts:
             self.say = self._symbol(known["symbols"])
         elif "classes" in known:
             self.say = self._class(known["classes"])
@@ -77,12 +79,8 @@ class Model:
         pairs = json.loads(notes["elman.states"])
         self.state = {before: np.zeros((shapes[before][0], 1, shapes[before][2]), np.float32) for before, _ in pairs}
 
-    def read(self, number: int, row: Sequence[float], time: float | None, words: Sequence[str]) -> str | None:
-        """Reads a row: its number, the numbers of a step, NaN where one is missing, its time and its words.
-
-        Returns what the model says of it, None for nothing.
-        """
-        self.row = number
+    def read(self, row: Sequence[float], time: float | None, words: Sequence[str]) -> str | None:
+        """Reads the numbers of a step, NaN where one is missing, its time and its words. Returns what the model says of it, None for nothing."""
         now = self.count if time is None else time
         missing = np.isnan(row)
         self.latest = np.where(missing, self.latest, row)
@@ -113,14 +111,15 @@ class Model:
 
         return say
 
-    def _symbol(self, names: list[str]) -> Callable[[np.ndarray], str | None]:
+    @staticmethod
+    def _symbol(names: list[str]) -> Callable[[np.ndarray], str | None]:
         before = 0  # the output that the step before said; 0 says nothing
 
         def say(logits: np.ndarray) -> str | None:
             nonlocal before
             best, chance = likeliest(logits)
             new, before = best not in (0, before), best
-            return f"{self.row}\t{names[best - 1]}\t{chance:.3f}" if new else None
+            return f"{names[best - 1]}\t{chance:.3f}" if new else None
 
         return say
 
@@ -194,13 +193,15 @@ def seconds(text: str) -> tuple[float, bool]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Say the class or the value of each row of a table as it arrives.")
+    parser = argparse.ArgumentParser(
+        description="Say the class or the value of each row of a table as it arrives, or the text that the rows say."
+    )
     parser.add_argument("model", help="what `elman export RUN step.onnx --streaming` wrote")
     model = Model(parser.parse_args().model)
     try:
-        for row in rows(sys.stdin, model):
-            if (said := model.read(*row)) is not None:
-                print(said, flush=True)
+        for number, row, time, words in rows(sys.stdin, model):
+            if (said := model.read(row, time, words)) is not None:
+                print(f"{number}\t{said}" if model.counts else said, flush=True)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # nobody reads any more, not even what is flushed at the end

@@ -25,7 +25,7 @@ from elman.tasks.options import LanguageModelOptions, TranscriptionOptions
 from elman.tasks.spelling import BLANK, Speller, begins
 from elman.tasks.transcription import nats_of
 from elman.training import fit
-from test_tasks import SMALL, figures, write_knocks
+from test_tasks import figures, write_knocks
 from test_transcription import collapsed, fewest
 from tiny_runs import elman
 
@@ -60,8 +60,8 @@ def test_the_text_is_the_best_of_all(monkeypatch: pytest.MonkeyPatch, cell: str,
     poisoned = log_p.clone()
     for b, length in enumerate(lengths):
         poisoned[length:, b] = torch.nan
-    found = Speller(model, 0, [1, 2], SHARES, weight, width=1000).read(poisoned.numpy(), lengths.numpy())
-    alone = Speller(model, 0, [1, 2], SHARES, weight, width=1000).read(log_p[:4, 3:4].numpy(), lengths[3:4].numpy())
+    found = Speller(model, 0, [[1, 2]], SHARES, weight, width=1000).read(poisoned.numpy(), lengths.numpy())
+    alone = Speller(model, 0, [[1, 2]], SHARES, weight, width=1000).read(log_p[:4, 3:4].numpy(), lengths[3:4].numpy())
     assert alone[0].tolist() == found[3].tolist()
     texts = [text for n in range(T + 1) for text in product((1, 2), repeat=n)]
     plain, added = 0, [fluency(model, text, weight) for text in texts]
@@ -75,12 +75,70 @@ def test_the_text_is_the_best_of_all(monkeypatch: pytest.MonkeyPatch, cell: str,
     assert (plain == 24) == (weight == 0)  # the language model decides some of them
 
 
-def test_few_beginnings_that_are_kept_do_as_well_where_steps_are_sure():
-    draw = torch.Generator().manual_seed(2)
-    log_p = (9 * torch.randn(60, 5, 3, generator=draw)).log_softmax(-1)
-    lengths, model = torch.full((5,), 60), language("gru", 4, seed=3)
-    few, many = (Speller(model, 0, [1, 2], SHARES, 0.3, width).read(log_p.numpy(), lengths.numpy()) for width in (8, 200))  # fmt: skip
-    assert [each.tolist() for each in few] == [each.tolist() for each in many]
+def test_few_beginnings_that_are_kept_do_as_well():
+    """They are those with the best scores, in which the language model counts."""
+    draw, T, weight, model = torch.Generator().manual_seed(2), 8, 1.0, language("gru", 4, seed=3)
+    log_p = (3 * torch.randn(T, 40, 3, generator=draw)).log_softmax(-1)
+    lengths = torch.full((40,), T)
+    texts = [text for n in range(T + 1) for text in product((1, 2), repeat=n)]
+    added = [fluency(model, text, weight) for text in texts]
+    found = Speller(model, 0, [[1, 2]], SHARES, weight, width=5).read(log_p.numpy(), lengths.numpy())
+    missed = 0
+    for b, said in enumerate(found):
+        steps = log_p[:, b : b + 1].expand(-1, len(texts), -1)
+        nats = nats_of(steps, lengths[b].expand(len(texts)), [np.array(text, np.int64) for text in texts])
+        scores = [own - float(each) for own, each in zip(added, nats, strict=True)]
+        missed += texts[int(np.argmax(scores))] != tuple(said.tolist())
+    assert missed <= 1
+
+
+def test_impossible_outputs_and_many_unlikely_ones():
+    sure = np.full((3, 1, 3), -np.inf, np.float32)
+    sure[[0, 1, 2], 0, [1, 0, 1]] = 0.0  # a, nothing, a
+    speller = Speller(language("gru", 4, seed=3), 0, [[1, 2]], SHARES, 0.5)
+    assert speller.read(sure, np.array([3]))[0].tolist() == [1, 1]
+    many = np.full((1, 1, 5001), math.log(1e-4), np.float32)
+    many[0, 0, 7] = math.log(9e-4)
+    wide = Speller(language("gru", 5001, seed=3), 0, [range(1, 5001)], [1 / 5000] * 5000, 0.0)
+    assert wide.read(many, np.array([1]))[0].tolist() == [7]
+
+
+def test_first_words_are_others_than_later_ones():
+    """Of a text whose first symbols are other tokens, with one symbol that is never the first and one that is unknown."""
+    model, weight, T = language("lstm", 6, seed=5), 0.7, 4
+    forms: list[list[int | None]] = [[1, None, None], [3, 4, None]]
+    shares, usual = [0.5, 0.2, 0.3], [math.log(5 / 7), math.log(2 / 7), math.nan]
+    log_p = (2 * torch.randn(T, 30, 4, generator=torch.Generator().manual_seed(6))).log_softmax(-1)
+    lengths, speller = torch.full((30,), T), Speller(model, 5, forms, shares, weight, width=1000, unknown=2)
+
+    def added(text: Sequence[int]) -> float:
+        first = {1: 1, 2: 4, 3: 2}
+        tokens = [first[k] if n == 0 else {1: 3, 2: 4, 3: 2}[k] for n, k in enumerate(text)]
+        logits, _ = model(torch.tensor([[5], *([token] for token in tokens)]))
+        p = logits[:, 0].detach().double().softmax(-1)
+        own = torch.stack([p[:, 1] + p[:, 3], p[:, 4]], 1)
+        log = (own / own.sum(1, keepdim=True)).log()
+        return weight * sum(float(log[n, k - 1]) - usual[k - 1] for n, k in enumerate(text) if k != 3)
+
+    texts = [text for n in range(T + 1) for text in product((1, 2, 3), repeat=n)]
+    fluency = [added(text) for text in texts]
+    for b, said in enumerate(speller.read(log_p.numpy(), lengths.numpy())):
+        steps = log_p[:, b : b + 1].expand(-1, len(texts), -1)
+        nats = nats_of(steps, lengths[b].expand(len(texts)), [np.array(text, np.int64) for text in texts])
+        scores = [own - float(each) for own, each in zip(fluency, nats, strict=True)]
+        assert tuple(said.tolist()) == texts[int(np.argmax(scores))]
+
+
+def test_without_a_token_before_a_text_its_first_symbol_is_free():
+    model = language("gru", 4, seed=3)
+    speller = Speller(model, None, [[1, 2]], SHARES, 0.7)
+    following, state = speller._begin()
+    assert following == [0.0, 0.0, 0.0]
+    assert all(not part.any() for part in state)
+    after, _ = speller._go_on(torch.tensor([2]), [state])
+    logits, _ = model(torch.tensor([[2]]))
+    wanted = logits[0, 0, 1:3].double().log_softmax(-1) - torch.tensor(SHARES).double().log()
+    assert after[0][1:] == pytest.approx((0.7 * wanted).tolist())
 
 
 def test_where_each_symbol_begins():
@@ -102,7 +160,7 @@ def test_steps_that_say_nothing_cost_what_they_say(monkeypatch: pytest.MonkeyPat
     model, found = language("gru", 4, seed=3), list[list[list[int]]]()
     for negligible in (spelling.NEGLIGIBLE, -math.inf):
         monkeypatch.setattr(spelling, "NEGLIGIBLE", negligible)
-        found.append([each.tolist() for each in Speller(model, 0, [1, 2], SHARES, 0.4, 64).read(log_p, lengths)])
+        found.append([each.tolist() for each in Speller(model, 0, [[1, 2]], SHARES, 0.4, 64).read(log_p, lengths)])
     assert found[0] == found[1]
 
 
@@ -160,35 +218,42 @@ def test_a_language_model_helps_on_the_command_line(made: SimpleNamespace, tmp_p
 def test_what_a_language_model_does_not_know(made: SimpleNamespace):
     trained, known = transcription.load(made.run), language_model.load(made.lm)
     trained.spell_with(known._replace(vocabulary=Characters("\na")), name="runs/lm")
-    assert trained.spelling == "runs/lm, weight 0.5, which does not know 'b'"
-    with pytest.raises(InputError, match="runs/lm knows none of the characters that labels have, such as 'a'; train it on texts like the labels"):  # fmt: skip
+    assert trained.spelling == "runs/lm, weight 0.5"
+    says = "runs/lm does not know 'b'; train it on texts that are written as the labels are"
+    assert dict(trained.evaluate(made.new))["spelling"] == says
+    list(trained.predict(made.new, ""))
+    assert trained.remarks == [f"spelling    {says}"]
+    with pytest.raises(InputError, match="runs/lm knows none of the characters that labels have, such as 'a'; train it on texts that are written as"):  # fmt: skip
         trained.spell_with(known._replace(vocabulary=Characters("\nxy")), name="runs/lm")
+    for symbols, start in (("\nab", 0), ("ab ", 2), ("ab", None)):
+        trained.spell_with(known._replace(vocabulary=Characters(symbols)))
+        assert trained.speller is not None
+        assert trained.speller.start == start
 
 
-def test_words_are_spelled_as_a_text_has_them(tmp_path: Path, no_pictures: None):
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\n\n"])
+def test_words_are_spelled_as_a_text_has_them(tmp_path: Path, no_pictures: None, line_end: str):
     """In a text, all words but the first of a line have the space before them."""
     rows = [{"values": [[k % 3, 0.5]] * 4, "label": ("walk sit", "sit", "run walk")[k % 3]} for k in range(12)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    given = (*SMALL["transcribe"], "--epochs", 0.5, "--label-unit", "words")
-    assert elman("train", "transcribe", tmp_path / "a.jsonl", *given, "--run", tmp_path / "run").status == 0
-    (tmp_path / "text.txt").write_text("walk sit\nrun sit walk\n" * 60)
-    sizes = ("--hidden-size", 4, "--embedding-size", 4, "--batch-size", 2, "--window", 8, "--epochs", 0.2)
+    options = TranscriptionOptions(hidden_size=4, epochs=0.5, label_unit="words", evaluations=1)
+    fit(transcription.begin(tmp_path / "a.jsonl", options, "cpu", BadRows()), tmp_path / "run")
+    (tmp_path / "text.txt").write_bytes(f"walk sit{line_end}run sit walk{line_end}".encode() * 60)
+    small = {"hidden_size": 4, "embedding_size": 4, "batch_size": 2, "window": 8, "epochs": 0.2, "evaluations": 1}
     for unit in ("words", "characters"):
-        done = elman("train", "lm", tmp_path / "text.txt", *sizes, "--unit", unit, "--run", tmp_path / unit)
-        assert done.status == 0, done.err
+        of_unit = LanguageModelOptions(**small, unit=unit)
+        fit(language_model.begin(tmp_path / "text.txt", of_unit, "cpu", BadRows()), tmp_path / unit)
     trained = transcription.load(tmp_path / "run")
     words = language_model.load(tmp_path / "words")
     trained.spell_with(words)
-    assert trained.speller is not None
-    tokens = {name: trained.speller.tokens[k].item() for k, name in enumerate(trained.reading.symbols)}
-    decode = words.vocabulary.decoder()
-    assert {name: decode(int(token)) for name, token in tokens.items()} == {
-        "walk": " walk",
-        "sit": " sit",
-        "run": "run",
-    }
-    assert decode(trained.speller.start) == "\n"
-    assert trained.speller.usual.exp().tolist() == pytest.approx(trained.reading.shares)
+    speller, decode = trained.speller, words.vocabulary.decoder()
+    assert speller is not None
+    assert trained.reading.symbols == ["run", "sit", "walk"]
+    read = [[decode(int(speller._token(k, first))) for k in (1, 2, 3)] for first in (True, False)]
+    assert read == [["run", " sit", "walk"], ["run", " sit", " walk"]]
+    assert speller.start is not None
+    assert decode(speller.start) == line_end
+    assert speller.usual.exp().tolist() == pytest.approx(trained.reading.shares)
     refused = elman("predict", tmp_path / "run", tmp_path / "a.jsonl", "--language-model", tmp_path / "characters")
     assert f"{tmp_path / 'characters'} reads characters, but labels are rows of words; train one with elman train lm --unit words" in refused.err  # fmt: skip
 
@@ -202,7 +267,9 @@ def test_what_is_refused(made: SimpleNamespace):
     assert "--language-weight 1 is for a language model; give --language-model, or leave it out" in refused("evaluate", made.run, "--language-weight", 1)  # fmt: skip
     own = ("--language-model", made.lm)
     assert f"--language-model {made.lm} is for runs of elman train transcribe, and {made.lm} is none; leave it out" in refused("predict", made.lm, *own)  # fmt: skip
-    for weight in (-1, "nan", "inf"):
-        assert f"--language-weight is {weight} but must be a number of 0 or more" in refused("evaluate", made.run, *own, "--language-weight", weight)  # fmt: skip
-    assert "is not that of a run for task 'lm': its task is 'transcribe'" in refused("evaluate", made.run, "--language-model", made.run)  # fmt: skip
-    assert "nowhere does not exist" in refused("evaluate", made.run, "--language-model", "nowhere")
+    for weight in (-1, 101, "nan", "inf"):
+        assert f"--language-weight is {weight} but must be from 0 to 100; 0.25 to 1 do well" in refused("evaluate", made.run, *own, "--language-weight", weight)  # fmt: skip
+    assert f"--language-model {made.run} is a run of elman train transcribe; give one of elman train lm" in refused("evaluate", made.run, "--language-model", made.run)  # fmt: skip
+    assert "--language-model nowhere does not exist; give a run of elman train lm, or its file" in refused(
+        "evaluate", made.run, "--language-model", "nowhere"
+    )

@@ -227,7 +227,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     d = tmp_path_factory.mktemp("knocks")
     write_knocks(d / "train.jsonl", 300)
     write_knocks(d / "new.jsonl", 40, seed=1)
-    given = ("--hidden-size", 16, "--epochs", 16, "--learning-rate", 0.02, "--batch-size", 8, "--evaluations", 2)
+    given = ("--hidden-size", 16, "--epochs", 10, "--learning-rate", 0.03, "--batch-size", 8, "--evaluations", 2)
     said = {}
     for name, more in {"both": (), "causal": ("--causal", "--cell", "lstm")}.items():
         said[name] = elman("train", "transcribe", d / "train.jsonl", *given, *more, "--run", d / name)
@@ -478,6 +478,17 @@ def test_baselines_are_judged_by_the_file(made: SimpleNamespace, tmp_path: Path)
     assert told["constant"].split()[0] in rates  # the same for all, and all labels are the same
 
 
+def test_many_outputs_are_judged_a_few_sequences_at_a_time(made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch):
+    trained = transcription.load(made.both)
+    encoded, _ = trained.read(made.new)
+    together = trained.says(encoded)
+    monkeypatch.setattr(transcription, "OUTPUTS", 100)
+    chunks = list(trained.logits(encoded, np.arange(40)))
+    assert len(chunks) > 10
+    assert all(log_p.numel() <= 100 or len(chunk) == 1 for chunk, log_p, _ in chunks)
+    assert [each.outputs.tolist() for each in trained.says(encoded)] == [each.outputs.tolist() for each in together]
+
+
 # Where else a run goes
 
 
@@ -648,9 +659,11 @@ def test_what_a_run_draws(made: SimpleNamespace, tmp_path: Path, monkeypatch: py
     assert table[1:].sum() == sum(len(task.encoded.spelled(int(k))) for k in task.validation)
     # Of many symbols, those that are met most often, and nothing.
     monkeypatch.setattr(transcription, "DRAWN", 2)
+    differ = SimpleNamespace(confused=Counter({(0, 1): 9, (2, 2): 5, (1, 2): 1}))
+    monkeypatch.setattr(task.trained, "score", lambda *_: ({}, differ))
     task.draw(tmp_path)
-    assert drawn["confusion"][1][0] == "nothing"
-    assert drawn["confusion"][0].shape == (2, 2)
+    assert drawn["confusion"][1] == ["nothing", "a"]
+    assert drawn["confusion"][0].tolist() == [[0, 9], [0, 0]]
     assert drawn["confusion"][3] == "the 1 most frequent characters"
 
 

@@ -152,6 +152,8 @@ def trained(record: Record, device: str) -> Trained:
     return tasks.module(record.task(tasks.MODULES)).load(record, device)
 
 
+MOST_WEIGHT = 100  # of a language model
+
 LANGUAGE_MODEL = typer.Option(
     None,
     "--language-model",
@@ -161,13 +163,14 @@ LANGUAGE_MODEL = typer.Option(
 LANGUAGE_WEIGHT = typer.Option(
     None,
     "--language-weight",
-    help="How much the language model counts, 0 or more; 0.5 if left out.",
+    help="How much the language model counts; 0.5 if left out. 0.25 to 1 do well, and a large number adds symbols.",
     show_default=False,
 )
 
 
 def let_help(model: Trained, run: Path, language_model: Path | None, weight: float | None, device_name: str) -> None:
     """Lets a language model, if one is given, help a model that writes texts. Raises InputError if it does not write any."""
+    from elman import tasks
     from elman.tasks import language_model as language_models
     from elman.tasks.transcription import WEIGHT, Transcriber
 
@@ -182,7 +185,13 @@ def let_help(model: Trained, run: Path, language_model: Path | None, weight: flo
             f"--language-model {language_model} is for runs of elman train transcribe, and {run} is none; leave it out"
         )
     weight = WEIGHT if weight is None else weight
-    if not 0 <= weight < float("inf"):
-        raise InputError(f"--language-weight is {weight:g} but must be a number of 0 or more")
+    if not 0 <= weight <= MOST_WEIGHT:
+        raise InputError(f"--language-weight is {weight:g} but must be from 0 to {MOST_WEIGHT}; 0.25 to 1 do well")
+    if not language_model.exists():
+        raise InputError(f"--language-model {language_model} does not exist; give a run of elman train lm, or its file")
     record, device = opened(language_model, device_name)
+    if (task := record.task(tasks.MODULES)) != "lm":
+        raise InputError(
+            f"--language-model {language_model} is a run of elman train {task}; give one of elman train lm"
+        )
     model.spell_with(language_models.load(record, device), weight, str(language_model))

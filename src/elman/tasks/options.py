@@ -597,6 +597,7 @@ class TranscriptionOptions(SequenceOptions):
         choices=("characters", "words"),
         of_model=True,
     )
+    batch_size: int = option(16, "Sequences per update.", least=1)
     learning_rate: float = learning_rate_option(1e-2, search=(1e-3, 3e-2))
     dropout: float = option(
         0.3,

@@ -4,9 +4,10 @@ The score of a text y is
 
     log p(y | sequence) + weight * sum over its symbols of log(p(symbol | symbols before it) / p(symbol))
 
-where the language model says p(symbol | symbols before it), and p(symbol) is the share of the symbol in training labels: the model
-of sequences has learned that already, so it must not count twice. A symbol that is no likelier after those before it than
-anywhere adds nothing. So long texts have no disadvantage.
+where the language model says p(symbol | symbols before it), among all symbols of labels, and p(symbol) is the share of the symbol
+in training labels: the model of sequences has learned that already, so it must not count twice. A symbol that is no likelier
+after those before it than anywhere adds nothing, and so does one that the language model does not know. A large weight prefers
+long texts, in which each symbol is likely after those before it.
 
 `Speller` reads a sequence once, step by step, and keeps the beginnings of texts that have the highest scores (beam search).
 
@@ -19,7 +20,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -27,10 +27,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from elman.errors import InputError
+from elman.tasks.language_model import TrainedLanguageModel
 from elman.training.record import device_of
 
 BLANK = 0  # the output that says nothing
-NEGLIGIBLE = math.log(1e-3)  # of an output at a step: no text goes on with it there
+NEGLIGIBLE = math.log(1e-3)  # below the likeliest output of a step: no text goes on with such a one there
+IMPOSSIBLE = -1e6  # in place of log 0
+STARTS = ("\n", "\r\n", "\n\n", "\r\n\r\n", " ")  # tokens after which a text may begin
+NAMES = {"bpe": "byte pairs"}  # of units
 WIDTH = 16  # beginnings that are kept at most
 MARGIN = 8.0  # below the best score, from which a beginning is not kept
 
@@ -69,24 +74,63 @@ class Speller:
     def __init__(
         self,
         model: nn.Module,
-        start: int,
-        tokens: Sequence[int],
+        start: int | None,
+        tokens: Sequence[Sequence[int | None]],
         shares: Sequence[float],
         weight: float,
         width: int = WIDTH,
+        unknown: int = 0,
     ):
-        """model: tokens (T, B) and a state to logits (T, B, size) and the new state. start: the token before a text.
+        """model: tokens (T, B) and a state to logits (T, B, size) and the new state. start: the token before a text, if any.
 
-        tokens: of outputs 1, 2, ... shares: p(symbol) of these. width: how many beginnings are kept.
+        tokens: of outputs 1, 2, ..., those of the symbol at the start of a text, and then those after other symbols, if they are
+        others; None for one that the model does not know, and reads as the token `unknown`. shares: p(symbol) of outputs 1, 2, ...
+        width: how many beginnings are kept.
         """
         self.model, self.start, self.weight, self.width = model.eval(), start, weight, width
-        self.tokens = torch.tensor(tokens)
-        self.usual = torch.tensor(shares).double().log()
+        self.tokens = torch.tensor([[unknown if token is None else token for token in form] for form in tokens])
+        self.known = torch.tensor([[token is not None for token in form] for form in tokens])  # (forms, symbols)
+        usual = torch.tensor(shares).double() * self.known.any(0)
+        self.usual = (usual / usual.sum()).log()
+
+    @classmethod
+    def of(
+        cls,
+        known: TrainedLanguageModel,
+        symbols: Sequence[str],
+        shares: Sequence[float],
+        units: str,
+        weight: float,
+        name: str,
+    ) -> Speller:
+        """Returns one for these symbols, which are units: "characters" or "words". name: what the language model is called.
+
+        Raises InputError if it reads other units, or knows no symbol.
+        """
+        vocabulary = known.vocabulary
+        if vocabulary.unit != units:
+            raise InputError(
+                f"{name} reads {NAMES.get(vocabulary.unit, vocabulary.unit)}, but labels are rows of {units}; train one with elman train lm --unit {units}"
+            )
+
+        def token(text: str) -> int | None:
+            row = vocabulary.encode(text).tolist()
+            return row[0] if len(row) == 1 and row[0] != vocabulary.unknown else None
+
+        before = ("",) if units == "characters" else ("", " ")  # in a text, a word has the space before it
+        tokens = [[token(space + symbol) for symbol in symbols] for space in before]
+        if not any(each is not None for form in tokens for each in form):
+            raise InputError(
+                f"{name} knows none of the {units} that labels have, such as {symbols[0]!r}; train it on texts that are written as the labels are"
+            )
+        start = next((found for each in STARTS if (found := token(each)) is not None), None)
+        return cls(known.model, start, tokens, shares, weight, unknown=vocabulary.unknown or 0)
 
     def read(self, log_p: NDArray[np.float32], lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """Returns the outputs of the text of each sequence. log_p: (T, B, outputs), what steps say; lengths: (B,)."""
-        following, state = self._go_on(torch.tensor([self.start]), None)
-        every = [[Beginning((), 0.0, -math.inf, 0.0, following[0], state[0])] for _ in lengths]
+        log_p = np.maximum(log_p, IMPOSSIBLE)
+        following, state = self._begin()
+        every = [[Beginning((), 0.0, -math.inf, 0.0, following, state)] for _ in lengths]
         steps = [_eventful(log_p[:length, b]) for b, length in enumerate(lengths)]
         for n in range(max(map(len, steps), default=0)):
             grown = list[Grown]()
@@ -95,12 +139,23 @@ class Speller:
                     every[b], new = _step(every[b], *own[n], self.width)
                     grown += new
             if grown:
-                tokens = self.tokens[[each.output - 1 for each in grown]]
+                tokens = torch.stack([self._token(each.output, not each.before.outputs) for each in grown])
                 following, state = self._go_on(tokens, [each.before.state for each in grown])
                 for each, after, states in zip(grown, following, state, strict=True):
                     each.beginning.following, each.beginning.state = after, states
-        best = (max(beginnings, key=attrgetter("score")) for beginnings in every)
-        return [np.array(each.outputs, np.int64) for each in best]
+        return [np.array(beginnings[0].outputs, np.int64) for beginnings in every]  # the best one comes first
+
+    def _token(self, output: int, first: bool) -> Tensor:
+        """Returns what the language model reads for an output. first: whether it is the first of a text."""
+        form = 0 if first and self.known[0, output - 1] else -1
+        return self.tokens[form if self.known[form, output - 1] else 0, output - 1]
+
+    def _begin(self) -> tuple[list[float], tuple[Tensor, ...]]:
+        """Returns what the language model adds for the first output of a text, (outputs,), and its states before that."""
+        following, state = self._go_on(torch.tensor([0 if self.start is None else self.start]), None)
+        if self.start is None:  # it knows nothing of where a text begins
+            return [0.0] * len(following[0]), tuple(torch.zeros_like(part) for part in state[0])
+        return following[0], state[0]
 
     @torch.inference_mode()
     def _go_on(
@@ -113,8 +168,9 @@ class Speller:
         states = None if before is None else tuple(torch.stack(parts, 1) for parts in zip(*before, strict=True))
         given = states[0] if states is not None and len(states) == 1 else states
         logits, after = self.model(tokens[None].to(device_of(self.model)), given)
-        own = logits[0].cpu()[:, self.tokens].double().log_softmax(-1)  # only symbols can follow
-        following = nn.functional.pad(self.weight * (own - self.usual), (1, 0))
+        own = logits[0].double().cpu()[:, self.tokens].masked_fill(~self.known, -math.inf).logsumexp(1)  # (N, symbols)
+        more = (own.log_softmax(-1) - self.usual).masked_fill(~self.known.any(0), 0.0)
+        following = nn.functional.pad(self.weight * more, (1, 0))
         parts = (after,) if isinstance(after, Tensor) else tuple(after)
         return following.tolist(), list(zip(*(part.unbind(1) for part in parts), strict=True))
 
@@ -125,7 +181,7 @@ def _eventful(log_p: NDArray[np.float32]) -> list[tuple[float | None, float, lis
     Of each: log p of the blanks since the last one, None if there are none; that of a blank here; and the outputs that may be
     said here, each with its log p.
     """
-    likely = log_p > NEGLIGIBLE
+    likely = log_p > log_p.max(1, keepdims=True, initial=-math.inf) + NEGLIGIBLE
     likely[:, BLANK] = False
     blanks = log_p[:, BLANK].astype(np.float64)
     sums, found, last = np.concatenate([[0.0], blanks.cumsum()]), [], -1
@@ -140,7 +196,10 @@ def _eventful(log_p: NDArray[np.float32]) -> list[tuple[float | None, float, lis
 def _step(
     beginnings: list[Beginning], between: float | None, blank: float, symbols: list[tuple[int, float]], width: int
 ) -> tuple[list[Beginning], list[Grown]]:
-    """Lets beginnings go on to a step of `_eventful`. Returns the best after it, and those among them that are new."""
+    """Lets beginnings go on to a step of `_eventful`, which changes them.
+
+    Returns the best after it, from the best one on, and those among them that are new.
+    """
     if between is not None:
         for each in beginnings:
             each.blank, each.symbol = each.chance + between, -math.inf
@@ -158,9 +217,9 @@ def _step(
                 new[outputs] = Grown(found[outputs], each, k)
             longer = found[outputs]
             longer.symbol = _added(longer.symbol, (each.blank if k == last else chance) + log)
-    order = sorted(found.values(), key=attrgetter("score"), reverse=True)[:width]
-    least = order[0].score - MARGIN
-    best = [each for each in order if each.score > least]
+    order = sorted(((each.score, n) for n, each in enumerate(found.values())), reverse=True)[:width]
+    every, least = list(found.values()), order[0][0] - MARGIN
+    best = [every[n] for score, n in order if score >= least]
     return best, [new[each.outputs] for each in best if each.outputs in new]
 
 

@@ -204,8 +204,8 @@ def nats_of(log_p: Tensor, lengths: Tensor, labels: Sequence[NDArray[np.int64]])
 def read_off(best: NDArray[np.int64], lengths: NDArray[Any]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Returns what the likeliest outputs of steps, (T, B), say: of each sequence the outputs, and the steps where they begin."""
     before = np.concatenate([np.full_like(best[:1], BLANK), best[:-1]])
-    begins = (best != BLANK) & (best != before) & (np.arange(len(best))[:, None] < lengths)  # (T, B)
-    steps = [np.flatnonzero(column) for column in begins.T]
+    new = (best != BLANK) & (best != before) & (np.arange(len(best))[:, None] < lengths)  # (T, B)
+    steps = [np.flatnonzero(column) for column in new.T]
     return [(best[own, b], own) for b, own in enumerate(steps)]
 
 
@@ -270,6 +270,7 @@ class Transcriber(Trained[Reading, Options]):
     encoded, learned, made_for, built_in = Transcripts, Reading, Options, examples.DRAWN
     speller: Speller | None = None  # a language model that helps
     spelling = ""  # which one
+    unspelled = ""  # which symbols it does not know
 
     @staticmethod
     def model_of(reading: Reading, options: Options) -> TranscriptionModel:
@@ -291,31 +292,20 @@ class Transcriber(Trained[Reading, Options]):
     def spell_with(self, known: TrainedLanguageModel, weight: float = WEIGHT, name: str = "the language model") -> None:
         """Lets a language model help to read off texts, as `elman.tasks.spelling` has it.
 
-        name: what the language model is called. Raises InputError if it reads something else than symbols.
+        name: what it is called in messages. Raises InputError if it reads other units than labels have, or knows no symbol.
         """
-        vocabulary, units, symbols = known.vocabulary, self.options.label_unit, self.reading.symbols
-        if vocabulary.unit != units:
-            raise InputError(
-                f"{name} reads {vocabulary.unit}, but labels are rows of {units}; train one with elman train lm --unit {units}"
+        symbols = self.reading.symbols
+        self.speller = Speller.of(known, symbols, self.reading.shares, self.options.label_unit, weight, name)
+        self.spelling = f"{name}, weight {weight:g}"
+        lacks = Counter(each for each, own in zip(symbols, self.speller.known.any(0), strict=True) if not own)
+        if lacks:
+            self.unspelled = (
+                f"{name} does not know {scores.few(lacks)}; train it on texts that are written as the labels are"
             )
 
-        unknown = vocabulary.unknown
-        assert unknown is not None  # which characters and words have
-
-        def token(*texts: str) -> int:
-            """Returns the token of the first of some texts that is one, and not several or an unknown one."""
-            rows = [vocabulary.encode(text).tolist() for text in texts]
-            return next((row[0] for row in rows if len(row) == 1 and row[0] != unknown), unknown)
-
-        before = "" if units == "characters" else " "  # a word has the space before it
-        tokens = [token(before + symbol, symbol) for symbol in symbols]
-        strange = [symbol for symbol, k in zip(symbols, tokens, strict=True) if k == unknown]
-        if len(strange) == len(symbols):
-            raise InputError(f"{name} knows none of the {units} that labels have, such as {symbols[0]!r}; train it on texts like the labels")  # fmt: skip
-        self.speller = Speller(known.model, token("\n", " "), tokens, self.reading.shares, weight)
-        self.spelling = f"{name}, weight {weight:g}" + f", which does not know {scores.few(Counter(strange))}" * bool(
-            strange
-        )
+    @property
+    def remarks(self) -> list[str]:
+        return [*super().remarks, *([f"spelling    {self.unspelled}"] if self.unspelled else [])]
 
     @torch.inference_mode()
     def logits(self, encoded: Encoded, own: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
@@ -379,6 +369,8 @@ class Transcriber(Trained[Reading, Options]):
         yield from lines
         if self.spelling:
             yield "language model", self.spelling
+        if self.unspelled:
+            yield "spelling", self.unspelled
         yield from encoded.faults(own)
         none = "not known, because the model cannot say any of the labels"
         for name, value in found.items():
@@ -499,8 +491,8 @@ class Transcription(WholeSequences):
 
         symbols, k = [SPACE if each == " " else each for each in self.trained.reading.symbols], self.validation[:1]
         _, differ = self.trained.score(self.encoded, self.validation)
-        ((_, log_p, _),) = self.trained.logits(self.encoded, k)
-        (said,) = self.trained.says(self.encoded, k)
+        ((_, log_p, lengths),) = self.trained.logits(self.encoded, k)
+        ((said, steps),) = read_off(log_p.argmax(-1).cpu().numpy(), lengths.cpu().numpy())
         content = self.encoded.sequences.values(int(k[0]))[0] if self.encoded.inputs.width else None
         often = Counter[int]()
         for (a, b), count in differ.confused.items():
@@ -517,8 +509,8 @@ class Transcription(WholeSequences):
                 content,
                 log_p[:, 0, 1:].exp().cpu().numpy(),
                 symbols,
-                said.outputs - 1,
-                said.steps,
+                said - 1,
+                steps,
                 self.encoded.label(int(k[0])),
             ),
         }
