@@ -481,7 +481,7 @@ def test_a_stream_finds_numbers_beside_words():
         channels=[], mean=np.zeros(1), codes={"event": {}, "host": {}}, time="at", gaps=False, dates=None
     )
     given = ["host,at,event,v,label\n", "h,1,up,2.5,a\n", "h,2,,3\n"]
-    assert list(rows(iter(given), model)) == [([2.5], 1.0, ["up", "h"]), ([3.0], 2.0, ["", "h"])]
+    assert list(rows(iter(given), model)) == [(1, [2.5], 1.0, ["up", "h"]), (2, [3.0], 2.0, ["", "h"])]
     with pytest.raises(SystemExit, match="the rows have no column 'event', which the model reads"):
         next(rows(iter(["host,at,v\n"]), model))
 

@@ -2244,14 +2244,6 @@ MUTANTS = [
         "outputs[1:] > 0",
         "test_spelling.py::test_where_each_symbol_begins",
     ),
-    Mutant(
-        "judged by what it learned from",
-        "tasks/transcription.py",
-        "class Transcription(",
-        "score(self.encoded, self.validation)[0]",
-        "score(self.encoded, self.train)[0]",
-        "test_transcription.py::test_the_right_sequences_judge",
-    ),
 ]
 
 

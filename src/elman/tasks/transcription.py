@@ -88,7 +88,7 @@ class TranscriptionModel(SequenceModel):
 
 
 def spell(label: str, unit: str) -> list[str]:
-    """Returns the characters of a label, in which blanks in a row count as one; or its words."""
+    """Returns the characters of a label, in which spaces in a row count as one; or its words."""
     words = label.split()
     return words if unit == "words" else list(" ".join(words))
 
@@ -298,10 +298,8 @@ class Transcriber(Trained[Reading, Options]):
         self.speller = Speller.of(known, symbols, self.reading.shares, self.options.label_unit, weight, name)
         self.spelling = f"{name}, weight {weight:g}"
         lacks = Counter(each for each, own in zip(symbols, self.speller.known.any(0), strict=True) if not own)
-        if lacks:
-            self.unspelled = (
-                f"{name} does not know {scores.few(lacks)}; train it on texts that are written as the labels are"
-            )
+        remedy = "train it on texts that are written as the labels are"
+        self.unspelled = f"{name} does not know {scores.few(lacks)}; {remedy}" if lacks else ""
 
     @property
     def remarks(self) -> list[str]:
