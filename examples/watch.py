@@ -5,10 +5,10 @@ elman export runs/walk step.onnx --streaming
 tail -n +1 -f sensor.csv | python examples/watch.py step.onnx
 
 The rows are CSV on standard input, below a header. What is said of a row depends on all rows before it. Of a model that was
-trained with elman train transcribe there is a line for each symbol, as soon as it is said: the number of its row, from 1, and
-its probability there. A row that lacks a
-number is left out, and named on standard error, unless the model was trained with --mark-gaps. One that was trained with
---time reads the times of the rows, too, and one that was trained with --categories reads words.
+trained with elman train transcribe there is a line for each symbol, as soon as it is said: the number of its row, from 1, the
+symbol, and its probability there. A row that lacks a number is left out, and named on standard error, unless the model was
+trained with --mark-gaps. One that was trained with --time reads the times of the rows, too, and one that was trained with
+--categories reads words.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Model:
         self.count, self.before = 0, np.nan  # how many steps there were, and the time of the last one
         self.counts = (
             "symbols" in known
-        )  # whether what is said needs the number of its row, because most rows say nothing
+        )  # whether most rows say nothing, so that what is said needs the number of its row
         if self.counts:
             self.say = self._symbol(known["symbols"])
         elif "classes" in known:

@@ -40,7 +40,7 @@ from elman.tasks.whole import (
     named,
     parted,
 )
-from elman.training.record import DATA, device_of
+from elman.training.record import DATA
 from elman.training.run import Run
 
 CONFIG = DATA
@@ -181,6 +181,7 @@ class Classifier(Trained[Reading, Options]):
 class Classification(WholeSequences):
     """The task, as `elman.training.task.Task` has it."""
 
+    made_of = Classifier
     name, measure = "classify", "nats"
     higher_is_better = True
 
@@ -194,9 +195,6 @@ class Classification(WholeSequences):
         there = self.counts > 0
         weights = np.where(there, len(self.places) / np.maximum(1, self.counts) / there.sum(), 0.0)
         self.weights = weights.astype(np.float32) if o.balanced else None
-
-    def untrained(self, options: Options) -> Classifier:
-        return Classifier.new(self.trained.reading, options, str(device_of(self.model)), self.path)
 
     def loss(self, own: NDArray[np.int64]) -> Tensor:
         logits, places = self.outputs(own)
@@ -360,11 +358,4 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows, start:
     return started(Classification(Classifier.new(reading, options, device, path), parts, path), start)
 
 
-def resume(run: Run, path: Path | None, options: Options, device: str) -> Classification:
-    """Returns the task of a run. Its data are read again; its model does not have its parameters yet."""
-    reading = Reading.load(run)
-    parts = read(path, options, BadRows(options.skip_bad), reading)
-    return Classification(Classifier.new(reading, options, device, path), parts, path)
-
-
-load = Classifier.load
+resume, load = Classification.resume, Classifier.load

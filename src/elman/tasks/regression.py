@@ -38,7 +38,7 @@ from elman.tasks.whole import (
     named,
     parted,
 )
-from elman.training.record import DATA, device_of
+from elman.training.record import DATA
 from elman.training.run import Run
 
 CONFIG = DATA
@@ -225,6 +225,7 @@ DEVIATIONS = "standard deviations of the training values"
 class Regression(WholeSequences):
     """The task, as `elman.training.task.Task` has it."""
 
+    made_of = Regressor
     name = "regress"
     higher_is_better = False
 
@@ -234,9 +235,6 @@ class Regression(WholeSequences):
         self.criterion = regressor.criterion
         self.measure, self.score = self.criterion.measure, score_of(self.criterion)
         self.score_unit, self.unit_of_score = called(self.score), regressor.reading.spread
-
-    def untrained(self, options: Options) -> Regressor:
-        return Regressor.new(self.trained.reading, options, str(device_of(self.model)), self.path)
 
     def loss(self, own: NDArray[np.int64]) -> Tensor:
         found, places = self.outputs(own)
@@ -352,11 +350,4 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows, start:
     return started(Regression(Regressor.new(reading, options, device, path), parts, path), start)
 
 
-def resume(run: Run, path: Path | None, options: Options, device: str) -> Regression:
-    """Returns the task of a run. Its data are read again; its model does not have its parameters yet."""
-    reading = Reading.load(run)
-    parts = read(path, options, BadRows(options.skip_bad), reading)
-    return Regression(Regressor.new(reading, options, device, path), parts, path)
-
-
-load = Regressor.load
+resume, load = Regression.resume, Regressor.load

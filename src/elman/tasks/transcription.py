@@ -54,7 +54,7 @@ from elman.tasks.whole import (
     named,
     parted,
 )
-from elman.training.record import DATA, device_of
+from elman.training.record import DATA
 from elman.training.run import Run
 
 CONFIG = DATA
@@ -135,10 +135,9 @@ class Transcripts(Encoded):
         super().__init__(sequences, reading)
         self.unit, self.names, self.labels = reading.unit, list(sequences.different), sequences.labels.steps  # (N,)
         outputs = {symbol: k for k, symbol in enumerate(reading.symbols, 1)}
-        self._spelled = [
-            np.array([outputs.get(each, OTHER) for each in spell(name, self.unit)], int) for name in self.names
-        ]
-        self._least = np.array([least_steps(spell(name, self.unit)) for name in self.names], int)
+        spelled = [spell(name, self.unit) for name in self.names]
+        self._spelled = [np.array([outputs.get(each, OTHER) for each in symbols], int) for symbols in spelled]
+        self._least = np.array([least_steps(symbols) for symbols in spelled], int)
         self.told = self.labels >= 0
 
     def label(self, k: int) -> str:
@@ -428,6 +427,7 @@ def _in_words(differ: Marks, units: str) -> str:
 class Transcription(WholeSequences):
     """The task, as `elman.training.task.Task` has it."""
 
+    made_of = Transcriber
     name, measure = "transcribe", "nats"
     higher_is_better = False
 
@@ -437,9 +437,6 @@ class Transcription(WholeSequences):
         self.unit = transcriber.unit
         self.score, self.score_unit = f"{self.unit}_error_rate", f"{self.unit} error rate"
         self.symbols = self.encoded.length(self.train)  # of each training sequence
-
-    def untrained(self, options: Options) -> Transcriber:
-        return Transcriber.new(self.trained.reading, options, str(device_of(self.model)), self.path)
 
     def loss(self, own: NDArray[np.int64]) -> Tensor:
         logits, places = self.outputs(own)
@@ -604,26 +601,17 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows, start:
     parts = read(path, options, bad, known)
     found, train = parts.sequences, parts.train
     reading = Reading.learn(found, train, options.label_unit) if known is None else known
-    if start is not None:
-        unknown = Transcripts(found, reading).unknown(train)
-        scores.check_known(unknown, options.label_unit, path, start)
     check_tokens(reading, found, path, len(train))
-    learned, which = Transcripts(found, reading), parts.validation
-    learned.check_judged(which, f"all validation labels of {options.validation or path}")
-    if not learned.can_say(which).any():
-        why = "; ".join(f"{name}: {what}" for name, what in learned.faults(which))
-        raise InputError(
-            f"a model can say none of the validation labels of {options.validation or path} ({why}); give others"
-        )
     torch.manual_seed(options.seed)
-    return started(Transcription(Transcriber.new(reading, options, device, path), parts, path), start)
+    task = Transcription(Transcriber.new(reading, options, device, path), parts, path)
+    judged, where = task.encoded, f"validation labels of {options.validation or path}"
+    if start is not None:
+        scores.check_known(judged.unknown(train), options.label_unit, path, start)
+    judged.check_judged(parts.validation, f"all {where}")
+    if not judged.can_say(parts.validation).any():
+        why = "; ".join(f"{name}: {what}" for name, what in judged.faults(parts.validation))
+        raise InputError(f"a model can say none of the {where} ({why}); give others")
+    return started(task, start)
 
 
-def resume(run: Run, path: Path | None, options: Options, device: str) -> Transcription:
-    """Returns the task of a run. Its data are read again; its model does not have its parameters yet."""
-    reading = Reading.load(run)
-    parts = read(path, options, BadRows(options.skip_bad), reading)
-    return Transcription(Transcriber.new(reading, options, device, path), parts, path)
-
-
-load = Transcriber.load
+resume, load = Transcription.resume, Transcriber.load

@@ -737,8 +737,15 @@ class WholeSequences(SeparateSequences):
     """A part of a task (`elman.training.task.Task`), in which something is learned of each sequence, or of its steps."""
 
     data, unit = "sequences", "sequence"
+    made_of: ClassVar[type[Trained[Any, Any]]]  # what a run of this task holds
     score_unit: str  # what the score is called
     unit_of_score = 1.0  # what a score of 1 is in the unit of the data; 1 where it has none
+
+    @classmethod
+    def resume(cls, run: Run, path: Path | None, options: SequenceOptions, device: str) -> Self:
+        """Returns the task of a run. Its data are read again; its model does not have its parameters yet."""
+        trained = cls.made_of.new(cls.made_of.learned.load(run), options, device, path)
+        return cls(trained, trained.parts(), path)
 
     def __init__(self, trained: Trained[Any, Any], parts: Parts, path: Path | None):
         """path: where the sequences come from; None for the built-in ones."""
@@ -778,6 +785,9 @@ class WholeSequences(SeparateSequences):
             self.pieces = Pieces(*(np.where(stays, old, new) for old, new in zip(self.cut, moved, strict=True)))
             self.labels = np.where(stays, self.labels_as_cut, labels)
         yield from super().batches(epoch, at)
+
+    def untrained(self, options: Any) -> Trained[Any, Any]:
+        return self.made_of.new(self.trained.reading, options, str(device_of(self.model)), self.path)
 
     def use(self, trained: Any) -> None:
         self.trained, self.model, self.options = trained, trained.model, trained.options
