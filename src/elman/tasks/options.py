@@ -31,6 +31,11 @@ def causal_option(help: str) -> Any:
     return option(False, help, of_model=True, later=True)
 
 
+def dropout_option(default: float, where: str, also: str = "") -> Any:
+    help = f"Share of activations dropped {where} in training{also}."
+    return option(default, help, least=0, most=0.99, search=(0.0, 0.6))
+
+
 def weight_dropout_option() -> Any:
     help = "Share of the recurrent weights dropped in training, against overfitting."
     return option(0.0, help, least=0, most=0.99, later=True)
@@ -67,13 +72,7 @@ class LanguageModelOptions(Options):
     tied: bool = option(
         False, "Also use the embedding's weights for the output, after a linear layer of the same width.", of_model=True
     )
-    dropout: float = option(
-        0.15,
-        "Share of activations dropped after and between layers in training; for bpe and words, also before them.",
-        least=0,
-        most=0.99,
-        search=(0.0, 0.6),
-    )
+    dropout: float = dropout_option(0.15, "after and between layers", "; for bpe and words, also before them")
     weight_dropout: float = weight_dropout_option()
     forget_bias: float | None = option(
         None,
@@ -133,13 +132,7 @@ class TaggingOptions(Options):
     word_dropout: float = option(
         0.25, "A word that occurs n times is hidden with probability d / (d + n) in training.", least=0, most=1e6
     )
-    dropout: float = option(
-        0.4,
-        "Share of activations dropped around and between layers in training.",
-        least=0,
-        most=0.99,
-        search=(0.0, 0.6),
-    )
+    dropout: float = dropout_option(0.4, "around and between layers")
     weight_dropout: float = weight_dropout_option()
     batch_size: int = option(32, "Sentences per update.", least=1)
     learning_rate: float = learning_rate_option(3e-3, search=(5e-4, 2e-2))
@@ -202,9 +195,7 @@ class ForecastingOptions(Options):
         16, "Width of the embedding of a word in --categories, at most.", least=1, of_model=True, later=True
     )
     num_layers: int = option(1, "Recurrent layers.", least=1, search=(1, 3), of_model=True)
-    dropout: float = option(
-        0.2, "Share of activations dropped before the output in training.", least=0, most=0.99, search=(0.0, 0.6)
-    )
+    dropout: float = dropout_option(0.2, "before the output")
     weight_dropout: float = weight_dropout_option()
     batch_size: int = option(64, "Windows per update.", least=1)
     learning_rate: float = learning_rate_option(3e-3, search=(5e-4, 2e-2))
@@ -382,13 +373,7 @@ class SequenceOptions(Options):
     embedding_size: int = option(
         64, "Width of the embedding of a word or character, and at most of a category.", least=1, of_model=True
     )
-    dropout: float = option(
-        0.5,
-        "Share of activations dropped between layers and before the output in training.",
-        least=0,
-        most=0.99,
-        search=(0.0, 0.6),
-    )
+    dropout: float = dropout_option(0.5, "between layers and before the output")
     weight_dropout: float = weight_dropout_option()
     noise: float = option(
         0.3, "Noise added to numbers in training, in standard deviations of each channel.", least=0, most=10
@@ -560,13 +545,7 @@ class RegressionOptions(LabelOptions):
     label: str = option("label", "Column of the number to predict, or its name in JSON lines.")
     quantiles: str | None = quantiles_option()
     loss: str = loss_option("mse")
-    dropout: float = option(
-        0.1,
-        "Share of activations dropped between layers and before the output in training.",
-        least=0,
-        most=0.99,
-        search=(0.0, 0.6),
-    )
+    dropout: float = dropout_option(0.1, "between layers and before the output")
     noise: float = option(
         0.1, "Noise added to numbers in training, in standard deviations of each channel.", least=0, most=10
     )
@@ -599,13 +578,7 @@ class TranscriptionOptions(SequenceOptions):
     )
     batch_size: int = option(16, "Sequences per update.", least=1)
     learning_rate: float = learning_rate_option(1e-2, search=(1e-3, 3e-2))
-    dropout: float = option(
-        0.3,
-        "Share of activations dropped between layers and before the output in training.",
-        least=0,
-        most=0.99,
-        search=(0.0, 0.6),
-    )
+    dropout: float = dropout_option(0.3, "between layers and before the output")
 
     @property
     def pooled(self) -> bool:
