@@ -28,10 +28,13 @@ from elman.datasets.sequences import Columns, Labelled
 from elman.errors import InputError
 from elman.explain import directions
 from elman.onnx.ports import Draw
-from elman.tasks import classification, linear, regression, whole
+from elman.tasks import classification, linear, regression
+from elman.tasks.encoded import Encoded, Inputs
+from elman.tasks.gathered import Gathered
 from elman.tasks.options import ClassificationOptions, RegressionOptions
+from elman.tasks.parts import columns_of, gathered
 from elman.tasks.pieces import Pieces
-from elman.tasks.whole import Categories, Gathered, Inputs
+from elman.tasks.words import Categories
 from elman.training import fit
 from test_page import OpenPage
 from tiny_runs import elman, lines
@@ -220,14 +223,14 @@ def test_what_a_network_reads_of_a_step(monkeypatch: pytest.MonkeyPatch):
     inputs = Inputs.of(found, range(3))
     assert inputs.categories == {"way": ["down", "up"], "code": ["x", ""]}
     assert (inputs.width, inputs.mean) == (4, [2])
-    encoded = whole.Encoded(found, inputs)
+    encoded = Encoded(found, inputs)
     x, lengths = encoded.batch(Pieces.whole(np.arange(4), found.rows.lengths))
     assert (tuple(x.shape), lengths.tolist()) == ((3, 4, 4), [3, 2, 2, 2])
     assert x[:, 0, 2:].tolist() == [[2, 1], [1, 2], [1, 1]]
     assert x[:2, 2, 2:].tolist() == [[0, 1], [0, 1]]
     assert x[:2, 3, 2:].tolist() == [[0, 2], [2, 0]]
     torch.testing.assert_close(x[:2, 3, 1], torch.tensor([0.0, 3.0]).log1p())
-    monkeypatch.setattr(whole, "STEPS", 1)  # worked on at once
+    monkeypatch.setattr("elman.tasks.gathered.STEPS", 1)  # worked on at once
     assert encoded.strange(range(4)) == {"way": (3, 2), "code": (1, 1)}
     assert encoded.strange([0]) == {"way": (0, 0), "code": (0, 0)}
 
@@ -244,7 +247,7 @@ def test_a_validation_file_is_read_as_the_training_is(tmp_path: Path):
     (tmp_path / "a.csv").write_text("id,way,label\na,up,x\nb,up,y\n")
     (tmp_path / "b.csv").write_text("note,id,way,label\nwords,a,down,x\n")
     options = ClassificationOptions(sequence="id", categories="way", validation=str(tmp_path / "b.csv"))
-    found, count = whole.gathered(tmp_path / "a.csv", options, BadRows(), [], None)
+    found, count = gathered(tmp_path / "a.csv", options, BadRows(), [], None)
     assert (found.channels, count, len(found)) == (0, 2, 3)
     assert [np.asarray(each.words).tolist() for each in found.labelled(range(3))] == [[["up"]], [["up"]], [["down"]]]
 
@@ -276,7 +279,7 @@ def test_a_model_reads_numbers_and_the_embeddings_of_words(marked: bool):
     ]  # fmt: skip
     found.add(every, Path("none"))
     options = ClassificationOptions(hidden_size=6, mark_gaps=marked, embedding_size=3, categories="way,code")
-    reading = classification.Reading.learn(found)
+    reading = classification.Reading.learn(found, np.arange(len(found)), options)
     torch.manual_seed(0)
     model = classification.ClassificationModel(reading, 2, options).eval()
     assert model.categories is not None
@@ -344,7 +347,7 @@ def test_the_linear_function_counts_words(monkeypatch: pytest.MonkeyPatch):
         found = Gathered(None, each_step=each_step, categories=("way",))
         own = every if each_step else [each._replace(labels=None) for each in every]
         found.add([*own, spoken(np.zeros((1, 1)), ("new",), labels=["a"] if each_step else None)], Path("none"))
-        encoded = whole.Encoded(found, Inputs.of(found, range(2)))
+        encoded = Encoded(found, Inputs.of(found, range(2)))
         assert encoded.inputs.categories == {"way": ["down", "up"]}
         if not each_step:
             features = linear.of_sequences(encoded, np.arange(3), np.empty(0, np.int64))
@@ -367,7 +370,7 @@ def test_the_linear_function_tells_categories_apart():
     every = [spoken(np.empty((3, 0)), ("up", "x"), ("down", "x"), ("down", "y"), name=name) for name in "ab"]
     found = Gathered(None, categories=("way", "code"))
     found.add(every, Path("none"))
-    encoded = whole.Encoded(found, Inputs.of(found, range(2)))
+    encoded = Encoded(found, Inputs.of(found, range(2)))
     features = linear.of_sequences(encoded, np.arange(1), np.empty(0, np.int64))
     np.testing.assert_allclose(features, [[*np.log1p([2, 1, 2, 1]), 3]])
     numbers, words = linear.told_apart(encoded, encoded.scaled(found.rows[0]))
@@ -379,13 +382,13 @@ def test_many_words_are_read_of_fewer_steps():
     words = of_words(*((f"w{k // 2}",) for k in range(1200)))
     found = Gathered(None, each_step=True, categories=("way",))
     found.add([Labelled("1", np.empty((1200, 0)), None, labels=["a", "b"] * 600, words=words)], Path("none"))
-    reading = classification.Reading.learn(found)
+    options = ClassificationOptions(each_step=True, categories="way", causal=True)
+    reading = classification.Reading.learn(found, np.arange(len(found)), options)
     encoded = classification.Classes(found, reading)
     assert linear.width(reading) == 600
     several = replace(reading, categories=dict.fromkeys("abc", reading.categories["way"]))
     assert linear.width(several) == 3 * 333  # so that many categories take no longer
     assert linear.of_steps(encoded, np.arange(5), causal=False).shape == (5, 600)
-    options = ClassificationOptions(each_step=True, categories="way", causal=True)
     assert linear.in_words(options, reading) == "a linear function of the words of a step"
 
 
@@ -555,7 +558,7 @@ def test_the_page_says_what_the_model_says(tmp_path: Path, monkeypatch: pytest.M
     torch.testing.assert_close(torch.tensor(found), wanted[: len(found)], rtol=0, atol=6e-4)
     known = trained.reading.categories["event"]
     assert page["categories"] == ["event"]
-    for each, one in zip(shown, sequences.sequences(file, whole.columns_of(options, trained.reading)), strict=False):
+    for each, one in zip(shown, sequences.sequences(file, columns_of(options, trained.reading)), strict=False):
         (row,) = each["words"]
         stride = 1 if each_step else -(-len(one.content) // 4)
         assert row["words"] == np.asarray(one.words)[::stride, 0].tolist()

@@ -29,10 +29,13 @@ from elman.datasets.sequences import Columns, Labelled
 from elman.errors import InputError
 from elman.explain import directions
 from elman.tasks import classification, linear, regression, whole
+from elman.tasks.encoded import Encoded, Inputs
+from elman.tasks.gathered import Gathered
 from elman.tasks.options import ClassificationOptions, RegressionOptions
+from elman.tasks.parts import Parts, columns_of
 from elman.tasks.pieces import Pieces
 from elman.tasks.scores import segment_f1
-from elman.tasks.whole import Gathered
+from elman.tasks.separate import padded
 from elman.training import fit
 from test_scores import macro_f1
 from tiny_runs import elman, lines
@@ -351,10 +354,10 @@ def test_rare_classes_of_steps_weigh_as_much_when_balanced():
     gathered = Gathered(None, each_step=True)
     gathered.add(every, Path("none"))
     options = options_of("classify", balanced=True, smoothing=0.0)
-    reading = classification.Reading.learn(gathered, np.arange(1))
+    reading = classification.Reading.learn(gathered, np.arange(1), options)
     assert reading.classes == ["rare", "usual"]
     model = classification.ClassificationModel(reading, 2, options)
-    task = classification.Classification(classification.Classifier(model, reading, options), whole.Parts(gathered, np.arange(1), np.arange(1, 2), np.arange(0)), None)  # fmt: skip
+    task = classification.Classification(classification.Classifier(model, reading, options), Parts(gathered, np.arange(1), np.arange(1, 2), np.arange(0)), None)  # fmt: skip
     assert np.asarray(task.weights).tolist() == pytest.approx([7 / 2, 7 / 12])
     assert task.weight(np.arange(1)) == pytest.approx(7)
     (batch,) = task.batches(0, 0)
@@ -381,18 +384,18 @@ class Probe(torch.nn.Module):
         return torch.cat([x[:1].expand_as(x), x, last[None].expand_as(x)], -1)
 
 
-class Numbers(whole.Encoded):
+class Numbers(Encoded):
     """Numbers as they are."""
 
     def batch(self, pieces: Pieces) -> tuple[Tensor, Tensor]:
-        return whole.padded([self.rows[k][begin:end] for k, begin, end in zip(*pieces, strict=True)])
+        return padded([self.rows[k][begin:end] for k, begin, end in zip(*pieces, strict=True)])
 
 
-def encoded_of(lengths: list[int]) -> whole.Encoded:
+def encoded_of(lengths: list[int]) -> Encoded:
     gathered = Gathered(None, each_step=True)
     every = [sequence_of(np.arange(n)[:, None] + 1000.0 * k, ["a"] * n) for k, n in enumerate(lengths)]
     gathered.add(every, Path("none"))
-    return Numbers(gathered, whole.Inputs([0.0], [1.0], []))
+    return Numbers(gathered, Inputs([0.0], [1.0], []))
 
 
 def probing(options: Any) -> whole.Trained[Any, Any]:
@@ -440,7 +443,7 @@ def test_a_causal_model_goes_on_from_piece_to_piece(monkeypatch: pytest.MonkeyPa
     every = [sequence_of(draw.normal(size=(n, 2)), ["a", "b"] * (n // 2) + ["a"] * (n % 2)) for n in (5, 95, 30, 31, 1, 64, 90)]  # fmt: skip
     gathered.add(every, Path("none"))
     options = options_of("classify", causal=True, window=30, cell=cell, num_layers=2)
-    reading = classification.Reading.learn(gathered)
+    reading = classification.Reading.learn(gathered, np.arange(len(gathered)), options)
     model = classification.ClassificationModel(reading, 2, options)
     classifier = classification.Classifier(model, reading, options)
     encoded = classification.Classes(gathered, reading)
@@ -524,7 +527,8 @@ def test_many_channels_are_read_of_fewer_steps(channels: int, causal: bool, feat
     gathered = Gathered(None, each_step=True)
     content = np.random.default_rng(0).normal(size=(40, channels))
     gathered.add([sequence_of(content, ["a", "b"] * 20)], Path("none"))
-    reading = classification.Reading.learn(gathered)
+    options = ClassificationOptions(each_step=True, causal=causal)
+    reading = classification.Reading.learn(gathered, np.arange(len(gathered)), options)
     encoded = classification.Classes(gathered, reading)
     found = linear.of_steps(encoded, np.arange(40), causal)
     assert found.shape == (40, features)
@@ -697,7 +701,7 @@ def test_a_page_says_of_each_step_what_the_model_does(made: SimpleNamespace, tas
     assert contents.data["causal"] == (way == "causal")
     trained = module.load(run)
     trained.options = options_of(task, causal=way == "causal", window=1000)  # a page reads what it shows at once
-    every = list(sequences.sequences(file, whole.columns_of(module.load(run).options, trained.reading)))
+    every = list(sequences.sequences(file, columns_of(module.load(run).options, trained.reading)))
     for each, own in zip(every, contents.data["sequences"], strict=True):
         outputs = trained.outputs(trained.encode([each], file)).double()
         data = list(each.labels or ())
@@ -785,7 +789,7 @@ def test_a_step_at_a_time_is_the_whole_sequence(made: SimpleNamespace, tmp_path:
     session = onnxruntime.InferenceSession(path)
     assert [each.name for each in session.get_inputs()] == ["x", "h_0", "c_0"]
     trained = classification.load(run)
-    (only, *_) = sequences.sequences(made.directory / "classify-new.csv", whole.columns_of(trained.options))
+    (only, *_) = sequences.sequences(made.directory / "classify-new.csv", columns_of(trained.options))
     wanted = trained.outputs(trained.encode([only], path)).numpy()
     states, found = [np.zeros((1, 1, 8), np.float32)] * 2, list[NDArray[Any]]()
     scaled = (np.asarray(only.content) - trained.reading.mean) / trained.reading.deviation

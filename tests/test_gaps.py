@@ -26,10 +26,13 @@ from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Columns, Labelled
 from elman.errors import InputError
 from elman.explain import directions, past
-from elman.tasks import classification, forecasting, linear, regression, whole
+from elman.tasks import classification, forecasting, linear, regression
+from elman.tasks.encoded import Encoded, Inputs
+from elman.tasks.gathered import Gathered
 from elman.tasks.options import ClassificationOptions, ForecastingOptions, RegressionOptions
+from elman.tasks.pieces import Pieces
 from elman.tasks.separate import moments
-from elman.tasks.whole import Fading, Gathered, Inputs
+from elman.tasks.sequence_model import Fading
 from elman.tasks.windows import Scaled, Windows
 from elman.training import fit
 from test_page import OpenPage
@@ -317,8 +320,8 @@ def test_what_a_network_reads_of_a_step():
         assert (inputs.marked, inputs.time, inputs.width) == ([1], "t", 5)
         assert inputs.interval == pytest.approx(4)  # the geometric mean of 2 and 8
         assert (inputs.mean, inputs.deviation) == ([4, 6], [pytest.approx(math.sqrt(5)), 2])
-        encoded = whole.Encoded(found, inputs)
-        x, lengths = encoded.batch(whole.Pieces.whole(np.arange(2), found.rows.lengths))
+        encoded = Encoded(found, inputs)
+        x, lengths = encoded.batch(Pieces.whole(np.arange(2), found.rows.lengths))
         assert (tuple(x.shape), lengths.tolist()) == ((4, 2, 5), [4, 4])
         one, two = x.unbind(1)
         scaled = (torch.tensor([1.0, 3, 5, 7]) - 4) / math.sqrt(5)
@@ -399,7 +402,7 @@ def test_without_gaps_and_times_all_is_as_before(each_step: bool):
     assert (inputs.marked, inputs.width) == ([], 4)
     later = Gathered(None, mark_gaps=True)
     later.add([Labelled("1", np.array([[1, GONE], [GONE, 2]]), "a")], Path("none"))
-    assert np.unique(whole.Encoded(later, inputs).scaled(later.rows[0])[:, 2:]).tolist() == [-1]
+    assert np.unique(Encoded(later, inputs).scaled(later.rows[0])[:, 2:]).tolist() == [-1]
 
 
 @pytest.mark.parametrize("change", ["a time", "a gap", "the zero of the times"])

@@ -1405,7 +1405,7 @@ MUTANTS = [
     ),
     Mutant(
         "the padding takes part in the largest output",
-        "tasks/whole.py",
+        "tasks/sequence_model.py",
         "def forward(",
         ">= lengths  # (T, B)",
         "> lengths + 10**6",
@@ -1461,7 +1461,7 @@ MUTANTS = [
     ),
     Mutant(
         "tokens of another vocabulary",
-        "tasks/whole.py",
+        "tasks/encoded.py",
         "def batch(",
         "self.numbers[row]",
         "self.numbers[row - 1]",
@@ -1766,7 +1766,7 @@ MUTANTS = [
     ),
     Mutant(
         "labels of the steps of another piece",
-        "tasks/whole.py",
+        "tasks/encoded.py",
         "def places(",
         "bounds[pieces.of] + pieces.begin",
         "bounds[pieces.of]",
@@ -1790,7 +1790,7 @@ MUTANTS = [
     ),
     Mutant(
         "validation at the beginning of a sequence",
-        "tasks/whole.py",
+        "tasks/parts.py",
         "def _cut(",
         "yield only.part(0, cut, only.name)",
         "yield only.part(steps - cut, steps, only.name)",
@@ -1822,7 +1822,7 @@ MUTANTS = [
     ),
     Mutant(
         "people who are both learned and judged",
-        "tasks/whole.py",
+        "tasks/parts.py",
         "def parted(",
         "if sequences.groups and len(own):",
         "if False:",
@@ -1886,7 +1886,7 @@ MUTANTS = [
     ),
     Mutant(
         "a sequence at other times is the same",
-        "tasks/whole.py",
+        "tasks/gathered.py",
         "def add",
         "if each.times is not None:",
         "if False:",
@@ -1894,7 +1894,7 @@ MUTANTS = [
     ),
     Mutant(
         "a mark that nothing was learned of",
-        "tasks/whole.py",
+        "tasks/encoded.py",
         "def scaled",
         " | ~np.isin(np.arange(channels), inputs.marked)",
         "",
@@ -1910,7 +1910,7 @@ MUTANTS = [
     ),
     Mutant(
         "the time since the beginning of all time",
-        "tasks/whole.py",
+        "tasks/gathered.py",
         "def _row",
         "prepend=times[:1]",
         "prepend=0",
@@ -1942,7 +1942,7 @@ MUTANTS = [
     ),
     Mutant(
         "a fold that is learned",
-        "tasks/whole.py",
+        "tasks/parts.py",
         "def left_out",
         "return own[part != k - 1], own[part == k - 1]",
         "return own, own[part == k - 1]",
@@ -1958,7 +1958,7 @@ MUTANTS = [
     ),
     Mutant(
         "words of another category",
-        "tasks/whole.py",
+        "tasks/encoded.py",
         "def scaled",
         "words[..., n : n + 1]",
         "words[..., :1]",
@@ -1974,7 +1974,7 @@ MUTANTS = [
     ),
     Mutant(
         "words of a single sequence are learned",
-        "tasks/whole.py",
+        "tasks/encoded.py",
         "def _of_words",
         "often if len(own) == 1 else spread",
         "often",
@@ -1982,7 +1982,7 @@ MUTANTS = [
     ),
     Mutant(
         "the time is a word",
-        "tasks/whole.py",
+        "tasks/gathered.py",
         "def between",
         "rows[:, -1 - len(self.words)]",
         "rows[:, -1]",
@@ -1990,7 +1990,7 @@ MUTANTS = [
     ),
     Mutant(
         "words that change unnoticed",
-        "tasks/whole.py",
+        "tasks/gathered.py",
         "class Gathered",
         "if each.words is not None:",
         "if False:",

@@ -18,8 +18,10 @@ from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Columns, Labelled, sequences
 from elman.errors import InputError
 from elman.explain import directions
-from elman.tasks import classification, forecasting, linear, regression, whole
+from elman.tasks import classification, forecasting, linear, regression
+from elman.tasks.gathered import Gathered
 from elman.tasks.options import ForecastingOptions, RegressionOptions
+from elman.tasks.parts import unit_of
 from elman.tasks.regression import Reading, Values, baselines, numbers_of
 from elman.tasks.values import Criterion
 from elman.training.run import Run
@@ -124,9 +126,9 @@ def test_words_say_how_much(tmp_path: Path):
 
 
 def values_of(every: list[Labelled], options: RegressionOptions, own: Any) -> Values:
-    gathered = whole.Gathered(whole.unit_of(options))
+    gathered = Gathered(unit_of(options))
     gathered.add(every, Path("none"))
-    return Values(gathered, Reading.learn(gathered, np.asarray(own)))
+    return Values(gathered, Reading.learn(gathered, np.asarray(own), options))
 
 
 @pytest.mark.parametrize(("count", "channels"), [(40, 2), (9, 3)])  # more sequences than features, and fewer
@@ -356,7 +358,7 @@ def test_every_form_of_a_file(tmp_path: Path):
     (tmp_path / "a.csv").write_text("id,x,z,label\na,1,3,.5\na,2,4,.5\nb,2,0,-1e3\nb,1,1,-1e3\n")
     for name in ("a.ts", "a.jsonl", "a.csv"):
         columns = Columns(sequence="id" if name == "a.csv" else None, numeric=True)
-        gathered = whole.Gathered(None)
+        gathered = Gathered(None)
         gathered.add(sequences(tmp_path / name, columns), tmp_path / name)
         assert numbers_of(gathered).tolist() == [0.5, -1000]
         assert gathered.rows[1].tolist() == [[2, 0], [1, 1]]

@@ -30,9 +30,12 @@ from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Labelled
 from elman.datasets.series import Series
 from elman.errors import InputError
-from elman.tasks import classification, forecasting, tagging, whole
+from elman.tasks import classification, forecasting, tagging
+from elman.tasks.encoded import Encoded
+from elman.tasks.gathered import Gathered, split
 from elman.tasks.linear import LINEAR
 from elman.tasks.options import ClassificationOptions, ForecastingOptions, LanguageModelOptions, TaggingOptions
+from elman.tasks.parts import Parts, unit_of
 from elman.tasks.pieces import Pieces
 from elman.tasks.separate import batches_of, csv_row
 from elman.tasks.values import pinball, rounded
@@ -742,16 +745,16 @@ def test_entities_decide_where_tags_mark_them(tmp_path: Path):
     assert "entity f1" in figures(elman("evaluate", tmp_path / "run", file).out)
 
 
-def classifier_of(every: Sequence[Labelled], **changes: Any) -> tuple[classification.Classifier, whole.Gathered]:
+def classifier_of(every: Sequence[Labelled], **changes: Any) -> tuple[classification.Classifier, Gathered]:
     options = options_of(ClassificationOptions, **changes)
-    gathered = whole.Gathered(whole.unit_of(options))
+    gathered = Gathered(unit_of(options))
     gathered.add(every, Path("none"))
-    reading = classification.Reading.learn(gathered)
+    reading = classification.Reading.learn(gathered, np.arange(len(gathered)), options)
     model = classification.ClassificationModel(reading, len(reading.classes), options)
     return classification.Classifier(model, reading, options), gathered
 
 
-def pieces(encoded: whole.Encoded) -> Pieces:
+def pieces(encoded: Encoded) -> Pieces:
     """All sequences as they are."""
     return Pieces.whole(np.arange(len(encoded.rows)), encoded.rows.lengths)
 
@@ -787,7 +790,7 @@ def test_the_words_of_a_text():
     classifier, _ = classifier_of(every, text="text", unit="characters")
     encoded = classifier.encode([Labelled("1", "Pz", None)], Path("none"))
     assert encoded.batch(pieces(encoded))[0][:, 0].tolist()[0] != 0
-    assert whole.split("It's 5 o'clock.", "words") == ["it", "'", "s", "5", "o", "'", "clock", "."]
+    assert split("It's 5 o'clock.", "words") == ["it", "'", "s", "5", "o", "'", "clock", "."]
 
 
 @pytest.mark.parametrize("command", ["train", "tune"])
@@ -849,7 +852,7 @@ def test_rare_classes_weigh_as_much_when_balanced():
     for balanced, expected in ((False, None), (True, [9 / 2, 9 / 16])):
         classifier, gathered = classifier_of(every, balanced=balanced)
         task = classification.Classification(
-            classifier, whole.Parts(gathered, np.arange(9), np.arange(9), np.arange(0)), None
+            classifier, Parts(gathered, np.arange(9), np.arange(9), np.arange(0)), None
         )
         assert (None if task.weights is None else task.weights.tolist()) == expected
 

@@ -25,14 +25,17 @@ from elman.datasets.sequences import Labelled
 from elman.errors import InputError
 from elman.explain.contents import Contents, described, held_out_part, rounded
 from elman.recurrence import use_engine
-from elman.tasks import classification, regression, tagging, transcription, whole
+from elman.tasks import classification, regression, tagging, transcription
 from elman.tasks.classification import Classifier
+from elman.tasks.gathered import Gathered, split
+from elman.tasks.parts import columns_of, unit_of
 from elman.tasks.pieces import Pieces
 from elman.tasks.regression import Regressor
+from elman.tasks.sequence_model import SequenceModel
 from elman.tasks.tagging import Tagger
 from elman.tasks.transcription import Transcriber
 from elman.tasks.values import Criterion
-from elman.tasks.whole import Gathered, Trained
+from elman.tasks.whole import Trained
 
 SHOWN = 8  # sentences or sequences
 WORDS = 100  # of a sentence at most: each word takes a pass backward over all
@@ -118,7 +121,7 @@ def _likeliest(logits: Tensor, order: Tensor, names: Sequence[str]) -> list[list
 
 
 def _shares(
-    model: tagging.TaggingModel | whole.SequenceModel,
+    model: tagging.TaggingModel | SequenceModel,
     h: Tensor,
     order: Tensor,
     names: Sequence[str],
@@ -148,7 +151,7 @@ def _shares(
 
 
 def _both_ways(
-    model: tagging.TaggingModel | whole.SequenceModel,
+    model: tagging.TaggingModel | SequenceModel,
     inputs: Tensor,
     lengths: Tensor,
     own: Tensor,
@@ -204,7 +207,7 @@ def _whole(
     if text is not None and options.text is None:
         raise InputError(f"{run} reads numbers and not a text; give --data instead of --text")
     page = {"task": options.task} | described(run, trained.model, options, classes)
-    page["unit"] = whole.unit_of(options)
+    page["unit"] = unit_of(options)
     page["channels"], page["time"], page["gaps"] = list(trained.reading.channels), options.time, options.mark_gaps
     page["categories"] = list(trained.reading.categories)
     every, source = _sequences(run, trained, text, data, order)
@@ -229,7 +232,7 @@ def _beginning(sequence: Labelled, unit: str | None) -> tuple[Labelled, int]:
     content = sequence.content
     if not isinstance(content, str):
         return (sequence if len(content) <= EVERY else sequence.part(0, EVERY, sequence.name)), len(content)
-    tokens = whole.split(content, unit or "words")
+    tokens = split(content, unit or "words")
     if len(tokens) <= EVERY:
         return sequence, len(tokens)
     return sequence._replace(content=transcription.written(tokens[:EVERY], unit or "words"), label=None), len(tokens)
@@ -247,7 +250,7 @@ def _sequences(
         return (Labelled(str(n), line, None) for n, line in enumerate(text.splitlines(), 1) if line.strip()), Path(
             "--text"
         )
-    columns = whole.columns_of(options, trained.reading)
+    columns = columns_of(options, trained.reading)
     if data is not None:
         return _with_labels_if_any(data, columns, options.skip_bad), data
     with held_out_part(run, "--data" if options.text is None else "--data or --text"):
@@ -308,7 +311,7 @@ def _read(
 ) -> dict[str, Any]:
     """Returns a sequence, what the model says of it, what each step adds in each direction and what this depends on."""
     content = sequence.content
-    tokens = whole.split(content, trained.options.unit) if isinstance(content, str) else None
+    tokens = split(content, trained.options.unit) if isinstance(content, str) else None
     encoded = trained.encode([sequence], source)
     if (steps := int(encoded.rows.lengths[0])) > STEPS:
         raise InputError(
@@ -370,7 +373,7 @@ def _words(trained: Trained[Any, Any], sequence: Labelled, stride: int = 1) -> l
     """
     if isinstance(sequence.content, str):
         codes = {token: code for code, token in enumerate(trained.reading.tokens, 1)}
-        tokens = whole.split(sequence.content, trained.options.unit) or [""]
+        tokens = split(sequence.content, trained.options.unit) or [""]
         return [{"words": tokens[::stride], "codes": [codes.get(token, 0) for token in tokens[::stride]]}]
     found = list[dict[str, list[Any]]]()
     for column, known in zip(

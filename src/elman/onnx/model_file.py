@@ -20,7 +20,7 @@ from elman.onnx.loading import read
 from elman.onnx.proof import first_line, session
 from elman.recurrence import use_engine
 from elman.tasks.language_model import LanguageModel
-from elman.tasks.whole import SequenceModel
+from elman.tasks.sequence_model import SequenceModel
 from elman.torch_private import tree_leaves
 from elman.training.record import Model, Record
 

@@ -14,8 +14,8 @@ from elman.recurrent import Recurrent
 from elman.tasks.forecasting import ForecastingModel
 from elman.tasks.language_model import LanguageModel
 from elman.tasks.regression import RegressionModel
+from elman.tasks.sequence_model import SequenceModel
 from elman.tasks.tagging import TaggingModel
-from elman.tasks.whole import SequenceModel
 
 
 class Port(NamedTuple):

@@ -21,25 +21,14 @@ from elman.datasets.sequences import Labelled
 from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
 from elman.tasks import scores
+from elman.tasks.encoded import Encoded, Inputs
+from elman.tasks.gathered import Gathered
 from elman.tasks.linear import LINEAR, Linear, in_words
 from elman.tasks.options import ClassificationOptions as Options
-from elman.tasks.separate import check_made_for, csv_row, digits, held_out, started
-from elman.tasks.whole import (
-    Encoded,
-    Gathered,
-    Inputs,
-    Parts,
-    SequenceModel,
-    Trained,
-    WholeSequences,
-    check_labels,
-    check_tokens,
-    gathered,
-    labels_of,
-    left_out,
-    named,
-    parted,
-)
+from elman.tasks.parts import Parts, check_labels, gathered, left_out, parted
+from elman.tasks.separate import csv_row, digits, held_out
+from elman.tasks.sequence_model import SequenceModel
+from elman.tasks.whole import Trained, WholeSequences, labels_of, named
 from elman.training.record import DATA
 from elman.training.run import Run
 
@@ -59,9 +48,9 @@ class Reading(Inputs):
     classes: list[str]
 
     @classmethod
-    def learn(cls, sequences: Gathered, own: Sequence[int] | NDArray[np.int64] | None = None) -> Reading:
-        """own: the places of the sequences to learn from; all if left out."""
-        own, names = np.arange(len(sequences)) if own is None else np.asarray(own), list(sequences.different)
+    def learn(cls, sequences: Gathered, own: NDArray[np.int64], options: Options) -> Reading:
+        """own: the places of the sequences to learn from."""
+        names = list(sequences.different)
         found = (names[k] for k in np.unique(sequences.given(own)) if k >= 0)
         classes = sorted(found, key=lambda c: (len(c), c) if c.isdigit() else (1 << 30, c))
         return cls(classes=classes, **vars(Inputs.of(sequences, own)))
@@ -90,10 +79,69 @@ class Classes(Encoded):
         return Counter({self._names[k]: n for k, n in enumerate(np.bincount(given).tolist()) if n})
 
 
+def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | None = None) -> Parts:
+    """Returns the sequences and the indices of the training and validation sets, with the same share of each class.
+
+    reading: what was learned of the data before, whose channels they must have.
+    """
+    o, where, fonts = options, path or Path(examples.LABELLED), list[str]()
+
+    def outlines() -> Iterator[Labelled]:
+        for steps, digit, font in examples.digits():
+            fonts.append(font)
+            yield Labelled(str(len(fonts)), steps, digit)
+
+    def drawn() -> Iterator[Labelled]:
+        for parts, font in examples.numbers():
+            fonts.append(font)
+            steps, classes = np.concatenate([part for part, _ in parts]), [digit for part, digit in parts for _ in part]
+            yield Labelled(str(len(fonts)), steps, None, labels=classes)
+
+    found, count = gathered(path, o, bad, drawn() if o.each_step else outlines(), reading)
+    kinds = np.zeros(len(found)) if o.each_step else found.labels.steps
+    own, test = left_out(found, o, count, kinds, path)
+    if o.validation is not None:
+        train, validation = own, np.arange(count, len(found))
+    elif path is None:  # fonts that were never seen
+        held = examples.unseen(fonts, o.held_out)
+        train, validation = np.flatnonzero(~held), np.flatnonzero(held)
+    elif o.each_step or found.groups:
+        train, validation = parted(found, o, own)
+    else:
+        train, validation = (own[each] for each in _halves(found.labels.steps.astype(np.int64)[own], o))
+    parts = Parts(found, train, validation, test)
+    check_labels(parts, where, "give at least two of each class", 1, bad)
+    learned = found.given(train)
+    if len(learned := np.unique(learned[learned >= 0])) < 2:
+        only, what = list(found.different)[learned[0]], "steps" if o.each_step else "sequences"
+        of = f"the training part of {where}" if o.each_step or found.groups else where
+        if found.groups and len(found.different) > 1:
+            raise InputError(
+                f"{of} has only one class, {only!r}, because --group {o.group} holds the others out; give more values of {o.group!r} for each class, or another --seed"
+            )
+        if not o.each_step and len(np.setdiff1d(found.given(test), learned)):
+            raise InputError(
+                f"{of} has only one class, {only!r}, when --fold {o.fold} leaves the others out; give at least two sequences of each class"
+            )
+        raise InputError(f"{of} has only one class, {only!r}; give {what} of at least two classes")
+    return parts
+
+
+def _halves(labels: NDArray[np.int64], options: Options) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns the indices for training and validation, with the same share of each class. A lone sequence of a class is for training."""
+    apart = np.zeros(len(labels), dtype=bool)
+    by_class = np.argsort(labels, kind="stable")
+    for own in np.split(by_class, np.bincount(labels).cumsum()[:-1]):
+        if len(own) > 1:
+            apart[own[held_out(len(own), options.held_out, options.seed)[1]]] = True
+    return np.flatnonzero(~apart), np.flatnonzero(apart)
+
+
 class Classifier(Trained[Reading, Options]):
     """A classifier: what a run holds when it is trained."""
 
     encoded, learned, made_for, built_in = Classes, Reading, Options, examples.LABELLED
+    parts_of = staticmethod(read)
 
     @staticmethod
     def model_of(reading: Reading, options: Options) -> ClassificationModel:
@@ -147,9 +195,6 @@ class Classifier(Trained[Reading, Options]):
         own = learned.all_places(train)
         return baselines(learned, own[learned.labels[own] >= 0], judged, places, self.options)
 
-    def parts(self) -> Parts:
-        return read(self.path, self.options, BadRows(self.options.skip_bad), self.reading)
-
     def predict(self, path: Path, form: str) -> Iterator[str]:
         """Yields a row of CSV, or JSON, for each sequence or step of a file: its class and the probability of every class."""
         classes, header = self.reading.classes, form not in JSON_LINES
@@ -189,12 +234,17 @@ class Classification(WholeSequences):
         """path: where the sequences come from; None for the built-in ones."""
         super().__init__(classifier, parts, path)
         classes, o = len(classifier.reading.classes), self.options
-        self.counts = np.bincount(self.encoded.labels[self.places], minlength=classes)
+        labels = self.encoded.labels[self.places]
+        self.counts = np.bincount(labels[labels >= 0], minlength=classes)
         self.score, self.score_unit = o.best_by, o.best_by.replace("_f1", " F1")
         # A class that only the run has from which the training starts weighs nothing: smoothing would learn to say it.
         there = self.counts > 0
         weights = np.where(there, len(self.places) / np.maximum(1, self.counts) / there.sum(), 0.0)
         self.weights = weights.astype(np.float32) if o.balanced else None
+
+    def check(self, start: Run | None) -> None:
+        if start is not None:
+            scores.check_known(self.encoded.unknown(self.places), "classes", self.path, start)
 
     def loss(self, own: NDArray[np.int64]) -> Tensor:
         logits, places = self.outputs(own)
@@ -285,77 +335,4 @@ def scored(guess: NDArray[np.int64], judged: Classes, places: NDArray[np.int64],
     return scores.counted(labels, guess, classes, len(judged.unknown(places))).macro_f1
 
 
-def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | None = None) -> Parts:
-    """Returns the sequences and the indices of the training and validation sets, with the same share of each class.
-
-    reading: what was learned of the data before, whose channels they must have.
-    """
-    o, where, fonts = options, path or Path(examples.LABELLED), list[str]()
-
-    def outlines() -> Iterator[Labelled]:
-        for steps, digit, font in examples.digits():
-            fonts.append(font)
-            yield Labelled(str(len(fonts)), steps, digit)
-
-    def drawn() -> Iterator[Labelled]:
-        for parts, font in examples.numbers():
-            fonts.append(font)
-            steps, classes = np.concatenate([part for part, _ in parts]), [digit for part, digit in parts for _ in part]
-            yield Labelled(str(len(fonts)), steps, None, labels=classes)
-
-    found, count = gathered(path, o, bad, drawn() if o.each_step else outlines(), reading)
-    kinds = np.zeros(len(found)) if o.each_step else found.labels.steps
-    own, test = left_out(found, o, count, kinds, path)
-    if o.validation is not None:
-        train, validation = own, np.arange(count, len(found))
-    elif path is None:  # fonts that were never seen
-        held = examples.unseen(fonts, o.held_out)
-        train, validation = np.flatnonzero(~held), np.flatnonzero(held)
-    elif o.each_step or found.groups:
-        train, validation = parted(found, o, own)
-    else:
-        train, validation = (own[each] for each in _halves(found.labels.steps.astype(np.int64)[own], o))
-    parts = Parts(found, train, validation, test)
-    check_labels(parts, where, "give at least two of each class", 1, bad)
-    learned = found.given(train)
-    if len(learned := np.unique(learned[learned >= 0])) < 2:
-        only, what = list(found.different)[learned[0]], "steps" if o.each_step else "sequences"
-        of = f"the training part of {where}" if o.each_step or found.groups else where
-        if found.groups and len(found.different) > 1:
-            raise InputError(
-                f"{of} has only one class, {only!r}, because --group {o.group} holds the others out; give more values of {o.group!r} for each class, or another --seed"
-            )
-        if not o.each_step and len(np.setdiff1d(found.given(test), learned)):
-            raise InputError(
-                f"{of} has only one class, {only!r}, when --fold {o.fold} leaves the others out; give at least two sequences of each class"
-            )
-        raise InputError(f"{of} has only one class, {only!r}; give {what} of at least two classes")
-    return parts
-
-
-def _halves(labels: NDArray[np.int64], options: Options) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns the indices for training and validation, with the same share of each class. A lone sequence of a class is for training."""
-    apart = np.zeros(len(labels), dtype=bool)
-    by_class = np.argsort(labels, kind="stable")
-    for own in np.split(by_class, np.bincount(labels).cumsum()[:-1]):
-        if len(own) > 1:
-            apart[own[held_out(len(own), options.held_out, options.seed)[1]]] = True
-    return np.flatnonzero(~apart), np.flatnonzero(apart)
-
-
-def begin(path: Path | None, options: Options, device: str, bad: BadRows, start: Run | None = None) -> Classification:
-    """Returns a task that trains a model on a file. start: a run from whose model it starts; None for a new one."""
-    check_made_for(start, options, CONFIG)
-    known = None if start is None else Reading.load(start)
-    parts = read(path, options, bad, known)
-    found, train = parts.sequences, parts.train
-    reading = Reading.learn(found, train) if known is None else known
-    if start is not None:
-        learned = Classes(found, reading)
-        scores.check_known(learned.unknown(learned.all_places(train)), "classes", path, start)
-    check_tokens(reading, found, path, len(train))
-    torch.manual_seed(options.seed)
-    return started(Classification(Classifier.new(reading, options, device, path), parts, path), start)
-
-
-resume, load = Classification.resume, Classifier.load
+begin, resume, load = Classification.begin, Classification.resume, Classifier.load

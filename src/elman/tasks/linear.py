@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from elman.tasks.encoded import Encoded, Inputs
 from elman.tasks.options import SequenceOptions
-from elman.tasks.whole import Encoded, Inputs
 
 LINEAR = "linear"  # what the baseline is called
 LEARNED = 20_000  # labels that it learns from; of more, as many are taken at equal distances

@@ -17,29 +17,16 @@ from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Labelled, number_of
 from elman.errors import InputError
 from elman.tasks import scores
+from elman.tasks.encoded import FAR, Encoded, Inputs
+from elman.tasks.gathered import Gathered
 from elman.tasks.linear import LINEAR, Linear, in_words
 from elman.tasks.options import RegressionOptions as Options
-from elman.tasks.separate import check_made_for, moments, started, table
+from elman.tasks.parts import Parts, check_labels, gathered, left_out, parted
+from elman.tasks.separate import moments, table
+from elman.tasks.sequence_model import SequenceModel
 from elman.tasks.values import Criterion, rounded
-from elman.tasks.whole import (
-    FAR,
-    Encoded,
-    Gathered,
-    Inputs,
-    Parts,
-    SequenceModel,
-    Trained,
-    WholeSequences,
-    check_labels,
-    check_tokens,
-    gathered,
-    labels_of,
-    left_out,
-    named,
-    parted,
-)
+from elman.tasks.whole import Trained, WholeSequences, labels_of, named
 from elman.training.record import DATA
-from elman.training.run import Run
 
 CONFIG = DATA
 CONSTANT = "constant"  # what a baseline is called
@@ -58,7 +45,7 @@ class Reading(Inputs):
     spread: float  # their standard deviation
 
     @classmethod
-    def learn(cls, sequences: Gathered, own: NDArray[np.int64]) -> Reading:
+    def learn(cls, sequences: Gathered, own: NDArray[np.int64], options: Options) -> Reading:
         """own: the places of the sequences to learn from."""
         center, spread = moments([learned_of(sequences, own)[:, None]], 1, 0.0)
         return cls(center=float(center[0]), spread=float(spread[0]), **vars(Inputs.of(sequences, own)))
@@ -141,10 +128,42 @@ def called(score: str) -> str:
     return score.removeprefix("validation_") if score.startswith("validation_") else score.upper()
 
 
+def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | None = None) -> Parts:
+    """Returns the sequences and the indices of the training and validation sets.
+
+    reading: what was learned of the data before, whose channels they must have.
+    """
+    every = enumerate(examples.marked_numbers(), 1)
+    if options.each_step:
+        added = (Labelled(str(n), steps, None, labels=[*map(repr, sums)]) for n, (steps, sums) in every)
+    else:
+        added = (Labelled(str(n), steps, repr(sums[-1])) for n, (steps, sums) in every)
+    found, count = gathered(path, options, bad, added, reading)
+    own, test = left_out(found, options, count, np.zeros(len(found)), path)
+    if options.validation is not None:
+        train, validation = own, np.arange(count, len(found))
+    else:
+        train, validation = parted(found, options, own)
+    least = "give at least two for training and one for validation"
+    parts = Parts(found, train, validation, test)
+    check_labels(parts, path or Path(examples.MARKED), least, 2, bad)
+    values = learned_of(found, train)
+    apart = np.ptp(values)
+    if apart == 0:
+        what = "steps" if options.each_step else "sequences"
+        raise InputError(
+            f"the training {what} of {path} have only one value, {values[0]:g}; give {what} of different values"
+        )
+    if apart < CLOSE:
+        raise InputError(f"the values to predict in {path} are at most {apart:.3g} apart; give them in a smaller unit")
+    return parts
+
+
 class Regressor(Trained[Reading, Options]):
     """A model that predicts a number: what a run holds when it is trained."""
 
     encoded, learned, made_for, built_in = Values, Reading, Options, examples.MARKED
+    parts_of = staticmethod(read)
 
     @staticmethod
     def model_of(reading: Reading, options: Options) -> RegressionModel:
@@ -186,9 +205,6 @@ class Regressor(Trained[Reading, Options]):
         learned, places = Values(sequences, self.reading), np.flatnonzero(judged.told)
         own = learned.told_places(train)
         return baselines(learned, own, judged, places, self.criterion, self.options.causal)
-
-    def parts(self) -> Parts:
-        return read(self.path, self.options, BadRows(self.options.skip_bad), self.reading)
 
     def in_unit(self, predicted: Tensor) -> list[list[float]]:
         """Returns predictions (N, outputs) in the unit of the data."""
@@ -307,47 +323,4 @@ class Regression(WholeSequences):
         return [directory / name for name in pictures]
 
 
-def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | None = None) -> Parts:
-    """Returns the sequences and the indices of the training and validation sets.
-
-    reading: what was learned of the data before, whose channels they must have.
-    """
-    every = enumerate(examples.marked_numbers(), 1)
-    if options.each_step:
-        added = (Labelled(str(n), steps, None, labels=[*map(repr, sums)]) for n, (steps, sums) in every)
-    else:
-        added = (Labelled(str(n), steps, repr(sums[-1])) for n, (steps, sums) in every)
-    found, count = gathered(path, options, bad, added, reading)
-    own, test = left_out(found, options, count, np.zeros(len(found)), path)
-    if options.validation is not None:
-        train, validation = own, np.arange(count, len(found))
-    else:
-        train, validation = parted(found, options, own)
-    least = "give at least two for training and one for validation"
-    parts = Parts(found, train, validation, test)
-    check_labels(parts, path or Path(examples.MARKED), least, 2, bad)
-    values = learned_of(found, train)
-    apart = np.ptp(values)
-    if apart == 0:
-        what = "steps" if options.each_step else "sequences"
-        raise InputError(
-            f"the training {what} of {path} have only one value, {values[0]:g}; give {what} of different values"
-        )
-    if apart < CLOSE:
-        raise InputError(f"the values to predict in {path} are at most {apart:.3g} apart; give them in a smaller unit")
-    return parts
-
-
-def begin(path: Path | None, options: Options, device: str, bad: BadRows, start: Run | None = None) -> Regression:
-    """Returns a task that trains a model on a file. start: a run from whose model it starts; None for a new one."""
-    check_made_for(start, options, CONFIG)
-    known = None if start is None else Reading.load(start)
-    parts = read(path, options, bad, known)
-    found, train = parts.sequences, parts.train
-    reading = Reading.learn(found, train) if known is None else known
-    check_tokens(reading, found, path, len(train))
-    torch.manual_seed(options.seed)
-    return started(Regression(Regressor.new(reading, options, device, path), parts, path), start)
-
-
-resume, load = Regression.resume, Regressor.load
+begin, resume, load = Regression.begin, Regression.resume, Regressor.load

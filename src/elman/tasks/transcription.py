@@ -31,29 +31,17 @@ from elman.datasets.sequences import Labelled
 from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
 from elman.tasks import scores
+from elman.tasks.encoded import Encoded, Inputs
+from elman.tasks.gathered import STEPS, Gathered
 from elman.tasks.language_model import TrainedLanguageModel
 from elman.tasks.linear import features_in_words, frequent, of_sequences
 from elman.tasks.options import TranscriptionOptions as Options
+from elman.tasks.parts import Parts, check_labels, gathered, left_out, parted
 from elman.tasks.pieces import Pieces
-from elman.tasks.separate import check_made_for, csv_row, digits, many, started
+from elman.tasks.separate import csv_row, digits, many
+from elman.tasks.sequence_model import SequenceModel
 from elman.tasks.spelling import BLANK, Speller, begins
-from elman.tasks.whole import (
-    CHUNK,
-    STEPS,
-    Encoded,
-    Gathered,
-    Inputs,
-    Parts,
-    SequenceModel,
-    Trained,
-    WholeSequences,
-    check_labels,
-    check_tokens,
-    gathered,
-    left_out,
-    named,
-    parted,
-)
+from elman.tasks.whole import CHUNK, Trained, WholeSequences, named
 from elman.training.record import DATA
 from elman.training.run import Run
 
@@ -108,8 +96,9 @@ class Reading(Inputs):
     rate: float  # how many symbols a step says on average, less than 1
 
     @classmethod
-    def learn(cls, sequences: Gathered, own: NDArray[np.int64], unit: str) -> Reading:
+    def learn(cls, sequences: Gathered, own: NDArray[np.int64], options: Options) -> Reading:
         """own: the places of the sequences to learn from."""
+        unit = options.label_unit
         count, spelled = Counter[str](), [spell(name, unit) for name in sequences.different]
         for k in sequences.given(own):
             count.update(spelled[k])
@@ -263,10 +252,60 @@ def marks(pairs: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]], words: I
     )
 
 
+def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | None = None) -> Parts:
+    """Returns the sequences and the indices of the training and validation sets.
+
+    reading: what was learned of the data before, whose channels they must have.
+    """
+    fonts = list[str]()
+
+    def drawn() -> Iterator[Labelled]:
+        for parts, font in examples.numbers():
+            fonts.append(font)
+            steps, number = np.concatenate([part for part, _ in parts]), "".join(digit for _, digit in parts)
+            yield Labelled(str(len(fonts)), steps, number)
+
+    where = path or Path(examples.DRAWN)
+    found, count = gathered(path, options, bad, drawn(), reading)
+    can = _can_say(found, np.arange(count), options, where, bad)
+    own, test = (each[can[each]] for each in left_out(found, options, count, np.zeros(len(found)), path))
+    if options.validation is not None:
+        train, validation = own, np.arange(count, len(found))
+    elif path is None:  # fonts that were never seen
+        held = examples.unseen(fonts, options.held_out)
+        train, validation = np.flatnonzero(~held), np.flatnonzero(held)
+    else:
+        train, validation = parted(found, options, own)
+    parts = Parts(found, train, validation, test)
+    check_labels(parts, where, "give at least two for training and one for validation", 2, bad)
+    names = list(found.different)
+    if not any(spell(names[k], options.label_unit) for k in np.unique(found.given(train))):
+        raise InputError(f"all training labels of {where} are empty, so that there is nothing to say; give others")
+    return parts
+
+
+def _can_say(found: Gathered, own: NDArray[np.int64], options: Options, path: Path, bad: BadRows) -> NDArray[np.bool_]:
+    """Returns which of these sequences have as many steps as their labels take, (n,)."""
+    unit = options.label_unit
+    remedy = "" if unit == "words" else "learn words with --label-unit words"
+    if options.text is not None and options.unit == "words":
+        remedy = "read the text by characters with --unit characters"
+    needs = np.array([least_steps(spell(name, unit)) for name in found.different])[found.given(own)]
+    can = found.rows.lengths[own] >= needs
+    for k in np.flatnonzero(~can):
+        steps, of = many(int(found.rows.lengths[own[k]]), "step"), found.name(int(own[k]))
+        bad.found(
+            f"{path}: sequence {of!r} has {steps}, but its label takes {needs[k]}: one for each of its {unit}, and one between two that are equal",
+            remedy,
+        )
+    return can
+
+
 class Transcriber(Trained[Reading, Options]):
     """A model that says what sequences say: what a run holds when it is trained."""
 
     encoded, learned, made_for, built_in = Transcripts, Reading, Options, examples.DRAWN
+    parts_of = staticmethod(read)
     speller: Speller | None = None  # a language model that helps
     spelling = ""  # which one
     unspelled = ""  # which symbols it does not know
@@ -389,9 +428,6 @@ class Transcriber(Trained[Reading, Options]):
         sequences, train, *_ = self.read_again()
         return baselines(Transcripts(sequences, self.reading), train, judged, own)
 
-    def parts(self) -> Parts:
-        return read(self.path, self.options, BadRows(self.options.skip_bad), self.reading)
-
     def predict(self, path: Path, form: str) -> Iterator[str]:
         """Yields a row of CSV, or JSON, for each sequence of a file: the text, its probability, and where each symbol begins."""
         header = form not in JSON_LINES
@@ -437,6 +473,19 @@ class Transcription(WholeSequences):
         self.unit = transcriber.unit
         self.score, self.score_unit = f"{self.unit}_error_rate", f"{self.unit} error rate"
         self.symbols = self.encoded.length(self.train)  # of each training sequence
+
+    def check(self, start: Run | None) -> None:
+        judged, own, where = (
+            self.encoded,
+            self.validation,
+            f"validation labels of {self.options.validation or self.path}",
+        )
+        if start is not None:
+            scores.check_known(judged.unknown(self.train), self.options.label_unit, self.path, start)
+        judged.check_judged(own, f"all {where}")
+        if not judged.can_say(own).any():
+            why = "; ".join(f"{name}: {what}" for name, what in judged.faults(own))
+            raise InputError(f"a model can say none of the {where} ({why}); give others")
 
     def loss(self, own: NDArray[np.int64]) -> Tensor:
         logits, places = self.outputs(own)
@@ -545,73 +594,4 @@ def baselines(
     }
 
 
-def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | None = None) -> Parts:
-    """Returns the sequences and the indices of the training and validation sets.
-
-    reading: what was learned of the data before, whose channels they must have.
-    """
-    fonts = list[str]()
-
-    def drawn() -> Iterator[Labelled]:
-        for parts, font in examples.numbers():
-            fonts.append(font)
-            steps, number = np.concatenate([part for part, _ in parts]), "".join(digit for _, digit in parts)
-            yield Labelled(str(len(fonts)), steps, number)
-
-    where = path or Path(examples.DRAWN)
-    found, count = gathered(path, options, bad, drawn(), reading)
-    can = _can_say(found, np.arange(count), options, where, bad)
-    own, test = (each[can[each]] for each in left_out(found, options, count, np.zeros(len(found)), path))
-    if options.validation is not None:
-        train, validation = own, np.arange(count, len(found))
-    elif path is None:  # fonts that were never seen
-        held = examples.unseen(fonts, options.held_out)
-        train, validation = np.flatnonzero(~held), np.flatnonzero(held)
-    else:
-        train, validation = parted(found, options, own)
-    parts = Parts(found, train, validation, test)
-    check_labels(parts, where, "give at least two for training and one for validation", 2, bad)
-    names = list(found.different)
-    if not any(spell(names[k], options.label_unit) for k in np.unique(found.given(train))):
-        raise InputError(f"all training labels of {where} are empty, so that there is nothing to say; give others")
-    return parts
-
-
-def _can_say(found: Gathered, own: NDArray[np.int64], options: Options, path: Path, bad: BadRows) -> NDArray[np.bool_]:
-    """Returns which of these sequences have as many steps as their labels take, (n,)."""
-    unit = options.label_unit
-    remedy = "" if unit == "words" else "learn words with --label-unit words"
-    if options.text is not None and options.unit == "words":
-        remedy = "read the text by characters with --unit characters"
-    needs = np.array([least_steps(spell(name, unit)) for name in found.different])[found.given(own)]
-    can = found.rows.lengths[own] >= needs
-    for k in np.flatnonzero(~can):
-        steps, of = many(int(found.rows.lengths[own[k]]), "step"), found.name(int(own[k]))
-        bad.found(
-            f"{path}: sequence {of!r} has {steps}, but its label takes {needs[k]}: one for each of its {unit}, and one between two that are equal",
-            remedy,
-        )
-    return can
-
-
-def begin(path: Path | None, options: Options, device: str, bad: BadRows, start: Run | None = None) -> Transcription:
-    """Returns a task that trains a model on a file. start: a run from whose model it starts; None for a new one."""
-    check_made_for(start, options, CONFIG)
-    known = None if start is None else Reading.load(start)
-    parts = read(path, options, bad, known)
-    found, train = parts.sequences, parts.train
-    reading = Reading.learn(found, train, options.label_unit) if known is None else known
-    check_tokens(reading, found, path, len(train))
-    torch.manual_seed(options.seed)
-    task = Transcription(Transcriber.new(reading, options, device, path), parts, path)
-    judged, where = task.encoded, f"validation labels of {options.validation or path}"
-    if start is not None:
-        scores.check_known(judged.unknown(train), options.label_unit, path, start)
-    judged.check_judged(parts.validation, f"all {where}")
-    if not judged.can_say(parts.validation).any():
-        why = "; ".join(f"{name}: {what}" for name, what in judged.faults(parts.validation))
-        raise InputError(f"a model can say none of the {where} ({why}); give others")
-    return started(task, start)
-
-
-resume, load = Transcription.resume, Transcriber.load
+begin, resume, load = Transcription.begin, Transcription.resume, Transcriber.load

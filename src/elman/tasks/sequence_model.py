@@ -1,0 +1,99 @@
+"""The network that predicts something of a sequence, or of each of its steps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from elman import cells
+from elman.layout import Hidden
+from elman.recurrent import Recurrent
+from elman.tasks.encoded import Inputs
+from elman.tasks.options import SequenceOptions
+from elman.tasks.words import Categories
+from elman.training.dropout import Dropout
+
+
+class SequenceModel(nn.Module):
+    """Recurrent layers in both directions; the mean, the maximum and the last of their outputs; and a linear layer.
+
+    forward(x, lengths) takes numbers (T, B, channels), or tokens (T, B), and lengths (B,). It returns (B, outputs).
+    With each_step the linear layer reads the layers' output at each step: it returns (T, B, outputs). A causal model
+    has one direction only.
+    """
+
+    def __init__(self, inputs: Inputs, outputs: int, options: SequenceOptions):
+        super().__init__()
+        o = options
+        self.embedding = nn.Embedding(inputs.size, o.embedding_size) if inputs.size else None
+        self.fading = Fading(len(inputs.mean)) if o.mark_gaps and inputs.mean else None
+        self.categories = (
+            Categories(map(len, inputs.categories.values()), o.embedding_size) if inputs.categories else None
+        )
+        self.numbers = inputs.width  # that are read of a step; 0 of texts
+        width = inputs.width + (self.categories.more if self.categories is not None else 0)
+        self.recurrent = Recurrent(
+            cells.by_name(o.cell),
+            o.embedding_size if inputs.size else width,
+            o.hidden_size,
+            o.num_layers,
+            bidirectional=not o.causal,
+            dropout=o.dropout if o.num_layers > 1 else 0.0,
+            weight_dropout=o.weight_dropout,
+        )
+        self.dropout = Dropout(o.dropout)
+        self.each_step = not o.pooled
+        width = self.recurrent.num_directions * o.hidden_size
+        self.output = nn.Linear(width if self.each_step else 3 * width, outputs)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        return self.read(x, lengths)[0]
+
+    def read(self, x: Tensor, lengths: Tensor, state: Hidden | None = None) -> tuple[Tensor, Hidden]:
+        """Returns what `forward` does, and the states after x. state: those before."""
+        x = self.inputs(x)
+        x = x if self.embedding is None else self.dropout(x)
+        h, after = self.recurrent(x, state, lengths=lengths)
+        return self.head(h, after, lengths), after
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Returns what the recurrent layers read of numbers, or of tokens."""
+        if self.embedding is not None:
+            return self.embedding(x)
+        x = x if self.fading is None else self.fading(x)
+        return x if self.categories is None else self.categories(x)
+
+    def head(self, h: Tensor, state: Hidden, lengths: Tensor) -> Tensor:
+        """Returns (B, outputs) of h (T, B, 2 H), which is zero past the end of a sequence, and of final states.
+
+        With each_step (T, B, outputs), of h alone.
+        """
+        if self.each_step:
+            return self.output(self.dropout(h))
+        states = state if isinstance(state, Tensor) else state[0]
+        last = states[-2:].transpose(0, 1).flatten(1)  # (B, 2 H): each direction where it ends
+        mean = h.sum(0) / lengths[:, None].to(h)
+        past = torch.arange(len(h), device=h.device)[:, None] >= lengths  # (T, B)
+        largest = h.masked_fill(past[..., None], -torch.inf).amax(0)
+        return self.output(self.dropout(torch.cat([mean, largest, last], -1)))
+
+
+class Fading(nn.Module):
+    """Numbers that fade to their mean, 0, while they grow old: exp(-max(rate, 0) age) x for each channel.
+
+    forward(x) takes numbers, their ages and whatever else there is, (..., channels + channels + n). In place of the ages
+    it returns 1 where a number is missing and 0 where it is measured, at which the age is negative.
+
+    Source: Z. Che et al., Recurrent neural networks for multivariate time series with missing values (2018), GRU-D. Its
+    rates have a bias, which is left out, so that a number that was just measured is itself.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.rate = nn.Parameter(torch.full((channels,), 0.1))  # by the usual time from a step to the next
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = len(self.rate)
+        numbers, age, others = x.split([channels, channels, x.shape[-1] - 2 * channels], -1)
+        faded = torch.exp(-self.rate.relu() * age.relu()) * numbers
+        return torch.cat([faded, (age >= 0).to(x), others], -1)
