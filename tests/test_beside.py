@@ -279,7 +279,7 @@ def test_embeddings_stand_in_the_places_of_words(tmp_path: Path):
 
 
 def mae(text: str, name: str) -> float:
-    return float(re.findall(rf"^{name} .*MAE (\S+),", text, re.MULTILINE)[0])
+    return float(re.findall(rf"^{name} .*MAE ([\d.]+)", text, re.MULTILINE)[0])
 
 
 def test_it_learns_from_them_all(tmp_path: Path):

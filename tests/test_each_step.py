@@ -36,9 +36,10 @@ from elman.tasks.parts import Parts, columns_of
 from elman.tasks.pieces import Pieces
 from elman.tasks.scores import segment_f1
 from elman.tasks.separate import padded
+from elman.tasks.tallies import Units
 from elman.training import fit
 from test_scores import macro_f1
-from tiny_runs import elman, lines
+from tiny_runs import elman, interval_by_hand, lines, scores_of
 
 ROOT = Path(__file__).parent.parent
 Options = {"classify": ClassificationOptions, "regress": RegressionOptions}
@@ -46,7 +47,7 @@ SMALL = ("--each-step", "--hidden-size", 8, "--batch-size", 8, "--dropout", 0, "
 
 
 def figures(text: str) -> dict[str, str]:
-    return dict(re.findall(r"^ {0,2}(\S.*?) {2,}(\S.*)$", text, re.MULTILINE))
+    return dict(re.findall(r"^ {0,2}(\S.*?) {2,}(\S.*)$", scores_of(text), re.MULTILINE))
 
 
 def options_of(task: str, **changes: Any) -> Any:
@@ -603,7 +604,7 @@ def test_rows_of_steps_have_the_scores(made: SimpleNamespace, tmp_path: Path, ta
         assert f"{macro_f1(truth, guess):.4f}" == said["macro f1"]
         numbers = [np.array([("down", "up").index(label) for label in each]) for each in (truth, guess)]
         of = np.array(["abc".index(data[k]["id"]) for k in known])
-        assert f"{segment_f1(*numbers, of):.4f}" == said["segment f1"]  # pyright: ignore[reportCallIssue]
+        assert f"{segment_f1(numbers[0], numbers[1], of, Units(of, 3)).value:.4f}" == said["segment f1"]
         assert float(said["nats per step"]) == pytest.approx(np.mean(nats), abs=2e-4)
         assert f"steps {truth.count('up')}" in said["up"]
     else:
@@ -873,3 +874,21 @@ def test_the_built_in_sums_rise_at_the_marks():
     values = regression.numbers_of(found)[: len(found.rows[0])]
     steps = found.rows[0]
     assert values == pytest.approx((steps[:, 0] * steps[:, 1]).cumsum(), abs=1e-4)
+
+
+def test_steps_of_a_sequence_are_judged_together(made: SimpleNamespace, tmp_path: Path):
+    run = made.directory / "classify-causal"
+    for count, steps, of in ((14, 20, "14 sequences"), (1, 300, "20 parts of the only sequence")):
+        file = recording(tmp_path / f"{count}.csv", count, steps, "classify", seed=7)
+        out = elman("evaluate", run, file, "--output", tmp_path / "rows.csv").out
+        rows = rows_of((tmp_path / "rows.csv").read_text())
+        units = [row["sequence"] if count > 1 else (int(row["step"]) - 1) * 20 // steps for row in rows]
+        nats = interval_by_hand(units, [float(row["nats"]) for row in rows], share=False)
+        assert re.search(rf"^nats per step +[\d.]+ {re.escape(nats)}$", out, re.MULTILINE)
+        assert f"\nintervals            95%, in brackets: how sure the figures are after {of}\n" in out
+    few = recording(tmp_path / "few.csv", 1, 60, "classify", seed=7)
+    why = "none: the only sequence is too short to say how sure the figures are; give a longer one"
+    assert figures(elman("evaluate", run, few).out)["intervals"] == why
+    few = recording(tmp_path / "few.csv", 3, 60, "classify", seed=7)
+    why = "none: 3 sequences are too few to say how sure the figures are; give at least 10"
+    assert figures(elman("evaluate", run, few).out)["intervals"] == why

@@ -24,7 +24,7 @@ from elman.tasks.options import ClassificationOptions, RegressionOptions
 from elman.tasks.separate import folds, group_folds
 from elman.training import fit
 from elman.training.loop import Training
-from tiny_runs import elman, lines
+from tiny_runs import elman, lines, scores_of
 
 MODULES: dict[str, Any] = {"classify": classification, "regress": regression}
 OPTIONS: dict[str, Any] = {"classify": ClassificationOptions, "regress": RegressionOptions}
@@ -174,14 +174,15 @@ def test_each_label_is_judged_by_a_model_that_did_not_see_it(tmp_path: Path, tas
         own = file.read_text().splitlines(keepends=True)
         part = tmp_path / "part.jsonl"
         part.write_text("".join(own[n] for n in test))
-        wanted = list(csv.DictReader(trained.examples(part, ".csv")))
+        judged = trained.evaluate(part)
+        wanted = list(csv.DictReader(judged.table(".csv")))
         for n, row in zip(test, wanted, strict=True):
             assert (found[n]["fold"], found[n]["label"]) == (f"{k}/3", row["label"])
             for name in row.keys() - {"sequence", "label"}:
                 number = name != "class"  # whose last digits depend on what is read beside it
                 same = pytest.approx(float(row[name]), rel=1e-4, abs=1e-4) if number else row[name]
                 assert (float(found[n][name]) if number else found[n][name]) == same
-        scored = dict(trained.evaluate(part))
+        scored = {name: scores_of(told) for name, told in judged.lines}
         scores.append(float(scored["accuracy"] if task == "classify" else re.findall(r"is (\S+) standard", scored["RMSE"])[0]))  # fmt: skip
         assert re.search(rf"^fold {k}/3 .*{scores[-1]:.4f}", done.out, re.MULTILINE)
         task_of = module.begin(file, OPTIONS[task](fold=f"{k}/3", group="who", hidden_size=4), "cpu", BadRows())

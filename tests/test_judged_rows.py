@@ -16,7 +16,7 @@ from elman.datasets import series
 from elman.datasets.reading import BadRows
 from elman.tasks import forecasting
 from test_tasks import figures
-from tiny_runs import elman, lines, of_every_task
+from tiny_runs import elman, interval_by_hand, lines, of_every_task
 
 DATA = {
     "tag": "tagged.txt",
@@ -34,7 +34,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 
 def judged(run: Path, data: Path, to: Path) -> tuple[dict[str, str], list[dict[str, Any]]]:
-    """What `elman evaluate` says, and the rows that it writes, the same in both forms."""
+    """What `elman evaluate` says, without intervals, and the rows that it writes, the same in both forms."""
+    out, rows = judged_surely(run, data, to)
+    return figures(out), rows
+
+
+def judged_surely(run: Path, data: Path, to: Path) -> tuple[str, list[dict[str, Any]]]:
     outcome = elman("evaluate", run, data, "--output", to / "rows.csv")
     assert outcome.status == 0, outcome.err
     with (to / "rows.csv").open(newline="", encoding="utf-8") as file:
@@ -46,7 +51,7 @@ def judged(run: Path, data: Path, to: Path) -> tuple[dict[str, str], list[dict[s
         for r in rows
     ]
     assert texts == written
-    return figures(outcome.out), rows
+    return outcome.out, rows
 
 
 @pytest.mark.parametrize("name", ["numbers", "texts"])
@@ -170,3 +175,49 @@ def test_where_nothing_can_be_written(made: SimpleNamespace, tmp_path: Path, nam
     assert (outcome.status, outcome.out) == (2, "")
     assert REFUSED[name] in outcome.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["numbers", "texts"])
+def test_intervals_of_sequences(made: SimpleNamespace, tmp_path: Path, name: str) -> None:
+    out, rows = judged_surely(getattr(made, name), made.directory / DATA[name], tmp_path)
+    units = [row["sequence"] for row in rows]
+    nats = interval_by_hand(units, [row["nats"] for row in rows], share=False)
+    assert re.search(rf"^nats per sequence +[\d.]+ {re.escape(nats)}$", out, re.MULTILINE)
+    right = [float(row["label"] == row["class"]) for row in rows]
+    assert 0 < np.mean(right) < 1
+    accuracy = interval_by_hand(units, right, share=True)
+    assert re.search(rf"^accuracy +[\d.]+ {re.escape(accuracy)}$", out, re.MULTILINE)
+    assert f"\nintervals            95%, in brackets: how sure the figures are after {len(rows)} sequences\n" in out
+    assert re.search(r"^largest class +[\d.]+ accuracy, a baseline; the model is \w+ by [\d.]+ \(\S+ to \S+\)", out, re.MULTILINE)  # fmt: skip
+
+
+def test_words_of_a_sentence_are_judged_together(made: SimpleNamespace, tmp_path: Path) -> None:
+    out, rows = judged_surely(made.tag, made.directory / DATA["tag"], tmp_path)
+    units, nats = [row["sentence"] for row in rows], [row["nats"] for row in rows]
+    assert len(set(units)) < len(units)
+    told = interval_by_hand(units, nats, share=False)
+    assert re.search(rf"^nats per word +[\d.]+ {re.escape(told)}$", out, re.MULTILINE)
+    assert f"how sure the figures are after {len(set(units))} sentences\n" in out
+
+
+def test_windows_of_a_time_are_judged_together(made: SimpleNamespace, tmp_path: Path) -> None:
+    """Their forecasts are of the same steps, and columns may go up and down together."""
+    header, *given = (made.directory / DATA["forecast"]).read_text().splitlines()
+    draw = np.random.default_rng(0)
+    more = [
+        ",".join([str(t), *(f"{x:.3f}" for x in draw.normal(size=header.count(",")))]) for t in range(len(given), 250)
+    ]
+    (tmp_path / "long.csv").write_text(lines(header, *given, *more))
+    out, rows = judged_surely(made.forecast, tmp_path / "long.csv", tmp_path)
+    columns = list(dict.fromkeys(row["column"] for row in rows))
+    windows = len(rows) // len(columns)
+    places = [k % windows for k in range(len(rows))]  # one column after the other
+    parts = int(re.findall(r"how sure the figures are after (\d+) parts of the time", out)[0])
+    assert 10 <= parts <= 20
+    told = interval_by_hand(
+        [k * parts // windows for k in places], [row["mae_in_deviations"] for row in rows], share=False
+    )
+    assert f", MAE {np.mean([row['mae_in_deviations'] for row in rows]):.4f} {told}, MASE " in out
+    assert re.search(
+        r"^naive +MSE .*; the model is \w+ by \S+ \(\S+ to \S+\)(, perhaps by chance)? in MAE$", out, re.MULTILINE
+    )

@@ -1727,7 +1727,7 @@ MUTANTS = [
     Mutant(
         "a baseline that learns from what it is judged by",
         "tasks/regression.py",
-        "def about(",
+        "def baselines(self",
         "self.encoded, self.places,",
         "self.encoded, self.judged,",
         "test_regression.py::test_the_baselines_are_the_same_while_training_and_afterwards",
@@ -1855,7 +1855,7 @@ MUTANTS = [
     Mutant(
         "a forecast judged under the time of its past",
         "tasks/forecasting.py",
-        "def _examples(",
+        "def _rows(",
         "rows = o.lookback + own",
         "rows = own",
         "test_judged_rows.py::test_rows_of_windows_have_the_errors",
@@ -1950,10 +1950,10 @@ MUTANTS = [
     ),
     Mutant(
         "a cross-validation of the validation sequences",
-        "tasks/classification.py",
+        "tasks/whole.py",
         "def tested",
-        "self.trained.score(self.encoded, self.test)",
-        "self.trained.score(self.encoded, self.validation)",
+        "values(self.scores(self.test))",
+        "values(self.scores(self.validation))",
         "test_folds.py::test_each_label_is_judged_by_a_model_that_did_not_see_it",
     ),
     Mutant(
@@ -2243,6 +2243,46 @@ MUTANTS = [
         "outputs[1:] != outputs[:-1]",
         "outputs[1:] > 0",
         "test_spelling.py::test_where_each_symbol_begins",
+    ),
+    Mutant(
+        "a score whose units are single words",
+        "tasks/tagging.py",
+        "def score(",
+        "Units(np.repeat(order, lengths), total)",
+        "Units(np.arange(len(truth)), len(truth))",
+        "test_judged_rows.py::test_words_of_a_sentence_are_judged_together",
+    ),
+    Mutant(
+        "columns that know nothing of each other",
+        "tasks/windows.py",
+        "def add(",
+        "part = (own - before[block]) * self.parts // (before[block + 1] - before[block])",
+        "part = own * self.parts // len(self.windows)",
+        "test_judged_rows.py::test_windows_of_a_time_are_judged_together",
+    ),
+    Mutant(
+        "a difference as unsure as both scores",
+        "tasks/tallies.py",
+        "def minus(",
+        "_half(self.without(own) - other.without(own))",
+        "math.hypot(_half(self.without(own)), _half(other.without(own)))",
+        "test_tallies.py::test_differences_hold_that_of_all_data",
+    ),
+    Mutant(
+        "an error of units that are alike",
+        "tasks/tallies.py",
+        "def _half(",
+        "(n - 1) / n",
+        "1 / n",
+        "test_tallies.py::test_intervals_hold_the_score_of_all_data",
+    ),
+    Mutant(
+        "groups of neighbours, where data are sorted",
+        "tasks/tallies.py",
+        "def grouped(",
+        "np.random.default_rng(0).permutation(self.total) % MOST",
+        "np.arange(self.total) * MOST // self.total",
+        "test_tallies.py::test_very_many_units_are_left_out_together",
     ),
 ]
 

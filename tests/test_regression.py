@@ -23,10 +23,11 @@ from elman.tasks.gathered import Gathered
 from elman.tasks.options import ForecastingOptions, RegressionOptions
 from elman.tasks.parts import unit_of
 from elman.tasks.regression import Reading, Values, baselines, numbers_of
+from elman.tasks.tallies import values
 from elman.tasks.values import Criterion
 from elman.training.run import Run
 from test_tasks import write_pumps
-from tiny_runs import elman, lines
+from tiny_runs import elman, lines, scores_of
 
 SMALL = test_tasks.SMALL["regress"]
 
@@ -40,7 +41,7 @@ def labels_of(path: Path) -> Any:
 
 
 def figures(text: str) -> dict[str, str]:
-    return dict(re.findall(r"^(\S.*?) {2,}(\S.*)$", text, re.MULTILINE))
+    return dict(re.findall(r"^(\S.*?) {2,}(\S.*)$", scores_of(text), re.MULTILINE))
 
 
 def learned(directory: Path, name: str, *given: object) -> Path:
@@ -172,7 +173,7 @@ def test_baselines_by_hand(count: int, channels: int, criterion: Criterion):
             name: abs(e).mean()
             for name, e in {"constant": y[held] - np.median(y[train]), "linear": y[held] - linear[held]}.items()
         }
-    assert found == pytest.approx(want, rel=1e-6)
+    assert values(found) == pytest.approx(want, rel=1e-6)
 
 
 def test_the_baselines_are_the_same_while_training_and_afterwards(pumps: Path, tmp_path: Path):
@@ -222,6 +223,8 @@ def test_losses_by_hand(loss: str):
         one(float(y - p), q) for y, row in zip(truth, predicted, strict=True) for p, q in zip(row, quantiles or [0.5], strict=True)
     ]  # fmt: skip
     assert float(criterion.mean(predicted, truth)) == pytest.approx(np.mean(every), rel=1e-5)
+    of_each = np.reshape(every, (7, -1)).mean(1)
+    assert criterion.each(predicted, truth).tolist() == pytest.approx(of_each.tolist(), rel=1e-5)
     assert criterion.measure == ("pinball" if quantiles else loss)
     assert criterion.squared == (loss == "mse")
 
@@ -262,7 +265,9 @@ def test_quantiles_rise_and_are_counted(pumps: Path, quantiles: Path):
     own, scaled = re.findall(r"[\d.]+", found["pinball"])
     assert float(own) == pytest.approx(pinball, rel=1e-3)
     assert float(scaled) == pytest.approx(pinball / spread, abs=2e-4)
-    assert found["constant"].endswith("pinball in standard deviations, a baseline")
+    assert found["constant"].startswith(
+        f"{float(found['constant'].split()[0]):.4f} pinball in standard deviations, a baseline; the model is better by "
+    )
     rows = [json.loads(row) for row in _predicted(quantiles, pumps / "new.jsonl", ".jsonl")]
     assert rows[3] == {"sequence": "4"} | dict(zip(header.split(",")[1:], table[3].tolist(), strict=True))
 
@@ -484,9 +489,9 @@ def test_a_value_far_from_what_was_learned_is_finite(pumps: Path, tmp_path: Path
 def test_a_sequence_alone_and_in_company(pumps: Path, quantiles: Path):
     regressor = regression.load(quantiles)
     every = list(sequences(pumps / "new.jsonl", Columns(numeric=True)))
-    together: Tensor = regressor.predicted(regressor.encode(every, Path("none")))
+    together: Tensor = regressor.says(regressor.encode(every, Path("none")), np.arange(60))
     for k in (0, 7, 59):
-        alone = regressor.predicted(regressor.encode([every[k]], Path("none")))
+        alone = regressor.says(regressor.encode([every[k]], Path("none")), np.arange(1))
         assert torch.allclose(alone[0], together[k], rtol=1e-4, atol=1e-5)
 
 

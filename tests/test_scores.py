@@ -15,6 +15,7 @@ from elman.tasks import scores, separate
 from elman.tasks.forecasting import naive
 from elman.tasks.scores import segment_f1
 from elman.tasks.separate import batches_of, held_out
+from elman.tasks.tallies import Units
 from elman.tasks.values import pinball
 
 
@@ -90,9 +91,15 @@ def test_entities_of_a_sentence(tags: str):
 def test_an_entity_is_right_as_a_whole_or_not_at_all():
     truth = [["B-A", "I-A", "O", "B-B"], ["B-A"]]
     guess = [["B-A", "O", "O", "B-B"], ["B-B"]]  # one of three found is right; three are present
-    assert scores.entity_f1(truth, guess) == pytest.approx((1 / 3, 1 / 3, 1 / 3))
-    assert scores.entity_f1(truth, truth) == (1.0, 1.0, 1.0)
-    assert scores.entity_f1([["O"]], [["O"]]) == (0.0, 0.0, 0.0)
+
+    def f1(truth: list[list[str]], guess: list[list[str]]) -> float:
+        counts = np.array([scores.entity_counts(*pair) for pair in zip(truth, guess, strict=True)])
+        return scores.entity_f1(counts, Units(np.arange(len(truth)), len(truth))).value
+
+    assert scores.entity_counts(truth[0], guess[0]) == (1, 2, 2)
+    assert f1(truth, guess) == pytest.approx(2 * 1 / (3 + 3))
+    assert f1(truth, truth) == 1.0
+    assert f1([["O"]], [["O"]]) == 0.0
 
 
 def test_which_tags_mark_entities():
@@ -159,9 +166,9 @@ def test_pinball_is_least_at_the_quantile():
     truth = torch.from_numpy(np.random.default_rng(0).normal(size=2001))
     values = torch.linspace(-3, 3, 601)
     for q in (0.1, 0.5, 0.8):
-        at = [float(pinball(v.expand(2001)[:, None], truth, [q])) for v in values]
+        at = [float(pinball(v.expand(2001)[:, None], truth, [q]).mean()) for v in values]
         assert float(values[int(np.argmin(at))]) == pytest.approx(float(truth.quantile(q)), abs=0.011)
-    one = pinball(torch.tensor([[1.0, 3.0]]), torch.tensor([2.0]), [0.1, 0.9])
+    one = pinball(torch.tensor([[1.0, 3.0]]), torch.tensor([2.0]), [0.1, 0.9]).mean()
     assert float(one) == pytest.approx((0.1 * 1 + 0.1 * 1) / 2)
 
 
@@ -171,14 +178,18 @@ def test_a_few_unknown_labels_are_named():
     assert scores.unknown(many, " tags") == "8,964 tags, counted as mistakes: '0', '1', '2', '3', '4', ..."
 
 
+def f1_of_segments(truth: NDArray[np.int64], guess: NDArray[np.int64], sequence: NDArray[np.int64]) -> float:
+    return segment_f1(truth, guess, sequence, Units(sequence, int(sequence.max()) + 1)).value
+
+
 def test_segments_by_hand():
     truth, guess = np.array([list(map(int, row)) for row in ("0001112222", "0011112212")])
     # 0: two of three; 1: three of four; 2 is cut in two, of which neither has more than half; and 1 in between.
-    assert segment_f1(truth, guess, np.zeros(10, int)) == pytest.approx(2 * 2 / (3 + 5))
-    assert segment_f1(truth, truth, np.zeros(10, int)) == 1
+    assert f1_of_segments(truth, guess, np.zeros(10, int)) == pytest.approx(2 * 2 / (3 + 5))
+    assert f1_of_segments(truth, truth, np.zeros(10, int)) == 1
     # Where another sequence begins, so does a segment.
     sequence = np.array([0] * 8 + [1] * 2)
-    assert segment_f1(truth, guess, sequence) == pytest.approx(2 * 3 / (4 + 5))
+    assert f1_of_segments(truth, guess, sequence) == pytest.approx(2 * 3 / (4 + 5))
 
 
 def segments(labels: NDArray[np.int64], sequence: NDArray[np.int64]) -> list[tuple[int, set[int]]]:
@@ -199,4 +210,4 @@ def test_segments_as_the_definition_has_them():
         truth, guess = (np.repeat(random.integers(0, 3, n), random.integers(1, 4, n))[:n] for _ in range(2))
         true, said = segments(truth, sequence), segments(guess, sequence)
         right = sum(any(a == b and len(x & y) > len(x | y) / 2 for a, x in true) for b, y in said)
-        assert segment_f1(truth, guess, sequence) == pytest.approx(2 * right / (len(true) + len(said)))
+        assert f1_of_segments(truth, guess, sequence) == pytest.approx(2 * right / (len(true) + len(said)))

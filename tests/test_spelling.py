@@ -190,7 +190,7 @@ def test_a_language_model_helps_on_the_command_line(made: SimpleNamespace, tmp_p
     assert figures(plain.out)["nats per character"] == figures(helped.out)["nats per character"]  # of labels
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     rate = sum(fewest(row["label"], row["text"]) for row in rows) / sum(len(row["label"]) for row in rows)
-    assert f"\ncharacter error rate {rate:.4f}\n" in helped.out
+    assert f"\ncharacter error rate {rate:.4f} (" in helped.out
 
     trained = transcription.load(made.run)
     encoded, _ = trained.read(made.new)
@@ -220,7 +220,7 @@ def test_what_a_language_model_does_not_know(made: SimpleNamespace):
     trained.spell_with(known._replace(vocabulary=Characters("\na")), name="runs/lm")
     assert trained.spelling == "runs/lm, weight 0.5"
     says = "runs/lm does not know 'b'; train it on texts that are written as the labels are"
-    assert dict(trained.evaluate(made.new))["spelling"] == says
+    assert dict(trained.evaluate(made.new).lines)["spelling"] == says
     list(trained.predict(made.new, ""))
     assert trained.remarks == [f"spelling    {says}"]
     with pytest.raises(InputError, match="runs/lm knows none of the characters that labels have, such as 'a'; train it on texts that are written as"):  # fmt: skip

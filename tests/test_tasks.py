@@ -44,7 +44,7 @@ from elman.training import fit, fitting
 from elman.training.loop import Report
 from elman.training.run import Run
 from test_scores import macro_f1
-from tiny_runs import elman, foreign_options, prose
+from tiny_runs import elman, foreign_options, prose, scores_of
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 SMALL = {
@@ -269,7 +269,7 @@ def write_other(path: Path, directory: Path) -> Path:
 
 
 def figures(text: str) -> dict[str, str]:
-    return dict(re.findall(r"^ {0,2}(\S.*?) {2,}(\S.*)$", text, re.MULTILINE))
+    return dict(re.findall(r"^ {0,2}(\S.*?) {2,}(\S.*)$", scores_of(text), re.MULTILINE))
 
 
 def test_evaluation_is_that_of_training(made: SimpleNamespace, tmp_path: Path):
@@ -568,9 +568,9 @@ def test_a_forecast_has_the_step_that_was_trained(tmp_path: Path):
     months = write("months.csv", (date(2020 + k // 12, 1 + k % 12, 1) for k in range(40)))
     for path, step in ((days, "1 d"), (months, "1 month"), (write("numbers.csv", range(9, 300, 3)), "3")):
         message = f"{path}: the rows are {step} apart, but the run was trained on rows that are 1 h apart; give such rows, or train on these"
-        for lines in (task.forecaster.predict(path, ".csv"), task.forecaster.evaluate(path)):
+        for ask in (lambda of: list(task.forecaster.predict(of, ".csv")), task.forecaster.evaluate):
             with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-                list(lines)
+                ask(path)
     task.forecaster.scales.save(tmp_path)
     content = json.loads((tmp_path / "scales.json").read_text())
     assert content.pop("step") == "1 h"
@@ -1020,7 +1020,7 @@ def test_a_series_is_measured_like_a_column(tmp_path: Path):
             torch.testing.assert_close(mine, yours, rtol=1e-6, atol=1e-6)
     mine, yours = (task.forecaster.errors_of_baselines(task.test, len(task.test)) for task in (wide, long))
     for name in mine:
-        assert mine[name] == pytest.approx(yours[name], rel=1e-6)
+        assert mine[name].means() == pytest.approx(yours[name].means(), rel=1e-6)
     past, _, _, truth = long.test.take(np.arange(len(long.test)))
     errors, _, _ = long.forecaster.errors(long.test, len(long.test))
     found = long.forecaster.forecast(
@@ -1076,7 +1076,7 @@ def test_a_new_series_is_scaled_by_what_its_first_forecast_reads(tmp_path: Path)
     assert moved["c"] == pytest.approx((5 + 1e4 * np.array(found["c"])).tolist(), abs=1.0)
     assert moved["d"] == found["d"]
 
-    lines = dict(forecaster.evaluate(new))
+    lines = dict(forecaster.evaluate(new).lines)
     assert lines["new series"] == told
     mae = re.fullmatch(r"MSE .*, MAE (.*), MASE .*", lines["naive"])
     assert mae
@@ -1148,7 +1148,7 @@ def test_rows_that_were_filled_in_are_neither_learned_from_nor_scored(tmp_path: 
     baselines = task.forecaster.errors_of_baselines(windows, len(windows))
     for name, period in (("naive", 1), ("seasonal 4", 4)):
         error = (forecasting.naive(past, 6, period) - truth)[told]
-        assert baselines[name]["mse"] == pytest.approx(float(error.square().mean()), rel=1e-5)
+        assert baselines[name].means()["mse"] == pytest.approx(float(error.square().mean()), rel=1e-5)
 
     past, column, known, truth = task.train.take(np.arange(len(task.train)))
     told = ~truth.isnan()
@@ -1242,7 +1242,7 @@ def test_quantiles_that_cross_are_judged_as_they_are_written(tmp_path: Path, str
     assert (forecast.diff(dim=-1) >= 0).all()
     torch.testing.assert_close(forecast[:4], raw.sort(-1).values[:4])
     row = task.evaluate()
-    assert row["validation_pinball"] == pytest.approx(float(pinball(forecast, truth, [0.1, 0.4, 0.9])), rel=1e-5)
+    assert row["validation_pinball"] == pytest.approx(float(pinball(forecast, truth, [0.1, 0.4, 0.9]).mean()), rel=1e-5)
     assert row["mae"] == pytest.approx(float((forecast[..., 1] - truth).abs().mean()), rel=1e-5)
     values = examples.mackey_glass()[-100:]
     (tmp_path / "a.csv").write_text("x\n" + "".join(f"{v}\n" for v in values))

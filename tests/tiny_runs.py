@@ -36,6 +36,7 @@ from elman.tasks.options import (
     TaggingOptions,
     TranscriptionOptions,
 )
+from elman.tasks.tallies import student
 from elman.training import fitting
 from elman.training.loop import MODEL, Training
 from elman.training.run import Run
@@ -154,6 +155,25 @@ def finished(*command: object, **options: Any) -> Outcome:
     with process(*command, **options) as child:
         out, err = child.communicate(timeout=120)
     return Outcome(child.returncode, out, err)
+
+
+def interval_by_hand(units: Sequence[object], numbers: Sequence[float], share: bool) -> str:
+    """The interval of a mean of numbers as `elman evaluate` prints it, found by leaving out one unit after the other."""
+    whole = np.mean(numbers)
+    bend = (lambda p: np.log(p / (1 - p))) if share else np.log
+    back = (lambda y: 1 / (1 + np.exp(-y))) if share else np.exp
+    slope = 1 / (whole * (1 - whole)) if share else 1 / whole
+    every = list(dict.fromkeys(units))
+    left = [np.mean([x for x, of in zip(numbers, units, strict=True) if of != each]) for each in every]
+    n = len(every)
+    error = np.sqrt((n - 1) ** 2 / n) * np.std(left, ddof=1)
+    half = student(n - 1) * error * slope
+    return f"({back(bend(whole) - half):.4f} to {back(bend(whole) + half):.4f})"
+
+
+def scores_of(out: str) -> str:
+    """What `elman evaluate` prints, without the intervals of scores."""
+    return re.sub(r" \(-?[\d.]+ to -?[\d.]+\)", "", out)
 
 
 def lines(*each: object) -> str:

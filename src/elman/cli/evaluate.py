@@ -39,7 +39,8 @@ def evaluate(
     with without_training():
         model = trained(record, device)
         let_help(model, run, language_model, language_weight, device_name)
-        for name, figure in model.evaluate(file):
+        judged = model.evaluate(file)
+        for name, figure in judged.lines:
             print(f"{name:<20} {figure}")
         if output is not None:
-            write_atomically(output, (row.encode() for row in model.examples(file, output.suffix.lower())))
+            write_atomically(output, (row.encode() for row in judged.table(output.suffix.lower())))

@@ -17,6 +17,7 @@ from elman.training.task import Task
 
 if TYPE_CHECKING:
     from elman.datasets.reading import BadRows
+    from elman.tasks.scores import Judged
     from elman.training.options import Options
     from elman.training.record import Entries, Record
     from elman.training.run import Run
@@ -79,16 +80,12 @@ class CommandLineTask(Task, Protocol):
 class Trained(Protocol):
     """What a run has learned."""
 
-    def evaluate(self, path: Path) -> Iterator[tuple[str, str]]:
-        """Yields names and figures that say how well the model predicts a file."""
+    def evaluate(self, path: Path) -> Judged:
+        """Returns how well the model predicts a file: names and figures, and rows about all examples, in order."""
         ...
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
         """Yields the text of the predictions for a file, in its order. form: ".csv", ".jsonl", or "" for the task's own."""
-        ...
-
-    def examples(self, path: Path, form: str) -> Iterator[str]:
-        """Yields a row for each example that `evaluate` judges, in order: what is true, what the model says, and how far off it is."""
         ...
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ from elman.tasks.options import ClassificationOptions as Options
 from elman.tasks.parts import Parts, check_labels, gathered, left_out, parted
 from elman.tasks.separate import csv_row, digits, held_out
 from elman.tasks.sequence_model import SequenceModel
-from elman.tasks.whole import Trained, WholeSequences, labels_of, named
+from elman.tasks.tallies import Tally
+from elman.tasks.whole import Trained, WholeSequences
 from elman.training.record import DATA
 from elman.training.run import Run
 
@@ -156,40 +157,44 @@ class Classifier(Trained[Reading, Options]):
         probabilities = self.outputs(encoded).softmax(-1)
         return [self.reading.classes[k] for k in probabilities.argmax(-1).tolist()], probabilities.numpy()
 
-    def score(self, encoded: Classes, own: NDArray[np.int64] | None = None) -> tuple[dict[str, float], scores.Scores]:
+    def score(
+        self, encoded: Classes, own: NDArray[np.int64], logits: Tensor | None = None
+    ) -> tuple[dict[str, Tally], scores.Scores]:
         """Returns named scores, and the table of counts. An unknown class is wrong in any case.
 
-        own: the places of the sequences; all if left out.
+        own: the places of the sequences. logits: what the model says of them, as `outputs` has it, if that is known.
         """
-        own = np.arange(len(encoded.rows)) if own is None else own
-        places = encoded.all_places(own)
+        logits = self.outputs(encoded, own) if logits is None else logits
+        places, classes = encoded.all_places(own), len(self.reading.classes)
         told = encoded.told[places]
-        logits, places = self.outputs(encoded, own)[torch.from_numpy(told)], places[told]
-        labels = encoded.labels[places]
-        predicted, known = logits.argmax(-1).numpy(), np.flatnonzero(labels >= 0)
-        counts = scores.counted(labels, predicted, len(self.reading.classes), len(encoded.unknown(places)))
-        nats = float(cross_entropy(logits[known], torch.from_numpy(labels[known]))) if len(known) else 0.0
-        accuracy = float((predicted == labels).mean())
-        found = {"validation_nats": nats, "accuracy": accuracy, "macro_f1": counts.macro_f1}
+        logits, places = logits[torch.from_numpy(told)], places[told]
+        labels, units = encoded.labels[places], encoded.units(places)
+        predicted, known = logits.argmax(-1).numpy(), labels >= 0
+        unknown = len(encoded.unknown(places))
+        nats = cross_entropy(logits, torch.from_numpy(labels), ignore_index=UNKNOWN, reduction="none").double().numpy()
+        found = {
+            "validation_nats": Tally.of(units, (nats, known)),
+            "accuracy": Tally.of(units, (predicted == labels, 1), share=True),
+            "macro_f1": scores.macro_f1(labels, predicted, classes, unknown, units),
+        }
         if self.options.each_step:
-            found["segment_f1"] = scores.segment_f1(labels, predicted, encoded.step_at(places)[0])
-        return found, counts
+            found["segment_f1"] = scores.segment_f1(labels, predicted, encoded.step_at(places)[0], units)
+        return found, scores.counted(labels, predicted, classes, unknown)
 
-    def evaluate(self, path: Path) -> Iterator[tuple[str, str]]:
-        """Yields names and figures for a file whose sequences, or steps, have labels."""
-        encoded, lines = self.read(path)
+    def figures(self, encoded: Classes, own: NDArray[np.int64], said: Tensor) -> Iterator[tuple[str, str]]:
         places, unit = np.flatnonzero(encoded.told), "step" if self.options.each_step else "sequence"
-        found, counts = self.score(encoded)
-        yield from lines
+        best = self.options.best_by
+        found, counts = self.score(encoded, own, said)
         if unknown := encoded.unknown(places):
             yield "unknown label", scores.unknown(unknown)
-        for name, value in found.items():
-            yield name.replace("validation_nats", f"nats_per_{unit}").replace("_", " "), f"{value:.4f}"
-        score = self.options.best_by.replace("_f1", " F1")
-        yield from scores.on_baselines(self.path, lambda: self._baselines(encoded, places), score)
+        for name, each in found.items():
+            yield name.replace("validation_nats", f"nats_per_{unit}").replace("_", " "), scores.figure(each)
+        yield self.how_sure(encoded)
+        of = best.replace("_f1", " F1")
+        yield from scores.on_baselines(self.path, lambda: self._baselines(encoded, places), of, found[best], True)
         yield from counts.by_label(self.reading.classes, f"{unit}s")
 
-    def _baselines(self, judged: Classes, places: NDArray[np.int64]) -> dict[str, float]:
+    def _baselines(self, judged: Classes, places: NDArray[np.int64]) -> dict[str, Tally]:
         sequences, train, *_ = self.read_again()
         learned = Classes(sequences, self.reading)
         own = learned.all_places(train)
@@ -199,24 +204,22 @@ class Classifier(Trained[Reading, Options]):
         """Yields a row of CSV, or JSON, for each sequence or step of a file: its class and the probability of every class."""
         classes, header = self.reading.classes, form not in JSON_LINES
         self.skipped = BadRows(self.options.skip_bad)
-        for group, encoded in self.read_groups(path, False, self.skipped):
-            if header:
-                yield csv_row([*next(named(group)), "class", *(f"p_{each}" for each in classes)])
-                header = False
-            for name, found, row in zip(named(group), *self.classify(encoded), strict=True):
+        for encoded in self.read_groups(path, self.skipped):
+            own = np.arange(len(encoded.rows))
+            for (name, _), found, row in zip(encoded.named(own), *self.classify(encoded), strict=True):
+                if header:
+                    yield csv_row([*name, "class", *(f"p_{each}" for each in classes)])
+                    header = False
                 if form in JSON_LINES:
                     chances = {c: float(f"{p:.6g}") for c, p in zip(classes, row.tolist(), strict=True)}
                     yield json.dumps(name | {"class": found, "probabilities": chances}, ensure_ascii=False) + "\n"
                 else:
                     yield csv_row([*name.values(), found, *row.tolist()])
 
-    def rows(
-        self, group: Sequence[Labelled], encoded: Classes, own: NDArray[np.int64] | None = None
-    ) -> Iterator[dict[str, Any]]:
-        own, names = np.arange(len(encoded.rows)) if own is None else own, self.reading.classes
-        chances = self.outputs(encoded, own).double().log_softmax(-1).numpy()
+    def rows(self, encoded: Classes, own: NDArray[np.int64], said: Tensor) -> Iterator[dict[str, Any]]:
+        names, chances = self.reading.classes, said.double().log_softmax(-1).numpy()
         numbers = encoded.labels[encoded.all_places(own)].tolist()
-        for name, label, number, row in zip(named(group), labels_of(group), numbers, chances, strict=True):
+        for (name, label), number, row in zip(encoded.named(own), numbers, chances, strict=True):
             # A class that the training lacks has no chance.
             nats = None if number < 0 else digits(-float(row[number]))
             if number != MISSING:
@@ -258,12 +261,11 @@ class Classification(WholeSequences):
         labels = self.encoded.labels[self.encoded.places(self.pieces.take(own))]
         return float(self.weights[labels[labels >= 0]].sum())
 
-    def evaluate(self) -> dict[str, float]:
-        return self.trained.score(self.encoded, self.validation)[0]
+    def scores(self, own: NDArray[np.int64]) -> dict[str, Tally]:
+        return self.trained.score(self.encoded, own)[0]
 
-    def about(self) -> dict[str, Any]:
-        found = baselines(self.encoded, self.places, self.encoded, self.judged, self.options)
-        return {"data": self.sizes(), "baselines": found}
+    def baselines(self, own: NDArray[np.int64]) -> dict[str, Tally]:
+        return baselines(self.encoded, self.places, self.encoded, self.encoded.told_places(own), self.options)
 
     def baseline(self, name: str) -> str:
         if name == LARGEST:
@@ -286,12 +288,6 @@ class Classification(WholeSequences):
         segments = f"segment F1 {float(row['segment_f1']):.4f}, " if self.options.each_step else ""
         return f"accuracy {accuracy:.4f}, macro F1 {f1:.4f}, {segments}{nats:.4f} nats per {self.unit}"
 
-    def tested(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Returns the scores of the sequences that --fold leaves out, and those of the baselines."""
-        found, _ = self.trained.score(self.encoded, self.test)
-        own = self.encoded.told_places(self.test)
-        return found, baselines(self.encoded, self.places, self.encoded, own, self.options)
-
     def draw(self, directory: Path) -> list[Path]:
         """Draws the confusion matrix on the validation sequences, and with each_step what is said of one of them."""
         from elman import charts
@@ -311,7 +307,7 @@ class Classification(WholeSequences):
 
 def baselines(
     learned: Classes, own: NDArray[np.int64], judged: Classes, places: NDArray[np.int64], options: Options
-) -> dict[str, float]:
+) -> dict[str, Tally]:
     """Returns the scores, at these places of what is judged, of what needs no network.
 
     own: the places of the labels to learn from. The most frequent class is said of everything; and the class whose
@@ -326,13 +322,13 @@ def baselines(
     }
 
 
-def scored(guess: NDArray[np.int64], judged: Classes, places: NDArray[np.int64], score: str) -> float:
+def scored(guess: NDArray[np.int64], judged: Classes, places: NDArray[np.int64], score: str) -> Tally:
     """Returns the score of classes that are said of what is at these places."""
-    labels = judged.labels[places]
+    labels, units = judged.labels[places], judged.units(places)
     if score == "accuracy":
-        return float((guess == labels).mean())
+        return Tally.of(units, (guess == labels, 1), share=True)
     classes = 1 + int(max(guess.max(), labels.max()))
-    return scores.counted(labels, guess, classes, len(judged.unknown(places))).macro_f1
+    return scores.macro_f1(labels, guess, classes, len(judged.unknown(places)), units)
 
 
 begin, resume, load = Classification.begin, Classification.resume, Classifier.load

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -22,10 +22,12 @@ from elman.tasks.separate import (
     moments,
     padded,
 )
+from elman.tasks.tallies import Units, stretches
 from elman.tasks.words import RARE, check_words, frequent
 
 FAR = 1e30  # deviations from the mean, of which sums are still finite
 OLD = 1e4  # usual steps, beyond which all ages are the same
+SHORT = 10  # steps of a part of a sequence, at least, by which a score is judged
 NAMED = 8  # channels, or groups, that are named
 
 
@@ -175,6 +177,28 @@ class Encoded:
         """Returns which sequences have the labels at these places, and at which of their steps, from 0."""
         of = np.searchsorted(self._labels.bounds, places, side="right") - 1
         return of, places - self._labels.bounds[of]
+
+    @property
+    def alone(self) -> bool:
+        """Whether only one sequence has labels, at its steps."""
+        own, _ = self.step_at(np.flatnonzero(self.told)[[0, -1]])
+        return self.each_step and own[0] == own[1]
+
+    def units(self, places: NDArray[np.int64]) -> Units:
+        """Returns to which sequences the labels at these places belong, or to which parts of the only one."""
+        of, step = self.step_at(places)
+        if self.each_step and len(of) and (of == of[0]).all():
+            parts = stretches(count := int(self.rows.lengths[of[0]]), SHORT)
+            return Units(step * parts // count, parts)
+        return Units(of, len(self.rows))
+
+    def named(self, own: NDArray[np.int64]) -> Iterator[tuple[dict[str, Any], str | None]]:
+        """Yields how the rows about these sequences begin, or those about each of their steps; and the labels, as they are written."""
+        labels = [*self.sequences.different, None]
+        for k in own:
+            name = {"sequence": self.sequences.name(k)}
+            for step, n in enumerate(self._labels[k].tolist(), 1):
+                yield name | ({"step": step} if self.each_step else {}), labels[n]
 
     def tokens(self, own: Iterable[int], words: bool = False) -> tuple[int, int]:
         """Returns how many tokens these texts have, and how many of them are unknown. words: leaves out signs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from elman.datasets.times import written
 from elman.errors import InputError
 from elman.recurrent import Recurrent
 from elman.tasks.options import ForecastingOptions as Options
+from elman.tasks.scores import Judged, compared, figure, how_sure
 from elman.tasks.separate import SeparateSequences, check_made_for, check_same, csv_row, digits, started, table
 from elman.tasks.values import Criterion, rounded
 from elman.tasks.windows import Errors, Scale, Scaled, Scales, Windows, words_of
@@ -187,23 +188,29 @@ class Forecaster:
         self.model.train(training)
         return errors, loss / count if count else 0.0, list(self.criterion.covered(below, values))
 
-    def errors_of_baselines(self, windows: Windows, most: int) -> dict[str, dict[str, float]]:
+    def errors_of_baselines(self, windows: Windows, most: int) -> dict[str, Errors]:
         """Returns the errors of the baselines on the windows that `errors` takes."""
         errors = {name: Errors(windows) for name, _ in self.baselines()}
         for own in windows.chunks(most):
             past, _, _, truth = windows.take(own)
             for name, period in self.baselines():
                 errors[name].add(naive(past, len(truth), period), truth, own)
-        return {name: each.means() for name, each in errors.items()}
+        return errors
 
     def baselines(self) -> list[tuple[str, int]]:
         period = self.options.period
         return [("naive", 1)] + ([(f"seasonal {period}", period)] if period > 1 else [])
 
-    def evaluate(self, path: Path) -> Iterator[tuple[str, str]]:
-        """Yields names and figures of the forecasts from every place in a file that has enough values before it."""
+    def evaluate(self, path: Path) -> Judged:
+        """Returns how good the forecasts from every place in a file are that has enough values before it, and a row for each window."""
         every, scaled, windows = self._judged(path)
         own, _, covered = self.errors(windows, len(windows))
+        figures = self._figures(every, scaled, windows, own, covered)
+        return Judged(figures, lambda form: table(self._rows(every, windows, own), form))
+
+    def _figures(
+        self, every: Sequence[Series], scaled: Scaled, windows: Windows, own: Errors, covered: Iterable[tuple[str, str]]
+    ) -> Iterator[tuple[str, str]]:
         yield "windows", str(len(windows))
         for words in self.scales.unknown(every):
             yield "unknown", words
@@ -211,8 +218,11 @@ class Forecaster:
             yield "filled in", f"{filled:,} of {sum(scaled.rows) * scaled.columns:,} values, which are not scored"
         for new in self.new_series(every):
             yield "new series", new
-        for name, means in {"the model": own.means(), **self.errors_of_baselines(windows, len(windows))}.items():
-            yield name, said(means)
+        yield "the model", ", ".join(f"{name.upper()} {figure(each)}" for name, each in own.tallies.items())
+        yield how_sure(own.parts, "part", "the time")
+        for name, each in self.errors_of_baselines(windows, len(windows)).items():
+            better = compared(own.tallies["mae"], each.tallies["mae"], higher_is_better=False)
+            yield name, f"{said(each.means())}{better}{' in MAE' if better else ''}"
         yield from covered
         for k, name in enumerate(self.scales.targets):
             total, count = own.columns[:, k].tolist()
@@ -235,18 +245,11 @@ class Forecaster:
             )
         return every, scaled, windows
 
-    def examples(self, path: Path, form: str) -> Iterator[str]:
+    def _rows(self, every: Sequence[Series], windows: Windows, errors: Errors) -> Iterator[dict[str, Any]]:
         """Yields a row for each window: its column, the first time that is forecast, and the mean absolute error."""
-        return table(self._examples(path), form)
-
-    def _examples(self, path: Path) -> Iterator[dict[str, Any]]:
         o, targets = self.options, self.scales.targets
-        every, _, windows = self._judged(path)
-        self.model.eval()
-        for own in windows.chunks(len(windows)):
-            past, column, known, truth = windows.take(own)
-            error = (self.criterion.middle(self.forecast(past, column, known)) - truth).abs().double()
-            mean, block = error.nanmean(0).numpy(), windows.block(own)  # NaN if all that follows was filled in
+        for own, mean in zip(windows.chunks(len(windows)), errors.of_windows, strict=True):
+            block = windows.block(own)
             rows = o.lookback + own - windows.before[block]  # of the series, from 0
             for b in np.unique(block):
                 one, here = every[b // len(targets)], block == b
@@ -404,7 +407,8 @@ class Forecasting(SeparateSequences):
         return {f"validation_{self.measure}": loss} | errors.means()
 
     def about(self) -> dict[str, Any]:
-        baselines = self.forecaster.errors_of_baselines(self.validation, MOST)
+        found = self.forecaster.errors_of_baselines(self.validation, MOST)
+        baselines = {name: each.means() for name, each in found.items()}
         data = {
             "path": None if self.path is None else str(self.path.resolve()),
             "series": len(self.groups),
@@ -447,7 +451,11 @@ class Forecasting(SeparateSequences):
             return []
         own, _, covered = self.forecaster.errors(self.test, len(self.test))
         baselines = self.forecaster.errors_of_baselines(self.test, len(self.test))
-        return [("test", said(own.means())), *((name, said(means)) for name, means in baselines.items()), *covered]
+        return [
+            ("test", said(own.means())),
+            *((name, said(each.means())) for name, each in baselines.items()),
+            *covered,
+        ]
 
     def draw(self, directory: Path) -> list[Path]:
         """Draws forecasts of up to four columns, in the unit of the data.

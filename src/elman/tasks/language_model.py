@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import tee
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,8 +27,9 @@ from elman.initialise import gate_bias
 from elman.recurrent import Recurrent
 from elman.tasks.ngram import witten_bell
 from elman.tasks.options import LanguageModelOptions as Options
-from elman.tasks.scores import on_baselines
+from elman.tasks.scores import Judged, figure, how_sure, on_baselines
 from elman.tasks.separate import check_made_for, check_same, csv_row, started
+from elman.tasks.tallies import Tally, along, values
 from elman.training.dropout import Dropout
 from elman.training.record import DATA, Entries, Record, data_of, device_of
 from elman.training.run import Run
@@ -40,6 +41,7 @@ PER = {"characters": "character", "bytes": "byte", "bpe": "token", "words": "wor
 FEW = 0.001  # a share of unknown tokens whose spelling would add little to the bits of a text
 MUCH = 0.05  # one that leaves the figures with little meaning
 PART = 1 << 20  # tokens of a text that are judged at a time
+SHORT = 100  # tokens of a part of a text, at least, by which a score is judged
 WARM = 1000  # tokens that only warm up the state, where a text is read in parts
 SAMPLED = 100  # tokens of the text that is written after every evaluation
 
@@ -177,7 +179,7 @@ class LanguageModelling:
     @cached_property
     def baselines(self) -> dict[str, float]:
         """The results of `n_grams` on the validation text."""
-        return n_grams(self.corpus.train, self.corpus.validation, self.corpus.vocabulary.size)
+        return values(n_grams(self.corpus.train, self.corpus.validation, self.corpus.vocabulary.size))
 
     @cached_property
     def unknown(self) -> int:
@@ -247,10 +249,10 @@ class LanguageModelling:
         self.state = None if not states else states[0] if len(states) == 1 else states
 
 
-def n_grams(train: Tensor, test: Tensor, size: int) -> dict[str, float]:
+def n_grams(train: Tensor, test: Tensor, size: int) -> dict[str, Tally]:
     """Returns the nats per token of n-gram models on a text: of order 1, and of the best of orders 2 to 5."""
-    by_order = witten_bell(train.numpy(), test.numpy()[1:], size, 5)
-    best = min(range(1, 5), key=lambda n: by_order[n])
+    by_order = along(witten_bell(train.numpy(), test.numpy()[1:], size, 5), len(test) - 1, SHORT)
+    best = min(range(1, 5), key=lambda n: by_order[n].value)
     return {"unigram": by_order[0], f"{best + 1}-gram": by_order[best]}
 
 
@@ -344,13 +346,17 @@ class TrainedLanguageModel(NamedTuple):
     def remarks(self) -> list[str]:
         return []  # there are no predictions
 
-    def evaluate(self, path: Path) -> Iterator[tuple[str, str]]:
-        """Yields names and figures that say how well the model predicts each token of a text from all tokens before it."""
+    def evaluate(self, path: Path) -> Judged:
+        """Returns how well the model predicts each token of a text from all tokens before it, and what `predict` yields."""
+        return Judged(self._figures(path), partial(self.predict, path))
+
+    def _figures(self, path: Path) -> Iterator[tuple[str, str]]:
         corpus = read(path, self.vocabulary.unit, held_out=1.0, vocabulary=self.vocabulary)
         tokens, per = corpus.validation, PER[self.vocabulary.unit]
         if len(tokens) < 2:
             raise InputError(f"{path} has {len(tokens)} token; at least 2 are needed, one to read and one to predict")
-        score = evaluate(self.model, tokens, corpus.validation_characters)
+        nats = costs(self.model, tokens)
+        score = Score(len(tokens) - 1, corpus.validation_characters, nats.value)
         yield f"{per}s", str(len(tokens))
         unknown = count_unknown(tokens, self.vocabulary)
         many = _many(unknown, tokens)
@@ -358,14 +364,17 @@ class TrainedLanguageModel(NamedTuple):
             effect = "the figures say little" if unknown > MUCH * len(tokens) else "bits per character are not given"
             why = f", {unknown / len(tokens):.1%}: not in the model's vocabulary, so {effect}" if many else ""
             yield "unknown", f"{unknown}{why}"
-        yield f"nats per {per}", f"{score.nats:.4f}"
+        yield f"nats per {per}", figure(nats)
         if not many:
             none = "not known, because no character begins in this text"
             yield "bits per character", f"{score.bits_per_character:.4f}" if score.characters else none
         yield "perplexity", f"{score.perplexity:.4f}"
-        yield from on_baselines(data_of(self.config), lambda: self._baselines(tokens), f"nats per {per}")
+        yield how_sure(len(nats.sums), "part", "the text")
+        yield from on_baselines(
+            data_of(self.config), lambda: self._baselines(tokens), f"nats per {per}", nats, higher_is_better=False
+        )
 
-    def _baselines(self, tokens: Tensor) -> dict[str, float]:
+    def _baselines(self, tokens: Tensor) -> dict[str, Tally]:
         """Returns the results of `n_grams`, counted in the training text of the model."""
         return n_grams(self.corpus().train, tokens, self.vocabulary.size)
 
@@ -396,10 +405,6 @@ class TrainedLanguageModel(NamedTuple):
                 yield json.dumps(rounded, ensure_ascii=False) + "\n"
             else:
                 yield csv_row("" if value is None else value for value in row.values())
-
-    def examples(self, path: Path, form: str) -> Iterator[str]:
-        """Yields what `predict` does."""
-        return self.predict(path, form)
 
     def lines(self, path: Path) -> Iterator[Line]:
         """Yields the lines of a text, which the model reads in order, with the sums over the tokens that begin in each.
@@ -476,10 +481,22 @@ class Score(NamedTuple):
 
 def evaluate(model: LanguageModel, tokens: Tensor, characters: int) -> Score:
     """Returns the score of predicting every token but the first from all tokens before it, as `surprises` has it."""
-    was_training = model.training
-    total = sum(float(nats.sum()) for nats in surprises(model, tokens.split(PART)))
+    return Score(len(tokens) - 1, characters, costs(model, tokens).value)
+
+
+def costs(model: LanguageModel, tokens: Tensor) -> Tally:
+    """Returns the mean of the nats that `surprises` yields, over parts of the text."""
+    was_training, begun = model.training, False
+
+    def predicted() -> Iterator[NDArray[np.float64]]:
+        nonlocal begun
+        for nats in surprises(model, tokens.split(PART)):
+            yield nats.numpy()[None, 0 if begun else 1 :]
+            begun = True
+
+    (found,) = along(predicted(), len(tokens) - 1, SHORT)
     model.train(was_training)
-    return Score(len(tokens) - 1, characters, total / (len(tokens) - 1))
+    return found
 
 
 @torch.inference_mode()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,8 +11,12 @@ LIMIT = 5_000_000  # n-grams are counted in the last tokens of the training text
 PIECE = 5_000_000  # tokens of the test text that are judged at a time, so that memory holds no more of them
 
 
-def witten_bell(train: NDArray[np.integer], test: NDArray[np.integer], size: int, order: int) -> list[float]:
-    """Returns the mean negative log-probability of `test` (nats per token) for n-grams of order 1, 2, ..., `order`.
+def witten_bell(
+    train: NDArray[np.integer], test: NDArray[np.integer], size: int, order: int
+) -> Iterator[NDArray[np.float64]]:
+    """Yields the negative log-probabilities of `test`, in nats, for n-grams of order 1, 2, ..., `order`.
+
+    They are (order, n), of some tokens at a time.
 
         P_n(w | h) = (c(h w) + t(h) P_{n-1}(w | h')) / (c(h) + t(h)),    P_0 = 1 / size
 
@@ -22,11 +28,10 @@ def witten_bell(train: NDArray[np.integer], test: NDArray[np.integer], size: int
     Source: I. H. Witten & T. C. Bell, The zero-frequency problem, IEEE Trans. Information Theory 37
     (1991), method C, interpolated.
     """
-    train, sums = train[-LIMIT:], np.zeros(order)
+    train = train[-LIMIT:]
     for begin in range(0, len(test), PIECE):
         before = min(begin, order - 1)  # tokens that the piece is read after
-        sums += _losses(train, test[begin - before : begin + PIECE], size, order)[:, before:].sum(1)
-    return (sums / len(test)).tolist()
+        yield _losses(train, test[begin - before : begin + PIECE], size, order)[:, before:]
 
 
 def _losses(train: NDArray[np.integer], test: NDArray[np.integer], size: int, order: int) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from elman.tasks.options import RegressionOptions as Options
 from elman.tasks.parts import Parts, check_labels, gathered, left_out, parted
 from elman.tasks.separate import moments, table
 from elman.tasks.sequence_model import SequenceModel
+from elman.tasks.tallies import Tally, Units, root
 from elman.tasks.values import Criterion, rounded
-from elman.tasks.whole import Trained, WholeSequences, labels_of, named
+from elman.tasks.whole import Trained, WholeSequences
 from elman.training.record import DATA
 
 CONFIG = DATA
@@ -88,7 +89,7 @@ def baselines(
     places: NDArray[np.int64],
     criterion: Criterion,
     causal: bool,
-) -> dict[str, float]:
+) -> dict[str, Tally]:
     """Returns the scores (`score_of`), at these places of what is judged, of what predicts without a network.
 
     own: the places of the values to learn from. The constant is the mean, or the median if large errors do not count by
@@ -99,17 +100,17 @@ def baselines(
     linear = Linear(learned, own, lambda some: learned.values.numpy()[some, None], causal)
     around = np.quantile(linear.left, quantiles) if quantiles else np.zeros(1)
     said = {CONSTANT: np.tile(constant, (len(places), 1)), LINEAR: linear(judged, places) + around}
-    score, truth = score_of(criterion), judged.values[torch.from_numpy(places)]
-    return {name: scored(criterion, torch.from_numpy(each), truth)[score] for name, each in said.items()}
+    score, truth, units = score_of(criterion), judged.values[torch.from_numpy(places)], judged.units(places)
+    return {name: scored(criterion, torch.from_numpy(each), truth, units)[score] for name, each in said.items()}
 
 
-def scored(criterion: Criterion, predicted: Tensor, truth: Tensor) -> dict[str, float]:
+def scored(criterion: Criterion, predicted: Tensor, truth: Tensor, units: Units) -> dict[str, Tally]:
     """Returns the loss of predictions (N, outputs), given the true values (N,), and the errors of their middle."""
-    e = criterion.middle(predicted).double() - truth
+    e = (criterion.middle(predicted).double() - truth).numpy()
     return {
-        f"validation_{criterion.measure}": float(criterion.mean(predicted.double(), truth)),
-        "rmse": float((e**2).mean().sqrt()),
-        "mae": float(e.abs().mean()),
+        f"validation_{criterion.measure}": Tally.of(units, (criterion.each(predicted.double(), truth).numpy(), 1)),
+        "rmse": Tally.of(units, (e**2, 1), root),
+        "mae": Tally.of(units, (np.abs(e), 1)),
     }
 
 
@@ -177,32 +178,33 @@ class Regressor(Trained[Reading, Options]):
     def width(self) -> int:
         return self.criterion.outputs
 
-    def predicted(self, encoded: Encoded, own: NDArray[np.int64] | None = None) -> Tensor:
+    def says(self, encoded: Values, own: NDArray[np.int64]) -> Tensor:
         """Returns what the model says of sequences, or their steps, in deviations, (N, outputs); quantiles rise."""
         return self.criterion.in_order(self.outputs(encoded, own))
 
-    def told(self, predicted: Tensor, truth: Tensor) -> Iterator[tuple[str, str]]:
+    def told(self, predicted: Tensor, truth: Tensor, units: Units) -> Iterator[tuple[str, str]]:
         """Yields names and figures of these predictions, and of their quantiles."""
-        found = scored(self.criterion, predicted, truth)
+        found = scored(self.criterion, predicted, truth, units)
         for name in dict.fromkeys((score_of(self.criterion), "rmse", "mae")):
-            yield called(name), f"{found[name] * self.reading.spread:.6g}, which is {found[name]:.4f} {DEVIATIONS}"
+            value = found[name].value
+            yield called(name), f"{value * self.reading.spread:.6g}, which is {scores.figure(found[name])} {DEVIATIONS}"
         variance = float(truth.var(correction=0))
         if variance > 0:
-            yield "R²", f"{1 - found['rmse'] ** 2 / variance:.4f}"
+            yield "R²", f"{1 - found['rmse'].value ** 2 / variance:.4f}"
         yield from self.criterion.covered(self.criterion.below(predicted, truth), len(truth))
 
-    def evaluate(self, path: Path) -> Iterator[tuple[str, str]]:
-        """Yields names and figures for a file whose sequences, or steps, have values."""
-        encoded, lines = self.read(path)
-        yield from lines
-        told = torch.from_numpy(encoded.told)
-        yield from self.told(self.predicted(encoded)[told], encoded.values[told])
-        unit = f"{called(score_of(self.criterion))} in standard deviations"
-        yield from scores.on_baselines(self.path, lambda: self._baselines(encoded), unit)
+    def figures(self, encoded: Values, own: NDArray[np.int64], said: Tensor) -> Iterator[tuple[str, str]]:
+        places = np.flatnonzero(encoded.told)
+        predicted, truth, units = said[places], encoded.values[places], encoded.units(places)
+        yield from self.told(predicted, truth, units)
+        yield self.how_sure(encoded)
+        score = score_of(self.criterion)
+        model, unit = scored(self.criterion, predicted, truth, units)[score], f"{called(score)} in standard deviations"
+        yield from scores.on_baselines(self.path, lambda: self._baselines(encoded, places), unit, model, False)
 
-    def _baselines(self, judged: Values) -> dict[str, float]:
+    def _baselines(self, judged: Values, places: NDArray[np.int64]) -> dict[str, Tally]:
         sequences, train, *_ = self.read_again()
-        learned, places = Values(sequences, self.reading), np.flatnonzero(judged.told)
+        learned = Values(sequences, self.reading)
         own = learned.told_places(train)
         return baselines(learned, own, judged, places, self.criterion, self.options.causal)
 
@@ -211,10 +213,8 @@ class Regressor(Trained[Reading, Options]):
         values = predicted.double() * self.reading.spread + self.reading.center
         return [[rounded(v, self.reading.spread) for v in row] for row in values.tolist()]
 
-    def rows(
-        self, group: Sequence[Labelled], encoded: Values, own: NDArray[np.int64] | None = None
-    ) -> Iterator[dict[str, Any]]:
-        for name, label, row in self._said(group, encoded, own):
+    def rows(self, encoded: Values, own: NDArray[np.int64], said: Tensor) -> Iterator[dict[str, Any]]:
+        for name, label, row in self._named(encoded, own, said):
             if not np.isnan(truth := number_of(label)):
                 error = float(self.criterion.middle(torch.tensor(list(row.values()), dtype=torch.float64))) - truth
                 yield name | {"label": truth} | row | {"error": rounded(error, self.reading.spread)}
@@ -222,16 +222,16 @@ class Regressor(Trained[Reading, Options]):
     def predict(self, path: Path, form: str) -> Iterator[str]:
         """Yields a row of CSV, or JSON, for each sequence, or step, of a file: its value, or its quantiles."""
         self.skipped = BadRows(self.options.skip_bad)
-        said = (self._said(group, encoded) for group, encoded in self.read_groups(path, False, self.skipped))
+        every = ((encoded, np.arange(len(encoded.rows))) for encoded in self.read_groups(path, self.skipped))
+        said = (self._named(encoded, own, self.says(encoded, own)) for encoded, own in every)
         return table((name | row for of_group in said for name, _, row in of_group), form)
 
-    def _said(
-        self, group: Sequence[Labelled], encoded: Values, own: NDArray[np.int64] | None = None
+    def _named(
+        self, encoded: Values, own: NDArray[np.int64], said: Tensor
     ) -> Iterator[tuple[dict[str, Any], str | None, dict[str, float]]]:
         """Yields what each sequence is called, or each step, its label, and the outputs in the unit of the data."""
         names = [f"value{each}" for each in self.criterion.endings]
-        found = self.in_unit(self.predicted(encoded, own))
-        for name, label, row in zip(named(group), labels_of(group), found, strict=True):
+        for (name, label), row in zip(encoded.named(own), self.in_unit(said), strict=True):
             yield name, label, dict(zip(names, row, strict=True))
 
 
@@ -256,26 +256,19 @@ class Regression(WholeSequences):
         found, places = self.outputs(own)
         return self.criterion.mean(found, self.encoded.values[torch.from_numpy(places)].to(found))
 
-    def evaluate(self) -> dict[str, float]:
-        return scored(self.criterion, *self._judged(self.validation))
+    def _judged(self, own: NDArray[np.int64]) -> tuple[Tensor, Tensor, Units]:
+        """Returns the predictions of the values of the sequences at these places, (N, outputs); these, (N,); and whose they are."""
+        places = self.encoded.all_places(own)
+        told = self.encoded.told[places]
+        places, found = places[told], self.trained.says(self.encoded, own)[torch.from_numpy(told)]
+        return found, self.encoded.values[torch.from_numpy(places)], self.encoded.units(places)
 
-    def _judged(self, own: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Returns the predictions of the values of the sequences at these places, (N, outputs), and these, (N,)."""
-        places = torch.from_numpy(self.encoded.all_places(own))
-        told = torch.from_numpy(self.encoded.told)[places]
-        return self.trained.predicted(self.encoded, own)[told], self.encoded.values[places[told]]
+    def scores(self, own: NDArray[np.int64]) -> dict[str, Tally]:
+        return scored(self.criterion, *self._judged(own))
 
-    def tested(self) -> tuple[dict[str, float], dict[str, float]]:
-        found, truth = self._judged(self.test)
-        own, causal = self.encoded.told_places(self.test), self.options.causal
-        return scored(self.criterion, found, truth), baselines(
-            self.encoded, self.places, self.encoded, own, self.criterion, causal
-        )
-
-    def about(self) -> dict[str, Any]:
-        causal = self.options.causal
-        found = baselines(self.encoded, self.places, self.encoded, self.judged, self.criterion, causal)
-        return {"data": self.sizes(), "baselines": found}
+    def baselines(self, own: NDArray[np.int64]) -> dict[str, Tally]:
+        places, causal = self.encoded.told_places(own), self.options.causal
+        return baselines(self.encoded, self.places, self.encoded, places, self.criterion, causal)
 
     def baseline(self, name: str) -> str:
         quantiles = bool(self.criterion.quantiles)
@@ -286,10 +279,8 @@ class Regression(WholeSequences):
 
     def introduction(self) -> list[tuple[str, str]]:
         (first, *others), reading = super().introduction(), self.trained.reading
-        values = self.encoded.values.numpy()[self.places] * reading.spread + reading.center
-        told = (
-            f"{values.min():.6g} to {values.max():.6g}, mean {values.mean():.6g}, standard deviation {values.std():.6g}"
-        )
+        own = self.encoded.values.numpy()[self.places] * reading.spread + reading.center
+        told = f"{own.min():.6g} to {own.max():.6g}, mean {own.mean():.6g}, standard deviation {own.std():.6g}"
         return [first, ("values", told), *others]
 
     def result(self, row: Mapping[str, str]) -> str:
@@ -304,7 +295,7 @@ class Regression(WholeSequences):
         """Draws the predictions of the validation values over these, and with each_step those of one sequence."""
         from elman import charts
 
-        found, truth = self._judged(self.validation)
+        found, truth, _ = self._judged(self.validation)
         own = np.array(self.trained.in_unit(found))
         true = np.array(self.trained.in_unit(truth[:, None]))[:, 0]
         middle = self.criterion.middle(torch.from_numpy(own)).numpy()
@@ -312,7 +303,7 @@ class Regression(WholeSequences):
         pictures = {"values.png": charts.agreement(true, middle, band, f"{self.unit}s")}
         if self.options.each_step:
             k, part, numbers = self.shown()
-            said = np.array(self.trained.in_unit(self.trained.predicted(self.encoded, np.array([k]))[part]))
+            said = np.array(self.trained.in_unit(self.trained.says(self.encoded, np.array([k]))[part]))
             own = self.encoded.values.numpy()[self.encoded.all_places(np.array([k]))][part]
             own = own * self.trained.reading.spread + self.trained.reading.center
             pictures["steps.png"] = charts.valued_steps(

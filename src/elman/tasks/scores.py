@@ -1,10 +1,11 @@
-"""Scores of labels: accuracy, precision, recall, F1, and entities in BIO tags."""
+"""Scores of labels: accuracy, precision, recall, F1, and entities in BIO tags; and what is said of scores."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elman.errors import InputError
-from elman.tasks.separate import Changed
+from elman.tasks.separate import Changed, many
+from elman.tasks.tallies import LEAST, LEVEL, Tally, Units
 from elman.training.record import NOT_KEPT
 from elman.training.run import Run
 
@@ -119,31 +121,89 @@ def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
     return found
 
 
-def segment_f1(truth: NDArray[np.int64], predicted: NDArray[np.int64], sequence: NDArray[np.int64]) -> float:
-    """Returns F1 of segments, which are steps in a row that have the same label; all (N,), sequence: of which one a step is.
+def segments(
+    truth: NDArray[np.int64], predicted: NDArray[np.int64], sequence: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns at which steps a right segment and a true one first meet, and at which all true and predicted ones begin.
 
-    A predicted segment is right if it and a true one of its label share more than half of the steps that either has.
+    Segments are steps in a row that have the same label; all (N,), sequence: of which one a step is. A predicted segment
+    is right if it and a true one of its label share more than half of the steps that either has.
     Source: C. Lea, M. D. Flynn, R. Vidal, A. Reiter & G. D. Hager, Temporal convolutional networks for action
     segmentation and detection (2017), where half is enough.
     """
     begins = np.ones(len(truth), bool)
     begins[1:] = sequence[1:] != sequence[:-1]
-    of, lengths = (
-        list[NDArray[np.int64]](),
-        list[NDArray[np.int64]](),
-    )  # of each step its segment; of each segment its steps
+    # Of each step its segment; of each segment its steps, and the first of them.
+    of, lengths, first_steps = (list[NDArray[np.int64]]() for _ in range(3))
     for labels in (truth, predicted):
         change = begins.copy()
         change[1:] |= labels[1:] != labels[:-1]
         of.append(np.cumsum(change) - 1)
         lengths.append(np.bincount(of[-1]))
+        first_steps.append(np.flatnonzero(change))
     pairs, first, shared = np.unique(of[0] * len(lengths[1]) + of[1], return_index=True, return_counts=True)
     either = lengths[0][pairs // len(lengths[1])] + lengths[1][pairs % len(lengths[1])] - shared
-    right = int(((truth[first] == predicted[first]) & (2 * shared > either)).sum())
-    return 2 * right / sum(map(len, lengths))
+    right = (truth[first] == predicted[first]) & (2 * shared > either)
+    return first[right], np.concatenate(first_steps)
 
 
-def on_baselines(data: Path | None, find: Callable[[], dict[str, float]], unit: str) -> Iterator[tuple[str, str]]:
+def segment_f1(
+    truth: NDArray[np.int64], predicted: NDArray[np.int64], sequence: NDArray[np.int64], units: Units
+) -> Tally:
+    """Returns F1 of segments, as `segments` has them."""
+    right, every = (np.bincount(each, minlength=len(truth)) for each in segments(truth, predicted, sequence))
+    return Tally.of(units, (2 * right, every), share=True)
+
+
+def macro_f1(truth: NDArray[Any], predicted: NDArray[Any], labels: int, unknown: int, units: Units) -> Tally:
+    """Returns what `Scores.macro_f1` is of the same, as `counted` has it."""
+    own, count = units.grouped
+    cell, known, right = own * labels, truth >= 0, truth == predicted
+    size, shape = count * labels, (count, labels)
+    found = 2 * np.bincount((cell + truth)[right], minlength=size)
+    either = np.bincount((cell + truth)[known], minlength=size) + np.bincount(cell + predicted, minlength=size)
+    sums = np.concatenate([found.reshape(shape), either.reshape(shape)], 1).astype(np.float64)
+    return Tally(sums, partial(_macro, unknown=unknown), share=True)
+
+
+def _macro(sums: NDArray[np.float64], unknown: int) -> NDArray[np.float64]:
+    """Returns the mean of F1 over all labels that occur, (...) of (..., 2 K): 2 right and is + called of each label."""
+    right, either = np.split(sums, 2, -1)
+    return (right / np.maximum(1, either)).sum(-1) / np.maximum(1, (either > 0).sum(-1) + unknown)
+
+
+class Judged(NamedTuple):
+    """How well a model predicts a file."""
+
+    lines: Iterable[tuple[str, str]]  # names and figures
+    table: Callable[[str], Iterator[str]]  # returns a row for each example: true and predicted; in CSV or JSON lines
+
+
+def figure(tally: Tally) -> str:
+    """Returns a score, and in brackets its interval."""
+    return f"{tally.value:.4f}{between(tally.interval)}"
+
+
+def between(interval: tuple[float, float] | None, form: str = ".4f") -> str:
+    return "" if interval is None else f" ({interval[0]:{form}} to {interval[1]:{form}})"
+
+
+def how_sure(count: int, unit: str, whole: str = "") -> tuple[str, str]:
+    """Returns what there is to say of the intervals of scores.
+
+    count: of the units that are judged, such as a "sequence". whole: what they are parts of, if it is one thing.
+    """
+    units = f"{count} parts of {whole}" if whole else many(count, unit)
+    if count >= LEAST:
+        return "intervals", f"{LEVEL:.0%}, in brackets: how sure the figures are after {units}"
+    few = f"{whole} is too short" if whole else f"{units} {'is' if count == 1 else 'are'} too few"
+    remedy = "give a longer one" if whole else f"give at least {LEAST}"
+    return "intervals", f"none: {few} to say how sure the figures are; {remedy}"
+
+
+def on_baselines(
+    data: Path | None, find: Callable[[], dict[str, Tally]], unit: str, model: Tally, higher_is_better: bool
+) -> Iterator[tuple[str, str]]:
     """Yields the names and scores of baselines, or why they are not known: they are fitted to the training data."""
     if data == NOT_KEPT:
         yield "baselines", "not known, because the model's file does not have the training data; evaluate its run"
@@ -156,17 +216,34 @@ def on_baselines(data: Path | None, find: Callable[[], dict[str, float]], unit: 
     except InputError as error:
         yield "baselines", f"not known, because the training data cannot be read: {error}"
         return
-    for name, value in found.items():
-        yield name, f"{value:.4f} {unit}, a baseline"
+    for name, each in found.items():
+        yield name, f"{each.value:.4f} {unit}, a baseline{compared(model, each, higher_is_better)}"
 
 
-def entity_f1(truth: Iterable[Sequence[str]], predicted: Iterable[Sequence[str]]) -> tuple[float, float, float]:
-    """Returns precision, recall and F1 of entities: one is right if its kind and both its ends are.
+def compared(model: Tally, baseline: Tally, higher_is_better: bool, digits: str = ".4f") -> str:
+    """Returns how much better a model is than a baseline, in words that follow upon its score."""
+    better, worse = (model, baseline) if higher_is_better else (baseline, model)
+    difference, interval = better.minus(worse)
+    if interval is None:
+        return ""
+    word = "better"
+    if difference < 0:
+        word, difference, interval = "worse", -difference, (-interval[1], -interval[0])
+    chance = ", perhaps by chance" if interval[0] <= 0 else ""
+    return f"; the model is {word} by {difference:{digits}}{between(interval, digits)}{chance}"
 
+
+def entity_counts(truth: Sequence[str], predicted: Sequence[str]) -> tuple[int, int, int]:
+    """Returns how many entities of a sentence are right, how many are called so, and how many there are.
+
+    One is right if its kind and both its ends are. F1 is 2 right / (called + there).
     Source: E. F. Tjong Kim Sang & F. De Meulder, Introduction to the CoNLL-2003 shared task (2003).
     """
-    right = called = present = 0
-    for a, b in zip(truth, predicted, strict=True):
-        true, guess = entities(a), entities(b)
-        right, called, present = right + len(true & guess), called + len(guess), present + len(true)
-    return right / max(1, called), right / max(1, present), 2 * right / max(1, called + present)
+    true, guess = entities(truth), entities(predicted)
+    return len(true & guess), len(guess), len(true)
+
+
+def entity_f1(counts: NDArray[np.int64], units: Units) -> Tally:
+    """Returns F1 of entities, given `entity_counts` of sentences, (N, 3)."""
+    right, called, there = counts.T
+    return Tally.of(units, (2 * right, called + there), share=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,6 +40,7 @@ from elman.tasks.separate import (
     started,
     table,
 )
+from elman.tasks.tallies import Tally, Units, values
 from elman.training.dropout import Dropout
 from elman.training.record import DATA, Record, data_of, device_of
 from elman.training.run import Run
@@ -104,6 +107,7 @@ class Gathered:
         self.forms_of, self.tags_of = Rows(np.int32), Rows(np.int32)  # of each sentence
         self.forms: dict[str, int] = {}  # the number of each
         self.tags: dict[str, int] = {}
+        self.numbers = array("q")  # of sentences in their file
         self.width = 0  # columns of the first file, if it has words and tags in columns, and all its lines as many
         self._digest = hashlib.sha256()
 
@@ -115,6 +119,7 @@ class Gathered:
         forms, tags, first, widths = self.forms, self.tags, not len(self), set[int]()
         for s in sentences:
             widths |= s.widths
+            self.numbers.append(s.number)
             self.forms_of.append(np.array([forms.setdefault(word, len(forms)) for word in s.words], np.int32))
             self.tags_of.append(np.array([tags.setdefault(tag, len(tags)) for tag in s.tags], np.int32))
             self._digest.update(repr((s.words, s.tags)).encode())
@@ -223,6 +228,14 @@ class Encoded:
         return torch.from_numpy(self.known[tags.numpy()])
 
 
+class Guess(NamedTuple):
+    """What a model says of a sentence whose tags are known."""
+
+    place: int
+    tags: NDArray[np.int32]  # (words,), the likeliest ones
+    nats: NDArray[np.float64]  # (words,), -log p of the true ones; 0 of one that is unknown
+
+
 class Tagger:
     """A model with its vocabulary: what a run holds when it is trained."""
 
@@ -271,44 +284,53 @@ class Tagger:
             found[place] = [self.vocabulary.tags[k] for k in logits.argmax(-1).tolist()]
         return found
 
-    def score(self, encoded: Encoded, own: NDArray[np.int64] | None = None) -> tuple[dict[str, float], scores.Scores]:
-        """Returns named scores of sentences whose tags are known, and the table of counts.
+    def guesses(self, encoded: Encoded, own: NDArray[np.int64] | None = None) -> list[Guess]:
+        """Returns what the model says of sentences, in any order. own: their places; all if left out."""
+        found = list[Guess]()
+        for place, logits in self.logits(encoded, own):
+            truth = torch.from_numpy(encoded.known[encoded.tags[place] + 1]).to(logits.device)
+            nats = cross_entropy(logits.double(), truth, ignore_index=-1, reduction="none")
+            found.append(Guess(place, logits.argmax(-1).int().cpu().numpy(), nats.cpu().numpy()))
+        return found
+
+    def score(self, encoded: Encoded, said: Sequence[Guess]) -> tuple[dict[str, Tally], scores.Scores]:
+        """Returns named scores of sentences whose tags are known, and the table of counts. said: what the model says of them.
 
         A word whose tag the training text did not have counts as wrong, and not in the loss.
-        own: the places of the sentences; all if left out.
         """
-        tags, order, predicted = self.vocabulary.tags, list[int](), Rows(np.int32)
-        counts, others = np.zeros((len(tags), len(tags)), np.int64), np.zeros(len(tags), np.int64)
-        nats, right, known = 0.0, 0, 0
-        for place, logits in self.logits(encoded, own):
-            truth, guess = encoded.known[encoded.tags[place] + 1], logits.argmax(-1).cpu().numpy()
-            target = torch.from_numpy(truth).to(logits.device)
-            nats += float(cross_entropy(logits, target, ignore_index=-1, reduction="sum"))
-            np.add.at(counts, (truth[truth >= 0], guess[truth >= 0]), 1)
-            np.add.at(others, guess[truth < 0], 1)
-            right, known = right + int((truth == guess).sum()), known + int((truth >= 0).sum())
-            order.append(place)
-            predicted.append(guess)
-        table = scores.Scores(counts, others, len(encoded.unknown(order)))
+        tags, order = self.vocabulary.tags, np.array([each.place for each in said])
+        lengths, total = [len(each.tags) for each in said], len(encoded.forms)
+        truth = np.concatenate([encoded.known[encoded.tags[place] + 1] for place in order])
+        guess, nats = np.concatenate([each.tags for each in said]), np.concatenate([each.nats for each in said])
+        units, unknown = Units(np.repeat(order, lengths), total), len(encoded.unknown(order))
         found = {
-            "validation_nats": nats / max(1, known),
-            "accuracy": right / len(predicted.steps),
-            "macro_f1": table.macro_f1,
+            "validation_nats": Tally.of(units, (nats, truth >= 0)),
+            "accuracy": Tally.of(units, (truth == guess, 1), share=True),
+            "macro_f1": scores.macro_f1(truth, guess, len(tags), unknown, units),
         }
         if scores.is_bio(tags):
-            truths = ([encoded.names[k] for k in encoded.tags[place]] for place in order)
-            *_, found["entity_f1"] = scores.entity_f1(truths, ([tags[k] for k in row] for row in predicted))
-        return found, table
+            true = ([encoded.names[k] for k in encoded.tags[each.place]] for each in said)
+            pairs = zip(true, ([tags[k] for k in each.tags] for each in said), strict=True)
+            counts = np.array([scores.entity_counts(*pair) for pair in pairs])
+            found["entity_f1"] = scores.entity_f1(counts, Units(order, total))
+        return found, scores.counted(truth, guess, len(tags), unknown)
 
-    def evaluate(self, path: Path) -> Iterator[tuple[str, str]]:
-        """Yields names and figures for a file whose words have tags."""
+    def evaluate(self, path: Path) -> scores.Judged:
+        """Returns names and figures for a file whose words have tags, and a row for each word."""
         bad = BadRows(self.options.skip_bad)
         judged = Gathered()
         judged.add(conll.sentences(path, self.options.tag, bad=bad))
         if not len(judged):
             raise InputError(f"{path} has no sentence; give at least one, with a tag for each word")
         encoded = Encoded(judged, self.vocabulary)
-        found, counts = self.score(encoded)
+        said = sorted(self.guesses(encoded), key=attrgetter("place"))
+        figures = self._figures(judged, encoded, said, bad)
+        return scores.Judged(figures, lambda form: table(self._rows(judged, encoded, said), form))
+
+    def _figures(
+        self, judged: Gathered, encoded: Encoded, said: Sequence[Guess], bad: BadRows
+    ) -> Iterator[tuple[str, str]]:
+        found, counts = self.score(encoded, said)
         yield "sentences", str(len(encoded.forms))
         yield "words", str(words := int(encoded.forms.lengths.sum()))
         unknown = sum(int((encoded.words[encoded.forms[k]] == 0).sum()) for k in range(len(judged)))
@@ -317,13 +339,15 @@ class Tagger:
             yield "skipped", f"{bad.count}, the first: {bad.first}"
         if others := encoded.unknown(range(len(judged))):
             yield "unknown tags", scores.unknown(others)
-        for name, value in found.items():
-            yield name.replace("validation_nats", "nats_per_word").replace("_", " "), f"{value:.4f}"
+        for name, each in found.items():
+            yield name.replace("validation_nats", "nats_per_word").replace("_", " "), scores.figure(each)
+        yield scores.how_sure(len(judged), "sentence")
         score = "entity_f1" if "entity_f1" in found else "accuracy"
-        yield from scores.on_baselines(self.path, lambda: self._baselines(judged, score), score.replace("_f1", " F1"))
+        unit, model = score.replace("_f1", " F1"), found[score]
+        yield from scores.on_baselines(self.path, lambda: self._baselines(judged, score), unit, model, True)
         yield from counts.by_label(self.vocabulary.tags, "words")
 
-    def _baselines(self, judged: Gathered, score: str) -> dict[str, float]:
+    def _baselines(self, judged: Gathered, score: str) -> dict[str, Tally]:
         learned, train, _ = self.read_again()
         return usual_tags(learned, train, judged, np.arange(len(judged)), score)
 
@@ -353,27 +377,21 @@ class Tagger:
                 else:
                     yield "".join(f"{w}\t{t}\n" for w, t in zip(sentence.words, tags, strict=True)) + "\n"
 
-    def examples(self, path: Path, form: str) -> Iterator[str]:
+    def _rows(self, judged: Gathered, encoded: Encoded, said: Iterable[Guess]) -> Iterator[dict[str, Any]]:
         """Yields a row for each word: its tag, the one that the model says, and -log p(tag)."""
-        return table(self._examples(path), form)
-
-    def _examples(self, path: Path) -> Iterator[dict[str, Any]]:
-        names = self.vocabulary.tags
-        every = conll.sentences(path, self.options.tag, bad=BadRows(self.options.skip_bad))
-        for group in groups(every, CHUNK):
-            found = dict(self.logits(self.encode(group)))
-            for k, sentence in enumerate(group):
-                chances = found[k].double().log_softmax(-1)
-                for place, (word, tag, row) in enumerate(zip(sentence.words, sentence.tags, chances, strict=True), 1):
-                    known = self.vocabulary.tag(tag)
-                    yield {
-                        "sentence": sentence.number,
-                        "place": place,
-                        "word": word,
-                        "tag": tag,
-                        "predicted": names[int(row.argmax())],
-                        "nats": None if known < 0 else digits(-float(row[known])),
-                    }
+        words, tags, names = list(judged.forms), list(judged.tags), self.vocabulary.tags
+        for each in said:
+            of = judged.forms_of[each.place], judged.tags_of[each.place], each.tags, each.nats
+            known = encoded.known[encoded.tags[each.place] + 1] >= 0
+            for place, (word, tag, guess, nats) in enumerate(zip(*(own.tolist() for own in of), strict=True), 1):
+                yield {
+                    "sentence": judged.numbers[each.place],
+                    "place": place,
+                    "word": words[word],
+                    "tag": tags[tag],
+                    "predicted": names[guess],
+                    "nats": digits(nats) if known[place - 1] else None,
+                }
 
 
 class Tagging(SeparateSequences):
@@ -420,10 +438,13 @@ class Tagging(SeparateSequences):
         return int(self.lengths[own].sum())
 
     def evaluate(self) -> dict[str, float]:
-        return self.tagger.score(self.encoded, self.validation)[0]
+        return values(self._score()[0])
+
+    def _score(self) -> tuple[dict[str, Tally], scores.Scores]:
+        return self.tagger.score(self.encoded, self.tagger.guesses(self.encoded, self.validation))
 
     def baselines(self) -> dict[str, float]:
-        return usual_tags(self.sentences, self.train, self.sentences, self.validation, self.score)
+        return values(usual_tags(self.sentences, self.train, self.sentences, self.validation, self.score))
 
     def baseline(self, name: str) -> str:
         return "gives each word its most frequent tag"
@@ -463,7 +484,7 @@ class Tagging(SeparateSequences):
         """Draws the confusion matrix on the validation sentences."""
         from elman import charts
 
-        _, counts = self.tagger.score(self.encoded, self.validation)
+        _, counts = self._score()
         path = directory / "confusion.png"
         charts.save(charts.confusion(counts.counts, self.tagger.vocabulary.tags, "tag", "words"), path)
         return [path]
@@ -471,7 +492,7 @@ class Tagging(SeparateSequences):
 
 def usual_tags(
     learned: Gathered, train: NDArray[np.int64], judged: Gathered, own: NDArray[np.int64], score: str
-) -> dict[str, float]:
+) -> dict[str, Tally]:
     """Returns the score of giving every word its most frequent tag, and an unseen word that of rare words.
 
     The tags are counted in the sentences `train` of `learned`, and the score is that of the sentences `own` of `judged`.
@@ -492,10 +513,11 @@ def usual_tags(
     def guesses() -> Iterator[list[str]]:
         return ([guess[form] for form in judged.forms_of[k]] for k in own)
 
+    units, pairs = Units(own, len(judged)), zip(truths(), guesses(), strict=True)
     if score == "entity_f1":
-        return {USUAL: scores.entity_f1(truths(), guesses())[2]}
-    right = sum(sum(map(str.__eq__, a, b)) for a, b in zip(truths(), guesses(), strict=True))
-    return {USUAL: right / int(judged.forms_of.lengths[own].sum())}
+        return {USUAL: scores.entity_f1(np.array([scores.entity_counts(a, b) for a, b in pairs]), units)}
+    right = np.array([sum(map(str.__eq__, a, b)) for a, b in pairs])
+    return {USUAL: Tally.of(units, (right, judged.forms_of.lengths[own]), share=True)}
 
 
 def read(path: Path | None, options: Options, bad: BadRows) -> tuple[Gathered, NDArray[np.int64], NDArray[np.int64]]:

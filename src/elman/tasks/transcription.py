@@ -10,11 +10,11 @@ Source: A. Graves, S. Fernández, F. Gomez & J. Schmidhuber, Connectionist tempo
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,7 +41,8 @@ from elman.tasks.pieces import Pieces
 from elman.tasks.separate import csv_row, digits, many
 from elman.tasks.sequence_model import SequenceModel
 from elman.tasks.spelling import BLANK, Speller, begins
-from elman.tasks.whole import CHUNK, Trained, WholeSequences, named
+from elman.tasks.tallies import Tally
+from elman.tasks.whole import CHUNK, Trained, WholeSequences
 from elman.training.record import DATA
 from elman.training.run import Run
 
@@ -222,34 +223,34 @@ class Marks(NamedTuple):
         return self.replaced + self.left_out + self.put_in
 
 
-def marks(pairs: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]], words: Iterable[tuple[str, str]]) -> Marks:
-    """Returns how texts differ from labels. pairs: of outputs, of a label and of what is said; words: these as texts.
+def marks(label: NDArray[np.int64], said: NDArray[np.int64], true: str, text: str) -> Marks:
+    """Returns how a text differs from its label. label, said: rows of outputs; true, text: these as texts.
 
     Errors are the fewest symbols that are to be replaced, left out or put in to make a text of the label.
     Source: V. I. Levenshtein, Binary codes capable of correcting deletions, insertions, and reversals (1966).
     """
-    kinds, confused, symbols, exact = Counter[str](), Counter[tuple[int, int]](), 0, 0
-    for label, said in pairs:
-        a, b = label.tolist(), said.tolist()
-        symbols, exact = symbols + len(a), exact + (a == b)
-        for each in Levenshtein.opcodes(a, b):
-            rows, columns = a[each.src_start : each.src_end], b[each.dest_start : each.dest_end]
-            kinds[each.tag] += max(len(rows), len(columns))
-            rows, columns = rows or [BLANK] * len(columns), columns or [BLANK] * len(rows)
-            for row, column in zip(rows, columns, strict=True):
-                if row != OTHER:
-                    confused[row, column] += 1
-    spoken = [(a.split(), b.split()) for a, b in words]
+    kinds, confused = Counter[str](), Counter[tuple[int, int]]()
+    a, b = label.tolist(), said.tolist()
+    for each in Levenshtein.opcodes(a, b):
+        rows, columns = a[each.src_start : each.src_end], b[each.dest_start : each.dest_end]
+        kinds[each.tag] += max(len(rows), len(columns))
+        rows, columns = rows or [BLANK] * len(columns), columns or [BLANK] * len(rows)
+        confused.update((row, column) for row, column in zip(rows, columns, strict=True) if row != OTHER)
+    words = true.split()
+    word_errors = Levenshtein.distance(words, text.split())
     return Marks(
-        symbols,
-        kinds["replace"],
-        kinds["delete"],
-        kinds["insert"],
-        exact,
-        sum(len(a) for a, _ in spoken),
-        sum(Levenshtein.distance(a, b) for a, b in spoken),
-        confused,
+        len(a), kinds["replace"], kinds["delete"], kinds["insert"], int(a == b), len(words), word_errors, confused
     )
+
+
+def together(every: Sequence[Marks]) -> Marks:
+    """Returns the sums of how texts differ."""
+    *counts, each = zip(*every, strict=True)
+    confused = Counter[tuple[int, int]]()
+    for one in each:
+        confused.update(one)
+    symbols, replaced, left_out, put_in, exact, words, word_errors = map(sum, counts)
+    return Marks(symbols, replaced, left_out, put_in, exact, words, word_errors, confused)
 
 
 def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | None = None) -> Parts:
@@ -380,43 +381,57 @@ class Transcriber(Trained[Reading, Options]):
         texts = self.speller.read(steps, lengths)
         return [(text, begins(steps[:length, b], text)) for b, (text, length) in enumerate(zip(texts, lengths, strict=True))]  # fmt: skip
 
-    def marks(self, encoded: Transcripts, own: NDArray[np.int64], said: Sequence[Said]) -> Marks:
-        """Returns how what the model says of these sequences differs from their labels."""
-        pairs = ((encoded.spelled(k), each.outputs) for k, each in zip(own.tolist(), said, strict=True))
-        texts = ((encoded.label(k), self.text(each.outputs)) for k, each in zip(own.tolist(), said, strict=True))
-        return marks(pairs, texts)
+    def score(
+        self, encoded: Transcripts, own: NDArray[np.int64], said: Sequence[Said] | None = None
+    ) -> tuple[dict[str, Tally], Marks]:
+        """Returns named scores of the sequences at these places, and how what is said of them differs from their labels.
 
-    def score(self, encoded: Transcripts, own: NDArray[np.int64]) -> tuple[dict[str, float], Marks]:
-        """Returns named scores of these sequences, and how what is said of them differs from their labels."""
-        said = self.says(encoded, own)
-        found, nats = self.marks(encoded, own, said), np.array([each.nats for each in said])
-        can, rates = np.isfinite(nats), {f"{self.unit}_error_rate": found.errors / max(1, found.symbols)}
+        said: what the model says of them, if that is known.
+        """
+        said = self.says(encoded, own) if said is None else said
+        each = [
+            marks(encoded.spelled(k), one.outputs, encoded.label(k), self.text(one.outputs))
+            for k, one in zip(own.tolist(), said, strict=True)
+        ]
+        units, nats = encoded.units(own), np.array([one.nats for one in said])
+        can, symbols = np.isfinite(nats), encoded.length(own)
+        can |= not can.any()  # if the model can say none of the labels, they cost infinitely many
+        errors, count = (np.array([of(one) for one in each]) for of in (attrgetter("errors"), attrgetter("symbols")))
+        found = {
+            "validation_nats": Tally.of(units, (np.where(can, nats, 0), np.where(can, symbols, 0))),
+            f"{self.unit}_error_rate": Tally.of(units, (errors, count), share=True),
+        }
         if self.unit == "character" and " " in self.reading.symbols:
-            rates["word_error_rate"] = found.word_errors / max(1, found.words)
-        of_symbol = float(nats[can].sum() / encoded.length(own[can]).sum()) if can.any() else math.inf
-        return {"validation_nats": of_symbol, **rates, "exact": found.exact / len(own)}, found
+            wrong, words = np.array([(one.word_errors, one.words) for one in each]).T
+            found["word_error_rate"] = Tally.of(units, (wrong, words), share=True)
+        found["exact"] = Tally.of(units, (np.array([one.exact for one in each]), 1), share=True)
+        return found, together(each)
 
-    def evaluate(self, path: Path) -> Iterator[tuple[str, str]]:
-        """Yields names and figures for a file whose sequences have labels."""
-        encoded, lines = self.read(path)
-        own = np.arange(len(encoded.rows))
-        encoded.check_judged(own, f"all labels of {path}")
-        found, differ = self.score(encoded, own)
-        yield from lines
+    def read(self, path: Path) -> tuple[Transcripts, list[tuple[str, str]]]:
+        encoded, lines = super().read(path)
+        encoded.check_judged(np.arange(len(encoded.rows)), f"all labels of {path}")
+        return encoded, lines
+
+    def figures(self, encoded: Transcripts, own: NDArray[np.int64], said: Sequence[Said]) -> Iterator[tuple[str, str]]:
+        found, differ = self.score(encoded, own, said)
         if self.spelling:
             yield "language model", self.spelling
         if self.unspelled:
             yield "spelling", self.unspelled
         yield from encoded.faults(own)
         none = "not known, because the model cannot say any of the labels"
-        for name, value in found.items():
-            shown = f"{value:.4f}" if np.isfinite(value) else none
+        for name, each in found.items():
+            shown = scores.figure(each) if np.isfinite(each.value) else none
             yield name.replace("validation_nats", f"nats_per_{self.unit}").replace("_", " "), shown
+        yield self.how_sure(encoded)
         yield "errors", _in_words(differ, self.options.label_unit)
         if few := self.confusions(differ):
             yield "most frequent", few
-        unit = f"{self.unit} error rate"
-        yield from scores.on_baselines(self.path, lambda: self._baselines(encoded, own), unit)
+        unit, model = f"{self.unit} error rate", found[f"{self.unit}_error_rate"]
+        yield from scores.on_baselines(self.path, lambda: self._baselines(encoded, own), unit, model, False)
+
+    def some(self, encoded: Encoded, said: Sequence[Said], own: NDArray[np.int64]) -> list[Said]:
+        return [said[k] for k in own]
 
     def confusions(self, differ: Marks) -> str:
         """Returns the most frequent errors in words; "" if there is none."""
@@ -424,7 +439,7 @@ class Transcriber(Trained[Reading, Options]):
         wrong = sorted((-count, a, b) for (a, b), count in differ.confused.items() if a != b)
         return ", ".join(f"{names[b]} for {names[a]} {-count:,}" for count, a, b in wrong[:FEW])
 
-    def _baselines(self, judged: Transcripts, own: NDArray[np.int64]) -> dict[str, float]:
+    def _baselines(self, judged: Transcripts, own: NDArray[np.int64]) -> dict[str, Tally]:
         sequences, train, *_ = self.read_again()
         return baselines(Transcripts(sequences, self.reading), train, judged, own)
 
@@ -432,11 +447,12 @@ class Transcriber(Trained[Reading, Options]):
         """Yields a row of CSV, or JSON, for each sequence of a file: the text, its probability, and where each symbol begins."""
         header = form not in JSON_LINES
         self.skipped = BadRows(self.options.skip_bad)
-        for group, encoded in self.read_groups(path, False, self.skipped):
-            if header:
-                yield csv_row([*next(named(group)), "text", "probability", "steps"])
-                header = False
-            for name, said in zip(named(group), self.says(encoded, labels=False), strict=True):
+        for encoded in self.read_groups(path, self.skipped):
+            own = np.arange(len(encoded.rows))
+            for (name, _), said in zip(encoded.named(own), self.says(encoded, own, labels=False), strict=True):
+                if header:
+                    yield csv_row([*name, "text", "probability", "steps"])
+                    header = False
                 text, chance, steps = self.text(said.outputs), digits(float(np.exp(-said.nats))), (said.steps + 1).tolist()  # fmt: skip
                 if form in JSON_LINES:
                     row = name | {"text": text, "probability": chance, "steps": steps}
@@ -444,14 +460,11 @@ class Transcriber(Trained[Reading, Options]):
                 else:
                     yield csv_row([*name.values(), text, chance, " ".join(map(str, steps))])
 
-    def rows(
-        self, group: Sequence[Labelled], encoded: Transcripts, own: NDArray[np.int64] | None = None
-    ) -> Iterator[dict[str, Any]]:
-        own = np.arange(len(encoded.rows)) if own is None else own
-        for name, k, said in zip(named(group), own.tolist(), self.says(encoded, own), strict=True):
-            errors = Levenshtein.distance(encoded.spelled(k).tolist(), said.outputs.tolist())
-            nats = digits(said.nats) if np.isfinite(said.nats) else None  # None of a label that the model cannot say
-            yield name | {"label": encoded.label(k), "text": self.text(said.outputs), "errors": errors, "nats": nats}
+    def rows(self, encoded: Transcripts, own: NDArray[np.int64], said: Sequence[Said]) -> Iterator[dict[str, Any]]:
+        for (name, label), k, one in zip(encoded.named(own), own.tolist(), said, strict=True):
+            errors = Levenshtein.distance(encoded.spelled(k).tolist(), one.outputs.tolist())
+            nats = digits(one.nats) if np.isfinite(one.nats) else None  # None of a label that the model cannot say
+            yield name | {"label": label, "text": self.text(one.outputs), "errors": errors, "nats": nats}
 
 
 def _in_words(differ: Marks, units: str) -> str:
@@ -496,16 +509,11 @@ class Transcription(WholeSequences):
     def size(self, own: NDArray[np.int64]) -> int:
         return int(self.symbols[own].sum())
 
-    def evaluate(self) -> dict[str, float]:
-        return self.trained.score(self.encoded, self.validation)[0]
+    def scores(self, own: NDArray[np.int64]) -> dict[str, Tally]:
+        return self.trained.score(self.encoded, own)[0]
 
-    def tested(self) -> tuple[dict[str, float], dict[str, float]]:
-        found, _ = self.trained.score(self.encoded, self.test)
-        return found, baselines(self.encoded, self.train, self.encoded, self.test)
-
-    def about(self) -> dict[str, Any]:
-        found = baselines(self.encoded, self.train, self.encoded, self.validation)
-        return {"data": self.sizes(), "baselines": found}
+    def baselines(self, own: NDArray[np.int64]) -> dict[str, Tally]:
+        return baselines(self.encoded, self.train, self.encoded, own)
 
     def baseline(self, name: str) -> str:
         if name == CONSTANT:
@@ -565,7 +573,7 @@ class Transcription(WholeSequences):
 
 def baselines(
     learned: Transcripts, train: NDArray[np.int64], judged: Transcripts, own: NDArray[np.int64]
-) -> dict[str, float]:
+) -> dict[str, Tally]:
     """Returns the error rates, on these sequences of what is judged, of what needs no network.
 
     train: the places of the sequences to learn from. The constant is the label that differs least from the others. The
@@ -587,11 +595,11 @@ def baselines(
     nearest = train[np.concatenate([(squares - 2 * part @ known.T).argmin(1) for part in parts])].tolist()
     true = [spell(judged.label(k), judged.unit) for k in own.tolist()]
     said = {CONSTANT: [constant] * len(own), NEAREST: [spell(learned.label(k), learned.unit) for k in nearest]}
-    symbols = max(1, sum(map(len, true)))
-    return {
-        name: sum(Levenshtein.distance(a, b) for a, b in zip(true, texts, strict=True)) / symbols
-        for name, texts in said.items()
-    }
+    units, symbols, found = judged.units(own), np.array([*map(len, true)]), dict[str, Tally]()
+    for name, texts in said.items():
+        errors = np.array([Levenshtein.distance(a, b) for a, b in zip(true, texts, strict=True)])
+        found[name] = Tally.of(units, (errors, symbols), share=True)
+    return found
 
 
 begin, resume, load = Transcription.begin, Transcription.resume, Transcriber.load

@@ -12,13 +12,13 @@ from torch.nn.functional import huber_loss, l1_loss, mse_loss
 
 
 def pinball(predicted: Tensor, truth: Tensor, quantiles: Sequence[float]) -> Tensor:
-    """Returns the mean over predictions (..., Q) of max(q e, (q - 1) e), where e = truth - prediction.
+    """Returns max(q e, (q - 1) e) of predictions (..., Q), where e = truth - prediction.
 
     Source: R. Koenker & G. Bassett, Regression quantiles, Econometrica 46 (1978).
     """
     q = torch.tensor(quantiles, device=predicted.device)
     e = truth[..., None] - predicted
-    return torch.maximum(q * e, (q - 1) * e).mean()
+    return torch.maximum(q * e, (q - 1) * e)
 
 
 class Criterion(NamedTuple):
@@ -49,8 +49,15 @@ class Criterion(NamedTuple):
     def mean(self, predicted: Tensor, truth: Tensor) -> Tensor:
         """Returns the mean loss of predictions (..., outputs), given the true values (...)."""
         if self.quantiles:
-            return pinball(predicted, truth, self.quantiles)
+            return pinball(predicted, truth, self.quantiles).mean()
         return {"mae": l1_loss, "mse": mse_loss, "huber": huber_loss}[self.loss](predicted[..., 0], truth)
+
+    def each(self, predicted: Tensor, truth: Tensor) -> Tensor:
+        """Returns the losses of which `mean` returns the mean, (...)."""
+        if self.quantiles:
+            return pinball(predicted, truth, self.quantiles).mean(-1)
+        of = {"mae": l1_loss, "mse": mse_loss, "huber": huber_loss}[self.loss]
+        return of(predicted[..., 0], truth, reduction="none")
 
     def middle(self, predicted: Tensor) -> Tensor:
         """Returns one prediction (...) of (..., outputs): that of the quantile nearest to the median."""

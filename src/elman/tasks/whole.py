@@ -15,11 +15,13 @@ from torch import Tensor
 from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Labelled, sequences
 from elman.errors import InputError
+from elman.tasks import scores
 from elman.tasks.encoded import Encoded, Inputs
 from elman.tasks.gathered import STEPS
 from elman.tasks.options import LabelOptions, SequenceOptions
 from elman.tasks.parts import Parts, check_tokens, columns_of, empty, unit_of
 from elman.tasks.pieces import Pieces, ranges, steps_of
+from elman.tasks.scores import Judged
 from elman.tasks.separate import (
     SeparateSequences,
     check_made_for,
@@ -29,6 +31,7 @@ from elman.tasks.separate import (
     table,
 )
 from elman.tasks.sequence_model import SequenceModel
+from elman.tasks.tallies import Tally, values
 from elman.training.record import DATA, Record, data_of, device_of
 from elman.training.run import Run
 from elman.training.task import Batch
@@ -96,21 +99,46 @@ class Trained(Generic[Learned, Given]):
         """The number of outputs of the model."""
         raise NotImplementedError
 
-    def rows(
-        self, group: Sequence[Labelled], encoded: Any, own: NDArray[np.int64] | None = None
-    ) -> Iterator[dict[str, Any]]:
-        """Yields a row for each label of some sequences: what it is, and what the model says. own: their places; all if left out."""
+    def says(self, encoded: Any, own: NDArray[np.int64]) -> Any:
+        """Returns what the model says of the sequences at these places."""
+        return self.outputs(encoded, own)
+
+    def rows(self, encoded: Any, own: NDArray[np.int64], said: Any) -> Iterator[dict[str, Any]]:
+        """Yields a row for each label of the sequences at these places: what it is, and what the model says."""
         raise NotImplementedError
 
-    def examples(self, path: Path, form: str) -> Iterator[str]:
-        """Yields a row for each label of a file, as `rows` has it, in CSV or JSON lines."""
-        every = self.read_groups(path, True, BadRows(self.options.skip_bad))
-        return table((row for group, encoded in every for row in self.rows(group, encoded)), form)
+    def figures(self, encoded: Any, own: NDArray[np.int64], said: Any) -> Iterator[tuple[str, str]]:
+        """Yields names and figures that say how well the model predicts the labels of the sequences at these places."""
+        raise NotImplementedError
 
-    def read_groups(self, path: Path, labelled: bool, bad: BadRows) -> Iterator[tuple[list[Labelled], Any]]:
-        """Yields the sequences of a file, some at a time, and these as what the model reads."""
-        for group in in_groups(sequences(path, columns_of(self.options, self.reading), labelled, bad)):
-            yield group, self.encode(group, path)
+    def evaluate(self, path: Path) -> Judged:
+        """Returns how well the model predicts the labels of a file."""
+        encoded, lines = self.read(path)
+        own = np.arange(len(encoded.rows))
+        said = self.says(encoded, own)
+        return Judged([*lines, *self.figures(encoded, own, said)], partial(self.table, encoded, said))
+
+    def table(self, encoded: Encoded, said: Any, form: str) -> Iterator[str]:
+        """Yields the rows of all sequences, of which the model says this."""
+        lengths = np.diff(encoded.sequences.labels.bounds)
+        own = (np.array(some) for some in groups(range(len(lengths)), CHUNK, lengths.__getitem__, MANY))
+        return table((row for some in own for row in self.rows(encoded, some, self.some(encoded, said, some))), form)
+
+    def some(self, encoded: Encoded, said: Any, own: NDArray[np.int64]) -> Any:
+        """Returns what the model says of some of all sequences."""
+        return said[torch.from_numpy(encoded.all_places(own))]
+
+    def how_sure(self, encoded: Encoded) -> tuple[str, str]:
+        """Returns what there is to say of the intervals of scores."""
+        count = len(np.unique(encoded.units(np.flatnonzero(encoded.told)).of))
+        if not encoded.alone:
+            return scores.how_sure(count, "sequence")
+        return scores.how_sure(count, "part", "the only sequence")
+
+    def read_groups(self, path: Path, bad: BadRows) -> Iterator[Any]:
+        """Yields the sequences of a file, which need no labels, as what the model reads: some at a time."""
+        for group in in_groups(sequences(path, columns_of(self.options, self.reading), False, bad)):
+            yield self.encode(group, path)
 
     def encode(self, every: Iterable[Labelled], path: Path) -> Any:
         """Raises InputError, naming the path, for a sequence that is not of the kind that was learned from."""
@@ -132,9 +160,9 @@ class Trained(Generic[Learned, Given]):
         read, options = self._whole, self.options
         if isinstance(options, LabelOptions) and options.each_step:
             read = partial(self._forward if options.causal else self._both_ways, options.window)
-        for pieces, values in read(encoded, own):
+        for pieces, y in read(encoded, own):
             rows = ranges(first[pieces.of] + pieces.begin, pieces.lengths)
-            found[torch.from_numpy(rows)] = values.float().cpu()
+            found[torch.from_numpy(rows)] = y.float().cpu()
         self.model.train(training)
         return found
 
@@ -326,9 +354,23 @@ class WholeSequences(SeparateSequences):
         part = slice(first, first + DRAWN)
         return k, part, self.encoded.sequences.values(k)[0][part]
 
+    def scores(self, own: NDArray[np.int64]) -> dict[str, Tally]:
+        """Returns the scores of the sequences at these places."""
+        raise NotImplementedError
+
+    def baselines(self, own: NDArray[np.int64]) -> dict[str, Tally]:
+        """Returns the scores of the baselines on the sequences at these places."""
+        raise NotImplementedError
+
+    def evaluate(self) -> dict[str, float]:
+        return values(self.scores(self.validation))
+
+    def about(self) -> dict[str, Any]:
+        return {"data": self.sizes(), "baselines": values(self.baselines(self.validation))}
+
     def tested(self) -> tuple[dict[str, float], dict[str, float]]:
         """Returns the scores of the sequences that --fold leaves out, and those of the baselines."""
-        raise NotImplementedError
+        return values(self.scores(self.test)), values(self.baselines(self.test))
 
     def conclusion(self) -> list[tuple[str, str]]:
         if not len(self.test):
@@ -345,8 +387,8 @@ class WholeSequences(SeparateSequences):
         for begin in range(0, len(self.test), CHUNK):
             own = self.test[begin : begin + CHUNK]
             places, _ = self.encoded.step_at(self.encoded.told_places(own))
-            group = list(self.encoded.sequences.labelled(own))
-            yield from zip(places.tolist(), self.trained.rows(group, self.encoded, own), strict=True)
+            rows = self.trained.rows(self.encoded, own, self.trained.says(self.encoded, own))
+            yield from zip(places.tolist(), rows, strict=True)
 
     def size(self, own: NDArray[np.int64]) -> int:
         return int(self.lengths[own].sum()) if self.options.label_each_step else len(own)
@@ -426,18 +468,3 @@ def unknown_words(encoded: Encoded, own: Sequence[int] | NDArray[np.int64], of: 
 def in_groups(every: Iterable[Labelled]) -> Iterator[list[Labelled]]:
     """Yields sequences in lists of `CHUNK`, or fewer where these have more than `MANY` steps with labels of their own."""
     return groups(every, CHUNK, lambda each: len(each.labels or ()), MANY)
-
-
-def named(group: Iterable[Labelled]) -> Iterator[dict[str, Any]]:
-    """Yields how the rows about these sequences begin, or those about each of their steps if these have labels."""
-    for each in group:
-        if each.labels is None:
-            yield {"sequence": each.name}
-        else:
-            yield from ({"sequence": each.name, "step": step} for step in range(1, len(each.labels) + 1))
-
-
-def labels_of(group: Iterable[Labelled]) -> Iterator[str | None]:
-    """Yields the labels of these sequences, or of their steps, as they are written."""
-    for each in group:
-        yield from (each.label,) if each.labels is None else each.labels

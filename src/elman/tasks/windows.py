@@ -20,6 +20,7 @@ from elman.errors import InputError
 from elman.files import Kept, write_json
 from elman.tasks.options import ForecastingOptions as Options
 from elman.tasks.separate import many, moments
+from elman.tasks.tallies import Tally, stretches, values
 from elman.tasks.words import RARE, check_words, frequent
 
 CHUNK = 2048  # windows that are taken side by side
@@ -316,23 +317,38 @@ class Errors:
     """Means over windows, steps and columns, in deviations; MASE in changes over a season. Truths may be missing."""
 
     def __init__(self, windows: Windows):
-        self.windows = windows
-        self.sums, self.count = np.zeros(3), 0
+        self.windows, longest = windows, int(np.diff(windows.before).max(initial=1))
+        # Windows that begin together share what they read and what follows, so that the units are parts of the time.
+        self.parts = stretches(longest, 2 * windows.ahead)
+        self.sums = np.zeros((4, self.parts))  # squares, absolute errors, and these in changes over a season; how many
         self.columns = np.zeros(
             (2, windows.columns)
         )  # of each: the sum of absolute errors in its own unit, and how many
+        self.of_windows = list[
+            NDArray[np.float64]
+        ]()  # mean absolute errors, (N,) at a time; NaN of one without a truth
 
     def add(self, forecast: Tensor, truth: Tensor, own: NDArray[np.int64]) -> None:
         """forecast and truth: (H, N), of the windows with these numbers. A truth that is NaN does not count."""
         told = ~truth.isnan()
         error = (forecast - truth).double().masked_fill(~told, 0.0)
-        block, scale = self.windows.block(own), self.windows.scale
-        absolute = error.abs().sum(0).numpy()
-        self.sums += [float(error.square().sum()), absolute.sum(), (absolute / scale.seasonal[block]).sum()]
-        self.count += int(told.sum())
-        numbers = absolute * scale.deviation[block], told.sum(0).numpy()
-        for sums, each in zip(self.columns, numbers, strict=True):
+        block, scale, before = self.windows.block(own), self.windows.scale, self.windows.before
+        absolute, count = error.abs().sum(0).numpy(), told.sum(0).numpy()
+        self.of_windows.append(np.where(count, absolute / count.clip(1), np.nan))
+        part = (own - before[block]) * self.parts // (before[block + 1] - before[block])
+        for sums, each in zip(
+            self.sums, (error.square().sum(0).numpy(), absolute, absolute / scale.seasonal[block], count), strict=True
+        ):
+            sums += np.bincount(part, each, self.parts)
+        for sums, each in zip(self.columns, (absolute * scale.deviation[block], count), strict=True):
             sums += np.bincount(block % self.windows.columns, each, self.windows.columns)
 
+    @property
+    def tallies(self) -> dict[str, Tally]:
+        *every, count = self.sums
+        return {
+            name: Tally(np.stack([each, count], -1)) for name, each in zip(("mse", "mae", "mase"), every, strict=True)
+        }
+
     def means(self) -> dict[str, float]:
-        return dict(zip(("mse", "mae", "mase"), (self.sums / max(1, self.count)).tolist(), strict=True))
+        return values(self.tallies)
