@@ -110,7 +110,7 @@ def write_the_files_that_documents_name(directory: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8") * 4 + "It was a dark and stormy night"
     sentence = "".join(f"{k}\t{w}\t_\t{t}\t_\t_\t0\t_\t_\t_\n" for k, w, t in ((1, "it", "PRON"), (2, "rains", "VERB")))
     steps = "".join(f"{k},{'up' if k % 2 else 'down'},{(-1) ** k * t},0.5\n" for k in range(40) for t in range(5))
-    of_both = "".join(f"{k},{'up' if k % 2 else 'down'},{k},{t},0.5\n" for k in range(40) for t in range(5))
+    of_both = "".join(f"{k},{'up' if k % 2 else 'down'},{k},{t},0.5,p{k % 12}\n" for k in range(40) for t in range(5))
     hours = "".join(f"2026-01-{1 + t // 24:02} {t % 24:02}:00:00,{t % 24},{t % 7}\n" for t in range(30 * 24))
     walk = "".join(f"{t % 5},{t % 3},0.5,{'sits' if t % 20 < 9 else 'walks'}\n" for t in range(120))
     furnace = "".join(f"{t % 5},{t % 3},0.5,{900 + t % 7 if t % 2 else ''}\n" for t in range(120))
@@ -130,7 +130,7 @@ def write_the_files_that_documents_name(directory: Path) -> None:
         ("train.conllu", "dev.conllu", "test.conllu", "new.conllu"): (sentence + "\n") * 40,
         ("gestures.csv",): "id,kind,x,y\n" + steps,
         ("pumps.csv",): "id,hours_left,x,y\n" + steps.replace("up", "1").replace("down", "0"),
-        ("test.csv", "new.csv"): "id,kind,hours_left,x,y\n" + of_both,
+        ("test.csv", "new.csv"): "id,kind,hours_left,x,y,person\n" + of_both,
         ("shops.csv",): "day,shop,sales,event,size,visits\n" + sales,
         ("load.csv", "later.csv", "now.csv", "past.csv"): "date,load,heat\n" + hours,
     }

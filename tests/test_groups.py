@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from dataclasses import replace
@@ -19,7 +21,7 @@ from elman.errors import InputError
 from elman.tasks import classification, regression
 from elman.tasks.options import ClassificationOptions, RegressionOptions
 from elman.tasks.separate import held_out_groups
-from tiny_runs import elman, lines
+from tiny_runs import elman, interval_by_hand, lines, scores_of
 
 LONG = "id,who,label,x\na,Ann,up,1\na,Ann,up,2\nb,Bob,down,3\nc,Ann,up,4\n"
 
@@ -99,7 +101,7 @@ def test_groups_that_make_no_sense(tmp_path: Path, case: str):
         (["a.csv", "--sequence", "id", "--group", "id"], "--sequence and --group both name the column 'id'; name another one in one of them"),
         (["a.csv", "--sequence", "id", "--group", "x", "--columns", "x"], "--group and --columns both name the column 'x'; name another one in one of them"),
         (["a.csv", "--sequence", "id", "--group", "who", "--validation", "b.csv"], "--group holds out a part of FILE, but --validation names another file; leave it out"),
-        (["a.csv", "--each-step", "--group", "who"], "a.csv is one sequence, so --group who has nothing to hold out together; name the column that identifies the sequence with --sequence, or leave --group out"),
+        (["a.csv", "--each-step", "--group", "who"], "a.csv is one sequence, so --group who has nothing to put together; name the column that identifies the sequence with --sequence, or leave --group out"),
         (["two.csv", "--sequence", "id", "--group", "who"], ", because --group who holds the others out; give more values of 'who' for each class, or another --seed"),
         (["one.csv", "--sequence", "id", "--group", "who"], "all sequences have 'Ann' in 'who'; give those of several, or leave --group out"),
     ],
@@ -181,3 +183,53 @@ def test_a_run_needs_the_column_for_its_training_only(tmp_path: Path):
     assert elman("evaluate", tmp_path / "run", tmp_path / "b.csv").status == 0
     assert ", a baseline" in elman("evaluate", tmp_path / "run", tmp_path / "a.csv").out
     assert elman("train", "classify", "--resume", tmp_path / "run", "--epochs", 1.5).status == 0
+
+
+def test_sequences_of_a_person_are_judged_together(tmp_path: Path):
+    draw = np.random.default_rng(0)
+    rows = [
+        {
+            "values": (draw.normal(size=(4, 1)) + (k % 2) + k % 12 / 6).tolist(),
+            "label": "ab"[k % 2],
+            "who": f"p{k % 12}",
+        }
+        for k in range(90)
+    ]
+    (tmp_path / "a.jsonl").write_text(lines(*map(json.dumps, rows)))
+    given = ("--hidden-size", 4, "--epochs", 3, "--group", "who", "--run", tmp_path / "run")
+    assert elman("train", "classify", tmp_path / "a.jsonl", *given).status == 0
+    alone = elman("evaluate", tmp_path / "run", tmp_path / "a.jsonl").out
+    told = "95%, in brackets: how sure the figures are after 90 sequences, if each is of another 'who'; else give --group who"
+    assert f"\nintervals            {told}\n" in alone
+    by_who = ("--group", "who", "--output", tmp_path / "rows.csv")
+    out = elman("evaluate", tmp_path / "run", tmp_path / "a.jsonl", *by_who).out
+    assert "\nintervals            95%, in brackets: how sure the figures are after 12 values of 'who'\n" in out
+    assert scores_of(out).splitlines()[:4] == scores_of(alone).splitlines()[:4]
+    found = list(csv.DictReader(io.StringIO((tmp_path / "rows.csv").read_text())))
+    assert [row["label"] for row in found] == [row["label"] for row in rows]
+    nats = interval_by_hand([row["who"] for row in rows], [float(row["nats"]) for row in found], share=False)
+    assert re.search(rf"^nats per sequence +[\d.]+ {re.escape(nats)}$", out, re.MULTILINE)
+    (tmp_path / "few.jsonl").write_text(lines(*map(json.dumps, rows[:5] + rows[12:16])))
+    few = elman("evaluate", tmp_path / "run", tmp_path / "few.jsonl", "--group", "who").out
+    assert "none: 5 values of 'who' are too few to say how sure the figures are; give at least 10\n" in few
+
+
+def test_groups_that_cannot_be_judged(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text(lines(*(json.dumps({"values": [[k]], "label": k}) for k in range(12))))
+    small = ("--hidden-size", 4, "--epochs", 1)
+    assert elman("train", "regress", tmp_path / "a.jsonl", *small, "--run", tmp_path / "run").status == 0
+    lacks = elman("evaluate", tmp_path / "run", tmp_path / "a.jsonl", "--group", "who")
+    assert (lacks.status, lacks.out) == (2, "")
+    assert (
+        lacks.err
+        == f"elman: {tmp_path / 'a.jsonl'}, line 1: 'who' should be a name or a number but is None; correct it\n"
+    )
+    archive = "@problemName a\n@targetLabel true\n@data\n1,2:3\n2,3:4\n"
+    (tmp_path / "a.ts").write_text(archive)
+    table = elman("evaluate", tmp_path / "run", tmp_path / "a.ts", "--group", "who")
+    assert table.err == f"elman: {tmp_path / 'a.ts'} is not a table, so --group selects nothing in it; leave it out\n"
+    (tmp_path / "a.txt").write_text("abc " * 900)
+    assert elman("train", "lm", tmp_path / "a.txt", *small, "--run", tmp_path / "lm").status == 0
+    of_text = elman("evaluate", tmp_path / "lm", tmp_path / "a.txt", "--group", "who")
+    runs = "elman train classify, regress and transcribe"
+    assert of_text.err == f"elman: --group who is for runs of {runs}, and {tmp_path / 'lm'} is none; leave it out\n"

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from elman.tasks import scores
+from elman.tasks.separate import many
 from elman.tasks.tallies import LEAST, MOST, PARTS, Tally, Units, along, ratio, root, stretches, student, values
 
 T_TABLE = {9: 2.2622, 14: 2.1448, 19: 2.0930, 29: 2.0452, 99: 1.9842, 999: 1.9623}  # of the 97.5th percentile
@@ -90,7 +91,7 @@ def test_too_few_units_say_nothing(count: int):
     # Units without anything to be judged by do not count.
     padded = Tally.of(Units(np.arange(count), 50), (np.arange(count) % 2, 1), share=True)
     assert padded.interval is None
-    assert scores.how_sure(count, "sequence")[1].startswith(f"none: {count} sequence")
+    assert scores.how_sure(count, many(count, "sequence"))[1].startswith(f"none: {count} sequence")
 
 
 def test_what_is_the_same_in_all_units():

@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from elman.cli.common import LANGUAGE_MODEL, LANGUAGE_WEIGHT, check_rows, let_help, opened, trained, without_training
+from elman.errors import InputError
 from elman.files import write_atomically
 
 EXAMPLE = "Example:  elman evaluate runs/first chapter.txt"
@@ -20,6 +21,11 @@ def evaluate(
         help="File to write as well, .csv or .jsonl: a row for each example with what is true and what the model says.",
         show_default=False,
     ),
+    group: str | None = typer.Option(
+        None,
+        help="Column of a person or machine, or its name in JSON lines, of whom there are several sequences: for the intervals.",
+        show_default=False,
+    ),
     language_model: Path | None = LANGUAGE_MODEL,
     language_weight: float | None = LANGUAGE_WEIGHT,
     device_name: str = typer.Option("auto", "--device", help="auto, cpu, cuda, ..."),
@@ -30,6 +36,9 @@ def evaluate(
     each after at least 1,000 tokens of the part before. Other models are compared with the labels or the values that the
     file has.
 
+    A score is followed by its 95 % interval. It says how much the score may owe to the choice of these data: to these sequences,
+    sentences, or parts of one text. docs/evaluation.md says how it is found.
+
     --output shows where a model is wrong: sorted by nats or by the error, the worst examples come first, and labels that are
     wrong are among them. Of a language model it is what `elman predict` writes.
     """
@@ -38,6 +47,13 @@ def evaluate(
         check_rows(output)
     with without_training():
         model = trained(record, device)
+        if group is not None:
+            from elman.tasks.whole import Trained
+
+            if not isinstance(model, Trained):
+                tasks = "elman train classify, regress and transcribe"
+                raise InputError(f"--group {group} is for runs of {tasks}, and {run} is none; leave it out")
+            model.judged_by = group
         let_help(model, run, language_model, language_weight, device_name)
         judged = model.evaluate(file)
         for name, figure in judged.lines:

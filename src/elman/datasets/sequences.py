@@ -86,7 +86,7 @@ def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows 
         if kind in (".ts", *JSON_LINES) and value:
             raise InputError(
                 f"{path} is not a table, so {flag} selects nothing in it; leave it out",
-                f"{path} is not a table, and the run was trained on one; give a table",
+                None if flag == "--group" else f"{path} is not a table, and the run was trained on one; give a table",
             )
     if columns.time is not None and kind == ".ts":
         raise InputError(
@@ -397,7 +397,7 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
         )
     if columns.sequence is None and columns.group is not None:
         raise InputError(
-            f"{path} is one sequence, so --group {columns.group} has nothing to hold out together; name the column that identifies the sequence with --sequence, or leave --group out"
+            f"{path} is one sequence, so --group {columns.group} has nothing to put together; name the column that identifies the sequence with --sequence, or leave --group out"
         )
     # The sequence that is being read, its first line, whether it is to be left out; and those that were before.
     name, first, spoiled, seen = "", 0, False, set[str]()

@@ -185,8 +185,10 @@ class Encoded:
         return self.each_step and own[0] == own[1]
 
     def units(self, places: NDArray[np.int64]) -> Units:
-        """Returns to which sequences the labels at these places belong, or to which parts of the only one."""
-        of, step = self.step_at(places)
+        """Returns to which sequences the labels at these places belong, or to which groups of them, or parts of the only one."""
+        (of, step), groups = self.step_at(places), self.sequences.group_of
+        if len(groups) == len(self.rows):
+            return Units(np.array(groups)[of], len(self.sequences.groups))
         if self.each_step and len(of) and (of == of[0]).all():
             parts = stretches(count := int(self.rows.lengths[of[0]]), SHORT)
             return Units(step * parts // count, parts)

@@ -219,7 +219,7 @@ class Forecaster:
         for new in self.new_series(every):
             yield "new series", new
         yield "the model", ", ".join(f"{name.upper()} {figure(each)}" for name, each in own.tallies.items())
-        yield how_sure(own.parts, "part", "the time")
+        yield how_sure(own.parts, f"{own.parts} parts of the time", "the time")
         for name, each in self.errors_of_baselines(windows, len(windows)).items():
             better = compared(own.tallies["mae"], each.tallies["mae"], higher_is_better=False)
             yield name, f"{said(each.means())}{better}{' in MAE' if better else ''}"

@@ -369,7 +369,7 @@ class TrainedLanguageModel(NamedTuple):
             none = "not known, because no character begins in this text"
             yield "bits per character", f"{score.bits_per_character:.4f}" if score.characters else none
         yield "perplexity", f"{score.perplexity:.4f}"
-        yield how_sure(len(nats.sums), "part", "the text")
+        yield how_sure(parts := len(nats.sums), f"{parts} parts of the text", "the text")
         yield from on_baselines(
             data_of(self.config), lambda: self._baselines(tokens), f"nats per {per}", nats, higher_is_better=False
         )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elman.errors import InputError
-from elman.tasks.separate import Changed, many
+from elman.tasks.separate import Changed
 from elman.tasks.tallies import LEAST, LEVEL, Tally, Units
 from elman.training.record import NOT_KEPT
 from elman.training.run import Run
@@ -188,12 +188,12 @@ def between(interval: tuple[float, float] | None, form: str = ".4f") -> str:
     return "" if interval is None else f" ({interval[0]:{form}} to {interval[1]:{form}})"
 
 
-def how_sure(count: int, unit: str, whole: str = "") -> tuple[str, str]:
+def how_sure(count: int, units: str, whole: str = "") -> tuple[str, str]:
     """Returns what there is to say of the intervals of scores.
 
-    count: of the units that are judged, such as a "sequence". whole: what they are parts of, if it is one thing.
+    count: of the units that are judged. units: these in words, such as "3 sequences". whole: what they are parts of, if it is
+    one thing.
     """
-    units = f"{count} parts of {whole}" if whole else many(count, unit)
     if count >= LEAST:
         return "intervals", f"{LEVEL:.0%}, in brackets: how sure the figures are after {units}"
     few = f"{whole} is too short" if whole else f"{units} {'is' if count == 1 else 'are'} too few"

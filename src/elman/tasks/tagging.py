@@ -36,6 +36,7 @@ from elman.tasks.separate import (
     digits,
     groups,
     held_out,
+    many,
     padded,
     started,
     table,
@@ -341,7 +342,7 @@ class Tagger:
             yield "unknown tags", scores.unknown(others)
         for name, each in found.items():
             yield name.replace("validation_nats", "nats_per_word").replace("_", " "), scores.figure(each)
-        yield scores.how_sure(len(judged), "sentence")
+        yield scores.how_sure(len(judged), many(len(judged), "sentence"))
         score = "entity_f1" if "entity_f1" in found else "accuracy"
         unit, model = score.replace("_f1", " F1"), found[score]
         yield from scores.on_baselines(self.path, lambda: self._baselines(judged, score), unit, model, True)

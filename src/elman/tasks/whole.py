@@ -27,11 +27,12 @@ from elman.tasks.separate import (
     check_made_for,
     check_same,
     groups,
+    many,
     started,
     table,
 )
 from elman.tasks.sequence_model import SequenceModel
-from elman.tasks.tallies import Tally, values
+from elman.tasks.tallies import LEAST, Tally, values
 from elman.training.record import DATA, Record, data_of, device_of
 from elman.training.run import Run
 from elman.training.task import Batch
@@ -57,6 +58,8 @@ class Trained(Generic[Learned, Given]):
     built_in: ClassVar[str]  # what the data without a file are called
     # Returns the sequences of (path, options, bad rows, what was learned of the data before), and which are for what.
     parts_of: ClassVar[Callable[..., Parts]]
+
+    judged_by: str | None = None  # the column of what is judged together by `evaluate`, such as a person
 
     def __init__(
         self,
@@ -130,10 +133,14 @@ class Trained(Generic[Learned, Given]):
 
     def how_sure(self, encoded: Encoded) -> tuple[str, str]:
         """Returns what there is to say of the intervals of scores."""
-        count = len(np.unique(encoded.units(np.flatnonzero(encoded.told)).of))
-        if not encoded.alone:
-            return scores.how_sure(count, "sequence")
-        return scores.how_sure(count, "part", "the only sequence")
+        count, by = len(np.unique(encoded.units(np.flatnonzero(encoded.told)).of)), self.options.group
+        if self.judged_by is not None:
+            return scores.how_sure(count, f"{many(count, 'value')} of {self.judged_by!r}")
+        if encoded.alone:
+            return scores.how_sure(count, f"{count} parts of the only sequence", "the only sequence")
+        name, told = scores.how_sure(count, many(count, "sequence"))
+        more = f", if each is of another {by!r}; else give --group {by}"
+        return name, told + more * (by is not None and count >= LEAST)
 
     def read_groups(self, path: Path, bad: BadRows) -> Iterator[Any]:
         """Yields the sequences of a file, which need no labels, as what the model reads: some at a time."""
@@ -228,7 +235,8 @@ class Trained(Generic[Learned, Given]):
     def read(self, path: Path) -> tuple[Any, list[tuple[str, str]]]:
         """Returns the labelled sequences of a file, and what there is to say of them before they are judged."""
         bad = BadRows(self.options.skip_bad)
-        encoded = self.encode(sequences(path, columns_of(self.options, self.reading), bad=bad), path)
+        columns = columns_of(self.options, self.reading)._replace(group=self.judged_by)
+        encoded = self.encode(sequences(path, columns, bad=bad), path)
         if not len(encoded.rows):
             raise InputError(f"{path} has no sequence; give at least one, with its label")
         if not encoded.told.any():
