@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import torch
@@ -22,7 +23,7 @@ from elman.files import write_atomically
 from elman.tasks.options import ClassificationOptions, LanguageModelOptions
 from elman.training import search as searching
 from elman.training.range_test import LEAST, MOST, range_test
-from elman.training.search import JOURNAL, search
+from elman.training.search import JOURNAL, _bounded, search
 from test_task import Adding, Options
 from test_tasks import SMALL, data_of, write_waves
 from tiny_runs import elman
@@ -85,6 +86,26 @@ def test_the_best_of_a_search_is_the_best(tmp_path: Path) -> None:
     config = json.loads((best.directory / "config.json").read_text())
     assert config["options"]["learning_rate"] == best.options["learning_rate"]
     assert best.score == pytest.approx(abs(float(torch.tensor(best.options["learning_rate"]).log10()) + 2))
+
+
+class Tied(Scored):
+    """All of its scores are the same, as the error rates of models that have learned little; its losses are not."""
+
+    score, higher_is_better = "reward", True
+
+    def evaluate(self) -> dict[str, float]:
+        return {"reward": 1.0, "validation_squares": 100 * super().evaluate()["validation_squares"]}
+
+
+def test_of_equal_scores_the_one_with_the_lowest_loss_is_the_best(tmp_path: Path) -> None:
+    options, fixed = ClassificationOptions(epochs=2.0), {"hidden_size", "num_layers", "dropout", "cell"}
+    results = search(Tied, options, tmp_path, 5, fixed)
+    assert {each.score for each in results if each.score is not None} == {1.0}
+    (best,) = [each for each in results if each.best]
+    far = {each.number: abs(np.log10(each.options["learning_rate"]) + 2) for each in results if each.score is not None}
+    assert len(far) >= 4
+    assert far[best.number] == min(far.values()) < 0.9 * far[0]
+    assert [_bounded(loss) for loss in (0.0, 1.0, np.inf, np.nan)] == [0, 0.5, 1, 0]
 
 
 class Rewarded(Scored):

@@ -26,6 +26,8 @@ JOURNAL = "study.log"
 NOTE = "search"  # the name under which a study notes what it is of
 OF_NO_EFFECT = ("threads", "validation")  # options whose values may differ: the digest of the data tells files apart
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+SCORE = "score"  # the name under which a training notes its own
+TIE = 1e-7  # what a loss adds to a score at most
 
 
 class Result(NamedTuple):
@@ -53,7 +55,7 @@ def search(
     waiting: is called once a second while the last trainings are those of other processes.
     A search that was stopped goes on if it is called again, and several processes may search in one directory: they
     share a journal, and each training draws by its own number. Which training is stopped early is said by the median of
-    the others at the same evaluation; values are drawn by the tree-structured Parzen estimator (J. Bergstra et al.,
+    the others at the same evaluation, and of equal scores the one with the lower loss is better; values are drawn by the tree-structured Parzen estimator (J. Bergstra et al.,
     Algorithms for hyper-parameter optimization, 2011).
 
     Raises InputError if the directory holds a search of other data, or with other fixed options.
@@ -87,19 +89,22 @@ def search(
         except InputError as error:  # options that do not go together, such as --forget-bias and a gru
             raise optuna.TrialPruned from error
         training, _ = begin(make(drawn), directory / f"trial-{trial.number:03}", overwrite=True)
-        best = float("nan")
+        value = float("nan")
         try:
             for report in training.steps():
                 if show is not None:
                     show(trial.number, report)
                 if report.row is not None:
-                    best = training.place.best * (-1 if task.higher_is_better else 1)
-                    trial.report(best, training.place.evaluations)
+                    place, sign = training.place, -1 if task.higher_is_better else 1
+                    # As while training, of two with the same score the one with the lower loss is better.
+                    value = sign * (place.best + TIE * _bounded(place.best_loss))
+                    trial.set_user_attr(SCORE, sign * place.best)
+                    trial.report(value, place.evaluations)
                     if trial.should_prune() and not training.place.finished:
                         raise optuna.TrialPruned
         except Diverged as error:  # a bad draw, like any other
             raise optuna.TrialPruned from error
-        return best
+        return value
 
     while len(_done(study)) < trials:
         begun = _begun(study, directory, trials)
@@ -126,11 +131,16 @@ def search(
             trial.number,
             directory / f"trial-{trial.number:03}",
             trial.params,
-            trial.value if trial.state == TrialState.COMPLETE else None,
+            trial.user_attrs.get(SCORE, trial.value) if trial.state == TrialState.COMPLETE else None,
             trial.number == best,
         )
         for trial in done
     ]
+
+
+def _bounded(loss: float) -> float:
+    """Returns a number between 0 and 1 that rises with a loss."""
+    return loss / (1 + loss) if 0 <= loss < np.inf else float(loss > 0)
 
 
 def _begun(study: optuna.Study, directory: Path, trials: int) -> tuple[Trial, Lock] | None:
