@@ -2284,6 +2284,22 @@ MUTANTS = [
         "np.arange(self.total) * MOST // self.total",
         "test_tallies.py::test_very_many_units_are_left_out_together",
     ),
+    Mutant(
+        "the first of equal scores is the best",
+        "training/search.py",
+        "def search(",
+        "place.best + TIE * _bounded(place.best_loss)",
+        "place.best",
+        "test_search.py::test_of_equal_scores_the_one_with_the_lowest_loss_is_the_best",
+    ),
+    Mutant(
+        "persons who are judged as strangers to themselves",
+        "tasks/encoded.py",
+        "def units(",
+        "if len(groups) == len(self.rows):",
+        "if len(groups) > len(self.rows):",
+        "test_groups.py::test_sequences_of_a_person_are_judged_together",
+    ),
 ]
 
 
