@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,25 +182,26 @@ class Regressor(Trained[Reading, Options]):
         """Returns what the model says of sequences, or their steps, in deviations, (N, outputs); quantiles rise."""
         return self.criterion.in_order(self.outputs(encoded, own))
 
-    def told(self, predicted: Tensor, truth: Tensor, units: Units) -> Iterator[tuple[str, str]]:
-        """Yields names and figures of these predictions, and of their quantiles."""
-        found = scored(self.criterion, predicted, truth, units)
+    def told(
+        self, found: Mapping[str, Tally], predicted: Tensor, truth: Tensor, written: Callable[[Tally], str]
+    ) -> Iterator[tuple[str, str]]:
+        """Yields names and figures of these predictions, and of their quantiles. found: their scores, which are written so."""
         for name in dict.fromkeys((score_of(self.criterion), "rmse", "mae")):
-            value = found[name].value
-            yield called(name), f"{value * self.reading.spread:.6g}, which is {scores.figure(found[name])} {DEVIATIONS}"
+            each = found[name]
+            yield called(name), f"{each.value * self.reading.spread:.6g}, which is {written(each)} {DEVIATIONS}"
         variance = float(truth.var(correction=0))
         if variance > 0:
             yield "R²", f"{1 - found['rmse'].value ** 2 / variance:.4f}"
         yield from self.criterion.covered(self.criterion.below(predicted, truth), len(truth))
 
     def figures(self, encoded: Values, own: NDArray[np.int64], said: Tensor) -> Iterator[tuple[str, str]]:
-        places = np.flatnonzero(encoded.told)
-        predicted, truth, units = said[places], encoded.values[places], encoded.units(places)
-        yield from self.told(predicted, truth, units)
+        places, score = np.flatnonzero(encoded.told), score_of(self.criterion)
+        predicted, truth = said[places], encoded.values[places]
+        found = scored(self.criterion, predicted, truth, encoded.units(places))
+        yield from self.told(found, predicted, truth, scores.figure)
         yield self.how_sure(encoded)
-        score = score_of(self.criterion)
-        model, unit = scored(self.criterion, predicted, truth, units)[score], f"{called(score)} in standard deviations"
-        yield from scores.on_baselines(self.path, lambda: self._baselines(encoded, places), unit, model, False)
+        unit = f"{called(score)} in standard deviations"
+        yield from scores.on_baselines(self.path, lambda: self._baselines(encoded, places), unit, found[score], False)
 
     def _baselines(self, judged: Values, places: NDArray[np.int64]) -> dict[str, Tally]:
         sequences, train, *_ = self.read_again()
@@ -289,7 +290,11 @@ class Regression(WholeSequences):
 
     def conclusion(self) -> list[tuple[str, str]]:
         """Returns lines about the validation sequences, in the unit of the data, and about those that --fold leaves out."""
-        return [*self.trained.told(*self._judged(self.validation)), *super().conclusion()]
+        predicted, truth, units = self._judged(self.validation)
+        found = scored(self.criterion, predicted, truth, units)
+        # Without intervals: these sequences have chosen the parameters.
+        told = self.trained.told(found, predicted, truth, lambda each: f"{each.value:.4f}")
+        return [*told, *super().conclusion()]
 
     def draw(self, directory: Path) -> list[Path]:
         """Draws the predictions of the validation values over these, and with each_step those of one sequence."""
