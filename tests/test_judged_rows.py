@@ -14,7 +14,8 @@ import pytest
 
 from elman.datasets import series
 from elman.datasets.reading import BadRows
-from elman.tasks import forecasting
+from elman.tasks import forecasting, regression, whole
+from elman.training.run import Run
 from test_tasks import figures
 from tiny_runs import elman, interval_by_hand, lines, of_every_task
 
@@ -177,6 +178,70 @@ def test_where_nothing_can_be_written(made: SimpleNamespace, tmp_path: Path, nam
     assert list(tmp_path.iterdir()) == []
 
 
+SCORE = {  # that is compared with baselines, and whether more of it is better
+    "tag": (r"^entity f1 +(\S+)|^accuracy +(\S+)", True),
+    "numbers": (r"^accuracy +(\S+)", True),
+    "texts": (r"^accuracy +(\S+)", True),
+    "regress": (r"^pinball .*which is (\S+)", False),
+    "labels": (r"^accuracy +(\S+)", True),
+    "levels": (r"^pinball .*which is (\S+)", False),
+    "spoken": (r"^character error rate (\S+)", False),
+    "forecast": (r"^the model .*MAE (\S+)", False),
+    "recursive": (r"^the model .*MAE (\S+)", False),
+}
+
+
+@pytest.mark.parametrize("name", SCORE)
+def test_what_is_said_of_baselines_is_so(made: SimpleNamespace, tmp_path: Path, name: str) -> None:
+    """Of those that are better, and of those that are worse, on the score that decides."""
+    pattern, higher = SCORE[name]
+    data = {"labels": "steps.jsonl", "levels": "steps.jsonl", "spoken": "spoken.jsonl"} | DATA
+    file = made.directory / data[name]
+    if file.name == "series.csv":  # as many parts of the time as it takes to say something
+        header, *given = file.read_text().splitlines()
+        draw = np.random.default_rng(0)
+        more = [f"{t},{t % 4},{np.sin(t / 3) + draw.normal() / 9:.4f},{t % 5}" for t in range(len(given), 400)]
+        file = tmp_path / "long.csv"
+        file.write_text(lines(header, *given, *more))
+    out = elman("evaluate", getattr(made, name), file).out
+    assert "\nintervals            95%, in brackets" in out, out
+    score = float(next(filter(None, re.findall(pattern, out, re.MULTILINE)[0]))) if "|" in pattern else float(re.findall(pattern, out, re.MULTILINE)[0])  # fmt: skip
+    found = re.findall(r"^(?:\S.*?) {2,}(?:MSE .* MAE )?([\d.]+).*(?:a baseline|MASE [\d.]+); the model is (\w+) by ([\d.]+)(?: \((\S+) to (\S+)\))?(, perhaps by chance)?", out, re.MULTILINE)  # fmt: skip
+    assert found, out
+    for baseline, word, by, low, high, chance in found:
+        better = score - float(baseline) if higher else float(baseline) - score
+        assert word == ("better" if better > 0 else "worse"), out
+        assert float(by) == pytest.approx(abs(better), abs=1.1e-4)
+        if low:
+            assert float(low) <= float(by) <= float(high)
+            assert bool(chance) == (float(low) <= 0)
+
+
+def test_rows_of_more_sequences_than_are_read_at_a_time(
+    made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, file in (("numbers", "numbers.jsonl"), ("labels", "steps.jsonl"), ("spoken", "spoken.jsonl")):
+        monkeypatch.undo()
+        _, rows = judged(getattr(made, name), made.directory / file, tmp_path)
+        assert len({json.dumps(row) for row in rows}) == len(rows) > 10
+        monkeypatch.setattr(whole, "CHUNK", 3)
+        assert judged(getattr(made, name), made.directory / file, tmp_path)[1] == rows
+        monkeypatch.setattr(whole, "CHUNK", 256)
+        monkeypatch.setattr(whole, "MANY", 25)  # steps
+        assert judged(getattr(made, name), made.directory / file, tmp_path)[1] == rows
+
+
+def test_steps_of_a_sequence_are_judged_together(made: SimpleNamespace, tmp_path: Path) -> None:
+    out, rows = judged_surely(made.levels, made.directory / "steps.jsonl", tmp_path)
+    loss = [
+        float(np.mean([max(q * e, (q - 1) * e) for q, e in ((0.1, row["label"] - row["value_q0.1"]), (0.9, row["label"] - row["value_q0.9"]))]))
+        / regression.Reading.load(Run(made.levels)).spread
+        for row in rows
+    ]  # fmt: skip
+    told = interval_by_hand([row["sequence"] for row in rows], loss, share=False)
+    assert f" which is {np.mean(loss):.4f} {told} standard deviations" in out
+
+
 @pytest.mark.parametrize("name", ["numbers", "texts"])
 def test_intervals_of_sequences(made: SimpleNamespace, tmp_path: Path, name: str) -> None:
     out, rows = judged_surely(getattr(made, name), made.directory / DATA[name], tmp_path)
@@ -221,3 +286,21 @@ def test_windows_of_a_time_are_judged_together(made: SimpleNamespace, tmp_path: 
     assert re.search(
         r"^naive +MSE .*; the model is \w+ by \S+ \(\S+ to \S+\)(, perhaps by chance)? in MAE$", out, re.MULTILINE
     )
+
+
+def test_many_short_series_are_units(tmp_path: Path) -> None:
+    """Each is too short to be cut into parts of the time."""
+    draw = np.random.default_rng(0)
+    rows = [f"{g},{t},{np.sin(t / 2) + g / 3 + draw.normal() / 5:.4f}" for g in range(14) for t in range(30)]
+    (tmp_path / "a.csv").write_text(lines("g,t,y", *rows))
+    given = ("--time", "t", "--group", "g", "--horizon", 4, "--segment", 2, "--lookback", 8, "--period", 4)
+    small = ("--hidden-size", 6, "--epochs", 1, "--split", "0.5,0.5,0")
+    done = elman("train", "forecast", tmp_path / "a.csv", *given, *small, "--run", tmp_path / "run")
+    assert done.status == 0, done.err
+    out, found = judged_surely(tmp_path / "run", tmp_path / "a.csv", tmp_path)
+    assert "\nintervals            95%, in brackets: how sure the figures are after 14 series\n" in out
+    told = interval_by_hand([row["g"] for row in found], [row["mae_in_deviations"] for row in found], share=False)
+    assert f", MAE {np.mean([row['mae_in_deviations'] for row in found]):.4f} {told}, MASE " in out
+    (tmp_path / "few.csv").write_text(lines("g,t,y", *rows[:120]))
+    few = elman("evaluate", tmp_path / "run", tmp_path / "few.csv").out
+    assert "none: the time is too short to say how sure the figures are; give a longer one\n" in few

@@ -29,12 +29,14 @@ from elman.tasks.language_model import (
     Score,
     TrainedLanguageModel,
     choose,
+    costs,
     evaluate,
     sample,
     surprises,
 )
+from elman.tasks.scores import between
 from elman.training.options import flag
-from tiny_runs import begin, corpus_of, prose, tiny
+from tiny_runs import begin, corpus_of, interval_by_hand, prose, tiny
 
 CELLS = [name for name, cell in cells.BUILT_IN.items() if not cell.projected]
 
@@ -579,3 +581,15 @@ def test_forget_gates_begin_as_they_should(unit: str, given: float | None, expec
                 assert torch.equal(b_ih, torch.full_like(b_ih, expected))
                 assert not b_hh.any()
     LanguageModel(50, tiny(cell="gru", unit=unit))
+
+
+def test_the_score_of_a_text_is_judged_by_parts_of_it(tmp_path: Path):
+    model = LanguageModel(30, Options(hidden_size=8, embedding_size=4))
+    tokens = torch.randint(30, (2471,), generator=torch.Generator().manual_seed(0))
+    nats = torch.cat(list(surprises(model, [tokens])))[1:].tolist()
+    found = costs(model, tokens)
+    assert found.value == pytest.approx(sum(nats) / 2470)
+    told = interval_by_hand([k * 20 // 2470 for k in range(2470)], nats, share=False)
+    assert between(found.interval) == f" {told}"
+    assert costs(model, tokens[:1001]).interval is not None  # ten parts of 100 tokens
+    assert costs(model, tokens[:1000]).interval is None

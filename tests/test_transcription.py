@@ -304,6 +304,18 @@ def test_scores_by_hand(made: SimpleNamespace):
     )
 
 
+def test_error_rates_are_no_shares(made: SimpleNamespace, tmp_path: Path):
+    """Those of a model that says much more than labels are above 1, and their intervals, too."""
+    rows = [json.loads(line) | {"label": "b"} for line in made.new.read_text().splitlines()]
+    out = elman("evaluate", made.both, write(tmp_path / "a.jsonl", rows)).out
+    rates = re.search(r"^character error rate ([\d.]+) \(([\d.]+) to ([\d.]+)\)$", out, re.MULTILINE)
+    assert rates is not None, out
+    low, rate, high = (float(rates[k]) for k in (2, 1, 3))
+    assert 0 < low < rate < high
+    assert high - rate > rate - low
+    assert high > 1
+
+
 def test_the_right_sequences_judge(made: SimpleNamespace):
     """Those of the validation set while it trains, and those of the fold that is left out in the end."""
     run = Run(made.both)

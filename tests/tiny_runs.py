@@ -166,8 +166,9 @@ def interval_by_hand(units: Sequence[object], numbers: Sequence[float], share: b
     every = list(dict.fromkeys(units))
     left = [np.mean([x for x, of in zip(numbers, units, strict=True) if of != each]) for each in every]
     n = len(every)
+    counts = np.array([sum(of == each for of in units) for each in every])
     error = np.sqrt((n - 1) ** 2 / n) * np.std(left, ddof=1)
-    half = student(n - 1) * error * slope
+    half = student(counts.sum() ** 2 / (counts**2).sum() - 1) * error * slope
     return f"({back(bend(whole) - half):.4f} to {back(bend(whole) + half):.4f})"
 
 

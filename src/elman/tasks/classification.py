@@ -74,6 +74,9 @@ class Classes(Encoded):
         self.told = self.labels != MISSING
         self._names, self._given = list(sequences.different), sequences.labels.steps
 
+    def kind(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self.labels[places]
+
     def unknown(self, places: NDArray[np.int64]) -> Counter[str]:
         """Returns the classes at these places that the training did not have, and how often each occurs."""
         given = self._given[places[self.labels[places] == UNKNOWN]]
@@ -179,7 +182,7 @@ class Classifier(Trained[Reading, Options]):
         }
         if self.options.each_step:
             found["segment_f1"] = scores.segment_f1(labels, predicted, encoded.step_at(places)[0], units)
-        return found, scores.counted(labels, predicted, classes, unknown)
+        return found, scores.counted(labels, predicted, classes)
 
     def figures(self, encoded: Classes, own: NDArray[np.int64], said: Tensor) -> Iterator[tuple[str, str]]:
         places, unit = np.flatnonzero(encoded.told), "step" if self.options.each_step else "sequence"

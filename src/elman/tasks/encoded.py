@@ -27,6 +27,7 @@ from elman.tasks.words import RARE, check_words, frequent
 
 FAR = 1e30  # deviations from the mean, of which sums are still finite
 OLD = 1e4  # usual steps, beyond which all ages are the same
+RUNS = 5  # of equal labels in a part of a sequence by which a score is judged
 SHORT = 10  # steps of a part of a sequence, at least, by which a score is judged
 NAMED = 8  # channels, or groups, that are named
 
@@ -186,13 +187,19 @@ class Encoded:
 
     def units(self, places: NDArray[np.int64]) -> Units:
         """Returns to which sequences the labels at these places belong, or to which groups of them, or parts of the only one."""
-        (of, step), groups = self.step_at(places), self.sequences.group_of
+        (of, _), groups = self.step_at(places), self.sequences.group_of
         if len(groups) == len(self.rows):
             return Units(np.array(groups)[of], len(self.sequences.groups))
         if self.each_step and len(of) and (of == of[0]).all():
-            parts = stretches(count := int(self.rows.lengths[of[0]]), SHORT)
-            return Units(step * parts // count, parts)
+            # Errors come in runs as labels do, so that a part must have several.
+            changes = int(np.count_nonzero(np.diff(self.kind(places))))
+            parts = stretches(len(places), max(SHORT, RUNS * len(places) // (1 + changes)))
+            return Units(np.arange(len(places)) * parts // len(places), parts)
         return Units(of, len(self.rows))
+
+    def kind(self, places: NDArray[np.int64]) -> NDArray[Any]:
+        """Returns something of the labels at these places that changes as they do, (n,)."""
+        raise NotImplementedError
 
     def named(self, own: NDArray[np.int64]) -> Iterator[tuple[dict[str, Any], str | None]]:
         """Yields how the rows about these sequences begin, or those about each of their steps; and the labels, as they are written."""

@@ -26,7 +26,7 @@ from elman.errors import InputError
 from elman.recurrent import Recurrent
 from elman.tasks.options import ForecastingOptions as Options
 from elman.tasks.scores import Judged, compared, figure, how_sure
-from elman.tasks.separate import SeparateSequences, check_made_for, check_same, csv_row, digits, started, table
+from elman.tasks.separate import SeparateSequences, check_made_for, check_same, csv_row, digits, many, started, table
 from elman.tasks.values import Criterion, rounded
 from elman.tasks.windows import Errors, Scale, Scaled, Scales, Windows, words_of
 from elman.tasks.words import Categories
@@ -219,7 +219,8 @@ class Forecaster:
         for new in self.new_series(every):
             yield "new series", new
         yield "the model", ", ".join(f"{name.upper()} {figure(each)}" for name, each in own.tallies.items())
-        yield how_sure(own.parts, f"{own.parts} parts of the time", "the time")
+        units = many(own.units, "series", "") if own.by_series else f"{own.units} parts of the time"
+        yield how_sure(own.units, units, "" if own.by_series else "the time")
         for name, each in self.errors_of_baselines(windows, len(windows)).items():
             better = compared(own.tallies["mae"], each.tallies["mae"], higher_is_better=False)
             yield name, f"{said(each.means())}{better}{' in MAE' if better else ''}"

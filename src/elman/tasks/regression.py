@@ -66,6 +66,10 @@ class Values(Encoded):
         self.values = torch.from_numpy(scaled.clip(-FAR, FAR))  # (M,), float64, NaN where there is none
         self.told = ~np.isnan(scaled)
 
+    def kind(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
+        values = self.values.numpy()[places]
+        return values > values.mean()
+
 
 def numbers_of(sequences: Gathered, own: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
     """Returns values to predict, (N,), in their own unit; NaN where there is none, as there need not be to predict.

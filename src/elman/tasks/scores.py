@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from elman.tasks.tallies import LEAST, LEVEL, Tally, Units
 from elman.training.record import NOT_KEPT
 from elman.training.run import Run
 
+SIGNS = 6  # units that must differ before a difference can be told from chance
 FEW = 5  # unknown labels are named, at most
 BIO = re.compile(r"O|[BIES]-.+")
 
@@ -30,12 +32,6 @@ class Scores(NamedTuple):
 
     counts: NDArray[np.int64]  # (K, K)
     others: NDArray[np.int64] | int = 0  # (K,): how often what has another label was called k
-    unknown: int = 0  # how many such other labels there are
-
-    @property
-    def accuracy(self) -> float:
-        """The share that is right."""
-        return float(np.trace(self.counts) / max(1, self.counts.sum() + np.sum(self.others)))
 
     @property
     def precision(self) -> NDArray[np.float64]:
@@ -52,12 +48,6 @@ class Scores(NamedTuple):
         """(K,): 2 p r / (p + r) = 2 right / (is k + called k)."""
         return 2 * np.diag(self.counts) / np.maximum(1, self.counts.sum(0) + self.counts.sum(1) + self.others)
 
-    @property
-    def macro_f1(self) -> float:
-        """The mean of F1 over all labels that occur, in the data or in the predictions. That of an unknown label is 0."""
-        occurs = self.counts.sum(0) + self.counts.sum(1) + self.others > 0
-        return float(self.f1[occurs].sum() / max(1, occurs.sum() + self.unknown))
-
     def by_label(self, labels: Sequence[str], of: str) -> Iterator[tuple[str, str]]:
         """Yields each label with its scores, in words. of: what is counted."""
         for k, label in enumerate(labels):
@@ -65,15 +55,12 @@ class Scores(NamedTuple):
             yield f"  {label}", f"{scores}  {of} {self.counts[k].sum()}"
 
 
-def counted(truth: NDArray[Any], predicted: NDArray[Any], labels: int, unknown: int = 0) -> Scores:
-    """Returns the scores of predicted labels, both (N,), whose ids run from 0 to labels - 1; -1 is any other label.
-
-    unknown: how many other labels there are.
-    """
+def counted(truth: NDArray[Any], predicted: NDArray[Any], labels: int) -> Scores:
+    """Returns the scores of predicted labels, both (N,), whose ids run from 0 to labels - 1; -1 is any other label."""
     known = truth >= 0
     pairs = truth[known].astype(np.int64) * labels + predicted[known]
     others = np.bincount(predicted[~known], minlength=labels)
-    return Scores(np.bincount(pairs, minlength=labels * labels).reshape(labels, labels), others, unknown)
+    return Scores(np.bincount(pairs, minlength=labels * labels).reshape(labels, labels), others)
 
 
 def unknown(labels: Counter[str], of: str = "") -> str:
@@ -156,7 +143,10 @@ def segment_f1(
 
 
 def macro_f1(truth: NDArray[Any], predicted: NDArray[Any], labels: int, unknown: int, units: Units) -> Tally:
-    """Returns what `Scores.macro_f1` is of the same, as `counted` has it."""
+    """Returns the mean of F1 over all labels that occur, in the data or in the predictions. That of an unknown label is 0.
+
+    truth, predicted, labels: as `counted` has them. unknown: how many labels there are of which -1 is one.
+    """
     own, count = units.grouped
     cell, known, right = own * labels, truth >= 0, truth == predicted
     size, shape = count * labels, (count, labels)
@@ -184,8 +174,8 @@ def figure(tally: Tally) -> str:
     return f"{tally.value:.4f}{between(tally.interval)}"
 
 
-def between(interval: tuple[float, float] | None, form: str = ".4f") -> str:
-    return "" if interval is None else f" ({interval[0]:{form}} to {interval[1]:{form}})"
+def between(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f" ({' to '.join(f'{round(each, 4) + 0.0:.4f}' for each in interval)})"
 
 
 def how_sure(count: int, units: str, whole: str = "") -> tuple[str, str]:
@@ -220,17 +210,25 @@ def on_baselines(
         yield name, f"{each.value:.4f} {unit}, a baseline{compared(model, each, higher_is_better)}"
 
 
-def compared(model: Tally, baseline: Tally, higher_is_better: bool, digits: str = ".4f") -> str:
-    """Returns how much better a model is than a baseline, in words that follow upon its score."""
+def compared(model: Tally, baseline: Tally, higher_is_better: bool) -> str:
+    """Returns how much better a model is than a baseline, in words that follow upon its score.
+
+    If they differ in less than six units, then it may be chance, as a coin may show the same side five times: even 2 / 2^5 is more
+    than one case in twenty.
+    """
     better, worse = (model, baseline) if higher_is_better else (baseline, model)
     difference, interval = better.minus(worse)
-    if interval is None:
+    if (better.own | worse.own).sum() < LEAST or not math.isfinite(difference):
         return ""
+    differing = better.differing(worse)
+    if not differing:
+        return "; the model is as good"
     word = "better"
     if difference < 0:
-        word, difference, interval = "worse", -difference, (-interval[1], -interval[0])
-    chance = ", perhaps by chance" if interval[0] <= 0 else ""
-    return f"; the model is {word} by {difference:{digits}}{between(interval, digits)}{chance}"
+        word, difference, interval = "worse", -difference, interval and (-interval[1], -interval[0])
+    few = differing < SIGNS
+    chance = ", perhaps by chance" if few or (interval is not None and interval[0] <= 0) else ""
+    return f"; the model is {word} by {difference:.4f}{between(None if few else interval)}{chance}"
 
 
 def entity_counts(truth: Sequence[str], predicted: Sequence[str]) -> tuple[int, int, int]:

@@ -314,7 +314,7 @@ class Tagger:
             pairs = zip(true, ([tags[k] for k in each.tags] for each in said), strict=True)
             counts = np.array([scores.entity_counts(*pair) for pair in pairs])
             found["entity_f1"] = scores.entity_f1(counts, Units(order, total))
-        return found, scores.counted(truth, guess, len(tags), unknown)
+        return found, scores.counted(truth, guess, len(tags))
 
     def evaluate(self, path: Path) -> scores.Judged:
         """Returns names and figures for a file whose words have tags, and a row for each word."""

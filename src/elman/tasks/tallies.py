@@ -14,6 +14,7 @@ LEAST = 10  # units without which nothing is said of how sure a score is
 MOST = 1000  # units that are left out in turn; of more, some are left out together
 PARTS = 20  # of what is a single sequence
 LEVEL = 0.95  # how often an interval should hold what it is an interval of
+ALIKE = 1e-9  # of a score, below which a difference is one of rounding
 
 Array = NDArray[np.float64]
 
@@ -39,13 +40,18 @@ class Units(NamedTuple):
         """Returns this and how many there are, where of very many units some that are drawn at random are one."""
         if self.total <= MOST:
             return self.of, self.total
-        return (np.random.default_rng(0).permutation(self.total) % MOST)[self.of], MOST
+        there = np.bincount(self.of, minlength=self.total) > 0
+        count = int(there.sum())
+        number = np.arange(count) if count <= MOST else np.random.default_rng(0).permutation(count) % MOST
+        own = np.zeros(self.total, np.int64)
+        own[there] = number
+        return own[self.of], min(count, MOST)
 
 
 class Tally(NamedTuple):
     """A score that is made of sums over units, such as sequences, which know nothing of each other."""
 
-    sums: Array  # (units, m)
+    sums: Array  # (units, m), of which the first half is divided by the second one
     score: Callable[[Array], Array] = ratio  # of sums (..., m), (...)
     share: bool = False  # whether it lies between 0 and 1
 
@@ -65,17 +71,23 @@ class Tally(NamedTuple):
         """Which units have something to be judged by."""
         return np.any(self.sums, axis=-1)
 
+    @property
+    def weights(self) -> Array:
+        """How much each unit counts, (units,)."""
+        return self.sums[:, self.sums.shape[1] // 2 :].sum(-1)
+
     def without(self, own: NDArray[np.bool_]) -> Array:
         """Returns the scores without each of these units, (n,)."""
         return self.score(self.sums.sum(0) - self.sums[own])
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Where the score of other data is likely to lie; None if there are too few units, or if all are alike.
+        """Where the score of other data is likely to lie; None if units are too few to say it, or all alike.
 
         It is the score -+ t s, with the standard error s of the delete-one jackknife and Student's t; shares are
         taken as log(p / (1 - p)) and others by their logarithm, so that it ends where they do. A share of 0 or 1 has no
-        error to be seen; its interval ends where all n units would be so in one case of forty: p^n = 1/40.
+        error to be seen. If each of n units counts once, its interval ends where all would be so in one case of forty:
+        p^n = 1/40.
 
         Source: B. Efron & C. Stein, The jackknife estimate of variance, Annals of Statistics 9 (1981).
         """
@@ -85,11 +97,12 @@ class Tally(NamedTuple):
             return None
         if self.share and value in (0.0, 1.0):
             far = tail ** (1 / n)
-            return (far, 1.0) if value else (0.0, 1 - far)
-        width = _half(self.without(own))
-        if not value > 0 or not width > 0:
+            once = bool((self.sums[own, 1:] == 1).all())
+            return None if not once else (far, 1.0) if value else (0.0, 1 - far)
+        width = _half(self.without(own), self.weights[own])
+        if not width > ALIKE * value > 0:
             return None
-        if self.share and value < 1:
+        if self.share:
             center, width = math.log(value / (1 - value)), width / (value * (1 - value))
             low, high = (1 / (1 + math.exp(-min(700.0, max(-700.0, x)))) for x in (center - width, center + width))
             return low, high
@@ -97,12 +110,18 @@ class Tally(NamedTuple):
         return value / factor, value * factor
 
     def minus(self, other: Tally) -> tuple[float, tuple[float, float] | None]:
-        """Returns the difference of two scores of the same units, and its interval as `interval` has it."""
+        """Returns the difference of two scores of the same units, and its interval; None as for `interval`."""
         difference, own = self.value - other.value, self.own | other.own
         if own.sum() < LEAST or not math.isfinite(difference):
             return difference, None
-        width = _half(self.without(own) - other.without(own))
-        return difference, (difference - width, difference + width)
+        width, most = _half(self.without(own) - other.without(own), self.weights[own]), 1.0 if self.share else math.inf
+        if not width > ALIKE * abs(self.value):
+            return difference, None
+        return difference, (max(-most, difference - width), min(most, difference + width))
+
+    def differing(self, other: Tally) -> int:
+        """Returns in how many units two scores differ."""
+        return int((self.sums != other.sums).any(-1).sum())
 
 
 def values(tallies: Mapping[str, Tally]) -> dict[str, float]:
@@ -132,7 +151,7 @@ def along(pieces: Iterable[Array], count: int, least: int) -> list[Tally]:
     return [Tally(np.stack([row, counts], -1)) for row in rows]
 
 
-def student(n: int) -> float:
+def student(n: float) -> float:
     """Returns t of n degrees of freedom, which is exceeded in one case of forty.
 
     Source: M. Abramowitz & I. A. Stegun, Handbook of mathematical functions (1964), equation 26.7.5.
@@ -143,8 +162,14 @@ def student(n: int) -> float:
     return z + first / n + second / n**2 + third / n**3
 
 
-def _half(without: Array) -> float:
-    """Returns t s of a score, given those without each unit, (n,)."""
-    n = len(without)
+def _half(without: Array, weights: Array) -> float:
+    """Returns t s of a score, given those without each unit, (n,), and how much each of these counts, (n,).
+
+    If few of them hold nearly everything, there are as many degrees of freedom as if there were few; NaN if it is too few.
+    """
+    n, squares = len(without), float((weights**2).sum())
+    effective = float(weights.sum()) ** 2 / squares if squares else 0.0
+    if effective < LEAST / 2:
+        return math.nan
     error = math.sqrt((n - 1) / n * float(((without - without.mean()) ** 2).sum()))
-    return student(n - 1) * error
+    return student(effective - 1) * error

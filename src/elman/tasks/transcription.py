@@ -399,11 +399,11 @@ class Transcriber(Trained[Reading, Options]):
         errors, count = (np.array([of(one) for one in each]) for of in (attrgetter("errors"), attrgetter("symbols")))
         found = {
             "validation_nats": Tally.of(units, (np.where(can, nats, 0), np.where(can, symbols, 0))),
-            f"{self.unit}_error_rate": Tally.of(units, (errors, count), share=True),
+            f"{self.unit}_error_rate": Tally.of(units, (errors, count)),
         }
         if self.unit == "character" and " " in self.reading.symbols:
             wrong, words = np.array([(one.word_errors, one.words) for one in each]).T
-            found["word_error_rate"] = Tally.of(units, (wrong, words), share=True)
+            found["word_error_rate"] = Tally.of(units, (wrong, words))
         found["exact"] = Tally.of(units, (np.array([one.exact for one in each]), 1), share=True)
         return found, together(each)
 
@@ -598,7 +598,7 @@ def baselines(
     units, symbols, found = judged.units(own), np.array([*map(len, true)]), dict[str, Tally]()
     for name, texts in said.items():
         errors = np.array([Levenshtein.distance(a, b) for a, b in zip(true, texts, strict=True)])
-        found[name] = Tally.of(units, (errors, symbols), share=True)
+        found[name] = Tally.of(units, (errors, symbols))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
@@ -16,7 +17,7 @@ from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Labelled, sequences
 from elman.errors import InputError
 from elman.tasks import scores
-from elman.tasks.encoded import Encoded, Inputs
+from elman.tasks.encoded import NAMED, Encoded, Inputs
 from elman.tasks.gathered import STEPS
 from elman.tasks.options import LabelOptions, SequenceOptions
 from elman.tasks.parts import Parts, check_tokens, columns_of, empty, unit_of
@@ -41,7 +42,6 @@ CHUNK = 256  # sequences that are read side by side
 MANY = 1 << 20  # steps of several sequences that memory holds at a time while they are predicted
 MOVED = 1 << 34  # of the random numbers that move pieces
 DRAWN = 1000  # steps of a picture at most
-NAMED = 8  # channels, or groups, that are named
 MOST = 0.8  # a share of unknown words of the training texts that is worth a remark
 
 
@@ -119,7 +119,7 @@ class Trained(Generic[Learned, Given]):
         encoded, lines = self.read(path)
         own = np.arange(len(encoded.rows))
         said = self.says(encoded, own)
-        return Judged([*lines, *self.figures(encoded, own, said)], partial(self.table, encoded, said))
+        return Judged(chain(lines, self.figures(encoded, own, said)), partial(self.table, encoded, said))
 
     def table(self, encoded: Encoded, said: Any, form: str) -> Iterator[str]:
         """Yields the rows of all sequences, of which the model says this."""

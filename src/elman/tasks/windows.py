@@ -20,7 +20,7 @@ from elman.errors import InputError
 from elman.files import Kept, write_json
 from elman.tasks.options import ForecastingOptions as Options
 from elman.tasks.separate import many, moments
-from elman.tasks.tallies import Tally, stretches, values
+from elman.tasks.tallies import LEAST, Tally, stretches, values
 from elman.tasks.words import RARE, check_words, frequent
 
 CHUNK = 2048  # windows that are taken side by side
@@ -319,8 +319,10 @@ class Errors:
     def __init__(self, windows: Windows):
         self.windows, longest = windows, int(np.diff(windows.before).max(initial=1))
         # Windows that begin together share what they read and what follows, so that the units are parts of the time.
-        self.parts = stretches(longest, 2 * windows.ahead)
-        self.sums = np.zeros((4, self.parts))  # squares, absolute errors, and these in changes over a season; how many
+        self.parts, series = stretches(longest, 2 * windows.ahead), len(windows.first) // windows.columns
+        self.by_series = self.parts < LEAST <= series  # many short ones, of which each is a unit
+        self.units = series if self.by_series else self.parts
+        self.sums = np.zeros((4, self.units))  # squares, absolute errors, and these in changes over a season; how many
         self.columns = np.zeros(
             (2, windows.columns)
         )  # of each: the sum of absolute errors in its own unit, and how many
@@ -336,10 +338,11 @@ class Errors:
         absolute, count = error.abs().sum(0).numpy(), told.sum(0).numpy()
         self.of_windows.append(np.where(count, absolute / count.clip(1), np.nan))
         part = (own - before[block]) * self.parts // (before[block + 1] - before[block])
+        unit = block // self.windows.columns if self.by_series else part
         for sums, each in zip(
             self.sums, (error.square().sum(0).numpy(), absolute, absolute / scale.seasonal[block], count), strict=True
         ):
-            sums += np.bincount(part, each, self.parts)
+            sums += np.bincount(unit, each, self.units)
         for sums, each in zip(self.columns, (absolute * scale.deviation[block], count), strict=True):
             sums += np.bincount(block % self.windows.columns, each, self.windows.columns)
 
