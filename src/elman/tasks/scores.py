@@ -213,7 +213,7 @@ def on_baselines(
 def compared(model: Tally, baseline: Tally, higher_is_better: bool) -> str:
     """Returns how much better a model is than a baseline, in words that follow upon its score.
 
-    If they differ in less than six units, then it may be chance, as a coin may show the same side five times: even 2 / 2^5 is more
+    If they differ in fewer than six units, it may be chance, as a coin may show the same side five times: even 2 / 2^5 is more
     than one case in twenty.
     """
     better, worse = (model, baseline) if higher_is_better else (baseline, model)
