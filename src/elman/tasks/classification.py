@@ -191,7 +191,7 @@ class Classifier(Trained[Reading, Options]):
         if unknown := encoded.unknown(places):
             yield "unknown label", scores.unknown(unknown)
         for name, each in found.items():
-            yield name.replace("validation_nats", f"nats_per_{unit}").replace("_", " "), scores.figure(each)
+            yield scores.named(name, unit), scores.figure(each)
         yield self.how_sure(encoded)
         of = best.replace("_f1", " F1")
         yield from scores.on_baselines(self.path, lambda: self._baselines(encoded, places), of, found[best], True)

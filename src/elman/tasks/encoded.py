@@ -179,12 +179,6 @@ class Encoded:
         of = np.searchsorted(self._labels.bounds, places, side="right") - 1
         return of, places - self._labels.bounds[of]
 
-    @property
-    def alone(self) -> bool:
-        """Whether only one sequence has labels, at its steps."""
-        own, _ = self.step_at(np.flatnonzero(self.told)[[0, -1]])
-        return self.each_step and own[0] == own[1]
-
     def units(self, places: NDArray[np.int64]) -> Units:
         """Returns to which sequences the labels at these places belong, or to which groups of them, or parts of the only one."""
         (of, _), groups = self.step_at(places), self.sequences.group_of
@@ -194,7 +188,7 @@ class Encoded:
             # Errors come in runs as labels do, so that a part must have several.
             changes = int(np.count_nonzero(np.diff(self.kind(places))))
             parts = stretches(len(places), max(SHORT, RUNS * len(places) // (1 + changes)))
-            return Units(np.arange(len(places)) * parts // len(places), parts)
+            return Units(np.arange(len(places)) * parts // len(places), parts, parts=True)
         return Units(of, len(self.rows))
 
     def kind(self, places: NDArray[np.int64]) -> NDArray[Any]:

@@ -174,6 +174,11 @@ def figure(tally: Tally) -> str:
     return f"{tally.value:.4f}{between(tally.interval)}"
 
 
+def named(score: str, unit: str) -> str:
+    """Returns what a score is called where it is printed. unit: what nats are counted by."""
+    return score.replace("validation_nats", f"nats_per_{unit}").replace("_", " ")
+
+
 def between(interval: tuple[float, float] | None) -> str:
     return "" if interval is None else f" ({' to '.join(f'{round(each, 4) + 0.0:.4f}' for each in interval)})"
 

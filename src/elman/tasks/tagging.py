@@ -341,7 +341,7 @@ class Tagger:
         if others := encoded.unknown(range(len(judged))):
             yield "unknown tags", scores.unknown(others)
         for name, each in found.items():
-            yield name.replace("validation_nats", "nats_per_word").replace("_", " "), scores.figure(each)
+            yield scores.named(name, "word"), scores.figure(each)
         yield scores.how_sure(len(judged), many(len(judged), "sentence"))
         score = "entity_f1" if "entity_f1" in found else "accuracy"
         unit, model = score.replace("_f1", " F1"), found[score]

@@ -34,6 +34,7 @@ class Units(NamedTuple):
 
     of: NDArray[np.int64]  # (n,), below total
     total: int
+    parts: bool = False  # whether they are parts of a single sequence
 
     @property
     def grouped(self) -> tuple[NDArray[np.int64], int]:

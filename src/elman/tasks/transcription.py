@@ -422,7 +422,7 @@ class Transcriber(Trained[Reading, Options]):
         none = "not known, because the model cannot say any of the labels"
         for name, each in found.items():
             shown = scores.figure(each) if np.isfinite(each.value) else none
-            yield name.replace("validation_nats", f"nats_per_{self.unit}").replace("_", " "), shown
+            yield scores.named(name, self.unit), shown
         yield self.how_sure(encoded)
         yield "errors", _in_words(differ, self.options.label_unit)
         if few := self.confusions(differ):

@@ -133,10 +133,11 @@ class Trained(Generic[Learned, Given]):
 
     def how_sure(self, encoded: Encoded) -> tuple[str, str]:
         """Returns what there is to say of the intervals of scores."""
-        count, by = len(np.unique(encoded.units(np.flatnonzero(encoded.told)).of)), self.options.group
+        units, by = encoded.units(np.flatnonzero(encoded.told)), self.options.group
+        count = len(np.unique(units.of))
         if self.judged_by is not None:
             return scores.how_sure(count, f"{many(count, 'value')} of {self.judged_by!r}")
-        if encoded.alone:
+        if units.parts:
             return scores.how_sure(count, f"{count} parts of the only sequence", "the only sequence")
         name, told = scores.how_sure(count, many(count, "sequence"))
         more = f", if each is of another {by!r}; else give --group {by}"

@@ -89,21 +89,20 @@ def search(
         except InputError as error:  # options that do not go together, such as --forget-bias and a gru
             raise optuna.TrialPruned from error
         training, _ = begin(make(drawn), directory / f"trial-{trial.number:03}", overwrite=True)
-        value = float("nan")
+        value, place, sign = float("nan"), training.place, -1 if task.higher_is_better else 1
         try:
             for report in training.steps():
                 if show is not None:
                     show(trial.number, report)
                 if report.row is not None:
-                    place, sign = training.place, -1 if task.higher_is_better else 1
                     # As while training, of two with the same score the one with the lower loss is better.
                     value = sign * (place.best + TIE * _bounded(place.best_loss))
-                    trial.set_user_attr(SCORE, sign * place.best)
                     trial.report(value, place.evaluations)
                     if trial.should_prune() and not training.place.finished:
                         raise optuna.TrialPruned
         except Diverged as error:  # a bad draw, like any other
             raise optuna.TrialPruned from error
+        trial.set_user_attr(SCORE, sign * place.best)
         return value
 
     while len(_done(study)) < trials:
