@@ -128,25 +128,25 @@ def test_what_is_the_same_in_all_units():
         assert same.interval is None
         assert scores.figure(same) == f"{value:.4f}"
         assert same.minus(same) == (0.0, None)
-        assert scores.compared(same, same, True) == "; the model is as good"
+        assert scores.compared(same, same) == "; the model is as good"
     infinite = Tally.of(Units(np.arange(12), 12), (np.inf, 1))
     assert infinite.interval is None
-    assert scores.compared(infinite, infinite._replace(sums=np.ones((12, 2))), True) == ""
+    assert scores.compared(infinite, infinite._replace(sums=np.ones((12, 2)))) == ""
 
 
 def test_better_and_worse_in_words():
     a = Tally.of(Units(np.arange(20), 20), (1.0 + 0.01 * np.arange(20), 1))
     b = Tally.of(Units(np.arange(20), 20), (1.5 + 0.02 * np.arange(20), 1))
-    assert scores.compared(a, b, higher_is_better=False).startswith("; the model is better by 0.5950 (0.5")
-    assert scores.compared(a, b, higher_is_better=True).startswith("; the model is worse by 0.5950 (0.5")
-    assert "chance" not in scores.compared(a, b, True) + scores.compared(a, b, False)
+    assert scores.compared(a, b).startswith("; the model is better by 0.5950 (0.5")
+    assert scores.compared(a._replace(share=True), b).startswith("; the model is worse by 0.5950 (0.5")
+    assert "chance" not in scores.compared(a._replace(share=True), b) + scores.compared(a, b)
     noise = np.where(np.arange(20) % 2, 0.3, -0.29)
     c = Tally.of(Units(np.arange(20), 20), (1.0 + 0.01 * np.arange(20) + noise, 1))
-    told = scores.compared(a, c, higher_is_better=False)
+    told = scores.compared(a, c)
     assert told.startswith("; the model is better by 0.0050 (-0.1")
     assert told.endswith("), perhaps by chance")
     tiny = b._replace(sums=b.sums + np.array([1e-6, 0]) * (np.arange(20) == 3)[:, None])
-    assert "-0.0000" not in scores.compared(b, tiny, False) + scores.compared(b, tiny, True)
+    assert "-0.0000" not in scores.compared(b, tiny) + scores.compared(b._replace(share=True), tiny)
 
 
 @pytest.mark.parametrize("differing", [0, 1, 5, 6, 12])
@@ -155,7 +155,7 @@ def test_a_difference_in_few_units_may_be_chance(differing: int):
     assert 2 * 0.5**5 > 0.05 > 2 * 0.5**6
     right, base = np.ones(40, int), np.ones(40, int)
     base[:differing] = 0
-    told = scores.compared(shares(right), shares(base), True)
+    told = scores.compared(shares(right), shares(base))
     amount = f"; the model is better by {differing / 40:.4f}"
     if differing == 0:
         assert told == "; the model is as good"
@@ -163,7 +163,7 @@ def test_a_difference_in_few_units_may_be_chance(differing: int):
         assert told == f"{amount}, perhaps by chance"
     else:
         assert re.fullmatch(rf"{amount} \(0\.\d+ to 0\.\d+\)", told)
-    everywhere = scores.compared(shares(right), shares(0 * right), True)
+    everywhere = scores.compared(shares(right), shares(0 * right))
     assert everywhere == "; the model is better by 1.0000"  # and no unit says anything else
     almost = shares(np.eye(40, dtype=int)[0])
     (_, interval) = shares(right).minus(almost)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from elman.cli.common import LANGUAGE_MODEL, LANGUAGE_WEIGHT, check_rows, let_help, opened, trained, without_training
 from elman.errors import InputError
 from elman.files import write_atomically
+
+if TYPE_CHECKING:
+    from elman.tasks import Trained
 
 EXAMPLE = "Example:  elman evaluate runs/first chapter.txt"
 
@@ -26,6 +30,11 @@ def evaluate(
         help="Column of a person or machine, or its name in JSON lines, of whom there are several sequences: for the intervals.",
         show_default=False,
     ),
+    compare: list[Path] = typer.Option(
+        [],
+        help="Another run, or its file, that is judged by the same data; may be given several times.",
+        show_default=False,
+    ),
     language_model: Path | None = LANGUAGE_MODEL,
     language_weight: float | None = LANGUAGE_WEIGHT,
     device_name: str = typer.Option("auto", "--device", help="auto, cpu, cuda, ..."),
@@ -39,6 +48,9 @@ def evaluate(
     A score is followed by its 95 % interval. It says how much the score may owe to the choice of these data: to these sequences,
     sentences, or parts of one text. docs/evaluation.md says how it is found.
 
+    --compare says how much better the model is than another one, and whether it may be chance: one of another cell, of other
+    options, or without a column.
+
     --output shows where a model is wrong: sorted by nats or by the error, the worst examples come first, and labels that are
     wrong are among them. Of a language model it is what `elman predict` writes.
     """
@@ -46,6 +58,8 @@ def evaluate(
     if output is not None:
         check_rows(output)
     with without_training():
+        from elman.tasks.scores import beside
+
         model = trained(record, device)
         if group is not None:
             from elman.tasks.whole import Trained
@@ -55,8 +69,24 @@ def evaluate(
                 raise InputError(f"--group {group} is for runs of {tasks}, and {run} is none; leave it out")
             model.judged_by = group
         let_help(model, run, language_model, language_weight, device_name)
+        others = [_other(each, model, run, device_name) for each in compare]
+        for each in (*others, model):
+            each.alongside([model, *others])
         judged = model.evaluate(file)
         for name, figure in judged.lines:
             print(f"{name:<20} {figure}")
+        for path, each in zip(compare, others, strict=True):
+            print(f"{'compared with':<20} {path}")
+            for name, figure in beside(judged, each.evaluate(file), run, path):
+                print(f"  {name:<20} {figure}")
         if output is not None:
             write_atomically(output, (row.encode() for row in judged.table(output.suffix.lower())))
+
+
+def _other(path: Path, model: Trained, run: Path, device_name: str) -> Trained:
+    """Returns a model to compare with that of a run. Raises InputError if it has another task."""
+    record, device = opened(path, device_name)
+    other = trained(record, device)
+    if type(other) is not type(model):
+        raise InputError(f"--compare {path} has another task than {run}; compare runs of the same task")
+    return other

@@ -84,6 +84,11 @@ class Trained(Protocol):
         """Returns how well the model predicts a file: names and figures, and rows about all examples, in order."""
         ...
 
+    def alongside(self, models: Any) -> None:
+        """Lets `evaluate` judge the model so that it can be compared with others of its task. models: all of them, the
+        first one before the others."""
+        ...
+
     def predict(self, path: Path, form: str) -> Iterator[str]:
         """Yields the text of the predictions for a file, in its order. form: ".csv", ".jsonl", or "" for the task's own."""
         ...

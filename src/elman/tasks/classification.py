@@ -75,7 +75,7 @@ class Classes(Encoded):
         self._names, self._given = list(sequences.different), sequences.labels.steps
 
     def kind(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        return self.labels[places]
+        return self._given[places]
 
     def unknown(self, places: NDArray[np.int64]) -> Counter[str]:
         """Returns the classes at these places that the training did not have, and how often each occurs."""
@@ -155,6 +155,10 @@ class Classifier(Trained[Reading, Options]):
     def width(self) -> int:
         return len(self.reading.classes)
 
+    @property
+    def unit(self) -> str:
+        return "step" if self.options.each_step else "sequence"
+
     def classify(self, encoded: Classes) -> tuple[list[str], NDArray[np.float32]]:
         """Returns the likeliest class of every sequence, or step, and the probabilities (N, classes)."""
         probabilities = self.outputs(encoded).softmax(-1)
@@ -184,18 +188,21 @@ class Classifier(Trained[Reading, Options]):
             found["segment_f1"] = scores.segment_f1(labels, predicted, encoded.step_at(places)[0], units)
         return found, scores.counted(labels, predicted, classes)
 
-    def figures(self, encoded: Classes, own: NDArray[np.int64], said: Tensor) -> Iterator[tuple[str, str]]:
-        places, unit = np.flatnonzero(encoded.told), "step" if self.options.each_step else "sequence"
-        best = self.options.best_by
-        found, counts = self.score(encoded, own, said)
+    def judge(self, encoded: Classes, said: Tensor) -> tuple[dict[str, Tally], Iterator[tuple[str, str]]]:
+        found, counts = self.score(encoded, np.arange(len(encoded.rows)), said)
+        tallies = {scores.named(name, self.unit): each for name, each in found.items()}
+        return tallies, self._figures(encoded, tallies, counts)
+
+    def _figures(self, encoded: Classes, tallies: dict[str, Tally], counts: scores.Scores) -> Iterator[tuple[str, str]]:
+        places, best = np.flatnonzero(encoded.told), self.options.best_by
         if unknown := encoded.unknown(places):
             yield "unknown label", scores.unknown(unknown)
-        for name, each in found.items():
-            yield scores.named(name, unit), scores.figure(each)
+        for name, each in tallies.items():
+            yield name, scores.figure(each)
         yield self.how_sure(encoded)
-        of = best.replace("_f1", " F1")
-        yield from scores.on_baselines(self.path, lambda: self._baselines(encoded, places), of, found[best], True)
-        yield from counts.by_label(self.reading.classes, f"{unit}s")
+        of, model = best.replace("_f1", " F1"), tallies[best.replace("_", " ")]
+        yield from scores.on_baselines(self.path, lambda: self._baselines(encoded, places), of, model)
+        yield from counts.by_label(self.reading.classes, f"{self.unit}s")
 
     def _baselines(self, judged: Classes, places: NDArray[np.int64]) -> dict[str, Tally]:
         sequences, train, *_ = self.read_again()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -190,6 +191,14 @@ class Encoded:
             parts = stretches(len(places), max(SHORT, RUNS * len(places) // (1 + changes)))
             return Units(np.arange(len(places)) * parts // len(places), parts, parts=True)
         return Units(of, len(self.rows))
+
+    @property
+    def truth(self) -> str:
+        """Returns a digest of all labels as they are written, and of whose they are."""
+        found = hashlib.sha256(repr([*self.sequences.different]).encode())
+        for numbers in (self._labels.steps, self._labels.bounds):
+            found.update(np.ascontiguousarray(numbers).data)
+        return found.hexdigest()
 
     def kind(self, places: NDArray[np.int64]) -> NDArray[Any]:
         """Returns something of the labels at these places that changes as they do, (n,)."""

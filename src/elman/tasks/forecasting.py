@@ -126,6 +126,8 @@ class Forecaster:
         self.model, self.scales, self.options, self.path, self.digest = model, scales, options, path, digest
         self.criterion = Criterion(options.loss, options.quantile_list)
         self.remarks: list[str] = []  # what there is to say of the last predictions
+        # What `evaluate` judges by: rows before the first forecast, and whose deviations count.
+        self.after, self.measured_by = options.lookback, self
 
     def loss(self, forecast: Tensor, truth: Tensor, partly: bool = False) -> Tensor:
         """Returns the mean loss of forecasts (H, N, outputs), given the truths (H, N).
@@ -170,11 +172,16 @@ class Forecaster:
             check_same(self.digest, digest_of(every, self.scales, o), self.path or examples.SERIES)
         return every
 
-    def errors(self, windows: Windows, most: int) -> tuple[Errors, float, list[tuple[str, str]]]:
-        """Returns the errors of the forecasts of at most so many windows, their mean loss, and lines about quantiles."""
+    def errors(
+        self, windows: Windows, most: int, scale: Scale | None = None
+    ) -> tuple[Errors, float, list[tuple[str, str]]]:
+        """Returns the errors of the forecasts of at most so many windows, their mean loss, and lines about quantiles.
+
+        scale: in which errors are told, as `Errors` has it.
+        """
         training = self.model.training
         self.model.eval()
-        errors, loss, count = Errors(windows), 0.0, 0.0
+        errors, loss, count = Errors(windows, scale), 0.0, 0.0
         below, values = torch.zeros(self.criterion.outputs, dtype=torch.int64), 0
         for own in windows.chunks(most):
             past, column, ahead, truth = windows.take(own)
@@ -204,14 +211,24 @@ class Forecaster:
     def evaluate(self, path: Path) -> Judged:
         """Returns how good the forecasts from every place in a file are that has enough values before it, and a row for each window."""
         every, scaled, windows = self._judged(path)
-        own, _, covered = self.errors(windows, len(windows))
+        own, _, covered = self.errors(
+            windows, len(windows), self.measured_by.scales.of_all(every, self.measured_by.options)
+        )
         figures = self._figures(every, scaled, windows, own, covered)
-        return Judged(figures, lambda form: table(self._rows(every, windows, own), form))
+        tallies = {name.upper(): each for name, each in own.tallies.items()}
+        rows = repr(([one.group for one in every], windows.begins.tolist(), windows.before.tolist()))
+        predicts = f"{', '.join(self.scales.targets)}, {many(self.options.horizon, 'row')} ahead"
+        return Judged(figures, lambda form: table(self._rows(every, windows, own), form), tallies, predicts, rows)
+
+    def alongside(self, models: Sequence[Forecaster]) -> None:
+        """Lets `evaluate` judge all these models from the same rows on, and in the deviations of the first one."""
+        self.after, self.measured_by = max(each.options.lookback for each in models), models[0]
 
     def _figures(
         self, every: Sequence[Series], scaled: Scaled, windows: Windows, own: Errors, covered: Iterable[tuple[str, str]]
     ) -> Iterator[tuple[str, str]]:
-        yield "windows", str(len(windows))
+        more = f", after {self.after} rows, which another model reads" if self.after > self.options.lookback else ""
+        yield "windows", f"{len(windows)}{more}"
         for words in self.scales.unknown(every):
             yield "unknown", words
         if filled := sum(s.filled for s in every):
@@ -222,7 +239,7 @@ class Forecaster:
         units = many(own.units, "series", "") if own.by_series else f"{own.units} parts of the time"
         yield how_sure(own.units, units, "" if own.by_series else "the time")
         for name, each in self.errors_of_baselines(windows, len(windows)).items():
-            better = compared(own.tallies["mae"], each.tallies["mae"], higher_is_better=False)
+            better = compared(own.tallies["mae"], each.tallies["mae"])
             yield name, f"{said(each.means())}{better}{' in MAE' if better else ''}"
         yield from covered
         for k, name in enumerate(self.scales.targets):
@@ -235,14 +252,17 @@ class Forecaster:
         every, _ = series.read(path, self.scales.columns(o), bad, fill_gaps=o.fill_gaps)
         check_steps(every, self.scales, path)
         scaled = Scaled.of(every, self.scales, o)
-        windows = Windows(scaled, [(0, rows) for rows in scaled.rows], o.lookback, o.horizon)
+        windows, needs = (
+            Windows(scaled, [(self.after, n) for n in scaled.rows], o.lookback, o.horizon),
+            self.after + o.horizon,
+        )
         if not len(windows):
-            if max(scaled.rows) >= o.lookback + o.horizon:
+            if max(scaled.rows) >= needs:
                 raise InputError(
                     f"{path} lacks too many numbers: no forecast has one to read and one to be judged by; give more"
                 )
             raise InputError(
-                f"{path} has {max(scaled.rows)} rows in its longest series, but a forecast and its true values need {o.lookback + o.horizon}; give more"
+                f"{path} has {max(scaled.rows)} rows in its longest series, but a forecast and its true values need {needs}; give more"
             )
         return every, scaled, windows
 
@@ -251,7 +271,7 @@ class Forecaster:
         o, targets = self.options, self.scales.targets
         for own, mean in zip(windows.chunks(len(windows)), errors.of_windows, strict=True):
             block = windows.block(own)
-            rows = o.lookback + own - windows.before[block]  # of the series, from 0
+            rows = windows.begins[block] + own - windows.before[block]  # of the series, from 0
             for b in np.unique(block):
                 one, here = every[b // len(targets)], block == b
                 times = one.times[rows[here]] if o.time else rows[here] + 1

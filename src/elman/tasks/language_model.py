@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import tee
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy, linear
 from elman import cells
 from elman.datasets import vocabulary as vocabularies
 from elman.datasets.reading import BadRows
+from elman.datasets.store import Store
 from elman.datasets.tables import JSON_LINES
 from elman.datasets.text import DEFAULT, Block, Corpus, blocks, read
 from elman.datasets.vocabulary import Vocabulary
@@ -27,7 +28,7 @@ from elman.initialise import gate_bias
 from elman.recurrent import Recurrent
 from elman.tasks.ngram import witten_bell
 from elman.tasks.options import LanguageModelOptions as Options
-from elman.tasks.scores import Judged, figure, how_sure, on_baselines
+from elman.tasks.scores import Judged, between, figure, how_sure, on_baselines
 from elman.tasks.separate import check_made_for, check_same, csv_row, started
 from elman.tasks.tallies import Tally, along, values
 from elman.training.dropout import Dropout
@@ -38,6 +39,7 @@ from elman.training.tbptt import Window, tbptt
 
 PER = {"characters": "character", "bytes": "byte", "bpe": "token", "words": "word"}  # what one of a unit is called
 
+BITS = "bits per character"
 FEW = 0.001  # a share of unknown tokens whose spelling would add little to the bits of a text
 MUCH = 0.05  # one that leaves the figures with little meaning
 PART = 1 << 20  # tokens of a text that are judged at a time
@@ -348,31 +350,55 @@ class TrainedLanguageModel(NamedTuple):
 
     def evaluate(self, path: Path) -> Judged:
         """Returns how well the model predicts each token of a text from all tokens before it, and what `predict` yields."""
-        return Judged(self._figures(path), partial(self.predict, path))
-
-    def _figures(self, path: Path) -> Iterator[tuple[str, str]]:
         corpus = read(path, self.vocabulary.unit, held_out=1.0, vocabulary=self.vocabulary)
-        tokens, per = corpus.validation, PER[self.vocabulary.unit]
+        tokens, unit = corpus.validation, f"nats per {PER[self.vocabulary.unit]}"
         if len(tokens) < 2:
             raise InputError(f"{path} has {len(tokens)} token; at least 2 are needed, one to read and one to predict")
-        nats = costs(self.model, tokens)
-        score = Score(len(tokens) - 1, corpus.validation_characters, nats.value)
-        yield f"{per}s", str(len(tokens))
-        unknown = count_unknown(tokens, self.vocabulary)
-        many = _many(unknown, tokens)
+        spent = nats_of(self.model, tokens)
+        found, unknown = {unit: mean_of(spent)._replace(counted=corpus.digest)}, count_unknown(tokens, self.vocabulary)
+        if corpus.validation_characters and not _many(unknown, tokens):
+            found[BITS] = self._bits(path, spent, corpus.validation_characters, len(found[unit].sums))
+        figures = self._figures(tokens, unknown, unit, found)
+        return Judged(figures, partial(self.predict, path), found, "a text", str(corpus.validation_characters))
+
+    def alongside(self, models: Sequence[TrainedLanguageModel]) -> None:
+        """All models are judged alike."""
+
+    def _figures(
+        self, tokens: Tensor, unknown: int, unit: str, found: Mapping[str, Tally]
+    ) -> Iterator[tuple[str, str]]:
+        nats, many = found[unit], _many(unknown, tokens)
+        yield f"{PER[self.vocabulary.unit]}s", str(len(tokens))
         if self.vocabulary.unknown is not None:
             effect = "the figures say little" if unknown > MUCH * len(tokens) else "bits per character are not given"
             why = f", {unknown / len(tokens):.1%}: not in the model's vocabulary, so {effect}" if many else ""
             yield "unknown", f"{unknown}{why}"
-        yield f"nats per {per}", figure(nats)
+        yield unit, figure(nats)
         if not many:
             none = "not known, because no character begins in this text"
-            yield "bits per character", f"{score.bits_per_character:.4f}" if score.characters else none
-        yield "perplexity", f"{score.perplexity:.4f}"
+            yield BITS, figure(found[BITS]) if BITS in found else none
+        ends = nats.interval and (_exp(nats.interval[0]), _exp(nats.interval[1]))
+        yield "perplexity", f"{_exp(nats.value):.4f}{between(ends)}"
         yield how_sure(parts := len(nats.sums), f"{parts} parts of the text", "the text")
-        yield from on_baselines(
-            data_of(self.config), lambda: self._baselines(tokens), f"nats per {per}", nats, higher_is_better=False
-        )
+        yield from on_baselines(data_of(self.config), lambda: self._baselines(tokens), unit, nats)
+
+    def _bits(self, path: Path, spent: NDArray[np.float64], characters: int, parts: int) -> Tally:
+        """Returns bits per character over parts of a text, each of as many characters, whatever its tokens are.
+
+        spent: the nats of each token. The first one, which is not predicted, is taken to cost what others cost.
+        """
+        sums, begun, place = np.zeros(parts), 0, 0  # begun: characters before this block; place: tokens
+        for block in filter(len, blocks(path, self.vocabulary.unit)):
+            starts = self.vocabulary.starts(block)
+            count = len(block)
+            if isinstance(block, bytes):
+                heads = np.cumsum((np.frombuffer(block, np.uint8) & 0xC0) != 0x80)
+                starts, count = heads[starts] - 1, int(heads[-1])  # -1 of what ends a character of the block before
+            of = (np.maximum(0, begun + starts) * parts // characters).clip(max=parts - 1)
+            sums += np.bincount(of, spent[place : place + len(of)], parts)
+            begun, place = begun + count, place + len(of)
+        ends = -(-np.arange(parts + 1) * characters // parts)
+        return Tally(np.stack([sums * len(spent) / (len(spent) - 1) / math.log(2), np.diff(ends)], -1))
 
     def _baselines(self, tokens: Tensor) -> dict[str, Tally]:
         """Returns the results of `n_grams`, counted in the training text of the model."""
@@ -476,26 +502,31 @@ class Score(NamedTuple):
 
     @property
     def perplexity(self) -> float:
-        return math.exp(self.nats) if self.nats < 700 else math.inf
+        return _exp(self.nats)
+
+
+def _exp(nats: float) -> float:
+    return math.exp(nats) if nats < 700 else math.inf
 
 
 def evaluate(model: LanguageModel, tokens: Tensor, characters: int) -> Score:
     """Returns the score of predicting every token but the first from all tokens before it, as `surprises` has it."""
-    return Score(len(tokens) - 1, characters, costs(model, tokens).value)
+    return Score(len(tokens) - 1, characters, mean_of(nats_of(model, tokens)).value)
 
 
-def costs(model: LanguageModel, tokens: Tensor) -> Tally:
-    """Returns the mean of the nats that `surprises` yields, over parts of the text."""
-    was_training, begun = model.training, False
-
-    def predicted() -> Iterator[NDArray[np.float64]]:
-        nonlocal begun
-        for nats in surprises(model, tokens.split(PART)):
-            yield nats.numpy()[None, 0 if begun else 1 :]
-            begun = True
-
-    (found,) = along(predicted(), len(tokens) - 1, SHORT)
+def nats_of(model: LanguageModel, tokens: Tensor) -> NDArray[np.float64]:
+    """Returns what `surprises` yields for a text, (N,), of which there may be more than memory holds."""
+    was_training, found = model.training, Store(np.float64)
+    for nats in surprises(model, tokens.split(PART)):
+        found.append(nats.numpy())
     model.train(was_training)
+    return found.array()
+
+
+def mean_of(spent: NDArray[np.float64]) -> Tally:
+    """Returns the mean of the nats of all tokens (N,) but the first, over parts of the text."""
+    pieces = (spent[None, max(1, begin) : begin + PART] for begin in range(0, len(spent), PART))
+    (found,) = along(pieces, len(spent) - 1, SHORT)
     return found
 
 

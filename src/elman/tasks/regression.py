@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ class Values(Encoded):
         self.told = ~np.isnan(scaled)
 
     def kind(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
-        values = self.values.numpy()[places]
+        values = numbers_of(self.sequences)[places]
         return values > values.mean()
 
 
@@ -169,6 +169,9 @@ class Regressor(Trained[Reading, Options]):
 
     encoded, learned, made_for, built_in = Values, Reading, Options, examples.MARKED
     parts_of = staticmethod(read)
+    measured_by: Reading | None = (
+        None  # of the model with which this one is compared, whose deviations are the unit then
+    )
 
     @staticmethod
     def model_of(reading: Reading, options: Options) -> RegressionModel:
@@ -198,14 +201,29 @@ class Regressor(Trained[Reading, Options]):
             yield "R²", f"{1 - found['rmse'].value ** 2 / variance:.4f}"
         yield from self.criterion.covered(self.criterion.below(predicted, truth), len(truth))
 
-    def figures(self, encoded: Values, own: NDArray[np.int64], said: Tensor) -> Iterator[tuple[str, str]]:
-        places, score = np.flatnonzero(encoded.told), score_of(self.criterion)
-        predicted, truth = said[places], encoded.values[places]
-        found = scored(self.criterion, predicted, truth, encoded.units(places))
+    def alongside(self, models: Sequence[Trained[Any, Any]]) -> None:
+        super().alongside(models)
+        self.measured_by = models[0].reading
+
+    def judge(self, encoded: Values, said: Tensor) -> tuple[dict[str, Tally], Iterator[tuple[str, str]]]:
+        places = np.flatnonzero(encoded.told)
+        predicted, truth, units = said[places], encoded.values[places], encoded.units(places)
+        found = scored(self.criterion, predicted, truth, units)
+        ratio = 1.0 if self.measured_by is None else self.reading.spread / self.measured_by.spread
+        shared = found if ratio == 1.0 else scored(self.criterion, ratio * predicted, ratio * truth, units)
+        tallies = {called(name): shared[name] for name in ("rmse", "mae")}
+        if quantiles := self.criterion.quantiles:
+            tallies["pinball"] = shared[score_of(self.criterion)]._replace(counted=str(quantiles))
+        return tallies, self._figures(encoded, places, found, predicted, truth)
+
+    def _figures(
+        self, encoded: Values, places: NDArray[np.int64], found: dict[str, Tally], predicted: Tensor, truth: Tensor
+    ) -> Iterator[tuple[str, str]]:
+        score = score_of(self.criterion)
         yield from self.told(found, predicted, truth, scores.figure)
         yield self.how_sure(encoded)
         unit = f"{called(score)} in standard deviations"
-        yield from scores.on_baselines(self.path, lambda: self._baselines(encoded, places), unit, found[score], False)
+        yield from scores.on_baselines(self.path, lambda: self._baselines(encoded, places), unit, found[score])
 
     def _baselines(self, judged: Values, places: NDArray[np.int64]) -> dict[str, Tally]:
         sequences, train, *_ = self.read_again()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -167,6 +167,9 @@ class Judged(NamedTuple):
 
     lines: Iterable[tuple[str, str]]  # names and figures
     table: Callable[[str], Iterator[str]]  # returns a row for each example: true and predicted; in CSV or JSON lines
+    tallies: Mapping[str, Tally]  # by what the scores are called
+    predicts: str  # what, in words
+    truth: str  # a digest of what is true, or of where it stands
 
 
 def figure(tally: Tally) -> str:
@@ -197,7 +200,7 @@ def how_sure(count: int, units: str, whole: str = "") -> tuple[str, str]:
 
 
 def on_baselines(
-    data: Path | None, find: Callable[[], dict[str, Tally]], unit: str, model: Tally, higher_is_better: bool
+    data: Path | None, find: Callable[[], dict[str, Tally]], unit: str, model: Tally
 ) -> Iterator[tuple[str, str]]:
     """Yields the names and scores of baselines, or why they are not known: they are fitted to the training data."""
     if data == NOT_KEPT:
@@ -212,16 +215,40 @@ def on_baselines(
         yield "baselines", f"not known, because the training data cannot be read: {error}"
         return
     for name, each in found.items():
-        yield name, f"{each.value:.4f} {unit}, a baseline{compared(model, each, higher_is_better)}"
+        yield name, f"{each.value:.4f} {unit}, a baseline{compared(model, each)}"
 
 
-def compared(model: Tally, baseline: Tally, higher_is_better: bool) -> str:
-    """Returns how much better a model is than a baseline, in words that follow upon its score.
+def beside(model: Judged, other: Judged, run: Path, name: Path) -> Iterator[tuple[str, str]]:
+    """Yields the scores of another model, and how much better the model is. run, name: where the two come from.
+
+    Of means over different things, such as the nats of labels that only one of them knows, nothing is said.
+    Raises InputError if they do not judge the same, or have no score in common.
+    """
+    if model.predicts != other.predicts:
+        raise InputError(
+            f"{name} predicts {other.predicts}, and {run} {model.predicts}; compare models that predict the same"
+        )
+    if model.truth != other.truth:
+        raise InputError(
+            f"{name} is judged by other rows of the data than {run}, although both predict {model.predicts}; compare models that read data alike, as with --skip-bad or --fill-gaps"
+        )
+    both = [(score, own, each) for score, own in model.tallies.items() if (each := other.tallies.get(score))]
+    if not (both := [(score, own, each) for score, own, each in both if own.counts_as(each)]):
+        theirs, found = (", ".join(each.tallies) or "no score" for each in (model, other))
+        raise InputError(
+            f"{name} is judged by {found}, and {run} by {theirs}; compare models that have a score in common"
+        )
+    for score, own, each in both:
+        yield score, f"{each.value:.4f}{compared(own, each)}"
+
+
+def compared(model: Tally, other: Tally) -> str:
+    """Returns how much better a model is than another, or a baseline, in words that follow upon the score of that.
 
     If they differ in fewer than six units, it may be chance, as a coin may show the same side five times: even 2 / 2^5 is more
     than one case in twenty.
     """
-    better, worse = (model, baseline) if higher_is_better else (baseline, model)
+    better, worse = (model, other) if model.share else (other, model)
     difference, interval = better.minus(worse)
     if (better.own | worse.own).sum() < LEAST or not math.isfinite(difference):
         return ""

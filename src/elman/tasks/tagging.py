@@ -325,13 +325,21 @@ class Tagger:
             raise InputError(f"{path} has no sentence; give at least one, with a tag for each word")
         encoded = Encoded(judged, self.vocabulary)
         said = sorted(self.guesses(encoded), key=attrgetter("place"))
-        figures = self._figures(judged, encoded, said, bad)
-        return scores.Judged(figures, lambda form: table(self._rows(judged, encoded, said), form))
+        found, counts = self.score(encoded, said)
+        tallies = {scores.named(name, "word"): each for name, each in found.items()}
+        figures = self._figures(judged, encoded, tallies, counts, bad)
+
+        def rows(form: str) -> Iterator[str]:
+            return table(self._rows(judged, encoded, said), form)
+
+        return scores.Judged(figures, rows, tallies, f"{self.options.tag} tags", judged.digest)
+
+    def alongside(self, models: Sequence[Tagger]) -> None:
+        """All models are judged alike."""
 
     def _figures(
-        self, judged: Gathered, encoded: Encoded, said: Sequence[Guess], bad: BadRows
+        self, judged: Gathered, encoded: Encoded, tallies: dict[str, Tally], counts: scores.Scores, bad: BadRows
     ) -> Iterator[tuple[str, str]]:
-        found, counts = self.score(encoded, said)
         yield "sentences", str(len(encoded.forms))
         yield "words", str(words := int(encoded.forms.lengths.sum()))
         unknown = sum(int((encoded.words[encoded.forms[k]] == 0).sum()) for k in range(len(judged)))
@@ -340,12 +348,12 @@ class Tagger:
             yield "skipped", f"{bad.count}, the first: {bad.first}"
         if others := encoded.unknown(range(len(judged))):
             yield "unknown tags", scores.unknown(others)
-        for name, each in found.items():
-            yield scores.named(name, "word"), scores.figure(each)
+        for name, each in tallies.items():
+            yield name, scores.figure(each)
         yield scores.how_sure(len(judged), many(len(judged), "sentence"))
-        score = "entity_f1" if "entity_f1" in found else "accuracy"
-        unit, model = score.replace("_f1", " F1"), found[score]
-        yield from scores.on_baselines(self.path, lambda: self._baselines(judged, score), unit, model, True)
+        score = "entity_f1" if "entity f1" in tallies else "accuracy"
+        unit, model = score.replace("_f1", " F1"), tallies[score.replace("_", " ")]
+        yield from scores.on_baselines(self.path, lambda: self._baselines(judged, score), unit, model)
         yield from counts.by_label(self.vocabulary.tags, "words")
 
     def _baselines(self, judged: Gathered, score: str) -> dict[str, Tally]:

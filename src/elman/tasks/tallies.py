@@ -54,7 +54,8 @@ class Tally(NamedTuple):
 
     sums: Array  # (units, m), of which the first half is divided by the second one
     score: Callable[[Array], Array] = ratio  # of sums (..., m), (...)
-    share: bool = False  # whether it lies between 0 and 1
+    share: bool = False  # whether it lies between 0 and 1, and more is better; of others, less is
+    counted: str = ""  # a digest of what is counted, where units do not tell it
 
     @classmethod
     def of(cls, units: Units, columns: Any, score: Callable[[Array], Array] = ratio, share: bool = False) -> Tally:
@@ -120,9 +121,19 @@ class Tally(NamedTuple):
             return difference, None
         return difference, (max(-most, difference - width), min(most, difference + width))
 
+    def counts_as(self, other: Tally) -> bool:
+        """Returns whether another score is one of the same things; a share may be of what each model says."""
+        if len(self.sums) != len(other.sums) or self.counted != other.counted:
+            return False
+        half = self.sums.shape[1] // 2
+        return self.share or np.array_equal(self.sums[:, half:], other.sums[:, half:])
+
     def differing(self, other: Tally) -> int:
         """Returns in how many units two scores differ."""
-        return int((self.sums != other.sums).any(-1).sum())
+        a, b = self.sums, other.sums
+        if a.shape != b.shape:  # F1 of labels that not both models know
+            a, b = (each.reshape(len(each), 2, -1).sum(-1) for each in (a, b))
+        return int((a != b).any(-1).sum())
 
 
 def values(tallies: Mapping[str, Tally]) -> dict[str, float]:

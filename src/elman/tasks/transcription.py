@@ -412,23 +412,29 @@ class Transcriber(Trained[Reading, Options]):
         encoded.check_judged(np.arange(len(encoded.rows)), f"all labels of {path}")
         return encoded, lines
 
-    def figures(self, encoded: Transcripts, own: NDArray[np.int64], said: Sequence[Said]) -> Iterator[tuple[str, str]]:
+    def judge(self, encoded: Transcripts, said: Sequence[Said]) -> tuple[dict[str, Tally], Iterator[tuple[str, str]]]:
+        own = np.arange(len(encoded.rows))
         found, differ = self.score(encoded, own, said)
+        tallies = {scores.named(name, self.unit): each for name, each in found.items()}
+        return tallies, self._figures(encoded, own, tallies, differ)
+
+    def _figures(
+        self, encoded: Transcripts, own: NDArray[np.int64], tallies: dict[str, Tally], differ: Marks
+    ) -> Iterator[tuple[str, str]]:
         if self.spelling:
             yield "language model", self.spelling
         if self.unspelled:
             yield "spelling", self.unspelled
         yield from encoded.faults(own)
         none = "not known, because the model cannot say any of the labels"
-        for name, each in found.items():
-            shown = scores.figure(each) if np.isfinite(each.value) else none
-            yield scores.named(name, self.unit), shown
+        for name, each in tallies.items():
+            yield name, scores.figure(each) if np.isfinite(each.value) else none
         yield self.how_sure(encoded)
         yield "errors", _in_words(differ, self.options.label_unit)
         if few := self.confusions(differ):
             yield "most frequent", few
-        unit, model = f"{self.unit} error rate", found[f"{self.unit}_error_rate"]
-        yield from scores.on_baselines(self.path, lambda: self._baselines(encoded, own), unit, model, False)
+        rate = f"{self.unit} error rate"
+        yield from scores.on_baselines(self.path, lambda: self._baselines(encoded, own), rate, tallies[rate])
 
     def some(self, encoded: Encoded, said: Sequence[Said], own: NDArray[np.int64]) -> list[Said]:
         return [said[k] for k in own]

@@ -110,16 +110,21 @@ class Trained(Generic[Learned, Given]):
         """Yields a row for each label of the sequences at these places: what it is, and what the model says."""
         raise NotImplementedError
 
-    def figures(self, encoded: Any, own: NDArray[np.int64], said: Any) -> Iterator[tuple[str, str]]:
-        """Yields names and figures that say how well the model predicts the labels of the sequences at these places."""
+    def judge(self, encoded: Any, said: Any) -> tuple[dict[str, Tally], Iterator[tuple[str, str]]]:
+        """Returns how well the model predicts the labels of all sequences: scores by their names, and lines. said: what it says."""
         raise NotImplementedError
+
+    def alongside(self, models: Sequence[Trained[Any, Any]]) -> None:
+        """Lets `evaluate` judge the model in the same units as others. models: all of them; those of the first one count."""
+        self.judged_by = models[0].judged_by
 
     def evaluate(self, path: Path) -> Judged:
         """Returns how well the model predicts the labels of a file."""
         encoded, lines = self.read(path)
-        own = np.arange(len(encoded.rows))
-        said = self.says(encoded, own)
-        return Judged(chain(lines, self.figures(encoded, own, said)), partial(self.table, encoded, said))
+        said = self.says(encoded, np.arange(len(encoded.rows)))
+        tallies, figures = self.judge(encoded, said)
+        predicts = f"{self.options.label!r} of each {'step' if self.options.label_each_step else 'sequence'}"
+        return Judged(chain(lines, figures), partial(self.table, encoded, said), tallies, predicts, encoded.truth)
 
     def table(self, encoded: Encoded, said: Any, form: str) -> Iterator[str]:
         """Yields the rows of all sequences, of which the model says this."""

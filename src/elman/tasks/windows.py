@@ -94,6 +94,11 @@ class Scales(NamedTuple):
             return Scale(*map(np.array, self.series[one.group]))
         return self._alone(one.first(options.lookback), options.period) if self.series else self._together()
 
+    def of_all(self, every: Iterable[Series], options: Options) -> Scale:
+        """Returns the scales of these series one after the other, (series * columns,) each."""
+        each = [self.of_series(one, options) for one in every]
+        return Scale(*(np.concatenate(numbers) for numbers in zip(*each, strict=True)))
+
     @property
     def others(self) -> list[str]:
         """The columns that are read and not forecast, in the order of `Series.known`."""
@@ -234,12 +239,10 @@ class Scaled(NamedTuple):
     @classmethod
     def of(cls, every: Sequence[Series], scales: Scales, options: Options) -> Scaled:
         c, rows = len(scales.targets), [len(s.targets) for s in every]
-        each = [scales.of_series(one, options) for one in every]
-        values, known = Store(np.float32), Store(np.float32)
-        for s, own in zip(every, each, strict=True):
-            for k in range(c):
-                for begin in range(0, len(s.targets), series.BLOCK):
-                    values.append((s.targets[begin : begin + series.BLOCK, k] - own.mean[k]) / own.deviation[k])
+        scale, values, known = scales.of_all(every, options), Store(np.float32), Store(np.float32)
+        for n, (s, k) in enumerate(product(every, range(c))):
+            for begin in range(0, len(s.targets), series.BLOCK):
+                values.append((s.targets[begin : begin + series.BLOCK, k] - scale.mean[n]) / scale.deviation[n])
         for block in _blocks(every):
             known.append(scales.scaled_known(block[:, c:]))
         every_known = known.array().reshape(sum(rows), len(scales.beside))
@@ -249,7 +252,6 @@ class Scaled(NamedTuple):
             for s, k in product(every, range(c)):
                 told.append(np.broadcast_to(True, len(s.targets)) if s.given is None else s.given[:, k])
             given = torch.from_numpy(told.array())
-        scale = Scale(*(np.concatenate(numbers) for numbers in zip(*each, strict=True)))
         return cls(torch.from_numpy(values.array()), scale, torch.from_numpy(every_known), rows, c, given)
 
 
@@ -263,7 +265,7 @@ class Windows:
         """spans: the rows of each series that must contain the forecast times; the past may be before them."""
         self.values, self.known, self.past, self.ahead = scaled.values, scaled.known, past, ahead
         self.given, self.scale, self.columns = scaled.given, scaled.scale, scaled.columns
-        first, count, row, before = [], [], [], 0  # before: rows of the series before this one
+        first, count, row, begins, before = [], [], [], [], 0  # before: rows of the series before this one
         for (begin, end), n in zip(spans, scaled.rows, strict=True):
             for k in range(scaled.columns):
                 place = scaled.columns * before + k * n  # of the first value
@@ -272,11 +274,13 @@ class Windows:
                     given = self.given[place : place + end].numpy()
                     earliest = max(earliest, int(given.argmax()) + 1)
                     told = bool(given[earliest:].any())
+                begins.append(earliest)
                 first.append(place + earliest - past)
                 row.append(before + earliest - past)
                 count.append(max(0, end - ahead - earliest + 1) if told else 0)
             before += n
         self.first, self.row = np.array(first), np.array(row)
+        self.begins = np.array(begins)  # of each series and column: the row, from 0, where its first forecast begins
         self.before = np.concatenate([[0], np.cumsum(count)])  # windows before those of each series and column
 
     def __len__(self) -> int:
@@ -316,7 +320,10 @@ class Windows:
 class Errors:
     """Means over windows, steps and columns, in deviations; MASE in changes over a season. Truths may be missing."""
 
-    def __init__(self, windows: Windows):
+    def __init__(self, windows: Windows, scale: Scale | None = None):
+        """scale: whose deviations and changes are meant; those of the windows if left out."""
+        self.scale = windows.scale if scale is None else scale
+        self.ratio = windows.scale.deviation / self.scale.deviation
         self.windows, longest = windows, int(np.diff(windows.before).max(initial=1))
         # Windows that begin together share what they read and what follows, so that the units are parts of the time.
         self.parts, series = stretches(longest, 2 * windows.ahead), len(windows.first) // windows.columns
@@ -334,7 +341,8 @@ class Errors:
         """forecast and truth: (H, N), of the windows with these numbers. A truth that is NaN does not count."""
         told = ~truth.isnan()
         error = (forecast - truth).double().masked_fill(~told, 0.0)
-        block, scale, before = self.windows.block(own), self.windows.scale, self.windows.before
+        block, scale, before = self.windows.block(own), self.scale, self.windows.before
+        error *= torch.from_numpy(self.ratio[block])
         absolute, count = error.abs().sum(0).numpy(), told.sum(0).numpy()
         self.of_windows.append(np.where(count, absolute / count.clip(1), np.nan))
         part = (own - before[block]) * self.parts // (before[block + 1] - before[block])
