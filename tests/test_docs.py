@@ -38,7 +38,10 @@ def python_blocks() -> list[object]:
 
 
 @pytest.mark.parametrize("block", python_blocks())
-def test_python_blocks_run(block: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_blocks_run(
+    block: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
     # In a file of its own, since a cell's source may be asked for.
     exec(compile(block, "<document>", "exec"), {"__name__": "document"})
     shown = re.findall(r"^print\(.*\)  # (\[.*\])$", block, re.MULTILINE)

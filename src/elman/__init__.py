@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from elman.layers import CoupledLSTM as CoupledLSTM
     from elman.layers import CoupledPeepholeLSTM as CoupledPeepholeLSTM
     from elman.layers import PeepholeLSTM as PeepholeLSTM
+    from elman.models import load as load
+    from elman.models import train as train
     from elman.one_step import CoupledLSTMCell as CoupledLSTMCell
     from elman.one_step import CoupledPeepholeLSTMCell as CoupledPeepholeLSTMCell
     from elman.one_step import GRUCell as GRUCell
@@ -59,6 +61,8 @@ _HOME = {
     "PeepholeLSTMCell": "elman.one_step",
     "CoupledLSTMCell": "elman.one_step",
     "CoupledPeepholeLSTMCell": "elman.one_step",
+    "train": "elman.models",
+    "load": "elman.models",
     "use_engine": "elman.recurrence",
     "tbptt": "elman.training.tbptt",
     "detach": "elman.training.tbptt",
@@ -87,8 +91,10 @@ __all__ = [
     "describe",
     "detach",
     "freeze",
+    "load",
     "tbptt",
     "trace",
+    "train",
     "use_engine",
 ]
 

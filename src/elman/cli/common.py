@@ -14,34 +14,23 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import typer
 
+from elman import beginning
 from elman.errors import InputError
 from elman.training.options import Options
 
 if TYPE_CHECKING:
-    from elman.tasks import Trained
     from elman.training.record import Record
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
 def device(name: str) -> str:
-    """Returns the device's name; for "auto", cuda where there is one, else cpu.
-
-    From then on torch uses one thread on the CPU: see docs/decisions/0005. Raises InputError for a device that
-    cannot be used.
-    """
+    """Returns the device's name, as `elman.beginning.device` does. From then on torch uses one thread on the CPU: see
+    docs/decisions/0005."""
     import torch
 
     torch.set_num_threads(1)
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.ones(1, device=name).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0].split(". ")[0][:120]
-        raise InputError(f"--device {name} cannot be used: {reason}; choose auto or cpu") from error
-    return name
+    return beginning.device(name)
 
 
 def dated(name: str) -> str:
@@ -101,29 +90,10 @@ def interruptible(then: str = "") -> Iterator[Callable[[], int | None]]:
             signal.signal(number, handler)
 
 
-@contextlib.contextmanager
-def without_training() -> Iterator[None]:
-    """Leaves out of messages the advice that only a training can follow."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(error.elsewhere) from error
-
-
 def opened(run: Path, device_name: str) -> tuple[Record, str]:
-    """Returns what a training has left, in the directory of a run or in the file of a model, and the device to use."""
-    from elman.training.run import Run
-
-    if not run.exists():
-        raise InputError(
-            f"{run} does not exist; give the directory of a run, or the file that `elman export` made of it"
-        )
-    if not run.is_file():
-        return Run(run), device(device_name)
-    if device_name not in ("auto", "cpu"):
-        raise InputError(f"--device {device_name} is not for {run}: ONNX Runtime computes on the CPU; leave it out")
+    """Returns what `elman.beginning.opened` does, and torch uses one thread."""
     device("cpu")
-    return needs_onnx(f"reading {run}").model_file.ModelFile(run), "cpu"
+    return beginning.opened(run, device_name)
 
 
 def check_rows(output: Path) -> None:
@@ -135,24 +105,6 @@ def check_rows(output: Path) -> None:
         raise InputError(f"{output}: examples are written as {', '.join(forms)}; choose one of these endings")
     check_writable(output)
 
-
-def needs_onnx(what: str) -> Any:
-    """Returns `elman.onnx`. Raises InputError if its libraries are not installed. what: what needs them."""
-    try:
-        import elman.onnx.model_file
-    except ImportError as error:
-        raise InputError(f"{what} needs {error.name}, which is not installed: pip install 'elman[onnx]'") from error
-    return elman.onnx
-
-
-def trained(record: Record, device: str) -> Trained:
-    """Returns what a training has learned, whatever its task is."""
-    from elman import tasks
-
-    return tasks.module(record.task(tasks.MODULES)).load(record, device)
-
-
-MOST_WEIGHT = 100  # of a language model
 
 LANGUAGE_MODEL = typer.Option(
     None,
@@ -166,32 +118,3 @@ LANGUAGE_WEIGHT = typer.Option(
     help="How much the language model counts; 0.5 if left out. 0.25 to 1 do well, and a large number adds symbols.",
     show_default=False,
 )
-
-
-def let_help(model: Trained, run: Path, language_model: Path | None, weight: float | None, device_name: str) -> None:
-    """Lets a language model, if one is given, help a model that writes texts. Raises InputError if it does not write any."""
-    from elman import tasks
-    from elman.tasks import language_model as language_models
-    from elman.tasks.transcription import WEIGHT, Transcriber
-
-    if language_model is None:
-        if weight is not None:
-            raise InputError(
-                f"--language-weight {weight:g} is for a language model; give --language-model, or leave it out"
-            )
-        return
-    if not isinstance(model, Transcriber):
-        raise InputError(
-            f"--language-model {language_model} is for runs of elman train transcribe, and {run} is none; leave it out"
-        )
-    weight = WEIGHT if weight is None else weight
-    if not 0 <= weight <= MOST_WEIGHT:
-        raise InputError(f"--language-weight is {weight:g} but must be from 0 to {MOST_WEIGHT}; 0.25 to 1 do well")
-    if not language_model.exists():
-        raise InputError(f"--language-model {language_model} does not exist; give a run of elman train lm, or its file")
-    record, device = opened(language_model, device_name)
-    if (task := record.task(tasks.MODULES)) != "lm":
-        raise InputError(
-            f"--language-model {language_model} is a run of elman train {task}; give one of elman train lm"
-        )
-    model.spell_with(language_models.load(record, device), weight, str(language_model))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
+from elman.beginning import refuse_useless
 from elman.cli.common import check_rows, dated, device, given, with_options
-from elman.cli.train import DATA, begun, refuse_together, refuse_useless, resumed, train_to_the_end
+from elman.cli.train import DATA, begun, refuse_together, resumed, train_to_the_end
 from elman.errors import InputError
 from elman.files import check_directory, write_atomically
 from elman.tasks.options import ClassificationOptions, RegressionOptions, SequenceOptions, TranscriptionOptions
@@ -64,7 +65,7 @@ def _command(options: type[SequenceOptions], file: str) -> None:
         values["fold"] = f"1/{folds}"
         made = options(**values)
         made.check()
-        refuse_useless(context, file, made)
+        refuse_useless(given(context), file, made)
         if made.validation is not None:  # as `elman train` keeps it
             made = replace(made, validation=str(Path(made.validation).resolve()))
         place = directory or Path(dated(f"folds-{options.task}"))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import typer
 
-from elman.cli.common import needs_onnx, opened, without_training
+from elman.beginning import needs_onnx, without_training
+from elman.cli.common import opened
 from elman.errors import InputError
 
 EXAMPLE = "Example:  elman detect runs/load now.csv --output unusual.csv"

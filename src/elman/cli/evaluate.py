@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
-from elman.cli.common import LANGUAGE_MODEL, LANGUAGE_WEIGHT, check_rows, let_help, opened, trained, without_training
-from elman.errors import InputError
+from elman.beginning import judge, judge_together, let_help, trained, without_training
+from elman.cli.common import LANGUAGE_MODEL, LANGUAGE_WEIGHT, check_rows, opened
 from elman.files import write_atomically
-
-if TYPE_CHECKING:
-    from elman.tasks import Trained
 
 EXAMPLE = "Example:  elman evaluate runs/first chapter.txt"
 
@@ -58,35 +54,12 @@ def evaluate(
     if output is not None:
         check_rows(output)
     with without_training():
-        from elman.tasks.scores import beside
-
         model = trained(record, device)
-        if group is not None:
-            from elman.tasks.whole import Trained
-
-            if not isinstance(model, Trained):
-                tasks = "elman train classify, regress and transcribe"
-                raise InputError(f"--group {group} is for runs of {tasks}, and {run} is none; leave it out")
-            model.judged_by = group
+        judge_together(model, run, group)
         let_help(model, run, language_model, language_weight, device_name)
-        others = [_other(each, model, run, device_name) for each in compare]
-        for each in (*others, model):
-            each.alongside([model, *others])
-        judged = model.evaluate(file)
-        for name, figure in judged.lines:
+        others = [(path, trained(*opened(path, device_name))) for path in compare]
+        judged, lines = judge([(run, model), *others], file)
+        for name, figure in lines:
             print(f"{name:<20} {figure}")
-        for path, each in zip(compare, others, strict=True):
-            print(f"{'compared with':<20} {path}")
-            for name, figure in beside(judged, each.evaluate(file), run, path):
-                print(f"  {name:<20} {figure}")
         if output is not None:
             write_atomically(output, (row.encode() for row in judged.table(output.suffix.lower())))
-
-
-def _other(path: Path, model: Trained, run: Path, device_name: str) -> Trained:
-    """Returns a model to compare with that of a run. Raises InputError if it has another task."""
-    record, device = opened(path, device_name)
-    other = trained(record, device)
-    if type(other) is not type(model):
-        raise InputError(f"--compare {path} has another task than {run}; compare runs of the same task")
-    return other

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import typer
 
-from elman.cli.common import device, given, without_training
+from elman.beginning import without_training
+from elman.cli.common import device, given
 from elman.errors import InputError
 
 EXAMPLE = "Example:  elman explain runs/first --compare runs/second --output first.html"

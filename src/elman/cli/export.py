@@ -8,7 +8,8 @@ from typing import Any
 
 import typer
 
-from elman.cli.common import device, needs_onnx, without_training
+from elman.beginning import needs_onnx, without_training
+from elman.cli.common import device
 from elman.errors import InputError
 
 EXAMPLE = "Example:  elman export runs/first model.onnx"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from elman.cli.common import needs_onnx
+from elman.beginning import needs_onnx
 from elman.errors import InputError
 
 EXAMPLE = "Example:  elman onnx check model.onnx"

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from elman.cli.common import LANGUAGE_MODEL, LANGUAGE_WEIGHT, let_help, opened, trained, without_training
+from elman.beginning import let_help, trained, without_training
+from elman.cli.common import LANGUAGE_MODEL, LANGUAGE_WEIGHT, opened
 from elman.errors import InputError
 from elman.files import check_writable, write_atomically
 

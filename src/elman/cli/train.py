@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from elman.cli.common import dated, device, given, interruptible, with_options, without_training
+from elman.beginning import make_task, options_from, refuse_useless, without_training
+from elman.cli.common import dated, device, given, interruptible, with_options
 from elman.errors import InputError
 from elman.tasks.options import (
     ClassificationOptions,
@@ -92,10 +92,10 @@ def _command(options: type[Options], help: str, example: str) -> None:
             values["minutes"] = 3.0
         made = options(**values)
         if start_from is not None:
-            made = _options_of(context, start_from, made)
+            made = options_from(given(context), start_from, made)
         if resume is None:
             made.check()
-            refuse_useless(context, file, made)
+            refuse_useless(given(context), file, made)
         chosen = device(device_name)
         if find_lr:
             if useless := sorted(given(context) & {"run", "overwrite", "tensorboard"}):
@@ -105,7 +105,7 @@ def _command(options: type[Options], help: str, example: str) -> None:
                     f"--find-lr measures in float32, so --precision {made.precision} has no effect; leave it out"
                 )
             refuse_together("--find-lr")
-            _find_learning_rate(make_task(file, made, chosen, start_from))
+            _find_learning_rate(read_task(file, made, chosen, start_from))
             return
         writer = _summary_writer() if tensorboard else None
         from elman.training.team import joined
@@ -165,16 +165,6 @@ _command(
 )
 
 
-def refuse_useless(context: typer.Context, file: Path | None, options: Options) -> None:
-    """Raises InputError for an option that is given and has no effect together with the others."""
-    names = given(context)
-    if {"validation", "held_out"} <= names:
-        raise InputError("--validation names a validation file and --held-out a part of FILE; give only one of them")
-    for name, why in options.useless(file).items():
-        if name in names:
-            raise InputError(f"{flag(name)} {why}")
-
-
 def refuse_together(what: str) -> None:
     """Raises InputError if several processes were started to do together what one does."""
     from elman.training.team import started_together
@@ -209,55 +199,16 @@ def begun(
     from elman.training.run import Run
 
     check_free(Run(directory), overwrite, team)  # before the data are read, which takes a while
-    task = make_task(file, options, device, start)
+    task = read_task(file, options, device, start)
     return lambda: begin(task, directory, overwrite=overwrite, team=team)
 
 
-def _options_of(context: typer.Context, start: Path, options: Options) -> Options:
-    """Returns the options of a training that starts from the model of a run: those that are given, and else that run's.
-
-    What belongs to the new data and this machine is not taken over: the budget, the validation file, the fold, precision
-    and threads. Raises InputError if an option is given that the model was made for.
-    """
-    from elman import tasks
-    from elman.training.run import Run
-
-    names = given(context)
-    if made_for := [field.name for field in fields(options) if field.metadata["of_model"] and field.name in names]:
-        refused = ", ".join(map(flag, made_for))
-        raise InputError(f"--start-from keeps the model of {start}, so {refused} cannot be given; leave it out")
-    kept, _ = Run(start).options(type(options), tasks.module(options.task).CONFIG)
-    own = names | {"epochs", "minutes", "validation", "fold", "precision", "threads"}
-    return replace(kept, **{name: value for name, value in asdict(options).items() if name in own})
-
-
-def make_task(file: Path | None, options: Options, device: str, start: Path | None = None) -> CommandLineTask:
-    """Returns the task of learning from a file. start: a run from whose model it starts; None for a new one."""
-    from elman import tasks
-    from elman.datasets.reading import BadRows
-    from elman.training.run import Run
-
-    options.check()
-    if getattr(options, "validation", None) is not None:  # a resumed run may be started elsewhere
-        options = replace(options, validation=str(Path(options.validation).resolve()))  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
-    bad = BadRows(getattr(options, "skip_bad", False))
-    with in_memory(options), contextlib.nullcontext() if start is None else without_training():
-        task = tasks.module(options.task).begin(file, options, device, bad, None if start is None else Run(start))
-    for remark in bad.remarks:
+def read_task(file: Path | None, options: Options, device: str, start: Path | None = None) -> CommandLineTask:
+    """Returns the task of learning from a file, as `make_task` does, and says what there is to say of its rows."""
+    task, remarks = make_task(file, options, device, start)
+    for remark in remarks:
         _say(remark)
     return task
-
-
-@contextlib.contextmanager
-def in_memory(options: Options) -> Iterator[None]:
-    """Raises InputError if the model that is made in this context does not fit into memory."""
-    try:
-        yield
-    except (RuntimeError, TypeError, MemoryError) as error:
-        if not re.search("memory|overflow|storage size", str(error), re.IGNORECASE):
-            raise
-        sizes = [f"{flag(name)} {value}" for name, value in asdict(options).items() if re.search("size|layers", name)]
-        raise InputError(f"a model with {', '.join(sizes)} does not fit into memory; make it smaller") from error
 
 
 def _find_learning_rate(task: CommandLineTask) -> None:

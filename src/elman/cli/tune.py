@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from elman.beginning import in_memory, refuse_useless
 from elman.cli.common import dated, device, given, interruptible, with_options
-from elman.cli.train import DATA, in_memory, make_task, refuse_together, refuse_useless
+from elman.cli.train import DATA, read_task, refuse_together
 from elman.errors import InputError
 from elman.files import check_directory
 from elman.tasks.options import (
@@ -63,7 +64,7 @@ def _command(options: type[Options], file: str) -> None:
             values["minutes"] = 1.0
         made = options(**values)
         made.check()
-        refuse_useless(context, file, made)
+        refuse_useless(given(context), file, made)
         chosen, fixed = device(device_name), given(context)
         place = directory or Path(dated(f"tune-{options.task}"))
         _search(file, made, place, trials, fixed, chosen)
@@ -111,7 +112,7 @@ def _search(file: Path | None, options: Options, directory: Path, trials: int, f
     check_directory(directory)
     with interruptible() as stopped_by:
         try:
-            task = make_task(file, options, device)  # what is drawn says nothing of the data, so they are read once
+            task = read_task(file, options, device)  # what is drawn says nothing of the data, so they are read once
             stop_if_asked()
 
             def make(drawn: Options) -> CommandLineTask:

@@ -239,7 +239,7 @@ def beside(model: Judged, other: Judged, run: Path, name: Path) -> Iterator[tupl
             f"{name} is judged by {found}, and {run} by {theirs}; compare models that have a score in common"
         )
     for score, own, each in both:
-        yield score, f"{each.value:.4f}{compared(own, each)}"
+        yield f"  {score:<20}", f"{each.value:.4f}{compared(own, each)}"
 
 
 def compared(model: Tally, other: Tally) -> str:

@@ -131,17 +131,10 @@ class Options:
         if odd := sorted({*content, *later} ^ known):
             raise InputError(f"{where} does not fit this version of elman: options {', '.join(odd)}; train again")
         for field in fields(cls):
-            value, kinds = (later | content)[field.name], str(field.type).split(" | ")
-            fits = {
-                "int": isinstance(value, int) and not isinstance(value, bool),
-                "float": isinstance(value, (int, float)) and not isinstance(value, bool),
-                "str": isinstance(value, str),
-                "bool": isinstance(value, bool),
-                "None": value is None,
-            }
-            if not any(fits[kind] for kind in kinds):
+            value = (later | content)[field.name]
+            if kind := cls.wrong_type(field, value):
                 raise InputError(
-                    f"{where} is damaged: {field.name} is {value!r} but should be {field.type}; restore it or train again"
+                    f"{where} is damaged: {field.name} is {value!r} but should be {kind}; restore it or train again"
                 )
         options = cls(**content)
         try:
@@ -151,6 +144,18 @@ class Options:
             names = re.sub(r"--([a-z-]+)", lambda found: found[1].replace("-", "_"), str(error))
             raise InputError(f"{where} is damaged: {names}; restore it or train again") from error
         return options
+
+    @staticmethod
+    def wrong_type(field: dataclasses.Field[Any], value: Any) -> str:
+        """Returns what the value of an option should be, if it is of another type; "" if it is not."""
+        fits = {
+            "int": isinstance(value, int) and not isinstance(value, bool),
+            "float": isinstance(value, (int, float)) and not isinstance(value, bool),
+            "str": isinstance(value, str),
+            "bool": isinstance(value, bool),
+            "None": value is None,
+        }
+        return "" if any(fits[kind] for kind in str(field.type).split(" | ")) else str(field.type)
 
 
 def _problem(value: Any, least: Any, most: Any, above: Any, choices: tuple[str, ...]) -> str | None:

@@ -44,6 +44,7 @@ MODEL, CHECKPOINT, SAMPLES = "model.safetensors", "checkpoint/state.safetensors"
 EVENTS = "tensorboard/events.out.tfevents.*"  # as TensorBoard names them
 SAMPLE = re.compile(r"^--- step (\d+)$", re.MULTILINE)  # the beginning of one
 
+GIVEN = r"(data|validation)-[0-9a-f]{8}\.(parquet|jsonl|txt)"  # names of files that a program has given as data
 FILES = (
     "config.json",
     "vocabulary.json",
@@ -59,6 +60,11 @@ FILES = (
     "confusion.png",
     "forecast.png",
 )
+
+
+def _is_given(path: Path) -> bool:
+    """Returns whether a file has data that a program gave (`elman.datasets.given`)."""
+    return re.fullmatch(GIVEN, path.name) is not None
 
 
 class Run(Record):
@@ -83,7 +89,7 @@ class Run(Record):
         self.check_untrained(", or give another --run")
         check_directory(self.directory)
         try:
-            occupied = self.directory.exists() and any(self.directory.iterdir())
+            occupied = self.directory.exists() and not all(map(_is_given, self.directory.iterdir()))
         except OSError as error:
             raise InputError(_unusable(self.directory, error)) from error
         if self.exists and not overwrite:
@@ -128,8 +134,19 @@ class Run(Record):
                     events.unlink()
                 self.sweep()
                 self.save_config(config)
+                self.drop_given()
         except OSError as error:
             raise InputError(_unusable(self.directory, error)) from error
+
+    def drop_given(self) -> None:
+        """Removes data that a program gave to be kept here, and that config.json does not name: of a training that was
+        refused, or of a run that another one replaces."""
+        with contextlib.suppress(OSError, InputError):
+            config = self.json("config.json") if self.exists else {}
+            named = {config.get("data", {}).get("path"), config.get("options", {}).get("validation")}
+            for path in self.directory.iterdir() if self.writes else ():
+                if _is_given(path) and str(path.resolve()) not in named:
+                    path.unlink()
 
     def sweep(self) -> None:
         """Removes the temporary files that a process leaves beside a run's file when it is killed while writing."""

@@ -1,0 +1,199 @@
+"""What a command and a call from Python begin with: options that fit each other, the task of learning from data, and what runs hold."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from elman.errors import InputError
+from elman.training.options import Options, flag
+
+if TYPE_CHECKING:
+    from elman.tasks import CommandLineTask, Trained
+    from elman.tasks.scores import Judged
+    from elman.training.record import Record
+
+MOST_WEIGHT = 100  # of a language model
+
+
+def device(name: str) -> str:
+    """Returns the device's name; for "auto", cuda where there is one, else cpu. Raises InputError if it cannot be used."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.ones(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0][:120]
+        raise InputError(f"--device {name} cannot be used: {reason}; choose auto or cpu") from error
+    return name
+
+
+def refuse_useless(names: Set[str], file: Path | None, options: Options) -> None:
+    """Raises InputError for an option that is given and has no effect together with the others. names: of those given."""
+    if {"validation", "held_out"} <= names:
+        raise InputError("--validation names a validation file and --held-out a part of FILE; give only one of them")
+    for name, why in options.useless(file).items():
+        if name in names:
+            raise InputError(f"{flag(name)} {why}")
+
+
+def options_from(names: Set[str], start: Path, options: Options) -> Options:
+    """Returns the options of a training that starts from the model of a run: those that are given, and else that run's.
+
+    What belongs to the new data and this machine is not taken over: the budget, the validation file, the fold, precision
+    and threads. Raises InputError if an option is given that the model was made for.
+    """
+    from elman import tasks
+    from elman.training.run import Run
+
+    if made_for := [field.name for field in fields(options) if field.metadata["of_model"] and field.name in names]:
+        refused = ", ".join(map(flag, made_for))
+        raise InputError(f"--start-from keeps the model of {start}, so {refused} cannot be given; leave it out")
+    kept, _ = Run(start).options(type(options), tasks.module(options.task).CONFIG)
+    own = {*names, "epochs", "minutes", "validation", "fold", "precision", "threads"}
+    return replace(kept, **{name: value for name, value in asdict(options).items() if name in own})
+
+
+def make_task(
+    file: Path | None, options: Options, device: str, start: Path | None = None
+) -> tuple[CommandLineTask, list[str]]:
+    """Returns the task of learning from a file, and what there is to say of its rows.
+
+    start: a run from whose model it starts; None for a new one.
+    """
+    from elman import tasks
+    from elman.datasets.reading import BadRows
+    from elman.training.run import Run
+
+    options.check()
+    if getattr(options, "validation", None) is not None:  # a resumed run may be started elsewhere
+        options = replace(options, validation=str(Path(options.validation).resolve()))  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+    bad = BadRows(getattr(options, "skip_bad", False))
+    with in_memory(options), contextlib.nullcontext() if start is None else without_training():
+        task = tasks.module(options.task).begin(file, options, device, bad, None if start is None else Run(start))
+    return task, bad.remarks
+
+
+@contextlib.contextmanager
+def in_memory(options: Options) -> Iterator[None]:
+    """Raises InputError if the model that is made in this context does not fit into memory."""
+    try:
+        yield
+    except (RuntimeError, TypeError, MemoryError) as error:
+        if not re.search("memory|overflow|storage size", str(error), re.IGNORECASE):
+            raise
+        sizes = [f"{flag(name)} {value}" for name, value in asdict(options).items() if re.search("size|layers", name)]
+        raise InputError(f"a model with {', '.join(sizes)} does not fit into memory; make it smaller") from error
+
+
+@contextlib.contextmanager
+def without_training() -> Iterator[None]:
+    """Leaves out of messages the advice that only a training can follow."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(error.elsewhere) from error
+
+
+def opened(run: Path, device_name: str) -> tuple[Record, str]:
+    """Returns what a training has left, in the directory of a run or in the file of a model, and the device to use."""
+    from elman.training.run import Run
+
+    if not run.exists():
+        raise InputError(
+            f"{run} does not exist; give the directory of a run, or the file that `elman export` made of it"
+        )
+    if not run.is_file():
+        return Run(run), device(device_name)
+    if device_name not in ("auto", "cpu"):
+        raise InputError(f"--device {device_name} is not for {run}: ONNX Runtime computes on the CPU; leave it out")
+    return needs_onnx(f"reading {run}").model_file.ModelFile(run), "cpu"
+
+
+def needs_onnx(what: str) -> Any:
+    """Returns `elman.onnx`. Raises InputError if its libraries are not installed. what: what needs them."""
+    try:
+        import elman.onnx.model_file
+    except ImportError as error:
+        raise InputError(f"{what} needs {error.name}, which is not installed: pip install 'elman[onnx]'") from error
+    return elman.onnx
+
+
+def trained(record: Record, device: str) -> Trained:
+    """Returns what a training has learned, whatever its task is."""
+    from elman import tasks
+
+    return tasks.module(record.task(tasks.MODULES)).load(record, device)
+
+
+def judge(models: Sequence[tuple[Path, Trained]], file: Path) -> tuple[Judged, Iterator[tuple[str, str]]]:
+    """Judges the first of some models by a file. Returns what it is, and names and figures: about it, and beside the others.
+
+    models: each with the run, or the file, that it comes from. Raises InputError if another one has another task.
+    """
+    from elman.tasks.scores import beside
+
+    (run, model), *others = models
+    for path, other in others:
+        if type(other) is not type(model):
+            raise InputError(f"{path} has another task than {run}; compare runs of the same task")
+    for _, each in models:
+        each.alongside([each for _, each in models])
+    judged = model.evaluate(file)
+
+    def lines() -> Iterator[tuple[str, str]]:
+        yield from judged.lines
+        for path, other in others:
+            yield "compared with", str(path)
+            yield from beside(judged, other.evaluate(file), run, path)
+
+    return judged, lines()
+
+
+def judge_together(model: Trained, run: Path, group: str | None) -> None:
+    """Lets `evaluate` judge together what has the same value in a column; each for itself if it is None.
+
+    Raises InputError if there is a column and a model's task has none.
+    """
+    from elman.tasks.whole import Trained as Whole
+
+    if isinstance(model, Whole):
+        model.judged_by = group
+    elif group is not None:
+        tasks = "elman train classify, regress and transcribe"
+        raise InputError(f"--group {group} is for runs of {tasks}, and {run} is none; leave it out")
+
+
+def let_help(model: Trained, run: Path, language_model: Path | None, weight: float | None, device_name: str) -> None:
+    """Lets a language model, if one is given, help a model that writes texts. Raises InputError if it does not write any."""
+    from elman import tasks
+    from elman.tasks import language_model as language_models
+    from elman.tasks.transcription import WEIGHT, Transcriber
+
+    if language_model is None:
+        if weight is not None:
+            raise InputError(
+                f"--language-weight {weight:g} is for a language model; give --language-model, or leave it out"
+            )
+        return
+    if not isinstance(model, Transcriber):
+        raise InputError(
+            f"--language-model {language_model} is for runs of elman train transcribe, and {run} is none; leave it out"
+        )
+    weight = WEIGHT if weight is None else weight
+    if not 0 <= weight <= MOST_WEIGHT:
+        raise InputError(f"--language-weight is {weight:g} but must be from 0 to {MOST_WEIGHT}; 0.25 to 1 do well")
+    if not language_model.exists():
+        raise InputError(f"--language-model {language_model} does not exist; give a run of elman train lm, or its file")
+    record, device = opened(language_model, device_name)
+    if (task := record.task(tasks.MODULES)) != "lm":
+        raise InputError(
+            f"--language-model {language_model} is a run of elman train {task}; give one of elman train lm"
+        )
+    model.spell_with(language_models.load(record, device), weight, str(language_model))

@@ -1,0 +1,200 @@
+"""Models from Python in one call: what `elman train`, `evaluate` and `predict` do, also for data that a program holds.
+
+model = elman.train("classify", frame, "runs/gestures", sequence="id", label="kind", minutes=5)
+print(model.evaluate(test))
+rows = elman.load("runs/gestures").predict(new)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from elman import beginning, tasks
+from elman.datasets.given import Data, as_file
+from elman.errors import InputError
+from elman.training.fitting import check_free, fit
+from elman.training.run import GIVEN, Run
+from elman.training.team import ALONE, started_together
+
+if TYPE_CHECKING:
+    from elman.training.loop import Report
+    from elman.training.record import Record
+
+GIVEN_AS = {"data": "the data", "validation": "the validation data"}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a model predicts data. As a text, it is what `elman evaluate` prints."""
+
+    scores: dict[str, float]  # by what they are called
+    intervals: dict[str, tuple[float, float] | None]  # 95 % of each; None where there is none
+    examples: list[dict[str, Any]] | None  # a row for each example, if they were asked for
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Model:
+    """What a training has learned."""
+
+    def __init__(self, path: Path, record: Record, device: str):
+        self.path = path  # of the run, or of the file that `elman export` made of it
+        self.task: str = record.task(tasks.MODULES)
+        self.trained: Any = beginning.trained(record, device)  # as the task's own module has it
+        self.remarks: list[str] = []  # what there is to say of the last predictions
+
+    def __repr__(self) -> str:
+        return f"<elman model of {self.path}, task {self.task!r}>"
+
+    def evaluate(
+        self, data: Data, *, compare: Sequence[Model] = (), group: str | None = None, examples: bool = False
+    ) -> Evaluation:
+        """Judges the model by data of its task that say what is true.
+
+        data: a file; a frame of pandas, polars or Arrow, or a mapping of columns; rows as mappings, as JSON lines have them;
+        or an open text. compare: other models, which the text sets beside this one. group: the column of a person or machine
+        whose sequences are judged together. examples: whether to return a row for each example, too.
+
+        Scores of `regress` and `forecast` are in standard deviations of the training data; the text also has their own unit.
+        Raises InputError if the data do not fit the model.
+        """
+        with _file(data) as file, beginning.without_training():
+            beginning.judge_together(self.trained, self.path, group)
+            models = [(each.path, each.trained) for each in (self, *compare)]
+            judged, lines = beginning.judge(models, file)
+            text = "\n".join(f"{name:<20} {figure}" for name, figure in lines)
+            rows = [json.loads(row) for row in judged.table(".jsonl")] if examples else None
+        scores = {name: each.value for name, each in judged.tallies.items()}
+        return Evaluation(scores, {name: each.interval for name, each in judged.tallies.items()}, rows, text)
+
+    def predict(self, data: Data) -> list[dict[str, Any]]:
+        """Returns a row for each sequence, step, sentence, time ahead or line, as `elman predict` writes it into JSON lines.
+
+        data: as for `evaluate`; nothing need be known of what is true. `remarks` then has what there is to say of them.
+        Raises InputError if the data do not fit the model.
+        """
+        with _file(data) as file, beginning.without_training():
+            rows = [json.loads(row) for row in self.trained.predict(file, ".jsonl")]
+            self.remarks = list(self.trained.remarks)
+        return rows
+
+
+def train(
+    task: str,
+    data: Data | None,
+    run: str | Path,
+    *,
+    validation: Data | None = None,
+    start_from: str | Path | None = None,
+    overwrite: bool = False,
+    device: str = "auto",
+    show: Callable[[Report], object] | None = None,
+    **options: Any,
+) -> Model:
+    """Trains a model of data, as `elman train TASK` does, and returns it with its best parameters.
+
+    task: "lm", "tag", "classify", "regress", "transcribe" or "forecast". data: a file; a frame of pandas, polars or Arrow, or a
+    mapping of columns; rows as mappings, as JSON lines have them; an open text; or None for the data that come with elman.
+    run: the directory of the run. What is no file is kept there, too, so that the training can be gone on with (`elman train TASK
+    --resume RUN`) and its baselines can be found again.
+
+    validation: held-out data, instead of a part of these. start_from: a run from whose model the training starts. overwrite:
+    whether to replace a run in the directory. device: "auto", "cpu", "cuda", ... show: a function that is called after every
+    step with a `Report`. options: those of the command, such as hidden_size=64; 3 minutes if neither minutes nor epochs is given.
+
+    Raises InputError, with the data or the option that is wrong, before anything is trained or overwritten.
+    """
+    directory, start = Path(run), None if start_from is None else Path(start_from)
+    with _from_python(directory):
+        if task not in tasks.MODULES:
+            raise InputError(f"unknown task {task!r}; choose one of {', '.join(tasks.MODULES)}")
+        of = tasks.module(task).Options
+        if Run(directory).exists and not overwrite:
+            raise InputError(
+                f"{directory} already holds a run; replace it with overwrite=True, or choose another directory"
+            )
+        check_free(Run(directory), overwrite, ALONE)
+        if started_together() and not all(each is None or isinstance(each, (str, Path)) for each in (data, validation)):
+            raise InputError("several processes cannot share data that each of them holds; give a file")
+        new = not directory.exists()
+        try:
+            file = None if data is None else as_file(data, directory, "data")
+            if validation is not None:
+                options = options | {"validation": str(as_file(validation, directory, "validation"))}
+            made = _options(of, options)
+            if start is not None:
+                made = beginning.options_from(options.keys(), start, made)
+            made.check()
+            beginning.refuse_useless(options.keys(), file, made)
+            begun, remarks = beginning.make_task(file, made, beginning.device(device), start)
+            fit(begun, directory, overwrite=overwrite, show=show)
+        finally:
+            Run(directory).drop_given()
+            if new:
+                with contextlib.suppress(OSError):
+                    directory.rmdir()  # which is empty if the training was refused
+        model = load(directory, device)
+        model.remarks = remarks
+        return model
+
+
+def load(
+    run: str | Path,
+    device: str = "auto",
+    *,
+    language_model: str | Path | None = None,
+    language_weight: float | None = None,
+) -> Model:
+    """Returns the model of a run, with its best parameters, or that of a file that `elman export` made.
+
+    language_model: a run of `elman train lm`, or its file, that helps a model of "transcribe" to write. language_weight: how much
+    it counts; 0.5 if left out. Raises InputError if there is no such model.
+    """
+    with _from_python():
+        path, helper = Path(run), None if language_model is None else Path(language_model)
+        model = Model(path, *beginning.opened(path, device))
+        beginning.let_help(model.trained, path, helper, language_weight, device)
+        return model
+
+
+def _options(of: type[Any], given: dict[str, Any]) -> Any:
+    """Returns the options of a task. Raises InputError for a name that it does not have, and for a value of another type."""
+    names = {field.name: field for field in fields(of)}
+    for name, value in given.items():
+        if name not in names:
+            near = get_close_matches(name, [*names, "start_from", "overwrite", "device", "show"], 1)
+            remedy = f"did you mean {near[0]}?" if near else f"those of the task are {', '.join(sorted(names))}"
+            raise InputError(f"elman train {of.task} has no option {name}; {remedy}")
+        if kind := of.wrong_type(names[name], value):
+            raise InputError(f"{name} is {value!r} but should be {kind}")
+    budget = {} if given.keys() & {"epochs", "minutes"} else {"minutes": 3.0}
+    return of(**budget | given)
+
+
+@contextlib.contextmanager
+def _file(data: Data) -> Iterator[Path]:
+    """Yields the path of data, which are written for the while if they are none. Messages are as `_from_python` has them."""
+    with tempfile.TemporaryDirectory(prefix="elman-") as directory, _from_python(Path(directory)):
+        yield as_file(data, Path(directory), "data")
+
+
+@contextlib.contextmanager
+def _from_python(directory: Path | None = None) -> Iterator[None]:
+    """Names options in messages as a call has them, and data that a program gave as such, and not by their files there."""
+    try:
+        yield
+    except InputError as error:
+        told = re.sub(r"--([a-z][a-z-]*)", lambda found: found[1].replace("-", "_"), str(error))
+        for place in () if directory is None else (directory, directory.resolve()):
+            told = re.sub(f"{re.escape(str(place))}/{GIVEN}", lambda found: GIVEN_AS[found[1]], told)
+        raise InputError(told) from None  # what a user did is told in one sentence
