@@ -208,17 +208,23 @@ def test_rows_become_json(tmp_path: Path) -> None:
         "gap": timedelta(seconds=90),
         "series": pl.Series([1, None]),
         "more": {"of": {2}},
+        "grad": torch.ones(2, requires_grad=True),
+        "exact": np.array(["2026-01-01T00:00:00.5"], dtype="datetime64[ns]"),
+        "none": pd.NA,
     }
     path = as_file([given], tmp_path, "data")
     assert json.loads(path.read_text()) == {
         "values": [[1.5, None], [2, 3]],
         "words": ["a", "b"],
         "label": 3,
-        "when": ["2026-01-01T05:00:00", None, "2026-01-02"],
+        "when": ["2026-01-01T05:00:00", None, "2026-01-02T00:00:00"],
         "missing": [None, None, "2026-01-03T00:00:00"],
         "gap": 90.0,
         "series": [1, None],
         "more": {"of": [2]},
+        "grad": [1, 1],
+        "exact": ["2026-01-01T00:00:00.500000"],
+        "none": None,
     }
 
 
@@ -354,6 +360,7 @@ def refused() -> dict[str, tuple[tuple[Any, Any], dict[str, Any], str]]:
         "a number": (("classify", 5), {}, f"the data are int; {what}"),
         "rows of numbers": (("classify", [1]), {}, f"row 1 of the data is int, and no mapping; {what}"),
         "a function": (("classify", [{"values": len}]), {}, "row 1 of the data has a builtin_function_or_method; give numbers, texts, or lists of them"),
+        "bytes": (("classify", [{"values": b"abc"}]), {}, "row 1 of the data has a bytes; give numbers, texts, or lists of them"),
         "no rows": (("classify", []), {}, "the data leaves 0 sequences for training and 0 for validation"),
         "no label": (("classify", [{"values": [1, 2]}]), {}, "the data, line 1: there is no 'label'"),
         "lengths": (("forecast", short), {}, "the columns have different lengths: 'x' has 3, 'y' has 2; give columns of the same length"),

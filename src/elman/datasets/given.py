@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from elman.errors import InputError
 from elman.files import write_atomically
@@ -115,8 +116,6 @@ def _json_lines(rows: Iterable[Any]) -> Iterator[bytes]:
 
 def _plain(value: Any, number: int) -> Any:
     """Returns a value as JSON has it. number: of the row, from 1."""
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biu":
-        return value.tolist()
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
@@ -124,12 +123,31 @@ def _plain(value: Any, number: int) -> Any:
     if isinstance(value, Mapping):
         return {str(name): _plain(each, number) for name, each in value.items()}
     if isinstance(value, (date, time)):  # and datetime
-        return None if value != value else value.isoformat()
+        return None if value != value else value.isoformat()  # NaT of pandas differs from itself
     if isinstance(value, timedelta):
         return value.total_seconds()
-    for name in ("tolist", "to_list"):  # of NumPy, torch and pandas, and of polars
-        if hasattr(value, name):
-            return _plain(getattr(value, name)(), number)
-    if isinstance(value, Iterable):
+    if hasattr(value, "detach"):  # a tensor
+        value = value.detach().cpu()
+        value = (value.double() if value.is_floating_point() else value).numpy()
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _list(np.asarray(value), number)
+    if type(value).__name__ == "NAType":  # of pandas
+        return None
+    if isinstance(value, Iterable) and not isinstance(value, bytes):
         return [_plain(each, number) for each in value]
     raise InputError(f"row {number} of the data has a {type(value).__name__}; give numbers, texts, or lists of them")
+
+
+def _list(values: NDArray[Any], number: int) -> Any:
+    """Returns what `_plain` does of an array: lists in lists, or a single value."""
+    kind = values.dtype.kind
+    if kind == "f" and np.isnan(values).any():
+        found = values.astype(object)
+        found[np.isnan(values)] = None
+        return found.tolist()
+    if kind in "biufUS":
+        return values.tolist()
+    every = (
+        values.astype(f"{values.dtype.char}8[us]") if kind in "mM" else values
+    )  # nanoseconds would become whole numbers
+    return _plain(every.tolist(), number)
