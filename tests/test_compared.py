@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from elman.tasks import scores
-from elman.tasks.tallies import Tally, Units, student
+from elman.tasks.tallies import Tally, Units, student, which
 from elman.training.loop import MODEL
 from elman.training.run import Run
 from tiny_runs import TAGGED, elman, lines, of_every_task
@@ -138,7 +138,9 @@ def test_other_quantiles_are_no_score_in_common(made: SimpleNamespace, tmp_path:
     config["options"]["quantiles"] = "0.2,0.5,0.9"
     (other / "config.json").write_text(json.dumps(config))
     out = elman("evaluate", made.regress, made.directory / DATA["regress"], "--compare", other).out
-    assert list(lines_of(out)) == ["RMSE", "MAE"]
+    told = lines_of(out)
+    assert list(told) == ["RMSE", "MAE", "pinball"]
+    assert re.fullmatch(r"\d\.\d{4}; not compared, because it counts other things", told["pinball"])
 
 
 def test_one_of_several_models_is_as_good_as_itself(made: SimpleNamespace) -> None:
@@ -254,9 +256,45 @@ def test_the_same_tokens_are_compared_by_nats(writers: SimpleNamespace, tmp_path
     refused = elman("evaluate", writers.words, writers.data, "--compare", writers.bpe)
     assert refused.status == 2
     assert refused.err == (
-        f"elman: {writers.bpe} is judged by nats per token, bits per character, and {writers.words} by nats per word; "
-        "compare models that have a score in common\n"
+        f"elman: {writers.bpe} has nats per token, bits per character, and {writers.words} nats per word, none of which counts "
+        "the same in both; compare models that know all labels, characters or words of the data\n"
     )
+
+
+def test_tokens_that_one_model_does_not_know_are_others(tmp_path: Path) -> None:
+    """Their numbers may be the same: a letter that sorts last is what is unknown without it."""
+    small = ("--hidden-size", 8, "--embedding-size", 6, "--batch-size", 4, "--window", 8, "--epochs", 0.5)
+    text = ("the cat sat\n" * 200, "the cät sat\n" * 200)
+    for name, given in zip(("plain", "marked"), text, strict=True):
+        (tmp_path / f"{name}.txt").write_text(given, encoding="utf-8")
+        assert elman("train", "lm", tmp_path / f"{name}.txt", *small, "--run", tmp_path / name).status == 0
+    symbols = [json.loads((tmp_path / name / "vocabulary.json").read_text())["symbols"] for name in ("plain", "marked")]
+    assert symbols[1] == symbols[0] + "ä"
+    refused = elman("evaluate", tmp_path / "marked", tmp_path / "marked.txt", "--compare", tmp_path / "plain")
+    assert refused.status == 2
+    assert "none of which counts the same in both" in refused.err
+
+
+def test_short_texts_of_other_tokens(writers: SimpleNamespace, tmp_path: Path) -> None:
+    """Parts of a text are of characters, and not of tokens, of which there are fewer."""
+    (tmp_path / "short.txt").write_text(writers.data.read_text(encoding="utf-8")[:1250], encoding="utf-8")
+    out = elman("evaluate", writers.characters, tmp_path / "short.txt", "--compare", writers.bpe).out
+    assert re.search(r"; the model is \w+ by \S+ \(\S+ to \S+\)", lines_of(out)["bits per character"])
+
+
+def test_a_text_in_many_blocks(writers: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which some end within a character."""
+    from elman.tasks import language_model
+
+    whole = {unit: elman("evaluate", getattr(writers, unit), writers.data).out for unit in ("bytes", "characters")}
+    text = writers.data.read_bytes()
+
+    def blocks(path: Path, unit: str) -> list[Any]:
+        return [text[k : k + 7] for k in range(0, len(text), 7)] if unit == "bytes" else [text.decode()[k : k + 9] for k in range(0, len(text.decode()), 9)]  # fmt: skip
+
+    monkeypatch.setattr(language_model, "blocks", blocks)
+    for unit, out in whole.items():
+        assert elman("evaluate", getattr(writers, unit), writers.data).out == out
 
 
 def test_a_language_model_that_helps(made: SimpleNamespace, writers: SimpleNamespace, tmp_path: Path) -> None:
@@ -299,14 +337,17 @@ def changed(run: Path, to: Path, **options: Any) -> Path:
     return to
 
 
-def test_what_cannot_be_compared(made: SimpleNamespace, forecasters: SimpleNamespace, tmp_path: Path) -> None:
+def test_what_cannot_be_compared(made: SimpleNamespace, tmp_path: Path) -> None:
     given = [json.loads(line) for line in (made.directory / "numbers.jsonl").read_text().splitlines()]
-    (tmp_path / "both.jsonl").write_text(lines(*(json.dumps(row | {"kind": row["label"]}) for row in given)))
-    kind, recursive = changed(made.numbers, tmp_path / "kind", label="kind"), changed(made.recursive, tmp_path / "long", horizon=8)  # fmt: skip
+    (tmp_path / "both.jsonl").write_text(lines(*(json.dumps(row | {"kind": "x" + row["label"]}) for row in given)))
+    kind = changed(made.numbers, tmp_path / "kind", label="kind")
+    longer = changed(made.recursive, tmp_path / "long", horizon=8)
     for run, file, other, told in (
         (made.numbers, "numbers.jsonl", made.texts, None),
-        (made.numbers, tmp_path / "both.jsonl", kind, "predicts 'kind' of each sequence, and {run} 'label' of each sequence; compare models that predict the same"),
-        (made.recursive, "series.csv", recursive, "predicts push, y, z, 8 rows ahead, and {run} push, y, z, 7 rows ahead; compare models that predict the same"),
+        (made.numbers, tmp_path / "both.jsonl", kind, "is judged by 40 labels of 'kind', and {run} by 40 labels of 'label', which are not the same; compare models that read the data alike"),
+        (made.recursive, "series.csv", longer, "predicts push, y, z, 8 rows ahead, and {run} push, y, z, 7 rows ahead; compare models that predict the same"),
+        (made.forecast, "series.csv", made.recursive, "predicts push, y, z, 7 rows ahead, and {run} y, z, 6 rows ahead; compare models that predict the same"),
+        (made.labels, "steps.jsonl", made.numbers, "predicts a label of each sequence, and {run} a label of each step; compare models that predict the same"),
         (made.numbers, "numbers.jsonl", made.regress, "has another task than {run}; compare runs of the same task"),
         (made.numbers, "numbers.jsonl", tmp_path / "none", "does not exist; give the directory of a run, or the file that `elman export` made of it"),
     ):  # fmt: skip
@@ -315,7 +356,66 @@ def test_what_cannot_be_compared(made: SimpleNamespace, forecasters: SimpleNames
         assert outcome.err.count("\n") == 1
         if told is not None:
             assert outcome.err.endswith(f"{other} {told.format(run=run)}\n"), outcome.err
-    assert forecasters.short.exists()
+        assert not outcome.out or "which are not the same" in outcome.err or told is None  # nothing was judged in vain
+
+
+def test_a_row_that_one_model_leaves_out(tmp_path: Path) -> None:
+    """Then both have as many labels, and of other sequences."""
+    draw = np.random.default_rng(0)
+    rows = [[k, "ab"[k // 2 % 2], draw.normal(), draw.normal()] for k in range(40) for _ in range(4)]
+    write = lambda name: (tmp_path / name).write_text(lines("id,kind,x,y", *(",".join(map(str, row)) for row in rows)))  # noqa: E731
+    write("a.csv")
+    small = ("--sequence", "id", "--label", "kind", "--skip-bad", "--hidden-size", 4, "--epochs", 0.5)
+    for name in "xy":
+        done = elman("train", "classify", tmp_path / "a.csv", *small, "--columns", name, "--run", tmp_path / name)
+        assert done.status == 0, done.err
+    rows[4 * 12 + 1][2], rows[4 * 13 + 1][3] = "oops", "oops"
+    write("bad.csv")
+    refused = elman("evaluate", tmp_path / "x", tmp_path / "bad.csv", "--compare", tmp_path / "y")
+    assert refused.status == 2
+    assert "is judged by 39 labels of 'kind', and" in refused.err
+    table = [[t, np.sin(t / 3) + draw.normal() / 3, t % 3, t % 5] for t in range(200)]
+    write = lambda name: (tmp_path / name).write_text(lines("t,y,k,m", *(",".join(map(str, row)) for row in table)))  # noqa: E731
+    write("b.csv")
+    small = ("--columns", "y", "--horizon", 2, "--lookback", 4, "--segment", 1, "--period", 3, "--skip-bad")
+    for name in "km":
+        given = ("--known", name, "--hidden-size", 4, "--epochs", 0.1, "--run", tmp_path / name)
+        done = elman("train", "forecast", tmp_path / "b.csv", *small, *given)
+        assert done.status == 0, done.err
+    table[50][2], table[90][3] = "oops", "oops"
+    write("badly.csv")
+    refused = elman("evaluate", tmp_path / "k", tmp_path / "badly.csv", "--compare", tmp_path / "m")
+    assert "is judged by 194 windows of 199 rows, and" in refused.err, refused.out
+
+
+def test_series_that_neither_knows_and_columns_that_one_reads(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    rows = [f"{t},{g},{np.sin(t / 3) + draw.normal() / 3:.3f},{t % 4}" for g in "abc" for t in range(120)]
+    (tmp_path / "two.csv").write_text(lines("t,g,y,k", *rows[:240]))
+    (tmp_path / "three.csv").write_text(lines("t,g,y,k", *rows))
+    small = ("--time", "t", "--group", "g", "--columns", "y", "--horizon", 2, "--lookback", 6, "--segment", 2)
+    small = (*small, "--period", 3, "--hidden-size", 4, "--epochs", 0.1)
+    for name, known in (("plain", ()), ("knows", ("--known", "k"))):
+        done = elman("train", "forecast", tmp_path / "two.csv", *small, *known, "--run", tmp_path / name)
+        assert done.status == 0, done.err
+    for run, other in (("plain", "knows"), ("knows", "plain")):
+        outcome = elman("evaluate", tmp_path / run, tmp_path / "three.csv", "--compare", tmp_path / other)
+        assert outcome.status == 0, outcome.err
+        assert list(lines_of(outcome.out)) == ["MSE", "MAE", "MASE"]
+
+
+def test_a_file_that_is_too_short_for_the_other(forecasters: SimpleNamespace, tmp_path: Path) -> None:
+    (tmp_path / "short.csv").write_text(lines("t,y,z", *(f"{t},{t},{t % 3}" for t in range(14))))
+    refused = elman("evaluate", forecasters.short, tmp_path / "short.csv", "--compare", forecasters.long)
+    assert refused.err.endswith("has 14 rows in its longest series, but a forecast and its true values need 15, since another model reads 12; give more\n")  # fmt: skip
+
+
+def test_numbers_that_differ_by_rounding_are_as_good() -> None:
+    units = Units(np.arange(20), 20)
+    a = Tally.of(units, (np.arange(20.0), 1))
+    assert scores.compared(a, a._replace(sums=a.sums * (1 + 1e-7))) == "; the model is as good"
+    zero = Tally.of(units, (0, np.arange(20)), share=True)
+    assert scores.compared(zero, zero._replace(sums=zero.sums + np.array([0, 1]))) == "; the model is as good"
 
 
 def test_labels_that_not_both_know(made: SimpleNamespace, tmp_path: Path) -> None:
@@ -333,7 +433,13 @@ def test_labels_that_not_both_know(made: SimpleNamespace, tmp_path: Path) -> Non
     content = json.loads((renamed / "vocabulary.json").read_text()) | {"classes": ["a", "z"]}
     (renamed / "vocabulary.json").write_text(json.dumps(content))
     out = elman("evaluate", made.numbers, tmp_path / "a.jsonl", "--compare", renamed).out
-    assert list(lines_of(out)) == ["accuracy", "macro f1"]
+    told = lines_of(out)
+    assert told["nats per sequence"].endswith("; not compared, because it counts other things")
+    assert list(told) == ["nats per sequence", "accuracy", "macro f1"]
+    # Even if as many labels of a person are known to both.
+    counts = Tally.of(Units(np.arange(40) // 4, 10), (1.0, 1))
+    known = np.arange(40) % 4 != 3
+    assert not counts._replace(counted=which(known)).counts_as(counts._replace(counted=which(~known)))
 
 
 def test_what_counts_as_the_same() -> None:

@@ -132,28 +132,42 @@ def trained(record: Record, device: str) -> Trained:
     return tasks.module(record.task(tasks.MODULES)).load(record, device)
 
 
-def judge(models: Sequence[tuple[Path, Trained]], file: Path) -> tuple[Judged, Iterator[tuple[str, str]]]:
-    """Judges the first of some models by a file. Returns what it is, and names and figures: about it, and beside the others.
+def judge(
+    models: Sequence[tuple[Path, Trained]], file: Path, group: str | None
+) -> tuple[Judged, Iterator[tuple[str, str]]]:
+    """Judges the first of some models by a file. Returns what it is, and names and figures that compare it with the others.
 
-    models: each with the run, or the file, that it comes from. Raises InputError if another one has another task.
+    models: each with the run, or the file, that it comes from. group: a column of what is judged together, such as a person.
+    Raises InputError if another one predicts something else.
     """
+    from elman.tasks.forecasting import Forecaster
     from elman.tasks.scores import beside
 
     (run, model), *others = models
     for path, other in others:
         if type(other) is not type(model):
             raise InputError(f"{path} has another task than {run}; compare runs of the same task")
-    for _, each in models:
-        each.alongside([each for _, each in models])
+        if other.predicts != model.predicts:
+            raise InputError(
+                f"{path} predicts {other.predicts}, and {run} {model.predicts}; compare models that predict the same"
+            )
+    forecasters = [each for _, each in models if isinstance(each, Forecaster)]
+    for each in forecasters:
+        each.after = max(each.options.lookback for each in forecasters)
+    for path, each in models:
+        judge_together(each, path, group)
     judged = model.evaluate(file)
 
-    def lines() -> Iterator[tuple[str, str]]:
-        yield from judged.lines
+    def compared() -> Iterator[tuple[str, str]]:
         for path, other in others:
             yield "compared with", str(path)
-            yield from beside(judged, other.evaluate(file), run, path)
+            try:
+                found = other.evaluate(file, judged)
+            except InputError as error:
+                raise InputError(f"{path}: {error}", f"{path}: {error.elsewhere}") from error
+            yield from beside(judged, found, run, path)
 
-    return judged, lines()
+    return judged, compared()
 
 
 def judge_together(model: Trained, run: Path, group: str | None) -> None:

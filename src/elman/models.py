@@ -69,10 +69,9 @@ class Model:
         Raises InputError if the data do not fit the model.
         """
         with _file(data) as file, beginning.without_training():
-            beginning.judge_together(self.trained, self.path, group)
             models = [(each.path, each.trained) for each in (self, *compare)]
-            judged, lines = beginning.judge(models, file)
-            text = "\n".join(f"{name:<20} {figure}" for name, figure in lines)
+            judged, compared = beginning.judge(models, file, group)
+            text = "\n".join(f"{name:<20} {figure}" for name, figure in (*judged.lines, *compared))
             rows = [json.loads(row) for row in judged.table(".jsonl")] if examples else None
         scores = {name: each.value for name, each in judged.tallies.items()}
         return Evaluation(scores, {name: each.interval for name, each in judged.tallies.items()}, rows, text)

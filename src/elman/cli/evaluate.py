@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from elman.beginning import judge, judge_together, let_help, trained, without_training
+from elman.beginning import judge, let_help, trained, without_training
 from elman.cli.common import LANGUAGE_MODEL, LANGUAGE_WEIGHT, check_rows, opened
 from elman.files import write_atomically
 
@@ -55,11 +55,12 @@ def evaluate(
         check_rows(output)
     with without_training():
         model = trained(record, device)
-        judge_together(model, run, group)
         let_help(model, run, language_model, language_weight, device_name)
         others = [(path, trained(*opened(path, device_name))) for path in compare]
-        judged, lines = judge([(run, model), *others], file)
-        for name, figure in lines:
+        judged, compared = judge([(run, model), *others], file, group)
+        for name, figure in judged.lines:
             print(f"{name:<20} {figure}")
         if output is not None:
             write_atomically(output, (row.encode() for row in judged.table(output.suffix.lower())))
+        for name, figure in compared:
+            print(f"{name:<20} {figure}")

@@ -80,13 +80,16 @@ class CommandLineTask(Task, Protocol):
 class Trained(Protocol):
     """What a run has learned."""
 
-    def evaluate(self, path: Path) -> Judged:
-        """Returns how well the model predicts a file: names and figures, and rows about all examples, in order."""
+    @property
+    def predicts(self) -> str:
+        """What, in words. Models that predict the same can be compared."""
         ...
 
-    def alongside(self, models: Any) -> None:
-        """Lets `evaluate` judge the model so that it can be compared with others of its task. models: all of them, the
-        first one before the others."""
+    def evaluate(self, path: Path, like: Judged | None = None) -> Judged:
+        """Returns how well the model predicts a file: names and figures, and rows about all examples, in order.
+
+        like: what another model is judged to be by this file, in whose unit scores are told.
+        """
         ...
 
     def predict(self, path: Path, form: str) -> Iterator[str]:

@@ -28,7 +28,7 @@ from elman.tasks.options import ClassificationOptions as Options
 from elman.tasks.parts import Parts, check_labels, gathered, left_out, parted
 from elman.tasks.separate import csv_row, digits, held_out
 from elman.tasks.sequence_model import SequenceModel
-from elman.tasks.tallies import Tally
+from elman.tasks.tallies import Tally, which
 from elman.tasks.whole import Trained, WholeSequences
 from elman.training.record import DATA
 from elman.training.run import Run
@@ -180,7 +180,7 @@ class Classifier(Trained[Reading, Options]):
         unknown = len(encoded.unknown(places))
         nats = cross_entropy(logits, torch.from_numpy(labels), ignore_index=UNKNOWN, reduction="none").double().numpy()
         found = {
-            "validation_nats": Tally.of(units, (nats, known)),
+            "validation_nats": Tally.of(units, (nats, known))._replace(counted=which(known)),
             "accuracy": Tally.of(units, (predicted == labels, 1), share=True),
             "macro_f1": scores.macro_f1(labels, predicted, classes, unknown, units),
         }
@@ -188,10 +188,12 @@ class Classifier(Trained[Reading, Options]):
             found["segment_f1"] = scores.segment_f1(labels, predicted, encoded.step_at(places)[0], units)
         return found, scores.counted(labels, predicted, classes)
 
-    def judge(self, encoded: Classes, said: Tensor) -> tuple[dict[str, Tally], Iterator[tuple[str, str]]]:
+    def judge(
+        self, encoded: Classes, said: Tensor, like: scores.Judged | None
+    ) -> tuple[dict[str, Tally], Iterator[tuple[str, str]], None]:
         found, counts = self.score(encoded, np.arange(len(encoded.rows)), said)
         tallies = {scores.named(name, self.unit): each for name, each in found.items()}
-        return tallies, self._figures(encoded, tallies, counts)
+        return tallies, self._figures(encoded, tallies, counts), None
 
     def _figures(self, encoded: Classes, tallies: dict[str, Tally], counts: scores.Scores) -> Iterator[tuple[str, str]]:
         places, best = np.flatnonzero(encoded.told), self.options.best_by

@@ -193,9 +193,10 @@ class Encoded:
         return Units(of, len(self.rows))
 
     @property
-    def truth(self) -> str:
+    def digest(self) -> str:
         """Returns a digest of all labels as they are written, and of whose they are."""
-        found = hashlib.sha256(repr([*self.sequences.different]).encode())
+        names = [self.sequences.name(k) for k in range(len(self.rows))]
+        found = hashlib.sha256(repr((names, [*self.sequences.different])).encode())
         for numbers in (self._labels.steps, self._labels.bounds):
             found.update(np.ascontiguousarray(numbers).data)
         return found.hexdigest()

@@ -126,8 +126,7 @@ class Forecaster:
         self.model, self.scales, self.options, self.path, self.digest = model, scales, options, path, digest
         self.criterion = Criterion(options.loss, options.quantile_list)
         self.remarks: list[str] = []  # what there is to say of the last predictions
-        # What `evaluate` judges by: rows before the first forecast, and whose deviations count.
-        self.after, self.measured_by = options.lookback, self
+        self.after = options.lookback  # rows before the first forecast that `evaluate` judges
 
     def loss(self, forecast: Tensor, truth: Tensor, partly: bool = False) -> Tensor:
         """Returns the mean loss of forecasts (H, N, outputs), given the truths (H, N).
@@ -173,15 +172,15 @@ class Forecaster:
         return every
 
     def errors(
-        self, windows: Windows, most: int, scale: Scale | None = None
+        self, windows: Windows, most: int, unit: NDArray[np.float64] | None = None
     ) -> tuple[Errors, float, list[tuple[str, str]]]:
         """Returns the errors of the forecasts of at most so many windows, their mean loss, and lines about quantiles.
 
-        scale: in which errors are told, as `Errors` has it.
+        unit: in which errors are told, as `Errors` has it.
         """
         training = self.model.training
         self.model.eval()
-        errors, loss, count = Errors(windows, scale), 0.0, 0.0
+        errors, loss, count = Errors(windows, unit), 0.0, 0.0
         below, values = torch.zeros(self.criterion.outputs, dtype=torch.int64), 0
         for own in windows.chunks(most):
             past, column, ahead, truth = windows.take(own)
@@ -208,21 +207,43 @@ class Forecaster:
         period = self.options.period
         return [("naive", 1)] + ([(f"seasonal {period}", period)] if period > 1 else [])
 
-    def evaluate(self, path: Path) -> Judged:
-        """Returns how good the forecasts from every place in a file are that has enough values before it, and a row for each window."""
+    @property
+    def predicts(self) -> str:
+        return f"{', '.join(sorted(self.scales.targets))}, {many(self.options.horizon, 'row')} ahead"
+
+    def evaluate(self, path: Path, like: Judged | None = None) -> Judged:
+        """Returns how good the forecasts from every place in a file are that has enough values before it, and a row for each window.
+
+        like: in whose deviations, of each series and column, errors are told.
+        """
         every, scaled, windows = self._judged(path)
-        own, _, covered = self.errors(
-            windows, len(windows), self.measured_by.scales.of_all(every, self.measured_by.options)
-        )
+        names = [(one.group, target) for one in every for target in self.scales.targets]
+        unit = dict(zip(names, zip(scaled.scale.deviation, scaled.scale.seasonal, strict=True), strict=True))
+        if like is not None:
+            unit = unit | {name: like.unit[name] for name in names if name in like.unit}
+        own, _, covered = self.errors(windows, len(windows), np.array([unit[name] for name in names]).T)
         figures = self._figures(every, scaled, windows, own, covered)
         tallies = {name.upper(): each for name, each in own.tallies.items()}
-        rows = repr(([one.group for one in every], windows.begins.tolist(), windows.before.tolist()))
-        predicts = f"{', '.join(self.scales.targets)}, {many(self.options.horizon, 'row')} ahead"
-        return Judged(figures, lambda form: table(self._rows(every, windows, own), form), tallies, predicts, rows)
+        rows = f"{many(len(windows), 'window')} of {many(sum(scaled.rows), 'row')}"
+        return Judged(
+            figures,
+            lambda form: table(self._rows(every, windows, own), form),
+            tallies,
+            rows,
+            self._digest(every, windows),
+            unit,
+        )
 
-    def alongside(self, models: Sequence[Forecaster]) -> None:
-        """Lets `evaluate` judge all these models from the same rows on, and in the deviations of the first one."""
-        self.after, self.measured_by = max(each.options.lookback for each in models), models[0]
+    def _digest(self, every: Sequence[Series], windows: Windows) -> str:
+        """Returns a digest of what is forecast, and where the first forecasts begin. The order of the columns does not matter."""
+        found, targets = hashlib.sha256(), self.scales.targets
+        for n, one in enumerate(every):
+            for k in sorted(range(len(targets)), key=targets.__getitem__):
+                block = n * len(targets) + k
+                about = one.group, targets[k], windows.begins[block], np.diff(windows.before)[block]
+                found.update(repr([*map(str, about)]).encode())
+                found.update(np.ascontiguousarray(one.targets[:, k]).data)
+        return found.hexdigest()
 
     def _figures(
         self, every: Sequence[Series], scaled: Scaled, windows: Windows, own: Errors, covered: Iterable[tuple[str, str]]
@@ -252,17 +273,16 @@ class Forecaster:
         every, _ = series.read(path, self.scales.columns(o), bad, fill_gaps=o.fill_gaps)
         check_steps(every, self.scales, path)
         scaled = Scaled.of(every, self.scales, o)
-        windows, needs = (
-            Windows(scaled, [(self.after, n) for n in scaled.rows], o.lookback, o.horizon),
-            self.after + o.horizon,
-        )
+        windows = Windows(scaled, [(self.after, n) for n in scaled.rows], o.lookback, o.horizon)
+        needs, longer = self.after + o.horizon, self.after > o.lookback
+        other = f", since another model reads {self.after}" if longer else ""
         if not len(windows):
             if max(scaled.rows) >= needs:
                 raise InputError(
                     f"{path} lacks too many numbers: no forecast has one to read and one to be judged by; give more"
                 )
             raise InputError(
-                f"{path} has {max(scaled.rows)} rows in its longest series, but a forecast and its true values need {needs}; give more"
+                f"{path} has {max(scaled.rows)} rows in its longest series, but a forecast and its true values need {needs}{other}; give more"
             )
         return every, scaled, windows
 
@@ -278,9 +298,7 @@ class Forecaster:
                 for time, e in zip(written(times, one.pace), mean[here].tolist(), strict=True):
                     row: dict[str, Any] = {o.group: one.group} if o.group else {}
                     row |= {"column": targets[b % len(targets)], o.time or "row": time}
-                    scaled, deviation = (
-                        (None, None) if math.isnan(e) else (digits(e), digits(e * windows.scale.deviation[b]))
-                    )
+                    scaled, deviation = (None, None) if math.isnan(e) else (digits(e), digits(e * errors.deviation[b]))
                     yield row | {"mae": deviation, "mae_in_deviations": scaled}
 
     def predict(self, path: Path, form: str) -> Iterator[str]:

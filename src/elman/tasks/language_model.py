@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from itertools import tee
 from pathlib import Path
@@ -29,8 +29,8 @@ from elman.recurrent import Recurrent
 from elman.tasks.ngram import witten_bell
 from elman.tasks.options import LanguageModelOptions as Options
 from elman.tasks.scores import Judged, between, figure, how_sure, on_baselines
-from elman.tasks.separate import check_made_for, check_same, csv_row, started
-from elman.tasks.tallies import Tally, along, values
+from elman.tasks.separate import check_made_for, check_same, csv_row, many, started
+from elman.tasks.tallies import Tally, along, stretches, values
 from elman.training.dropout import Dropout
 from elman.training.record import DATA, Entries, Record, data_of, device_of
 from elman.training.run import Run
@@ -348,38 +348,45 @@ class TrainedLanguageModel(NamedTuple):
     def remarks(self) -> list[str]:
         return []  # there are no predictions
 
-    def evaluate(self, path: Path) -> Judged:
+    @property
+    def predicts(self) -> str:
+        return "a text"
+
+    def evaluate(self, path: Path, like: Judged | None = None) -> Judged:
         """Returns how well the model predicts each token of a text from all tokens before it, and what `predict` yields."""
         corpus = read(path, self.vocabulary.unit, held_out=1.0, vocabulary=self.vocabulary)
         tokens, unit = corpus.validation, f"nats per {PER[self.vocabulary.unit]}"
         if len(tokens) < 2:
             raise InputError(f"{path} has {len(tokens)} token; at least 2 are needed, one to read and one to predict")
-        spent = nats_of(self.model, tokens)
-        found, unknown = {unit: mean_of(spent)._replace(counted=corpus.digest)}, count_unknown(tokens, self.vocabulary)
-        if corpus.validation_characters and not _many(unknown, tokens):
-            found[BITS] = self._bits(path, spent, corpus.validation_characters, len(found[unit].sums))
+        spent, unknown, characters = (
+            nats_of(self.model, tokens),
+            count_unknown(tokens, self.vocabulary),
+            corpus.validation_characters,
+        )
+        # If as many of the same tokens are unknown, they are the same.
+        found = {unit: mean_of(spent)._replace(counted=f"{corpus.digest} {unknown}")}
+        if characters and not _many(unknown, tokens):
+            found[BITS] = self._bits(path, spent, characters, stretches(characters, SHORT))
         figures = self._figures(tokens, unknown, unit, found)
-        return Judged(figures, partial(self.predict, path), found, "a text", str(corpus.validation_characters))
-
-    def alongside(self, models: Sequence[TrainedLanguageModel]) -> None:
-        """All models are judged alike."""
+        by = many(characters, "character")
+        return Judged(figures, partial(self.predict, path), found, by, by)
 
     def _figures(
         self, tokens: Tensor, unknown: int, unit: str, found: Mapping[str, Tally]
     ) -> Iterator[tuple[str, str]]:
-        nats, many = found[unit], _many(unknown, tokens)
+        nats, lacking = found[unit], _many(unknown, tokens)
         yield f"{PER[self.vocabulary.unit]}s", str(len(tokens))
         if self.vocabulary.unknown is not None:
             effect = "the figures say little" if unknown > MUCH * len(tokens) else "bits per character are not given"
-            why = f", {unknown / len(tokens):.1%}: not in the model's vocabulary, so {effect}" if many else ""
+            why = f", {unknown / len(tokens):.1%}: not in the model's vocabulary, so {effect}" if lacking else ""
             yield "unknown", f"{unknown}{why}"
         yield unit, figure(nats)
-        if not many:
+        if not lacking:
             none = "not known, because no character begins in this text"
             yield BITS, figure(found[BITS]) if BITS in found else none
         ends = nats.interval and (_exp(nats.interval[0]), _exp(nats.interval[1]))
         yield "perplexity", f"{_exp(nats.value):.4f}{between(ends)}"
-        yield how_sure(parts := len(nats.sums), f"{parts} parts of the text", "the text")
+        yield how_sure(parts := len(found.get(BITS, nats).sums), f"{parts} parts of the text", "the text")
         yield from on_baselines(data_of(self.config), lambda: self._baselines(tokens), unit, nats)
 
     def _bits(self, path: Path, spent: NDArray[np.float64], characters: int, parts: int) -> Tally:

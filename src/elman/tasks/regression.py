@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,9 +169,6 @@ class Regressor(Trained[Reading, Options]):
 
     encoded, learned, made_for, built_in = Values, Reading, Options, examples.MARKED
     parts_of = staticmethod(read)
-    measured_by: Reading | None = (
-        None  # of the model with which this one is compared, whose deviations are the unit then
-    )
 
     @staticmethod
     def model_of(reading: Reading, options: Options) -> RegressionModel:
@@ -201,20 +198,21 @@ class Regressor(Trained[Reading, Options]):
             yield "R²", f"{1 - found['rmse'].value ** 2 / variance:.4f}"
         yield from self.criterion.covered(self.criterion.below(predicted, truth), len(truth))
 
-    def alongside(self, models: Sequence[Trained[Any, Any]]) -> None:
-        super().alongside(models)
-        self.measured_by = models[0].reading
-
-    def judge(self, encoded: Values, said: Tensor) -> tuple[dict[str, Tally], Iterator[tuple[str, str]]]:
+    def judge(
+        self, encoded: Values, said: Tensor, like: scores.Judged | None
+    ) -> tuple[dict[str, Tally], Iterator[tuple[str, str]], float]:
         places = np.flatnonzero(encoded.told)
         predicted, truth, units = said[places], encoded.values[places], encoded.units(places)
         found = scored(self.criterion, predicted, truth, units)
-        ratio = 1.0 if self.measured_by is None else self.reading.spread / self.measured_by.spread
-        shared = found if ratio == 1.0 else scored(self.criterion, ratio * predicted, ratio * truth, units)
+        spread = self.reading.spread if like is None else like.unit
+        shared = found
+        if like is not None:
+            ratio = self.reading.spread / spread
+            shared = scored(self.criterion, ratio * predicted, ratio * truth, units)
         tallies = {called(name): shared[name] for name in ("rmse", "mae")}
         if quantiles := self.criterion.quantiles:
             tallies["pinball"] = shared[score_of(self.criterion)]._replace(counted=str(quantiles))
-        return tallies, self._figures(encoded, places, found, predicted, truth)
+        return tallies, self._figures(encoded, places, found, predicted, truth), spread
 
     def _figures(
         self, encoded: Values, places: NDArray[np.int64], found: dict[str, Tally], predicted: Tensor, truth: Tensor

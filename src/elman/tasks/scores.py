@@ -168,8 +168,9 @@ class Judged(NamedTuple):
     lines: Iterable[tuple[str, str]]  # names and figures
     table: Callable[[str], Iterator[str]]  # returns a row for each example: true and predicted; in CSV or JSON lines
     tallies: Mapping[str, Tally]  # by what the scores are called
-    predicts: str  # what, in words
-    truth: str  # a digest of what is true, or of where it stands
+    by: str  # what the model is judged by, in words: "370 labels of 'kind'"
+    digest: str  # of this, such as all labels, and whose they are
+    unit: Any = None  # in which errors are told
 
 
 def figure(tally: Tally) -> str:
@@ -221,25 +222,25 @@ def on_baselines(
 def beside(model: Judged, other: Judged, run: Path, name: Path) -> Iterator[tuple[str, str]]:
     """Yields the scores of another model, and how much better the model is. run, name: where the two come from.
 
-    Of means over different things, such as the nats of labels that only one of them knows, nothing is said.
-    Raises InputError if they do not judge the same, or have no score in common.
+    Raises InputError if they are not judged by the same, or if no score counts the same.
     """
-    if model.predicts != other.predicts:
+    if model.digest != other.digest:
         raise InputError(
-            f"{name} predicts {other.predicts}, and {run} {model.predicts}; compare models that predict the same"
+            f"{name} is judged by {other.by}, and {run} by {model.by}, which are not the same; compare models that read the data alike"
         )
-    if model.truth != other.truth:
+    both = {score: (own, other.tallies[score]) for score, own in model.tallies.items() if score in other.tallies}
+    if not any(own.counts_as(each) for own, each in both.values()):
+        theirs, ours = (", ".join(each.tallies) for each in (other, model))
         raise InputError(
-            f"{name} is judged by other rows of the data than {run}, although both predict {model.predicts}; compare models that read data alike, as with --skip-bad or --fill-gaps"
+            f"{name} has {theirs}, and {run} {ours}, none of which counts the same in both; compare models that know all labels, characters or words of the data"
         )
-    both = [(score, own, each) for score, own in model.tallies.items() if (each := other.tallies.get(score))]
-    if not (both := [(score, own, each) for score, own, each in both if own.counts_as(each)]):
-        theirs, found = (", ".join(each.tallies) or "no score" for each in (model, other))
-        raise InputError(
-            f"{name} is judged by {found}, and {run} by {theirs}; compare models that have a score in common"
+    for score, (own, each) in both.items():
+        told = f"{each.value:.4f}" if math.isfinite(each.value) else "not known"
+        alike = own.counts_as(each)
+        yield (
+            f"  {score:<20}",
+            told + (compared(own, each) if alike else "; not compared, because it counts other things"),
         )
-    for score, own, each in both:
-        yield f"  {score:<20}", f"{each.value:.4f}{compared(own, each)}"
 
 
 def compared(model: Tally, other: Tally) -> str:
@@ -258,6 +259,8 @@ def compared(model: Tally, other: Tally) -> str:
     word = "better"
     if difference < 0:
         word, difference, interval = "worse", -difference, interval and (-interval[1], -interval[0])
+    if not any(round(each, 4) for each in (difference, *(interval or ()))):
+        return "; the model is as good"
     few = differing < SIGNS
     chance = ", perhaps by chance" if few or (interval is not None and interval[0] <= 0) else ""
     return f"; the model is {word} by {difference:.4f}{between(None if few else interval)}{chance}"

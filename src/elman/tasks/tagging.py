@@ -41,7 +41,7 @@ from elman.tasks.separate import (
     started,
     table,
 )
-from elman.tasks.tallies import Tally, Units, values
+from elman.tasks.tallies import Tally, Units, values, which
 from elman.training.dropout import Dropout
 from elman.training.record import DATA, Record, data_of, device_of
 from elman.training.run import Run
@@ -305,7 +305,7 @@ class Tagger:
         guess, nats = np.concatenate([each.tags for each in said]), np.concatenate([each.nats for each in said])
         units, unknown = Units(np.repeat(order, lengths), total), len(encoded.unknown(order))
         found = {
-            "validation_nats": Tally.of(units, (nats, truth >= 0)),
+            "validation_nats": Tally.of(units, (nats, truth >= 0))._replace(counted=which(truth >= 0)),
             "accuracy": Tally.of(units, (truth == guess, 1), share=True),
             "macro_f1": scores.macro_f1(truth, guess, len(tags), unknown, units),
         }
@@ -316,7 +316,11 @@ class Tagger:
             found["entity_f1"] = scores.entity_f1(counts, Units(order, total))
         return found, scores.counted(truth, guess, len(tags))
 
-    def evaluate(self, path: Path) -> scores.Judged:
+    @property
+    def predicts(self) -> str:
+        return "tags"
+
+    def evaluate(self, path: Path, like: scores.Judged | None = None) -> scores.Judged:
         """Returns names and figures for a file whose words have tags, and a row for each word."""
         bad = BadRows(self.options.skip_bad)
         judged = Gathered()
@@ -332,10 +336,9 @@ class Tagger:
         def rows(form: str) -> Iterator[str]:
             return table(self._rows(judged, encoded, said), form)
 
-        return scores.Judged(figures, rows, tallies, f"{self.options.tag} tags", judged.digest)
-
-    def alongside(self, models: Sequence[Tagger]) -> None:
-        """All models are judged alike."""
+        return scores.Judged(
+            figures, rows, tallies, many(int(encoded.forms.lengths.sum()), f"{self.options.tag} tag"), judged.digest
+        )
 
     def _figures(
         self, judged: Gathered, encoded: Encoded, tallies: dict[str, Tally], counts: scores.Scores, bad: BadRows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from statistics import NormalDist
@@ -55,7 +56,7 @@ class Tally(NamedTuple):
     sums: Array  # (units, m), of which the first half is divided by the second one
     score: Callable[[Array], Array] = ratio  # of sums (..., m), (...)
     share: bool = False  # whether it lies between 0 and 1, and more is better; of others, less is
-    counted: str = ""  # a digest of what is counted, where units do not tell it
+    counted: str = ""  # says what is counted, where numbers do not tell it, such as which labels are known
 
     @classmethod
     def of(cls, units: Units, columns: Any, score: Callable[[Array], Array] = ratio, share: bool = False) -> Tally:
@@ -134,6 +135,11 @@ class Tally(NamedTuple):
         if a.shape != b.shape:  # F1 of labels that not both models know
             a, b = (each.reshape(len(each), 2, -1).sum(-1) for each in (a, b))
         return int((a != b).any(-1).sum())
+
+
+def which(there: NDArray[np.bool_]) -> str:
+    """Returns a digest of what counts, (n,)."""
+    return hashlib.sha256(np.packbits(there).data).hexdigest()
 
 
 def values(tallies: Mapping[str, Tally]) -> dict[str, float]:

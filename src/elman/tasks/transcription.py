@@ -41,7 +41,7 @@ from elman.tasks.pieces import Pieces
 from elman.tasks.separate import csv_row, digits, many
 from elman.tasks.sequence_model import SequenceModel
 from elman.tasks.spelling import BLANK, Speller, begins
-from elman.tasks.tallies import Tally
+from elman.tasks.tallies import Tally, which
 from elman.tasks.whole import CHUNK, Trained, WholeSequences
 from elman.training.record import DATA
 from elman.training.run import Run
@@ -398,7 +398,9 @@ class Transcriber(Trained[Reading, Options]):
         can |= not can.any()  # if the model can say none of the labels, they cost infinitely many
         errors, count = (np.array([of(one) for one in each]) for of in (attrgetter("errors"), attrgetter("symbols")))
         found = {
-            "validation_nats": Tally.of(units, (np.where(can, nats, 0), np.where(can, symbols, 0))),
+            "validation_nats": Tally.of(units, (np.where(can, nats, 0), np.where(can, symbols, 0)))._replace(
+                counted=which(can)
+            ),
             f"{self.unit}_error_rate": Tally.of(units, (errors, count)),
         }
         if self.unit == "character" and " " in self.reading.symbols:
@@ -412,11 +414,13 @@ class Transcriber(Trained[Reading, Options]):
         encoded.check_judged(np.arange(len(encoded.rows)), f"all labels of {path}")
         return encoded, lines
 
-    def judge(self, encoded: Transcripts, said: Sequence[Said]) -> tuple[dict[str, Tally], Iterator[tuple[str, str]]]:
+    def judge(
+        self, encoded: Transcripts, said: Sequence[Said], like: scores.Judged | None
+    ) -> tuple[dict[str, Tally], Iterator[tuple[str, str]], None]:
         own = np.arange(len(encoded.rows))
         found, differ = self.score(encoded, own, said)
         tallies = {scores.named(name, self.unit): each for name, each in found.items()}
-        return tallies, self._figures(encoded, own, tallies, differ)
+        return tallies, self._figures(encoded, own, tallies, differ), None
 
     def _figures(
         self, encoded: Transcripts, own: NDArray[np.int64], tallies: dict[str, Tally], differ: Marks

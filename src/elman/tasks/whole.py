@@ -110,21 +110,27 @@ class Trained(Generic[Learned, Given]):
         """Yields a row for each label of the sequences at these places: what it is, and what the model says."""
         raise NotImplementedError
 
-    def judge(self, encoded: Any, said: Any) -> tuple[dict[str, Tally], Iterator[tuple[str, str]]]:
-        """Returns how well the model predicts the labels of all sequences: scores by their names, and lines. said: what it says."""
+    @property
+    def predicts(self) -> str:
+        return f"a label of each {'step' if self.options.label_each_step else 'sequence'}"
+
+    def judge(
+        self, encoded: Any, said: Any, like: Judged | None
+    ) -> tuple[dict[str, Tally], Iterator[tuple[str, str]], Any]:
+        """Returns how well the model predicts the labels of all sequences: scores by their names, lines, and the unit of errors.
+
+        said: what it says. like: as `evaluate` has it.
+        """
         raise NotImplementedError
 
-    def alongside(self, models: Sequence[Trained[Any, Any]]) -> None:
-        """Lets `evaluate` judge the model in the same units as others. models: all of them; those of the first one count."""
-        self.judged_by = models[0].judged_by
-
-    def evaluate(self, path: Path) -> Judged:
-        """Returns how well the model predicts the labels of a file."""
+    def evaluate(self, path: Path, like: Judged | None = None) -> Judged:
+        """Returns how well the model predicts the labels of a file. like: in whose unit errors are told."""
         encoded, lines = self.read(path)
         said = self.says(encoded, np.arange(len(encoded.rows)))
-        tallies, figures = self.judge(encoded, said)
-        predicts = f"{self.options.label!r} of each {'step' if self.options.label_each_step else 'sequence'}"
-        return Judged(chain(lines, figures), partial(self.table, encoded, said), tallies, predicts, encoded.truth)
+        tallies, figures, unit = self.judge(encoded, said, like)
+        by = f"{many(int(encoded.told.sum()), 'label')} of {self.options.label!r}"
+        rows = partial(self.table, encoded, said)
+        return Judged(chain(lines, figures), rows, tallies, by, encoded.digest, unit)
 
     def table(self, encoded: Encoded, said: Any, form: str) -> Iterator[str]:
         """Yields the rows of all sequences, of which the model says this."""

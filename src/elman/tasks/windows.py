@@ -320,10 +320,11 @@ class Windows:
 class Errors:
     """Means over windows, steps and columns, in deviations; MASE in changes over a season. Truths may be missing."""
 
-    def __init__(self, windows: Windows, scale: Scale | None = None):
-        """scale: whose deviations and changes are meant; those of the windows if left out."""
-        self.scale = windows.scale if scale is None else scale
-        self.ratio = windows.scale.deviation / self.scale.deviation
+    def __init__(self, windows: Windows, unit: NDArray[np.float64] | None = None):
+        """unit: deviations, and changes over a season in these, (2, series * columns); those of the windows if left out."""
+        own = windows.scale
+        self.deviation, self.seasonal = (own.deviation, own.seasonal) if unit is None else unit
+        self.ratio = own.deviation / self.deviation
         self.windows, longest = windows, int(np.diff(windows.before).max(initial=1))
         # Windows that begin together share what they read and what follows, so that the units are parts of the time.
         self.parts, series = stretches(longest, 2 * windows.ahead), len(windows.first) // windows.columns
@@ -341,17 +342,17 @@ class Errors:
         """forecast and truth: (H, N), of the windows with these numbers. A truth that is NaN does not count."""
         told = ~truth.isnan()
         error = (forecast - truth).double().masked_fill(~told, 0.0)
-        block, scale, before = self.windows.block(own), self.scale, self.windows.before
+        block, before = self.windows.block(own), self.windows.before
         error *= torch.from_numpy(self.ratio[block])
         absolute, count = error.abs().sum(0).numpy(), told.sum(0).numpy()
         self.of_windows.append(np.where(count, absolute / count.clip(1), np.nan))
         part = (own - before[block]) * self.parts // (before[block + 1] - before[block])
         unit = block // self.windows.columns if self.by_series else part
         for sums, each in zip(
-            self.sums, (error.square().sum(0).numpy(), absolute, absolute / scale.seasonal[block], count), strict=True
+            self.sums, (error.square().sum(0).numpy(), absolute, absolute / self.seasonal[block], count), strict=True
         ):
             sums += np.bincount(unit, each, self.units)
-        for sums, each in zip(self.columns, (absolute * scale.deviation[block], count), strict=True):
+        for sums, each in zip(self.columns, (absolute * self.deviation[block], count), strict=True):
             sums += np.bincount(block % self.windows.columns, each, self.windows.columns)
 
     @property
