@@ -9,26 +9,43 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from elman import beginning, tasks
 from elman.datasets.given import Data, as_file
 from elman.errors import InputError
 from elman.training.fitting import check_free, fit
-from elman.training.run import GIVEN, Run
+from elman.training.run import Run
 from elman.training.team import ALONE, started_together
 
 if TYPE_CHECKING:
     from elman.training.loop import Report
+    from elman.training.options import Options
     from elman.training.record import Record
 
-GIVEN_AS = {"data": "the data", "validation": "the validation data"}
+# What a call has besides the options of a task.
+OTHERS = (
+    "start_from",
+    "overwrite",
+    "device",
+    "show",
+    "group",
+    "compare",
+    "language_model",
+    "language_weight",
+    "validation",
+)
 
 
 @dataclass(frozen=True)
@@ -51,13 +68,13 @@ class Model:
         self.path = path  # of the run, or of the file that `elman export` made of it
         self.task: str = record.task(tasks.MODULES)
         self.trained: Any = beginning.trained(record, device)  # as the task's own module has it
-        self.remarks: list[str] = []  # what there is to say of the last predictions
+        self.remarks: list[str] = []  # what there is to say of the last predictions, or first of the training data
 
     def __repr__(self) -> str:
         return f"<elman model of {self.path}, task {self.task!r}>"
 
     def evaluate(
-        self, data: Data, *, compare: Sequence[Model] = (), group: str | None = None, examples: bool = False
+        self, data: Data, *, compare: Model | Sequence[Model] = (), group: str | None = None, examples: bool = False
     ) -> Evaluation:
         """Judges the model by data of its task that say what is true.
 
@@ -65,16 +82,20 @@ class Model:
         or an open text. compare: other models, which the text sets beside this one. group: the column of a person or machine
         whose sequences are judged together. examples: whether to return a row for each example, too.
 
-        Scores of `regress` and `forecast` are in standard deviations of the training data; the text also has their own unit.
+        Scores of "regress" and "forecast" are in standard deviations of the training data; the text also has their own unit.
         Raises InputError if the data do not fit the model.
         """
-        with _file(data) as file, beginning.without_training():
-            models = [(each.path, each.trained) for each in (self, *compare)]
+        others = [compare] if isinstance(compare, Model) else list(compare)
+        if strange := [each for each in others if not isinstance(each, Model)]:
+            raise InputError(f"compare has {strange[0]!r}; give models, such as elman.load({str(strange[0])!r})")
+        with _file(data, self.task) as (file, in_words):
+            models = [(each.path, each.trained) for each in (self, *others)]
             judged, compared = beginning.judge(models, file, group)
             text = "\n".join(f"{name:<20} {figure}" for name, figure in (*judged.lines, *compared))
             rows = [json.loads(row) for row in judged.table(".jsonl")] if examples else None
-        scores = {name: each.value for name, each in judged.tallies.items()}
-        return Evaluation(scores, {name: each.interval for name, each in judged.tallies.items()}, rows, text)
+        # Of nothing, there is no score.
+        scores = {name: each.value if each.weights.any() else math.nan for name, each in judged.tallies.items()}
+        return Evaluation(scores, {name: each.interval for name, each in judged.tallies.items()}, rows, in_words(text))
 
     def predict(self, data: Data) -> list[dict[str, Any]]:
         """Returns a row for each sequence, step, sentence, time ahead or line, as `elman predict` writes it into JSON lines.
@@ -82,9 +103,9 @@ class Model:
         data: as for `evaluate`; nothing need be known of what is true. `remarks` then has what there is to say of them.
         Raises InputError if the data do not fit the model.
         """
-        with _file(data) as file, beginning.without_training():
+        with _file(data, self.task) as (file, in_words):
             rows = [json.loads(row) for row in self.trained.predict(file, ".jsonl")]
-            self.remarks = list(self.trained.remarks)
+            self.remarks = [*map(in_words, self.trained.remarks)]
         return rows
 
 
@@ -111,13 +132,14 @@ def train(
     whether to replace a run in the directory. device: "auto", "cpu", "cuda", ... show: a function that is called after every
     step with a `Report`. options: those of the command, such as hidden_size=64; 3 minutes if neither minutes nor epochs is given.
 
-    Raises InputError, with the data or the option that is wrong, before anything is trained or overwritten.
+    Raises InputError, with the data or the option that is wrong, before a run is overwritten. Random numbers of torch are seeded.
     """
-    directory, start = Path(run), None if start_from is None else Path(start_from)
-    with _from_python(directory):
+    directory, start, given = Path(run), None if start_from is None else Path(start_from), dict[Path, str]()
+    with _from_python(given) as in_words:
         if task not in tasks.MODULES:
             raise InputError(f"unknown task {task!r}; choose one of {', '.join(tasks.MODULES)}")
-        of = tasks.module(task).Options
+        if show is not None and not callable(show):
+            raise InputError(f"show is {show!r}; give a function of a report, or leave it out")
         if Run(directory).exists and not overwrite:
             raise InputError(
                 f"{directory} already holds a run; replace it with overwrite=True, or choose another directory"
@@ -127,23 +149,26 @@ def train(
             raise InputError("several processes cannot share data that each of them holds; give a file")
         new = not directory.exists()
         try:
-            file = None if data is None else as_file(data, directory, "data")
+            file = None if data is None else _kept(data, directory, "data", task, given)
             if validation is not None:
-                options = options | {"validation": str(as_file(validation, directory, "validation"))}
-            made = _options(of, options)
+                options["validation"] = str(_kept(validation, directory, "validation", task, given))
+            made = _options(tasks.module(task).Options, options)
             if start is not None:
                 made = beginning.options_from(options.keys(), start, made)
             made.check()
             beginning.refuse_useless(options.keys(), file, made)
             begun, remarks = beginning.make_task(file, made, beginning.device(device), start)
-            fit(begun, directory, overwrite=overwrite, show=show)
+            fit(begun, directory, overwrite=overwrite, given=given, show=show)
         finally:
-            Run(directory).drop_given()
+            kept = Run(directory).given
+            for path in given:  # those of a training that was refused
+                if path.name not in kept:
+                    path.unlink(missing_ok=True)
             if new:
                 with contextlib.suppress(OSError):
-                    directory.rmdir()  # which is empty if the training was refused
+                    directory.rmdir()  # which is empty then
         model = load(directory, device)
-        model.remarks = remarks
+        model.remarks = [*map(in_words, remarks)]
         return model
 
 
@@ -159,41 +184,75 @@ def load(
     language_model: a run of `elman train lm`, or its file, that helps a model of "transcribe" to write. language_weight: how much
     it counts; 0.5 if left out. Raises InputError if there is no such model.
     """
-    with _from_python():
+    with _from_python({}):
         path, helper = Path(run), None if language_model is None else Path(language_model)
         model = Model(path, *beginning.opened(path, device))
         beginning.let_help(model.trained, path, helper, language_weight, device)
         return model
 
 
-def _options(of: type[Any], given: dict[str, Any]) -> Any:
+def _options(of: type[Options], given: dict[str, Any]) -> Any:
     """Returns the options of a task. Raises InputError for a name that it does not have, and for a value of another type."""
     names = {field.name: field for field in fields(of)}
     for name, value in given.items():
         if name not in names:
-            near = get_close_matches(name, [*names, "start_from", "overwrite", "device", "show"], 1)
+            near = get_close_matches(name, [*names, *OTHERS], 1)
             remedy = f"did you mean {near[0]}?" if near else f"those of the task are {', '.join(sorted(names))}"
             raise InputError(f"elman train {of.task} has no option {name}; {remedy}")
-        if kind := of.wrong_type(names[name], value):
+        if isinstance(value, np.generic):
+            given[name] = value.item()
+        elif isinstance(value, (list, tuple)):  # of columns, such as the command has in one text
+            given[name] = ",".join(map(str, value))
+        if kind := of.wrong_type(names[name], given[name]):
             raise InputError(f"{name} is {value!r} but should be {kind}")
-    budget = {} if given.keys() & {"epochs", "minutes"} else {"minutes": 3.0}
-    return of(**budget | given)
+    budget: dict[str, Any] = (
+        {} if any(given.get(name) is not None for name in ("epochs", "minutes")) else {"minutes": 3.0}
+    )
+    return of(**given | budget)
+
+
+def _kept(data: Data, directory: Path, name: str, task: str, given: dict[Path, str]) -> Path:
+    """Returns the path of data, and notes it among those that a program gave if it is a new file. name: of "data" or "validation"."""
+    path = as_file(data, directory, name, task)
+    if not isinstance(data, (str, os.PathLike)):
+        given[path] = "the data" if name == "data" else "the validation data"
+    return path
 
 
 @contextlib.contextmanager
-def _file(data: Data) -> Iterator[Path]:
-    """Yields the path of data, which are written for the while if they are none. Messages are as `_from_python` has them."""
-    with tempfile.TemporaryDirectory(prefix="elman-") as directory, _from_python(Path(directory)):
-        yield as_file(data, Path(directory), "data")
+def _file(data: Data, task: str) -> Iterator[tuple[Path, Callable[[str], str]]]:
+    """Yields the path of data, which are written for the while if they are none, and what `_from_python` yields."""
+    given = dict[Path, str]()
+    with (
+        tempfile.TemporaryDirectory(prefix="elman-") as place,
+        _from_python(given) as in_words,
+        beginning.without_training(),
+    ):
+        yield _kept(data, Path(place), "data", task, given), in_words
 
 
 @contextlib.contextmanager
-def _from_python(directory: Path | None = None) -> Iterator[None]:
-    """Names options in messages as a call has them, and data that a program gave as such, and not by their files there."""
+def _from_python(given: Mapping[Path, str]) -> Iterator[Callable[[str], str]]:
+    """Yields a function that says in a text, and says in messages, what a call has: names of options, and data it gave.
+
+    given: files of these, and what they are called; more may come.
+    """
+    flags = re.compile(rf"(?<![\w-])--({'|'.join(map(re.escape, sorted(_flags(), key=len, reverse=True)))})(?![\w-])")
+
+    def in_words(text: str) -> str:
+        for path, name in given.items():
+            for written in (str(path.resolve()), str(path), path.name):
+                text = text.replace(written, name)
+        return flags.sub(lambda found: found[1].replace("-", "_"), text)
+
     try:
-        yield
+        yield in_words
     except InputError as error:
-        told = re.sub(r"--([a-z][a-z-]*)", lambda found: found[1].replace("-", "_"), str(error))
-        for place in () if directory is None else (directory, directory.resolve()):
-            told = re.sub(f"{re.escape(str(place))}/{GIVEN}", lambda found: GIVEN_AS[found[1]], told)
-        raise InputError(told) from None  # what a user did is told in one sentence
+        raise InputError(in_words(str(error))) from None  # what a user did is told in one sentence
+
+
+@cache
+def _flags() -> list[str]:
+    """Returns the options of the commands, without the dashes before them."""
+    of_tasks = {field.name for name in tasks.MODULES for field in fields(tasks.module(name).Options)}
+    return [name.replace("_", "-") for name in {*of_tasks, *OTHERS}]

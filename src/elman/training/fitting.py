@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import elman
 from elman.errors import InputError
 from elman.training.loop import Report, Training
-from elman.training.run import Run
+from elman.training.run import GIVEN, Run
 from elman.training.task import Task
 from elman.training.team import ALONE, Team, joined
 
@@ -21,15 +21,17 @@ START = "start"
 
 
 def begin(
-    task: Of, directory: str | Path, *, overwrite: bool = False, team: Team = ALONE
+    task: Of, directory: str | Path, *, overwrite: bool = False, team: Team = ALONE, given: Collection[Path] = ()
 ) -> tuple[Training[Of], dict[str, Any]]:
     """Begins a run: writes config.json, the task's own files and a first checkpoint.
+
+    given: files in the directory that have data of this run, and are a part of it.
 
     Returns the training, whose `steps()` train the model, and the content of config.json. Raises InputError if the
     directory already holds a run, unless `overwrite` is true, or if it holds any other files.
     """
     run = Run(Path(directory), team.first)
-    check_free(run, overwrite, team)
+    check_free(run, overwrite, team, given)
     training = Training(run, task, team)  # whatever it refuses, it refuses before a run is overwritten
     config: dict[str, Any] = {
         "elman": elman.__version__,
@@ -39,6 +41,8 @@ def begin(
         "baselines": {},
         **task.about(),
     }
+    if given:
+        config[GIVEN] = [path.name for path in given]
     start: Path | None = getattr(task, "start", None)
     if start is not None:  # a model that learns nothing new from its new data is as good as before
         config |= {START: str(start.resolve()), "baselines": {START: training.score(), **config["baselines"]}}
@@ -50,9 +54,9 @@ def begin(
     return training, config
 
 
-def check_free(run: Run, overwrite: bool, team: Team) -> None:
+def check_free(run: Run, overwrite: bool, team: Team, given: Collection[Path] = ()) -> None:
     """Raises InputError in every process of the team if the directory holds what must not be overwritten."""
-    check_in_all(lambda: run.check_free(overwrite), team)
+    check_in_all(lambda: run.check_free(overwrite, given), team)
 
 
 def check_in_all(check: Callable[[], None], team: Team) -> None:
@@ -73,13 +77,14 @@ def fit(
     *,
     overwrite: bool = False,
     resume: bool = False,
+    given: Collection[Path] = (),
     show: Callable[[Report], object] | None = None,
 ) -> list[dict[str, str]]:
     """Trains a task until its budget of epochs or minutes is used up. The model then has its best parameters.
 
     directory: where the run is kept: config.json, metrics.csv, the best parameters, and a checkpoint.
     overwrite: whether to replace a run in the directory. resume: whether to resume this run from its last checkpoint.
-    show: a function that is called after every step with a `Report`.
+    given: files in the directory that have data of this run. show: a function that is called after every step with a `Report`.
 
     If `torchrun` has started several processes and each of them calls this function, they train together.
 
@@ -91,7 +96,7 @@ def fit(
             training = Training(Run(Path(directory), team.first), task, team)
             training.restore()
         else:
-            training, _ = begin(task, directory, overwrite=overwrite, team=team)
+            training, _ = begin(task, directory, overwrite=overwrite, team=team, given=given)
         for report in training.steps():
             if show is not None:
                 show(report)

@@ -26,7 +26,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ MODEL, CHECKPOINT, SAMPLES = "model.safetensors", "checkpoint/state.safetensors"
 EVENTS = "tensorboard/events.out.tfevents.*"  # as TensorBoard names them
 SAMPLE = re.compile(r"^--- step (\d+)$", re.MULTILINE)  # the beginning of one
 
-GIVEN = r"(data|validation)-[0-9a-f]{8}\.(parquet|jsonl|txt)"  # names of files that a program has given as data
+GIVEN = "given"  # in config.json: the names of files in the directory that have data which a program gave
 FILES = (
     "config.json",
     "vocabulary.json",
@@ -60,11 +60,6 @@ FILES = (
     "confusion.png",
     "forecast.png",
 )
-
-
-def _is_given(path: Path) -> bool:
-    """Returns whether a file has data that a program gave (`elman.datasets.given`)."""
-    return re.fullmatch(GIVEN, path.name) is not None
 
 
 class Run(Record):
@@ -84,12 +79,16 @@ class Run(Record):
         except InputError:
             return False
 
-    def check_free(self, overwrite: bool) -> None:
-        """Raises InputError if the directory holds a run that must not be overwritten, or any other files."""
+    def check_free(self, overwrite: bool, given: Collection[Path] = ()) -> None:
+        """Raises InputError if the directory holds a run that must not be overwritten, or any other files.
+
+        given: files in it that are for the new run.
+        """
         self.check_untrained(", or give another --run")
         check_directory(self.directory)
         try:
-            occupied = self.directory.exists() and not all(map(_is_given, self.directory.iterdir()))
+            known = {path.name for path in given}
+            occupied = self.directory.exists() and not all(path.name in known for path in self.directory.iterdir())
         except OSError as error:
             raise InputError(_unusable(self.directory, error)) from error
         if self.exists and not overwrite:
@@ -125,6 +124,7 @@ class Run(Record):
         """Makes the directory, removes the files of an earlier run, and writes config.json."""
         if not self.writes:
             return
+        earlier = {*self.given}
         try:
             (self.directory / "checkpoint").mkdir(parents=True, exist_ok=True)
             with self.locked():
@@ -134,19 +134,18 @@ class Run(Record):
                     events.unlink()
                 self.sweep()
                 self.save_config(config)
-                self.drop_given()
+                for name in earlier.difference(config.get(GIVEN, [])):
+                    (self.directory / name).unlink(missing_ok=True)
         except OSError as error:
             raise InputError(_unusable(self.directory, error)) from error
 
-    def drop_given(self) -> None:
-        """Removes data that a program gave to be kept here, and that config.json does not name: of a training that was
-        refused, or of a run that another one replaces."""
-        with contextlib.suppress(OSError, InputError):
-            config = self.json("config.json") if self.exists else {}
-            named = {config.get("data", {}).get("path"), config.get("options", {}).get("validation")}
-            for path in self.directory.iterdir() if self.writes else ():
-                if _is_given(path) and str(path.resolve()) not in named:
-                    path.unlink()
+    @property
+    def given(self) -> list[str]:
+        """The names of files in the directory that have data which a program gave (`elman.datasets.given`)."""
+        with contextlib.suppress(InputError):
+            names = self.json("config.json").get(GIVEN, []) if self.exists else []
+            return [name for name in names if isinstance(name, str) and Path(name).name == name]
+        return []
 
     def sweep(self) -> None:
         """Removes the temporary files that a process leaves beside a run's file when it is killed while writing."""
@@ -178,7 +177,15 @@ class Run(Record):
             raise InputError(
                 f"{self.directory} is not a run of elman: it has no config.json; give the directory that `elman train` made"
             )
-        return read_json(self.directory / name)
+        content = read_json(self.directory / name)
+        if name == "config.json" and isinstance(
+            content.get(GIVEN), list
+        ):  # files of the run, which may have been moved
+            here = {each: str(self.directory.resolve() / each) for each in map(str, content[GIVEN])}
+            for entries, key in ((content.get("data"), "path"), (content.get("options"), "validation")):
+                if isinstance(entries, dict) and isinstance(entries.get(key), str):
+                    entries[key] = here.get(Path(entries[key]).name, entries[key])
+        return content
 
     # Tensors
 
