@@ -475,7 +475,7 @@ def refused() -> dict[str, tuple[tuple[Any, Any], dict[str, Any], str]]:
         "a function": (("classify", [{"values": len}]), {}, "row 1 of the data has a builtin_function_or_method; give numbers, texts, or lists of them"),
         "bytes": (("classify", [{"values": b"abc"}]), {}, "row 1 of the data has a bytes; give numbers, texts, or lists of them"),
         "no rows": (("classify", []), {}, "the data leaves 0 sequences for training and 0 for validation"),
-        "no label": (("classify", [{"values": [1, 2]}]), {}, "the data, line 1: there is no 'label'"),
+        "no-label": (("classify", [{"values": [1, 2]}]), {}, "the data, line 1: there is no 'label'"),
         "lengths": (("forecast", short), {}, "the columns have different lengths: 'x' has 3, 'y' has 2; give columns of the same length"),
         "kinds": (("forecast", {"x": [1, "a"]}), {}, "column 'x' cannot be kept, with values of int, str; give one kind of numbers, texts or times"),
         "one name": (("forecast", twice), {}, "two columns are called 'x'; rename one of them"),

@@ -2436,6 +2436,46 @@ MUTANTS = [
         "pass",
         "test_compared.py::test_a_row_that_one_model_leaves_out",
     ),
+    Mutant(
+        "data of a run where it was made",
+        "training/run.py",
+        "def json(",
+        "here.get(Path(entries[key]).name, entries[key])",
+        "entries[key]",
+        "test_models.py::test_a_relative_run_that_is_moved",
+    ),
+    Mutant(
+        "data of a run that is no more",
+        "training/run.py",
+        "def create(",
+        "(self.directory / name).unlink(missing_ok=True)\n                for events",
+        "(self.directory / name).unlink(missing_ok=True)\n                earlier.clear()\n                for events",
+        "test_models.py::test_a_run_that_is_replaced",
+    ),
+    Mutant(
+        "data of a training that was refused",
+        "models.py",
+        "def train(",
+        "if path.name not in kept:",
+        "if False:",
+        "test_models.py::test_what_is_refused_leaves_nothing[no-label]",
+    ),
+    Mutant(
+        "what pandas calls missing taken for a value",
+        "datasets/given.py",
+        "def _is_missing(",
+        'or type(value).__name__ == "NAType"',
+        "",
+        "test_models.py::test_rows_become_json",
+    ),
+    Mutant(
+        "times in nanoseconds taken for whole numbers",
+        "datasets/given.py",
+        "def _list(",
+        'if kind in "mM" else values',
+        "if False else values",
+        "test_models.py::test_rows_become_json",
+    ),
 ]
 
 

@@ -140,13 +140,15 @@ def train(
             raise InputError(f"unknown task {task!r}; choose one of {', '.join(tasks.MODULES)}")
         if show is not None and not callable(show):
             raise InputError(f"show is {show!r}; give a function of a report, or leave it out")
-        if Run(directory).exists and not overwrite:
+        if started_together():
+            if not all(each is None or isinstance(each, (str, Path)) for each in (data, validation)):
+                raise InputError("several processes cannot share data that each of them holds; give a file")
+        elif Run(directory).exists and not overwrite:
             raise InputError(
                 f"{directory} already holds a run; replace it with overwrite=True, or choose another directory"
             )
-        check_free(Run(directory), overwrite, ALONE)
-        if started_together() and not all(each is None or isinstance(each, (str, Path)) for each in (data, validation)):
-            raise InputError("several processes cannot share data that each of them holds; give a file")
+        else:
+            check_free(Run(directory), overwrite, ALONE)
         new = not directory.exists()
         try:
             file = None if data is None else _kept(data, directory, "data", task, given)

@@ -236,11 +236,11 @@ class Forecaster:
 
     def _digest(self, every: Sequence[Series], windows: Windows) -> str:
         """Returns a digest of what is forecast, and where the first forecasts begin. The order of the columns does not matter."""
-        found, targets = hashlib.sha256(), self.scales.targets
+        found, targets, counts = hashlib.sha256(), self.scales.targets, np.diff(windows.before)
         for n, one in enumerate(every):
             for k in sorted(range(len(targets)), key=targets.__getitem__):
                 block = n * len(targets) + k
-                about = one.group, targets[k], windows.begins[block], np.diff(windows.before)[block]
+                about = one.group, targets[k], windows.begins[block], counts[block]
                 found.update(repr([*map(str, about)]).encode())
                 found.update(np.ascontiguousarray(one.targets[:, k]).data)
         return found.hexdigest()
