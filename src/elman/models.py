@@ -50,11 +50,16 @@ OTHERS = (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well a model predicts data. As a text, it is what `elman evaluate` prints."""
+    """How well a model predicts data. As a text, it is what `elman evaluate` prints.
 
-    scores: dict[str, float]  # by what they are called
-    intervals: dict[str, tuple[float, float] | None]  # 95 % of each; None where there is none
-    examples: list[dict[str, Any]] | None  # a row for each example, if they were asked for
+    scores: by what they are called; NaN where there is nothing to judge by.
+    intervals: the 95 % interval of each; None where there is none.
+    examples: a row for each example, if they were asked for.
+    """
+
+    scores: dict[str, float]
+    intervals: dict[str, tuple[float, float] | None]
+    examples: list[dict[str, Any]] | None
     text: str
 
     def __str__(self) -> str:
@@ -62,13 +67,19 @@ class Evaluation:
 
 
 class Model:
-    """What a training has learned."""
+    """What a training has learned. `elman.train` and `elman.load` return one.
+
+    path: of the run, or of the file that `elman export` made.
+    task: its name.
+    remarks: what there is to say of the last predictions, such as rows that were left out; at first, of the training data.
+    trained: what the task's own module makes of a run: the network, and what it knows of the data.
+    """
 
     def __init__(self, path: Path, record: Record, device: str):
-        self.path = path  # of the run, or of the file that `elman export` made of it
+        self.path = path
         self.task: str = record.task(tasks.MODULES)
-        self.trained: Any = beginning.trained(record, device)  # as the task's own module has it
-        self.remarks: list[str] = []  # what there is to say of the last predictions, or first of the training data
+        self.trained: Any = beginning.trained(record, device)
+        self.remarks: list[str] = []
 
     def __repr__(self) -> str:
         return f"<elman model of {self.path}, task {self.task!r}>"
@@ -78,9 +89,11 @@ class Model:
     ) -> Evaluation:
         """Judges the model by data of its task that say what is true.
 
-        data: a file; a frame of pandas, polars or Arrow, or a mapping of columns; rows as mappings, as JSON lines have them;
-        or an open text. compare: other models, which the text sets beside this one. group: the column of a person or machine
-        whose sequences are judged together. examples: whether to return a row for each example, too.
+        data: a path; a frame of pandas, polars or Arrow, or a mapping of columns; rows as mappings, as JSON lines have them;
+            or an open text for "lm" and "tag".
+        compare: another model, or several, which the text sets beside this one.
+        group: the column of a person or machine whose sequences are judged together.
+        examples: whether to return a row for each example, too.
 
         Scores of "regress" and "forecast" are in standard deviations of the training data; the text also has their own unit.
         Raises InputError if the data do not fit the model.
@@ -123,16 +136,19 @@ def train(
 ) -> Model:
     """Trains a model of data, as `elman train TASK` does, and returns it with its best parameters.
 
-    task: "lm", "tag", "classify", "regress", "transcribe" or "forecast". data: a file; a frame of pandas, polars or Arrow, or a
-    mapping of columns; rows as mappings, as JSON lines have them; an open text; or None for the data that come with elman.
-    run: the directory of the run. What is no file is kept there, too, so that the training can be gone on with (`elman train TASK
-    --resume RUN`) and its baselines can be found again.
+    task: "lm", "tag", "classify", "regress", "transcribe" or "forecast".
+    data: a path; a frame of pandas, polars or Arrow, or a mapping of columns; rows as mappings, as JSON lines have them; an open
+        text for "lm" and "tag"; or None for the data that come with elman.
+    run: the directory of the run. Data that are no file are kept there, too: a training that was stopped reads them again (`elman
+        train TASK --resume RUN`), and so do baselines when the model is judged.
+    validation: held-out data, instead of a part of these.
+    start_from: a run from whose model the training starts.
+    overwrite: whether to replace a run in the directory.
+    device: "auto", "cpu", "cuda", ...
+    show: a function that is called after every step with a `Report`.
+    options: those of the command, such as hidden_size=64; 3 minutes if neither minutes nor epochs is given.
 
-    validation: held-out data, instead of a part of these. start_from: a run from whose model the training starts. overwrite:
-    whether to replace a run in the directory. device: "auto", "cpu", "cuda", ... show: a function that is called after every
-    step with a `Report`. options: those of the command, such as hidden_size=64; 3 minutes if neither minutes nor epochs is given.
-
-    Raises InputError, with the data or the option that is wrong, before a run is overwritten. Random numbers of torch are seeded.
+    Random numbers of torch are seeded. Raises InputError for data or an option that is wrong, before a run is overwritten.
     """
     directory, start, given = Path(run), None if start_from is None else Path(start_from), dict[Path, str]()
     with _from_python(given) as in_words:
@@ -183,8 +199,11 @@ def load(
 ) -> Model:
     """Returns the model of a run, with its best parameters, or that of a file that `elman export` made.
 
-    language_model: a run of `elman train lm`, or its file, that helps a model of "transcribe" to write. language_weight: how much
-    it counts; 0.5 if left out. Raises InputError if there is no such model.
+    device: "auto", "cpu", "cuda", ...
+    language_model: a run of `elman train lm`, or its file, that helps a model of "transcribe" to write.
+    language_weight: how much it counts; 0.5 if left out.
+
+    Raises InputError if there is no such model.
     """
     with _from_python({}):
         path, helper = Path(run), None if language_model is None else Path(language_model)
