@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -328,6 +328,10 @@ def test_a_run_that_is_replaced(tmp_path: Path) -> None:
     assert {each.name: each.read_bytes() for each in run.iterdir() if each.is_file()} == before
     package.train("classify", rows, run, overwrite=True, **SMALL)
     assert given_files(run) == ["data"]
+    (own,) = run.glob("data-*")
+    package.train("classify", own, run, overwrite=True, **SMALL)  # the data of the run that is replaced
+    assert given_files(run) == ["data"]
+    assert "linear  " in str(package.load(run).evaluate(rows))
     (tmp_path / "a.jsonl").write_text(as_lines(rows))
     assert elman("train", "classify", tmp_path / "a.jsonl", *OPTIONS, "--run", run, "--overwrite").status == 0
     assert given_files(run) == []
@@ -504,6 +508,7 @@ def test_what_does_not_fit_a_model(trained: tuple[Path, package.models.Model], t
         (lambda: model.evaluate(sequences(), compare=["runs/b"]), "compare has 'runs/b'; give models, such as elman.load('runs/b')"),
         (lambda: model.evaluate(sequences(), compare=other), f"{tmp_path / 'f'} has another task than {d / 'run'}; compare runs of the same task"),
         (lambda: other.evaluate({"y": [1.0]}, group="who"), "group who is for runs of elman train classify, regress and transcribe, and "),
+        (lambda: package.train("classify", sequences(), cast(Any, None)), "run is None; give a directory for the run"),
         (lambda: package.load(d / "none"), f"{d / 'none'} does not exist; give the directory of a run"),
         (lambda: package.load(d / "run", device="gpu9"), "device gpu9 cannot be used"),
     ):  # fmt: skip

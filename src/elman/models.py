@@ -150,6 +150,8 @@ def train(
 
     Random numbers of torch are seeded. Raises InputError for data or an option that is wrong, before a run is overwritten.
     """
+    if not isinstance(run, (str, os.PathLike)):
+        raise InputError(f"run is {run!r}; give a directory for the run")
     directory, start, given = Path(run), None if start_from is None else Path(start_from), dict[Path, str]()
     with _from_python(given) as in_words:
         if task not in tasks.MODULES:

@@ -124,7 +124,12 @@ class Run(Record):
         """Makes the directory, removes the files of an earlier run, and writes config.json."""
         if not self.writes:
             return
-        earlier = {*self.given}
+        earlier, place = self.given, self.directory.resolve()
+        read = {config.get("data", {}).get("path"), config.get("options", {}).get("validation")}
+        if again := [
+            name for name in earlier if str(place / name) in read
+        ]:  # the new run learns from data of the old one
+            config[GIVEN] = [*config.get(GIVEN, []), *again]
         try:
             (self.directory / "checkpoint").mkdir(parents=True, exist_ok=True)
             with self.locked():
@@ -134,7 +139,7 @@ class Run(Record):
                     events.unlink()
                 self.sweep()
                 self.save_config(config)
-                for name in earlier.difference(config.get(GIVEN, [])):
+                for name in {*earlier}.difference(config.get(GIVEN, [])):
                     (self.directory / name).unlink(missing_ok=True)
         except OSError as error:
             raise InputError(_unusable(self.directory, error)) from error
