@@ -98,7 +98,7 @@ class Model:
         Scores of "regress" and "forecast" are in standard deviations of the training data; the text also has their own unit.
         Raises InputError if the data do not fit the model.
         """
-        others = [compare] if isinstance(compare, Model) else list(compare)
+        others = [compare] if isinstance(compare, Model) else list(compare or ())
         if strange := [each for each in others if not isinstance(each, Model)]:
             raise InputError(f"compare has {strange[0]!r}; give models, such as elman.load({str(strange[0])!r})")
         with _file(data, self.task) as (file, in_words):
@@ -150,11 +150,10 @@ def train(
 
     Random numbers of torch are seeded. Raises InputError for data or an option that is wrong, before a run is overwritten.
     """
-    if not isinstance(run, (str, os.PathLike)):
-        raise InputError(f"run is {run!r}; give a directory for the run")
+    _check_path(run)
     directory, start, given = Path(run), None if start_from is None else Path(start_from), dict[Path, str]()
     with _from_python(given) as in_words:
-        if task not in tasks.MODULES:
+        if not isinstance(task, str) or task not in tasks.MODULES:
             raise InputError(f"unknown task {task!r}; choose one of {', '.join(tasks.MODULES)}")
         if show is not None and not callable(show):
             raise InputError(f"show is {show!r}; give a function of a report, or leave it out")
@@ -207,11 +206,17 @@ def load(
 
     Raises InputError if there is no such model.
     """
+    _check_path(run)
     with _from_python({}):
         path, helper = Path(run), None if language_model is None else Path(language_model)
         model = Model(path, *beginning.opened(path, device))
         beginning.let_help(model.trained, path, helper, language_weight, device)
         return model
+
+
+def _check_path(run: Any) -> None:
+    if not isinstance(run, (str, os.PathLike)):
+        raise InputError(f"run is {run!r}; give the directory of a run")
 
 
 def _options(of: type[Options], given: dict[str, Any]) -> Any:

@@ -117,7 +117,7 @@ def _rows(columns: dict[str, Any]) -> pl.DataFrame | Iterator[dict[str, Any]]:
 def _column(name: str, values: Any) -> pl.Series | list[Any]:
     """Returns a column as polars has it, with null where a value is missing; a list if some values are lists."""
     if isinstance(values, pl.Series):
-        return values.alias(name)
+        return _without_nan(values.alias(name))
     if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__iter__"):
         raise InputError(
             f"column {name!r} is {type(values).__name__}; give columns of values, or rows as mappings in a list"
@@ -150,7 +150,12 @@ def _column(name: str, values: Any) -> pl.Series | list[Any]:
         raise InputError(
             f"column {name!r} cannot be kept, with values of {kinds}; give one kind of numbers, texts or times"
         )
-    return found
+    return _without_nan(found)
+
+
+def _without_nan(series: pl.Series) -> pl.Series:
+    """Returns a column with null in place of NaN: a name of a sequence that is NaN would be a name."""
+    return series.fill_nan(None) if series.dtype.is_float() else series
 
 
 def _is_missing(value: Any) -> bool:

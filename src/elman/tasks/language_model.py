@@ -386,7 +386,9 @@ class TrainedLanguageModel(NamedTuple):
             yield BITS, figure(found[BITS]) if BITS in found else none
         ends = nats.interval and (_exp(nats.interval[0]), _exp(nats.interval[1]))
         yield "perplexity", f"{_exp(nats.value):.4f}{between(ends)}"
-        yield how_sure(parts := len(found.get(BITS, nats).sums), f"{parts} parts of the text", "the text")
+        parts, of_bits = len(nats.sums), len(found.get(BITS, nats).sums)
+        more = f", and {of_bits} for bits per character" if of_bits != parts else ""
+        yield how_sure(max(parts, of_bits), f"{many(parts, 'part')} of the text{more}", "the text")
         yield from on_baselines(data_of(self.config), lambda: self._baselines(tokens), unit, nats)
 
     def _bits(self, path: Path, spent: NDArray[np.float64], characters: int, parts: int) -> Tally:
