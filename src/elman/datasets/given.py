@@ -124,19 +124,14 @@ def _column(name: str, values: Any) -> pl.Series | list[Any]:
         )
     if hasattr(values, "detach"):
         values = _array(values)
-    kind = getattr(getattr(values, "dtype", None), "kind", "O")
-    plain = (
-        isinstance(getattr(values, "dtype", None), np.dtype)
-        and kind != "O"
-        and not isinstance(values, np.ma.MaskedArray)
-    )
-    every: Any = (
-        _in_units(np.asarray(values)) if plain else values.tolist() if hasattr(values, "tolist") else list(values)
-    )
     if isinstance(values, np.ndarray) and values.ndim != 1:
         raise InputError(f"column {name!r} has {values.ndim} dimensions; give one, or rows as mappings in a list")
-    if isinstance(every, list):
-        every = [None if _is_missing(value) else value for value in every]
+    kind = getattr(values, "dtype", None)
+    if isinstance(kind, np.dtype) and kind.kind != "O" and not isinstance(values, np.ma.MaskedArray):
+        every: Any = _in_units(np.asarray(values))
+    else:
+        listed = values.tolist() if hasattr(values, "tolist") else values
+        every = [None if _is_missing(value) else value for value in listed]
         if any(isinstance(value, Iterable) and not isinstance(value, (str, bytes)) for value in every):
             return every
         if any(isinstance(value, (float, np.floating)) for value in every):  # beside whole numbers, perhaps
