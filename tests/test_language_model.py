@@ -588,9 +588,9 @@ def test_the_score_of_a_text_is_judged_by_parts_of_it(tmp_path: Path):
     model = LanguageModel(30, Options(hidden_size=8, embedding_size=4))
     tokens = torch.randint(30, (2471,), generator=torch.Generator().manual_seed(0))
     nats = torch.cat(list(surprises(model, [tokens])))[1:].tolist()
-    found = mean_of(nats_of(model, tokens))
+    found = mean_of(nats_of(model, tokens), len(tokens))
     assert found.value == pytest.approx(sum(nats) / 2470)
     told = interval_by_hand([k * 20 // 2470 for k in range(2470)], nats, share=False)
     assert between(found.interval) == f" {told}"
-    assert mean_of(nats_of(model, tokens[:1001])).interval is not None  # ten parts of 100 tokens
-    assert mean_of(nats_of(model, tokens[:1000])).interval is None
+    assert mean_of(nats_of(model, tokens[:1001]), len(tokens[:1001])).interval is not None  # ten parts of 100 tokens
+    assert mean_of(nats_of(model, tokens[:1000]), len(tokens[:1000])).interval is None

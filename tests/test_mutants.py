@@ -2360,7 +2360,7 @@ MUTANTS = [
         "values of two models in two units",
         "tasks/regression.py",
         "def judge(",
-        "self.reading.spread / spread",
+        "self.reading.spread / unit",
         "1.0",
         "test_compared.py::test_values_are_compared_in_one_unit",
     ),

@@ -1,8 +1,9 @@
 """Models from Python in one call: what `elman train`, `evaluate` and `predict` do, also for data that a program holds.
 
-model = elman.train("classify", frame, "runs/gestures", sequence="id", label="kind", minutes=5)
-print(model.evaluate(test))
-rows = elman.load("runs/gestures").predict(new)
+    model = elman.train("classify", frame, "runs/gestures", sequence="id", label="kind", minutes=5)
+    print(model.evaluate(test))
+
+trains a model of a frame, judges it, and keeps it in a run, which `elman.load` opens again.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -23,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from elman import beginning, tasks
-from elman.datasets.given import Data, as_file
+from elman.datasets.given import Data, as_file, is_path
 from elman.errors import InputError
 from elman.training.fitting import check_free, fit
+from elman.training.options import with_names
 from elman.training.run import Run
 from elman.training.team import ALONE, started_together
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 # What a call has besides the options of a task.
 OTHERS = (
+    "validation",
     "start_from",
     "overwrite",
     "device",
@@ -44,7 +45,6 @@ OTHERS = (
     "compare",
     "language_model",
     "language_weight",
-    "validation",
 )
 
 
@@ -152,20 +152,21 @@ def train(
     """
     _check_path(run)
     directory, start, given = Path(run), None if start_from is None else Path(start_from), dict[Path, str]()
+    place = Run(directory)
     with _from_python(given) as in_words:
         if not isinstance(task, str) or task not in tasks.MODULES:
             raise InputError(f"unknown task {task!r}; choose one of {', '.join(tasks.MODULES)}")
         if show is not None and not callable(show):
             raise InputError(f"show is {show!r}; give a function of a report, or leave it out")
         if started_together():
-            if not all(each is None or isinstance(each, (str, Path)) for each in (data, validation)):
+            if not all(each is None or is_path(each) for each in (data, validation)):
                 raise InputError("several processes cannot share data that each of them holds; give a file")
-        elif Run(directory).exists and not overwrite:
+        elif place.exists and not overwrite:
             raise InputError(
                 f"{directory} already holds a run; replace it with overwrite=True, or choose another directory"
             )
         else:
-            check_free(Run(directory), overwrite, ALONE)
+            check_free(place, overwrite, ALONE)
         new = not directory.exists()
         try:
             file = None if data is None else _kept(data, directory, "data", task, given)
@@ -179,7 +180,7 @@ def train(
             begun, remarks = beginning.make_task(file, made, beginning.device(device), start)
             fit(begun, directory, overwrite=overwrite, given=given, show=show)
         finally:
-            kept = Run(directory).given
+            kept = place.given
             for path in given:  # those of a training that was refused
                 if path.name not in kept:
                     path.unlink(missing_ok=True)
@@ -215,7 +216,7 @@ def load(
 
 
 def _check_path(run: Any) -> None:
-    if not isinstance(run, (str, os.PathLike)):
+    if not is_path(run):
         raise InputError(f"run is {run!r}; give the directory of a run")
 
 
@@ -242,7 +243,7 @@ def _options(of: type[Options], given: dict[str, Any]) -> Any:
 def _kept(data: Data, directory: Path, name: str, task: str, given: dict[Path, str]) -> Path:
     """Returns the path of data, and notes it among those that a program gave if it is a new file. name: of "data" or "validation"."""
     path = as_file(data, directory, name, task)
-    if not isinstance(data, (str, os.PathLike)):
+    if not is_path(data):
         given[path] = "the data" if name == "data" else "the validation data"
     return path
 
@@ -265,13 +266,12 @@ def _from_python(given: Mapping[Path, str]) -> Iterator[Callable[[str], str]]:
 
     given: files of these, and what they are called; more may come.
     """
-    flags = re.compile(rf"(?<![\w-])--({'|'.join(map(re.escape, sorted(_flags(), key=len, reverse=True)))})(?![\w-])")
 
     def in_words(text: str) -> str:
         for path, name in given.items():
             for written in (str(path.resolve()), str(path), path.name):
                 text = text.replace(written, name)
-        return flags.sub(lambda found: found[1].replace("-", "_"), text)
+        return with_names(text, _names())
 
     try:
         yield in_words
@@ -280,7 +280,6 @@ def _from_python(given: Mapping[Path, str]) -> Iterator[Callable[[str], str]]:
 
 
 @cache
-def _flags() -> list[str]:
-    """Returns the options of the commands, without the dashes before them."""
-    of_tasks = {field.name for name in tasks.MODULES for field in fields(tasks.module(name).Options)}
-    return [name.replace("_", "-") for name in {*of_tasks, *OTHERS}]
+def _names() -> set[str]:
+    """Returns what calls and commands have as options."""
+    return {field.name for name in tasks.MODULES for field in fields(tasks.module(name).Options)} | {*OTHERS}

@@ -26,13 +26,18 @@ TEXTS = "a path, or an open text, such as io.StringIO(text)"
 UNITS = ("D", "ms", "us", "ns")  # of times, that polars has
 
 
+def is_path(data: Any) -> bool:
+    """Returns whether data are told by the path of a file."""
+    return isinstance(data, (str, os.PathLike))
+
+
 def as_file(data: Data, directory: Path, name: str, task: str) -> Path:
     """Returns the path of data, which are written into a directory if they are none. name: of the file, without an ending.
 
     A table becomes Parquet, or JSON lines if it has lists; rows become JSON lines, in which arrays are lists and NaN is null.
     Raises InputError for anything else, and for what the task does not read.
     """
-    if isinstance(data, (str, os.PathLike)):
+    if is_path(data):
         return Path(data)
     path = directory / f"{name}-{secrets.token_hex(4)}"
     columns = _columns(data)

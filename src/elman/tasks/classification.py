@@ -188,12 +188,10 @@ class Classifier(Trained[Reading, Options]):
             found["segment_f1"] = scores.segment_f1(labels, predicted, encoded.step_at(places)[0], units)
         return found, scores.counted(labels, predicted, classes)
 
-    def judge(
-        self, encoded: Classes, said: Tensor, like: scores.Judged | None
-    ) -> tuple[dict[str, Tally], Iterator[tuple[str, str]], None]:
+    def judge(self, encoded: Classes, said: Tensor, unit: None) -> tuple[dict[str, Tally], Iterator[tuple[str, str]]]:
         found, counts = self.score(encoded, np.arange(len(encoded.rows)), said)
         tallies = {scores.named(name, self.unit): each for name, each in found.items()}
-        return tallies, self._figures(encoded, tallies, counts), None
+        return tallies, self._figures(encoded, tallies, counts)
 
     def _figures(self, encoded: Classes, tallies: dict[str, Tally], counts: scores.Scores) -> Iterator[tuple[str, str]]:
         places, best = np.flatnonzero(encoded.told), self.options.best_by

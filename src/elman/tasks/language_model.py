@@ -358,13 +358,17 @@ class TrainedLanguageModel(NamedTuple):
         tokens, unit = corpus.validation, f"nats per {PER[self.vocabulary.unit]}"
         if len(tokens) < 2:
             raise InputError(f"{path} has {len(tokens)} token; at least 2 are needed, one to read and one to predict")
-        spent, unknown, characters = (
-            nats_of(self.model, tokens),
+        unknown, characters, kept = (
             count_unknown(tokens, self.vocabulary),
             corpus.validation_characters,
+            Store(np.float64),
         )
+        for nats in nats_of(self.model, tokens):
+            kept.append(nats)
+        spent = kept.array()  # of which there may be more than memory holds
+        mean = mean_of((spent[begin : begin + PART] for begin in range(0, len(spent), PART)), len(spent))
         # If as many of the same tokens are unknown, they are the same.
-        found = {unit: mean_of(spent)._replace(counted=f"{corpus.digest} {unknown}")}
+        found = {unit: mean._replace(counted=f"{corpus.digest} {unknown}")}
         if characters and not _many(unknown, tokens):
             found[BITS] = self._bits(path, spent, characters, stretches(characters, SHORT))
         figures = self._figures(tokens, unknown, unit, found)
@@ -520,22 +524,23 @@ def _exp(nats: float) -> float:
 
 def evaluate(model: LanguageModel, tokens: Tensor, characters: int) -> Score:
     """Returns the score of predicting every token but the first from all tokens before it, as `surprises` has it."""
-    return Score(len(tokens) - 1, characters, mean_of(nats_of(model, tokens)).value)
+    return Score(len(tokens) - 1, characters, mean_of(nats_of(model, tokens), len(tokens)).value)
 
 
-def nats_of(model: LanguageModel, tokens: Tensor) -> NDArray[np.float64]:
-    """Returns what `surprises` yields for a text, (N,), of which there may be more than memory holds."""
-    was_training, found = model.training, Store(np.float64)
-    for nats in surprises(model, tokens.split(PART)):
-        found.append(nats.numpy())
+def nats_of(model: LanguageModel, tokens: Tensor) -> Iterator[NDArray[np.float64]]:
+    """Yields what `surprises` yields for a text, tokens (N,), some at a time."""
+    was_training = model.training
+    yield from (nats.numpy() for nats in surprises(model, tokens.split(PART)))
     model.train(was_training)
-    return found.array()
 
 
-def mean_of(spent: NDArray[np.float64]) -> Tally:
-    """Returns the mean of the nats of all tokens (N,) but the first, over parts of the text."""
-    pieces = (spent[None, max(1, begin) : begin + PART] for begin in range(0, len(spent), PART))
-    (found,) = along(pieces, len(spent) - 1, SHORT)
+def mean_of(spent: Iterable[NDArray[np.float64]], count: int) -> Tally:
+    """Returns the mean of the nats of all tokens of a text but the first, over parts of it.
+
+    spent: those of some tokens after the other. count: how many tokens there are.
+    """
+    pieces = (nats[None, 0 if n else 1 :] for n, nats in enumerate(spent))
+    (found,) = along(pieces, count - 1, SHORT)
     return found
 
 

@@ -198,21 +198,19 @@ class Regressor(Trained[Reading, Options]):
             yield "R²", f"{1 - found['rmse'].value ** 2 / variance:.4f}"
         yield from self.criterion.covered(self.criterion.below(predicted, truth), len(truth))
 
-    def judge(
-        self, encoded: Values, said: Tensor, like: scores.Judged | None
-    ) -> tuple[dict[str, Tally], Iterator[tuple[str, str]], float]:
-        places = np.flatnonzero(encoded.told)
+    @property
+    def unit_of_errors(self) -> float:
+        return self.reading.spread
+
+    def judge(self, encoded: Values, said: Tensor, unit: float) -> tuple[dict[str, Tally], Iterator[tuple[str, str]]]:
+        places, ratio = np.flatnonzero(encoded.told), self.reading.spread / unit
         predicted, truth, units = said[places], encoded.values[places], encoded.units(places)
         found = scored(self.criterion, predicted, truth, units)
-        spread = self.reading.spread if like is None else like.unit
-        shared = found
-        if like is not None:
-            ratio = self.reading.spread / spread
-            shared = scored(self.criterion, ratio * predicted, ratio * truth, units)
+        shared = found if ratio == 1 else scored(self.criterion, ratio * predicted, ratio * truth, units)
         tallies = {called(name): shared[name] for name in ("rmse", "mae")}
         if quantiles := self.criterion.quantiles:
             tallies["pinball"] = shared[score_of(self.criterion)]._replace(counted=str(quantiles))
-        return tallies, self._figures(encoded, places, found, predicted, truth), spread
+        return tallies, self._figures(encoded, places, found, predicted, truth)
 
     def _figures(
         self, encoded: Values, places: NDArray[np.int64], found: dict[str, Tally], predicted: Tensor, truth: Tensor

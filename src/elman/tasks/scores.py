@@ -236,11 +236,8 @@ def beside(model: Judged, other: Judged, run: Path, name: Path) -> Iterator[tupl
         )
     for score, (own, each) in both.items():
         told = f"{each.value:.4f}" if math.isfinite(each.value) else "not known"
-        alike = own.counts_as(each)
-        yield (
-            f"  {score:<20}",
-            told + (compared(own, each) if alike else "; not compared, because it counts other things"),
-        )
+        more = compared(own, each) if own.counts_as(each) else "; not compared, because it counts other things"
+        yield f"  {score:<20}", told + more
 
 
 def compared(model: Tally, other: Tally) -> str:

@@ -332,12 +332,9 @@ class Tagger:
         found, counts = self.score(encoded, said)
         tallies = {scores.named(name, "word"): each for name, each in found.items()}
         figures = self._figures(judged, encoded, tallies, counts, bad)
-
-        def rows(form: str) -> Iterator[str]:
-            return table(self._rows(judged, encoded, said), form)
-
+        tags = many(int(encoded.forms.lengths.sum()), f"{self.options.tag} tag")
         return scores.Judged(
-            figures, rows, tallies, many(int(encoded.forms.lengths.sum()), f"{self.options.tag} tag"), judged.digest
+            figures, lambda form: table(self._rows(judged, encoded, said), form), tallies, tags, judged.digest
         )
 
     def _figures(

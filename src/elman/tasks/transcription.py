@@ -415,12 +415,12 @@ class Transcriber(Trained[Reading, Options]):
         return encoded, lines
 
     def judge(
-        self, encoded: Transcripts, said: Sequence[Said], like: scores.Judged | None
-    ) -> tuple[dict[str, Tally], Iterator[tuple[str, str]], None]:
+        self, encoded: Transcripts, said: Sequence[Said], unit: None
+    ) -> tuple[dict[str, Tally], Iterator[tuple[str, str]]]:
         own = np.arange(len(encoded.rows))
         found, differ = self.score(encoded, own, said)
         tallies = {scores.named(name, self.unit): each for name, each in found.items()}
-        return tallies, self._figures(encoded, own, tallies, differ), None
+        return tallies, self._figures(encoded, own, tallies, differ)
 
     def _figures(
         self, encoded: Transcripts, own: NDArray[np.int64], tallies: dict[str, Tally], differ: Marks

@@ -114,12 +114,15 @@ class Trained(Generic[Learned, Given]):
     def predicts(self) -> str:
         return f"a label of each {'step' if self.options.label_each_step else 'sequence'}"
 
-    def judge(
-        self, encoded: Any, said: Any, like: Judged | None
-    ) -> tuple[dict[str, Tally], Iterator[tuple[str, str]], Any]:
-        """Returns how well the model predicts the labels of all sequences: scores by their names, lines, and the unit of errors.
+    @property
+    def unit_of_errors(self) -> Any:
+        """In which errors are told; None if scores have no unit."""
+        return None
 
-        said: what it says. like: as `evaluate` has it.
+    def judge(self, encoded: Any, said: Any, unit: Any) -> tuple[dict[str, Tally], Iterator[tuple[str, str]]]:
+        """Returns how well the model predicts the labels of all sequences: scores by their names, and lines.
+
+        said: what it says. unit: in which errors are told, as `unit_of_errors` has it.
         """
         raise NotImplementedError
 
@@ -127,7 +130,8 @@ class Trained(Generic[Learned, Given]):
         """Returns how well the model predicts the labels of a file. like: in whose unit errors are told."""
         encoded, lines = self.read(path)
         said = self.says(encoded, np.arange(len(encoded.rows)))
-        tallies, figures, unit = self.judge(encoded, said, like)
+        unit = self.unit_of_errors if like is None else like.unit
+        tallies, figures = self.judge(encoded, said, unit)
         by = f"{many(int(encoded.told.sum()), 'label')} of {self.options.label!r}"
         rows = partial(self.table, encoded, said)
         return Judged(chain(lines, figures), rows, tallies, by, encoded.digest, unit)

@@ -94,11 +94,6 @@ class Scales(NamedTuple):
             return Scale(*map(np.array, self.series[one.group]))
         return self._alone(one.first(options.lookback), options.period) if self.series else self._together()
 
-    def of_all(self, every: Iterable[Series], options: Options) -> Scale:
-        """Returns the scales of these series one after the other, (series * columns,) each."""
-        each = [self.of_series(one, options) for one in every]
-        return Scale(*(np.concatenate(numbers) for numbers in zip(*each, strict=True)))
-
     @property
     def others(self) -> list[str]:
         """The columns that are read and not forecast, in the order of `Series.known`."""
@@ -239,10 +234,12 @@ class Scaled(NamedTuple):
     @classmethod
     def of(cls, every: Sequence[Series], scales: Scales, options: Options) -> Scaled:
         c, rows = len(scales.targets), [len(s.targets) for s in every]
-        scale, values, known = scales.of_all(every, options), Store(np.float32), Store(np.float32)
-        for n, (s, k) in enumerate(product(every, range(c))):
-            for begin in range(0, len(s.targets), series.BLOCK):
-                values.append((s.targets[begin : begin + series.BLOCK, k] - scale.mean[n]) / scale.deviation[n])
+        each = [scales.of_series(one, options) for one in every]
+        values, known = Store(np.float32), Store(np.float32)
+        for s, own in zip(every, each, strict=True):
+            for k in range(c):
+                for begin in range(0, len(s.targets), series.BLOCK):
+                    values.append((s.targets[begin : begin + series.BLOCK, k] - own.mean[k]) / own.deviation[k])
         for block in _blocks(every):
             known.append(scales.scaled_known(block[:, c:]))
         every_known = known.array().reshape(sum(rows), len(scales.beside))
@@ -252,6 +249,7 @@ class Scaled(NamedTuple):
             for s, k in product(every, range(c)):
                 told.append(np.broadcast_to(True, len(s.targets)) if s.given is None else s.given[:, k])
             given = torch.from_numpy(told.array())
+        scale = Scale(*(np.concatenate(numbers) for numbers in zip(*each, strict=True)))
         return cls(torch.from_numpy(values.array()), scale, torch.from_numpy(every_known), rows, c, given)
 
 

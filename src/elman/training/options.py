@@ -9,7 +9,7 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -49,6 +49,12 @@ def learning_rate_option(default: float, search: Sequence[float] = ()) -> Any:
 def flag(name: str) -> str:
     """Returns an option as it is written on the command line."""
     return "--" + name.replace("_", "-")
+
+
+def with_names(text: str, names: Iterable[str]) -> str:
+    """Returns a text in which these options stand as Python has them, where it has them as the command line does."""
+    flags = "|".join(sorted(map(flag, names), key=len, reverse=True))
+    return re.sub(rf"(?<![\w-])({flags})(?![\w-])", lambda found: found[1][2:].replace("-", "_"), text)
 
 
 def said(name: str, value: Any) -> str:
@@ -141,8 +147,9 @@ class Options:
             # Threads are those of the machine that began the run.
             replace(options, threads=min(options.threads, most_threads())).check()
         except InputError as error:
-            names = re.sub(r"--([a-z-]+)", lambda found: found[1].replace("-", "_"), str(error))
-            raise InputError(f"{where} is damaged: {names}; restore it or train again") from error
+            raise InputError(
+                f"{where} is damaged: {with_names(str(error), known)}; restore it or train again"
+            ) from error
         return options
 
     @staticmethod

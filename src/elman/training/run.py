@@ -126,9 +126,8 @@ class Run(Record):
             return
         earlier, place = self.given, self.directory.resolve()
         read = {config.get("data", {}).get("path"), config.get("options", {}).get("validation")}
-        if again := [
-            name for name in earlier if str(place / name) in read
-        ]:  # the new run learns from data of the old one
+        again = [name for name in earlier if str(place / name) in read]
+        if again:  # the new run learns from data of the old one
             config[GIVEN] = [*config.get(GIVEN, []), *again]
         try:
             (self.directory / "checkpoint").mkdir(parents=True, exist_ok=True)
@@ -183,10 +182,9 @@ class Run(Record):
                 f"{self.directory} is not a run of elman: it has no config.json; give the directory that `elman train` made"
             )
         content = read_json(self.directory / name)
-        if name == "config.json" and isinstance(
-            content.get(GIVEN), list
-        ):  # files of the run, which may have been moved
-            here = {each: str(self.directory.resolve() / each) for each in map(str, content[GIVEN])}
+        given = content.get(GIVEN) if name == "config.json" else None
+        if isinstance(given, list):  # files of the run, which may have been moved
+            here = {each: str(self.directory.resolve() / each) for each in map(str, given)}
             for entries, key in ((content.get("data"), "path"), (content.get("options"), "validation")):
                 if isinstance(entries, dict) and isinstance(entries.get(key), str):
                     entries[key] = here.get(Path(entries[key]).name, entries[key])
