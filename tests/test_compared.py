@@ -31,6 +31,7 @@ DATA = {
     "labels": "steps.jsonl",
     "levels": "steps.jsonl",
     "spoken": "spoken.jsonl",
+    "translated": "turned.jsonl",
     "forecast": "series.csv",
 }
 

@@ -105,6 +105,7 @@ QUICK = {
     "classify": ["--epochs", "0.1", "--hidden-size", "8"],
     "regress": ["--epochs", "0.1", "--hidden-size", "8"],
     "transcribe": ["--epochs", "0.1", "--hidden-size", "8"],
+    "translate": ["--epochs", "0.1", "--hidden-size", "8"],
     "forecast": ["--epochs", "0.05", "--hidden-size", "8", "--horizon", "24", "--lookback", "48"],
 }
 
@@ -125,6 +126,8 @@ def write_the_files_that_documents_name(directory: Path) -> None:
     contents = {
         ("letters.txt",): "abab\nbb\nab\n" * 200,
         ("strokes.csv", "test-strokes.csv", "new-strokes.csv"): "id,text,x,y,lifted\n" + strokes,
+        ("words.csv", "test-words.csv", "new-words.csv"): "word,sounds\n"
+        + "".join(f"{'ab'[k % 2] * (1 + k % 5)},{'A B'[:: 1 + k % 2]}\n" for k in range(40)),
         ("patients.csv",): "id,kind,hour,pulse,heat\n" + gone,
         ("events.csv",): "id,kind,event,host,seconds\n" + steps.replace(",0.5", ",h1,0.5"),
         ("walk.csv", "next-day.csv", "new-walk.csv"): "x,y,z,activity\n" + walk,

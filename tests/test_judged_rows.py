@@ -186,6 +186,7 @@ SCORE = {  # that is compared with baselines, and whether more of it is better
     "labels": (r"^accuracy +(\S+)", True),
     "levels": (r"^pinball .*which is (\S+)", False),
     "spoken": (r"^character error rate (\S+)", False),
+    "translated": (r"^character error rate (\S+)", False),
     "forecast": (r"^the model .*MAE (\S+)", False),
     "recursive": (r"^the model .*MAE (\S+)", False),
 }
@@ -195,7 +196,12 @@ SCORE = {  # that is compared with baselines, and whether more of it is better
 def test_what_is_said_of_baselines_is_so(made: SimpleNamespace, tmp_path: Path, name: str) -> None:
     """Of those that are better, and of those that are worse, on the score that decides."""
     pattern, higher = SCORE[name]
-    data = {"labels": "steps.jsonl", "levels": "steps.jsonl", "spoken": "spoken.jsonl"} | DATA
+    data = {
+        "labels": "steps.jsonl",
+        "levels": "steps.jsonl",
+        "spoken": "spoken.jsonl",
+        "translated": "turned.jsonl",
+    } | DATA
     file = made.directory / data[name]
     if file.name == "series.csv":  # as many parts of the time as it takes to say something
         header, *given = file.read_text().splitlines()

@@ -2206,7 +2206,7 @@ MUTANTS = [
     ),
     Mutant(
         "the constant that differs most",
-        "tasks/transcription.py",
+        "tasks/texts.py",
         "def baselines(",
         "constant = min(",
         "constant = max(",
@@ -2302,7 +2302,7 @@ MUTANTS = [
     ),
     Mutant(
         "an error rate as a share of one",
-        "tasks/transcription.py",
+        "tasks/texts.py",
         "def score(",
         "Tally.of(units, (errors, count))",
         "Tally.of(units, (errors, count), share=True)",

@@ -102,7 +102,9 @@ def same(made: SimpleNamespace, name: str, what: str, data: Path) -> str:
     texts, values = zip(
         *(
             numbers(
-                re.sub(r"(?m)^(unigram|\S*-gram|baselines|word's|largest|constant|linear|nearest).*\n", "", each.out)
+                re.sub(
+                    r"(?m)^(unigram|\S*-gram|baselines|word's|largest|constant|linear|nearest|copy).*\n", "", each.out
+                )
             )
             for each in said
         ),
@@ -119,6 +121,7 @@ DATA = {
     "texts": "texts.jsonl",
     "regress": "valued.jsonl",
     "spoken": "spoken.jsonl",
+    "translated": "turned.jsonl",
     "forecast": "series.csv",
 }
 
@@ -375,7 +378,9 @@ def test_files_that_are_no_models_of_runs(made: SimpleNamespace, tmp_path: Path)
     )
     odd = rewritten(good, tmp_path / "odd.onnx", config={"task": "x"})
     assert "its task is 'x'" in refused("sample", odd)
-    assert "this command knows lm, tag, classify, regress, transcribe, forecast" in refused("evaluate", odd, data)
+    assert "this command knows lm, tag, classify, regress, transcribe, translate, forecast" in refused(
+        "evaluate", odd, data
+    )
 
 
 def damaged(made: SimpleNamespace) -> Iterator[tuple[str, dict[str, Any], str]]:

@@ -29,6 +29,7 @@ TASK = {
     "texts": "classify",
     "regress": "regress",
     "spoken": "transcribe",
+    "translated": "translate",
     "forecast": "forecast",
 }
 FILE = {
@@ -38,9 +39,10 @@ FILE = {
     "texts": "new_texts.jsonl",
     "regress": "new_valued.jsonl",
     "spoken": "new_spoken.jsonl",
+    "translated": "new_turned.jsonl",
     "forecast": "new.csv",
 }
-LEARNED = dict.fromkeys(("lm", "tag", "numbers", "texts", "regress", "spoken"), "vocabulary.json")
+LEARNED = dict.fromkeys(("lm", "tag", "numbers", "texts", "regress", "spoken", "translated"), "vocabulary.json")
 pytestmark = pytest.mark.usefixtures("no_pictures")
 BRIEF = ("--epochs", 0.4, "--evaluations", 1)
 
@@ -61,6 +63,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     (d / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in numbers))
     valued = [json.loads(line) for line in (d / "valued.jsonl").read_text().splitlines()]
     (d / "new_valued.jsonl").write_text("".join(json.dumps(r | {"label": 9 - r["label"]}) + "\n" for r in valued))
+    (d / "new_turned.jsonl").write_text((d / "turned.jsonl").read_text().replace('"a ', '"'))
     (d / "new_spoken.jsonl").write_text((d / "spoken.jsonl").read_text().replace('"c', '"a'))
     (d / "new_texts.jsonl").write_text((d / "texts.jsonl").read_text().replace("cat", "lynx"))
     head, *rows = (d / "series.csv").read_text().splitlines()

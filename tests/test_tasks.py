@@ -53,6 +53,7 @@ SMALL = {
     "classify": ("--hidden-size", 6, "--num-layers", 1, "--batch-size", 8),
     "regress": ("--hidden-size", 8, "--batch-size", 8),
     "transcribe": ("--hidden-size", 8, "--batch-size", 8),
+    "translate": ("--hidden-size", 8, "--batch-size", 8, "--text", "text"),
     "forecast": ("--hidden-size", 8, "--lookback", 12, "--segment", 4, "--horizon", 6, "--period", 4, "--batch-size", 32, "--learning-rate", 0.01, "--dropout", 0),
 }  # fmt: skip
 NOUNS, VERBS = ("cat", "dog", "sun", "run"), ("sees", "eats", "run", "likes")
@@ -130,6 +131,14 @@ def write_knocks(path: Path, count: int, seed: int = 0) -> Path:
     return path
 
 
+def write_turned(path: Path, count: int, seed: int = 0) -> Path:
+    """Words, and the same words from behind."""
+    draw = np.random.default_rng(seed)
+    words = ["".join(draw.choice(list("abcde"), draw.integers(1, 7))) for _ in range(count)]
+    path.write_text("".join(json.dumps({"text": word, "label": word[::-1]}) + "\n" for word in words))
+    return path
+
+
 def data_of(name: str, directory: Path) -> Path:
     """A small file that a task can learn from without more options."""
     if name == "lm":
@@ -145,6 +154,8 @@ def data_of(name: str, directory: Path) -> Path:
         return write_pumps(directory / "pumps.jsonl", 40)
     if name == "transcribe":
         return write_knocks(directory / "knocks.jsonl", 40)
+    if name == "translate":
+        return write_turned(directory / "turned.jsonl", 40)
     path = write_series(directory / "series.csv", 60, 0)
     lines = [line.split(",")[2:] for line in path.read_text().split() if not line.startswith("b")]
     path.write_text("".join(",".join(line) + "\n" for line in lines))

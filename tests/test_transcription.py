@@ -27,10 +27,11 @@ from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Labelled
 from elman.errors import InputError
 from elman.explain import directions
-from elman.tasks import transcription
+from elman.tasks import texts, transcription
 from elman.tasks.options import TranscriptionOptions
 from elman.tasks.tallies import values
-from elman.tasks.transcription import BLANK, OTHER, least_steps, marks, nats_of, read_off, spell, together
+from elman.tasks.texts import OTHER, marks, spell, together
+from elman.tasks.transcription import BLANK, least_steps, nats_of, read_off
 from elman.training import fit
 from elman.training.run import Run
 from test_tasks import SMALL, figures, write_knocks
@@ -335,7 +336,7 @@ def test_the_right_sequences_judge(made: SimpleNamespace):
     scores, baselines = task.tested()
     nats = [each.nats for each in task.trained.says(task.encoded, task.test)]
     assert scores["validation_nats"] == pytest.approx(sum(nats) / task.encoded.length(task.test).sum(), rel=1e-6)
-    assert baselines == values(transcription.baselines(task.encoded, task.train, task.encoded, task.test))
+    assert baselines == values(texts.baselines(task.encoded, task.train, task.encoded, task.test))
 
 
 def test_judging_leaves_dropout_on(made: SimpleNamespace):
@@ -680,7 +681,7 @@ def test_what_a_run_draws(made: SimpleNamespace, tmp_path: Path, monkeypatch: py
     assert names == ["nothing", "a", "b"]
     assert table[1:].sum() == sum(len(task.encoded.spelled(int(k))) for k in task.validation)
     # Of many symbols, those that are met most often, and nothing.
-    monkeypatch.setattr(transcription, "DRAWN", 2)
+    monkeypatch.setattr(texts, "DRAWN", 2)
     differ = SimpleNamespace(confused=Counter({(0, 1): 9, (2, 2): 5, (1, 2): 1}))
     monkeypatch.setattr(task.trained, "score", lambda *_: ({}, differ))
     task.draw(tmp_path)

@@ -35,6 +35,7 @@ from elman.tasks.options import (
     RegressionOptions,
     TaggingOptions,
     TranscriptionOptions,
+    TranslationOptions,
 )
 from elman.tasks.tallies import student
 from elman.training import fitting
@@ -204,6 +205,8 @@ def of_every_task(d: Path) -> SimpleNamespace:
     (d / "steps.jsonl").write_text(lines(*map(json.dumps, of_steps)))
     written = [{"text": " ".join(draw.choice(TAGGED, draw.integers(1, 9))), "label": "abc"[k % 3]} for k in range(45)]
     (d / "texts.jsonl").write_text(lines(*map(json.dumps, written)))
+    turned = [{"text": row["text"], "label": " ".join(w[0] for w in reversed(row["text"].split()))} for row in written]
+    (d / "turned.jsonl").write_text(lines(*map(json.dumps, turned)))
     rows = [f"{t},{t % 4},{np.sin(t / 3) + draw.normal() / 9:.4f},{t % 5}" for t in range(120)]
     (d / "series.csv").write_text(lines("t,push,y,z", *rows))
     small: Any = {"hidden_size": 6, "epochs": 1.0}
@@ -218,6 +221,7 @@ def of_every_task(d: Path) -> SimpleNamespace:
         "labels": ("steps.jsonl", ClassificationOptions(each_step=True, **small)),
         "levels": ("steps.jsonl", RegressionOptions(each_step=True, causal=True, quantiles="0.1,0.9", **small)),
         "spoken": ("spoken.jsonl", TranscriptionOptions(skip_bad=True, **small)),
+        "translated": ("turned.jsonl", TranslationOptions(text="text", embedding_size=5, num_layers=2, **small)),
         "forecast": ("series.csv", ForecastingOptions(known="push", horizon=6, quantiles="0.1,0.5,0.9", **forecast)),
         "recursive": ("series.csv", ForecastingOptions(horizon=7, strategy="recursive", **forecast)),
     }

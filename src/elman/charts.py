@@ -267,6 +267,34 @@ def spoken_steps(
     return figure
 
 
+def attention(
+    values: NDArray[Any] | None, tokens: Sequence[str] | None, look: NDArray[Any], written: Sequence[str], label: str
+) -> Figure:
+    """Draws how much each symbol that is written looks at the steps of a sequence, below its numbers or over its tokens.
+
+    values: (T, channels); None for a text, which has tokens (T,). look: (N, T). written: (N,). label: what is true. Of very
+    long sequences and texts the beginning is shown.
+    """
+    look, written = look[:LONG, :LONG], written[:LONG]
+    values = np.empty((look.shape[1], 0)) if values is None else values[:LONG]
+    figure, axis = _over_steps(values, 0, 0.9 + 0.2 * len(written))
+    edges = np.arange(look.shape[1] + 1) + 0.5, np.arange(len(written) + 1) - 0.5
+    axis.pcolormesh(*edges, look, cmap="Blues", vmin=0, vmax=1)
+    axis.set_yticks(range(len(written)), [_short(each) for each in written], parse_math=False)
+    axis.invert_yaxis()
+    if tokens is not None and len(tokens) <= SYMBOLS:
+        axis.set_xticks(range(1, 1 + len(tokens)), [_short(each) for each in tokens], parse_math=False)
+        axis.set_xlabel("")
+        if max(map(len, tokens), default=0) > 1:
+            axis.tick_params("x", rotation=90)
+    axis.set_title(
+        f"how much each symbol that is written looks at what is read; the label is {label[:LABEL]!r}",
+        fontsize=10,
+        parse_math=False,
+    )
+    return figure
+
+
 def _over_steps(values: NDArray[Any], first: int, height: float) -> tuple[Figure, Axes]:
     """Draws the numbers of a sequence (T, channels), NaN where one is missing, over its steps. Returns empty axes of this height below.
 

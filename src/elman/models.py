@@ -136,7 +136,7 @@ def train(
 ) -> Model:
     """Trains a model of data, as `elman train TASK` does, and returns it with its best parameters.
 
-    task: "lm", "tag", "classify", "regress", "transcribe" or "forecast".
+    task: "lm", "tag", "classify", "regress", "transcribe", "translate" or "forecast".
     data: a path; a frame of pandas, polars or Arrow, or a mapping of columns; rows as mappings, as JSON lines have them; an open
         text for "lm" and "tag"; or None for the data that come with elman.
     run: the directory of the run. Data that are no file are kept there, too: a training that was stopped reads them again (`elman

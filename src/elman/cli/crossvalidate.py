@@ -14,7 +14,13 @@ from elman.cli.common import check_rows, dated, device, given, with_options
 from elman.cli.train import DATA, begun, refuse_together, resumed, train_to_the_end
 from elman.errors import InputError
 from elman.files import check_directory, write_atomically
-from elman.tasks.options import ClassificationOptions, RegressionOptions, SequenceOptions, TranscriptionOptions
+from elman.tasks.options import (
+    ClassificationOptions,
+    RegressionOptions,
+    SequenceOptions,
+    TranscriptionOptions,
+    TranslationOptions,
+)
 from elman.training.options import said
 
 if TYPE_CHECKING:
@@ -91,6 +97,7 @@ def _command(options: type[SequenceOptions], file: str) -> None:
 _command(ClassificationOptions, "gestures.csv --sequence id --label kind")
 _command(RegressionOptions, "pumps.csv --sequence id --label hours_left")
 _command(TranscriptionOptions, "strokes.jsonl --label text")
+_command(TranslationOptions, "words.csv --text word --label pronunciation")
 
 
 class Fold(NamedTuple):

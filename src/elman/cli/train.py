@@ -23,6 +23,7 @@ from elman.tasks.options import (
     RegressionOptions,
     TaggingOptions,
     TranscriptionOptions,
+    TranslationOptions,
 )
 from elman.training.options import Options, flag
 
@@ -50,6 +51,8 @@ DATA = {
     ".parquet) with a row for each step or a text in each row; marked numbers to add if left out.",
     "transcribe": "JSON lines (.jsonl: values or a text, and label), the UEA/UCR archive's form (.ts), or a table (.csv, .tsv, "
     ".parquet) with a row for each step or a text in each row; outlines of numbers if left out.",
+    "translate": "JSON lines (.jsonl: a text or values, and label), or a table (.csv, .tsv, .parquet) with a text in each row or a "
+    "row for each step; dates in words and figures if left out.",
     "forecast": "A table (.csv, .tsv, .parquet, .jsonl) with a row for each time; a Mackey-Glass series if left out.",
 }
 
@@ -155,6 +158,13 @@ _command(
     "It is validated on held-out sequences, next to two baselines: the same for all, and what the nearest training sequence says. "
     "Ctrl-C saves and stops; --resume continues from there.",
     "Example:  elman train transcribe strokes.jsonl --label text --minutes 5 --run runs/strokes",
+)
+_command(
+    TranslationOptions,
+    "Train a model that translates: it writes a text for a text, of any length and in any order, or for a sequence of numbers.\n\n"
+    "It is validated on held-out sequences, next to baselines: the same for all, what belongs to the nearest training sequence, "
+    "and the text as it is. Ctrl-C saves and stops; --resume continues from there.",
+    "Example:  elman train translate words.csv --text word --label pronunciation --minutes 10 --run runs/words",
 )
 _command(
     ForecastingOptions,

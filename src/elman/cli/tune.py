@@ -21,6 +21,7 @@ from elman.tasks.options import (
     RegressionOptions,
     TaggingOptions,
     TranscriptionOptions,
+    TranslationOptions,
 )
 from elman.training.options import Options, flag
 
@@ -84,6 +85,7 @@ _command(TaggingOptions, "train.conllu --validation dev.conllu")
 _command(ClassificationOptions, "gestures.csv --sequence id --label kind")
 _command(RegressionOptions, "pumps.csv --sequence id --label hours_left")
 _command(TranscriptionOptions, "strokes.jsonl --label text")
+_command(TranslationOptions, "words.csv --text word --label pronunciation")
 _command(ForecastingOptions, "load.csv --time date")
 
 

@@ -8,6 +8,7 @@ import keyword
 import math
 import tokenize
 from collections.abc import Iterator, Sequence
+from datetime import date
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,24 @@ LABELLED = "outlines of digits in matplotlib's fonts"
 SERIES = "a Mackey-Glass series"
 DRAWN = "outlines of numbers in matplotlib's fonts"
 MARKED = "marked numbers to add"
+DATES = "dates in words and figures"
 LINES = 4000  # of code
 LONGEST = 60  # tokens of a line
+MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
+WEEKDAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 COPIES = 8  # of a digit in each font
 STEP = 0.08  # how far the pen moves at a time, in heights of a digit
 
@@ -127,6 +144,30 @@ def marked_numbers(count: int = 3000) -> Iterator[tuple[NDArray[np.float64], lis
         places = random.integers(0, length // 2), random.integers(length // 2, length)
         steps[places, 1] = 1.0
         yield steps, (steps[:, 0] * steps[:, 1]).cumsum().round(4).tolist()
+
+
+def dates(count: int = 3000) -> Iterator[tuple[str, str]]:
+    """Yields days of the years 1900 to 2099 as people write them, and as ISO 8601 has them: ("May 4th, 1977", "1977-05-04")."""
+    random = np.random.default_rng(2)
+    first = date(1900, 1, 1).toordinal()
+    for _ in range(count):
+        day = date.fromordinal(first + int(random.integers(date(2100, 1, 1).toordinal() - first)))
+        month, weekday = MONTHS[day.month - 1], WEEKDAYS[day.weekday()]
+        th = "th" if 10 < day.day < 20 else {1: "st", 2: "nd", 3: "rd"}.get(day.day % 10, "th")
+        forms = (
+            f"{day.day} {month} {day.year}",
+            f"{month} {day.day}{th}, {day.year}",
+            f"the {day.day}{th} of {month} {day.year}",
+            f"{weekday}, {month} {day.day}, {day.year}",
+            f"{weekday[:3]}, {day.day:02} {month[:3]} {day.year}",
+            f"{month[:3]} {day.day} '{day.year % 100:02}"
+            if 1950 <= day.year < 2050
+            else f"{month[:3]} {day.day} {day.year}",
+            f"{day.day}.{day.month}.{day.year}",
+            f"{day.month}/{day.day}/{day.year}",
+            f"{day.year}{day.month:02}{day.day:02}",
+        )
+        yield forms[random.integers(len(forms))], day.isoformat()
 
 
 def digits() -> Iterator[tuple[NDArray[np.float32], str, str]]:

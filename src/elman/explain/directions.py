@@ -18,17 +18,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from elman.datasets import conll, sequences
-from elman.datasets.codes import Codes
 from elman.datasets.conll import Sentence
 from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Labelled
 from elman.errors import InputError
 from elman.explain.contents import Contents, described, held_out_part, rounded
+from elman.explain.shown import SHOWN, beginning, chosen_sequences, head, series_of, words_of
 from elman.recurrence import use_engine
 from elman.tasks import classification, regression, tagging, transcription
 from elman.tasks.classification import Classifier
 from elman.tasks.gathered import Gathered, split
-from elman.tasks.parts import columns_of, unit_of
 from elman.tasks.pieces import Pieces
 from elman.tasks.regression import Regressor
 from elman.tasks.sequence_model import SequenceModel
@@ -37,7 +36,6 @@ from elman.tasks.transcription import Transcriber
 from elman.tasks.values import Criterion
 from elman.tasks.whole import Trained
 
-SHOWN = 8  # sentences or sequences
 WORDS = 100  # of a sentence at most: each word takes a pass backward over all
 STEPS = 2000  # of a sequence at most
 EVERY = 240  # steps of a sequence at most of which something is said; each takes a pass backward over all
@@ -204,59 +202,20 @@ def _whole(
 ) -> Contents:
     """order: in which order held-out sequences are shown. said: what the model says of a sequence, if it is pooled."""
     options = trained.options
-    if text is not None and options.text is None:
-        raise InputError(f"{run} reads numbers and not a text; give --data instead of --text")
-    page = {"task": options.task} | described(run, trained.model, options, classes)
-    page["unit"] = unit_of(options)
-    page["channels"], page["time"], page["gaps"] = list(trained.reading.channels), options.time, options.mark_gaps
-    page["categories"] = list(trained.reading.categories)
-    every, source = _sequences(run, trained, text, data, order)
+    page = head(run, trained, classes, text)
+    every, source = chosen_sequences(run, trained, text, data, order)
     chosen = list(islice(every, SHOWN if options.pooled else FEW))
-    if not chosen:
-        raise InputError(f"{source} has no sequence; give at least one")
     if said is not None and options.pooled:
         return Contents(page | {"sequences": [_read(trained, each, source, said) for each in chosen]}, [], [])
     if page["unit"] is not None:
         page["categories"] = ["text"]
     shown, remarks = list[dict[str, Any]](), list[str]()
     for each in chosen:
-        part, steps = _beginning(each, page["unit"])
+        part, steps = beginning(each, page["unit"], EVERY)
         if steps > EVERY:
             remarks.append(f"of sequence {each.name}, the page shows and reads the first {EVERY} of {steps} steps")
         shown.append(_every(trained, part, source))
     return Contents(page | {"each_step": True, "causal": options.causal, "sequences": shown}, [], remarks)
-
-
-def _beginning(sequence: Labelled, unit: str | None) -> tuple[Labelled, int]:
-    """Returns the first steps of a sequence, as many as a page shows, and how many it has. unit: what a text is read in."""
-    content = sequence.content
-    if not isinstance(content, str):
-        return (sequence if len(content) <= EVERY else sequence.part(0, EVERY, sequence.name)), len(content)
-    tokens = split(content, unit or "words")
-    if len(tokens) <= EVERY:
-        return sequence, len(tokens)
-    return sequence._replace(content=transcription.written(tokens[:EVERY], unit or "words"), label=None), len(tokens)
-
-
-def _sequences(
-    run: Path,
-    trained: Trained[Any, Any],
-    text: str | None,
-    data: Path | None,
-    order: Callable[[Gathered, NDArray[np.int64]], list[int]],
-) -> tuple[Iterable[Labelled], Path]:
-    options = trained.options
-    if text is not None:
-        return (Labelled(str(n), line, None) for n, line in enumerate(text.splitlines(), 1) if line.strip()), Path(
-            "--text"
-        )
-    columns = columns_of(options, trained.reading)
-    if data is not None:
-        return _with_labels_if_any(data, columns, options.skip_bad), data
-    with held_out_part(run, "--data" if options.text is None else "--data or --text"):
-        found, _, validation, _ = trained.read_again()
-    places = order(found, validation) if options.pooled else validation
-    return found.labelled(map(int, places)), trained.path or Path("the built-in data")
 
 
 def _turns(found: Gathered, own: NDArray[np.int64]) -> list[int]:
@@ -265,14 +224,6 @@ def _turns(found: Gathered, own: NDArray[np.int64]) -> list[int]:
     for k in own:
         seen.setdefault(int(found.labels[k][0]), []).append(int(k))
     return [k for _, k in sorted((place, k) for own in seen.values() for place, k in enumerate(own))]
-
-
-def _with_labels_if_any(data: Path, columns: sequences.Columns, skip_bad: bool) -> Iterator[Labelled]:
-    found = list[Labelled]()
-    with contextlib.suppress(InputError):
-        found = list(islice(sequences.sequences(data, columns, bad=BadRows(skip_bad)), SHOWN))
-    # It may have none: this is an error, or all sequences are skipped.
-    yield from found or sequences.sequences(data, columns, labelled=False, bad=BadRows(skip_bad))
 
 
 class Said(NamedTuple):
@@ -335,8 +286,8 @@ def _read(
         "name": sequence.name,
         "tokens": tokens or ([""] if tokens is not None else None),
         "strange": [t for t, token in enumerate(tokens or []) if token not in known],
-        "series": None if isinstance(content, str) else _series(sequence, stride),
-        "words": [] if tokens is not None else _words(trained, sequence, stride),
+        "series": None if isinstance(content, str) else series_of(sequence, stride),
+        "words": [] if tokens is not None else words_of(trained, sequence, stride),
         "stride": stride,
         **said.contents,
         "shares": [
@@ -350,38 +301,6 @@ def _read(
         ],
         "look": [[max(norms[cut : cut + stride]) for cut in cuts] for norms in look],
     }
-
-
-def _series(sequence: Labelled, stride: int = 1) -> list[list[float | None]]:
-    """Returns the numbers of each channel, None where one is missing, and the time since the step
-    before if it is read; of each stride-th step."""
-    rows = np.asarray(sequence.content).T
-    if sequence.times is not None:
-        rows = np.concatenate([rows, np.diff(sequence.times, prepend=sequence.times[:1])[None]])
-    found = list[list[float | None]]()
-    for row in rows:
-        there = row[~np.isnan(row)]
-        deviation = float(there.std()) if len(there) else 0.0
-        found.append([None if np.isnan(v) else rounded(float(v), deviation) for v in row[::stride]])
-    return found
-
-
-def _words(trained: Trained[Any, Any], sequence: Labelled, stride: int = 1) -> list[dict[str, list[Any]]]:
-    """Returns the words of each category, and their codes, 0 for one that is unknown; of each stride-th step.
-
-    Those of a text are its tokens.
-    """
-    if isinstance(sequence.content, str):
-        codes = {token: code for code, token in enumerate(trained.reading.tokens, 1)}
-        tokens = split(sequence.content, trained.options.unit) or [""]
-        return [{"words": tokens[::stride], "codes": [codes.get(token, 0) for token in tokens[::stride]]}]
-    found = list[dict[str, list[Any]]]()
-    for column, known in zip(
-        () if sequence.words is None else sequence.words.T, trained.reading.categories.values(), strict=True
-    ):
-        codes, words = Codes(known), column[::stride].tolist()
-        found.append({"words": words, "codes": [codes[word] for word in words]})
-    return found
 
 
 def _every(trained: Classifier | Regressor | Transcriber, sequence: Labelled, source: Path) -> dict[str, Any]:
@@ -405,8 +324,8 @@ def _every(trained: Classifier | Regressor | Transcriber, sequence: Labelled, so
         look = _both_ways(model, inputs, lengths, order[:, 0], bool(classes))
     content = {
         "name": sequence.name,
-        "series": [] if isinstance(sequence.content, str) else _series(sequence),
-        "words": _words(trained, sequence),
+        "series": [] if isinstance(sequence.content, str) else series_of(sequence),
+        "words": words_of(trained, sequence),
         "shares": _shares(model, h, order[:, :2], classes or [""] * outputs.shape[1], spread, center),
         "look": [[float(f"{v:.2g}") for v in row] for row in look.tolist()],
     }

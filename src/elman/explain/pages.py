@@ -15,7 +15,7 @@ from typing import Any
 import elman
 from elman import tasks
 from elman.errors import InputError
-from elman.explain import directions, past
+from elman.explain import attention, directions, past
 from elman.explain.language import language_models
 from elman.files import write_atomically
 from elman.training.run import Run
@@ -26,6 +26,7 @@ FILES = {  # the parts of a page, by its task, in their order
     "classify": "core items series steps",
     "regress": "core items series steps",
     "each step": "core items series every",  # of a model that says something of each step, as a transcriber does
+    "translate": "core items attention",
     "forecast": "core items past",
 }
 LANGUAGES = ("en", "zh")
@@ -78,7 +79,7 @@ def page(
             )
     if task == "lm" and data is not None:
         raise InputError(f"{directory} is a language model, which reads a text; give --text instead of --data")
-    if task in ("tag", "classify", "regress", "transcribe") and None not in (text, data):
+    if task in ("tag", "classify", "regress", "transcribe", "translate") and None not in (text, data):
         raise InputError(f"--text and --data {data} both say what {directory} reads; give one of them")
     if task == "lm":
         made = language_models([directory, *others], text)
@@ -88,6 +89,7 @@ def page(
             "classify": directions.classifier,
             "regress": directions.regressor,
             "transcribe": directions.transcriber,
+            "translate": attention.translator,
             "forecast": past.forecaster,
         }[task]
         made = of(directory, text, None if data is None else Path(data))

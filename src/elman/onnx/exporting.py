@@ -23,7 +23,7 @@ import elman
 from elman.errors import InputError
 from elman.files import check_writable, write_atomically
 from elman.frozen import Frozen
-from elman.onnx import ports
+from elman.onnx import decoding, ports
 from elman.onnx.external import other_files
 from elman.onnx.half import flatten
 from elman.onnx.int8 import quantize
@@ -36,6 +36,7 @@ from elman.onnx.thawing import thaw, thawed
 from elman.onnx.translations import of_int8, translations
 from elman.onnx.written import KEY
 from elman.recurrent import Recurrent
+from elman.tasks.translation import TranslationModel
 
 LARGEST = (1 << 31) - (1 << 20)  # bytes that one file of ONNX may have, but for a little
 SMALLEST = 1024  # bytes of weights that lie in a second file, if there is one
@@ -148,7 +149,10 @@ def write(port: Port, path: Path, int8: bool) -> Proof:
     module = _Flat(port)
     args = next(iter(port.cases([3], [2]))).arguments
     free = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in port.inputs.values())
-    model = traced(module, args, list(port.inputs), list(port.outputs), (free,), int8)
+    if isinstance(port.model, TranslationModel):
+        model = decoding.whole(port, traced, int8)
+    else:
+        model = traced(module, args, list(port.inputs), list(port.outputs), (free,), int8)
     _name_axes(model, list(port.inputs.values()))
     _make_optional(model, port)
     notes = dict(port.notes) | ({"int8": True} if int8 else {})

@@ -21,6 +21,7 @@ from elman.onnx.proof import first_line, session
 from elman.recurrence import use_engine
 from elman.tasks.language_model import LanguageModel
 from elman.tasks.sequence_model import SequenceModel
+from elman.tasks.translation import TranslationModel
 from elman.torch_private import tree_leaves
 from elman.training.record import Model, Record
 
@@ -125,7 +126,7 @@ class ModelFile(Record):
                 raise InputError(
                     f"{self.path} does not fit its elman.config: its {output} has {value.dim()} axes, but that of the model has {wanted.dim()}; export the run again"
                 )
-            if value.shape[-1] != size:
+            if size is not None and value.shape[-1] != size:
                 raise InputError(
                     f"{self.path} does not fit its metadata: its {output} has {value.shape[-1]} columns, but by what it says of its data it should have {size}; export the run again"
                 )
@@ -193,9 +194,23 @@ class ExportedSteps(ExportedWithStates):
         return self._read(x, state, {"lengths": lengths})
 
 
+class ExportedTranslation(Exported):
+    """A model that writes texts in ONNX Runtime, which is called as `TranslationModel` is."""
+
+    def forward(self, x: Tensor, lengths: Tensor, said: Tensor) -> Tensor:
+        return self.write(x, lengths, said)[0]
+
+    def write(self, x: Tensor, lengths: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        feed = {next(iter(self.port.inputs)): x, "lengths": lengths}
+        logits, text = self.run(feed if given is None else feed | {"given": given})
+        return logits, text
+
+
 def _kind(model: nn.Module) -> type[Exported]:
     """Returns what stands in for the model of a task."""
     if isinstance(model, LanguageModel):
         return ExportedLanguageModel
+    if isinstance(model, TranslationModel):
+        return ExportedTranslation
     causal = isinstance(model, SequenceModel) and not model.recurrent.bidirectional
     return ExportedSteps if causal else Exported

@@ -14,8 +14,9 @@ from elman.recurrent import Recurrent
 from elman.tasks.forecasting import ForecastingModel
 from elman.tasks.language_model import LanguageModel
 from elman.tasks.regression import RegressionModel
-from elman.tasks.sequence_model import SequenceModel
+from elman.tasks.sequence_model import Reader, SequenceModel
 from elman.tasks.tagging import TaggingModel
+from elman.tasks.translation import END, OPEN, TranslationModel
 
 
 class Port(NamedTuple):
@@ -24,7 +25,7 @@ class Port(NamedTuple):
     model: nn.Module
     call: Callable[..., Any]  # takes the model and the inputs; returns tensors, in tuples
     inputs: Mapping[str, Mapping[int, str]]  # with the names of their free axes
-    outputs: Mapping[str, int]  # with the sizes of their last axes
+    outputs: Mapping[str, int | None]  # with the sizes of their last axes, if these are fixed
     cases: Callable[[Sequence[int], Sequence[int]], Iterable[Case]]  # takes numbers of steps and of rows
     notes: Mapping[str, Any]  # what stands in the file's metadata as elman.NAME
     lengths: Mapping[str, str] = {}  # lengths that may be left out, and the inputs that have so many steps then
@@ -164,16 +165,16 @@ def of_task(model: nn.Module, streaming: bool = False) -> Port:
     if streaming and isinstance(model, SequenceModel) and not model.recurrent.bidirectional:
         return sequence_step(model, output)
     if streaming:
-        why = (
-            "forecasts from a whole past"
-            if isinstance(model, ForecastingModel)
-            else "reads the end of a sequence first"
-        )
+        why = "reads the end of a sequence first"
+        if isinstance(model, ForecastingModel):
+            why = "forecasts from a whole past"
         raise InputError(f"a {type(model).__name__} {why}, so it cannot be streamed; leave --streaming out")
     if isinstance(model, TaggingModel):
         return tagger(model)
     if isinstance(model, SequenceModel):
         return of_sequences(model, output)
+    if isinstance(model, TranslationModel):
+        return translator(model)
     if isinstance(model, ForecastingModel):
         return forecaster(model)
     raise TypeError(f"no port is known for {type(model).__name__}")
@@ -309,6 +310,37 @@ def of_sequences(model: SequenceModel, output: str) -> Port:
     return Port(model, call, inputs, outputs, cases, notes, {"lengths": name}, initial)
 
 
+def translator(model: TranslationModel) -> Port:
+    """Numbers x (T, B, channels), or tokens (T, B), in sequences of these lengths (B,), to texts (N, B) and logits of them.
+
+    given (N, B) are the outputs to write, -1 where the likeliest one is: all of them if it is left out.
+    """
+    embedding, outputs = model.embedding, model.output.out_features
+    name = "x" if embedding is None else "tokens"
+
+    def call(model: TranslationModel, x: Tensor, lengths: Tensor, given: Tensor) -> Any:
+        return model.write(x, lengths, given)
+
+    def cases(steps: Sequence[int], batches: Sequence[int]) -> Iterator[Case]:
+        draw = Draw()
+        x = lengths = torch.empty(0)
+        for T in steps:
+            for B in batches:
+                x = draw.steps(model, T, B) if embedding is None else draw.below(embedding.num_embeddings, T, B)
+                lengths, given = draw.lengths(T, B), draw.below(outputs, 1 + T, B)
+                if embedding is None:
+                    for b in range(B):
+                        x[lengths[b] :, b] = torch.nan
+                given[T // 2 :, ::2] = OPEN
+                given[-1, 1::2] = END
+                yield case_of(f"T = {T}, B = {B}", inputs, x, lengths, given)
+        x, full = x.nan_to_num(0.0), torch.full_like(lengths, len(x))
+        yield Case("neither lengths nor texts", (x, full, None), {name: x})
+
+    inputs = {name: {0: "T", 1: "B"}, "lengths": {0: "B"}, "given": {0: "N", 1: "B"}}
+    return Port(model, call, inputs, {"logits": outputs, "text": None}, cases, {}, {"lengths": name})
+
+
 def sequence_step(model: SequenceModel, output: str) -> Port:
     """Numbers x (B, n) of a step, as `Encoded.scaled` has them, or tokens (B,), and states, to (B, outputs) and states."""
     embedding = model.embedding
@@ -352,7 +384,7 @@ class Draw:
     def normal(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self.random)
 
-    def steps(self, model: SequenceModel | ForecastingModel, *shape: int) -> Tensor:
+    def steps(self, model: Reader | ForecastingModel, *shape: int) -> Tensor:
         """The numbers of steps, and codes of categories behind them."""
         known = () if model.categories is None else model.categories.known
         numbers = self.normal(*shape, model.numbers - len(known))

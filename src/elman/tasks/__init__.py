@@ -28,6 +28,7 @@ MODULES = {
     "classify": "classification",
     "regress": "regression",
     "transcribe": "transcription",
+    "translate": "translation",
     "forecast": "forecasting",
 }
 

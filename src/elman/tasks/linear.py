@@ -67,7 +67,7 @@ def in_words(options: SequenceOptions, inputs: Inputs) -> str:
     """Returns what the baseline does. inputs: what was learned of the data."""
     if options.label_each_step:
         numbers, words = _kinds(inputs)
-        steps, after = around(width(inputs), options.causal), "" if options.causal else ", and after it"
+        steps, after = around(width(inputs), options.forward_only), "" if options.forward_only else ", and after it"
         also = f" and of the {steps} step{'s' * (steps > 1)} before it{after}" if steps else ""
         read = " and ".join(["the numbers"] * numbers + ["the words"] * words)
         return f"a linear function of {read} of a step{also}"

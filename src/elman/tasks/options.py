@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from elman.cell import Cell
 
 NO_FILE = "says how to read FILE, but no FILE is given; give one, or leave the option out"
+NO_NUMBERS = "is for numbers, but --text reads texts; leave it out"
 CELLS = ("lstm", "gru", "coupled_lstm", "peephole_lstm")  # that `elman tune` chooses from
 
 
@@ -316,6 +317,7 @@ class SequenceOptions(Options):
 
     numeric: ClassVar[bool] = False  # whether the labels are numbers
     empty_label: ClassVar[bool] = False  # whether a label may be an empty text
+    built_in_texts: ClassVar[bool] = False  # whether the data without a file are texts, and not numbers
 
     validation: str | None = option(None, "Validation file, instead of a held-out part of FILE.")
     held_out: float = option(0.2, "Share of the sequences kept for validation, drawn at random.", least=0.001, most=0.9)
@@ -346,7 +348,6 @@ class SequenceOptions(Options):
     unit: str = option(
         "words", "Unit in which a text is read: words or characters.", choices=("words", "characters"), of_model=True
     )
-    causal: bool = causal_option("Read forward only: what is said of a step depends on no later one.")
     skip_bad: bool = option(False, "Skip malformed sequences and count them.")
     fill_gaps: bool = option(
         False,
@@ -384,6 +385,11 @@ class SequenceOptions(Options):
     @property
     def label_each_step(self) -> bool:
         """Whether each step has a label of its own."""
+        return False
+
+    @property
+    def forward_only(self) -> bool:
+        """Whether sequences are read forward only."""
         return False
 
     @property
@@ -465,12 +471,11 @@ class SequenceOptions(Options):
             if not self.category_list:
                 found["embedding_size"] = "is for --text and for --categories, but neither is given; leave it out"
         else:
-            only = "is for numbers, but --text reads texts; leave it out"
-            found |= dict.fromkeys(("noise", "fill_gaps", "mark_gaps", "time"), only)
+            found |= dict.fromkeys(("noise", "fill_gaps", "mark_gaps", "time"), NO_NUMBERS)
             found["categories"] = "is for steps of numbers, but --text reads texts; leave it out"
         if self.validation is not None and self.fold is None:
             found["group"] = "holds out a part of FILE, but --validation names another file; leave it out"
-        if self.causal:  # not in `check`: earlier versions trained such runs
+        if self.forward_only:  # not in `check`: earlier versions trained such runs
             found["fill_gaps"] = (
                 "fills in the beginning with numbers of later steps, which --causal must not read; give --mark-gaps instead"
             )
@@ -497,6 +502,10 @@ class LabelOptions(SequenceOptions):
     @property
     def label_each_step(self) -> bool:
         return self.each_step
+
+    @property
+    def forward_only(self) -> bool:
+        return self.causal
 
     def check(self) -> None:
         super().check()
@@ -563,10 +572,9 @@ class RegressionOptions(LabelOptions):
 
 
 @dataclass(frozen=True)
-class TranscriptionOptions(SequenceOptions):
-    """The options of `elman train transcribe`."""
+class TextOptions(SequenceOptions):
+    """The options of the tasks that write a text for a sequence."""
 
-    task: ClassVar[str] = "transcribe"
     empty_label: ClassVar[bool] = True
 
     label: str = option("label", "Column of what a sequence says, or its name in JSON lines.")
@@ -576,10 +584,54 @@ class TranscriptionOptions(SequenceOptions):
         choices=("characters", "words"),
         of_model=True,
     )
-    batch_size: int = option(16, "Sequences per update.", least=1)
-    learning_rate: float = learning_rate_option(1e-2, search=(1e-3, 3e-2))
     dropout: float = dropout_option(0.3, "between layers and before the output")
 
     @property
     def pooled(self) -> bool:
         return False
+
+
+@dataclass(frozen=True)
+class TranscriptionOptions(TextOptions):
+    """The options of `elman train transcribe`."""
+
+    task: ClassVar[str] = "transcribe"
+
+    causal: bool = causal_option("Read forward only: what is said of a step depends on no later one.")
+    batch_size: int = option(16, "Sequences per update.", least=1)
+    learning_rate: float = learning_rate_option(1e-2, search=(1e-3, 3e-2))
+
+    @property
+    def forward_only(self) -> bool:
+        return self.causal
+
+
+@dataclass(frozen=True)
+class TranslationOptions(TextOptions):
+    """The options of `elman train translate`."""
+
+    task: ClassVar[str] = "translate"
+    built_in_texts: ClassVar[bool] = True
+
+    label: str = option("label", "Column of what is to be written, or its name in JSON lines.")
+    unit: str = option(
+        "characters",
+        "Unit in which a text is read: words or characters.",
+        choices=("words", "characters"),
+        of_model=True,
+    )
+    hidden_size: int = option(256, "Units per layer and direction.", least=1, search=(32, 512), of_model=True)
+    num_layers: int = option(
+        1, "Recurrent layers that read in both directions, and that write after they have looked back.", least=1,
+        search=(1, 3), of_model=True)  # fmt: skip
+    embedding_size: int = option(
+        64, "Width of the embedding of a word or character, and at most of a category.", least=1, of_model=True
+    )
+
+    def useless(self, file: Path | None) -> dict[str, str]:
+        found = super().useless(file)
+        found.pop("embedding_size", None)  # what is written has embeddings, whatever is read
+        if file is None and self.validation is None:
+            found["noise"] = NO_NUMBERS
+            found.pop("unit", None)
+        return found

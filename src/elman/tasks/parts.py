@@ -56,7 +56,7 @@ def columns_of(options: SequenceOptions, inputs: Inputs | None = None) -> Column
 def empty(options: SequenceOptions, unit: str | None, inputs: Inputs | None) -> Gathered:
     """Returns none yet, of the kind that the options say. inputs: what was learned of the data before."""
     o, channels = options, None if inputs is None else len(inputs.mean)
-    found = Gathered(unit, channels, o.label_each_step, o.mark_gaps, o.causal, o.time, o.category_list)
+    found = Gathered(unit, channels, o.label_each_step, o.mark_gaps, o.forward_only, o.time, o.category_list)
     found.dates = None if inputs is None else inputs.dates
     return found
 
@@ -69,7 +69,7 @@ def gathered(
     built_in: what is read without a file. inputs: what was learned of the data before, whose channels they must have.
     """
     o, columns = options, columns_of(options, inputs)
-    found = empty(o, unit_of(o) if path else None, inputs)
+    found = empty(o, unit_of(o) if path or o.built_in_texts else None, inputs)
     own = columns._replace(group=o.group if o.validation is None or o.fold else None)
     every = iter(built_in if path is None else sequences(path, own, bad=bad))
     if o.label_each_step and o.validation is None:

@@ -1,4 +1,4 @@
-"""The network that predicts something of a sequence, or of each of its steps."""
+"""Networks that read a sequence, and the one that predicts something of it, or of each of its steps."""
 
 from __future__ import annotations
 
@@ -14,15 +14,10 @@ from elman.tasks.words import Categories
 from elman.training.dropout import Dropout
 
 
-class SequenceModel(nn.Module):
-    """Recurrent layers in both directions; the mean, the maximum and the last of their outputs; and a linear layer.
+class Reader(nn.Module):
+    """Recurrent layers that read numbers (T, B, channels), or tokens (T, B): in both directions, or forward only."""
 
-    forward(x, lengths) takes numbers (T, B, channels), or tokens (T, B), and lengths (B,). It returns (B, outputs).
-    With each_step the linear layer reads the layers' output at each step: it returns (T, B, outputs). A causal model
-    has one direction only.
-    """
-
-    def __init__(self, inputs: Inputs, outputs: int, options: SequenceOptions):
+    def __init__(self, inputs: Inputs, options: SequenceOptions):
         super().__init__()
         o = options
         self.embedding = nn.Embedding(inputs.size, o.embedding_size) if inputs.size else None
@@ -37,24 +32,11 @@ class SequenceModel(nn.Module):
             o.embedding_size if inputs.size else width,
             o.hidden_size,
             o.num_layers,
-            bidirectional=not o.causal,
+            bidirectional=not o.forward_only,
             dropout=o.dropout if o.num_layers > 1 else 0.0,
             weight_dropout=o.weight_dropout,
         )
         self.dropout = Dropout(o.dropout)
-        self.each_step = not o.pooled
-        width = self.recurrent.num_directions * o.hidden_size
-        self.output = nn.Linear(width if self.each_step else 3 * width, outputs)
-
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        return self.read(x, lengths)[0]
-
-    def read(self, x: Tensor, lengths: Tensor, state: Hidden | None = None) -> tuple[Tensor, Hidden]:
-        """Returns what `forward` does, and the states after x. state: those before."""
-        x = self.inputs(x)
-        x = x if self.embedding is None else self.dropout(x)
-        h, after = self.recurrent(x, state, lengths=lengths)
-        return self.head(h, after, lengths), after
 
     def inputs(self, x: Tensor) -> Tensor:
         """Returns what the recurrent layers read of numbers, or of tokens."""
@@ -63,6 +45,44 @@ class SequenceModel(nn.Module):
         x = x if self.fading is None else self.fading(x)
         return x if self.categories is None else self.categories(x)
 
+    def run(self, x: Tensor, lengths: Tensor, state: Hidden | None = None) -> tuple[Tensor, Hidden]:
+        """Returns the outputs of the recurrent layers (T, B, D H), zero past the end of a sequence, and the states after x.
+
+        state: those before.
+        """
+        x = self.inputs(x)
+        x = x if self.embedding is None else self.dropout(x)
+        return self.recurrent(x, state, lengths=lengths)
+
+
+def last(state: Hidden) -> Tensor:
+    """Returns the last outputs of both directions of the last layer, (B, 2 H): each where it ends. state: after a sequence."""
+    states = state if isinstance(state, Tensor) else state[0]
+    return states[-2:].transpose(0, 1).flatten(1)
+
+
+class SequenceModel(Reader):
+    """Recurrent layers in both directions; the mean, the maximum and the last of their outputs; and a linear layer.
+
+    forward(x, lengths) takes numbers (T, B, channels), or tokens (T, B), and lengths (B,). It returns (B, outputs).
+    With each_step the linear layer reads the layers' output at each step: it returns (T, B, outputs). A causal model
+    has one direction only.
+    """
+
+    def __init__(self, inputs: Inputs, outputs: int, options: SequenceOptions):
+        super().__init__(inputs, options)
+        self.each_step = not options.pooled
+        width = self.recurrent.num_directions * options.hidden_size
+        self.output = nn.Linear(width if self.each_step else 3 * width, outputs)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        return self.read(x, lengths)[0]
+
+    def read(self, x: Tensor, lengths: Tensor, state: Hidden | None = None) -> tuple[Tensor, Hidden]:
+        """Returns what `forward` does, and the states after x. state: those before."""
+        h, after = self.run(x, lengths, state)
+        return self.head(h, after, lengths), after
+
     def head(self, h: Tensor, state: Hidden, lengths: Tensor) -> Tensor:
         """Returns (B, outputs) of h (T, B, 2 H), which is zero past the end of a sequence, and of final states.
 
@@ -70,12 +90,10 @@ class SequenceModel(nn.Module):
         """
         if self.each_step:
             return self.output(self.dropout(h))
-        states = state if isinstance(state, Tensor) else state[0]
-        last = states[-2:].transpose(0, 1).flatten(1)  # (B, 2 H): each direction where it ends
         mean = h.sum(0) / lengths[:, None].to(h)
         past = torch.arange(len(h), device=h.device)[:, None] >= lengths  # (T, B)
         largest = h.masked_fill(past[..., None], -torch.inf).amax(0)
-        return self.output(self.dropout(torch.cat([mean, largest, last], -1)))
+        return self.output(self.dropout(torch.cat([mean, largest, last(state)], -1)))
 
 
 class Fading(nn.Module):

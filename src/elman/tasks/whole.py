@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -32,7 +33,7 @@ from elman.tasks.separate import (
     started,
     table,
 )
-from elman.tasks.sequence_model import SequenceModel
+from elman.tasks.sequence_model import Reader
 from elman.tasks.tallies import LEAST, Tally, values
 from elman.training.record import DATA, Record, data_of, device_of
 from elman.training.run import Run
@@ -42,6 +43,7 @@ CHUNK = 256  # sequences that are read side by side
 MANY = 1 << 20  # steps of several sequences that memory holds at a time while they are predicted
 MOVED = 1 << 34  # of the random numbers that move pieces
 DRAWN = 1000  # steps of a picture at most
+TEXT = "text"  # the column of texts that a model of the built-in ones reads
 MOST = 0.8  # a share of unknown words of the training texts that is worth a remark
 
 
@@ -63,7 +65,7 @@ class Trained(Generic[Learned, Given]):
 
     def __init__(
         self,
-        model: SequenceModel,
+        model: Any,
         reading: Learned,
         options: Given,
         path: Path | None = None,
@@ -74,7 +76,7 @@ class Trained(Generic[Learned, Given]):
         self.skipped = BadRows()  # what the last call of `predict` leaves out
 
     @staticmethod
-    def model_of(reading: Any, options: Any) -> SequenceModel:
+    def model_of(reading: Any, options: Any) -> Reader:
         """Returns a new model for what was learned of the data."""
         raise NotImplementedError
 
@@ -293,6 +295,8 @@ class WholeSequences(SeparateSequences):
     ) -> Self:
         """Returns a task that trains a model on a file. start: a run from whose model it starts; None for a new one."""
         made = cls.made_of
+        if path is None and options.built_in_texts:
+            options = replace(options, text=options.text or TEXT)
         check_made_for(start, options, DATA)
         known = None if start is None else made.learned.load(start)
         parts = made.parts_of(path, options, bad, known)
@@ -358,17 +362,22 @@ class WholeSequences(SeparateSequences):
         self.trained, self.model, self.options = trained, trained.model, trained.options
 
     def outputs(self, own: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.int64]]:
-        """Returns what the model says of training pieces, (N, outputs), with noise added to their numbers, and the places of the labels."""
-        device, pieces = device_of(self.model), self.pieces.take(own)
+        """Returns what the model says of training pieces, (N, outputs), and the places of the labels."""
+        pieces = self.pieces.take(own)
+        found, places = self.model(*self.noisy(pieces)), self.encoded.places(pieces)
+        if not self.options.label_each_step:
+            return found, places
+        found, told = steps_of(found, np.zeros_like(pieces.begin), pieces.lengths), self.encoded.told[places]
+        return found[torch.from_numpy(told).to(found.device)], places[told]
+
+    def noisy(self, pieces: Pieces) -> tuple[Tensor, Tensor]:
+        """Returns what the model reads of training pieces, with noise added to their numbers, and their lengths."""
         x, lengths = self.encoded.batch(pieces)
         if x.is_floating_point():
             numbers = x[..., : len(self.encoded.mean)]  # and not how old they are
             numbers += self.options.noise * torch.randn_like(numbers)
-        found, places = self.model(x.to(device), lengths.to(device)), self.encoded.places(pieces)
-        if not self.options.label_each_step:
-            return found, places
-        found, told = steps_of(found, np.zeros_like(pieces.begin), pieces.lengths), self.encoded.told[places]
-        return found[torch.from_numpy(told).to(device)], places[told]
+        device = device_of(self.model)
+        return x.to(device), lengths.to(device)
 
     def shown(self) -> tuple[int, slice, NDArray[np.float64]]:
         """Returns which validation sequence a picture shows: the first one with labels; which of its steps, from the first
