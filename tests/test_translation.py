@@ -45,7 +45,7 @@ def options_of(**changes: Any) -> TranslationOptions:
 def model_of(most: int = 6, symbols: int = 3, **changes: Any) -> TranslationModel:
     """One with weights that are far from zero."""
     torch.manual_seed(0)
-    model = TranslationModel(Inputs([], [], list(LETTERS)), symbols, most, options_of(**changes)).eval()
+    model = TranslationModel(Inputs([], [], list(LETTERS)), symbols, [[0, most]], options_of(**changes)).eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.copy_(0.8 * torch.randn_like(weight))
@@ -82,6 +82,12 @@ def by_hand(model: TranslationModel, tokens: Sequence[int], said: Sequence[int])
             found.append(h)
         return found
 
+    def places(begin: int, end: int) -> Tensor:
+        """With five units there is one wave for each end, of the speed 1, and a unit without one."""
+        waves = (math.sin(begin), math.cos(begin), math.sin(end), math.cos(end), 0.0)
+        scale = w["placed"].repeat_interleave(2)
+        return torch.cat([scale, scale[:1]]) * torch.tensor(waves, dtype=torch.float64)
+
     zero = torch.zeros(5, dtype=torch.float64)
     read = [w["embedding.weight"][k] for k in tokens]
     forward, backward = run("recurrent", read, zero), run("recurrent", read[::-1], zero, "l0_reverse")
@@ -89,12 +95,13 @@ def by_hand(model: TranslationModel, tokens: Sequence[int], said: Sequence[int])
     begin = torch.tanh(w["begin.0.weight"] @ torch.cat([forward[-1], backward[-1]]) + w["begin.0.bias"])
     queries = run("first", [w["written.weight"][k] for k in (END, *said[:-1])], begin)
     seen, look = [], []
-    for q in queries:
-        weight = torch.stack([q @ (w["keys.weight"] @ e) / math.sqrt(5) for e in every]).softmax(0)
-        values = [w["values.weight"] @ e + w["values.bias"] for e in every]
-        seen.append(torch.cat([q, weight @ torch.stack(values)]))
+    keys = [w["keys.weight"] @ e + places(s, len(every) - 1 - s) for s, e in enumerate(every)]
+    values = torch.stack([w["values.weight"] @ e + w["values.bias"] for e in every])
+    for t, q in enumerate(queries):
+        weight = torch.stack([(q + places(t, t)) @ key / math.sqrt(5) for key in keys]).softmax(0)
+        seen.append(torch.cat([q, weight @ values]))
         look.append(weight)
-    last = run("second", seen, zero)
+    last = [torch.cat([g, c[5:]]) for g, c in zip(run("second", seen, zero), seen, strict=True)]
     return torch.stack([w["output.weight"] @ g + w["output.bias"] for g in last]), torch.stack(look)
 
 
@@ -112,20 +119,22 @@ def test_the_model_by_hand():
         assert not look[b, :, length:].any()
 
 
-@pytest.mark.parametrize("cell", ["gru", "peephole_lstm"])
-def test_a_text_is_written_symbol_by_symbol(cell: str):
+@pytest.mark.parametrize(("cell", "symbols", "seed"), [("gru", 7, 1), ("coupled_peephole_lstm", 3, 0)])
+def test_a_text_is_written_symbol_by_symbol(cell: str, symbols: int, seed: int):
     """What is written is the likeliest output after those before it, until the end, whatever stands beside it."""
-    model = model_of(symbols=4, cell=cell, num_layers=2)
-    x, lengths = batch(1)
+    model = model_of(symbols=symbols, cell=cell, num_layers=2)
+    x, lengths = batch(seed)
     logits, said = model.write(x, lengths)
     assert len(said) <= model.most
     sizes = []
+    whole = model(x, lengths, said)  # which reads all outputs at one go
     for b, length in enumerate(lengths.tolist()):
         own: list[int] = []
         while len(own) < model.most and END not in own:
             row = torch.tensor([[*own, END]]).T  # what is asked for does not matter
             after = model(x[:length, b : b + 1], lengths[b : b + 1], row)[-1, 0]
             assert torch.allclose(after, logits[len(own), b], atol=1e-5)
+            assert torch.allclose(after, whole[len(own), b], atol=1e-5)
             own.append(int(after.argmax()))
         assert said[: len(own), b].tolist() == own
         assert (said[len(own) :, b] == END).all()
@@ -266,8 +275,12 @@ def test_a_vocabulary_that_is_damaged(tmp_path: Path):
     fit(task, tmp_path / "run")
     path = tmp_path / "run" / "vocabulary.json"
     good = json.loads(path.read_text())
-    assert good["most"] == 2 * max(len(task.encoded.label(k)) for k in task.train.tolist())
-    for change, why in (({"most": 0}, "a text has at most 0 symbols"), ({"symbols": []}, "it has no symbols")):
+    for change, why in (
+        ({"limits": [[1, 4]]}, r"limits of texts are \[\[1, 4\]\]"),
+        ({"limits": [[0, 4], [3, 4]]}, "limits of texts are"),
+        ({"limits": []}, "limits of texts are"),
+        ({"symbols": []}, "it has no symbols"),
+    ):
         path.write_text(json.dumps(good | change))
         with pytest.raises(InputError, match=rf"vocabulary\.json is damaged: {why}"):
             translation.load(Run(tmp_path / "run"))
@@ -366,18 +379,37 @@ def test_a_copy_of_what_is_read(tmp_path: Path):
         assert found.value == pytest.approx(errors / symbols)
 
 
-def test_a_text_that_does_not_end_is_cut_off(tmp_path: Path):
-    task = begun(write_turned(tmp_path / "a.jsonl", 30))
+def test_texts_that_do_not_end_are_cut_off(tmp_path: Path):
+    draw = np.random.default_rng(3)
+    sizes = [size for size in range(2, 12) for _ in range(3)]
+    rows = [{"text": "a" * size, "label": "b" * int(draw.integers(1, size + 1))} for size in sizes]
+    task = begun(write(tmp_path / "a.jsonl", rows))
     with torch.no_grad():
         task.model.output.bias[END] = -100.0
-    trained = task.trained
-    said = trained.says(task.encoded)
-    assert {len(each.outputs) for each in said} == {trained.reading.most}
-    assert trained.cut_off == 30
-    most = trained.reading.most
-    line = f"30 texts after {most} characters, twice as many as a training label has at most"
+    trained, every = task.trained, [task.encoded.label(k) for k in range(30)]
+    train = task.train.tolist()
+
+    def limit(length: int) -> int:
+        shortest = min(sizes[k] for k in train)
+        return 2 * max(len(every[k]) for k in train if sizes[k] <= max(length, shortest))
+
+    assert trained.reading.limit(np.arange(1, 20)).tolist() == [limit(n) for n in range(1, 20)]
+    assert len(trained.reading.limits) > 2
+    for labels in (True, False):
+        said = trained.says(task.encoded, labels=labels)
+        assert [len(each.outputs) for each in said] == [limit(n) for n in sizes]
+        assert trained.cut_off == 30
+    for k in (0, 14, 29):  # what stands beside a sequence changes nothing
+        assert trained.says(task.encoded, np.array([k]), False)[0].nats == pytest.approx(said[k].nats, rel=1e-5)
+    line = "30 texts with twice as many characters as the longest training label of what is no longer"
     _, figures = trained.judge(task.encoded, said, None)
     assert next(figures) == ("cut off", line)
+    # What is given is not cut off.
+    x, two = torch.ones(2, 1, dtype=torch.int64), torch.tensor([2])
+    given = torch.ones(40, 1, dtype=torch.int64)
+    assert len(trained.model.write(x, two, given)[1]) == 40
+    given[-1] = OPEN
+    assert trained.model.write(x, two, torch.cat([given, given]))[1][40:].sum() == 0
 
 
 def test_what_is_drawn(made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -23,23 +23,24 @@ class _Encoder(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
-        keys, values, past, state = self.model.encode(x, lengths)
-        return keys, values, past, *state
+        memory = self.model.encode(x, lengths)
+        return (*memory[:-1], *memory.state)
 
 
 class _Step(nn.Module):
-    """Takes the outputs before (B,), the memory, and all states; returns logits (B, outputs) and all states."""
+    """Takes how many outputs there are, the last ones (B,), the memory, and all states; returns logits (B, outputs) and all states."""
 
     def __init__(self, model: TranslationModel):
         super().__init__()
         self.model, self.states = model, len(model.first.cell.states)
 
     def forward(
-        self, before: Tensor, keys: Tensor, values: Tensor, past: Tensor, *states: Tensor
+        self, done: Tensor, before: Tensor, keys: Tensor, values: Tensor, past: Tensor, *states: Tensor
     ) -> tuple[Tensor, ...]:
         first, second = states[: self.states], states[self.states :]
         as_state = (first[0], second[0]) if self.states == 1 else (first, second)
-        logits, after, _ = self.model.decode(before[None], Memory(keys, values, past, ()), as_state)
+        memory = Memory(keys, values, past, torch.empty(0), ())
+        logits, after, _ = self.model.decode(before[None], memory, as_state, done)
         return logits[0], *flat(after)
 
 
@@ -56,8 +57,9 @@ def whole(port: Port, trace: Trace, int8: bool) -> ir.Model:
     later = [torch.zeros(model.second.num_layers, *state.shape[1:]) for state in memory.state]
     states = [*memory.state, *later]
     rows = {0: free}
-    shapes = rows, rows | {1: free}, rows | {1: free}, rows | {2: free}, tuple({1: free} for _ in states)
-    step = trace(_Step(model), (given[0].clamp(min=END), *memory[:3], *states), None, None, shapes, int8)
+    shapes = {}, rows, rows | {1: free}, rows | {1: free}, rows | {2: free}, tuple({1: free} for _ in states)
+    args = (torch.tensor(1), given[0].clamp(min=END), *memory[:3], *states)
+    step = trace(_Step(model), args, None, None, shapes, int8)
     read.opset_imports.update(step.opset_imports)
     _join(read.graph, step.graph, [*port.inputs][2], [*port.outputs], model.most, later)
     return read
@@ -72,7 +74,7 @@ def _join(
     states of the layers after the first one, with which these begin, each (L, B, H).
     """
     # What the step needs of the graph around it.
-    keys, values, past, *begin = graph.outputs
+    keys, values, past, limit, *begin = graph.outputs
     for node in body.all_nodes():
         for value in node.outputs:
             value.name = f"step_{value.name}"
@@ -80,11 +82,11 @@ def _join(
         del body.initializers[name]
         value.name = f"step_{name}"
         graph.register_initializer(value)
-    before, *memory = list(body.inputs)[:4]
+    number, before, *memory = list(body.inputs)[:5]
     for inner, outer in zip(memory, (keys, values, past), strict=True):
         for user, place in list(inner.uses()):
             user.replace_input_with(place, outer)
-    states, (logits, *after) = list(body.inputs)[4:], list(body.outputs)
+    states, (logits, *after) = list(body.inputs)[5:], list(body.outputs)
 
     outside, inside = _Nodes(graph, "loop"), _Nodes(body, "step_end")
     chosen = ir.Value(name=given, shape=ir.Shape(["N", "given"]), type=ir.TensorType(ir.DataType.INT64))
@@ -95,20 +97,17 @@ def _join(
     every = outside("Expand", chosen, outside("Concat", outside("Shape", chosen, start=0, end=1), batch, axis=0))
 
     # A step: what is given, or else the likeliest output, and END after the end.
-    number, goes_on, ended = (
-        ir.Value(name=f"step_{name}", shape=ir.Shape(shape), type=ir.TensorType(dtype))
-        for name, shape, dtype in (
-            ("number", [], ir.DataType.INT64),
-            ("goes_on", [], ir.DataType.BOOL),
-            ("ended", ["B"], ir.DataType.BOOL),
-        )
+    goes_on, ended = (
+        ir.Value(name=f"step_{name}", shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.BOOL))
+        for name, shape in (("goes_on", []), ("ended", ["B"]))
     )
     own = inside("Gather", every, number, axis=0)
     likeliest = inside("ArgMax", logits, axis=-1, keepdims=0)
     end = inside.constant(END)
-    said = inside("Where", inside("Less", own, inside.constant(0)), likeliest, own)
-    said = inside("Where", ended, end, said)
-    over = inside("Or", ended, inside("Equal", said, end))
+    free = inside("Less", own, inside.constant(0))
+    said = inside("Where", ended, end, inside("Where", free, likeliest, own))
+    long = inside("GreaterOrEqual", inside("Add", number, inside.constant(1)), limit)
+    over = inside("Or", inside("Or", ended, inside("Equal", said, end)), inside("And", free, long))
     open_ = inside("Cast", inside("Not", over), to=ir.DataType.INT64.value)
     more = inside("Cast", inside("ReduceMax", open_, keepdims=0), to=ir.DataType.BOOL.value)
     body.inputs[:] = [number, goes_on, before, ended, *states]

@@ -620,13 +620,14 @@ class TranslationOptions(TextOptions):
         choices=("words", "characters"),
         of_model=True,
     )
-    hidden_size: int = option(256, "Units per layer and direction.", least=1, search=(32, 512), of_model=True)
     num_layers: int = option(
         1, "Recurrent layers that read in both directions, and that write after they have looked back.", least=1,
         search=(1, 3), of_model=True)  # fmt: skip
     embedding_size: int = option(
         64, "Width of the embedding of a word or character, and at most of a category.", least=1, of_model=True
     )
+
+    dropout: float = dropout_option(0.1, "around and between layers")
 
     def useless(self, file: Path | None) -> dict[str, str]:
         found = super().useless(file)

@@ -4,15 +4,19 @@ An encoder reads the whole sequence in both directions. A decoder then writes th
 symbol before, and looks back at the steps of the sequence.
 
     q_t = first(y_{t-1}, q_{t-1})                    a recurrent layer, which begins with what the encoder ends with
-    a_ts = softmax over s of (q_t . K e_s) / sqrt(H) how much step t looks at step s of the sequence
+    a_ts = softmax over s of (q_t + P_t) . (K e_s + P'_s) / sqrt(H)   how much step t looks at step s of the sequence
     c_t = sum over s of a_ts V e_s                   what it sees
     g_t = second([q_t, c_t], g_{t-1})                recurrent layers, which know what was seen before
-    p(y_t | y_1 ... y_{t-1}, sequence) = softmax(W g_t + b)
+    p(y_t | y_1 ... y_{t-1}, sequence) = softmax(W [g_t, c_t] + b)
+
+P_t and P'_s are waves that say where a step is: P_t . P'_s is large where t is as far from the beginning of what is written as s is
+from the beginning, or from the end, of what is read. So a model that has learned nothing yet looks at what is likely to matter.
 
 No step waits for what the decoder has seen before, so that in training each layer reads a whole text at one go.
 
 Source: D. Bahdanau, K. Cho & Y. Bengio, Neural machine translation by jointly learning to align and translate (2015);
-M.-T. Luong, H. Pham & C. D. Manning, Effective approaches to attention-based neural machine translation (2015).
+M.-T. Luong, H. Pham & C. D. Manning, Effective approaches to attention-based neural machine translation (2015); the waves:
+A. Vaswani et al., Attention is all you need (2017).
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,7 +32,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
 from elman import cells
 from elman.datasets import examples
@@ -55,7 +60,11 @@ CONFIG = DATA
 END = NOTHING  # the output after a text, and what the decoder reads before it
 OPEN = -1  # in a text that is given: the likeliest output is to be written there
 OUTPUTS = 1 << 24  # of all steps that are judged at once
-LONGER = 2  # times the longest training label: where a text is cut off that does not end
+LONGER = (
+    2  # times the longest training label of a sequence that is no longer: where a text is cut off that does not end
+)
+SLOWEST = 1000.0  # of the waves, times the fastest one
+PLACED = 2.0  # how much places count at first
 
 
 class Memory(NamedTuple):
@@ -64,6 +73,7 @@ class Memory(NamedTuple):
     keys: Tensor  # (B, S, H)
     values: Tensor  # (B, S, H)
     past: Tensor  # (B, 1, S): which steps are past the end of a sequence
+    limit: Tensor  # (B,): outputs after which a text is cut off that does not end
     state: tuple[Tensor, ...]  # with which the first layer begins, each (1, B, H)
 
 
@@ -74,10 +84,20 @@ class TranslationModel(Reader):
     written, (N, B), END behind the last one. It returns logits of each of them after those before it, (N, B, 1 + symbols).
     """
 
-    def __init__(self, inputs: Inputs, symbols: int, most: int, options: Options):
-        """most: outputs after which a text is cut off that does not end."""
+    starts: Tensor  # buffers
+    rises: Tensor
+    waves: Tensor
+
+    def __init__(self, inputs: Inputs, symbols: int, limits: Sequence[Sequence[int]], options: Options):
+        """limits: pairs of a length, from which on, and the number of outputs after which a text is cut off that does not end."""
         super().__init__(inputs, options)
-        self.most = most
+        starts, most = zip(*limits, strict=True)
+        self.most = max(most)
+        self.register_buffer("starts", torch.tensor(starts), persistent=False)
+        self.register_buffer("rises", torch.tensor(np.diff(most, prepend=0)), persistent=False)
+        count = options.hidden_size // 4
+        self.register_buffer("waves", SLOWEST ** (-torch.arange(count) / max(1, count)), persistent=False)
+        self.placed = nn.Parameter(torch.full((2,), PLACED))
         o, cell, H = options, cells.by_name(options.cell), options.hidden_size
         self.written = nn.Embedding(1 + symbols, o.embedding_size)
         self.first = Recurrent(cell, o.embedding_size, H, weight_dropout=o.weight_dropout)
@@ -85,7 +105,7 @@ class TranslationModel(Reader):
         self.keys, self.values = nn.Linear(2 * H, H, bias=False), nn.Linear(2 * H, H)
         between = o.dropout if o.num_layers > 1 else 0.0
         self.second = Recurrent(cell, 2 * H, H, o.num_layers, dropout=between, weight_dropout=o.weight_dropout)
-        self.output = nn.Linear(H, 1 + symbols)
+        self.output = nn.Linear(2 * H, 1 + symbols)
 
     def forward(self, x: Tensor, lengths: Tensor, said: Tensor) -> Tensor:
         before = torch.cat([torch.full_like(said[:1], END), said[:-1]])
@@ -96,29 +116,43 @@ class TranslationModel(Reader):
         h, state = self.run(x, lengths)
         begin = tuple(torch.tanh(layer(last(state)))[None] for layer in self.begin)
         h = self.dropout(h).transpose(0, 1)  # (B, S, 2 H)
-        past = torch.arange(h.shape[1], device=h.device) >= lengths[:, None]
-        return Memory(self.keys(h), self.values(h), past[:, None], begin)
+        steps = torch.arange(h.shape[1], device=h.device).expand(len(lengths), -1)
+        keys = self.keys(h) + self.places(steps, lengths[:, None] - 1 - steps)
+        limit = ((lengths[:, None] >= self.starts) * self.rises).sum(1)
+        return Memory(keys, self.values(h), (steps >= lengths[:, None])[:, None], limit, begin)
+
+    def places(self, begin: Tensor, end: Tensor) -> Tensor:
+        """Returns waves that say how far steps (...) are from the beginning and from the end, (..., H)."""
+        turns = (each[..., None] * self.waves for each in (begin, end))
+        found = [
+            scale * wave for scale, turn in zip(self.placed, turns, strict=True) for wave in (turn.sin(), turn.cos())
+        ]
+        return pad(torch.cat(found, -1), (0, self.keys.out_features - 4 * len(self.waves)))
 
     def decode(
-        self, before: Tensor, memory: Memory, state: tuple[Hidden, Hidden | None] | None = None
+        self, before: Tensor, memory: Memory, state: tuple[Hidden, Hidden | None] | None = None, done: Tensor | int = 0
     ) -> tuple[Tensor, tuple[Hidden, Hidden], Tensor]:
         """Writes on. before: (N, B), the outputs before those that are asked for. state: where it stopped; None at the beginning.
+
+        done: how many outputs there were.
 
         Returns logits (N, B, outputs), the new state, and how much each step looks at those of the sequence, (B, N, S).
         """
         begin: Hidden = memory.state[0] if len(memory.state) == 1 else memory.state
         first, second = state or (begin, None)
         q, first = self.first(self.dropout(self.written(before)), first)
-        weight = q.transpose(0, 1) @ memory.keys.transpose(1, 2) / math.sqrt(q.shape[-1])  # (B, N, S)
+        steps = done + torch.arange(len(before), device=before.device)
+        asked = q.transpose(0, 1) + self.places(steps, steps)  # (B, N, H)
+        weight = asked @ memory.keys.transpose(1, 2) / math.sqrt(q.shape[-1])  # (B, N, S)
         look = weight.masked_fill(memory.past, -torch.inf).softmax(-1).to(q)
         seen = (look @ memory.values).transpose(0, 1)
         g, second = self.second(self.dropout(torch.cat([q, seen], -1)), second)
-        return self.output(self.dropout(g)), (first, second), look
+        return self.output(self.dropout(torch.cat([g, seen], -1))), (first, second), look
 
     def write(self, x: Tensor, lengths: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Writes texts. given: (N, B), the outputs to write, or OPEN where the likeliest one is; all of these if left out.
 
-        Returns the logits of each output (N, B, outputs), and the outputs (N, B), END behind a text that has ended. There
+        A text that is long for its sequence is cut off where the likeliest output is written. Returns the logits of each output (N, B, outputs), and the outputs (N, B), END behind a text that has ended. There
         are fewer if all have ended.
         """
         if given is None:
@@ -126,10 +160,10 @@ class TranslationModel(Reader):
         memory, state = self.encode(x, lengths), None
         before, found, said = torch.full_like(given[0], END), [], []
         ended = torch.zeros_like(before, dtype=torch.bool)
-        for own in given:
-            logits, state, _ = self.decode(before[None], memory, state)
+        for n, own in enumerate(given):
+            logits, state, _ = self.decode(before[None], memory, state, n)
             before = torch.where(own < 0, logits[0].argmax(-1), own).masked_fill(ended, END)
-            ended = ended | (before == END)
+            ended = ended | (before == END) | ((own < 0) & (n + 1 >= memory.limit))
             found.append(logits)
             said.append(before)
             if ended.all():
@@ -162,21 +196,34 @@ def rows_of(labels: Sequence[NDArray[np.int64]], device: torch.device | str) -> 
 class Reading(texts.Reading):
     """What was learned of the data besides weights."""
 
-    most: int  # outputs after which a text is cut off that does not end
+    # Pairs of a length, from which on, and the number of outputs after which a text is cut off that does not end. Both rise.
+    limits: Sequence[Sequence[int]]
 
     @classmethod
     def learn(cls, sequences: Gathered, own: NDArray[np.int64], options: Options) -> Reading:
         """own: the places of the sequences to learn from."""
         symbols = sorted(counted(sequences, own, options.label_unit))
-        names = list(sequences.different)
-        longest = max(len(spell(names[k], options.label_unit)) for k in np.unique(sequences.given(own)))
+        sizes = np.array([len(spell(name, options.label_unit)) for name in sequences.different])
+        lengths, written = sequences.rows.lengths[own], sizes[sequences.given(own)]
+        order = np.argsort(lengths, kind="stable")
+        lengths, longest = lengths[order], np.maximum.accumulate(written[order]).clip(min=1)
+        last = np.append(np.diff(lengths) > 0, True)  # of its length
+        lengths, longest = lengths[last], longest[last]
+        rises = np.diff(longest, prepend=0) > 0
+        limits = np.stack([np.where(longest == longest[0], 0, lengths), LONGER * longest], 1)[rises]
         known: Any = vars(Inputs.of(sequences, own))
-        return cls(symbols=symbols, unit=options.label_unit, most=LONGER * longest, **known)
+        return cls(symbols=symbols, unit=options.label_unit, limits=limits.tolist(), **known)
+
+    def limit(self, lengths: NDArray[Any]) -> NDArray[np.int64]:
+        """Returns after how many outputs the texts of sequences of these lengths are cut off, (n,)."""
+        starts, most = np.array(self.limits).T
+        return most[np.searchsorted(starts, lengths, "right") - 1]
 
     def check(self) -> None:
         super().check()
-        if self.most < 1:
-            raise ValueError(f"a text has at most {self.most} symbols")
+        rises = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise([(-1, 0), *self.limits])]
+        if not self.limits or self.limits[0][0] or min(map(min, rises)) < 1:
+            raise ValueError(f"limits of texts are {self.limits}")
 
 
 def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | None = None) -> Parts:
@@ -205,7 +252,7 @@ class Translator(Writer[Reading, Options]):
 
     @staticmethod
     def model_of(reading: Reading, options: Options) -> TranslationModel:
-        return TranslationModel(reading, len(reading.symbols), reading.most, options)
+        return TranslationModel(reading, len(reading.symbols), reading.limits, options)
 
     @property
     def remarks(self) -> list[str]:
@@ -213,15 +260,16 @@ class Translator(Writer[Reading, Options]):
 
     def _unended(self) -> Iterator[tuple[str, str]]:
         if self.cut_off:
-            most = many(self.reading.most, self.unit)
-            yield "cut off", f"{many(self.cut_off, 'text')} after {most}, twice as many as a training label has at most"
+            told = f"{many(self.cut_off, 'text')} with twice as many {self.options.label_unit}"
+            yield "cut off", f"{told} as the longest training label of what is no longer"
 
     @torch.inference_mode()
     def says(self, encoded: Texts, own: NDArray[np.int64] | None = None, labels: bool = True) -> list[Said]:
         own = np.arange(len(encoded.rows)) if own is None else own
         lengths, training = encoded.rows.lengths[own].astype(np.int64), self.model.training
         order, begin, found, self.cut_off = np.argsort(-lengths, kind="stable"), 0, dict[int, Said](), 0
-        longest = max(self.reading.most, int(encoded.length(own).max(initial=0)) if labels else 0)
+        limits = self.reading.limit(lengths)
+        longest = max(int(limits.max(initial=0)), int(encoded.length(own).max(initial=0)) if labels else 0)
         fit = min(CHUNK, OUTPUTS // (self.width * (1 + longest)))
         self.model.eval()
         while begin < len(order):  # the longest first, of which there are fewer side by side
@@ -229,10 +277,11 @@ class Translator(Writer[Reading, Options]):
             x, steps = self._input(encoded, own, Pieces.whole(chunk, lengths))
             logits, outputs = self.model.write(x, steps)
             sizes = (outputs != END).sum(0)
-            nats = nats_of(logits, outputs, sizes + 1)
+            cut = sizes == torch.from_numpy(limits[chunk]).to(sizes)
+            nats = nats_of(logits, outputs, sizes + ~cut)
             if labels:
                 nats = self._nats(x, steps, [encoded.spelled(k) for k in own[chunk].tolist()])
-            self.cut_off += int((sizes == self.reading.most).sum())
+            self.cut_off += int(cut.sum())
             for k, row, size, lost in zip(chunk, outputs.T.cpu().numpy(), sizes.tolist(), nats.tolist(), strict=True):
                 found[int(k)] = Said(row[:size], lost)
             begin += len(chunk)
