@@ -398,12 +398,18 @@ def test_texts_that_do_not_end_are_cut_off(tmp_path: Path):
     for labels in (True, False):
         said = trained.says(task.encoded, labels=labels)
         assert [len(each.outputs) for each in said] == [limit(n) for n in sizes]
-        assert trained.cut_off == 30
+        assert all(each.cut for each in said)
     for k in (0, 14, 29):  # what stands beside a sequence changes nothing
         assert trained.says(task.encoded, np.array([k]), False)[0].nats == pytest.approx(said[k].nats, rel=1e-5)
     line = "30 texts with twice as many characters as the longest training label of what is no longer"
     _, figures = trained.judge(task.encoded, said, None)
     assert next(figures) == ("cut off", line)
+    many = write(tmp_path / "many.jsonl", rows[:1] * 300)  # more than are read at a time
+    assert len(list(trained.predict(many, ".csv"))) == 301
+    assert trained.remarks == [f"cut off    {line.replace('30', '300')}"]
+    with torch.no_grad():
+        trained.model.output.bias[END] = 100.0
+    assert not any(each.cut for each in trained.says(task.encoded))
     # What is given is not cut off.
     x, two = torch.ones(2, 1, dtype=torch.int64), torch.tensor([2])
     given = torch.ones(40, 1, dtype=torch.int64)

@@ -130,6 +130,7 @@ class Said(NamedTuple):
     outputs: NDArray[np.int64]  # (n,), of which the text is a row
     nats: float  # -log p of what was asked for: of the label, or of what the model says
     steps: NDArray[np.int64] | None = None  # (n,), from 0, where each begins, if that is known
+    cut: bool = False  # whether it did not end, and was cut off
 
 
 class Marks(NamedTuple):
@@ -194,6 +195,8 @@ Given = TypeVar("Given", bound=TextOptions)
 class Writer(Trained[Read, Given]):
     """A model that writes a text for each sequence: what a run holds when it is trained."""
 
+    cut_off = 0  # of the texts that were predicted, or judged, last
+
     @property
     def width(self) -> int:
         return 1 + len(self.reading.symbols)
@@ -250,7 +253,7 @@ class Writer(Trained[Read, Given]):
     def judge(
         self, encoded: Texts, said: Sequence[Said], unit: None
     ) -> tuple[dict[str, Tally], Iterator[tuple[str, str]]]:
-        own = np.arange(len(encoded.rows))
+        own, self.cut_off = np.arange(len(encoded.rows)), sum(each.cut for each in said)
         found, differ = self.score(encoded, own, said)
         tallies = {scores.named(name, self.unit): each for name, each in found.items()}
         return tallies, self.figures(encoded, own, tallies, differ)
@@ -285,10 +288,11 @@ class Writer(Trained[Read, Given]):
     def predict(self, path: Path, form: str) -> Iterator[str]:
         """Yields a row of CSV, or JSON, for each sequence of a file: the text, its probability, and where each symbol begins, if that is known."""
         header = form not in JSON_LINES
-        self.skipped = BadRows(self.options.skip_bad)
+        self.skipped, self.cut_off = BadRows(self.options.skip_bad), 0
         for encoded in self.read_groups(path, self.skipped):
             own = np.arange(len(encoded.rows))
             for (name, _), said in zip(encoded.named(own), self.says(encoded, own, labels=False), strict=True):
+                self.cut_off += said.cut
                 row = name | {"text": self.text(said.outputs), "probability": digits(float(np.exp(-said.nats)))}
                 if said.steps is not None:
                     row["steps"] = (said.steps + 1).tolist()

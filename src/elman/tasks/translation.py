@@ -248,7 +248,6 @@ class Translator(Writer[Reading, Options]):
 
     encoded, learned, made_for, built_in = Texts, Reading, Options, examples.DATES
     parts_of = staticmethod(read)
-    cut_off = 0  # texts that did not end, of those that were written last
 
     @staticmethod
     def model_of(reading: Reading, options: Options) -> TranslationModel:
@@ -267,7 +266,7 @@ class Translator(Writer[Reading, Options]):
     def says(self, encoded: Texts, own: NDArray[np.int64] | None = None, labels: bool = True) -> list[Said]:
         own = np.arange(len(encoded.rows)) if own is None else own
         lengths, training = encoded.rows.lengths[own].astype(np.int64), self.model.training
-        order, begin, found, self.cut_off = np.argsort(-lengths, kind="stable"), 0, dict[int, Said](), 0
+        order, begin, found = np.argsort(-lengths, kind="stable"), 0, dict[int, Said]()
         limits = self.reading.limit(lengths)
         longest = max(int(limits.max(initial=0)), int(encoded.length(own).max(initial=0)) if labels else 0)
         fit = min(CHUNK, OUTPUTS // (self.width * (1 + longest)))
@@ -281,9 +280,9 @@ class Translator(Writer[Reading, Options]):
             nats = nats_of(logits, outputs, sizes + ~cut)
             if labels:
                 nats = self._nats(x, steps, [encoded.spelled(k) for k in own[chunk].tolist()])
-            self.cut_off += int(cut.sum())
-            for k, row, size, lost in zip(chunk, outputs.T.cpu().numpy(), sizes.tolist(), nats.tolist(), strict=True):
-                found[int(k)] = Said(row[:size], lost)
+            every = outputs.T.cpu().numpy(), sizes.tolist(), nats.tolist(), cut.tolist()
+            for k, row, size, lost, long in zip(chunk.tolist(), *every, strict=True):
+                found[k] = Said(row[:size], lost, cut=long)
             begin += len(chunk)
         self.model.train(training)
         return [found[k] for k in range(len(own))]
