@@ -276,8 +276,8 @@ def of_sequences(model: SequenceModel, output: str) -> Port:
 
     With each_step to (T, B, outputs). A causal model also takes states, and returns those after x.
     """
-    embedding, recurrent = model.embedding, model.recurrent
-    name, causal = "x" if embedding is None else "tokens", not recurrent.bidirectional
+    recurrent = model.recurrent
+    name, causal = "x" if model.embedding is None else "tokens", not recurrent.bidirectional
     initial = {
         f"{state}_0": torch.zeros(recurrent.num_layers, 1, recurrent.hidden_size)
         for state in (recurrent.cell.states if causal else ())
@@ -291,11 +291,7 @@ def of_sequences(model: SequenceModel, output: str) -> Port:
         x = lengths = torch.empty(0)
         for T in steps:
             for B in batches:
-                x = draw.steps(model, T, B) if embedding is None else draw.below(embedding.num_embeddings, T, B)
-                lengths = draw.lengths(T, B)
-                if embedding is None:
-                    for b in range(B):
-                        x[lengths[b] :, b] = torch.nan
+                x, lengths = draw.sequences(model, T, B)
                 states = [draw.normal(recurrent.num_layers, B, recurrent.hidden_size) for _ in initial]
                 yield case_of(f"T = {T}, B = {B}", inputs, x, lengths, *states)
         x, full = x.nan_to_num(0.0), torch.full_like(lengths, len(x))
@@ -315,8 +311,7 @@ def translator(model: TranslationModel) -> Port:
 
     given (N, B) are the outputs to write, -1 where the likeliest one is: all of them if it is left out.
     """
-    embedding, outputs = model.embedding, model.output.out_features
-    name = "x" if embedding is None else "tokens"
+    name, outputs = "x" if model.embedding is None else "tokens", model.output.out_features
 
     def call(model: TranslationModel, x: Tensor, lengths: Tensor, given: Tensor) -> Any:
         return model.write(x, lengths, given)
@@ -326,11 +321,7 @@ def translator(model: TranslationModel) -> Port:
         x = lengths = torch.empty(0)
         for T in steps:
             for B in batches:
-                x = draw.steps(model, T, B) if embedding is None else draw.below(embedding.num_embeddings, T, B)
-                lengths, given = draw.lengths(T, B), draw.below(outputs, 1 + T, B)
-                if embedding is None:
-                    for b in range(B):
-                        x[lengths[b] :, b] = torch.nan
+                (x, lengths), given = draw.sequences(model, T, B), draw.below(outputs, 1 + T, B)
                 given[T // 2 :, ::2] = OPEN
                 given[-1, 1::2] = END
                 yield case_of(f"T = {T}, B = {B}", inputs, x, lengths, given)
@@ -389,6 +380,14 @@ class Draw:
         known = () if model.categories is None else model.categories.known
         numbers = self.normal(*shape, model.numbers - len(known))
         return torch.cat([numbers, *(self.below(count + 1, *shape, 1) for count in known)], -1)
+
+    def sequences(self, model: Reader, T: int, B: int) -> tuple[Tensor, Tensor]:
+        """The numbers of steps (T, B, numbers), NaN past the end of a sequence, or tokens (T, B); and lengths."""
+        if model.embedding is not None:
+            return self.below(model.embedding.num_embeddings, T, B), self.lengths(T, B)
+        x, lengths = self.steps(model, T, B), self.lengths(T, B)
+        past = torch.arange(T)[:, None] >= lengths
+        return x.masked_fill(past[..., None], torch.nan), lengths
 
     def below(self, size: int, *shape: int) -> Tensor:
         """Numbers of rows of an embedding, the last row among them."""
