@@ -276,9 +276,14 @@ def test_a_vocabulary_that_is_damaged(tmp_path: Path):
     path = tmp_path / "run" / "vocabulary.json"
     good = json.loads(path.read_text())
     for change, why in (
-        ({"limits": [[1, 4]]}, r"limits of texts are \[\[1, 4\]\]"),
-        ({"limits": [[0, 4], [3, 4]]}, "limits of texts are"),
-        ({"limits": []}, "limits of texts are"),
+        ({"limits": [[1, 4]]}, r"the limits of texts are \[\[1, 4\]\]"),
+        ({"limits": [[0, 4], [3, 4]]}, "the limits of texts are"),
+        ({"limits": []}, "the limits of texts are"),
+        ({"limits": [[0, 2, 3]]}, "the limits of texts are"),
+        ({"limits": [[0, 2.5]]}, "the limits of texts are"),
+        ({"limits": [[0, 10**30]]}, "the limits of texts are"),
+        ({"symbols": [1, 2]}, "its symbols are no texts"),
+        ({"unit": "pairs"}, "its symbols are no texts, or their unit is unknown"),
         ({"symbols": []}, "it has no symbols"),
     ):
         path.write_text(json.dumps(good | change))
@@ -371,8 +376,11 @@ def test_scores_by_hand(made: SimpleNamespace, tmp_path: Path):
 
 def test_a_copy_of_what_is_read(tmp_path: Path):
     rows = [{"text": "ab cd", "label": "ab cd"}, {"text": "Ab", "label": "ab"}, {"text": "x", "label": ""}] * 4
+    written = write(tmp_path / "a.jsonl", rows)
+    task = begun(written, unit="words")
+    assert "copy" not in texts.baselines(task.encoded, task.train, task.encoded, task.train)
     for unit, errors in (("characters", 8), ("words", 8)):  # "Ab" is not "ab", and "x" is too much
-        task = begun(write(tmp_path / "a.jsonl", rows), label_unit=unit)
+        task = begun(written, label_unit=unit)
         own = np.arange(12)
         found = texts.baselines(task.encoded, task.train, task.encoded, own)["copy"]
         symbols = sum(len(texts.spell(row["label"], unit)) for row in rows)
@@ -391,7 +399,7 @@ def test_texts_that_do_not_end_are_cut_off(tmp_path: Path):
 
     def limit(length: int) -> int:
         shortest = min(sizes[k] for k in train)
-        return 2 * max(len(every[k]) for k in train if sizes[k] <= max(length, shortest))
+        return 10 + 2 * max(len(every[k]) for k in train if sizes[k] <= max(length, shortest))
 
     assert trained.reading.limit(np.arange(1, 20)).tolist() == [limit(n) for n in range(1, 20)]
     assert len(trained.reading.limits) > 2
@@ -401,7 +409,7 @@ def test_texts_that_do_not_end_are_cut_off(tmp_path: Path):
         assert all(each.cut for each in said)
     for k in (0, 14, 29):  # what stands beside a sequence changes nothing
         assert trained.says(task.encoded, np.array([k]), False)[0].nats == pytest.approx(said[k].nats, rel=1e-5)
-    line = "30 texts with twice as many characters as the longest training label of what is no longer"
+    line = "30 texts, which did not end: they were over twice as long as any training label of what is as long"
     _, figures = trained.judge(task.encoded, said, None)
     assert next(figures) == ("cut off", line)
     many = write(tmp_path / "many.jsonl", rows[:1] * 300)  # more than are read at a time
@@ -446,7 +454,8 @@ def test_the_picture_of_what_each_symbol_looks_at():
     assert [each.get_text() for each in axis.get_xticklabels()] == list("ab\ncd")
     assert np.array_equal(axis.collections[0].get_array().reshape(3, 5), look)  # pyright: ignore[reportOptionalMemberAccess]
     assert len(charts.attention(np.zeros((5, 2)), None, look, ["x"] * 3, "xy").axes) == 2
-    charts.attention(None, [str(k) for k in range(1500)], np.zeros((1200, 1500)), ["x"] * 1200, "x" * 200)
+    long = charts.attention(None, [str(k) for k in range(1500)], np.zeros((1200, 1500)), ["x"] * 1200, "x" * 200)
+    assert len(long.axes[0].get_yticks()) == 120
 
 
 # The page
@@ -465,6 +474,8 @@ def test_what_the_page_of_a_translator_holds(made: SimpleNamespace, monkeypatch:
         assert shown["text"] == trained.text(said.outputs) == trained.text(outputs)
         assert shown["written"] == [*shown["text"], ""]
         assert shown["label"] is None
+        assert shown["right"] is None
+        assert not shown["cut"]
         assert np.allclose(shown["look"], look, rtol=0.06, atol=1e-3)
         chances = math.prod(row[0][1] for row in shown["likeliest"])
         assert chances == pytest.approx(math.exp(-said.nats), rel=0.01)
@@ -473,6 +484,8 @@ def test_what_the_page_of_a_translator_holds(made: SimpleNamespace, monkeypatch:
     assert len(labelled) == 8
     first = json.loads(made.new.read_text().splitlines()[0])
     assert (labelled[0]["label"], "".join(labelled[0]["tokens"])) == (first["label"], first["text"])
+    own = write(made.directory / "own.jsonl", [{"text": "abc", "label": " cba "}, {"text": "abc", "label": "c ba"}])
+    assert [each["right"] for each in attention.translator(made.run, None, own).data["sequences"]] == [True, False]
     monkeypatch.setattr(attention, "STEPS", 3)
     short = attention.translator(made.run, "abcd", None)
     assert short.data["sequences"][0]["tokens"] == list("abc")
@@ -515,6 +528,17 @@ def test_onnx_runtime_writes_texts_without_elman(made: SimpleNamespace, tmp_path
     assert (begun[0] == 1).all()
 
 
+def test_an_onnx_file_judges_labels_with_unknown_symbols(made: SimpleNamespace, tmp_path: Path):
+    """All texts are judged to their ends, also if the longest one has a symbol early that the training lacks."""
+    path = write(tmp_path / "new.jsonl", [{"text": "abc", "label": "cz" + "ab" * 5}, {"text": "ab", "label": "ba"}])
+    assert elman("export", made.run, tmp_path / "model.onnx").status == 0
+    found = [elman("evaluate", of, path) for of in (made.run, tmp_path / "model.onnx")]
+    assert [each.status for each in found] == [0, 0], found[1].err
+    assert "unknown symbols      1, counted as mistakes: 'z'" in found[1].out
+    figures = [re.findall(r"\d\.\d{3}", each.out.partition("constant")[0]) for each in found]
+    assert figures[0] == figures[1]
+
+
 def test_an_onnx_file_in_integers_and_one_step_of_it(made: SimpleNamespace, tmp_path: Path):
     whole = elman("export", made.run, tmp_path / "int8.onnx", "--int8")
     assert whole.status == 0, whole.err
@@ -534,6 +558,20 @@ def test_all_of_the_data_judge(made: SimpleNamespace, tmp_path: Path):
     assert outcome.status == 0, outcome.err
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == 25
     assert "copy" in outcome.out
+
+
+def test_a_training_that_goes_on_with_longer_labels(made: SimpleNamespace, tmp_path: Path):
+    rows = [{"text": "ab" * k, "label": "a" * 30 * k} for k in (1, 2, 4)] * 4
+    given = ("--start-from", made.run, *BRIEF, "--validation", made.new, "--run", tmp_path / "run")
+    assert elman("train", "translate", write(tmp_path / "long.jsonl", rows), *given).status == 0
+    before, after = (json.loads((run / "vocabulary.json").read_text()) for run in (made.run, tmp_path / "run"))
+    assert {name for name in before if before[name] != after[name]} == {"limits"}
+    old, new = (translation.load(Run(run)).reading for run in (made.run, tmp_path / "run"))
+    for length in range(12):
+        longest = max((30 * k for k in (1, 2, 4) if 2 * k <= length), default=0)
+        assert new.limit(np.array([length])) == max(
+            old.limit(np.array([length])), (10 + 2 * longest) * (longest > 0), 70
+        )
 
 
 def test_unknown_symbols_of_labels_to_learn_from(made: SimpleNamespace, tmp_path: Path):

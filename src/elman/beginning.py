@@ -54,7 +54,9 @@ def options_from(names: Set[str], start: Path, options: Options) -> Options:
 
     if made_for := [field.name for field in fields(options) if field.metadata["of_model"] and field.name in names]:
         refused = ", ".join(map(flag, made_for))
-        raise InputError(f"--start-from keeps the model of {start}, so {refused} cannot be given; leave it out")
+        raise InputError(
+            f"--start-from keeps the model of {start}, so {refused} cannot be given; leave {'them' if len(made_for) > 1 else 'it'} out"
+        )
     kept, _ = Run(start).options(type(options), tasks.module(options.task).CONFIG)
     own = {*names, "epochs", "minutes", "validation", "fold", "precision", "threads"}
     return replace(kept, **{name: value for name, value in asdict(options).items() if name in own})

@@ -30,6 +30,7 @@ LEGEND = 32  # classes that are named at most
 CHANCE = 0.05  # of a symbol at some step, above which it is drawn
 SYMBOLS = 40  # that are drawn of a sequence
 LONG = 1000  # steps of one that are drawn
+WRITTEN = 120  # symbols that are drawn of a text
 LABEL = 80  # characters of a label that are written above a picture
 FORMATS = ("png", "svg", "pdf")
 _WORDS = {
@@ -275,7 +276,7 @@ def attention(
     values: (T, channels); None for a text, which has tokens (T,). look: (N, T). written: (N,). label: what is true. Of very
     long sequences and texts the beginning is shown.
     """
-    look, written = look[:LONG, :LONG], written[:LONG]
+    look, written = look[:WRITTEN, :LONG], written[:WRITTEN]
     values = np.empty((look.shape[1], 0)) if values is None else values[:LONG]
     figure, axis = _over_steps(values, 0, 0.9 + 0.2 * len(written))
     edges = np.arange(look.shape[1] + 1) + 0.5, np.arange(len(written) + 1) - 0.5
@@ -288,7 +289,7 @@ def attention(
         if max(map(len, tokens), default=0) > 1:
             axis.tick_params("x", rotation=90)
     axis.set_title(
-        f"how much each symbol that is written looks at what is read; the label is {label[:LABEL]!r}",
+        f"how much each symbol looks at what is read; the label is {label[: LABEL // 2]!r}",
         fontsize=10,
         parse_math=False,
     )

@@ -188,7 +188,9 @@ def _refuse_with_resume(context: typer.Context, run: Path) -> None:
     refused = sorted(given(context) - {"resume", "minutes", "epochs", "tensorboard", "device_name"})
     if refused:
         names = ", ".join("FILE" if name == "file" else flag(name) for name in refused)
-        raise InputError(f"--resume continues {run} with its own options, so {names} cannot be given; leave it out")
+        raise InputError(
+            f"--resume continues {run} with its own options, so {names} cannot be given; leave {'them' if len(refused) > 1 else 'it'} out"
+        )
 
 
 def _say(text: str) -> None:
@@ -338,7 +340,7 @@ def _introduce(training: Training[CommandLineTask], config: dict[str, Any]) -> N
     if place.step:
         lines.append(("resumed", f"at step {place.step}, epoch {place.step / task.steps_per_epoch:.2f}"))
     for name, what in lines:
-        _say(f"{name:<12}{what}")
+        _say(f"{name:<11} {what}")
 
 
 def _summary_writer() -> Any:

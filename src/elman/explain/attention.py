@@ -14,7 +14,7 @@ from elman.datasets.sequences import Labelled
 from elman.explain.contents import Contents, rounded
 from elman.explain.shown import SHOWN, beginning, chosen_sequences, head, series_of
 from elman.recurrence import use_engine
-from elman.tasks import translation
+from elman.tasks import texts, translation
 from elman.tasks.gathered import split
 from elman.tasks.pieces import Pieces
 from elman.tasks.translation import END, Translator
@@ -55,14 +55,17 @@ def _translated(trained: Translator, sequence: Labelled, source: Path) -> dict[s
         tokens = split(sequence.content, trained.options.unit) or [""]
     known, chances = set(trained.reading.tokens), logits[:STEPS, 0].softmax(-1)
     order = chances.argsort(-1, descending=True)[:, :LIKELIEST]
-    outputs = said[:, 0].tolist()
+    outputs, unit = said[:, 0].tolist(), trained.options.label_unit
+    text = trained.text(k for k in outputs if k != END)
     return {
         "name": sequence.name,
         "tokens": tokens,
         "strange": [t for t, token in enumerate(tokens or []) if token not in known],
         "series": None if tokens is not None else series_of(sequence),
         "label": sequence.label,
-        "text": trained.text(k for k in outputs if k != END),
+        "text": trained.text(k for k in outputs[:STEPS] if k != END),
+        "right": None if sequence.label is None else texts.spell(str(sequence.label), unit) == texts.spell(text, unit),
+        "cut": END not in outputs,
         "written": [names[k] for k in outputs[:STEPS]],
         "more": len(outputs) > STEPS,
         "likeliest": [[[names[k], rounded(float(chances[t, k]))] for k in own] for t, own in enumerate(order.tolist())],

@@ -322,9 +322,11 @@ def translator(model: TranslationModel) -> Port:
         for T in steps:
             for B in batches:
                 (x, lengths), given = draw.sequences(model, T, B), draw.below(outputs, 1 + T, B)
-                given[T // 2 :, ::2] = OPEN
                 given[-1, 1::2] = END
                 yield case_of(f"T = {T}, B = {B}", inputs, x, lengths, given)
+                begun = given.clone()
+                begun[T // 2 :, ::2] = OPEN
+                yield case_of(f"T = {T}, B = {B}, beginnings of texts", inputs, x, lengths, begun)
         x, full = x.nan_to_num(0.0), torch.full_like(lengths, len(x))
         yield Case("neither lengths nor texts", (x, full, None), {name: x})
 

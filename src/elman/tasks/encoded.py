@@ -54,6 +54,10 @@ class Inputs:
         """Learns it, and what a task needs besides, from the sequences at these places."""
         raise NotImplementedError
 
+    def grown(self, sequences: Gathered, own: NDArray[np.int64], options: Any) -> Self:
+        """Returns the same for a training that goes on with the sequences at these places. What weights depend on is kept."""
+        return self
+
     @classmethod
     def of(cls, sequences: Gathered, own: Sequence[int] | NDArray[np.int64]) -> Inputs:
         """Learns it from the sequences at these places. Raises InputError if a channel has no number in them."""

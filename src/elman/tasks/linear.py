@@ -74,10 +74,10 @@ def in_words(options: SequenceOptions, inputs: Inputs) -> str:
     return f"a linear function of {features_in_words(inputs)}"
 
 
-def features_in_words(inputs: Inputs) -> str:
-    """Returns what `of_sequences` says of a sequence."""
+def features_in_words(inputs: Inputs, unit: str | None = None) -> str:
+    """Returns what `of_sequences` says of a sequence. unit: what a text is read in."""
     numbers, words = _kinds(inputs)
-    read = ["means, extremes and ends"] * numbers + ["how often words occur"] * words
+    read = ["means, extremes and ends"] * numbers + [f"how often {unit or 'words'} occur"] * words
     return ", and of ".join(read)
 
 

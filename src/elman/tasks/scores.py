@@ -20,6 +20,7 @@ from elman.training.record import NOT_KEPT
 from elman.training.run import Run
 
 SIGNS = 6  # units that must differ before a difference can be told from chance
+LETTERS = 60  # of a label that are shown
 FEW = 5  # unknown labels are named, at most
 BIO = re.compile(r"O|[BIES]-.+")
 
@@ -79,7 +80,9 @@ def check_known(unknown: Counter[str], what: str, path: Path | None, run: Run) -
 
 
 def few(labels: Counter[str]) -> str:
-    return ", ".join(repr(label) for label, _ in labels.most_common(FEW)) + (", ..." if len(labels) > FEW else "")
+    return ", ".join(repr(label[:LETTERS]) for label, _ in labels.most_common(FEW)) + (
+        ", ..." if len(labels) > FEW else ""
+    )
 
 
 def is_bio(tags: Sequence[str]) -> bool:

@@ -69,6 +69,8 @@ class Reading(Inputs):
         super().check()
         if not self.symbols or len({*self.symbols}) < len(self.symbols):
             raise ValueError("it has no symbols, or one twice")
+        if not all(isinstance(symbol, str) for symbol in self.symbols) or self.unit not in ("characters", "words"):
+            raise ValueError("its symbols are no texts, or their unit is unknown")
 
 
 def counted(sequences: Gathered, own: NDArray[np.int64], unit: str) -> Counter[str]:
@@ -357,7 +359,8 @@ class Writing(WholeSequences):
             return "says the same of every sequence"
         if name == COPY:
             return "says the text that it reads"
-        return f"says the label of the training sequence that is nearest by {features_in_words(self.encoded.inputs)}"
+        features = features_in_words(self.encoded.inputs, self.encoded.sequences.unit)
+        return f"says the label of the training sequence that is nearest by {features}"
 
     def introduction(self) -> list[tuple[str, str]]:
         (first, *others), reading = super().introduction(), self.trained.reading
@@ -406,7 +409,7 @@ def baselines(learned: Texts, train: NDArray[np.int64], judged: Texts, own: NDAr
 
     train: the places of the sequences to learn from. The constant is the label that differs least from the others. The
     nearest training sequence is that whose features, as the linear baseline of other tasks has them, are nearest when
-    each has a deviation of 1. A text that is read is also said as it is.
+    each has a deviation of 1. A text that is read by characters is also said as it is.
     """
     train = train[:: -(-len(train) // SPOKEN)]
     labels = np.unique(learned.labels[train], return_counts=True)
@@ -423,7 +426,7 @@ def baselines(learned: Texts, train: NDArray[np.int64], judged: Texts, own: NDAr
     nearest = train[np.concatenate([(squares - 2 * part @ known.T).argmin(1) for part in parts])].tolist()
     true = [spell(judged.label(k), judged.unit) for k in own.tolist()]
     said = {CONSTANT: [constant] * len(own), NEAREST: [spell(learned.label(k), learned.unit) for k in nearest]}
-    if judged.sequences.unit is not None:
+    if judged.sequences.unit == "characters":  # words are read in small letters, and signs apart
         said[COPY] = [spell(str(each.content), judged.unit) for each in judged.sequences.labelled(own)]
     units, symbols, found = judged.units(own), np.array([*map(len, true)]), dict[str, Tally]()
     for name, texts in said.items():

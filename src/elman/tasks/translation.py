@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -60,8 +60,9 @@ CONFIG = DATA
 END = NOTHING  # the output after a text, and what the decoder reads before it
 OPEN = -1  # in a text that is given: the likeliest output is to be written there
 OUTPUTS = 1 << 24  # of all steps that are judged at once
-LONGER = 2  # times the longest training label of what is no longer: where a text that does not end is cut off
+LONGER, SPARE = 2, 10  # times the longest training label of what is no longer, and more: where a text is cut off
 SLOWEST = 1000.0  # of the waves, times the fastest one
+LARGEST = 1 << 30  # limit
 PLACED = 2.0  # how much places count at first
 
 
@@ -201,6 +202,13 @@ class Reading(texts.Reading):
     def learn(cls, sequences: Gathered, own: NDArray[np.int64], options: Options) -> Reading:
         """own: the places of the sequences to learn from."""
         symbols = sorted(counted(sequences, own, options.label_unit))
+        known: Any = vars(Inputs.of(sequences, own))
+        limits = cls.limits_of(sequences, own, options)
+        return cls(symbols=symbols, unit=options.label_unit, limits=limits, **known)
+
+    @staticmethod
+    def limits_of(sequences: Gathered, own: NDArray[np.int64], options: Options) -> list[list[int]]:
+        """Returns the limits of the sequences at these places."""
         sizes = np.array([len(spell(name, options.label_unit)) for name in sequences.different])
         lengths, written = sequences.rows.lengths[own], sizes[sequences.given(own)]
         order = np.argsort(lengths, kind="stable")
@@ -208,9 +216,15 @@ class Reading(texts.Reading):
         last = np.append(np.diff(lengths) > 0, True)  # of its length
         lengths, longest = lengths[last], longest[last]
         rises = np.diff(longest, prepend=0) > 0
-        limits = np.stack([np.where(longest == longest[0], 0, lengths), LONGER * longest], 1)[rises]
-        known: Any = vars(Inputs.of(sequences, own))
-        return cls(symbols=symbols, unit=options.label_unit, limits=limits.tolist(), **known)
+        return np.stack([np.where(longest == longest[0], 0, lengths), LONGER * longest + SPARE], 1)[rises].tolist()
+
+    def grown(self, sequences: Gathered, own: NDArray[np.int64], options: Options) -> Reading:
+        """Returns the same with limits that are large enough for the sequences at these places, too."""
+        limits, rows = list[list[int]](), [*self.limits, *self.limits_of(sequences, own, options)]
+        for start, most in sorted(map(list, rows)):
+            if not limits or most > limits[-1][1]:
+                limits = [pair for pair in limits if pair[0] < start] + [[start, most]]
+        return replace(self, limits=limits)
 
     def limit(self, lengths: NDArray[Any]) -> NDArray[np.int64]:
         """Returns after how many outputs the texts of sequences of these lengths are cut off, (n,)."""
@@ -219,9 +233,10 @@ class Reading(texts.Reading):
 
     def check(self) -> None:
         super().check()
-        rises = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise([(-1, 0), *self.limits])]
-        if not self.limits or self.limits[0][0] or min(map(min, rises)) < 1:
-            raise ValueError(f"limits of texts are {self.limits}")
+        pairs = all(isinstance(pair, list) and [type(n) for n in pair] == [int, int] for pair in self.limits)
+        rising = pairs and all(a < c and b < d for (a, b), (c, d) in pairwise([[-1, 0], *self.limits]))
+        if not self.limits or not rising or self.limits[0][0] != 0 or self.limits[-1][1] > LARGEST:
+            raise ValueError(f"the limits of texts are {self.limits}")
 
 
 def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | None = None) -> Parts:
@@ -257,8 +272,8 @@ class Translator(Writer[Reading, Options]):
 
     def _unended(self) -> Iterator[tuple[str, str]]:
         if self.cut_off:
-            told = f"{many(self.cut_off, 'text')} with twice as many {self.options.label_unit}"
-            yield "cut off", f"{told} as the longest training label of what is no longer"
+            told = "which did not end: they were over twice as long as any training label of what is as long"
+            yield "cut off", f"{many(self.cut_off, 'text')}, {told}"
 
     @torch.inference_mode()
     def says(self, encoded: Texts, own: NDArray[np.int64] | None = None, labels: bool = True) -> list[Said]:
@@ -270,7 +285,8 @@ class Translator(Writer[Reading, Options]):
         fit = min(CHUNK, OUTPUTS // (self.width * (1 + longest)))
         self.model.eval()
         while begin < len(order):  # the longest first, of which there are fewer side by side
-            chunk = order[begin : begin + max(1, min(fit, 2 * STEPS // int(lengths[order[begin]])))]
+            most = int(lengths[order[begin]])
+            chunk = order[begin : begin + max(1, min(fit, 2 * STEPS // most, OUTPUTS // (most * (1 + longest))))]
             x, steps = self._input(encoded, own, Pieces.whole(chunk, lengths))
             logits, outputs = self.model.write(x, steps)
             sizes = (outputs != END).sum(0)
@@ -289,7 +305,7 @@ class Translator(Writer[Reading, Options]):
         """Returns -log p(label | sequence) of each sequence, (B,): infinite if a symbol is unknown."""
         said, sizes = rows_of(labels, x.device)
         strange = (said == OTHER).any(0)
-        said = said.clamp(min=END)
+        said = said.masked_fill(said == OTHER, 1)  # any symbol that does not end the text
         return nats_of(self.model(x, lengths, said), said, sizes).masked_fill(strange, torch.inf)
 
     @torch.inference_mode()
@@ -328,7 +344,8 @@ class Translation(Writing):
 
         text, look = self.trained.looks(self.encoded, k)
         sequences = self.encoded.sequences
-        tokens = None if sequences.unit is None else [list(sequences.tokens)[n] for n in sequences.rows[k]]
+        known = [texts.SPACE if token == " " else token for token in sequences.tokens]
+        tokens = None if sequences.unit is None else [known[n] for n in sequences.rows[k]]
         values = sequences.values(k)[0] if self.encoded.inputs.width else None
         written = [*(symbols[n - 1] for n in text.tolist()), *["end"] * (len(look) - len(text))]
         return {"attention.png": charts.attention(values, tokens, look, written, self.encoded.label(k))}

@@ -300,7 +300,8 @@ class WholeSequences(SeparateSequences):
         check_made_for(start, options, DATA)
         known = None if start is None else made.learned.load(start)
         parts = made.parts_of(path, options, bad, known)
-        reading = made.learned.learn(parts.sequences, parts.train, options) if known is None else known
+        learn = made.learned.learn if known is None else known.grown
+        reading = learn(parts.sequences, parts.train, options)
         check_tokens(reading, parts.sequences, path, len(parts.train))
         torch.manual_seed(options.seed)
         task = cls(made.new(reading, options, device, path), parts, path)

@@ -3,6 +3,7 @@
 const CHANNELS = 6; // lines of numbers that are drawn
 
 lengthOf = (sequence) => sequence.written.length;
+const shownText = (text) => (text === "" ? say("attention.empty") : text);
 const called = (symbol) => (symbol === "" ? say("attention.end") : visible(symbol));
 speak = () => `${chosen.t + 1}: ${called(item().written[chosen.t])}`;
 
@@ -11,14 +12,15 @@ VIEWS.push({
   wide: 12,
   key: () => [chosen.item, chosen.t],
   draw() {
-    const { tokens: read, strange, written, label, text, look } = item(), own = look[chosen.t];
+    const { tokens: read, strange, written, label, text, look } = item(), { right, cut: unended } = item(), own = look[chosen.t];
     const fill = (s) => `background-color: ${css(more(own[s]))}; color: ${readable(more(own[s]))}`;
     const rows = [["written", text], ["truth", label]].filter(([, value]) => value !== null);
     return [
       head(say("sequence"), itemChoice()),
-      el("p", { class: "say" }, say("attention.say")),
-      el("table", { class: "numbers" }, el("tbody", {}, rows.map(([name, value]) => el("tr", {}, el("th", { scope: "row" }, say(`attention.${name}`)), el("td", {}, visible(value)))))),
-      label === null ? null : el("p", { class: "say" }, say(label === text ? "attention.right" : "attention.wrong")),
+      el("p", { class: "say" }, say(read ? "attention.say" : "attention.sayNumbers")),
+      el("table", { class: "numbers texts" }, el("tbody", {}, rows.map(([name, value]) => el("tr", {}, el("th", { scope: "row" }, say(`attention.${name}`)), el("td", {}, shownText(value)))))),
+      right === null ? null : el("p", { class: "say" }, say(right ? "attention.right" : "attention.wrong")),
+      unended ? el("p", { class: "say" }, say("attention.cut")) : null,
       read && el("p", { class: "note" }, say("attention.read")),
       read && el("div", { class: "ribbon words" }, read.map((token, s) => el("span", { class: "word" }, el("b", { class: strange.includes(s) ? "strange" : "", style: fill(s) }, visible(token))))),
       read && strangeOnes(strange.map((s) => visible(read[s]))),
@@ -26,7 +28,7 @@ VIEWS.push({
       el("div", {
         id: "ribbon", class: "ribbon words", tabindex: 0, role: "slider", "aria-label": say("attention.written"), "aria-valuemin": 1, "aria-valuemax": written.length, onkeydown: keys, onclick: pick,
       }, written.map((symbol, t) => el("span", { class: "word", "data-t": t }, el("b", {}, called(symbol))))),
-      el("div", { class: "bar legend" }, say("attention.none"), ramp(more, 0), say("attention.all")),
+      read && el("div", { class: "bar legend" }, "0 %", ramp(more, 0), "100 %"),
     ];
   },
 });
@@ -46,7 +48,7 @@ VIEWS.push({
   id: "attention",
   wide: 12,
   key: () => [chosen.item, chosen.t],
-  draw: () => [head(say("attention.matrix")), el("p", { class: "say" }, say("attention.matrixSay")), el("div", { onclick: pick }, table(item()))],
+  draw: () => [head(say("attention.matrix")), el("p", { class: "say" }, say("attention.matrixSay"), (item().series ?? []).length > CHANNELS ? ` ${say("attention.channels", { n: CHANNELS, of: item().series.length })}` : ""), el("div", { onclick: pick }, table(item()))],
 });
 
 // A row for each symbol, and a column for each step; above them what was read, as tokens or as lines of numbers.
@@ -60,7 +62,7 @@ function table({ tokens: read, series, written, look }) {
   drawn.forEach((values, k) => {
     const known = values.filter((v) => v !== null), low = Math.min(...known), high = Math.max(...known), y = (v) => k * lane + 4 + (1 - (v - low) / Math.max(1e-30, high - low)) * (lane - 8);
     svg.append(el("path", { d: values.map((v, s) => (v === null ? "" : `${s && values[s - 1] !== null ? "L" : "M"}${x(s)} ${y(v)}`)).join(""), class: "curve" }));
-    svg.append(el("text", { x: left - 6, y: k * lane + 22, class: "note end" }, cut(data.channels[k] ?? "", 16)));
+    svg.append(el("text", { x: left - 6, y: k * lane + 22, class: "note end" }, cut(data.channels[k] ?? (data.time !== null && k === series.length - 1 ? say("sinceStep") : ""), 16)));
   });
   written.forEach((symbol, t) => {
     const y = top + t * high;
