@@ -626,7 +626,6 @@ class TranslationOptions(TextOptions):
     embedding_size: int = option(
         64, "Width of the embedding of a word or character, and at most of a category.", least=1, of_model=True
     )
-
     dropout: float = dropout_option(0.1, "around and between layers")
 
     def useless(self, file: Path | None) -> dict[str, str]:

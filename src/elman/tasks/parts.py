@@ -118,6 +118,18 @@ def left_out(
     return own[part != k - 1], own[part == k - 1]
 
 
+def divided(
+    sequences: Gathered, options: SequenceOptions, count: int, own: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns the places of the sequences for training and for validation: those of the validation file, or what `parted` takes.
+
+    count: how many sequences are not of the validation file. own: those that --fold leaves.
+    """
+    if options.validation is not None:
+        return own, np.arange(count, len(sequences))
+    return parted(sequences, options, own)
+
+
 def parted(
     sequences: Gathered, options: SequenceOptions, own: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

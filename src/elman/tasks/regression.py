@@ -21,7 +21,7 @@ from elman.tasks.encoded import FAR, Encoded, Inputs
 from elman.tasks.gathered import Gathered
 from elman.tasks.linear import LINEAR, Linear, in_words
 from elman.tasks.options import RegressionOptions as Options
-from elman.tasks.parts import Parts, check_labels, gathered, left_out, parted
+from elman.tasks.parts import Parts, check_labels, divided, gathered, left_out
 from elman.tasks.separate import moments, table
 from elman.tasks.sequence_model import SequenceModel
 from elman.tasks.tallies import Tally, Units, root
@@ -145,10 +145,7 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
         added = (Labelled(str(n), steps, repr(sums[-1])) for n, (steps, sums) in every)
     found, count = gathered(path, options, bad, added, reading)
     own, test = left_out(found, options, count, np.zeros(len(found)), path)
-    if options.validation is not None:
-        train, validation = own, np.arange(count, len(found))
-    else:
-        train, validation = parted(found, options, own)
+    train, validation = divided(found, options, count, own)
     least = "give at least two for training and one for validation"
     parts = Parts(found, train, validation, test)
     check_labels(parts, path or Path(examples.MARKED), least, 2, bad)

@@ -30,7 +30,7 @@ from elman.tasks.encoded import Encoded, Inputs
 from elman.tasks.gathered import STEPS, Gathered
 from elman.tasks.language_model import TrainedLanguageModel
 from elman.tasks.options import TranscriptionOptions as Options
-from elman.tasks.parts import Parts, gathered, left_out, parted
+from elman.tasks.parts import Parts, divided, gathered, left_out
 from elman.tasks.pieces import Pieces
 from elman.tasks.separate import many
 from elman.tasks.sequence_model import SequenceModel
@@ -151,13 +151,11 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
     found, count = gathered(path, options, bad, drawn(), reading)
     can = _can_say(found, np.arange(count), options, where, bad)
     own, test = (each[can[each]] for each in left_out(found, options, count, np.zeros(len(found)), path))
-    if options.validation is not None:
-        train, validation = own, np.arange(count, len(found))
-    elif path is None:  # fonts that were never seen
+    if path is None and options.validation is None:  # fonts that were never seen
         held = examples.unseen(fonts, options.held_out)
         train, validation = np.flatnonzero(~held), np.flatnonzero(held)
     else:
-        train, validation = parted(found, options, own)
+        train, validation = divided(found, options, count, own)
     parts = Parts(found, train, validation, test)
     check_texts(parts, options, where, bad)
     return parts

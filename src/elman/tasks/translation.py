@@ -44,7 +44,7 @@ from elman.tasks import texts
 from elman.tasks.encoded import Inputs
 from elman.tasks.gathered import STEPS, Gathered
 from elman.tasks.options import TranslationOptions as Options
-from elman.tasks.parts import Parts, gathered, left_out, parted
+from elman.tasks.parts import Parts, divided, gathered, left_out
 from elman.tasks.pieces import Pieces
 from elman.tasks.separate import many, padded
 from elman.tasks.sequence_model import Reader, last
@@ -247,10 +247,7 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
     drawn = (Labelled(str(k), text, day) for k, (text, day) in enumerate(examples.dates(), 1))
     found, count = gathered(path, options, bad, drawn, reading)
     own, test = left_out(found, options, count, np.zeros(len(found)), path)
-    if options.validation is not None:
-        train, validation = own, np.arange(count, len(found))
-    else:
-        train, validation = parted(found, options, own)
+    train, validation = divided(found, options, count, own)
     parts = Parts(found, train, validation, test)
     check_texts(parts, options, path or Path(examples.DATES), bad)
     return parts
