@@ -124,8 +124,15 @@ class Model:
         return say
 
     @staticmethod
-    def _value(center: float, spread: float) -> Callable[[np.ndarray], str]:
-        return lambda values: "\t".join(f"{value:.6g}" for value in np.sort(values) * spread + center)
+    def _value(center: list[float] | float, spread: list[float] | float) -> Callable[[np.ndarray], str]:
+        """center, spread: of each value; files of earlier versions have one number."""
+        own = np.reshape(center, (-1, 1)), np.reshape(spread, (-1, 1))
+
+        def say(outputs: np.ndarray) -> str:
+            quantiles = np.sort(outputs.reshape(len(own[0]), -1)) * own[1] + own[0]  # of each value a row
+            return "\t".join(f"{value:.6g}" for value in quantiles.flat)
+
+        return say
 
 
 def likeliest(logits: np.ndarray) -> tuple[int, float]:

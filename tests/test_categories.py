@@ -306,7 +306,7 @@ def test_without_numbers_nothing_fades_and_nothing_is_drawn():
     every = np.array([0, 1, 0])
     for figure in (
         charts.labelled_steps(np.empty((3, 0)), every, every, ["a", "b"], 0),
-        charts.valued_steps(np.empty((3, 0)), every, every[:, None], every, 0),
+        charts.valued_steps(np.empty((3, 0)), every[:, None], every[:, None, None], every[:, None], [""], 0),
     ):
         figure.draw_without_rendering()
         assert len(figure.axes) == 1

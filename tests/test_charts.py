@@ -273,21 +273,40 @@ def test_many_classes_of_one_step_and_of_many_are_drawn():
 
 
 def test_values_of_steps_that_are_far_apart_are_points():
-    truth = np.full(20, np.nan)
-    truth[[3, 11]] = 2.5, 1
-    figure = charts.valued_steps(np.ones((20, 2)), truth, np.ones((20, 3)), np.ones(20), 7)
+    truth = np.full((20, 1), np.nan)
+    truth[[3, 11], 0] = 2.5, 1
+    figure = charts.valued_steps(np.ones((20, 2)), truth, np.ones((20, 1, 3)), np.ones((20, 1)), ["x"], 7)
     lines = {line.get_label(): line for line in figure.axes[1].lines}
     assert lines["true"].get_marker() == "."
     assert lines["predicted"].get_marker() in ("", "None")
     assert np.asarray(lines["true"].get_xdata()).tolist() == list(range(8, 28))
     figure.draw_without_rendering()
-    whole = charts.valued_steps(np.ones((20, 2)), np.arange(20.0), np.ones((20, 1)), np.ones(20), 0)
-    assert whole.axes[1].lines[0].get_marker() in ("", "None")
+    every = np.stack([truth[:, 0], np.arange(20.0)], 1)
+    whole = charts.valued_steps(np.ones((20, 2)), every, every[..., None], every, ["$x$", "_y"], 0)
+    assert [axis.lines[0].get_marker() in ("", "None") for axis in whole.axes[1:]] == [False, True]
+    assert [axis.get_ylabel() for axis in whole.axes[1:]] == ["$x$", "_y"]
+    assert [axis.get_xlabel() for axis in whole.axes] == ["", "", "step"]
+    whole.draw_without_rendering()
 
 
 def test_of_very_many_values_some_are_drawn(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(charts, "POINTS", 10)
-    truth = np.arange(35.0)
-    figure = charts.agreement(truth, truth, (truth - 1, truth + (truth < 30)), "steps")
+    truth = np.arange(35.0)[:, None]
+    band = np.stack([truth - 1, truth + (truth < 30)], -1)
+    figure = charts.agreement(truth, truth, band, ["x"], "steps")
     assert len(np.asarray(figure.axes[0].collections[-1].get_offsets())) == 9
     assert "100%" in figure.axes[0].get_legend().get_texts()[0].get_text()  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def test_each_value_has_a_panel():
+    """Also one that is called like mathematics; of one that the validation lacks there is nothing to draw."""
+    truth = np.arange(40.0).reshape(10, 4)
+    truth[:, 2] = np.nan
+    truth[1:, 3] = np.nan
+    figure = charts.agreement(truth, truth + 1, (truth + 1)[..., None], ["$x", "y", "z", "a" * 99], "sequences")
+    shown = [axis for axis in figure.axes if axis.axison]
+    assert [axis.get_title() for axis in shown][:2] == ["$x", "y"]
+    assert [len(np.asarray(axis.collections[0].get_offsets())) for axis in shown] == [10, 10, 1]
+    figure.draw_without_rendering()
+    many = np.arange(30.0)[None]
+    assert len(charts.agreement(many, many, many[..., None], [*map(str, range(30))], "steps").axes) == charts.PANELS

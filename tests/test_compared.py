@@ -112,10 +112,10 @@ def test_steps_and_words_are_judged_together(made: SimpleNamespace, tmp_path: Pa
 def test_values_are_compared_in_one_unit(made: SimpleNamespace, tmp_path: Path) -> None:
     """Each model has learned in deviations of its own; those of the first one count."""
     file = made.directory / DATA["regress"]
-    spread = json.loads((made.regress / "vocabulary.json").read_text())["spread"]
+    spread = json.loads((made.regress / "vocabulary.json").read_text())["spread"][0]
     other = shutil.copytree(made.other["regress"], tmp_path / "other")
     changed = json.loads((other / "vocabulary.json").read_text())
-    changed |= {"spread": 3 * changed["spread"], "center": changed["center"] + 1}
+    changed |= {"spread": [3 * changed["spread"][0]], "center": [changed["center"][0] + 1]}
     (other / "vocabulary.json").write_text(json.dumps(changed))
     a, b = rows_of(made.regress, file, tmp_path), rows_of(other, file, tmp_path)
     alone = elman("evaluate", made.regress, file).out

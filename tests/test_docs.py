@@ -135,6 +135,8 @@ def write_the_files_that_documents_name(directory: Path) -> None:
         ("novel.txt", "other.txt", "other-chapter.txt", "plays.txt", "server.log", "today.log"): text,
         ("train.conllu", "dev.conllu", "test.conllu", "new.conllu"): (sentence + "\n") * 40,
         ("gestures.csv",): "id,kind,x,y\n" + steps,
+        ("boilers.csv", "new-boilers.csv"): "id,load,heat,x,y\n"
+        + "".join(f"{k},{k},{k * k if k % 3 else ''},{t},0.5\n" for k in range(40) for t in range(5)),
         ("pumps.csv",): "id,hours_left,x,y\n" + steps.replace("up", "1").replace("down", "0"),
         ("test.csv", "new.csv"): "id,kind,hours_left,x,y,person\n" + of_both,
         ("shops.csv",): "day,shop,sales,event,size,visits\n" + sales,

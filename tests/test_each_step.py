@@ -328,10 +328,10 @@ def test_the_loss_is_the_mean_over_the_steps_that_have_a_label(tmp_path: Path, t
             if task == "classify":
                 wanted -= float(row.log_softmax(-1)[labels.index(label)])
             else:
-                wanted += float((row[0] * made.trained.reading.spread + made.trained.reading.center - label) ** 2)
+                wanted += float((row[0] * made.trained.reading.spread[0] + made.trained.reading.center[0] - label) ** 2)
             count += 1
     if task == "regress":
-        wanted /= made.trained.reading.spread**2
+        wanted /= made.trained.reading.spread[0] ** 2
     for parts in (1, 3):
         total, weight, sizes = 0.0, 0.0, 0
         for rank in range(parts):
@@ -712,7 +712,7 @@ def test_a_page_says_of_each_step_what_the_model_does(made: SimpleNamespace, tas
                 if task == "classify":
                     assert total == pytest.approx(float(outputs[t, trained.reading.classes.index(share["name"])]), abs=0.02)  # fmt: skip
                 else:
-                    value = float(outputs[t, 0]) * trained.reading.spread + trained.reading.center
+                    value = float(outputs[t, 0]) * trained.reading.spread[0] + trained.reading.center[0]
                     assert total == pytest.approx(value, abs=0.2)
                 assert way == "both" or share["backward"] == 0
         if task == "classify":
@@ -720,7 +720,7 @@ def test_a_page_says_of_each_step_what_the_model_does(made: SimpleNamespace, tas
             assert own["predicted"] == [trained.reading.classes[k] for k in outputs.argmax(-1).tolist()]
         else:
             assert own["truth"] == [None if v is None else pytest.approx(float(v), abs=0.01) for v in data]
-            assert own["predicted"] == pytest.approx([float(v) * trained.reading.spread + trained.reading.center for v in outputs[:, 0]], abs=0.05)  # fmt: skip
+            assert own["predicted"] == pytest.approx([float(v) * trained.reading.spread[0] + trained.reading.center[0] for v in outputs[:, 0]], abs=0.05)  # fmt: skip
         look = np.array(own["look"])
         assert look.shape == (len(data),) * 2
         assert (np.triu(look, 1) == 0).all() == (way == "causal")
@@ -871,7 +871,7 @@ def test_the_built_in_sums_rise_at_the_marks():
     options = options_of("regress")
     found, train, validation, _ = regression.read(None, options, BadRows())
     assert len(train) + len(validation) == len(found)
-    values = regression.numbers_of(found)[: len(found.rows[0])]
+    values = regression.numbers_of(found, 1)[: len(found.rows[0]), 0]
     steps = found.rows[0]
     assert values == pytest.approx((steps[:, 0] * steps[:, 1]).cumsum(), abs=1e-4)
 

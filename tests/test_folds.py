@@ -247,7 +247,7 @@ def test_the_mean_in_the_unit_of_the_data(tmp_path: Path):
     place = tmp_path / "folds"
     done = elman("cross-validate", "regress", tmp_path / "a.jsonl", "--validation", tmp_path / "a.jsonl", "--group", "who", "--folds", 2, *QUICK, "--directory", place)  # fmt: skip
     scores = [float(score) for score in re.findall(r"^fold.* RMSE (\S+),", done.out, re.MULTILINE)]
-    assert [json.loads((place / f"fold-{k}" / "vocabulary.json").read_text())["spread"] for k in (1, 2)] == [1, 3]
+    assert [json.loads((place / f"fold-{k}" / "vocabulary.json").read_text())["spread"] for k in (1, 2)] == [[1], [3]]
     told = re.search(r"^in unit     (\S+) RMSE, from (\S+) to (\S+)$", done.out, re.MULTILINE)
     assert told is not None
     wanted = [(scores[0] + 3 * scores[1]) / 2, *sorted((scores[0], 3 * scores[1]))]

@@ -241,7 +241,7 @@ def test_steps_of_a_sequence_are_judged_together(made: SimpleNamespace, tmp_path
     out, rows = judged_surely(made.levels, made.directory / "steps.jsonl", tmp_path)
     loss = [
         float(np.mean([max(q * e, (q - 1) * e) for q, e in ((0.1, row["label"] - row["value_q0.1"]), (0.9, row["label"] - row["value_q0.9"]))]))
-        / regression.Reading.load(Run(made.levels)).spread
+        / regression.Reading.load(Run(made.levels)).spread[0]
         for row in rows
     ]  # fmt: skip
     told = interval_by_hand([row["sequence"] for row in rows], loss, share=False)

@@ -244,7 +244,7 @@ def test_the_shares_of_all_steps_are_the_value_in_its_unit(made: SimpleNamespace
         for sequence in data["sequences"]:
             content = np.array(sequence["series"]).T
             encoded = trained.encode([directions.Labelled("", content, "0")], Path("none"))
-            raw = trained.outputs(encoded)[0].double() * reading.spread + reading.center
+            raw = trained.outputs(encoded)[0].double() * reading.spread[0] + reading.center[0]
             swapped.append(raw.tolist() != sorted(raw.tolist()))
             assert sequence["spread"] == pytest.approx(sorted(raw.tolist()), rel=1e-4, abs=1e-4)
             assert sequence["predicted"] == sequence["spread"][1]

@@ -76,7 +76,7 @@ def test_it_learns_and_says_in_both_units_how_well(pumps: Path):
     predicted = np.loadtxt(elman("predict", pumps / "run", pumps / "new.jsonl").out.splitlines(), delimiter=",", skiprows=1)  # fmt: skip
     assert predicted[:, 0].tolist() == list(range(1, 61))
     truth, found = labels_of(pumps / "new.jsonl"), figures(elman("evaluate", pumps / "run", pumps / "new.jsonl").out)
-    error, spread = predicted[:, 1] - truth, Reading.load(Run(pumps / "run")).spread
+    error, spread = predicted[:, 1] - truth, Reading.load(Run(pumps / "run")).spread[0]
     rmse, mae = np.sqrt((error**2).mean()), np.abs(error).mean()
     for name, value in {"RMSE": rmse, "MAE": mae}.items():
         own, scaled = re.findall(r"[\d.]+", found[name])
@@ -94,7 +94,8 @@ def test_the_values_are_measured_by_the_training_sequences(pumps: Path):
     own = labels_of(pumps / "train.jsonl")[train]
     assert sorted([*train, *validation]) == list(range(240))
     assert len(validation) == 48
-    assert (reading.center, reading.spread) == pytest.approx((own.mean(), own.std()))
+    assert (reading.center[0], reading.spread[0]) == pytest.approx((own.mean(), own.std()))
+    assert reading.labels == ["label"]
 
 
 def test_the_built_in_sequences_need_a_memory():
@@ -144,7 +145,7 @@ def test_baselines_by_hand(count: int, channels: int, criterion: Criterion):
     encoded = values_of(every, options_of(), train)
     found = baselines(encoded, train, encoded, held, criterion, False)
 
-    y = encoded.values.numpy()
+    y = encoded.values.numpy()[:, 0]
     steps = np.concatenate([content[k] for k in train])
     assert y[train].mean() == pytest.approx(0, abs=1e-9)
     x = [(each - steps.mean(0)) / steps.std(0) for each in content]
@@ -194,9 +195,9 @@ def test_many_sequences_are_learned_from_at_equal_distances(monkeypatch: pytest.
     draw = np.random.default_rng(0)
     every = [Labelled(str(k), draw.normal(size=(3, 1)), f"{draw.normal():.4f}") for k in range(50)]
     encoded = values_of(every, options_of(), np.arange(50))
-    few = linear.Linear(encoded, np.arange(0, 50, 3), lambda own: encoded.values.numpy()[own, None], False)
+    few = linear.Linear(encoded, np.arange(0, 50, 3), lambda own: encoded.values.numpy()[own], False)
     monkeypatch.setattr(linear, "LEARNED", 17)
-    many = linear.Linear(encoded, np.arange(50), lambda own: encoded.values.numpy()[own, None], False)
+    many = linear.Linear(encoded, np.arange(50), lambda own: encoded.values.numpy()[own], False)
     assert many.weights == pytest.approx(few.weights)
     assert many(encoded, np.arange(50)) == pytest.approx(few(encoded, np.arange(50)))
 
@@ -260,7 +261,7 @@ def test_quantiles_rise_and_are_counted(pumps: Path, quantiles: Path):
     said = figures(Path(f"{quantiles}.out").read_text())
     assert re.match(r"[\d.]+ pinball \(says the quantiles of the training values\): the model is ", said["constant"])
     assert "means, extremes and ends, and the quantiles of its errors" in said["linear"]
-    e, spread = truth[:, None] - table, Reading.load(Run(quantiles)).spread
+    e, spread = truth[:, None] - table, Reading.load(Run(quantiles)).spread[0]
     pinball = np.maximum(np.array([0.1, 0.5, 0.9]) * e, np.array([-0.9, -0.5, -0.1]) * e).mean()
     own, scaled = re.findall(r"[\d.]+", found["pinball"])
     assert float(own) == pytest.approx(pinball, rel=1e-3)
@@ -365,7 +366,7 @@ def test_every_form_of_a_file(tmp_path: Path):
         columns = Columns(sequence="id" if name == "a.csv" else None, numeric=True)
         gathered = Gathered(None)
         gathered.add(sequences(tmp_path / name, columns), tmp_path / name)
-        assert numbers_of(gathered).tolist() == [0.5, -1000]
+        assert numbers_of(gathered, 1).tolist() == [[0.5], [-1000]]
         assert gathered.rows[1].tolist() == [[2, 0], [1, 1]]
 
 
@@ -419,7 +420,17 @@ def test_a_mistake_ends_with_one_sentence(tmp_path: Path, case: str):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("changed", [{"spread": 0.0}, {"center": None}, {"spread": float("inf")}, {"more": 1}])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"spread": 0.0},
+        {"spread": [1.0, 1.0]},
+        {"center": None},
+        {"spread": [float("inf")]},
+        {"labels": ["x", "y"]},
+        {"more": 1},
+    ],
+)
 def test_a_damaged_run(pumps: Path, tmp_path: Path, changed: dict[str, Any]):
     import shutil
 

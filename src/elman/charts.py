@@ -26,6 +26,7 @@ NAME = 30  # characters of a label that are drawn at most
 MANY = 1000  # points, above which they are drawn small and pale
 POINTS = 20_000  # that are drawn at most
 CHANNELS = 6  # that are drawn of a sequence
+PANELS = 9  # of values that are drawn
 LEGEND = 32  # classes that are named at most
 CHANCE = 0.05  # of a symbol at some step, above which it is drawn
 SYMBOLS = 40  # that are drawn of a sequence
@@ -166,32 +167,44 @@ def _short(name: str) -> str:
 
 
 def agreement(
-    truth: NDArray[Any], predicted: NDArray[Any], band: tuple[NDArray[Any], NDArray[Any]] | None, of: str
+    truth: NDArray[Any], predicted: NDArray[Any], said: NDArray[Any], names: Sequence[str], of: str
 ) -> Figure:
-    """Draws predicted numbers over true ones, all (N,): good ones are near the diagonal.
+    """Draws predicted numbers over true ones, all (N, V), a panel for each of V values: good ones are near the diagonal.
 
-    band: the lowest and the highest quantile of each, if there are several. of: what they are numbers of. Of very many,
-    some at equal distances are drawn.
+    A true one is NaN where there is none. said: (N, V, outputs), of which the first and the last are the outer quantiles,
+    if there are several. names: of the values. of: what they are numbers of. Of very many, some at equal distances are drawn.
     """
-    share = "" if band is None else f"{((band[0] <= truth) & (truth <= band[1])).mean():.0%}"
+    count = min(PANELS, truth.shape[1])
+    wide = min(3, count)
+    tall = -(-count // wide)
+    figure = Figure(figsize=(5.4, 5) if count == 1 else (3.8 * wide, 3.6 * tall), layout="constrained")
+    for k, axis in enumerate(figure.subplots(tall, wide, squeeze=False).flat):
+        there = np.flatnonzero(np.isfinite(truth[:, k])) if k < count else np.empty(0, int)
+        if not len(there):
+            axis.set_axis_off()
+            continue
+        _agreement(axis, truth[there, k], predicted[there, k], said[there, k])
+        axis.set_title(f"{of} of the validation set" if count == 1 else _short(names[k]), fontsize=10, parse_math=False)
+    return figure
+
+
+def _agreement(axis: Axes, truth: NDArray[Any], predicted: NDArray[Any], said: NDArray[Any]) -> None:
+    """Draws predicted numbers over true ones, both (N,). said: (N, outputs)."""
+    low, high = said[:, 0], said[:, -1]
+    share = f"{((low <= truth) & (truth <= high)).mean():.0%}"
     stride = -(-len(truth) // POINTS)
-    truth, predicted = truth[::stride], predicted[::stride]
-    figure = Figure(figsize=(5.4, 5), layout="constrained")
-    axis = figure.subplots()
+    truth, predicted, low, high = (each[::stride] for each in (truth, predicted, low, high))
     few = len(truth) <= MANY
-    if band is not None:
-        low, high = (each[::stride] for each in band)
-        label = f"outer quantiles, {share} of the true values between them"
+    if said.shape[1] > 1:
+        label = f"{share} between outer quantiles"
         axis.vlines(truth, low, high, color="C0", alpha=0.35 if few else 0.05, linewidth=1, label=label)
     ends = [min(truth.min(), predicted.min()), max(truth.max(), predicted.max())]
     axis.plot(ends, ends, color="0.4", linestyle="--", linewidth=1, label="equal")
     axis.scatter(truth, predicted, s=12 if few else 4, alpha=0.7 if few else 0.2, color="C0", linewidths=0)
     axis.set_xlabel("true value")
     axis.set_ylabel("predicted value")
-    axis.set_title(f"{of} of the validation set", fontsize=10)
     axis.legend(fontsize=8, loc="upper left")
     axis.grid(alpha=0.3)
-    return figure
 
 
 def labelled_steps(
@@ -219,22 +232,33 @@ def labelled_steps(
 
 
 def valued_steps(
-    values: NDArray[Any], truth: NDArray[Any], said: NDArray[Any], middle: NDArray[Any], first: int
+    values: NDArray[Any],
+    truth: NDArray[Any],
+    said: NDArray[Any],
+    middle: NDArray[Any],
+    names: Sequence[str],
+    first: int,
 ) -> Figure:
-    """Draws the numbers of a sequence (T, channels), and below them the true value of each step, (T,), and what is said of it.
+    """Draws the numbers of a sequence (T, channels), and below them the true values of each step, (T, V), and what is said of them.
 
-    said: (T, outputs), of which the first and the last are the outer quantiles, if there are several; middle: (T,), of
-    these the one that is compared. A true value is NaN where it is not known. first: the number of the first step, from 0.
+    said: (T, V, outputs), of which the first and the last are the outer quantiles, if there are several; middle: (T, V), of
+    these the one that is compared. A true value is NaN where it is not known. names: of the values, of which some are
+    drawn. first: the number of the first step, from 0.
     """
-    figure, axis = _over_steps(values, first, 3.0)
+    count = min(CHANNELS, truth.shape[1])
+    figure, *axes = _over_steps(values, first, *[3.0 if count == 1 else 1.8] * count)
     x = np.arange(len(values)) + first + 1
-    if said.shape[1] > 1:
-        axis.fill_between(x, said[:, 0], said[:, -1], color="C0", alpha=0.2, linewidth=0, label="outer quantiles")
-    lonely = np.isfinite(truth).mean() < 0.5  # values far apart make no line
-    axis.plot(x, truth, color="k", linewidth=1, marker="." if lonely else "", label="true")
-    axis.plot(x, middle, color="C0", linewidth=1.4, label="predicted")
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8, loc="best")
+    for k, axis in enumerate(axes):
+        if said.shape[-1] > 1:
+            low, high = said[:, k, 0], said[:, k, -1]
+            axis.fill_between(x, low, high, color="C0", alpha=0.2, linewidth=0, label="outer quantiles")
+        lonely = np.isfinite(truth[:, k]).mean() < 0.5  # values far apart make no line
+        axis.plot(x, truth[:, k], color="k", linewidth=1, marker="." if lonely else "", label="true")
+        axis.plot(x, middle[:, k], color="C0", linewidth=1.4, label="predicted")
+        axis.grid(alpha=0.3)
+        if count > 1:
+            axis.set_ylabel(_short(names[k]), parse_math=False)
+    axes[0].legend(fontsize=8, loc="best")
     return figure
 
 
@@ -296,14 +320,16 @@ def attention(
     return figure
 
 
-def _over_steps(values: NDArray[Any], first: int, height: float) -> tuple[Figure, Axes]:
-    """Draws the numbers of a sequence (T, channels), NaN where one is missing, over its steps. Returns empty axes of this height below.
+def _over_steps(values: NDArray[Any], first: int, *heights: float) -> Any:
+    """Draws the numbers of a sequence (T, channels), NaN where one is missing, over its steps.
 
-    Without channels, there is nothing above them.
+    Returns the figure, and empty axes of these heights below. Without channels, there is nothing above them.
     """
     upper = [2.2] if values.shape[1] else []
-    figure = Figure(figsize=(10, sum(upper) + height + 0.4), layout="constrained")
-    *above, below = figure.subplots(1 + len(upper), 1, sharex=True, squeeze=False, height_ratios=[*upper, height])[:, 0]
+    every = [*upper, *heights]
+    figure = Figure(figsize=(10, sum(every) + 0.4), layout="constrained")
+    axes = figure.subplots(len(every), 1, sharex=True, squeeze=False, height_ratios=every)[:, 0]
+    above, below = axes[: len(upper)], axes[len(upper) :]
     for axis in above:
         there = np.ma.masked_invalid(values)
         deviation = there.std(0).filled(0.0)
@@ -314,10 +340,10 @@ def _over_steps(values: NDArray[Any], first: int, height: float) -> tuple[Figure
         of = f"the first {CHANNELS} of {values.shape[1]} channels" if values.shape[1] > CHANNELS else "channels"
         axis.set_title(f"{of}, in deviations from their means; a sequence of the validation set", fontsize=10)
         axis.grid(alpha=0.3)
-    below.set_xlabel("step")
-    below.set_xlim(first + 0.5, first + len(values) + 0.5)
-    below.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure, below
+    below[-1].set_xlabel("step")
+    below[-1].set_xlim(first + 0.5, first + len(values) + 0.5)
+    below[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure, *below
 
 
 def forecasts(panels: Mapping[str, Mapping[str, Any]], horizon: int) -> Figure:

@@ -147,7 +147,7 @@ _command(
 )
 _command(
     RegressionOptions,
-    "Train a model that gives a whole sequence, of numbers or of text, one number; or with --each-step each step of numbers.\n\n"
+    "Train a model that gives a whole sequence, of numbers or of text, one number or several; or with --each-step each step of numbers.\n\n"
     "It is validated on held-out sequences, next to two baselines: a constant, and a linear function of a few features. "
     "Ctrl-C saves and stops; --resume continues from there.",
     "Example:  elman train regress pumps.csv --sequence id --label hours_left --minutes 5 --run runs/pumps",

@@ -25,6 +25,7 @@ from elman.errors import InputError
 FILL = "mark missing numbers with --mark-gaps, fill them in with --fill-gaps"
 NAME = "name the columns of numbers with --columns and those of words with --categories"
 MOST = float(np.finfo(np.float32).max)  # how far from zero a number may be: squares are summed in float64
+BETWEEN = "\x1f"  # between the values of a label that has several: the sign that Unicode has for this
 
 
 class Columns(NamedTuple):
@@ -42,6 +43,12 @@ class Columns(NamedTuple):
     each_step: bool = False  # whether every step has a label of its own, or none; a table may then be one sequence
     empty: bool = False  # whether a label may be an empty text
     group: str | None = None  # what is not to be both learned and judged, such as a person
+    several: tuple[str, ...] = ()  # columns of numbers that are the label together, in place of `label`
+
+    @property
+    def of_label(self) -> tuple[str, ...]:
+        """The columns that a label has its values from."""
+        return self.several or (self.label,)
 
     @property
     def lacking(self) -> bool:
@@ -97,6 +104,11 @@ def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows 
         raise InputError(
             f"{path} has a label for each sequence, but --each-step wants one for each step; give a table or JSON lines, or leave --each-step out",
             f"{path} has a label for each sequence, and the run was trained on one for each step; give a table or JSON lines",
+        )
+    if columns.several and kind == ".ts":
+        raise InputError(
+            f"{path} has one number for each sequence, but --label names {len(columns.several)} columns; give a table or JSON lines, or leave --label out",
+            f"{path} has one number for each sequence, and the run was trained on {len(columns.several)}; give a table or JSON lines",
         )
     if kind == ".ts":
         yield from _archive(path, columns, labelled, bad)
@@ -172,12 +184,40 @@ def number_of(label: Any) -> float:
     return value if abs(value) <= MOST else np.nan
 
 
+def numbers_in(label: str | None, count: int) -> list[float]:
+    """Returns the values of a label, of which it has so many; NaN for each that it lacks."""
+    return [number_of(cell) for cell in _cells(label, count)]
+
+
+def _cells(label: Any, count: int) -> list[Any]:
+    """Returns the values of a label as they are written, None for each that it lacks."""
+    if count == 1 or label is None:
+        return [label] * count
+    found = [cell or None for cell in label.split(BETWEEN, count - 1)]
+    return found + [None] * (count - len(found))
+
+
+def _joined(cells: Sequence[str | None]) -> str | None:
+    """Returns the label that has these values: of several, a text that has them all, or None if it lacks all of them."""
+    if len(cells) == 1 or not any(cells):
+        return cells[0]
+    return BETWEEN.join(cell or "" for cell in cells)
+
+
 def no_number(label: Any, columns: Columns, what: str) -> str | None:
-    """Returns what is wrong with a label that should be a number, or None. what: what the label is called."""
-    if not columns.numeric or not np.isnan(number_of(label)):
+    """Returns what is wrong with a label that should be a number, or several, or None.
+
+    what: what it is called, with {!r} in place of the name of its column. Of several numbers some may be missing.
+    """
+    if not columns.numeric:
         return None
-    own = "there is none" if label is None else f"is {str(label).strip()[:60]!r}"
-    return f"{what} should be a finite number, at most {MOST:.3g} from zero, but {own}"
+    if label is None and columns.several:
+        return f"there is no number in {' or '.join(map(repr, columns.several))}; give at least one"
+    for name, cell in zip(columns.of_label, _cells(label, len(columns.of_label)), strict=True):
+        if np.isnan(number_of(cell)) and (cell is not None or not columns.several):
+            own = "there is none" if cell is None else f"is {str(cell).strip()[:60]!r}"
+            return f"{what.format(name)} should be a finite number, at most {MOST:.3g} from zero, but {own}"
+    return None
 
 
 def _number(value: str) -> float:
@@ -213,6 +253,7 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
     for number, _, row in json_lines(path, bad):
         where = f"{path}, line {number}"
         content, label = row.get(name), row.get(columns.label)
+        absent = [each for each in columns.of_label if each not in row]
         if columns.categories and (content is None or columns.channels == ()):  # beside which there need not be numbers
             first = row.get(columns.categories[0])
             content = np.empty((len(first) if isinstance(first, list) and first else 1, 0))
@@ -234,7 +275,7 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
             words, problem = _words(row, columns.categories, len(content))
         labels = None
         if problem is None and columns.each_step and isinstance(content, np.ndarray):
-            labels, problem = _of_steps(label, len(content), columns)
+            labels, problem = _of_steps(row, len(content), columns)
             if not labelled:
                 labels, problem = labels or [None] * len(content), None
             label = None
@@ -242,11 +283,13 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
         if problem is None and columns.time is not None and isinstance(content, np.ndarray):
             times, dates, problem = _times(row.get(columns.time), len(content), columns.time, path)
         label = label.strip() if isinstance(label, str) else label
+        if columns.several and labels is None:
+            label = _joined([_cell(row.get(each)) for each in columns.several])
         if problem is None and labelled and labels is None:
-            if columns.label not in row:
-                problem = f"there is no {columns.label!r}; the names are {', '.join(map(repr, row))}"
+            if absent:
+                problem = f"there is no {absent[0]!r}; the names are {', '.join(map(repr, row))}"
             elif columns.numeric:
-                problem = no_number(label, columns, repr(columns.label))
+                problem = no_number(label, columns, "{!r}")
             elif not isinstance(label, (str, int)) or (label == "" and not columns.empty):
                 problem = f"{columns.label!r} should be a label but is {label!r}"
         given = None if columns.group is None else row.get(columns.group)
@@ -261,6 +304,11 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
             channels = content.shape[1]
         label, group = (None if each is None else str(each) for each in (label, group))
         yield Labelled(str(row.get("id", number)), content, label, (), labels, group, times, words, dates)
+
+
+def _cell(value: Any) -> str | None:
+    """Returns one of the several values of a label as a table would have it: None if it is missing."""
+    return None if value is None or value != value else str(value).strip() or None
 
 
 def _whole(value: Any) -> Any:
@@ -321,50 +369,61 @@ def _times(given: Any, steps: int, name: str, path: Path) -> tuple[NDArray[np.fl
     return found, dates, None
 
 
-def _of_steps(given: Any, steps: int, columns: Columns) -> tuple[list[str | None] | None, str | None]:
+def _of_steps(row: Mapping[str, Any], steps: int, columns: Columns) -> tuple[list[str | None] | None, str | None]:
     """Returns the labels of the steps of a line of JSON, and None; or None, and what is wrong with them."""
-    wanted = f"{columns.label!r} should be a list of {steps} labels, one for each step"
-    if not isinstance(given, list):
-        return None, f"{wanted}, but is {str(given)[:60]}"
-    if len(given) != steps:
-        return None, f"{wanted}, but has {len(given)}"
-    found: list[str | None] = []
-    for step, label in enumerate(given, 1):
-        what = f"step {step} of {columns.label!r}"
-        label = label if columns.numeric and label == label else _whole(label)  # NaN is no number
-        if not isinstance(label, (str, int, float) if columns.numeric else (str, int)) and label is not None:
-            return None, f"{what} should be a label but is {str(label)[:60]}"
-        own = None if label is None else str(label).strip() or None
-        if own is not None and (problem := no_number(own, columns, what)):
+    found = list[list[str | None]]()
+    for name in columns.of_label:
+        given, wanted = row.get(name), f"{name!r} should be a list of {steps} labels, one for each step"
+        if not isinstance(given, list):
+            return None, f"{wanted}, but is {str(given)[:60]}"
+        if len(given) != steps:
+            return None, f"{wanted}, but has {len(given)}"
+        found.append([])
+        for step, label in enumerate(given, 1):
+            label = label if columns.numeric and label == label else _whole(label)  # NaN is no number
+            if not isinstance(label, (str, int, float) if columns.numeric else (str, int)) and label is not None:
+                return None, f"step {step} of {name!r} should be a label but is {str(label)[:60]}"
+            found[-1].append(None if label is None else str(label).strip() or None)
+    labels = [_joined(cells) for cells in zip(*found, strict=True)]
+    for step, label in enumerate(labels, 1):
+        if label is not None and (problem := no_number(label, columns, f"step {step} of {{!r}}")):
             return None, problem
-        found.append(own)
-    return found, None
+    return labels, None
 
 
 def _stripped(piece: pl.DataFrame, columns: Columns, path: Path) -> pl.DataFrame:
     """Returns a piece of a table with its labels, groups and categories as words. NaN is missing where it cannot be the name of a class."""
     label, others = (
         [name for name in names if name in piece.columns]
-        for names in ((columns.label,), (columns.group, *columns.categories))
+        for names in (columns.of_label, (columns.group, *columns.categories))
     )
     whole = columns.each_step and not columns.numeric
-    missing = ("", "nan") if columns.each_step and columns.numeric else ("",)
+    missing = ("", "nan") if columns.numeric and (columns.each_step or columns.several) else ("",)
     return tables.words(tables.words(piece, label, path, whole, missing), others, path)
+
+
+def _labels_in(piece: pl.DataFrame, columns: Columns) -> list[str | None]:
+    """Returns the labels of the rows of a piece of a table, as `_stripped` returns it; None where there is none."""
+    if not all(name in piece.columns for name in columns.of_label):
+        return [None] * len(piece)
+    cells = [piece[name].to_list() for name in columns.of_label]
+    return cells[0] if len(cells) == 1 else [_joined(row) for row in zip(*cells, strict=True)]
 
 
 def _texts(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[Labelled]:
     assert columns.text is not None
-    wanted = [columns.text, *([columns.label] if labelled else []), *([columns.group] if columns.group else [])]
+    wanted = [columns.text, *(columns.of_label if labelled else ()), *([columns.group] if columns.group else [])]
+    whole = [each for each in wanted if each not in columns.several]  # columns in which nothing may be missing
     done = 0
     for piece in tables.pieces(path, None if not labelled else wanted):
         tables.check_columns(wanted, [each for each in piece.columns if each != tables.LINE], path)
-        has_label, piece = columns.label in piece.columns, _stripped(piece, columns, path)
+        piece = _stripped(piece, columns, path)
         rows, done = dict(zip(piece[tables.LINE], count(done + 1))), done + len(piece)
-        piece = tables.texts(piece, wanted, path, bad)
-        labels = piece[columns.label].to_list() if has_label else [None] * len(piece)
+        piece = tables.texts(piece, whole, path, bad)
+        labels = _labels_in(piece, columns)
         groups = piece[columns.group].to_list() if columns.group else [None] * len(piece)
         for line, text, label, group in zip(piece[tables.LINE], piece[columns.text], labels, groups, strict=True):
-            if labelled and (problem := no_number(label, columns, f"column {columns.label!r}")):
+            if labelled and (problem := no_number(label, columns, "column {!r}")):
                 bad.found(f"{path}, line {line}: {problem}")
                 continue
             yield Labelled(str(rows[line]), text, label, group=group)
@@ -372,13 +431,17 @@ def _texts(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterat
 
 def _misfit(label: str | None, first: str | None, sequence: str, columns: Columns) -> str | None:
     """Returns what is wrong with the label of a step of a sequence, or None. first: that of its first step."""
-    if label is None:
+    if label is None and (columns.each_step or not columns.several):
         return None if columns.each_step else f"column {columns.label!r} has no value"
-    if problem := no_number(label, columns, f"column {columns.label!r}"):
+    if problem := no_number(label, columns, "column {!r}"):
         return problem
-    if columns.each_step or label == first or (columns.numeric and number_of(label) == number_of(first)):
+    if columns.each_step or label == first:
         return None
-    return f"sequence {sequence!r} is labelled {label!r} here but {first!r} before"
+    count = len(columns.of_label)
+    if columns.numeric and np.array_equal(numbers_in(label, count), numbers_in(first, count), equal_nan=True):
+        return None
+    here, before = (each and each.replace(BETWEEN, ", ") for each in (label, first))
+    return f"sequence {sequence!r} is labelled {here!r} here but {before!r} before"
 
 
 def _elsewhere(group: str | None, first: str | None, sequence: str, columns: Columns) -> str | None:
@@ -427,10 +490,10 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
         keys = [] if columns.sequence is None else [columns.sequence]
         others, clock = [columns.group] if columns.group else [], [columns.time] if columns.time else []
         said = list(columns.categories)
-        wanted = [*keys, *([columns.label] if labelled else []), *others, *clock, *said, *(channels or [])]
+        wanted = [*keys, *(columns.of_label if labelled else ()), *others, *clock, *said, *(channels or [])]
         tables.check_columns(wanted, have, path)
         if channels is None:
-            channels = [each for each in have if each not in (*keys, columns.label, *others, *clock, *said)]
+            channels = [each for each in have if each not in (*keys, *columns.of_label, *others, *clock, *said)]
         if not channels and not said:
             raise InputError(
                 f"{path} has no column of numbers besides {', '.join(map(repr, have))}; add one, or name columns of words with --categories"
@@ -458,8 +521,8 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
         spoken = np.empty((len(piece), len(said)), dtype=object)
         for k, category in enumerate(said):
             spoken[:, k] = piece[category].fill_null("").to_list()
-        given = piece[columns.label].to_list() if columns.label in have else [None] * len(piece)
-        from_whom = piece[others[0]].to_list() if others else [None] * len(piece)
+        given = _labels_in(piece, columns)
+        from_whom: list[str | None] = piece[others[0]].to_list() if others else [None] * len(piece)
         of = piece[keys[0]].to_list() if keys else ["1"] * len(piece)
         begins = [k for k in range(len(of)) if not k or of[k] != of[k - 1]]
         for begin, end in pairwise([*begins, len(of)]):

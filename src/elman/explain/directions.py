@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -182,7 +183,8 @@ def classifier(run: Path, text: str | None, data: Path | None) -> Contents:
 def regressor(run: Path, text: str | None, data: Path | None) -> Contents:
     """Returns what the page of a model that predicts a number holds; its arguments are those of `classifier`."""
     trained = regression.load(run)
-    return _whole(run, text, data, trained, [], said=_value)
+    names = trained.options.label_columns
+    return _whole(run, text, data, trained, [], said=_value, values=names if len(names) > 1 else ())
 
 
 def transcriber(run: Path, text: str | None, data: Path | None) -> Contents:
@@ -198,23 +200,34 @@ def _whole(
     trained: Classifier | Regressor | Transcriber,
     classes: Sequence[str],
     order: Callable[[Gathered, NDArray[np.int64]], list[int]] = lambda found, own: own.tolist(),
-    said: Callable[[Any, Tensor, str | None], Said] | None = None,
+    said: Callable[[Any, Tensor, str | None, int], Said] | None = None,
+    values: Sequence[str] = (),
 ) -> Contents:
-    """order: in which order held-out sequences are shown. said: what the model says of a sequence, if it is pooled."""
+    """order: in which order held-out sequences are shown. said: what the model says of a sequence, if it is pooled.
+
+    values: what values are called of which each is shown on its own; none if there is one only.
+    """
     options = trained.options
     page = head(run, trained, classes, text)
     every, source = chosen_sequences(run, trained, text, data, order)
-    chosen = list(islice(every, SHOWN if options.pooled else FEW))
+    chosen = list(islice(every, max(1, (SHOWN if options.pooled else FEW) // max(1, len(values)))))
+
+    def of_each(n: int, read: Callable[[int], dict[str, Any]]) -> list[dict[str, Any]]:
+        """Returns what is shown of a sequence: of each value what says which it is."""
+        return [read(k) | {"group": str(n), "column": name} for k, name in enumerate(values)] or [read(0)]
+
+    shown, remarks = list[dict[str, Any]](), list[str]()
     if said is not None and options.pooled:
-        return Contents(page | {"sequences": [_read(trained, each, source, said) for each in chosen]}, [], [])
+        for n, each in enumerate(chosen, 1):
+            shown += of_each(n, partial(_read, trained, each, source, said))
+        return Contents(page | {"sequences": shown}, [], [])
     if page["unit"] is not None:
         page["categories"] = ["text"]
-    shown, remarks = list[dict[str, Any]](), list[str]()
-    for each in chosen:
+    for n, each in enumerate(chosen, 1):
         part, steps = beginning(each, page["unit"], EVERY)
         if steps > EVERY:
             remarks.append(f"of sequence {each.name}, the page shows and reads the first {EVERY} of {steps} steps")
-        shown.append(_every(trained, part, source))
+        shown += of_each(n, partial(_every, trained, part, source))
     return Contents(page | {"each_step": True, "causal": options.causal, "sequences": shown}, [], remarks)
 
 
@@ -235,7 +248,7 @@ class Said(NamedTuple):
     bias: float = 0.0  # besides the model's own
 
 
-def _classes(trained: Classifier, logits: Tensor, truth: str | None) -> Said:
+def _classes(trained: Classifier, logits: Tensor, truth: str | None, _: int) -> Said:
     names = trained.reading.classes
     order = logits.argsort(descending=True)[:2].tolist()
     chances = [rounded(p) for p in logits.softmax(-1).tolist()]
@@ -243,24 +256,34 @@ def _classes(trained: Classifier, logits: Tensor, truth: str | None) -> Said:
     return Said(contents, [(k, names[k]) for k in order])
 
 
-def _value(trained: Regressor, outputs: Tensor, truth: str | None) -> Said:
-    reading, criterion = trained.reading, trained.criterion
+def _value(trained: Regressor, outputs: Tensor, truth: str | None, k: int) -> Said:
+    """k: which of the values."""
+    reading, criterion, first = trained.reading, trained.criterion, k * trained.criterion.outputs
+    center, spread = reading.center[k], reading.spread[k]
+    outputs = outputs[first : first + criterion.outputs]
     order = outputs.argsort()  # as `Criterion.in_order` has them
-    own = [rounded(float(v) * reading.spread + reading.center, reading.spread) for v in outputs[order]]
-    value = sequences.number_of(truth)  # data that are explained need no labels
+    own = [rounded(float(v) * spread + center, spread) for v in outputs[order]]
+    value = sequences.numbers_in(truth, len(reading.center))[k]  # data that are explained need no labels
     contents = {
-        "truth": None if np.isnan(value) else rounded(value, reading.spread),
+        "truth": None if np.isnan(value) else rounded(value, spread),
         "predicted": float(criterion.middle(torch.tensor(own, dtype=torch.float64))),
         "quantiles": list(criterion.quantiles),
         "spread": own,
     }
-    return Said(contents, [(int(criterion.middle(order)), "")], reading.spread, reading.center)
+    return Said(contents, [(first + int(criterion.middle(order)), "")], spread, center)
 
 
 def _read(
-    trained: Trained[Any, Any], sequence: Labelled, source: Path, say: Callable[[Any, Tensor, str | None], Said]
+    trained: Trained[Any, Any],
+    sequence: Labelled,
+    source: Path,
+    say: Callable[[Any, Tensor, str | None, int], Said],
+    k: int = 0,
 ) -> dict[str, Any]:
-    """Returns a sequence, what the model says of it, what each step adds in each direction and what this depends on."""
+    """Returns a sequence, what the model says of it, what each step adds in each direction and what this depends on.
+
+    k: which of several values.
+    """
     content = sequence.content
     tokens = split(content, trained.options.unit) if isinstance(content, str) else None
     encoded = trained.encode([sequence], source)
@@ -276,7 +299,7 @@ def _read(
         inputs = inputs.requires_grad_()
         h, state = model.recurrent(inputs, lengths=lengths)  # (T, 1, 2 H)
         outputs = model.head(h, state, lengths)[0]  # (outputs,)
-        said = say(trained, outputs.detach(), None if sequence.label in (None, "") else str(sequence.label))
+        said = say(trained, outputs.detach(), None if sequence.label in (None, "") else str(sequence.label), k)
         look = [_norms(outputs[k], inputs) for k, _ in said.shares]
     bias = model.output.bias.detach()
     parts = said.unit * pooled_shares(h[:, 0].detach(), model.output.weight.detach())  # (2, outputs, T)
@@ -303,8 +326,13 @@ def _read(
     }
 
 
-def _every(trained: Classifier | Regressor | Transcriber, sequence: Labelled, source: Path) -> dict[str, Any]:
-    """Returns a sequence, what the model says of each step, what each direction adds to this, and what it depends on."""
+def _every(
+    trained: Classifier | Regressor | Transcriber, sequence: Labelled, source: Path, k: int = 0
+) -> dict[str, Any]:
+    """Returns a sequence, what the model says of each step, what each direction adds to this, and what it depends on.
+
+    k: which of several values.
+    """
     encoded, model = trained.encode([sequence], source), deepcopy(trained.model).double().eval()
     x, lengths = encoded.batch(Pieces.whole(np.arange(1), encoded.rows.lengths))
     classes, criterion, center, spread = [], Criterion("mse"), 0.0, 1.0
@@ -313,20 +341,25 @@ def _every(trained: Classifier | Regressor | Transcriber, sequence: Labelled, so
     elif isinstance(trained, Transcriber):
         classes = [BLANK, *trained.reading.symbols]
     else:
-        criterion, center, spread = trained.criterion, trained.reading.center, trained.reading.spread
+        criterion, center, spread = trained.criterion, trained.reading.center[k], trained.reading.spread[k]
+    first = k * criterion.outputs
     with use_engine("reference"):
         with torch.no_grad():
             inputs = model.inputs(x.double() if model.embedding is None else x)
             h = model.recurrent(inputs, lengths=lengths)[0][:, 0]  # (T, 2 H), or (T, H) if causal
             outputs = model.output(h)  # (T, outputs)
+        if not classes:
+            outputs = outputs[:, first : first + criterion.outputs]
         # The likeliest classes first; or the output that is the middle one, of those that rise.
-        order = outputs.argsort(-1, descending=True) if classes else criterion.middle(outputs.argsort(-1))[:, None]
+        order = (
+            outputs.argsort(-1, descending=True) if classes else first + criterion.middle(outputs.argsort(-1))[:, None]
+        )
         look = _both_ways(model, inputs, lengths, order[:, 0], bool(classes))
     content = {
         "name": sequence.name,
         "series": [] if isinstance(sequence.content, str) else series_of(sequence),
         "words": words_of(trained, sequence),
-        "shares": _shares(model, h, order[:, :2], classes or [""] * outputs.shape[1], spread, center),
+        "shares": _shares(model, h, order[:, :2], classes or [""] * trained.width, spread, center),
         "look": [[float(f"{v:.2g}") for v in row] for row in look.tolist()],
     }
     labels = list(sequence.labels or ())
@@ -339,7 +372,8 @@ def _every(trained: Classifier | Regressor | Transcriber, sequence: Labelled, so
         content["likeliest"] = _likeliest(outputs, order, classes)
         return content
     values = outputs.sort(-1).values * spread + center
-    truth = [None if np.isnan(v) else rounded(v, spread) for v in map(sequences.number_of, labels)]
+    known = (sequences.numbers_in(label, trained.width // criterion.outputs)[k] for label in labels)
+    truth = [None if np.isnan(v) else rounded(v, spread) for v in known]
     content["truth"] = truth if any(v is not None for v in truth) else None
     content["spread"] = [[rounded(v, spread) for v in row] for row in values.tolist()]
     content["predicted"] = [rounded(v, spread) for v in criterion.middle(values).tolist()]

@@ -407,6 +407,11 @@ class SequenceOptions(Options):
         return _names(self.categories)
 
     @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns of the label, of which there may be several if they are numbers."""
+        return _names(self.label) if self.numeric and "," in self.label else (self.label,)
+
+    @property
     def fold_of(self) -> tuple[int, int] | None:
         """Which part is left out, from 1, and of how many."""
         if self.fold is None:
@@ -428,14 +433,17 @@ class SequenceOptions(Options):
         own = {
             "--sequence": self.sequence,
             "--text": self.text,
-            "--label": self.label,
             "--group": self.group,
             "--time": self.time,
         }
-        _check_once({name: (column,) for name, column in own.items() if column is not None})
+        labels = {"--label": self.label_columns}
+        if not self.label_columns:
+            raise InputError("--label names no column; name one")
+        _check_once({name: (column,) for name, column in own.items() if column is not None} | labels)
         named = {"--columns": self.column_list or (), "--categories": self.category_list}
-        for name in ("--label", "--group", "--time"):
+        for name in ("--group", "--time"):
             _check_once({name: (own[name] or "",)} | named)
+        _check_once(labels | named)
         if self.sequence is not None:
             _check_once({"--sequence": (self.sequence,), "--categories": self.category_list})
         if self.categories is not None and not self.category_list:
@@ -551,7 +559,9 @@ class RegressionOptions(LabelOptions):
     task: ClassVar[str] = "regress"
     numeric: ClassVar[bool] = True
 
-    label: str = option("label", "Column of the number to predict, or its name in JSON lines.")
+    label: str = option(
+        "label", "Column of the number to predict, or its name in JSON lines; several separated by commas."
+    )
     quantiles: str | None = quantiles_option()
     loss: str = loss_option("mse")
     dropout: float = dropout_option(0.1, "between layers and before the output")

@@ -39,7 +39,7 @@ def columns_of(options: SequenceOptions, inputs: Inputs | None = None) -> Column
     if inputs is not None and (inputs.channels or not inputs.mean):
         own = tuple(inputs.channels)
     return Columns(
-        o.label,
+        ",".join(o.label_columns),
         o.sequence,
         o.text,
         own,
@@ -50,6 +50,7 @@ def columns_of(options: SequenceOptions, inputs: Inputs | None = None) -> Column
         o.numeric,
         o.label_each_step,
         o.empty_label,
+        several=o.label_columns if len(o.label_columns) > 1 else (),
     )
 
 

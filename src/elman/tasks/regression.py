@@ -1,11 +1,12 @@
-"""Regression: one number for a whole sequence of numbers, or for a text; or a number for each step of numbers."""
+"""Regression: one number, or several, for a whole sequence of numbers, or for a text; or for each step of numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from elman.datasets import examples
 from elman.datasets.reading import BadRows
-from elman.datasets.sequences import Labelled, number_of
+from elman.datasets.sequences import Labelled, numbers_in
 from elman.errors import InputError
 from elman.tasks import scores
 from elman.tasks.encoded import FAR, Encoded, Inputs
@@ -22,9 +23,9 @@ from elman.tasks.gathered import Gathered
 from elman.tasks.linear import LINEAR, Linear, in_words
 from elman.tasks.options import RegressionOptions as Options
 from elman.tasks.parts import Parts, check_labels, divided, gathered, left_out
-from elman.tasks.separate import moments, table
+from elman.tasks.separate import many, moments, table
 from elman.tasks.sequence_model import SequenceModel
-from elman.tasks.tallies import Tally, Units, root
+from elman.tasks.tallies import Tally, Units, mean, root
 from elman.tasks.values import Criterion, rounded
 from elman.tasks.whole import Trained, WholeSequences
 from elman.training.record import DATA
@@ -35,26 +36,38 @@ CLOSE = 1e-150  # between values whose squares float64 cannot tell from zero
 
 
 class RegressionModel(SequenceModel):
-    """A model whose outputs are numbers, in deviations of the training values from their mean, (B, outputs), or with each_step (T, B, outputs)."""
+    """A model whose outputs are numbers, in deviations of the training values from their mean, (B, V Q), or with each_step (T, B, V Q).
+
+    It has Q outputs, such as quantiles, for each of V values.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading(Inputs):
     """What was learned of the data besides weights."""
 
-    center: float  # the mean of the values to predict
-    spread: float  # their standard deviation
+    center: Sequence[float]  # the mean of each value to predict
+    spread: Sequence[float]  # their standard deviations
+    labels: Sequence[str] = ()  # what they are called; empty in runs of earlier versions
+
+    def __post_init__(self):
+        for name in ("center", "spread"):  # runs of earlier versions have a number of one value
+            if isinstance(number := getattr(self, name), float):
+                object.__setattr__(self, name, [number])
 
     @classmethod
-    def learn(cls, sequences: Gathered, own: NDArray[np.int64], options: Options) -> Reading:
+    def learn(cls, sequences: Gathered, own: NDArray[np.int64], options: Options) -> Self:
         """own: the places of the sequences to learn from."""
-        center, spread = moments([learned_of(sequences, own)[:, None]], 1, 0.0)
-        return cls(center=float(center[0]), spread=float(spread[0]), **vars(Inputs.of(sequences, own)))
+        labels = list(options.label_columns)
+        center, spread = moments([learned_of(sequences, own, len(labels))], len(labels), 0.0)
+        inputs = vars(Inputs.of(sequences, own))
+        return cls(center=center.tolist(), spread=spread.tolist(), labels=labels, **inputs)
 
     def check(self) -> None:
         super().check()
-        if not (np.isfinite(self.center) and 0 < self.spread < np.inf):
-            raise ValueError(f"its values have the mean {self.center} and the deviation {self.spread}")
+        fits = len(self.center) == len(self.spread) > 0 and len(self.labels) in (0, len(self.center))
+        if not (fits and np.isfinite(self.center).all() and all(0 < each < np.inf for each in self.spread)):
+            raise ValueError(f"its values have the means {self.center} and the deviations {self.spread}")
 
 
 class Values(Encoded):
@@ -62,28 +75,31 @@ class Values(Encoded):
 
     def __init__(self, sequences: Gathered, reading: Reading):
         super().__init__(sequences, reading)
-        scaled = (numbers_of(sequences) - reading.center) / reading.spread
-        self.values = torch.from_numpy(scaled.clip(-FAR, FAR))  # (M,), float64, NaN where there is none
-        self.told = ~np.isnan(scaled)
+        scaled = (numbers_of(sequences, len(reading.center)) - reading.center) / np.array(reading.spread)
+        self.values = torch.from_numpy(scaled.clip(-FAR, FAR))  # (M, V), float64, NaN where there is none
+        self.told = np.asarray(~np.isnan(scaled).all(1))
 
     def kind(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
-        values = numbers_of(self.sequences)[places]
-        return values > values.mean()
+        """Returns whether the value that crosses its mean least often is above this."""
+        values = self.values.numpy()[places]
+        above = values[:, ~np.isnan(values).all(0)]
+        above = above > np.nanmean(above, 0)
+        return above[:, np.count_nonzero(np.diff(above, axis=0), axis=0).argmin()]
 
 
-def numbers_of(sequences: Gathered, own: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
-    """Returns values to predict, (N,), in their own unit; NaN where there is none, as there need not be to predict.
+def numbers_of(sequences: Gathered, count: int, own: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+    """Returns values to predict, (N, count), in their own unit; NaN where there is none, as there need not be to predict.
 
     own: the places of the sequences; all if left out.
     """
     given = sequences.labels.steps if own is None else sequences.given(own)
-    return np.array([*map(number_of, sequences.different), np.nan])[given]
+    return np.array([numbers_in(label, count) for label in (*sequences.different, None)])[given]
 
 
-def learned_of(sequences: Gathered, own: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Returns the values that the sequences at these places have, (N,), in their own unit."""
-    found = numbers_of(sequences, own)
-    return found[~np.isnan(found)]
+def learned_of(sequences: Gathered, own: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+    """Returns the values that the sequences at these places have, (N, count), in their own unit, of which some may be NaN."""
+    found = numbers_of(sequences, count, own)
+    return found[~np.isnan(found).all(1)]
 
 
 def baselines(
@@ -99,23 +115,39 @@ def baselines(
     own: the places of the values to learn from. The constant is the mean, or the median if large errors do not count by
     their squares. Where quantiles are wanted, they are those of the values, and of what the linear function leaves.
     """
-    values, quantiles = learned.values.numpy()[own], criterion.quantiles
-    constant = values.mean(keepdims=True) if criterion.squared else np.quantile(values, quantiles or [0.5])
-    linear = Linear(learned, own, lambda some: learned.values.numpy()[some, None], causal)
-    around = np.quantile(linear.left, quantiles) if quantiles else np.zeros(1)
-    said = {CONSTANT: np.tile(constant, (len(places), 1)), LINEAR: linear(judged, places) + around}
-    score, truth, units = score_of(criterion), judged.values[torch.from_numpy(places)], judged.units(places)
+    values, quantiles = learned.values.numpy(), criterion.quantiles
+    truth, units = judged.values[torch.from_numpy(places)], judged.units(places)
+    if criterion.squared:
+        constant = np.nanmean(values[own], 0)[:, None]
+    else:
+        constant = np.nanquantile(values[own], quantiles or [0.5], 0).T
+    said = {CONSTANT: np.tile(constant, (len(places), 1, 1)), LINEAR: np.empty((*truth.shape, criterion.outputs))}
+    # Values that the same sequences have are a linear function together.
+    there = ~np.isnan(values[own])
+    different, which = np.unique(there, axis=1, return_inverse=True)
+    for n, some in enumerate(different.T):
+        together = np.flatnonzero(which.ravel() == n)
+        linear = Linear(learned, own[some], lambda k, together=together: values[k][:, together], causal)
+        around = np.quantile(linear.left, quantiles, 0).T if quantiles else np.zeros((len(together), 1))
+        said[LINEAR][:, together] = linear(judged, places)[..., None] + around
+    score = score_of(criterion)
     return {name: scored(criterion, torch.from_numpy(each), truth, units)[score] for name, each in said.items()}
 
 
 def scored(criterion: Criterion, predicted: Tensor, truth: Tensor, units: Units) -> dict[str, Tally]:
-    """Returns the loss of predictions (N, outputs), given the true values (N,), and the errors of their middle."""
-    e = (criterion.middle(predicted).double() - truth).numpy()
-    return {
-        f"validation_{criterion.measure}": Tally.of(units, (criterion.each(predicted.double(), truth).numpy(), 1)),
-        "rmse": Tally.of(units, (e**2, 1), root),
-        "mae": Tally.of(units, (np.abs(e), 1)),
-    }
+    """Returns the loss of predictions (N, V, outputs), given the true values (N, V), and the errors of their middle.
+
+    A true value is NaN where there is none. Each value has the same weight, however often it is there.
+    """
+    there = ~truth.isnan()
+    predicted, truth = predicted.double(), truth.nan_to_num()
+    e = criterion.middle(predicted) - truth
+
+    def mean_of(each: Tensor, score: Callable[[NDArray[Any]], NDArray[Any]] = mean) -> Tally:
+        return Tally.of(units, torch.cat([each.where(there, 0.0), there.double()], 1).T.numpy(), score)
+
+    losses = mean_of(criterion.each(predicted, truth))
+    return {f"validation_{criterion.measure}": losses, "rmse": mean_of(e**2, root), "mae": mean_of(e.abs())}
 
 
 def score_of(criterion: Criterion) -> str:
@@ -139,6 +171,10 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
     reading: what was learned of the data before, whose channels they must have.
     """
     every = enumerate(examples.marked_numbers(), 1)
+    if reading is not None and len(reading.center) != (values := len(options.label_columns)):
+        raise InputError(
+            f"the model predicts {many(len(reading.center), 'value')}, but --label names {values}; name as many, or train a new model"
+        )
     if options.each_step:
         added = (Labelled(str(n), steps, None, labels=[*map(repr, sums)]) for n, (steps, sums) in every)
     else:
@@ -149,16 +185,36 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
     least = "give at least two for training and one for validation"
     parts = Parts(found, train, validation, test)
     check_labels(parts, path or Path(examples.MARKED), least, 2, bad)
-    values = learned_of(found, train)
-    apart = np.ptp(values)
-    if apart == 0:
-        what = "steps" if options.each_step else "sequences"
-        raise InputError(
-            f"the training {what} of {path} have only one value, {values[0]:g}; give {what} of different values"
-        )
-    if apart < CLOSE:
-        raise InputError(f"the values to predict in {path} are at most {apart:.3g} apart; give them in a smaller unit")
+    check_values(learned_of(found, train, len(options.label_columns)), options, path)
     return parts
+
+
+def check_values(learned: NDArray[np.float64], options: Options, path: Path | None) -> None:
+    """Raises InputError if there is nothing to learn of one of the values of the training, (N, V)."""
+    what = "steps" if options.each_step else "sequences"
+    for name, values in zip(options.label_columns, learned.T, strict=True):
+        own, column = values[~np.isnan(values)], f" in {name!r}" * (learned.shape[1] > 1)
+        if not len(own):
+            raise InputError(f"the training {what} of {path} have no number{column}; give some, or leave it out")
+        apart = np.ptp(own)
+        if apart == 0:
+            raise InputError(
+                f"the training {what} of {path} have only one value{column}, {own[0]:g}; give {what} of different values"
+            )
+        if apart < CLOSE:
+            raise InputError(
+                f"the values to predict in {path}{column and f', column {name!r},'} are at most {apart:.3g} apart; give them in a smaller unit"
+            )
+
+
+class Judgement(NamedTuple):
+    """How well one of the values is predicted."""
+
+    ending: str  # of what its scores are called; empty of the only one
+    spread: float
+    predicted: Tensor  # (n, outputs), where there is
+    truth: Tensor  # (n,)
+    found: dict[str, Tally]
 
 
 class Regressor(Trained[Reading, Options]):
@@ -169,7 +225,8 @@ class Regressor(Trained[Reading, Options]):
 
     @staticmethod
     def model_of(reading: Reading, options: Options) -> RegressionModel:
-        return RegressionModel(reading, Criterion(options.loss, options.quantile_list).outputs, options)
+        outputs = len(reading.center) * Criterion(options.loss, options.quantile_list).outputs
+        return RegressionModel(reading, outputs, options)
 
     @property
     def criterion(self) -> Criterion:
@@ -177,43 +234,78 @@ class Regressor(Trained[Reading, Options]):
 
     @property
     def width(self) -> int:
-        return self.criterion.outputs
-
-    def says(self, encoded: Values, own: NDArray[np.int64]) -> Tensor:
-        """Returns what the model says of sequences, or their steps, in deviations, (N, outputs); quantiles rise."""
-        return self.criterion.in_order(self.outputs(encoded, own))
-
-    def told(
-        self, found: Mapping[str, Tally], predicted: Tensor, truth: Tensor, written: Callable[[Tally], str]
-    ) -> Iterator[tuple[str, str]]:
-        """Yields names and figures of these predictions, and of their quantiles. found: their scores, which are written so."""
-        for name in dict.fromkeys((score_of(self.criterion), "rmse", "mae")):
-            each = found[name]
-            yield called(name), f"{each.value * self.reading.spread:.6g}, which is {written(each)} {DEVIATIONS}"
-        variance = float(truth.var(correction=0))
-        if variance > 0:
-            yield "R²", f"{1 - found['rmse'].value ** 2 / variance:.4f}"
-        yield from self.criterion.covered(self.criterion.below(predicted, truth), len(truth))
+        return len(self.reading.center) * self.criterion.outputs
 
     @property
-    def unit_of_errors(self) -> float:
+    def values(self) -> tuple[str, ...]:
+        """What the values are called; the only one has no name."""
+        names = self.options.label_columns
+        return names if len(names) > 1 else ("",)
+
+    def says(self, encoded: Values, own: NDArray[np.int64]) -> Tensor:
+        """Returns what the model says of sequences, or their steps, in deviations, (N, V, outputs); quantiles rise."""
+        return self.criterion.in_order(self.outputs(encoded, own).unflatten(-1, (-1, self.criterion.outputs)))
+
+    def by_value(self, predicted: Tensor, truth: Tensor, units: Units) -> Iterator[Judgement]:
+        """Yields how well each value is predicted, if there is any. predicted: (N, V, outputs); truth: (N, V)."""
+        for k, (name, spread) in enumerate(zip(self.values, self.reading.spread, strict=True)):
+            there = ~truth[:, k].isnan()
+            if there.any():
+                own, true = predicted[there, k], truth[there, k]
+                of = units._replace(of=units.of[there.numpy()])
+                found = scored(self.criterion, own[:, None], true[:, None], of)
+                yield Judgement(name and f" of {name}", spread, own, true, found)
+
+    def told(
+        self, found: Mapping[str, Tally], every: Sequence[Judgement], written: Callable[[Tally], str]
+    ) -> Iterator[tuple[str, str]]:
+        """Yields names and figures of predictions, and of their quantiles.
+
+        found: the scores of all values, which are written so; every: each of them.
+        """
+        names = dict.fromkeys((score_of(self.criterion), "rmse", "mae"))
+        if len(self.values) > 1:
+            for name in names:
+                yield called(name), f"{written(found[name])} {DEVIATIONS}, over {len(self.values)} values"
+        for ending, spread, predicted, truth, own in every:
+            for name in names:
+                told = f"{own[name].value * spread:.6g}, which is {written(own[name])} {DEVIATIONS}"
+                yield called(name) + ending, told
+            variance = float(truth.var(correction=0))
+            if variance > 0:
+                yield f"R²{ending}", f"{1 - own['rmse'].value ** 2 / variance:.4f}"
+            for name, told in self.criterion.covered(self.criterion.below(predicted, truth), len(truth)):
+                yield name + ending, told
+
+    @property
+    def unit_of_errors(self) -> Sequence[float]:
         return self.reading.spread
 
-    def judge(self, encoded: Values, said: Tensor, unit: float) -> tuple[dict[str, Tally], Iterator[tuple[str, str]]]:
-        places, ratio = np.flatnonzero(encoded.told), self.reading.spread / unit
+    def judge(
+        self, encoded: Values, said: Tensor, unit: Sequence[float]
+    ) -> tuple[dict[str, Tally], Iterator[tuple[str, str]]]:
+        places, spread = np.flatnonzero(encoded.told), self.reading.spread
         predicted, truth, units = said[places], encoded.values[places], encoded.units(places)
-        found = scored(self.criterion, predicted, truth, units)
-        shared = found if ratio == 1 else scored(self.criterion, ratio * predicted, ratio * truth, units)
-        tallies = {called(name): shared[name] for name in ("rmse", "mae")}
-        if quantiles := self.criterion.quantiles:
-            tallies["pinball"] = shared[score_of(self.criterion)]._replace(counted=str(quantiles))
-        return tallies, self._figures(encoded, places, found, predicted, truth)
+        found = shared = scored(self.criterion, predicted, truth, units)
+        every = by_value = list(self.by_value(predicted, truth, units))
+        if unit != spread and len(unit) == len(spread):  # models of other values are not compared
+            ratio = torch.as_tensor(np.array(spread) / unit)
+            predicted, truth = ratio[..., None] * predicted, ratio * truth
+            shared = scored(self.criterion, predicted, truth, units)
+            by_value = list(self.by_value(predicted, truth, units))
+        several = [(each.ending, each.found) for each in by_value] if len(spread) > 1 else []
+        tallies = {}
+        for ending, own in (("", shared), *several):
+            tallies |= {called(name) + ending: own[name] for name in ("rmse", "mae")}
+            if quantiles := self.criterion.quantiles:
+                tallies[f"pinball{ending}"] = own[score_of(self.criterion)]._replace(counted=str(quantiles))
+        return tallies, self._figures(encoded, places, found, every)
 
     def _figures(
-        self, encoded: Values, places: NDArray[np.int64], found: dict[str, Tally], predicted: Tensor, truth: Tensor
+        self, encoded: Values, places: NDArray[np.int64], found: dict[str, Tally], every: Sequence[Judgement]
     ) -> Iterator[tuple[str, str]]:
         score = score_of(self.criterion)
-        yield from self.told(found, predicted, truth, scores.figure)
+        yield from self.told(found, every, scores.figure)
         yield self.how_sure(encoded)
         unit = f"{called(score)} in standard deviations"
         yield from scores.on_baselines(self.path, lambda: self._baselines(encoded, places), unit, found[score])
@@ -224,31 +316,43 @@ class Regressor(Trained[Reading, Options]):
         own = learned.told_places(train)
         return baselines(learned, own, judged, places, self.criterion, self.options.causal)
 
-    def in_unit(self, predicted: Tensor) -> list[list[float]]:
-        """Returns predictions (N, outputs) in the unit of the data."""
-        values = predicted.double() * self.reading.spread + self.reading.center
-        return [[rounded(v, self.reading.spread) for v in row] for row in values.tolist()]
+    def in_unit(self, predicted: Tensor) -> list[list[list[float]]]:
+        """Returns predictions (N, V, outputs) in the unit of the data."""
+        spread, center = (np.array(each)[:, None] for each in (self.reading.spread, self.reading.center))
+        values = predicted.double().numpy() * spread + center
+        return [
+            [[rounded(v, own) for v in row] for own, row in zip(self.reading.spread, rows, strict=True)]
+            for rows in values.tolist()
+        ]
 
     def rows(self, encoded: Values, own: NDArray[np.int64], said: Tensor) -> Iterator[dict[str, Any]]:
-        for name, label, row in self._named(encoded, own, said):
-            if not np.isnan(truth := number_of(label)):
-                error = float(self.criterion.middle(torch.tensor(list(row.values()), dtype=torch.float64))) - truth
-                yield name | {"label": truth} | row | {"error": rounded(error, self.reading.spread)}
+        for name, label, found in self._named(encoded, own, said):
+            truth = numbers_in(label, len(found))
+            if np.isnan(truth).all():
+                continue
+            for value, spread, true, outputs in zip(self.values, self.reading.spread, truth, found, strict=True):
+                there, ending = not np.isnan(true), value and f"_{value}"
+                middle = float(self.criterion.middle(torch.tensor([*outputs.values()], dtype=torch.float64)))
+                name |= {f"label{ending}": true if there else None} | outputs
+                name[f"error{ending}"] = rounded(middle - true, spread) if there else None
+            yield name
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
-        """Yields a row of CSV, or JSON, for each sequence, or step, of a file: its value, or its quantiles."""
+        """Yields a row of CSV, or JSON, for each sequence, or step, of a file: its values, or their quantiles."""
         self.skipped = BadRows(self.options.skip_bad)
         every = ((encoded, np.arange(len(encoded.rows))) for encoded in self.read_groups(path, self.skipped))
         said = (self._named(encoded, own, self.says(encoded, own)) for encoded, own in every)
-        return table((name | row for of_group in said for name, _, row in of_group), form)
+        rows = ((name, chain(*(row.items() for row in found))) for of_group in said for name, _, found in of_group)
+        return table((name | dict(row) for name, row in rows), form)
 
     def _named(
         self, encoded: Values, own: NDArray[np.int64], said: Tensor
-    ) -> Iterator[tuple[dict[str, Any], str | None, dict[str, float]]]:
-        """Yields what each sequence is called, or each step, its label, and the outputs in the unit of the data."""
-        names = [f"value{each}" for each in self.criterion.endings]
-        for (name, label), row in zip(encoded.named(own), self.in_unit(said), strict=True):
-            yield name, label, dict(zip(names, row, strict=True))
+    ) -> Iterator[tuple[dict[str, Any], str | None, list[dict[str, float]]]]:
+        """Yields what each sequence is called, or each step, its label, and for each value the outputs in the unit of the data."""
+        begin = [name and f"_{name}" for name in self.values]
+        names = [[f"value{each}{ending}" for ending in self.criterion.endings] for each in begin]
+        for (name, label), rows in zip(encoded.named(own), self.in_unit(said), strict=True):
+            yield name, label, [dict(zip(of, row, strict=True)) for of, row in zip(names, rows, strict=True)]
 
 
 DEVIATIONS = "standard deviations of the training values"
@@ -266,14 +370,34 @@ class Regression(WholeSequences):
         super().__init__(regressor, parts, path)
         self.criterion = regressor.criterion
         self.measure, self.score = self.criterion.measure, score_of(self.criterion)
-        self.score_unit, self.unit_of_score = called(self.score), regressor.reading.spread
+        self.score_unit = called(self.score)
+        values = self.encoded.values[torch.from_numpy(self.places)]
+        counts = (~values.isnan()).sum(0)
+        self.balance = counts.sum() / (len(counts) * counts)  # (V,): all values have the same weight together
+        self.complete = bool((counts == len(values)).all())
+        if len(counts) == 1:
+            self.unit_of_score = regressor.reading.spread[0]
 
     def loss(self, own: NDArray[np.int64]) -> Tensor:
         found, places = self.outputs(own)
-        return self.criterion.mean(found, self.encoded.values[torch.from_numpy(places)].to(found))
+        predicted = found.to(torch.promote_types(found.dtype, torch.float32))
+        predicted = predicted.unflatten(-1, (-1, self.criterion.outputs))
+        truth = self.encoded.values[torch.from_numpy(places)].to(predicted)
+        weights = self._weights(truth)
+        return (weights * self.criterion.each(predicted, truth.nan_to_num())).sum() / weights.sum()
+
+    def _weights(self, truth: Tensor) -> Tensor:
+        """Returns how much each value counts, 0 where there is none."""
+        return self.balance.to(truth).where(~truth.isnan(), 0.0)
+
+    def weight(self, own: NDArray[np.int64]) -> float | None:
+        if self.complete:
+            return super().weight(own)
+        places = self.encoded.places(self.pieces.take(own))
+        return float(self._weights(self.encoded.values[torch.from_numpy(places)]).sum())
 
     def _judged(self, own: NDArray[np.int64]) -> tuple[Tensor, Tensor, Units]:
-        """Returns the predictions of the values of the sequences at these places, (N, outputs); these, (N,); and whose they are."""
+        """Returns the predictions of the values of the sequences at these places, (N, V, outputs); these, (N, V); and whose they are."""
         places = self.encoded.all_places(own)
         told = self.encoded.told[places]
         places, found = places[told], self.trained.says(self.encoded, own)[torch.from_numpy(told)]
@@ -294,10 +418,14 @@ class Regression(WholeSequences):
         return in_words(self.options, self.trained.reading) + quantiles * ", and the quantiles of its errors"
 
     def introduction(self) -> list[tuple[str, str]]:
-        (first, *others), reading = super().introduction(), self.trained.reading
-        own = self.encoded.values.numpy()[self.places] * reading.spread + reading.center
-        told = f"{own.min():.6g} to {own.max():.6g}, mean {own.mean():.6g}, standard deviation {own.std():.6g}"
-        return [first, ("values", told), *others]
+        (first, *others), reading, lines = super().introduction(), self.trained.reading, []
+        for k, name in enumerate(self.trained.values):
+            own = self.encoded.values.numpy()[self.places, k] * reading.spread[k] + reading.center[k]
+            own = own[~np.isnan(own)]
+            told = f"{own.min():.6g} to {own.max():.6g}, mean {own.mean():.6g}, standard deviation {own.std():.6g}"
+            few = f", at {len(own):,} of {len(self.places):,} {self.unit}s" * (len(own) < len(self.places))
+            lines.append(("values" + (name and f" of {name}"), told + few))
+        return [first, *lines, *others]
 
     def result(self, row: Mapping[str, str]) -> str:
         told = (f"{called(name)} {float(row[name]):.4f}" for name in dict.fromkeys((self.score, "rmse", "mae")))
@@ -305,10 +433,10 @@ class Regression(WholeSequences):
 
     def conclusion(self) -> list[tuple[str, str]]:
         """Returns lines about the validation sequences, in the unit of the data, and about those that --fold leaves out."""
-        predicted, truth, units = self._judged(self.validation)
-        found = scored(self.criterion, predicted, truth, units)
+        judged = self._judged(self.validation)
         # Without intervals: these sequences have chosen the parameters.
-        told = self.trained.told(found, predicted, truth, lambda each: f"{each.value:.4f}")
+        found, every = scored(self.criterion, *judged), list(self.trained.by_value(*judged))
+        told = self.trained.told(found, every, lambda each: f"{each.value:.4f}")
         return [*told, *super().conclusion()]
 
     def draw(self, directory: Path) -> list[Path]:
@@ -316,19 +444,17 @@ class Regression(WholeSequences):
         from elman import charts
 
         found, truth, _ = self._judged(self.validation)
-        own = np.array(self.trained.in_unit(found))
-        true = np.array(self.trained.in_unit(truth[:, None]))[:, 0]
+        names = self.options.label_columns
+        own, true = np.array(self.trained.in_unit(found)), np.array(self.trained.in_unit(truth[..., None]))[..., 0]
         middle = self.criterion.middle(torch.from_numpy(own)).numpy()
-        band = (own[:, 0], own[:, -1]) if own.shape[1] > 1 else None
-        pictures = {"values.png": charts.agreement(true, middle, band, f"{self.unit}s")}
+        pictures = {"values.png": charts.agreement(true, middle, own, names, f"{self.unit}s")}
         if self.options.each_step:
             k, part, numbers = self.shown()
             said = np.array(self.trained.in_unit(self.trained.says(self.encoded, np.array([k]))[part]))
-            own = self.encoded.values.numpy()[self.encoded.all_places(np.array([k]))][part]
-            own = own * self.trained.reading.spread + self.trained.reading.center
-            pictures["steps.png"] = charts.valued_steps(
-                numbers, own, said, self.criterion.middle(torch.from_numpy(said)).numpy(), part.start
-            )
+            values = self.encoded.values[torch.from_numpy(self.encoded.all_places(np.array([k])))][part]
+            true = values.numpy() * self.trained.reading.spread + self.trained.reading.center
+            middle = self.criterion.middle(torch.from_numpy(said)).numpy()
+            pictures["steps.png"] = charts.valued_steps(numbers, true, said, middle, names, part.start)
         for name, figure in pictures.items():
             charts.save(figure, directory / name)
         return [directory / name for name in pictures]

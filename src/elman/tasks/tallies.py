@@ -25,9 +25,15 @@ def ratio(sums: Array) -> Array:
     return np.divide(sums[..., 0], sums[..., 1], out=np.zeros(sums.shape[:-1]), where=sums[..., 1] > 0)
 
 
+def mean(sums: Array) -> Array:
+    """Returns the mean of K ratios, (...) of (..., 2 K): of the first K sums over the others, where these are not 0."""
+    parts = np.stack(np.split(sums, 2, -1), -1)  # (..., K, 2)
+    return ratio(np.stack([ratio(parts).sum(-1), (parts[..., 1] > 0).sum(-1)], -1))
+
+
 def root(sums: Array) -> Array:
-    """Returns the square root of `ratio`."""
-    return np.sqrt(np.maximum(ratio(sums), 0))
+    """Returns the square root of `mean`."""
+    return np.sqrt(np.maximum(mean(sums), 0))
 
 
 class Units(NamedTuple):

@@ -81,7 +81,7 @@ if (numeric) VIEWS.push({
     const { predicted, quantiles, spread, truth } = item(), t = chosen.t, own = truth?.[t] ?? null;
     const rows = [[say("value.predicted"), predicted[t]], ...(quantiles.length > 1 ? quantiles.map((q, k) => [say("value.quantile", { q }), spread[t][k]]) : []), [say("value.truth"), own]];
     return [
-      head(told("which", { n: t + 1 })),
+      head(told("which", { n: t + 1 }), valueSaid()),
       el("table", { class: "numbers" }, el("tbody", {}, rows.filter(([, v]) => v !== null).map(([name, v]) => el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, String(v).replace("-", "−")))))),
       own === null ? el("p", { class: "say" }, say("noTruth")) : null,
     ];
@@ -102,8 +102,8 @@ VIEWS.push({
   wide: 7,
   key: () => [chosen.item, chosen.t],
   draw() {
-    const own = item().shares[chosen.t].map((each) => ({ ...each, name: numeric ? say("value.name") : called(each.name) }));
-    return [head(say("directions")), el("p", { class: "say" }, say(data.causal ? "every.causal" : numeric ? "value.directionsSay" : "directionsSay")), shareTable(own, numeric ? say("value.name") : say("logit"))];
+    const own = item().shares[chosen.t].map((each) => ({ ...each, name: numeric ? valueName() : called(each.name) }));
+    return [head(say("directions")), el("p", { class: "say" }, say(data.causal ? "every.causal" : numeric ? "value.directionsSay" : "directionsSay")), shareTable(own, numeric ? valueName() : say("logit"))];
   },
 });
 

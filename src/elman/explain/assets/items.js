@@ -32,6 +32,10 @@ const visibleWord = (word) => [...word].map((c) => (/[\p{C}]/u.test(c) ? "·" : 
 
 const itemChoice = () => (items.length > 1 ? choice("item", say(`item.${data.task}`), "item", items.map((each, k) => [k, each.column ? `${each.group} ${each.column}`.trim() : String(k + 1)])) : null);
 
+// Which value it is that a model predicts: of several, each is shown on its own.
+const valueName = () => item().column ?? say("value.name");
+const valueSaid = () => (item().column ? el("span", { class: "key" }, item().column) : null);
+
 // Rows of probabilities: each a name, a share, and its place among all. The truth, if it is known, is marked.
 function chances(list, truth) {
   return el("div", { class: "bars" }, list.map(([name, share, place]) => [

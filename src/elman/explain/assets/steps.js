@@ -40,7 +40,7 @@ if (numeric) VIEWS.push({
   draw() {
     const { predicted, quantiles, spread, truth } = item(), rows = [[told("predicted"), predicted], ...(quantiles.length > 1 ? quantiles.map((q, k) => [told("quantile", { q }), spread[k]]) : []), [told("truth"), truth]];
     return [
-      head(told("which")),
+      head(told("which"), valueSaid()),
       el("table", { class: "numbers" }, el("tbody", {}, rows.filter(([, v]) => v !== null).map(([name, v]) => el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, String(v).replace("-", "−")))))),
       numberLine(),
       truth === null ? el("p", { class: "say" }, say("noTruth")) : null,
@@ -60,7 +60,7 @@ else VIEWS.push({
 
 // The prediction as a dot, its outer quantiles as a band and the true value as a tick, on the range of all sequences that are shown.
 function numberLine() {
-  const { predicted, spread, truth } = item(), W = 300, every = items.flatMap((each) => [each.predicted, ...each.spread, each.truth]).filter((v) => v !== null), low = Math.min(...every), high = Math.max(...every);
+  const { predicted, spread, truth } = item(), W = 300, every = items.filter((each) => each.column === item().column).flatMap((each) => [each.predicted, ...each.spread, each.truth]).filter((v) => v !== null), low = Math.min(...every), high = Math.max(...every);
   const x = (v) => 10 + ((v - low) / Math.max(1e-30, high - low)) * (W - 20);
   const svg = el("svg", { viewBox: `0 0 ${W} 44`, "aria-hidden": "true" });
   svg.append(el("line", { x1: 10, x2: W - 10, y1: 14, y2: 14, class: "zero" }));
@@ -77,7 +77,7 @@ VIEWS.push({
   key: () => [chosen.item],
   draw() {
     const total = (list) => list.reduce((a, b) => a + b, 0);
-    return [head(say("directions")), el("p", { class: "say" }, told("directionsSay")), shareTable(item().shares.map((each) => ({ ...each, name: each.name || say("value.name"), forward: total(each.forward), backward: total(each.backward) })), say(numeric ? "value.name" : "logit"))];
+    return [head(say("directions")), el("p", { class: "say" }, told("directionsSay")), shareTable(item().shares.map((each) => ({ ...each, name: each.name || valueName(), forward: total(each.forward), backward: total(each.backward) })), numeric ? valueName() : say("logit"))];
   },
 });
 
