@@ -5,7 +5,7 @@
     python bench/tasks.py DATA --study forecast      other settings of a task, by the score that decides what is kept
 
 The values of the regression are made of japanese_vowels/: the mean of the first coefficient of an utterance, to be predicted from
-the other eleven. So are the recordings whose steps are labelled: five utterances one after the other, and who speaks when. The
+the other eleven; or, several at once and each alone, the means of the first three from the other nine. So are the recordings whose steps are labelled: five utterances one after the other, and who speaks when. The
 turns are the same recordings, of which only the order of the speakers is known. The radio messages that are to be written down are
 made of tinyshakespeare.txt: its words in Morse code, of operators who key fast or slowly and never evenly, beside noise. What is measured at
 uneven times, with gaps, is made of nothing: waves of two speeds, of which some numbers are missing. The words that are read beside
@@ -43,9 +43,17 @@ from elman.datasets import conll
 from elman.datasets.sequences import Columns, sequences
 
 SEEDS = 5
-FEW = ("classify", "regress", "steps", "turns", "gaps")  # tasks with few sequences, so that each seed holds out others
+FEW = (
+    "classify",
+    "regress",
+    "several",
+    "steps",
+    "turns",
+    "gaps",
+)  # tasks with few sequences, so that each seed holds out others
 SCORES = re.compile(  # RMSE in standard deviations
-    r"^(accuracy|RMSE|linear|(?:character|word) error rate|constant|nearest|copy) .*?(\d\.\d{4})\b", re.MULTILINE
+    r"^(accuracy|RMSE(?: of \w+)?|linear|(?:character|word) error rate|constant|nearest|copy) .*?(\d\.\d{4})\b",
+    re.MULTILINE,
 )
 UD, VOWELS = "ud_ewt/en_ewt-ud-{}.conllu", "japanese_vowels/JapaneseVowels_{}.ts"
 VALUED, SPOKEN, ORDER, RADIO = (
@@ -55,11 +63,12 @@ VALUED, SPOKEN, ORDER, RADIO = (
     "radio_{}.jsonl",
 )  # made by `place`
 UNEVEN, RELATED, SHOPS, FAULTY = "uneven_{}.jsonl", "relations_{}.csv", "shops_{}.csv", "faults_{}.csv"  # likewise
-LEMMAS, SOUNDS = "lemmas_{}.csv", "sounds_{}.csv"  # likewise
+LEMMAS, SOUNDS, SEVERAL = "lemmas_{}.csv", "sounds_{}.csv", "several_{}.jsonl"  # likewise
 PROSE = "radio_{}.txt"  # the text of radio messages, likewise
 TURNS = 5  # utterances of a recording
 COMMANDS = {
     "words": "lm",
+    "several": "regress",
     "steps": "classify",
     "turns": "transcribe",
     "sounds": "translate",
@@ -73,6 +82,7 @@ RELATIONS = [
     *("--each-step", "--sequence", "sentence", "--label", "relation"),
     *("--validation", RELATED.format("dev")),
 ]
+COEFFICIENTS = ("first", "second", "third")
 MORSE = ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- -..- -.-- --.."  # of a to z
 WRITTEN = ["--text", "form", "--label", "lemma"]
 SPELLED = ["--text", "word", "--label", "sounds", "--label-unit", "words"]
@@ -115,6 +125,11 @@ TRAIN = {
     ),
     "classify": (VOWELS.format("TRAIN"), ["--epochs", "60"], VOWELS.format("TEST")),
     "regress": (VALUED.format("TRAIN"), ["--epochs", "60"], VALUED.format("TEST")),
+    "several": (
+        SEVERAL.format("TRAIN"),
+        ["--label", ",".join(COEFFICIENTS), "--epochs", "60"],
+        SEVERAL.format("TEST"),
+    ),
     "steps": (SPOKEN.format("TRAIN"), ["--each-step", "--batch-size", "8", "--epochs", "60"], SPOKEN.format("TEST")),
     "transcribe": (RADIO.format("TRAIN"), ["--epochs", "15"], RADIO.format("TEST")),
     "turns": (
@@ -159,6 +174,7 @@ TARGETS = {
     "tag": "an accuracy of at least 0.940",
     "classify": "an accuracy of at least 0.98, the mean of five seeds",
     "regress": "an RMSE of less than that of the linear baseline, the mean of five seeds",
+    "several": "an RMSE of less than that of the linear baseline, the mean of five seeds",
     "steps": "an accuracy of more than that of the linear baseline, the mean of five seeds",
     "transcribe": "a character error rate of less than that of both baselines",
     "turns": "a word error rate of less than that of both baselines, the mean of five seeds",
@@ -348,7 +364,7 @@ def place(data: Path, name: str) -> str:
     """Returns where a file is, which is made first if it is one of those that are made."""
     path = Path(MADE.name) / name
     form, part = name.rpartition("_")[0] + "_{}" + path.suffix, path.stem.rpartition("_")[2]
-    if form not in (PROSE, VALUED, SPOKEN, ORDER, RADIO, UNEVEN, RELATED, SHOPS, FAULTY, LEMMAS, SOUNDS):
+    if form not in (PROSE, VALUED, SPOKEN, ORDER, RADIO, UNEVEN, RELATED, SHOPS, FAULTY, LEMMAS, SOUNDS, SEVERAL):
         return str(data / name)
     if path.exists():
         return str(path)
@@ -386,6 +402,9 @@ def place(data: Path, name: str) -> str:
         every = [(np.asarray(each.content), each.label) for each in sequences(data / VOWELS.format(part), Columns())]
         if form == VALUED:
             rows = [{"values": x[:, 1:].tolist(), "label": float(x[:, 0].mean())} for x, _ in every]
+        elif form == SEVERAL:
+            means = ((x, x.mean(0).tolist()) for x, _ in every)
+            rows = [{"values": x[:, 3:].tolist()} | dict(zip(COEFFICIENTS, mean, strict=False)) for x, mean in means]
         else:
             order = np.random.default_rng(0).permutation(len(every))
             turns = [[every[k] for k in order[first : first + TURNS]] for first in range(0, len(order), TURNS)]
@@ -563,6 +582,8 @@ def targets(data: Path, only: list[str]) -> None:
                     scores.append({name: float(value) for name, value in SCORES.findall(out)})
                 if task == "transcribe":
                     helped(data, directory)
+                if task == "several":
+                    scores[-1] |= alone(data, further, seed)
         if task == "lm":
             with tempfile.TemporaryDirectory() as directory:
                 _, out, _ = trained(data, task, further, directory, with_torch=True)
@@ -583,6 +604,17 @@ def helped(data: Path, directory: str) -> None:
             out = run(["evaluate", directory, place(data, RADIO.format("TEST")), "--language-model", other, *given])
             print(" ".join(["$ elman evaluate RUN", RADIO.format("TEST"), "--language-model LM", *given]))
             print("\n".join(f"    {line}" for line in out.splitlines()), flush=True)
+
+
+def alone(data: Path, further: list[str], seed: int) -> dict[str, float]:
+    """Returns the RMSE of each value that a model of its own predicts."""
+    found = {}
+    for name in COEFFICIENTS:
+        with tempfile.TemporaryDirectory() as directory:
+            trained(data, "several", [*further, "--label", name, "--seed", str(seed)], directory)
+            out = run(["evaluate", directory, place(data, SEVERAL.format("TEST"))])
+            found[f"RMSE of {name} alone"] = float(dict(SCORES.findall(out))["RMSE"])
+    return found
 
 
 def study(data: Path, name: str) -> None:
