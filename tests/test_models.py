@@ -392,7 +392,7 @@ def test_values_that_options_may_have(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["options"]["columns"] == "y,x"
     assert config["options"]["horizon"] == 2
-    made = package.models._options(package.models.tasks.module("lm").Options, {"epochs": None, "minutes": None})
+    made = package.models.options_of(package.models.tasks.module("lm").Options, {"epochs": None, "minutes": None}, 3.0)
     assert (made.epochs, made.minutes) == (None, 3.0)
 
 

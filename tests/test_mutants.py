@@ -2589,6 +2589,22 @@ MUTANTS = [
         "test_models.py::test_what_is_refused_leaves_nothing[no-label]",
     ),
     Mutant(
+        "the same data kept twice, so that nothing goes on",
+        "studies.py",
+        "def keep(",
+        "sha256(path.read_bytes()).hexdigest()[:16]",
+        "path.stem[-8:]",
+        "test_studies.py::test_a_cross_validation_is_that_of_the_command",
+    ),
+    Mutant(
+        "rows of a cross-validation in the order of its folds",
+        "folds.py",
+        "def rows_of(",
+        "sorted(every, key=lambda pair: pair[0])",
+        "every",
+        "test_studies.py::test_a_cross_validation_is_that_of_the_command",
+    ),
+    Mutant(
         "what pandas calls missing taken for a value",
         "datasets/given.py",
         "def _is_missing(",

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from elman.one_step import RNNCell as RNNCell
     from elman.recurrence import use_engine as use_engine
     from elman.recurrent import Recurrent as Recurrent
+    from elman.studies import cross_validate as cross_validate
+    from elman.studies import tune as tune
     from elman.training.tbptt import detach as detach
     from elman.training.tbptt import tbptt as tbptt
 
@@ -63,6 +65,8 @@ _HOME = {
     "CoupledPeepholeLSTMCell": "elman.one_step",
     "train": "elman.models",
     "load": "elman.models",
+    "cross_validate": "elman.studies",
+    "tune": "elman.studies",
     "use_engine": "elman.recurrence",
     "tbptt": "elman.training.tbptt",
     "detach": "elman.training.tbptt",
@@ -88,6 +92,7 @@ __all__ = [
     "SlowCellWarning",
     "State",
     "cells",
+    "cross_validate",
     "describe",
     "detach",
     "freeze",
@@ -95,6 +100,7 @@ __all__ = [
     "tbptt",
     "trace",
     "train",
+    "tune",
     "use_engine",
 ]
 

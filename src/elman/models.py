@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from elman.training.options import Options
     from elman.training.record import Record
 
+MINUTES = 3.0  # of a training, if nothing is said of it
 # What a call has besides the options of a task.
 OTHERS = (
     "validation",
@@ -43,6 +44,9 @@ OTHERS = (
     "show",
     "group",
     "compare",
+    "folds",
+    "trials",
+    "directory",
     "language_model",
     "language_weight",
 )
@@ -153,7 +157,7 @@ def train(
     _check_path(run)
     directory, start, given = Path(run), None if start_from is None else Path(start_from), dict[Path, str]()
     place = Run(directory)
-    with _from_python(given) as in_words:
+    with from_python(given) as in_words:
         if not isinstance(task, str) or task not in tasks.MODULES:
             raise InputError(f"unknown task {task!r}; choose one of {', '.join(tasks.MODULES)}")
         if show is not None and not callable(show):
@@ -172,7 +176,7 @@ def train(
             file = None if data is None else _kept(data, directory, "data", task, given)
             if validation is not None:
                 options["validation"] = str(_kept(validation, directory, "validation", task, given))
-            made = _options(tasks.module(task).Options, options)
+            made = options_of(tasks.module(task).Options, options, MINUTES)
             if start is not None:
                 made = beginning.options_from(options.keys(), start, made)
             made.check()
@@ -208,7 +212,7 @@ def load(
     Raises InputError if there is no such model.
     """
     _check_path(run)
-    with _from_python({}):
+    with from_python({}):
         path, helper = Path(run), None if language_model is None else Path(language_model)
         model = Model(path, *beginning.opened(path, device))
         beginning.let_help(model.trained, path, helper, language_weight, device)
@@ -220,8 +224,11 @@ def _check_path(run: Any) -> None:
         raise InputError(f"run is {run!r}; give the directory of a run")
 
 
-def _options(of: type[Options], given: dict[str, Any]) -> Any:
-    """Returns the options of a task. Raises InputError for a name that it does not have, and for a value of another type."""
+def options_of(of: type[Options], given: dict[str, Any], minutes: float) -> Any:
+    """Returns the options of a task. Raises InputError for a name that it does not have, and for a value of another type.
+
+    minutes: of a training, if neither minutes nor epochs is given.
+    """
     names = {field.name: field for field in fields(of)}
     for name, value in given.items():
         if name not in names:
@@ -235,7 +242,7 @@ def _options(of: type[Options], given: dict[str, Any]) -> Any:
         if kind := of.wrong_type(names[name], given[name]):
             raise InputError(f"{name} is {value!r} but should be {kind}")
     budget: dict[str, Any] = (
-        {} if any(given.get(name) is not None for name in ("epochs", "minutes")) else {"minutes": 3.0}
+        {} if any(given.get(name) is not None for name in ("epochs", "minutes")) else {"minutes": minutes}
     )
     return of(**given | budget)
 
@@ -250,18 +257,18 @@ def _kept(data: Data, directory: Path, name: str, task: str, given: dict[Path, s
 
 @contextlib.contextmanager
 def _file(data: Data, task: str) -> Iterator[tuple[Path, Callable[[str], str]]]:
-    """Yields the path of data, which are written for the while if they are none, and what `_from_python` yields."""
+    """Yields the path of data, which are written for the while if they are none, and what `from_python` yields."""
     given = dict[Path, str]()
     with (
         tempfile.TemporaryDirectory(prefix="elman-") as place,
-        _from_python(given) as in_words,
+        from_python(given) as in_words,
         beginning.without_training(),
     ):
         yield _kept(data, Path(place), "data", task, given), in_words
 
 
 @contextlib.contextmanager
-def _from_python(given: Mapping[Path, str]) -> Iterator[Callable[[str], str]]:
+def from_python(given: Mapping[Path, str]) -> Iterator[Callable[[str], str]]:
     """Yields a function that says in a text, and says in messages, what a call has: names of options, and data it gave.
 
     given: files of these, and what they are called; more may come.
