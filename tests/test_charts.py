@@ -309,4 +309,8 @@ def test_each_value_has_a_panel():
     assert [len(np.asarray(axis.collections[0].get_offsets())) for axis in shown] == [10, 10, 1]
     figure.draw_without_rendering()
     many = np.arange(30.0)[None]
-    assert len(charts.agreement(many, many, many[..., None], [*map(str, range(30))], "steps").axes) == charts.PANELS
+    names = [*map(str, range(30))]
+    figure = charts.agreement(many, many, many[..., None], names, "steps")
+    assert len(figure.axes) == charts.PANELS
+    assert figure.get_suptitle() == "the first 9 of 30 values"
+    assert charts.valued_steps(np.ones((1, 2)), many, many[..., None], many, names, 0).get_suptitle() == "the first 6 of 30 values"  # fmt: skip

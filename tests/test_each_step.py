@@ -405,7 +405,7 @@ def probing(options: Any) -> whole.Trained[Any, Any]:
         def width(self) -> int:
             return 3
 
-    return Probing(Probe(), None, options)  # pyright: ignore[reportArgumentType]
+    return Probing(Probe(), Inputs([], [], []), options)
 
 
 @pytest.mark.parametrize("window", [2, 3, 16, 17, 50])

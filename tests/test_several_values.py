@@ -27,10 +27,10 @@ from elman.errors import InputError
 from elman.explain import directions
 from elman.tasks import regression
 from elman.tasks.gathered import Gathered
-from elman.tasks.options import RegressionOptions
+from elman.tasks.options import RegressionOptions, quoted
 from elman.tasks.parts import columns_of
 from elman.tasks.regression import Reading, Values, baselines
-from elman.tasks.tallies import student, values
+from elman.tasks.tallies import Units, student, values
 from elman.tasks.values import Criterion
 from elman.training import fitting
 from elman.training.loop import MODEL
@@ -98,10 +98,10 @@ def read_all(path: Path, **columns: Any) -> list[Labelled]:
 
 def test_all_forms_say_the_same(tmp_path: Path) -> None:
     wanted = [[[1.5, -2e3]], [[NAN, 7.0]], [[0.25, NAN]]]
-    table = "id,heat,x,load\na,-2000,1,1.5\na,-2e3,2,1.50\nb,7,3,\nc,nan,4,0.25\n"
+    table = "id,heat,x,load\na,-2000,1,1.5\na,-2e3,2,1.50\nb,7,3,N/A\nc,nan,4,0.25\n"
     (tmp_path / "a.csv").write_text(table)
     pl.read_csv(table.encode()).write_parquet(tmp_path / "a.parquet")
-    rows = [{"load": 1.5, "heat": "-2000"}, {"load": None, "heat": 7}, {"load": 0.25, "heat": NAN}]
+    rows = [{"load": 1.5, "heat": "-2000"}, {"heat": 7}, {"load": 0.25, "heat": NAN}]
     (tmp_path / "a.jsonl").write_text(lines(*(json.dumps(row | {"values": [1]}) for row in rows)))
     (tmp_path / "t.csv").write_text("heat,body,load\n-2000,so,1.5\n7,so,\nNaN,so,0.25\n")
     for name, columns in {
@@ -117,11 +117,12 @@ def test_all_forms_say_the_same(tmp_path: Path) -> None:
     assert one.labels is not None
     np.testing.assert_array_equal(numbers(one), [[1.5, -2e3], [1.5, -2e3], [NAN, 7], [0.25, NAN]])
     row = {"values": [1, 2, 3], "load": [1, None, NAN], "heat": [None, None, 2]}
-    (tmp_path / "s.jsonl").write_text(json.dumps(row))
-    (one,) = read_all(tmp_path / "s.jsonl", each_step=True)
+    (tmp_path / "s.jsonl").write_text(lines(json.dumps(row), '{"values": [1], "heat": [3]}'))
+    one, two = read_all(tmp_path / "s.jsonl", each_step=True)
     np.testing.assert_array_equal(numbers(one), [[1, NAN], [NAN, NAN], [NAN, 2]])
     assert one.labels is not None
     assert one.labels[1] is None
+    np.testing.assert_array_equal(numbers(two), [[NAN, 3]])
     (tmp_path / "bare.csv").write_text("id,x\na,1\n")
     bare = sequences(tmp_path / "bare.csv", Columns("load,heat", "id", numeric=True, several=("load", "heat")), False)
     assert [each.label for each in bare] == [None]
@@ -132,17 +133,18 @@ WRONG: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "a decimal comma": ("a.csv", 'id,x,load,heat\na,1,"2,5",3\n', {"sequence": "id"}, "line 2: column 'load' should be a finite number, at most 3.4e+38 from zero, but is '2,5'"),
     "the sign between": ("a.csv", "id,x,load,heat\na,1,2\x1f5,3\n", {"sequence": "id"}, "line 2: column 'heat' should be a finite number"),
     "too far": ("a.csv", "id,x,load,heat\na,1,1e39,3\n", {"sequence": "id"}, "column 'load' should be a finite number"),
-    "neither": ("a.csv", "id,x,load,heat\na,1,,\n", {"sequence": "id"}, "line 2: there is no number in 'load' or 'heat'; give at least one"),
-    "another one": ("a.csv", "id,x,load,heat\na,1,2,3\na,1,2,4\n", {"sequence": "id"}, "line 3: sequence 'a' is labelled '2, 4' here but '2, 3' before"),
-    "one that ends": ("a.csv", "id,x,load,heat\na,1,2,3\na,1,2,\n", {"sequence": "id"}, "line 3: sequence 'a' is labelled '2, ' here but '2, 3' before"),
+    "neither": ("a.csv", "id,x,load,heat\na,1,,\n", {"sequence": "id"}, "line 2: there is no number in 'load' or 'heat', and at least one is needed"),
+    "another one": ("a.csv", "id,x,load,heat\na,1,2,3\na,1,2,4\n", {"sequence": "id"}, "line 3: sequence 'a' has 4 in column 'heat' here but 3 before; write the same in all of its rows"),
+    "one that ends": ("a.csv", "id,x,load,heat\na,1,2,3\na,1,2.0,\n", {"sequence": "id"}, "line 3: sequence 'a' has nothing in column 'heat' here but 3 before"),
     "no column": ("a.csv", "id,x,load\na,1,2\n", {"sequence": "id"}, "has no column 'heat'"),
-    "beside a text": ("a.csv", "t,load,heat\nso,1,2\nup,,n/a\n", {"text": "t"}, "line 3: column 'heat' should be a finite number"),
-    "neither beside a text": ("a.csv", "t,load,heat\nso,1,2\nup,,\n", {"text": "t"}, "line 3: there is no number in 'load' or 'heat'; give at least one"),
+    "beside a text": ("a.csv", "t,load,heat\nso,1,2\nup,,soon\n", {"text": "t"}, "line 3: column 'heat' should be a finite number, at most 3.4e+38 from zero, but is 'soon'"),
+    "neither beside a text": ("a.csv", "t,load,heat\nso,1,2\nup,,\n", {"text": "t"}, "line 3: there is no number in 'load' or 'heat', and at least one is needed"),
     "of a step": ("a.csv", "x,load,heat\n1,,\n1,2,hot\n", {"each_step": True}, "line 3: column 'heat' should be a finite number"),
     "in JSON": ("a.jsonl", '{"values": [1], "load": true, "heat": 2}\n', {}, "line 1: 'load' should be a finite number, at most 3.4e+38 from zero, but is 'True'"),
     "a list in JSON": ("a.jsonl", '{"values": [1], "load": [1], "heat": 2}\n', {}, "'load' should be a finite number, at most 3.4e+38 from zero, but is '[1]'"),
-    "neither in JSON": ("a.jsonl", '{"values": [1], "load": null, "heat": null}\n', {}, "line 1: there is no number in 'load' or 'heat'"),
-    "no name in JSON": ("a.jsonl", '{"values": [1], "load": 2}\n', {}, "line 1: there is no 'heat'; the names are 'values', 'load'"),
+    "neither in JSON": ("a.jsonl", '{"values": [1], "load": null, "heat": null}\n', {}, "line 1: there is no number in 'load' or 'heat', and"),
+    "no name in JSON": ("a.jsonl", '{"values": [1], "lod": 2}\n', {}, "line 1: there is no 'load' or 'heat'; the names are 'values', 'lod'"),
+    "no list in JSON": ("a.jsonl", '{"values": [1], "load": null}\n', {"each_step": True}, "line 1: 'load' should be a list of 1 labels, one for each step, but is None"),
     "no list": ("a.jsonl", '{"values": [1], "load": [2], "heat": 2}\n', {"each_step": True}, "line 1: 'heat' should be a list of 1 labels, one for each step, but is 2"),
     "too few": ("a.jsonl", '{"values": [1], "load": [], "heat": [2]}\n', {"each_step": True}, "line 1: 'load' should be a list of 1 labels, one for each step, but has 0"),
     "a word in a list": ("a.jsonl", '{"values": [1, 2], "load": [1, 2], "heat": [2, "hot"]}\n', {"each_step": True}, "line 1: step 2 of 'heat' should be a finite number, at most 3.4e+38 from zero, but is 'hot'"),
@@ -174,7 +176,20 @@ def test_names_that_make_no_sense(label: str, others: dict[str, str], message: s
         options_of(label=label, **others).check()
 
 
-def test_one_name_may_end_with_a_comma(tmp_path: Path) -> None:
+def test_names_with_commas() -> None:
+    for label, wanted in {
+        "load, heat": ("load", "heat"),
+        '"load, kW",heat': ("load, kW", "heat"),
+        '"load, kW"': ("load, kW",),
+        'a "b" c, d': ('a "b" c', "d"),
+        '"the ""b"" one", d': ('the "b" one', "d"),
+    }.items():
+        options = options_of(label=label, columns=label, sequence=None)
+        assert options.label_columns == options.column_list == wanted
+        assert options_of(label=quoted(wanted)).label_columns == wanted
+
+
+def test_one_name_may_end_with_a_comma() -> None:
     columns = columns_of(options_of(label="load,"))
     assert (columns.label, columns.several, columns.of_label) == ("load", (), ("load",))
 
@@ -237,11 +252,10 @@ def test_the_loss_weighs_all_values_alike(tmp_path: Path, each_step: bool, loss:
             task.share(rank, parts)
             for batch in task.batches(0, 0):
                 if batch.size:
-                    assert batch.weight is not None
-                    total += float(batch.loss().detach()) * batch.weight
-                    weight += batch.weight
+                    size = batch.weight or batch.size
+                    total += float(batch.loss().detach()) * size
+                    weight += size
         assert total / weight == pytest.approx(wanted, rel=1e-4)
-        assert weight == pytest.approx(sum(map(len, losses)), rel=1e-6)
 
 
 def test_missing_values_have_no_gradient(tmp_path: Path) -> None:
@@ -306,9 +320,10 @@ def test_scores_of_each_value_and_of_all(made: SimpleNamespace) -> None:
     table = np.array([[NAN if row[f"error_{n}"] is None else (row[f"error_{n}"] / spread[n]) ** 2 for n in spread] for row in rows])  # fmt: skip
     left = [np.sqrt(np.nanmean(np.delete(table, k, 0), 0).mean()) for k in range(len(rows))]
     whole, n = np.sqrt(np.mean(squares)), len(rows)
-    weights = (~np.isnan(table)).sum(1)
     error = np.sqrt((n - 1) ** 2 / n) * np.std(left, ddof=1)
-    half = student(weights.sum() ** 2 / (weights**2).sum() - 1) * error / whole
+    half = (
+        student((~np.isnan(table)).sum(0).min() - 1) * error / whole
+    )  # as sure as the value that is there least often
     assert f"{overall}({whole * np.exp(-half):.4f} to {whole * np.exp(half):.4f})" in said
 
 
@@ -391,6 +406,69 @@ def test_a_file_that_has_only_one_of_them(made: SimpleNamespace, tmp_path: Path)
     assert "of load" not in said
     scaled = said.partition("RMSE of heat")[2].partition("which is ")[2].split()[0]
     assert said.partition("RMSE ")[2].split()[0] == scaled
+    assert said.count("over 1 value\n") == 2
+    assert "not judged           load: there is no number to judge by\n" in said
+
+
+def test_what_the_validation_lacks_is_told(made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setattr(charts, "save", lambda figure, path: path.touch())
+    rows = (made.directory / "whole.csv").read_text().splitlines()
+    kept = [rows[0], *(",".join([*row.split(",")[:4], ""]) for row in rows[1:] if row.split(",")[2])]
+    (tmp_path / "a.csv").write_text(lines(*kept))
+    command = ("train", "regress", made.directory / "whole.csv", "--sequence", "id", *BOTH, *SMALL, "--epochs", 1)
+    done = elman(*command, "--validation", tmp_path / "a.csv", "--run", tmp_path / "run")
+    assert "not judged  load: no validation sequence has one, so the parameters are chosen without\n" in done.err
+    assert "over 1 value\n" in done.out
+
+
+def recording(path: Path, heat: Sequence[float | str]) -> Path:
+    """One sequence, with a load that changes at every step."""
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(len(heat), 2)).round(3)
+    path.write_text(lines("a,load,heat", *(f"{a},{b},{h}" for (a, b), h in zip(x, heat, strict=True))))
+    return path
+
+
+def score_lines(said: str) -> dict[str, str]:
+    return {name: row.partition(name)[2].strip() for row in said.splitlines() for name in (row[:21].strip(),)}
+
+
+def test_parts_of_a_recording_are_those_of_each_value(tmp_path: Path) -> None:
+    """A value that changes slowly, or is rarely there, says how sure it is itself, and nothing of the others."""
+    slow = [f"{np.sin(t / 90):.4f}" if t % 10 == 0 else "" for t in range(3000)]
+    once = ["" if t not in (5, 50, 2000) else str(t) for t in range(3000)]
+    said = dict[str, dict[str, str]]()
+    for name, heat, label in (("slow", slow, "load,heat"), ("alone", slow, "heat"), ("once", once, "load,heat")):
+        file = recording(tmp_path / f"{name}.csv", heat)
+        options = options_of(label=label, sequence=None, each_step=True, columns="a", held_out=0.4)
+        task = regression.begin(file, options, "cpu", BadRows())
+        training, _ = fitting.begin(task, tmp_path / name)
+        state = {key: torch.zeros_like(value) for key, value in task.model.state_dict().items()}
+        training.run.save_tensors(MODEL, state, {"step": 0})
+        said[name] = score_lines(elman("evaluate", tmp_path / name, file).out)
+    assert " to " not in said["alone"]["RMSE"]
+    assert said["slow"]["RMSE of heat"] == said["alone"]["RMSE"]
+    for name in ("slow", "once"):
+        assert " to " in said[name]["RMSE of load"]
+        assert " to " not in said[name]["RMSE"]
+        assert "after 20 parts of the only sequence" in said[name]["intervals"]
+    assert " to " not in said["once"]["RMSE of heat"]
+
+
+def test_all_are_as_sure_as_the_one_that_is_there_least_often() -> None:
+    draw = torch.Generator().manual_seed(0)
+    truth = torch.randn(200, 2, generator=draw, dtype=torch.float64)
+    units = Units(np.arange(200), 200)
+    predicted = torch.zeros(200, 2, 1)
+    both = regression.scored(Criterion("mse"), predicted, truth, units)["rmse"].interval
+    truth[4:, 1] = NAN
+    assert both is not None
+    rare = regression.scored(Criterion("mse"), predicted, truth, units)["rmse"]
+    assert rare.interval is None
+    assert rare.minus(rare._replace(sums=2 * rare.sums))[1] is None
+    truth[4:6, 1] = 1.0
+    low, high = regression.scored(Criterion("mse"), predicted, truth, units)["rmse"].interval or (0, 0)
+    assert high / low > (both[1] / both[0]) ** 2
 
 
 def test_cross_validation_has_no_unit_for_all(made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
@@ -403,6 +481,20 @@ def test_cross_validation_has_no_unit_for_all(made: SimpleNamespace, tmp_path: P
     assert table.columns == ["sequence", "label_load", "value_load", "error_load", "label_heat", "value_heat", "error_heat", "fold"]  # fmt: skip
     assert len(table) == 40
     assert table["label_load"].null_count() == 5
+
+
+def test_folds_have_their_share_of_what_is_rare(tmp_path: Path) -> None:
+    rows = [{"values": [k, 1], "load": k} | ({"heat": k} if k % 10 == 3 else {}) for k in range(40)]
+    (tmp_path / "a.jsonl").write_text(lines(*map(json.dumps, rows)))
+    for k in range(1, 5):
+        options = options_of(sequence=None, fold=f"{k}/4", held_out=0.001)
+        found, *_, test = regression.read(tmp_path / "a.jsonl", options, BadRows())
+        assert sum(not math.isnan(numbers(each)[0][1]) for each in found.labelled(test)) == 1
+    rows = [row if k in (3, 33) else {name: row[name] for name in ("values", "load")} for k, row in enumerate(rows)]
+    (tmp_path / "b.jsonl").write_text(lines(*map(json.dumps, rows)))
+    message = r"the training sequences of .*b\.jsonl that --fold 1/2 leaves have only one value in 'heat', \d+; give"
+    with pytest.raises(InputError, match=message):
+        regression.read(tmp_path / "b.jsonl", options_of(sequence=None, fold="1/2", held_out=0.001), BadRows())
 
 
 # Runs
@@ -424,6 +516,28 @@ def test_runs_of_earlier_versions_have_one_number(tmp_path: Path) -> None:
     assert before.startswith("sequence,value\n")
 
 
+def test_runs_of_earlier_versions_may_have_a_comma_in_their_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setattr(charts, "save", lambda figure, path: path.touch())
+    rows = [f"{k},{k % 4},{3 * k + 7}" for k in range(20)]
+    (tmp_path / "a.csv").write_text(lines('id,x,"load, kW"', *rows))
+    task = regression.begin(tmp_path / "a.csv", options_of(label='"load, kW"'), "cpu", BadRows())
+    training, _ = fitting.begin(task, tmp_path / "run")
+    training.run.save_tensors(MODEL, task.model.state_dict(), {"step": 0})
+    said = elman("evaluate", tmp_path / "run", tmp_path / "a.csv").out
+    for name, change in (
+        ("vocabulary.json", lambda own: {k: v[0] if k in ("center", "spread") else v for k, v in own.items() if k != "labels"}),
+        ("config.json", lambda own: own | {"options": own["options"] | {"label": "load, kW"}}),
+    ):  # fmt: skip
+        path = tmp_path / "run" / name
+        path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    assert elman("evaluate", tmp_path / "run", tmp_path / "a.csv").out == said
+    assert elman("predict", tmp_path / "run", tmp_path / "a.csv").out.startswith("sequence,value\n")
+    more = elman("train", "regress", "--resume", tmp_path / "run", "--epochs", 2)
+    assert more.status == 0, more.err
+    command = ("train", "regress", tmp_path / "a.csv", "--start-from", tmp_path / "run", "--epochs", 1)
+    assert elman(*command, "--run", tmp_path / "next").status == 0
+
+
 def test_a_model_goes_on_with_as_many_values(made: SimpleNamespace, tmp_path: Path) -> None:
     command = ("train", "regress", made.directory / "whole.csv", "--start-from", made.whole, "--epochs", 1)
     outcome = elman(*command, "--label", "load", "--run", tmp_path / "run")
@@ -431,6 +545,14 @@ def test_a_model_goes_on_with_as_many_values(made: SimpleNamespace, tmp_path: Pa
     assert (
         outcome.err == "elman: the model predicts 2 values, but --label names 1; name as many, or train a new model\n"
     )
+    outcome = elman(*command, "--label", "heat,load", "--run", tmp_path / "run")
+    assert outcome.err == "elman: the model predicts load,heat, but --label names heat,load; name them in the order of the model, or train a new one\n"  # fmt: skip
+    # Those of other data may have other names.
+    renamed = (made.directory / "whole.csv").read_text().replace("heat", "warmth").replace("load", "burden")
+    (tmp_path / "a.csv").write_text(renamed)
+    made_from = Run(made.whole)
+    options = options_of(label="burden,warmth")
+    assert regression.begin(tmp_path / "a.csv", options, "cpu", BadRows(), made_from).trained.values == ("burden", "warmth")  # fmt: skip
 
 
 def test_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -441,6 +563,8 @@ def test_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"RMSE", "RMSE of up", "MAE of down"} <= judged.scores.keys()
     assert judged.examples is not None
     assert (judged.examples[0]["label_up"], judged.examples[0]["label_down"]) == (0, None)
+    with pytest.raises(InputError, match="the data has no column 'down, up'"):
+        package.train("regress", {"id": [1], "x": [2]}, tmp_path / "no", label=["down, up"], sequence="id", epochs=1)
     (row,) = model.predict([{"values": [1, 2, 3]}])
     assert row.keys() == {"sequence", "value_up", "value_down"}
 
@@ -464,6 +588,13 @@ def test_an_onnx_file_says_the_same(made: SimpleNamespace, tmp_path: Path, monke
 
 
 # Pages
+
+
+def test_a_page_of_data_that_have_one_of_them(made: SimpleNamespace, tmp_path: Path) -> None:
+    rows = (made.directory / "whole.csv").read_text().splitlines()
+    (tmp_path / "a.csv").write_text(lines(*(",".join(row.split(",")[k] for k in (0, 1, 3, 4)) for row in rows)))
+    shown = directions.regressor(made.whole, None, tmp_path / "a.csv").data["sequences"]
+    assert [each["truth"] is None for each in shown] == [k % 2 == 1 or k == 6 for k in range(8)]
 
 
 @pytest.mark.parametrize("name", ["whole", "bands", "steps"])

@@ -185,7 +185,14 @@ def agreement(
             continue
         _agreement(axis, truth[there, k], predicted[there, k], said[there, k])
         axis.set_title(f"{of} of the validation set" if count == 1 else _short(names[k]), fontsize=10, parse_math=False)
+    _say_if_few(figure, count, len(names))
     return figure
+
+
+def _say_if_few(figure: Figure, shown: int, values: int) -> None:
+    """Writes above a figure how many of the values it shows, if not all."""
+    if shown < values:
+        figure.suptitle(f"the first {shown} of {values} values", fontsize=10)
 
 
 def _agreement(axis: Axes, truth: NDArray[Any], predicted: NDArray[Any], said: NDArray[Any]) -> None:
@@ -258,6 +265,7 @@ def valued_steps(
         axis.grid(alpha=0.3)
         if count > 1:
             axis.set_ylabel(_short(names[k]), parse_math=False)
+    _say_if_few(figure, count, len(names))
     axes[0].legend(fontsize=8, loc="best")
     return figure
 

@@ -24,6 +24,7 @@ import numpy as np
 from elman import beginning, tasks
 from elman.datasets.given import Data, as_file, is_path
 from elman.errors import InputError
+from elman.tasks.options import quoted
 from elman.training.fitting import check_free, fit
 from elman.training.options import with_names
 from elman.training.run import Run
@@ -238,7 +239,11 @@ def options_of(of: type[Options], given: dict[str, Any], minutes: float) -> Any:
         if isinstance(value, np.generic):
             given[name] = value.item()
         elif isinstance(value, (list, tuple)):  # of columns, such as the command has in one text
-            given[name] = ",".join(map(str, value))
+            words = [*map(str, value)]
+            alone = name == "label" and not getattr(
+                of, "numeric", False
+            )  # which names one column, whatever it is called
+            given[name] = ",".join(words) if alone else quoted(words)
         if kind := of.wrong_type(names[name], given[name]):
             raise InputError(f"{name} is {value!r} but should be {kind}")
     budget: dict[str, Any] = (

@@ -212,7 +212,7 @@ def no_number(label: Any, columns: Columns, what: str) -> str | None:
     if not columns.numeric:
         return None
     if label is None and columns.several:
-        return f"there is no number in {' or '.join(map(repr, columns.several))}; give at least one"
+        return f"there is no number in {' or '.join(map(repr, columns.several))}, and at least one is needed"
     for name, cell in zip(columns.of_label, _cells(label, len(columns.of_label)), strict=True):
         if np.isnan(number_of(cell)) and (cell is not None or not columns.several):
             own = "there is none" if cell is None else f"is {str(cell).strip()[:60]!r}"
@@ -253,7 +253,7 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
     for number, _, row in json_lines(path, bad):
         where = f"{path}, line {number}"
         content, label = row.get(name), row.get(columns.label)
-        absent = [each for each in columns.of_label if each not in row]
+        absent = not any(each in row for each in columns.of_label)
         if columns.categories and (content is None or columns.channels == ()):  # beside which there need not be numbers
             first = row.get(columns.categories[0])
             content = np.empty((len(first) if isinstance(first, list) and first else 1, 0))
@@ -287,7 +287,9 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
             label = _joined([_cell(row.get(each)) for each in columns.several])
         if problem is None and labelled and labels is None:
             if absent:
-                problem = f"there is no {absent[0]!r}; the names are {', '.join(map(repr, row))}"
+                problem = (
+                    f"there is no {' or '.join(map(repr, columns.of_label))}; the names are {', '.join(map(repr, row))}"
+                )
             elif columns.numeric:
                 problem = no_number(label, columns, "{!r}")
             elif not isinstance(label, (str, int)) or (label == "" and not columns.empty):
@@ -374,6 +376,8 @@ def _of_steps(row: Mapping[str, Any], steps: int, columns: Columns) -> tuple[lis
     found = list[list[str | None]]()
     for name in columns.of_label:
         given, wanted = row.get(name), f"{name!r} should be a list of {steps} labels, one for each step"
+        if given is None and any(row.get(each) is not None for each in columns.several):
+            given = [None] * steps
         if not isinstance(given, list):
             return None, f"{wanted}, but is {str(given)[:60]}"
         if len(given) != steps:
@@ -398,15 +402,14 @@ def _stripped(piece: pl.DataFrame, columns: Columns, path: Path) -> pl.DataFrame
         for names in (columns.of_label, (columns.group, *columns.categories))
     )
     whole = columns.each_step and not columns.numeric
-    missing = ("", "nan") if columns.numeric and (columns.each_step or columns.several) else ("",)
+    missing = tables.MISSING if columns.numeric and (columns.each_step or columns.several) else ("",)
     return tables.words(tables.words(piece, label, path, whole, missing), others, path)
 
 
 def _labels_in(piece: pl.DataFrame, columns: Columns) -> list[str | None]:
     """Returns the labels of the rows of a piece of a table, as `_stripped` returns it; None where there is none."""
-    if not all(name in piece.columns for name in columns.of_label):
-        return [None] * len(piece)
-    cells = [piece[name].to_list() for name in columns.of_label]
+    none: list[str | None] = [None] * len(piece)
+    cells = [piece[name].to_list() if name in piece.columns else none for name in columns.of_label]
     return cells[0] if len(cells) == 1 else [_joined(row) for row in zip(*cells, strict=True)]
 
 
@@ -438,10 +441,15 @@ def _misfit(label: str | None, first: str | None, sequence: str, columns: Column
     if columns.each_step or label == first:
         return None
     count = len(columns.of_label)
-    if columns.numeric and np.array_equal(numbers_in(label, count), numbers_in(first, count), equal_nan=True):
+    here, before = _cells(label, count), _cells(first, count)
+    differ = [not np.array_equal(number_of(a), number_of(b), equal_nan=True) for a, b in zip(here, before, strict=True)]
+    if columns.numeric and not any(differ):
         return None
-    here, before = (each and each.replace(BETWEEN, ", ") for each in (label, first))
-    return f"sequence {sequence!r} is labelled {here!r} here but {before!r} before"
+    if not columns.several:
+        return f"sequence {sequence!r} is labelled {label!r} here but {first!r} before"
+    k = differ.index(True)
+    has = f"sequence {sequence!r} has {here[k] or 'nothing'} in column {columns.several[k]!r}"
+    return f"{has} here but {before[k] or 'nothing'} before; write the same in all of its rows"
 
 
 def _elsewhere(group: str | None, first: str | None, sequence: str, columns: Columns) -> str | None:

@@ -54,6 +54,10 @@ class Inputs:
         """Learns it, and what a task needs besides, from the sequences at these places."""
         raise NotImplementedError
 
+    def fitted(self, options: Any) -> Any:
+        """Returns the options of a run that learned this, which earlier versions may have understood in another way."""
+        return options
+
     def grown(self, sequences: Gathered, own: NDArray[np.int64], options: Any) -> Self:
         """Returns the same for a training that goes on with the sequences at these places. What weights depend on is kept."""
         return self
@@ -184,14 +188,17 @@ class Encoded:
         of = np.searchsorted(self._labels.bounds, places, side="right") - 1
         return of, places - self._labels.bounds[of]
 
-    def units(self, places: NDArray[np.int64]) -> Units:
-        """Returns to which sequences the labels at these places belong, or to which groups of them, or parts of the only one."""
+    def units(self, places: NDArray[np.int64], kind: NDArray[Any] | None = None) -> Units:
+        """Returns to which sequences the labels at these places belong, or to which groups of them, or parts of the only one.
+
+        kind: something of them that changes as they do, (n,); that of `kind` if left out.
+        """
         (of, _), groups = self.step_at(places), self.sequences.group_of
         if len(groups) == len(self.rows):
             return Units(np.array(groups)[of], len(self.sequences.groups))
         if self.each_step and len(of) and (of == of[0]).all():
             # Errors come in runs as labels do, so that a part must have several.
-            changes = int(np.count_nonzero(np.diff(self.kind(places))))
+            changes = int(np.count_nonzero(np.diff(self.kind(places) if kind is None else kind)))
             parts = stretches(len(places), max(SHORT, RUNS * len(places) // (1 + changes)))
             return Units(np.arange(len(places)) * parts // len(places), parts, parts=True)
         return Units(of, len(self.rows))

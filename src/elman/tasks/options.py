@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -269,7 +270,15 @@ class ForecastingOptions(Options):
 
 
 def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+    """Returns the names in a text, which has commas between them. One that has a comma itself stands in double quotes, as in CSV."""
+    given = text or ""
+    cells = next(csv.reader([given], skipinitialspace=True), []) if '"' in given else given.split(",")
+    return tuple(name.strip() for name in cells if name.strip())
+
+
+def quoted(names: Iterable[str]) -> str:
+    """Returns the text that has these names."""
+    return ",".join('"' + name.replace('"', '""') + '"' if set(name) & {",", '"'} else name for name in names)
 
 
 def _check_once(named: Mapping[str, Sequence[str]]) -> None:
@@ -409,7 +418,7 @@ class SequenceOptions(Options):
     @property
     def label_columns(self) -> tuple[str, ...]:
         """The columns of the label, of which there may be several if they are numbers."""
-        return _names(self.label) if self.numeric and "," in self.label else (self.label,)
+        return _names(self.label) if self.numeric and set(self.label) & {",", '"'} else (self.label,)
 
     @property
     def fold_of(self) -> tuple[int, int] | None:

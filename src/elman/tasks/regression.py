@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -22,6 +22,7 @@ from elman.tasks.encoded import FAR, Encoded, Inputs
 from elman.tasks.gathered import Gathered
 from elman.tasks.linear import LINEAR, Linear, in_words
 from elman.tasks.options import RegressionOptions as Options
+from elman.tasks.options import quoted
 from elman.tasks.parts import Parts, check_labels, divided, gathered, left_out
 from elman.tasks.separate import many, moments, table
 from elman.tasks.sequence_model import SequenceModel
@@ -55,6 +56,10 @@ class Reading(Inputs):
             if isinstance(number := getattr(self, name), float):
                 object.__setattr__(self, name, [number])
 
+    def fitted(self, options: Options) -> Options:
+        """Earlier versions took a label with commas for one column."""
+        return options if self.labels else replace(options, label=quoted([options.label]))
+
     @classmethod
     def learn(cls, sequences: Gathered, own: NDArray[np.int64], options: Options) -> Self:
         """own: the places of the sequences to learn from."""
@@ -80,11 +85,19 @@ class Values(Encoded):
         self.told = np.asarray(~np.isnan(scaled).all(1))
 
     def kind(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Returns whether the value that crosses its mean least often is above this."""
+        """Returns whether the value that crosses its mean least often is above this. Where it is missing, it is as before."""
         values = self.values.numpy()[places]
-        above = values[:, ~np.isnan(values).all(0)]
-        above = above > np.nanmean(above, 0)
+        values = values[:, ~np.isnan(values).all(0)]
+        known = np.where(np.isnan(values), 0, np.arange(len(values))[:, None])
+        last = np.maximum.accumulate(known)
+        last = np.maximum(last, (~np.isnan(values)).argmax(0))  # before the first one: as it
+        above = np.take_along_axis(values, last, 0) > np.nanmean(values, 0)
         return above[:, np.count_nonzero(np.diff(above, axis=0), axis=0).argmin()]
+
+    def units_of(self, places: NDArray[np.int64], k: int) -> Units:
+        """Returns what `units` does, for the value number k, which is there at all of these places."""
+        values = self.values.numpy()[places, k]
+        return self.units(places, values > values.mean())
 
 
 def numbers_of(sequences: Gathered, count: int, own: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
@@ -144,7 +157,8 @@ def scored(criterion: Criterion, predicted: Tensor, truth: Tensor, units: Units)
     e = criterion.middle(predicted) - truth
 
     def mean_of(each: Tensor, score: Callable[[NDArray[Any]], NDArray[Any]] = mean) -> Tally:
-        return Tally.of(units, torch.cat([each.where(there, 0.0), there.double()], 1).T.numpy(), score)
+        columns = torch.cat([each.where(there, 0.0), there.double()], 1).T.numpy()
+        return Tally.of(units, columns, score)._replace(apart=True)
 
     losses = mean_of(criterion.each(predicted, truth))
     return {f"validation_{criterion.measure}": losses, "rmse": mean_of(e**2, root), "mae": mean_of(e.abs())}
@@ -171,16 +185,14 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
     reading: what was learned of the data before, whose channels they must have.
     """
     every = enumerate(examples.marked_numbers(), 1)
-    if reading is not None and len(reading.center) != (values := len(options.label_columns)):
-        raise InputError(
-            f"the model predicts {many(len(reading.center), 'value')}, but --label names {values}; name as many, or train a new model"
-        )
+    if reading is not None:
+        check_labels_of(reading, options)
     if options.each_step:
         added = (Labelled(str(n), steps, None, labels=[*map(repr, sums)]) for n, (steps, sums) in every)
     else:
         added = (Labelled(str(n), steps, repr(sums[-1])) for n, (steps, sums) in every)
     found, count = gathered(path, options, bad, added, reading)
-    own, test = left_out(found, options, count, np.zeros(len(found)), path)
+    own, test = left_out(found, options, count, kinds_of(found, options), path)
     train, validation = divided(found, options, count, own)
     least = "give at least two for training and one for validation"
     parts = Parts(found, train, validation, test)
@@ -189,17 +201,39 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
     return parts
 
 
+def check_labels_of(reading: Reading, options: Options) -> None:
+    """Raises InputError if a model does not predict the values that are to be learned, or in another order."""
+    labels, known = options.label_columns, list(reading.labels)
+    if len(labels) != len(reading.center):
+        raise InputError(
+            f"the model predicts {many(len(reading.center), 'value')}, but --label names {len(labels)}; name as many, or train a new model"
+        )
+    if any(name in known and known.index(name) != k for k, name in enumerate(labels)):
+        raise InputError(
+            f"the model predicts {quoted(known)}, but --label names {quoted(labels)}; name them in the order of the model, or train a new one"
+        )
+
+
+def kinds_of(sequences: Gathered, options: Options) -> NDArray[np.int64]:
+    """Returns which of several values each sequence has, (N,), of which each fold should have its share."""
+    if options.each_step or len(options.label_columns) == 1:
+        return np.zeros(len(sequences), np.int64)
+    there = ~np.isnan(numbers_of(sequences, len(options.label_columns)))
+    return np.unique(there, axis=0, return_inverse=True)[1].ravel()
+
+
 def check_values(learned: NDArray[np.float64], options: Options, path: Path | None) -> None:
     """Raises InputError if there is nothing to learn of one of the values of the training, (N, V)."""
     what = "steps" if options.each_step else "sequences"
+    where = f"{path}" + f" that --fold {options.fold} leaves" * bool(options.fold)
     for name, values in zip(options.label_columns, learned.T, strict=True):
         own, column = values[~np.isnan(values)], f" in {name!r}" * (learned.shape[1] > 1)
         if not len(own):
-            raise InputError(f"the training {what} of {path} have no number{column}; give some, or leave it out")
+            raise InputError(f"the training {what} of {where} have no number{column}; give some, or leave it out")
         apart = np.ptp(own)
         if apart == 0:
             raise InputError(
-                f"the training {what} of {path} have only one value{column}, {own[0]:g}; give {what} of different values"
+                f"the training {what} of {where} have only one value{column}, {own[0]:g}; give {what} of different values"
             )
         if apart < CLOSE:
             raise InputError(
@@ -214,6 +248,7 @@ class Judgement(NamedTuple):
     spread: float
     predicted: Tensor  # (n, outputs), where there is
     truth: Tensor  # (n,)
+    units: Units  # whose they are
     found: dict[str, Tally]
 
 
@@ -246,15 +281,16 @@ class Regressor(Trained[Reading, Options]):
         """Returns what the model says of sequences, or their steps, in deviations, (N, V, outputs); quantiles rise."""
         return self.criterion.in_order(self.outputs(encoded, own).unflatten(-1, (-1, self.criterion.outputs)))
 
-    def by_value(self, predicted: Tensor, truth: Tensor, units: Units) -> Iterator[Judgement]:
-        """Yields how well each value is predicted, if there is any. predicted: (N, V, outputs); truth: (N, V)."""
+    def by_value(
+        self, encoded: Values, places: NDArray[np.int64], predicted: Tensor, truth: Tensor
+    ) -> Iterator[Judgement]:
+        """Yields how well each value is predicted, if there is any at these places. predicted: (N, V, outputs); truth: (N, V)."""
         for k, (name, spread) in enumerate(zip(self.values, self.reading.spread, strict=True)):
             there = ~truth[:, k].isnan()
             if there.any():
-                own, true = predicted[there, k], truth[there, k]
-                of = units._replace(of=units.of[there.numpy()])
-                found = scored(self.criterion, own[:, None], true[:, None], of)
-                yield Judgement(name and f" of {name}", spread, own, true, found)
+                own, true, units = predicted[there, k], truth[there, k], encoded.units_of(places[there.numpy()], k)
+                found = scored(self.criterion, own[:, None], true[:, None], units)
+                yield Judgement(name and f" of {name}", spread, own, true, units, found)
 
     def told(
         self, found: Mapping[str, Tally], every: Sequence[Judgement], written: Callable[[Tally], str]
@@ -266,8 +302,10 @@ class Regressor(Trained[Reading, Options]):
         names = dict.fromkeys((score_of(self.criterion), "rmse", "mae"))
         if len(self.values) > 1:
             for name in names:
-                yield called(name), f"{written(found[name])} {DEVIATIONS}, over {len(self.values)} values"
-        for ending, spread, predicted, truth, own in every:
+                yield called(name), f"{written(found[name])} {DEVIATIONS}, over {many(len(every), 'value')}"
+        if lacking := [name for name in self.values if name and f" of {name}" not in {each.ending for each in every}]:
+            yield "not judged", f"{', '.join(lacking)}: there is no number to judge by"
+        for ending, spread, predicted, truth, _, own in every:
             for name in names:
                 told = f"{own[name].value * spread:.6g}, which is {written(own[name])} {DEVIATIONS}"
                 yield called(name) + ending, told
@@ -287,12 +325,12 @@ class Regressor(Trained[Reading, Options]):
         places, spread = np.flatnonzero(encoded.told), self.reading.spread
         predicted, truth, units = said[places], encoded.values[places], encoded.units(places)
         found = shared = scored(self.criterion, predicted, truth, units)
-        every = by_value = list(self.by_value(predicted, truth, units))
+        every = by_value = list(self.by_value(encoded, places, predicted, truth))
         if unit != spread and len(unit) == len(spread):  # models of other values are not compared
             ratio = torch.as_tensor(np.array(spread) / unit)
             predicted, truth = ratio[..., None] * predicted, ratio * truth
             shared = scored(self.criterion, predicted, truth, units)
-            by_value = list(self.by_value(predicted, truth, units))
+            by_value = list(self.by_value(encoded, places, predicted, truth))
         several = [(each.ending, each.found) for each in by_value] if len(spread) > 1 else []
         tallies = {}
         for ending, own in (("", shared), *several):
@@ -306,7 +344,7 @@ class Regressor(Trained[Reading, Options]):
     ) -> Iterator[tuple[str, str]]:
         score = score_of(self.criterion)
         yield from self.told(found, every, scores.figure)
-        yield self.how_sure(encoded)
+        yield self.how_sure(encoded, max((each.units for each in every), key=lambda units: len(np.unique(units.of))))
         unit = f"{called(score)} in standard deviations"
         yield from scores.on_baselines(self.path, lambda: self._baselines(encoded, places), unit, found[score])
 
@@ -373,8 +411,7 @@ class Regression(WholeSequences):
         self.score_unit = called(self.score)
         values = self.encoded.values[torch.from_numpy(self.places)]
         counts = (~values.isnan()).sum(0)
-        self.balance = counts.sum() / (len(counts) * counts)  # (V,): all values have the same weight together
-        self.complete = bool((counts == len(values)).all())
+        self.balance = len(values) / (len(counts) * counts)  # (V,): all values have the same weight in an epoch
         if len(counts) == 1:
             self.unit_of_score = regressor.reading.spread[0]
 
@@ -383,28 +420,19 @@ class Regression(WholeSequences):
         predicted = found.to(torch.promote_types(found.dtype, torch.float32))
         predicted = predicted.unflatten(-1, (-1, self.criterion.outputs))
         truth = self.encoded.values[torch.from_numpy(places)].to(predicted)
-        weights = self._weights(truth)
-        return (weights * self.criterion.each(predicted, truth.nan_to_num())).sum() / weights.sum()
+        weights = self.balance.to(truth).where(~truth.isnan(), 0.0)
+        return (weights * self.criterion.each(predicted, truth.nan_to_num())).sum() / len(truth)
 
-    def _weights(self, truth: Tensor) -> Tensor:
-        """Returns how much each value counts, 0 where there is none."""
-        return self.balance.to(truth).where(~truth.isnan(), 0.0)
-
-    def weight(self, own: NDArray[np.int64]) -> float | None:
-        if self.complete:
-            return super().weight(own)
-        places = self.encoded.places(self.pieces.take(own))
-        return float(self._weights(self.encoded.values[torch.from_numpy(places)]).sum())
-
-    def _judged(self, own: NDArray[np.int64]) -> tuple[Tensor, Tensor, Units]:
-        """Returns the predictions of the values of the sequences at these places, (N, V, outputs); these, (N, V); and whose they are."""
+    def _judged(self, own: NDArray[np.int64]) -> tuple[NDArray[np.int64], Tensor, Tensor]:
+        """Returns the places of the values that these sequences have, the predictions of them, (N, V, outputs), and them, (N, V)."""
         places = self.encoded.all_places(own)
         told = self.encoded.told[places]
         places, found = places[told], self.trained.says(self.encoded, own)[torch.from_numpy(told)]
-        return found, self.encoded.values[torch.from_numpy(places)], self.encoded.units(places)
+        return places, found, self.encoded.values[torch.from_numpy(places)]
 
     def scores(self, own: NDArray[np.int64]) -> dict[str, Tally]:
-        return scored(self.criterion, *self._judged(own))
+        places, predicted, truth = self._judged(own)
+        return scored(self.criterion, predicted, truth, self.encoded.units(places))
 
     def baselines(self, own: NDArray[np.int64]) -> dict[str, Tally]:
         places, causal = self.encoded.told_places(own), self.options.causal
@@ -425,6 +453,10 @@ class Regression(WholeSequences):
             told = f"{own.min():.6g} to {own.max():.6g}, mean {own.mean():.6g}, standard deviation {own.std():.6g}"
             few = f", at {len(own):,} of {len(self.places):,} {self.unit}s" * (len(own) < len(self.places))
             lines.append(("values" + (name and f" of {name}"), told + few))
+            if self.encoded.values[torch.from_numpy(self.judged), k].isnan().all():
+                lines.append(
+                    ("not judged", f"{name}: no validation {self.unit} has one, so the parameters are chosen without")
+                )
         return [first, *lines, *others]
 
     def result(self, row: Mapping[str, str]) -> str:
@@ -433,9 +465,10 @@ class Regression(WholeSequences):
 
     def conclusion(self) -> list[tuple[str, str]]:
         """Returns lines about the validation sequences, in the unit of the data, and about those that --fold leaves out."""
-        judged = self._judged(self.validation)
+        places, predicted, truth = self._judged(self.validation)
         # Without intervals: these sequences have chosen the parameters.
-        found, every = scored(self.criterion, *judged), list(self.trained.by_value(*judged))
+        found = scored(self.criterion, predicted, truth, self.encoded.units(places))
+        every = list(self.trained.by_value(self.encoded, places, predicted, truth))
         told = self.trained.told(found, every, lambda each: f"{each.value:.4f}")
         return [*told, *super().conclusion()]
 
@@ -443,7 +476,7 @@ class Regression(WholeSequences):
         """Draws the predictions of the validation values over these, and with each_step those of one sequence."""
         from elman import charts
 
-        found, truth, _ = self._judged(self.validation)
+        _, found, truth = self._judged(self.validation)
         names = self.options.label_columns
         own, true = np.array(self.trained.in_unit(found)), np.array(self.trained.in_unit(truth[..., None]))[..., 0]
         middle = self.criterion.middle(torch.from_numpy(own)).numpy()

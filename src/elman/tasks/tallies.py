@@ -63,6 +63,7 @@ class Tally(NamedTuple):
     score: Callable[[Array], Array] = ratio  # of sums (..., m), (...)
     share: bool = False  # whether it lies between 0 and 1, and more is better; of others, less is
     counted: str = ""  # says what is counted, where numbers do not tell it, such as which labels are known
+    apart: bool = False  # whether each of its ratios has to be sure, of whatever units there are few
 
     @classmethod
     def of(cls, units: Units, columns: Any, score: Callable[[Array], Array] = ratio, share: bool = False) -> Tally:
@@ -84,6 +85,10 @@ class Tally(NamedTuple):
     def weights(self) -> Array:
         """How much each unit counts, (units,)."""
         return self.sums[:, self.sums.shape[1] // 2 :].sum(-1)
+
+    def counts(self, own: NDArray[np.bool_]) -> Array:
+        """Returns how much each of these units counts, (n, 1), or in each ratio, (n, K)."""
+        return self.sums[own, self.sums.shape[1] // 2 :] if self.apart else self.weights[own, None]
 
     def without(self, own: NDArray[np.bool_]) -> Array:
         """Returns the scores without each of these units, (n,)."""
@@ -108,7 +113,7 @@ class Tally(NamedTuple):
             far = tail ** (1 / n)
             once = bool((self.sums[own, 1:] == 1).all())
             return None if not once else (far, 1.0) if value else (0.0, 1 - far)
-        width = _half(self.without(own), self.weights[own])
+        width = _half(self.without(own), self.counts(own))
         if not width > ALIKE * value > 0:
             return None
         if self.share:
@@ -123,7 +128,7 @@ class Tally(NamedTuple):
         difference, own = self.value - other.value, self.own | other.own
         if own.sum() < LEAST or not math.isfinite(difference):
             return difference, None
-        width, most = _half(self.without(own) - other.without(own), self.weights[own]), 1.0 if self.share else math.inf
+        width, most = _half(self.without(own) - other.without(own), self.counts(own)), 1.0 if self.share else math.inf
         if not width > ALIKE * abs(self.value):
             return difference, None
         return difference, (max(-most, difference - width), min(most, difference + width))
@@ -187,12 +192,12 @@ def student(n: float) -> float:
 
 
 def _half(without: Array, weights: Array) -> float:
-    """Returns t s of a score, given those without each unit, (n,), and how much each of these counts, (n,).
+    """Returns t s of a score, given those without each unit, (n,), and how much each of these counts, (n, K), in each of K ratios.
 
-    If few of them hold nearly everything, there are as many degrees of freedom as if there were few; NaN if it is too few.
+    If few of them hold nearly everything of one, there are as many degrees of freedom as if there were few; NaN if it is too few.
     """
-    n, squares = len(without), float((weights**2).sum())
-    effective = float(weights.sum()) ** 2 / squares if squares else 0.0
+    n, squares = len(without), (weights**2).sum(0)
+    effective = float(min(weights.sum(0)[squares > 0] ** 2 / squares[squares > 0], default=0.0))
     if effective < LEAST / 2:
         return math.nan
     error = math.sqrt((n - 1) / n * float(((without - without.mean()) ** 2).sum()))

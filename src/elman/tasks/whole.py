@@ -34,7 +34,7 @@ from elman.tasks.separate import (
     table,
 )
 from elman.tasks.sequence_model import Reader
-from elman.tasks.tallies import LEAST, Tally, values
+from elman.tasks.tallies import LEAST, Tally, Units, values
 from elman.training.record import DATA, Record, data_of, device_of
 from elman.training.run import Run
 from elman.training.task import Batch
@@ -72,7 +72,8 @@ class Trained(Generic[Learned, Given]):
         digest: str | None = None,
     ):
         """path: the training data; None for the built-in sequences. digest: that of these data, if it is known."""
-        self.model, self.reading, self.options, self.path, self.digest = model, reading, options, path, digest
+        self.model, self.reading, self.path, self.digest = model, reading, path, digest
+        self.options = reading.fitted(options)
         self.skipped = BadRows()  # what the last call of `predict` leaves out
 
     @staticmethod
@@ -148,9 +149,9 @@ class Trained(Generic[Learned, Given]):
         """Returns what the model says of some of all sequences."""
         return said[torch.from_numpy(encoded.all_places(own))]
 
-    def how_sure(self, encoded: Encoded) -> tuple[str, str]:
-        """Returns what there is to say of the intervals of scores."""
-        units, by = encoded.units(np.flatnonzero(encoded.told)), self.options.group
+    def how_sure(self, encoded: Encoded, units: Units | None = None) -> tuple[str, str]:
+        """Returns what there is to say of the intervals of scores. units: those of all labels, if they are known."""
+        units, by = units or encoded.units(np.flatnonzero(encoded.told)), self.options.group
         count = len(np.unique(units.of))
         if self.judged_by is not None:
             return scores.how_sure(count, f"{many(count, 'value')} of {self.judged_by!r}")
@@ -299,6 +300,7 @@ class WholeSequences(SeparateSequences):
             options = replace(options, text=options.text or TEXT)
         check_made_for(start, options, DATA)
         known = None if start is None else made.learned.load(start)
+        options = options if known is None else known.fitted(options)
         parts = made.parts_of(path, options, bad, known)
         learn = made.learned.learn if known is None else known.grown
         reading = learn(parts.sequences, parts.train, options)
