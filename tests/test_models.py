@@ -277,10 +277,35 @@ def test_an_interrupted_training_goes_on(tmp_path: Path) -> None:
     small = {"epochs": 4.0, "hidden_size": 6, "batch_size": 8}
     with pytest.raises(KeyboardInterrupt):
         package.train("classify", sequences(), tmp_path / "run", show=show, **small)
+    shutil.copytree(tmp_path / "run", tmp_path / "call")
     done = elman("train", "classify", "--resume", tmp_path / "run")
     assert done.status == 0, done.err
     package.train("classify", sequences(), tmp_path / "whole", **small)
     assert same(tmp_path / "run", tmp_path / "whole")
+    seen = list[int]()
+    model = package.resume(tmp_path / "call", show=lambda report: seen.append(report.place.step))
+    assert seen == [*range(seen[0], 17)]
+    assert same(tmp_path / "call", tmp_path / "whole")
+    assert str(model.evaluate(sequences())) == str(package.load(tmp_path / "whole").evaluate(sequences()))
+    # What has come to its end needs more.
+    package.resume(tmp_path / "call", epochs=5, show=lambda report: seen.append(report.place.step))
+    assert seen[-1] == 20
+    assert json.loads((tmp_path / "call" / "config.json").read_text())["options"]["epochs"] == 5
+    with pytest.raises(InputError, match=r"call has trained for 5\.00 epochs already, so nothing is left to train with epochs 4; give more"):  # fmt: skip
+        package.resume(tmp_path / "call", epochs=4)
+
+
+def test_what_cannot_be_resumed(trained: tuple[Path, package.models.Model], tmp_path: Path) -> None:
+    given: dict[str, Any]
+    for run, given, message in (
+        (3, {}, "run is 3; give the directory of a run"),
+        (tmp_path / "none", {}, "none does not exist; give the directory of a run"),
+        (trained[1].path, {"epochs": "3"}, "epochs is '3' but should be float"),
+        (trained[1].path, {"epochs": -1.0}, "epochs must be greater than 0, got -1.0"),
+        (trained[1].path, {"device": "none"}, "device none cannot be used"),
+    ):
+        with pytest.raises(InputError, match=message):
+            package.resume(cast("Any", run), **given)
 
 
 def given_files(run: Path) -> list[str]:
@@ -458,7 +483,7 @@ def refused() -> dict[str, tuple[tuple[Any, Any], dict[str, Any], str]]:
         "value": (("classify", good), {"hidden_size": 0}, "hidden_size must be 1 or more, got 0"),
         "useless": (("classify", good), {"sequence": "id"}, "the data is not a table, so sequence selects nothing in it; leave it out"),
         "device": (("classify", good), {"device": "gpu9"}, "device gpu9 cannot be used: "),
-        "numpy": (("classify", good), {"hidden_size": np.float64(8)}, "hidden_size is np.float64(8.0) but should be int"),
+        "numpy": (("classify", good), {"hidden_size": np.float64(8)}, "hidden_size is 8.0 but should be int"),
         "show": (("classify", good), {"show": 5}, "show is 5; give a function of a report, or leave it out"),
         "one row": (("classify", {"values": np.ones((5, 1)), "label": "a"}), {}, "column 'values' has 2 dimensions; give one, or rows as mappings in a list"),
         "a label": (("classify", {"values": [1, 2], "label": "up"}), {}, "column 'label' is str; give columns of values, or rows as mappings in a list"),

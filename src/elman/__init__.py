@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from elman.layers import CoupledPeepholeLSTM as CoupledPeepholeLSTM
     from elman.layers import PeepholeLSTM as PeepholeLSTM
     from elman.models import load as load
+    from elman.models import resume as resume
     from elman.models import train as train
     from elman.one_step import CoupledLSTMCell as CoupledLSTMCell
     from elman.one_step import CoupledPeepholeLSTMCell as CoupledPeepholeLSTMCell
@@ -65,6 +66,7 @@ _HOME = {
     "CoupledPeepholeLSTMCell": "elman.one_step",
     "train": "elman.models",
     "load": "elman.models",
+    "resume": "elman.models",
     "cross_validate": "elman.studies",
     "tune": "elman.studies",
     "use_engine": "elman.recurrence",
@@ -97,6 +99,7 @@ __all__ = [
     "detach",
     "freeze",
     "load",
+    "resume",
     "tbptt",
     "trace",
     "train",

@@ -28,7 +28,7 @@ from elman.tasks.options import quoted
 from elman.training.fitting import check_free, fit
 from elman.training.options import with_names
 from elman.training.run import Run
-from elman.training.team import ALONE, started_together
+from elman.training.team import ALONE, joined, started_together
 
 if TYPE_CHECKING:
     from elman.training.loop import Report
@@ -197,6 +197,41 @@ def train(
         return model
 
 
+def resume(
+    run: str | Path,
+    *,
+    epochs: float | None = None,
+    minutes: float | None = None,
+    device: str = "auto",
+    show: Callable[[Report], object] | None = None,
+) -> Model:
+    """Goes on with a training that was stopped, as `elman train TASK --resume RUN` does, and returns its model.
+
+    run: the directory of the run. It keeps its options.
+    epochs, minutes: a new budget for the training in all, in place of its own.
+    device, show: as for `train`.
+
+    Raises InputError if there is no such run, if its data have changed, or if nothing is left to train with a new budget.
+    """
+    _check_path(run)
+    directory = Path(run)
+    with from_python({}):
+        record, _ = beginning.opened(directory, device)
+        if not isinstance(record, Run):
+            raise InputError(f"{run} is the file of a model; give the directory of its run")
+        of = tasks.module(record.task(tasks.MODULES)).Options
+        budget = {"epochs": epochs, "minutes": minutes}
+        _check_types(of, budget)
+        with joined(beginning.device(device)) as (team, chosen):
+            begin = beginning.resumed(directory, of, epochs, minutes, chosen, team)
+            training, _ = begin()
+            for report in training.steps():
+                if show is not None:
+                    show(report)
+            team.any(False)  # the first process has written everything
+        return load(directory, device)
+
+
 def load(
     run: str | Path,
     device: str = "auto",
@@ -244,12 +279,18 @@ def options_of(of: type[Options], given: dict[str, Any], minutes: float) -> Any:
                 of, "numeric", False
             )  # which names one column, whatever it is called
             given[name] = ",".join(words) if alone else quoted(words)
-        if kind := of.wrong_type(names[name], given[name]):
-            raise InputError(f"{name} is {value!r} but should be {kind}")
+    _check_types(of, given)
     budget: dict[str, Any] = (
         {} if any(given.get(name) is not None for name in ("epochs", "minutes")) else {"minutes": minutes}
     )
     return of(**given | budget)
+
+
+def _check_types(of: type[Options], given: Mapping[str, Any]) -> None:
+    """Raises InputError for a value of another type than its option has."""
+    for field in fields(of):
+        if field.name in given and (kind := of.wrong_type(field, given[field.name])):
+            raise InputError(f"{field.name} is {given[field.name]!r} but should be {kind}")
 
 
 def _kept(data: Data, directory: Path, name: str, task: str, given: dict[Path, str]) -> Path:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from elman import folds as folds_of
-from elman.beginning import refuse_useless
+from elman.beginning import refuse_useless, resumed
 from elman.cli.common import check_rows, dated, device, given, with_options
-from elman.cli.train import DATA, begun, refuse_together, resumed, train_to_the_end
+from elman.cli.train import DATA, begun, refuse_together, train_to_the_end
 from elman.errors import InputError
 from elman.files import check_directory, write_atomically
 from elman.folds import MINUTES, Fold

@@ -7,13 +7,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from elman.beginning import make_task, options_from, refuse_useless, without_training
+from elman.beginning import make_task, options_from, refuse_useless, resumed
 from elman.cli.common import dated, device, given, interruptible, with_options
 from elman.errors import InputError
 from elman.tasks.options import (
@@ -232,66 +231,6 @@ def _find_learning_rate(task: CommandLineTask) -> None:
     for k in shown:
         print(f"{found.rates[k]:<12.3g} {found.losses[k]:.4f}")
     print(f"suggested    --learning-rate {found.suggested:.2g}")
-
-
-def resumed(
-    directory: Path, of: type[Options], epochs: float | None, minutes: float | None, device: str, team: Team
-) -> Callable[[], tuple[Training[CommandLineTask], dict[str, Any]]]:
-    """Reads the data. Returns a function that loads the run from its checkpoint, with a new budget if one is given."""
-    from elman import tasks
-    from elman.training.fitting import check_in_all
-    from elman.training.loop import Training
-    from elman.training.record import data_of
-    from elman.training.run import Run
-
-    module, run = tasks.module(of.task), Run(directory, team.first)
-    options, config = run.options(of, module.CONFIG)
-    begun_with = options
-    check_in_all(run.check_untrained, team)
-    if epochs is not None or minutes is not None:
-        options = replace(options, epochs=epochs, minutes=minutes)
-        options.check()
-    path = data_of(config)
-    for each in (path, getattr(options, "validation", None)):
-        if each is not None:
-            _check_there(Path(each), directory)
-    with without_training():  # a resumed run keeps its options
-        task = module.resume(run, path, options, device)
-
-    def begin() -> tuple[Training[CommandLineTask], dict[str, Any]]:
-        with without_training():
-            training = Training(run, task, team)
-        training.restore()
-        if options != begun_with:
-            if training.place.finished:
-                raise InputError(_used_up(training))
-            config["options"] = asdict(options)
-            run.save_config(config)
-        return training, config
-
-    return begin
-
-
-def _check_there(file: Path, run: Path) -> None:
-    """Raises InputError if a file cannot be read that a run was begun with."""
-    try:
-        file.open("rb").close()
-    except OSError as error:
-        raise InputError(
-            f"cannot read {file}: {error.strerror}; put the file back there, since {run} was begun with it"
-        ) from error
-
-
-def _used_up(training: Training[CommandLineTask]) -> str:
-    """Returns why a run has nothing left to train with its new budget, and what to do."""
-    place, o, run = training.place, training.options, training.run.directory
-    passes = place.step / training.task.steps_per_epoch
-    if training.progress() < 1:
-        return f"--patience {o.patience} has ended {run} after {passes:.2f} epochs, so nothing is left to train; train again with more patience"
-    budget = [(o.epochs, passes, "epochs"), (o.minutes, place.seconds / 60, "minutes")]
-    used = " and ".join(f"{spent:.2f} {unit}" for limit, spent, unit in budget if limit is not None)
-    given = " and ".join(f"--{unit} {limit:g}" for limit, _, unit in budget if limit is not None)
-    return f"{run} has trained for {used} already, so nothing is left to train with {given}; give more"
 
 
 def train_to_the_end(
