@@ -30,6 +30,7 @@ from elman.tasks.gathered import Gathered
 from elman.tasks.options import RegressionOptions, quoted
 from elman.tasks.parts import columns_of
 from elman.tasks.regression import Reading, Values, baselines
+from elman.tasks.scores import compared
 from elman.tasks.tallies import Units, student, values
 from elman.tasks.values import Criterion
 from elman.training import fitting
@@ -165,6 +166,7 @@ def test_what_is_wrong_is_told(tmp_path: Path, case: str) -> None:
     ("label", "others", "message"),
     [
         (",", {}, "--label names no column; name one"),
+        ("", {}, "--label names no column; name one"),
         ("a,a", {}, "--label names the column 'a' twice; name it once"),
         ("a,id", {}, "--sequence and --label both name the column 'id'"),
         ("a,b", {"columns": "x,b"}, "--label and --columns both name the column 'b'"),
@@ -183,10 +185,15 @@ def test_names_with_commas() -> None:
         '"load, kW"': ("load, kW",),
         'a "b" c, d': ('a "b" c', "d"),
         '"the ""b"" one", d': ('the "b" one', "d"),
+        '"two\nlines", d': ("two\nlines", "d"),
     }.items():
         options = options_of(label=label, columns=label, sequence=None)
         assert options.label_columns == options.column_list == wanted
         assert options_of(label=quoted(wanted)).label_columns == wanted
+    assert options_of(label='a\nb,"c, d"').label_columns == ("a", "b", "c, d")  # which no quotes keep together
+    given = {"label": ["a,b", "c"], "columns": ["x,y"], "sequence": ["i,d"], "group": ["g", "h"]}
+    made = package.models.options_of(RegressionOptions, given, 1.0)
+    assert (made.label_columns, made.column_list, made.sequence, made.group) == (("a,b", "c"), ("x,y",), "i,d", "g,h")
 
 
 def test_one_name_may_end_with_a_comma() -> None:
@@ -460,12 +467,17 @@ def test_all_are_as_sure_as_the_one_that_is_there_least_often() -> None:
     truth = torch.randn(200, 2, generator=draw, dtype=torch.float64)
     units = Units(np.arange(200), 200)
     predicted = torch.zeros(200, 2, 1)
-    both = regression.scored(Criterion("mse"), predicted, truth, units)["rmse"].interval
+    both_tally = regression.scored(Criterion("mse"), predicted, truth, units)["rmse"]
+    both = both_tally.interval
     truth[4:, 1] = NAN
     assert both is not None
     rare = regression.scored(Criterion("mse"), predicted, truth, units)["rmse"]
     assert rare.interval is None
-    assert rare.minus(rare._replace(sums=2 * rare.sums))[1] is None
+    other = rare._replace(sums=rare.sums * np.array([2, 2, 1, 1]))
+    assert rare.minus(other)[1] is None
+    assert compared(rare, other).endswith(" perhaps by chance")
+    sure = both_tally._replace(sums=both_tally.sums * np.array([2, 2, 1, 1]))
+    assert not compared(both_tally, sure).endswith("chance")
     truth[4:6, 1] = 1.0
     low, high = regression.scored(Criterion("mse"), predicted, truth, units)["rmse"].interval or (0, 0)
     assert high / low > (both[1] / both[0]) ** 2
@@ -535,7 +547,11 @@ def test_runs_of_earlier_versions_may_have_a_comma_in_their_column(tmp_path: Pat
     more = elman("train", "regress", "--resume", tmp_path / "run", "--epochs", 2)
     assert more.status == 0, more.err
     command = ("train", "regress", tmp_path / "a.csv", "--start-from", tmp_path / "run", "--epochs", 1)
-    assert elman(*command, "--run", tmp_path / "next").status == 0
+    for k, label in enumerate(([], ["--label", "load, kW"], ["--label", '"load, kW"'])):
+        assert elman(*command, *label, "--run", tmp_path / f"next-{k}").status == 0
+        told = elman("evaluate", tmp_path / f"next-{k}", tmp_path / "a.csv")
+        assert (told.status, told.err) == (0, "")
+        assert json.loads((tmp_path / f"next-{k}" / "vocabulary.json").read_text())["labels"] == ["load, kW"]
 
 
 def test_a_model_goes_on_with_as_many_values(made: SimpleNamespace, tmp_path: Path) -> None:

@@ -140,6 +140,10 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "useless": ("classify", {"unit": "words"}, "unit is for texts, but without text the data are numbers"),
     "no directory": ("classify", {"directory": 3}, "directory is 3; give the path of a directory"),
     "bad data": ("classify", {"data": [{"values": [1], "label": None}]}, "the data, line 1: 'label' should be a label but is None"),
+    "no function": ("classify", {"show": 3}, "show is 3; give a function of a report, or leave it out"),
+    "a number in words": ("classify", {"folds": "3", "trials": "3"}, "(folds|trials) is '3' but should be int"),
+    "half a number": ("classify", {"folds": 2.5, "trials": 2.5}, "(folds|trials) is 2.5 but should be int"),
+    "no number": ("classify", {"folds": True, "trials": True}, "(folds|trials) is True but should be int"),
     "a device": ("classify", {"device": "none"}, "device none cannot be used"),
 }  # fmt: skip
 
@@ -149,6 +153,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
 def test_what_is_refused_leaves_nothing(tmp_path: Path, call: Any, case: str) -> None:
     task, changed, message = REFUSED[case]
     given = {"task": task, "data": rows(), "directory": tmp_path / "runs", **SMALL} | changed
+    given.pop("trials" if call is package.cross_validate else "folds", None)
     with pytest.raises(InputError, match=message):
         call(**given)
     assert not (tmp_path / "runs").exists()
@@ -174,6 +179,13 @@ def test_what_only_one_of_them_refuses(tmp_path: Path, monkeypatch: pytest.Monke
     every = {"learning_rate": 0.1, "num_layers": 1, "dropout": 0.1, "cell": "gru", **SMALL}
     with pytest.raises(InputError, match="every option that could be searched is given; leave one of them out"):
         package.tune("classify", rows(), tmp_path / "runs", **every)
+    (tmp_path / "file").touch()
+    for call in (package.cross_validate, package.tune):
+        for place in ("file", "file/x"):
+            with pytest.raises(InputError, match=f"cannot write into .*{place}: Not a directory; choose another directory"):  # fmt: skip
+                call("classify", rows(), tmp_path / place, **SMALL)
+    with pytest.raises(InputError, match="elman train classify has no option trials; those of the task are"):
+        package.cross_validate("classify", rows(), tmp_path / "runs", trials=3)
     monkeypatch.setattr(package.studies, "started_together", lambda: True)
     for call, what in ((package.cross_validate, "a cross-validation"), (package.tune, "a search")):
         with pytest.raises(InputError, match=f"{what} runs in one process; start it without torchrun"):

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from elman.training.options import Options
     from elman.training.record import Record
 
+LISTS = {"columns", "categories", "known", "observed"}  # options that name columns
 MINUTES = 3.0  # of a training, if nothing is said of it
 # What a call has besides the options of a task.
 OTHERS = (
@@ -268,17 +269,14 @@ def options_of(of: type[Options], given: dict[str, Any], minutes: float) -> Any:
     names = {field.name: field for field in fields(of)}
     for name, value in given.items():
         if name not in names:
-            near = get_close_matches(name, [*names, *OTHERS], 1)
+            near = [] if name in OTHERS else get_close_matches(name, [*names, *OTHERS], 1)
             remedy = f"did you mean {near[0]}?" if near else f"those of the task are {', '.join(sorted(names))}"
             raise InputError(f"elman train {of.task} has no option {name}; {remedy}")
         if isinstance(value, np.generic):
             given[name] = value.item()
         elif isinstance(value, (list, tuple)):  # of columns, such as the command has in one text
-            words = [*map(str, value)]
-            alone = name == "label" and not getattr(
-                of, "numeric", False
-            )  # which names one column, whatever it is called
-            given[name] = ",".join(words) if alone else quoted(words)
+            several = LISTS | ({"label"} if getattr(of, "numeric", False) else set())
+            given[name] = quoted(map(str, value)) if name in several else ",".join(map(str, value))
     _check_types(of, given)
     budget: dict[str, Any] = (
         {} if any(given.get(name) is not None for name in ("epochs", "minutes")) else {"minutes": minutes}

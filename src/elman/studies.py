@@ -19,6 +19,7 @@ from elman import beginning, tasks
 from elman import folds as folds_of
 from elman.datasets.given import Data, as_file, is_path
 from elman.errors import InputError
+from elman.files import check_directory
 from elman.folds import Fold
 from elman.models import Model, from_python, load, options_of
 from elman.tasks.options import SequenceOptions
@@ -80,6 +81,7 @@ def cross_validate(
     Random numbers of torch are seeded. Raises InputError for data or an option that is wrong.
     """
     with _studying(task, directory, "a cross-validation") as (place, in_words, keep):
+        _check_kinds(show, folds=folds)
         module = tasks.module(task)
         if not issubclass(module.Options, SequenceOptions):
             known = [name for name in tasks.MODULES if issubclass(tasks.module(name).Options, SequenceOptions)]
@@ -172,6 +174,7 @@ def tune(
     with _studying(task, directory, "a search") as (place, in_words, keep):
         from elman.training.search import search
 
+        _check_kinds(show, trials=trials)
         if trials < 1:
             raise InputError(f"trials must be 1 or more, got {trials}")
         file = None if data is None else keep(data, "data")
@@ -191,6 +194,15 @@ def tune(
             raise InputError(f"no training of {place} came to its end; give more trials, or a lower learning_rate")
         model = load(best.path, device)
         return Search(model, best, list(every.values()), first.score_unit, [*map(in_words, remarks)])
+
+
+def _check_kinds(show: Any, **counts: Any) -> None:
+    """Raises InputError for what is no function, or no count."""
+    if show is not None and not callable(show):
+        raise InputError(f"show is {show!r}; give a function of a report, or leave it out")
+    for name, count in counts.items():
+        if not isinstance(count, int) or isinstance(count, bool):
+            raise InputError(f"{name} is {count!r} but should be int")
 
 
 def _made(of: type[Options], given: dict[str, Any], file: Path | None) -> Any:
@@ -229,11 +241,13 @@ def _studying(
         if started_together():
             raise InputError(f"{what} runs in one process; start it without torchrun")
         new = not place.exists()
+        check_directory(place)
         try:
             yield place, in_words, keep
-        except InputError:
+        except BaseException:
             # Of a call that was refused nothing is left but data that a training was begun with.
-            begun = "".join(path.read_text(encoding="utf-8") for path in place.glob("*/config.json"))
+            configs = (path for path in place.glob("*/config.json") if path.is_file())
+            begun = "".join(path.read_text(encoding="utf-8", errors="replace") for path in configs)
             for path in written:
                 if path.name not in begun:
                     path.unlink(missing_ok=True)

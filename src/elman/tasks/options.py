@@ -6,6 +6,7 @@ import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -272,13 +273,13 @@ class ForecastingOptions(Options):
 def _names(text: str | None) -> tuple[str, ...]:
     """Returns the names in a text, which has commas between them. One that has a comma itself stands in double quotes, as in CSV."""
     given = text or ""
-    cells = next(csv.reader([given], skipinitialspace=True), []) if '"' in given else given.split(",")
-    return tuple(name.strip() for name in cells if name.strip())
+    rows = csv.reader(StringIO(given, newline=""), skipinitialspace=True) if '"' in given else [given.split(",")]
+    return tuple(name.strip() for row in rows for name in row if name.strip())
 
 
 def quoted(names: Iterable[str]) -> str:
     """Returns the text that has these names."""
-    return ",".join('"' + name.replace('"', '""') + '"' if set(name) & {",", '"'} else name for name in names)
+    return ",".join('"' + name.replace('"', '""') + '"' if set(name) & set(',"\r\n') else name for name in names)
 
 
 def _check_once(named: Mapping[str, Sequence[str]]) -> None:
@@ -446,7 +447,7 @@ class SequenceOptions(Options):
             "--time": self.time,
         }
         labels = {"--label": self.label_columns}
-        if not self.label_columns:
+        if not all(self.label_columns) or not self.label_columns:
             raise InputError("--label names no column; name one")
         _check_once({name: (column,) for name, column in own.items() if column is not None} | labels)
         named = {"--columns": self.column_list or (), "--categories": self.category_list}

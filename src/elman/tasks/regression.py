@@ -57,8 +57,12 @@ class Reading(Inputs):
                 object.__setattr__(self, name, [number])
 
     def fitted(self, options: Options) -> Options:
-        """Earlier versions took a label with commas for one column."""
-        return options if self.labels else replace(options, label=quoted([options.label]))
+        """Earlier versions took a label with commas or quotes for one column."""
+        plain = options.label == quoted(options.label_columns) and len(options.label_columns) == 1
+        return options if self.labels or plain else replace(options, label=quoted([options.label]))
+
+    def grown(self, sequences: Gathered, own: NDArray[np.int64], options: Options) -> Self:
+        return replace(self, labels=list(options.label_columns))
 
     @classmethod
     def learn(cls, sequences: Gathered, own: NDArray[np.int64], options: Options) -> Self:

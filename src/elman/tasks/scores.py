@@ -261,7 +261,7 @@ def compared(model: Tally, other: Tally) -> str:
         word, difference, interval = "worse", -difference, interval and (-interval[1], -interval[0])
     if not any(round(each, 4) for each in (difference, *(interval or ()))):
         return "; the model is as good"
-    few = differing < SIGNS
+    few = differing < SIGNS or better.scarce(worse)
     chance = ", perhaps by chance" if few or (interval is not None and interval[0] <= 0) else ""
     return f"; the model is {word} by {difference:.4f}{between(None if few else interval)}{chance}"
 

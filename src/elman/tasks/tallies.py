@@ -133,6 +133,10 @@ class Tally(NamedTuple):
             return difference, None
         return difference, (max(-most, difference - width), min(most, difference + width))
 
+    def scarce(self, other: Tally) -> bool:
+        """Returns whether few units hold nearly everything of two scores, or of one of their ratios."""
+        return _effective(self.counts(self.own | other.own)) < LEAST / 2
+
     def counts_as(self, other: Tally) -> bool:
         """Returns whether another score is one of the same things; a share may be of what each model says."""
         if len(self.sums) != len(other.sums) or self.counted != other.counted:
@@ -191,13 +195,18 @@ def student(n: float) -> float:
     return z + first / n + second / n**2 + third / n**3
 
 
+def _effective(weights: Array) -> float:
+    """Returns how many units that count alike would say as much as these, (n, K), say of that of K ratios of which they say least."""
+    squares = (weights**2).sum(0)
+    return float(min(weights.sum(0)[squares > 0] ** 2 / squares[squares > 0], default=0.0))
+
+
 def _half(without: Array, weights: Array) -> float:
     """Returns t s of a score, given those without each unit, (n,), and how much each of these counts, (n, K), in each of K ratios.
 
     If few of them hold nearly everything of one, there are as many degrees of freedom as if there were few; NaN if it is too few.
     """
-    n, squares = len(without), (weights**2).sum(0)
-    effective = float(min(weights.sum(0)[squares > 0] ** 2 / squares[squares > 0], default=0.0))
+    n, effective = len(without), _effective(weights)
     if effective < LEAST / 2:
         return math.nan
     error = math.sqrt((n - 1) / n * float(((without - without.mean()) ** 2).sum()))
