@@ -341,6 +341,9 @@ def test_an_engine_is_of_one_task_only() -> None:
         await asyncio.gather(*[task(engine) for engine in ("reference", None, "cpu", None, "reference")])
 
     asyncio.run(tasks())
+    assert (
+        elman.recurrence._asked.engine == "auto"
+    )  # for functions that torch.compile made, nothing is left of any task
 
 
 # Threads.

@@ -2613,6 +2613,14 @@ MUTANTS = [
         "test_models.py::test_what_is_refused_leaves_nothing[no-label]",
     ),
     Mutant(
+        "the engine of a task that is left to the thread",
+        "recurrence.py",
+        "def use_engine(",
+        "_asked.engine = _forced.get()",
+        "pass",
+        "test_cpu_callers.py::test_an_engine_is_of_one_task_only",
+    ),
+    Mutant(
         "the same data kept twice, so that nothing goes on",
         "studies.py",
         "def keep(",

@@ -92,13 +92,13 @@ def use_engine(name: str) -> Iterator[None]:
     """
     if name != "auto" and name not in ENGINES:
         raise ValueError(f"unknown engine {name!r}: known engines are auto, {', '.join(ENGINES)}")
-    token, before = _forced.set(name), _asked.engine
+    token = _forced.set(name)
     _asked.engine = name
     try:
         yield
     finally:
-        _asked.engine = before
         _forced.reset(token)
+        _asked.engine = _forced.get()  # and not what it was: another task may have set and left it meanwhile
 
 
 @contextmanager
