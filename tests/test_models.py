@@ -301,6 +301,7 @@ def test_what_cannot_be_resumed(trained: tuple[Path, package.models.Model], tmp_
         (3, {}, "run is 3; give the directory of a run"),
         (tmp_path / "none", {}, "none does not exist; give the directory of a run"),
         (trained[1].path, {"epochs": "3"}, "epochs is '3' but should be float"),
+        (trained[1].path, {"show": 5}, "show is 5; give a function of a report, or leave it out"),
         (trained[1].path, {"epochs": -1.0}, "epochs must be greater than 0, got -1.0"),
         (trained[1].path, {"device": "none"}, "device none cannot be used"),
     ):

@@ -160,10 +160,8 @@ def train(
     directory, start, given = Path(run), None if start_from is None else Path(start_from), dict[Path, str]()
     place = Run(directory)
     with from_python(given) as in_words:
-        if not isinstance(task, str) or task not in tasks.MODULES:
-            raise InputError(f"unknown task {task!r}; choose one of {', '.join(tasks.MODULES)}")
-        if show is not None and not callable(show):
-            raise InputError(f"show is {show!r}; give a function of a report, or leave it out")
+        check_task(task)
+        check_show(show)
         if started_together():
             if not all(each is None or is_path(each) for each in (data, validation)):
                 raise InputError("several processes cannot share data that each of them holds; give a file")
@@ -217,6 +215,7 @@ def resume(
     _check_path(run)
     directory = Path(run)
     with from_python({}):
+        check_show(show)
         record, _ = beginning.opened(directory, device)
         if not isinstance(record, Run):
             raise InputError(f"{run} is the file of a model; give the directory of its run")
@@ -254,6 +253,16 @@ def load(
         model = Model(path, *beginning.opened(path, device))
         beginning.let_help(model.trained, path, helper, language_weight, device)
         return model
+
+
+def check_task(task: Any) -> None:
+    if not isinstance(task, str) or task not in tasks.MODULES:
+        raise InputError(f"unknown task {task!r}; choose one of {', '.join(tasks.MODULES)}")
+
+
+def check_show(show: Any) -> None:
+    if show is not None and not callable(show):
+        raise InputError(f"show is {show!r}; give a function of a report, or leave it out")
 
 
 def _check_path(run: Any) -> None:

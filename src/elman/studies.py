@@ -21,7 +21,7 @@ from elman.datasets.given import Data, as_file, is_path
 from elman.errors import InputError
 from elman.files import check_directory
 from elman.folds import Fold
-from elman.models import Model, from_python, load, options_of
+from elman.models import Model, check_show, check_task, from_python, load, options_of
 from elman.tasks.options import SequenceOptions
 from elman.training.fitting import fit
 from elman.training.team import started_together
@@ -81,7 +81,8 @@ def cross_validate(
     Random numbers of torch are seeded. Raises InputError for data or an option that is wrong.
     """
     with _studying(task, directory, "a cross-validation") as (place, in_words, keep):
-        _check_kinds(show, folds=folds)
+        check_show(show)
+        _check_count("folds", folds)
         module = tasks.module(task)
         if not issubclass(module.Options, SequenceOptions):
             known = [name for name in tasks.MODULES if issubclass(tasks.module(name).Options, SequenceOptions)]
@@ -174,7 +175,8 @@ def tune(
     with _studying(task, directory, "a search") as (place, in_words, keep):
         from elman.training.search import search
 
-        _check_kinds(show, trials=trials)
+        check_show(show)
+        _check_count("trials", trials)
         if trials < 1:
             raise InputError(f"trials must be 1 or more, got {trials}")
         file = None if data is None else keep(data, "data")
@@ -196,13 +198,9 @@ def tune(
         return Search(model, best, list(every.values()), first.score_unit, [*map(in_words, remarks)])
 
 
-def _check_kinds(show: Any, **counts: Any) -> None:
-    """Raises InputError for what is no function, or no count."""
-    if show is not None and not callable(show):
-        raise InputError(f"show is {show!r}; give a function of a report, or leave it out")
-    for name, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool):
-            raise InputError(f"{name} is {count!r} but should be int")
+def _check_count(name: str, count: Any) -> None:
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise InputError(f"{name} is {count!r} but should be int")
 
 
 def _made(of: type[Options], given: dict[str, Any], file: Path | None) -> Any:
@@ -236,8 +234,7 @@ def _studying(
         return kept
 
     with from_python(given) as in_words:
-        if not isinstance(task, str) or task not in tasks.MODULES:
-            raise InputError(f"unknown task {task!r}; choose one of {', '.join(tasks.MODULES)}")
+        check_task(task)
         if started_together():
             raise InputError(f"{what} runs in one process; start it without torchrun")
         new = not place.exists()
