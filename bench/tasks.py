@@ -5,8 +5,8 @@
     python bench/tasks.py DATA --study forecast      other settings of a task, by the score that decides what is kept
 
 The values of the regression are made of japanese_vowels/: the mean of the first coefficient of an utterance, to be predicted from
-the other eleven; or, several at once and each alone, the means of the first three from the other nine. So are the recordings whose steps are labelled: five utterances one after the other, and who speaks when. The
-turns are the same recordings, of which only the order of the speakers is known. The radio messages that are to be written down are
+the other eleven; or, several at once and each alone, the means of the first three from the other nine. So are the recordings
+whose steps are labelled: five utterances one after the other, and who speaks when. The turns are the same recordings, of which only the order of the speakers is known. The radio messages that are to be written down are
 made of tinyshakespeare.txt: its words in Morse code, of operators who key fast or slowly and never evenly, beside noise. What is measured at
 uneven times, with gaps, is made of nothing: waves of two speeds, of which some numbers are missing. The words that are read beside
 numbers are made of ud_ewt/: what each word is to another one is to be said from its part of speech and its length alone. The shops
@@ -43,14 +43,8 @@ from elman.datasets import conll
 from elman.datasets.sequences import Columns, sequences
 
 SEEDS = 5
-FEW = (
-    "classify",
-    "regress",
-    "several",
-    "steps",
-    "turns",
-    "gaps",
-)  # tasks with few sequences, so that each seed holds out others
+# Tasks with few sequences, so that each seed holds out others.
+FEW = ("classify", "regress", "several", "steps", "turns", "gaps")
 SCORES = re.compile(  # RMSE in standard deviations
     r"^(accuracy|RMSE(?: of \w+)?|linear|(?:character|word) error rate|constant|nearest|copy) .*?(\d\.\d{4})\b",
     re.MULTILINE,
