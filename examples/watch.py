@@ -1,4 +1,4 @@
-"""Says the class or the value of each row of a table as it arrives, or the text that the rows say, with ONNX Runtime and numpy alone:
+"""Says the class, the classes or the value of each row of a table as it arrives, or the text that the rows say, with ONNX Runtime and numpy alone:
 
 elman train classify walk.csv --each-step --causal --label activity --run runs/walk
 elman export runs/walk step.onnx --streaming
@@ -45,7 +45,7 @@ class Model:
             sys.exit(f"cannot open {path}: {str(error).splitlines()[0]}; give a file that elman export wrote")
         notes = self.session.get_modelmeta().custom_metadata_map
         if (
-            notes.get("elman.task") not in ('"classify"', '"regress"', '"transcribe"')
+            notes.get("elman.task") not in ('"classify"', '"multilabel"', '"regress"', '"transcribe"')
             or notes.get("elman.streaming") != "true"
         ):
             sys.exit(f"{path} is no model of a step of numbers; train one with --each-step --causal, or elman train transcribe --causal, and write it with elman export RUN step.onnx --streaming")  # fmt: skip
@@ -71,6 +71,8 @@ class Model:
         )  # whether most rows say nothing, so that what is said needs the number of its row
         if self.counts:
             self.say = self._symbol(known["symbols"])
+        elif "elman.thresholds" in notes:
+            self.say = self._classes(known["classes"], json.loads(notes["elman.thresholds"])["logits"])
         elif "classes" in known:
             self.say = self._class(known["classes"])
         else:
@@ -108,6 +110,18 @@ class Model:
         def say(logits: np.ndarray) -> str:
             best, chance = likeliest(logits)
             return f"{names[best]}\t{chance:.3f}"
+
+        return say
+
+    @staticmethod
+    def _classes(names: list[str], least: list[float]) -> Callable[[np.ndarray], str]:
+        """least: the logits from which on a class is there. Of each that is there, the name and the probability are said."""
+
+        def say(logits: np.ndarray) -> str:
+            chances = 1 / (1 + np.exp(-logits))
+            return "\t".join(
+                f"{names[k]}\t{chances[k]:.3f}" for k in np.flatnonzero(logits >= np.array(least, np.float32))
+            )
 
         return say
 

@@ -38,7 +38,7 @@ COMMANDS = [(), ("train",), ("tune",), ("sample",), ("evaluate",), ("predict",),
 COMMANDS += [
     (group, task)
     for group in ("train", "tune")
-    for task in ("lm", "tag", "classify", "regress", "transcribe", "translate", "forecast")
+    for task in ("lm", "tag", "classify", "multilabel", "regress", "transcribe", "translate", "forecast")
 ]
 
 

@@ -27,6 +27,7 @@ DATA = {
     "tag": "tagged.txt",
     "numbers": "numbers.jsonl",
     "texts": "texts.jsonl",
+    "several": "several.jsonl",
     "regress": "valued.jsonl",
     "labels": "steps.jsonl",
     "levels": "steps.jsonl",

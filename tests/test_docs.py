@@ -103,6 +103,7 @@ QUICK = {
     "lm": ["--epochs", "0.02", "--hidden-size", "8", "--held-out", "0.02", "--batch-size", "4", "--window", "16"],
     "tag": ["--epochs", "0.02", "--hidden-size", "8"],
     "classify": ["--epochs", "0.1", "--hidden-size", "8"],
+    "multilabel": ["--epochs", "0.1", "--hidden-size", "8"],
     "regress": ["--epochs", "0.1", "--hidden-size", "8"],
     "transcribe": ["--epochs", "0.1", "--hidden-size", "8"],
     "translate": ["--epochs", "0.1", "--hidden-size", "8"],
@@ -137,6 +138,19 @@ def write_the_files_that_documents_name(directory: Path) -> None:
         ("gestures.csv",): "id,kind,x,y\n" + steps,
         ("boilers.csv", "new-boilers.csv"): "id,load,heat,x,y\n"
         + "".join(f"{k},{k},{k * k if k % 3 else ''},{t},0.5\n" for k in range(40) for t in range(5)),
+        ("tickets.csv", "test-tickets.csv", "new-tickets.csv"): "message,topics\n"
+        + "".join(
+            f"Where is my {'bill' if k % 2 else 'parcel'}?,{';'.join(['billing', 'delivery'][: k % 3])}\n"
+            for k in range(40)
+        ),
+        ("faults.csv",): "id,x,leak,wear,noise\n"
+        + "".join(
+            f"{k},{t + k % 3},{k % 2},{int(k % 3 == 1)},{'' if k % 4 else 'yes'}\n" for k in range(40) for t in range(5)
+        ),
+        ("plant.csv", "new-plant.csv"): "gas,air,load,events\n"
+        + "".join(
+            f"{t % 5},{t % 3},0.5,{'start' if t % 20 < 9 else ''}{';vent' if t % 7 < 2 else ''}\n" for t in range(120)
+        ),
         ("pumps.csv",): "id,hours_left,x,y\n" + steps.replace("up", "1").replace("down", "0"),
         ("test.csv", "new.csv"): "id,kind,hours_left,x,y,person\n" + of_both,
         ("shops.csv",): "day,shop,sales,event,size,visits\n" + sales,

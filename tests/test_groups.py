@@ -231,5 +231,5 @@ def test_groups_that_cannot_be_judged(tmp_path: Path):
     (tmp_path / "a.txt").write_text("abc " * 900)
     assert elman("train", "lm", tmp_path / "a.txt", *small, "--run", tmp_path / "lm").status == 0
     of_text = elman("evaluate", tmp_path / "lm", tmp_path / "a.txt", "--group", "who")
-    runs = "elman train classify, regress, transcribe and translate"
+    runs = "elman train classify, multilabel, regress, transcribe and translate"
     assert of_text.err == f"elman: --group who is for runs of {runs}, and {tmp_path / 'lm'} is none; leave it out\n"

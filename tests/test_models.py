@@ -477,7 +477,7 @@ def refused() -> dict[str, tuple[tuple[Any, Any], dict[str, Any], str]]:
     what = "give a path, a frame of pandas, polars or Arrow, a mapping of columns, or rows as mappings in a list"
     twice = pd.DataFrame([[1, 2]], columns=["x", "x"])
     return {
-        "task": (("clasify", good), {}, "unknown task 'clasify'; choose one of lm, tag, classify, regress, transcribe, translate, forecast"),
+        "task": (("clasify", good), {}, "unknown task 'clasify'; choose one of lm, tag, classify, multilabel, regress, transcribe, translate, forecast"),
         "option": (("classify", good), {"hiden_size": 3}, "elman train classify has no option hiden_size; did you mean hidden_size?"),
         "strange option": (("lm", None), {"zzz": 3}, "elman train lm has no option zzz; those of the task are batch_size, "),
         "type": (("classify", good), {"epochs": "2"}, "epochs is '2' but should be float | None"),
@@ -533,7 +533,7 @@ def test_what_does_not_fit_a_model(trained: tuple[Path, package.models.Model], t
         (lambda: model.evaluate([{"values": [[1, 2]]}]), "the data, line 1: there is no 'label'"),
         (lambda: model.evaluate(sequences(), compare=["runs/b"]), "compare has 'runs/b'; give models, such as elman.load('runs/b')"),
         (lambda: model.evaluate(sequences(), compare=other), f"{tmp_path / 'f'} has another task than {d / 'run'}; compare runs of the same task"),
-        (lambda: other.evaluate({"y": [1.0]}, group="who"), "group who is for runs of elman train classify, regress, transcribe and translate, and "),
+        (lambda: other.evaluate({"y": [1.0]}, group="who"), "group who is for runs of elman train classify, multilabel, regress, transcribe and translate, and "),
         (lambda: package.train("classify", sequences(), cast(Any, None)), "run is None; give the directory of a run"),
         (lambda: package.load(d / "none"), f"{d / 'none'} does not exist; give the directory of a run"),
         (lambda: package.load(d / "run", device="gpu9"), "device gpu9 cannot be used"),

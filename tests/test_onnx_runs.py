@@ -119,6 +119,7 @@ DATA = {
     "tag": "tagged.txt",
     "numbers": "numbers.jsonl",
     "texts": "texts.jsonl",
+    "several": "several.jsonl",
     "regress": "valued.jsonl",
     "spoken": "spoken.jsonl",
     "translated": "turned.jsonl",
@@ -378,7 +379,7 @@ def test_files_that_are_no_models_of_runs(made: SimpleNamespace, tmp_path: Path)
     )
     odd = rewritten(good, tmp_path / "odd.onnx", config={"task": "x"})
     assert "its task is 'x'" in refused("sample", odd)
-    assert "this command knows lm, tag, classify, regress, transcribe, translate, forecast" in refused(
+    assert "this command knows lm, tag, classify, multilabel, regress, transcribe, translate, forecast" in refused(
         "evaluate", odd, data
     )
 

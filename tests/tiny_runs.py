@@ -32,6 +32,7 @@ from elman.tasks.language_model import LanguageModel, LanguageModelling, Options
 from elman.tasks.options import (
     ClassificationOptions,
     ForecastingOptions,
+    MultilabelOptions,
     RegressionOptions,
     TaggingOptions,
     TranscriptionOptions,
@@ -203,6 +204,8 @@ def of_every_task(d: Path) -> SimpleNamespace:
         for k, row in enumerate(numbers)
     ]
     (d / "steps.jsonl").write_text(lines(*map(json.dumps, of_steps)))
+    several = [row | {"label": [c for c in "ab" if draw.random() < 0.4]} for row in numbers]
+    (d / "several.jsonl").write_text(lines(*map(json.dumps, several)))
     written = [{"text": " ".join(draw.choice(TAGGED, draw.integers(1, 9))), "label": "abc"[k % 3]} for k in range(45)]
     (d / "texts.jsonl").write_text(lines(*map(json.dumps, written)))
     turned = [{"text": row["text"], "label": " ".join(w[0] for w in reversed(row["text"].split()))} for row in written]
@@ -217,6 +220,7 @@ def of_every_task(d: Path) -> SimpleNamespace:
         "tag": ("tagged.txt", tag),
         "numbers": ("numbers.jsonl", ClassificationOptions(num_layers=2, **small)),
         "texts": ("texts.jsonl", texts),
+        "several": ("several.jsonl", MultilabelOptions(**small)),
         "regress": ("valued.jsonl", RegressionOptions(quantiles="0.1,0.5,0.9", **small)),
         "labels": ("steps.jsonl", ClassificationOptions(each_step=True, **small)),
         "levels": ("steps.jsonl", RegressionOptions(each_step=True, causal=True, quantiles="0.1,0.9", **small)),

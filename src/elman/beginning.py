@@ -244,7 +244,7 @@ def judge_together(model: Trained, run: Path, group: str | None) -> None:
     if isinstance(model, Whole):
         model.judged_by = group
     elif group is not None:
-        tasks = "elman train classify, regress, transcribe and translate"
+        tasks = "elman train classify, multilabel, regress, transcribe and translate"
         raise InputError(f"--group {group} is for runs of {tasks}, and {run} is none; leave it out")
 
 

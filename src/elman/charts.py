@@ -161,6 +161,52 @@ def confusion(counts: NDArray[np.int64], labels: Sequence[str], what: str, of: s
     return figure
 
 
+def found(
+    classes: list[str], precision: NDArray[Any], recall: NDArray[Any], count: NDArray[np.int64], of: str
+) -> Figure:
+    """Draws precision and recall of each class, (C,), as bars; frequent classes are above.
+
+    count: how often each is there, of what is counted. Of more than `SYMBOLS` classes the most frequent ones are drawn.
+    """
+    order = np.argsort(-count, kind="stable")[:SYMBOLS].tolist()
+    figure = Figure(figsize=(7, 1.6 + 0.42 * len(order)), layout="constrained")
+    axis = figure.subplots()
+    place = np.arange(len(order))
+    axis.barh(
+        place - 0.19, precision[order], 0.36, color="C0", label="precision: how many of those that are said are right"
+    )
+    axis.barh(place + 0.19, recall[order], 0.36, color="C1", label="recall: how many of those that are there are said")
+    axis.set_yticks(place, [f"{_short(classes[k])}  {count[k]:,}" for k in order], parse_math=False)
+    axis.invert_yaxis()
+    axis.set_xlim(0, 1)
+    axis.grid(alpha=0.3, axis="x")
+    title = f"classes of the validation {of}, and how many have each"
+    axis.set_title(title + (f"; the {len(order)} most frequent" if len(order) < len(classes) else ""), fontsize=10)
+    figure.legend(loc="outside lower center", fontsize=8)
+    return figure
+
+
+def overlapping_steps(
+    values: NDArray[Any], truth: NDArray[Any], chances: NDArray[Any], classes: Sequence[str], first: int
+) -> Figure:
+    """Draws the numbers of a sequence (T, channels), and below them a row for each class: how likely it is there, and where it is.
+
+    truth, chances: (T, C); truth is 1 where a class is there, and NaN where that is not known. Classes that are there or
+    likely at some step are drawn. first: the number of the first step, from 0.
+    """
+    shown = np.flatnonzero((truth == 1).any(0) | (chances > CHANCE).any(0))[:SYMBOLS].tolist() or [0]
+    figure, axis = _over_steps(values, first, 0.9 + 0.3 * len(shown))
+    edges = np.arange(len(chances) + 1) + first + 0.5, np.arange(len(shown) + 1) - 0.5
+    axis.pcolormesh(*edges, chances[:, shown].T, cmap="Blues", vmin=0, vmax=1)
+    for row, k in enumerate(shown):
+        there = np.flatnonzero(np.diff(np.concatenate([[0], truth[:, k] == 1, [0]]).astype(int))).reshape(-1, 2)
+        axis.hlines([row + 0.38] * len(there), *(there.T + first + 0.5), color="C3", linewidth=2.5)
+    axis.set_yticks(range(len(shown)), [_short(classes[k]) for k in shown], parse_math=False)
+    axis.invert_yaxis()
+    axis.set_title("how likely each class is (blue), and where it is (red)", fontsize=10)
+    return figure
+
+
 def _short(name: str) -> str:
     """Returns as much of a label as is drawn."""
     return name if len(name) <= NAME else f"{name[: NAME - 1]}…"

@@ -142,7 +142,7 @@ def train(
 ) -> Model:
     """Trains a model of data, as `elman train TASK` does, and returns it with its best parameters.
 
-    task: "lm", "tag", "classify", "regress", "transcribe", "translate" or "forecast".
+    task: "lm", "tag", "classify", "multilabel", "regress", "transcribe", "translate" or "forecast".
     data: a path; a frame of pandas, polars or Arrow, or a mapping of columns; rows as mappings, as JSON lines have them; an open
         text for "lm" and "tag"; or None for the data that come with elman.
     run: the directory of the run. Data that are no file are kept there, too: a training that was stopped reads them again (`elman
@@ -284,7 +284,7 @@ def options_of(of: type[Options], given: dict[str, Any], minutes: float) -> Any:
         if isinstance(value, np.generic):
             given[name] = value.item()
         elif isinstance(value, (list, tuple)):  # of columns, such as the command has in one text
-            several = LISTS | ({"label"} if getattr(of, "numeric", False) else set())
+            several = LISTS | ({"label"} if getattr(of, "several", False) else set())
             given[name] = quoted(map(str, value)) if name in several else ",".join(map(str, value))
     _check_types(of, given)
     budget: dict[str, Any] = (

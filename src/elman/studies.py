@@ -69,7 +69,7 @@ def cross_validate(
 ) -> CrossValidation:
     """Judges by all of the data: trains a model for each part, on the others, and judges it by the part that it did not see.
 
-    task: "classify", "regress", "transcribe" or "translate".
+    task: "classify", "multilabel", "regress", "transcribe" or "translate".
     data: as for `elman.train`.
     directory: of the runs. Data that are no file are kept there, too. A call that was interrupted goes on if it is made again.
     folds: how many parts there are, and trainings.

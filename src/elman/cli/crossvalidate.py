@@ -17,6 +17,7 @@ from elman.files import check_directory, write_atomically
 from elman.folds import MINUTES, Fold
 from elman.tasks.options import (
     ClassificationOptions,
+    MultilabelOptions,
     RegressionOptions,
     SequenceOptions,
     TranscriptionOptions,
@@ -81,7 +82,7 @@ def _command(options: type[SequenceOptions], file: str) -> None:
             print(line)
         print(f"the models are in {place}; next: train one on all of the file with elman train")
         if output is not None:
-            _write(output, found)
+            _write(output, found, made.between_classes)
 
     app.command(
         options.task,
@@ -95,6 +96,7 @@ def _command(options: type[SequenceOptions], file: str) -> None:
 
 
 _command(ClassificationOptions, "gestures.csv --sequence id --label kind")
+_command(MultilabelOptions, "tickets.csv --text message --label topics")
 _command(RegressionOptions, "pumps.csv --sequence id --label hours_left")
 _command(TranscriptionOptions, "strokes.jsonl --label text")
 _command(TranslationOptions, "words.csv --text word --label pronunciation")
@@ -120,9 +122,9 @@ def _fold(file: Path, options: SequenceOptions, directory: Path, device: str, ro
     return found[0]
 
 
-def _write(output: Path, found: list[Fold]) -> None:
-    """Writes the rows about all labels, in the order of the file."""
+def _write(output: Path, found: list[Fold], between: str | None) -> None:
+    """Writes the rows about all labels, in the order of the file. between: what stands between the classes of a label."""
     from elman.tasks.separate import table
 
-    rows = table(folds_of.rows_of(found), output.suffix.lower())
+    rows = table(folds_of.rows_of(found), output.suffix.lower(), between)
     write_atomically(output, (row.encode() for row in rows))

@@ -19,6 +19,7 @@ from elman.tasks.options import (
     ClassificationOptions,
     ForecastingOptions,
     LanguageModelOptions,
+    MultilabelOptions,
     RegressionOptions,
     TaggingOptions,
     TranscriptionOptions,
@@ -46,6 +47,8 @@ DATA = {
     "each sentence; lines of Python's standard library if left out.",
     "classify": "The UEA/UCR archive's form (.ts), JSON lines (.jsonl: values or a text, and label), or a table (.csv, .tsv, "
     ".parquet) with a row for each step or a text in each row; outlines of digits if left out.",
+    "multilabel": "JSON lines (.jsonl: values or a text, and label), the UEA/UCR archive's form (.ts), or a table (.csv, .tsv, "
+    ".parquet) with a row for each step or a text in each row; noisy signals in which events happen if left out.",
     "regress": "The UEA/UCR archive's form (.ts), JSON lines (.jsonl: values or a text, and label), or a table (.csv, .tsv, "
     ".parquet) with a row for each step or a text in each row; marked numbers to add if left out.",
     "transcribe": "JSON lines (.jsonl: values or a text, and label), the UEA/UCR archive's form (.ts), or a table (.csv, .tsv, "
@@ -143,6 +146,14 @@ _command(
     "It is validated on held-out sequences, next to two baselines: the largest class, and a linear function of a few features. "
     "Ctrl-C saves and stops; --resume continues from there.",
     "Example:  elman train classify gestures.csv --sequence id --label kind --minutes 5 --run runs/gestures",
+)
+_command(
+    MultilabelOptions,
+    "Train a multi-label classifier: it says which classes a whole sequence has, of numbers or of text: several, one or none; or with "
+    "--each-step each step of numbers.\n\n"
+    "It is validated on held-out sequences, next to two baselines: the same classes for all, and a linear function of a few features. "
+    "Ctrl-C saves and stops; --resume continues from there.",
+    "Example:  elman train multilabel tickets.csv --text message --label topics --minutes 5 --run runs/topics",
 )
 _command(
     RegressionOptions,

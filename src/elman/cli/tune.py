@@ -18,6 +18,7 @@ from elman.tasks.options import (
     ClassificationOptions,
     ForecastingOptions,
     LanguageModelOptions,
+    MultilabelOptions,
     RegressionOptions,
     TaggingOptions,
     TranscriptionOptions,
@@ -83,6 +84,7 @@ def _command(options: type[Options], file: str) -> None:
 _command(LanguageModelOptions, "novel.txt")
 _command(TaggingOptions, "train.conllu --validation dev.conllu")
 _command(ClassificationOptions, "gestures.csv --sequence id --label kind")
+_command(MultilabelOptions, "tickets.csv --text message --label topics")
 _command(RegressionOptions, "pumps.csv --sequence id --label hours_left")
 _command(TranscriptionOptions, "strokes.jsonl --label text")
 _command(TranslationOptions, "words.csv --text word --label pronunciation")

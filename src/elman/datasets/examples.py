@@ -7,7 +7,7 @@ import io
 import keyword
 import math
 import tokenize
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from itertools import groupby
 from pathlib import Path
@@ -24,6 +24,7 @@ SERIES = "a Mackey-Glass series"
 DRAWN = "outlines of numbers in matplotlib's fonts"
 MARKED = "marked numbers to add"
 DATES = "dates in words and figures"
+EVENTS = "events in a noisy signal"
 LINES = 4000  # of code
 LONGEST = 60  # tokens of a line
 MONTHS = [
@@ -144,6 +145,35 @@ def marked_numbers(count: int = 3000) -> Iterator[tuple[NDArray[np.float64], lis
         places = random.integers(0, length // 2), random.integers(length // 2, length)
         steps[places, 1] = 1.0
         yield steps, (steps[:, 0] * steps[:, 1]).cumsum().round(4).tolist()
+
+
+def events(count: int = 2000) -> Iterator[tuple[NDArray[np.float64], list[list[str]]]]:
+    """Yields noisy signals of 60 to 120 steps, in which events of five kinds happen, and which are going on at each step.
+
+    Yields (steps (T, 1), events of each step). The kinds are a slow bump, a drop, a hum, a ringing that fades and a spike. One
+    that is rarer happens in a twelfth of the signals, the most frequent one in half of them. They may overlap.
+    """
+    random = np.random.default_rng(3)
+    for _ in range(count):
+        length = int(random.integers(60, 121))
+        values, going = random.normal(0, 0.35, length), [list[str]() for _ in range(length)]
+        for (name, shape), share in zip(SHAPES.items(), (1 / 2, 1 / 3, 1 / 3, 1 / 5, 1 / 12), strict=True):
+            long = 3 if name == "spike" else int(random.integers(15, 31))
+            begin, happens = int(random.integers(length - long)), random.random() < share
+            if happens:
+                values[begin : begin + long] += random.uniform(0.8, 1.4) * shape(np.linspace(0, 1, long))
+                for step in range(begin, begin + long):
+                    going[step].append(name)
+        yield values[:, None].round(4), going
+
+
+SHAPES: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "bump": lambda t: 1.5 * np.sin(math.pi * t) ** 2,
+    "drop": lambda t: -1.2 * np.ones_like(t),
+    "hum": lambda t: np.sin(10 * math.pi * t),
+    "ringing": lambda t: 2 * np.exp(-3 * t) * np.cos(16 * math.pi * t),
+    "spike": lambda t: np.array([1.0, 3.0, 1.0]),
+}
 
 
 def dates(count: int = 3000) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """Labelled sequences: of numbers, from tables in long form, JSON lines or the UEA/UCR archive's form; or of text.
 
-A sequence has one label, or each of its steps has one.
+A sequence has one label, or each of its steps has one. A label is a text. Several numbers, or a set of classes, are a text, too,
+which has a sign between them that occurs nowhere else.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from elman.errors import InputError
 FILL = "mark missing numbers with --mark-gaps, fill them in with --fill-gaps"
 NAME = "name the columns of numbers with --columns and those of words with --categories"
 MOST = float(np.finfo(np.float32).max)  # how far from zero a number may be: squares are summed in float64
-BETWEEN = "\x1f"  # between the values of a label that has several: the sign that Unicode has for this
+BETWEEN = "\x1f"  # between the values, or classes, of a label that has several: the sign that Unicode has for this
+# What says, in small letters, whether a label has the class that its column is called; as it is kept.
+FLAGS = {"1": "1", "1.0": "1", "true": "1", "yes": "1", "0": "0", "0.0": "0", "false": "0", "no": "0"}
 
 
 class Columns(NamedTuple):
@@ -44,6 +47,8 @@ class Columns(NamedTuple):
     empty: bool = False  # whether a label may be an empty text
     group: str | None = None  # what is not to be both learned and judged, such as a person
     several: tuple[str, ...] = ()  # columns of numbers that are the label together, in place of `label`
+    flags: bool = False  # whether these numbers are 1 where a label has the class that the column is called, or 0
+    between: str | None = None  # what stands between the classes in a cell, where a label is a set of them
 
     @property
     def of_label(self) -> tuple[str, ...]:
@@ -106,9 +111,10 @@ def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows 
             f"{path} has a label for each sequence, and the run was trained on one for each step; give a table or JSON lines",
         )
     if columns.several and kind == ".ts":
+        one = f"{path} has one {'label' if columns.flags else 'number'} for each sequence"
         raise InputError(
-            f"{path} has one number for each sequence, but --label names {len(columns.several)} columns; give a table or JSON lines, or leave --label out",
-            f"{path} has one number for each sequence, and the run was trained on {len(columns.several)}; give a table or JSON lines",
+            f"{one}, but --label names {len(columns.several)} columns; give a table or JSON lines, or leave --label out",
+            f"{one}, and the run was trained on {len(columns.several)}; give a table or JSON lines",
         )
     if kind == ".ts":
         yield from _archive(path, columns, labelled, bad)
@@ -169,6 +175,7 @@ def _archive(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iter
             bad.found(f"{path}, line {number}: {problem}", _remedy(values, columns))
             continue
         found, channels = found + 1, values.shape[1]
+        label = label if columns.between is None or label is None else class_set(label, columns.between)
         yield Labelled(str(found + bad.count - before), values, label)
     if not in_data:
         raise InputError(f"{path} has no @data line; is this a .ts file?")
@@ -187,6 +194,29 @@ def number_of(label: Any) -> float:
 def numbers_in(label: str | None, count: int) -> list[float]:
     """Returns the values of a label, of which it has so many; NaN for each that it lacks."""
     return [number_of(cell) for cell in _cells(label, count)]
+
+
+def class_set(value: Any, between: str) -> str | None:
+    """Returns the label that is a set of classes, in alphabetical order; None if the value is none.
+
+    value: a list of them, or a text with `between` in between. An empty one is the label that has no class.
+    """
+    if isinstance(value, str):
+        value = value.split(BETWEEN if BETWEEN in value else between)
+    given = [_whole(each) for each in value] if isinstance(value, list) else [_whole(value)]
+    if not all(isinstance(each, (str, int)) for each in given):
+        return None
+    return BETWEEN.join(sorted({str(each).strip() for each in given} - {""}))
+
+
+def classes_in(label: str) -> list[str]:
+    """Returns the classes of a label that `class_set` returned."""
+    return label.split(BETWEEN) if label else []
+
+
+def _flag(cell: str | None) -> str | None:
+    """Returns how a cell that says whether a label has a class is kept. What says neither stays as it is."""
+    return None if cell is None else FLAGS.get(cell.lower(), cell)
 
 
 def _cells(label: Any, count: int) -> list[Any]:
@@ -212,11 +242,14 @@ def no_number(label: Any, columns: Columns, what: str) -> str | None:
     if not columns.numeric:
         return None
     if label is None and columns.several:
-        return f"there is no number in {' or '.join(map(repr, columns.several))}, and at least one is needed"
+        kind = "1 or 0" if columns.flags else "number"
+        return f"there is no {kind} in {' or '.join(map(repr, columns.several))}, and at least one is needed"
+    wanted = "1 or 0" if columns.flags else f"a finite number, at most {MOST:.3g} from zero"
     for name, cell in zip(columns.of_label, _cells(label, len(columns.of_label)), strict=True):
-        if np.isnan(number_of(cell)) and (cell is not None or not columns.several):
+        wrong = cell not in FLAGS if columns.flags else np.isnan(number_of(cell))
+        if wrong and (cell is not None or not columns.several):
             own = "there is none" if cell is None else f"is {str(cell).strip()[:60]!r}"
-            return f"{what.format(name)} should be a finite number, at most {MOST:.3g} from zero, but {own}"
+            return f"{what.format(name)} should be {wanted}, but {own}"
     return None
 
 
@@ -282,9 +315,11 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
         times, dates = None, False
         if problem is None and columns.time is not None and isinstance(content, np.ndarray):
             times, dates, problem = _times(row.get(columns.time), len(content), columns.time, path)
-        label = label.strip() if isinstance(label, str) else label
+        written, label = label, label.strip() if isinstance(label, str) else label
         if columns.several and labels is None:
-            label = _joined([_cell(row.get(each)) for each in columns.several])
+            label = _joined([_cell(row.get(each), columns) for each in columns.several])
+        elif columns.between is not None:
+            label = class_set(label, columns.between)
         if problem is None and labelled and labels is None:
             if absent:
                 problem = (
@@ -292,6 +327,8 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
                 )
             elif columns.numeric:
                 problem = no_number(label, columns, "{!r}")
+            elif columns.between is not None:
+                problem = _no_set(label, written, columns, repr(columns.label))
             elif not isinstance(label, (str, int)) or (label == "" and not columns.empty):
                 problem = f"{columns.label!r} should be a label but is {label!r}"
         given = None if columns.group is None else row.get(columns.group)
@@ -308,9 +345,17 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
         yield Labelled(str(row.get("id", number)), content, label, (), labels, group, times, words, dates)
 
 
-def _cell(value: Any) -> str | None:
+def _cell(value: Any, columns: Columns) -> str | None:
     """Returns one of the several values of a label as a table would have it: None if it is missing."""
-    return None if value is None or value != value else str(value).strip() or None
+    text = None if value is None or value != value else str(value).strip() or None
+    return _flag(text) if columns.flags else text
+
+
+def _no_set(label: str | None, written: Any, columns: Columns, what: str) -> str | None:
+    """Returns what is wrong with a label that should be a set of classes, or None. what: what it is called."""
+    if label is not None:
+        return None
+    return f"{what} should be a list of classes, or a text with {columns.between!r} between them, but is {str(written)[:60]}"
 
 
 def _whole(value: Any) -> Any:
@@ -384,10 +429,20 @@ def _of_steps(row: Mapping[str, Any], steps: int, columns: Columns) -> tuple[lis
             return None, f"{wanted}, but has {len(given)}"
         found.append([])
         for step, label in enumerate(given, 1):
+            if columns.between is not None:
+                own = None if label is None or label != label else class_set(label, columns.between)
+                if (
+                    label is not None
+                    and label == label
+                    and (problem := _no_set(own, label, columns, f"step {step} of {name!r}"))
+                ):
+                    return None, problem
+                found[-1].append(own)
+                continue
             label = label if columns.numeric and label == label else _whole(label)  # NaN is no number
             if not isinstance(label, (str, int, float) if columns.numeric else (str, int)) and label is not None:
                 return None, f"step {step} of {name!r} should be a label but is {str(label)[:60]}"
-            found[-1].append(None if label is None else str(label).strip() or None)
+            found[-1].append(_cell(label, columns))
     labels = [_joined(cells) for cells in zip(*found, strict=True)]
     for step, label in enumerate(labels, 1):
         if label is not None and (problem := no_number(label, columns, f"step {step} of {{!r}}")):
@@ -403,6 +458,11 @@ def _stripped(piece: pl.DataFrame, columns: Columns, path: Path) -> pl.DataFrame
     )
     whole = columns.each_step and not columns.numeric
     missing = tables.MISSING if columns.numeric and (columns.each_step or columns.several) else ("",)
+    if (
+        columns.between is not None
+    ):  # a column of lists has a sign at the end of each, so that one of a single class is one, too
+        lists = [name for name in label if piece.schema[name] == pl.List(pl.String)]
+        piece = piece.with_columns(pl.col(name).list.join(BETWEEN) + BETWEEN for name in lists)
     return tables.words(tables.words(piece, label, path, whole, missing), others, path)
 
 
@@ -410,13 +470,20 @@ def _labels_in(piece: pl.DataFrame, columns: Columns) -> list[str | None]:
     """Returns the labels of the rows of a piece of a table, as `_stripped` returns it; None where there is none."""
     none: list[str | None] = [None] * len(piece)
     cells = [piece[name].to_list() if name in piece.columns else none for name in columns.of_label]
+    if columns.between is not None and columns.label in piece.columns:
+        return [class_set(cell or "", columns.between) for cell in cells[0]]
+    if columns.flags:
+        cells = [[_flag(cell) for cell in column] for column in cells]
     return cells[0] if len(cells) == 1 else [_joined(row) for row in zip(*cells, strict=True)]
 
 
 def _texts(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[Labelled]:
     assert columns.text is not None
     wanted = [columns.text, *(columns.of_label if labelled else ()), *([columns.group] if columns.group else [])]
-    whole = [each for each in wanted if each not in columns.several]  # columns in which nothing may be missing
+    # Columns in which nothing may be missing: a set of classes may be empty.
+    whole = [
+        each for each in wanted if each not in columns.several and (each != columns.label or columns.between is None)
+    ]
     done = 0
     for piece in tables.pieces(path, None if not labelled else wanted):
         tables.check_columns(wanted, [each for each in piece.columns if each != tables.LINE], path)
@@ -446,7 +513,8 @@ def _misfit(label: str | None, first: str | None, sequence: str, columns: Column
     if columns.numeric and not any(differ):
         return None
     if not columns.several:
-        return f"sequence {sequence!r} is labelled {label!r} here but {first!r} before"
+        here, before = (repr((each or "").replace(BETWEEN, columns.between or "")) for each in (label, first))
+        return f"sequence {sequence!r} is labelled {here} here but {before} before"
     k = differ.index(True)
     has = f"sequence {sequence!r} has {here[k] or 'nothing'} in column {columns.several[k]!r}"
     return f"{has} here but {before[k] or 'nothing'} before; write the same in all of its rows"

@@ -1,4 +1,4 @@
-"""What the pages of taggers, classifiers, regressors and transcribers hold: what each direction says, and how far it looks, back and ahead.
+"""What the pages of taggers, classifiers of both kinds, regressors and transcribers hold: what each direction says, and how far it looks, back and ahead.
 
 The last layer's two directions enter an output by a sum, W_f h_f + W_b h_b + b, so what each of them says is exact.
 """
@@ -26,9 +26,10 @@ from elman.errors import InputError
 from elman.explain.contents import Contents, described, held_out_part, rounded
 from elman.explain.shown import SHOWN, beginning, chosen_sequences, head, series_of, words_of
 from elman.recurrence import use_engine
-from elman.tasks import classification, regression, tagging, transcription
+from elman.tasks import classification, multilabel, regression, tagging, transcription
 from elman.tasks.classification import Classifier
 from elman.tasks.gathered import Gathered, split
+from elman.tasks.multilabel import Multilabeler
 from elman.tasks.pieces import Pieces
 from elman.tasks.regression import Regressor
 from elman.tasks.sequence_model import SequenceModel
@@ -41,6 +42,7 @@ WORDS = 100  # of a sentence at most: each word takes a pass backward over all
 STEPS = 2000  # of a sequence at most
 EVERY = 240  # steps of a sequence at most of which something is said; each takes a pass backward over all
 FEW = 4  # such sequences
+CLASSES = 4  # of a sequence that may have several, each of which is shown on its own
 DRAWN = 400  # steps that are drawn of a sequence at most; of more, as many at a time are put together
 BLANK = ""  # what the output of a transcriber is called that says nothing
 LIKELIEST = 5  # tags whose probabilities are shown
@@ -171,20 +173,33 @@ def _both_ways(
     return d_x.norm(dim=2).T
 
 
+def _as_they_are(_: Gathered, own: NDArray[np.int64]) -> list[int]:
+    return own.tolist()
+
+
 def classifier(run: Path, text: str | None, data: Path | None) -> Contents:
     """Returns what the page of a classifier holds.
 
     text: texts, one in each line. data: a file of sequences, with labels or without.
     """
     trained = classification.load(run)
-    return _whole(run, text, data, trained, trained.reading.classes, _turns, _classes)
+    order = _turns if trained.options.pooled else _as_they_are
+    return _whole(run, text, data, trained, trained.reading.classes, order, _classes)
 
 
 def regressor(run: Path, text: str | None, data: Path | None) -> Contents:
     """Returns what the page of a model that predicts a number holds; its arguments are those of `classifier`."""
     trained = regression.load(run)
-    names = trained.options.label_columns
-    return _whole(run, text, data, trained, [], said=_value, values=names if len(names) > 1 else ())
+    return _whole(run, text, data, trained, [], said=_value, outputs=lambda *_: list(enumerate(trained.values)))
+
+
+def multilabeler(run: Path, text: str | None, data: Path | None) -> Contents:
+    """Returns what the page of a multi-label classifier holds; its arguments are those of `classifier`."""
+    trained = multilabel.load(run)
+    order = _turns if trained.options.pooled else partial(_richest, trained)
+    found = _whole(run, text, data, trained, trained.reading.classes, order, _there, partial(_shown_classes, trained))
+    found.data["thresholds"] = [rounded(p) for p in trained.model.threshold.sigmoid().tolist()]
+    return found
 
 
 def transcriber(run: Path, text: str | None, data: Path | None) -> Contents:
@@ -197,38 +212,37 @@ def _whole(
     run: Path,
     text: str | None,
     data: Path | None,
-    trained: Classifier | Regressor | Transcriber,
+    trained: Classifier | Multilabeler | Regressor | Transcriber,
     classes: Sequence[str],
-    order: Callable[[Gathered, NDArray[np.int64]], list[int]] = lambda found, own: own.tolist(),
+    order: Callable[[Gathered, NDArray[np.int64]], list[int]] = _as_they_are,
     said: Callable[[Any, Tensor, str | None, int], Said] | None = None,
-    values: Sequence[str] = (),
+    outputs: Callable[[Labelled, Path], Sequence[tuple[int, str]]] = lambda *_: [(0, "")],
 ) -> Contents:
     """order: in which order held-out sequences are shown. said: what the model says of a sequence, if it is pooled.
 
-    values: what values are called of which each is shown on its own; none if there is one only.
+    outputs: which values or classes of a sequence are shown, each on its own, and what they are called: nothing if there is one.
     """
     options = trained.options
     page = head(run, trained, classes, text)
     every, source = chosen_sequences(run, trained, text, data, order)
-    chosen = list(islice(every, max(1, (SHOWN if options.pooled else FEW) // max(1, len(values)))))
-
-    def of_each(n: int, read: Callable[[int], dict[str, Any]]) -> list[dict[str, Any]]:
-        """Returns what is shown of a sequence: of each value what says which it is."""
-        return [read(k) | {"group": str(n), "column": name} for k, name in enumerate(values)] or [read(0)]
-
     shown, remarks = list[dict[str, Any]](), list[str]()
     if said is not None and options.pooled:
-        for n, each in enumerate(chosen, 1):
-            shown += of_each(n, partial(_read, trained, each, source, said))
-        return Contents(page | {"sequences": shown}, [], [])
-    if page["unit"] is not None:
-        page["categories"] = ["text"]
-    for n, each in enumerate(chosen, 1):
-        part, steps = beginning(each, page["unit"], EVERY)
+        most, read = SHOWN, partial(_read, say=said)
+    else:
+        most, read = SHOWN if options.pooled else FEW, _every
+        page |= {"each_step": True, "causal": options.causal}
+        page |= {"categories": ["text"]} if page["unit"] is not None else {}
+    for n, each in enumerate(every, 1):
+        part, steps = (each, 0) if read is not _every else beginning(each, page["unit"], EVERY)
+        own = outputs(part, source)
+        if shown and len(shown) + len(own) > most:
+            break
         if steps > EVERY:
             remarks.append(f"of sequence {each.name}, the page shows and reads the first {EVERY} of {steps} steps")
-        shown += of_each(n, partial(_every, trained, part, source))
-    return Contents(page | {"each_step": True, "causal": options.causal, "sequences": shown}, [], remarks)
+        for k, name in own:
+            content = read(trained, part, source, k=k)
+            shown.append(content | ({"group": str(n), "column": name} if name else {}))
+    return Contents(page | {"sequences": shown}, [], remarks)
 
 
 def _turns(found: Gathered, own: NDArray[np.int64]) -> list[int]:
@@ -237,6 +251,11 @@ def _turns(found: Gathered, own: NDArray[np.int64]) -> list[int]:
     for k in own:
         seen.setdefault(int(found.labels[k][0]), []).append(int(k))
     return [k for _, k in sorted((place, k) for own in seen.values() for place, k in enumerate(own))]
+
+
+def _richest(trained: Multilabeler, found: Gathered, own: NDArray[np.int64]) -> list[int]:
+    """Returns these places; sequences in which many different classes occur come first."""
+    return multilabel.Sets(found, trained.reading).richest(own).tolist()
 
 
 class Said(NamedTuple):
@@ -252,8 +271,38 @@ def _classes(trained: Classifier, logits: Tensor, truth: str | None, _: int) -> 
     names = trained.reading.classes
     order = logits.argsort(descending=True)[:2].tolist()
     chances = [rounded(p) for p in logits.softmax(-1).tolist()]
-    contents = {"truth": truth, "predicted": names[order[0]], "probabilities": chances}
+    contents = {"truth": truth or None, "predicted": names[order[0]], "probabilities": chances}
     return Said(contents, [(k, names[k]) for k in order])
+
+
+def _there(trained: Multilabeler, logits: Tensor, truth: str | None, k: int) -> Said:
+    """k: which of the classes."""
+    chances = [rounded(p) for p in logits.sigmoid().tolist()]
+    contents = {
+        "truth": _true_classes(trained, truth),
+        "predicted": trained.names(trained.said(logits)),
+        "probabilities": chances,
+    }
+    return Said(contents, [(k, trained.reading.classes[k])])
+
+
+def _true_classes(trained: Multilabeler, label: str | None) -> list[str] | None:
+    """Returns the classes that a label has; None if there is none, as data that are explained need none."""
+    if label is None:
+        return None
+    (own, _), (others, _) = multilabel.members([label], trained.reading.classes, trained.reading.columns)
+    return [*trained.names(own == 1), *others]
+
+
+def _shown_classes(trained: Multilabeler, sequence: Labelled, source: Path) -> list[tuple[int, str]]:
+    """Returns the likeliest of the classes that a sequence has, or is said to have, or else the likeliest of all."""
+    labels = [sequence.label] if sequence.labels is None else sequence.labels
+    true = {name for label in labels for name in _true_classes(trained, label) or ()}
+    most = trained.outputs(trained.encode([sequence], source)).amax(0)
+    names, said = trained.reading.classes, trained.said(most)
+    order = most.argsort(descending=True).tolist()
+    own = [k for k in order if said[k] or names[k] in true][:CLASSES] or order[:1]
+    return [(k, names[k]) for k in own]
 
 
 def _value(trained: Regressor, outputs: Tensor, truth: str | None, k: int) -> Said:
@@ -282,7 +331,7 @@ def _read(
 ) -> dict[str, Any]:
     """Returns a sequence, what the model says of it, what each step adds in each direction and what this depends on.
 
-    k: which of several values.
+    k: which of several values, or classes.
     """
     content = sequence.content
     tokens = split(content, trained.options.unit) if isinstance(content, str) else None
@@ -299,7 +348,7 @@ def _read(
         inputs = inputs.requires_grad_()
         h, state = model.recurrent(inputs, lengths=lengths)  # (T, 1, 2 H)
         outputs = model.head(h, state, lengths)[0]  # (outputs,)
-        said = say(trained, outputs.detach(), None if sequence.label in (None, "") else str(sequence.label), k)
+        said = say(trained, outputs.detach(), sequence.label, k)
         look = [_norms(outputs[k], inputs) for k, _ in said.shares]
     bias = model.output.bias.detach()
     parts = said.unit * pooled_shares(h[:, 0].detach(), model.output.weight.detach())  # (2, outputs, T)
@@ -327,19 +376,21 @@ def _read(
 
 
 def _every(
-    trained: Classifier | Regressor | Transcriber, sequence: Labelled, source: Path, k: int = 0
+    trained: Classifier | Multilabeler | Regressor | Transcriber, sequence: Labelled, source: Path, k: int = 0
 ) -> dict[str, Any]:
     """Returns a sequence, what the model says of each step, what each direction adds to this, and what it depends on.
 
-    k: which of several values.
+    k: which of several values, or of several classes of a step.
     """
     encoded, model = trained.encode([sequence], source), deepcopy(trained.model).double().eval()
     x, lengths = encoded.batch(Pieces.whole(np.arange(1), encoded.rows.lengths))
-    classes, criterion, center, spread = [], Criterion("mse"), 0.0, 1.0
+    classes, names, criterion, center, spread = [], [""] * trained.width, Criterion("mse"), 0.0, 1.0
     if isinstance(trained, Classifier):
-        classes = trained.reading.classes
+        names = classes = trained.reading.classes
     elif isinstance(trained, Transcriber):
-        classes = [BLANK, *trained.reading.symbols]
+        names = classes = [BLANK, *trained.reading.symbols]
+    elif isinstance(trained, Multilabeler):
+        names = trained.reading.classes
     else:
         criterion, center, spread = trained.criterion, trained.reading.center[k], trained.reading.spread[k]
     first = k * criterion.outputs
@@ -359,7 +410,7 @@ def _every(
         "name": sequence.name,
         "series": [] if isinstance(sequence.content, str) else series_of(sequence),
         "words": words_of(trained, sequence),
-        "shares": _shares(model, h, order[:, :2], classes or [""] * trained.width, spread, center),
+        "shares": _shares(model, h, order[:, :2], names, spread, center),
         "look": [[float(f"{v:.2g}") for v in row] for row in look.tolist()],
     }
     labels = list(sequence.labels or ())
@@ -371,6 +422,13 @@ def _every(
         content["predicted"] = [classes[k] for k in order[:, 0].tolist()]
         content["likeliest"] = _likeliest(outputs, order, classes)
         return content
+    if isinstance(trained, Multilabeler):
+        known = [
+            None if np.isnan(own[k]) else float(own[k]) for own in encoded.members(encoded.all_places(np.arange(1)))
+        ]
+        chances = [rounded(p) for p in outputs[:, 0].sigmoid().tolist()]
+        content["truth"] = known if any(v is not None for v in known) else None
+        return content | {"spread": [[p] for p in chances], "predicted": chances, "quantiles": []}
     values = outputs.sort(-1).values * spread + center
     known = (sequences.numbers_in(label, trained.width // criterion.outputs)[k] for label in labels)
     truth = [None if np.isnan(v) else rounded(v, spread) for v in known]

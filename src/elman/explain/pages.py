@@ -24,6 +24,7 @@ FILES = {  # the parts of a page, by its task, in their order
     "lm": "engine core model ribbon predictions unrolled equations units reach tracking start",
     "tag": "core items words",
     "classify": "core items series steps",
+    "multilabel": "core items series steps",
     "regress": "core items series steps",
     "each step": "core items series every",  # of a model that says something of each step, as a transcriber does
     "translate": "core items attention",
@@ -79,7 +80,7 @@ def page(
             )
     if task == "lm" and data is not None:
         raise InputError(f"{directory} is a language model, which reads a text; give --text instead of --data")
-    if task in ("tag", "classify", "regress", "transcribe", "translate") and None not in (text, data):
+    if task in ("tag", "classify", "multilabel", "regress", "transcribe", "translate") and None not in (text, data):
         raise InputError(f"--text and --data {data} both say what {directory} reads; give one of them")
     if task == "lm":
         made = language_models([directory, *others], text)
@@ -87,6 +88,7 @@ def page(
         of = {
             "tag": directions.tagger,
             "classify": directions.classifier,
+            "multilabel": directions.multilabeler,
             "regress": directions.regressor,
             "transcribe": directions.transcriber,
             "translate": attention.translator,

@@ -57,7 +57,7 @@ def chosen_sequences(
 ) -> tuple[Iterator[Labelled], Path]:
     """Yields the sequences that a page shows, and says where they come from: a text, a file, or the held-out part.
 
-    order: in which held-out ones of a model that is pooled are shown. Raises InputError if there is none.
+    order: in which held-out ones are shown. Raises InputError if there is none.
     """
     every, source = _sequences(run, trained, text, data, order)
     every = iter(every)
@@ -84,7 +84,7 @@ def _sequences(
         return _with_labels_if_any(data, columns, options.skip_bad), data
     with held_out_part(run, "--data" if options.text is None else "--data or --text"):
         found, _, validation, _ = trained.read_again()
-    places = order(found, validation) if options.pooled else validation
+    places = order(found, validation)
     return found.labelled(map(int, places)), trained.path or Path("the built-in data")
 
 

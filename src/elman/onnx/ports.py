@@ -13,6 +13,7 @@ from elman.onnx.proof import Case
 from elman.recurrent import Recurrent
 from elman.tasks.forecasting import ForecastingModel
 from elman.tasks.language_model import LanguageModel
+from elman.tasks.multilabel import MultilabelModel
 from elman.tasks.regression import RegressionModel
 from elman.tasks.sequence_model import Reader, SequenceModel
 from elman.tasks.tagging import TaggingModel
@@ -159,6 +160,13 @@ def case_of(name: str, names: Iterable[str], *values: Tensor) -> Case:
 
 def of_task(model: nn.Module, streaming: bool = False) -> Port:
     """The port of the model of a task. Raises InputError for one that cannot be streamed."""
+    port = _of_task(model, streaming)
+    if isinstance(model, MultilabelModel):
+        port = port._replace(notes=dict(port.notes) | {"thresholds": {"logits": model.threshold.tolist()}})
+    return port
+
+
+def _of_task(model: nn.Module, streaming: bool) -> Port:
     if isinstance(model, LanguageModel):
         return language_model_step(model) if streaming else language_model(model)
     output = "values" if isinstance(model, RegressionModel) else "logits"

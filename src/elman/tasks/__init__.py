@@ -26,6 +26,7 @@ MODULES = {
     "lm": "language_model",
     "tag": "tagging",
     "classify": "classification",
+    "multilabel": "multilabel",
     "regress": "regression",
     "transcribe": "transcription",
     "translate": "translation",

@@ -25,8 +25,8 @@ from elman.tasks.encoded import Encoded, Inputs
 from elman.tasks.gathered import Gathered
 from elman.tasks.linear import LINEAR, Linear, in_words
 from elman.tasks.options import ClassificationOptions as Options
-from elman.tasks.parts import Parts, check_labels, gathered, left_out, parted
-from elman.tasks.separate import csv_row, digits, held_out
+from elman.tasks.parts import Parts, check_labels, gathered, halves, left_out, parted
+from elman.tasks.separate import csv_row, digits
 from elman.tasks.sequence_model import SequenceModel
 from elman.tasks.tallies import Tally, which
 from elman.tasks.whole import Trained, WholeSequences
@@ -112,7 +112,7 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
     elif o.each_step or found.groups:
         train, validation = parted(found, o, own)
     else:
-        train, validation = (own[each] for each in _halves(found.labels.steps.astype(np.int64)[own], o))
+        train, validation = (own[each] for each in halves(found.labels.steps.astype(np.int64)[own], o))
     parts = Parts(found, train, validation, test)
     check_labels(parts, where, "give at least two of each class", 1, bad)
     learned = found.given(train)
@@ -129,16 +129,6 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
             )
         raise InputError(f"{of} has only one class, {only!r}; give {what} of at least two classes")
     return parts
-
-
-def _halves(labels: NDArray[np.int64], options: Options) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns the indices for training and validation, with the same share of each class. A lone sequence of a class is for training."""
-    apart = np.zeros(len(labels), dtype=bool)
-    by_class = np.argsort(labels, kind="stable")
-    for own in np.split(by_class, np.bincount(labels).cumsum()[:-1]):
-        if len(own) > 1:
-            apart[own[held_out(len(own), options.held_out, options.seed)[1]]] = True
-    return np.flatnonzero(~apart), np.flatnonzero(apart)
 
 
 class Classifier(Trained[Reading, Options]):

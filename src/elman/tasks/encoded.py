@@ -150,6 +150,19 @@ class Inputs:
         return len(self.tokens) + 1 if self.tokens else 0
 
 
+def slowest(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Returns of several values, (n, V), whether the one that crosses its mean least often is above this, (n,).
+
+    A value that is missing, NaN, is as before. One that is missing everywhere is left out.
+    """
+    values = values[:, ~np.isnan(values).all(0)]
+    known = np.where(np.isnan(values), 0, np.arange(len(values))[:, None])
+    last = np.maximum.accumulate(known)
+    last = np.maximum(last, (~np.isnan(values)).argmax(0))  # before the first one: as it
+    above = np.take_along_axis(values, last, 0) > np.nanmean(values, 0)
+    return above[:, np.count_nonzero(np.diff(above, axis=0), axis=0).argmin()]
+
+
 class Encoded:
     """Sequences as what a network reads."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ class Linear:
         self,
         learned: Encoded,
         places: NDArray[np.int64],
-        targets: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+        targets: Callable[[NDArray[np.int64]], NDArray[np.floating[Any]]],
         causal: bool,
     ):
         """places: of the labels to learn from. targets: these as numbers, (n, outputs). causal: reads no later step."""
@@ -43,7 +44,8 @@ class Linear:
             self.weights = x.T @ np.linalg.solve(x @ x.T + np.eye(len(x)), y)
         else:
             self.weights = np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ y)
-        self.left = y - x @ self.weights  # what it leaves, (n, outputs)
+        self.targets = y + self.intercept  # those that it learned from, (n, outputs)
+        self.left = y - x @ self.weights  # what it leaves of them
 
     def __call__(self, judged: Encoded, places: NDArray[np.int64]) -> NDArray[np.float64]:
         """Returns what it says of the labels at these places, (N, outputs)."""
@@ -56,6 +58,24 @@ class Linear:
 
     def _features(self, of: Encoded, places: NDArray[np.int64]) -> NDArray[np.float64]:
         return of_steps(of, places, self.causal) if of.each_step else of_sequences(of, places, self.counted)
+
+
+def fitted(
+    learned: Encoded,
+    places: NDArray[np.int64],
+    values: Callable[[NDArray[np.int64]], NDArray[np.floating[Any]]],
+    causal: bool,
+) -> Iterator[tuple[NDArray[np.int64], Linear]]:
+    """Yields the numbers of values that are there at the same places, and the linear function of these.
+
+    values: returns those at some places, (n, V); NaN where there is none.
+    """
+    there = ~np.isnan(values(places))
+    different, which = np.unique(there, axis=1, return_inverse=True)
+    for n, some in enumerate(different.T):
+        if some.any():
+            own = np.flatnonzero(which.ravel() == n)
+            yield own, Linear(learned, places[some], lambda k, own=own: values(k)[:, own], causal)
 
 
 def around(width: int, causal: bool) -> int:

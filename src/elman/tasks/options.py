@@ -326,6 +326,7 @@ class SequenceOptions(Options):
     """The options of the tasks that predict something of a whole sequence."""
 
     numeric: ClassVar[bool] = False  # whether the labels are numbers
+    several: ClassVar[bool] = False  # whether a label may have several columns
     empty_label: ClassVar[bool] = False  # whether a label may be an empty text
     built_in_texts: ClassVar[bool] = False  # whether the data without a file are texts, and not numbers
 
@@ -418,8 +419,13 @@ class SequenceOptions(Options):
 
     @property
     def label_columns(self) -> tuple[str, ...]:
-        """The columns of the label, of which there may be several if they are numbers."""
-        return _names(self.label) if self.numeric and set(self.label) & {",", '"'} else (self.label,)
+        """The columns of the label, of which some tasks have several."""
+        return _names(self.label) if self.several and set(self.label) & {",", '"'} else (self.label,)
+
+    @property
+    def between_classes(self) -> str | None:
+        """What stands between the classes in a cell of --label, where a label is a set of them."""
+        return None
 
     @property
     def fold_of(self) -> tuple[int, int] | None:
@@ -563,11 +569,51 @@ class ClassificationOptions(LabelOptions):
 
 
 @dataclass(frozen=True)
+class MultilabelOptions(LabelOptions):
+    """The options of `elman train multilabel`."""
+
+    task: ClassVar[str] = "multilabel"
+    several: ClassVar[bool] = True
+
+    label: str = option(
+        "label",
+        "Column of the classes of a sequence, or its name in JSON lines; or several columns of 1 and 0, separated by commas.",
+    )
+    separator: str = option(";", "What stands between the classes in a cell of --label.")
+    balanced: bool = option(
+        False, "Give the sequences that have a class the same weight in its loss as those without, however rare it is."
+    )
+    best_by: str = option(
+        "micro_f1", "Score that selects the parameters to keep: micro_f1 or macro_f1.", choices=("micro_f1", "macro_f1")
+    )
+
+    @property
+    def between_classes(self) -> str | None:
+        return self.separator if len(self.label_columns) == 1 else None
+
+    def check(self) -> None:
+        super().check()
+        if not self.separator:
+            raise InputError("--separator is empty; give what stands between two classes, such as ';'")
+
+    def useless(self, file: Path | None) -> dict[str, str]:
+        found = super().useless(file)
+        if self.between_classes is None:
+            found["separator"] = (
+                "is for a column of several classes, but --label names columns of 1 and 0; leave it out"
+            )
+        elif file is None and self.validation is None:
+            found["separator"] = NO_FILE
+        return found
+
+
+@dataclass(frozen=True)
 class RegressionOptions(LabelOptions):
     """The options of `elman train regress`."""
 
     task: ClassVar[str] = "regress"
     numeric: ClassVar[bool] = True
+    several: ClassVar[bool] = True
 
     label: str = option(
         "label", "Column of the number to predict, or its name in JSON lines; several separated by commas."

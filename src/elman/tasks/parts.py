@@ -38,6 +38,8 @@ def columns_of(options: SequenceOptions, inputs: Inputs | None = None) -> Column
     o, own = options, options.column_list
     if inputs is not None and (inputs.channels or not inputs.mean):
         own = tuple(inputs.channels)
+    several = o.label_columns if len(o.label_columns) > 1 else ()
+    flags = o.between_classes is None and o.several and not o.numeric
     return Columns(
         ",".join(o.label_columns),
         o.sequence,
@@ -47,10 +49,12 @@ def columns_of(options: SequenceOptions, inputs: Inputs | None = None) -> Column
         o.fill_gaps,
         o.mark_gaps,
         o.time,
-        o.numeric,
+        o.numeric or flags,
         o.label_each_step,
         o.empty_label,
-        several=o.label_columns if len(o.label_columns) > 1 else (),
+        several=several,
+        flags=flags,
+        between=o.between_classes,
     )
 
 
@@ -158,6 +162,19 @@ def parted(
         return own, own
     train, validation = held_out(len(own), options.held_out, options.seed)
     return own[train], own[validation]
+
+
+def halves(kinds: NDArray[np.int64], options: SequenceOptions) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns the indices for training and validation, with the same share of each kind. A lone sequence of a kind is for training.
+
+    kinds: (N,), numbers from 0.
+    """
+    apart = np.zeros(len(kinds), dtype=bool)
+    by_kind = np.argsort(kinds, kind="stable")
+    for own in np.split(by_kind, np.bincount(kinds).cumsum()[:-1]):
+        if len(own) > 1:
+            apart[own[held_out(len(own), options.held_out, options.seed)[1]]] = True
+    return np.flatnonzero(~apart), np.flatnonzero(apart)
 
 
 def check_labels(

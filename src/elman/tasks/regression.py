@@ -18,9 +18,9 @@ from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Labelled, numbers_in
 from elman.errors import InputError
 from elman.tasks import scores
-from elman.tasks.encoded import FAR, Encoded, Inputs
+from elman.tasks.encoded import FAR, Encoded, Inputs, slowest
 from elman.tasks.gathered import Gathered
-from elman.tasks.linear import LINEAR, Linear, in_words
+from elman.tasks.linear import LINEAR, fitted, in_words
 from elman.tasks.options import RegressionOptions as Options
 from elman.tasks.options import quoted
 from elman.tasks.parts import Parts, check_labels, divided, gathered, left_out
@@ -89,14 +89,7 @@ class Values(Encoded):
         self.told = np.asarray(~np.isnan(scaled).all(1))
 
     def kind(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Returns whether the value that crosses its mean least often is above this. Where it is missing, it is as before."""
-        values = self.values.numpy()[places]
-        values = values[:, ~np.isnan(values).all(0)]
-        known = np.where(np.isnan(values), 0, np.arange(len(values))[:, None])
-        last = np.maximum.accumulate(known)
-        last = np.maximum(last, (~np.isnan(values)).argmax(0))  # before the first one: as it
-        above = np.take_along_axis(values, last, 0) > np.nanmean(values, 0)
-        return above[:, np.count_nonzero(np.diff(above, axis=0), axis=0).argmin()]
+        return slowest(self.values.numpy()[places])
 
     def units_of(self, places: NDArray[np.int64], k: int) -> Units:
         """Returns what `units` does, for the value number k, which is there at all of these places."""
@@ -139,12 +132,7 @@ def baselines(
     else:
         constant = np.nanquantile(values[own], quantiles or [0.5], 0).T
     said = {CONSTANT: np.tile(constant, (len(places), 1, 1)), LINEAR: np.empty((*truth.shape, criterion.outputs))}
-    # Values that the same sequences have are a linear function together.
-    there = ~np.isnan(values[own])
-    different, which = np.unique(there, axis=1, return_inverse=True)
-    for n, some in enumerate(different.T):
-        together = np.flatnonzero(which.ravel() == n)
-        linear = Linear(learned, own[some], lambda k, together=together: values[k][:, together], causal)
+    for together, linear in fitted(learned, own, values.__getitem__, causal):
         around = np.quantile(linear.left, quantiles, 0).T if quantiles else np.zeros((len(together), 1))
         said[LINEAR][:, together] = linear(judged, places)[..., None] + around
     score = score_of(criterion)

@@ -156,10 +156,10 @@ def macro_f1(truth: NDArray[Any], predicted: NDArray[Any], labels: int, unknown:
     found = 2 * np.bincount((cell + truth)[right], minlength=size)
     either = np.bincount((cell + truth)[known], minlength=size) + np.bincount(cell + predicted, minlength=size)
     sums = np.concatenate([found.reshape(shape), either.reshape(shape)], 1).astype(np.float64)
-    return Tally(sums, partial(_macro, unknown=unknown), share=True)
+    return Tally(sums, partial(macro, unknown=unknown), share=True)
 
 
-def _macro(sums: NDArray[np.float64], unknown: int) -> NDArray[np.float64]:
+def macro(sums: NDArray[np.float64], unknown: int) -> NDArray[np.float64]:
     """Returns the mean of F1 over all labels that occur, (...) of (..., 2 K): 2 right and is + called of each label."""
     right, either = np.split(sums, 2, -1)
     return (right / np.maximum(1, either)).sum(-1) / np.maximum(1, (either > 0).sum(-1) + unknown)

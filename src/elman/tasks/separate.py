@@ -263,8 +263,11 @@ def groups(
         yield group
 
 
-def table(rows: Iterable[Mapping[str, Any]], form: str) -> Iterator[str]:
-    """Yields rows of the same names as CSV with a header, or as JSON lines. A float has as many digits as it is given with."""
+def table(rows: Iterable[Mapping[str, Any]], form: str, between: str | None = None) -> Iterator[str]:
+    """Yields rows of the same names as CSV with a header, or as JSON lines. A float has as many digits as it is given with.
+
+    between: what stands between the texts of a list in a cell of CSV, a semicolon if left out.
+    """
     header = form not in JSON_LINES
     for row in rows:
         if header:
@@ -273,10 +276,13 @@ def table(rows: Iterable[Mapping[str, Any]], form: str) -> Iterator[str]:
         if form in JSON_LINES:
             yield json.dumps(row, ensure_ascii=False) + "\n"
         else:
-            values = (
-                "" if v is None else repr(v).removesuffix(".0") if isinstance(v, float) else v for v in row.values()
-            )
-            yield csv_row(values)
+            yield csv_row(_cell(value, between or ";") for value in row.values())
+
+
+def _cell(value: Any, between: str) -> Any:
+    if isinstance(value, list):
+        return between.join(value)
+    return "" if value is None else repr(value).removesuffix(".0") if isinstance(value, float) else value
 
 
 def many(count: int, name: str, ending: str = "s") -> str:

@@ -143,7 +143,8 @@ class Trained(Generic[Learned, Given]):
         """Yields the rows of all sequences, of which the model says this."""
         lengths = np.diff(encoded.sequences.labels.bounds)
         own = (np.array(some) for some in groups(range(len(lengths)), CHUNK, lengths.__getitem__, MANY))
-        return table((row for some in own for row in self.rows(encoded, some, self.some(encoded, said, some))), form)
+        rows = (row for some in own for row in self.rows(encoded, some, self.some(encoded, said, some)))
+        return table(rows, form, self.options.between_classes)
 
     def some(self, encoded: Encoded, said: Any, own: NDArray[np.int64]) -> Any:
         """Returns what the model says of some of all sequences."""

@@ -1,8 +1,8 @@
 // A model that says something of each step: its class, its value or a symbol, what each direction says of it, and on which steps it depends.
 
-const numeric = data.task === "regress", transcribed = data.task === "transcribe";
+const several = data.task === "multilabel", numeric = several || data.task === "regress", transcribed = data.task === "transcribe";
 chosen.t = Math.max(transcribed ? items[0].predicted.findIndex((name) => name !== "") : Math.floor(items[0].predicted.length / 2), 0);
-const told = (key, fill) => say(`${numeric ? "everyValue" : transcribed ? "everySymbol" : "every"}.${key}`, fill);
+const told = (key, fill) => say(`${several ? "everyClass" : numeric ? "everyValue" : transcribed ? "everySymbol" : "every"}.${key}`, fill);
 
 lengthOf = (sequence) => sequence.predicted.length;
 const called = (name) => (transcribed ? (name === "" ? say("everySymbol.blank") : visible(name)) : name);
@@ -79,7 +79,7 @@ if (numeric) VIEWS.push({
   key: () => [chosen.item, chosen.t],
   draw() {
     const { predicted, quantiles, spread, truth } = item(), t = chosen.t, own = truth?.[t] ?? null;
-    const rows = [[say("value.predicted"), predicted[t]], ...(quantiles.length > 1 ? quantiles.map((q, k) => [say("value.quantile", { q }), spread[t][k]]) : []), [say("value.truth"), own]];
+    const rows = [[say(several ? "everyClass.predicted" : "value.predicted"), predicted[t]], ...(quantiles.length > 1 ? quantiles.map((q, k) => [say("value.quantile", { q }), spread[t][k]]) : []), ...(several ? [[say("everyClass.threshold"), threshold(item().column)]] : []), [say(several ? "everyClass.truth" : "value.truth"), own]];
     return [
       head(told("which", { n: t + 1 }), valueSaid()),
       el("table", { class: "numbers" }, el("tbody", {}, rows.filter(([, v]) => v !== null).map(([name, v]) => el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, String(v).replace("-", "−")))))),
@@ -103,7 +103,7 @@ VIEWS.push({
   key: () => [chosen.item, chosen.t],
   draw() {
     const own = item().shares[chosen.t].map((each) => ({ ...each, name: numeric ? valueName() : called(each.name) }));
-    return [head(say("directions")), el("p", { class: "say" }, say(data.causal ? "every.causal" : numeric ? "value.directionsSay" : "directionsSay")), shareTable(own, numeric ? valueName() : say("logit"))];
+    return [head(say("directions")), el("p", { class: "say" }, say(data.causal ? "every.causal" : numeric && !several ? "value.directionsSay" : "directionsSay")), shareTable(own, numeric && !several ? valueName() : say("logit"))];
   },
 });
 

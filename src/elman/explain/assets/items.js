@@ -36,14 +36,17 @@ const itemChoice = () => (items.length > 1 ? choice("item", say(`item.${data.tas
 const valueName = () => item().column ?? say("value.name");
 const valueSaid = () => (item().column ? el("span", { class: "key" }, item().column) : null);
 
-// Rows of probabilities: each a name, a share, and its place among all. The truth, if it is known, is marked.
+// Rows of probabilities: each a name, a share, and its place among all. The truth, if it is known, is marked: a name, or several.
+// So is the probability from which on a class is said to be there, of a network that says several.
+const threshold = (name) => data.thresholds?.[data.classes.indexOf(name)] ?? null;
+const isTrue = (name, truth) => [truth].flat().includes(name);
 function chances(list, truth) {
   return el("div", { class: "bars" }, list.map(([name, share, place]) => [
     el("span", { class: "place" }, String(place)),
-    el("span", { class: name === truth ? "key right" : "key" }, name),
-    el("span", { class: "track" }, el("span", { class: name === truth ? "fill right" : "fill", style: `width: ${100 * share}%` })),
+    el("span", { class: isTrue(name, truth) ? "key right" : "key" }, name),
+    el("span", { class: "track" }, el("span", { class: isTrue(name, truth) ? "fill right" : "fill", style: `width: ${100 * share}%` }), threshold(name) === null ? null : el("span", { class: "least", style: `left: ${100 * threshold(name)}%` })),
     el("span", { class: "value" }, percent(share)),
-    el("span", { class: "tick" }, name === truth ? "✓" : ""),
+    el("span", { class: "tick" }, isTrue(name, truth) ? "✓" : ""),
   ]));
 }
 

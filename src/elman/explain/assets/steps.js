@@ -1,8 +1,8 @@
 // A classifier: the classes of a sequence, what each step says of them in each direction, and which steps they depend on.
-// Or a model that predicts a number: the same of this value.
+// Or a model that predicts a number: the same of this value. Or one of several classes at once: the same of each of these.
 
-const numeric = data.task === "regress";
-const told = (key, fill) => say(numeric ? `value.${key}` : key, fill);
+const numeric = data.task === "regress", several = data.task === "multilabel";
+const told = (key, fill) => say(numeric ? `value.${key}` : several && key === "seriesSay" ? `classes.${key}` : key, fill);
 
 lengthOf = (sequence) => sequence.look[0].length;
 speak = () => say("step", { n: chosen.t * item().stride + 1 });
@@ -53,8 +53,8 @@ else VIEWS.push({
   key: () => [chosen.item],
   draw() {
     const { probabilities, truth } = item(), list = data.classes.map((name, k) => [name, probabilities[k]]).sort((a, b) => b[1] - a[1]).map((pair, k) => [...pair, k + 1]);
-    const kept = list.filter(([name, , place]) => place <= 8 || name === truth);
-    return [head(say("whichClass")), chances(kept, truth), truth ? null : el("p", { class: "say" }, say("noTruth"))];
+    const kept = list.filter(([name, , place]) => place <= 8 || isTrue(name, truth) || name === item().column);
+    return [head(say(several ? "classes.which" : "whichClass")), several ? el("p", { class: "say" }, say("classes.whichSay")) : null, chances(kept, truth), truth ? null : el("p", { class: "say" }, say("noTruth"))];
   },
 });
 
