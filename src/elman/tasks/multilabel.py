@@ -242,6 +242,22 @@ class Counts(NamedTuple):
         return 2 * self.right / np.maximum(1, self.said + self.there)
 
 
+class Cuts(NamedTuple):
+    """What each different value, from the largest, takes in if it is the threshold of a class, (n,) each."""
+
+    values: NDArray[np.floating[Any]]
+    right: NDArray[np.int64]  # those that are there
+    said: NDArray[np.int64]  # all
+
+    @classmethod
+    def of(cls, values: NDArray[np.floating[Any]], there: NDArray[np.bool_]) -> Cuts:
+        """values, there: (n,), at least one."""
+        order = np.argsort(-values, kind="stable")
+        values, right = values[order], there[order].cumsum()
+        last = np.append(np.flatnonzero(np.diff(values)), len(values) - 1)
+        return cls(values[last], right[last], last + 1)
+
+
 def average_precision(logits: NDArray[np.float32], truth: Members) -> NDArray[np.float64]:
     """Returns of each class the mean, over the labels that have it, of the precision with the threshold that just takes this one in, (C,).
 
@@ -249,12 +265,10 @@ def average_precision(logits: NDArray[np.float32], truth: Members) -> NDArray[np
     """
     found = np.full(logits.shape[1], np.nan)
     for k, (column, own) in enumerate(zip(logits.T, truth.T, strict=True)):
-        known = ~np.isnan(own)
-        order = np.argsort(-column[known], kind="stable")
-        values, right = column[known][order], (own[known][order] == 1).cumsum()
-        if len(right) and right[-1]:
-            last = np.append(np.flatnonzero(np.diff(values)), len(values) - 1)  # of each threshold
-            found[k] = (np.diff(right[last], prepend=0) * right[last] / (last + 1)).sum() / right[-1]
+        if (own == 1).any():
+            known = ~np.isnan(own)
+            _, right, said = Cuts.of(column[known], own[known] == 1)
+            found[k] = (np.diff(right, prepend=0) * right / said).sum() / right[-1]
     return found
 
 
@@ -549,10 +563,8 @@ def _threshold(values: NDArray[np.floating[Any]], there: NDArray[np.bool_]) -> f
     """Returns the value from which on F1 is best: halfway between two that there are, (n,). 0 if nothing is there."""
     if not there.any():
         return 0.0
-    order = np.argsort(-values, kind="stable")
-    values, right = values[order], there[order].cumsum()
-    last = np.append(np.flatnonzero(np.diff(values)), len(values) - 1)  # of each threshold
-    best = last[(right[last] / (last + 1 + right[-1])).argmax()]
+    values, right, said = Cuts.of(values, there)
+    best = (right / (said + right[-1])).argmax()
     return float(values[best : best + 2].mean())
 
 
