@@ -9,7 +9,7 @@ import math
 import re
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +21,8 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 import elman as package
-from elman import charts
+from browser import Opened
+from elman import charts, explain
 from elman.datasets.reading import BadRows
 from elman.datasets.sequences import BETWEEN, Columns, sequences
 from elman.errors import InputError
@@ -580,6 +581,28 @@ def test_a_page_of_what_has_no_label(made: SimpleNamespace, tmp_path: Path) -> N
     table.write_csv(tmp_path / "a.csv")
     page = directions.multilabeler(made.sets, None, tmp_path / "a.csv").data
     assert {json.dumps(item["truth"]) for item in page["sequences"]} == {"null"}
+
+
+@pytest.mark.parametrize("kind", ["flags", "flags_of_steps"])
+def test_the_page_in_a_browser(
+    made: SimpleNamespace, open_page: Callable[..., Opened], tmp_path: Path, kind: str
+) -> None:
+    path = explain.page(getattr(made, kind), data=made.directory / f"{kind}.csv").save(tmp_path / "page.html")
+    page = open_page(path, locale="en-US").page
+    page.wait_for_selector("#ribbon")
+    item = page.evaluate("elman.items[0]")
+    least = directions.multilabeler(getattr(made, kind), None, None).data["thresholds"]
+    if kind == "flags":
+        # Of each class a line at the threshold; true ones are marked.
+        places = page.eval_on_selector_all("#chances .least", "all => all.map((each) => parseFloat(each.style.left))")
+        assert sorted(places) == pytest.approx(sorted(100 * p for p in least), abs=1e-3)
+        assert sorted(page.locator("#chances .key.right").all_inner_texts()) == item["truth"]
+    else:
+        page.evaluate("elman.choose({t: 1})")
+        page.evaluate("elman.settled()")
+        cells = page.locator("#value td").all_inner_texts()
+        shown = [item["predicted"][1], least[KINDS.index(item["column"])], item["truth"][1]]
+        assert [float(cell) for cell in cells] == pytest.approx(shown)
 
 
 def test_from_python(tmp_path: Path) -> None:

@@ -341,7 +341,9 @@ def test_values_far_from_zero_are_told_apart(made: SimpleNamespace, tmp_path: Pa
 # The pages
 
 
-@pytest.fixture(params=["tag", "numbers", "texts", "regress", "labels", "levels", "spoken", "translated", "forecast"])
+@pytest.fixture(
+    params=["tag", "numbers", "texts", "several", "regress", "labels", "levels", "spoken", "translated", "forecast"]
+)
 def opened(
     request: pytest.FixtureRequest, made: SimpleNamespace, open_page: OpenPage, tmp_path: Path
 ) -> Callable[..., Opened]:
