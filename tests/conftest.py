@@ -3,15 +3,16 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import nullcontext
 
 import pytest
 import torch
 from hypothesis import Phase, settings
 
+# As plugins, pytest would look for both among all packages that are installed, in each of the processes of mutants.
+from browser import browser, launched, open_page  # noqa: F401
 from forks import Forks
-
-pytest_plugins = ["browser", "gpu_forms"]
+from gpu_forms import form, resident  # noqa: F401
 
 _code = tempfile.TemporaryDirectory()  # of this run, which its processes share
 os.environ.setdefault("ELMAN_CACHE", _code.name)
@@ -64,14 +65,9 @@ def pictures() -> None:
 
 
 @pytest.fixture
-def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def no_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
     """Pictures are empty files: to draw one takes as long as to train a tiny network. test_charts.py looks at them."""
-    if "pictures" in request.fixturenames:
-        return
-    from elman import charts
+    import tiny_runs
 
-    def save(figure: object, path: Path) -> None:
-        charts.check_path(path)  # of a folder that is there, for a format that there is
-        path.touch()
-
-    monkeypatch.setattr(charts, "save", save)
+    with nullcontext() if "pictures" in request.fixturenames else tiny_runs.without_pictures():
+        yield

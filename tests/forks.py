@@ -19,6 +19,8 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any, NamedTuple
 
+from _pytest.config import default_plugins
+
 ROOT = Path(__file__).parent.parent
 
 # Modules that tests import and that know nothing of elman.
@@ -26,7 +28,9 @@ PRELOADED = ["torch._dynamo.testing", "torch._subclasses.fake_tensor", "torch.di
 PRELOADED += ["hypothesis.strategies", "llvmlite.binding", "typer", "rich.progress", "safetensors.torch", "tokenizers"]
 PRELOADED += ["triton.runtime.interpreter", "onnxscript.function_libs.torch_lib.ops", "polars", "numpy.testing"]
 PRELOADED += ["triton.experimental.gluon", "matplotlib.backends.backend_agg", "matplotlib.figure", "typer._adapters"]
-PRELOADED += ["platformdirs.unix", "tomllib", "pdb", "pydantic.type_adapter", "sympy.combinatorics"]
+PRELOADED += ["platformdirs.unix", "tomllib", "pdb", "pydantic.type_adapter", "sympy.combinatorics", "zstandard"]
+PRELOADED += ["rapidfuzz.distance", "rapidfuzz.process", "numpy.ctypeslib", "onnxruntime", "torch.export._trace"]
+PRELOADED += [f"_pytest.{name}" for name in default_plugins]
 
 
 class Child(NamedTuple):

@@ -21,7 +21,11 @@ from elman.tasks import scores
 from elman.tasks.tallies import Tally, Units, student, which
 from elman.training.loop import MODEL
 from elman.training.run import Run
-from tiny_runs import TAGGED, elman, lines, of_every_task
+from tiny_runs import TAGGED, elman, lines, of_every_task, without_pictures
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+BRIEF = ("--epochs", 0.5, "--evaluations", 1)
+WRITER = ("--hidden-size", 8, "--embedding-size", 6, "--batch-size", 4, "--window", 8, *BRIEF)
 
 DATA = {
     "tag": "tagged.txt",
@@ -170,10 +174,11 @@ def forecasters(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     ]
     (d / "a.csv").write_text(lines("t,y,z", *rows))
     small = ("--time", "t", "--columns", "y,z", "--horizon", 3, "--segment", 1, "--period", 5, "--hidden-size", 6)
-    small = (*small, "--epochs", 0.2, "--skip-bad", "--fill-gaps")
+    small = (*small, "--epochs", 0.2, "--evaluations", 1, "--skip-bad", "--fill-gaps")
     for name, lookback, split in (("short", 5, "0.4,0.3,0.3"), ("long", 12, "0.8,0.1,0.1")):
         given = ("--lookback", lookback, "--split", split, "--run", d / name)
-        done = elman("train", "forecast", d / "a.csv", *small, *given)
+        with without_pictures():
+            done = elman("train", "forecast", d / "a.csv", *small, *given)
         assert done.status == 0, done.err
     return SimpleNamespace(directory=d, data=d / "a.csv", short=d / "short", long=d / "long")
 
@@ -210,9 +215,9 @@ def writers(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     (d / "a.txt").write_text(text, encoding="utf-8")
     found = SimpleNamespace(directory=d, data=d / "a.txt")
     for unit in ("characters", "bytes", "bpe", "words"):
-        small = ("--hidden-size", 8, "--embedding-size", 6, "--batch-size", 4, "--window", 8, "--epochs", 0.5)
         size = ("--vocabulary-size", {"bpe": 300, "words": 6}[unit]) if unit in ("bpe", "words") else ()
-        done = elman("train", "lm", d / "a.txt", "--unit", unit, *size, *small, "--run", d / unit)
+        with without_pictures():
+            done = elman("train", "lm", d / "a.txt", "--unit", unit, *size, *WRITER, "--run", d / unit)
         assert done.status == 0, done.err
         setattr(found, unit, d / unit)
     return found
@@ -265,11 +270,10 @@ def test_the_same_tokens_are_compared_by_nats(writers: SimpleNamespace, tmp_path
 
 def test_tokens_that_one_model_does_not_know_are_others(tmp_path: Path) -> None:
     """Their numbers may be the same: a letter that sorts last is what is unknown without it."""
-    small = ("--hidden-size", 8, "--embedding-size", 6, "--batch-size", 4, "--window", 8, "--epochs", 0.5)
     text = ("the cat sat\n" * 200, "the cät sat\n" * 200)
     for name, given in zip(("plain", "marked"), text, strict=True):
         (tmp_path / f"{name}.txt").write_text(given, encoding="utf-8")
-        assert elman("train", "lm", tmp_path / f"{name}.txt", *small, "--run", tmp_path / name).status == 0
+        assert elman("train", "lm", tmp_path / f"{name}.txt", *WRITER, "--run", tmp_path / name).status == 0
     symbols = [json.loads((tmp_path / name / "vocabulary.json").read_text())["symbols"] for name in ("plain", "marked")]
     assert symbols[1] == symbols[0] + "ä"
     refused = elman("evaluate", tmp_path / "marked", tmp_path / "marked.txt", "--compare", tmp_path / "plain")
@@ -302,8 +306,7 @@ def test_a_text_in_many_blocks(writers: SimpleNamespace, monkeypatch: pytest.Mon
 def test_a_language_model_that_helps(made: SimpleNamespace, writers: SimpleNamespace, tmp_path: Path) -> None:
     """It helps the run that is judged, and not the one beside it."""
     (tmp_path / "said.txt").write_text("ab c\n" * 400)
-    small = ("--hidden-size", 8, "--embedding-size", 6, "--batch-size", 4, "--window", 8, "--epochs", 0.5)
-    assert elman("train", "lm", tmp_path / "said.txt", *small, "--run", tmp_path / "lm").status == 0
+    assert elman("train", "lm", tmp_path / "said.txt", *WRITER, "--run", tmp_path / "lm").status == 0
     file, given = made.directory / DATA["spoken"], ("--language-model", tmp_path / "lm", "--language-weight", 2)
     told = lines_of(elman("evaluate", made.spoken, file, *given, "--compare", made.spoken).out)
     assert told["nats per character"].endswith("; the model is as good")
@@ -322,7 +325,7 @@ def test_persons_count_in_both(tmp_path: Path) -> None:
         for k in range(60)
     ]
     (tmp_path / "a.jsonl").write_text(lines(*map(json.dumps, given)))
-    train = ("train", "classify", tmp_path / "a.jsonl", "--hidden-size", 4, "--epochs", 1, "--seed")
+    train = ("train", "classify", tmp_path / "a.jsonl", "--hidden-size", 4, "--epochs", 1, "--evaluations", 1, "--seed")
     for seed in (0, 1):
         assert elman(*train, seed, "--run", tmp_path / f"run{seed}").status == 0
     a, b = (rows_of(tmp_path / f"run{seed}", tmp_path / "a.jsonl", tmp_path) for seed in (0, 1))
@@ -367,7 +370,7 @@ def test_a_row_that_one_model_leaves_out(tmp_path: Path) -> None:
     rows = [[k, "ab"[k // 2 % 2], draw.normal(), draw.normal()] for k in range(40) for _ in range(4)]
     write = lambda name: (tmp_path / name).write_text(lines("id,kind,x,y", *(",".join(map(str, row)) for row in rows)))  # noqa: E731
     write("a.csv")
-    small = ("--sequence", "id", "--label", "kind", "--skip-bad", "--hidden-size", 4, "--epochs", 0.5)
+    small = ("--sequence", "id", "--label", "kind", "--skip-bad", "--hidden-size", 4, *BRIEF)
     for name in "xy":
         done = elman("train", "classify", tmp_path / "a.csv", *small, "--columns", name, "--run", tmp_path / name)
         assert done.status == 0, done.err
@@ -381,7 +384,7 @@ def test_a_row_that_one_model_leaves_out(tmp_path: Path) -> None:
     write("b.csv")
     small = ("--columns", "y", "--horizon", 2, "--lookback", 4, "--segment", 1, "--period", 3, "--skip-bad")
     for name in "km":
-        given = ("--known", name, "--hidden-size", 4, "--epochs", 0.1, "--run", tmp_path / name)
+        given = ("--known", name, "--hidden-size", 4, "--epochs", 0.1, "--evaluations", 1, "--run", tmp_path / name)
         done = elman("train", "forecast", tmp_path / "b.csv", *small, *given)
         assert done.status == 0, done.err
     table[50][2], table[90][3] = "oops", "oops"
@@ -396,7 +399,7 @@ def test_series_that_neither_knows_and_columns_that_one_reads(tmp_path: Path) ->
     (tmp_path / "two.csv").write_text(lines("t,g,y,k", *rows[:240]))
     (tmp_path / "three.csv").write_text(lines("t,g,y,k", *rows))
     small = ("--time", "t", "--group", "g", "--columns", "y", "--horizon", 2, "--lookback", 6, "--segment", 2)
-    small = (*small, "--period", 3, "--hidden-size", 4, "--epochs", 0.1)
+    small = (*small, "--period", 3, "--hidden-size", 4, "--epochs", 0.1, "--evaluations", 1)
     for name, known in (("plain", ()), ("knows", ("--known", "k"))):
         done = elman("train", "forecast", tmp_path / "two.csv", *small, *known, "--run", tmp_path / name)
         assert done.status == 0, done.err

@@ -23,6 +23,8 @@ from elman.tasks.options import ClassificationOptions, RegressionOptions
 from elman.tasks.separate import held_out_groups
 from tiny_runs import elman, interval_by_hand, lines, scores_of
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 LONG = "id,who,label,x\na,Ann,up,1\na,Ann,up,2\nb,Bob,down,3\nc,Ann,up,4\n"
 
 

@@ -25,6 +25,7 @@ from elman.errors import InputError
 from elman.training.run import Run
 from tiny_runs import elman, lines, prose
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 SMALL = {"epochs": 1.0, "hidden_size": 6}
 OPTIONS = ("--epochs", 1.0, "--hidden-size", 6)
 TABLE = {"sequence": "id", "label": "kind"}

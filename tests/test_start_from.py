@@ -20,7 +20,7 @@ from elman.training import fit, fitting
 from elman.training.loop import CHECKPOINT, MODEL
 from elman.training.options import flag
 from elman.training.run import Run
-from tiny_runs import elman, of_every_task, prose
+from tiny_runs import elman, of_every_task, prose, without_pictures
 
 TASK = {
     "lm": "lm",
@@ -54,7 +54,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     runs = of_every_task(d)
     (d / "old.txt").write_text(prose(1500))
     sizes = ("--hidden-size", 8, "--embedding-size", 4, "--batch-size", 4, "--window", 8, "--dropout", 0.3)
-    assert elman("train", "lm", d / "old.txt", *sizes, "--epochs", 1, "--cell", "gru", "--run", d / "lm").status == 0
+    with without_pictures():
+        brief = ("--epochs", 1, "--evaluations", 1)
+        assert elman("train", "lm", d / "old.txt", *sizes, *brief, "--cell", "gru", "--run", d / "lm").status == 0
     (d / "new.txt").write_text(prose(900, seed=3).replace("was", "WAS"))
     (d / "new_tags.txt").write_text((d / "tagged.txt").read_text().replace("cat\t", "lynx\t"))
     numbers = [json.loads(line) for line in (d / "numbers.jsonl").read_text().splitlines()]

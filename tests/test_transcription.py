@@ -32,7 +32,8 @@ from elman.tasks.options import TranscriptionOptions
 from elman.tasks.tallies import values
 from elman.tasks.texts import OTHER, marks, spell, together
 from elman.tasks.transcription import BLANK, least_steps, nats_of, read_off
-from elman.training import fit
+from elman.training import fit, fitting
+from elman.training.loop import MODEL
 from elman.training.run import Run
 from test_tasks import SMALL, figures, write_knocks
 from tiny_runs import elman, lines
@@ -190,7 +191,7 @@ def test_a_label_that_takes_more_steps_than_there_are(tmp_path: Path):
     assert lines["unknown symbols"] == "1 of the validation set, counted as mistakes: 'd'"
 
 
-def test_what_nothing_can_be_judged_by(made: SimpleNamespace, tmp_path: Path):
+def test_what_nothing_can_be_judged_by(made: SimpleNamespace, tmp_path: Path, no_pictures: None):
     rows = [json.loads(line) for line in made.new.read_text().splitlines()]
     for name, change, evaluated, trained in (
         ("empty", "", "all labels of {} are empty", "all validation labels of {} are empty, so that there is nothing"),
@@ -305,10 +306,14 @@ def test_scores_by_hand(made: SimpleNamespace):
     )
 
 
-def test_error_rates_are_no_shares(made: SimpleNamespace, tmp_path: Path):
+def test_error_rates_are_no_shares(tmp_path: Path):
     """Those of a model that says much more than labels are above 1, and their intervals, too."""
-    rows = [json.loads(line) | {"label": "b"} for line in made.new.read_text().splitlines()]
-    out = elman("evaluate", made.both, write(tmp_path / "a.jsonl", rows)).out
+    rows = [json.loads(line) for line in write_knocks(tmp_path / "train.jsonl", 40).read_text().splitlines()]
+    training, _ = fitting.begin(begun(tmp_path / "train.jsonl"), tmp_path / "run")
+    torch.manual_seed(1)
+    weights = {name: torch.randn_like(value) for name, value in training.model.state_dict().items()}
+    training.run.save_tensors(MODEL, weights, {"step": 0})
+    out = elman("evaluate", tmp_path / "run", write(tmp_path / "a.jsonl", [row | {"label": "b"} for row in rows])).out
     rates = re.search(r"^character error rate ([\d.]+) \(([\d.]+) to ([\d.]+)\)$", out, re.MULTILINE)
     assert rates is not None, out
     low, rate, high = (float(rates[k]) for k in (2, 1, 3))
@@ -527,7 +532,7 @@ def test_a_file_of_a_causal_model_says_what_the_run_does(made: SimpleNamespace, 
         assert shown[0] == shown[1]
 
 
-def test_a_start_must_know_all_symbols(made: SimpleNamespace, tmp_path: Path):
+def test_a_start_must_know_all_symbols(made: SimpleNamespace, tmp_path: Path, no_pictures: None):
     rows = [json.loads(line) for line in made.new.read_text().splitlines()]
     for row in rows[::3]:
         row["label"] = row["label"].replace("a", "x")

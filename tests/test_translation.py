@@ -32,6 +32,8 @@ from elman.training.run import Run
 from test_tasks import SMALL, write_knocks, write_turned
 from tiny_runs import elman, lines
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 BRIEF = ("--epochs", 0.2, "--evaluations", 1)
 QUICK = (*SMALL["translate"], *BRIEF)
 LETTERS = "abcde"

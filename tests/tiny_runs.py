@@ -24,7 +24,7 @@ import pytest
 import torch
 import typer
 
-from elman import tasks
+from elman import charts, tasks
 from elman.cli import app, main
 from elman.datasets.reading import BadRows
 from elman.datasets.text import Corpus, read
@@ -106,6 +106,18 @@ def metrics(directory: Path) -> list[dict[str, str]]:
         rows = list(csv.DictReader(file))
     assert rows
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+@contextlib.contextmanager
+def without_pictures() -> Iterator[None]:
+    """Pictures are empty files: to draw one takes as long as to train a tiny network. See `no_pictures` in conftest.py."""
+
+    def save(figure: object, path: Path) -> None:
+        charts.check_path(path)  # of a folder that is there, for a format that there is
+        path.touch()
+
+    with mock.patch.object(charts, "save", save):
+        yield
 
 
 class Outcome(NamedTuple):
