@@ -429,7 +429,7 @@ def test_a_model_that_is_too_large_for_one_file(
     """Its weights are in a second file. Here, a file is full with 1,000 bytes."""
     text = tmp_path / "text.txt"
     text.write_text(prose(300))
-    alone = command("evaluate", exported(made, "lm"), text).out
+    alone = command("evaluate", exported(made, "pairs"), text).out
     assert alone
     monkeypatch.setattr(exporting, "LARGEST", 1000)
     monkeypatch.setattr(exporting, "SMALLEST", 100)
@@ -437,9 +437,9 @@ def test_a_model_that_is_too_large_for_one_file(
     with monkeypatch.context() as patch:
         patch.setattr(proof, "TIMES", -1.0)
         patch.setattr(proof, "ROUNDINGS", 0)
-        assert "was not written" in refused("export", made.lm, path)
+        assert "was not written" in refused("export", made.pairs, path)
     assert list(tmp_path.iterdir()) == [text]
-    done = command("export", made.lm, path)
+    done = command("export", made.pairs, path)
     assert f"{path}, {path.stat().st_size:,} bytes and {data}, {data.stat().st_size:,} bytes" in done.err
     assert command("evaluate", path, text).out == alone
 
@@ -448,21 +448,21 @@ def test_a_model_that_is_too_large_for_one_file(
 
     with monkeypatch.context() as patch:  # the new weights are there, and the new model is not
         patch.setattr(exporting, "write_atomically", full)
-        assert f"cannot write {path}.2.data: No space left on device" in refused("export", made.lm, path)
+        assert f"cannot write {path}.2.data: No space left on device" in refused("export", made.pairs, path)
     assert sorted(tmp_path.iterdir()) == [path, data, text]
     assert command("evaluate", path, text).out == alone
     for now, before in ((f"{path.name}.2.data", data.name), (data.name, f"{path.name}.2.data")):
-        command("export", made.lm, path)
+        command("export", made.pairs, path)
         assert (path.with_name(now).exists(), path.with_name(before).exists()) == (True, False)
         assert command("evaluate", path, text).out == alone
     with monkeypatch.context() as patch:
         patch.setattr(exporting, "LARGEST", 1 << 30)
-        command("export", made.lm, path)
+        command("export", made.pairs, path)
         assert sorted(tmp_path.iterdir()) == [path, text]
         data.write_text("of somebody else")
-        command("export", made.lm, path)
+        command("export", made.pairs, path)
         assert data.read_text() == "of somebody else"
-    command("export", made.lm, path)
+    command("export", made.pairs, path)
 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
