@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from elman import charts
 from elman.datasets import examples, sequences, tables
 from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Columns, Labelled
@@ -39,7 +37,7 @@ from elman.tasks.separate import padded
 from elman.tasks.tallies import Units
 from elman.training import fit
 from test_scores import macro_f1
-from tiny_runs import elman, interval_by_hand, lines, scores_of
+from tiny_runs import elman, interval_by_hand, lines, scores_of, without_pictures
 
 ROOT = Path(__file__).parent.parent
 Options = {"classify": ClassificationOptions, "regress": RegressionOptions}
@@ -73,27 +71,35 @@ def recording(path: Path, sequences: int, steps: int, task: str, delay: int = 2,
     return path
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """Data, and a run of each task in each way of reading."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(charts, "save", lambda figure, path: path.touch())
-        return _made(tmp_path_factory.mktemp("steps"))
+class Made:
+    """Data, and a run of each task in each way of reading. Each is trained for the first test that asks for it."""
 
+    def __init__(self, directory: Path):
+        self.directory, self._said = directory, dict[tuple[str, str], str]()
+        for task, delay in (("classify", 2), ("regress", -2)):
+            recording(directory / f"{task}.csv", 12, 61, task, delay)
+            recording(directory / f"{task}-new.csv", 3, 61, task, delay, seed=1)
 
-def _made(d: Path) -> SimpleNamespace:
-    found = SimpleNamespace(directory=d)
-    for task, delay in (("classify", 2), ("regress", -2)):
-        recording(d / f"{task}.csv", 12, 61, task, delay)
-        recording(d / f"{task}-new.csv", 3, 61, task, delay, seed=1)
-        for way in ("both", "causal"):
-            run = d / f"{task}-{way}"
+    def said(self, task: str, way: str) -> str:
+        """What its training printed."""
+        if (task, way) not in self._said:
             given = [*SMALL, "--sequence", "id", "--epochs", 30, "--learning-rate", 0.03, "--evaluations", 2]
             given += ["--causal"] * (way == "causal") + ["--cell", "lstm"] * (task == "classify")
-            outcome = elman("train", task, d / f"{task}.csv", *given, "--run", run)
+            run = self.directory / f"{task}-{way}"
+            with without_pictures():
+                outcome = elman("train", task, self.directory / f"{task}.csv", *given, "--run", run)
             assert outcome.status == 0, outcome.err
-            setattr(found, f"{task}_{way}", outcome.err + outcome.out)
-    return found
+            self._said[task, way] = outcome.err + outcome.out
+        return self._said[task, way]
+
+    def run(self, task: str, way: str) -> Path:
+        self.said(task, way)
+        return self.directory / f"{task}-{way}"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return Made(tmp_path_factory.mktemp("steps"))
 
 
 # Reading
@@ -565,16 +571,16 @@ def test_a_linear_function_of_means_is_a_baseline_of_whole_sequences(tmp_path: P
 # Runs
 
 
-def test_it_learns_what_was_before_and_what_comes_after(made: SimpleNamespace):
+def test_it_learns_what_was_before_and_what_comes_after(made: Made):
     """Two steps before are known to both; two steps ahead only to the one that reads in both directions."""
     for way in ("both", "causal"):
-        found = figures(getattr(made, f"classify_{way}"))
+        found = figures(made.said("classify", way))
         assert float(found["validation"].split()[1].rstrip(",")) > 0.95
         assert "accuracy (a linear function of the numbers of a step and of the 8 steps before it" in found["linear"]
-    r2 = {way: float(figures(getattr(made, f"regress_{way}"))["R²"]) for way in ("both", "causal")}
+    r2 = {way: float(figures(made.said("regress", way))["R²"]) for way in ("both", "causal")}
     assert r2["both"] > 0.9
     assert r2["causal"] < 0.1
-    assert re.fullmatch(r"[\d,]+ of [\d,]+ training steps have one; only these are learned", figures(made.classify_both)["labels"])  # fmt: skip
+    assert re.fullmatch(r"[\d,]+ of [\d,]+ training steps have one; only these are learned", figures(made.said("classify", "both"))["labels"])  # fmt: skip
 
 
 def rows_of(text: str) -> list[dict[str, str]]:
@@ -583,8 +589,8 @@ def rows_of(text: str) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("way", ["both", "causal"])
 @pytest.mark.parametrize("task", ["classify", "regress"])
-def test_rows_of_steps_have_the_scores(made: SimpleNamespace, tmp_path: Path, task: str, way: str):
-    run, file = made.directory / f"{task}-{way}", made.directory / f"{task}-new.csv"
+def test_rows_of_steps_have_the_scores(made: Made, tmp_path: Path, task: str, way: str):
+    run, file = made.run(task, way), made.directory / f"{task}-new.csv"
     data = rows_of(file.read_text())
     predicted = rows_of(elman("predict", run, file).out)
     places = [(each["id"], sum(d["id"] == each["id"] for d in data[: k + 1])) for k, each in enumerate(data)]
@@ -626,7 +632,9 @@ def test_rows_of_steps_have_the_scores(made: SimpleNamespace, tmp_path: Path, ta
     assert rows_of(elman("predict", run, tmp_path / "bare.csv").out) == predicted
 
 
-def test_memory_holds_few_long_sequences_at_a_time(made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch):
+def test_memory_holds_few_long_sequences_at_a_time(made: Made, monkeypatch: pytest.MonkeyPatch):
+    run, file = made.run("classify", "both"), made.directory / "classify-new.csv"
+
     def steps(k: int) -> list[Labelled]:
         return [sequence_of(np.zeros((n, 1)), [None] * n) for n in (3, 5, 9, 30, 1, 1)][:k]
 
@@ -639,34 +647,33 @@ def test_memory_holds_few_long_sequences_at_a_time(made: SimpleNamespace, monkey
     whole_ones = [Labelled(str(k), np.zeros((50, 1)), "a") for k in range(20)]
     assert [len(group) for group in whole.in_groups(whole_ones)] == [9, 9, 2]
     # What is said does not depend on it.
-    run, file = made.directory / "classify-both", made.directory / "classify-new.csv"
     few = elman("predict", run, file).out
     monkeypatch.undo()
     assert elman("predict", run, file).out == few
 
 
-def test_a_file_without_any_label_is_not_judged(made: SimpleNamespace, tmp_path: Path):
+def test_a_file_without_any_label_is_not_judged(made: Made, tmp_path: Path):
     (tmp_path / "a.csv").write_text("id,x,noise,label\na,1,2,\na,2,3,\n")
-    status, out, err = elman("evaluate", made.directory / "classify-both", tmp_path / "a.csv")
+    status, out, err = elman("evaluate", made.run("classify", "both"), tmp_path / "a.csv")
     assert (status, out, err) == (2, "", f"elman: {tmp_path / 'a.csv'} has no label; give at least one\n")
 
 
-def test_a_class_that_the_training_lacks_counts_as_a_mistake(made: SimpleNamespace, tmp_path: Path):
+def test_a_class_that_the_training_lacks_counts_as_a_mistake(made: Made, tmp_path: Path):
     text = (made.directory / "classify-new.csv").read_text()
     (tmp_path / "a.csv").write_text(re.sub(r"^(a,.*),up$", r"\1,strange", text, flags=re.MULTILINE))
     before, after = (
-        figures(elman("evaluate", made.directory / "classify-both", file).out)
+        figures(elman("evaluate", made.run("classify", "both"), file).out)
         for file in (made.directory / "classify-new.csv", tmp_path / "a.csv")
     )
     strange = (tmp_path / "a.csv").read_text().count("strange")
     assert after["unknown label"] == f"{strange}, counted as mistakes: 'strange'"
     assert float(after["accuracy"]) < float(before["accuracy"]) - 0.1
-    elman("evaluate", made.directory / "classify-both", tmp_path / "a.csv", "--output", tmp_path / "rows.csv")
+    elman("evaluate", made.run("classify", "both"), tmp_path / "a.csv", "--output", tmp_path / "rows.csv")
     rows = rows_of((tmp_path / "rows.csv").read_text())
     assert [row["nats"] == "" for row in rows] == [row["label"] == "strange" for row in rows]
 
 
-def test_a_run_goes_on_and_is_started_from(made: SimpleNamespace, tmp_path: Path, no_pictures: None):
+def test_a_run_goes_on_and_is_started_from(made: Made, tmp_path: Path, no_pictures: None):
     file, options = made.directory / "regress.csv", options_of("regress", sequence="id", causal=True)
     fit(regression.begin(file, options, "cpu", BadRows()), tmp_path / "first")
     assert elman("train", "regress", "--resume", tmp_path / "first", "--epochs", 2).status == 0
@@ -693,8 +700,8 @@ def test_it_is_tuned_and_draws(tmp_path: Path):
 
 @pytest.mark.parametrize("way", ["both", "causal"])
 @pytest.mark.parametrize("task", ["classify", "regress"])
-def test_a_page_says_of_each_step_what_the_model_does(made: SimpleNamespace, task: str, way: str):
-    run, file = made.directory / f"{task}-{way}", made.directory / f"{task}-new.csv"
+def test_a_page_says_of_each_step_what_the_model_does(made: Made, task: str, way: str):
+    run, file = made.run(task, way), made.directory / f"{task}-new.csv"
     explain: Callable[..., Any] = {"classify": directions.classifier, "regress": directions.regressor}[task]
     module: Any = {"classify": classification, "regress": regression}[task]
     contents = explain(run, None, file)
@@ -734,9 +741,10 @@ def test_a_page_says_of_each_step_what_the_model_does(made: SimpleNamespace, tas
     assert contents.data["sequences"][-1]["look"][t] == pytest.approx(d_x[:, 0].norm(dim=1).tolist(), rel=0.06)
 
 
-def test_a_page_shows_the_beginning_of_long_sequences(made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # fmt: skip
+def test_a_page_shows_the_beginning_of_long_sequences(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # fmt: skip
+    run = made.run("classify", "both")
     monkeypatch.setattr(directions, "EVERY", 10)
-    contents = directions.classifier(made.directory / "classify-both", None, None)  # its held-out part
+    contents = directions.classifier(run, None, None)  # its held-out part
     assert [len(each["predicted"]) for each in contents.data["sequences"]] == [10, 10]
     assert all("shows and reads the first 10 of " in remark for remark in contents.remarks)
     assert len(contents.remarks) == 2
@@ -754,18 +762,18 @@ def check_same(run: Path, path: Path, file: Path) -> None:
 
 
 @pytest.mark.parametrize(("task", "way"), [("classify", "both"), ("regress", "causal")])
-def test_a_file_says_what_the_run_says(made: SimpleNamespace, tmp_path: Path, task: str, way: str):
-    run, path = made.directory / f"{task}-{way}", tmp_path / "a.onnx"
+def test_a_file_says_what_the_run_says(made: Made, tmp_path: Path, task: str, way: str):
+    run, path = made.run(task, way), tmp_path / "a.onnx"
     outcome = elman("export", run, path)
     assert outcome.status == 0, outcome.err
     check_same(run, path, made.directory / f"{task}-new.csv")
 
 
-def test_a_file_for_steps_is_none_for_whole_sequences(made: SimpleNamespace, tmp_path: Path):
+def test_a_file_for_steps_is_none_for_whole_sequences(made: Made, tmp_path: Path):
     import onnx
 
     path = tmp_path / "a.onnx"
-    assert elman("export", made.directory / "classify-both", path).status == 0
+    assert elman("export", made.run("classify", "both"), path).status == 0
     file = onnx.load(path)
     config = next(each for each in file.metadata_props if each.key == "elman.config")
     config.value = config.value.replace('"each_step": true', '"each_step": false')
@@ -774,17 +782,17 @@ def test_a_file_for_steps_is_none_for_whole_sequences(made: SimpleNamespace, tmp
     assert elman("predict", path, made.directory / "classify-new.csv") == (2, "", said)
 
 
-def test_what_reads_in_both_directions_cannot_be_streamed(made: SimpleNamespace, tmp_path: Path):
-    refused = elman("export", made.directory / "classify-both", tmp_path / "no.onnx", "--streaming")
+def test_what_reads_in_both_directions_cannot_be_streamed(made: Made, tmp_path: Path):
+    refused = elman("export", made.run("classify", "both"), tmp_path / "no.onnx", "--streaming")
     assert refused.status == 2
     assert "reads the end of a sequence first, so it cannot be streamed; leave --streaming out" in refused.err
 
 
-def test_a_step_at_a_time_is_the_whole_sequence(made: SimpleNamespace, tmp_path: Path):
+def test_a_step_at_a_time_is_the_whole_sequence(made: Made, tmp_path: Path):
     """As a program would use the file: a row of numbers at a time, and the states that came out."""
     import onnxruntime
 
-    run, path = made.directory / "classify-causal", tmp_path / "step.onnx"
+    run, path = made.run("classify", "causal"), tmp_path / "step.onnx"
     assert elman("export", run, path, "--streaming").status == 0
     check_same(run, path, made.directory / "classify-new.csv")
     session = onnxruntime.InferenceSession(path)
@@ -801,11 +809,11 @@ def test_a_step_at_a_time_is_the_whole_sequence(made: SimpleNamespace, tmp_path:
 
 
 @pytest.mark.parametrize("task", ["classify", "regress"])
-def test_the_example_says_it_row_by_row(made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], task: str):  # fmt: skip
+def test_the_example_says_it_row_by_row(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], task: str):  # fmt: skip
     """examples/watch.py, which knows nothing of elman."""
     import onnx
 
-    run, path, script = made.directory / f"{task}-causal", tmp_path / "step.onnx", ROOT / "examples" / "watch.py"
+    run, path, script = made.run(task, "causal"), tmp_path / "step.onnx", ROOT / "examples" / "watch.py"
     assert elman("export", run, path, "--streaming").status == 0
     if task == "regress":  # as earlier versions wrote it, which knew nothing of gaps and times
         file = onnx.load(path)
@@ -876,8 +884,8 @@ def test_the_built_in_sums_rise_at_the_marks():
     assert values == pytest.approx((steps[:, 0] * steps[:, 1]).cumsum(), abs=1e-4)
 
 
-def test_steps_of_a_sequence_are_judged_together(made: SimpleNamespace, tmp_path: Path):
-    run = made.directory / "classify-causal"
+def test_steps_of_a_sequence_are_judged_together(made: Made, tmp_path: Path):
+    run = made.run("classify", "causal")
     for count, steps, of in ((14, 20, "14 sequences"), (1, 300, "20 parts of the only sequence")):
         file = recording(tmp_path / f"{count}.csv", count, steps, "classify", seed=7)
         out = elman("evaluate", run, file, "--output", tmp_path / "rows.csv").out
