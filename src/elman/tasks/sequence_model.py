@@ -91,7 +91,8 @@ class SequenceModel(Reader):
         if self.each_step:
             return self.output(self.dropout(h))
         mean = h.sum(0) / lengths[:, None].to(h)
-        past = torch.arange(len(h), device=h.device)[:, None] >= lengths  # (T, B)
+        # Not len(h), which an export takes for a fixed number of steps, and then does all of its work again.
+        past = torch.arange(h.shape[0], device=h.device)[:, None] >= lengths  # (T, B)
         largest = h.masked_fill(past[..., None], -torch.inf).amax(0)
         return self.output(self.dropout(torch.cat([mean, largest, last(state)], -1)))
 

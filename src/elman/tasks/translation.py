@@ -115,7 +115,7 @@ class TranslationModel(Reader):
         h, state = self.run(x, lengths)
         begin = tuple(torch.tanh(layer(last(state)))[None] for layer in self.begin)
         h = self.dropout(h).transpose(0, 1)  # (B, S, 2 H)
-        steps = torch.arange(h.shape[1], device=h.device).expand(len(lengths), -1)
+        steps = torch.arange(h.shape[1], device=h.device).expand(lengths.shape[0], -1)
         keys = self.keys(h) + self.places(steps, lengths[:, None] - 1 - steps)
         limit = ((lengths[:, None] >= self.starts) * self.rises).sum(1)
         return Memory(keys, self.values(h), (steps >= lengths[:, None])[:, None], limit, begin)
