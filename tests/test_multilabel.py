@@ -8,6 +8,7 @@ import json
 import math
 import re
 import runpy
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -121,6 +122,14 @@ def test_all_forms_of_a_set_are_the_same_label(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(lines(*rows, json.dumps({"values": [1], "kinds": "b;a"})))
     body = pl.DataFrame({"body": ["so"] * 4, "kinds": [["b", "a"], [], ["7", "b"], ["a;", " c"]]})
     body.write_parquet(tmp_path / "t.parquet")
+    for name, kind in (("i", pl.List(pl.Int64)), ("c", pl.List(pl.Categorical)), ("f", pl.Array(pl.Int8, 2))):
+        values: Any = [["7", "1"], ["1", "3"]] if name == "c" else [[7, 1], [1, 3]]
+        pl.DataFrame({"body": ["so"] * 2, "kinds": values}, schema_overrides={"kinds": kind}).write_parquet(tmp_path / f"{name}.parquet")  # fmt: skip
+        assert labels_of(tmp_path / f"{name}.parquet", text="body") == sets("1 7", "1 3")
+    none: Any = [["a", None], None]
+    pl.DataFrame({"body": ["so"] * 2, "kinds": none}).write_parquet(tmp_path / "n.parquet")
+    with pytest.raises(InputError, match="column 'kinds' has no value"):
+        labels_of(tmp_path / "n.parquet", text="body")
     (tmp_path / "t.csv").write_text('body,kinds\nso,"a;b"\nso,\nso,b;7\n')
     (tmp_path / "a.ts").write_text("@classLabel true\n@data\n1,2:b;a\n1,2:\n1,2:7;b\n")
     assert labels_of(tmp_path / "a.csv", sequence="id") == wanted[:3]
@@ -310,6 +319,100 @@ def test_the_kept_model_has_the_thresholds_of_its_own_validation(tmp_path: Path)
     assert model.score(encoded, places, logits)["micro_f1"].value == pytest.approx(best)
 
 
+def flags_of(path: Path, columns: Sequence[str], cells: Sequence[Sequence[object]]) -> Path:
+    """Sequences of one step, whose number is that of the row, and their flags."""
+    rows = (f"{k},{k % 5},{','.join(map(str, row))}" for k, row in enumerate(cells))
+    path.write_text(lines(",".join(["id", "v", *columns]), *rows))
+    return path
+
+
+@pytest.mark.parametrize("best_by", ["micro_f1", "macro_f1"])
+def test_a_class_of_which_nothing_is_known_is_never_said(tmp_path: Path, best_by: str) -> None:
+    """Nor does it count in the loss, nor for the baseline; one that is always there has its whole weight."""
+    file = flags_of(tmp_path / "a.csv", "abc", [("", k % 2, 1) for k in range(40)])
+    given = ("--sequence", "id", "--label", "a,b,c", "--best-by", best_by, *SMALL)
+    done = elman("train", "multilabel", file, *given, "--epochs", 1, "--balanced", "--run", tmp_path / "run")
+    assert done.status == 0, done.err
+    assert "nothing is known in training of 'a'" in done.err
+    full = flags_of(tmp_path / "full.csv", "abc", [(1, k % 2, 1) for k in range(40)])
+    rows = _predicted(tmp_path / "run", full, tmp_path / "said.jsonl")
+    assert not any("a" in row["classes"] for row in rows)
+    assert all("c" in row["classes"] for row in rows)
+    told = elman("evaluate", tmp_path / "run", full).out
+    assert re.search(r"^  a .*recall 0.0000", told, re.MULTILINE)
+    options = MultilabelOptions(label="a,b,c", sequence="id", balanced=True, hidden_size=4, dropout=0.0, noise=0.0)
+    task = multilabel.begin(file, options, "cpu", BadRows())
+    n = len(task.places)
+    logits = task.trained.outputs(task.encoded)[task.places].double()
+    truth = task.encoded.members(task.places)
+    b = binary_cross_entropy_with_logits(logits[:, 1], torch.from_numpy(truth[:, 1]).double(), reduction="none")
+    wanted = (b[truth[:, 1] == 1].mean() + b[truth[:, 1] == 0].mean()) / 4 - logits[:, 2].sigmoid().log().mean() / 2
+    assert float(task.loss(np.arange(n)).detach()) == pytest.approx(float(wanted), rel=1e-4)
+    # Where a training starts from a run, such a class keeps the threshold that it has there.
+    assert elman("train", "multilabel", full, *given, "--epochs", 1, "--run", tmp_path / "first").status == 0
+    more = elman("train", "multilabel", file, "--start-from", tmp_path / "first", "--epochs", 1, "--run", tmp_path / "next")  # fmt: skip
+    assert more.status == 0, more.err
+    first, after = (multilabel.load(tmp_path / name).model.threshold for name in ("first", "next"))
+    assert first[0] == after[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "said"),
+    [
+        ([{"label": str(k % 2)} for k in range(9)], [], "column 'label' of {} has only '0' or '1'; learn whether a single class is there with elman train classify"),
+        ([{"label": ["yes"] * (k % 2)} for k in range(9)], [], "has only 'yes'; learn whether"),
+        ([{"label": ["red; hot"] + ["dry"] * (k % 2)} for k in range(9)], [], "{} has the class 'red; hot', which has the separator ';' in it; give another --separator"),
+    ],
+)  # fmt: skip
+def test_labels_that_are_no_sets_of_classes(tmp_path: Path, rows: list[Any], options: list[str], said: str) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(lines(*(json.dumps({"values": [k]} | row) for k, row in enumerate(rows))))
+    done = elman("train", "multilabel", file, *SMALL, "--epochs", 1, *options)
+    assert done.status == 2
+    assert said.format(file) in done.err
+
+
+def test_a_validation_part_without_a_class(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        lines("x,kinds", *(f"{t % 9},{'on' if t % 3 and t < 50 else ''}" for t in range(100)))
+    )
+    done = elman("train", "multilabel", tmp_path / "a.csv", "--each-step", "--label", "kinds", *SMALL, "--epochs", 1, "--run", tmp_path / "run")  # fmt: skip
+    assert done.status == 0, done.err
+    assert "no validation step has a class, so F1 is 0 and no threshold is chosen; give some that have" in done.err
+
+
+def test_a_threshold_between_neighbouring_numbers() -> None:
+    """float32 has no number in the middle, and the lower one must not be taken in."""
+    below = np.float32(0.3)
+    for _ in range(50):
+        above = np.nextafter(below, np.float32(1))
+        (found,) = thresholds(np.array([[above], [below]]), np.array([[1.0], [0.0]]), False)
+        assert below < found <= above
+        below = above
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"columns": 5},
+        {"columns": []},
+        {"columns": ["dim"]},
+        {"columns": ["high", "dim", "odd"]},
+        {"classes": "abc"},
+        {"classes": ["dim", 1, None]},
+        {"classes": ["dim", "dim", "odd"]},
+        {"classes": []},
+    ],
+)
+def test_a_damaged_vocabulary_is_refused(made: SimpleNamespace, tmp_path: Path, changes: dict[str, Any]) -> None:
+    run = shutil.copytree(made.flags, tmp_path / "run")
+    content = json.loads((run / "vocabulary.json").read_text())
+    (run / "vocabulary.json").write_text(json.dumps(content | changes))
+    done = elman("predict", run, made.directory / "flags.csv")
+    assert done.status == 2
+    assert "restore" in done.err
+
+
 # Judging
 
 
@@ -441,11 +544,7 @@ def test_baselines_by_hand(made: SimpleNamespace, kind: str, best_by: str) -> No
         weights = np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ (y - y.mean()))
         fitted[there, k] = x @ weights + y.mean()
         values[:, k] = (of_sequences(encoded, places, NONE) - mean) / deviation @ weights + y.mean()
-    # Classes that are known at the same places have the same one.
-    together = [[0], [1, 2]] if kind == "flags" else [[0, 1, 2]]
-    cut = np.empty(3)
-    for own in together if best_by == "micro_f1" else [[0], [1], [2]]:
-        cut[own] = thresholds(fitted[:, own], learned[:, own], False)
+    cut = thresholds(fitted, learned, best_by == "macro_f1")
     wanted = scored(values >= cut, truth, np.zeros(len(truth), int), 0, units)[best_by].value
     assert found["linear"].value == pytest.approx(wanted)
 
@@ -459,7 +558,7 @@ def test_what_training_says(made: SimpleNamespace, tmp_path: Path) -> None:
     assert done.status == 0, done.err
     assert "2: x 50%, y 33%" in done.err
     assert "17% of the training sequences have several classes, 33% have none" in done.err
-    assert "1 classes of validation labels that training lacks, counted as mistakes: 'z'" in done.err
+    assert "1 class of validation labels that training lacks, 1 time, counted as missed: 'z'" in done.err
     assert (tmp_path / "run" / "classes.png").exists()
     again = elman("train", "multilabel", tmp_path / "b.jsonl", "--start-from", tmp_path / "run", "--epochs", 1, "--run", tmp_path / "c")  # fmt: skip
     assert again.status == 2
@@ -484,6 +583,20 @@ def test_a_single_recording_is_judged_in_parts(tmp_path: Path) -> None:
     assert units.total == 16
     fast = encoded.units(encoded.told_places(np.arange(1)), np.arange(1600) % 4 < 2)
     assert fast.total == 20
+
+
+def test_flags_in_another_order_are_the_same_labels(made: SimpleNamespace, tmp_path: Path) -> None:
+    given = ("--sequence", "id", "--label", "odd,dim,high", *SMALL, "--epochs", 1, "--run", tmp_path / "run")
+    assert elman("train", "multilabel", made.directory / "flags.csv", *given).status == 0
+    done = elman("evaluate", made.flags, made.directory / "flags.csv", "--compare", tmp_path / "run")
+    assert done.status == 0, done.err
+    assert re.search(r"^  micro f1 .*the model is (better|worse) by", done.out, re.MULTILINE)
+
+
+def test_rows_say_of_which_classes_nothing_is_known(made: SimpleNamespace, tmp_path: Path) -> None:
+    assert elman("evaluate", made.flags, made.directory / "flags.csv", "--output", tmp_path / "a.jsonl").status == 0
+    rows = [json.loads(row) for row in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [row["unknown"] for row in rows] == [["dim"] * (k % 5 == 4) for k in range(len(rows))]
 
 
 def test_models_compare_only_what_they_count_alike(made: SimpleNamespace, tmp_path: Path) -> None:

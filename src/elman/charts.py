@@ -181,7 +181,8 @@ def found(
     axis.set_xlim(0, 1)
     axis.grid(alpha=0.3, axis="x")
     title = f"classes of the validation {of}, and how many have each"
-    axis.set_title(title + (f"; the {len(order)} most frequent" if len(order) < len(classes) else ""), fontsize=10)
+    # Over the figure and not the axes, which long names make narrow.
+    figure.suptitle(title + (f"; the {len(order)} most frequent" if len(order) < len(classes) else ""), fontsize=10)
     figure.legend(loc="outside lower center", fontsize=8)
     return figure
 
@@ -194,7 +195,10 @@ def overlapping_steps(
     truth, chances: (T, C); truth is 1 where a class is there, and NaN where that is not known. Classes that are there or
     likely at some step are drawn. first: the number of the first step, from 0.
     """
-    shown = np.flatnonzero((truth == 1).any(0) | (chances > CHANCE).any(0))[:SYMBOLS].tolist() or [0]
+    there = (truth == 1).any(0)
+    every = np.flatnonzero(there | (chances > CHANCE).any(0))
+    order = np.lexsort([-chances.max(0)[every], ~there[every]])  # those that are there first, then likely ones
+    shown = np.sort(every[order][:SYMBOLS]).tolist() or [0]
     figure, axis = _over_steps(values, first, 0.9 + 0.3 * len(shown))
     edges = np.arange(len(chances) + 1) + first + 0.5, np.arange(len(shown) + 1) - 0.5
     axis.pcolormesh(*edges, chances[:, shown].T, cmap="Blues", vmin=0, vmax=1)
@@ -203,7 +207,8 @@ def overlapping_steps(
         axis.hlines([row + 0.38] * len(there), *(there.T + first + 0.5), color="C3", linewidth=2.5)
     axis.set_yticks(range(len(shown)), [_short(classes[k]) for k in shown], parse_math=False)
     axis.invert_yaxis()
-    axis.set_title("how likely each class is (blue), and where it is (red)", fontsize=10)
+    left_out = f"; {len(every) - SYMBOLS} less likely ones are left out" if len(every) > SYMBOLS else ""
+    axis.set_title("how likely each class is (blue), and where it is (red)" + left_out, fontsize=10)
     return figure
 
 

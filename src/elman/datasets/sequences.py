@@ -203,7 +203,7 @@ def class_set(value: Any, between: str) -> str | None:
     """
     if isinstance(value, str):
         value = value.split(BETWEEN if BETWEEN in value else between)
-    given = [_whole(each) for each in value] if isinstance(value, list) else [_whole(value)]
+    given = [_whole(each) for each in value if each is not None] if isinstance(value, list) else [_whole(value)]
     if not all(isinstance(each, (str, int)) for each in given):
         return None
     return BETWEEN.join(sorted({str(each).strip() for each in given} - {""}))
@@ -458,12 +458,15 @@ def _stripped(piece: pl.DataFrame, columns: Columns, path: Path) -> pl.DataFrame
     )
     whole = columns.each_step and not columns.numeric
     missing = tables.MISSING if columns.numeric and (columns.each_step or columns.several) else ("",)
-    if (
-        columns.between is not None
-    ):  # a column of lists has a sign at the end of each, so that one of a single class is one, too
-        lists = [name for name in label if piece.schema[name] == pl.List(pl.String)]
-        piece = piece.with_columns(pl.col(name).list.join(BETWEEN) + BETWEEN for name in lists)
-    return tables.words(tables.words(piece, label, path, whole, missing), others, path)
+    lists = [
+        name for name in label if isinstance(piece.schema[name], (pl.List, pl.Array)) and columns.between is not None
+    ]
+    # Each list ends with the sign, so that one of a single class is one, too.
+    joined = (pl.col(name).cast(pl.List(pl.String)).list.join(BETWEEN) + BETWEEN for name in lists)
+    piece = tables.words(tables.words(piece.with_columns(joined), label, path, whole, missing), others, path)
+    # An empty cell of text is a set without a class.
+    texts = [name for name in label if name not in lists] if columns.between is not None else []
+    return piece.with_columns(pl.col(name).fill_null("") for name in texts)
 
 
 def _labels_in(piece: pl.DataFrame, columns: Columns) -> list[str | None]:
@@ -471,7 +474,7 @@ def _labels_in(piece: pl.DataFrame, columns: Columns) -> list[str | None]:
     none: list[str | None] = [None] * len(piece)
     cells = [piece[name].to_list() if name in piece.columns else none for name in columns.of_label]
     if columns.between is not None and columns.label in piece.columns:
-        return [class_set(cell or "", columns.between) for cell in cells[0]]
+        return [None if cell is None else class_set(cell, columns.between) for cell in cells[0]]
     if columns.flags:
         cells = [[_flag(cell) for cell in column] for column in cells]
     return cells[0] if len(cells) == 1 else [_joined(row) for row in zip(*cells, strict=True)]
@@ -480,10 +483,7 @@ def _labels_in(piece: pl.DataFrame, columns: Columns) -> list[str | None]:
 def _texts(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[Labelled]:
     assert columns.text is not None
     wanted = [columns.text, *(columns.of_label if labelled else ()), *([columns.group] if columns.group else [])]
-    # Columns in which nothing may be missing: a set of classes may be empty.
-    whole = [
-        each for each in wanted if each not in columns.several and (each != columns.label or columns.between is None)
-    ]
+    whole = [each for each in wanted if each not in columns.several]  # columns in which nothing may be missing
     done = 0
     for piece in tables.pieces(path, None if not labelled else wanted):
         tables.check_columns(wanted, [each for each in piece.columns if each != tables.LINE], path)

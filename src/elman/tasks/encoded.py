@@ -217,10 +217,15 @@ class Encoded:
         return Units(of, len(self.rows))
 
     @property
+    def texts_of_labels(self) -> list[str]:
+        """The different labels as they are written."""
+        return [*self.sequences.different]
+
+    @property
     def digest(self) -> str:
-        """Returns a digest of all labels as they are written, and of whose they are."""
+        """Returns a digest of all labels, and of whose they are."""
         names = [self.sequences.name(k) for k in range(len(self.rows))]
-        found = hashlib.sha256(repr((names, [*self.sequences.different])).encode())
+        found = hashlib.sha256(repr((names, self.texts_of_labels)).encode())
         for numbers in (self._labels.steps, self._labels.bounds):
             found.update(np.ascontiguousarray(numbers).data)
         return found.hexdigest()

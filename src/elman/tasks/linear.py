@@ -34,7 +34,7 @@ class Linear:
         """places: of the labels to learn from. targets: these as numbers, (n, outputs). causal: reads no later step."""
         self.causal = causal
         own = places[:: -(-len(places) // LEARNED)]
-        y = targets(own)
+        self.targets = y = targets(own)  # (n, outputs)
         self.counted = frequent(learned, own)
         x = self._features(learned, own)
         self.mean, deviation = x.mean(0), x.std(0)
@@ -44,7 +44,6 @@ class Linear:
             self.weights = x.T @ np.linalg.solve(x @ x.T + np.eye(len(x)), y)
         else:
             self.weights = np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ y)
-        self.targets = y + self.intercept  # those that it learned from, (n, outputs)
         self.left = y - x @ self.weights  # what it leaves of them
 
     def __call__(self, judged: Encoded, places: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from elman.datasets import examples
 from elman.datasets.reading import BadRows
-from elman.datasets.sequences import Labelled, class_set, classes_in, numbers_in
+from elman.datasets.sequences import BETWEEN, FLAGS, Labelled, class_set, classes_in, numbers_in
 from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
 from elman.tasks import scores
@@ -25,6 +25,7 @@ from elman.tasks.encoded import Encoded, Inputs, slowest
 from elman.tasks.gathered import Gathered
 from elman.tasks.linear import LINEAR, fitted, in_words
 from elman.tasks.options import MultilabelOptions as Options
+from elman.tasks.options import quoted
 from elman.tasks.parts import Parts, check_labels, gathered, halves, left_out, parted
 from elman.tasks.separate import digits, many, table
 from elman.tasks.sequence_model import SequenceModel
@@ -44,14 +45,15 @@ Members = NDArray[np.float32]  # (n, C): 1 where a label has a class, 0 where it
 class MultilabelModel(SequenceModel):
     """A model whose outputs are logits, (B, classes), or with each_step (T, B, classes): each class is there, or not, on its own.
 
-    threshold: (classes,), the logits from which on a class is said to be there. It has no gradient.
+    threshold: (classes,), the logits from which on a class is said to be there; the largest number there is, so that it is never
+    said, for one of which nothing has been learned. It has no gradient.
     """
 
     threshold: Tensor
 
     def __init__(self, inputs: Inputs, outputs: int, options: Options):
         super().__init__(inputs, outputs, options)
-        self.register_buffer("threshold", torch.zeros(outputs))
+        self.register_buffer("threshold", torch.full((outputs,), torch.finfo(torch.float32).max))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,9 @@ class Reading(Inputs):
 
     def check(self) -> None:
         super().check()
+        for names in (self.classes, self.columns):
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise ValueError(f"its classes or their columns are {names}, and should be names")
         if not self.classes or len(set(self.classes)) < len(self.classes):
             raise ValueError("it has no classes, or one of them twice")
 
@@ -106,6 +111,7 @@ class Sets(Encoded):
 
     def __init__(self, sequences: Gathered, reading: Reading):
         super().__init__(sequences, reading)
+        self._columns = reading.columns
         self._given = sequences.labels.steps  # (M,), numbers of different labels, of which -1 is none
         # Of each different label, and at last of none: its members, and the classes that the training did not have.
         self._members, self._others = members([*sequences.different], reading.classes, reading.columns)
@@ -122,6 +128,17 @@ class Sets(Encoded):
     def names_of_others(self, places: NDArray[np.int64]) -> list[list[str]]:
         """Returns which classes these are, of each label."""
         return [self._others[k] for k in self._given[places].tolist()]
+
+    @property
+    def texts_of_labels(self) -> list[str]:
+        """Of labels in columns, whose order may be another one for another model, these are in alphabetical order."""
+        labels, columns = super().texts_of_labels, self._columns
+        order = sorted(range(len(columns)), key=columns.__getitem__)
+        return (
+            [BETWEEN.join(f"{columns[k]}={label.split(BETWEEN)[k]}" for k in order) for label in labels]
+            if columns
+            else labels
+        )
 
     def kind(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
         found = self.members(places)
@@ -193,11 +210,21 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
         train, validation = (own[each] for each in halves(kinds[own], o))
     parts = Parts(found, train, validation, test)
     check_labels(parts, where, "give at least two of each class", 1, bad)
-    learned, _ = members([*_labels(found, train)], *_named(found, train, o))
+    classes, columns = _named(found, train, o)
+    learned, _ = members([*_labels(found, train)], classes, columns)
     if not (learned == 1).any():
         raise InputError(f"no label of the training part of {where} has a class; give some that have")
     if not (np.nanmin(learned, 0, initial=1) < np.nanmax(learned, 0, initial=0)).any():
         raise InputError(f"all labels of the training part of {where} have the same classes; give different ones")
+    if not columns and (learned[:-1] == 1).sum(1).max() == 1 and {name.lower() for name in classes} <= FLAGS.keys():
+        raise InputError(
+            f"column {o.label!r} of {where} has only {' or '.join(map(repr, classes))}; learn whether a single class is there with elman train classify, or name several such columns"
+        )
+    for name in classes if o.between_classes is not None else ():
+        if o.separator in name:
+            raise InputError(
+                f"{where} has the class {name!r}, which has the separator {o.separator!r} in it; give another --separator"
+            )
     return parts
 
 
@@ -294,6 +321,15 @@ class Multilabeler(Trained[Reading, Options]):
 
     encoded, learned, made_for, built_in = Sets, Reading, Options, examples.EVENTS
     parts_of = staticmethod(read)
+
+    def __init__(
+        self, model: Any, reading: Reading, options: Options, path: Path | None = None, digest: str | None = None
+    ):
+        super().__init__(model, reading, options, path, digest)
+        if list(reading.columns) != _columns(options):
+            raise InputError(
+                f"the model has learned labels in {quoted(reading.columns) or 'one column'}, but its options say {options.label}; restore its files or train again"
+            )
 
     @staticmethod
     def model_of(reading: Reading, options: Options) -> MultilabelModel:
@@ -402,12 +438,17 @@ class Multilabeler(Trained[Reading, Options]):
         there = self.said(said)
         for n, (name, _) in enumerate(encoded.named(own)):
             if encoded.told[places[n]]:
-                yield name | {
-                    "label": sorted([*self.names(truth[n] == 1), *others[n]]),
-                    "classes": self.names(there[n]),
-                    # A class that the training lacks has no chance.
-                    "nats": None if others[n] else digits(float(nats[n][known[n]].sum())),
-                }
+                lacks = {"unknown": self.names(~known[n])} if self.reading.columns else {}
+                yield (
+                    name
+                    | {"label": sorted([*self.names(truth[n] == 1), *others[n]])}
+                    | lacks
+                    | {
+                        "classes": self.names(there[n]),
+                        # A class that the training lacks has no chance.
+                        "nats": None if others[n] else digits(float(nats[n][known[n]].sum())),
+                    }
+                )
 
 
 class MultilabelClassification(WholeSequences):
@@ -425,10 +466,12 @@ class MultilabelClassification(WholeSequences):
         truth = self.encoded.members(self.places)
         self.known, self.there = (~np.isnan(truth)).sum(0), (truth == 1).sum(0)  # (C,)
         # All classes have the same weight in an epoch, however often they are known.
-        weight = len(truth) / (len(self.known) * np.maximum(1, self.known))
+        weight = len(truth) / ((self.known > 0).sum() * np.maximum(1, self.known))
         of_both = [weight, weight]  # of a label without a class, and with it
         if self.options.balanced:
-            of_both = [weight * self.known / np.maximum(1, 2 * n) for n in (self.known - self.there, self.there)]
+            counts = [self.known - self.there, self.there]
+            kinds = np.sum([n > 0 for n in counts], 0)  # of a class that is always there, all labels are of one kind
+            of_both = [weight * self.known / np.maximum(1, kinds * n) for n in counts]
         self.weights = torch.from_numpy(np.array(of_both)).float()  # (2, C)
 
     def check(self, start: Run | None) -> None:
@@ -444,10 +487,15 @@ class MultilabelClassification(WholeSequences):
         return binary_cross_entropy_with_logits(logits, target, weights, reduction="sum") / len(truth)
 
     def evaluate(self) -> dict[str, float]:
-        """Returns the scores of the validation sequences, with the thresholds that are best for them, which the model keeps."""
+        """Returns the scores of the validation sequences, with the thresholds that are best for them, which the model keeps.
+
+        A class of which the training knows nothing keeps the threshold that it had, in the run from which the training starts.
+        """
         places, logits = self.trained.judged(self.encoded, self.validation)
         found = thresholds(logits.numpy(), self.encoded.members(places), self.options.best_by == "macro_f1")
-        self.model.threshold.copy_(torch.from_numpy(found))
+        self.model.threshold.copy_(
+            torch.from_numpy(found).where(torch.from_numpy(self.known > 0), self.model.threshold.cpu())
+        )
         return values(self.trained.score(self.encoded, places, logits))
 
     def scores(self, own: NDArray[np.int64]) -> dict[str, Tally]:
@@ -471,18 +519,26 @@ class MultilabelClassification(WholeSequences):
         truth = self.encoded.members(self.places)
         several, none = ((truth == 1).sum(1) > 1).mean(), ((truth == 1).sum(1) == 0).mean()
         lines.append(
-            ("labels", f"{several:.0%} of the training {self.trained.unit}s have several classes, {none:.0%} have none")
+            (
+                "several",
+                f"{several:.0%} of the training {self.trained.unit}s have several classes, {none:.0%} have none",
+            )
         )
         if missing := int((self.known < len(truth)).sum()):
             some = f"{many(missing, 'class', 'es')} at some training {self.trained.unit}s, which do not count there"
             lines.append(("not known", some))
-        if never := [name for name, n in zip(names, self.there, strict=True) if not n]:
-            shown = scores.few(Counter(never))
-            lines.append(
-                ("never there", f"in training: {shown}; nothing is learned of {'it' if len(never) == 1 else 'them'}")
-            )
+        if lacking := [name for name, n in zip(names, self.known, strict=True) if not n]:
+            lines.append(("not learned", f"nothing is known in training of {scores.few(Counter(lacking))}"))
+        if never := [name for name, n, m in zip(names, self.there, self.known, strict=True) if m and not n]:
+            lines.append(("never there", f"in training: {scores.few(Counter(never))}"))
+        if not (self.encoded.members(self.judged) == 1).any():
+            none = f"no validation {self.trained.unit} has a class, so F1 is 0 and no threshold is chosen; give some that have"
+            lines.append(("not judged", none))
         if unknown := self.encoded.unknown(self.judged):
-            lines.append(("unknown", scores.unknown(unknown, " classes of validation labels that training lacks")))
+            which = f"{many(len(unknown), 'class', 'es')} of validation labels that training lacks"
+            lines.append(
+                ("unknown", f"{which}, {many(unknown.total(), 'time')}, counted as missed: {scores.few(unknown)}")
+            )
         return lines + others
 
     def result(self, row: Mapping[str, str]) -> str:
@@ -531,10 +587,16 @@ def baselines(
     most = int(micro.argmax()) + 1 if options.best_by == "micro_f1" else int((there > 0).sum())
     always = np.zeros((len(places), len(there)), bool)
     always[:, order[:most]] = True
-    said = np.zeros_like(always)
+    # What linear functions say of what they were fitted to, and of what is judged. Classes that are known at different places have
+    # functions of their own, and rows of their own in the first.
+    values, known, guess = list[NDArray[np.float64]](), list[NDArray[np.float64]](), np.zeros(always.shape)
     for together, linear in fitted(learned, own, learned.members, options.causal):
-        apart = options.best_by == "macro_f1"
-        said[:, together] = linear(judged, places) >= thresholds(linear.targets - linear.left, linear.targets, apart)
+        for rows, found in ((values, linear.targets - linear.left), (known, linear.targets)):
+            rows.append(np.full((len(found), len(there)), np.nan))
+            rows[-1][:, together] = found
+        guess[:, together] = linear(judged, places)
+    least = thresholds(np.concatenate(values), np.concatenate(known), options.best_by == "macro_f1")
+    said = (guess >= least) & (count > 0)
     unknown, units = len(judged.unknown(places)), judged.units(places)
     return {
         name: scored(guess, judged.members(places), judged.others(places), unknown, units)[options.best_by]
@@ -565,7 +627,8 @@ def _threshold(values: NDArray[np.floating[Any]], there: NDArray[np.bool_]) -> f
         return 0.0
     values, right, said = Cuts.of(values, there)
     best = (right / (said + right[-1])).argmax()
-    return float(values[best : best + 2].mean())
+    middle = values[best : best + 2].mean()
+    return float(middle if best + 1 == len(values) or middle > values[best + 1] else values[best])
 
 
 begin, resume, load = MultilabelClassification.begin, MultilabelClassification.resume, Multilabeler.load

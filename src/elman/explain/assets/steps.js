@@ -54,7 +54,8 @@ else VIEWS.push({
   draw() {
     const { probabilities, truth } = item(), list = data.classes.map((name, k) => [name, probabilities[k]]).sort((a, b) => b[1] - a[1]).map((pair, k) => [...pair, k + 1]);
     const kept = list.filter(([name, , place]) => place <= 8 || isTrue(name, truth) || name === item().column);
-    return [head(say(several ? "classes.which" : "whichClass")), several ? el("p", { class: "say" }, say("classes.whichSay")) : null, chances(kept, truth), truth ? null : el("p", { class: "say" }, say("noTruth"))];
+    const lacking = several ? (truth ?? []).filter((name) => !data.classes.includes(name)) : [];
+    return [head(say(several ? "classes.which" : "whichClass")), several ? el("p", { class: "say" }, say("classes.whichSay")) : null, chances(kept, truth), lacking.length ? el("p", { class: "say" }, say("classes.lacking", { names: lacking.join(", ") })) : null, truth ? null : el("p", { class: "say" }, say("noTruth"))];
   },
 });
 
