@@ -67,8 +67,7 @@ class Reading(Inputs):
     @classmethod
     def learn(cls, sequences: Gathered, own: NDArray[np.int64], options: Options) -> Reading:
         """own: the places of the sequences to learn from."""
-        columns = _columns(options)
-        classes = columns or sorted({name for label in _labels(sequences, own) for name in classes_in(label)})
+        classes, columns = _named(sequences, own, options)
         return cls(classes=classes, columns=columns, **vars(Inputs.of(sequences, own)))
 
     def grown(self, sequences: Gathered, own: NDArray[np.int64], options: Options) -> Self:
@@ -134,11 +133,8 @@ class Sets(Encoded):
         """Of labels in columns, whose order may be another one for another model, these are in alphabetical order."""
         labels, columns = super().texts_of_labels, self._columns
         order = sorted(range(len(columns)), key=columns.__getitem__)
-        return (
-            [BETWEEN.join(f"{columns[k]}={label.split(BETWEEN)[k]}" for k in order) for label in labels]
-            if columns
-            else labels
-        )
+        named = (dict(zip(columns, label.split(BETWEEN), strict=True)) for label in labels)
+        return [BETWEEN.join(f"{columns[k]}={own[columns[k]]}" for k in order) for own in named] if columns else labels
 
     def kind(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
         found = self.members(places)
@@ -167,10 +163,8 @@ def members(
     columns: what the values of a label say 1 or 0 of; none where a label is a set of classes.
     """
     place = {name: k for k, name in enumerate(classes)}
-    found, others = (
-        np.full((len(labels) + 1, len(classes)), np.nan, np.float32),
-        [list[str]() for _ in range(len(labels) + 1)],
-    )
+    found = np.full((len(labels) + 1, len(classes)), np.nan, np.float32)
+    others = [list[str]() for _ in found]
     for own, more, label in zip(found, others, labels, strict=False):
         if columns:
             said = dict(zip(columns, numbers_in(label, len(columns)), strict=True))
@@ -228,7 +222,7 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
     return parts
 
 
-def _named(sequences: Gathered, own: NDArray[np.int64], options: Options) -> tuple[Sequence[str], Sequence[str]]:
+def _named(sequences: Gathered, own: NDArray[np.int64], options: Options) -> tuple[list[str], list[str]]:
     """Returns the classes that these sequences have, and the columns that say so, as `members` takes them."""
     columns = _columns(options)
     return columns or sorted({name for label in _labels(sequences, own) for name in classes_in(label)}), columns
@@ -409,7 +403,7 @@ class Multilabeler(Trained[Reading, Options]):
         return baselines(learned, learned.told_places(train), judged, places, self.options)
 
     def names(self, own: Iterable[bool]) -> list[str]:
-        """Returns the classes that are said to be there, (C,)."""
+        """Returns what the classes of which this is true are called. own: (C,)."""
         return [name for name, there in zip(self.reading.classes, own, strict=True) if there]
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
@@ -438,17 +432,12 @@ class Multilabeler(Trained[Reading, Options]):
         there = self.said(said)
         for n, (name, _) in enumerate(encoded.named(own)):
             if encoded.told[places[n]]:
-                lacks = {"unknown": self.names(~known[n])} if self.reading.columns else {}
-                yield (
-                    name
-                    | {"label": sorted([*self.names(truth[n] == 1), *others[n]])}
-                    | lacks
-                    | {
-                        "classes": self.names(there[n]),
-                        # A class that the training lacks has no chance.
-                        "nats": None if others[n] else digits(float(nats[n][known[n]].sum())),
-                    }
-                )
+                name["label"] = sorted([*self.names(truth[n] == 1), *others[n]])
+                if self.reading.columns:
+                    name["unknown"] = self.names(~known[n])
+                # A class that the training lacks has no chance.
+                cost = None if others[n] else digits(float(nats[n][known[n]].sum()))
+                yield name | {"classes": self.names(there[n]), "nats": cost}
 
 
 class MultilabelClassification(WholeSequences):
@@ -517,13 +506,9 @@ class MultilabelClassification(WholeSequences):
         shown = ", ".join(f"{names[k]} {share[k]:.0%}" for k in order)
         lines = [first, ("classes", f"{len(names)}: {shown}{' ...' if len(names) > SHOWN else ''}")]
         truth = self.encoded.members(self.places)
+        of = f"of the training {self.trained.unit}s have"
         several, none = ((truth == 1).sum(1) > 1).mean(), ((truth == 1).sum(1) == 0).mean()
-        lines.append(
-            (
-                "several",
-                f"{several:.0%} of the training {self.trained.unit}s have several classes, {none:.0%} have none",
-            )
-        )
+        lines.append(("several", f"{several:.0%} {of} several classes, {none:.0%} have none"))
         if missing := int((self.known < len(truth)).sum()):
             some = f"{many(missing, 'class', 'es')} at some training {self.trained.unit}s, which do not count there"
             lines.append(("not known", some))
@@ -577,30 +562,30 @@ def baselines(
     """Returns the scores, at these places of what is judged, of what needs no network.
 
     own: the places of the labels to learn from. The same classes are said of everything: those with which the score is best.
-    And those for which a linear function is above the threshold that gives the best F1 of a class.
+    And those for which a linear function reaches a threshold, which is chosen as that of a network is.
     """
-    truth, known = learned.members(own), ~np.isnan(learned.members(own))
-    there, count = (truth == 1).sum(0), known.sum(0)
+    truth = learned.members(own)
+    there, count = (truth == 1).sum(0), (~np.isnan(truth)).sum(0)
     order = np.argsort(-there / np.maximum(1, count), kind="stable")
     # Of the first m classes: 2 right / (said + there). Macro F1 is best with all.
     micro = 2 * there[order].cumsum() / np.maximum(1, count[order].cumsum() + there.sum())
     most = int(micro.argmax()) + 1 if options.best_by == "micro_f1" else int((there > 0).sum())
     always = np.zeros((len(places), len(there)), bool)
     always[:, order[:most]] = True
-    # What linear functions say of what they were fitted to, and of what is judged. Classes that are known at different places have
-    # functions of their own, and rows of their own in the first.
-    values, known, guess = list[NDArray[np.float64]](), list[NDArray[np.float64]](), np.zeros(always.shape)
+    # Classes that are known at the same places have a linear function together, which says so much of what it was fitted to.
+    numbers, apart = np.zeros(always.shape), options.best_by == "macro_f1"
+    least, every = np.full(len(there), np.inf), list[tuple[NDArray[Any], NDArray[Any]]]()
     for together, linear in fitted(learned, own, learned.members, options.causal):
-        for rows, found in ((values, linear.targets - linear.left), (known, linear.targets)):
-            rows.append(np.full((len(found), len(there)), np.nan))
-            rows[-1][:, together] = found
-        guess[:, together] = linear(judged, places)
-    least = thresholds(np.concatenate(values), np.concatenate(known), options.best_by == "macro_f1")
-    said = (guess >= least) & (count > 0)
+        numbers[:, together] = linear(judged, places)
+        every.append((linear.targets - linear.left, linear.targets))
+        least[together] = thresholds(*every[-1], apart)
+    if not apart:
+        said, true = (np.concatenate([each.ravel() for each in one])[:, None] for one in zip(*every, strict=True))
+        least[count > 0] = thresholds(said, true, apart)
     unknown, units = len(judged.unknown(places)), judged.units(places)
     return {
         name: scored(guess, judged.members(places), judged.others(places), unknown, units)[options.best_by]
-        for name, guess in {CONSTANT: always, LINEAR: said}.items()
+        for name, guess in {CONSTANT: always, LINEAR: numbers >= least}.items()
     }
 
 
