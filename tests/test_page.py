@@ -53,11 +53,16 @@ def other(run: Path) -> Path:
     return train(run.parent, "elman", "--cell", "rnn")
 
 
+@pytest.fixture(scope="module")
+def both(run: Path, other: Path) -> Path:
+    """The page of both."""
+    return page(run, TEXT, [other]).save(run.parent / "page.html")
+
+
 @pytest.fixture
-def opened(run: Path, other: Path, open_page: OpenPage, tmp_path: Path) -> Callable[..., Opened]:
+def opened(both: Path, open_page: OpenPage) -> Callable[..., Opened]:
     """A function that opens the page of both, when all of it is drawn."""
-    path = page(run, TEXT, [other]).save(tmp_path / "page.html")
-    return lambda **options: complete(open_page(path, **{"locale": "en-US"} | options))
+    return lambda **options: complete(open_page(both, **{"locale": "en-US"} | options))
 
 
 def complete(opened: Opened) -> Opened:
