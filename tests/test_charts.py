@@ -252,13 +252,13 @@ def test_pictures_are_written_in_the_format_of_their_name(tmp_path: Path):
 
 def test_labels_of_steps_are_bars_where_they_are():
     truth, said = np.array([0, 0, -2, 1, 1, 1]), np.array([0, 2, 2, 1, 1, 1])
-    figure = charts.labelled_steps(np.zeros((6, 9)), truth, said, ["$a", "b", "c" * 99], 40)
+    figure = charts.labelled_steps(np.zeros((6, 9)), truth, said, ["$a", "b", "c" * 99 + "d"], 40)
     patches: list[Any] = list(figure.axes[1].patches)
     bars = [(b.get_y() + b.get_height() / 2, b.get_x(), b.get_width()) for b in patches]
     assert bars == [(1.1, 40.5, 2), (1.1, 43.5, 3), (0, 40.5, 1), (0, 41.5, 2), (0, 43.5, 3)]
     same = {(b.get_facecolor(), b.get_width()) for b in patches if b.get_width() == 3}
     assert len(same) == 1
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["$a", "b", "c" * 29 + "…"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["$a", "b", "c" * 15 + "…" + "c" * 13 + "d"]
     assert len(figure.axes[0].lines) == 6
     assert "the first 6 of 9 channels" in figure.axes[0].get_title()
     figure.draw_without_rendering()

@@ -259,8 +259,8 @@ def test_compiled_exported_and_differentiated_again() -> None:
     time = torch.export.Dim("T", min=2)
     shapes: Any = {"input": {0: time}, "hx": None, "streams": {"gap": {0: time}}}
     program = torch.export.export(of, (x, states[0]), {"streams": streams}, dynamic_shapes=shapes)
-    x, streams = normal(7, 2, 3, seed=4), streams_of(of, 7, 2)
-    close(program.module()(x, states[0], streams=streams), of(x, states[0], streams=streams))
+    long, longer = normal(7, 2, 3, seed=4), streams_of(of, 7, 2)
+    close(program.module()(long, states[0], streams=longer), of(long, states[0], streams=longer))
     gap = streams["gap"].requires_grad_()
     assert gradgradcheck(lambda gap: of(x, states[0], streams={"gap": gap})[0], gap)
     given = (gap.detach(),)

@@ -179,6 +179,7 @@ def found(
     axis.set_yticks(place, [f"{_short(classes[k])}  {count[k]:,}" for k in order], parse_math=False)
     axis.invert_yaxis()
     axis.set_xlim(0, 1)
+    axis.margins(y=0.01)
     axis.grid(alpha=0.3, axis="x")
     title = f"classes of the validation {of}, and how many have each"
     # Over the figure and not the axes, which long names make narrow.
@@ -213,8 +214,8 @@ def overlapping_steps(
 
 
 def _short(name: str) -> str:
-    """Returns as much of a label as is drawn."""
-    return name if len(name) <= NAME else f"{name[: NAME - 1]}…"
+    """Returns as much of a label as is drawn: of long ones the beginning and the end, by which they often differ."""
+    return name if len(name) <= NAME else f"{name[: NAME // 2]}…{name[1 + NAME // 2 - NAME :]}"
 
 
 def agreement(
