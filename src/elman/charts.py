@@ -196,9 +196,9 @@ def overlapping_steps(
     truth, chances: (T, C); truth is 1 where a class is there, and NaN where that is not known. Classes that are there or
     likely at some step are drawn. first: the number of the first step, from 0.
     """
-    there = (truth == 1).any(0)
-    every = np.flatnonzero(there | (chances > CHANCE).any(0))
-    order = np.lexsort([-chances.max(0)[every], ~there[every]])  # those that are there first, then likely ones
+    real = (truth == 1).any(0)
+    every = np.flatnonzero(real | (chances > CHANCE).any(0))
+    order = np.lexsort([-chances.max(0)[every], ~real[every]])  # those that are there first, then likely ones
     shown = np.sort(every[order][:SYMBOLS]).tolist() or [0]
     figure, axis = _over_steps(values, first, 0.9 + 0.3 * len(shown))
     edges = np.arange(len(chances) + 1) + first + 0.5, np.arange(len(shown) + 1) - 0.5
@@ -208,7 +208,7 @@ def overlapping_steps(
         axis.hlines([row + 0.38] * len(there), *(there.T + first + 0.5), color="C3", linewidth=2.5)
     axis.set_yticks(range(len(shown)), [_short(classes[k]) for k in shown], parse_math=False)
     axis.invert_yaxis()
-    left_out = f"; {len(every) - SYMBOLS} less likely ones are left out" if len(every) > SYMBOLS else ""
+    left_out = f"; {len(every) - SYMBOLS} others are left out" if len(every) > SYMBOLS else ""
     axis.set_title("how likely each class is (blue), and where it is (red)" + left_out, fontsize=10)
     return figure
 

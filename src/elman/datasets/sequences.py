@@ -429,25 +429,28 @@ def _of_steps(row: Mapping[str, Any], steps: int, columns: Columns) -> tuple[lis
             return None, f"{wanted}, but has {len(given)}"
         found.append([])
         for step, label in enumerate(given, 1):
-            if columns.between is not None:
-                own = None if label is None or label != label else class_set(label, columns.between)
-                if (
-                    label is not None
-                    and label == label
-                    and (problem := _no_set(own, label, columns, f"step {step} of {name!r}"))
-                ):
-                    return None, problem
-                found[-1].append(own)
-                continue
-            label = label if columns.numeric and label == label else _whole(label)  # NaN is no number
-            if not isinstance(label, (str, int, float) if columns.numeric else (str, int)) and label is not None:
-                return None, f"step {step} of {name!r} should be a label but is {str(label)[:60]}"
-            found[-1].append(_cell(label, columns))
+            own, problem = _of_step(label, columns, f"step {step} of {name!r}")
+            if problem is not None:
+                return None, problem
+            found[-1].append(own)
     labels = [_joined(cells) for cells in zip(*found, strict=True)]
     for step, label in enumerate(labels, 1):
         if label is not None and (problem := no_number(label, columns, f"step {step} of {{!r}}")):
             return None, problem
     return labels, None
+
+
+def _of_step(label: Any, columns: Columns, what: str) -> tuple[str | None, str | None]:
+    """Returns the label of a step, or one of its values, and None; or None, and what is wrong with it. what: what it is called."""
+    label = label if columns.numeric and label == label else _whole(label)  # NaN is no number
+    if label is None:
+        return None, None
+    if columns.between is not None:
+        own = class_set(label, columns.between)
+        return own, _no_set(own, label, columns, what)
+    if not isinstance(label, (str, int, float) if columns.numeric else (str, int)):
+        return None, f"{what} should be a label but is {str(label)[:60]}"
+    return _cell(label, columns), None
 
 
 def _stripped(piece: pl.DataFrame, columns: Columns, path: Path) -> pl.DataFrame:
