@@ -166,7 +166,7 @@ def test_what_is_refused_leaves_nothing(tmp_path: Path, call: Any, case: str) ->
 
 def test_what_only_one_of_them_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for changed, message in (
-        ({"task": "forecast"}, "there is no cross-validation for 'forecast'; choose one of classify, regress, transcribe, translate"),
+        ({"task": "forecast"}, "there is no cross-validation for 'forecast'; choose one of classify, multilabel, regress, transcribe, translate"),
         ({"folds": 1}, "folds must be 2 or more, got 1"),
         ({"folds": 31}, "fold 1/31 wants 31 parts, but the data has 30 sequences"),
         ({"fold": "1/2"}, "fold is for one training, and a cross-validation makes all of them; leave it out"),

@@ -51,6 +51,7 @@ SMALL = {
     "lm": ("--batch-size", 4, "--window", 8, "--embedding-size", 4, "--hidden-size", 8),
     "tag": ("--hidden-size", 6, "--word-size", 5, "--character-size", 3, "--spelling-size", 4, "--num-layers", 1, "--batch-size", 8, "--learning-rate", 0.02),
     "classify": ("--hidden-size", 6, "--num-layers", 1, "--batch-size", 8),
+    "multilabel": ("--hidden-size", 6, "--num-layers", 1, "--batch-size", 8),
     "regress": ("--hidden-size", 8, "--batch-size", 8),
     "transcribe": ("--hidden-size", 8, "--batch-size", 8),
     "translate": ("--hidden-size", 8, "--batch-size", 8, "--text", "text"),
@@ -150,6 +151,12 @@ def data_of(name: str, directory: Path) -> Path:
         return path
     if name == "classify":
         return write_waves(directory / "waves.jsonl", 40, 0)
+    if name == "multilabel":
+        path = write_waves(directory / "waves.jsonl", 40, 0)
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        several = (row | {"label": [row["label"], *["third"] * (k % 3 == 0)]} for k, row in enumerate(rows))
+        path.write_text("".join(json.dumps(row) + "\n" for row in several))
+        return path
     if name == "regress":
         return write_pumps(directory / "pumps.jsonl", 40)
     if name == "transcribe":
