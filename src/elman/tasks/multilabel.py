@@ -26,7 +26,7 @@ from elman.tasks.gathered import Gathered
 from elman.tasks.linear import LINEAR, fitted, in_words
 from elman.tasks.options import MultilabelOptions as Options
 from elman.tasks.options import quoted
-from elman.tasks.parts import Parts, check_labels, gathered, halves, left_out, parted
+from elman.tasks.parts import Parts, check_labels, divided, gathered, halves, left_out
 from elman.tasks.separate import digits, many, table
 from elman.tasks.sequence_model import SequenceModel
 from elman.tasks.tallies import Tally, Units, mean, values
@@ -196,10 +196,8 @@ def read(path: Path | None, options: Options, bad: BadRows, reading: Reading | N
     found, count = gathered(path, o, bad, built_in(), reading)
     kinds = np.zeros(len(found), np.int64) if o.each_step else _kinds(found, o)
     own, test = left_out(found, o, count, kinds, path)
-    if o.validation is not None:
-        train, validation = own, np.arange(count, len(found))
-    elif o.each_step or found.groups:
-        train, validation = parted(found, o, own)
+    if o.validation is not None or o.each_step or found.groups:
+        train, validation = divided(found, o, count, own)
     else:
         train, validation = (own[each] for each in halves(kinds[own], o))
     parts = Parts(found, train, validation, test)
@@ -293,6 +291,13 @@ def average_precision(logits: NDArray[np.float32], truth: Members) -> NDArray[np
     return found
 
 
+def nats_of(logits: Tensor, truth: Members) -> NDArray[np.float64]:
+    """Returns -log p of what is true of each class, (n, C); 0 where that is not known."""
+    target = torch.from_numpy(np.nan_to_num(truth)).double()
+    nats = binary_cross_entropy_with_logits(logits.double(), target, reduction="none").numpy()
+    return np.where(np.isnan(truth), 0.0, nats)
+
+
 def scored(
     said: NDArray[np.bool_], truth: Members, others: NDArray[np.int64], unknown: int, units: Units
 ) -> dict[str, Tally]:
@@ -351,11 +356,8 @@ class Multilabeler(Trained[Reading, Options]):
     def score(self, encoded: Sets, places: NDArray[np.int64], logits: Tensor) -> dict[str, Tally]:
         """Returns named scores of the labels at these places. logits: what the model says of them, (n, C)."""
         truth, units = encoded.members(places), encoded.units(places)
-        there = ~np.isnan(truth)
-        target = torch.from_numpy(np.nan_to_num(truth)).double()
-        nats = binary_cross_entropy_with_logits(logits.double(), target, reduction="none").numpy()
         unknown = len(encoded.unknown(places))
-        losses = Tally.of(units, [*np.where(there, nats, 0.0).T, *there.T], mean)._replace(apart=True)
+        losses = Tally.of(units, [*nats_of(logits, truth).T, *(~np.isnan(truth)).T], mean)._replace(apart=True)
         found = scored(self.said(logits), truth, encoded.others(places), unknown, units)
         return {"validation_nats": losses, **found}
 
@@ -426,17 +428,14 @@ class Multilabeler(Trained[Reading, Options]):
     def rows(self, encoded: Sets, own: NDArray[np.int64], said: Tensor) -> Iterator[dict[str, Any]]:
         places = encoded.all_places(own)
         truth, others = encoded.members(places), encoded.names_of_others(places)
-        known = ~np.isnan(truth)
-        target = torch.from_numpy(np.nan_to_num(truth)).double()
-        nats = binary_cross_entropy_with_logits(said.double(), target, reduction="none").numpy()
-        there = self.said(said)
+        nats, there = nats_of(said, truth).sum(1).tolist(), self.said(said)
         for n, (name, _) in enumerate(encoded.named(own)):
             if encoded.told[places[n]]:
                 name["label"] = sorted([*self.names(truth[n] == 1), *others[n]])
                 if self.reading.columns:
-                    name["unknown"] = self.names(~known[n])
+                    name["unknown"] = self.names(np.isnan(truth[n]))
                 # A class that the training lacks has no chance.
-                cost = None if others[n] else digits(float(nats[n][known[n]].sum()))
+                cost = None if others[n] else digits(nats[n])
                 yield name | {"classes": self.names(there[n]), "nats": cost}
 
 
