@@ -5,7 +5,7 @@ MINUTES ?= 2.5
 BENCH := .venv-bench/bin
 DIST := .venv-dist/bin
 
-.PHONY: demo test lint docs dist notebooks browser bench bench-all clean
+.PHONY: demo test mutants lint docs dist notebooks browser bench bench-all clean
 
 demo: .venv/demo.stamp
 	$(BIN)/elman train lm --run runs/demo --overwrite --minutes $(MINUTES)
@@ -15,8 +15,12 @@ demo: .venv/demo.stamp
 	@echo "Pictures: runs/demo/loss.png, runs/demo/gates.png"
 	@echo "Open runs/demo/page.html in a browser to look inside the network."
 
+# Of the planted bugs of tests/test_mutants.py, one of four; with MUTANTS=all, all.
 test: .venv/dev.stamp
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+mutants: .venv/dev.stamp
+	MUTANTS=all $(BIN)/python -m pytest -n 2 --dist worksteal tests/test_mutants.py
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

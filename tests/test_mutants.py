@@ -2,6 +2,8 @@
 
 Each mutant is one replacement in one file, behind an anchor that says which of several like lines is
 meant. The tests run as they are, in a process of their own, against the copy.
+
+`make test` plants one bug of four: each version of the package and of its tests draws others. `make mutants` plants all.
 """
 
 from __future__ import annotations
@@ -10,8 +12,10 @@ import os
 import shutil
 import signal
 from compileall import compile_dir
+from hashlib import sha256
 from importlib.util import cache_from_source
 from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
 import pytest
@@ -2847,16 +2851,39 @@ sys.exit(code)
 """
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
+def planted(mutant: Mutant) -> str:
+    """The text of its file, with the bug."""
+    before, anchor, rest = (ROOT / "src/elman" / mutant.file).read_text(encoding="utf-8").partition(mutant.after)
+    assert anchor, f"{mutant.file} no longer has {mutant.after!r}: bring {mutant.name!r} up to date"
+    assert mutant.old in rest, f"{mutant.file} no longer has {mutant.old!r}: bring {mutant.name!r} up to date"
+    return before + anchor + rest.replace(mutant.old, mutant.new, 1)
+
+
+def drawn() -> list[Mutant]:
+    """The mutants of this run: all, or one of four. See docs/decisions/0039-a-quarter-of-the-mutants.md."""
+    if os.environ.get("MUTANTS") == "all":
+        return MUTANTS
+    version = sha256()
+    for path in sorted(path for folder in ("src", "tests") for path in (ROOT / folder).rglob("*.py")):
+        version.update(path.read_bytes())
+    return Random(version.digest()).sample(MUTANTS, len(MUTANTS) // 4)  # the same in each process that runs tests
+
+
+def test_every_mutant_has_its_place() -> None:
+    for mutant in MUTANTS:
+        assert planted(mutant)
+        file, _, test = mutant.test.partition("::")
+        tests = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert f"def {test.partition('[')[0]}" in tests, f"{mutant.test} is no more: bring {mutant.name!r} up to date"
+
+
+@pytest.mark.parametrize("mutant", drawn(), ids=lambda mutant: mutant.name.replace(" ", "-"))
 def test_the_suite_notices(mutant: Mutant, tmp_path: Path, compiled: Path, forks: Forks) -> None:
     source = tmp_path / "src"
     shutil.copytree(compiled, source, copy_function=os.link)  # quicker than copies; the mutant gets a file of its own
     path = source / "elman" / mutant.file
-    before, anchor, rest = path.read_text(encoding="utf-8").partition(mutant.after)
-    assert anchor, f"{mutant.file} no longer has {mutant.after!r}: bring this mutant up to date"
-    assert mutant.old in rest, f"{mutant.file} no longer has {mutant.old!r}: bring this mutant up to date"
     path.unlink()
-    path.write_text(before + anchor + rest.replace(mutant.old, mutant.new, 1), encoding="utf-8")
+    path.write_text(planted(mutant), encoding="utf-8")
     Path(cache_from_source(path)).unlink(missing_ok=True)
 
     environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "PYTEST_ADDOPTS": ""}
