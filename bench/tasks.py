@@ -600,6 +600,8 @@ def targets(data: Path, only: list[str]) -> None:
                     scores.append({name: float(value) for name, value in SCORES.findall(out)})
                 if task == "transcribe":
                     helped(data, directory)
+                if task == "classify":
+                    scores[-1] |= calibrated(place(data, str(judged)), directory)
                 if task == "several":
                     scores[-1] |= alone(data, further, seed)
         if task == "lm":
@@ -622,6 +624,19 @@ def helped(data: Path, directory: str) -> None:
             out = run(["evaluate", directory, place(data, RADIO.format("TEST")), "--language-model", other, *given])
             print(" ".join(["$ elman evaluate RUN", RADIO.format("TEST"), "--language-model LM", *given]))
             print("\n".join(f"    {line}" for line in out.splitlines()), flush=True)
+
+
+def calibrated(path: str, directory: str) -> dict[str, float]:
+    """Returns the nats of a file's sequences and the calibration error, with the temperature of a run and without."""
+    trained = classification.load(Path(directory))
+    encoded, _ = trained.read(Path(path))
+    logits, labels = trained.outputs(encoded), encoded.labels
+    hot = float(load_file(Path(directory) / MODEL)["temperature"])
+    found = {"temperature": hot}
+    for name, own in (("", logits), (" without it", logits * hot)):
+        found[f"nats{name}"] = float(cross_entropy(own, torch.from_numpy(labels)))
+        found[f"calibration error{name}"] = Reliability.of(own, labels).error
+    return found
 
 
 def alone(data: Path, further: list[str], seed: int) -> dict[str, float]:

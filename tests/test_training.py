@@ -908,6 +908,7 @@ def test_every_file_of_a_run_is_of_an_open_format(reference: SimpleNamespace):
         "tokenizer.json",
         "scales.json",
         "confusion.png",
+        "calibration.png",
         "forecast.png",
         "gates.png",
         "page.html",

@@ -161,6 +161,34 @@ def confusion(counts: NDArray[np.int64], labels: Sequence[str], what: str, of: s
     return figure
 
 
+def reliability(
+    sure: NDArray[Any], right: NDArray[Any], count: NDArray[np.int64], error: float, of: str, apart: bool
+) -> Figure:
+    """Draws how often the likeliest class is right against its probability, for bins of labels. A bin below the line is too sure.
+
+    sure, right: (bins,). count: of the labels in each bin, of what is counted. error: the mean distance of sure and right.
+    apart: whether labels know nothing of each other, so that it is known how far bins are from the line by chance.
+    """
+    figure, size = Figure(figsize=(5.2, 5.0), layout="constrained"), int(np.median(count))
+    axis, line = figure.subplots(), np.linspace(0, 1, 201)
+    if apart:
+        spread = 1.96 * np.sqrt(line * (1 - line) / size)
+        low, high = (np.clip(line + sign * spread, 0, 1) for sign in (-1, 1))
+        axis.fill_between(line, low, high, color="0.9", label="95 % of bins, by chance")
+    axis.plot(line, line, color="0.5", linewidth=1, label="right as often as it says")
+    axis.plot(sure, right, "o-", color="C0", markersize=4, label=f"{len(sure)} bins of {size:,} {of}")
+    least = max(0.0, min(sure.min(), right.min()) - 0.05)
+    axis.set_xlim(least, 1.01)
+    axis.set_ylim(least, 1.01)
+    axis.set_aspect("equal")
+    axis.set_xlabel("probability of the likeliest class, on average")
+    axis.set_ylabel("share in which it is right")
+    axis.set_title(f"{of} of the validation set: calibration error {error:.4f}", fontsize=10)
+    axis.legend(loc="lower right", fontsize=8)
+    axis.grid(alpha=0.3)
+    return figure
+
+
 def found(
     classes: list[str], precision: NDArray[Any], recall: NDArray[Any], count: NDArray[np.int64], of: str
 ) -> Figure:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from elman.datasets.sequences import Labelled
 from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
 from elman.tasks import scores
+from elman.tasks.calibration import Reliability, temperature
 from elman.tasks.encoded import Encoded, Inputs
 from elman.tasks.gathered import Gathered
 from elman.tasks.linear import LINEAR, Linear, in_words
@@ -28,9 +29,9 @@ from elman.tasks.options import ClassificationOptions as Options
 from elman.tasks.parts import Parts, check_labels, gathered, halves, left_out, parted
 from elman.tasks.separate import csv_row, digits
 from elman.tasks.sequence_model import SequenceModel
-from elman.tasks.tallies import Tally, which
+from elman.tasks.tallies import Tally, values, which
 from elman.tasks.whole import Trained, WholeSequences
-from elman.training.record import DATA
+from elman.training.record import DATA, Record
 from elman.training.run import Run
 
 CONFIG = DATA
@@ -39,7 +40,25 @@ UNKNOWN, MISSING = -1, -2  # in place of the number of a class: one that the tra
 
 
 class ClassificationModel(SequenceModel):
-    """A model whose outputs are logits, (B, classes), or with each_step (T, B, classes)."""
+    """A model whose outputs are logits, (B, classes), or with each_step (T, B, classes).
+
+    temperature: what divides the logits before probabilities are made of them; 1 in a model that is loaded, whose last layer
+    has been divided by it. It has no gradient.
+    """
+
+    later = ("temperature",)  # buffers that files of earlier versions lack
+    temperature: Tensor
+
+    def __init__(self, inputs: Inputs, outputs: int, options: Options):
+        super().__init__(inputs, outputs, options)
+        self.register_buffer("temperature", torch.ones(()))
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Divides the last layer by the temperature, so that outputs are what probabilities are made of."""
+        for parameter in self.output.parameters():
+            parameter.div_(self.temperature)
+        self.temperature.fill_(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +160,13 @@ class Classifier(Trained[Reading, Options]):
     def model_of(reading: Reading, options: Options) -> ClassificationModel:
         return ClassificationModel(reading, len(reading.classes), options)
 
+    @classmethod
+    def load(cls, record: Record | Path, device: str = "cpu") -> Self:
+        found = super().load(record, device)
+        if isinstance(found.model, ClassificationModel):  # an exported one has been settled
+            found.model.settle()
+        return found
+
     @property
     def width(self) -> int:
         return len(self.reading.classes)
@@ -148,6 +174,10 @@ class Classifier(Trained[Reading, Options]):
     @property
     def unit(self) -> str:
         return "step" if self.options.each_step else "sequence"
+
+    def outputs(self, encoded: Encoded, own: NDArray[np.int64] | None = None) -> Tensor:
+        found, model = super().outputs(encoded, own), self.model
+        return found / model.temperature.cpu() if isinstance(model, ClassificationModel) else found
 
     def classify(self, encoded: Classes) -> tuple[list[str], NDArray[np.float32]]:
         """Returns the likeliest class of every sequence, or step, and the probabilities (N, classes)."""
@@ -181,15 +211,21 @@ class Classifier(Trained[Reading, Options]):
     def judge(self, encoded: Classes, said: Tensor, unit: None) -> tuple[dict[str, Tally], Iterator[tuple[str, str]]]:
         found, counts = self.score(encoded, np.arange(len(encoded.rows)), said)
         tallies = {scores.named(name, self.unit): each for name, each in found.items()}
-        return tallies, self._figures(encoded, tallies, counts)
+        return tallies, self._figures(encoded, said[torch.from_numpy(encoded.told)], tallies, counts)
 
-    def _figures(self, encoded: Classes, tallies: dict[str, Tally], counts: scores.Scores) -> Iterator[tuple[str, str]]:
+    def _figures(
+        self, encoded: Classes, said: Tensor, tallies: dict[str, Tally], counts: scores.Scores
+    ) -> Iterator[tuple[str, str]]:
+        """said: of what has a label."""
         places, best = np.flatnonzero(encoded.told), self.options.best_by
         if unknown := encoded.unknown(places):
             yield "unknown label", scores.unknown(unknown)
         for name, each in tallies.items():
             yield name, scores.figure(each)
         yield self.how_sure(encoded)
+        sure, right = (reliability := Reliability.of(said, encoded.labels[places])).means
+        told = f"{reliability.error:.4f}: the likeliest class has a probability of {sure:.4f} on average, and {right:.4f} are right"
+        yield "calibration error", told
         of, model = best.replace("_f1", " F1"), tallies[best.replace("_", " ")]
         yield from scores.on_baselines(self.path, lambda: self._baselines(encoded, places), of, model)
         yield from counts.by_label(self.reading.classes, f"{self.unit}s")
@@ -261,6 +297,15 @@ class Classification(WholeSequences):
         labels = self.encoded.labels[self.encoded.places(self.pieces.take(own))]
         return float(self.weights[labels[labels >= 0]].sum())
 
+    def evaluate(self) -> dict[str, float]:
+        """Returns the scores of the validation sequences, with the temperature that is best for them, which the model keeps."""
+        encoded, own = self.encoded, self.validation
+        self.model.temperature.fill_(1)
+        logits, labels = self.trained.outputs(encoded, own), encoded.labels[encoded.all_places(own)]
+        known = labels >= 0
+        self.model.temperature.fill_(temperature(logits[torch.from_numpy(known)], labels[known]))
+        return values(self.trained.score(encoded, own, logits / self.model.temperature.cpu())[0])
+
     def scores(self, own: NDArray[np.int64]) -> dict[str, Tally]:
         return self.trained.score(self.encoded, own)[0]
 
@@ -289,12 +334,20 @@ class Classification(WholeSequences):
         return f"accuracy {accuracy:.4f}, macro F1 {f1:.4f}, {segments}{nats:.4f} nats per {self.unit}"
 
     def draw(self, directory: Path) -> list[Path]:
-        """Draws the confusion matrix on the validation sequences, and with each_step what is said of one of them."""
+        """Draws the confusion matrix on the validation sequences, whether probabilities are right as often as they say, and with
+        each_step what is said of one sequence."""
         from elman import charts
 
-        _, counts = self.trained.score(self.encoded, self.validation)
-        classes, pictures = self.trained.reading.classes, {}
-        pictures["confusion.png"] = charts.confusion(counts.counts, classes, "class", f"{self.unit}s")
+        encoded, own, of = self.encoded, self.validation, f"{self.unit}s"
+        logits, places = self.trained.outputs(encoded, own), encoded.all_places(own)
+        _, counts = self.trained.score(encoded, own, logits)
+        told = encoded.told[places]
+        reliability = Reliability.of(logits[torch.from_numpy(told)], encoded.labels[places[told]])
+        classes = self.trained.reading.classes
+        pictures = {
+            "confusion.png": charts.confusion(counts.counts, classes, "class", of),
+            "calibration.png": charts.reliability(*reliability, reliability.error, of, not self.options.each_step),
+        }
         if self.options.each_step:
             k, part, numbers = self.shown()
             said = self.trained.outputs(self.encoded, np.array([k])).argmax(-1).numpy()[part]

@@ -10,6 +10,7 @@
     samples.txt         what a language model wrote after every evaluation
     loss.png            a plot of the losses
     confusion.png       which label is taken for which, of a tagger or classifier
+    calibration.png     whether the probabilities of a classifier are right as often as they say
     forecast.png        forecasts beside the truth
     gates.png           the picture that `elman explain` draws
     page.html           the page that it writes
@@ -58,6 +59,7 @@ FILES = (
     "gates.png",
     "page.html",
     "confusion.png",
+    "calibration.png",
     "forecast.png",
 )
 
@@ -313,8 +315,12 @@ def _shortest(value: Any) -> str:
 
 
 def fill(model: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Loads tensors into a model. Raises InputError, with both shapes, where a tensor does not fit."""
+    """Loads tensors into a model. Raises InputError, with both shapes, where a tensor does not fit.
+
+    Files of earlier versions may lack what the model calls `later`, which stays as it is.
+    """
     wanted = model.state_dict()
+    tensors = {name: wanted[name] for name in getattr(model, "later", ())} | tensors
     for name in sorted(wanted.keys() | tensors.keys()):
         have = tuple(tensors[name].shape) if name in tensors else "missing"
         want = tuple(wanted[name].shape) if name in wanted else "unknown to it"
