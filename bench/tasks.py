@@ -39,9 +39,15 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
+from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
 
 from elman.datasets import conll
 from elman.datasets.sequences import Columns, sequences
+from elman.tasks import classification
+from elman.tasks.calibration import Reliability
+from elman.training.run import MODEL
 
 SEEDS = 5
 # Tasks with few sequences, so that each seed holds out others.
