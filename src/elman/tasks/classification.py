@@ -334,8 +334,10 @@ class Classification(WholeSequences):
         return f"accuracy {accuracy:.4f}, macro F1 {f1:.4f}, {segments}{nats:.4f} nats per {self.unit}"
 
     def draw(self, directory: Path) -> list[Path]:
-        """Draws the confusion matrix on the validation sequences, whether probabilities are right as often as they say, and with
-        each_step what is said of one sequence."""
+        """Draws of the validation sequences which class is taken for which, and whether probabilities are right as often as they say.
+
+        With each_step also what is said of one of them.
+        """
         from elman import charts
 
         encoded, own, of = self.encoded, self.validation, f"{self.unit}s"
