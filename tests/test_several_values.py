@@ -20,7 +20,7 @@ import pytest
 import torch
 
 import elman as package
-from elman import charts
+from elman import charts, models
 from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Columns, Labelled, numbers_in, sequences
 from elman.errors import InputError
@@ -192,7 +192,7 @@ def test_names_with_commas() -> None:
         assert options_of(label=quoted(wanted)).label_columns == wanted
     assert options_of(label='a\nb,"c, d"').label_columns == ("a", "b", "c, d")  # which no quotes keep together
     given = {"label": ["a,b", "c"], "columns": ["x,y"], "sequence": ["i,d"], "group": ["g", "h"]}
-    made = package.models.options_of(RegressionOptions, given, 1.0)
+    made = models.options_of(RegressionOptions, given, 1.0)
     assert (made.label_columns, made.column_list, made.sequence, made.group) == (("a,b", "c"), ("x,y",), "i,d", "g,h")
 
 
