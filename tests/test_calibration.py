@@ -161,7 +161,7 @@ def test_training_tells_the_nats_of_what_it_keeps(made: SimpleNamespace) -> None
     (row,) = [row for row in run.metrics() if int(row["step"]) == notes["step"]]
     parts = trained.parts()
     encoded = classification.Classes(parts.sequences, trained.reading)
-    scores, _ = trained.score(encoded, parts.validation)
+    scores, _ = trained.score(encoded, *trained.judged(encoded, parts.validation))
     assert scores["validation_nats"].value == pytest.approx(float(row["validation_nats"]), rel=1e-4)
     kept = load_file(made.run / MODEL)
     assert trained.model.temperature == 1

@@ -314,3 +314,26 @@ def test_each_value_has_a_panel():
     assert len(figure.axes) == charts.PANELS
     assert figure.get_suptitle() == "the first 9 of 30 values"
     assert charts.valued_steps(np.ones((1, 2)), many, many[..., None], many, names, 0).get_suptitle() == "the first 6 of 30 values"  # fmt: skip
+
+
+# Probabilities
+
+
+def test_how_often_what_is_likeliest_is_right():
+    sure, right, count = np.array([0.5, 0.7, 0.9]), np.array([0.4, 0.75, 0.9]), np.array([25, 25, 26])
+    for apart in (True, False):
+        (axis,) = charts.reliability(sure, right, count, 0.05, "words", apart).axes
+        (_, diagonal), bins = drawn_in(axis)
+        assert diagonal == pytest.approx(np.linspace(0, 1, 201))
+        assert bins == (sure.tolist(), right.tolist())
+        assert axis.get_title() == "words of the validation set: calibration error 0.0500"
+        assert axis.get_legend_handles_labels()[1][-1] == "3 bins of 25 words"
+        low, high = axis.get_xlim()
+        assert low < 0.4 < 0.9 < high
+        assert axis.get_ylim() == (low, high)
+        # What bins are within by chance is known only if labels know nothing of each other.
+        assert len(axis.collections) == apart
+    (band,) = charts.reliability(sure, right, count, 0.05, "words", True).axes[0].collections
+    corners = np.asarray(band.get_paths()[0].vertices)
+    at_half = corners[corners[:, 0] == 0.5, 1]
+    assert (at_half.min(), at_half.max()) == pytest.approx((0.5 - 1.96 * 0.1, 0.5 + 1.96 * 0.1))

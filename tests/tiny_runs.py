@@ -245,8 +245,9 @@ def of_every_task(d: Path) -> SimpleNamespace:
         task: Any = tasks.module(options.task).begin(d / file, options, "cpu", BadRows())
         training, _ = fitting.begin(task, d / name)
         torch.manual_seed(1)
-        values = task.model.state_dict()
-        hot = {key: torch.full_like(values.pop(key), 0.8) for key in ("temperature",) if key in values}
-        weights = {key: 0.6 * torch.randn_like(value) for key, value in values.items()} | hot
+        weights = {
+            key: torch.full_like(value, 0.5) if key == "temperature" else 0.6 * torch.randn_like(value)
+            for key, value in task.model.state_dict().items()
+        }
         training.run.save_tensors(MODEL, weights, {"step": 0})
     return SimpleNamespace(directory=d, **{name: d / name for name in runs})

@@ -24,10 +24,10 @@ def temperature(logits: Tensor, labels: NDArray[np.int64]) -> float:
     Source: C. Guo, G. Pleiss, Y. Sun & K. Q. Weinberger, On calibration of modern neural networks (2017). One more label is
     the idea of J. Platt, Probabilistic outputs for support vector machines (1999).
     """
-    stride = -(-logits.numel() // MOST) or 1
-    z, own, n = logits[::stride].double(), torch.from_numpy(labels[::stride]), len(labels)
+    n, stride = len(labels), -(-logits.numel() // MOST)
     if n < LEAST:
         return 1.0
+    z, own = logits[::stride].double(), torch.from_numpy(labels[::stride])
     # The nats are convex in 1 / T. Their derivative is the mean of z under softmax(z / T), less that under the labels.
     true = (n * z.gather(1, own[:, None])[:, 0] + z.mean(1)) / (n + 1)
     low, high = 1 / HOTTEST, 1 / COLDEST

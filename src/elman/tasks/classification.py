@@ -185,17 +185,13 @@ class Classifier(Trained[Reading, Options]):
         return [self.reading.classes[k] for k in probabilities.argmax(-1).tolist()], probabilities.numpy()
 
     def score(
-        self, encoded: Classes, own: NDArray[np.int64], logits: Tensor | None = None
+        self, encoded: Classes, places: NDArray[np.int64], logits: Tensor
     ) -> tuple[dict[str, Tally], scores.Scores]:
-        """Returns named scores, and the table of counts. An unknown class is wrong in any case.
+        """Returns named scores of the labels at these places, and the table of counts. An unknown class is wrong in any case.
 
-        own: the places of the sequences. logits: what the model says of them, as `outputs` has it, if that is known.
+        logits: what the model says of them, (n, classes).
         """
-        logits = self.outputs(encoded, own) if logits is None else logits
-        places, classes = encoded.all_places(own), len(self.reading.classes)
-        told = encoded.told[places]
-        logits, places = logits[torch.from_numpy(told)], places[told]
-        labels, units = encoded.labels[places], encoded.units(places)
+        labels, units, classes = encoded.labels[places], encoded.units(places), self.width
         predicted, known = logits.argmax(-1).numpy(), labels >= 0
         unknown = len(encoded.unknown(places))
         nats = cross_entropy(logits, torch.from_numpy(labels), ignore_index=UNKNOWN, reduction="none").double().numpy()
@@ -209,21 +205,27 @@ class Classifier(Trained[Reading, Options]):
         return found, scores.counted(labels, predicted, classes)
 
     def judge(self, encoded: Classes, said: Tensor, unit: None) -> tuple[dict[str, Tally], Iterator[tuple[str, str]]]:
-        found, counts = self.score(encoded, np.arange(len(encoded.rows)), said)
+        places = np.flatnonzero(encoded.told)
+        logits = said[places]
+        found, counts = self.score(encoded, places, logits)
         tallies = {scores.named(name, self.unit): each for name, each in found.items()}
-        return tallies, self._figures(encoded, said[torch.from_numpy(encoded.told)], tallies, counts)
+        return tallies, self._figures(encoded, places, logits, tallies, counts)
 
     def _figures(
-        self, encoded: Classes, said: Tensor, tallies: dict[str, Tally], counts: scores.Scores
+        self,
+        encoded: Classes,
+        places: NDArray[np.int64],
+        logits: Tensor,
+        tallies: dict[str, Tally],
+        counts: scores.Scores,
     ) -> Iterator[tuple[str, str]]:
-        """said: of what has a label."""
-        places, best = np.flatnonzero(encoded.told), self.options.best_by
+        best = self.options.best_by
         if unknown := encoded.unknown(places):
             yield "unknown label", scores.unknown(unknown)
         for name, each in tallies.items():
             yield name, scores.figure(each)
         yield self.how_sure(encoded)
-        sure, right = (reliability := Reliability.of(said, encoded.labels[places])).means
+        sure, right = (reliability := Reliability.of(logits, encoded.labels[places])).means
         told = f"{reliability.error:.4f}: the likeliest class has a probability of {sure:.4f} on average, and {right:.4f} are right"
         yield "calibration error", told
         of, model = best.replace("_f1", " F1"), tallies[best.replace("_", " ")]
@@ -299,15 +301,15 @@ class Classification(WholeSequences):
 
     def evaluate(self) -> dict[str, float]:
         """Returns the scores of the validation sequences, with the temperature that is best for them, which the model keeps."""
-        encoded, own = self.encoded, self.validation
         self.model.temperature.fill_(1)
-        logits, labels = self.trained.outputs(encoded, own), encoded.labels[encoded.all_places(own)]
+        places, logits = self.trained.judged(self.encoded, self.validation)
+        labels = self.encoded.labels[places]
         known = labels >= 0
         self.model.temperature.fill_(temperature(logits[torch.from_numpy(known)], labels[known]))
-        return values(self.trained.score(encoded, own, logits / self.model.temperature.cpu())[0])
+        return values(self.trained.score(self.encoded, places, logits / self.model.temperature.cpu())[0])
 
     def scores(self, own: NDArray[np.int64]) -> dict[str, Tally]:
-        return self.trained.score(self.encoded, own)[0]
+        return self.trained.score(self.encoded, *self.trained.judged(self.encoded, own))[0]
 
     def baselines(self, own: NDArray[np.int64]) -> dict[str, Tally]:
         return baselines(self.encoded, self.places, self.encoded, self.encoded.told_places(own), self.options)
@@ -340,12 +342,10 @@ class Classification(WholeSequences):
         """
         from elman import charts
 
-        encoded, own, of = self.encoded, self.validation, f"{self.unit}s"
-        logits, places = self.trained.outputs(encoded, own), encoded.all_places(own)
-        _, counts = self.trained.score(encoded, own, logits)
-        told = encoded.told[places]
-        reliability = Reliability.of(logits[torch.from_numpy(told)], encoded.labels[places[told]])
-        classes = self.trained.reading.classes
+        places, logits = self.trained.judged(self.encoded, self.validation)
+        _, counts = self.trained.score(self.encoded, places, logits)
+        reliability = Reliability.of(logits, self.encoded.labels[places])
+        classes, of = self.trained.reading.classes, f"{self.unit}s"
         pictures = {
             "confusion.png": charts.confusion(counts.counts, classes, "class", of),
             "calibration.png": charts.reliability(*reliability, reliability.error, of, not self.options.each_step),

@@ -361,12 +361,6 @@ class Multilabeler(Trained[Reading, Options]):
         found = scored(self.said(logits), truth, encoded.others(places), unknown, units)
         return {"validation_nats": losses, **found}
 
-    def judged(self, encoded: Sets, own: NDArray[np.int64]) -> tuple[NDArray[np.int64], Tensor]:
-        """Returns the places of the labels that these sequences have, and what the model says of them, (n, C)."""
-        places = encoded.all_places(own)
-        told = encoded.told[places]
-        return places[told], self.outputs(encoded, own)[torch.from_numpy(told)]
-
     def judge(self, encoded: Sets, said: Tensor, unit: None) -> tuple[dict[str, Tally], Iterator[tuple[str, str]]]:
         places = np.flatnonzero(encoded.told)
         logits = said[places]

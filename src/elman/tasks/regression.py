@@ -417,9 +417,7 @@ class Regression(WholeSequences):
 
     def _judged(self, own: NDArray[np.int64]) -> tuple[NDArray[np.int64], Tensor, Tensor]:
         """Returns the places of the values that these sequences have, the predictions of them, (N, V, outputs), and them, (N, V)."""
-        places = self.encoded.all_places(own)
-        told = self.encoded.told[places]
-        places, found = places[told], self.trained.says(self.encoded, own)[torch.from_numpy(told)]
+        places, found = self.trained.judged(self.encoded, own)
         return places, found, self.encoded.values[torch.from_numpy(places)]
 
     def scores(self, own: NDArray[np.int64]) -> dict[str, Tally]:

@@ -109,6 +109,12 @@ class Trained(Generic[Learned, Given]):
         """Returns what the model says of the sequences at these places."""
         return self.outputs(encoded, own)
 
+    def judged(self, encoded: Encoded, own: NDArray[np.int64]) -> tuple[NDArray[np.int64], Any]:
+        """Returns the places of the labels that these sequences have, and what the model says of them, (n, outputs)."""
+        places = encoded.all_places(own)
+        told = encoded.told[places]
+        return places[told], self.says(encoded, own)[torch.from_numpy(told)]
+
     def rows(self, encoded: Any, own: NDArray[np.int64], said: Any) -> Iterator[dict[str, Any]]:
         """Yields a row for each label of the sequences at these places: what it is, and what the model says."""
         raise NotImplementedError
