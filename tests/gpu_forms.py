@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ def resident(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         loop.try_out()
         return loop
 
-    monkeypatch.setattr(choice, "make", make)
+    monkeypatch.setattr(choice, "make", functools.cache(make))  # as on a GPU, where loops are kept
 
 
 @pytest.fixture

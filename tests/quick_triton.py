@@ -5,7 +5,11 @@ Of the time that a test takes in the interpreter, most was spent on these. Value
 
 from __future__ import annotations
 
+import ast
 import inspect
+import linecache
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -101,6 +105,103 @@ def _remember_builtins() -> None:
     interpreter._patch_builtin = patch
 
 
+OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "less_than": np.less,
+    "less_equal": np.less_equal,
+    "greater_than": np.greater,
+    "greater_equal": np.greater_equal,
+    "equal": np.equal,
+    "not_equal": np.not_equal,
+    "and_": np.bitwise_and,
+    "or_": np.bitwise_or,
+}
+OF_BITS = {"and_", "or_"}
+NUMBERS = {"int32", "int64", "fp16", "fp32", "fp64"}
+
+
+def _kind(of: Any) -> str | None:
+    """The type of an operand, or None for what is left to the interpreter, such as a number that needs a wide type."""
+    if type(of) is core.tensor:
+        return of.type.name
+    return type(of).__name__ if type(of) is float or (type(of) is int and abs(of) < 1 << 31) else None
+
+
+def _computation(
+    name: str, function: Callable[[Any, Any], Any], lhs: Any, rhs: Any, kind: Any
+) -> Callable[[Any, Any], Any] | None:
+    """Returns what computes an operation on operands of these types, where it is known how."""
+
+    def addresses(lhs: Any, rhs: Any) -> Any:
+        data = lhs.handle.data + size * rhs.handle.data.astype(np.uint64)
+        return core.tensor(interpreter.TensorHandle(data, lhs.handle.dtype), kind)
+
+    def numbers(lhs: Any, rhs: Any) -> Any:
+        operands = [
+            of.handle.data.astype(width, copy=False) if type(of) is core.tensor else np.array(of, width)
+            for of in (lhs, rhs)
+        ]
+        return core.tensor(interpreter.TensorHandle(function(*operands), kind.scalar), kind)
+
+    if kind.scalar.is_ptr():
+        size = lhs.dtype.element_ty.primitive_bitwidth // 8 if type(lhs) is core.tensor and lhs.dtype.is_ptr() else 0
+        return addresses if size and type(rhs) is core.tensor and rhs.dtype.is_int_signed() else None
+    a, b = interpreter.interpreter_semantic.binary_op_type_checking_impl(lhs, rhs)
+    width = a.handle.data.dtype
+    return numbers if a.dtype == b.dtype and a.dtype.name in ({"int1"} if name in OF_BITS else NUMBERS) else None
+
+
+def _remember_results() -> None:
+    """The type of a result, and the one in which it is computed, are found once for operands of two types."""
+
+    def remember(name: str, function: Callable[[Any, Any], Any]) -> None:
+        plain: Any = getattr(TritonSemantic, name)
+        known: dict[Any, Callable[[Any, Any], Any] | None] = {}
+
+        def quick(self: Any, lhs: Any, rhs: Any, *how: Any) -> Any:
+            kinds = _kind(lhs), _kind(rhs)
+            if None in kinds or self is not interpreter.interpreter_semantic:
+                return plain(self, lhs, rhs, *how)
+            compute = known.get(kinds)
+            if compute is not None:
+                return compute(lhs, rhs)
+            result = plain(self, lhs, rhs, *how)
+            if kinds not in known:
+                known[kinds] = _computation(name, function, lhs, rhs, result.type)
+            return result
+
+        setattr(TritonSemantic, name, quick)
+
+    for name, function in OPERATIONS.items():
+        remember(name, function)
+
+
+def _read_sources_by_columns() -> None:
+    """The end of a function is found by the first column of its lines, and not by all its words.
+
+    Nor is each node of its tree moved to its line: empty lines before the source do that.
+    """
+    rewrite: Any = interpreter.FunctionRewriter.rewrite_ast
+
+    def rewrite_quickly(self: Any) -> Any:
+        code = self.fn.__code__
+        lines = linecache.getlines(code.co_filename)
+        firsts = [k for k in range(code.co_firstlineno - 1, len(lines)) if lines[k][0] not in " )\n"]
+        begin, end = next(((k, j) for k, j in pairwise([*firsts, len(lines)]) if lines[k][0] != "@"), (0, 0))
+        if code.co_firstlineno - 1 not in firsts or not lines[begin].startswith("def "):
+            return rewrite(self)
+        source = "\n" * begin + "".join(lines[begin:end])
+        self.filename = code.co_filename
+        tree = self.ast_transformer.visit(ast.parse(source))
+        return self._compile_and_exec(ast.fix_missing_locations(tree))
+
+    interpreter.FunctionRewriter.rewrite_ast = rewrite_quickly
+
+
+_remember_results()
+_read_sources_by_columns()
 _remember_blocks()
 _remember_shapes()
 _remember_formats()
