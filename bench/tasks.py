@@ -45,13 +45,13 @@ from torch.nn.functional import cross_entropy
 
 from elman.datasets import conll
 from elman.datasets.sequences import Columns, sequences
-from elman.tasks import classification
+from elman.tasks import classification, regression
 from elman.tasks.calibration import Reliability
 from elman.training.run import MODEL
 
 SEEDS = 5
 # Tasks with few sequences, so that each seed holds out others.
-FEW = ("classify", "multilabel", "regress", "several", "steps", "turns", "gaps")
+FEW = ("classify", "multilabel", "regress", "quantiles", "several", "steps", "turns", "gaps")
 SCORES = re.compile(  # RMSE in standard deviations
     r"^(accuracy|micro f1|macro f1|RMSE(?: of \w+)?|linear|(?:character|word) error rate|constant|nearest|copy) .*?(\d\.\d{4})\b",
     re.MULTILINE,
@@ -70,6 +70,7 @@ PROSE = "radio_{}.txt"  # the text of radio messages, likewise
 TURNS = 5  # utterances of a recording
 COMMANDS = {
     "words": "lm",
+    "quantiles": "regress",
     "several": "regress",
     "steps": "classify",
     "turns": "transcribe",
@@ -128,6 +129,11 @@ TRAIN = {
     "classify": (VOWELS.format("TRAIN"), ["--epochs", "60"], VOWELS.format("TEST")),
     "multilabel": (VOICES.format("TRAIN"), ["--epochs", "30"], VOICES.format("TEST")),
     "regress": (VALUED.format("TRAIN"), ["--epochs", "60"], VALUED.format("TEST")),
+    "quantiles": (
+        VALUED.format("TRAIN"),
+        ["--quantiles", "0.1,0.5,0.9", "--epochs", "60"],
+        VALUED.format("TEST"),
+    ),
     "several": (
         SEVERAL.format("TRAIN"),
         ["--label", ",".join(COEFFICIENTS), "--epochs", "60"],
@@ -178,6 +184,7 @@ TARGETS = {
     "classify": "an accuracy of at least 0.98, the mean of five seeds",
     "multilabel": "a micro F1 of more than that of the linear baseline, the mean of five seeds",
     "regress": "an RMSE of less than that of the linear baseline, the mean of five seeds",
+    "quantiles": "a pinball loss of less than that of the linear baseline, the mean of five seeds",
     "several": "an RMSE of less than that of the linear baseline, the mean of five seeds",
     "steps": "an accuracy of more than that of the linear baseline, the mean of five seeds",
     "transcribe": "a character error rate of less than that of both baselines",
@@ -608,6 +615,8 @@ def targets(data: Path, only: list[str]) -> None:
                     helped(data, directory)
                 if task == "classify":
                     scores[-1] |= calibrated(place(data, str(judged)), directory)
+                if task == "quantiles":
+                    scores[-1] |= shifted(place(data, str(judged)), directory)
                 if task == "several":
                     scores[-1] |= alone(data, further, seed)
         if task == "lm":
@@ -642,6 +651,21 @@ def calibrated(path: str, directory: str) -> dict[str, float]:
     for name, own in (("", logits), (" without it", logits * hot)):
         found[f"nats{name}"] = float(cross_entropy(own, torch.from_numpy(labels)))
         found[f"calibration error{name}"] = Reliability.of(own, labels).error
+    return found
+
+
+def shifted(path: str, directory: str) -> dict[str, float]:
+    """Returns how many values of a file are below each quantile, and the pinball loss and MAE, with the shift of a run and without."""
+    trained = regression.load(Path(directory))
+    encoded, _ = trained.read(Path(path))
+    outputs, truth, criterion = trained.outputs(encoded), encoded.values[:, 0], trained.criterion
+    shift, found = load_file(Path(directory) / MODEL)["shift"], {}
+    for name, own in (("", outputs), (" without it", outputs - shift)):
+        said = criterion.in_order(own.double())
+        shares = criterion.below(said, truth) / len(truth)
+        found |= {f"below {q:g}{name}": float(share) for q, share in zip(criterion.quantiles, shares, strict=True)}
+        found[f"pinball{name}"] = float(criterion.mean(said, truth))
+        found[f"MAE{name}"] = float((criterion.middle(said) - truth).abs().mean())
     return found
 
 

@@ -125,7 +125,8 @@ NUMBERS = {"int32", "int64", "fp16", "fp32", "fp64"}
 def _kind(of: Any) -> str | None:
     """The type of an operand, or None for what is left to the interpreter, such as a number that needs a wide type."""
     if type(of) is core.tensor:
-        return of.type.name
+        kind: Any = of.type
+        return kind.name
     return type(of).__name__ if type(of) is float or (type(of) is int and abs(of) < 1 << 31) else None
 
 
@@ -146,7 +147,8 @@ def _computation(
         return core.tensor(interpreter.TensorHandle(function(*operands), kind.scalar), kind)
 
     if kind.scalar.is_ptr():
-        size = lhs.dtype.element_ty.primitive_bitwidth // 8 if type(lhs) is core.tensor and lhs.dtype.is_ptr() else 0
+        pointer: Any = lhs.dtype if type(lhs) is core.tensor else None
+        size = pointer.element_ty.primitive_bitwidth // 8 if pointer is not None and pointer.is_ptr() else 0
         return addresses if size and type(rhs) is core.tensor and rhs.dtype.is_int_signed() else None
     a, b = interpreter.interpreter_semantic.binary_op_type_checking_impl(lhs, rhs)
     width = a.handle.data.dtype

@@ -25,7 +25,7 @@ from elman.tasks.parts import unit_of
 from elman.tasks.regression import Reading, Values, baselines, numbers_of
 from elman.tasks.tallies import values
 from elman.tasks.values import Criterion
-from elman.training.run import Run
+from elman.training.run import MODEL, Run
 from test_tasks import write_pumps
 from tiny_runs import elman, lines, scores_of
 
@@ -284,6 +284,10 @@ def test_what_is_kept_has_the_best_quantiles_and_not_the_least_error(tmp_path: P
     assert outcome.status == 0, outcome.err
     share = float(figures(outcome.out)["quantiles"].split("%")[0])
     assert 80 < share < 98
+    rows = Run(tmp_path / "run").metrics()
+    best = {score: min(rows, key=lambda row: float(row[score]))["step"] for score in ("validation_pinball", "mae")}
+    assert best["validation_pinball"] != best["mae"]
+    assert Run(tmp_path / "run").load_tensors(MODEL)[1]["step"] == int(best["validation_pinball"])
 
 
 def _predicted(run: Path, data: Path, form: str) -> list[str]:

@@ -92,8 +92,8 @@ def test_it_begins_with_what_the_run_kept(made: SimpleNamespace, tmp_path: Path,
     assert {key: value for key, value in first.items() if key.startswith("model.")}.keys() == {
         f"model.{k}" for k in kept
     }
-    if "temperature" in kept:  # it is chosen by the new data
-        kept["temperature"] = first["model.temperature"]
+    for key in {"temperature", "shift"} & kept.keys():  # they are chosen by the new data
+        kept[key] = first[f"model.{key}"]
     assert all(torch.equal(first[f"model.{key}"], value) for key, value in kept.items())
     assert config["start"] == str(run.directory.resolve())
     if name in LEARNED:

@@ -27,9 +27,10 @@ from elman.tasks.parts import Parts, check_labels, divided, gathered, left_out
 from elman.tasks.separate import many, moments, table
 from elman.tasks.sequence_model import SequenceModel
 from elman.tasks.tallies import Tally, Units, mean, root
-from elman.tasks.values import Criterion, rounded
+from elman.tasks.tallies import values as values_of
+from elman.tasks.values import LEAST, Criterion, rounded
 from elman.tasks.whole import Trained, WholeSequences
-from elman.training.record import DATA
+from elman.training.record import DATA, Record
 
 CONFIG = DATA
 CONSTANT = "constant"  # what a baseline is called
@@ -40,7 +41,23 @@ class RegressionModel(SequenceModel):
     """A model whose outputs are numbers, in deviations of the training values from their mean, (B, V Q), or with each_step (T, B, V Q).
 
     It has Q outputs, such as quantiles, for each of V values.
+
+    shift: (V Q), what is added to quantiles, so that they hold as many true values as they say; 0 in a model that is loaded,
+    whose last layer adds it. It has no gradient.
     """
+
+    later = ("shift",)  # buffers that files of earlier versions lack
+    shift: Tensor
+
+    def __init__(self, inputs: Inputs, outputs: int, options: Options):
+        super().__init__(inputs, outputs, options)
+        self.register_buffer("shift", torch.zeros(outputs))
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Gives the shift to the last layer, so that outputs are what is said."""
+        self.output.bias.add_(self.shift)
+        self.shift.zero_()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +272,13 @@ class Regressor(Trained[Reading, Options]):
         outputs = len(reading.center) * Criterion(options.loss, options.quantile_list).outputs
         return RegressionModel(reading, outputs, options)
 
+    @classmethod
+    def load(cls, record: Record | Path, device: str = "cpu") -> Self:
+        found = super().load(record, device)
+        if isinstance(found.model, RegressionModel):  # an exported one has been settled
+            found.model.settle()
+        return found
+
     @property
     def criterion(self) -> Criterion:
         return Criterion(self.options.loss, self.options.quantile_list)
@@ -268,6 +292,10 @@ class Regressor(Trained[Reading, Options]):
         """What the values are called; the only one has no name."""
         names = self.options.label_columns
         return names if len(names) > 1 else ("",)
+
+    def outputs(self, encoded: Encoded, own: NDArray[np.int64] | None = None) -> Tensor:
+        found, model = super().outputs(encoded, own), self.model
+        return found + model.shift.cpu() if isinstance(model, RegressionModel) else found
 
     def says(self, encoded: Values, own: NDArray[np.int64]) -> Tensor:
         """Returns what the model says of sequences, or their steps, in deviations, (N, V, outputs); quantiles rise."""
@@ -285,11 +313,12 @@ class Regressor(Trained[Reading, Options]):
                 yield Judgement(name and f" of {name}", spread, own, true, units, found)
 
     def told(
-        self, found: Mapping[str, Tally], every: Sequence[Judgement], written: Callable[[Tally], str]
+        self, found: Mapping[str, Tally], every: Sequence[Judgement], written: Callable[[Tally], str], own: str = ""
     ) -> Iterator[tuple[str, str]]:
         """Yields names and figures of predictions, and of their quantiles.
 
-        found: the scores of all values, which are written so; every: each of them.
+        found: the scores of all values, which are written so; every: each of them. own: what to say of quantiles that these
+        values have shifted.
         """
         names = dict.fromkeys((score_of(self.criterion), "rmse", "mae"))
         if len(self.values) > 1:
@@ -297,15 +326,15 @@ class Regressor(Trained[Reading, Options]):
                 yield called(name), f"{written(found[name])} {DEVIATIONS}, over {many(len(every), 'value')}"
         if lacking := [name for name in self.values if name and f" of {name}" not in {each.ending for each in every}]:
             yield "not judged", f"{', '.join(lacking)}: there is no number to judge by"
-        for ending, spread, predicted, truth, _, own in every:
+        for ending, spread, predicted, truth, _, tallies in every:
             for name in names:
-                told = f"{own[name].value * spread:.6g}, which is {written(own[name])} {DEVIATIONS}"
+                told = f"{tallies[name].value * spread:.6g}, which is {written(tallies[name])} {DEVIATIONS}"
                 yield called(name) + ending, told
             variance = float(truth.var(correction=0))
             if variance > 0:
-                yield f"R²{ending}", f"{1 - own['rmse'].value ** 2 / variance:.4f}"
+                yield f"R²{ending}", f"{1 - tallies['rmse'].value ** 2 / variance:.4f}"
             for name, told in self.criterion.covered(self.criterion.below(predicted, truth), len(truth)):
-                yield name + ending, told
+                yield name + ending, told + own * (name == "quantiles" and len(truth) >= LEAST)
 
     @property
     def unit_of_errors(self) -> Sequence[float]:
@@ -420,6 +449,18 @@ class Regression(WholeSequences):
         places, found = self.trained.judged(self.encoded, own)
         return places, found, self.encoded.values[torch.from_numpy(places)]
 
+    def evaluate(self) -> dict[str, float]:
+        """Returns the scores of the validation values, after whose errors the model keeps the shift of its quantiles."""
+        if not self.criterion.quantiles:
+            return super().evaluate()
+        places, V = self.encoded.all_places(self.validation), len(self.trained.values)
+        said = self.trained.outputs(self.encoded, self.validation).unflatten(-1, (V, -1))
+        truth = self.encoded.values[torch.from_numpy(places)]
+        further = torch.stack([self.criterion.shift(said[:, k], truth[:, k]) for k in range(V)]).to(said)
+        self.model.shift += further.flatten().to(self.model.shift)
+        told, predicted = self.encoded.told[places], self.criterion.in_order(said + further)
+        return values_of(scored(self.criterion, predicted[told], truth[told], self.encoded.units(places[told])))
+
     def scores(self, own: NDArray[np.int64]) -> dict[str, Tally]:
         places, predicted, truth = self._judged(own)
         return scored(self.criterion, predicted, truth, self.encoded.units(places))
@@ -459,7 +500,7 @@ class Regression(WholeSequences):
         # Without intervals: these sequences have chosen the parameters.
         found = scored(self.criterion, predicted, truth, self.encoded.units(places))
         every = list(self.trained.by_value(self.encoded, places, predicted, truth))
-        told = self.trained.told(found, every, lambda each: f"{each.value:.4f}")
+        told = self.trained.told(found, every, lambda each: f"{each.value:.4f}", ", by which they were shifted")
         return [*told, *super().conclusion()]
 
     def draw(self, directory: Path) -> list[Path]:

@@ -6,9 +6,12 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import huber_loss, l1_loss, mse_loss
+
+LEAST = 20  # true values that say something of quantiles
 
 
 def pinball(predicted: Tensor, truth: Tensor, quantiles: Sequence[float]) -> Tensor:
@@ -67,6 +70,19 @@ class Criterion(NamedTuple):
     def in_order(self, predicted: Tensor) -> Tensor:
         """Returns predictions whose quantiles rise: a network may swap neighbouring ones."""
         return predicted.sort(-1).values if len(self.quantiles) > 1 else predicted
+
+    def shift(self, predicted: Tensor, truth: Tensor) -> Tensor:
+        """Returns what to add to each quantile (Q,), so that it holds as many other true values as it says; 0 after few.
+
+        predicted: (n, Q). truth: (n,), NaN where there is none. Of n + 1 values that are alike, the last one is below a
+        prediction, to which the k-th least of the other n errors was added, with the probability k / (n + 1).
+        Source: Y. Romano, E. Patterson & E. Candes, Conformalized quantile regression (2019), with each end by itself.
+        """
+        errors = (truth[:, None] - predicted)[~truth.isnan()].double().numpy()
+        if len(errors) < LEAST:
+            return torch.zeros(len(self.quantiles))
+        found = [np.quantile(own, q, method="weibull") for own, q in zip(errors.T, self.quantiles, strict=True)]
+        return torch.tensor(found)
 
     def below(self, predicted: Tensor, truth: Tensor) -> Tensor:
         """Returns how many of the true values are not above each output, (outputs,). NaN is no value."""
