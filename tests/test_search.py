@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import os
 import re
+import resource
+import signal
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,8 @@ from elman.errors import InputError
 from elman.files import write_atomically
 from elman.tasks.options import ClassificationOptions, LanguageModelOptions
 from elman.training import search as searching
+from elman.training.journal import Journal
+from elman.training.lock import Lock
 from elman.training.range_test import LEAST, MOST, range_test
 from elman.training.search import JOURNAL, _bounded, search
 from test_task import Adding, Options
@@ -171,6 +177,68 @@ def test_a_training_that_cannot_be_written_ends_the_search(tmp_path: Path, monke
     monkeypatch.undo()
     results = search(lambda drawn: Scored(drawn), ClassificationOptions(epochs=1.0), tmp_path, 3)
     assert all(each.score is not None for each in results)
+
+
+@pytest.mark.parametrize("missing", [1, 30, "the whole line but a byte"])
+def test_a_search_whose_journal_was_cut_off_goes_on(tmp_path: Path, missing: int | str) -> None:
+    """As a crash leaves it. What is added is whole, too: each later search reads it."""
+    options = ClassificationOptions(epochs=1.0)
+    first = search(Scored, options, tmp_path, 2)
+    path = tmp_path / JOURNAL
+    *others, last = path.read_bytes().splitlines(keepends=True)
+    cut = last[: -missing if isinstance(missing, int) else 1]
+    path.write_bytes(b"".join(others) + cut)
+    found = search(Scored, options, tmp_path, 3)
+    assert len(found) == 3
+    assert found[0] == first[0]  # the end of the second was not noted, so that training is made again
+    assert path.read_bytes().startswith(b"".join(others))
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+    assert search(Scored, options, tmp_path, 3) == found
+
+
+def test_a_full_disk_takes_nothing_from_a_journal(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / JOURNAL)
+    journal.append_logs([{"first": 1}])
+    whole = (tmp_path / JOURNAL).read_bytes()
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 8, before[1]))
+        with pytest.raises(
+            InputError, match=r"cannot write .*study\.log: .*; what was there before is intact; make room"
+        ):
+            journal.append_logs([{"second": "more than eight bytes"}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (tmp_path / JOURNAL).read_bytes() == whole
+    journal.append_logs([{"third": 3}, {"fourth": 4}])
+    assert [*journal.read_logs(0)] == [{"first": 1}, {"third": 3}, {"fourth": 4}]
+
+
+def test_a_full_disk_takes_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = os.write
+
+    def full(file: int, content: bytes) -> int:
+        if content == str(os.getpid()).encode():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return plain(file, content)
+
+    monkeypatch.setattr(os, "write", full)
+    lock = Lock(tmp_path / "other")
+    with pytest.raises(OSError, match="No space left on device"):
+        lock.take()
+    with pytest.raises(InputError, match=r"cannot write .*lock: No space left on device; .* make room"):
+        search(Scored, ClassificationOptions(epochs=1.0), tmp_path / "search", 1)
+    monkeypatch.undo()
+    assert lock.take() is None
+    lock.give_back()
+    assert len(search(Scored, ClassificationOptions(epochs=1.0), tmp_path / "search", 1)) == 1
+
+
+def test_a_journal_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cannot write .*; make room or choose another place"):
+        search(Scored, ClassificationOptions(epochs=1.0), tmp_path / "file", 2)
 
 
 def test_searches_that_begin_together_draw_differently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ import os
 import secrets
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,24 +35,32 @@ def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
     size = f" ({len(content):,} bytes)" if isinstance(content, bytes) else ""
     stopping.unfinished.add(temporary)
     try:
-        mode = _permissions(path)
-        with open(temporary, "xb", opener=partial(os.open, mode=0o666 if mode is None else mode)) as file:
-            if mode is not None:
-                os.chmod(temporary, mode)  # the umask has taken some of them
-            file.writelines([content] if isinstance(content, bytes) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        if not WINDOWS:
-            _flush_names(path.parent)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {given}{size}: {error.strerror or error}; what was there before is intact; make room or choose another place"
-        ) from error
+        with told(f"{given}{size}"):
+            mode = _permissions(path)
+            with open(temporary, "xb", opener=partial(os.open, mode=0o666 if mode is None else mode)) as file:
+                if mode is not None:
+                    os.chmod(temporary, mode)  # the umask has taken some of them
+                file.writelines([content] if isinstance(content, bytes) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            if not WINDOWS:
+                _flush_names(path.parent)
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
         stopping.unfinished.discard(temporary)
+
+
+@contextmanager
+def told(path: str | Path) -> Iterator[None]:
+    """Says errors of the disk, when something is written to a path, in one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}; what was there before is intact; make room or choose another place"
+        ) from error
 
 
 def _flush_names(directory: Path) -> None:

@@ -128,12 +128,6 @@ def _search(file: Path | None, options: Options, directory: Path, trials: int, f
             again = f"elman tune {options.task} ... --directory {directory}"
             print(f"interrupted; continue with the same command and its directory: {again}", file=sys.stderr)
             raise typer.Exit(128 + (stopped_by() or signal.SIGINT)) from None
-        except BrokenPipeError:
-            raise
-        except OSError as error:  # of the journal, whose name it lacks
-            raise InputError(
-                f"cannot write into {directory}: {error.strerror or error}; make room, or choose another --directory"
-            ) from error
     path = directory / "tune.png"
     scores = [(each.number, each.score) for each in results]
     charts.save(charts.trials(scores, task.score_unit, task.higher_is_better), path)

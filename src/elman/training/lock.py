@@ -34,8 +34,12 @@ class Lock:
             if not _is_at(file, key):  # whoever had the lock has removed the file since it was opened
                 os.close(file)
                 continue
-            os.ftruncate(file, 0)
-            os.write(file, str(os.getpid()).encode())
+            try:
+                os.ftruncate(file, 0)
+                os.write(file, str(os.getpid()).encode())
+            except OSError:  # the disk is full
+                os.close(file)
+                raise
             _held[key] = [file, 0]
         _held[key][1] += 1
         return None

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from elman.errors import InputError
+from elman.files import told
 from elman.training.fitting import begin
+from elman.training.journal import Journal
 from elman.training.lock import Lock
 from elman.training.loop import Diverged, Report
 from elman.training.options import Options, check_precision, said
@@ -58,18 +59,17 @@ def search(
     the others at the same evaluation, and of equal scores the one with the lower loss is better; values are drawn by the tree-structured Parzen estimator (J. Bergstra et al.,
     Algorithms for hyper-parameter optimization, 2011).
 
-    Raises InputError if the directory holds a search of other data, or with other fixed options.
+    Raises InputError if the directory holds a search of other data, or with other fixed options, or cannot be written into.
     """
     task = make(options)
     check_precision(options.precision, next(task.model.parameters()).device.type)
     searched = [field for field in fields(options) if field.metadata["search"] and field.name not in fixed]
     if not searched:
         raise InputError("every option that could be searched is given; leave one of them out")
-    directory.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        storage = JournalStorage(JournalFileBackend(str(directory / JOURNAL)))
+        storage = JournalStorage(Journal(directory / JOURNAL))
     _check_task(storage, task, directory)
     study = optuna.create_study(
         storage=storage,
@@ -148,7 +148,7 @@ def _begun(study: optuna.Study, directory: Path, trials: int) -> tuple[Trial, Lo
     Of trainings that are under way, those count whose process still runs.
     """
     one_at_a_time = Lock(directory / "lock")
-    while one_at_a_time.take():
+    while _taken(one_at_a_time):
         time.sleep(0.01)
     try:
         under_way = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
@@ -157,10 +157,15 @@ def _begun(study: optuna.Study, directory: Path, trials: int) -> tuple[Trial, Lo
             return None
         trial = study.ask()
         lock = _lock(directory, trial)
-        lock.take()
+        _taken(lock)
         return trial, lock
     finally:
         one_at_a_time.give_back()
+
+
+def _taken(lock: Lock) -> str | None:
+    with told(lock.path):
+        return lock.take()
 
 
 def _lock(directory: Path, trial: Trial | FrozenTrial) -> Lock:
