@@ -127,7 +127,8 @@ def _kind(of: Any) -> str | None:
     if type(of) is core.tensor:
         kind: Any = of.type
         return kind.name
-    return type(of).__name__ if type(of) is float or (type(of) is int and abs(of) < 1 << 31) else None
+    narrow = abs(of) < 1 << 31 if type(of) is int else type(of) is float and (of == 0 or 1e-37 < abs(of) < 1e38)
+    return type(of).__name__ if narrow else None
 
 
 def _computation(
@@ -151,8 +152,9 @@ def _computation(
         size = pointer.element_ty.primitive_bitwidth // 8 if pointer is not None and pointer.is_ptr() else 0
         return addresses if size and type(rhs) is core.tensor and rhs.dtype.is_int_signed() else None
     a, b = interpreter.interpreter_semantic.binary_op_type_checking_impl(lhs, rhs)
-    width = a.handle.data.dtype
-    return numbers if a.dtype == b.dtype and a.dtype.name in ({"int1"} if name in OF_BITS else NUMBERS) else None
+    width, known = a.handle.data.dtype, {"int1"} if name in OF_BITS else NUMBERS
+    names = {str(each.dtype.name) for each in (lhs, rhs, a, b) if type(each) is core.tensor}
+    return numbers if names <= known and a.dtype == b.dtype else None
 
 
 def _remember_results() -> None:
@@ -193,6 +195,10 @@ def _read_sources_by_columns() -> None:
         firsts = [k for k in range(code.co_firstlineno - 1, len(lines)) if lines[k][0] not in " )\n"]
         begin, end = next(((k, j) for k, j in pairwise([*firsts, len(lines)]) if lines[k][0] != "@"), (0, 0))
         if code.co_firstlineno - 1 not in firsts or not lines[begin].startswith("def "):
+            return rewrite(self)
+        if end < len(lines) and not lines[end].startswith(
+            ("def ", "class ", "@")
+        ):  # it may be a comment in the function
             return rewrite(self)
         source = "\n" * begin + "".join(lines[begin:end])
         self.filename = code.co_filename

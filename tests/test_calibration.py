@@ -201,3 +201,15 @@ def test_an_exported_model_has_it_onnx(made: SimpleNamespace, tmp_path: Path) ->
     assert done.status == 0, done.err
     chances = chances_of(made.run, made.new)
     assert chances_of(tmp_path / "model.onnx", made.new) == pytest.approx(chances, abs=1e-5)
+    done = elman("export", made.run, tmp_path / "small.onnx", "--int8")
+    assert done.status == 0, done.err
+    after, before = re.findall(
+        r"^validation +([\d.]+) nats per sequence in integers, ([\d.]+) before", done.out, re.MULTILINE
+    )[0]
+    (best,) = [
+        row["validation_nats"]
+        for row in Run(made.run).metrics()
+        if int(row["step"]) == Run(made.run).load_tensors(MODEL)[1]["step"]
+    ]
+    assert float(before) == pytest.approx(float(best), abs=1e-4)
+    assert float(after) == pytest.approx(float(before), rel=0.05)

@@ -14,6 +14,7 @@ from elman.onnx.proof import Proof
 from elman.training.fitting import START
 from elman.training.record import data_of
 from elman.training.run import Run
+from elman.training.task import as_it_is
 
 KEPT = ("vocabulary.json", "tokenizer.json", "scales.json")  # what a run knows of its data
 
@@ -74,5 +75,5 @@ def losses(run: str | Path, path: str | Path) -> tuple[str, float, float]:
     found = []
     for each in (record, ModelFile(Path(path))):
         task.use(module.load(each))
-        found.append(float(task.evaluate()[f"validation_{task.measure}"]))
+        found.append(float(as_it_is(task)[f"validation_{task.measure}"]))
     return f"{task.measure} per {task.unit}" if task.measure == "nats" else task.measure, *found

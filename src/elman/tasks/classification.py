@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ class ClassificationModel(SequenceModel):
     has been divided by it. It has no gradient.
     """
 
-    later = ("temperature",)  # buffers that files of earlier versions lack
+    later: ClassVar = {"temperature": 1.0}  # buffers that files of earlier versions lack
     temperature: Tensor
 
     def __init__(self, inputs: Inputs, outputs: int, options: Options):

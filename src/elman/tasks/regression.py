@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ class RegressionModel(SequenceModel):
     whose last layer adds it. It has no gradient.
     """
 
-    later = ("shift",)  # buffers that files of earlier versions lack
+    later: ClassVar = {"shift": 0.0}  # buffers that files of earlier versions lack
     shift: Tensor
 
     def __init__(self, inputs: Inputs, outputs: int, options: Options):
@@ -450,15 +450,16 @@ class Regression(WholeSequences):
         return places, found, self.encoded.values[torch.from_numpy(places)]
 
     def evaluate(self) -> dict[str, float]:
-        """Returns the scores of the validation values, after whose errors the model keeps the shift of its quantiles."""
+        """Returns the scores of the validation values, by whose errors quantiles are shifted; the model keeps the shift."""
         if not self.criterion.quantiles:
             return super().evaluate()
+        self.model.shift.zero_()
         places, V = self.encoded.all_places(self.validation), len(self.trained.values)
         said = self.trained.outputs(self.encoded, self.validation).unflatten(-1, (V, -1))
         truth = self.encoded.values[torch.from_numpy(places)]
-        further = torch.stack([self.criterion.shift(said[:, k], truth[:, k]) for k in range(V)]).to(said)
-        self.model.shift += further.flatten().to(self.model.shift)
-        told, predicted = self.encoded.told[places], self.criterion.in_order(said + further)
+        shift = torch.stack([self.criterion.shift(said[:, k], truth[:, k]) for k in range(V)]).to(said)
+        self.model.shift.copy_(shift.flatten())
+        told, predicted = self.encoded.told[places], self.criterion.in_order(said + shift)
         return values_of(scored(self.criterion, predicted[told], truth[told], self.encoded.units(places[told])))
 
     def scores(self, own: NDArray[np.int64]) -> dict[str, Tally]:

@@ -75,14 +75,22 @@ class Criterion(NamedTuple):
         """Returns what to add to each quantile (Q,), so that it holds as many other true values as it says; 0 after few.
 
         predicted: (n, Q). truth: (n,), NaN where there is none. Of n + 1 values that are alike, the last one is below a
-        prediction, to which the k-th least of the other n errors was added, with the probability k / (n + 1).
+        prediction, to which the k-th least of the other n errors was added, with the probability k / (n + 1). A quantile that
+        is farther out than the outermost error is moved out to this error, if it is nearer, and never in.
         Source: Y. Romano, E. Patterson & E. Candes, Conformalized quantile regression (2019), with each end by itself.
         """
         errors = (truth[:, None] - predicted)[~truth.isnan()].double().numpy()
-        if len(errors) < LEAST:
-            return torch.zeros(len(self.quantiles))
-        found = [np.quantile(own, q, method="weibull") for own, q in zip(errors.T, self.quantiles, strict=True)]
-        return torch.tensor(found)
+        found, n = np.zeros(len(self.quantiles)), len(errors)
+        if n < LEAST or not np.isfinite(errors).all():
+            return torch.from_numpy(found)
+        for k, (q, own) in enumerate(zip(self.quantiles, errors.T, strict=True)):
+            if q * (n + 1) < 1:
+                found[k] = min(own.min(), 0.0)
+            elif q * (n + 1) > n:
+                found[k] = max(own.max(), 0.0)
+            else:
+                found[k] = np.quantile(own, q, method="weibull")
+        return torch.from_numpy(found)
 
     def below(self, predicted: Tensor, truth: Tensor) -> Tensor:
         """Returns how many of the true values are not above each output, (outputs,). NaN is no value."""

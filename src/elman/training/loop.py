@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from elman.errors import InputError
 from elman.training.options import check_precision, most_threads
 from elman.training.run import CHECKPOINT, MODEL, Run, fill
-from elman.training.task import Batch, Recipe, Task
+from elman.training.task import Batch, Recipe, Task, as_it_is
 from elman.training.team import ALONE, Team
 from elman.training.watch import Watch
 
@@ -223,7 +223,7 @@ class Training(Generic[Of]):
     def score(self) -> float:
         """Returns the score of the model as it is, on the validation data."""
         with threads(self.options), self._precision():
-            return float(self.task.evaluate()[self.task.score])
+            return float(as_it_is(self.task)[self.task.score])
 
     def _is_stale(self) -> bool:
         """Returns whether the score has not improved for as many evaluations as patience allows."""

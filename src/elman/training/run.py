@@ -317,10 +317,11 @@ def _shortest(value: Any) -> str:
 def fill(model: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Loads tensors into a model. Raises InputError, with both shapes, where a tensor does not fit.
 
-    Files of earlier versions may lack what the model calls `later`, which stays as it is.
+    Files of earlier versions may lack what the model calls `later`, where each name has the number that there is instead.
     """
     wanted = model.state_dict()
-    tensors = {name: wanted[name] for name in getattr(model, "later", ())} | tensors
+    later: dict[str, float] = getattr(model, "later", {})
+    tensors = {name: torch.full_like(wanted[name], number) for name, number in later.items()} | tensors
     for name in sorted(wanted.keys() | tensors.keys()):
         have = tuple(tensors[name].shape) if name in tensors else "missing"
         want = tuple(wanted[name].shape) if name in wanted else "unknown to it"

@@ -49,7 +49,8 @@ class Recipe(Protocol):
 class Task(Protocol):
     """A model, its training data, its loss and its score.
 
-    A task whose model is that of a run when the training starts has the directory of that run as `start`.
+    A task whose model is that of a run when the training starts has the directory of that run as `start`. One whose `evaluate`
+    chooses numbers of the model by the validation data has a method `as_it_is`, which does the same without that.
 
     To be trained by several processes, it also needs `share(rank, world)`. After that call, `batches` yields the part of
     each batch that belongs to process `rank`, with the loss and size of this part. A part may be empty, with size 0; its
@@ -98,3 +99,9 @@ class Task(Protocol):
     def carry(self, tensors: Mapping[str, Tensor], path: Path) -> None:
         """Restores what `carried` returned when a checkpoint was written. Raises InputError, naming path, if it does not fit."""
         ...
+
+
+def as_it_is(task: Task) -> Mapping[str, float]:
+    """Returns what `evaluate` does, of the model as it is."""
+    own: Callable[[], Mapping[str, float]] = getattr(task, "as_it_is", task.evaluate)
+    return own()
