@@ -409,7 +409,7 @@ class WholeSequences(SeparateSequences):
         return self.as_it_is()
 
     def as_it_is(self) -> dict[str, float]:
-        """Returns what `evaluate` does, of a model that chooses nothing by the validation sequences."""
+        """Returns the scores of the validation sequences, by the model as it is: nothing of it is chosen by them first."""
         return values(self.scores(self.validation))
 
     def about(self) -> dict[str, Any]:

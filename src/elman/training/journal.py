@@ -17,7 +17,7 @@ from elman.files import told
 class Journal(JournalFileBackend):
     """Optuna's journal, which cannot read any line behind one that a crash, or a full disk, has cut off.
 
-    Here such a line is taken away before others are added: what it was to say has not happened.
+    Here such a line is taken away before others are added, as if it had never been begun.
     """
 
     def __init__(self, path: Path):
