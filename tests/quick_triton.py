@@ -194,11 +194,11 @@ def _read_sources_by_columns() -> None:
         lines = linecache.getlines(code.co_filename)
         firsts = [k for k in range(code.co_firstlineno - 1, len(lines)) if lines[k][0] not in " )\n"]
         begin, end = next(((k, j) for k, j in pairwise([*firsts, len(lines)]) if lines[k][0] != "@"), (0, 0))
-        if code.co_firstlineno - 1 not in firsts or not lines[begin].startswith("def "):
-            return rewrite(self)
-        if end < len(lines) and not lines[end].startswith(
+        plain = code.co_firstlineno - 1 in firsts and lines[begin].startswith("def ")
+        ends = end == len(lines) or lines[end].startswith(
             ("def ", "class ", "@")
-        ):  # it may be a comment in the function
+        )  # else with a comment, which may be inside
+        if not (plain and ends):
             return rewrite(self)
         source = "\n" * begin + "".join(lines[begin:end])
         self.filename = code.co_filename

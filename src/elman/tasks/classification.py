@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from elman.tasks.separate import csv_row, digits
 from elman.tasks.sequence_model import SequenceModel
 from elman.tasks.tallies import Tally, values, which
 from elman.tasks.whole import Trained, WholeSequences
-from elman.training.record import DATA, Record
+from elman.training.record import DATA
 from elman.training.run import Run
 
 CONFIG = DATA
@@ -53,9 +53,11 @@ class ClassificationModel(SequenceModel):
         super().__init__(inputs, outputs, options)
         self.register_buffer("temperature", torch.ones(()))
 
+    def corrected(self, outputs: Tensor) -> Tensor:
+        return outputs / self.temperature.to(outputs)
+
     @torch.no_grad()
     def settle(self) -> None:
-        """Divides the last layer by the temperature, so that outputs are what probabilities are made of."""
         for parameter in self.output.parameters():
             parameter.div_(self.temperature)
         self.temperature.fill_(1)
@@ -160,13 +162,6 @@ class Classifier(Trained[Reading, Options]):
     def model_of(reading: Reading, options: Options) -> ClassificationModel:
         return ClassificationModel(reading, len(reading.classes), options)
 
-    @classmethod
-    def load(cls, record: Record | Path, device: str = "cpu") -> Self:
-        found = super().load(record, device)
-        if isinstance(found.model, ClassificationModel):  # an exported one has been settled
-            found.model.settle()
-        return found
-
     @property
     def width(self) -> int:
         return len(self.reading.classes)
@@ -174,10 +169,6 @@ class Classifier(Trained[Reading, Options]):
     @property
     def unit(self) -> str:
         return "step" if self.options.each_step else "sequence"
-
-    def outputs(self, encoded: Encoded, own: NDArray[np.int64] | None = None) -> Tensor:
-        found, model = super().outputs(encoded, own), self.model
-        return found / model.temperature.cpu() if isinstance(model, ClassificationModel) else found
 
     def classify(self, encoded: Classes) -> tuple[list[str], NDArray[np.float32]]:
         """Returns the likeliest class of every sequence, or step, and the probabilities (N, classes)."""

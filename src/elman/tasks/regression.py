@@ -30,7 +30,7 @@ from elman.tasks.tallies import Tally, Units, mean, root
 from elman.tasks.tallies import values as values_of
 from elman.tasks.values import LEAST, Criterion, rounded
 from elman.tasks.whole import Trained, WholeSequences
-from elman.training.record import DATA, Record
+from elman.training.record import DATA
 
 CONFIG = DATA
 CONSTANT = "constant"  # what a baseline is called
@@ -53,9 +53,11 @@ class RegressionModel(SequenceModel):
         super().__init__(inputs, outputs, options)
         self.register_buffer("shift", torch.zeros(outputs))
 
+    def corrected(self, outputs: Tensor) -> Tensor:
+        return outputs + self.shift.to(outputs)
+
     @torch.no_grad()
     def settle(self) -> None:
-        """Gives the shift to the last layer, so that outputs are what is said."""
         self.output.bias.add_(self.shift)
         self.shift.zero_()
 
@@ -272,13 +274,6 @@ class Regressor(Trained[Reading, Options]):
         outputs = len(reading.center) * Criterion(options.loss, options.quantile_list).outputs
         return RegressionModel(reading, outputs, options)
 
-    @classmethod
-    def load(cls, record: Record | Path, device: str = "cpu") -> Self:
-        found = super().load(record, device)
-        if isinstance(found.model, RegressionModel):  # an exported one has been settled
-            found.model.settle()
-        return found
-
     @property
     def criterion(self) -> Criterion:
         return Criterion(self.options.loss, self.options.quantile_list)
@@ -292,10 +287,6 @@ class Regressor(Trained[Reading, Options]):
         """What the values are called; the only one has no name."""
         names = self.options.label_columns
         return names if len(names) > 1 else ("",)
-
-    def outputs(self, encoded: Encoded, own: NDArray[np.int64] | None = None) -> Tensor:
-        found, model = super().outputs(encoded, own), self.model
-        return found + model.shift.cpu() if isinstance(model, RegressionModel) else found
 
     def says(self, encoded: Values, own: NDArray[np.int64]) -> Tensor:
         """Returns what the model says of sequences, or their steps, in deviations, (N, V, outputs); quantiles rise."""

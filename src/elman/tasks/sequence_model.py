@@ -38,6 +38,13 @@ class Reader(nn.Module):
         )
         self.dropout = Dropout(o.dropout)
 
+    def corrected(self, outputs: Tensor) -> Tensor:
+        """Returns outputs (N, outputs) with what was chosen by the validation data, such as a temperature, if there is any."""
+        return outputs
+
+    def settle(self) -> None:
+        """Gives the last layer what `corrected` does, which then does nothing: for a model that is trained no more."""
+
     def inputs(self, x: Tensor) -> Tensor:
         """Returns what the recurrent layers read of numbers, or of tokens."""
         if self.embedding is not None:

@@ -93,6 +93,8 @@ class Trained(Generic[Learned, Given]):
         options, config = record.options(cls.made_for, DATA)
         reading = cls.learned.load(record)
         model: Any = record.model(lambda: cls.model_of(reading, options), device)
+        if isinstance(model, Reader):  # an exported one has been settled
+            model.settle()
         return cls(model, cast("Learned", reading), cast("Given", options), data_of(config), record.digest())
 
     @property
@@ -197,7 +199,7 @@ class Trained(Generic[Learned, Given]):
             rows = ranges(first[pieces.of] + pieces.begin, pieces.lengths)
             found[torch.from_numpy(rows)] = y.float().cpu()
         self.model.train(training)
-        return found
+        return self.model.corrected(found) if isinstance(self.model, Reader) else found
 
     def _input(self, encoded: Encoded, own: NDArray[np.int64], pieces: Pieces) -> tuple[Tensor, Tensor]:
         """Returns what the model reads. pieces: those of the sequences at the places `own`, by their numbers among these."""
