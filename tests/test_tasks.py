@@ -706,12 +706,13 @@ def test_a_sentence_is_tagged_alike_alone_and_in_company():
     assert vocabulary.word("cat") == vocabulary.word("unheard") == 0
     options = options_of(TaggingOptions, num_layers=2, dropout=0.0)
     tagger = tagging.Tagger(tagging.TaggingModel(2, len(vocabulary.characters) + 1, 2, options), vocabulary, options)
-    together = dict(tagger.logits(tagger.encode(every)))
+    together = {place: logits for place, logits, _ in tagger.says(tagger.encode(every))}
     for place, sentence in enumerate(every):
-        ((_, alone),) = tagger.logits(tagger.encode([sentence]))
+        ((_, alone, _),) = tagger.says(tagger.encode([sentence]))
         assert together[place].shape == (len(sentence.words), 2)
         torch.testing.assert_close(together[place], alone, rtol=1e-4, atol=1e-6)
-    spelled = dict(tagger.logits(tagger.encode(Sentence([word], []) for word in ("cat", "cut", "tac"))))
+    words = tagger.encode(Sentence([word], []) for word in ("cat", "cut", "tac"))
+    spelled = {place: logits for place, logits, _ in tagger.says(words)}
     assert not torch.allclose(spelled[0], spelled[1])  # both are unknown words, but spelled otherwise
     assert not torch.allclose(spelled[0], spelled[2])
 
@@ -724,7 +725,7 @@ def test_words_are_hidden_by_how_rare_they_are(tmp_path: Path):
     model = tagging.TaggingModel(3, len(vocabulary.characters) + 1, 2, options)
     task = tagging.Tagging(tagging.Tagger(model, vocabulary, options), found, np.arange(16), np.arange(16), None)
     seen: list[torch.Tensor] = []
-    model.register_forward_pre_hook(lambda _, args, given: seen.append(given["words"]), with_kwargs=True)
+    model.words.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     for _ in range(200):
         task.loss(np.array([0, 12]))
     hidden = (torch.cat(seen) == 0).double().mean(0)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from elman import cells as cells
     from elman.cell import Cell as Cell
     from elman.cell import State as State
+    from elman.crf import CRF as CRF
     from elman.describe import describe as describe
     from elman.errors import SlowCellWarning as SlowCellWarning
     from elman.explain.trace import trace as trace
@@ -45,6 +46,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Cell": "elman.cell",
     "State": "elman.cell",
+    "CRF": "elman.crf",
     "describe": "elman.describe",
     "SlowCellWarning": "elman.errors",
     "trace": "elman.explain.trace",
@@ -75,6 +77,7 @@ _HOME = {
 }
 
 __all__ = [
+    "CRF",
     "GRU",
     "LSTM",
     "RNN",

@@ -6,7 +6,7 @@ The last layer's two directions enter an output by a sum, W_f h_f + W_b h_b + b,
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from itertools import islice
@@ -100,15 +100,27 @@ def _tagged(trained: Tagger, sentence: Sentence) -> dict[str, Any]:
         with torch.no_grad():
             inputs = model.inputs(**batch)
             h = model.recurrent(inputs, lengths=lengths)[0][:, 0]  # (T, 2 H)
-            logits = model.output(h)  # (T, tags)
+            logits = scores = model.output(h)  # (T, tags)
+            tags, around = scores.argmax(-1), {}
+            if model.crf is not None:
+                logits, tags = (each(scores[:, None])[:, 0] for each in (model.crf, model.crf.decode))
+                before, after = (each[:, 0] for each in model.crf.messages(scores[:, None]))
+                around = {
+                    "before": before - before.mean(-1, keepdim=True),
+                    "after": after - after.mean(-1, keepdim=True),
+                }
         order = logits.argsort(-1, descending=True)
-        look = _both_ways(model, inputs, lengths, order[:, 0])
+        others = order[order != tags[:, None]].view(
+            len(tags), len(names) - 1
+        )  # those that are not said, likelier ones first
+        shown = torch.cat([tags[:, None], others[:, :1]], 1)
+        look = _both_ways(model, inputs, lengths, tags)
     return {
         "words": sentence.words,
         "truth": sentence.tags or None,
-        "predicted": [names[k] for k in order[:, 0].tolist()],
+        "predicted": [names[k] for k in tags.tolist()],
         "likeliest": _likeliest(logits, order, names),
-        "shares": _shares(model, h, order[:, :2], names),
+        "shares": _shares(model, h, shown, names, around=around),
         "look": [[rounded(v) for v in row] for row in look.tolist()],
     }
 
@@ -128,11 +140,13 @@ def _shares(
     names: Sequence[str],
     unit: float = 1.0,
     offset: float = 0.0,
+    around: Mapping[str, Tensor] | None = None,
 ) -> list[list[dict[str, Any]]]:
     """Returns what each direction adds to some outputs of each step.
 
     h: (T, 2 H), or (T, H) if the model reads forward only: the backward direction then adds nothing. order: the numbers of
-    the outputs, (T, n). unit: what outputs are multiples of; offset: what is added besides the model's own bias.
+    the outputs, (T, n). unit: what outputs are multiples of; offset: what is added besides the model's own bias. around: what
+    the outputs of other steps add, (T, outputs), by names.
     """
     width, weight = model.recurrent.hidden_size, model.output.weight.detach()
     forward, backward = (unit * h[:, own] @ weight[:, own].T for own in (slice(width), slice(width, None)))
@@ -145,6 +159,7 @@ def _shares(
                 "backward": rounded(float(backward[t, k])),
                 "bias": rounded(float(bias[k])),
             }
+            | {name: rounded(float(value[t, k])) for name, value in (around or {}).items()}
             for k in own
         ]
         for t, own in enumerate(order.tolist())
@@ -167,8 +182,11 @@ def _both_ways(
     words = torch.arange(len(inputs))
     copies = inputs.detach().repeat(1, len(words), 1).requires_grad_()
     h, _ = model.recurrent(copies, lengths=lengths.repeat(len(words)))
-    outputs = model.output(h[words, words])  # (T, outputs), of word t in copy t
-    told = outputs.log_softmax(-1) if chances else outputs
+    if isinstance(model, tagging.TaggingModel) and model.crf is not None:
+        told = model.crf(model.output(h))[words, words]  # (T, outputs), of word t in copy t
+    else:
+        outputs = model.output(h[words, words])
+        told = outputs.log_softmax(-1) if chances else outputs
     (d_x,) = torch.autograd.grad(told[words, own].sum(), copies)  # (T, copies, I)
     return d_x.norm(dim=2).T
 

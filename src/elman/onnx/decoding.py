@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from elman.onnx.ports import Port
 from elman.onnx.proof import flat
+from elman.onnx.scan import Nodes
 from elman.tasks.translation import END, OPEN, Memory, TranslationModel
 
 Trace = Callable[..., ir.Model]  # `elman.onnx.exporting.traced`
@@ -88,7 +89,7 @@ def _join(
             user.replace_input_with(place, outer)
     states, (logits, *after) = list(body.inputs)[5:], list(body.outputs)
 
-    outside, inside = _Nodes(graph, "loop"), _Nodes(body, "step_end")
+    outside, inside = Nodes(graph, "loop"), Nodes(body, "step_end")
     chosen = ir.Value(name=given, shape=ir.Shape(["N", "given"]), type=ir.TensorType(ir.DataType.INT64))
     chosen.const_value = ir.tensor(np.full((most, 1), OPEN, np.int64), name=given)
     graph.inputs.append(chosen)
@@ -133,20 +134,3 @@ def _join(
         value.name, value.type = name, ir.TensorType(ir.DataType.INT64 if like is said else ir.DataType.FLOAT)
         value.shape = ir.Shape(["N", "B", *(like.shape or ())[1:]] if like is logits else ["N", "B"])
     graph.outputs[:] = found
-
-
-class _Nodes:
-    """Adds nodes to a graph, each with one output."""
-
-    def __init__(self, graph: ir.Graph, name: str):
-        self.graph, self.name, self.count = graph, name, 0
-
-    def __call__(self, kind: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
-        node = ir.node(kind, list(inputs), attributes=attributes, num_outputs=1)
-        self.count += 1
-        node.outputs[0].name = f"{self.name}_{self.count}"
-        self.graph.append(node)
-        return node.outputs[0]
-
-    def constant(self, value: Any) -> ir.Value:
-        return self("Constant", value=ir.tensor(value if isinstance(value, np.generic) else np.array(value, np.int64)))

@@ -79,6 +79,8 @@ def _product(node: ir.Node, weights: _Weights) -> None:
     assert w is not None
     matrix = weights.matrix(w)
     assert matrix is not None
+    if matrix.min() >= 0:  # factors of probabilities, of which the small ones count as well, and no weights
+        return
     turned = bool(given.get("transB", 0))
     q_w, s_w, _ = weights.integers(w, matrix.T if turned else matrix, "turned" if turned else "as_it_is")
     output, graph, made = node.outputs[0], node.graph, list[ir.Node]()

@@ -21,6 +21,7 @@ from elman.onnx.proof import first_line, session
 from elman.recurrence import use_engine
 from elman.tasks.language_model import LanguageModel
 from elman.tasks.sequence_model import SequenceModel
+from elman.tasks.tagging import TaggingModel
 from elman.tasks.translation import TranslationModel
 from elman.torch_private import tree_leaves
 from elman.training.record import Model, Record
@@ -194,6 +195,20 @@ class ExportedSteps(ExportedWithStates):
         return self._read(x, state, {"lengths": lengths})
 
 
+class ExportedTagger(Exported):
+    """A tagger in ONNX Runtime, which is called as `TaggingModel` is."""
+
+    def forward(self, *values: Any, **named: Any) -> Tensor:
+        return self.tagged(*values, **named)[0]
+
+    def tagged(
+        self, words: Tensor, lengths: Tensor, forms: Tensor, characters: Tensor, sizes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        feed = {"words": words, "lengths": lengths, "forms": forms, "characters": characters, "sizes": sizes}
+        logits, *tags = self.run(feed)
+        return logits, tags[0] if tags else logits.argmax(-1)
+
+
 class ExportedTranslation(Exported):
     """A model that writes texts in ONNX Runtime, which is called as `TranslationModel` is."""
 
@@ -210,6 +225,8 @@ def _kind(model: nn.Module) -> type[Exported]:
     """Returns what stands in for the model of a task."""
     if isinstance(model, LanguageModel):
         return ExportedLanguageModel
+    if isinstance(model, TaggingModel):
+        return ExportedTagger
     if isinstance(model, TranslationModel):
         return ExportedTranslation
     causal = isinstance(model, SequenceModel) and not model.recurrent.bidirectional

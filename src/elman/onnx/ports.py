@@ -247,10 +247,13 @@ def _one_step(
 
 
 def tagger(model: TaggingModel) -> Port:
-    """Words (T, B) in sentences of these lengths (B,), their forms (T, B) and the spelling of these, to logits (T, B, tags)."""
+    """Words (T, B) in sentences of these lengths (B,), their forms (T, B) and the spelling of these, to logits (T, B, tags).
+
+    With a CRF also to tags (T, B), -1 past the ends.
+    """
 
     def call(model: TaggingModel, *inputs: Tensor) -> Any:
-        return model(*inputs)
+        return model(*inputs) if model.crf is None else model.tagged(*inputs)
 
     def cases(steps: Sequence[int], batches: Sequence[int]) -> Iterator[Case]:
         draw = Draw()
@@ -272,7 +275,7 @@ def tagger(model: TaggingModel) -> Port:
         model,
         call,
         inputs,
-        {"logits": model.output.out_features},
+        {"logits": model.output.out_features} | ({} if model.crf is None else {"tags": None}),
         cases,
         {},
         {"lengths": "words", "sizes": "characters"},

@@ -78,7 +78,7 @@ def _alone(call: Any, d: int) -> list[Any]:
     streams = [op.Squeeze(stream, constant([0])) for stream in call.streams]
     after = list(body.step(share, dict(zip(cell.states, begin, strict=True)), streams).values())
     for node in body.nodes:
-        _write(node)
+        write(node)
     for value, width in zip(after, body.widths, strict=True):
         value.type, value.shape = ir.TensorType(call.x.dtype), ir.Shape([body.batch, width])
     return [op.Unsqueeze(after[0], constant([0])), *after]
@@ -107,7 +107,7 @@ def _direction(call: Any, d: int) -> list[Any]:
         num_outputs=len(begin) + 1,
     )
     node.metadata_props[KEY] = note(cell)  # by which it is read again
-    _write(node)
+    write(node)
     *finals, output = node.outputs
     for value, like in zip(node.outputs, [*call.state, call.x], strict=True):
         value.type = ir.TensorType(like.dtype)
@@ -269,7 +269,24 @@ class _Body:
         return ir.Value(name=f"{self.name}_{name}", shape=shape, type=ir.TensorType(dtype or self.dtype))
 
 
-def _write(node: ir.Node) -> None:
+def write(node: ir.Node) -> None:
     """Adds a node to the graph that the exporter records. onnxscript's own call of Scan does not know how many outputs it has."""
     recorder: Any = evaluator.default()
     recorder.nodes.append(node)
+
+
+class Nodes:
+    """Adds nodes to a graph, each with one output."""
+
+    def __init__(self, graph: ir.Graph, name: str):
+        self.graph, self.name, self.count = graph, name, 0
+
+    def __call__(self, kind: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
+        node = ir.node(kind, list(inputs), attributes=attributes, num_outputs=1)
+        self.count += 1
+        node.outputs[0].name = f"{self.name}_{self.count}"
+        self.graph.append(node)
+        return node.outputs[0]
+
+    def constant(self, value: Any) -> ir.Value:
+        return self("Constant", value=ir.tensor(value if isinstance(value, np.generic) else np.array(value, np.int64)))

@@ -1,5 +1,7 @@
 """What PyTorch's exporter writes for a layer: one node of ONNX's RNN, LSTM or GRU, or a Scan of the cell's equations.
 
+And for a CRF's likeliest tags: two Scans, one in each direction.
+
 `translations` is the table that `torch.onnx.export(..., custom_translation_table=elman.onnx.translations)` takes. It is also
 registered, so that plain `torch.onnx.export` works once `elman.onnx` is imported.
 """
@@ -18,6 +20,7 @@ from elman import operators
 from elman.layout import Onnx, onnx_form
 from elman.masks import MISSING
 from elman.onnx.scan import Unwritable, constant, joined, op, present_steps, scan, step
+from elman.onnx.viterbi import viterbi
 
 
 # Without types: onnxscript would take them for those of ONNX.
@@ -135,12 +138,15 @@ def _rows(weight: Any, have: Sequence[str], want: Sequence[str], hidden: int, ma
     return weight
 
 
-translations: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.elman.infer.default: infer}
-of_int8: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.elman.infer.default: infer_int8}
+translations: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.elman.infer.default: infer,
+    torch.ops.elman.viterbi.default: viterbi,
+}
+of_int8 = translations | {torch.ops.elman.infer.default: infer_int8}
 
 
 def register() -> None:
-    """Makes plain `torch.onnx.export` know the operator, where onnxscript's list of functions can be added to.
+    """Makes plain `torch.onnx.export` know the operators, where onnxscript's list of functions can be added to.
 
     That list is no public part of onnxscript. If it has changed, this warns and names the table.
     """
@@ -148,6 +154,7 @@ def register() -> None:
         from onnxscript.function_libs.torch_lib.registration import torch_op
 
         torch_op("elman::infer", trace_only=True)(infer)
+        torch_op("elman::viterbi", trace_only=True)(viterbi)
     except Exception as error:  # of any kind, since it is not public
         warnings.warn(
             f"this version of onnxscript cannot be told of elman's layers ({error}); "

@@ -123,6 +123,12 @@ class TaggingOptions(Options):
         "upos", "Column of a CoNLL-U file: upos, xpos or deprel.", choices=("upos", "xpos", "deprel"), of_model=True
     )
     skip_bad: bool = option(False, "Skip malformed sentences and count them.")
+    crf: bool | None = option(
+        None,
+        "Learn which tag may follow which, by a conditional random field; default: if the tags mark entities.",
+        of_model=True,
+        later=True,
+    )
     cell: str = cell_option("lstm")
     hidden_size: int = option(128, "Units per layer and direction.", least=1, search=(32, 512), of_model=True)
     num_layers: int = option(

@@ -7,6 +7,7 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from elman import cells
+from elman.crf import CRF
 from elman.datasets import conll, examples
 from elman.datasets.conll import Sentence
 from elman.datasets.reading import BadRows
@@ -79,12 +81,38 @@ class TaggingModel(nn.Module):
         )
         self.dropout = Dropout(o.dropout)
         self.output = nn.Linear(2 * o.hidden_size, tags)
+        self.crf = CRF(tags) if o.crf else None
 
     def forward(self, words: Tensor, lengths: Tensor, forms: Tensor, characters: Tensor, sizes: Tensor) -> Tensor:
         """Returns logits (T, B, tags) for words (T, B) in sentences of these lengths (B,).
 
         forms (T, B) says which of the U different words stands there; characters (C, U) and sizes (U,) spell them.
+        With a CRF, they are the log-probabilities of the tags of each word, whatever the other tags are.
         """
+        return self.tagged(words, lengths, forms, characters, sizes)[0]
+
+    def tagged(
+        self, words: Tensor, lengths: Tensor, forms: Tensor, characters: Tensor, sizes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Returns logits as `forward` does, and tags (T, B): the likeliest one of each word, or with a CRF those that are
+        likeliest together."""
+        scores = self.scores(words, lengths, forms, characters, sizes)
+        if self.crf is None:
+            return scores, scores.argmax(-1)
+        return self.crf(scores, lengths), self.crf.decode(scores, lengths)
+
+    def loss(self, tags: Tensor, lengths: Tensor, **read: Tensor) -> Tensor:
+        """Returns the mean of -log p of the tags (T, B) of each word, -1 past the ends; with a CRF that of all of them together.
+
+        lengths and read: as `forward` takes them.
+        """
+        scores = self.scores(lengths=lengths, **read)
+        if self.crf is None:
+            return cross_entropy(scores.flatten(0, 1), tags.flatten(), ignore_index=-1)
+        return -self.crf.log_likelihood(scores, tags, lengths).sum() / lengths.sum()
+
+    def scores(self, words: Tensor, lengths: Tensor, forms: Tensor, characters: Tensor, sizes: Tensor) -> Tensor:
+        """Returns what the linear layer says of each word, (T, B, tags)."""
         h, _ = self.recurrent(
             self.dropout(self.inputs(words, forms, characters, sizes)), lengths=lengths
         )  # (T, B, 2 H)
@@ -233,7 +261,7 @@ class Guess(NamedTuple):
     """What a model says of a sentence whose tags are known."""
 
     place: int
-    tags: NDArray[np.int32]  # (words,), the likeliest ones
+    tags: NDArray[np.int32]  # (words,)
     nats: NDArray[np.float64]  # (words,), -log p of the true ones; 0 of one that is unknown
 
 
@@ -263,8 +291,10 @@ class Tagger:
         return Encoded(gathered, self.vocabulary)
 
     @torch.inference_mode()
-    def logits(self, encoded: Encoded, own: NDArray[np.int64] | None = None) -> Iterator[tuple[int, Tensor]]:
-        """Yields, in any order, the place of each sentence and its logits (words, tags). own: the places; all if left out."""
+    def says(
+        self, encoded: Encoded, own: NDArray[np.int64] | None = None
+    ) -> Iterator[tuple[int, Tensor, NDArray[np.int32]]]:
+        """Yields, in any order, the place of each sentence, its logits (words, tags) and its tags. own: the places; all if left out."""
         device = device_of(self.model)
         training = self.model.training
         self.model.eval()
@@ -273,25 +303,27 @@ class Tagger:
         own = own[np.argsort(lengths[own], kind="stable")]
         for begin in range(0, len(own), CHUNK):
             chunk = own[begin : begin + CHUNK]
-            logits = self.model(**{name: value.to(device) for name, value in encoded.batch(chunk).items()})
+            batch = {name: value.to(device) for name, value in encoded.batch(chunk).items()}
+            logits, tags = self.model.tagged(**batch)
+            numbers = tags.int().cpu().numpy()
             for column, place in enumerate(chunk):
-                yield int(place), logits[: lengths[place], column]
+                yield int(place), logits[: lengths[place], column], numbers[: lengths[place], column]
         self.model.train(training)
 
     def tag(self, sentences: Sequence[Sequence[str]]) -> list[list[str]]:
-        """Returns the likeliest tag of every word of every sentence."""
+        """Returns the tag of every word of every sentence."""
         found: list[list[str]] = [[] for _ in sentences]
-        for place, logits in self.logits(self.encode(Sentence(list(words), []) for words in sentences)):
-            found[place] = [self.vocabulary.tags[k] for k in logits.argmax(-1).tolist()]
+        for place, _, tags in self.says(self.encode(Sentence(list(words), []) for words in sentences)):
+            found[place] = [self.vocabulary.tags[k] for k in tags]
         return found
 
     def guesses(self, encoded: Encoded, own: NDArray[np.int64] | None = None) -> list[Guess]:
         """Returns what the model says of sentences, in any order. own: their places; all if left out."""
         found = list[Guess]()
-        for place, logits in self.logits(encoded, own):
+        for place, logits, tags in self.says(encoded, own):
             truth = torch.from_numpy(encoded.known[encoded.tags[place] + 1]).to(logits.device)
             nats = cross_entropy(logits.double(), truth, ignore_index=-1, reduction="none")
-            found.append(Guess(place, logits.argmax(-1).int().cpu().numpy(), nats.cpu().numpy()))
+            found.append(Guess(place, tags, nats.cpu().numpy()))
         return found
 
     def score(self, encoded: Encoded, said: Sequence[Guess]) -> tuple[dict[str, Tally], scores.Scores]:
@@ -432,16 +464,16 @@ class Tagging(SeparateSequences):
         self.tagger, self.model, self.options = tagger, tagger.model, tagger.options
 
     def untrained(self, options: Options) -> Tagger:
-        return _tagger(self.tagger.vocabulary, options, str(device_of(self.model)), self.path)
+        vocabulary = self.tagger.vocabulary
+        return _tagger(vocabulary, fitted(options, vocabulary), str(device_of(self.model)), self.path)
 
     def loss(self, own: NDArray[np.int64]) -> Tensor:
         batch = self.encoded.batch(self.train[own])
         words = batch["words"]
         batch["words"] = words.masked_fill(torch.rand(words.shape) < self.hide[words], 0)
+        batch["tags"] = self.encoded.truth(self.train[own])
         device = device_of(self.model)
-        logits = self.model(**{name: value.to(device) for name, value in batch.items()})
-        tags = self.encoded.truth(self.train[own]).to(device)
-        return cross_entropy(logits.flatten(0, 1), tags.flatten(), ignore_index=-1)
+        return self.model.loss(**{name: value.to(device) for name, value in batch.items()})
 
     def size(self, own: NDArray[np.int64]) -> int:
         return int(self.lengths[own].sum())
@@ -557,12 +589,18 @@ def read(path: Path | None, options: Options, bad: BadRows) -> tuple[Gathered, N
     return found, train, validation
 
 
+def fitted(options: Options, vocabulary: Vocabulary) -> Options:
+    """Returns the options of a new model, of which `crf` depends on the tags if it is None."""
+    return options if options.crf is not None else replace(options, crf=scores.is_bio(vocabulary.tags))
+
+
 def begin(path: Path | None, options: Options, device: str, bad: BadRows, start: Run | None = None) -> Tagging:
     """Returns a task that trains a model on a file. start: a run from whose model it starts; None for a new one."""
     check_made_for(start, options, CONFIG)
     sentences, train, validation = read(path, options, bad)
     vocabulary = Vocabulary.learn(sentences, options.min_count, train) if start is None else Vocabulary.load(start)
     vocabulary.width = sentences.width  # the form is that of these data, whatever the run read that it starts from
+    options = fitted(options, vocabulary) if start is None else options
     torch.manual_seed(options.seed)
     task = Tagging(_tagger(vocabulary, options, device, path), sentences, train, validation, path)
     if start is not None:

@@ -50,15 +50,18 @@ function chances(list, truth) {
   ]));
 }
 
-// What each direction adds to two logits, and to their difference, or to one number. each: {name, forward, backward, bias}. called: their sum.
+// What each direction adds to two logits, and to their difference, or to one number. each: {name, forward, backward, bias}, and
+// {before, after} if tags depend on each other: what the tags of other words add. called: their sum.
+const SHARES = { forward: "fromLeft", backward: "fromRight", bias: "bias", before: "tagsBefore", after: "tagsAfter" };
 function shareTable([first, second], called = say("logit")) {
-  const columns = second ? [first, second, { name: `${first.name} − ${second.name}`, forward: first.forward - second.forward, backward: first.backward - second.backward, bias: first.bias - second.bias }] : [first];
-  const sum = (each) => each.forward + each.backward + each.bias;
-  const largest = Math.max(...columns.flatMap((each) => [each.forward, each.backward, each.bias, sum(each)].map(Math.abs)), 1e-30);
+  const parts = Object.keys(SHARES).filter((part) => part in first);
+  const columns = second ? [first, second, { name: `${first.name} − ${second.name}`, ...Object.fromEntries(parts.map((part) => [part, first[part] - second[part]])) }] : [first];
+  const sum = (each) => parts.reduce((total, part) => total + each[part], 0);
+  const largest = Math.max(...columns.flatMap((each) => [...parts.map((part) => each[part]), sum(each)].map(Math.abs)), 1e-30);
   const row = (label, value) => el("tr", {}, el("th", { scope: "row" }, label), columns.map((each) => el("td", {}, el("span", { class: "value" }, digits(value(each))), balance(value(each) / largest))));
   return el("table", { class: "shares" },
     el("thead", {}, el("tr", {}, el("td", {}), columns.map((each) => el("th", { scope: "col" }, each.name)))),
-    el("tbody", {}, row(say("fromLeft"), (each) => each.forward), row(say("fromRight"), (each) => each.backward), row(say("bias"), (each) => each.bias), row(called, sum)));
+    el("tbody", {}, parts.map((part) => row(say(SHARES[part]), (each) => each[part])), row(called, sum)));
 }
 
 // A bar to the right of the middle for a positive share, to the left for a negative one.

@@ -40,7 +40,7 @@ VIEWS.push({
   id: "shares",
   wide: 7,
   key: () => [chosen.item, chosen.t],
-  draw: () => [head(say("directions")), el("p", { class: "say" }, say("directionsSay")), shareTable(item().shares[chosen.t])],
+  draw: () => [head(say("directions")), el("p", { class: "say" }, say("before" in item().shares[0][0] ? "directionsTags" : "directionsSay")), shareTable(item().shares[chosen.t])],
 });
 
 VIEWS.push({
