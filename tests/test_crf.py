@@ -335,7 +335,9 @@ def test_tags_that_mark_entities_are_learned_together(tmp_path: Path, run: Path)
     config = tmp_path / "run" / "config.json"
     for file, given, expected in ((others, [], False), (marks, [], True), (marks, ["--no-crf"], False)):
         own = "--run", tmp_path / "run", "--overwrite", "--epochs", 1, *SMALL, *given
-        assert command("train", "tag", file, *own).status == 0
+        outcome = command("train", "tag", file, *own)
+        assert outcome.status == 0, outcome.err
+        assert ("a conditional random field chooses" in outcome.err) is expected
         assert json.loads(config.read_text())["options"]["crf"] is expected
         assert (tagging.load(tmp_path / "run").model.crf is not None) is expected
     content = json.loads(config.read_text())

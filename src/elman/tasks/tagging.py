@@ -504,12 +504,13 @@ class Tagging(SeparateSequences):
     def introduction(self) -> list[tuple[str, str]]:
         words = int(self.lengths.sum())
         tags = self.tagger.vocabulary.tags
+        together = ", of which a conditional random field chooses those of a sentence together" * bool(self.options.crf)
         lines = [
             (
                 "sentences",
                 f"{self.source}: {len(self.train):,} with {words:,} words for training, {len(self.validation):,} for validation",
             ),
-            ("tags", f"{len(tags)}: {' '.join(tags[:20])}{' ...' if len(tags) > 20 else ''}"),
+            ("tags", f"{len(tags)}{together}: {' '.join(tags[:20])}{' ...' if len(tags) > 20 else ''}"),
         ]
         if unknown := self.encoded.unknown(self.validation):
             lines.append(("unknown", scores.unknown(unknown, " validation words of a tag that training lacks")))
