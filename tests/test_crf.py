@@ -24,6 +24,7 @@ from elman.errors import InputError
 from elman.explain import directions
 from elman.tasks import tagging
 from elman.training.run import MODEL, Run
+from forks import Child, Forks
 from tiny_runs import elman as command
 from tiny_runs import lines
 
@@ -157,17 +158,56 @@ def test_half_types_and_autocast_are_computed_in_float32() -> None:
         assert own(half, LENGTHS).equal(own.float()(half, LENGTHS))
 
 
-def test_what_is_nearly_impossible_or_certain_has_finite_gradients() -> None:
-    """The score of a true tag may be so low that its probability is no number of float32, and that of a pair very high."""
-    crf, scores = CRF(3), torch.tensor([0.0, -300, 5]).repeat(6, 2, 1).requires_grad_()
-    with torch.no_grad():
-        crf.transitions.fill_(190)[0, 0] = 200
-    found = crf.log_likelihood(scores, torch.ones(6, 2, dtype=torch.long))
-    found.sum().backward()
-    assert found.tolist() == pytest.approx([6 * -300 + 5 * 190 - 5 * 200] * 2, rel=1e-4)
-    for each in (scores, *crf.parameters()):
-        assert each.grad is not None
-        assert each.grad.isfinite().all()
+@pytest.mark.parametrize("engine", ["reference", "cpu"])
+def test_what_is_impossible_or_certain_is_told_exactly_and_has_finite_gradients(engine: str) -> None:
+    """Beyond the numbers whose exponential is one of float32: pairs that are forbidden, or certain; first and last tags, and scores."""
+    keeps, violates = torch.tensor([[1, 1], [2, 1], [2, 2], [2, 0]]), torch.tensor([[0, 0], [1, 0], [1, 1], [0, 0]])
+    forbidden, certain, far = torch.zeros(3, 3), torch.zeros(3, 3), torch.zeros(3, 3)
+    forbidden[0, 1], certain[0, 0] = -1000, 120
+    far[:2, :2] = torch.tensor([[50.0, -50], [-60, -60]])
+    edges = torch.tensor([0.0, -300, 0])
+    low = torch.tensor([0.0, -300, 5]).repeat(4, 2, 1)
+    sure = torch.tensor([0.0, 200, -200]).repeat(4, 2, 1)
+    for transitions, first, scores, tags in (
+        (forbidden, torch.zeros(3), torch.zeros(4, 2, 3), keeps),
+        (forbidden, torch.zeros(3), torch.zeros(4, 2, 3), violates),
+        (forbidden.where(forbidden == 0, -torch.inf), torch.zeros(3), low, keeps),
+        (certain, torch.zeros(3), torch.zeros(4, 2, 3), keeps),
+        (far, edges, sure, violates),
+        (170 + certain, edges, low, keeps),
+        (60 * torch.randn(3, 3, generator=torch.Generator().manual_seed(0)), edges, low, violates),
+    ):
+        crf = CRF(3)
+        with torch.no_grad():
+            for parameter, value in zip(crf.parameters(), (transitions, first, edges.flip(0)), strict=True):
+                parameter.copy_(value)
+        exact = copy.deepcopy(crf).double()
+        paths = dict(every_sequence(exact, scores[:, 0].double()))
+        total, own = torch.stack(list(paths.values())).logsumexp(0), scores.clone().requires_grad_()
+        with elman.use_engine(engine):
+            found, told = crf.log_likelihood(own, tags), crf(own).exp()
+            (found.sum() + told[0, 0, 0]).backward()
+        assert found[0].item() == pytest.approx((paths[tuple(tags[:, 0].tolist())] - total).item(), rel=1e-5, abs=1e-4)
+        for t in range(4):
+            chances = [sum((v - total).exp().item() for y, v in paths.items() if y[t] == k) for k in range(3)]
+            assert told[t, 0].tolist() == pytest.approx(chances, abs=1e-5)
+        assert own.grad is not None
+        assert own.grad.isfinite().all()
+        assert all(each.grad is not None and each.grad.isfinite().all() for each in crf.parameters())
+
+
+def test_ways_to_the_end_lose_no_digits() -> None:
+    """Of float32, after many steps whose tags differ by little."""
+    torch.manual_seed(0)
+    crf, scores = CRF(20), 10 + 0.05 * torch.randn(1000, 10, 20)
+    nn.init.normal_(crf.transitions, std=0.05)
+    best = crf.decode(scores)
+    assert best.equal(crf.double().decode(scores.double()))
+
+
+def test_on_the_meta_device() -> None:
+    crf, scores = CRF(3, device="meta"), torch.empty(4, 2, 3, device="meta")
+    assert crf(scores, torch.ones(2, dtype=torch.long, device="meta")).shape == scores.shape
 
 
 def test_it_learns_the_chain_that_drew_the_tags() -> None:
@@ -200,17 +240,42 @@ def test_it_learns_the_chain_that_drew_the_tags() -> None:
     assert pairs == pytest.approx(chain, abs=0.06)
 
 
-def test_one_compiled_graph() -> None:
+class _All(nn.Module):
+    def __init__(self, crf: CRF):
+        super().__init__()
+        self.crf = crf
+
+    def forward(self, scores: Tensor, tags: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        return (
+            self.crf(scores, lengths),
+            self.crf.log_likelihood(scores, tags, lengths),
+            self.crf.decode(scores, lengths),
+        )
+
+
+LOADED = """
+import sys, torch, elman.operators
+case, result = torch.load(sys.argv[2])
+torch.testing.assert_close(torch.export.load(sys.argv[1]).module()(*case), result)
+print("the same")
+"""
+
+
+def test_one_graph_for_all_sizes_which_another_process_loads(tmp_path: Path, forks: Forks) -> None:
     crf, scores, tags = drawn(torch.float32)
-    tags = tags.masked_fill(tags == 99, 0)
-
-    def all_three(scores: Tensor, tags: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
-        return crf(scores, lengths), crf.log_likelihood(scores, tags, lengths), crf.decode(scores, lengths)
-
-    whole = torch.compile(all_three, fullgraph=True, backend="aot_eager")
-    lengths = torch.tensor(LENGTHS)
-    for mine, other in zip(whole(scores, tags, lengths), all_three(scores, tags, lengths), strict=True):
+    case = scores, tags.masked_fill(tags == 99, 0), torch.tensor(LENGTHS)
+    whole = _All(crf)
+    compiled = torch.compile(whole, fullgraph=True, backend="aot_eager")
+    for mine, other in zip(compiled(*case), whole(*case), strict=True):
         assert torch.allclose(mine, other, atol=1e-6)
+    free = torch.export.Dim.DYNAMIC
+    shapes = {0: free, 1: free}, {0: free, 1: free}, {0: free}
+    torch.export.save(torch.export.export(whole, case, dynamic_shapes=shapes), tmp_path / "crf.pt2")
+    fewer = case[0][:3, :3], case[1][:3, :3], case[2][:3].clamp(max=3)
+    result = tuple(each.detach() for each in whole(*fewer))
+    torch.save((fewer, result), tmp_path / "case.pt")
+    (done,) = forks.run(Child(LOADED, (str(tmp_path / "crf.pt2"), str(tmp_path / "case.pt"))))
+    assert "the same" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -218,6 +283,8 @@ def test_one_compiled_graph() -> None:
     [
         (lambda c, s, y: CRF(0), ValueError, "num_tags must be greater than zero, got 0"),
         (lambda c, s, y: CRF(3, batch_first=1), TypeError, "batch_first should be of type bool, got: int"),  # pyright: ignore[reportArgumentType]
+        (lambda c, s, y: CRF(3, dtype=torch.complex64), TypeError, "dtype must be real, got torch.complex64"),
+        (lambda c, s, y: c.log_likelihood(s, y.to(torch.complex64)), TypeError, "tags are of torch.complex64"),
         (lambda c, s, y: c(s[0]), ValueError, r"scores must be a tensor \(T, B, 3\), got \(4, 3\)"),
         (lambda c, s, y: c([1]), ValueError, r"scores must be a tensor \(T, B, 3\), got list"),
         (lambda c, s, y: CRF(3, batch_first=True)(s[..., :2]), ValueError, r"\(B, T, 3\), got \(4, 4, 2\)"),
@@ -344,9 +411,11 @@ def test_tags_that_mark_entities_are_learned_together(tmp_path: Path, run: Path)
     del content["options"]["crf"]
     config.write_text(json.dumps(content))
     assert tagging.load(tmp_path / "run").model.crf is None
+    assert json.loads(config.read_text())["options"].get("crf") is None
     again = command("train", "tag", marks, "--start-from", tmp_path / "run", "--run", tmp_path / "more", "--epochs", 1)
     assert again.status == 0, again.err
     assert tagging.load(tmp_path / "more").model.crf is None
+    assert json.loads((tmp_path / "more" / "config.json").read_text())["options"]["crf"] is False
     refused = command("train", "tag", marks, "--start-from", run, "--run", tmp_path / "no", "--epochs", 1, "--no-crf")
     assert refused.status == 2
     assert "--crf cannot be given" in refused.err

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 
-from torch import relu, sigmoid, tanh
+from torch import exp, log, relu, sigmoid, tanh
 
 from elman.cell import Cell, State, cell
 from elman.errors import InputError
@@ -22,6 +22,7 @@ ODYSSEY = "K. Greff et al., LSTM: a search space odyssey, IEEE TNNLS 28 (2017), 
 PROJECTION = "H. Sak, A. Senior & F. Beaufays, Long short-term memory recurrent neural network architectures for large scale acoustic modeling, Interspeech (2014)"
 GRU = "K. Cho et al., Learning phrase representations using RNN encoder-decoder for statistical machine translation, EMNLP (2014)"
 GRU_AFTER = "J. Chung et al., Empirical evaluation of gated recurrent neural networks on sequence modeling (2014), in the form of cuDNN and torch.nn.GRU"
+CRF = "J. Lafferty, A. McCallum & F. Pereira, Conditional random fields: probabilistic models for segmenting and labeling sequence data, ICML (2001)"
 
 
 @cell(gates=("h",), reference=ELMAN)
@@ -140,6 +141,19 @@ def projected_lstm(x, R, s, P):
 
 
 BUILT_IN: dict[str, Cell] = {value.name: value for value in list(globals().values()) if isinstance(value, Cell)}
+
+
+@cell(gates=("t",), states=("h", "m"), vectors=("largest",), streams=("score",), reference=CRF)
+def forward_backward(x, R, s, p, u):
+    """The messages of `elman.CRF`: what the steps so far say of the next one's tag, m_k' = log sum_j exp(A_jk) p_j.
+
+    p_j is the probability of tag j by all steps so far. The matrix of R.t holds exp(A_jk - largest_k). The output is the message
+    that enters the step. Source: Lafferty, McCallum & Pereira (2001).
+    """
+    z = s.m + u.score
+    z = z - 8 * log(exp(z / 8).sum(-1, keepdim=True))  # the largest is now between -8 log K and 0
+    q = exp(z)
+    return State(h=s.m, m=p.largest + log(R.t @ (q / q.sum(-1, keepdim=True))))
 
 
 def by_name(name: str, projected: bool = True) -> Cell:

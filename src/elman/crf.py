@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from elman.cell import State, cell
+from elman import cells
 from elman.checks import check_dtype, check_rows, check_size
 from elman.layout import Call, Direction, Weights, has_values
 from elman.names import register
 from elman.recurrence import recur
+from elman.viterbi import viterbi
 
-SOURCE = "J. Lafferty, A. McCallum & F. Pereira, Conditional random fields: probabilistic models for segmenting and labeling sequence data (2001)"
 UNKNOWN = -1  # in the place of a tag
-
-
-@cell(gates=("t",), states=("h", "m"), streams=("score",), reference=SOURCE)
-def forward_backward(x, R, s, u):
-    """What the steps before say of the tag of a step, and what they and this step say of the next one's: its message m.
-
-    R.t has exp(transitions), so that m_k' = log sum_j exp(A_jk) p_j, where p_j is the probability of tag j by all steps up to
-    this one. The output is the message that enters the step.
-    """
-    p = torch.exp(s.m + u.score)
-    p = p / p.sum(-1, keepdim=True)
-    return State(h=s.m, m=torch.log(R.t @ p))
 
 
 class CRF(nn.Module):
@@ -59,9 +49,11 @@ class CRF(nn.Module):
         super().__init__()
         check_size("num_tags", num_tags)
         check_dtype(dtype)
+        if isinstance(dtype, torch.dtype) and dtype.is_complex:
+            raise TypeError(f"CRF: dtype must be real, got {dtype}")
         if not isinstance(batch_first, bool):
             raise TypeError(f"batch_first should be of type bool, got: {type(batch_first).__name__}")
-        register(forward_backward)
+        register(cells.forward_backward)
         self.num_tags, self.batch_first = num_tags, batch_first
         self.transitions = nn.Parameter(torch.zeros(num_tags, num_tags, device=device, dtype=dtype))
         self.first = nn.Parameter(torch.zeros(num_tags, device=device, dtype=dtype))
@@ -69,7 +61,7 @@ class CRF(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        register(forward_backward)  # in the process that loads it
+        register(cells.forward_backward)  # in the process that loads it
 
     def extra_repr(self) -> str:
         return f"{self.num_tags}{', batch_first=True' if self.batch_first else ''}"
@@ -82,9 +74,9 @@ class CRF(nn.Module):
 
         Raises TypeError, ValueError or RuntimeError, as a layer does, if shapes, dtypes or lengths do not fit.
         """
-        ready, lengths, past = self._ready(scores, lengths)
-        before, after = self._messages(ready, lengths, (False, True)).chunk(2, -1)
-        return self._laid_out((before + ready + after).log_softmax(-1).masked_fill(past, 0))
+        scores, lengths, past = self._ready(scores, lengths)
+        before, after = self._messages(scores, lengths, (False, True)).chunk(2, -1)
+        return self._laid_out((before + scores + after).log_softmax(-1).masked_fill(past, 0))
 
     def messages(self, scores: Tensor, lengths: Tensor | Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """Returns what the steps before say of the tags of each step, and what those after say, each (T, B, K).
@@ -92,9 +84,9 @@ class CRF(nn.Module):
         With the score they add up to what `forward` returns, but for a number that all tags of a step have in common. The rest
         is as in `forward`.
         """
-        scores, lengths, _ = self._ready(scores, lengths)
+        scores, lengths, past = self._ready(scores, lengths)
         before, after = self._messages(scores, lengths, (False, True)).chunk(2, -1)
-        return self._laid_out(before), self._laid_out(after)
+        return self._laid_out(before.masked_fill(past, 0)), self._laid_out(after.masked_fill(past, 0))
 
     def log_likelihood(self, scores: Tensor, tags: Tensor, lengths: Tensor | Sequence[int] | None = None) -> Tensor:
         """Returns log p(y | x) of each sequence, (B,).
@@ -104,14 +96,17 @@ class CRF(nn.Module):
         """
         scores, lengths, past = self._ready(scores, lengths)
         tags = self._tags(tags, scores, past)[..., None]  # (T, B, 1)
-        known = tags >= 0
-        told = scores.gather(-1, tags.clamp(min=0)).where(known, 0).sum(0)[:, 0]  # (B,)
-        # The sum over all sequences that have the known tags, less the sum over all. The score of a known tag is in `told`:
-        # among the messages it could be too small for a number.
-        only = torch.arange(self.num_tags, device=scores.device) == tags
-        held = torch.where(known, torch.where(only, 0.0, -torch.inf), scores)
-        both = self._log_sum(torch.cat([held, scores], 1), lengths.repeat(2), past.repeat(1, 2, 1))
-        return told + both[: len(told)] - both[len(told) :]
+        known, some = tags >= 0, tags.clamp(min=0)
+        transitions, first, _ = self._parameters_in(scores.dtype)
+        # log p(y) is the sum of log p(y_t | the tags before it). What a known tag says of the next one is a row of A.
+        before = transitions[some[:-1, :, 0]]
+        if not has_values(tags) or not bool((known | past).all()):
+            only = torch.arange(self.num_tags, device=scores.device) == tags
+            given = torch.where(known, torch.where(only, 0, scores.new_tensor(-torch.inf)), scores)
+            before = torch.where(known[:-1], before, self._messages(given, lengths, (False,))[1:])
+        before = torch.cat([first.expand(1, scores.shape[1], -1), before])
+        log_p = (before + scores + self._messages(scores, lengths, (True,))).log_softmax(-1).gather(-1, some)
+        return log_p.where(known, 0).sum(0)[:, 0]
 
     def decode(self, scores: Tensor, lengths: Tensor | Sequence[int] | None = None) -> Tensor:
         """Returns the likeliest sequence of tags, (T, B), by Viterbi's algorithm; -1 past the ends. The rest is as in `forward`."""
@@ -126,7 +121,7 @@ class CRF(nn.Module):
         return self.transitions.to(dtype), self.first.to(dtype), self.last.to(dtype)
 
     def _ready(self, scores: Tensor, lengths: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns scores (T, B, K) as log-probabilities, equal past the ends; lengths (B,); and what is past the ends, (T, B, 1)."""
+        """Returns scores (T, B, K), zero past the ends; lengths (B,); and what is past the ends, (T, B, 1)."""
         shape = tuple(scores.shape) if isinstance(scores, Tensor) else None
         if shape is None or len(shape) != 3 or shape[2] != self.num_tags:
             form = f"({'B, T' if self.batch_first else 'T, B'}, {self.num_tags})"
@@ -145,11 +140,11 @@ class CRF(nn.Module):
         rows = torch.full((B,), T, device=scores.device) if rows is None else rows
         past = torch.arange(T, device=scores.device)[:, None, None] >= rows[:, None]
         dtype = torch.promote_types(torch.promote_types(scores.dtype, self.transitions.dtype), torch.float32)
-        return scores.to(dtype).masked_fill(past, 0).log_softmax(-1), rows, past
+        return scores.to(dtype).masked_fill(past, 0), rows, past
 
     def _tags(self, tags: Any, scores: Tensor, past: Tensor) -> Tensor:
         """Returns tags (T, B), unknown past the ends."""
-        if not isinstance(tags, Tensor) or tags.is_floating_point() or tags.dtype == torch.bool:
+        if not isinstance(tags, Tensor) or tags.is_floating_point() or tags.is_complex() or tags.dtype == torch.bool:
             got = f"of {tags.dtype}" if isinstance(tags, Tensor) else f"a {type(tags).__name__}"
             raise TypeError(f"CRF: tags are {got} but must be whole numbers in a tensor")
         steps = self._laid_out(scores).shape[:2]
@@ -165,56 +160,22 @@ class CRF(nn.Module):
                 )
         return tags
 
-    def _messages(self, scores: Tensor, lengths: Tensor, ways: Sequence[bool]) -> Tensor:
-        """Returns the messages that enter each step, (T, B, D*K), from the step before, and from the next one if `ways` says so."""
+    def _messages(self, scores: Tensor, lengths: Tensor, directions: Sequence[bool]) -> Tensor:
+        """Returns the messages that enter each step, (T, B, D*K): for False from the step before, for True from the next one."""
         transitions, first, last = self._parameters_in(scores.dtype)
-        # Without their largest, which all sequences of tags have in common, none of them is too large for a number.
-        factors, B = (transitions - transitions.detach().max()).exp(), scores.shape[1]
-        directions = [Direction(Weights(None, factors if back else factors.T, None, None), back) for back in ways]
-        begin = torch.stack([last if back else first for back in ways])[:, None].expand(-1, B, -1)
-        with torch.autocast(scores.device.type, enabled=False):
-            output, _ = recur(
-                Call(
-                    forward_backward,
-                    scores[..., :1].detach(),  # which no weight reads
-                    tuple(directions),
-                    (torch.zeros_like(begin), begin),
-                    (scores,),
-                    lengths=lengths,
-                )
-            )
-        return output
-
-    def _log_sum(self, scores: Tensor, lengths: Tensor, past: Tensor) -> Tensor:
-        """Returns log Z of each sequence, (B,): the sum of what each step multiplies the messages by."""
-        ends = torch.arange(len(scores), device=scores.device)[:, None, None] == lengths[:, None] - 1
-        reached = self._messages(scores, lengths, (False,)) + scores
-        reached = reached + torch.where(ends, self.last.to(scores.dtype), 0)
-        return reached.logsumexp(-1).where(~past[..., 0], 0).sum(0)
-
-
-@torch.library.custom_op("elman::viterbi", mutates_args=())
-def viterbi(scores: Tensor, transitions: Tensor, first: Tensor, last: Tensor, lengths: Tensor) -> Tensor:
-    """Returns the likeliest sequence of tags, (T, B); past the ends any. Shapes and equation: as in `CRF`.
-
-    An operator of its own, so that an exporter need not unroll it. Source: A. J. Viterbi, Error bounds for convolutional
-    codes and an asymptotically optimum decoding algorithm (1967).
-    """
-    T, B, K = scores.shape
-    # Step by step, the best score of all ways to a tag of the next step, and from which tag it comes. Behind the last
-    # step of a sequence there is no tag, so that all ways come from the same one.
-    reached, best = first.expand(B, K), scores.new_empty((T, B, K), dtype=torch.int32)
-    for t in range(T):
-        ends = (lengths == t + 1)[:, None, None]
-        ways = (reached + scores[t])[:, :, None] + torch.where(ends, last[:, None], transitions)  # from, to
-        reached, best[t] = ways.max(1)
-    tags, tag = lengths.new_empty((T, B)), lengths.new_zeros((B, 1))
-    for t in reversed(range(T)):
-        tag = best[t].gather(1, tag).long()
-        tags[t] = tag[:, 0]
-    return tags
-
-
-@viterbi.register_fake
-def _(scores: Tensor, transitions: Tensor, first: Tensor, last: Tensor, lengths: Tensor) -> Tensor:
-    return lengths.new_empty(scores.shape[:2])
+        least = math.log(torch.finfo(scores.dtype).tiny) + 7  # of which no sum of probabilities makes zero
+        weights = []
+        for reverse in directions:
+            rows = transitions if reverse else transitions.T  # (to, from), as messages go
+            largest = rows.detach().amax(1, keepdim=True).clamp(min=-1e30)  # which is finite if all are -inf
+            factors = (rows - largest).clamp(min=least).exp()
+            weights.append(Direction(Weights(None, factors, None, None, ch=largest.T), reverse))
+        begin = torch.stack([last if reverse else first for reverse in directions])[:, None]
+        begin = begin.expand(-1, scores.shape[1], -1)
+        x = scores[..., :1].detach()  # which no weight reads
+        call = Call(
+            cells.forward_backward, x, tuple(weights), (torch.zeros_like(begin), begin), (scores,), lengths=lengths
+        )
+        kind = scores.device.type
+        with nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False):
+            return recur(call)[0]

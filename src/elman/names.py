@@ -35,7 +35,7 @@ def register(cell: Cell) -> str:
 def find(key: str) -> Cell:
     """The cell of that name, as engines keep it. Raises RuntimeError for a user's cell of which there is no layer."""
     if key not in _cells:
-        for cell in cells.BUILT_IN.values():
+        for cell in (*cells.BUILT_IN.values(), cells.forward_backward):
             register(cell)
             if not cell.projected:
                 register(cell.masked)  # which a program exported in training may run

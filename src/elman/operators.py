@@ -4,6 +4,8 @@
     elman::forward   (the call) -> output, final states, and what backward needs besides
     elman::backward  (the call, output, saved, cotangents, given, needed) -> gradients
 
+And elman::viterbi, which elman/viterbi.py defines: programs that were exported find all operators behind this module.
+
 "The call" stands for the parts of a `layout.Call`: its tensors, and names, dtypes and flags, which depend on the layer
 and never on T or B. So the shapes of all results are known beforehand. Where tensors are ordinary ones with values, the
 same functions are called without the dispatcher, which would cost as much time as a short sequence.
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+import elman.viterbi  # noqa: F401
 from elman import names, native
 from elman.engines import ENGINES, REFERENCE, Composed, Engine, Gradients
 from elman.layout import Call, Direction, Results, Weights, misfit

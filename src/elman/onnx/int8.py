@@ -15,16 +15,23 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from elman.onnx.scan import EXACT
+
 TOP = 63  # the largest weight as an integer
 DOMAIN = "com.microsoft"  # of the LSTM that only ONNX Runtime knows
 
 
 def quantize(model: ir.Model) -> None:
-    """Replaces every product with a constant matrix by one in integers, in bodies of loops as well, and every LSTM."""
+    """Replaces every product with a constant matrix by one in integers, in bodies of loops as well, and every LSTM.
+
+    Products of probabilities stay, which `scan.EXACT` marks: small ones count as well.
+    """
     weights = _Weights(model)
     for node in list(model.graph.all_nodes()):
         if node.op_type == "LSTM" and node.domain == "":
             _lstm(model, node, weights)
+        elif EXACT in node.metadata_props:
+            continue
         elif node.op_type in ("MatMul", "Gemm") and node.domain == "" and weights.matrix(node.inputs[1]) is not None:
             _product(node, weights)
     weights.remove_unused()
@@ -79,8 +86,6 @@ def _product(node: ir.Node, weights: _Weights) -> None:
     assert w is not None
     matrix = weights.matrix(w)
     assert matrix is not None
-    if matrix.min() >= 0:  # factors of probabilities, of which the small ones count as well, and no weights
-        return
     turned = bool(given.get("transB", 0))
     q_w, s_w, _ = weights.integers(w, matrix.T if turned else matrix, "turned" if turned else "as_it_is")
     output, graph, made = node.outputs[0], node.graph, list[ir.Node]()

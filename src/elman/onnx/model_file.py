@@ -205,8 +205,8 @@ class ExportedTagger(Exported):
         self, words: Tensor, lengths: Tensor, forms: Tensor, characters: Tensor, sizes: Tensor
     ) -> tuple[Tensor, Tensor]:
         feed = {"words": words, "lengths": lengths, "forms": forms, "characters": characters, "sizes": sizes}
-        logits, *tags = self.run(feed)
-        return logits, tags[0] if tags else logits.argmax(-1)
+        logits, *likeliest = self.run(feed)  # the latter with a CRF
+        return logits, likeliest[0] if likeliest else logits.argmax(-1)
 
 
 class ExportedTranslation(Exported):

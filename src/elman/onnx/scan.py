@@ -9,13 +9,14 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import evaluator, opset18
 
-from elman import graph
+from elman import cells, graph
 from elman.cell import Cell
 from elman.graph import Node
 from elman.onnx.written import COMPARISONS, KEY, OF_OPERATION, OVER_ROW, note
 
 op: Any = opset18  # in a translation, its functions take and give the symbols of a graph, which its types do not say
 
+EXACT = "elman.exact"  # marks a node whose product is not to be made in integers
 NUMPY = {ir.DataType.FLOAT: np.float32, ir.DataType.DOUBLE: np.float64, ir.DataType.FLOAT16: np.float16}
 
 
@@ -242,6 +243,8 @@ class _Body:
         if operand not in self.products:
             gates, matrix, bias = self.matrices[operand]
             product = self._node("Gemm", value, matrix, *([] if bias is None else [bias]), transB=1)
+            if self.cell is cells.forward_backward:
+                self.nodes[-1].metadata_props[EXACT] = "of probabilities"
             self.products[operand] = dict(zip(gates, self._split(product, len(gates)), strict=True))
         return self.products[operand]
 

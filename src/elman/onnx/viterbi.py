@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from elman.onnx.scan import Nodes, constant, op, write
@@ -27,6 +28,9 @@ def viterbi(scores, transitions, first, last, lengths):
     ways = there("Add", before, there("Where", end, alike, transitions))  # (B, from, to)
     best = there("ArgMax", ways, axis=1, keepdims=0)
     after = there("ReduceMax", ways, there.constant([1]), keepdims=0)
+    most = there("ReduceMax", after, there.constant([1]), keepdims=1)
+    least = there("CastLike", there.constant(np.float32(np.finfo(np.float32).min)), most)
+    after = there("Sub", after, there("Max", most, least))
     begin = op.Expand(first, op.Concat(rows, constant([1]), axis=0))
     came = _scan(there.graph, (after, kind), (best, ir.DataType.INT64), (batch, tags), begin, [scores, ends])
 

@@ -601,7 +601,7 @@ def begin(path: Path | None, options: Options, device: str, bad: BadRows, start:
     sentences, train, validation = read(path, options, bad)
     vocabulary = Vocabulary.learn(sentences, options.min_count, train) if start is None else Vocabulary.load(start)
     vocabulary.width = sentences.width  # the form is that of these data, whatever the run read that it starts from
-    options = fitted(options, vocabulary) if start is None else options
+    options = fitted(options, vocabulary) if start is None else replace(options, crf=bool(options.crf))
     torch.manual_seed(options.seed)
     task = Tagging(_tagger(vocabulary, options, device, path), sentences, train, validation, path)
     if start is not None:
