@@ -27,6 +27,10 @@ LAYERS: dict[str, Callable[..., Recurrent]] = {
 CELLS = tuple(LAYERS)
 DEPTHS = ((1, False), (1, True), (2, False), (2, True))  # layers, bidirectional
 DEPTH_NAMES = ("1-uni", "1-bi", "2-uni", "2-bi")
+# Every cell in the form that goes through all of the code, and in one of the others; each of these with three cells.
+CELLS_AND_DEPTHS = {
+    f"{name}-{DEPTH_NAMES[form]}": (name, *DEPTHS[form]) for k, name in enumerate(CELLS) for form in ((k + 1) % 3, 3)
+}
 
 
 def layer(

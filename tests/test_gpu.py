@@ -75,7 +75,7 @@ def test_random_cells(cell: Cell, seed: int, one_way: bool) -> None:
 
 @pytest.mark.parametrize("name", ["peephole_lstm", "gru_before", "projected_lstm"])
 def test_lengths_and_resets(name: str) -> None:
-    test_rows.test_every_cell(name, (1, True), "gpu")
+    test_rows.test_every_cell(name, 1, True, "gpu")
 
 
 @pytest.mark.parametrize("cell", USERS, ids=lambda cell: cell.name)
@@ -86,7 +86,7 @@ def test_lengths_and_resets_of_users_cells(cell: Cell) -> None:
 
 
 def test_initial_states_that_are_learned() -> None:
-    test_rows.test_initial_states_that_are_learned("projected_lstm", (1, True), "gpu")
+    test_rows.test_initial_states_that_are_learned("projected_lstm", 1, True, "gpu")
 
 
 def test_what_is_not_finite_beyond_the_end() -> None:
