@@ -160,16 +160,17 @@ def layers_of(
 
 
 BUILT_IN = [cells.by_name(name) for name in CELLS]
-DEEP = [cells.rnn, cells.coupled_peephole_lstm, cells.gru, OWN[0]]  # what one layer can do is tried with all cells
+SOME = [cells.rnn, cells.coupled_peephole_lstm, cells.gru, OWN[0]]  # one of each operator
 
 
-# Every two of the four choices meet in every way. `bench/onnx_forms.py` tries all sixteen.
+# Every two of the four choices meet in every way, and all cells have a layer with everything. `bench/onnx_forms.py` tries
+# all cells in all sixteen forms, with a third layer, which is written as the second one is.
 FORMS = {
     "one layer": (1, False, False, False),
     "one layer, both directions, states, lengths": (1, True, True, True),
-    "three layers, states, lengths": (3, False, True, True),
-    "three layers, both directions, lengths": (3, True, False, True),
-    "three layers, both directions, states": (3, True, True, False),
+    "two layers, states, lengths": (2, False, True, True),
+    "two layers, both directions, lengths": (2, True, False, True),
+    "two layers, both directions, states": (2, True, True, False),
 }
 
 
@@ -179,7 +180,8 @@ def test_every_cell_in_every_form(form: str) -> None:
 
 
 def check_form(layers: int, bidirectional: bool, states: bool, lengths: bool) -> None:
-    check_cells([*BUILT_IN, *OWN] if layers == 1 else DEEP, layers, bidirectional, states, lengths)
+    everything = layers == 1 and lengths
+    check_cells([*BUILT_IN, *OWN] if everything else SOME, layers, bidirectional, states, lengths)
 
 
 def check_cells(some: Sequence[Cell], layers: int, bidirectional: bool, states: bool, lengths: bool) -> float:
@@ -217,11 +219,13 @@ def check_import(model: onnx.ModelProto, module: Many) -> None:
 @pytest.mark.parametrize("lengths", [False, True], ids=["full", "lengths"])
 def test_resets_and_learned_states(lengths: bool) -> None:
     some = [cells.lstm, cells.gru_before, cells.projected_lstm, OWN[1]]
-    learned = layers_of(some[:2] if lengths else some[2:], 2, True, learn_initial_state=True)
+    if lengths:  # each cell learns its states in one case, and begins with zeros in the other
+        some.reverse()
+    learned = layers_of(some[2:], 2, True, learn_initial_state=True)
     for layer in learned:
         for state in layer.initial_states():
             nn.init.normal_(state)
-    module = Many([*layers_of(some, 1, True), *learned], lengths, lengths, True)
+    module = Many([*layers_of(some[:2], 1, True), *learned], lengths, lengths, True)
     check(export(module, torch.float32), module)
 
 
@@ -666,15 +670,13 @@ def test_a_file_is_always_the_same(tmp_path: Path) -> None:
     files = [elman.onnx.export(module, tmp_path / "a.onnx", given).path.read_bytes() for _ in range(2)]
     assert files[0] == files[1]
     with exporting._quiet():
-        programs = [
-            torch.onnx.export(module.eval(), given, dynamo=True, verbose=False, optimize=False) for _ in range(2)
-        ]
-    models = [program.model_proto for program in programs if program is not None]
-    assert models[0] == models[1]
-    onnx.checker.check_model(models[0], full_check=True)
-    names = [value.name for node in models[0].graph.node for each in node.attribute for value in each.g.input]
+        program = torch.onnx.export(module.eval(), given, dynamo=True, verbose=False, optimize=False)
+    assert program is not None
+    model = program.model_proto
+    onnx.checker.check_model(model, full_check=True)
+    names = [value.name for node in model.graph.node for each in node.attribute for value in each.g.input]
     assert len(names) == len({*names}) > 8
-    session(models[0].SerializeToString())
+    session(model.SerializeToString())
 
 
 @pytest.mark.parametrize("streaming", [False, True])
