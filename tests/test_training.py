@@ -520,7 +520,7 @@ def equal_files(reference: SimpleNamespace, directory: Path) -> None:
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-@pytest.mark.parametrize(("name", "reaches"), [("lm", (40, 120)), ("forecast", (30,))])
+@pytest.mark.parametrize(("name", "reaches"), [("lm", (20, 50)), ("forecast", (30,))])
 def test_killed_at_random_moments(
     references: Callable[[str], SimpleNamespace], tmp_path: Path, forks: Forks, name: str, reaches: tuple[int, ...]
 ):
