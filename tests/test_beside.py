@@ -286,7 +286,7 @@ def test_it_learns_from_them_all(tmp_path: Path):
     """Each lowers the error. Visits count two days later and the weather one day later, so that tomorrow is known."""
     shops(tmp_path / "a.csv", 200)
     shops(tmp_path / "new.csv", 100, seed=1)
-    quick = {"horizon": 1, "segment": 1, "period": 1, "lookback": 3, "hidden_size": 16, "epochs": 12, "learning_rate": 0.02, "dropout": 0, "batch_size": 16, "evaluations": 3}  # fmt: skip
+    quick = {"horizon": 1, "segment": 1, "period": 1, "lookback": 3, "hidden_size": 16, "epochs": 8, "learning_rate": 0.04, "dropout": 0, "batch_size": 16, "evaluations": 3}  # fmt: skip
     errors = []
     for own in (
         {"known": None, "observed": None, "categories": None},

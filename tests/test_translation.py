@@ -300,9 +300,10 @@ def test_a_vocabulary_that_is_damaged(tmp_path: Path):
 def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A run that has learned to turn words, and other words."""
     d = tmp_path_factory.mktemp("turned")
-    data, new = write_turned(d / "words.jsonl", 700), write_turned(d / "new.jsonl", 60, seed=1)
+    data, new = write_turned(d / "words.jsonl", 350), write_turned(d / "new.jsonl", 60, seed=1)
     sizes = ("--hidden-size", 32, "--embedding-size", 16, "--batch-size", 16, "--text", "text")
-    command = ("train", "translate", data, *sizes, "--dropout", 0.1, "--epochs", 14, "--evaluations", 3)
+    how = ("--learning-rate", 0.01, "--dropout", 0.1, "--epochs", 12, "--evaluations", 3)
+    command = ("train", "translate", data, *sizes, *how)
     outcome = elman(*command, "--run", d / "run")
     assert outcome.status == 0, outcome.err
     return SimpleNamespace(directory=d, run=d / "run", data=data, new=new, outcome=outcome, command=command)
