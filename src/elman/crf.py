@@ -27,8 +27,9 @@ class CRF(nn.Module):
 
     x are the scores (T, B, K) of K tags, such as the output of a linear layer behind an LSTM: T steps, B sequences. Z sums over
     all K^T sequences of tags. The parameters A = `transitions` (K, K), `first` (K,) and `last` (K,) begin at zero, where the
-    tags of a sequence do not depend on each other. Messages between steps are a cell, so they run as kernels in both
-    directions, on the engine that `elman.use_engine` chooses; `decode` is a loop over steps. Half types are computed in float32.
+    tags of a sequence do not depend on each other. One of -inf forbids what it scores. Messages between steps are a cell, so they
+    run as kernels in both directions, on the engine that `elman.use_engine` chooses; `decode` is a loop over steps. Half types are
+    computed in float32.
 
         h, _ = lstm(x, lengths=lengths)
         scores = linear(h)
