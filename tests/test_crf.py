@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 from collections.abc import Iterator
 from itertools import pairwise, product
 from pathlib import Path
@@ -465,6 +466,7 @@ def test_an_exported_tagger_has_it_onnx(tmp_path: Path, run: Path) -> None:
     for name, options in (("whole.onnx", ()), ("small.onnx", ("--int8",))):
         exported = command("export", run, tmp_path / name, *options)
         assert exported.status == 0, exported.err
+        assert re.search(r"^tags        the same( but for 0\.0\S+ of them)?$", exported.out, re.MULTILINE)
     opened = onnxruntime.InferenceSession(tmp_path / "whole.onnx", providers=["CPUExecutionProvider"])
     assert [each.name for each in opened.get_outputs()] == ["logits", "tags"]
     data = run.parent / "words.txt"

@@ -36,15 +36,17 @@ def export(
     """
     if output.suffix.lower() != ".onnx":
         raise InputError(f"{output} does not end in .onnx; choose such a name")
-    runs = needs_onnx("exporting").runs
+    onnx = needs_onnx("exporting")
     device("cpu")
     with without_training():
-        proof = runs.export_run(run, output, streaming=streaming, int8=int8)
+        proof = onnx.runs.export_run(run, output, streaming=streaming, int8=int8)
     how = "error" if int8 else "as exact as PyTorch: error"
     for name, error in proof.errors.items():
-        print(f"{name:<11} {how} {error:.2g} of its size")
+        same = f"the same but for {error:.2g} of them" if error else "the same"
+        line = same if isinstance(error, onnx.proof.Share) else f"{how} {error:.2g} of its size"
+        print(f"{name:<11} {line}")
     if int8:
-        _tell_losses(run, output, runs)
+        _tell_losses(run, output, onnx.runs)
     files = [output] if proof.beside is None else [output, proof.beside]
     told = (f"{file}, {file.stat().st_size:,} bytes" for file in files)
     print(f"model in {' and '.join(told)}", file=sys.stderr)

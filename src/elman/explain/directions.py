@@ -100,19 +100,16 @@ def _tagged(trained: Tagger, sentence: Sentence) -> dict[str, Any]:
         with torch.no_grad():
             inputs = model.inputs(**batch)
             h = model.recurrent(inputs, lengths=lengths)[0][:, 0]  # (T, 2 H)
-            logits = scores = model.output(h)  # (T, tags)
-            tags, around = scores.argmax(-1), {}
+            scores = model.output(h)  # (T, tags)
+            logits, tags, around = scores, scores.argmax(-1), dict[str, Tensor]()
             if model.crf is not None:
-                logits, tags = (each(scores[:, None])[:, 0] for each in (model.crf, model.crf.decode))
+                logits, tags = model.crf(scores[:, None])[:, 0], model.crf.decode(scores[:, None])[:, 0]
                 before, after = (each[:, 0] for each in model.crf.messages(scores[:, None]))
-                around = {
-                    "before": before - before.mean(-1, keepdim=True),
-                    "after": after - after.mean(-1, keepdim=True),
-                }
+                around["before"] = before - before.mean(-1, keepdim=True)
+                around["after"] = after - after.mean(-1, keepdim=True)
         order = logits.argsort(-1, descending=True)
-        others = order[order != tags[:, None]].view(
-            len(tags), len(names) - 1
-        )  # those that are not said, likelier ones first
+        # Beside the tag that is said, the likeliest of the others.
+        others = order[order != tags[:, None]].view(len(tags), len(names) - 1)
         shown = torch.cat([tags[:, None], others[:, :1]], 1)
         look = _both_ways(model, inputs, lengths, tags)
     return {

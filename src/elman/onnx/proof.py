@@ -33,12 +33,17 @@ class Case(NamedTuple):
     named: Mapping[str, Any] = {}  # arguments of the module that are given by name
 
 
+class Share(float):
+    """The share of whole numbers, such as tags, that are others than the module's."""
+
+
 class Proof(NamedTuple):
     """A file that was written, and how far ONNX Runtime's results are from exact ones."""
 
     path: Path
-    # Of each output: the root mean square of errors, as a share of that of the values; of whole numbers, the share of others.
-    errors: Mapping[str, float]
+    errors: Mapping[
+        str, float
+    ]  # of each output: the root mean square of errors, as a share of that of the values; or a `Share`
     beside: Path | None = None  # the file of the weights, if one file is too small for the model
 
 
@@ -132,9 +137,9 @@ class _Sums:
         return TIMES * self.torchs**0.5 + self.roundings * self.count**0.5
 
     def error(self) -> float:
-        """Returns the error as a share of the values, or the share of whole numbers that are others."""
+        """Returns what stands in a `Proof`."""
         share = self.mine / self.exact if self.exact else self.mine
-        return share if self.choices else share**0.5
+        return Share(share) if self.choices else share**0.5
 
 
 def _same(a: Tensor, b: Tensor) -> Tensor:
