@@ -73,6 +73,23 @@ def test_random_cells(cell: Cell, seed: int, one_way: bool) -> None:
     agree(cell, seed, hidden_size=7, engine="gpu", bidirectional=not one_way)
 
 
+def test_the_messages_of_a_conditional_random_field() -> None:
+    crf, random = elman.CRF(5, dtype=torch.float64), torch.Generator().manual_seed(0)
+    for parameter in crf.parameters():
+        torch.nn.init.normal_(parameter, generator=random)
+    scores = torch.randn(4, 3, 5, dtype=torch.float64, generator=random).requires_grad_()
+    tags, lengths = torch.randint(-1, 5, (4, 3), generator=random), torch.tensor([4, 1, 3])
+
+    def results(engine: str) -> list[torch.Tensor]:
+        with elman.use_engine(engine):
+            told, likely = crf(scores, lengths), crf.log_likelihood(scores, tags, lengths)
+            parameters = [scores, *crf.parameters()]
+            return [told, likely, *torch.autograd.grad(told.square().sum() + likely.sum(), parameters)]
+
+    for mine, other in zip(results("gpu"), results("reference"), strict=True):
+        close(mine, other)
+
+
 @pytest.mark.parametrize("name", ["peephole_lstm", "gru_before", "projected_lstm"])
 def test_lengths_and_resets(name: str) -> None:
     test_rows.test_every_cell(name, 1, True, "gpu")
