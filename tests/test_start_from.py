@@ -155,7 +155,8 @@ def test_a_model_keeps_what_it_was_made_for(made: SimpleNamespace, of: Any) -> N
         if not field.metadata["of_model"]:
             continue
         choices = field.metadata["choices"]
-        value = choices[-1] if choices else None if field.default is False else {"cell": "rnn"}.get(field.name, "7")
+        switch = str(field.type).startswith("bool")
+        value = choices[-1] if choices else None if switch else {"cell": "rnn"}.get(field.name, "7")
         given = [flag(field.name), *([] if value is None else [value])]
         status, out, err = elman(
             "train", of.task, made.directory / FILE[name], "--start-from", getattr(made, name), *given
