@@ -10,33 +10,18 @@ time is printed where the two disagree.
 from __future__ import annotations
 
 import argparse
-import random
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torchcrf  # pyright: ignore[reportMissingImports]
+from lengths import medians
 
 import elman
 
 CASES = [(30, 32, 17), (100, 32, 17), (100, 32, 50), (500, 8, 17)]  # T, B, K
 ROUNDS = 31
 AGREE = 1e-4  # largest relative difference of likelihoods and of gradients
-
-
-def medians(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Returns the median milliseconds of each run. Two rounds before are not counted."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    draw = random.Random(0)
-    for number in range(-2, ROUNDS):
-        for name in draw.sample(list(runs), len(runs)):
-            begin = time.perf_counter()
-            runs[name]()
-            if number >= 0:
-                times[name].append((time.perf_counter() - begin) * 1e3)
-    return {name: statistics.median(of) for name, of in times.items()}
 
 
 def measure(T: int, B: int, K: int) -> dict[str, float]:
@@ -73,7 +58,7 @@ def measure(T: int, B: int, K: int) -> dict[str, float]:
     said = [own[:n].tolist() for own, n in zip(runs["decode"]().T, lengths, strict=True)]
     if said != runs["decode of pytorch-crf"]():
         raise SystemExit(f"the two say other tags at {T, B, K}")
-    return medians(runs)
+    return medians(runs, ROUNDS)
 
 
 def main() -> None:

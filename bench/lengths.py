@@ -35,11 +35,11 @@ CASES = [(100, 32, 128, 128), (100, 32, 256, 256), (60, 16, 64, 64), (100, 32, 5
 ROUNDS = 15
 
 
-def medians(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
+def medians(runs: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, float]:
     """Returns the median milliseconds of each run. Two rounds before are not counted."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     draw = random.Random(0)
-    for number in range(-2, ROUNDS):
+    for number in range(-2, rounds):
         for name in draw.sample(list(runs), len(runs)):
             begin = time.perf_counter()
             runs[name]()

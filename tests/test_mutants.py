@@ -3168,6 +3168,14 @@ MUTANTS = [
         "options",
         "test_crf.py::test_tags_that_mark_entities_are_learned_together",
     ),
+    Mutant(
+        "a file that may say any tags",
+        "onnx/proof.py",
+        "def whole(",
+        "CHOICES**0.5",
+        "1.0",
+        "test_crf.py::test_a_file_may_say_few_other_tags",
+    ),
 ]
 
 
