@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import asdict, fields, replace
@@ -125,7 +126,7 @@ def resumed(
 def _check_there(file: Path, run: Path) -> None:
     """Raises InputError if a file cannot be read that a run was begun with."""
     try:
-        file.open("rb").close()
+        os.scandir(file).close() if file.is_dir() else file.open("rb").close()
     except OSError as error:
         raise InputError(
             f"cannot read {file}: {error.strerror}; put the file back there, since {run} was begun with it"

@@ -25,6 +25,7 @@ from elman.files import check_writable, write_atomically
 NAME = 30  # characters of a label that are drawn at most
 MANY = 1000  # points, above which they are drawn small and pale
 POINTS = 20_000  # that are drawn at most
+QUIET = 12  # nats below the loudest band that are told apart
 CHANNELS = 6  # that are drawn of a sequence
 PANELS = 9  # of values that are drawn
 LEGEND = 32  # classes that are named at most
@@ -357,6 +358,7 @@ def spoken_steps(
     said: NDArray[np.int64],
     steps: NDArray[np.int64],
     label: str,
+    heard: bool = False,
 ) -> Figure:
     """Draws the numbers of a sequence (T, channels), None for a text, and below them how likely each step says each symbol.
 
@@ -369,7 +371,7 @@ def spoken_steps(
     shown = sorted(list(dict.fromkeys([*said.tolist(), *likely.tolist()]))[:SYMBOLS]) or [0]
     rows = {k: row for row, k in enumerate(shown)}
     values = np.empty((len(chances), 0)) if values is None else values[:LONG]
-    figure, axis = _over_steps(values, 0, 0.9 + 0.2 * len(shown))
+    figure, axis = _over_steps(values, 0, 0.9 + 0.2 * len(shown), heard=heard)
     edges = np.arange(len(chances) + 1) + 0.5, np.arange(len(shown) + 1) - 0.5
     axis.pcolormesh(*edges, chances[:, shown].T, cmap="Blues", vmin=0, vmax=1)
     axis.set_yticks(range(len(shown)), [_short(repr(symbols[k])[1:-1]) for k in shown], parse_math=False)
@@ -381,7 +383,12 @@ def spoken_steps(
 
 
 def attention(
-    values: NDArray[Any] | None, tokens: Sequence[str] | None, look: NDArray[Any], written: Sequence[str], label: str
+    values: NDArray[Any] | None,
+    tokens: Sequence[str] | None,
+    look: NDArray[Any],
+    written: Sequence[str],
+    label: str,
+    heard: bool = False,
 ) -> Figure:
     """Draws how much each symbol that is written looks at the steps of a sequence, below its numbers or over its tokens.
 
@@ -390,7 +397,7 @@ def attention(
     """
     look, written = look[:WRITTEN, :LONG], written[:WRITTEN]
     values = np.empty((look.shape[1], 0)) if values is None else values[:LONG]
-    figure, axis = _over_steps(values, 0, 0.9 + 0.2 * len(written))
+    figure, axis = _over_steps(values, 0, 0.9 + 0.2 * len(written), heard=heard)
     edges = np.arange(look.shape[1] + 1) + 0.5, np.arange(len(written) + 1) - 0.5
     axis.pcolormesh(*edges, look, cmap="Blues", vmin=0, vmax=1)
     axis.set_yticks(range(len(written)), [_short(each) for each in written], parse_math=False)
@@ -408,8 +415,10 @@ def attention(
     return figure
 
 
-def _over_steps(values: NDArray[Any], first: int, *heights: float) -> Any:
+def _over_steps(values: NDArray[Any], first: int, *heights: float, heard: bool = False) -> Any:
     """Draws the numbers of a sequence (T, channels), NaN where one is missing, over its steps.
+
+    heard: whether the channels are bands of frequencies, which are drawn as rows of colour.
 
     Returns the figure, and empty axes of these heights below. Without channels, there is nothing above them.
     """
@@ -418,7 +427,12 @@ def _over_steps(values: NDArray[Any], first: int, *heights: float) -> Any:
     figure = Figure(figsize=(10, sum(every) + 0.4), layout="constrained")
     axes = figure.subplots(len(every), 1, sharex=True, squeeze=False, height_ratios=every)[:, 0]
     above, below = axes[: len(upper)], axes[len(upper) :]
-    for axis in above:
+    for axis in above if heard else ():
+        edges = np.arange(len(values) + 1) + first + 0.5, np.arange(values.shape[1] + 1) + 0.5
+        axis.pcolormesh(*edges, values.T, cmap="magma", vmin=values.max() - QUIET)
+        axis.set_ylabel("band")
+        axis.set_title("how loud each band of frequencies is; a recording of the validation set", fontsize=10)
+    for axis in () if heard else above:
         there = np.ma.masked_invalid(values)
         deviation = there.std(0).filled(0.0)
         scaled = (there - there.mean(0)) / np.where(deviation > 0, deviation, 1.0)

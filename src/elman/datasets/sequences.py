@@ -1,4 +1,4 @@
-"""Labelled sequences: of numbers, from tables in long form, JSON lines or the UEA/UCR archive's form; or of text.
+"""Labelled sequences: of numbers, from tables in long form, JSON lines or the UEA/UCR archive's form; of text; or of audio.
 
 A sequence has one label, or each of its steps has one. A label is a text. Several numbers, or a set of classes, are a text, too,
 which has a sign between them that occurs nowhere else.
@@ -17,6 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from elman.datasets import tables
+from elman.datasets.audio import Hearing, heard
 from elman.datasets.gaps import filled
 from elman.datasets.reading import BadRows, json_lines, text_lines
 from elman.datasets.tables import JSON_LINES, form
@@ -49,6 +50,12 @@ class Columns(NamedTuple):
     several: tuple[str, ...] = ()  # columns of numbers that are the label together, in place of `label`
     flags: bool = False  # whether these numbers are 1 where a label has the class that the column is called, or 0
     between: str | None = None  # what stands between the classes in a cell, where a label is a set of them
+    audio: Hearing | None = None  # a column with a recording in each row, in place of numbers
+
+    @property
+    def one_in_a_row(self) -> str | None:
+        """The column of a table that has a whole sequence in each row; None if it has a row for each step."""
+        return self.text if self.audio is None else self.audio.column
 
     @property
     def of_label(self) -> tuple[str, ...]:
@@ -71,6 +78,7 @@ class Labelled(NamedTuple):
     times: NDArray[np.float64] | None = None  # (T,), of the steps: numbers, or dates in seconds
     words: NDArray[Any] | None = None  # (T, categories), texts, of which one that is missing is empty
     dates: bool = False  # whether the times were dates
+    digest: bytes = b""  # that of a recording, whose numbers depend on the machine in their last digits
 
     def part(self, begin: int, end: int, name: str) -> Labelled:
         """Returns these steps of a sequence, under another name. What the whole says, a part does not say."""
@@ -91,6 +99,7 @@ def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows 
         "--sequence": columns.sequence,
         "--columns": columns.channels,
         "--text": columns.text if kind == ".ts" else None,
+        "--audio": columns.audio if kind == ".ts" else None,
         "--group": columns.group if kind == ".ts" else None,
         "--categories": columns.categories if kind == ".ts" else None,
     }
@@ -116,12 +125,14 @@ def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows 
             f"{one}, but --label names {len(columns.several)} columns; give a table or JSON lines, or leave --label out",
             f"{one}, and the run was trained on {len(columns.several)}; give a table or JSON lines",
         )
-    if kind == ".ts":
+    if tables.is_audio(path):
+        yield from _recordings(path, columns, labelled, bad)
+    elif kind == ".ts":
         yield from _archive(path, columns, labelled, bad)
     elif kind in JSON_LINES:
         yield from _json_lines(path, columns, labelled, bad)
-    elif columns.text is not None:
-        yield from _texts(path, columns, labelled, bad)
+    elif columns.one_in_a_row is not None:
+        yield from _rows(path, columns, labelled, bad)
     else:
         yield from _long_form(path, columns, labelled, bad)
 
@@ -282,7 +293,7 @@ def _unfit(values: NDArray[Any], channels: int | None, columns: Columns) -> str 
 
 
 def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[Labelled]:
-    channels, name = None, columns.text or "values"
+    channels, name, names = None, columns.one_in_a_row or "values", columns.audio.names if columns.audio else ()
     for number, _, row in json_lines(path, bad):
         where = f"{path}, line {number}"
         content, label = row.get(name), row.get(columns.label)
@@ -290,9 +301,14 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
         if columns.categories and (content is None or columns.channels == ()):  # beside which there need not be numbers
             first = row.get(columns.categories[0])
             content = np.empty((len(first) if isinstance(first, list) and first else 1, 0))
-        problem = None
+        problem, digest = None, b""
         if content is None:
             problem = f"there is no {name!r}; the names are {', '.join(map(repr, row))}"
+        elif columns.audio is not None:
+            try:
+                content, digest = heard(content, columns.audio, path.parent)
+            except ValueError as error:
+                problem = f"{name!r} {error}"
         elif columns.text is None:
             try:
                 content = np.array(content, dtype=np.float64)
@@ -342,7 +358,7 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
         if not isinstance(content, str):
             channels = content.shape[1]
         label, group = (None if each is None else str(each) for each in (label, group))
-        yield Labelled(str(row.get("id", number)), content, label, (), labels, group, times, words, dates)
+        yield Labelled(str(row.get("id", number)), content, label, names, labels, group, times, words, dates, digest)
 
 
 def _cell(value: Any, columns: Columns) -> str | None:
@@ -483,9 +499,11 @@ def _labels_in(piece: pl.DataFrame, columns: Columns) -> list[str | None]:
     return cells[0] if len(cells) == 1 else [_joined(row) for row in zip(*cells, strict=True)]
 
 
-def _texts(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[Labelled]:
-    assert columns.text is not None
-    wanted = [columns.text, *(columns.of_label if labelled else ()), *([columns.group] if columns.group else [])]
+def _rows(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[Labelled]:
+    """Yields the sequences of a table that has one in each row: a text, or a recording."""
+    name, hearing = columns.one_in_a_row, columns.audio
+    assert name is not None
+    wanted = [name, *(columns.of_label if labelled else ()), *([columns.group] if columns.group else [])]
     whole = [each for each in wanted if each not in columns.several]  # columns in which nothing may be missing
     done = 0
     for piece in tables.pieces(path, None if not labelled else wanted):
@@ -495,11 +513,53 @@ def _texts(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterat
         piece = tables.texts(piece, whole, path, bad)
         labels = _labels_in(piece, columns)
         groups = piece[columns.group].to_list() if columns.group else [None] * len(piece)
-        for line, text, label, group in zip(piece[tables.LINE], piece[columns.text], labels, groups, strict=True):
+        for line, text, label, group in zip(piece[tables.LINE], piece[name], labels, groups, strict=True):
             if labelled and (problem := no_number(label, columns, "column {!r}")):
                 bad.found(f"{path}, line {line}: {problem}")
                 continue
-            yield Labelled(str(rows[line]), text, label, group=group)
+            found = Labelled(str(rows[line]), text, label, group=group)
+            if hearing is not None:
+                try:
+                    content, digest = heard(text, hearing, path.parent)
+                except ValueError as error:
+                    bad.found(f"{path}, line {line}: column {name!r} {error}")
+                    continue
+                found = found._replace(content=content, channels=hearing.names, digest=digest)
+            yield found
+
+
+def _recordings(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[Labelled]:
+    """Yields a recording, or all those in a folder: the label of each is the name of the folder that it lies in."""
+    if columns.audio is None:
+        what = "a folder" if path.is_dir() else "a recording"
+        raise InputError(
+            f"{path} is {what}, and audio is heard in place of a text; leave --text out",
+            f"{path} is {what}, and the run was trained on {'texts' if columns.text else 'numbers'}; give such a file",
+        )
+    if columns.group is not None:
+        raise InputError(f"{path} is no table, so --group selects nothing in it; leave it out")
+    files = sorted(each for each in path.rglob("*") if each.suffix.lower() in tables.AUDIO) if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"{path} is a folder without a recording ({', '.join(tables.AUDIO)}); give one with some")
+    for file in files:
+        folder = path if path.is_dir() else path.parent
+        name, label, problem = file.relative_to(folder).as_posix(), None, None
+        if labelled:
+            label = file.parent.name
+            if file.parent == folder:
+                problem = "lies in no folder whose name is its label; put it into one, or give a table with --audio"
+            else:
+                label = label if columns.between is None else class_set(label, columns.between)
+                problem = no_number(label, columns, "the name of its folder")
+        if problem is not None:
+            bad.found(f"{file}: {problem}")
+            continue
+        try:
+            content, digest = heard(name, columns.audio, folder)
+        except ValueError as error:
+            bad.found(f"{path}: a recording {error}")
+            continue
+        yield Labelled(name, content, label, columns.audio.names, digest=digest)
 
 
 def _misfit(label: str | None, first: str | None, sequence: str, columns: Columns) -> str | None:
@@ -534,7 +594,7 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
     """Yields sequences of a table with a row for each step. The rows of a sequence follow each other."""
     if columns.sequence is None and not columns.each_step:
         raise InputError(
-            f"{path} is a table: name the column that identifies the sequence with --sequence (a row for each step), or the column with a text in each row with --text",
+            f"{path} is a table: name the column that identifies the sequence with --sequence (a row for each step), or the column with a text in each row with --text, or with an audio file with --audio",
             f"{path} is a table, and the run was not trained on one; give a file of .ts or .jsonl",
         )
     if columns.sequence is None and columns.group is not None:

@@ -33,11 +33,17 @@ OTHER_SIGNS = {  # that stand between values, what they are called, and what to 
 MISSING = ("", "?", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")  # in place of a number, in any case
 WHOLE = r"^(-?\d+)\.0$"  # a whole number as a float
 FORMS = (*SEPARATORS, *JSON_LINES, ".parquet")
+AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au")
 
 
 def form(path: Path) -> str:
     """Returns the ending of a file's name that says its form: ".csv" for "a.csv" and for "a.csv.gz"."""
     return Path(path.name.removesuffix(".gz").removesuffix(".zst")).suffix.lower()
+
+
+def is_audio(path: Path) -> bool:
+    """Returns whether a file is a recording, or a folder, which may have some."""
+    return path.suffix.lower() in AUDIO or path.is_dir()
 
 
 def pieces(

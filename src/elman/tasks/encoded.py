@@ -48,6 +48,9 @@ class Inputs:
     dates: bool | None = None  # whether times are dates; None where these are not read, and in runs of earlier versions
     # The words of each category, frequent ones first; code 0 stands for all others.
     categories: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    samples: bool = (
+        False  # whether a step has the samples of a recording, which the network of an exported file hears itself
+    )
 
     @classmethod
     def learn(cls, sequences: Gathered, own: NDArray[np.int64], options: Any) -> Self:

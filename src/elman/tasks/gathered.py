@@ -80,7 +80,7 @@ class Gathered:
             self.labels.append(np.array(numbers, np.int32))
             # In float32, so that runs go on that were begun when numbers were kept in it.
             own = content.encode() if isinstance(content, str) else content.astype(np.float32).tobytes()
-            self._digest.update(own + "\0".join(label or "" for label in labels).encode())
+            self._digest.update((each.digest or own) + "\0".join(label or "" for label in labels).encode())
             if each.times is not None:
                 self._digest.update(each.times.tobytes())
             if each.words is not None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NO_FILE = "says how to read FILE, but no FILE is given; give one, or leave the option out"
 NO_NUMBERS = "is for numbers, but --text reads texts; leave it out"
+MOST_SAMPLES = 2048  # of a step of audio
 CELLS = ("lstm", "gru", "coupled_lstm", "peephole_lstm")  # that `elman tune` chooses from
 
 
@@ -353,6 +354,24 @@ class SequenceOptions(Options):
     text: str | None = option(
         None, "Column of the text to read instead of numbers, or its name in JSON lines.", of_model=True
     )
+    audio: str | None = option(
+        None,
+        "Column of the audio file to hear instead of numbers, or its name in JSON lines.",
+        of_model=True,
+        later=True,
+    )
+    sample_rate: int = option(
+        16000,
+        "Samples a second at which audio is heard: half as many hertz are the highest frequency.",
+        least=1000,
+        most=384000,
+        of_model=True,
+        later=True,
+    )
+    bands: int = option(40, "Bands of frequencies that a step of audio has.", least=1, of_model=True, later=True)
+    hop: float = option(
+        10, "Milliseconds from a step of audio to the next.", least=1, most=1000, of_model=True, later=True
+    )
     columns: str | None = option(
         None, "Columns of numbers to read, separated by commas; default: all other columns.", of_model=True
     )
@@ -452,9 +471,24 @@ class SequenceOptions(Options):
                 )
         if self.text is not None and (self.sequence is not None or self.columns is not None):
             raise InputError("--text reads a text in each row, so --sequence and --columns cannot be given with it")
+        if self.audio is not None:
+            others = {"--text": self.text, "--sequence": self.sequence, "--columns": self.columns}
+            for name, value in others.items():
+                if value is not None:
+                    raise InputError(f"--audio hears a file in each row, so {name} cannot be given with it")
+        samples = round(self.sample_rate * self.hop / 1000)  # of a step
+        if samples > MOST_SAMPLES:
+            raise InputError(
+                f"--hop {self.hop:g} milliseconds at --sample-rate {self.sample_rate} are steps of {samples} samples, and at most {MOST_SAMPLES} are heard at once; make one of them smaller"
+            )
+        if self.bands > samples:
+            raise InputError(
+                f"--bands {self.bands} are too many to tell apart in steps of --hop {self.hop:g} milliseconds at --sample-rate {self.sample_rate}; use at most {samples}"
+            )
         own = {
             "--sequence": self.sequence,
             "--text": self.text,
+            "--audio": self.audio,
             "--group": self.group,
             "--time": self.time,
         }
@@ -472,7 +506,7 @@ class SequenceOptions(Options):
             raise InputError("--categories names no column; name one, or leave it out")
 
     def useless(self, file: Path | None) -> dict[str, str]:
-        from elman.datasets.tables import form
+        from elman.datasets.tables import form, is_audio
 
         files = [Path(path) for path in (file, self.validation) if path is not None]
         found: dict[str, str] = (
@@ -485,6 +519,7 @@ class SequenceOptions(Options):
                     "group",
                     "fold",
                     "text",
+                    "audio",
                     "columns",
                     "categories",
                     "fill_gaps",
@@ -503,6 +538,12 @@ class SequenceOptions(Options):
         else:
             found |= dict.fromkeys(("noise", "fill_gaps", "mark_gaps", "time"), NO_NUMBERS)
             found["categories"] = "is for steps of numbers, but --text reads texts; leave it out"
+        if self.audio is not None or any(map(is_audio, files)):
+            of_rows = ("categories", "fill_gaps", "mark_gaps", "time")
+            found |= dict.fromkeys(of_rows, "is for steps of numbers, but audio is heard; leave it out")
+        else:
+            of_audio = ("sample_rate", "bands", "hop")
+            found |= dict.fromkeys(of_audio, "says how audio is heard, but --audio is not given; leave it out")
         if self.validation is not None and self.fold is None:
             found["group"] = "holds out a part of FILE, but --validation names another file; leave it out"
         if self.forward_only:  # not in `check`: earlier versions trained such runs
@@ -543,6 +584,8 @@ class LabelOptions(SequenceOptions):
             raise InputError(
                 "--each-step is for numbers, and --text reads texts; learn labels of words with elman train tag"
             )
+        if self.audio is not None and self.each_step:
+            raise InputError("--each-step is for rows of numbers, and --audio hears files; leave one of them out")
         if self.causal and not self.each_step:
             raise InputError("--causal is for labels of each step; give --each-step, or leave it out")
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from elman.datasets.audio import Hearing
 from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Columns, Labelled, sequences
 from elman.errors import InputError
@@ -33,10 +34,16 @@ def unit_of(options: SequenceOptions) -> str | None:
     return None if options.text is None else options.unit
 
 
+def hearing_of(options: SequenceOptions, samples: bool = False) -> Hearing:
+    """Returns how recordings are heard. samples: whether what reads them hears itself."""
+    o = options
+    return Hearing(o.audio or "", o.sample_rate, o.bands, o.hop, samples)
+
+
 def columns_of(options: SequenceOptions, inputs: Inputs | None = None) -> Columns:
     """Returns what is read of a table. inputs: what was learned; channels are then its own, whatever their order."""
     o, own = options, options.column_list
-    if inputs is not None and (inputs.channels or not inputs.mean):
+    if inputs is not None and o.audio is None and (inputs.channels or not inputs.mean):
         own = tuple(inputs.channels)
     several = o.label_columns if len(o.label_columns) > 1 else ()
     flags = o.between_classes is None and o.several and not o.numeric
@@ -55,6 +62,7 @@ def columns_of(options: SequenceOptions, inputs: Inputs | None = None) -> Column
         several=several,
         flags=flags,
         between=o.between_classes,
+        audio=None if o.audio is None else hearing_of(o, inputs is not None and inputs.samples),
     )
 
 
@@ -84,7 +92,7 @@ def gathered(
     found.add(every, path or Path("the built-in data"))
     count = len(found)
     if o.validation is not None:
-        if found.names or not found.channels:
+        if o.audio is None and (found.names or not found.channels):
             columns = columns._replace(channels=found.names)
         found.add(sequences(Path(o.validation), columns, bad=bad), Path(o.validation))
     return found, count

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from elman import cells
 from elman.layout import Hidden
 from elman.recurrent import Recurrent
+from elman.spectrum import Spectrum
 from elman.tasks.encoded import Inputs
 from elman.tasks.options import SequenceOptions
 from elman.tasks.words import Categories
@@ -37,6 +40,11 @@ class Reader(nn.Module):
             weight_dropout=o.weight_dropout,
         )
         self.dropout = Dropout(o.dropout)
+        self.ear: Ear | None = None  # of a model that is exported
+
+    def listen(self, ear: Ear) -> None:
+        """Lets the model read samples, (T, B, step), in place of what they sound like."""
+        self.ear, self.numbers = ear, ear.spectrum.step
 
     def corrected(self, outputs: Tensor) -> Tensor:
         """Returns outputs (N, outputs) with what was chosen by the validation data, such as a temperature, if there is any."""
@@ -57,7 +65,7 @@ class Reader(nn.Module):
 
         state: those before.
         """
-        x = self.inputs(x)
+        x = self.inputs(x if self.ear is None else self.ear(x, lengths))
         x = x if self.embedding is None else self.dropout(x)
         return self.recurrent(x, state, lengths=lengths)
 
@@ -102,6 +110,27 @@ class SequenceModel(Reader):
         past = torch.arange(h.shape[0], device=h.device)[:, None] >= lengths  # (T, B)
         largest = h.masked_fill(past[..., None], -torch.inf).amax(0)
         return self.output(self.dropout(torch.cat([mean, largest, last(state)], -1)))
+
+
+class Ear(nn.Module):
+    """Samples of recordings as what a network reads: the power of each band, in deviations from its mean.
+
+    forward(x, lengths) takes samples (T, B, step) in sequences of these lengths (B,), and returns (T, B, bands).
+    """
+
+    mean: Tensor  # buffers
+    deviation: Tensor
+
+    def __init__(self, spectrum: Spectrum, mean: Sequence[float], deviation: Sequence[float]):
+        super().__init__()
+        self.spectrum = spectrum
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("deviation", torch.tensor(deviation))
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        past = torch.arange(x.shape[0], device=x.device)[:, None] >= lengths
+        samples = x.masked_fill(past[..., None], 0).transpose(1, 2).flatten(0, 1)  # (T step, B)
+        return (self.spectrum(samples) - self.mean) / self.deviation
 
 
 class Fading(nn.Module):

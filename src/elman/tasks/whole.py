@@ -16,6 +16,7 @@ from torch import Tensor
 
 from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Labelled, sequences
+from elman.datasets.tables import is_audio
 from elman.errors import InputError
 from elman.tasks import scores
 from elman.tasks.encoded import NAMED, Encoded, Inputs
@@ -44,6 +45,7 @@ MANY = 1 << 20  # steps of several sequences that memory holds at a time while t
 MOVED = 1 << 34  # of the random numbers that move pieces
 DRAWN = 1000  # steps of a picture at most
 TEXT = "text"  # the column of texts that a model of the built-in ones reads
+AUDIO = "audio"  # the column of files that a model of a folder of them hears
 MOST = 0.8  # a share of unknown words of the training texts that is worth a remark
 
 
@@ -307,6 +309,9 @@ class WholeSequences(SeparateSequences):
         made = cls.made_of
         if path is None and options.built_in_texts:
             options = replace(options, text=options.text or TEXT)
+        if path is not None and is_audio(path) and options.text is None:
+            options = replace(options, audio=options.audio or AUDIO)
+            options.check()
         check_made_for(start, options, DATA)
         known = None if start is None else made.learned.load(start)
         options = options if known is None else known.fitted(options)
@@ -371,6 +376,10 @@ class WholeSequences(SeparateSequences):
         return self.made_of.new(self.trained.reading, options, str(device_of(self.model)), self.path)
 
     def use(self, trained: Any) -> None:
+        if trained.reading.samples:  # an exported model, which hears recordings itself
+            o = self.options
+            parts = self.made_of.parts_of(self.path, o, BadRows(o.skip_bad), trained.reading)
+            self.encoded = trained.encoded(parts.sequences, trained.reading)
         self.trained, self.model, self.options = trained, trained.model, trained.options
 
     def outputs(self, own: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.int64]]:

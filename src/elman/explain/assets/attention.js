@@ -48,17 +48,18 @@ VIEWS.push({
   id: "attention",
   wide: 12,
   key: () => [chosen.item, chosen.t],
-  draw: () => [head(say("attention.matrix")), el("p", { class: "say" }, say("attention.matrixSay"), (item().series ?? []).length > CHANNELS ? ` ${say("attention.channels", { n: CHANNELS, of: item().series.length })}` : ""), el("div", { onclick: pick }, table(item()))],
+  draw: () => [head(say("attention.matrix")), el("p", { class: "say" }, say("attention.matrixSay"), !data.audio && (item().series ?? []).length > CHANNELS ? ` ${say("attention.channels", { n: CHANNELS, of: item().series.length })}` : ""), el("div", { onclick: pick }, table(item()))],
 });
 
 // A row for each symbol, and a column for each step; above them what was read, as tokens or as lines of numbers.
 function table({ tokens: read, series, written, look }) {
   const steps = look[0].length, W = across(), left = 110, wide = Math.min((W - left - 8) / steps, 30), high = clamp(wide, 14, 22);
   const longest = read ? Math.max(...read.map((token) => [...visible(token)].length)) : 0, turned = longest > 1 || wide < 11;
-  const lane = 36, drawn = (series ?? []).slice(0, CHANNELS), top = read ? (turned ? 20 + 7 * Math.min(longest, 14) : 20) : drawn.length * lane + 6;
+  const lane = 36, drawn = data.audio ? [] : (series ?? []).slice(0, CHANNELS), top = read ? (turned ? 20 + 7 * Math.min(longest, 14) : 20) : data.audio ? HEARD : drawn.length * lane + 6;
   const svg = el("svg", { viewBox: `0 0 ${W} ${top + written.length * high + 8}`, role: "img", "aria-label": say("attention.matrix") });
   const x = (s) => left + (s + 0.5) * wide;
   if (read && wide >= 6) read.forEach((token, s) => svg.append(el("text", turned ? { transform: `translate(${x(s) + 4} ${top - 6}) rotate(-60)`, class: "word" } : { x: x(s), y: top - 6, class: "word middle" }, cut(visible(token), 14))));
+  if (data.audio) heard(svg, series, left, steps * wide);
   drawn.forEach((values, k) => {
     const known = values.filter((v) => v !== null), low = Math.min(...known), high = Math.max(...known), y = (v) => k * lane + 4 + (1 - (v - low) / Math.max(1e-30, high - low)) * (lane - 8);
     svg.append(el("path", { d: values.map((v, s) => (v === null ? "" : `${s && values[s - 1] !== null ? "L" : "M"}${x(s)} ${y(v)}`)).join(""), class: "curve" }));

@@ -16,7 +16,8 @@ const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
 
 function say(key, fill = {}) {
   const sentence = key.split(".").reduce((at, part) => at?.[part], STRINGS[chosen.lang]);
-  return sentence === undefined ? null : sentence.replace(/\{(\w+)\}/g, (_, name) => fill[name] ?? "");
+  const word = (name) => fill[name] ?? (name === "channels" ? say(data.audio ? "bandRows" : "channelLines") : "");
+  return sentence === undefined ? null : sentence.replace(/\{(\w+)\}/g, (_, name) => word(name));
 }
 
 function rich(key, fill) {
@@ -71,7 +72,7 @@ function el(tag, attributes = {}, ...inside) {
   node.append(...inside.flat(Infinity).filter((each) => each !== null && each !== undefined));
   return node;
 }
-const SVG = new Set(["svg", "g", "path", "rect", "line", "text", "tspan", "polyline", "circle"]);
+const SVG = new Set(["svg", "g", "path", "rect", "line", "text", "tspan", "polyline", "circle", "image"]);
 
 // A row of buttons of which one is pressed. options: pairs of a value and a label.
 function choice(id, label, key, options) {
