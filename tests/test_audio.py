@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnxruntime
+import pandas as pd
 import polars as pl
 import pytest
 import soundfile
 import torch
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import elman as package
-from elman import spectrum
+from browser import Opened, settled
+from elman import charts, spectrum
 from elman.datasets import audio
 from elman.datasets.audio import Hearing, heard
 from elman.datasets.reading import BadRows
@@ -25,6 +32,7 @@ from elman.datasets.sequences import Columns, sequences
 from elman.errors import InputError
 from elman.explain import directions
 from elman.spectrum import Spectrum
+from elman.tasks import options, transcription
 from elman.tasks.options import ClassificationOptions
 from elman.tasks.sequence_model import Ear
 from tiny_runs import elman, lines, scores_of
@@ -48,7 +56,9 @@ def clips(folder: Path, each: int = 10, seed: int = 0) -> Path:
         (folder / name).mkdir(parents=True, exist_ok=True)
         samples = tone(PITCHES[name] * draw.uniform(0.9, 1.1), seconds=draw.uniform(0.1, 0.3))
         soundfile.write(folder / name / f"{k:02}.wav", samples + 0.05 * draw.normal(size=len(samples)), 8000)
-        rows.append({"audio": f"{name}/{k:02}.wav", "label": name, "said": name[:2], "pitch": PITCHES[name]})
+        rows.append(
+            {"audio": f"{name}/{k:02}.wav", "label": name, "said": name[:2], "pitch": PITCHES[name], "who": k // 4}
+        )
     pl.DataFrame(rows).write_csv(folder / "clips.csv")
     (folder / "clips.jsonl").write_text(lines(*map(json.dumps, rows)))
     return folder
@@ -180,22 +190,72 @@ def test_a_recording_that_is_none_is_named(tmp_path: Path):
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 8000)
     soundfile.write(tmp_path / "nan.wav", np.array([0.1, np.nan, 0.2]), 8000, subtype="FLOAT")
     (tmp_path / "folder.wav").mkdir()
+    (tmp_path / "a.raw").write_bytes(bytes(99))
+    soundfile.write(tmp_path / "slow.wav", tone(3), 8)
     for given, problem in (
         ("none.wav", "there is no such file"),
         ("text.wav", "cannot be read as audio"),
         ("short.wav", "cannot be read as audio"),
         ("folder.wav", "cannot be read as audio"),
         ("empty.wav", "has no samples"),
+        ("slow.wav", "it has 8 samples a second"),
+        ("a.raw", "cannot be read as audio"),
+        ("x" * 999, "cannot be read as audio"),
         ("nan.wav", "nan, at 2, but 1 is full scale"),
         ("", "should be the path"),
         (7, "should be the path"),
         ([], "has no samples"),
         ([[0.1, 0.2]], "a list of numbers"),
         (["a"], "a list of numbers"),
-        ([0.1, 1e60], "1e.60, at 2, but 1 is full scale"),
+        ([0.1, -1e60], "1e.60, at 2, but 1 is full scale"),
+        ([0.1, 3000], "3000.0, at 2, but 1 is full scale"),
     ):
         with pytest.raises(ValueError, match=problem):
             heard(given, HEARING, tmp_path)
+
+
+def test_telephone_calls_are_heard(tmp_path: Path):
+    soundfile.write(tmp_path / "a.wav", tone(1000), 8000, subtype="GSM610")  # which has no number of samples
+    found, _ = heard("a.wav", HEARING, tmp_path)
+    true, _ = heard(tone(1000).tolist(), HEARING, tmp_path)
+    assert (found[2:18].argmax(1) == true[5].argmax()).all()
+
+
+def test_a_folder_is_read_as_a_whole(tmp_path: Path):
+    folder = clips(tmp_path / "clips", each=1)
+    (folder / "low/01.wav").rename(folder / "low/01.WAV")  # an ending in capitals
+    (folder / "high/._00.wav").write_bytes(b"what other systems leave")
+    (folder / ".cache").mkdir()
+    shutil.copy(folder / "high/00.wav", folder / ".cache/00.wav")
+    (folder / "linked").symlink_to(clips(tmp_path / "others", each=1) / "low")
+    (folder / "low/round").symlink_to(folder)
+    columns = Columns("label", audio=HEARING)
+    found = [(each.name, each.label) for each in sequences(folder, columns)]
+    assert found == [("high/00.wav", "high"), ("linked/01.wav", "linked"), ("low/01.WAV", "low")]
+    (folder / "low/gone.wav").symlink_to(tmp_path / "nowhere")
+    (folder / "low/speech.m4a").write_bytes(b"no library here reads it")
+    bad = BadRows(skip=True)
+    assert len(list(sequences(folder, columns, bad=bad))) == 3
+    assert bad.count == 2
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder, scandir = clips(tmp_path / "clips", each=1), os.scandir
+
+    def scan(place: Any) -> Any:
+        if str(place).endswith("low"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    with pytest.raises(InputError, match="low: Permission denied"):
+        list(sequences(folder, Columns("label", audio=HEARING)))
+
+
+def test_samples_in_lists_are_noticed_when_they_change(tmp_path: Path):
+    samples = tone(400)
+    digests = {heard((factor * samples).tolist(), HEARING, tmp_path)[1] for factor in (1, 0.5)}
+    assert len(digests) == 2
 
 
 def test_rows_of_tables_and_of_json_lines(tmp_path: Path):
@@ -222,8 +282,8 @@ def test_bad_rows_are_named_and_may_be_skipped(tmp_path: Path):
     folder = clips(tmp_path / "clips", each=2)
     (folder / "low/01.wav").write_text("no audio")
     columns = Columns("label", audio=HEARING)
-    for file, where in ((folder / "clips.csv", "line 3"), (folder / "clips.jsonl", "line 2"), (folder, "recording")):
-        with pytest.raises(InputError, match=f"{where}.*'low/01.wav', which cannot be read as audio"):
+    for file, where in ((folder / "clips.csv", "line 3"), (folder / "clips.jsonl", "line 2"), (folder, "a recording")):
+        with pytest.raises(InputError, match=f"{where}.*low/01.wav', which cannot be read as audio"):
             list(sequences(file, columns))
         bad = BadRows(skip=True)
         assert len(list(sequences(file, columns, bad=bad))) == 3
@@ -239,7 +299,7 @@ def test_a_folder_that_says_nothing_is_refused(tmp_path: Path):
         list(sequences(tmp_path, columns))
     with pytest.raises(InputError, match="so --group selects nothing"):
         list(sequences(tmp_path, columns._replace(group="who"), labelled=False))
-    with pytest.raises(InputError, match="audio is heard in place of a text"):
+    with pytest.raises(InputError, match="but texts are read"):
         list(sequences(tmp_path / "a.wav", Columns("label", text="text")))
     clips(tmp_path / "clips", each=1)
     with pytest.raises(InputError, match="should be a finite number"):
@@ -295,6 +355,27 @@ def test_other_tasks_hear_too(tmp_path: Path):
         assert said.out.splitlines()[1].startswith("01.wav,")
 
 
+def test_who_is_heard_is_held_out_and_another_file_is_judged_by(tmp_path: Path):
+    folder, small = clips(tmp_path / "clips"), (*SMALL, "--epochs", 1, "--hop", 20)
+    given = ("--audio", "audio", "--group", "who", "--label", "pitch", "--run", tmp_path / "grouped")
+    told = elman("train", "regress", folder / "clips.csv", *given, *small)
+    assert told.status == 0, told.err
+    assert "1 of 5 values of 'who'" in told.err
+    others = clips(tmp_path / "others", each=3, seed=1)
+    (others / "low/01.wav").write_text("no audio")
+    given = ("--validation", others / "clips.jsonl", "--run", tmp_path / "run", "--skip-bad")
+    told = elman("train", "multilabel", folder, *given, *small)
+    assert told.status == 0, told.err
+    counts = re.search(r"20 for training, 5 for validation; (\d+) to (\d+) steps", told.err)
+    assert counts is not None, told.err
+    assert 5 <= int(counts[1]) < int(counts[2]) <= 15  # of 20 milliseconds
+    told = elman("export", tmp_path / "run", tmp_path / "model.onnx", "--int8")
+    assert "nats per class in integers" in told.out
+    (tmp_path / "numbers.jsonl").write_text(lines(*(json.dumps({"values": [k], "label": "a"}) for k in range(8))))
+    told = elman("train", "classify", tmp_path / "numbers.jsonl", "--validation", others, "--run", tmp_path / "other")
+    assert "is a folder, but numbers are read" in told.err
+
+
 def test_onnx_file_hears_samples(trained: SimpleNamespace, tmp_path: Path):
     file, small = tmp_path / "model.onnx", tmp_path / "small.onnx"
     assert elman("export", trained.run, file).status == 0
@@ -307,7 +388,7 @@ def test_onnx_file_hears_samples(trained: SimpleNamespace, tmp_path: Path):
     opened = onnxruntime.InferenceSession(file)
     x, vocabulary = opened.get_inputs()[0], json.loads(opened.get_modelmeta().custom_metadata_map["elman.vocabulary"])
     assert x.shape == ["T", "B", 80]
-    assert vocabulary["samples"] is True
+    assert vocabulary["samples"] == 80
     clip = next((trained.folder / "low").iterdir())
     samples = soundfile.read(clip, dtype="float32")[0]
     samples = np.pad(samples, (0, -len(samples) % 80)).reshape(-1, 1, 80)
@@ -318,16 +399,80 @@ def test_onnx_file_hears_samples(trained: SimpleNamespace, tmp_path: Path):
     assert vocabulary["classes"][found.argmax()] == said[1] == "low"
 
 
-def test_onnx_file_of_one_step_is_refused(trained: SimpleNamespace, tmp_path: Path):
-    told = elman("export", trained.run, tmp_path / "model.onnx", "--streaming")
-    assert told.status == 2
-    assert "hears the beginning of the next step, too" in told.err
+def test_onnx_file_of_one_step_hears_what_is_around_it(trained: SimpleNamespace, tmp_path: Path):
+    run, file = tmp_path / "run", tmp_path / "step.onnx"
+    given = ("--audio", "audio", "--label", "said", "--run", run, "--epochs", 1)
+    assert elman("train", "transcribe", trained.table, *given, *SMALL, "--causal").status == 0
+    assert elman("export", run, file, "--streaming").status == 0
+    of_run, of_file = (elman("evaluate", each, trained.table).out for each in (run, file))
+    assert of_run.splitlines()[:4] == of_file.splitlines()[:4]
+    assert elman("export", run, tmp_path / "whole.onnx").status == 0
+    of_whole = elman("evaluate", tmp_path / "whole.onnx", trained.table).out
+    assert of_run.splitlines()[:4] == of_whole.splitlines()[:4]
+    whole_file = onnxruntime.InferenceSession(tmp_path / "whole.onnx")
+    left_out = [each.name for each in whole_file.get_overridable_initializers()]
+    assert left_out == ["lengths"]  # and no states: what is around a step is in one call
+    model = transcription.load(run)
+    clip = next((trained.folder / "low").iterdir())
+    samples, _ = soundfile.read(clip, dtype="float32")
+    ((_, log_p, _),) = model.logits(*whole(model, clip))
+    opened = onnxruntime.InferenceSession(file)
+    x, h = opened.get_inputs()
+    assert x.shape == ["B", 200]  # 2.5 steps of 80
+    state, padded = np.zeros((1, 1, 6), np.float32), np.pad(samples, (60, 200))
+    for step in range(-(-len(samples) // 80)):
+        logits, state = opened.run(None, {"x": padded[None, 80 * step : 80 * step + 200], h.name: state})
+        said = torch.from_numpy(np.asarray(logits)).log_softmax(-1)
+        torch.testing.assert_close(said[0], log_p[step, 0], rtol=0, atol=1e-4)
+
+
+def whole(model: Any, clip: Path) -> tuple[Any, NDArray[np.int64]]:
+    """A recording as a model reads it, and its place."""
+    (encoded,) = model.read_groups(clip, BadRows())
+    return encoded, np.arange(1)
 
 
 def test_a_page_shows_bands(trained: SimpleNamespace):
     content = directions.classifier(trained.run, None, None)
     assert content.data["audio"] is True
     assert content.data["channels"] == list(HEARING.names)
+
+
+@pytest.mark.parametrize("task", ["classify", "transcribe", "translate"])
+def test_pages_draw_what_is_heard(
+    trained: SimpleNamespace, tmp_path: Path, task: str, open_page: Callable[..., Opened]
+):
+    run = trained.run
+    if task != "classify":
+        run = tmp_path / "run"
+        given = ("--audio", "audio", "--label", "said", "--run", run, "--epochs", 1)
+        assert elman("train", task, trained.table, *given, *SMALL).status == 0
+    assert elman("explain", run, "--output", tmp_path / "page.html").status == 0
+    for scheme in ("light", "dark"):
+        shown = open_page(tmp_path / "page.html", locale="en-US", color_scheme=scheme)
+        settled(shown.page)
+        assert not shown.errors
+        assert shown.page.locator("svg image").count() == 1
+        assert HEARING.names[0] in shown.page.locator("svg").first.inner_html() + shown.page.content()
+
+
+def test_pictures_show_bands(trained: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    values = np.random.default_rng(0).normal(size=(9, 12))
+    values[3, 4] = 40
+    none = np.array([], np.int64)
+    for figure in (
+        charts.spoken_steps(values, np.zeros((9, 2)), ["a", "b"], none, none, "ab", True),
+        charts.attention(values, None, np.zeros((2, 9)), ["a", "end"], "a", True),
+    ):
+        (mesh,) = figure.axes[0].collections
+        assert isinstance(mesh, QuadMesh)
+        np.testing.assert_array_equal(np.asarray(mesh.get_array()).reshape(12, 9), values.T)
+        assert mesh.get_clim() == (28, 40)
+    given, drawn = ("--audio", "audio", "--label", "said", "--epochs", 1), list[bool]()
+    for task, name in (("transcribe", "spoken_steps"), ("translate", "attention")):
+        monkeypatch.setattr(charts, name, lambda *given: (drawn.append(given[-1]), Figure())[1])
+        assert elman("train", task, trained.table, *given, "--run", tmp_path / task, *SMALL).status == 0
+    assert drawn == [True, True]
 
 
 def test_from_python(tmp_path: Path):
@@ -337,15 +482,31 @@ def test_from_python(tmp_path: Path):
     assert [row["class"] for row in model.predict([{"audio": tone(2500)}, {"audio": tone(400)}])] == ["high", "low"]
 
 
+def test_paths_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = clips(tmp_path / "clips", each=4)
+    monkeypatch.chdir(tmp_path)
+    files = sorted(folder.glob("*/*.wav"))
+    given: Any = {"audio": "clip", "label": "kind", "sample_rate": 8000, "bands": 12, "hidden_size": 6, "epochs": 1}
+    rows = [{"clip": file.relative_to(tmp_path), "kind": file.parent.name} for file in files]
+    model = package.train("classify", rows, tmp_path / "rows", **given)
+    frame = pd.DataFrame(rows)
+    of_frame = package.train("classify", frame, tmp_path / "frame", **given)
+    said = [[row["class"] for row in each.predict(rows)] for each in (model, of_frame)]
+    assert said[0] == said[1]
+    monkeypatch.chdir("/")
+    assert elman("train", "classify", "--resume", tmp_path / "rows", "--epochs", 2).status == 0
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"text": "text"}, "so --text cannot be given"),
+        ({"text": "text"}, "whole files of audio are heard, so --text cannot be given"),
         ({"sequence": "id"}, "so --sequence cannot be given"),
         ({"columns": "x"}, "so --columns cannot be given"),
         ({"each_step": True}, "--audio hears files"),
         ({"bands": 161}, "use at most 160"),
         ({"hop": 200.0}, "steps of 3200 samples"),
+        ({"sample_rate": 192000, "bands": 1000}, "use at most 346"),
         ({"label": "audio"}, "both name the column 'audio'"),
     ],
 )
@@ -362,6 +523,8 @@ def test_options_of_no_use_are_refused(tmp_path: Path):
     assert "time" in own.useless(folder)
     assert "time" in ClassificationOptions(audio="audio").useless(table)
     assert "audio" in own.useless(None)
+    assert "the names of its folders" in own.useless(folder)["label"]
+    assert options.WINDOW == spectrum.WINDOW
     told = elman("train", "classify", folder, "--each-step", "--run", tmp_path / "run")
     assert told.status == 2
     assert "--each-step is for rows of numbers" in told.err

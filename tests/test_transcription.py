@@ -676,7 +676,8 @@ def test_what_a_run_draws(made: SimpleNamespace, tmp_path: Path, monkeypatch: py
     task = transcription.resume(run, made.directory / "train.jsonl", transcription.load(run).options, "cpu")
     run.fill(task.model)
     task.draw(tmp_path)
-    _, chances, symbols, said, steps, label = drawn["steps"]
+    _, chances, symbols, said, steps, label, heard = drawn["steps"]
+    assert not heard
     ((_, log_p, _),) = task.trained.logits(task.encoded, task.validation[:1])
     assert np.allclose(chances, log_p[:, 0, 1:].exp())
     assert all(chances[t].argmax() == k for t, k in zip(steps, said, strict=True))

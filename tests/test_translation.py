@@ -449,7 +449,8 @@ def test_what_is_drawn(made: SimpleNamespace, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(charts, "attention", lambda *given: drawn.update(given=given))
     monkeypatch.setattr(charts, "save", lambda figure, path: None)
     task.draw(tmp_path)
-    values, tokens, look, written, label = drawn["given"]
+    values, tokens, look, written, label, heard = drawn["given"]
+    assert not heard
     k = int(task.validation[0])
     word = json.loads(made.data.read_text().splitlines()[int(task.encoded.sequences.name(k)) - 1])
     assert values is None

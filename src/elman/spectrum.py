@@ -38,7 +38,7 @@ class Spectrum(nn.Module):
         """rate: samples a second. hop: milliseconds from a step to the next, which are rounded to samples."""
         super().__init__()
         self.rate, self.bands, self.step = rate, bands, step_of(rate, hop)
-        width = round(WINDOW * self.step)
+        self.width = width = round(WINDOW * self.step)
         self.before, self.after = (width - self.step) // 2, width - (width - self.step) // 2 - 1
         edges = torch.linspace(0, mel(rate / 2), bands + 2, dtype=torch.float64)
         edges = 700 * (10 ** (edges / 2595) - 1)  # in hertz
@@ -66,9 +66,13 @@ class Spectrum(nn.Module):
     def of(self, samples: Tensor) -> Tensor:
         """Returns what `forward` does of a long recording (S,), (T, bands), a part of it at a time."""
         padded, steps = pad(samples, (self.before, self.after)), -(-len(samples) // self.step)
-        around = self.waves.shape[-1] - self.step
+        around = self.width - self.step
         parts = ((first * self.step, (first + AT_ONCE) * self.step + around) for first in range(0, steps, AT_ONCE))
         return torch.cat([self._heard(padded[None, begin:end])[:, 0] for begin, end in parts])
+
+    def at_step(self, samples: Tensor) -> Tensor:
+        """Returns what is heard at one step, (B, bands). samples: those around it, (B, width)."""
+        return self._heard(samples)[0]
 
     def _heard(self, padded: Tensor) -> Tensor:
         """Returns (T, B, bands) of samples with what is around them, (B, S)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -10,11 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from elman.datasets.tables import AUDIO, is_audio
+from elman.errors import InputError
 from elman.spectrum import Spectrum, step_of
 
-LOUDEST = 1e6  # samples may be larger than full scale, which is 1, but not by any factor
+LOUDEST = 100  # samples may be larger than full scale, which is 1, but not by any factor
+SLOWEST = 1000  # samples a second
 BLOCK = 1 << 20  # samples that are decoded at once
 
 
@@ -25,7 +30,7 @@ class Hearing(NamedTuple):
     rate: int  # samples a second
     bands: int
     hop: float  # milliseconds from a step to the next
-    samples: bool = False  # whether a step is its samples, which whatever reads it hears itself
+    samples: int = 0  # around each step, if they are given themselves to what hears them; 0 where bands are
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -46,16 +51,42 @@ def heard(given: Any, hearing: Hearing, folder: Path) -> tuple[NDArray[np.float6
     """
     samples, digest = _listed(given) if isinstance(given, list) else _file(given, hearing.rate, folder)
     if not len(samples):
-        raise ValueError("has no samples")
+        raise ValueError(f"has no samples at {hearing.rate} a second")
     fit = np.abs(samples) <= LOUDEST
     if not fit.all():
         place = int(fit.argmin())
-        raise ValueError(f"has a sample that is {samples[place]}, at {place + 1}, but 1 is full scale")
+        raise ValueError(
+            f"has a sample that is {samples[place]}, at {place + 1}, but 1 is full scale; divide all by the largest"
+        )
     samples = samples.astype(np.float32)
     if hearing.samples:
         step = step_of(hearing.rate, hearing.hop)
-        return np.pad(samples, (0, -len(samples) % step)).reshape(-1, step).astype(np.float64), digest
+        padded = np.pad(samples, ((hearing.samples - step) // 2, hearing.samples))
+        around = sliding_window_view(padded, hearing.samples)[: len(samples) : step]
+        return around.astype(np.float64), digest
     return spectrum(hearing).of(torch.from_numpy(samples)).double().numpy(), digest
+
+
+def recordings(folder: Path) -> list[Path]:
+    """Returns the files of audio in a folder, at any depth, in order; not those that are hidden.
+
+    Raises InputError if there is none, or if a folder in it cannot be read.
+    """
+    found = list[Path]()
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"cannot read {error.filename}: {error.strerror}; give a folder that you may read") from error
+
+    for name, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        place = Path(name)
+        if place.resolve() in {each.resolve() for each in place.parents}:  # a link to where it is
+            folders.clear()
+            continue
+        folders[:] = [each for each in folders if not each.startswith(".")]
+        found += (place / each for each in files if not each.startswith(".") and is_audio(place / each))
+    if not found:
+        raise InputError(f"{folder} is a folder without a recording ({', '.join(AUDIO)}); give one with some")
+    return sorted(found)
 
 
 def _listed(given: list[Any]) -> tuple[NDArray[Any], bytes]:
@@ -71,20 +102,23 @@ def _listed(given: list[Any]) -> tuple[NDArray[Any], bytes]:
 def _file(given: Any, rate: int, folder: Path) -> tuple[NDArray[Any], bytes]:
     import soundfile
 
-    if not isinstance(given, str) or not given.strip():
+    if not isinstance(given, (str, Path)) or not str(given).strip():
         raise ValueError("should be the path of a file, or a list of numbers")
-    path = folder / given
-    path = path if path.exists() else Path(given)
-    if not path.exists():
-        raise ValueError(f"is {given!r}, but there is no such file in {folder}")
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").digest()
-        with soundfile.SoundFile(path) as file:
-            parts = [np.zeros(0, np.float32), *_resampled(file, rate)]
-    except (OSError, soundfile.SoundFileError) as error:
+        path = folder / given
+        path = path if path.exists() else Path(given)
+        if not path.exists():
+            raise ValueError(f"is {str(given)!r}, but there is no such file in {folder}, nor where the command runs")
+        with path.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").digest()
+            opened.seek(0)
+            with soundfile.SoundFile(opened) as file:
+                if file.samplerate < SLOWEST:
+                    raise OSError(f"it has {file.samplerate} samples a second, and at least {SLOWEST} are needed")
+                parts = [np.zeros(0, np.float32), *_resampled(file, rate)]
+    except (OSError, TypeError, RuntimeError) as error:  # soundfile and soxr raise any of these
         reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
-        raise ValueError(f"is {given!r}, which cannot be read as audio: {reason}") from error
+        raise ValueError(f"is {str(given)[:200]!r}, which cannot be read as audio: {reason}") from error
     return np.concatenate(parts), digest
 
 
@@ -92,11 +126,9 @@ def _resampled(file: Any, rate: int) -> Iterator[NDArray[np.float32]]:
     """Yields the samples of a file, the mean of its channels, as many a second."""
     import soxr
 
-    blocks = (block.mean(1) for block in file.blocks(BLOCK, dtype="float32", always_2d=True))
-    if file.samplerate == rate:
-        yield from blocks
-        return
-    stream = soxr.ResampleStream(file.samplerate, rate, 1, "float32")
-    for block in blocks:
-        yield stream.resample_chunk(block)
-    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+    stream = None if file.samplerate == rate else soxr.ResampleStream(file.samplerate, rate, 1, "float32")
+    while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
+        samples = block.mean(1)
+        yield samples if stream is None else stream.resample_chunk(samples)
+    if stream is not None:
+        yield stream.resample_chunk(np.zeros(0, np.float32), last=True)

@@ -137,6 +137,7 @@ def _column(name: str, values: Any) -> pl.Series | list[Any]:
     else:
         listed = values.tolist() if hasattr(values, "tolist") else values
         every = [None if _is_missing(value) else value for value in listed]
+        every = [os.path.abspath(value) if isinstance(value, os.PathLike) else value for value in every]
         if any(isinstance(value, Iterable) and not isinstance(value, (str, bytes)) for value in every):
             return every
         if any(isinstance(value, (float, np.floating)) for value in every):  # beside whole numbers, perhaps
@@ -201,6 +202,8 @@ def _plain(value: Any, number: int) -> Any:
         return None
     if isinstance(value, (str, bool, int, float)):
         return value
+    if isinstance(value, os.PathLike):
+        return os.path.abspath(value)
     if isinstance(value, Mapping):
         return {str(name): _plain(each, number) for name, each in value.items()}
     if isinstance(value, (date, time)):  # and datetime

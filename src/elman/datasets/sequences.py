@@ -17,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from elman.datasets import tables
-from elman.datasets.audio import Hearing, heard
+from elman.datasets.audio import Hearing, heard, recordings
 from elman.datasets.gaps import filled
 from elman.datasets.reading import BadRows, json_lines, text_lines
 from elman.datasets.tables import JSON_LINES, form
@@ -99,7 +99,6 @@ def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows 
         "--sequence": columns.sequence,
         "--columns": columns.channels,
         "--text": columns.text if kind == ".ts" else None,
-        "--audio": columns.audio if kind == ".ts" else None,
         "--group": columns.group if kind == ".ts" else None,
         "--categories": columns.categories if kind == ".ts" else None,
     }
@@ -109,6 +108,11 @@ def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows 
                 f"{path} is not a table, so {flag} selects nothing in it; leave it out",
                 None if flag == "--group" else f"{path} is not a table, and the run was trained on one; give a table",
             )
+    if columns.audio is not None and kind == ".ts":
+        raise InputError(
+            f"{path} has numbers, so --audio selects nothing in it; leave it out",
+            f"{path} has numbers, and the run was trained on recordings; give a table or a folder of them",
+        )
     if columns.time is not None and kind == ".ts":
         raise InputError(
             f"{path} has no times, so --time selects nothing in it; leave it out",
@@ -530,20 +534,20 @@ def _rows(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterato
 
 def _recordings(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[Labelled]:
     """Yields a recording, or all those in a folder: the label of each is the name of the folder that it lies in."""
+    folder, files = (path, recordings(path)) if path.is_dir() else (path.parent, [path])
     if columns.audio is None:
-        what = "a folder" if path.is_dir() else "a recording"
+        what, kind = "a folder" if path.is_dir() else "a recording", "texts" if columns.text else "numbers"
         raise InputError(
-            f"{path} is {what}, and audio is heard in place of a text; leave --text out",
-            f"{path} is {what}, and the run was trained on {'texts' if columns.text else 'numbers'}; give such a file",
+            f"{path} is {what}, but {kind} are read; give a file of {kind}, or learn from recordings with --audio",
+            f"{path} is {what}, and the run was trained on {kind}; give a file of {kind}",
         )
     if columns.group is not None:
         raise InputError(f"{path} is no table, so --group selects nothing in it; leave it out")
-    files = sorted(each for each in path.rglob("*") if each.suffix.lower() in tables.AUDIO) if path.is_dir() else [path]
-    if not files:
-        raise InputError(f"{path} is a folder without a recording ({', '.join(tables.AUDIO)}); give one with some")
+    if not path.exists():
+        raise InputError(f"cannot read {path}: there is no such file; give one that exists")
     for file in files:
-        folder = path if path.is_dir() else path.parent
-        name, label, problem = file.relative_to(folder).as_posix(), None, None
+        # In a name that is no Unicode, as a file may have, the wrong signs are replaced.
+        name, label, problem = str(file.relative_to(folder)).encode(errors="replace").decode(), None, None
         if labelled:
             label = file.parent.name
             if file.parent == folder:
@@ -552,12 +556,12 @@ def _recordings(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
                 label = label if columns.between is None else class_set(label, columns.between)
                 problem = no_number(label, columns, "the name of its folder")
         if problem is not None:
-            bad.found(f"{file}: {problem}")
+            bad.found(f"{folder / name}: {problem}")
             continue
         try:
-            content, digest = heard(name, columns.audio, folder)
+            content, digest = heard(file, columns.audio, folder)
         except ValueError as error:
-            bad.found(f"{path}: a recording {error}")
+            bad.found(f"a recording {error}")
             continue
         yield Labelled(name, content, label, columns.audio.names, digest=digest)
 

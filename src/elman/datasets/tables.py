@@ -33,7 +33,9 @@ OTHER_SIGNS = {  # that stand between values, what they are called, and what to 
 MISSING = ("", "?", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")  # in place of a number, in any case
 WHOLE = r"^(-?\d+)\.0$"  # a whole number as a float
 FORMS = (*SEPARATORS, *JSON_LINES, ".parquet")
-AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au")
+# Of recordings, as which a file is known in a folder; libsndfile cannot read the last three, of which one is told.
+AUDIO = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64")
+AUDIO += (".m4a", ".aac", ".wma")
 
 
 def form(path: Path) -> str:

@@ -29,7 +29,8 @@ def head(run: Path, trained: Trained[Any, Any], classes: Sequence[str], text: st
     """Returns how what a page holds begins. classes: what the model chooses from. Raises InputError if it reads no text and is given one."""
     options, reading = trained.options, trained.reading
     if text is not None and options.text is None:
-        raise InputError(f"{run} reads numbers and not a text; give --data instead of --text")
+        what = "numbers" if options.audio is None else "recordings"
+        raise InputError(f"{run} reads {what} and not a text; give --data instead of --text")
     page = {"task": options.task} | described(run, trained.model, options, classes)
     page["unit"] = unit_of(options)
     page["channels"], page["time"], page["gaps"] = list(reading.channels), options.time, options.mark_gaps

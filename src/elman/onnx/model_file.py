@@ -20,7 +20,6 @@ from elman.onnx.loading import read
 from elman.onnx.proof import first_line, session
 from elman.recurrence import use_engine
 from elman.tasks.language_model import LanguageModel
-from elman.tasks.sequence_model import SequenceModel
 from elman.tasks.tagging import TaggingModel
 from elman.tasks.translation import TranslationModel
 from elman.torch_private import tree_leaves
@@ -83,7 +82,7 @@ class ModelFile(Record):
             ) from error
         streaming = "streaming" in self._notes and self._note("streaming") is True
         port = ports.of_task(like, streaming)
-        opened = _kind(like)(self._open(), self.path, port)
+        opened = _kind(like, port)(self._open(), self.path, port)
         self._check(opened, port)
         return cast("Model", opened.eval())
 
@@ -191,6 +190,9 @@ class ExportedLanguageModel(ExportedWithStates):
 class ExportedSteps(ExportedWithStates):
     """A causal model of numbers or texts in ONNX Runtime, which reads as `SequenceModel` does."""
 
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        return self.read(x, lengths)[0]
+
     def read(self, x: Tensor, lengths: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         return self._read(x, state, {"lengths": lengths})
 
@@ -221,13 +223,12 @@ class ExportedTranslation(Exported):
         return logits, text
 
 
-def _kind(model: nn.Module) -> type[Exported]:
-    """Returns what stands in for the model of a task."""
+def _kind(model: nn.Module, port: ports.Port) -> type[Exported]:
+    """Returns what stands in for the model of a task that has this port."""
     if isinstance(model, LanguageModel):
         return ExportedLanguageModel
     if isinstance(model, TaggingModel):
         return ExportedTagger
     if isinstance(model, TranslationModel):
         return ExportedTranslation
-    causal = isinstance(model, SequenceModel) and not model.recurrent.bidirectional
-    return ExportedSteps if causal else Exported
+    return ExportedSteps if "states" in port.notes else Exported

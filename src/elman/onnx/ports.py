@@ -285,10 +285,11 @@ def tagger(model: TaggingModel) -> Port:
 def of_sequences(model: SequenceModel, output: str) -> Port:
     """Numbers x (T, B, channels), or tokens (T, B), in sequences of these lengths (B,), to (B, outputs).
 
-    With each_step to (T, B, outputs). A causal model also takes states, and returns those after x.
+    With each_step to (T, B, outputs). A causal model also takes states, and returns those after x; but not if it hears
+    samples, since what is around a step may be in another call.
     """
     recurrent = model.recurrent
-    name, causal = "x" if model.embedding is None else "tokens", not recurrent.bidirectional
+    name, causal = "x" if model.embedding is None else "tokens", not (recurrent.bidirectional or model.samples)
     initial = {
         f"{state}_0": torch.zeros(recurrent.num_layers, 1, recurrent.hidden_size)
         for state in (recurrent.cell.states if causal else ())
@@ -346,11 +347,15 @@ def translator(model: TranslationModel) -> Port:
 
 
 def sequence_step(model: SequenceModel, output: str) -> Port:
-    """Numbers x (B, n) of a step, as `Encoded.scaled` has them, or tokens (B,), and states, to (B, outputs) and states."""
+    """Numbers x (B, n) of a step, as `Encoded.scaled` has them, or tokens (B,), and states, to (B, outputs) and states.
+
+    Of a model that hears, x is the samples around the step.
+    """
     embedding = model.embedding
 
     def call(model: SequenceModel, x: Tensor, *states: Tensor) -> Any:
-        h, state = model.recurrent.step(model.inputs(x), as_state(states))
+        read = x if model.ear is None else model.ear.step(x)
+        h, state = model.recurrent.step(model.inputs(read), as_state(states))
         return model.output(h), state
 
     def drawn(draw: Draw, B: int) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Any
 
 from elman import tasks
 from elman.datasets import audio
-from elman.errors import InputError
 from elman.onnx import ports
 from elman.onnx.exporting import write
 from elman.onnx.model_file import ModelFile
@@ -50,21 +49,18 @@ def export_run(
     trained: Any = tasks.module(name).load(record)
     kept = {each.removesuffix(".json"): record.json(each) for each in KEPT if record.has(each)}
     if config["options"].get("audio") is not None:
-        if streaming:
-            raise InputError(
-                f"{run} hears the beginning of the next step, too, so it cannot be streamed; leave --streaming out"
-            )
-        kept["vocabulary"] |= _listening(trained)
+        kept["vocabulary"] |= _listening(trained, streaming)
     port = ports.of_task(trained.model, streaming)
     notes = {"task": name, "config": without_paths(config)} | kept | dict(port.notes) | dict(further or {})
     return write(port._replace(notes=notes), Path(path), int8)
 
 
-def _listening(trained: Any) -> dict[str, Any]:
+def _listening(trained: Any, streaming: bool) -> dict[str, Any]:
     """Lets the model of a run that has learned from audio read samples. Returns what it then knows of its channels."""
     reading, spectrum = trained.reading, audio.spectrum(hearing_of(trained.options))
-    trained.model.listen(Ear(spectrum, reading.mean, reading.deviation))
-    return {"samples": True, "channels": [], "mean": [0.0] * spectrum.step, "deviation": [1.0] * spectrum.step}
+    samples = spectrum.width if streaming else spectrum.step
+    trained.model.listen(Ear(spectrum, reading.mean, reading.deviation), samples)
+    return {"samples": samples, "channels": [], "mean": [0.0] * samples, "deviation": [1.0] * samples}
 
 
 def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,9 +48,7 @@ class Inputs:
     dates: bool | None = None  # whether times are dates; None where these are not read, and in runs of earlier versions
     # The words of each category, frequent ones first; code 0 stands for all others.
     categories: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    samples: bool = (
-        False  # whether a step has the samples of a recording, which the network of an exported file hears itself
-    )
+    samples: int = 0  # of a recording that a step has, where the network of an exported file hears them itself
 
     @classmethod
     def learn(cls, sequences: Gathered, own: NDArray[np.int64], options: Any) -> Self:
@@ -133,6 +131,8 @@ class Inputs:
 
     def check(self) -> None:
         """Raises ValueError, or TypeError, if these cannot be what was learned of data."""
+        if type(self.samples) is not int or self.samples not in (0, len(self.mean)):
+            raise ValueError("the samples of a step do not fit the channels")
         if len(self.mean) != len(self.deviation) or bool(self.mean or self.categories) == bool(self.tokens):
             raise ValueError("channels and tokens do not fit each other")
         check_words(self.categories)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 NO_FILE = "says how to read FILE, but no FILE is given; give one, or leave the option out"
 NO_NUMBERS = "is for numbers, but --text reads texts; leave it out"
 MOST_SAMPLES = 2048  # of a step of audio
+WINDOW = 2.5  # steps of audio that are heard at once
 CELLS = ("lstm", "gru", "coupled_lstm", "peephole_lstm")  # that `elman tune` chooses from
 
 
@@ -356,7 +358,7 @@ class SequenceOptions(Options):
     )
     audio: str | None = option(
         None,
-        "Column of the audio file to hear instead of numbers, or its name in JSON lines.",
+        "Column of the audio file to hear instead of numbers, or its name in JSON lines, where samples may stand, too.",
         of_model=True,
         later=True,
     )
@@ -475,15 +477,18 @@ class SequenceOptions(Options):
             others = {"--text": self.text, "--sequence": self.sequence, "--columns": self.columns}
             for name, value in others.items():
                 if value is not None:
-                    raise InputError(f"--audio hears a file in each row, so {name} cannot be given with it")
+                    raise InputError(f"whole files of audio are heard, so {name} cannot be given with them")
         samples = round(self.sample_rate * self.hop / 1000)  # of a step
         if samples > MOST_SAMPLES:
             raise InputError(
                 f"--hop {self.hop:g} milliseconds at --sample-rate {self.sample_rate} are steps of {samples} samples, and at most {MOST_SAMPLES} are heard at once; make one of them smaller"
             )
-        if self.bands > samples:
+        # The window has at least a fourth of a wave of a tone in the middle of the lowest band.
+        lowest = math.log1p(1 / (4 * WINDOW * self.hop / 1000) / 700)
+        most = max(1, min(samples, int(math.log1p(self.sample_rate / 1400) / lowest) - 1))
+        if self.bands > most:
             raise InputError(
-                f"--bands {self.bands} are too many to tell apart in steps of --hop {self.hop:g} milliseconds at --sample-rate {self.sample_rate}; use at most {samples}"
+                f"--bands {self.bands} are too many to tell apart in steps of --hop {self.hop:g} milliseconds at --sample-rate {self.sample_rate}; use at most {most}"
             )
         own = {
             "--sequence": self.sequence,
@@ -538,7 +543,10 @@ class SequenceOptions(Options):
         else:
             found |= dict.fromkeys(("noise", "fill_gaps", "mark_gaps", "time"), NO_NUMBERS)
             found["categories"] = "is for steps of numbers, but --text reads texts; leave it out"
-        if self.audio is not None or any(map(is_audio, files)):
+        heard = bool(files) and is_audio(files[0]) and self.text is None
+        if heard:
+            found["label"] = f"names a column, but the labels of {files[0]} are the names of its folders; leave it out"
+        if self.audio is not None or heard:
             of_rows = ("categories", "fill_gaps", "mark_gaps", "time")
             found |= dict.fromkeys(of_rows, "is for steps of numbers, but audio is heard; leave it out")
         else:

@@ -34,8 +34,8 @@ def unit_of(options: SequenceOptions) -> str | None:
     return None if options.text is None else options.unit
 
 
-def hearing_of(options: SequenceOptions, samples: bool = False) -> Hearing:
-    """Returns how recordings are heard. samples: whether what reads them hears itself."""
+def hearing_of(options: SequenceOptions, samples: int = 0) -> Hearing:
+    """Returns how recordings are heard. samples: as `Hearing` has it."""
     o = options
     return Hearing(o.audio or "", o.sample_rate, o.bands, o.hop, samples)
 
@@ -62,7 +62,7 @@ def columns_of(options: SequenceOptions, inputs: Inputs | None = None) -> Column
         several=several,
         flags=flags,
         between=o.between_classes,
-        audio=None if o.audio is None else hearing_of(o, inputs is not None and inputs.samples),
+        audio=None if o.audio is None else hearing_of(o, 0 if inputs is None else inputs.samples),
     )
 
 

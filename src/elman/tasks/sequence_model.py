@@ -41,10 +41,13 @@ class Reader(nn.Module):
         )
         self.dropout = Dropout(o.dropout)
         self.ear: Ear | None = None  # of a model that is exported
+        self.samples = (
+            inputs.samples
+        )  # that a step has, if the ear hears them, or that of the file which this model is like
 
-    def listen(self, ear: Ear) -> None:
-        """Lets the model read samples, (T, B, step), in place of what they sound like."""
-        self.ear, self.numbers = ear, ear.spectrum.step
+    def listen(self, ear: Ear, samples: int) -> None:
+        """Lets the model read samples, so many a step, in place of what they sound like."""
+        self.ear, self.numbers, self.samples = ear, samples, samples
 
     def corrected(self, outputs: Tensor) -> Tensor:
         """Returns outputs (N, outputs) with what was chosen by the validation data, such as a temperature, if there is any."""
@@ -131,6 +134,10 @@ class Ear(nn.Module):
         past = torch.arange(x.shape[0], device=x.device)[:, None] >= lengths
         samples = x.masked_fill(past[..., None], 0).transpose(1, 2).flatten(0, 1)  # (T step, B)
         return (self.spectrum(samples) - self.mean) / self.deviation
+
+    def step(self, x: Tensor) -> Tensor:
+        """Returns what is heard at one step, (B, bands). x: the samples around it, (B, width)."""
+        return (self.spectrum.at_step(x) - self.mean) / self.deviation
 
 
 class Fading(nn.Module):

@@ -217,8 +217,7 @@ class Transcriber(Writer[Reading, Options]):
             most = min(2 * STEPS, OUTPUTS // self.width) // int(lengths[order[begin]])
             chunk = order[begin : begin + max(1, min(CHUNK, most))]
             x, steps = self._input(encoded, own, Pieces.whole(chunk, lengths))
-            y = self.model.read(x, steps)[0] if self.options.causal else self.model(x, steps)
-            yield chunk, y.float().log_softmax(-1), steps
+            yield chunk, self.model(x, steps).float().log_softmax(-1), steps
             begin += len(chunk)
         self.model.train(training)
 

@@ -13,20 +13,6 @@ function choosing(svg, W, H) {
   return svg;
 }
 
-const HEARD = 200, QUIET = 12; // the height of what is heard, and how far below the loudest band a colour reaches, in nats
-
-// A row of colours for each band of frequencies, low ones below.
-function heard(svg, series, left, wide) {
-  const T = series[0].length, K = series.length, loudest = series.flat().reduce((a, b) => Math.max(a, b));
-  const softest = Math.max(loudest - QUIET, series.flat().reduce((a, b) => Math.min(a, b)));
-  const canvas = el("canvas", { width: T, height: K }), pen = canvas.getContext("2d"), image = pen.createImageData(T, K);
-  series.forEach((values, k) => values.forEach((v, t) => image.data.set([...more((v - softest) / Math.max(1e-30, loudest - softest)), 255], 4 * ((K - 1 - k) * T + t))));
-  pen.putImageData(image, 0, 0);
-  svg.append(el("image", { href: canvas.toDataURL(), x: left, y: 0, width: wide, height: HEARD - 4, preserveAspectRatio: "none", style: "image-rendering: pixelated" }));
-  const named = [...new Set([0, 0.25, 0.5, 0.75, 1].map((share) => Math.round(share * (K - 1))))];
-  named.forEach((k) => svg.append(el("text", { x: left - 4, y: 9 + (1 - (k + 0.5) / K) * (HEARD - 14), class: "note end" }, data.channels[k])));
-}
-
 // Below the lines stand the words of each category. A line is broken where a number is missing. rows: the height of what `below` draws under the lines; it is given where that begins.
 function lines(series, stride, rows = 0, below = () => {}) {
   const W = across(), lane = clamp(240 / series.length, 36, 80), { left, x } = place(W), words = item().words ?? [];
