@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import runpy
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +38,8 @@ from elman.spectrum import Spectrum
 from elman.tasks import options, transcription
 from elman.tasks.options import ClassificationOptions
 from elman.tasks.sequence_model import Ear
+from elman.training.loop import MODEL
+from elman.training.run import Run
 from tiny_runs import elman, lines, scores_of
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -399,24 +404,31 @@ def test_onnx_file_hears_samples(trained: SimpleNamespace, tmp_path: Path):
     assert vocabulary["classes"][found.argmax()] == said[1] == "low"
 
 
-def test_onnx_file_of_one_step_hears_what_is_around_it(trained: SimpleNamespace, tmp_path: Path):
-    run, file = tmp_path / "run", tmp_path / "step.onnx"
+@pytest.fixture(scope="module")
+def live(trained: SimpleNamespace) -> SimpleNamespace:
+    """A transcriber of random weights that reads forward only, and its file of one step."""
+    run, file = trained.directory / "live", trained.directory / "live.onnx"
     given = ("--audio", "audio", "--label", "said", "--run", run, "--epochs", 1)
     assert elman("train", "transcribe", trained.table, *given, *SMALL, "--causal").status == 0
+    torch.manual_seed(1)
+    like = transcription.load(run).model.state_dict()
+    Run(run).save_tensors(MODEL, {name: torch.randn_like(value) for name, value in like.items()}, {"step": 0})
     assert elman("export", run, file, "--streaming").status == 0
-    of_run, of_file = (elman("evaluate", each, trained.table).out for each in (run, file))
-    assert of_run.splitlines()[:4] == of_file.splitlines()[:4]
-    assert elman("export", run, tmp_path / "whole.onnx").status == 0
-    of_whole = elman("evaluate", tmp_path / "whole.onnx", trained.table).out
-    assert of_run.splitlines()[:4] == of_whole.splitlines()[:4]
+    return SimpleNamespace(run=run, file=file)
+
+
+def test_onnx_file_of_one_step_hears_what_is_around_it(trained: SimpleNamespace, live: SimpleNamespace, tmp_path: Path):
+    assert elman("export", live.run, tmp_path / "whole.onnx").status == 0
+    scores = [elman("evaluate", each, trained.table).out for each in (live.run, live.file, tmp_path / "whole.onnx")]
+    assert scores[0].splitlines()[:4] == scores[1].splitlines()[:4] == scores[2].splitlines()[:4]
     whole_file = onnxruntime.InferenceSession(tmp_path / "whole.onnx")
     left_out = [each.name for each in whole_file.get_overridable_initializers()]
     assert left_out == ["lengths"]  # and no states: what is around a step is in one call
-    model = transcription.load(run)
+    model = transcription.load(live.run)
     clip = next((trained.folder / "low").iterdir())
     samples, _ = soundfile.read(clip, dtype="float32")
     ((_, log_p, _),) = model.logits(*whole(model, clip))
-    opened = onnxruntime.InferenceSession(file)
+    opened = onnxruntime.InferenceSession(live.file)
     x, h = opened.get_inputs()
     assert x.shape == ["B", 200]  # 2.5 steps of 80
     state, padded = np.zeros((1, 1, 6), np.float32), np.pad(samples, (60, 200))
@@ -424,6 +436,36 @@ def test_onnx_file_of_one_step_hears_what_is_around_it(trained: SimpleNamespace,
         logits, state = opened.run(None, {"x": padded[None, 80 * step : 80 * step + 200], h.name: state})
         said = torch.from_numpy(np.asarray(logits)).log_softmax(-1)
         torch.testing.assert_close(said[0], log_p[step, 0], rtol=0, atol=1e-4)
+
+
+def test_the_example_of_onnx_writes_down_what_arrives(
+    trained: SimpleNamespace, live: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    module = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "listen.py"))
+    monkeypatch.setattr(sys, "argv", ["listen.py", str(live.file)])
+    said = dict[str, str]()
+    for name in PITCHES:
+        clip = next((trained.folder / name).iterdir())
+        said[name] = elman("predict", live.run, clip).out.splitlines()[1].split(",")[1]
+        samples, _ = soundfile.read(clip, dtype="int16")
+        for content in (clip.read_bytes(), samples.tobytes()):
+            monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Slow(content)))
+            capsys.readouterr()
+            module["main"]()
+            assert capsys.readouterr().out.strip() == said[name]
+    assert said["high"] != said["low"]
+    both = io.BytesIO()
+    soundfile.write(both, np.zeros((99, 2)), 8000, format="WAV")
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Slow(both.getvalue())))
+    with pytest.raises(SystemExit, match="2 channels of 16 bits at 8000"):
+        module["main"]()
+
+
+class Slow(io.BytesIO):
+    """What arrives in odd pieces, as through a pipe."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        return super().read(min(size or 1, 37))
 
 
 def whole(model: Any, clip: Path) -> tuple[Any, NDArray[np.int64]]:
