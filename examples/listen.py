@@ -19,31 +19,50 @@ import numpy as np
 import onnxruntime
 
 BLANK = 0
-HEADER = b"data"  # of a WAV file: behind it stand four bytes with a size, and then the samples
+UNKNOWN = (1 << 32) - 1  # the size of a WAV file that was written as it arrived
 FULL_SCALE = 1 << 15
 
 
 def samples(source: BinaryIO, rate: int, step: int) -> Iterator[np.ndarray]:
     """Yields the samples of each step, from -1 to 1, and zeros where the last one ends."""
-    begin = source.read(2 * step)
-    if begin[:4] == b"RIFF":
-        while HEADER not in begin and (more := source.read(2 * step)):
-            begin += more
-        place, end = begin.find(b"fmt "), begin.find(HEADER)
-        if place < 0 or end < 0:
-            sys.exit("the header of the WAV file has no format, or no samples; give another file")
-        numbers = np.frombuffer(begin[place + 8 : place + 24], "<u2")
-        channels, own, bits = int(numbers[1]), int(numbers[2]) + (int(numbers[3]) << 16), int(numbers[7])
-        if (channels, own, bits) != (1, rate, 16):
-            given = f"{channels} channels of {bits} bits at {own} samples a second"
-            sys.exit(f"the file has {given}; give one channel of 16 bits at {rate}")
-        begin = begin[end + 8 :]
-    while begin:
-        while len(begin) < 2 * step and (more := source.read(2 * step - len(begin))):
-            begin += more
-        row = np.frombuffer(begin[: 2 * step][: len(begin) // 2 * 2], "<i2").astype(np.float32) / FULL_SCALE
+    begin = whole(source, 12)
+    left = begin_of_samples(source, rate) if begin[:4] == b"RIFF" else None  # bytes; None if nobody knows
+    held = b"" if begin[:4] == b"RIFF" else begin
+    while True:
+        size = 2 * step - len(held)
+        held += whole(source, size if left is None else min(size, left))
+        left = None if left is None else max(0, left - size)
+        row = np.frombuffer(held[: len(held) // 2 * 2], "<i2").astype(np.float32) / FULL_SCALE
+        if not len(row):
+            return
         yield np.pad(row, (0, step - len(row)))
-        begin = begin[2 * step :] or source.read(2 * step)
+        held = b""
+
+
+def begin_of_samples(source: BinaryIO, rate: int) -> int | None:
+    """Reads the header of a WAV file, which is chunks with a name and a size. Returns how many bytes of samples there are."""
+    form = b""
+    while len(head := whole(source, 8)) == 8:
+        name, size = head[:4], int.from_bytes(head[4:], "little")
+        if name == b"data":
+            break
+        content = whole(source, size + size % 2)
+        form = content if name == b"fmt " else form
+    else:
+        sys.exit("the WAV file has no samples; give another file")
+    channels, own, bits = (int.from_bytes(form[k : k + n], "little") for k, n in ((2, 2), (4, 4), (14, 2)))
+    if (channels, own, bits) != (1, rate, 16):
+        given = f"{channels} channels of {bits} bits at {own} samples a second"
+        sys.exit(f"the file has {given}; give one channel of 16 bits at {rate}")
+    return None if size in (0, UNKNOWN) else size
+
+
+def whole(source: BinaryIO, size: int) -> bytes:
+    """Returns so many bytes, which may arrive in pieces; fewer at the end."""
+    held = b""
+    while len(held) < size and (more := source.read(size - len(held))):
+        held += more
+    return held
 
 
 def around(steps: Iterator[np.ndarray], step: int, width: int) -> Iterator[np.ndarray]:
@@ -81,6 +100,8 @@ def main() -> None:
         sys.exit("give the file of a model")
     session = onnxruntime.InferenceSession(sys.argv[1])
     notes = session.get_modelmeta().custom_metadata_map
+    if "elman.states" not in notes:
+        sys.exit("this is no file of one step; give one that elman export --streaming wrote")
     options, vocabulary = (json.loads(notes[f"elman.{name}"]) for name in ("config", "vocabulary"))
     options, symbols, width = options["options"], vocabulary["symbols"], vocabulary["samples"]
     step, read, before = round(options["sample_rate"] * options["hop"] / 1000), reader(session, notes), BLANK

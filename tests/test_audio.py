@@ -150,12 +150,15 @@ def test_an_ear_hears_no_further_than_a_recording_lasts():
 # Files
 
 
-@pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "mp3", "aiff"])
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "mp3", "raw"])
 @pytest.mark.parametrize("rate", [8000, 44100])
 def test_any_file_and_rate_is_heard_alike(tmp_path: Path, ending: str, rate: int):
     true, _ = heard(tone(1000, seconds=0.5).tolist(), HEARING, tmp_path)
     both = np.stack([tone(1000, rate, 0.5) * 1.5, tone(1000, rate, 0.5) * 0.5], 1)  # whose mean is the tone
-    soundfile.write(tmp_path / f"tone.{ending}", both, rate)
+    written = "aiff" if ending == "raw" else ending  # what it is called does not matter
+    soundfile.write(
+        tmp_path / f"tone.{ending}", both, rate, format=written, subtype="PCM_16" if written == "aiff" else None
+    )
     found, _ = heard(f"tone.{ending}", HEARING, tmp_path)
     assert abs(len(found) - len(true)) <= 10  # MP3 adds some silence
     loudest = true[10].argmax()
@@ -205,13 +208,16 @@ def test_a_recording_that_is_none_is_named(tmp_path: Path):
         ("empty.wav", "has no samples"),
         ("slow.wav", "it has 8 samples a second"),
         ("a.raw", "cannot be read as audio"),
+        (".", "cannot be read as audio"),
         ("x" * 999, "cannot be read as audio"),
-        ("nan.wav", "nan, at 2, but 1 is full scale"),
+        ("nan.wav", "no finite number, nan, at 2"),
         ("", "should be the path"),
         (7, "should be the path"),
         ([], "has no samples"),
         ([[0.1, 0.2]], "a list of numbers"),
-        (["a"], "a list of numbers"),
+        (["1", "2"], "a list of numbers"),
+        ([True], "a list of numbers"),
+        ([1, [2]], "a list of numbers"),
         ([0.1, -1e60], "1e.60, at 2, but 1 is full scale"),
         ([0.1, 3000], "3000.0, at 2, but 1 is full scale"),
     ):
@@ -287,7 +293,11 @@ def test_bad_rows_are_named_and_may_be_skipped(tmp_path: Path):
     folder = clips(tmp_path / "clips", each=2)
     (folder / "low/01.wav").write_text("no audio")
     columns = Columns("label", audio=HEARING)
-    for file, where in ((folder / "clips.csv", "line 3"), (folder / "clips.jsonl", "line 2"), (folder, "a recording")):
+    for file, where in (
+        (folder / "clips.csv", "line 3"),
+        (folder / "clips.jsonl", "line 2"),
+        (folder, "low/01.wav: the recording"),
+    ):
         with pytest.raises(InputError, match=f"{where}.*low/01.wav', which cannot be read as audio"):
             list(sequences(file, columns))
         bad = BadRows(skip=True)
@@ -304,6 +314,8 @@ def test_a_folder_that_says_nothing_is_refused(tmp_path: Path):
         list(sequences(tmp_path, columns))
     with pytest.raises(InputError, match="so --group selects nothing"):
         list(sequences(tmp_path, columns._replace(group="who"), labelled=False))
+    with pytest.raises(InputError, match="there is no such file or folder"):
+        list(sequences(tmp_path / "clips", Columns("label")))
     with pytest.raises(InputError, match="but texts are read"):
         list(sequences(tmp_path / "a.wav", Columns("label", text="text")))
     clips(tmp_path / "clips", each=1)
@@ -454,6 +466,17 @@ def test_the_example_of_onnx_writes_down_what_arrives(
             module["main"]()
             assert capsys.readouterr().out.strip() == said[name]
     assert said["high"] != said["low"]
+    plain = next((trained.folder / "low").iterdir()).read_bytes()
+    odd = (b"ICMT", b"some data ")
+    for before in (
+        b"LIST" + (267).to_bytes(4, "little") + bytes(268),
+        b"LIST" + (14).to_bytes(4, "little") + b"".join(odd),
+    ):
+        behind = b"LIST" + len(plain).to_bytes(4, "little") + plain
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Slow(plain[:36] + before + plain[36:] + behind)))
+        capsys.readouterr()
+        module["main"]()
+        assert capsys.readouterr().out.strip() == said["low"]
     both = io.BytesIO()
     soundfile.write(both, np.zeros((99, 2)), 8000, format="WAV")
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Slow(both.getvalue())))

@@ -54,10 +54,10 @@ def heard(given: Any, hearing: Hearing, folder: Path) -> tuple[NDArray[np.float6
         raise ValueError(f"has no samples at {hearing.rate} a second")
     fit = np.abs(samples) <= LOUDEST
     if not fit.all():
-        place = int(fit.argmin())
-        raise ValueError(
-            f"has a sample that is {samples[place]}, at {place + 1}, but 1 is full scale; divide all by the largest"
-        )
+        value, place = samples[int(fit.argmin())], int(fit.argmin()) + 1
+        if not np.isfinite(value):
+            raise ValueError(f"has a sample that is no finite number, {value}, at {place}")
+        raise ValueError(f"has a sample that is {value}, at {place}, but 1 is full scale; divide all by the largest")
     samples = samples.astype(np.float32)
     if hearing.samples:
         step = step_of(hearing.rate, hearing.hop)
@@ -91,11 +91,12 @@ def recordings(folder: Path) -> list[Path]:
 
 def _listed(given: list[Any]) -> tuple[NDArray[Any], bytes]:
     try:
-        samples = np.array(given, np.float64)
-    except (ValueError, TypeError, OverflowError):
+        samples = np.array(given)
+    except ValueError:  # lists of different lengths
         samples = np.zeros((0, 0))
-    if samples.ndim != 1:
+    if samples.ndim != 1 or samples.dtype.kind not in "iuf":
         raise ValueError("should be a list of numbers, or the path of a file")
+    samples = samples.astype(np.float64)
     return samples, hashlib.sha256(samples.tobytes()).digest()
 
 
@@ -109,10 +110,11 @@ def _file(given: Any, rate: int, folder: Path) -> tuple[NDArray[Any], bytes]:
         path = path if path.exists() else Path(given)
         if not path.exists():
             raise ValueError(f"is {str(given)!r}, but there is no such file in {folder}, nor where the command runs")
-        with path.open("rb") as opened:
+        with path.open("rb", buffering=0) as opened:
             digest = hashlib.file_digest(opened, "sha256").digest()
             opened.seek(0)
-            with soundfile.SoundFile(opened) as file:
+            # By its number, since what a file is should not depend on its name.
+            with soundfile.SoundFile(opened.fileno(), closefd=False) as file:
                 if file.samplerate < SLOWEST:
                     raise OSError(f"it has {file.samplerate} samples a second, and at least {SLOWEST} are needed")
                 parts = [np.zeros(0, np.float32), *_resampled(file, rate)]

@@ -129,6 +129,8 @@ def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows 
             f"{one}, but --label names {len(columns.several)} columns; give a table or JSON lines, or leave --label out",
             f"{one}, and the run was trained on {len(columns.several)}; give a table or JSON lines",
         )
+    if columns.audio is None and columns.text is None and not path.suffix and not path.exists():
+        raise InputError(f"cannot read {path}: there is no such file or folder; give one that exists")
     if tables.is_audio(path):
         yield from _recordings(path, columns, labelled, bad)
     elif kind == ".ts":
@@ -561,7 +563,7 @@ def _recordings(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
         try:
             content, digest = heard(file, columns.audio, folder)
         except ValueError as error:
-            bad.found(f"a recording {error}")
+            bad.found(f"{folder / name}: the recording {error}")
             continue
         yield Labelled(name, content, label, columns.audio.names, digest=digest)
 

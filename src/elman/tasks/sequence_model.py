@@ -41,9 +41,7 @@ class Reader(nn.Module):
         )
         self.dropout = Dropout(o.dropout)
         self.ear: Ear | None = None  # of a model that is exported
-        self.samples = (
-            inputs.samples
-        )  # that a step has, if the ear hears them, or that of the file which this model is like
+        self.samples = inputs.samples  # of a recording in each step, where the ear or an exported file hears them
 
     def listen(self, ear: Ear, samples: int) -> None:
         """Lets the model read samples, so many a step, in place of what they sound like."""
