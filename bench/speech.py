@@ -17,7 +17,7 @@ import soundfile
 from numpy.typing import NDArray
 
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-029")
+ACCENTS = ("en-us", "en-gb-x-rp", "en-gb-scotland", "en-029")
 RETRIEVAL = 1  # of espeak-ng: samples are returned, and not played
 RATE, PITCH = 1, 3  # of espeak-ng: numbers of parameters
 UTF8 = 1
@@ -38,7 +38,7 @@ class Synthesizer:
         self.voices = [
             voice
             for voice in sorted(each.name for each in (data / "voices" / "!v").iterdir())
-            if self._choose("en", voice)
+            if all(self._choose(accent, voice) for accent in ACCENTS)
         ]
 
     def _choose(self, accent: str, voice: str) -> bool:
@@ -52,7 +52,8 @@ class Synthesizer:
     def say(self, text: str, accent: str, voice: str, speed: int, pitch: int) -> NDArray[np.float64]:
         """Returns samples. speed: in words a minute. pitch: from 0 to 99."""
         self._parts.clear()
-        self._choose(accent, voice)
+        if not self._choose(accent, voice):
+            raise ValueError(f"there is no voice {voice!r} of the accent {accent!r}")
         self._library.espeak_SetParameter(RATE, speed, 0)
         self._library.espeak_SetParameter(PITCH, pitch, 0)
         written = text.encode() + b"\0"
