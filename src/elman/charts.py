@@ -427,12 +427,13 @@ def _over_steps(values: NDArray[Any], first: int, *heights: float, heard: bool =
     figure = Figure(figsize=(10, sum(every) + 0.4), layout="constrained")
     axes = figure.subplots(len(every), 1, sharex=True, squeeze=False, height_ratios=every)[:, 0]
     above, below = axes[: len(upper)], axes[len(upper) :]
-    for axis in above if heard else ():
-        edges = np.arange(len(values) + 1) + first + 0.5, np.arange(values.shape[1] + 1) + 0.5
-        axis.pcolormesh(*edges, values.T, cmap="magma", vmin=values.max() - QUIET)
-        axis.set_ylabel("band")
-        axis.set_title("how loud each band of frequencies is; a recording of the validation set", fontsize=10)
-    for axis in () if heard else above:
+    for axis in above:
+        if heard:
+            edges = np.arange(len(values) + 1) + first + 0.5, np.arange(values.shape[1] + 1) + 0.5
+            axis.pcolormesh(*edges, values.T, cmap="magma", vmin=values.max() - QUIET)
+            axis.set_ylabel("band")
+            axis.set_title("how loud each band of frequencies is; a recording of the validation set", fontsize=10)
+            continue
         there = np.ma.masked_invalid(values)
         deviation = there.std(0).filled(0.0)
         scaled = (there - there.mean(0)) / np.where(deviation > 0, deviation, 1.0)

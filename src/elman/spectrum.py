@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv1d, pad
 
-WINDOW = 2.5  # of steps that are heard at once
+from elman.hearing import WINDOW, mel, step_of
+
 FLOOR = 1e-8  # the least power, where noise of the same power is 80 decibels below full scale
 AT_ONCE = 1 << 12  # steps of a long recording
 
@@ -86,12 +87,3 @@ def _triangles(edges: Tensor, rate: int, size: int) -> tuple[Tensor, Tensor]:
     left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     rising, falling = (frequencies - left) / (centre - left), (right - frequencies) / (right - centre)
     return frequencies, torch.minimum(rising, falling).clamp(min=0)
-
-
-def step_of(rate: int, hop: float) -> int:
-    """Returns how many samples a step has."""
-    return max(1, round(rate * hop / 1000))
-
-
-def mel(frequency: float) -> float:
-    return 2595 * math.log10(1 + frequency / 700)

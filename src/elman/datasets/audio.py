@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from elman.datasets.tables import AUDIO, is_audio
 from elman.errors import InputError
-from elman.spectrum import Spectrum, step_of
+from elman.hearing import step_of
+from elman.spectrum import Spectrum
 
 LOUDEST = 100  # samples may be larger than full scale, which is 1, but not by any factor
 SLOWEST = 1000  # samples a second

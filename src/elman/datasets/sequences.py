@@ -129,7 +129,7 @@ def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows 
             f"{one}, but --label names {len(columns.several)} columns; give a table or JSON lines, or leave --label out",
             f"{one}, and the run was trained on {len(columns.several)}; give a table or JSON lines",
         )
-    if columns.audio is None and columns.text is None and not path.suffix and not path.exists():
+    if not path.exists() and (tables.is_audio(path) or not (path.suffix or columns.one_in_a_row)):
         raise InputError(f"cannot read {path}: there is no such file or folder; give one that exists")
     if tables.is_audio(path):
         yield from _recordings(path, columns, labelled, bad)
@@ -545,8 +545,6 @@ def _recordings(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
         )
     if columns.group is not None:
         raise InputError(f"{path} is no table, so --group selects nothing in it; leave it out")
-    if not path.exists():
-        raise InputError(f"cannot read {path}: there is no such file; give one that exists")
     for file in files:
         # In a name that is no Unicode, as a file may have, the wrong signs are replaced.
         name, label, problem = str(file.relative_to(folder)).encode(errors="replace").decode(), None, None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from elman.errors import InputError
+from elman.hearing import most_bands, step_of
 from elman.training.options import Options, learning_rate_option, option
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 NO_FILE = "says how to read FILE, but no FILE is given; give one, or leave the option out"
 NO_NUMBERS = "is for numbers, but --text reads texts; leave it out"
 MOST_SAMPLES = 2048  # of a step of audio
-WINDOW = 2.5  # steps of audio that are heard at once
 CELLS = ("lstm", "gru", "coupled_lstm", "peephole_lstm")  # that `elman tune` chooses from
 
 
@@ -478,15 +477,12 @@ class SequenceOptions(Options):
             for name, value in others.items():
                 if value is not None:
                     raise InputError(f"whole files of audio are heard, so {name} cannot be given with them")
-        samples = round(self.sample_rate * self.hop / 1000)  # of a step
+        samples = step_of(self.sample_rate, self.hop)
         if samples > MOST_SAMPLES:
             raise InputError(
                 f"--hop {self.hop:g} milliseconds at --sample-rate {self.sample_rate} are steps of {samples} samples, and at most {MOST_SAMPLES} are heard at once; make one of them smaller"
             )
-        # The window has at least a fourth of a wave of a tone in the middle of the lowest band.
-        lowest = math.log1p(1 / (4 * WINDOW * self.hop / 1000) / 700)
-        most = max(1, min(samples, int(math.log1p(self.sample_rate / 1400) / lowest) - 1))
-        if self.bands > most:
+        if self.bands > (most := most_bands(self.sample_rate, self.hop)):
             raise InputError(
                 f"--bands {self.bands} are too many to tell apart in steps of --hop {self.hop:g} milliseconds at --sample-rate {self.sample_rate}; use at most {most}"
             )
