@@ -1,9 +1,12 @@
-"""Writes down what is said while it is said, with a model's ONNX file, ONNX Runtime and numpy alone:
+"""Writes down what is said while it is said, or says what is heard, with a model's ONNX file, ONNX Runtime and numpy alone:
 
 elman train transcribe said.csv --audio file --label said --causal --run runs/live
 elman export runs/live live.onnx --streaming
 python examples/listen.py live.onnx < said.wav
 arecord -f S16_LE -r 16000 -t raw | python examples/listen.py live.onnx
+
+A model of elman train classify or multilabel with --each-step --causal says a class, or classes: there is a line whenever they
+change, with the second at which they do.
 
 It reads samples of 16 bits, one channel, at the rate of the training; at the beginning there may be the header of a WAV file.
 """
@@ -80,19 +83,45 @@ def around(steps: Iterator[np.ndarray], step: int, width: int) -> Iterator[np.nd
         held = held[step:]
 
 
-def reader(session: Any, notes: dict[str, str]) -> Callable[[np.ndarray], int]:
-    """Returns a function that reads what is around a step, and returns the likeliest output. It carries the states."""
+def reader(session: Any, notes: dict[str, str]) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function that reads what is around a step, and returns the logits. It carries the states."""
     shapes = {each.name: each.shape for each in session.get_inputs()}  # each state is (layers, "B", units)
     pairs = json.loads(notes["elman.states"])
     state = {before: np.zeros((shapes[before][0], 1, shapes[before][2]), np.float32) for before, _ in pairs}
     names = ["logits", *(after for _, after in pairs)]
 
-    def read(x: np.ndarray) -> int:
+    def read(x: np.ndarray) -> np.ndarray:
         logits, *after = session.run(names, {"x": x[None], **state})
         state.update(zip(state, after, strict=True))
-        return int(logits[0].argmax())
+        return logits[0]
 
     return read
+
+
+def write_down(every: Iterator[np.ndarray], symbols: list[str], between: str) -> None:
+    """Prints a text, symbol by symbol. every: the logits of each step, of which the first is that of no symbol."""
+    before = BLANK
+    for logits in every:
+        output = int(logits.argmax())
+        if output not in (before, BLANK):
+            print(symbols[output - 1], end=between, flush=True)
+        before = output
+    print()
+
+
+def name_changes(every: Iterator[np.ndarray], classes: list[str], least: list[float] | None, seconds: float) -> None:
+    """Prints a line whenever what is heard changes. least: the logits from which on a class is there; None if one always is.
+
+    seconds: of a step.
+    """
+    before: list[int] | None = None
+    for count, logits in enumerate(every):
+        there = (
+            [int(logits.argmax())] if least is None else np.flatnonzero(logits >= np.array(least, np.float32)).tolist()
+        )
+        if there != before:
+            print(f"{count * seconds:.2f}", ", ".join(classes[k] for k in there), sep="\t", flush=True)
+        before = there
 
 
 def main() -> None:
@@ -102,16 +131,17 @@ def main() -> None:
     notes = session.get_modelmeta().custom_metadata_map
     if "elman.states" not in notes:
         sys.exit("this is no file of one step; give one that elman export --streaming wrote")
-    options, vocabulary = (json.loads(notes[f"elman.{name}"]) for name in ("config", "vocabulary"))
-    options, symbols, width = options["options"], vocabulary["symbols"], vocabulary["samples"]
-    step, read, before = round(options["sample_rate"] * options["hop"] / 1000), reader(session, notes), BLANK
-    between = " " if vocabulary["unit"] == "words" else ""
-    for x in around(samples(sys.stdin.buffer, options["sample_rate"], step), step, width):
-        output = read(x)
-        if output not in (before, BLANK):
-            print(symbols[output - 1], end=between, flush=True)
-        before = output
-    print()
+    options, known = (json.loads(notes[f"elman.{name}"]) for name in ("config", "vocabulary"))
+    options, rate = options["options"], options["options"]["sample_rate"]
+    if "symbols" not in known and "classes" not in known:
+        sys.exit("this model says numbers; give one of elman train transcribe, classify or multilabel")
+    step = round(rate * options["hop"] / 1000)
+    every = map(reader(session, notes), around(samples(sys.stdin.buffer, rate, step), step, known["samples"]))
+    if "symbols" in known:
+        write_down(every, known["symbols"], " " if known["unit"] == "words" else "")
+    else:
+        least = json.loads(notes["elman.thresholds"])["logits"] if "elman.thresholds" in notes else None
+        name_changes(every, known["classes"], least, step / rate)
 
 
 if __name__ == "__main__":

@@ -500,7 +500,7 @@ def whole(model: Any, clip: Path) -> tuple[Any, NDArray[np.int64]]:
 
 def test_a_page_shows_bands(trained: SimpleNamespace):
     content = directions.classifier(trained.run, None, None)
-    assert content.data["audio"] is True
+    assert content.data["audio"] == 0.01  # seconds of a step
     assert content.data["channels"] == list(HEARING.names)
 
 
@@ -527,18 +527,18 @@ def test_pictures_show_bands(trained: SimpleNamespace, tmp_path: Path, monkeypat
     values[3, 4] = 40
     none = np.array([], np.int64)
     for figure in (
-        charts.spoken_steps(values, np.zeros((9, 2)), ["a", "b"], none, none, "ab", True),
-        charts.attention(values, None, np.zeros((2, 9)), ["a", "end"], "a", True),
+        charts.spoken_steps(values, np.zeros((9, 2)), ["a", "b"], none, none, "ab", 0.01),
+        charts.attention(values, None, np.zeros((2, 9)), ["a", "end"], "a", 0.01),
     ):
         (mesh,) = figure.axes[0].collections
         assert isinstance(mesh, QuadMesh)
         np.testing.assert_array_equal(np.asarray(mesh.get_array()).reshape(12, 9), values.T)
         assert mesh.get_clim() == (28, 40)
-    given, drawn = ("--audio", "audio", "--label", "said", "--epochs", 1), list[bool]()
+    given, drawn = ("--audio", "audio", "--label", "said", "--epochs", 1), list[float | None]()
     for task, name in (("transcribe", "spoken_steps"), ("translate", "attention")):
         monkeypatch.setattr(charts, name, lambda *given: (drawn.append(given[-1]), Figure())[1])
         assert elman("train", task, trained.table, *given, "--run", tmp_path / task, *SMALL).status == 0
-    assert drawn == [True, True]
+    assert drawn == [0.01, 0.01]
 
 
 def test_from_python(tmp_path: Path):
@@ -569,7 +569,6 @@ def test_paths_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         ({"text": "text"}, "whole files of audio are heard, so --text cannot be given"),
         ({"sequence": "id"}, "so --sequence cannot be given"),
         ({"columns": "x"}, "so --columns cannot be given"),
-        ({"each_step": True}, "--audio hears files"),
         ({"bands": 161}, "use at most 160"),
         ({"hop": 200.0}, "steps of 3200 samples"),
         ({"sample_rate": 192000, "bands": 1000}, "use at most 346"),
@@ -592,7 +591,7 @@ def test_options_of_no_use_are_refused(tmp_path: Path):
     assert "the names of its folders" in own.useless(folder)["label"]
     told = elman("train", "classify", folder, "--each-step", "--run", tmp_path / "run")
     assert told.status == 2
-    assert "--each-step is for rows of numbers" in told.err
+    assert "there is no 00.txt beside it with its labels" in told.err  # nor does its folder say what is when
     assert not (tmp_path / "run").exists()
 
 

@@ -218,7 +218,12 @@ def found(
 
 
 def overlapping_steps(
-    values: NDArray[Any], truth: NDArray[Any], chances: NDArray[Any], classes: Sequence[str], first: int
+    values: NDArray[Any],
+    truth: NDArray[Any],
+    chances: NDArray[Any],
+    classes: Sequence[str],
+    first: int,
+    seconds: float | None = None,
 ) -> Figure:
     """Draws the numbers of a sequence (T, channels), and below them a row for each class: how likely it is there, and where it is.
 
@@ -229,7 +234,7 @@ def overlapping_steps(
     every = np.flatnonzero(real | (chances > CHANCE).any(0))
     order = np.lexsort([-chances.max(0)[every], ~real[every]])  # those that are there first, then likely ones
     shown = np.sort(every[order][:SYMBOLS]).tolist() or [0]
-    figure, axis = _over_steps(values, first, 0.9 + 0.3 * len(shown))
+    figure, axis = _over_steps(values, first, 0.9 + 0.3 * len(shown), seconds=seconds)
     edges = np.arange(len(chances) + 1) + first + 0.5, np.arange(len(shown) + 1) - 0.5
     axis.pcolormesh(*edges, chances[:, shown].T, cmap="Blues", vmin=0, vmax=1)
     for row, k in enumerate(shown):
@@ -296,13 +301,18 @@ def _agreement(axis: Axes, truth: NDArray[Any], predicted: NDArray[Any], said: N
 
 
 def labelled_steps(
-    values: NDArray[Any], truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: Sequence[str], first: int
+    values: NDArray[Any],
+    truth: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    classes: Sequence[str],
+    first: int,
+    seconds: float | None = None,
 ) -> Figure:
     """Draws the numbers of a sequence (T, channels), and below them the true and the predicted class of each step, (T,).
 
     A true class is negative where it is not known. first: the number of the first step, from 0.
     """
-    figure, axis = _over_steps(values, first, 2.0)
+    figure, axis = _over_steps(values, first, 2.0, seconds=seconds)
     x = np.arange(len(values) + 1) + first + 0.5
     shown = sorted({*truth[truth >= 0].tolist(), *predicted.tolist()})
     colors = {k: f"C{n}" if n < 10 else matplotlib.colormaps["tab20b"](n % 20) for n, k in enumerate(shown)}
@@ -326,6 +336,7 @@ def valued_steps(
     middle: NDArray[Any],
     names: Sequence[str],
     first: int,
+    seconds: float | None = None,
 ) -> Figure:
     """Draws the numbers of a sequence (T, channels), and below them the true values of each step, (T, V), and what is said of them.
 
@@ -334,7 +345,7 @@ def valued_steps(
     drawn. first: the number of the first step, from 0.
     """
     count = min(CHANNELS, truth.shape[1])
-    figure, *axes = _over_steps(values, first, *[3.0 if count == 1 else 1.8] * count)
+    figure, *axes = _over_steps(values, first, *[3.0 if count == 1 else 1.8] * count, seconds=seconds)
     x = np.arange(len(values)) + first + 1
     for k, axis in enumerate(axes):
         if said.shape[-1] > 1:
@@ -358,7 +369,7 @@ def spoken_steps(
     said: NDArray[np.int64],
     steps: NDArray[np.int64],
     label: str,
-    heard: bool = False,
+    seconds: float | None = None,
 ) -> Figure:
     """Draws the numbers of a sequence (T, channels), None for a text, and below them how likely each step says each symbol.
 
@@ -371,7 +382,7 @@ def spoken_steps(
     shown = sorted(list(dict.fromkeys([*said.tolist(), *likely.tolist()]))[:SYMBOLS]) or [0]
     rows = {k: row for row, k in enumerate(shown)}
     values = np.empty((len(chances), 0)) if values is None else values[:LONG]
-    figure, axis = _over_steps(values, 0, 0.9 + 0.2 * len(shown), heard=heard)
+    figure, axis = _over_steps(values, 0, 0.9 + 0.2 * len(shown), seconds=seconds)
     edges = np.arange(len(chances) + 1) + 0.5, np.arange(len(shown) + 1) - 0.5
     axis.pcolormesh(*edges, chances[:, shown].T, cmap="Blues", vmin=0, vmax=1)
     axis.set_yticks(range(len(shown)), [_short(repr(symbols[k])[1:-1]) for k in shown], parse_math=False)
@@ -388,7 +399,7 @@ def attention(
     look: NDArray[Any],
     written: Sequence[str],
     label: str,
-    heard: bool = False,
+    seconds: float | None = None,
 ) -> Figure:
     """Draws how much each symbol that is written looks at the steps of a sequence, below its numbers or over its tokens.
 
@@ -397,7 +408,7 @@ def attention(
     """
     look, written = look[:WRITTEN, :LONG], written[:WRITTEN]
     values = np.empty((look.shape[1], 0)) if values is None else values[:LONG]
-    figure, axis = _over_steps(values, 0, 0.9 + 0.2 * len(written), heard=heard)
+    figure, axis = _over_steps(values, 0, 0.9 + 0.2 * len(written), seconds=seconds)
     edges = np.arange(look.shape[1] + 1) + 0.5, np.arange(len(written) + 1) - 0.5
     axis.pcolormesh(*edges, look, cmap="Blues", vmin=0, vmax=1)
     axis.set_yticks(range(len(written)), [_short(each) for each in written], parse_math=False)
@@ -415,10 +426,11 @@ def attention(
     return figure
 
 
-def _over_steps(values: NDArray[Any], first: int, *heights: float, heard: bool = False) -> Any:
+def _over_steps(values: NDArray[Any], first: int, *heights: float, seconds: float | None = None) -> Any:
     """Draws the numbers of a sequence (T, channels), NaN where one is missing, over its steps.
 
-    heard: whether the channels are bands of frequencies, which are drawn as rows of colour.
+    seconds: of a step of a recording, whose channels are bands of frequencies, which are drawn as rows of colour; None
+    for other sequences.
 
     Returns the figure, and empty axes of these heights below. Without channels, there is nothing above them.
     """
@@ -428,7 +440,7 @@ def _over_steps(values: NDArray[Any], first: int, *heights: float, heard: bool =
     axes = figure.subplots(len(every), 1, sharex=True, squeeze=False, height_ratios=every)[:, 0]
     above, below = axes[: len(upper)], axes[len(upper) :]
     for axis in above:
-        if heard:
+        if seconds is not None:
             edges = np.arange(len(values) + 1) + first + 0.5, np.arange(values.shape[1] + 1) + 0.5
             axis.pcolormesh(*edges, values.T, cmap="magma", vmin=values.max() - QUIET)
             axis.set_ylabel("band")
@@ -443,9 +455,15 @@ def _over_steps(values: NDArray[Any], first: int, *heights: float, heard: bool =
         of = f"the first {CHANNELS} of {values.shape[1]} channels" if values.shape[1] > CHANNELS else "channels"
         axis.set_title(f"{of}, in deviations from their means; a sequence of the validation set", fontsize=10)
         axis.grid(alpha=0.3)
-    below[-1].set_xlabel("step")
     below[-1].set_xlim(first + 0.5, first + len(values) + 0.5)
-    below[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    if seconds is None:
+        below[-1].set_xlabel("step")
+        below[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    else:
+        times = np.array(MaxNLocator(9).tick_values(first * seconds, (first + len(values)) * seconds))
+        times = times[(times >= first * seconds) & (times <= (first + len(values)) * seconds)]
+        below[-1].set_xlabel("second")
+        below[-1].set_xticks(times / seconds + 0.5, [f"{time:g}" for time in times])
     return figure, *below
 
 

@@ -66,7 +66,7 @@ def _check_same(run: Any, file: Path, options: SequenceOptions) -> None:
     kept, config = run.options(type(options), tasks.module(options.task).CONFIG)
     if data_of(config) != file.resolve():
         raise InputError(f"{run.directory} was begun with {data_of(config)} and not {file}; give another --directory")
-    before, now = asdict(kept), asdict(options)
+    before, now = asdict(kept), asdict(options.of_data(file))
     for name in (field.name for field in fields(options) if field.name not in OF_NO_EFFECT):
         if before[name] != now[name]:
             raise InputError(

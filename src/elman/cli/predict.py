@@ -25,7 +25,7 @@ def predict(
     file: Path = typer.Argument(..., help="Data in the form that the run was trained on; labels are not needed."),
     output: Path | None = typer.Option(
         None,
-        help="File to write: .csv, .jsonl, or for tags as FILE is; standard output if left out.",
+        help="File to write: .csv, .jsonl, for tags as FILE is, or for moments of a recording .txt; standard output if left out.",
         show_default=False,
     ),
     language_model: Path | None = LANGUAGE_MODEL,
@@ -59,9 +59,14 @@ def predict(
 def _forms(record: Record, file: Path) -> tuple[str, ...]:
     """Returns the endings of the files that the predictions of a model for a file may be written to."""
     from elman import tasks
-    from elman.datasets.tables import JSON_LINES, form
+    from elman.datasets.events import TRACK
+    from elman.datasets.tables import JSON_LINES, form, is_audio
 
-    tables = (".csv", *JSON_LINES)
-    if record.task(tasks.MODULES) != "tag":
-        return tables
-    return tables + COLUMNS + ((".conllu",) if form(file) == ".conllu" else ())  # which has more than words and tags
+    task, tables = record.task(tasks.MODULES), (".csv", *JSON_LINES)
+    if task == "tag":
+        return (
+            tables + COLUMNS + ((".conllu",) if form(file) == ".conllu" else ())
+        )  # which has more than words and tags
+    options = record.json("config.json")["options"]
+    moments = task in ("classify", "multilabel") and options.get("each_step") and options.get("audio")
+    return tables + ((TRACK,) if moments and is_audio(file) and not file.is_dir() else ())

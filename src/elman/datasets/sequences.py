@@ -1,6 +1,6 @@
 """Labelled sequences: of numbers, from tables in long form, JSON lines or the UEA/UCR archive's form; of text; or of audio.
 
-A sequence has one label, or each of its steps has one. A label is a text. Several numbers, or a set of classes, are a text, too,
+A sequence has one label, or each of its steps has one; those of a recording are written as events. A label is a text. Several numbers, or a set of classes, are a text, too,
 which has a sign between them that occurs nowhere else.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, count, pairwise
+from itertools import chain, count, groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from elman.datasets import tables
 from elman.datasets.audio import Hearing, heard, recordings
+from elman.datasets.events import BETWEEN, Event, Events, event, of_steps, track
 from elman.datasets.gaps import filled
 from elman.datasets.reading import BadRows, json_lines, text_lines
 from elman.datasets.tables import JSON_LINES, form
@@ -27,7 +28,6 @@ from elman.errors import InputError
 FILL = "mark missing numbers with --mark-gaps, fill them in with --fill-gaps"
 NAME = "name the columns of numbers with --columns and those of words with --categories"
 MOST = float(np.finfo(np.float32).max)  # how far from zero a number may be: squares are summed in float64
-BETWEEN = "\x1f"  # between the values, or classes, of a label that has several: the sign that Unicode has for this
 # What says, in small letters, whether a label has the class that its column is called; as it is kept.
 FLAGS = {"1": "1", "1.0": "1", "true": "1", "yes": "1", "0": "0", "0.0": "0", "false": "0", "no": "0"}
 
@@ -51,6 +51,7 @@ class Columns(NamedTuple):
     flags: bool = False  # whether these numbers are 1 where a label has the class that the column is called, or 0
     between: str | None = None  # what stands between the classes in a cell, where a label is a set of them
     audio: Hearing | None = None  # a column with a recording in each row, in place of numbers
+    events: Events | None = None  # how the labels of its steps are written, if they have labels: a row has one of them
 
     @property
     def one_in_a_row(self) -> str | None:
@@ -137,6 +138,8 @@ def sequences(path: Path, columns: Columns, labelled: bool = True, bad: BadRows 
         yield from _archive(path, columns, labelled, bad)
     elif kind in JSON_LINES:
         yield from _json_lines(path, columns, labelled, bad)
+    elif columns.events is not None:
+        yield from _marked(path, columns, labelled, bad)
     elif columns.one_in_a_row is not None:
         yield from _rows(path, columns, labelled, bad)
     else:
@@ -330,7 +333,10 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
             words, problem = _words(row, columns.categories, len(content))
         labels = None
         if problem is None and columns.each_step and isinstance(content, np.ndarray):
-            labels, problem = _of_steps(row, len(content), columns)
+            if columns.events is None:
+                labels, problem = _of_steps(row, len(content), columns)
+            else:
+                labels, problem = _of_events(row, len(content), columns, columns.events)
             if not labelled:
                 labels, problem = labels or [None] * len(content), None
             label = None
@@ -438,11 +444,35 @@ def _times(given: Any, steps: int, name: str, path: Path) -> tuple[NDArray[np.fl
     return found, dates, None
 
 
-def _of_steps(row: Mapping[str, Any], steps: int, columns: Columns) -> tuple[list[str | None] | None, str | None]:
-    """Returns the labels of the steps of a line of JSON, and None; or None, and what is wrong with them."""
+def _of_events(
+    row: Mapping[str, Any], steps: int, columns: Columns, how: Events
+) -> tuple[Sequence[str | None] | None, str | None]:
+    """Returns the labels of the steps of a recording that a line of JSON has, and None; or None, and what is wrong with them."""
+    sides: list[Any] = [row.get(name) for name in (how.begin, how.end)]
+    for name, given in zip((how.begin, how.end), sides, strict=True):
+        if not isinstance(given, list):
+            return None, f"{name!r} should be a list of seconds, one for each event, but is {str(given)[:60]}"
+    begins, ends = sides
+    if len(begins) != len(ends):
+        return None, f"{how.begin!r} has {len(begins)} seconds, and {how.end!r} has {len(ends)}"
+    labels, problem = _of_steps(row, len(begins), columns, "event")
+    if labels is None:
+        return None, problem
+    try:
+        rows = enumerate(zip(begins, ends, labels, strict=True), 1)
+        own = (event(begin, end, label, f"event {n}") for n, (begin, end, label) in rows)
+        return of_steps(own, steps, how), None
+    except ValueError as error:
+        return None, str(error)
+
+
+def _of_steps(
+    row: Mapping[str, Any], steps: int, columns: Columns, of: str = "step"
+) -> tuple[list[str | None] | None, str | None]:
+    """Returns the labels of the steps of a line of JSON, and None; or None, and what is wrong with them. of: what they are of."""
     found = list[list[str | None]]()
     for name in columns.of_label:
-        given, wanted = row.get(name), f"{name!r} should be a list of {steps} labels, one for each step"
+        given, wanted = row.get(name), f"{name!r} should be a list of {steps} labels, one for each {of}"
         if given is None and any(row.get(each) is not None for each in columns.several):
             given = [None] * steps
         if not isinstance(given, list):
@@ -451,13 +481,13 @@ def _of_steps(row: Mapping[str, Any], steps: int, columns: Columns) -> tuple[lis
             return None, f"{wanted}, but has {len(given)}"
         found.append([])
         for step, label in enumerate(given, 1):
-            own, problem = _of_step(label, columns, f"step {step} of {name!r}")
+            own, problem = _of_step(label, columns, f"{of} {step} of {name!r}")
             if problem is not None:
                 return None, problem
             found[-1].append(own)
     labels = [_joined(cells) for cells in zip(*found, strict=True)]
     for step, label in enumerate(labels, 1):
-        if label is not None and (problem := no_number(label, columns, f"step {step} of {{!r}}")):
+        if label is not None and (problem := no_number(label, columns, f"{of} {step} of {{!r}}")):
             return None, problem
     return labels, None
 
@@ -534,6 +564,79 @@ def _rows(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterato
             yield found
 
 
+def _marked(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[Labelled]:
+    """Yields the recordings of a table that has a row for each event. The rows of a recording follow each other."""
+    hearing, how, seen = columns.audio, columns.events, set[str]()
+    assert hearing is not None
+    assert how is not None
+    for file, rows in groupby(_event_rows(path, columns, labelled, bad), lambda row: row.file):
+        first, *others = rows
+        if file in seen:
+            raise InputError(
+                f"{path}, line {first.line}: recording {file!r} continues after another one began; sort the rows by {hearing.column!r}"
+            )
+        seen.add(file)
+        problems = [f"line {row.line}: {row.problem}" for row in (first, *others) if row.problem]
+        problems += [
+            f"line {row.line}: recording {file!r} is of {row.group!r} here but of {first.group!r} before"
+            for row in others
+            if row.group != first.group
+        ]
+        where = f"{path}, line {first.line}"
+        try:
+            if problems:
+                raise ValueError(f"{path}, {problems[0]}")
+            try:
+                content, digest = heard(file, hearing, path.parent)
+            except ValueError as error:
+                raise ValueError(f"{where}: column {hearing.column!r} {error}") from error
+            labels: Sequence[str | None] = [None] * len(content)
+            if labelled:
+                events = (
+                    event(row.begin, row.end, row.label, f"{path}, line {row.line}")
+                    for row in (first, *others)
+                    if row.label is not None
+                )
+                labels = of_steps(events, len(content), how)
+        except ValueError as error:
+            bad.found(str(error))
+            continue
+        yield Labelled(file, content, None, hearing.names, labels, first.group, digest=digest)
+
+
+class _Row(NamedTuple):
+    """A row of a table of events."""
+
+    line: int
+    file: str
+    begin: str | None
+    end: str | None
+    label: str | None
+    group: str | None
+    problem: str | None
+
+
+def _event_rows(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[_Row]:
+    hearing, how = columns.audio, columns.events
+    assert hearing is not None
+    assert how is not None
+    name, sides = hearing.column, [how.begin, how.end]
+    wanted = [name, *((*sides, *columns.of_label) if labelled else ()), *([columns.group] if columns.group else [])]
+    for piece in tables.pieces(path, wanted):
+        piece = tables.texts(_stripped(piece, columns, path), [name], path, bad)
+        none: list[str | None] = [None] * len(piece)
+        if labelled:
+            piece = tables.words(piece, sides, path, False, tables.MISSING)
+        begins, ends = ([*piece[side]] if labelled else none for side in sides)
+        groups = [*piece[columns.group]] if columns.group else none
+        given = zip(piece[tables.LINE], piece[name], begins, ends, _labels_in(piece, columns), groups, strict=True)
+        for line, file, begin, end, label, group in given:
+            problem = None if label is None else no_number(label, columns, "column {!r}")
+            if problem is None and columns.group is not None and group is None:
+                problem = f"column {columns.group!r} has no value"
+            yield _Row(line, file, begin, end, label, group, problem)
+
+
 def _recordings(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[Labelled]:
     """Yields a recording, or all those in a folder: the label of each is the name of the folder that it lies in."""
     folder, files = (path, recordings(path)) if path.is_dir() else (path.parent, [path])
@@ -548,7 +651,7 @@ def _recordings(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
     for file in files:
         # In a name that is no Unicode, as a file may have, the wrong signs are replaced.
         name, label, problem = str(file.relative_to(folder)).encode(errors="replace").decode(), None, None
-        if labelled:
+        if labelled and columns.events is None:
             label = file.parent.name
             if file.parent == folder:
                 problem = "lies in no folder whose name is its label; put it into one, or give a table with --audio"
@@ -563,7 +666,23 @@ def _recordings(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
         except ValueError as error:
             bad.found(f"{folder / name}: the recording {error}")
             continue
-        yield Labelled(name, content, label, columns.audio.names, digest=digest)
+        labels: Sequence[str | None] | None = None if columns.events is None else [None] * len(content)
+        if labelled and columns.events is not None:
+            try:
+                labels = of_steps(_in_track(file, columns), len(content), columns.events)
+            except ValueError as error:
+                bad.found(str(error))
+                continue
+        yield Labelled(name, content, label, columns.audio.names, labels, digest=digest)
+
+
+def _in_track(recording: Path, columns: Columns) -> Iterator[Event]:
+    """Yields the events in the text file beside a recording. Raises ValueError for what is none."""
+    for begin, end, label, where in track(recording):
+        own = label if columns.between is None else class_set(label, columns.between)
+        if label and (problem := no_number(own, columns, "the label")):
+            raise ValueError(f"{where}: {problem}")
+        yield event(begin, end, own, where)
 
 
 def _misfit(label: str | None, first: str | None, sequence: str, columns: Columns) -> str | None:

@@ -34,7 +34,7 @@ def head(run: Path, trained: Trained[Any, Any], classes: Sequence[str], text: st
     page = {"task": options.task} | described(run, trained.model, options, classes)
     page["unit"] = unit_of(options)
     page["channels"], page["time"], page["gaps"] = list(reading.channels), options.time, options.mark_gaps
-    page["categories"], page["audio"] = list(reading.categories), options.audio is not None
+    page["categories"], page["audio"] = list(reading.categories), options.seconds  # of a step of audio
     return page
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from elman.datasets import examples
+from elman.datasets.events import TRACK
 from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Labelled
 from elman.datasets.tables import JSON_LINES
@@ -230,12 +231,20 @@ class Classifier(Trained[Reading, Options]):
         return baselines(learned, own[learned.labels[own] >= 0], judged, places, self.options)
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
-        """Yields a row of CSV, or JSON, for each sequence or step of a file: its class and the probability of every class."""
+        """Yields a row of CSV, or JSON, for each sequence or step of a file: its class and the probability of every class.
+
+        Of a recording whose moments have classes, a row has all steps in a row of a class, and their mean probabilities.
+        """
+        if form == TRACK:
+            yield from self.track(path)
+            return
         classes, header = self.reading.classes, form not in JSON_LINES
         self.skipped = BadRows(self.options.skip_bad)
         for encoded in self.read_groups(path, self.skipped):
             own = np.arange(len(encoded.rows))
-            for (name, _), found, row in zip(encoded.named(own), *self.classify(encoded), strict=True):
+            said, probabilities = self.classify(encoded)
+            for name, _, places in encoded.named(own, probabilities.argmax(-1)):
+                found, row = said[places.start], probabilities[places].mean(0)
                 if header:
                     yield csv_row([*name, "class", *(f"p_{each}" for each in classes)])
                     header = False
@@ -247,12 +256,13 @@ class Classifier(Trained[Reading, Options]):
 
     def rows(self, encoded: Classes, own: NDArray[np.int64], said: Tensor) -> Iterator[dict[str, Any]]:
         names, chances = self.reading.classes, said.double().log_softmax(-1).numpy()
-        numbers = encoded.labels[encoded.all_places(own)].tolist()
-        for (name, label), number, row in zip(encoded.named(own), numbers, chances, strict=True):
+        numbers, best = encoded.labels[encoded.all_places(own)], chances.argmax(-1)
+        for name, label, places in encoded.named(own, best):
+            number = int(numbers[places.start])
             # A class that the training lacks has no chance.
-            nats = None if number < 0 else digits(-float(row[number]))
+            nats = None if number < 0 else digits(-float(chances[places, number].sum()))
             if number != MISSING:
-                yield name | {"label": label, "class": names[int(row.argmax())], "nats": nats}
+                yield name | {"label": label, "class": names[int(best[places.start])], "nats": nats}
 
 
 class Classification(WholeSequences):
@@ -345,7 +355,9 @@ class Classification(WholeSequences):
             k, part, numbers = self.shown()
             said = self.trained.outputs(self.encoded, np.array([k])).argmax(-1).numpy()[part]
             labels = self.encoded.labels[self.encoded.all_places(np.array([k]))][part]
-            pictures["steps.png"] = charts.labelled_steps(numbers, labels, said, classes, part.start)
+            pictures["steps.png"] = charts.labelled_steps(
+                numbers, labels, said, classes, part.start, self.options.seconds
+            )
         for name, figure in pictures.items():
             charts.save(figure, directory / name)
         return [directory / name for name in pictures]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,10 +20,7 @@ from elman.errors import InputError
 from elman.files import Kept, write_json
 from elman.tasks.gathered import Gathered
 from elman.tasks.pieces import Pieces, ranges
-from elman.tasks.separate import (
-    moments,
-    padded,
-)
+from elman.tasks.separate import digits, moments, padded
 from elman.tasks.tallies import Units, stretches
 from elman.tasks.words import RARE, check_words, frequent
 
@@ -237,13 +235,27 @@ class Encoded:
         """Returns something of the labels at these places that changes as they do, (n,)."""
         raise NotImplementedError
 
-    def named(self, own: NDArray[np.int64]) -> Iterator[tuple[dict[str, Any], str | None]]:
-        """Yields how the rows about these sequences begin, or those about each of their steps; and the labels, as they are written."""
-        labels = [*self.sequences.different, None]
+    def named(
+        self, own: NDArray[np.int64], same: NDArray[Any] | None = None
+    ) -> Iterator[tuple[dict[str, Any], str | None, slice]]:
+        """Yields how the rows about these sequences begin, or those about each of their steps; and the labels, as they are written.
+
+        At last which of the places of these sequences a row is about. same: (n,), a number of each place. Steps of a recording
+        in a row that have the same one, and the same label, are an event together, with its begin and its end in seconds.
+        """
+        labels, first, how = [*self.sequences.different, None], 0, self.sequences.events
         for k in own:
-            name = {"sequence": self.sequences.name(k)}
-            for step, n in enumerate(self._labels[k].tolist(), 1):
-                yield name | ({"step": step} if self.each_step else {}), labels[n]
+            name, numbers = {"sequence": self.sequences.name(k)}, self._labels[k].tolist()
+            starts = np.arange(len(numbers))
+            if how is not None and same is not None:
+                changes = np.diff(same[first : first + len(numbers)]) | np.diff(numbers)
+                starts = np.append(0, np.flatnonzero(changes) + 1)
+            for begin, end in pairwise([*starts.tolist(), len(numbers)]):
+                of = {"step": begin + 1} if self.each_step else {}
+                if how is not None:
+                    of = {"begin": digits(begin * how.seconds), "end": digits(end * how.seconds)}
+                yield name | of, labels[numbers[begin]], slice(first + begin, first + end)
+            first += len(numbers)
 
     def tokens(self, own: Iterable[int], words: bool = False) -> tuple[int, int]:
         """Returns how many tokens these texts have, and how many of them are unknown. words: leaves out signs."""

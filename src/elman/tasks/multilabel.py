@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from elman.datasets import examples
+from elman.datasets.events import TRACK
 from elman.datasets.reading import BadRows
 from elman.datasets.sequences import BETWEEN, FLAGS, Labelled, class_set, classes_in, numbers_in
 from elman.datasets.tables import JSON_LINES
@@ -403,33 +405,53 @@ class Multilabeler(Trained[Reading, Options]):
         return [name for name, there in zip(self.reading.classes, own, strict=True) if there]
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
-        """Yields a row of CSV, or JSON, for each sequence or step of a file: its classes and the probability of every class."""
+        """Yields a row of CSV, or JSON, for each sequence or step of a file: its classes and the probability of every class.
+
+        Of a recording whose moments have classes, a row has one event: a class, from when to when it is there, and its mean
+        probability. A recording in which there is none has a row, too.
+        """
+        if form == TRACK:
+            return self.track(path)
         self.skipped = BadRows(self.options.skip_bad)
-        groups = self.read_groups(path, self.skipped)
-        return table(
-            (row for encoded in groups for row in self._predicted(encoded, form)), form, self.options.between_classes
-        )
+        groups, moments = self.read_groups(path, self.skipped), self.options.label_moments
+        rows = (self._events(encoded) if moments else self._predicted(encoded, form) for encoded in groups)
+        return table(chain.from_iterable(rows), form, self.options.between_classes)
 
     def _predicted(self, encoded: Sets, form: str) -> Iterator[dict[str, Any]]:
         logits = self.outputs(encoded)
-        for (name, _), there, row in zip(
+        for (name, *_), there, row in zip(
             encoded.named(np.arange(len(encoded.rows))), self.said(logits), logits.sigmoid().tolist(), strict=True
         ):
             chances = dict(zip(self.reading.classes, map(digits, row), strict=True))
             own = {"probabilities": chances} if form in JSON_LINES else {f"p_{c}": p for c, p in chances.items()}
             yield name | {"classes": self.names(there)} | own
 
+    def _events(self, encoded: Sets) -> Iterator[dict[str, Any]]:
+        """Yields the events of recordings in the order of their begins."""
+        for k in range(len(encoded.rows)):
+            own, found = np.array([k]), list[dict[str, Any]]()
+            logits = self.outputs(encoded, own)
+            there, chances = self.said(logits), logits.sigmoid().double().numpy()
+            for number, name in enumerate(self.reading.classes):
+                for row, _, places in encoded.named(own, there[:, number]):
+                    if there[places.start, number]:
+                        chance = digits(float(chances[places, number].mean()))
+                        found.append(row | {"class": name, "probability": chance})
+            none = {"sequence": encoded.sequences.name(k)} | dict.fromkeys(("begin", "end", "class", "probability"))
+            yield from sorted(found, key=lambda row: row["begin"]) or [none]
+
     def rows(self, encoded: Sets, own: NDArray[np.int64], said: Tensor) -> Iterator[dict[str, Any]]:
         places = encoded.all_places(own)
         truth, others = encoded.members(places), encoded.names_of_others(places)
         nats, there = nats_of(said, truth).sum(1).tolist(), self.said(said)
-        for n, (name, _) in enumerate(encoded.named(own)):
-            if encoded.told[places[n]]:
+        _, same = np.unique(there, axis=0, return_inverse=True)
+        for name, _, together in encoded.named(own, same.ravel()):
+            if encoded.told[places[n := together.start]]:
                 name["label"] = sorted([*self.names(truth[n] == 1), *others[n]])
                 if self.reading.columns:
                     name["unknown"] = self.names(np.isnan(truth[n]))
                 # A class that the training lacks has no chance.
-                cost = None if others[n] else digits(nats[n])
+                cost = None if others[n] else digits(sum(nats[together]))
                 yield name | {"classes": self.names(there[n]), "nats": cost}
 
 
@@ -543,7 +565,9 @@ class MultilabelClassification(WholeSequences):
             part = slice(first, first + DRAWN)
             numbers = self.encoded.sequences.values(int(own[0]))[0][part]
             chances = self.trained.outputs(self.encoded, own).sigmoid().numpy()[part]
-            pictures["steps.png"] = charts.overlapping_steps(numbers, truth[part], chances, classes, first)
+            pictures["steps.png"] = charts.overlapping_steps(
+                numbers, truth[part], chances, classes, first, self.options.seconds
+            )
         for name, figure in pictures.items():
             charts.save(figure, directory / name)
         return [directory / name for name in pictures]

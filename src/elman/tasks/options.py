@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from elman.errors import InputError
 from elman.hearing import most_bands, step_of
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 NO_FILE = "says how to read FILE, but no FILE is given; give one, or leave the option out"
 NO_NUMBERS = "is for numbers, but --text reads texts; leave it out"
 MOST_SAMPLES = 2048  # of a step of audio
+TEXT = "text"  # the column of texts that a model of the built-in ones reads
+AUDIO = "audio"  # the column of files that a model of a folder of them hears
 CELLS = ("lstm", "gru", "coupled_lstm", "peephole_lstm")  # that `elman tune` chooses from
 
 
@@ -435,6 +437,11 @@ class SequenceOptions(Options):
         return not self.label_each_step
 
     @property
+    def seconds(self) -> float | None:
+        """Of a step of audio; None if none is heard."""
+        return None if self.audio is None else step_of(self.sample_rate, self.hop) / self.sample_rate
+
+    @property
     def column_list(self) -> tuple[str, ...] | None:
         """The columns of numbers, of which there may be none beside categories; None for all that are nothing else."""
         return _names(self.columns) or (() if self.columns is not None and self.category_list else None)
@@ -460,6 +467,21 @@ class SequenceOptions(Options):
             return None
         k, n = self.fold.split("/")
         return int(k), int(n)
+
+    def of_data(self, path: Path | None) -> Self:
+        """Returns the options with what the data themselves say. path: of a file or a folder; None for the built-in ones.
+
+        Raises InputError if the options do not fit that.
+        """
+        from elman.datasets.tables import is_audio
+
+        if path is None and self.built_in_texts:
+            return replace(self, text=self.text or TEXT)
+        if path is not None and is_audio(path) and self.text is None:
+            found = replace(self, audio=self.audio or AUDIO)
+            found.check()
+            return found
+        return self
 
     def check(self) -> None:
         super().check()
@@ -565,8 +587,19 @@ class LabelOptions(SequenceOptions):
 
     each_step: bool = option(
         False,
-        "Each step of numbers has a label of its own, and a table without --sequence is one sequence.",
+        "Each step of numbers has a label of its own, and a table without --sequence is one sequence. Of audio, moments have labels.",
         of_model=True,
+        later=True,
+    )
+    begin: str = option(
+        "begin",
+        "With --audio and --each-step, column of the second at which a label begins, or its name in JSON lines.",
+        later=True,
+    )
+    end: str = option("end", "Likewise, column of the second at which it ends.", later=True)
+    elsewhere: str | None = option(
+        None,
+        "Likewise, the label of all moments that no row has; without it, nothing is learned of them.",
         later=True,
     )
     causal: bool = causal_option("With --each-step, read forward only: what is said of a step depends on no later one.")
@@ -582,21 +615,43 @@ class LabelOptions(SequenceOptions):
     def forward_only(self) -> bool:
         return self.causal
 
+    @property
+    def label_moments(self) -> bool:
+        """Whether moments of recordings have labels, from a begin to an end."""
+        return self.audio is not None and self.each_step
+
     def check(self) -> None:
         super().check()
         if self.text is not None and self.each_step:
             raise InputError(
                 "--each-step is for numbers, and --text reads texts; learn labels of words with elman train tag"
             )
-        if self.audio is not None and self.each_step:
-            raise InputError("--each-step is for rows of numbers, and --audio hears files; leave one of them out")
+        if self.label_moments:
+            own = {"--audio": self.audio, "--group": self.group, "--begin": self.begin, "--end": self.end}
+            for name in ("--begin", "--end"):
+                if not own[name]:
+                    raise InputError(f"{name} names no column; name one")
+            _check_once({"--label": self.label_columns} | {name: (each,) for name, each in own.items() if each})
         if self.causal and not self.each_step:
             raise InputError("--causal is for labels of each step; give --each-step, or leave it out")
 
     def useless(self, file: Path | None) -> dict[str, str]:
+        from elman.datasets.tables import is_audio
+
         found = super().useless(file)
         if not self.each_step:
             found["window"] = "is for labels of each step; give --each-step, or leave it out"
+        files = [Path(path) for path in (file, self.validation) if path is not None]
+        folder = bool(files) and is_audio(files[0]) and self.text is None
+        of_moments = ("begin", "end", "elsewhere")
+        if not self.each_step or not (folder or self.audio is not None):
+            none = "is for labels of moments; give --audio and --each-step, or leave it out"
+            found |= dict.fromkeys(of_moments, none)
+        elif folder:
+            beside = (
+                f"names a column, but the labels of {files[0]} are in text files beside its recordings; leave it out"
+            )
+            found |= dict.fromkeys(("label", "begin", "end"), beside)
         return found
 
 
@@ -648,6 +703,10 @@ class MultilabelOptions(LabelOptions):
         super().check()
         if not self.separator:
             raise InputError("--separator is empty; give what stands between two classes, such as ';'")
+        if self.label_moments and self.between_classes is None:
+            raise InputError(
+                f"--label names {len(self.label_columns)} columns, but an event in a recording has its classes in one; name one"
+            )
 
     def useless(self, file: Path | None) -> dict[str, str]:
         found = super().useless(file)
@@ -657,6 +716,8 @@ class MultilabelOptions(LabelOptions):
             )
         elif file is None and self.validation is None:
             found["separator"] = NO_FILE
+        if self.each_step:
+            found.setdefault("elsewhere", "is a label, but where no class is marked there is none; leave it out")
         return found
 
 
@@ -685,6 +746,15 @@ class RegressionOptions(LabelOptions):
     def check(self) -> None:
         super().check()
         _check_quantiles(self.quantiles, self.loss, type(self))
+        if self.elsewhere is not None:
+            try:
+                several = len(self.label_columns) > 1 or len(_numbers(self.elsewhere)) != 1
+            except ValueError:
+                several = True
+            if several:
+                raise InputError(
+                    f"--elsewhere should be the number of --label, got {self.elsewhere!r}; give one number"
+                )
 
     def useless(self, file: Path | None) -> dict[str, str]:
         return super().useless(file) | _useless_with_quantiles(self.quantiles)

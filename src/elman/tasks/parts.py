@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elman.datasets.audio import Hearing
+from elman.datasets.events import Events
 from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Columns, Labelled, sequences
 from elman.errors import InputError
 from elman.tasks.encoded import Inputs
 from elman.tasks.gathered import Gathered
-from elman.tasks.options import SequenceOptions
+from elman.tasks.options import LabelOptions, SequenceOptions
 from elman.tasks.separate import folds, group_folds, held_out, held_out_groups
 
 
@@ -38,6 +39,14 @@ def hearing_of(options: SequenceOptions, samples: int = 0) -> Hearing:
     """Returns how recordings are heard. samples: as `Hearing` has it."""
     o = options
     return Hearing(o.audio or "", o.sample_rate, o.bands, o.hop, samples)
+
+
+def events_of(options: SequenceOptions) -> Events | None:
+    """Returns how the labels of moments of recordings are written; None if there are none."""
+    o = options
+    if not isinstance(o, LabelOptions) or not o.each_step or o.seconds is None:
+        return None
+    return Events(o.begin, o.end, o.elsewhere, o.seconds, o.between_classes is not None)
 
 
 def columns_of(options: SequenceOptions, inputs: Inputs | None = None) -> Columns:
@@ -63,6 +72,7 @@ def columns_of(options: SequenceOptions, inputs: Inputs | None = None) -> Column
         flags=flags,
         between=o.between_classes,
         audio=None if o.audio is None else hearing_of(o, 0 if inputs is None else inputs.samples),
+        events=events_of(o),
     )
 
 
@@ -71,6 +81,7 @@ def empty(options: SequenceOptions, unit: str | None, inputs: Inputs | None) -> 
     o, channels = options, None if inputs is None else len(inputs.mean)
     found = Gathered(unit, channels, o.label_each_step, o.mark_gaps, o.forward_only, o.time, o.category_list)
     found.dates = None if inputs is None else inputs.dates
+    found.events = events_of(o)
     return found
 
 

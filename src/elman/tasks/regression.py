@@ -401,7 +401,7 @@ class Regressor(Trained[Reading, Options]):
         """Yields what each sequence is called, or each step, its label, and for each value the outputs in the unit of the data."""
         begin = [name and f"_{name}" for name in self.values]
         names = [[f"value{each}{ending}" for ending in self.criterion.endings] for each in begin]
-        for (name, label), rows in zip(encoded.named(own), self.in_unit(said), strict=True):
+        for (name, label, _), rows in zip(encoded.named(own), self.in_unit(said), strict=True):
             yield name, label, [dict(zip(of, row, strict=True)) for of, row in zip(names, rows, strict=True)]
 
 
@@ -510,7 +510,9 @@ class Regression(WholeSequences):
             values = self.encoded.values[torch.from_numpy(self.encoded.all_places(np.array([k])))][part]
             true = values.numpy() * self.trained.reading.spread + self.trained.reading.center
             middle = self.criterion.middle(torch.from_numpy(said)).numpy()
-            pictures["steps.png"] = charts.valued_steps(numbers, true, said, middle, names, part.start)
+            pictures["steps.png"] = charts.valued_steps(
+                numbers, true, said, middle, names, part.start, self.options.seconds
+            )
         for name, figure in pictures.items():
             charts.save(figure, directory / name)
         return [directory / name for name in pictures]

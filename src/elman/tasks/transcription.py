@@ -272,8 +272,8 @@ class Transcription(Writing):
         ((said, steps),) = read_off(log_p.argmax(-1).cpu().numpy(), lengths.cpu().numpy())
         content = self.encoded.sequences.values(k)[0] if self.encoded.inputs.width else None
         chances = log_p[:, 0, 1:].exp().cpu().numpy()
-        label, heard = self.encoded.label(k), self.options.audio is not None
-        return {"steps.png": charts.spoken_steps(content, chances, symbols, said - 1, steps, label, heard)}
+        label, seconds = self.encoded.label(k), self.options.seconds
+        return {"steps.png": charts.spoken_steps(content, chances, symbols, said - 1, steps, label, seconds)}
 
 
 begin, resume, load = Transcription.begin, Transcription.resume, Transcriber.load

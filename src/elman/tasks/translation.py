@@ -345,8 +345,8 @@ class Translation(Writing):
         tokens = None if sequences.unit is None else [known[n] for n in sequences.rows[k]]
         values = sequences.values(k)[0] if self.encoded.inputs.width else None
         written = [*(symbols[n - 1] for n in text.tolist()), *["end"] * (len(look) - len(text))]
-        label, heard = self.encoded.label(k), self.options.audio is not None
-        return {"attention.png": charts.attention(values, tokens, look, written, label, heard)}
+        label, seconds = self.encoded.label(k), self.options.seconds
+        return {"attention.png": charts.attention(values, tokens, look, written, label, seconds)}
 
 
 begin, resume, load = Translation.begin, Translation.resume, Translator.load

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from elman.datasets.events import as_track
 from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Labelled, sequences
-from elman.datasets.tables import is_audio
+from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
 from elman.tasks import scores
 from elman.tasks.encoded import NAMED, Encoded, Inputs
@@ -44,8 +45,6 @@ CHUNK = 256  # sequences that are read side by side
 MANY = 1 << 20  # steps of several sequences that memory holds at a time while they are predicted
 MOVED = 1 << 34  # of the random numbers that move pieces
 DRAWN = 1000  # steps of a picture at most
-TEXT = "text"  # the column of texts that a model of the built-in ones reads
-AUDIO = "audio"  # the column of files that a model of a folder of them hears
 MOST = 0.8  # a share of unknown words of the training texts that is worth a remark
 
 
@@ -177,6 +176,15 @@ class Trained(Generic[Learned, Given]):
         for group in in_groups(sequences(path, columns_of(self.options, self.reading), False, bad)):
             yield self.encode(group, path)
 
+    def track(self, path: Path) -> Iterator[str]:
+        """Yields the events that a model of moments finds in a recording, as the lines of a file that lies beside it."""
+        elsewhere = self.options.elsewhere if isinstance(self.options, LabelOptions) else None
+        return as_track(map(json.loads, self.predict(path, JSON_LINES[0])), elsewhere)
+
+    def predict(self, path: Path, form: str) -> Iterator[str]:
+        """Yields a row for each sequence or step of a file, as `elman.tasks.Loaded.predict` says."""
+        raise NotImplementedError
+
     def encode(self, every: Iterable[Labelled], path: Path) -> Any:
         """Raises InputError, naming the path, for a sequence that is not of the kind that was learned from."""
         gathered = empty(self.options, unit_of(self.options), self.reading)
@@ -196,7 +204,11 @@ class Trained(Generic[Learned, Given]):
         self.model.eval()
         read, options = self._whole, self.options
         if isinstance(options, LabelOptions) and options.each_step:
-            read = partial(self._forward if options.causal else self._both_ways, options.window)
+            if options.causal and hasattr(self.model, "read"):
+                read = partial(self._forward, options.window)
+            else:  # A file that hears has no states to go on with: a causal one reads all at once.
+                longest = int(lengths.max(initial=1))
+                read = partial(self._both_ways, longest if options.causal else options.window)
         for pieces, y in read(encoded, own):
             rows = ranges(first[pieces.of] + pieces.begin, pieces.lengths)
             found[torch.from_numpy(rows)] = y.float().cpu()
@@ -307,11 +319,7 @@ class WholeSequences(SeparateSequences):
     ) -> Self:
         """Returns a task that trains a model on a file. start: a run from whose model it starts; None for a new one."""
         made = cls.made_of
-        if path is None and options.built_in_texts:
-            options = replace(options, text=options.text or TEXT)
-        if path is not None and is_audio(path) and options.text is None:
-            options = replace(options, audio=options.audio or AUDIO)
-            options.check()
+        options = options.of_data(path)
         check_made_for(start, options, DATA)
         known = None if start is None else made.learned.load(start)
         options = options if known is None else known.fitted(options)
@@ -441,12 +449,14 @@ class WholeSequences(SeparateSequences):
         raise NotImplementedError
 
     def examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yields a row for each label of the sequences that --fold leaves out, after the place of its sequence in FILE."""
+        """Yields the rows about the sequences that --fold leaves out, each after the place of its sequence in FILE."""
         for begin in range(0, len(self.test), CHUNK):
-            own = self.test[begin : begin + CHUNK]
-            places, _ = self.encoded.step_at(self.encoded.told_places(own))
-            rows = self.trained.rows(self.encoded, own, self.trained.says(self.encoded, own))
-            yield from zip(places.tolist(), rows, strict=True)
+            own, first = self.test[begin : begin + CHUNK], 0
+            said, counts = self.trained.says(self.encoded, own), self.encoded.sequences.labels.lengths[own]
+            for k, count in zip(own.tolist(), counts.tolist(), strict=True):
+                rows = self.trained.rows(self.encoded, np.array([k]), said[first : first + count])
+                yield from ((k, row) for row in rows)
+                first += count
 
     def size(self, own: NDArray[np.int64]) -> int:
         return int(self.lengths[own].sum()) if self.options.label_each_step else len(own)

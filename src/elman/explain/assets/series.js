@@ -29,7 +29,7 @@ function lines(series, stride, rows = 0, below = () => {}) {
     if (known.length) svg.append(el("text", { x: left - 6, y: k * lane + 14, class: "note end" }, digits(high)), el("text", { x: left - 6, y: (k + 1) * lane - 4, class: "note end" }, digits(low)));
   });
   words.forEach((each, k) => pieces(svg, under + 2 + k * 20, data.categories[k], each.words, (t) => hue(each.codes[t] - 1)));
-  svg.append(el("text", { x: left, y: low + 14, class: "note" }, say("step", { n: 1 })), el("text", { x: W - 8, y: low + 14, class: "note end" }, String(tokens.length * stride)));
+  svg.append(el("text", { x: left, y: low + 14, class: "note" }, data.audio ? "0 s" : say("step", { n: 1 })), el("text", { x: W - 8, y: low + 14, class: "note end" }, data.audio ? `${digits(tokens.length * stride * data.audio)} s` : String(tokens.length * stride)));
   below(svg, low - rows);
   return choosing(svg, W, low);
 }
