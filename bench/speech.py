@@ -1,4 +1,4 @@
-"""Recordings of a speech synthesizer: digits and numbers in many voices, which `pip install espeakng-loader` brings.
+"""Recordings of a speech synthesizer: digits, alone, in rows and in conversations, in many voices, which `pip install espeakng-loader` brings.
 
 Half of the voices are for training, and the other half for testing. Each recording has another speed, pitch, loudness and noise.
 """
@@ -22,6 +22,8 @@ RETRIEVAL = 1  # of espeak-ng: samples are returned, and not played
 RATE, PITCH = 1, 3  # of espeak-ng: numbers of parameters
 UTF8 = 1
 NOISE = 0.02  # the deviation, where 1 is full scale
+PAUSE = 1.0  # seconds at most between digits
+QUIET = 0.01  # of the loudest sample, below which a digit has not begun, or has ended
 
 
 class Synthesizer:
@@ -73,15 +75,42 @@ def texts(draw: np.random.Generator, most: int) -> Iterator[str]:
         yield " ".join(draw.choice(DIGITS, draw.integers(1, most + 1)))
 
 
+def utterance(draw: np.random.Generator, text: str, voice: str) -> NDArray[np.float64]:
+    """Returns samples of a text, said with an accent, a speed, a pitch and a loudness that are drawn."""
+    accent, speed, pitch = str(draw.choice(ACCENTS)), int(draw.integers(120, 240)), int(draw.integers(20, 80))
+    return synthesizer().say(text, accent, voice, speed, pitch) * draw.uniform(0.1, 0.9)
+
+
 def record(path: Path, count: int, most: int, test: bool) -> None:
     """Writes a table of recordings, and these beside it: of at most `most` digits each. test: whether in the other half of the voices."""
     draw, speaker = np.random.default_rng(int(test)), synthesizer()
     voices, rows = speaker.voices[int(test) :: 2], []
     for k, text in zip(range(count), texts(draw, most), strict=False):
-        voice, accent = str(draw.choice(voices)), str(draw.choice(ACCENTS))
-        samples = speaker.say(text, accent, voice, int(draw.integers(120, 240)), int(draw.integers(20, 80)))
-        samples = samples * draw.uniform(0.1, 0.9) + NOISE * draw.normal(size=len(samples))
+        voice = str(draw.choice(voices))
+        samples = utterance(draw, text, voice)
+        samples += NOISE * draw.normal(size=len(samples))
         file = path.with_name(f"{path.stem}_{k}.flac")
         soundfile.write(file, samples.clip(-1, 1), speaker.rate)
         rows.append({"file": file.name, "said": text, "voice": voice})
+    pl.DataFrame(rows).write_csv(path)
+
+
+def converse(path: Path, count: int, test: bool) -> None:
+    """Writes a table of when each digit is said, and the recordings beside it: several voices in turn, with pauses. test: as in `record`."""
+    draw, speaker = np.random.default_rng(2 + int(test)), synthesizer()
+    voices, rows = speaker.voices[int(test) :: 2], []
+    for k in range(count):
+        file, at = path.with_name(f"{path.stem}_{k}.flac"), draw.uniform(0, PAUSE)  # at: in seconds
+        samples = [np.zeros(round(at * speaker.rate))]
+        for _ in range(draw.integers(3, 9)):
+            text = str(draw.choice(DIGITS))
+            said = utterance(draw, text, str(draw.choice(voices)))
+            loud = np.flatnonzero(np.abs(said) > QUIET * np.abs(said).max())
+            said = np.append(said[loud[0] : loud[-1]], np.zeros(round(draw.uniform(0, PAUSE) * speaker.rate)))
+            end = at + (loud[-1] - loud[0]) / speaker.rate
+            rows.append({"file": file.name, "begin": round(at, 4), "end": round(end, 4), "said": text})
+            at += len(said) / speaker.rate
+            samples.append(said)
+        heard = np.concatenate(samples)
+        soundfile.write(file, (heard + NOISE * draw.normal(size=len(heard))).clip(-1, 1), speaker.rate)
     pl.DataFrame(rows).write_csv(path)

