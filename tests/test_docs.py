@@ -162,11 +162,13 @@ def write_the_files_that_documents_name(directory: Path) -> None:
         for name in names:
             (directory / name).write_text(content, encoding="utf-8")
     recordings = [f"clips/{'dog' if k % 2 else 'cat'}/{k}.wav" for k in range(20)]
-    for k, name in enumerate([*recordings, "new.wav"]):
+    for k, name in enumerate([*recordings, "new.wav", "street.wav"]):
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         tone = np.sin(np.arange(2400) * (0.2 + 0.4 * (k % 2)))
         soundfile.write(directory / name, 0.5 * tone, 16000)
     said = "".join(f"{name},{'wuff' if k % 2 else 'mew'},p{k % 7}\n" for k, name in enumerate(recordings))
+    sounds = "".join(f"{name},0.0{k % 9},0.1,{'dog' if k % 2 else 'door'}\n" for k, name in enumerate(recordings))
+    (directory / "heard.csv").write_text(f"file,begin,end,sound\n{sounds}", encoding="utf-8")
     for name in ("said.csv", "test-said.csv"):
         (directory / name).write_text("file,said,voice\n" + said, encoding="utf-8")
 

@@ -32,6 +32,7 @@ from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Columns, Labelled, sequences
 from elman.errors import InputError
 from elman.explain import directions
+from elman.tasks import classification, multilabel
 from elman.tasks.options import ClassificationOptions, MultilabelOptions, RegressionOptions
 from tiny_runs import elman, lines
 
@@ -336,6 +337,8 @@ def test_it_learns_what_sounds_when(heard: SimpleNamespace, tmp_path: Path):
     assert float(accuracy.split()[1]) > 0.9
     rows = csv_rows(tmp_path / "rows.csv")
     (first, *_) = read(heard.table, elsewhere="none")
+    trained = classification.load(heard.run)
+    said, _ = trained.classify(trained.encode([first], heard.table))
     own = [row for row in rows if row["sequence"] == "0.wav"]
     assert own[0]["begin"] == "0"
     assert [row["end"] for row in own[:-1]] == [row["begin"] for row in own[1:]]
@@ -343,6 +346,7 @@ def test_it_learns_what_sounds_when(heard: SimpleNamespace, tmp_path: Path):
     for row in own:  # each of which has one label and one class
         begin, end = (round(float(row[side]) / 0.01) for side in ("begin", "end"))
         assert set((first.labels or ())[begin:end]) == {row["label"]}
+        assert set(said[begin:end]) == {row["class"]}
     assert all(a["label"] != b["label"] or a["class"] != b["class"] for a, b in pairwise(own))
     nats = next(line for line in scores.splitlines() if line.startswith("nats per step"))
     steps = next(line for line in scores.splitlines() if line.startswith("steps"))
@@ -383,8 +387,6 @@ def test_predictions_of_a_recording_are_a_text_beside_it(heard: SimpleNamespace,
 def test_events_overlap_and_a_recording_may_have_none(
     heard: SimpleNamespace, several: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from elman.tasks import multilabel
-
     trained = multilabel.load(several)
     there: NDArray[np.bool_] = np.zeros((0, 2), bool)
     monkeypatch.setattr(multilabel.Multilabeler, "said", lambda _, logits: there[: len(logits)])
