@@ -15,7 +15,7 @@ demo: .venv/demo.stamp
 	@echo "Pictures: runs/demo/loss.png, runs/demo/gates.png"
 	@echo "Open runs/demo/page.html in a browser to look inside the network."
 
-# Of the planted bugs of tests/test_mutants.py, one of eight; with MUTANTS=all, all.
+# Of the planted bugs of tests/test_mutants.py, one of ten; with MUTANTS=all, all.
 test: .venv/dev.stamp
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
