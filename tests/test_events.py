@@ -354,6 +354,15 @@ def test_it_learns_what_sounds_when(heard: SimpleNamespace, tmp_path: Path):
     assert total / int(steps.split()[1].strip(",")) == pytest.approx(float(nats.split()[3]), abs=1e-4)
 
 
+def test_seconds_of_long_recordings_are_exact(heard: SimpleNamespace):
+    trained = classification.load(heard.run)
+    encoded = trained.encode(read(heard.folder / "0.wav"), heard.folder)
+    assert encoded.sequences.events is not None
+    encoded.sequences.events = encoded.sequences.events._replace(seconds=1000.01)
+    named = [name for name, *_ in encoded.named(np.arange(1))]
+    assert (named[13]["begin"], named[13]["end"]) == (13000.13, 14000.14)
+
+
 def test_predictions_are_events_that_can_be_learned(heard: SimpleNamespace, several: Path):
     """In what a model says itself, it is right about everything."""
     for run, score in ((heard.run, "accuracy"), (several, "exact match")):

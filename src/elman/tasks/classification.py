@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from elman.tasks.gathered import Gathered
 from elman.tasks.linear import LINEAR, Linear, in_words
 from elman.tasks.options import ClassificationOptions as Options
 from elman.tasks.parts import Parts, check_labels, gathered, halves, left_out, parted
-from elman.tasks.separate import csv_row, digits
+from elman.tasks.separate import digits, table
 from elman.tasks.sequence_model import SequenceModel
 from elman.tasks.tallies import Tally, values, which
 from elman.tasks.whole import Trained, WholeSequences
@@ -236,23 +235,18 @@ class Classifier(Trained[Reading, Options]):
         Of a recording whose moments have classes, a row has all steps in a row of a class, and their mean probabilities.
         """
         if form == TRACK:
-            yield from self.track(path)
-            return
-        classes, header = self.reading.classes, form not in JSON_LINES
+            return self.track(path)
         self.skipped = BadRows(self.options.skip_bad)
-        for encoded in self.read_groups(path, self.skipped):
-            own = np.arange(len(encoded.rows))
-            said, probabilities = self.classify(encoded)
-            for name, _, places in encoded.named(own, probabilities.argmax(-1)):
-                found, row = said[places.start], probabilities[places].mean(0)
-                if header:
-                    yield csv_row([*name, "class", *(f"p_{each}" for each in classes)])
-                    header = False
-                if form in JSON_LINES:
-                    chances = {c: float(f"{p:.6g}") for c, p in zip(classes, row.tolist(), strict=True)}
-                    yield json.dumps(name | {"class": found, "probabilities": chances}, ensure_ascii=False) + "\n"
-                else:
-                    yield csv_row([*name.values(), found, *row.tolist()])
+        groups = self.read_groups(path, self.skipped)
+        return table((row for encoded in groups for row in self._predicted(encoded, form)), form)
+
+    def _predicted(self, encoded: Classes, form: str) -> Iterator[dict[str, Any]]:
+        said, probabilities = self.classify(encoded)
+        for name, _, places in encoded.named(np.arange(len(encoded.rows)), probabilities.argmax(-1)):
+            row = map(digits, probabilities[places].mean(0).tolist())
+            chances = dict(zip(self.reading.classes, row, strict=True))
+            own = {"probabilities": chances} if form in JSON_LINES else {f"p_{c}": p for c, p in chances.items()}
+            yield name | {"class": said[places.start]} | own
 
     def rows(self, encoded: Classes, own: NDArray[np.int64], said: Tensor) -> Iterator[dict[str, Any]]:
         names, chances = self.reading.classes, said.double().log_softmax(-1).numpy()

@@ -20,7 +20,7 @@ from elman.errors import InputError
 from elman.files import Kept, write_json
 from elman.tasks.gathered import Gathered
 from elman.tasks.pieces import Pieces, ranges
-from elman.tasks.separate import digits, moments, padded
+from elman.tasks.separate import moments, padded
 from elman.tasks.tallies import Units, stretches
 from elman.tasks.words import RARE, check_words, frequent
 
@@ -253,7 +253,7 @@ class Encoded:
             for begin, end in pairwise([*starts.tolist(), len(numbers)]):
                 of = {"step": begin + 1} if self.each_step else {}
                 if how is not None:
-                    of = {"begin": digits(begin * how.seconds), "end": digits(end * how.seconds)}
+                    of = {"begin": round(begin * how.seconds, 6), "end": round(end * how.seconds, 6)}
                 yield name | of, labels[numbers[begin]], slice(first + begin, first + end)
             first += len(numbers)
 
