@@ -35,7 +35,7 @@ from elman.datasets.sequences import Columns, sequences
 from elman.errors import InputError
 from elman.explain import directions
 from elman.spectrum import Spectrum
-from elman.tasks import transcription
+from elman.tasks import classification, transcription
 from elman.tasks.options import ClassificationOptions
 from elman.tasks.sequence_model import Ear
 from elman.training.loop import MODEL
@@ -563,9 +563,41 @@ def test_paths_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert elman("train", "classify", "--resume", tmp_path / "rows", "--epochs", 2).status == 0
 
 
+def test_bands_are_hidden_in_training_alone(trained: SimpleNamespace):
+    torch.manual_seed(0)
+    x = torch.ones(3, 4000, 12)
+    spectrum.hide_bands(x, 1)
+    assert (x == x[0]).all()  # at all steps the same
+    hidden = (x[0] == 0).int()  # (4000, 12)
+    begins = hidden.diff(dim=1, prepend=torch.zeros(4000, 1).int()) == 1
+    assert set(begins.sum(1).tolist()) == {0, 1}  # in a row
+    share = torch.bincount(hidden.sum(1), minlength=3) / 4000
+    torch.testing.assert_close(share, torch.full((3,), 1 / 3), atol=0.03, rtol=0)  # none, one or two of twelve
+    first = torch.bincount(begins[hidden.sum(1) == 2].int().argmax(1)) / (hidden.sum(1) == 2).sum()
+    torch.testing.assert_close(first, torch.full((11,), 1 / 11), atol=0.03, rtol=0)  # from anywhere on
+    spectrum.hide_bands(x := torch.ones(1, 4000, 12), 3)
+    assert int((x == 0).sum(-1).max()) == 6
+
+    options = ClassificationOptions(
+        audio="audio", sample_rate=8000, bands=12, hidden_size=4, epochs=1, noise=0, masks=4
+    )
+    task = classification.begin(trained.table, options, "cpu", BadRows())
+    pieces = task.pieces.take(np.arange(8))
+    given, whole = task.noisy(pieces)[0], task.encoded.batch(pieces)[0]
+    masked = (given == 0) & (whole != 0)
+    assert masked.any()
+    assert not masked.all(-1).any()
+    assert torch.equal(given[~masked], whole[~masked])
+    assert torch.equal(task.encoded.batch(pieces)[0], whole)  # which is not changed
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        (
+            {"masks": 1, "bands": 4},
+            "--masks hides up to a fifth of the bands, and --bands 4 are too few; give at least 5",
+        ),
         ({"text": "text"}, "whole files of audio are heard, so --text cannot be given"),
         ({"sequence": "id"}, "so --sequence cannot be given"),
         ({"columns": "x"}, "so --columns cannot be given"),
@@ -583,8 +615,8 @@ def test_options_that_do_not_fit_are_refused(given: dict[str, Any], message: str
 def test_options_of_no_use_are_refused(tmp_path: Path):
     folder, table = clips(tmp_path / "clips", each=1), tmp_path / "a.csv"
     own = ClassificationOptions()
-    assert {"sample_rate", "bands", "hop"} <= own.useless(table).keys()
-    assert not {"sample_rate", "bands", "hop"} & own.useless(folder).keys()
+    assert {"sample_rate", "bands", "hop", "masks"} <= own.useless(table).keys()
+    assert not {"sample_rate", "bands", "hop", "masks"} & own.useless(folder).keys()
     assert "time" in own.useless(folder)
     assert "time" in ClassificationOptions(audio="audio").useless(table)
     assert "audio" in own.useless(None)

@@ -3121,6 +3121,22 @@ MUTANTS = [
         "test_events.py::test_onnx_files_say_the_same",
     ),
     Mutant(
+        "bands that are never hidden as widely as they may be",
+        "spectrum.py",
+        "def hide_bands(",
+        "bands // FIFTH + 1",
+        "bands // FIFTH",
+        "test_audio.py::test_bands_are_hidden_in_training_alone",
+    ),
+    Mutant(
+        "high bands that are never hidden",
+        "spectrum.py",
+        "def hide_bands(",
+        "bands - width + 1",
+        "bands - 2 * width",
+        "test_audio.py::test_bands_are_hidden_in_training_alone",
+    ),
+    Mutant(
         "a tag that is not known taken for the first one",
         "crf.py",
         "def log_likelihood(",

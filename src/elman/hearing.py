@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 WINDOW = 2.5  # of steps that are heard at once
+FIFTH = 5  # of the bands, at most, are hidden at once in training
 
 
 def step_of(rate: int, hop: float) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv1d, pad
 
-from elman.hearing import WINDOW, mel, step_of
+from elman.hearing import FIFTH, WINDOW, mel, step_of
 
 FLOOR = 1e-8  # the least power, where noise of the same power is 80 decibels below full scale
 AT_ONCE = 1 << 12  # steps of a long recording
@@ -87,3 +87,17 @@ def _triangles(edges: Tensor, rate: int, size: int) -> tuple[Tensor, Tensor]:
     left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     rising, falling = (frequencies - left) / (centre - left), (right - frequencies) / (right - centre)
     return frequencies, torch.minimum(rising, falling).clamp(min=0)
+
+
+def hide_bands(x: Tensor, times: int) -> None:
+    """Sets some neighbouring bands of each of B recordings to 0, so many times; x (T, B, bands), in deviations from their means.
+
+    Each time these are up to a fifth of the bands, from a random one on.
+    Source: D. S. Park et al., SpecAugment: a simple data augmentation method for automatic speech recognition (2019).
+    """
+    B, bands = x.shape[1:]
+    band = torch.arange(bands)
+    for _ in range(times):
+        width = torch.randint(bands // FIFTH + 1, (B, 1))
+        first = (torch.rand(B, 1) * (bands - width + 1)).long()
+        x.masked_fill_((band >= first) & (band < first + width), 0)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from elman.errors import InputError
-from elman.hearing import most_bands, step_of
+from elman.hearing import FIFTH, most_bands, step_of
 from elman.training.options import Options, learning_rate_option, option
 
 if TYPE_CHECKING:
@@ -375,6 +375,13 @@ class SequenceOptions(Options):
     hop: float = option(
         10, "Milliseconds from a step of audio to the next.", least=1, most=1000, of_model=True, later=True
     )
+    masks: int = option(
+        0,
+        "In training, hide neighbouring bands of each recording so many times, up to a fifth of them each time.",
+        least=0,
+        most=20,
+        later=True,
+    )
     columns: str | None = option(
         None, "Columns of numbers to read, separated by commas; default: all other columns.", of_model=True
     )
@@ -508,6 +515,10 @@ class SequenceOptions(Options):
             raise InputError(
                 f"--bands {self.bands} are too many to tell apart in steps of --hop {self.hop:g} milliseconds at --sample-rate {self.sample_rate}; use at most {most}"
             )
+        if self.masks and self.bands < FIFTH:
+            raise InputError(
+                f"--masks hides up to a fifth of the bands, and --bands {self.bands} are too few; give at least {FIFTH}"
+            )
         own = {
             "--sequence": self.sequence,
             "--text": self.text,
@@ -568,7 +579,7 @@ class SequenceOptions(Options):
             of_rows = ("categories", "fill_gaps", "mark_gaps", "time")
             found |= dict.fromkeys(of_rows, "is for steps of numbers, but audio is heard; leave it out")
         else:
-            of_audio = ("sample_rate", "bands", "hop")
+            of_audio = ("sample_rate", "bands", "hop", "masks")
             found |= dict.fromkeys(of_audio, "says how audio is heard, but --audio is not given; leave it out")
         if self.validation is not None and self.fold is None:
             found["group"] = "holds out a part of FILE, but --validation names another file; leave it out"

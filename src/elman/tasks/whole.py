@@ -19,6 +19,7 @@ from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Labelled, sequences
 from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
+from elman.spectrum import hide_bands
 from elman.tasks import scores
 from elman.tasks.encoded import NAMED, Encoded, Inputs
 from elman.tasks.gathered import STEPS
@@ -400,11 +401,12 @@ class WholeSequences(SeparateSequences):
         return found[torch.from_numpy(told).to(found.device)], places[told]
 
     def noisy(self, pieces: Pieces) -> tuple[Tensor, Tensor]:
-        """Returns what the model reads of training pieces, with noise added to their numbers, and their lengths."""
+        """Returns what the model reads of training pieces, with noise added to their numbers and bands hidden, and their lengths."""
         x, lengths = self.encoded.batch(pieces)
         if x.is_floating_point():
             numbers = x[..., : len(self.encoded.mean)]  # and not how old they are
             numbers += self.options.noise * torch.randn_like(numbers)
+            hide_bands(numbers, self.options.masks)
         device = device_of(self.model)
         return x.to(device), lengths.to(device)
 
