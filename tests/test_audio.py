@@ -276,6 +276,7 @@ def test_rows_of_tables_and_of_json_lines(tmp_path: Path):
     of_folder = list(sequences(folder, columns))
     for every in read.values():
         assert [each.label for each in every] == ["high", "low"] * 2
+        assert [each.name for each in every] == ["high/00.wav", "low/01.wav", "high/02.wav", "low/03.wav"]
         assert all(each.channels == HEARING.names and len(each.digest) == 32 for each in every)
     assert [each.name for each in of_folder] == ["high/00.wav", "high/02.wav", "low/01.wav", "low/03.wav"]
     assert [each.label for each in of_folder] == ["high", "high", "low", "low"]

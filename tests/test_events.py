@@ -200,8 +200,7 @@ def by_hand(rows: list[Row], file: str, steps: int) -> list[str | None]:
 def test_tables_json_lines_and_texts_beside_recordings_say_the_same(heard: SimpleNamespace):
     for path in (heard.table, heard.folder / "events.jsonl", heard.folder):
         found = read(path)
-        names = [f"{k}.wav" for k in range(8)] if path.suffix != ".jsonl" else [str(k) for k in range(1, 9)]
-        assert [each.name for each in found] == names
+        assert [each.name for each in found] == [f"{k}.wav" for k in range(8)]
         for k, each in enumerate(found):
             assert each.label is None
             assert list(each.labels or ()) == by_hand(heard.rows, f"{k}.wav", len(each.content))

@@ -70,7 +70,7 @@ class Columns(NamedTuple):
 
 
 class Labelled(NamedTuple):
-    name: str  # what the sequence is called in its file, or the number of its row there, from 1
+    name: str  # what the sequence is called in its file, or its own file of audio, or the number of its row, from 1
     content: NDArray[Any] | str  # (T, channels), NaN where a number is missing; or a text
     label: str | None  # of the whole sequence
     channels: tuple[str, ...] = ()  # the columns of a table that the numbers come from
@@ -370,7 +370,8 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
         if not isinstance(content, str):
             channels = content.shape[1]
         label, group = (None if each is None else str(each) for each in (label, group))
-        yield Labelled(str(row.get("id", number)), content, label, names, labels, group, times, words, dates, digest)
+        called = row[name] if columns.audio and isinstance(row[name], str) else number
+        yield Labelled(str(row.get("id", called)), content, label, names, labels, group, times, words, dates, digest)
 
 
 def _cell(value: Any, columns: Columns) -> str | None:
@@ -560,7 +561,7 @@ def _rows(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterato
                 except ValueError as error:
                     bad.found(f"{path}, line {line}: column {name!r} {error}")
                     continue
-                found = found._replace(content=content, channels=hearing.names, digest=digest)
+                found = found._replace(name=text, content=content, channels=hearing.names, digest=digest)
             yield found
 
 
