@@ -130,7 +130,7 @@ def test_a_tone_is_loudest_in_its_band():
     names = HEARING.names
     assert len(names) == 12
     for band, name in enumerate(names):
-        steps, _ = heard(tone(float(name.removesuffix(" Hz"))).tolist(), HEARING, Path())
+        steps, *_ = heard(tone(float(name.removesuffix(" Hz"))).tolist(), HEARING, Path())
         assert (steps[2:-2].argmax(1) == band).all(), name
 
 
@@ -153,13 +153,13 @@ def test_an_ear_hears_no_further_than_a_recording_lasts():
 @pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "mp3", "raw"])
 @pytest.mark.parametrize("rate", [8000, 44100])
 def test_any_file_and_rate_is_heard_alike(tmp_path: Path, ending: str, rate: int):
-    true, _ = heard(tone(1000, seconds=0.5).tolist(), HEARING, tmp_path)
+    true, *_ = heard(tone(1000, seconds=0.5).tolist(), HEARING, tmp_path)
     both = np.stack([tone(1000, rate, 0.5) * 1.5, tone(1000, rate, 0.5) * 0.5], 1)  # whose mean is the tone
     written = "aiff" if ending == "raw" else ending  # what it is called does not matter
     soundfile.write(
         tmp_path / f"tone.{ending}", both, rate, format=written, subtype="PCM_16" if written == "aiff" else None
     )
-    found, _ = heard(f"tone.{ending}", HEARING, tmp_path)
+    found, *_ = heard(f"tone.{ending}", HEARING, tmp_path)
     assert abs(len(found) - len(true)) <= 10  # MP3 adds some silence
     loudest = true[10].argmax()
     assert (found[8:40].argmax(1) == loudest).all()
@@ -169,9 +169,9 @@ def test_any_file_and_rate_is_heard_alike(tmp_path: Path, ending: str, rate: int
 def test_blocks_of_a_long_file_are_one_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     draw = np.random.default_rng(0)
     soundfile.write(tmp_path / "a.wav", 0.1 * draw.normal(size=5000), 11025)
-    whole, _ = heard("a.wav", HEARING, tmp_path)
+    whole, *_ = heard("a.wav", HEARING, tmp_path)
     monkeypatch.setattr(audio, "BLOCK", 700)
-    parts, _ = heard("a.wav", HEARING, tmp_path)
+    parts, *_ = heard("a.wav", HEARING, tmp_path)
     assert len(whole) == len(parts) == -(-round(5000 * 8000 / 11025) // 80)
     np.testing.assert_allclose(whole, parts, atol=0.05)
 
@@ -188,7 +188,7 @@ def test_paths_begin_at_the_table_or_where_the_command_runs(tmp_path: Path, monk
         ("there/a.wav", tmp_path / "there", low),
         (str(tmp_path / "a.wav"), tmp_path / "there", high),
     ):
-        found, _ = heard(given, HEARING, folder)
+        found, *_ = heard(given, HEARING, folder)
         assert (found[5].argmax() == true[5].argmax()).all()
 
 
@@ -227,8 +227,8 @@ def test_a_recording_that_is_none_is_named(tmp_path: Path):
 
 def test_telephone_calls_are_heard(tmp_path: Path):
     soundfile.write(tmp_path / "a.wav", tone(1000), 8000, subtype="GSM610")  # which has no number of samples
-    found, _ = heard("a.wav", HEARING, tmp_path)
-    true, _ = heard(tone(1000).tolist(), HEARING, tmp_path)
+    found, *_ = heard("a.wav", HEARING, tmp_path)
+    true, *_ = heard(tone(1000).tolist(), HEARING, tmp_path)
     assert (found[2:18].argmax(1) == true[5].argmax()).all()
 
 

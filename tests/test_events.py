@@ -34,6 +34,7 @@ from elman.errors import InputError
 from elman.explain import directions
 from elman.tasks import classification, multilabel
 from elman.tasks.options import ClassificationOptions, MultilabelOptions, RegressionOptions
+from elman.training.run import Run
 from tiny_runs import elman, lines
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -46,7 +47,7 @@ Row = dict[str, Any]
 
 
 def how(**changes: Any) -> Events:
-    return Events("begin", "end", None, 0.01, False)._replace(**changes)
+    return Events("begin", "end", None, 0.01, False, False)._replace(**changes)
 
 
 def recordings(folder: Path, count: int = 8, seed: int = 0) -> list[Row]:
@@ -104,7 +105,7 @@ def several(heard: SimpleNamespace) -> Path:
 
 
 EVENTS = st.lists(
-    st.tuples(st.floats(0, 0.999), st.one_of(st.none(), st.floats(0, 1.5)), st.sampled_from(["a", "b", "c", ""])),
+    st.tuples(st.floats(0, 0.999), st.one_of(st.none(), st.floats(0, 1.0)), st.sampled_from(["a", "b", "c", ""])),
     max_size=6,
 )
 
@@ -125,7 +126,7 @@ def test_sets_are_those_of_the_middle_of_each_step(events: list[Any], steps: int
             if each.label and (each.begin <= middle < end or alone):
                 own.add(each.label)
         wanted.append(own)
-    found = of_steps(made, steps, how(seconds=seconds, sets=True))
+    found = of_steps(made, steps, 1.0, how(seconds=seconds, sets=True))
     assert [set((label or "").split(BETWEEN)) - {""} for label in found] == wanted
     assert all(label == BETWEEN.join(sorted(own)) for label, own in zip(found, wanted, strict=True))
 
@@ -136,7 +137,7 @@ def test_labels_are_those_of_the_middle_of_each_step(cuts: list[float], steps: i
     bounds = [*zip(cuts[::2], cuts[1::2], strict=False)]
     bounds = [(begin, end) for begin, end in bounds if end - begin > 1 / steps]  # no short ones
     events = [Event(begin, end, "ab"[n % 2], "here") for n, (begin, end) in enumerate(bounds)]
-    found = of_steps(events[::-1], steps, how(seconds=1 / steps, elsewhere="x" if filled else None))
+    found = of_steps(events[::-1], steps, 1.0, how(seconds=1 / steps, elsewhere="x" if filled else None))
     for step, label in enumerate(found):
         own = [each.label for each in events if (each.begin or 0) <= (step + 0.5) / steps < (each.end or 0)]
         assert [label] == (own or ["x" if filled else None])
@@ -144,30 +145,65 @@ def test_labels_are_those_of_the_middle_of_each_step(cuts: list[float], steps: i
 
 def test_short_events_take_what_is_left():
     many = [Event(0.0, 0.02, "a", "1"), Event(0.021, 0.022, "b", "2"), Event(0.03, 0.03, "c", "3")]
-    many += [Event(0.001, 0.002, "d", "4"), Event(0.047, None, "e", "5")]
-    assert of_steps(many, 6, how()) == ["a", "a", "b", "c", None, "e"]
-    assert of_steps([Event(0.058, None, "e", "5")], 6, how()) == [None] * 5 + ["e"]
-    assert of_steps([Event(None, 0.03, "a", ""), Event(0.02, 0.04, "a", "")], 5, how()) == ["a"] * 4 + [None]
-    assert of_steps([Event(None, None, None, ""), Event(0.01, 0.03, "", "")], 3, how(elsewhere="x")) == ["x"] * 3
-    assert of_steps([], 2, how(sets=True)) == ["", ""]
+    many += [Event(0.001, 0.002, "d", "4"), Event(0.047, None, "e", "5"), Event(0.0301, 0.0302, "f", "6")]
+    assert of_steps(many, 6, 0.06, how()) == ["a", "a", "b", "c", None, "e"]
+    for begin in (0.058, 0.06):
+        assert of_steps([Event(begin, None, "e", "5")], 6, 0.06, how()) == [None] * 5 + ["e"]
+    assert of_steps([Event(None, 0.03, "a", ""), Event(0.02, 0.04, "a", "")], 5, 0.05, how()) == ["a"] * 4 + [None]
+    assert of_steps([], 2, 0.02, how(sets=True)) == ["", ""]
+
+
+def test_the_last_step_has_the_label_of_the_samples_that_it_has():
+    """All of a recording is labelled, whose last step has a third of its samples."""
+    assert of_steps([Event(0, 0.0233, "a", "")], 3, 0.0233, how(elsewhere="x")) == ["a"] * 3
+    assert of_steps([Event(0, 0.021, "a", "")], 3, 0.0233, how(elsewhere="x")) == ["a", "a", "x"]
+    assert of_steps([Event(0, 0.024, "a", "")], 3, 0.03, how(elsewhere="x")) == ["a", "a", "x"]
+
+
+def test_an_event_without_a_label_is_a_part_of_which_nothing_is_known():
+    events = [Event(0.01, 0.03, None, ""), Event(0.02, 0.04, "a", ""), Event(None, None, None, "")]
+    assert of_steps(events, 5, 0.05, how(elsewhere="x")) == ["x", None, "a", "a", "x"]
+    assert of_steps(events, 5, 0.05, how(sets=True)) == ["", None, None, "a", ""]
+
+
+def test_numbers_that_are_equal_do_not_clash():
+    own = how(numbers=True, elsewhere="0")
+    label = f"{BETWEEN}2.50"
+    events = [Event(0, 0.02, "1", ""), Event(0.01, 0.03, "1.0", ""), Event(0.03, 0.04, label, "")]
+    assert of_steps(events, 5, 0.05, own) == ["1", "1", "1", f"{BETWEEN}2.5", "0"]
+    with pytest.raises(
+        ValueError, match=r"here: ', 2\.5' overlaps '1' at 0\.01 seconds, and .* one label; change one of them$"
+    ):
+        of_steps([Event(0, 0.02, "1", ""), Event(0.01, 0.03, label, "here")], 5, 0.05, own)
 
 
 @pytest.mark.parametrize(
     ("begin", "end", "message"),
     [
-        ("x", None, "here: the event begins at 'x', but should at a number of seconds from 0 on"),
+        ("x", None, "here: the event begins at 'x', which is no number of seconds from 0 on, such as 1.25"),
+        ("0,5", None, "begins at '0,5', which is no number of seconds"),
         (0, True, "the event ends at 'True'"),
         (-0.1, 1, "the event begins at '-0.1'"),
-        (0, [1], "the event ends at '[1]'".replace("[", r"\[").replace("]", r"\]")),
+        (0, [1], r"the event ends at '\[1\]'"),
         (0, "inf", "the event ends at 'inf'"),
         ("1.5", 1, "ends at 1 seconds, before it begins, at 1.5"),
-        (0.06, 9, "begins at 0.06 seconds, but the recording ends at 0.06"),
-        (0.04, 9, "here: 'b' overlaps 'a' at 0.04 seconds, and a moment has one label"),
+        (0.07, 0.08, "begins at 0.07 seconds, but the recording ends at 0.06"),
+        (0.01, 1.07, "ends at 1.07 seconds, but the recording ends at 0.06"),
+        (0.04, 1, "here: 'b' overlaps 'a' at 0.04 seconds, and a moment has one label; .* elman train multilabel"),
     ],
 )
 def test_events_that_cannot_be_are_refused(begin: Any, end: Any, message: str):
     with pytest.raises(ValueError, match=message):
-        of_steps([Event(0.0, 0.05, "a", "there"), event(begin, end, "b", "here")], 6, how())
+        of_steps([Event(0.0, 0.05, "a", "there"), event(begin, end, "b", "here")], 6, 0.06, how())
+
+
+def test_many_events_of_a_long_recording():
+    """Each is looked up in the steps, and not compared with all of them: this would take minutes."""
+    count = 50_000
+    events = [Event(k / 10, k / 10 + 0.05, str(k % 9), "") for k in range(count)]
+    found = of_steps(events, 10 * count, count / 10, how())
+    assert found[::10] == [str(k % 9) for k in range(count)]
+    assert set(found[7::10]) == {None}
 
 
 # Files
@@ -177,7 +213,7 @@ def read(
     path: Path, task: type[Any] = ClassificationOptions, bad: BadRows | None = None, **changes: Any
 ) -> list[Labelled]:
     o = task(audio="file", each_step=True, sample_rate=RATE, bands=12, **changes)
-    own = how(elsewhere=o.elsewhere, sets=o.between_classes is not None)
+    own = how(elsewhere=getattr(o, "elsewhere", None), sets=o.between_classes is not None, numbers=o.numeric)
     found = Columns(
         label=o.label,
         each_step=True,
@@ -216,8 +252,10 @@ def test_numbers_and_sets_of_classes(heard: SimpleNamespace, tmp_path: Path):
     clip = str(heard.folder / "0.wav")
     row = {"file": clip, "begin": [0, 0.01, 0.5], "end": [0.02, 0.03, 0.5], "label": [["b", "a"], "c;a", None]}
     none = {"file": clip, "begin": [], "end": [], "label": []}
-    path.write_text(lines(json.dumps(row), json.dumps(none)))
-    found, without = read(path, MultilabelOptions)
+    nothing = {"file": clip, "begin": None, "end": None, "label": None}
+    path.write_text(lines(*map(json.dumps, (row, none, nothing))))
+    found, without, neither = read(path, MultilabelOptions)
+    assert neither.labels == without.labels
     assert [set((label or "").split(BETWEEN)) for label in (found.labels or ())[:4]] == [
         {*"ab"},
         {*"abc"},
@@ -265,7 +303,10 @@ def test_what_is_wrong_is_named_and_may_be_skipped(heard: SimpleNamespace, conte
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"begin": 1, "end": [2], "label": ["a"]}, "'begin' should be a list of seconds, one for each event, but is 1"),
+        (
+            {"begin": 1, "end": [2], "label": ["a"]},
+            "'begin' should be a list of seconds, one for each event and empty if there is none, but is 1",
+        ),
         ({"begin": [0.1], "label": ["a"]}, "'end' should be a list of seconds"),
         ({"begin": [0.1], "end": [0.2, 0.3], "label": ["a"]}, "'begin' has 1 seconds, and 'end' has 2"),
         (
@@ -297,6 +338,12 @@ def test_wrong_texts_and_numbers_are_named(heard: SimpleNamespace, tmp_path: Pat
     (tmp_path / "a.txt").write_text("\n0,01\t0,02\t a \n0.03\t0.04\t\n")
     (found,) = read(tmp_path)
     assert list(found.labels or ())[:4] == [None, "a", None, None]
+    (tmp_path / "a.txt").rename(tmp_path / "a.TXT")
+    (tmp_path / "a.TXT").write_text("0\t0.01\t1.0\n0.03\t0.04\t\n")
+    (found,) = read(tmp_path, elsewhere="x")
+    assert list(found.labels or ())[:5] == ["1", "x", "x", None, "x"]
+    (tmp_path / "a.TXT").rename(tmp_path / "a.txt")
+    (tmp_path / "a.txt").write_text("\n0,01\t0,02\ta\n")
     with pytest.raises(InputError, match=r"a\.txt, line 2: the label should be a finite number, .* but is 'a'"):
         read(tmp_path, RegressionOptions)
     (tmp_path / "a.csv").write_text("file,begin,end,label\na.wav,0,0.1,1\na.wav,0.1,0.2,?\na.wav,0.3,0.4,loud\n")
@@ -312,6 +359,10 @@ def test_rows_of_a_recording_follow_each_other_and_are_of_one_group(heard: Simpl
         InputError, match=r"line 4: recording .* continues after another one began; sort the rows by 'file'"
     ):
         read(path)
+    again = f"{heard.folder}/../{heard.folder.name}/0.wav"
+    path.write_text(f"file,begin,end,label\n{first},0,0.1,a\n{again},0.2,0.3,b\n")
+    (one,) = read(path)
+    assert {*(one.labels or ())} == {"a", "b", None}
     path.write_text(f"file,begin,end,label,who\n{first},0,0.1,a,x\n{first},0.2,0.3,b,y\n")
     with pytest.raises(InputError, match=r"line 3: recording .* is of 'y' here but of 'x' before"):
         read(path, group="who")
@@ -381,15 +432,24 @@ def test_predictions_of_a_recording_are_a_text_beside_it(heard: SimpleNamespace,
     clip.write_bytes((heard.folder / "3.wav").read_bytes())
     for run in (heard.run, several):
         assert elman("predict", run, clip, "--output", tmp_path / "a.txt").status == 0
+        made = (tmp_path / "a.txt").read_text()
+        told = elman("predict", run, clip, "--output", tmp_path / "a.txt")
+        assert told.status == 2
+        assert "may have labels made by hand; give another name, or remove it first" in told.err
+        assert (tmp_path / "a.txt").read_text() == made
         said = [(row["class"], row["begin"], row["end"]) for row in csv_rows(elman("predict", run, clip).out)]
         found = [line.split("\t") for line in (tmp_path / "a.txt").read_text().splitlines()]
         assert [(c, f"{float(b):g}", f"{float(e):g}") for b, e, c in found] == [s for s in said if s[0] != "none"]
         scores = elman("evaluate", run, tmp_path).out.splitlines()
         score = "accuracy" if run == heard.run else "exact match"
         assert next(line for line in scores if line.startswith(score)).startswith(f"{score:<21}1.0000")
+        (tmp_path / "a.txt").unlink()
     told = elman("predict", heard.run, heard.folder, "--output", tmp_path / "b.txt")
     assert told.status == 2
-    assert "these predictions are not written as .txt; choose one of .csv" in told.err
+    assert (
+        "these predictions are not written as .txt; choose one of .csv, .jsonl, .ndjson, for a single recording .txt"
+        in told.err
+    )
 
 
 def test_events_overlap_and_a_recording_may_have_none(
@@ -492,6 +552,13 @@ def test_all_recordings_are_judged_by_models_that_do_not_know_them(heard: Simple
     assert ends == pytest.approx(lengths)
 
 
+def test_studies_from_python_go_on(heard: SimpleNamespace, tmp_path: Path):
+    given: Any = {"sample_rate": RATE, "bands": 12, "hidden_size": 4, "epochs": 1, "each_step": True, "elsewhere": 7}
+    found = [package.cross_validate("classify", heard.folder, tmp_path, folds=2, **given) for _ in range(2)]
+    assert found[0].scores == found[1].scores
+    assert "7" in Run(tmp_path / "fold-1").json("vocabulary.json")["classes"]
+
+
 def test_from_python(heard: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(heard.folder)
     small: Any = {"sample_rate": RATE, "bands": 12, "hidden_size": 6, "epochs": 1, "audio": "file", "each_step": True}
@@ -518,8 +585,14 @@ def test_from_python(heard: SimpleNamespace, tmp_path: Path, monkeypatch: pytest
             {"label": "a,b"},
             "--label names 2 columns, but an event in a recording has its classes in one",
         ),
-        (RegressionOptions, {"elsewhere": "x"}, "--elsewhere should be the number of --label, got 'x'"),
-        (RegressionOptions, {"elsewhere": "1", "label": "a,b"}, "--elsewhere should be the number of --label, got '1'"),
+        (ClassificationOptions, {"elsewhere": " "}, "--elsewhere is no label; give one, such as silence"),
+        (
+            RegressionOptions,
+            {"elsewhere": "x"},
+            "--elsewhere should be the number of --label, .* got 'x'; give one number",
+        ),
+        (RegressionOptions, {"elsewhere": "1e39"}, r"at most 3\.4e\+38 from zero, got '1e39'"),
+        (RegressionOptions, {"elsewhere": "1", "label": "a,b"}, "--elsewhere should be the number of --label, .* '1'"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(task: type[Any], given: Row, message: str):
@@ -535,7 +608,7 @@ def test_options_of_no_use_are_refused(heard: SimpleNamespace):
     assert {"begin", "end", "label"} <= own.useless(folder).keys()
     assert "elsewhere" not in own.useless(folder)
     assert "in text files beside its recordings" in own.useless(folder)["label"]
-    assert "where no class is marked" in MultilabelOptions(audio="a", each_step=True).useless(table)["elsewhere"]
+    assert "give --each-step, or" in ClassificationOptions().useless(folder)["begin"]
     told = elman("train", "classify", table, "--begin", "onset", "--sequence", "id")
     assert told.status == 2
     assert "--begin is for labels of moments; give --audio and --each-step, or leave it out" in told.err

@@ -99,7 +99,7 @@ def cross_validate(
             run = folds_of.of(place, each)
             again = folds_of.goes_on(run, file, each)
             if again:
-                task_of = module.resume(run, file, each, chosen)
+                task_of = module.resume(run, file, each.of_data(file), chosen)
             else:
                 task_of, remarks = beginning.make_task(file, each, chosen)
             fit(task_of, run.directory, overwrite=run.exists, resume=again, show=show)

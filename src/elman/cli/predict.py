@@ -37,11 +37,17 @@ def predict(
     A language model says how much each line of a text surprises it. The rows come in the order of the file, which is
     read in pieces, so that it may be larger than memory.
     """
+    from elman.datasets.events import TRACK
+
     record, device = opened(run, device_name)
     if output is not None:
         if output.suffix.lower() not in (forms := _forms(record, file)):
             problem = f"are not written as {output.suffix}" if output.suffix else "need a name with an ending"
             raise InputError(f"{output}: these predictions {problem}; choose one of {', '.join(forms)}")
+        if output.suffix.lower() == TRACK and output.exists() and _of_moments(record):
+            raise InputError(
+                f"{output} is there, and may have labels made by hand; give another name, or remove it first"
+            )
         check_writable(output)
     with without_training():
         model = trained(record, device)
@@ -56,17 +62,29 @@ def predict(
         print(remark, file=sys.stderr)
 
 
+def _of_moments(record: Record) -> bool:
+    """Returns whether a model says what is heard when."""
+    from elman import tasks
+
+    options = record.json("config.json")["options"]
+    return (
+        record.task(tasks.MODULES) in ("classify", "multilabel")
+        and bool(options.get("each_step"))
+        and options.get("audio") is not None
+    )
+
+
 def _forms(record: Record, file: Path) -> tuple[str, ...]:
     """Returns the endings of the files that the predictions of a model for a file may be written to."""
     from elman import tasks
     from elman.datasets.events import TRACK
     from elman.datasets.tables import JSON_LINES, form, is_audio
 
-    task, tables = record.task(tasks.MODULES), (".csv", *JSON_LINES)
-    if task == "tag":
+    tables = (".csv", *JSON_LINES)
+    if record.task(tasks.MODULES) == "tag":
         return (
             tables + COLUMNS + ((".conllu",) if form(file) == ".conllu" else ())
         )  # which has more than words and tags
-    options = record.json("config.json")["options"]
-    moments = task in ("classify", "multilabel") and options.get("each_step") and options.get("audio")
-    return tables + ((TRACK,) if moments and is_audio(file) and not file.is_dir() else ())
+    if not _of_moments(record):
+        return tables
+    return (*tables, TRACK) if is_audio(file) and not file.is_dir() else (*tables, f"for a single recording {TRACK}")

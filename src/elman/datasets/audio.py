@@ -44,8 +44,16 @@ def spectrum(hearing: Hearing) -> Spectrum:
     return Spectrum(hearing.rate, hearing.bands, hearing.hop)
 
 
-def heard(given: Any, hearing: Hearing, folder: Path) -> tuple[NDArray[np.float64], bytes]:
-    """Returns a recording as steps, (T, bands), or (T, samples), and a digest of it.
+class Heard(NamedTuple):
+    """A recording."""
+
+    steps: NDArray[np.float64]  # (T, bands), or (T, samples)
+    digest: bytes
+    length: float  # in seconds
+
+
+def heard(given: Any, hearing: Hearing, folder: Path) -> Heard:
+    """Returns a recording as steps, a digest of it, and its length.
 
     given: the path of a file, from the folder on or else from where the command runs; or samples in a list, of which 1 is
     full scale. Raises ValueError, with what is wrong with it, if it is neither.
@@ -59,13 +67,13 @@ def heard(given: Any, hearing: Hearing, folder: Path) -> tuple[NDArray[np.float6
         if not np.isfinite(value):
             raise ValueError(f"has a sample that is no finite number, {value}, at {place}")
         raise ValueError(f"has a sample that is {value}, at {place}, but 1 is full scale; divide all by the largest")
-    samples = samples.astype(np.float32)
+    samples, length = samples.astype(np.float32), len(samples) / hearing.rate
     if hearing.samples:
         step = step_of(hearing.rate, hearing.hop)
         padded = np.pad(samples, ((hearing.samples - step) // 2, hearing.samples))
         around = sliding_window_view(padded, hearing.samples)[: len(samples) : step]
-        return around.astype(np.float64), digest
-    return spectrum(hearing).of(torch.from_numpy(samples)).double().numpy(), digest
+        return Heard(around.astype(np.float64), digest, length)
+    return Heard(spectrum(hearing).of(torch.from_numpy(samples)).double().numpy(), digest, length)
 
 
 def recordings(folder: Path) -> list[Path]:
@@ -90,6 +98,12 @@ def recordings(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def place(given: str | Path, folder: Path) -> Path:
+    """Returns where a file is: from the folder on, or else from where the command runs."""
+    path = folder / given
+    return path if path.exists() else Path(given)
+
+
 def _listed(given: list[Any]) -> tuple[NDArray[Any], bytes]:
     try:
         samples = np.array(given)
@@ -107,8 +121,7 @@ def _file(given: Any, rate: int, folder: Path) -> tuple[NDArray[Any], bytes]:
     if not isinstance(given, (str, Path)) or not str(given).strip():
         raise ValueError("should be the path of a file, or a list of numbers")
     try:
-        path = folder / given
-        path = path if path.exists() else Path(given)
+        path = place(given, folder)
         if not path.exists():
             raise ValueError(f"is {str(given)!r}, but there is no such file in {folder}, nor where the command runs")
         with path.open("rb", buffering=0) as opened:

@@ -17,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from elman.datasets import tables
-from elman.datasets.audio import Hearing, heard, recordings
+from elman.datasets.audio import Hearing, heard, place, recordings
 from elman.datasets.events import BETWEEN, Event, Events, event, of_steps, track
 from elman.datasets.gaps import filled
 from elman.datasets.reading import BadRows, json_lines, text_lines
@@ -310,12 +310,12 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
         if columns.categories and (content is None or columns.channels == ()):  # beside which there need not be numbers
             first = row.get(columns.categories[0])
             content = np.empty((len(first) if isinstance(first, list) and first else 1, 0))
-        problem, digest = None, b""
+        problem, digest, length = None, b"", 0.0
         if content is None:
             problem = f"there is no {name!r}; the names are {', '.join(map(repr, row))}"
         elif columns.audio is not None:
             try:
-                content, digest = heard(content, columns.audio, path.parent)
+                content, digest, length = heard(content, columns.audio, path.parent)
             except ValueError as error:
                 problem = f"{name!r} {error}"
         elif columns.text is None:
@@ -336,7 +336,7 @@ def _json_lines(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
             if columns.events is None:
                 labels, problem = _of_steps(row, len(content), columns)
             else:
-                labels, problem = _of_events(row, len(content), columns, columns.events)
+                labels, problem = _of_events(row, len(content), length, columns, columns.events)
             if not labelled:
                 labels, problem = labels or [None] * len(content), None
             label = None
@@ -446,13 +446,19 @@ def _times(given: Any, steps: int, name: str, path: Path) -> tuple[NDArray[np.fl
 
 
 def _of_events(
-    row: Mapping[str, Any], steps: int, columns: Columns, how: Events
+    row: Mapping[str, Any], steps: int, length: float, columns: Columns, how: Events
 ) -> tuple[Sequence[str | None] | None, str | None]:
     """Returns the labels of the steps of a recording that a line of JSON has, and None; or None, and what is wrong with them."""
-    sides: list[Any] = [row.get(name) for name in (how.begin, how.end)]
+    names = [how.begin, how.end, *columns.of_label]
+    if all(name in row and row[name] is None for name in names):
+        return of_steps([], steps, length, how), None
+    sides: list[Any] = [row.get(name) for name in names[:2]]
     for name, given in zip((how.begin, how.end), sides, strict=True):
         if not isinstance(given, list):
-            return None, f"{name!r} should be a list of seconds, one for each event, but is {str(given)[:60]}"
+            return (
+                None,
+                f"{name!r} should be a list of seconds, one for each event and empty if there is none, but is {str(given)[:60]}",
+            )
     begins, ends = sides
     if len(begins) != len(ends):
         return None, f"{how.begin!r} has {len(begins)} seconds, and {how.end!r} has {len(ends)}"
@@ -462,7 +468,7 @@ def _of_events(
     try:
         rows = enumerate(zip(begins, ends, labels, strict=True), 1)
         own = (event(begin, end, label, f"event {n}") for n, (begin, end, label) in rows)
-        return of_steps(own, steps, how), None
+        return of_steps(own, steps, length, how), None
     except ValueError as error:
         return None, str(error)
 
@@ -557,7 +563,7 @@ def _rows(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterato
             found = Labelled(str(rows[line]), text, label, group=group)
             if hearing is not None:
                 try:
-                    content, digest = heard(text, hearing, path.parent)
+                    content, digest, _ = heard(text, hearing, path.parent)
                 except ValueError as error:
                     bad.found(f"{path}, line {line}: column {name!r} {error}")
                     continue
@@ -567,16 +573,21 @@ def _rows(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterato
 
 def _marked(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[Labelled]:
     """Yields the recordings of a table that has a row for each event. The rows of a recording follow each other."""
-    hearing, how, seen = columns.audio, columns.events, set[str]()
+    hearing, how, seen = columns.audio, columns.events, set[Path]()
     assert hearing is not None
     assert how is not None
-    for file, rows in groupby(_event_rows(path, columns, labelled, bad), lambda row: row.file):
+
+    def resolved(row: _Row) -> Path:
+        return place(row.file, path.parent).resolve()
+
+    for found, rows in groupby(_event_rows(path, columns, labelled, bad), resolved):
         first, *others = rows
-        if file in seen:
+        file = first.file
+        if found in seen:
             raise InputError(
                 f"{path}, line {first.line}: recording {file!r} continues after another one began; sort the rows by {hearing.column!r}"
             )
-        seen.add(file)
+        seen.add(found)
         problems = [f"line {row.line}: {row.problem}" for row in (first, *others) if row.problem]
         problems += [
             f"line {row.line}: recording {file!r} is of {row.group!r} here but of {first.group!r} before"
@@ -588,17 +599,13 @@ def _marked(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Itera
             if problems:
                 raise ValueError(f"{path}, {problems[0]}")
             try:
-                content, digest = heard(file, hearing, path.parent)
+                content, digest, length = heard(file, hearing, path.parent)
             except ValueError as error:
                 raise ValueError(f"{where}: column {hearing.column!r} {error}") from error
             labels: Sequence[str | None] = [None] * len(content)
             if labelled:
-                events = (
-                    event(row.begin, row.end, row.label, f"{path}, line {row.line}")
-                    for row in (first, *others)
-                    if row.label is not None
-                )
-                labels = of_steps(events, len(content), how)
+                events = (event(row.begin, row.end, row.label, f"{path}, line {row.line}") for row in (first, *others))
+                labels = of_steps(events, len(content), length, how)
         except ValueError as error:
             bad.found(str(error))
             continue
@@ -627,7 +634,10 @@ def _event_rows(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
         piece = tables.texts(_stripped(piece, columns, path), [name], path, bad)
         none: list[str | None] = [None] * len(piece)
         if labelled:
-            piece = tables.words(piece, sides, path, False, tables.MISSING)
+            lengths = [
+                pl.col(side).dt.total_microseconds() / 1e6 for side in sides if piece.schema[side] == pl.Duration
+            ]
+            piece = tables.words(piece.with_columns(lengths), sides, path, False, tables.MISSING)
         begins, ends = ([*piece[side]] if labelled else none for side in sides)
         groups = [*piece[columns.group]] if columns.group else none
         given = zip(piece[tables.LINE], piece[name], begins, ends, _labels_in(piece, columns), groups, strict=True)
@@ -663,14 +673,14 @@ def _recordings(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
             bad.found(f"{folder / name}: {problem}")
             continue
         try:
-            content, digest = heard(file, columns.audio, folder)
+            content, digest, length = heard(file, columns.audio, folder)
         except ValueError as error:
             bad.found(f"{folder / name}: the recording {error}")
             continue
         labels: Sequence[str | None] | None = None if columns.events is None else [None] * len(content)
         if labelled and columns.events is not None:
             try:
-                labels = of_steps(_in_track(file, columns), len(content), columns.events)
+                labels = of_steps(_in_track(file, columns), len(content), length, columns.events)
             except ValueError as error:
                 bad.found(str(error))
                 continue
@@ -680,7 +690,8 @@ def _recordings(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
 def _in_track(recording: Path, columns: Columns) -> Iterator[Event]:
     """Yields the events in the text file beside a recording. Raises ValueError for what is none."""
     for begin, end, label, where in track(recording):
-        own = label if columns.between is None else class_set(label, columns.between)
+        label = label if columns.numeric else re.sub(tables.WHOLE, r"\1", label)
+        own = label or None if columns.between is None else class_set(label, columns.between)
         if label and (problem := no_number(own, columns, "the label")):
             raise ValueError(f"{where}: {problem}")
         yield event(begin, end, own, where)

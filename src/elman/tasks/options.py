@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 NO_FILE = "says how to read FILE, but no FILE is given; give one, or leave the option out"
 NO_NUMBERS = "is for numbers, but --text reads texts; leave it out"
+MOST = 3.4028234663852886e38  # how far from zero a number may be, the largest one of float32
 MOST_SAMPLES = 2048  # of a step of audio
 TEXT = "text"  # the column of texts that a model of the built-in ones reads
 AUDIO = "audio"  # the column of files that a model of a folder of them hears
@@ -46,6 +47,14 @@ def dropout_option(default: float, where: str, also: str = "") -> Any:
 def weight_dropout_option() -> Any:
     help = "Share of the recurrent weights dropped in training, against overfitting."
     return option(0.0, help, least=0, most=0.99, later=True)
+
+
+def elsewhere_option() -> Any:
+    return option(
+        None,
+        "With --each-step, the label of all moments of recordings in which there is no event; nothing is learned of them without it.",
+        later=True,
+    )
 
 
 def quantiles_option() -> Any:
@@ -598,21 +607,16 @@ class LabelOptions(SequenceOptions):
 
     each_step: bool = option(
         False,
-        "Each step of numbers has a label of its own, and a table without --sequence is one sequence. Of audio, moments have labels.",
+        "Each step of numbers has a label of its own, and a table without --sequence is one sequence; or events in recordings have labels.",
         of_model=True,
         later=True,
     )
     begin: str = option(
         "begin",
-        "With --audio and --each-step, column of the second at which a label begins, or its name in JSON lines.",
+        "With --audio and --each-step, column of the second at which an event begins, or its name in JSON lines.",
         later=True,
     )
     end: str = option("end", "Likewise, column of the second at which it ends.", later=True)
-    elsewhere: str | None = option(
-        None,
-        "Likewise, the label of all moments that no row has; without it, nothing is learned of them.",
-        later=True,
-    )
     causal: bool = causal_option("With --each-step, read forward only: what is said of a step depends on no later one.")
     window: int = option(
         500, "With --each-step, steps of the pieces that longer sequences are cut into.", least=2, later=True
@@ -656,7 +660,8 @@ class LabelOptions(SequenceOptions):
         folder = bool(files) and is_audio(files[0]) and self.text is None
         of_moments = ("begin", "end", "elsewhere")
         if not self.each_step or not (folder or self.audio is not None):
-            none = "is for labels of moments; give --audio and --each-step, or leave it out"
+            give = "--each-step" if folder or self.audio is not None else "--audio and --each-step"
+            none = f"is for labels of moments; give {give}, or leave it out"
             found |= dict.fromkeys(of_moments, none)
         elif folder:
             beside = (
@@ -678,6 +683,7 @@ class ClassificationOptions(LabelOptions):
         least=0.001,
         most=0.9,
     )
+    elsewhere: str | None = elsewhere_option()
     balanced: bool = option(False, "Give every class the same weight in the loss, however rare it is.")
     best_by: str = option(
         "accuracy", "Score that selects the parameters to keep: accuracy or macro_f1.", choices=("accuracy", "macro_f1")
@@ -685,6 +691,11 @@ class ClassificationOptions(LabelOptions):
     smoothing: float = option(
         0.1, "Label smoothing: share of the target that is spread evenly over all classes.", least=0, most=0.99
     )
+
+    def check(self) -> None:
+        super().check()
+        if self.elsewhere is not None and not self.elsewhere.strip():
+            raise InputError("--elsewhere is no label; give one, such as silence, or leave it out")
 
 
 @dataclass(frozen=True)
@@ -727,8 +738,6 @@ class MultilabelOptions(LabelOptions):
             )
         elif file is None and self.validation is None:
             found["separator"] = NO_FILE
-        if self.each_step:
-            found.setdefault("elsewhere", "is a label, but where no class is marked there is none; leave it out")
         return found
 
 
@@ -743,6 +752,7 @@ class RegressionOptions(LabelOptions):
     label: str = option(
         "label", "Column of the number to predict, or its name in JSON lines; several separated by commas."
     )
+    elsewhere: str | None = elsewhere_option()
     quantiles: str | None = quantiles_option()
     loss: str = loss_option("mse")
     dropout: float = dropout_option(0.1, "between layers and before the output")
@@ -759,12 +769,14 @@ class RegressionOptions(LabelOptions):
         _check_quantiles(self.quantiles, self.loss, type(self))
         if self.elsewhere is not None:
             try:
-                several = len(self.label_columns) > 1 or len(_numbers(self.elsewhere)) != 1
+                fits = len(self.label_columns) == 1 and [abs(each) <= MOST for each in _numbers(self.elsewhere)] == [
+                    True
+                ]
             except ValueError:
-                several = True
-            if several:
+                fits = False
+            if not fits:
                 raise InputError(
-                    f"--elsewhere should be the number of --label, got {self.elsewhere!r}; give one number"
+                    f"--elsewhere should be the number of --label, at most {MOST:.3g} from zero, got {self.elsewhere!r}; give one number"
                 )
 
     def useless(self, file: Path | None) -> dict[str, str]:

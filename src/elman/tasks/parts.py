@@ -17,7 +17,7 @@ from elman.datasets.sequences import Columns, Labelled, sequences
 from elman.errors import InputError
 from elman.tasks.encoded import Inputs
 from elman.tasks.gathered import Gathered
-from elman.tasks.options import LabelOptions, SequenceOptions
+from elman.tasks.options import ClassificationOptions, LabelOptions, RegressionOptions, SequenceOptions
 from elman.tasks.separate import folds, group_folds, held_out, held_out_groups
 
 
@@ -46,7 +46,8 @@ def events_of(options: SequenceOptions) -> Events | None:
     o = options
     if not isinstance(o, LabelOptions) or not o.each_step or o.seconds is None:
         return None
-    return Events(o.begin, o.end, o.elsewhere, o.seconds, o.between_classes is not None)
+    elsewhere = o.elsewhere if isinstance(o, ClassificationOptions | RegressionOptions) else None
+    return Events(o.begin, o.end, elsewhere, o.seconds, o.between_classes is not None, o.numeric)
 
 
 def columns_of(options: SequenceOptions, inputs: Inputs | None = None) -> Columns:

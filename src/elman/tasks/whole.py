@@ -23,7 +23,7 @@ from elman.spectrum import hide_bands
 from elman.tasks import scores
 from elman.tasks.encoded import NAMED, Encoded, Inputs
 from elman.tasks.gathered import STEPS
-from elman.tasks.options import LabelOptions, SequenceOptions
+from elman.tasks.options import ClassificationOptions, LabelOptions, SequenceOptions
 from elman.tasks.parts import Parts, check_tokens, columns_of, empty, unit_of
 from elman.tasks.pieces import Pieces, ranges, steps_of
 from elman.tasks.scores import Judged
@@ -179,7 +179,7 @@ class Trained(Generic[Learned, Given]):
 
     def track(self, path: Path) -> Iterator[str]:
         """Yields the events that a model of moments finds in a recording, as the lines of a file that lies beside it."""
-        elsewhere = self.options.elsewhere if isinstance(self.options, LabelOptions) else None
+        elsewhere = self.options.elsewhere if isinstance(self.options, ClassificationOptions) else None
         return as_track(map(json.loads, self.predict(path, JSON_LINES[0])), elsewhere)
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
