@@ -46,15 +46,15 @@ DATA = {
     "tag": "CoNLL-U (.conllu), JSON lines (.jsonl: words, tags), or lines of a word and its tag, with an empty line after "
     "each sentence; lines of Python's standard library if left out.",
     "classify": "The UEA/UCR archive's form (.ts), JSON lines (.jsonl: values or a text, and label), or a table (.csv, .tsv, "
-    ".parquet) with a row for each step or a text in each row; outlines of digits if left out.",
+    ".parquet) with a row for each step, or a text or a file of audio in each row, or a folder of recordings; outlines of digits if left out.",
     "multilabel": "JSON lines (.jsonl: values or a text, and label), the UEA/UCR archive's form (.ts), or a table (.csv, .tsv, "
-    ".parquet) with a row for each step or a text in each row; noisy signals in which events happen if left out.",
+    ".parquet) with a row for each step, or a text or a file of audio in each row, or a folder of recordings; noisy signals in which events happen if left out.",
     "regress": "The UEA/UCR archive's form (.ts), JSON lines (.jsonl: values or a text, and label), or a table (.csv, .tsv, "
-    ".parquet) with a row for each step or a text in each row; marked numbers to add if left out.",
+    ".parquet) with a row for each step, or a text or a file of audio in each row, or a folder of recordings; marked numbers to add if left out.",
     "transcribe": "JSON lines (.jsonl: values or a text, and label), the UEA/UCR archive's form (.ts), or a table (.csv, .tsv, "
-    ".parquet) with a row for each step or a text in each row; outlines of numbers if left out.",
-    "translate": "JSON lines (.jsonl: a text or values, and label), or a table (.csv, .tsv, .parquet) with a text in each row or a "
-    "row for each step; dates in words and figures if left out.",
+    ".parquet) with a row for each step, or a text or a file of audio in each row; outlines of numbers if left out.",
+    "translate": "JSON lines (.jsonl: a text or values, and label), or a table (.csv, .tsv, .parquet) with a text or a file of audio in "
+    "each row or a row for each step; dates in words and figures if left out.",
     "forecast": "A table (.csv, .tsv, .parquet, .jsonl) with a row for each time; a Mackey-Glass series if left out.",
 }
 
@@ -142,22 +142,22 @@ _command(
 )
 _command(
     ClassificationOptions,
-    "Train a classifier: it gives a whole sequence, of numbers or of text, one label; or with --each-step each step of numbers.\n\n"
+    "Train a classifier: it gives a whole sequence, of numbers, of text or of audio, one label; or with --each-step each step of numbers, or moments of recordings.\n\n"
     "It is validated on held-out sequences, next to two baselines: the largest class, and a linear function of a few features. "
     "Ctrl-C saves and stops; --resume continues from there.",
     "Example:  elman train classify gestures.csv --sequence id --label kind --minutes 5 --run runs/gestures",
 )
 _command(
     MultilabelOptions,
-    "Train a multi-label classifier: it says which classes a whole sequence has, of numbers or of text: several, one or none; or with "
-    "--each-step each step of numbers.\n\n"
+    "Train a multi-label classifier: it says which classes a whole sequence has, of numbers, of text or of audio: several, one or "
+    "none; or with --each-step each step of numbers, or moments of recordings.\n\n"
     "It is validated on held-out sequences, next to two baselines: the same classes for all, and a linear function of a few features. "
     "Ctrl-C saves and stops; --resume continues from there.",
     "Example:  elman train multilabel tickets.csv --text message --label topics --minutes 5 --run runs/topics",
 )
 _command(
     RegressionOptions,
-    "Train a model that gives a whole sequence, of numbers or of text, one number or several; or with --each-step each step of numbers.\n\n"
+    "Train a model that gives a whole sequence, of numbers, of text or of audio, one number or several; or with --each-step each step of numbers, or moments of recordings.\n\n"
     "It is validated on held-out sequences, next to two baselines: a constant, and a linear function of a few features. "
     "Ctrl-C saves and stops; --resume continues from there.",
     "Example:  elman train regress pumps.csv --sequence id --label hours_left --minutes 5 --run runs/pumps",
