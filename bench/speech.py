@@ -58,6 +58,7 @@ class Synthesizer:
             raise ValueError(f"there is no voice {voice!r} of the accent {accent!r}")
         self._library.espeak_SetParameter(RATE, speed, 0)
         self._library.espeak_SetParameter(PITCH, pitch, 0)
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # some voices breathe, and always alike
         written = text.encode() + b"\0"
         self._library.espeak_Synth(written, len(written), 0, 0, 0, UTF8, None, None)
         self._library.espeak_Synchronize()
