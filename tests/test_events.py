@@ -144,6 +144,7 @@ def test_labels_are_those_of_the_middle_of_each_step(cuts: list[float], steps: i
 
 
 def test_short_events_take_what_is_left():
+    assert of_steps([Event(0.29, 0.29, "a", "")], 31, 0.31, how()) == [None] * 29 + ["a", None]
     many = [Event(0.0, 0.02, "a", "1"), Event(0.021, 0.022, "b", "2"), Event(0.03, 0.03, "c", "3")]
     many += [Event(0.001, 0.002, "d", "4"), Event(0.047, None, "e", "5"), Event(0.0301, 0.0302, "f", "6")]
     assert of_steps(many, 6, 0.06, how()) == ["a", "a", "b", "c", None, "e"]
@@ -287,6 +288,7 @@ def test_a_recording_without_an_event_has_a_row(heard: SimpleNamespace, tmp_path
         ("0.wav,7,8,a\n1.wav,0.1,0.2,b\n", "line 2: the event begins at 7 seconds, but the recording ends", ["1.wav"]),
         ("9.wav,0,1,a\n9.wav,2,3,b\n1.wav,0.1,0.2,b\n", "line 2: column 'file' is '9.wav', but there is no", ["1.wav"]),
         (",0,1,a\n1.wav,0.1,0.2,b\n", "line 2: column 'file' has no value", ["1.wav"]),
+        (f"{'x' * 999},0,1,a\n1.wav,0.1,0.2,b\n", "line 2: column 'file' is 'xx.* cannot be read as audio", ["1.wav"]),
     ],
 )
 def test_what_is_wrong_is_named_and_may_be_skipped(heard: SimpleNamespace, content: str, message: str, left: list[str]):
@@ -444,6 +446,9 @@ def test_predictions_of_a_recording_are_a_text_beside_it(heard: SimpleNamespace,
         score = "accuracy" if run == heard.run else "exact match"
         assert next(line for line in scores if line.startswith(score)).startswith(f"{score:<21}1.0000")
         (tmp_path / "a.txt").unlink()
+    (tmp_path / "only.csv").write_text(f"audio\n{clip}\n")
+    told = [elman("predict", several, each).out for each in (clip, tmp_path / "only.csv")]
+    assert told[0].replace("a.wav", str(clip)) == told[1]
     told = elman("predict", heard.run, heard.folder, "--output", tmp_path / "b.txt")
     assert told.status == 2
     assert (

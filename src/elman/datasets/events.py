@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from elman.datasets.reading import text_lines
 
 TRACK = ".txt"  # the ending of a file of labels beside a recording
+ROUNDED = 1e-9  # of a step: 0.29 / 0.01 is less than 29
 FURTHER = 1.0  # seconds that an event may end after the recording: somebody rounded
 BETWEEN = "\x1f"  # between the values, or classes, of a label that has several: the sign that Unicode has for this
 
@@ -112,11 +113,12 @@ def _covered(event: Event, middles: NDArray[Any], length: float, how: Events) ->
     first, last = np.searchsorted(middles, [begin, end]).tolist()
     if first < last:
         return slice(first, last), False
-    first = min(int(begin / how.seconds), len(middles) - 1)
+    first = min(int(begin / how.seconds + ROUNDED), len(middles) - 1)
     return slice(first, first + 1), True
 
 
 def _labels(placed: Iterable[tuple[Event, slice, bool]], steps: int, how: Events) -> list[str | None]:
+    """Returns the labels of steps of which each has one. placed: what `_covered` says of each event."""
     names: dict[str | None, int] = {}
     found = np.full(steps, -1)
     # Those that are short, or of which nothing is known, come last, and take what is left.
@@ -143,6 +145,7 @@ def _as_number(label: str | None) -> str | None:
 
 
 def _sets(placed: Iterable[tuple[Event, slice, bool]], steps: int) -> list[str | None]:
+    """Returns the labels of steps of which each has a set of classes. placed: what `_covered` says of each event."""
     unknown, there = np.zeros(steps, bool), dict[str, NDArray[np.bool_]]()
     for each, own, _ in placed:
         if each.label is None:

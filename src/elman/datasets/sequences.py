@@ -1,7 +1,7 @@
 """Labelled sequences: of numbers, from tables in long form, JSON lines or the UEA/UCR archive's form; of text; or of audio.
 
-A sequence has one label, or each of its steps has one; those of a recording are written as events. A label is a text. Several numbers, or a set of classes, are a text, too,
-which has a sign between them that occurs nowhere else.
+A sequence has one label, or each of its steps has one; those of a recording are written as events. A label is a text. Several
+numbers, or a set of classes, are a text, too, which has a sign between them that occurs nowhere else.
 """
 
 from __future__ import annotations
@@ -578,7 +578,10 @@ def _marked(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Itera
     assert how is not None
 
     def resolved(row: _Row) -> Path:
-        return place(row.file, path.parent).resolve()
+        try:
+            return place(row.file, path.parent).resolve()
+        except (OSError, ValueError, RuntimeError):  # no name of a file, of which `heard` tells
+            return Path(row.file)
 
     for found, rows in groupby(_event_rows(path, columns, labelled, bad), resolved):
         first, *others = rows
