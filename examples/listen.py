@@ -133,6 +133,8 @@ def main() -> None:
         sys.exit("this is no file of one step; give one that elman export --streaming wrote")
     options, known = (json.loads(notes[f"elman.{name}"]) for name in ("config", "vocabulary"))
     options, rate = options["options"], options["options"]["sample_rate"]
+    if not known.get("samples"):
+        sys.exit("this model reads numbers and no audio; examples/watch.py uses such a one")
     if "symbols" not in known and "classes" not in known:
         sys.exit("this model says numbers; give one of elman train transcribe, classify or multilabel")
     step = round(rate * options["hop"] / 1000)

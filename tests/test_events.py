@@ -518,6 +518,12 @@ def test_the_example_of_onnx_says_when_what_is_heard_changes(
     with pytest.raises(SystemExit, match="this model says numbers"):
         module["main"]()
     first, second, *_ = csv_rows(elman("predict", tmp_path / "hertz", clip).out)
+    (tmp_path / "a.jsonl").write_text(lines(*['{"values": [[0], [1]], "label": ["a", "b"]}'] * 4))
+    numbers = ("--each-step", "--causal", "--epochs", 1, "--run", tmp_path / "numbers")
+    assert elman("train", "classify", tmp_path / "a.jsonl", *numbers).status == 0
+    assert elman("export", tmp_path / "numbers", tmp_path / "live.onnx", "--streaming").status == 0
+    with pytest.raises(SystemExit, match="this model reads numbers and no audio"):
+        module["main"]()
     assert (first["begin"], first["end"], second["begin"]) == ("0", "0.01", "0.01")
 
 
