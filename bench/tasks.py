@@ -286,9 +286,6 @@ STUDIES: dict[str, tuple[list[str], list[list[str]]]] = {
             ["--cell", "peephole_lstm"],
         ],
     ),
-    "heard": ([*RECORDED, "--epochs", "20"], [[], ["--masks", "1"], ["--masks", "2"], ["--masks", "4"]]),
-    "moments": (TRAIN["moments"][1], [[], ["--masks", "0"]]),
-    "speech": ([*RECORDED, "--epochs", "24"], [[], ["--masks", "2"]]),
     "words": (  # a language model that is large for its text
         ["--unit", "words", "--vocabulary-size", "5000", "--hidden-size", "512", "--dropout", "0.4", "--epochs", "20"],
         [[], ["--weight-dropout", "0.5"]],
