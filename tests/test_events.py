@@ -564,8 +564,11 @@ def test_all_recordings_are_judged_by_models_that_do_not_know_them(heard: Simple
 
 
 def test_studies_from_python_go_on(heard: SimpleNamespace, tmp_path: Path):
-    given: Any = {"sample_rate": RATE, "bands": 12, "hidden_size": 4, "epochs": 1, "each_step": True, "elsewhere": 7}
-    found = [package.cross_validate("classify", heard.folder, tmp_path, folds=2, **given) for _ in range(2)]
+    given: Any = {"sample_rate": RATE, "bands": 12, "hidden_size": 4, "epochs": 1, "each_step": True}
+    found = [
+        package.cross_validate("classify", heard.folder, tmp_path, folds=2, elsewhere=label, **given)
+        for label in (7, np.float32(7))
+    ]
     assert found[0].scores == found[1].scores
     assert "7" in Run(tmp_path / "fold-1").json("vocabulary.json")["classes"]
 

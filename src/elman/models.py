@@ -282,8 +282,8 @@ def options_of(of: type[Options], given: dict[str, Any], minutes: float) -> Any:
             remedy = f"did you mean {near[0]}?" if near else f"those of the task are {', '.join(sorted(names))}"
             raise InputError(f"elman train {of.task} has no option {name}; {remedy}")
         if isinstance(value, np.generic):
-            given[name] = value.item()
-        elif name == "elsewhere" and type(value) in (int, float):  # as labels may be numbers
+            given[name] = value = value.item()
+        if name == "elsewhere" and type(value) in (int, float):  # as labels may be numbers
             given[name] = str(value).removesuffix(".0")
         elif isinstance(value, (list, tuple)):  # of columns, such as the command has in one text
             several = LISTS | ({"label"} if getattr(of, "several", False) else set())

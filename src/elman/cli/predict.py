@@ -66,12 +66,9 @@ def _of_moments(record: Record) -> bool:
     """Returns whether a model says what is heard when."""
     from elman import tasks
 
-    options = record.json("config.json")["options"]
-    return (
-        record.task(tasks.MODULES) in ("classify", "multilabel")
-        and bool(options.get("each_step"))
-        and options.get("audio") is not None
-    )
+    options = record.json("config.json").get("options") or {}
+    heard = bool(options.get("each_step")) and options.get("audio") is not None
+    return heard and record.task(tasks.MODULES) in ("classify", "multilabel")
 
 
 def _forms(record: Record, file: Path) -> tuple[str, ...]:
@@ -82,9 +79,8 @@ def _forms(record: Record, file: Path) -> tuple[str, ...]:
 
     tables = (".csv", *JSON_LINES)
     if record.task(tasks.MODULES) == "tag":
-        return (
-            tables + COLUMNS + ((".conllu",) if form(file) == ".conllu" else ())
-        )  # which has more than words and tags
+        # CoNLL-U has more than words and tags.
+        return tables + COLUMNS + ((".conllu",) if form(file) == ".conllu" else ())
     if not _of_moments(record):
         return tables
     return (*tables, TRACK) if is_audio(file) and not file.is_dir() else (*tables, f"for a single recording {TRACK}")

@@ -95,7 +95,7 @@ class Trained(Protocol):
         ...
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
-        """Yields the text of the predictions for a file, in its order. form: ".csv", ".jsonl", or "" for the task's own."""
+        """Yields the text of the predictions for a file, in its order. form: ".csv", ".jsonl", another ending, or "" for the task's own."""
         ...
 
     @property

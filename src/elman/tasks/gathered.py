@@ -45,9 +45,7 @@ class Gathered:
         self.unit, self.channels, self.each_step = unit, channels, each_step
         self.mark_gaps, self.causal, self.time = mark_gaps, causal, time
         self.dates: bool | None = None  # whether times are dates; None where that is not known yet
-        self.events: Events | None = (
-            None  # how the labels of moments of recordings are written; None where there are none
-        )
+        self.events: Events | None = None  # how labels of moments are written, if there are any
         self.names: tuple[str, ...] = ()  # of the channels, where they are columns of a table
         # Tokens (T,), or numbers (T, channels), beside which are their ages (T, channels) if they may be missing, the time
         # since the step before (T, 1), and the numbers of words (T, categories) as they first occur. A channel far from

@@ -183,7 +183,7 @@ class Trained(Generic[Learned, Given]):
         return as_track(map(json.loads, self.predict(path, JSON_LINES[0])), elsewhere)
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
-        """Yields a row for each sequence or step of a file, as `elman.tasks.Loaded.predict` says."""
+        """Yields a row for each sequence or step of a file, as `elman.tasks.Trained.predict` says."""
         raise NotImplementedError
 
     def encode(self, every: Iterable[Labelled], path: Path) -> Any:
