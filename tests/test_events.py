@@ -411,7 +411,7 @@ def test_seconds_of_long_recordings_are_exact(heard: SimpleNamespace):
     encoded = trained.encode(read(heard.folder / "0.wav"), heard.folder)
     assert encoded.sequences.events is not None
     encoded.sequences.events = encoded.sequences.events._replace(seconds=1000.01)
-    named = [name for name, *_ in encoded.named(np.arange(1))]
+    named = [name for _, name, *_ in encoded.named(np.arange(1))]
     assert (named[13]["begin"], named[13]["end"]) == (13000.13, 14000.14)
 
 

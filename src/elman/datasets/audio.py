@@ -98,7 +98,7 @@ def recordings(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def place(given: str | Path, folder: Path) -> Path:
+def located(given: str | Path, folder: Path) -> Path:
     """Returns where a file is: from the folder on, or else from where the command runs."""
     path = folder / given
     return path if path.exists() else Path(given)
@@ -121,7 +121,7 @@ def _file(given: Any, rate: int, folder: Path) -> tuple[NDArray[Any], bytes]:
     if not isinstance(given, (str, Path)) or not str(given).strip():
         raise ValueError("should be the path of a file, or a list of numbers")
     try:
-        path = place(given, folder)
+        path = located(given, folder)
         if not path.exists():
             raise ValueError(f"is {str(given)!r}, but there is no such file in {folder}, nor where the command runs")
         with path.open("rb", buffering=0) as opened:

@@ -17,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from elman.datasets import tables
-from elman.datasets.audio import Hearing, heard, place, recordings
+from elman.datasets.audio import Hearing, heard, located, recordings
 from elman.datasets.events import BETWEEN, Event, Events, event, of_steps, track
 from elman.datasets.gaps import filled
 from elman.datasets.reading import BadRows, json_lines, text_lines
@@ -579,7 +579,7 @@ def _marked(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Itera
 
     def resolved(row: _Row) -> Path:
         try:
-            return place(row.file, path.parent).resolve()
+            return located(row.file, path.parent).resolve()
         except (OSError, ValueError, RuntimeError):  # no name of a file, of which `heard` tells
             return Path(row.file)
 
@@ -591,16 +591,12 @@ def _marked(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Itera
                 f"{path}, line {first.line}: recording {file!r} continues after another one began; sort the rows by {hearing.column!r}"
             )
         seen.add(found)
-        problems = [f"line {row.line}: {row.problem}" for row in (first, *others) if row.problem]
-        problems += [
-            f"line {row.line}: recording {file!r} is of {row.group!r} here but of {first.group!r} before"
-            for row in others
-            if row.group != first.group
-        ]
-        where = f"{path}, line {first.line}"
+        what, where = f"recording {file!r}", f"{path}, line {first.line}"
         try:
-            if problems:
-                raise ValueError(f"{path}, {problems[0]}")
+            for row in (first, *others):
+                of_group = _elsewhere(row.group, first.group, what, columns) if columns.group else None
+                if problem := row.problem or of_group:
+                    raise ValueError(f"{path}, line {row.line}: {problem}")
             try:
                 content, digest, length = heard(file, hearing, path.parent)
             except ValueError as error:
@@ -624,7 +620,7 @@ class _Row(NamedTuple):
     end: str | None
     label: str | None
     group: str | None
-    problem: str | None
+    problem: str | None  # of its label
 
 
 def _event_rows(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[_Row]:
@@ -646,8 +642,6 @@ def _event_rows(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> I
         given = zip(piece[tables.LINE], piece[name], begins, ends, _labels_in(piece, columns), groups, strict=True)
         for line, file, begin, end, label, group in given:
             problem = None if label is None else no_number(label, columns, "column {!r}")
-            if problem is None and columns.group is not None and group is None:
-                problem = f"column {columns.group!r} has no value"
             yield _Row(line, file, begin, end, label, group, problem)
 
 
@@ -721,11 +715,11 @@ def _misfit(label: str | None, first: str | None, sequence: str, columns: Column
     return f"{has} here but {before[k] or 'nothing'} before; write the same in all of its rows"
 
 
-def _elsewhere(group: str | None, first: str | None, sequence: str, columns: Columns) -> str | None:
-    """Returns what is wrong with the group of a step of a sequence, or None. first: that of its first step."""
+def _elsewhere(group: str | None, first: str | None, what: str, columns: Columns) -> str | None:
+    """Returns what is wrong with the group of a row of a sequence, or None. first: that of its first row. what: the sequence."""
     if group is None:
         return f"column {columns.group!r} has no value"
-    return None if group == first else f"sequence {sequence!r} is of {group!r} here but of {first!r} before"
+    return None if group == first else f"{what} is of {group!r} here but of {first!r} before"
 
 
 def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> Iterator[Labelled]:
@@ -816,7 +810,7 @@ def _long_form(path: Path, columns: Columns, labelled: bool, bad: BadRows) -> It
             spoiled = spoiled or not fit[begin:end].all()
             own, whose = given[begin:end], from_whom[begin:end]
             of_labels = ((own, each, _misfit(each, (labels or own)[0], name, columns)) for each in dict.fromkeys(own))
-            of_groups = ((whose, each, _elsewhere(each, (groups or whose)[0], name, columns)) for each in dict.fromkeys(whose))  # fmt: skip
+            of_groups = ((whose, each, _elsewhere(each, (groups or whose)[0], f"sequence {name!r}", columns)) for each in dict.fromkeys(whose))  # fmt: skip
             checks = chain(of_labels if labelled else (), of_groups if others else ())
             for values_of, value, problem in checks if not spoiled else ():
                 if problem is not None:

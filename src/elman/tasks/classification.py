@@ -18,7 +18,6 @@ from elman.datasets import examples
 from elman.datasets.events import TRACK
 from elman.datasets.reading import BadRows
 from elman.datasets.sequences import Labelled
-from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
 from elman.tasks import scores
 from elman.tasks.calibration import Reliability, temperature
@@ -27,7 +26,7 @@ from elman.tasks.gathered import Gathered
 from elman.tasks.linear import LINEAR, Linear, in_words
 from elman.tasks.options import ClassificationOptions as Options
 from elman.tasks.parts import Parts, check_labels, gathered, halves, left_out, parted
-from elman.tasks.separate import digits, table
+from elman.tasks.separate import digits, of_classes, table
 from elman.tasks.sequence_model import SequenceModel
 from elman.tasks.tallies import Tally, values, which
 from elman.tasks.whole import Trained, WholeSequences
@@ -242,21 +241,19 @@ class Classifier(Trained[Reading, Options]):
 
     def _predicted(self, encoded: Classes, form: str) -> Iterator[dict[str, Any]]:
         said, probabilities = self.classify(encoded)
-        for name, _, places in encoded.named(np.arange(len(encoded.rows)), probabilities.argmax(-1)):
-            row = map(digits, probabilities[places].mean(0).tolist())
-            chances = dict(zip(self.reading.classes, row, strict=True))
-            own = {"probabilities": chances} if form in JSON_LINES else {f"p_{c}": p for c, p in chances.items()}
-            yield name | {"class": said[places.start]} | own
+        for _, name, _, places in encoded.named(np.arange(len(encoded.rows)), probabilities.argmax(-1)):
+            chances = probabilities[places].mean(0).tolist()
+            yield name | {"class": said[places.start]} | of_classes(self.reading.classes, chances, form)
 
-    def rows(self, encoded: Classes, own: NDArray[np.int64], said: Tensor) -> Iterator[dict[str, Any]]:
+    def rows(self, encoded: Classes, own: NDArray[np.int64], said: Tensor) -> Iterator[tuple[int, dict[str, Any]]]:
         names, chances = self.reading.classes, said.double().log_softmax(-1).numpy()
         numbers, best = encoded.labels[encoded.all_places(own)], chances.argmax(-1)
-        for name, label, places in encoded.named(own, best):
+        for k, name, label, places in encoded.named(own, best):
             number = int(numbers[places.start])
             # A class that the training lacks has no chance.
             nats = None if number < 0 else digits(-float(chances[places, number].sum()))
             if number != MISSING:
-                yield name | {"label": label, "class": names[int(best[places.start])], "nats": nats}
+                yield k, name | {"label": label, "class": names[int(best[places.start])], "nats": nats}
 
 
 class Classification(WholeSequences):

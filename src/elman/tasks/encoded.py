@@ -237,14 +237,14 @@ class Encoded:
 
     def named(
         self, own: NDArray[np.int64], same: NDArray[Any] | None = None
-    ) -> Iterator[tuple[dict[str, Any], str | None, slice]]:
-        """Yields how the rows about these sequences begin, or those about each of their steps; and the labels, as they are written.
+    ) -> Iterator[tuple[int, dict[str, Any], str | None, slice]]:
+        """Yields of each row about these sequences, or about their steps: the place of the sequence, how the row begins, and the label as it is written.
 
-        At last which of the places of these sequences a row is about. same: (n,), a number of each place. Steps of a recording
+        At last which of the places of these sequences it is about. same: (n,), a number of each place. Steps of a recording
         in a row that have the same one, and the same label, are an event together, with its begin and its end in seconds.
         """
         labels, first, how = [*self.sequences.different, None], 0, self.sequences.events
-        for k in own:
+        for k in own.tolist():
             name, numbers = {"sequence": self.sequences.name(k)}, self._labels[k].tolist()
             starts = np.arange(len(numbers))
             if how is not None and same is not None:
@@ -254,7 +254,7 @@ class Encoded:
                 of = {"step": begin + 1} if self.each_step else {}
                 if how is not None:
                     of = {"begin": round(begin * how.seconds, 6), "end": round(end * how.seconds, 6)}
-                yield name | of, labels[numbers[begin]], slice(first + begin, first + end)
+                yield k, name | of, labels[numbers[begin]], slice(first + begin, first + end)
             first += len(numbers)
 
     def tokens(self, own: Iterable[int], words: bool = False) -> tuple[int, int]:

@@ -20,7 +20,6 @@ from elman.datasets import examples
 from elman.datasets.events import TRACK
 from elman.datasets.reading import BadRows
 from elman.datasets.sequences import BETWEEN, FLAGS, Labelled, class_set, classes_in, numbers_in
-from elman.datasets.tables import JSON_LINES
 from elman.errors import InputError
 from elman.tasks import scores
 from elman.tasks.encoded import Encoded, Inputs, slowest
@@ -29,7 +28,7 @@ from elman.tasks.linear import LINEAR, fitted, in_words
 from elman.tasks.options import MultilabelOptions as Options
 from elman.tasks.options import quoted
 from elman.tasks.parts import Parts, check_labels, divided, gathered, halves, left_out
-from elman.tasks.separate import digits, many, table
+from elman.tasks.separate import digits, many, of_classes, table
 from elman.tasks.sequence_model import SequenceModel
 from elman.tasks.tallies import Tally, Units, mean, values
 from elman.tasks.whole import DRAWN, Trained, WholeSequences
@@ -419,40 +418,39 @@ class Multilabeler(Trained[Reading, Options]):
 
     def _predicted(self, encoded: Sets, form: str) -> Iterator[dict[str, Any]]:
         logits = self.outputs(encoded)
-        for (name, *_), there, row in zip(
+        for (_, name, *_), there, row in zip(
             encoded.named(np.arange(len(encoded.rows))), self.said(logits), logits.sigmoid().tolist(), strict=True
         ):
-            chances = dict(zip(self.reading.classes, map(digits, row), strict=True))
-            own = {"probabilities": chances} if form in JSON_LINES else {f"p_{c}": p for c, p in chances.items()}
-            yield name | {"classes": self.names(there)} | own
+            yield name | {"classes": self.names(there)} | of_classes(self.reading.classes, row, form)
 
     def _events(self, encoded: Sets) -> Iterator[dict[str, Any]]:
         """Yields the events of recordings in the order of their begins."""
+        every = self.outputs(encoded)
         for k in range(len(encoded.rows)):
             own, found = np.array([k]), list[dict[str, Any]]()
-            logits = self.outputs(encoded, own)
+            logits = self.some(encoded, every, own)
             there, chances = self.said(logits), logits.sigmoid().double().numpy()
             for number, name in enumerate(self.reading.classes):
-                for row, _, places in encoded.named(own, there[:, number]):
+                for _, row, _, places in encoded.named(own, there[:, number]):
                     if there[places.start, number]:
                         chance = digits(float(chances[places, number].mean()))
                         found.append(row | {"class": name, "probability": chance})
             none = {"sequence": encoded.sequences.name(k)} | dict.fromkeys(("begin", "end", "class", "probability"))
             yield from sorted(found, key=lambda row: row["begin"]) or [none]
 
-    def rows(self, encoded: Sets, own: NDArray[np.int64], said: Tensor) -> Iterator[dict[str, Any]]:
+    def rows(self, encoded: Sets, own: NDArray[np.int64], said: Tensor) -> Iterator[tuple[int, dict[str, Any]]]:
         places = encoded.all_places(own)
         truth, others = encoded.members(places), encoded.names_of_others(places)
         nats, there = nats_of(said, truth).sum(1).tolist(), self.said(said)
         _, same = np.unique(there, axis=0, return_inverse=True)
-        for name, _, together in encoded.named(own, same.ravel()):
+        for k, name, _, together in encoded.named(own, same.ravel()):
             if encoded.told[places[n := together.start]]:
                 name["label"] = sorted([*self.names(truth[n] == 1), *others[n]])
                 if self.reading.columns:
                     name["unknown"] = self.names(np.isnan(truth[n]))
                 # A class that the training lacks has no chance.
                 cost = None if others[n] else digits(sum(nats[together]))
-                yield name | {"classes": self.names(there[n]), "nats": cost}
+                yield k, name | {"classes": self.names(there[n]), "nats": cost}
 
 
 class MultilabelClassification(WholeSequences):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from io import StringIO
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 NO_FILE = "says how to read FILE, but no FILE is given; give one, or leave the option out"
 NO_NUMBERS = "is for numbers, but --text reads texts; leave it out"
-MOST = 3.4028234663852886e38  # how far from zero a number may be, the largest one of float32
 MOST_SAMPLES = 2048  # of a step of audio
 TEXT = "text"  # the column of texts that a model of the built-in ones reads
 AUDIO = "audio"  # the column of files that a model of a folder of them hears
@@ -484,16 +484,20 @@ class SequenceOptions(Options):
         k, n = self.fold.split("/")
         return int(k), int(n)
 
+    def _are_recordings(self, path: Path | None) -> bool:
+        """Returns whether a file is a recording that is heard, or a folder of such."""
+        from elman.datasets.tables import is_audio
+
+        return path is not None and is_audio(path) and self.text is None
+
     def of_data(self, path: Path | None) -> Self:
         """Returns the options with what the data themselves say. path: of a file or a folder; None for the built-in ones.
 
         Raises InputError if the options do not fit that.
         """
-        from elman.datasets.tables import is_audio
-
         if path is None and self.built_in_texts:
             return replace(self, text=self.text or TEXT)
-        if path is not None and is_audio(path) and self.text is None:
+        if self._are_recordings(path):
             found = replace(self, audio=self.audio or AUDIO)
             found.check()
             return found
@@ -548,10 +552,14 @@ class SequenceOptions(Options):
         if self.categories is not None and not self.category_list:
             raise InputError("--categories names no column; name one, or leave it out")
 
-    def useless(self, file: Path | None) -> dict[str, str]:
-        from elman.datasets.tables import form, is_audio
+    def _files(self, file: Path | None) -> list[Path]:
+        """Returns what is read: FILE and the validation file, if they are given."""
+        return [Path(path) for path in (file, self.validation) if path is not None]
 
-        files = [Path(path) for path in (file, self.validation) if path is not None]
+    def useless(self, file: Path | None) -> dict[str, str]:
+        from elman.datasets.tables import form
+
+        files = self._files(file)
         found: dict[str, str] = (
             {}
             if files
@@ -581,7 +589,7 @@ class SequenceOptions(Options):
         else:
             found |= dict.fromkeys(("noise", "fill_gaps", "mark_gaps", "time"), NO_NUMBERS)
             found["categories"] = "is for steps of numbers, but --text reads texts; leave it out"
-        heard = bool(files) and is_audio(files[0]) and self.text is None
+        heard = self._are_recordings(next(iter(files), None))
         if heard:
             found["label"] = f"names a column, but the labels of {files[0]} are the names of its folders; leave it out"
         if self.audio is not None or heard:
@@ -651,22 +659,18 @@ class LabelOptions(SequenceOptions):
             raise InputError("--causal is for labels of each step; give --each-step, or leave it out")
 
     def useless(self, file: Path | None) -> dict[str, str]:
-        from elman.datasets.tables import is_audio
-
         found = super().useless(file)
         if not self.each_step:
             found["window"] = "is for labels of each step; give --each-step, or leave it out"
-        files = [Path(path) for path in (file, self.validation) if path is not None]
-        folder = bool(files) and is_audio(files[0]) and self.text is None
+        first = next(iter(self._files(file)), None)
+        folder = self._are_recordings(first)
         of_moments = ("begin", "end", "elsewhere")
         if not self.each_step or not (folder or self.audio is not None):
             give = "--each-step" if folder or self.audio is not None else "--audio and --each-step"
             none = f"is for labels of moments; give {give}, or leave it out"
             found |= dict.fromkeys(of_moments, none)
         elif folder:
-            beside = (
-                f"names a column, but the labels of {files[0]} are in text files beside its recordings; leave it out"
-            )
+            beside = f"names a column, but the labels of {first} are in text files beside its recordings; leave it out"
             found |= dict.fromkeys(("label", "begin", "end"), beside)
         return found
 
@@ -768,13 +772,9 @@ class RegressionOptions(LabelOptions):
         super().check()
         _check_quantiles(self.quantiles, self.loss, type(self))
         if self.elsewhere is not None:
-            try:
-                fits = len(self.label_columns) == 1 and [abs(each) <= MOST for each in _numbers(self.elsewhere)] == [
-                    True
-                ]
-            except ValueError:
-                fits = False
-            if not fits:
+            from elman.datasets.sequences import MOST, number_of
+
+            if len(self.label_columns) > 1 or isnan(number_of(self.elsewhere)):
                 raise InputError(
                     f"--elsewhere should be the number of --label, at most {MOST:.3g} from zero, got {self.elsewhere!r}; give one number"
                 )

@@ -375,8 +375,8 @@ class Regressor(Trained[Reading, Options]):
             for rows in values.tolist()
         ]
 
-    def rows(self, encoded: Values, own: NDArray[np.int64], said: Tensor) -> Iterator[dict[str, Any]]:
-        for name, label, found in self._named(encoded, own, said):
+    def rows(self, encoded: Values, own: NDArray[np.int64], said: Tensor) -> Iterator[tuple[int, dict[str, Any]]]:
+        for k, name, label, found in self._named(encoded, own, said):
             truth = numbers_in(label, len(found))
             if np.isnan(truth).all():
                 continue
@@ -385,24 +385,24 @@ class Regressor(Trained[Reading, Options]):
                 middle = float(self.criterion.middle(torch.tensor([*outputs.values()], dtype=torch.float64)))
                 name |= {f"label{ending}": true if there else None} | outputs
                 name[f"error{ending}"] = rounded(middle - true, spread) if there else None
-            yield name
+            yield k, name
 
     def predict(self, path: Path, form: str) -> Iterator[str]:
         """Yields a row of CSV, or JSON, for each sequence, or step, of a file: its values, or their quantiles."""
         self.skipped = BadRows(self.options.skip_bad)
         every = ((encoded, np.arange(len(encoded.rows))) for encoded in self.read_groups(path, self.skipped))
         said = (self._named(encoded, own, self.says(encoded, own)) for encoded, own in every)
-        rows = ((name, chain(*(row.items() for row in found))) for of_group in said for name, _, found in of_group)
+        rows = ((name, chain(*(row.items() for row in found))) for of_group in said for _, name, _, found in of_group)
         return table((name | dict(row) for name, row in rows), form)
 
     def _named(
         self, encoded: Values, own: NDArray[np.int64], said: Tensor
-    ) -> Iterator[tuple[dict[str, Any], str | None, list[dict[str, float]]]]:
-        """Yields what each sequence is called, or each step, its label, and for each value the outputs in the unit of the data."""
+    ) -> Iterator[tuple[int, dict[str, Any], str | None, list[dict[str, float]]]]:
+        """Yields the place of each sequence, or of that of each step, what it is called, its label, and for each value the outputs in the unit of the data."""
         begin = [name and f"_{name}" for name in self.values]
         names = [[f"value{each}{ending}" for ending in self.criterion.endings] for each in begin]
-        for (name, label, _), rows in zip(encoded.named(own), self.in_unit(said), strict=True):
-            yield name, label, [dict(zip(of, row, strict=True)) for of, row in zip(names, rows, strict=True)]
+        for (k, name, label, _), rows in zip(encoded.named(own), self.in_unit(said), strict=True):
+            yield k, name, label, [dict(zip(of, row, strict=True)) for of, row in zip(names, rows, strict=True)]
 
 
 DEVIATIONS = "standard deviations of the training values"

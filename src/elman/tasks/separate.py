@@ -285,6 +285,12 @@ def _cell(value: Any, between: str) -> Any:
     return "" if value is None else repr(value).removesuffix(".0") if isinstance(value, float) else value
 
 
+def of_classes(names: Sequence[str], chances: Sequence[float], form: str) -> dict[str, Any]:
+    """Returns the part of a row that has the probability of each class: in CSV a column for each of them."""
+    found = dict(zip(names, map(digits, chances), strict=True))
+    return {"probabilities": found} if form in JSON_LINES else {f"p_{name}": chance for name, chance in found.items()}
+
+
 def many(count: int, name: str, ending: str = "s") -> str:
     """Returns how many there are of something, such as "1 row" or "2,000 rows"."""
     return f"{count:,} {name}{'' if count == 1 else ending}"

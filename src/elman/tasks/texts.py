@@ -293,7 +293,7 @@ class Writer(Trained[Read, Given]):
         self.skipped, self.cut_off = BadRows(self.options.skip_bad), 0
         for encoded in self.read_groups(path, self.skipped):
             own = np.arange(len(encoded.rows))
-            for (name, *_), said in zip(encoded.named(own), self.says(encoded, own, labels=False), strict=True):
+            for (_, name, *_), said in zip(encoded.named(own), self.says(encoded, own, labels=False), strict=True):
                 self.cut_off += said.cut
                 row = name | {"text": self.text(said.outputs), "probability": digits(float(np.exp(-said.nats)))}
                 if said.steps is not None:
@@ -306,11 +306,13 @@ class Writer(Trained[Read, Given]):
                     header = False
                 yield csv_row([" ".join(map(str, v)) if isinstance(v, list) else v for v in row.values()])
 
-    def rows(self, encoded: Texts, own: NDArray[np.int64], said: Sequence[Said]) -> Iterator[dict[str, Any]]:
-        for (name, label, _), k, one in zip(encoded.named(own), own.tolist(), said, strict=True):
+    def rows(
+        self, encoded: Texts, own: NDArray[np.int64], said: Sequence[Said]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        for (k, name, label, _), one in zip(encoded.named(own), said, strict=True):
             errors = Levenshtein.distance(encoded.spelled(k).tolist(), one.outputs.tolist())
             nats = digits(one.nats) if np.isfinite(one.nats) else None  # None of a label that the model cannot say
-            yield name | {"label": label, "text": self.text(one.outputs), "errors": errors, "nats": nats}
+            yield k, name | {"label": label, "text": self.text(one.outputs), "errors": errors, "nats": nats}
 
 
 def _in_words(differ: Marks, units: str) -> str:

@@ -119,8 +119,8 @@ class Trained(Generic[Learned, Given]):
         told = encoded.told[places]
         return places[told], self.says(encoded, own)[torch.from_numpy(told)]
 
-    def rows(self, encoded: Any, own: NDArray[np.int64], said: Any) -> Iterator[dict[str, Any]]:
-        """Yields a row for each label of the sequences at these places: what it is, and what the model says."""
+    def rows(self, encoded: Any, own: NDArray[np.int64], said: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yields a row for each label of the sequences at these places, after the place of its sequence: what it is, and what the model says."""
         raise NotImplementedError
 
     @property
@@ -153,7 +153,7 @@ class Trained(Generic[Learned, Given]):
         """Yields the rows of all sequences, of which the model says this."""
         lengths = np.diff(encoded.sequences.labels.bounds)
         own = (np.array(some) for some in groups(range(len(lengths)), CHUNK, lengths.__getitem__, MANY))
-        rows = (row for some in own for row in self.rows(encoded, some, self.some(encoded, said, some)))
+        rows = (row for some in own for _, row in self.rows(encoded, some, self.some(encoded, said, some)))
         return table(rows, form, self.options.between_classes)
 
     def some(self, encoded: Encoded, said: Any, own: NDArray[np.int64]) -> Any:
@@ -453,12 +453,8 @@ class WholeSequences(SeparateSequences):
     def examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yields the rows about the sequences that --fold leaves out, each after the place of its sequence in FILE."""
         for begin in range(0, len(self.test), CHUNK):
-            own, first = self.test[begin : begin + CHUNK], 0
-            said, counts = self.trained.says(self.encoded, own), self.encoded.sequences.labels.lengths[own]
-            for k, count in zip(own.tolist(), counts.tolist(), strict=True):
-                rows = self.trained.rows(self.encoded, np.array([k]), said[first : first + count])
-                yield from ((k, row) for row in rows)
-                first += count
+            own = self.test[begin : begin + CHUNK]
+            yield from self.trained.rows(self.encoded, own, self.trained.says(self.encoded, own))
 
     def size(self, own: NDArray[np.int64]) -> int:
         return int(self.lengths[own].sum()) if self.options.label_each_step else len(own)
